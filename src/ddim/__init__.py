@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         EDM,
         AdamsBashforth,
         DPMSolver,
+        Multistep,
         Sampler,
         State,
         UniPC,
@@ -69,12 +70,12 @@ if TYPE_CHECKING:
     from ddim.runs.generate import sample
     from ddim.runs.pipeline import Pipeline, load
     from ddim.runs.recipe import Recipe
-    from ddim.training import Callback, Machine, resume, train
+    from ddim.training import Callback, Machine, distill, resume, train
 
 # Names and their homes, in the order of use. They are imported at first use, because `ddim --help` must not
 # wait for torch. "compare=compare_evaluations" is a name whose home has a longer one.
 _HOMES = {
-    "training": "train resume Callback Machine",
+    "training": "train resume distill Callback Machine",
     "runs.pipeline": "load Pipeline",
     "runs.generate": "sample",
     "plots.pictures": "sheet",
@@ -96,7 +97,8 @@ _HOMES = {
     "errors": "UserError",
     "diffusion.noise": "Noise",
     "diffusion.samplers": (
-        "AdamsBashforth DDIM DDPM DPMSolver EDM Sampler State UniPC final_sample initial_noise last_state"
+        "AdamsBashforth DDIM DDPM DPMSolver EDM Multistep UniPC "
+        "Sampler State final_sample initial_noise last_state"
     ),
     "diffusion.schedules": (
         "BetaTable Cosine KarrasSigma Level Linear LinearBeta LinearIn LinearPath Schedule"
@@ -118,6 +120,7 @@ _MODULES = {room: f"ddim.{room}" for room in (*_ROOMS, "training")} | {
 __all__ = [  # noqa: RUF022 (in the order of use)
     "train",
     "resume",
+    "distill",
     "load",
     "sample",
     "sheet",
@@ -161,6 +164,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "DDPM",
     "DPMSolver",
     "EDM",
+    "Multistep",
     "UniPC",
     # Schedules
     "BetaTable",

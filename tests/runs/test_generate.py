@@ -14,7 +14,7 @@ import tiny
 from cases import mark_slow
 from ddim.diffusion.grids import Karras, Listed
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Multistep, UniPC
 from ddim.errors import UserError
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
@@ -54,6 +54,7 @@ SAMPLERS = [
     DDPM(),
     EDM(),
     EDM(s_churn=4.0),
+    Multistep(),
     AdamsBashforth(3, start="exact"),
     DPMSolver(2),
     DPMSolver(3, eta=1.0),

@@ -1,10 +1,24 @@
 """Helpers for tests round the oracles of the library."""
 
+from dataclasses import dataclass
+
 import torch
 
 from ddim.diffusion.oracles import Gaussian
+from ddim.diffusion.prediction import from_image
+from ddim.diffusion.schedules import Schedule
 
-__all__ = ["Answers", "Asked", "Gaussian", "TellsTime", "made", "normal", "shaken", "uniform"]
+__all__ = [
+    "Answers",
+    "Asked",
+    "Gaussian",
+    "TellsTime",
+    "TrueConsistency",
+    "made",
+    "normal",
+    "shaken",
+    "uniform",
+]
 
 
 class TellsTime:
@@ -23,6 +37,23 @@ class Asked:
     def __call__(self, x_t, t):
         self.times.append(t.item())
         return self.inner(x_t, t)
+
+
+@dataclass(frozen=True)
+class TrueConsistency:
+    """The consistency function of independent normal pixels: the end of the probability flow, where t is 0.
+
+    The flow keeps (x - mean) / std of every pixel, and at the end there is no noise, whatever the schedule.
+    """
+
+    schedule: Schedule
+    mean: float = 0.3
+    std: float = 0.5
+
+    def __call__(self, x_t, t):
+        at = self.schedule(t).over(x_t)
+        spread = (at.alpha**2 * self.std**2 + at.sigma**2).sqrt()
+        return from_image(x_t, self.mean + self.std * (x_t - at.alpha * self.mean) / spread, at)
 
 
 class Answers(torch.nn.Module):

@@ -44,6 +44,7 @@ GROUPS = {
     "Make": {
         "train": "train a diffusion model on your images",
         "sample": "generate new images with a trained model",
+        "distill": "train a student that needs only one or two steps for an image",
     },
     "Edit": {
         "invert": "turn real images into latents and back",
@@ -75,7 +76,7 @@ GROUPS = {
 }
 """The commands with their descriptions, in the groups of the overview."""
 
-SHARED = ("train", "sample", "evaluate")
+SHARED = ("train", "sample", "evaluate", "distill")
 """The commands whose work several processes can share."""
 
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
@@ -89,10 +90,10 @@ DATA = "a folder, .zip or .tar[.gz|.xz] of images, or a built-in data set: bloss
 RUN = "a run folder, one of its checkpoints, or RUN/best (or RUN/guide) for its best (or early) checkpoint"
 """Help of RUN in commands that only read a run."""
 
-ZOOM = "factor by which pixels are enlarged in sheets, strips and films (default: to about 800 pixels)"
 STEPS = "sampling steps (default: the run's, 20 in most recipes)"
 """Help of --steps."""
 
+ZOOM = "factor by which pixels are enlarged in sheets, strips and films (default: to about 800 pixels)"
 """Help of --zoom."""
 
 

@@ -1,4 +1,4 @@
-"""The options --device and --threads, and the loading of a run with these options."""
+"""The options of the machine, such as --device and --threads, and the loading of a run with them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ddim.runs.pipeline import LoadedRun
+    from ddim.training import Machine
 
 _DEVICE = "cpu, cuda or mps (default: the device that the run was trained on)"
 THREADS = "processor threads; results differ in the last bits (default: as the run was trained)"
@@ -22,6 +23,33 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 def add_threads_option(parser: argparse.ArgumentParser, text: str) -> None:
     """Add --threads with the help `text`. The command then runs with this number of torch's threads."""
     parser.add_argument("--threads", type=int, metavar="N", help=text)
+
+
+def add_training_machine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that trains: device, threads, precision, compilation, recomputation."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add_threads_option(
+        parser, "processor threads (default: one for each core that other programs leave free; may change)"
+    )
+    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16 (default: auto)")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        dest="compiling",
+        help="compile the network, or do not (default: compile if the run is long enough to gain from it)",
+    )
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="recompute activations in the backward pass: less memory, slower, same results",
+    )
+
+
+def choose_machine(args: argparse.Namespace) -> Machine:
+    """Return the machine of a training that the options describe."""
+    from ddim.training import Machine
+
+    return Machine(args.device, args.precision, args.compiling, args.threads, args.recompute)
 
 
 def load_run(args: argparse.Namespace, *, compiling: bool = False) -> LoadedRun:

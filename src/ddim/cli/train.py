@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ddim.cli import DATA
 from ddim.cli.choices import list_kinds
-from ddim.cli.machine import add_threads_option
+from ddim.cli.machine import add_training_machine_options, choose_machine
 from ddim.cli.output import print_result
 from ddim.cli.own import load_callback, load_own, names_own
 from ddim.errors import UserError, suggest
@@ -73,22 +73,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.py:NAME",
         help="your own callback, a class or an instance; may be repeated",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    add_threads_option(
-        parser, "processor threads (default: one for each core that other programs leave free; may change)"
-    )
-    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16 (default: auto)")
-    parser.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        dest="compiling",
-        help="compile the network, or do not (default: compile if the run is long enough to gain from it)",
-    )
-    parser.add_argument(
-        "--recompute",
-        action="store_true",
-        help="recompute activations in the backward pass: less memory, slower, same results",
-    )
+    add_training_machine_options(parser)
     parser.add_argument(
         "--help-recipe",
         nargs="?",
@@ -122,13 +107,13 @@ def run(args: argparse.Namespace) -> int:
     from ddim.cli.console import Console, say
     from ddim.data.given import give_images
     from ddim.nn.processes import current_processes
-    from ddim.training import Machine, resume, train
+    from ddim.training import resume, train
     from ddim.training.request import Request
     from ddim.training.resumption import set_aside
     from ddim.training.start import use_data
 
     _check_options(args)
-    machine = Machine(args.device, args.precision, args.compiling, args.threads, args.recompute)
+    machine = choose_machine(args)
     request = Request(args.recipe, _fields(args), args.source, machine, args.find_lr)
     own = give_images(load_own(args.data)) if names_own(args.data) else None
     hooks = [load_callback(text) for text in args.callback]
@@ -149,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
                 resume(
                     folder, more=more, images=images, data=data, callbacks=given, progress=console.preparing
                 )
-            return _end(args, console, folder)
+            return print_run(args, console, folder)
     recipe = request.build_recipe(own)
     if own is not None:
         recipe = use_data(recipe, own, keep_size=args.size is None)
@@ -169,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
             callbacks=[*drawings, *hooks, console],
             progress=console.preparing,
         )
-    return _end(args, console, folder)
+    return print_run(args, console, folder)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -192,7 +177,7 @@ def _find_run(request: Request, out: Path | None) -> tuple[Path | None, str, int
     return *find_resumable(request, out), images
 
 
-def _end(args: argparse.Namespace, console: Console, folder: Path) -> int:
+def print_run(args: argparse.Namespace, console: Console, folder: Path) -> int:
     """Say how the training ended, and print the run folder; with --json its state and errors too."""
     from ddim.experiments.index import read_run, run_record
     from ddim.nn.processes import current_processes

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.gaussian import posterior
 from ddim.diffusion.pixels import Pixels
@@ -21,6 +22,9 @@ from ddim.diffusion.weighting import Unweighted, Weighting
 from ddim.errors import UserError
 
 Error = Literal["l1", "mse", "huber"]
+
+LossFunction = Callable[[Denoiser, Tensor, Tensor, Tensor, Pixels], Tensor]
+"""Returns the loss (B,) of each image; the arguments are those of `Loss.__call__`."""
 
 _ERRORS: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
 
@@ -40,6 +44,10 @@ class Loss(Protocol):
     def needs_variance(self) -> bool:
         """Whether the network must predict a variance, as it does if `net.outputs` is 2."""
         return False
+
+    def at(self, progress: float) -> LossFunction:
+        """Return the loss when a part `progress` of the training is over, from 0 to 1; by default itself."""
+        return self
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """Return the loss (B,) of each image.
@@ -73,6 +81,10 @@ class Objective:
     weight: Weighting = Unweighted()
 
     needs_variance = False
+
+    def at(self, progress: float) -> Self:
+        """Return this loss, which is the same during the whole training; see `Loss`."""
+        return self
 
     def __call__(
         self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
@@ -118,6 +130,10 @@ class Hybrid:
         """Number of entries of the table of times."""
         return self.times.entries or 0
 
+    def at(self, progress: float) -> Self:
+        """Return this loss, which is the same during the whole training; see `Loss`."""
+        return self
+
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """Return the loss (B,) of 8-bit images; see `Loss`."""
         level = denoise.schedule(t)
@@ -139,7 +155,7 @@ class Hybrid:
         return torch.where((s > 0).to(x0.device), between, image_bits(p, x0, q, "learned", pixels))
 
 
-LOSSES: dict[str, type[Loss]] = {"objective": Objective, "hybrid": Hybrid}
+LOSSES: dict[str, type[Loss]] = {"objective": Objective, "hybrid": Hybrid, "consistency": Consistency}
 """All losses, keyed by their names in a recipe."""
 
 

@@ -120,7 +120,8 @@ def collect_gradients(
 
     The model is in eval mode: batch norm uses its running statistics, so the images do not interact.
     """
-    recipe, model = run.recipe, run.model
+    recipe, model, state = run.recipe, run.model, run.checkpoint.state
+    measure = recipe.objective.at(state.plan.part(state.step * recipe.optim.batch))
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     bins, rows = recipe.data.bins(run.pixels), []
     for step in space_steps(len(own.train), recipe.optim.batch):
@@ -129,7 +130,7 @@ def collect_gradients(
             for p in parameters:
                 p.requires_grad_(True)
             with run.runtime.precise():
-                each = recipe.objective(denoise, x0, t, eps, bins)
+                each = measure(denoise, x0, t, eps, bins)
                 loss = (each * share.to(each)).sum()
             found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)

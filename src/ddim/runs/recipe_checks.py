@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ddim.data.augment import LABELS
+from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.log_snr import check_schedule
 from ddim.diffusion.parameterisation import PredictsEDM
@@ -134,6 +135,11 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
             f"net has too many stages for data.size {height}x{width}, got {len(net.widths)}: images would be "
             f"padded to multiples of {net.multiple}"
         )
+    if isinstance(recipe.objective, Consistency) and recipe.schedule.entries:
+        yield (
+            "objective consistency needs a continuous schedule, such as cosine, got a table of "
+            f"{recipe.schedule.entries} levels"
+        )
     needs = {
         "objective hybrid": recipe.objective.needs_variance,
         "sampler.variance learned": recipe.sampler.needs_variance,
@@ -200,7 +206,7 @@ def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]
         yield "the entries of the table", ("sampled_on.entries", "grid.entries")
     if isinstance(recipe.predicts, PredictsEDM):
         measured = ("pixels.std",) if recipe.pixels.deviation else ()
-        others = ("predicts.sigma_data", "objective.weight.sigma_data")
+        others = ("predicts.sigma_data", "objective.weight.sigma_data", "objective.sigma_data")
         yield "the deviation of the images", measured + others
 
 

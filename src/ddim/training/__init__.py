@@ -1,7 +1,8 @@
 """Training: the loop, its callbacks, and the learning-rate range test."""
 
 from ddim.training.callbacks import Callback
+from ddim.training.distill import distill
 from ddim.training.run import resume, train
 from ddim.training.start import Machine
 
-__all__ = ["Callback", "Machine", "resume", "train"]
+__all__ = ["Callback", "Machine", "distill", "resume", "train"]

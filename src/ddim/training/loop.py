@@ -204,7 +204,7 @@ class Training:
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
                 with self._exchange(last=after is None):
                     with runtime.precise():
-                        each = self.recipe.objective(denoise, x0, t, eps, bins)
+                        each = self.recipe.objective.at(self.plan.part(self.seen))(denoise, x0, t, eps, bins)
                         loss = (each * batch.weights[which].to(each)).mean() / o.accumulate
                     loss.backward()
                 losses[which] = each.detach()

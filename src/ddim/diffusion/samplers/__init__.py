@@ -1,6 +1,7 @@
 """Samplers: methods that turn noise into samples, step by step along the times of a grid."""
 
 from ddim.diffusion.samplers.adams import AdamsBashforth
+from ddim.diffusion.samplers.consistency import Multistep
 from ddim.diffusion.samplers.ddim import DDIM
 from ddim.diffusion.samplers.ddpm import DDPM
 from ddim.diffusion.samplers.edm import EDM
@@ -21,6 +22,7 @@ __all__ = [
     "SAMPLERS",
     "AdamsBashforth",
     "DPMSolver",
+    "Multistep",
     "Sampler",
     "State",
     "Times",
@@ -37,5 +39,6 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "adams_bashforth": AdamsBashforth,
     "dpm_solver": DPMSolver,
     "unipc": UniPC,
+    "multistep": Multistep,
 }
 """All samplers, keyed by their names in a recipe."""

@@ -1,0 +1,87 @@
+"""`ddim distill`: train a student of a run that samples in two steps."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ddim.cli import RUN as RUN_HELP
+from ddim.cli.machine import add_training_machine_options, choose_machine
+from ddim.cli.train import print_run
+from ddim.errors import UserError
+from ddim.nn.launch import count_restarts
+
+TAKES_FIELDS = True
+
+_EPILOG = """
+The student starts from the EMA weights of RUN and is trained on the same images by consistency tuning (Geng
+et al. 2024). It then generates an image in 2 network evaluations, or in 1, where RUN needs about 20. A step
+of training costs about 1.3 times as much as a step of RUN. The student is a run like any other: `ddim
+sample`, `ddim evaluate` and `ddim train --resume --out STUDENT` take it.
+
+Every field of its recipe is an option, such as --optim.lr 3e-4. `ddim train --help-recipe objective` explains
+the fields of the loss. The noise level of the second step is --grid.sigma_min; the last example chooses it on
+held-out images.
+
+examples:
+  ddim distill runs/photos-fast-1
+  ddim distill runs/photos-fast-1 --minutes 120 --out runs/photos-2-steps
+  ddim sample runs/photos-fast-distilled-1             2 steps; --steps 1 for one
+  ddim train --resume --out runs/photos-fast-distilled-1            after Ctrl-C; --more 30 to train longer
+  ddim evaluate runs/photos-fast-distilled-1 --grid.sigma_min 1,2,3,5
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim distill`."""
+    parser.usage = "ddim distill RUN [--minutes 60 | --images N] [--out STUDENT] [options]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
+    parser.add_argument("--minutes", metavar="M", help="training time of the student (default: 60)")
+    parser.add_argument("--images", metavar="N", help="training images to process, instead of --minutes")
+    parser.add_argument(
+        "--out", type=Path, metavar="STUDENT", help="run folder (default: a new runs/DATA-RECIPE-distilled-N)"
+    )
+    add_training_machine_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train the student and show the progress."""
+    # These imports are here, so that --help does not import torch.
+    from ddim.cli.console import Console
+    from ddim.training import distill, resume
+
+    if args.minutes is not None and args.images is not None:
+        raise UserError("give --minutes or --images, not both")
+    budget = {"minutes": args.minutes, "images": args.images}
+    fields = {**args.fields, **{name: value for name, value in budget.items() if value is not None}}
+    with Console() as console:
+        if _is_restarted(args.out):
+            folder = resume(args.out, callbacks=[console], progress=console.preparing)
+        else:
+            folder = distill(
+                args.run,
+                fields=fields,
+                out=args.out,
+                machine=choose_machine(args),
+                callbacks=[console],
+                progress=console.preparing,
+            )
+    return print_run(args, console, folder)
+
+
+def _is_restarted(out: Path | None) -> bool:
+    """Return whether torchrun has restarted the processes of this command, so that `out` is resumed.
+
+    Raises:
+        UserError: if they were restarted, and the folder of the student is not known.
+    """
+    from ddim.nn.processes import current_processes
+    from ddim.runs.folder import RUN
+
+    processes = current_processes()
+    if not processes.highest(count_restarts())[0]:
+        return False
+    if out is None:
+        raise UserError("after a restart the student is resumed, so its folder must be given: --out STUDENT")
+    return bool(processes.broadcast((out / RUN).is_file() if processes.leads else None))

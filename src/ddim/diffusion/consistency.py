@@ -1,0 +1,125 @@
+"""Consistency tuning: the loss with which a diffusion model learns to sample in one or two steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.time_sampling import NormalLogSNR, TimeSampling
+from ddim.errors import check_positive
+
+WIDER, FASTER = 8.0, 0.5
+"""The gap at little noise is 1 + WIDER / 2 times as wide as at much noise (k and b of the paper).
+
+The paper has b = 1 for images with a standard deviation of 0.5, so b is 0.5 for a standard deviation of 1.
+"""
+
+SMOOTH = 1e-3
+"""Errors below this number count quadratically, in standard deviations of the images.
+
+The paper has c = 0.06 for images of 64 pixels: 0.06 / sqrt(3 * 64 * 64) is 1e-3 times their deviation, 0.5.
+"""
+
+
+def paper_times(sigma_data: float = 1.0) -> NormalLogSNR:
+    """Return the training times of the paper for images of 64 pixels with this standard deviation.
+
+    In the paper log sigma is normal with mean -0.8 and standard deviation 1.6, for a deviation of 0.5.
+    """
+    return NormalLogSNR(round(1.6 - 2 * math.log(sigma_data / 0.5), 4), 3.2)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Easy consistency tuning: predict the same image from two noise levels (Geng et al. 2024).
+
+    The consistency function f(x_t, t) is the image x0 at the end of the probability flow through x_t. Here f
+    is the predicted image of the denoiser. The loss compares it at two noise levels r < t of one path, with
+    the same image, noise and dropout:
+
+        x_t = alpha_t x0 + sigma_t eps,  x_r = alpha_r x0 + sigma_r eps,
+        loss = d(f(x_t, t), stopgrad f(x_r, r)) / (tau_t - tau_r),  tau = sigma / alpha.
+
+    d is a pseudo-Huber distance, sqrt(mean squared error + c^2) - c. At r = 0, f is x0 itself, and the loss
+    is a diffusion loss: an error of the noise. So training starts at r = 0, from the weights of a diffusion
+    model, and the gap between t and r then shrinks:
+
+        tau_r = max(0, 1 - (1 + 8 sigmoid(-tau_t / (2 sigma_data))) / 2^(halvings * progress)) tau_t.
+
+    `progress` is the part of the training that is over. The paper halves the gap in stages; here it shrinks
+    continuously.
+
+    The boundary condition of a consistency function is f(x_0, 0) = x_0, where x_0 has no noise. A schedule
+    need not reach this point. If tau_r is below the tau of its cleanest noise level, then r is 0 and the
+    target is the clean image x0. The network is thus trained towards x0 just above the cleanest level, and
+    the loss never asks it for less noise. With `fast` the cleanest level has tau = 0.01 (log-SNR 9.2). Its
+    network predicts the velocity v, and x0 = alpha x_t - sigma v differs from x_t by about 0.01 there.
+
+    Attributes:
+        times: the distribution from which training times are drawn. See `paper_times`.
+        halvings: how often the gap halves during training.
+        sigma_data: standard deviation of the training images in model units.
+    """
+
+    times: TimeSampling = paper_times()
+    halvings: float = 8.0
+    sigma_data: float = 1.0
+
+    needs_variance = False
+
+    def __post_init__(self) -> None:
+        check_positive("objective", halvings=self.halvings, sigma_data=self.sigma_data)
+
+    def at(self, progress: float) -> partial[Tensor]:
+        """Return the loss when this part of the training is over; see `Loss`."""
+        return partial(self._compare, 0.5 ** (self.halvings * progress))
+
+    def __call__(
+        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
+    ) -> Tensor:
+        """Return the loss (B,) at the start of training, a diffusion loss; see `Loss`."""
+        return self.at(0.0)(denoise, x0, t, eps, pixels)
+
+    def earlier(self, tau: Tensor, gap: float) -> Tensor:
+        """Return tau_r of the noise levels tau_t (B,); `gap` is 2^(-halvings * progress)."""
+        share = gap * (1 + WIDER * torch.sigmoid(-FASTER * tau / self.sigma_data))
+        return tau * (1 - share).clamp(min=0)
+
+    def _compare(
+        self, gap: float, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None
+    ) -> Tensor:
+        level = denoise.schedule(t)
+        tau = level.noise_to_signal
+        wanted = self.earlier(tau, gap)
+        cleanest = denoise.schedule(torch.zeros_like(tau)).noise_to_signal
+        clean = wanted <= cleanest
+        target = x0
+        # The gap is at most 1 at the start, and then every r is 0: the network is not asked.
+        if gap < 1:
+            # An image whose target is x0 is sent through the network at t, and this output is not used.
+            r = torch.where(clean, t, denoise.schedule.inverse(-2 * torch.where(clean, tau, wanted).log()))
+            with torch.no_grad(), same_dropout(x0):
+                target = denoise(denoise.schedule(r).noisy(x0, eps), r).x0
+            target = torch.where(clean.to(x0.device).reshape(-1, 1, 1, 1), x0, target)
+        found = denoise(level.noisy(x0, eps), t).x0
+        c = SMOOTH * self.sigma_data
+        distance = ((found - target).square().flatten(1).mean(1) + c**2).sqrt() - c
+        return distance / (tau - torch.where(clean, 0, wanted)).to(x0)
+
+
+@contextmanager
+def same_dropout(x: Tensor) -> Iterator[None]:
+    """Restore torch's global generators after the block, so that dropout repeats its masks after it.
+
+    They are those of the CPU and of the device of x.
+    """
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        yield

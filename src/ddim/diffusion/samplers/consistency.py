@@ -1,0 +1,39 @@
+"""Multistep sampling of consistency models (Song et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.samplers.state import Sampler, State, Times
+from ddim.diffusion.schedules import as_double
+
+
+@dataclass(frozen=True)
+class Multistep(Sampler):
+    """Multistep consistency sampling, for runs of `ddim distill` (Song et al. 2023, algorithm 1).
+
+    The model predicts the image. The image then gets fresh noise of the next noise level, and so on. The
+    first prediction is already a sample; each further step corrects it. Sampling with N times takes N network
+    evaluations, with the one of the final sample.
+    """
+
+    stochastic = True
+
+    @torch.no_grad()
+    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
+        """Yield one state for each time; see `Sampler`."""
+        if not len(times):
+            return
+        times = as_double(times)
+        yield State(x, times[0].item(), torch.zeros_like(x))
+        for t, s in pairwise(times):
+            x0 = denoise(x, t).x0
+            x = denoise.schedule(s).noisy(x0, noise.like(x0))
+            yield State(x, s.item(), x0)

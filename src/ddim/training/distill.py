@@ -1,0 +1,125 @@
+"""Distil a run: train a student from its weights that samples in two network evaluations, or in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ddim.diffusion.consistency import Consistency, paper_times
+from ddim.diffusion.grids import Karras
+from ddim.diffusion.parameterisation import PredictsEDM
+from ddim.diffusion.samplers import Multistep
+from ddim.errors import UserError
+from ddim.runs.generate import find_grid_ends
+from ddim.runs.pipeline import read_run_recipe
+from ddim.runs.progress import Progress
+from ddim.runs.recipe import Recipe
+from ddim.training.callbacks import Callback
+from ddim.training.run import train
+from ddim.training.start import Machine, change_recipe
+
+MIDDLE = 2.5
+"""sigma / alpha at the second step, in standard deviations of the images.
+
+The paper has 1.526 for images of 64 pixels with a standard deviation of 0.5, which is 3.05, and 1.64 for
+those of 32 pixels.
+"""
+
+SLOWER = 3.0
+"""The learning rate of the student is this many times lower than that of the run."""
+
+
+def distill(  # noqa: PLR0913 (the choices of a notebook)
+    run: str | Path,
+    *,
+    minutes: float | None = None,
+    images: int | None = None,
+    fields: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    machine: Machine = Machine(),  # noqa: B008  (a frozen value)
+    callbacks: Sequence[Callback] = (),
+    progress: bool | Progress = True,
+) -> Path:
+    """Train a student that samples in two steps, from the EMA weights of a run, and return its folder.
+
+    The student has the network of the run and is trained on its images by consistency tuning, see
+    `ddim.diffusion.consistency.Consistency`. It is a run like any other: it can be resumed, sampled and
+    evaluated. Samples have 2 steps by default, and can have 1 or more.
+
+    Args:
+        run: the run folder of the teacher, RUN/best or a checkpoint.
+        minutes: training time of the student, by default 60.
+        images: training length in images, in place of `minutes`.
+        fields: other values for fields of the student's recipe, keyed by path, such as {"optim.lr": 3e-4}.
+        out: the folder of the student, by default runs/DATA-RECIPE-distilled-N.
+        machine: device, precision, compilation, threads, recomputation; by default chosen by measuring.
+        callbacks: as in `train`.
+        progress: as in `train`.
+
+    Raises:
+        UserError: if the run cannot be distilled: it learns a variance, its schedule is a table, or it is a
+            student itself. Also if its images are missing.
+
+    Example:
+        >>> student = ddim.distill("runs/photos-fast-1", minutes=60)
+        >>> ddim.sheet(ddim.sample(student, n=16))
+    """
+    budget = {"minutes": minutes, "images": images}
+    given = {name: value for name, value in budget.items() if value is not None}
+    recipe = change_recipe(make_student(read_run_recipe(run)), {**(fields or {}), **given})
+    return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
+
+
+def make_student(recipe: Recipe) -> Recipe:
+    """Return the recipe of a student of a run.
+
+    Args:
+        recipe: the recipe of the run. The student keeps its images, network, noise schedule, batch and EMA.
+
+    Raises:
+        UserError: if the run cannot be distilled.
+    """
+    for problem in _find_obstacles(recipe):
+        raise UserError(f"this run cannot be distilled: {problem}")
+    deviation = _find_deviation(recipe)
+    # The student starts at the noise level at which the samples of the run start.
+    first, _ = find_grid_ends(recipe, recipe.steps)
+    noise = recipe.sampling_schedule(first).noise_to_signal.item()
+    most = recipe.schedule(1.0).noise_to_signal.item()
+    return replace(
+        recipe,
+        name=f"{recipe.name}-distilled",
+        objective=Consistency(paper_times(deviation), sigma_data=deviation),
+        optim=replace(recipe.optim, lr=recipe.optim.lr / SLOWER, decay="cosine"),
+        report=replace(recipe.report, guide=0.0),
+        grid=Karras(MIDDLE * deviation, None if noise > 0.999 * most else noise),
+        sampler=Multistep(),
+        steps=2,
+        sampled_on=None,
+        minutes=60.0,
+        images=None,
+    )
+
+
+def _find_obstacles(recipe: Recipe) -> list[str]:
+    """Return why a run of this recipe cannot be distilled; the list is empty if it can."""
+    problems = {
+        "it is a student already; train it longer with `ddim train --resume --out RUN --more M`": isinstance(
+            recipe.objective, Consistency
+        ),
+        "it predicts a variance (net.outputs 2), and only runs with net.outputs 1 can be": (
+            recipe.net.outputs != 1
+        ),
+        f"its noise schedule is a table of {recipe.schedule.entries} levels, and a continuous one is needed, "
+        "such as cosine": recipe.schedule.entries is not None,
+    }
+    return [problem for problem, found in problems.items() if found]
+
+
+def _find_deviation(recipe: Recipe) -> float:
+    """Return the standard deviation of the images in model units; 0.5, as in EDM, if it is not recorded."""
+    if isinstance(recipe.predicts, PredictsEDM):
+        return recipe.predicts.sigma_data
+    return recipe.pixels.deviation or 0.5

@@ -1,0 +1,57 @@
+"""`ddim distill`: options, mistakes, and a student that is resumed by `ddim train`."""
+
+import json
+
+import pytest
+
+import tiny
+from ddim.runs.pipeline import read_run_recipe
+from ddim.training.distill import make_student
+
+FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A run that no test changes."""
+    return tiny.train(tiny.recipe(), tmp_path_factory.mktemp("teacher") / "run")
+
+
+def test_the_student_of_a_command_is_resumed_and_sampled(here, teacher, command):
+    words = ["--images", "40", "--optim.warmup", "0", "--out", "student", *FAST]
+    said = command("distill", teacher, *words)
+    assert said.out == "student\n"
+    assert "recipe tiny-distilled" in said.err
+    recipe = read_run_recipe("student")
+    assert (recipe.images, recipe.optim.warmup, recipe.steps) == (40, 0, 2)
+    begun = json.loads((here / "student" / "run.json").read_text())
+    assert begun["source"] == str(teacher.resolve())
+    assert "is finished" in command("train", "--resume", "--out", "student").err
+    sampled = json.loads(command("sample", "student", "-n", "2", "--json").out)
+    assert (sampled["nfe"], len(sampled["times"])) == (2, 2)
+    (line,) = command("distill", teacher, *words, code=2).err.splitlines()
+    assert line.startswith("ddim: ")
+    assert "student" in line
+
+
+def test_by_default_the_student_has_an_hour(here, teacher):
+    assert make_student(read_run_recipe(teacher)).minutes == 60
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["missing"], "run missing is not a folder; `ddim train` creates runs"),
+        (["."], ". is not a run"),
+        (["RUN", "--minutes", "5", "--images", "80"], "give --minutes or --images, not both"),
+        (["RUN", "--minutes", "soon"], "minutes must be a number"),
+        (["RUN", "--objective.halvings", "-1"], "objective.halvings must be above 0, got -1"),
+        (["RUN", "--stages", "3"], "stages is not a field of a recipe; perhaps you meant steps"),
+        (["RUN", "--schedule", "linear"], "objective consistency needs a continuous schedule"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, here, teacher, refused):
+    words = [teacher if word == "RUN" else word for word in words]
+    assert said in refused("distill", *words)
+    assert not list(here.iterdir())

@@ -1,0 +1,188 @@
+"""Consistency tuning, against normal data: their consistency function is known in closed form."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from scipy.optimize import brentq
+
+from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.prediction import from_image
+from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
+from ddim.errors import UserError
+from oracles import Gaussian, TellsTime, TrueConsistency, normal, uniform
+
+SCHEDULES = [Cosine(0.014, 0.99995), KarrasSigma(), LinearBeta()]
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+N = 512
+X0, EPS = 0.3 + 0.5 * normal(N, 1, 16, 16), normal(N, 1, 16, 16, seed=1)
+LOSS = Consistency()
+
+
+def draw_times(schedule, n=N):
+    return LOSS.times(uniform(n, seed=2), schedule)
+
+
+class Watched:
+    """A denoiser that keeps what it was asked, and whether gradients were recorded."""
+
+    def __init__(self, inner):
+        self.inner, self.schedule, self.asked = inner, inner.schedule, []
+
+    def __call__(self, x_t, t):
+        self.asked.append((x_t, t, torch.is_grad_enabled()))
+        return self.inner(x_t, t)
+
+
+@dataclass
+class Bent:
+    """The true consistency function with its deviations from the mean multiplied by tau^power."""
+
+    schedule: object
+    power: torch.Tensor
+
+    def __call__(self, x_t, t):
+        at = self.schedule(t).over(x_t)
+        true = TrueConsistency(self.schedule)(x_t, t).x0
+        return from_image(x_t, 0.3 + at.noise_to_signal**self.power * (true - 0.3), at)
+
+
+def find_power(schedule, progress):
+    """The power at which the mean gradient of the loss is 0: what training finds if nothing else can bend."""
+    t = schedule.inverse(2 - 3 * uniform(N, seed=2))
+
+    def slope(value):
+        power = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        LOSS.at(progress)(Bent(schedule, power), X0, t, EPS, None).mean().backward()
+        return power.grad.item()
+
+    return brentq(slope, -1.0, 1.0, xtol=1e-4)
+
+
+@every_schedule
+def test_the_loss_at_the_start_is_least_for_the_exact_denoiser(schedule):
+    """At r = 0 the loss is that of a diffusion model, and asks the network once."""
+    oracle, t = Gaussian(schedule), draw_times(schedule)
+    cost = lambda denoise: LOSS.at(0.0)(denoise, X0, t, EPS, None).mean()
+    assert cost(oracle) < min(cost(replace(oracle, mean=mean)) for mean in (0.25, 0.35))
+    assert cost(oracle) < min(cost(replace(oracle, std=std)) for std in (0.4, 0.6))
+    watched = Watched(oracle)
+    LOSS(watched, X0, t, EPS)
+    assert len(watched.asked) == 1
+
+
+def test_an_error_at_the_start_counts_as_an_error_of_the_noise():
+    """|x0 - found| / tau is |eps - found|, as x_t is the same."""
+    oracle = Gaussian(Cosine(), mean=0.1)
+    t = draw_times(oracle.schedule)
+    p = oracle(oracle.schedule(t).noisy(X0, EPS), t)
+    noise = (p.eps - EPS).square().flatten(1).mean(1).sqrt()
+    tau = oracle.schedule(t).noise_to_signal
+    # The pseudo-Huber distance of an error e is less than e by at most c.
+    assert ((LOSS(oracle, X0, t, EPS) - noise).abs() <= 0.00101 / tau).all()
+
+
+@every_schedule
+def test_training_finds_the_true_consistency_function_as_the_gap_shrinks(schedule):
+    """Consistency training has the probability flow as its limit (Song et al. 2023, theorem 2)."""
+    powers = [abs(find_power(schedule, progress)) for progress in (0.25, 0.5, 0.75, 1.0)]
+    # The gap shrinks by 4 each time.
+    assert powers[1] < 0.5 * powers[0]
+    assert powers[2] < 0.5 * powers[1]
+    assert powers[3] < 0.01
+
+
+def test_of_a_single_image_every_gap_has_loss_zero():
+    """Every path ends at this image, so its denoiser is the consistency function."""
+    point = Gaussian(Cosine(), mean=0.7, std=0.0)
+    x0 = torch.full_like(X0, 0.7)
+    for progress in (0.0, 0.3, 1.0):
+        loss = LOSS.at(progress)(point, x0, draw_times(point.schedule), EPS, None)
+        assert loss.abs().max() < 1e-9
+
+
+@every_schedule
+@pytest.mark.parametrize("progress", [0.2, 0.6, 1.0])
+def test_both_noise_levels_have_the_same_image_and_noise_and_only_the_later_one_a_gradient(
+    schedule, progress
+):
+    watched, t = Watched(Gaussian(schedule)), draw_times(schedule)
+    LOSS.at(progress)(watched, X0, t, EPS, None)
+    (x_r, r, with_gradient), (x_t, asked, later) = watched.asked
+    assert not with_gradient
+    assert later
+    assert torch.equal(asked, t)
+    assert (r <= t).all()
+    for x, at in ((x_r, r), (x_t, t)):
+        assert torch.allclose(x, schedule(at).noisy(X0, EPS))
+
+
+@every_schedule
+def test_the_gap_shrinks_from_the_whole_path_and_stays_positive(schedule):
+    tau = schedule(draw_times(schedule)).noise_to_signal
+    assert (LOSS.earlier(tau, 1.0) == 0).all()
+    earlier = [LOSS.earlier(tau, 0.5 ** (8 * part / 16)) for part in range(17)]
+    for one, other in zip(earlier, earlier[1:], strict=False):
+        assert (other >= one).all()
+        assert (other < tau).all()
+    assert (tau - earlier[-1] <= 5 / 256 * tau * (1 + 1e-12)).all()
+    # At little noise, the gap is five times as wide as at much noise, relative to tau.
+    edges = torch.tensor([1e-6, 1e3], dtype=torch.float64)
+    shares = 1 - LOSS.earlier(edges, 1 / 256) / edges
+    assert torch.allclose(shares * 256, torch.tensor([5.0, 1.0], dtype=torch.float64), rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:2], ids=lambda s: type(s).__name__)
+def test_below_the_cleanest_level_the_target_is_the_image_itself(schedule):
+    """No network is trained on less noise than the schedule has, so r is 0 there."""
+
+    class Zero:
+        def __init__(self):
+            self.schedule = schedule
+
+        def __call__(self, x_t, t):
+            return from_image(x_t, torch.zeros_like(x_t), schedule(t).over(x_t))
+
+    cleanest = schedule(0.0).noise_to_signal.item()
+    t = schedule.inverse(-2 * torch.tensor([1.001 * cleanest + 1e-12], dtype=torch.float64).log())
+    found = LOSS.at(1.0)(Zero(), X0[:1], t, EPS[:1], None)
+    whole = X0[:1].square().mean().sqrt() / schedule(t).noise_to_signal
+    assert torch.allclose(found, whole, rtol=0.02)
+
+
+def test_dropout_is_the_same_at_both_noise_levels_and_new_in_the_next_step():
+    outputs = []
+
+    def net(x, condition):
+        outputs.append(torch.nn.functional.dropout(torch.ones_like(x), 0.5))
+        return outputs[-1]
+
+    model = Model(net, Cosine(), "image", TellsTime(), (1, 16, 16))
+    t = torch.full((8,), 0.5, dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _ in range(2):
+            LOSS.at(0.5)(model, X0[:8], t, EPS[:8], None)
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[2], outputs[3])
+    assert not torch.equal(outputs[1], outputs[2])
+
+
+def test_the_unit_of_the_images_changes_nothing():
+    """Images and noise levels twice as large, with sigma_data twice as large, have the same loss."""
+    t = draw_times(KarrasSigma(0.01, 40.0))
+    small, large = KarrasSigma(0.01, 40.0), KarrasSigma(0.02, 80.0)
+    losses = [
+        replace(LOSS, sigma_data=unit).at(0.7)(
+            Gaussian(schedule, 0.3 * unit, 0.5 * unit), unit * X0, t, EPS, None
+        )
+        for unit, schedule in ((1.0, small), (2.0, large))
+    ]
+    assert torch.allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("field", ["halvings", "sigma_data"])
+def test_impossible_numbers_are_refused(field):
+    with pytest.raises(UserError, match=rf"objective\.{field} must be above 0, got"):
+        Consistency(**{field: 0.0})

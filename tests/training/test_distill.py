@@ -1,0 +1,171 @@
+"""Distillation: students that sample in two steps, and are runs like any other."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import ddim
+import tiny
+from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.samplers import Multistep
+from ddim.errors import UserError
+from ddim.runs import checkpoint
+from ddim.runs.codec import override
+from ddim.runs.generate import find_grid_ends
+from ddim.runs.named_recipes import RECIPES, find_recipe
+from ddim.runs.pipeline import load, read_run_recipe
+from ddim.runs.recipe_checks import check_training
+from ddim.training import distill, resume
+from ddim.training.distill import make_student
+from ddim.training.loop import Plan
+
+FIELDS = {"optim.warmup": 0, "report.checkpoint": "0"}
+TABLES = {"ddpm": "a table of 1000 levels", "iddpm": "predicts a variance"}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A run with labels, which no test changes."""
+    recipe = tiny.recipe("group norm", data__labels=True, data__unlabelled=0.5)
+    recipe = replace(recipe, net=replace(recipe.net, dropout=0.2))
+    return tiny.train(recipe, tmp_path_factory.mktemp("teacher") / "run")
+
+
+def distil(teacher, folder, **options):
+    return distill(
+        teacher, **{"images": 80, "fields": FIELDS, "out": folder, "machine": tiny.MACHINE, **options}
+    )
+
+
+@pytest.fixture(scope="module")
+def student(teacher, tmp_path_factory):
+    return distil(teacher, tmp_path_factory.mktemp("student") / "run")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in TABLES])
+def test_every_recipe_with_a_continuous_schedule_has_a_student_that_starts_where_it_samples(name):
+    recipe = find_recipe(name)
+    student = make_student(recipe)
+    check_training(student, recipe)
+    assert (student.net, student.data, student.pixels, student.seed) == (
+        recipe.net,
+        recipe.data,
+        recipe.pixels,
+        recipe.seed,
+    )
+    first, middle = student.grid(2, student.sampling_schedule)
+    begin, _ = find_grid_ends(recipe, recipe.steps)
+    noise = student.schedule(first).log_snr - recipe.sampling_schedule(begin).log_snr
+    assert noise.abs() < 1e-6
+    # In units of the images, every student has the same noise at its second step.
+    assert student.schedule(middle).noise_to_signal / student.objective.sigma_data == pytest.approx(2.5)
+    assert torch.equal(student.grid(1, student.sampling_schedule), first[None])
+
+
+@pytest.mark.parametrize(("name", "said"), TABLES.items())
+def test_runs_that_cannot_be_distilled_are_refused(name, said):
+    with pytest.raises(UserError, match=f"cannot be distilled: .*{said}") as error:
+        make_student(find_recipe(name))
+    assert "\n" not in str(error.value)
+
+
+def test_a_student_is_not_distilled_again(student):
+    with pytest.raises(UserError, match="it is a student already; train it longer with `ddim train --resume"):
+        distill(student)
+
+
+def test_a_student_starts_from_the_ema_weights_and_learns(teacher, student, tmp_path):
+    before = checkpoint.read_tensors(checkpoint.find_newest(teacher / "checkpoints"), "ema/default")
+    newest = checkpoint.find_newest(student / "checkpoints")
+    after = checkpoint.read_tensors(newest, "ema/default")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    started = []
+    with pytest.raises(tiny.PowerCutError):
+        distil(teacher, tmp_path / "run", callbacks=[Start(started)])
+    assert tiny.different(before, started[0]) == []
+
+
+class Start(ddim.Callback):
+    """Keeps the weights of a training before its first step, and ends it."""
+
+    def __init__(self, kept):
+        self.kept = kept
+
+    def on_start(self, training, folder):
+        self.kept.append({name: value.clone() for name, value in training.average.items()})
+        raise tiny.PowerCutError
+
+
+def test_a_student_samples_in_two_steps_by_default_and_in_any_number(student):
+    pipeline = load(student)
+    assert pipeline.recipe.steps == 2
+    assert isinstance(pipeline.recipe.sampler, Multistep)
+    by_default = ddim.sample(pipeline, n=2, progress=False)
+    assert torch.equal(by_default, ddim.sample(pipeline, n=2, steps=2, progress=False))
+    others = [ddim.sample(pipeline, n=2, steps=steps, label=3, progress=False) for steps in (1, 4)]
+    assert all(images.shape == (2, 3, 32, 32) and not torch.equal(images, by_default) for images in others)
+
+
+def test_a_student_that_crashed_and_is_resumed_is_one_that_did_not(teacher, student, tmp_path):
+    """The gap depends on the step and the budget alone, and dropout and labels on (seed, step)."""
+    folder = tmp_path / "run"
+    with pytest.raises(tiny.PowerCutError):
+        distil(teacher, folder, callbacks=[tiny.At(4, tiny.crash)])
+    with pytest.raises(tiny.PowerCutError):
+        resume(folder, callbacks=[tiny.At(7, tiny.crash)])
+    resume(folder)
+    tiny.check_same_run(folder, student)
+
+
+def test_the_gap_follows_the_part_of_the_budget_that_is_used(monkeypatch):
+    """It is the whole path while the budget is unknown, and shrinks evenly on a logarithmic scale."""
+    seen, at = [], Consistency.at
+    monkeypatch.setattr(Consistency, "at", lambda loss, part: seen.append(part) or at(loss, part))
+    run = tiny.training(override(tiny.BASE, {"objective": "consistency"}), updates=10)
+    assert np.allclose(seen, np.arange(10) / 10)
+    assert run.finished
+    unknown = tiny.training(override(tiny.BASE, {"objective": "consistency"}))
+    unknown.plan = Plan(None)
+    seen.clear()
+    unknown.advance()
+    assert seen == [0.0]
+
+
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(tmp_path):
+    """Dropout of both noise levels is numbered by the images of the whole batch."""
+    recipe = tiny.recipe("group norm", objective="consistency")
+    recipe = replace(recipe, net=replace(recipe.net, dropout=0.2))
+    gradients = []
+    for parts in (1, 2):
+        run = tiny.training(override(recipe, {"optim.accumulate": parts}))
+        run.step = 5
+        gradients.append(tiny.gradients(run))
+    (one, loss), (other, same) = gradients
+    assert torch.allclose(loss, same, rtol=1e-4)
+    for name in one:
+        assert torch.allclose(one[name], other[name], rtol=1e-2, atol=1e-5), name
+
+
+def test_a_table_is_no_schedule_for_consistency():
+    table = override(tiny.BASE, {"objective": "consistency", "schedule": "linear"})
+    with pytest.raises(
+        UserError, match="objective consistency needs a continuous schedule, such as cosine, got"
+    ):
+        check_training(table)
+
+
+def test_the_deviation_of_the_images_is_one_number():
+    student = override(make_student(find_recipe("edm")), {"objective.sigma_data": 1.0})
+    with pytest.raises(UserError, match="predicts.sigma_data and objective.sigma_data must be one number"):
+        check_training(student)
+
+
+def test_fields_of_the_student_are_set_by_path(teacher, tmp_path):
+    fields = {"optim.lr": "1e-4", "steps": 1, "images": 8, "grid.sigma_min": 3.0}
+    recipe = read_run_recipe(distil(teacher, tmp_path / "run", fields=fields, images=None))
+    assert (recipe.optim.lr, recipe.steps, recipe.images, recipe.grid.sigma_min) == (1e-4, 1, 8, 3.0)
+    with pytest.raises(UserError, match="give minutes or images, not both"):
+        distill(teacher, minutes=1, images=80)
