@@ -30,7 +30,11 @@ def test_no_recipe_contradicts_itself():
         ({"augment": {"probability": 0.1}, "net": {"kind": "residual_unet"}}, "^net.augment must be 9"),
         (
             {"net": {"kind": "residual_unet", "widths": [8] * 12}},
-            "^net has too many stages for data.size 64x64",
+            "^net needs fewer stages, or a smaller patch, for data.size 64x64: .* multiples of 4096",
+        ),
+        (
+            {"net": {"kind": "dit", "patch": 129}},
+            "^net needs fewer stages, or a smaller patch, for data.size 64x64: .* multiples of 129",
         ),
         ({"objective": "hybrid"}, "^objective hybrid needs a network that predicts a variance"),
         ({"sampler": {"kind": "ddpm", "variance": "learned"}}, "^sampler.variance learned needs a network"),

@@ -132,7 +132,7 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
     if net.multiple > 2 * max(recipe.data.size):
         height, width = recipe.data.size
         yield (
-            f"net has too many stages for data.size {height}x{width}, got {len(net.widths)}: images would be "
+            f"net needs fewer stages, or a smaller patch, for data.size {height}x{width}: images would be "
             f"padded to multiples of {net.multiple}"
         )
     if isinstance(recipe.objective, Consistency) and recipe.schedule.entries:
