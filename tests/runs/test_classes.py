@@ -347,7 +347,7 @@ def test_other_images_get_the_class_of_their_folder_name_or_none():
 
 def test_recipes_that_cannot_use_classes_are_refused_in_one_sentence():
     with pytest.raises(
-        UserError, match="data.labels needs a network .* unet or ddpm_unet, got residual_unet"
+        UserError, match="data.labels needs a network .* unet or ddpm_unet or dit, got residual_unet"
     ):
         check_recipe(override(LABELLED, {"net": "residual_unet"}))
     with pytest.raises(UserError, match="data.labels needs a network .* got clear_unet"):

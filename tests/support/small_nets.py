@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.nn.dit import DiTSpec
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
 from oracles import made, normal
@@ -44,7 +45,11 @@ DDPMS = {
     name: DDPMUNetSpec(**{**options, **_LITTLE, **({"head": 8} if "head" in options else {})})
     for name, options in PAPERS.items()
 }
-SPECS = UNETS | RESIDUALS | CLEARS | DDPMS
+DITS = {
+    "dit": DiTSpec(patch=2, width=16, depth=2, heads=2),
+    "dit of labels": DiTSpec(4, 16, 2, 4, mlp_ratio=2.5, classes=3, augment=9, outputs=2),
+}
+SPECS = UNETS | RESIDUALS | CLEARS | DDPMS | DITS
 
 
 def build(spec, channels=3):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.nn.dit import DiTSpec
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
 from ddim.runs.codec import override
@@ -14,6 +15,7 @@ SMALL = {
     UNetSpec: {"widths": (8, 16), "down": (0, 1), "up": (1, 1), "attention": (False, True), "embedding": 16},
     DDPMUNetSpec: {"width": 8, "multipliers": (1, 2), "attention": (False, True), "blocks": 1, "groups": 4},
     ClearUNetSpec: {"widths": (8, 16), "attention": (False, True), "groups": 4, "stem": 8, "embedding": 8},
+    DiTSpec: {"width": 16, "depth": 1, "heads": 2},
 }
 FIELDS = {
     "data.source": "blossoms:40",

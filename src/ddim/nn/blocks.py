@@ -163,15 +163,21 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
         (B, C, H, W).
     """
     b, _, h, w = qkv.shape
-    pixels = qkv.flatten(2).transpose(1, 2).reshape(b, h * w, 3, heads, -1)
-    q, k, v = pixels.permute(2, 0, 3, 1, 4)
-    if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and h * w <= EXPLICIT_PIXELS:
+    mixed = token_attention(qkv.flatten(2).transpose(1, 2), heads)
+    return mixed.transpose(1, 2).reshape(b, -1, h, w)
+
+
+def token_attention(qkv: Tensor, heads: int) -> Tensor:
+    """Apply scaled dot-product attention over N tokens: queries, keys and values (B, N, 3C) to (B, N, C)."""
+    b, n, _ = qkv.shape
+    q, k, v = qkv.reshape(b, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and n <= EXPLICIT_PIXELS:
         # torch's kernel multiplies in float32 here, which takes three times as long as this code. This code
         # rounds the scores to bf16, which does not change the first four digits of trained networks' errors.
         mixed = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
     else:
-        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
-    return mixed.transpose(1, 2).reshape(b, h * w, -1).transpose(1, 2).reshape(b, -1, h, w)
+        mixed = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, C / heads)
+    return mixed.transpose(1, 2).reshape(b, n, -1)
 
 
 class Attention(Recomputable):

@@ -11,6 +11,7 @@ from torch import nn
 
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.nn.dit import DiTSpec
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
 
@@ -57,4 +58,5 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
     "residual_unet": ResidualUNetSpec,
     "ddpm_unet": DDPMUNetSpec,
     "clear_unet": ClearUNetSpec,
+    "dit": DiTSpec,
 }
