@@ -202,7 +202,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
         (["--optim.rl", "3"], "optim.rl is not a field of a recipe; perhaps you meant optim.lr"),
         (["--optm.lr", "3"], "optm.lr is not a field of a recipe; perhaps you meant optim.lr"),
         (["--schedule", "cosin"], "schedule must be one of cosine, linear, linear_beta, "),
-        (["--recipe", "fats"], "recipe must be one of fast, ddpm, iddpm, keras, clear, luz, "),
+        (["--recipe", "fats"], "recipe must be one of fast, flow, dit, ddpm, iddpm, keras, clear, luz, "),
         (["--minutes", "soon"], "minutes must be a number, got 'soon'"),
         (["--minutes", "0"], "minutes (--minutes) must be above 0, got 0"),
         (["--images", "-1"], "images (--images) must be above 0, got -1"),
