@@ -1,0 +1,137 @@
+"""`ddim ema`: choose the width of the average of a run's weights, after training."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddim.cli import RUN
+from ddim.cli.machine import add_machine_options, load_run
+from ddim.cli.output import print_result
+from ddim.cli.tables import format_table
+from ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from ddim.evaluation.average_choice import AverageChoice
+    from ddim.runs.reconstruction import AverageList
+
+_EPILOG = """
+A run that is trained with --report.snapshots N keeps N snapshots of two averages of its weights, from which
+averages of other widths can be reconstructed (Karras et al. 2024). The relative width is the standard
+deviation of the average's profile over the steps, as a fraction of the run: an average of width 0.05 is over
+a shorter part of the run than one of width 0.10. The best width depends on the run.
+
+  ddim ema RUN             lists widths with the error of their reconstruction: the expected distance from the
+                           wanted average, divided by the distance of this average from the last weights
+  ddim ema RUN --width W   reconstructs this width, and stores it as "width-W"
+  ddim ema RUN --pick      reconstructs several widths, measures each, and stores the best as "picked"; the
+                           default average is always among them
+
+Averages are stored in RUN/averages, and belong to the checkpoint from which they were made. Commands use them
+with --weights, such as --weights picked. Checkpoints are not changed.
+
+examples:
+  ddim train photos/ --report.snapshots 8
+  ddim ema runs/photos-fast-1 --pick
+  ddim sample runs/photos-fast-1 --weights picked
+  ddim ema runs/photos-fast-1 --pick --by kid -n 1000
+  ddim ema runs/photos-fast-1 --width 0.08
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim ema`."""
+    parser.usage = "ddim ema RUN [--width W | --pick] [--by validation|kid] [-n 500] [--name NAME] [options]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
+    parser.add_argument(
+        "--width", type=float, metavar="W", help="relative width to reconstruct, such as 0.05"
+    )
+    parser.add_argument("--pick", action="store_true", help="try several widths and keep the best")
+    parser.add_argument(
+        "--by",
+        default="validation",
+        help="with --pick: validation (error on held-out images) or kid (of samples) (default: validation)",
+    )
+    parser.add_argument(
+        "-n", type=int, default=500, metavar="N", help="with --by kid: samples per width (default: 500)"
+    )
+    parser.add_argument("--name", help="name of the stored average (default: width-W or picked)")
+    add_machine_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List widths, reconstruct one, or choose the best."""
+    from ddim.runs.reconstruction import list_averages, reconstruct_average
+
+    if args.pick and args.width is not None:
+        raise UserError("give --width or --pick, not both")
+    if args.pick:
+        choice = _pick(args)
+        average, text = choice.average, _describe_choice(choice)
+    elif args.width is None:
+        found = list_averages(args.run)
+        print_result(args, asdict(found), _describe_list(found))
+        return 0
+    else:
+        average = reconstruct_average(args.run, args.width, name=args.name)
+        text = (
+            f"width {average.facts.width:g}, reconstruction error {average.facts.error:.2%}: {average.folder}"
+        )
+    result = {"name": average.name, "folder": average.folder, **asdict(average.facts)}
+    text += f"\nto use it: ddim sample {shlex.quote(str(args.run))} --weights {average.name}"
+    print_result(args, result, text, average.folder)
+    return 0
+
+
+def _pick(args: argparse.Namespace) -> AverageChoice:
+    from ddim.cli.console import ProgressDisplay
+    from ddim.evaluation.average_choice import pick_average
+
+    args.weights = "ema"
+    with ProgressDisplay() as progress:
+        return pick_average(load_run(args), args.by, n=args.n, name=args.name or "picked", progress=progress)
+
+
+def _describe_choice(choice: AverageChoice) -> str:
+    """Return the table of all measured widths, and the sentences about the best."""
+    from ddim.evaluation.average_choice import COLUMNS, describe_choice
+
+    column = COLUMNS[choice.by]
+    head = (
+        "average",
+        "width",
+        "reconstruction error",
+        column.replace("_", " "),
+        "difference",
+        "95 % interval",
+    )
+    rows = []
+    for k, row in enumerate(choice.rows):
+        values = f"{row[column]:.5f}", f"{row['difference']:+.5f}", f"{row['low']:+.5f} to {row['high']:+.5f}"
+        name = "" if k else "default"
+        rows.append((f"{name} *" if row is choice.best else name, *_describe_width(row), *values))
+    notes = [f"{describe_choice(choice)}: {choice.average.folder}", *choice.notes]
+    return format_table(head, rows, numbers=1) + "\n".join(notes)
+
+
+def _describe_list(found: AverageList) -> str:
+    """Return the table of the widths of a run, with the stored averages."""
+    text = f"{found.describe()}\n" + format_table(
+        ("width", "reconstruction error", "gamma"),
+        [(*_describe_width(row), f"{row['gamma']:.2f}") for row in found.rows],
+        numbers=0,
+    )
+    run = shlex.quote(str(found.run))
+    lines = [
+        f"stored for step {row['step']}: ddim sample {run} --weights {row['weights']}" for row in found.stored
+    ]
+    return text + "\n".join(lines or [f"`ddim ema {run} --pick` chooses a width"])
+
+
+def _describe_width(row: Mapping[str, Any]) -> Sequence[str]:
+    return "-" if row["width"] is None else f"{row['width']:.3g}", f"{row['reconstruction_error']:.2%}"

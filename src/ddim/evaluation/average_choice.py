@@ -1,0 +1,281 @@
+"""Choose the width of a run's average after training: reconstruct several, measure each, keep the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ddim.errors import UserError, check_count, suggest
+from ddim.evaluation.reference import Reference, open_reference
+from ddim.evaluation.run_folder import load_given_run
+from ddim.metrics.catalogue import LEAST
+from ddim.metrics.features import load_extractor
+from ddim.metrics.kid import kid, kid_difference
+from ddim.metrics.statistics import estimate_mean
+from ddim.nn.power_averages import relative_width
+from ddim.plots.tabular import Tabular
+from ddim.runs import checkpoint
+from ddim.runs.averages import StoredAverage, check_average_name, hash_weights, store_average
+from ddim.runs.classes import choose_label
+from ddim.runs.generate import sample_uint8
+from ddim.runs.image_features import compute_features
+from ddim.runs.images import open_run_images
+from ddim.runs.notebook_cell import with_bar
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.progress import READING, Progress, ignore_progress
+from ddim.runs.reconstruction import (
+    LARGEST_ERROR,
+    Averages,
+    ReconstructedAverage,
+    describe_combination,
+    list_widths,
+    open_averages,
+)
+from ddim.training.validation import denoise_validation_images
+
+Measure = Literal["validation", "kid"]
+COLUMNS: dict[Measure, str] = {"validation": "validation_error", "kid": "kid"}
+"""The names of the measured values in the rows of a choice."""
+
+SAMPLES = 500
+"""The default number of samples whose KID is measured for each width."""
+
+
+@dataclass(frozen=True, repr=False)
+class AverageChoice(Tabular):
+    """The result of `pick_average`: the average that was kept, and the measured value of each width.
+
+    Attributes:
+        average: the best average, as it is stored.
+        rows: one row for each average, with its value and the difference from the default average.
+        by: what was measured, "validation" or "kid".
+        left_out: widths that were not tried, because their error is above `LARGEST_ERROR`.
+    """
+
+    average: ReconstructedAverage
+    rows: tuple[dict[str, Any], ...]
+    by: Measure
+    left_out: tuple[float, ...]
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The row of the best average."""
+        return min(self.rows, key=lambda row: row[COLUMNS[self.by]])
+
+    def to_records(self) -> tuple[dict[str, Any], ...]:
+        """Return one row for each average; the default average is the first."""
+        return self.rows
+
+    def _title(self) -> str:
+        return f"{describe_choice(self)}: {self.average.folder}"
+
+    def _notes(self) -> list[str]:
+        return self.notes
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about the bias of the lowest value, and about widths that were not tried."""
+        notes = ["the lowest of several values is too low on average: evaluate the kept average anew"]
+        if self.left_out:
+            widths = ", ".join(f"{width:g}" for width in self.left_out)
+            notes.append(
+                f"not tried, because the error of their reconstruction is above {LARGEST_ERROR:.0%}: {widths}"
+            )
+        return notes
+
+
+def describe_choice(choice: AverageChoice) -> str:
+    """Return a sentence about the average that was kept, and its difference from the default."""
+    best = choice.best
+    if best is choice.rows[0]:
+        return "the default average is the best"
+    sure = best["low"] > 0 or best["high"] < 0
+    about = "" if sure else ", not distinguishable from the default at 95 %"
+    return f"width {best['width']:.3g} is the best{about}"
+
+
+@with_bar
+def pick_average(
+    run: str | Path | LoadedRun,
+    by: Measure = "validation",
+    *,
+    widths: Sequence[float] | None = None,
+    n: int = SAMPLES,
+    name: str = "picked",
+    progress: Progress = ignore_progress,
+) -> AverageChoice:
+    """Reconstruct averages of several widths, measure each, and store the best in RUN/averages.
+
+    The default average of the run is always among them, so that the kept average is never worse in the
+    measured value. The validation error is the image MAE of the validations in training, on the same images,
+    times and noise. `ddim.load(run, weights="picked")` then loads the kept average.
+
+    Args:
+        run: a run folder or RUN/best, or the result of `ddim.load`.
+        by: "validation" for the validation error, or "kid" for the KID of samples against held-out images.
+        widths: relative widths to try; by default all in `WIDTHS` whose error of reconstruction is at most
+            `LARGEST_ERROR`.
+        n: number of samples for "kid", from the same seeds for each width.
+        name: the name under which the best average is stored.
+        progress: called with "averages" after each average.
+
+    Raises:
+        UserError: if the run has no snapshots or no held-out images.
+
+    Example:
+        >>> ddim.pick_average("runs/photos-fast-1")
+        >>> ddim.sample(ddim.load("runs/photos-fast-1", weights="picked"))
+    """
+    if by not in get_args(Measure):
+        raise UserError(f"by must be validation or kid, got {by!r}{suggest(str(by), get_args(Measure))}")
+    check_count("n", n, LEAST)
+    check_average_name(name)
+    loaded = load_given_run(run)
+    averages = open_averages(loaded.checkpoint.path)
+    # Images are looked for from the run folder, also if the run was loaded from one of its checkpoints.
+    loaded = replace(loaded, checkpoint=replace(loaded.checkpoint, run=averages.run))
+    tried, left_out = _choose_widths(averages, widths)
+    with loaded.runtime, _restored(loaded.model):
+        measure = (
+            _prepare_error(loaded, progress) if by == "validation" else _prepare_kid(loaded, n, progress)
+        )
+        best = _try_all(loaded, averages, tried, measure, progress)
+    facts = replace(best.facts, choice=tuple(best.rows))
+    folder = store_average(averages.run, name, best.tensors, facts)
+    return AverageChoice(ReconstructedAverage(name, folder, facts), facts.choice, by, left_out)
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best average so far, and the rows of all averages that were measured."""
+
+    tensors: dict[str, Tensor]
+    facts: StoredAverage
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """A way to measure the present weights of a model.
+
+    Attributes:
+        column: the name of the value.
+        measure: returns the result for the present weights; its rows belong to images or seeds.
+        value: returns the value of a result; lower is better.
+        difference: returns the difference of a result from another, and the ends of its 95 % interval.
+    """
+
+    column: str
+    measure: Callable[[], np.ndarray]
+    value: Callable[[np.ndarray], float]
+    difference: Callable[[np.ndarray, np.ndarray], tuple[float, float, float]]
+
+
+def _choose_widths(
+    averages: Averages, widths: Sequence[float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the widths to try, and those that are left out because of their errors."""
+    if widths is not None:
+        return tuple(float(width) for width in widths), ()
+    # The default average is measured in any case.
+    own = {relative_width(gamma) for gamma, name in averages.names.items() if name == "default"}
+    possible = [width for width in list_widths(averages) if width not in own]
+    errors = {width: averages.combine(width).error for width in possible}
+    tried = tuple(width for width in possible if errors[width] <= LARGEST_ERROR)
+    return tried, tuple(width for width in possible if width not in tried)
+
+
+def _try_all(
+    loaded: LoadedRun,
+    averages: Averages,
+    widths: Sequence[float],
+    measurement: _Measurement,
+    progress: Progress,
+) -> _Best:
+    """Measure the default average and the averages of all widths, and return the best."""
+    default: np.ndarray | None = None
+    best: _Best | None = None
+    rows: list[dict[str, Any]] = []
+    for done, width in enumerate([None, *widths]):
+        tensors, facts = _make_average(averages, width)
+        loaded.model.load_state_dict(tensors, strict=False)
+        found = measurement.measure()
+        default = found if default is None else default
+        difference, low, high = measurement.difference(found, default)
+        row = {"width": facts.width, "gamma": facts.gamma, "reconstruction_error": facts.error}
+        column, value = measurement.column, measurement.value(found)
+        if best is None or value < min(other[column] for other in rows):
+            best = _Best(tensors, facts, rows)
+        rows.append({**row, column: value, "difference": difference, "low": low, "high": high})
+        progress("averages", done + 1, len(widths) + 1)
+    if best is None:
+        raise RuntimeError("the default average was not measured")
+    return best
+
+
+def _make_average(averages: Averages, width: float | None) -> tuple[dict[str, Tensor], StoredAverage]:
+    """Return the average of a width, or the default average for None, with its facts."""
+    if width is not None:
+        found = averages.combine(width)
+        return averages.sum(found.coefficients), describe_combination(averages, width, found)
+    gamma = next((gamma for gamma, name in averages.names.items() if name == "default"), None)
+    own = None if gamma is None else relative_width(gamma)
+    facts = StoredAverage(own, gamma, 0.0, averages.step, hash_weights(averages.path))
+    return checkpoint.read_tensors(averages.path, "ema/default"), facts
+
+
+def _prepare_error(loaded: LoadedRun, progress: Progress) -> _Measurement:
+    split = open_run_images(loaded, partial(progress, READING))
+    if not len(split.validation):
+        raise UserError(
+            f"run {loaded.checkpoint.run} has no held-out images, because data.validation was 0, so that its "
+            "averages cannot be compared"
+        )
+
+    def measure() -> np.ndarray:
+        errors = denoise_validation_images(loaded, split)
+        return torch.cat([error.image_mae for error in errors]).numpy()
+
+    def difference(found: np.ndarray, default: np.ndarray) -> tuple[float, float, float]:
+        estimate = estimate_mean(found - default)
+        return float(estimate.value), float(estimate.low), float(estimate.high)
+
+    return _Measurement(COLUMNS["validation"], measure, lambda found: float(found.mean()), difference)
+
+
+def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> _Measurement:
+    images = open_reference(loaded, Reference(), partial(progress, READING))
+    if len(images.which) < LEAST:
+        raise UserError(f"KID needs at least {LEAST} held-out images, got {len(images.which)}")
+    extractor = load_extractor()
+    reference = compute_features(images, extractor, partial(progress, "features of the reference"))
+    steps, label = loaded.recipe.report.steps, choose_label(loaded.recipe)
+
+    def measure() -> np.ndarray:
+        parts = sample_uint8(loaded, range(n), steps, label)
+        return np.concatenate([extractor(images).numpy() for images, _ in parts])
+
+    return _Measurement(
+        COLUMNS["kid"],
+        measure,
+        lambda found: kid(found, reference, subsets=1).value,
+        lambda found, default: kid_difference(found, default, reference, paired=True),
+    )
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Restore the weights of a model at the end of the block."""
+    before: Mapping[str, Tensor] = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        yield
+    finally:
+        model.load_state_dict(before)

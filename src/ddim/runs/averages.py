@@ -1,0 +1,235 @@
+"""The averages of a run that are kept beside its checkpoints, in RUN/averages.
+
+``snapshots/step-000000123/`` holds the averages of two powers after this step (see
+`ddim.nn.power_averages`), as ``<power>.safetensors``. Training writes these folders. Any other folder, such
+as ``width-0.05/``, is an average that `ddim.reconstruct_average` stored: ``average.safetensors`` and
+``average.json``. Each folder has a manifest with the SHA-256 of its files, as a checkpoint has. Even after a
+crash, it is complete or absent.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddim.errors import UserError
+from ddim.files import publish_folder, remove_leftovers, temporary_folder
+from ddim.nn.power_averages import track_averages
+from ddim.runs import checkpoint
+from ddim.runs.manifest import (
+    Damaged,
+    pack_tensors,
+    parse_step,
+    read_document,
+    read_manifest,
+    render_json,
+    verify,
+    write_parts,
+)
+from ddim.runs.recipe import Recipe
+from ddim.runs.run_path import find_run_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER, SNAPSHOTS, AVERAGE = "averages", "snapshots", "average"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An undamaged snapshot: its folder, its step, and the powers of its averages."""
+
+    path: Path
+    step: int
+    gammas: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes."""
+        return sum(entry["size"] for entry in read_manifest(self.path).files.values())
+
+
+@dataclass(frozen=True)
+class StoredAverage:
+    """An average that was reconstructed and stored under a name.
+
+    Attributes:
+        width: its relative width; None if it is the default average of the run.
+        gamma: its power; None if it is the default average of the run.
+        error: the error of its reconstruction; see `ddim.nn.power_averages.Combination`.
+        step: the step of the checkpoint to which it belongs.
+        weights: the SHA-256 of the weights of this checkpoint.
+        snapshots: the steps of the snapshots that it was made from.
+        choice: the values by which it was chosen; empty if it was asked for by its width.
+    """
+
+    width: float | None
+    gamma: float | None
+    error: float
+    step: int
+    weights: str
+    snapshots: tuple[int, ...] = ()
+    choice: tuple[dict[str, Any], ...] = ()
+
+
+# Snapshots
+
+
+def save_snapshot(run: Path, step: int, averages: Mapping[float, Mapping[str, Tensor]], keep: int) -> None:
+    """Write the snapshot of `step`, and remove all but the newest `keep` snapshots.
+
+    Args:
+        run: the run folder.
+        step: training steps so far.
+        averages: the averages, keyed by power and then by tensor name.
+        keep: number of snapshots to keep.
+
+    Raises:
+        NoSpace: if the disk has too little space; nothing is changed.
+    """
+    named = {str(gamma): tensors for gamma, tensors in averages.items()}
+    checkpoint.save(run / FOLDER / SNAPSHOTS, step, named, {}, keep)
+
+
+def remove_later_snapshots(run: Path, step: int) -> None:
+    """Remove the snapshots of later steps than `step`, which training will write again."""
+    checkpoint.remove_later(run / FOLDER / SNAPSHOTS, step)
+
+
+def list_snapshots(
+    run: Path, before: int, on_damage: Callable[[str], object] = warnings.warn
+) -> list[Snapshot]:
+    """Return the undamaged snapshots of earlier steps than `before`, the oldest first.
+
+    `on_damage` is called with a sentence about each damaged snapshot, which is left out.
+    """
+    snapshots = []
+    for step, path in _list_folders(run):
+        if step >= before:
+            continue
+        try:
+            files = verify(path).files
+        except Damaged as damage:
+            on_damage(f"{damage}; this snapshot is not used")
+            continue
+        gammas = tuple(float(name.removesuffix(".safetensors")) for name in files)
+        snapshots.append(Snapshot(path, step, gammas))
+    return snapshots
+
+
+def _list_folders(run: Path) -> list[tuple[int, Path]]:
+    """Return the steps and folders of all snapshots of a run, the oldest first."""
+    places = ((parse_step(path.name), path) for path in (run / FOLDER / SNAPSHOTS).glob("step-*"))
+    return sorted((place[0], path) for place, path in places if place)
+
+
+# Stored averages
+
+
+def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: StoredAverage) -> Path:
+    """Store an average of a run under a name, in place of an older one of this name; return its folder.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    target = run / FOLDER / name
+    try:
+        with temporary_folder(target) as temporary:
+            remove_leftovers(target.parent)
+            contents = {
+                f"{AVERAGE}.safetensors": pack_tensors(average),
+                f"{AVERAGE}.json": render_json(asdict(facts)),
+            }
+            write_parts(temporary, facts.step, False, contents.items())
+            if target.exists():
+                # A rename cannot replace a folder that has content. Between the two renames, there is no
+                # average of this name.
+                with temporary_folder(target) as old:
+                    target.rename(old / name)
+                    publish_folder(temporary, target)
+            else:
+                publish_folder(temporary, target)
+    except OSError as error:
+        raise UserError(f"average {name} cannot be written to {target.parent}: {error.strerror}") from None
+    return target
+
+
+def list_stored(run: Path) -> dict[str, StoredAverage]:
+    """Return the stored averages of a run, keyed by name; damaged ones are left out."""
+    found = {}
+    for path in sorted((run / FOLDER).glob("[!.]*")):
+        if path.name != SNAPSHOTS and path.is_dir():
+            with suppress(Damaged):
+                found[path.name] = read_stored(path)
+    return found
+
+
+def read_stored(path: Path) -> StoredAverage:
+    """Return the facts about the average that is stored in a folder.
+
+    Raises:
+        Damaged: if it is damaged.
+    """
+    document = read_document(path, AVERAGE)
+    try:
+        known: dict[str, Any] = dict(document)  # type: ignore[call-overload]
+        known |= {name: tuple(known[name]) for name in ("snapshots", "choice")}
+        return StoredAverage(**known)
+    except (TypeError, KeyError, ValueError) as error:
+        raise Damaged(f"{path} is damaged: {AVERAGE}.json is not about an average ({error})") from None
+
+
+def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None:
+    """Return the folder of the stored average that a user names; None if the checkpoint holds these weights.
+
+    Args:
+        path: the checkpoint.
+        weights: the name of the weights, see `ddim.load`.
+        recipe: the recipe of the checkpoint.
+
+    Raises:
+        UserError: if there are no such weights, or the stored average belongs to another checkpoint.
+    """
+    tracked = track_averages(recipe.ema, recipe.report.snapshots)
+    possible = ["ema", "raw", *(name for name in tracked if name != "default")]
+    if weights in possible:
+        return None
+    run = find_run_folder(path)
+    stored = {} if run is None else list_stored(run)
+    if run is None or weights not in stored:
+        possible += stored
+        raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
+    facts = stored[weights]
+    if facts.weights != hash_weights(path):
+        again = "--pick" if facts.choice else f"--width {facts.width:g}"
+        raise UserError(
+            f"average {weights} of run {run} belongs to its checkpoint of step {facts.step}, not to {path}: "
+            f"make it again with `ddim ema {shlex.quote(str(run))} {again}`"
+        )
+    return run / FOLDER / weights
+
+
+def check_average_name(name: str) -> str:
+    """Check the name under which an average is to be stored, and return it.
+
+    Raises:
+        UserError: if it is not a plain word, or has another meaning.
+    """
+    plain = re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII)
+    if not plain or name in ("ema", "raw", SNAPSHOTS) or name.startswith("power-"):
+        raise UserError(
+            "the name of an average must be a plain word such as picked, other than ema, raw and snapshots, "
+            f"got {name!r}"
+        )
+    return name
+
+
+def hash_weights(path: Path) -> str:
+    """Return the SHA-256 (hex) of the weights in a checkpoint."""
+    return read_manifest(path).files["model.safetensors"]["sha256"]

@@ -1,0 +1,183 @@
+"""Snapshots of averages in training: which, when, and that they change nothing else."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tiny
+from ddim.errors import NoSpace
+from ddim.nn.ema import Exponential, Power
+from ddim.nn.power_averages import GAMMAS, is_snapshot_step
+from ddim.runs import checkpoint
+from ddim.runs.averages import list_snapshots
+from ddim.runs.pipeline import load
+from ddim.runs.reconstruction import reconstruct_average
+from ddim.training import resume
+from ddim.training.resumption import set_aside
+from ddim.training.start import open_split
+
+COUNT = 3
+KEPT = [3, 4, 7]
+"""The newest three steps of those that are due in ten: 2, 3, 4 and 7."""
+
+
+@pytest.fixture(autouse=True)
+def early(monkeypatch):
+    """Runs of ten updates have snapshots."""
+    monkeypatch.setattr("ddim.nn.power_averages.FIRST", 2)
+
+
+def recipe(**changes):
+    return tiny.recipe(**{"report__snapshots": COUNT, "report__checkpoint": "0", **changes})
+
+
+def stored(folder):
+    """SHA-256 of each file of the snapshots of a run, by path."""
+    there = folder / "averages"
+    paths = [path for path in sorted(there.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(there)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def steps(folder):
+    return [one.step for one in list_snapshots(folder, 10**9)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run with snapshots that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ddim.nn.power_averages.FIRST", 2)
+        return tiny.train(recipe(), tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_the_newest_snapshots_are_kept_and_hold_the_tracked_averages(whole):
+    assert [step for step in range(1, 11) if is_snapshot_step(step, COUNT)] == [2, 3, 4, 7]
+    assert steps(whole) == KEPT
+    both, images = replace(recipe(), ema=Power(GAMMAS[0], (GAMMAS[1],))), open_split(recipe()).images
+    for step in KEPT:
+        run = tiny.training(both, images, updates=step)
+        for gamma, average in zip(GAMMAS, run.averages.values(), strict=True):
+            path = whole / "averages" / "snapshots" / f"step-{step:09d}"
+            found = checkpoint.read_tensors(path, str(gamma))
+            assert tiny.different(found, average) == []
+
+
+def test_a_run_with_snapshots_is_bit_identical_to_one_without(whole, tmp_path):
+    plain = tiny.train(recipe(report__snapshots=0), tmp_path / "run")
+    one, other = tiny.digests(plain), tiny.digests(whole, files=4)
+    assert other.pop("ema/power-16.97.safetensors")
+    assert one == other
+    assert tiny.metrics(plain) == tiny.metrics(whole)
+    assert not (plain / "averages").exists()
+
+
+@pytest.mark.parametrize("stop", [1, 4, 5, 6, 8, 10])
+def test_a_run_that_crashed_at_any_step_has_the_same_snapshots(stop, whole, tmp_path):
+    """Checkpoints are rare, so that snapshots after the checkpoint are left over by the crash."""
+    rare = recipe(report__checkpoint="1000")
+    folder = tiny.train_until_crash(rare, tmp_path / "run", tiny.At(stop, tiny.crash))
+    left = []
+    resume(folder, callbacks=[Starts(lambda: left.extend(steps(folder)))])
+    assert all(step <= (5 if stop > 5 else 0) for step in left)
+    tiny.check_same_run(folder, whole, files=4)
+    assert stored(folder) == stored(whole)
+
+
+class Starts(tiny.Callback):
+    """Does something when training starts."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def on_start(self, training, folder):
+        """See `Callback`."""
+        self.act()
+
+
+@pytest.mark.parametrize("flushes", [1, 3, 5, 8])
+def test_an_error_in_a_snapshot_leaves_it_complete_or_absent(flushes, whole, tmp_path, monkeypatch):
+    """tests/support/kill.py kills processes in their snapshots."""
+    real, left = os.fsync, [flushes]
+
+    def flush(file):
+        left[0] -= "averages" in os.readlink(f"/proc/self/fd/{file}")
+        if left == [0]:
+            left[0] = 10**6
+            raise tiny.PowerCutError
+        real(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", flush)
+        folder = tiny.train_until_crash(recipe(), tmp_path / "run")
+    damage = []
+    list_snapshots(folder, 10**9, damage.append)
+    assert damage == []
+    resume(folder)
+    tiny.check_same_run(folder, whole, files=4)
+    assert stored(folder) == stored(whole)
+
+
+def test_a_run_that_is_trained_longer_has_the_snapshots_of_the_longer_run(whole, tmp_path):
+    longer = tiny.train(recipe(images=160, optim__decay="constant"), tmp_path / "longer")
+    folder = tiny.train(recipe(optim__decay="constant"), tmp_path / "run")
+    assert steps(folder) == KEPT
+    resume(folder, images=160)
+    assert steps(folder) == [7, 11, 16]
+    # The validations are at other steps, but the weights are the same.
+    assert stored(folder) == stored(longer)
+
+
+def test_an_average_is_found_whatever_the_recipe_averages(tmp_path):
+    chosen = replace(recipe(), ema=Exponential(0.9, (0.5,)))
+    folder = tiny.train(chosen, tmp_path / "run")
+    assert set(load(folder, "power-16.97").describe()) == set(load(folder).describe())
+    names = {path.name for path in checkpoint.find_newest(folder / "checkpoints").glob("ema/*")}
+    assert names == {f"{name}.safetensors" for name in ("default", "0.5", "power-16.97", "power-6.94")}
+    average = reconstruct_average(folder, 0.05)
+    one, other = (load(folder, name).model.state_dict() for name in (average.name, "power-16.97"))
+    for name, value in one.items():
+        assert torch.allclose(value, other[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_disk_without_room_ends_the_run_and_keeps_what_is_there(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+
+    def measure(folder):
+        return usage._replace(free=0) if "averages" in str(folder) and steps(tmp_path / "run") else usage
+
+    monkeypatch.setattr(shutil, "disk_usage", measure)
+    with pytest.raises(NoSpace, match="averages.snapshots has 0.0 MB free: make room"):
+        tiny.train(recipe(), tmp_path / "run")
+    assert steps(tmp_path / "run") == [2]
+    assert checkpoint.find_newest(tmp_path / "run" / "checkpoints").name == "step-000000002"
+
+
+def test_weights_that_are_not_finite_replace_no_snapshot(tmp_path):
+    def ruin(training):
+        with torch.no_grad():
+            next(training.model.parameters()).fill_(float("nan"))
+
+    folder = tmp_path / "run"
+    with pytest.raises(Exception, match="not finite"):
+        tiny.train(recipe(), folder, callbacks=[tiny.At(6, ruin)])
+    assert steps(folder) == [2, 3, 4]
+
+
+def test_a_run_that_starts_again_keeps_the_old_snapshots_aside(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "checkpoints")
+    aside = set_aside(folder)
+    assert steps(aside) == KEPT
+    assert not (folder / "averages").exists()
+    resume(folder)
+    assert stored(folder) == stored(whole)
+
+
+def test_snapshots_are_recorded_in_the_recipe_of_the_run(whole):
+    assert json.loads((whole / "run.json").read_text())["recipe"]["report"]["snapshots"] == COUNT
