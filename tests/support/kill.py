@@ -149,7 +149,8 @@ def _wait_and_kill(life, run, draw, longest, report):
 
 
 def _unfinished(run):
-    return {path.name for path in (run / "checkpoints").glob(".tmp-*")}
+    folders = (run / "checkpoints", run / "averages" / "snapshots")
+    return {path.name for folder in folders for path in folder.glob(".tmp-*")}
 
 
 def wait_for(life, condition):
@@ -167,7 +168,8 @@ def different(whole, killed):
 def _contents(run):
     path = checkpoint.find_newest(run / "checkpoints")
     files = [*path.rglob("*.safetensors"), *(run / "samples").iterdir()]
-    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    files += [file for file in (run / "averages").rglob("*") if file.is_file()]
+    found = {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     log = [{name: value for name, value in line.items() if name != "time"} for line in lines]
     return {**found, "metrics.jsonl": log, "step": path.name}

@@ -44,6 +44,7 @@ __all__ = [
     "is_best",
     "read_document",
     "read_tensors",
+    "remove_later",
     "save",
     "verify",
 ]
@@ -124,6 +125,14 @@ def find_newest(folder: Path, on_damage: Callable[[str], object] = warnings.warn
 def find_best(folder: Path, on_damage: Callable[[str], object] = warnings.warn) -> Path | None:
     """Return the newest undamaged checkpoint saved with `best`, or None; see `find_newest`."""
     return _find(folder, on_damage, lambda manifest: manifest.best)
+
+
+def remove_later(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps than `step` from `folder`; see `save` about other processes."""
+    for path in _checkpoints(folder):
+        place = parse_step(path.name)
+        if place and place[0] > step:
+            _remove(path)
 
 
 def is_best(path: Path) -> bool:

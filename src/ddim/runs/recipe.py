@@ -182,6 +182,8 @@ class Report:
         best: the metric by which the best checkpoint is kept; the lowest value is the best.
         guide: share of the training budget after which a checkpoint is kept in RUN/guide, to guide samples of
             the finished run (Karras et al. 2024); 0 keeps none.
+        snapshots: number of snapshots of two averages of the weights that are kept, from which `ddim ema`
+            reconstructs averages of other widths; 0 for none. Each takes the space of two EMAs.
     """
 
     events: int = 10
@@ -192,6 +194,7 @@ class Report:
     kid: int = 0
     best: Literal["image_mae", "kid"] = "image_mae"
     guide: float = 0.2
+    snapshots: int = 0
 
     def __post_init__(self) -> None:
         check_positive(
@@ -205,6 +208,8 @@ class Report:
             raise UserError(f"report.guide must be at least 0 and less than 1, got {self.guide}")
         if self.kid and self.kid < LEAST:
             raise UserError(f"report.kid must be 0 or at least {LEAST} samples, got {self.kid}")
+        if not 0 <= self.snapshots <= 1000:
+            raise UserError(f"report.snapshots must be at least 0 and at most 1000, got {self.snapshots}")
         if self.best == "kid" and not self.kid:
             raise UserError("report.kid, the number of samples, must be above 0 if report.best is kid, got 0")
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from ddim.data.batch import gather_batch
 from ddim.errors import UserError, describe_given
 from ddim.files import read_json
+from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs import checkpoint
+from ddim.runs.averages import remove_later_snapshots, save_snapshot
 from ddim.runs.codec import dump
 from ddim.runs.flat import ERRORS, flatten_as_text
 from ddim.runs.folder import REAL_IMAGES, RUN, record_in_run
@@ -128,6 +130,27 @@ class SampleGrid(Callback):
         pixels = make_sheet(training.samples)
         save_png(self.folder / f"step-{training.step:09d}.png", enlarge(pixels))
         self.log.image(training.step, "samples", pixels)
+
+
+class Snapshots(Callback):
+    """Writes snapshots of two averages of the weights, from which `ddim ema` reconstructs other averages.
+
+    The steps of the snapshots depend on `report.snapshots` alone, see `is_snapshot_step`. A resumed run
+    writes the snapshots after its checkpoint again, with the same bytes.
+    """
+
+    def on_start(self, training: Training, folder: Path) -> None:
+        """See `Callback`."""
+        self.folder, self.gammas = folder, list_powers(training.rules)
+        remove_later_snapshots(folder, training.step)
+
+    def on_step(self, training: Training, values: Mapping[str, float]) -> None:
+        """See `Callback`."""
+        count = training.recipe.report.snapshots
+        # Averages of weights that are not finite are useless, and they would replace an older snapshot.
+        if is_snapshot_step(training.step, count) and training.weights_finite:
+            averages = {gamma: training.averages[self.gammas[gamma]] for gamma in GAMMAS}
+            save_snapshot(self.folder, training.step, averages, count)
 
 
 class Checkpoints(Callback):

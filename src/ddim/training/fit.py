@@ -20,7 +20,7 @@ from ddim.runs.codec import write_recipe
 from ddim.runs.log import RunLog
 from ddim.runs.signals import Interrupts, note_interrupts
 from ddim.training.budget import TimeBudget
-from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid
+from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid, Snapshots
 from ddim.training.kid import MeasureKID
 from ddim.training.loop import Training
 from ddim.training.threads import ThreadWatch, fit_to_machine
@@ -116,7 +116,7 @@ def _open_lead(training: Training, start: Start) -> Iterator[_Lead | None]:
         checkpoints = Checkpoints(log, list(start.callbacks))
         # Callbacks are called in this order. So a checkpoint is written after the samples and the log of its
         # step, and before the user's callbacks are called.
-        hooks: list[Callback] = [SampleGrid(log), Log(log), checkpoints, *start.callbacks]
+        hooks: list[Callback] = [SampleGrid(log), Log(log), Snapshots(), checkpoints, *start.callbacks]
         adapt = start.adapt and training.processes.count == 1
         yield _Lead(hooks, checkpoints, TimeBudget(training, start.began), ThreadWatch(training, adapt))
 

@@ -19,6 +19,7 @@ from ddim.errors import UserError
 from ddim.nn import ema
 from ddim.nn.batch_norm import share_batch_norm
 from ddim.nn.blocks import number_rows
+from ddim.nn.power_averages import track_averages
 from ddim.nn.processes import current_processes
 from ddim.nn.recompute import recompute_blocks
 from ddim.nn.replica import Replica, replicate
@@ -88,7 +89,7 @@ class Training:
             recipe.conditioning,
             self.model.shape,
         ).train()
-        self.rules = ema.name_averages(recipe.ema)
+        self.rules = track_averages(recipe.ema, recipe.report.snapshots)
         newest = ema.select_averaged(self.model)
         self.averages = {
             profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules

@@ -11,6 +11,7 @@ from typing import Any
 from ddim.errors import UserError, check_positive
 from ddim.files import read_json
 from ddim.runs import checkpoint
+from ddim.runs.averages import FOLDER as AVERAGES
 from ddim.runs.folder import RUN, make_numbered_folder, record_in_run
 from ddim.runs.lock import lock_folder
 from ddim.runs.log import METRICS, read_metrics
@@ -117,7 +118,7 @@ def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = Fal
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Move the log, samples and damaged checkpoints of a run to a new folder inside it; return this folder.
+    """Move log, samples, averages and damaged checkpoints of a run to a new folder in it; return this folder.
 
     If there is nothing to move, return None. After this, `resume` starts the run again at step 0.
 
@@ -131,7 +132,7 @@ def set_aside(folder: Path) -> Path | None:
 def _set_aside(folder: Path) -> Path | None:
     if path := checkpoint.find_newest(folder / "checkpoints"):
         raise UserError(f"run {folder} has checkpoint {path.name}: resume it without --restart")
-    names = (METRICS, "events", "samples", "checkpoints", GUIDE)
+    names = (METRICS, "events", "samples", "checkpoints", GUIDE, AVERAGES)
     there = [folder / name for name in names if (folder / name).exists()]
     if not there:
         return None
