@@ -2,58 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 
 import torch
 from torch import Tensor
 
+from ddim.data import SplitImages
 from ddim.data.batch import gather_batch, to_unit
-from ddim.diffusion.denoising_error import denoising_error
+from ddim.diffusion.denoising_error import DenoisingError, denoising_error
 from ddim.diffusion.log_snr import log_snr_bins
 from ddim.diffusion.noise import VALIDATION, stream
 from ddim.metrics.statistics import estimate_mean
 from ddim.runs.classes import choose_label, label_images
 from ddim.runs.generate import gather_samples, generate, share_seeds
 from ddim.runs.pipeline import Pipeline
+from ddim.runs.recipe import Recipe
 from ddim.training.loop import Training
 
 
-@torch.no_grad()
 def validate(training: Training) -> dict[str, float]:
     """Return the noise MAE and image MAE, in model units, of the EMA weights on validation images.
 
-    The images, the evenly spaced times and the noise are the same in each validation. A network with class
-    labels gets the labels of the images. Entries such as "noise_mae/log_snr_-4" are means over the images
-    with a log-SNR in [-4, -2) (see `mean_by_level`). Without validation images the result is empty.
+    Entries such as "noise_mae/log_snr_-4" are means over the images with a log-SNR in [-4, -2) (see
+    `mean_by_level`). Without validation images the result is empty. See also `denoise_validation_images`.
     """
-    recipe, split, runtime = training.recipe, training.split, training.runtime
-    count = min(recipe.report.validation_images, len(split.validation))
-    if not count:
+    recipe, processes = training.recipe, training.processes
+    times = choose_times(recipe, training.split)
+    if not len(times):
         return {}
-    draw = stream("cpu", recipe.seed, VALIDATION, 0)
-    which = split.validation[torch.randperm(len(split.validation), generator=draw)[:count].numpy()]
-    times = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    errors, parts = [], torch.arange(count).split(runtime.micro_batch)
-    mine = set(training.processes.share(range(len(parts))))
-    with training.averaged() as model, runtime.precise():
-        for k, part in enumerate(parts):
-            # Each process draws the noise of all parts, so that it does not depend on the number of
-            # processes.
-            noise = torch.randn(len(part), *astuple(training.model.shape), generator=draw)
-            if k not in mine:
-                continue
-            some = which[part.numpy()]
-            x0 = runtime.images(training.pixels.enter(to_unit(gather_batch(split.images, some))))
-            denoise = model.with_labels(label_images(recipe, split.images, some))
-            errors.append(denoising_error(denoise, x0, times[part], runtime.images(noise)))
-    errors = training.processes.interleave(errors)
+    with training.averaged() as model:
+        pipeline = Pipeline(model, training.pixels, recipe, training.runtime)
+        errors = denoise_validation_images(pipeline, training.split, processes.share)
+    errors = processes.interleave(errors)
     each = {
         "noise_mae": torch.cat([error.noise_mae for error in errors]),
         "image_mae": torch.cat([error.image_mae for error in errors]),
     }
     means = {name: values.mean().item() for name, values in each.items()}
     return means | mean_by_level(recipe.schedule(times).log_snr, each)
+
+
+def choose_times(recipe: Recipe, split: SplitImages) -> Tensor:
+    """Return the evenly spaced times (N,) of a validation, one for each image; N is 0 without images."""
+    count = min(recipe.report.validation_images, len(split.validation))
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / max(1, count)
+
+
+@torch.no_grad()
+def denoise_validation_images(
+    pipeline: Pipeline, split: SplitImages, share: Callable[[range], Sequence[int]] = list
+) -> list[DenoisingError]:
+    """Return the denoising errors of a model on the validation images of a run, batch by batch.
+
+    The images, the evenly spaced times and the noise are the same in each validation. A network with class
+    labels gets the labels of the images.
+
+    Args:
+        pipeline: the model, with the recipe, the pixels and the runtime of the run.
+        split: the images of the run.
+        share: returns the batches that this process takes, of the numbers of all batches.
+    """
+    recipe, runtime = pipeline.recipe, pipeline.runtime
+    times = choose_times(recipe, split)
+    draw = stream("cpu", recipe.seed, VALIDATION, 0)
+    which = split.validation[torch.randperm(len(split.validation), generator=draw)[: len(times)].numpy()]
+    errors, parts = [], torch.arange(len(times)).split(runtime.micro_batch)
+    mine = set(share(range(len(parts))))
+    with runtime.precise():
+        for k, part in enumerate(parts):
+            # Each process draws the noise of all parts, so that it does not depend on the number of
+            # processes.
+            noise = torch.randn(len(part), *astuple(pipeline.model.shape), generator=draw)
+            if k not in mine:
+                continue
+            some = which[part.numpy()]
+            x0 = runtime.images(pipeline.pixels.enter(to_unit(gather_batch(split.images, some))))
+            denoise = pipeline.model.with_labels(label_images(recipe, split.images, some))
+            errors.append(denoising_error(denoise, x0, times[part], runtime.images(noise)))
+    return errors
 
 
 def sample_preview(training: Training) -> Tensor:
