@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     )
     from ddim.diffusion.time_sampling import TimeSampling
     from ddim.errors import UserError
+    from ddim.evaluation.average_choice import pick_average
     from ddim.evaluation.compare import compare_evaluations as compare
     from ddim.evaluation.diagnose import diagnose
     from ddim.evaluation.evaluate import evaluate
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from ddim.runs.generate import sample
     from ddim.runs.pipeline import Pipeline, load
     from ddim.runs.recipe import Recipe
+    from ddim.runs.reconstruction import list_averages, reconstruct_average
     from ddim.training import Callback, Machine, distill, resume, train
 
 # Names and their homes, in the order of use. They are imported at first use, because `ddim --help` must not
@@ -91,6 +93,8 @@ _HOMES = {
     "evaluation.likelihood": "likelihood=bits_per_dim",
     "evaluation.grid_search": "search=search_grid",
     "evaluation.guidance_search": "search_guidance",
+    "evaluation.average_choice": "pick_average",
+    "runs.reconstruction": "reconstruct_average list_averages",
     "runs.edit_pictures": "invert=invert_pictures interpolate inpaint=inpaint_picture vary=vary_picture",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",
@@ -133,6 +137,10 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "likelihood",
     "search",
     "search_guidance",
+    # Choose the average of the weights
+    "pick_average",
+    "reconstruct_average",
+    "list_averages",
     # Edit images
     "invert",
     "interpolate",

@@ -61,6 +61,7 @@ GROUPS = {
     "Study": {
         "diagnose": "measure the errors of a run at each noise level",
         "search": "find the best sampling times or guidance for a run and a number of steps",
+        "ema": "choose how long the average of a run's weights is (EMA), after training",
         "ablate": "measure how solver, schedule and scaling affect the sampling error",
         "sweep": "train many runs that differ in fields of their recipe",
         "runs": "list runs with their progress and their results",
@@ -81,7 +82,10 @@ SHARED = ("train", "sample", "evaluate", "distill")
 
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
-WEIGHTS = '"ema", "raw" (not averaged), or the value of another EMA of the run, such as 0.99 (default: ema)'
+WEIGHTS = (
+    '"ema", "raw" (not averaged), the value of another EMA of the run, such as 0.99, or an average that '
+    "`ddim ema` made, such as picked (default: ema)"
+)
 """Help of --weights."""
 
 DATA = "a folder, .zip or .tar[.gz|.xz] of images, or a built-in data set: blossoms, flowers, pets, cifar10"

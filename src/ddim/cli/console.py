@@ -235,6 +235,8 @@ class Console(Callback):
         run = shlex.quote(str(folder))
         say(f"next: ddim sample {run}{labels}    generates new images")
         say(f"      ddim evaluate {run}{labels}    measures how close they are to real images")
+        if recipe["report"]["snapshots"]:
+            say(f"      ddim ema {run} --pick    chooses how long the average of the weights is")
 
 
 def _typical_size(images: Images) -> str:

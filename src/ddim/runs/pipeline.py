@@ -17,11 +17,11 @@ from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, describe_given
-from ddim.nn.ema import name_averages
 from ddim.nn.processes import current_processes
 from ddim.nn.runtime import Runtime, check_threads, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
+from ddim.runs.averages import AVERAGE, find_stored_average
 from ddim.runs.codec import dump, load_recipe
 from ddim.runs.kinds import choose_value
 from ddim.runs.own_parts import give_parts
@@ -103,9 +103,10 @@ class LoadedCheckpoint:
     Attributes:
         path: the checkpoint folder.
         sha256: SHA-256 (hex) of its manifest.
-        weights: "ema", "raw" or the name of another EMA.
+        weights: "ema", "raw" or the name of another average.
         state: the state of the run at the checkpoint.
         run: the argument of `load`: a run folder, RUN/best or a checkpoint folder.
+        average: the SHA-256 (hex) of the average, if `weights` names a stored one that `ddim ema` made.
     """
 
     path: Path
@@ -113,6 +114,7 @@ class LoadedCheckpoint:
     weights: str
     state: RunState
     run: Path
+    average: str | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,6 +135,7 @@ class LoadedRun(Pipeline):
             "checkpoint": {"path": str(found.path), "sha256": found.sha256},
             "step": found.state.step,
             "weights": found.weights,
+            **({} if found.average is None else {"average": {"sha256": found.average}}),
             **super().describe(),
             # Samples are bit-identical to the samples of the training only on the same device, with the same
             # precision and number of threads, and without torch.compile.
@@ -157,7 +160,8 @@ def load(
 
     Args:
         run: a run folder, RUN/best for its best checkpoint, or a checkpoint folder.
-        weights: "ema", "raw", or the name of another EMA of the run (see `ddim.nn.ema.name_averages`).
+        weights: "ema", "raw", the name of another EMA of the run (see `ddim.nn.ema.name_averages`), or of an
+            average that `ddim.reconstruct_average` or `ddim.pick_average` made, such as "picked".
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]. A run folder stores
             only their names and the hashes of their sources. The process that trained the run can omit them.
         compiling: whether to use torch.compile: faster after a slow first batch; results differ in the last
@@ -179,14 +183,14 @@ def load(
     sha256 = checkpoint.hash_checkpoint(path)
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     state = load_state(path)
-    possible = ["ema", "raw", *(name for name in name_averages(recipe.ema) if name != "default")]
-    if weights not in possible:
-        raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
+    stored = find_stored_average(path, weights, recipe)
     # Building a model draws initial weights, which must not change the caller's random state.
     with torch.random.fork_rng(devices=[]):
         model = build_model(recipe, state.channels)
     tensors = checkpoint.read_tensors(path, "model")
-    if weights != "raw":
+    if stored is not None:
+        tensors |= checkpoint.read_tensors(stored, AVERAGE)
+    elif weights != "raw":
         tensors |= checkpoint.read_tensors(path, f"ema/{'default' if weights == 'ema' else weights}")
     if wrong := find_misfit(model, tensors):
         raise checkpoint.Damaged(
@@ -196,7 +200,8 @@ def load(
     runtime = _runtime(state.runtime, device, compiling, threads)
     runtime.place(model.eval().requires_grad_(False))
     model.net = runtime.compiled(model.net, frozen=True)
-    loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run))
+    average = None if stored is None else checkpoint.hash_checkpoint(stored)
+    loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run), average)
     return LoadedRun(model, state.pixels, recipe, runtime, loaded)
 
 
@@ -208,7 +213,7 @@ def check_same_weights(pipeline: Pipeline) -> None:
     """
     processes = current_processes()
     found = pipeline.checkpoint if isinstance(pipeline, LoadedRun) else None
-    hashes = processes.gather(found and found.sha256)
+    hashes = processes.gather(found and (found.sha256, found.average))
     if found and len({*hashes}) > 1:
         rank = next(rank for rank, other in enumerate(hashes) if other != hashes[0])
         raise UserError(

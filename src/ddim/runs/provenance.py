@@ -24,6 +24,7 @@ SCHEMA = 1
 _CONDITIONS = (
     "checkpoint",
     "weights",
+    "average",
     "sampler",
     "schedule",
     "clip",

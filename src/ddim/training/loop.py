@@ -69,8 +69,7 @@ class Training:
         self.samples = torch.empty(0)
         # `extended` is the budget in images before this process raised it; None if it did not.
         self.extended: int | None = None
-        # A signal may interrupt a `stoppable` block at any time, because the block changes nothing that is
-        # saved.
+        # A signal may interrupt a `stoppable` block at any time: it changes nothing that is saved.
         self.stoppable: Callable[[], AbstractContextManager[None]] = nullcontext
         # A `stoppable_together` block must not exchange anything between processes. At its end, all processes
         # learn whether one was interrupted.
