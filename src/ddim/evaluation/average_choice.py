@@ -139,7 +139,7 @@ def pick_average(
     check_count("n", n, LEAST)
     check_average_name(name)
     loaded = load_given_run(run)
-    averages = open_averages(loaded.checkpoint.path)
+    averages = open_averages(loaded.checkpoint.run, loaded.checkpoint.path)
     # Images are looked for from the run folder, also if the run was loaded from one of its checkpoints.
     loaded = replace(loaded, checkpoint=replace(loaded.checkpoint, run=averages.run))
     tried, left_out = _choose_widths(averages, widths)

@@ -201,8 +201,8 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
     if weights in possible:
         return None
     run = find_run_folder(path)
-    stored = {} if run is None else list_stored(run)
-    if run is None or weights not in stored:
+    stored = {} if run == path else list_stored(run)
+    if weights not in stored:
         possible += stored
         raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
     facts = stored[weights]

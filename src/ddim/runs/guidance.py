@@ -54,6 +54,7 @@ class Guide:
             "sha256": found.sha256,
             "step": found.state.step,
             "weights": found.weights,
+            **({} if found.average is None else {"average": {"sha256": found.average}}),
         }
 
 

@@ -85,18 +85,19 @@ class Averages:
         return {name: value.float() for name, value in total.items()}
 
 
-def open_averages(run: str | Path) -> Averages:
+def open_averages(run: str | Path, path: Path | None = None) -> Averages:
     """Return the averages of a run that others can be reconstructed from.
 
     Args:
         run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.
+        path: the checkpoint, if it is known already.
 
     Raises:
         UserError: if the run has no checkpoint, or no snapshots.
     """
-    path = find_checkpoint(run)
-    folder = find_run_folder(path)
-    if folder is None:
+    path = path or find_checkpoint(run)
+    folder = find_run_folder(run)
+    if folder.resolve() == path.resolve():
         raise UserError(f"{run} is a checkpoint outside a run, and snapshots are kept in a run: give the run")
     with warnings.catch_warnings(action="ignore"):
         recipe = load_recipe(checkpoint.read_document(path, "recipe"))

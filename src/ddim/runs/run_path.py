@@ -122,10 +122,3 @@ def find_checkpoint(run: str | Path) -> Path:
             raise UserError(f"the checkpoints of run {run} are gone: put them back into {run}/checkpoints")
         raise UserError(f"run {run} holds no checkpoint yet")
     return found
-
-
-def find_run_folder(path: Path) -> Path | None:
-    """Return the run folder of a checkpoint; None if the checkpoint was copied out of its run."""
-    # A path such as "." shows its parents only when it is resolved.
-    above = path.parent if path.parent.name == "checkpoints" else path.resolve().parent
-    return above.parent if above.name == "checkpoints" else None
