@@ -114,7 +114,7 @@ NARROW = {"sampled_on": "cosine", "sampled_on__min_signal": "0.1", "sampled_on__
 )
 def test_the_python_of_the_readme_runs_and_its_two_ways_to_sample_agree(tmp_path, monkeypatch, changes):
     """`sample` gives the bits of its steps, whatever the recipe samples with."""
-    chosen = tiny.recipe(sampler="dpm_solver", grid="uniform_log_snr", grid__end="1", **changes)
+    chosen = tiny.recipe(sampler="dpm_solver", grid="uniform_log_snr", grid__end="1", steps=20, **changes)
     run = tiny.training(chosen, updates=5)
     documents = run.documents()
     documents["state"]["runtime"] |= {"precision": "bf16", "micro_batch": 16}
