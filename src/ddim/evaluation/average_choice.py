@@ -257,7 +257,7 @@ def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> _Measurement:
         raise UserError(f"KID needs at least {LEAST} held-out images, got {len(images.which)}")
     extractor = load_extractor()
     reference = compute_features(images, extractor, partial(progress, "features of the reference"))
-    steps, label = loaded.recipe.report.steps, choose_label(loaded.recipe)
+    steps, label = loaded.recipe.steps, choose_label(loaded.recipe)
 
     def measure() -> np.ndarray:
         parts = sample_uint8(loaded, range(n), steps, label)
