@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ddim.data.order import split_indices
 from ddim.data.sealed import SealedPixels
 from ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from ddim.data.clusters import ImageClusters
 
 SMALLEST, LARGEST = 8, 1024
 """Smallest and largest height and width of images, in pixels."""
@@ -51,11 +55,16 @@ class Images:
 
 @dataclass(frozen=True, repr=False)
 class SplitImages:
-    """Images, and the sorted, disjoint int64 indices of the training images and of the validation images."""
+    """Images, and the sorted, disjoint int64 indices of the training images and of the validation images.
+
+    If the classes are clusters that were found in the images, `clusters` has what is needed to find the
+    clusters of other images.
+    """
 
     images: Images
     train: np.ndarray
     validation: np.ndarray
+    clusters: ImageClusters | None = None
 
     def __repr__(self) -> str:
         """Return one line: the images and the sizes of both parts."""

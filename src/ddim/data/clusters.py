@@ -1,0 +1,228 @@
+"""Class labels for images without class folders: images that look alike form a cluster, found by k-means.
+
+Images are compared by small thumbnails (see `thumbnails`): by the colours of their parts, not by what they
+show. No network takes part, so nothing is learnt from other images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddim.data.images import Images, SplitImages
+from ddim.data.kmeans import find_centres, find_nearest
+from ddim.data.thumbnails import SIDE, compute_thumbnails
+from ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHROMA = 2.0
+"""The weight of colour differences against differences of lightness, chosen by looking at flowers.
+
+In Oklab both colour axes span less than a third of the range of lightness.
+"""
+
+ENOUGH = 10_000
+"""The largest number of images that take part in k-means, or 50 for each cluster if that is more."""
+
+_PREFIX = "clusters:"
+_USE = 4  # the streams 1 to 3 are those of `ddim.data.order`
+_PART = 4096
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Class labels that are found by grouping the training images; written as "clusters:16".
+
+    Attributes:
+        count: number of clusters.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise UserError(f"data.labels {self} has too few clusters: give at least clusters:2")
+
+    def __str__(self) -> str:
+        """Return the text of this value in recipes and on the command line."""
+        return f"{_PREFIX}{self.count}"
+
+    @staticmethod
+    def is_meant(text: object) -> bool:
+        """Return whether a text is meant as such a value."""
+        return isinstance(text, str) and text.startswith(_PREFIX.removesuffix(":"))
+
+    @classmethod
+    def parse(cls, text: str) -> Clusters:
+        """Return the value of a text.
+
+        Raises:
+            UserError: if the text is not "clusters:K" with a whole number K of at least 2.
+        """
+        number = text.removeprefix(_PREFIX)
+        if not text.startswith(_PREFIX) or not (number.isascii() and number.isdecimal()):
+            raise UserError(
+                f"data.labels clusters needs the number of clusters, such as clusters:16, got {text!r}"
+            )
+        return cls(int(number))
+
+
+@dataclass(frozen=True, repr=False)
+class ImageClusters:
+    """The clusters of a set of images, and what is needed to find the clusters of other images.
+
+    Clusters are numbered by their size, from the largest one.
+
+    Attributes:
+        centres: (K, d) float64, the mean features of the images of each cluster.
+        mirrored: whether an image and its mirror image have the same cluster.
+        labels: (N,) int64, the cluster of each image of the set.
+        counts: (K,) int64, the number of training images in each cluster.
+    """
+
+    centres: np.ndarray
+    mirrored: bool
+    labels: np.ndarray
+    counts: np.ndarray
+
+    def __repr__(self) -> str:
+        """Return one line: the number of clusters and of images."""
+        return f"ImageClusters({len(self.centres)} of {len(self.labels):,} images)"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class names: cluster-00, cluster-01, ..., with as many digits as the last one needs."""
+        count = len(self.centres)
+        digits = max(2, len(str(count - 1)))
+        return tuple(f"cluster-{k:0{digits}d}" for k in range(count))
+
+    def find_labels(self, images: Images, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest cluster (B,) int64 of images, and their squared distances (B,) to its centre.
+
+        Args:
+            images: any images; they may have another size than those of the clusters.
+            which: indices (B,) of the images.
+        """
+        labels, distances = np.zeros(len(which), np.int64), np.zeros(len(which))
+        for first in range(0, len(which), _PART):
+            part = slice(first, first + _PART)
+            features = _compute_features(images, which[part], self.mirrored)
+            labels[part], distances[part] = find_nearest(features, self.centres, _kept(self.mirrored))
+        return labels, distances
+
+    def label(self, split: SplitImages) -> SplitImages:
+        """Return the images of these clusters, with the clusters as their classes."""
+        images = replace(split.images, labels=self.labels, classes=self.names)
+        return replace(split, images=images, clusters=self)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the clusters as tensors, for a checkpoint."""
+        import torch
+
+        return {
+            "centres": torch.from_numpy(self.centres),
+            "mirrored": torch.tensor(self.mirrored),
+            "labels": torch.from_numpy(self.labels.astype(np.int32)),
+            "counts": torch.from_numpy(self.counts),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ImageClusters:
+        """Return the clusters that `to_tensors` wrote."""
+        labels = tensors["labels"].numpy().astype(np.int64)
+        return cls(tensors["centres"].numpy(), bool(tensors["mirrored"]), labels, tensors["counts"].numpy())
+
+
+def group_images(split: SplitImages, count: int, mirrored: bool, seed: int) -> ImageClusters:
+    """Group images into clusters of similar images; only the training images decide about the centres.
+
+    The clusters depend on the training images, not on their order. At most `ENOUGH` training images, or 50
+    for each cluster, take part in k-means; they are drawn at random.
+
+    Args:
+        split: the images.
+        count: number of clusters.
+        mirrored: whether an image and its mirror image have the same cluster.
+        seed: the seed of the random numbers.
+
+    Raises:
+        UserError: if there are fewer than two training images for each cluster, or too many equal ones.
+    """
+    train = split.train
+    if len(train) < 2 * count:
+        raise UserError(
+            f"data.labels clusters:{count} needs two training images or more for each cluster, got "
+            f"{len(train)} training images: give at most clusters:{len(train) // 2}"
+        )
+    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _USE])))
+    some = np.sort(draw.permutation(train)[: max(ENOUGH, 50 * count)])
+    features = [
+        _compute_features(split.images, some[k : k + _PART], mirrored) for k in range(0, len(some), _PART)
+    ]
+    different, times = np.unique(np.concatenate(features), axis=0, return_counts=True)
+    if len(different) < count:
+        raise UserError(
+            f"data.labels clusters:{count} needs as many different images, got {len(different)}: give fewer "
+            "clusters"
+        )
+    # The rows are sorted, so that the result does not depend on the order of the images.
+    centres = find_centres(np.repeat(different, times, axis=0), count, _kept(mirrored), draw)
+    found = apply_centres(split, centres, mirrored)
+    order = np.lexsort((*centres.T[::-1], -found.counts))
+    return ImageClusters(centres[order], mirrored, np.argsort(order)[found.labels], found.counts[order])
+
+
+def apply_centres(split: SplitImages, centres: np.ndarray, mirrored: bool) -> ImageClusters:
+    """Return the clusters of images around given centres, such as those of another run.
+
+    Args:
+        split: the images.
+        centres: the centres (K, d).
+        mirrored: whether an image and its mirror image have the same cluster.
+    """
+    none = np.zeros(0, np.int64)
+    empty = ImageClusters(centres, mirrored, none, none)
+    labels, _ = empty.find_labels(split.images, np.arange(len(split.images)))
+    return replace(empty, labels=labels, counts=np.bincount(labels[split.train], minlength=len(centres)))
+
+
+def list_typical(clusters: ImageClusters, split: SplitImages, count: int) -> list[np.ndarray]:
+    """Return the indices of the training images of each cluster that are nearest to its centre.
+
+    Args:
+        clusters: the clusters of these images.
+        split: the images.
+        count: number of images of each cluster; smaller clusters have fewer.
+    """
+    labels, distances = clusters.find_labels(split.images, split.train)
+    order = np.argsort(distances, kind="stable")
+    return [split.train[order[labels[order] == k][:count]] for k in range(len(clusters.centres))]
+
+
+def _kept(mirrored: bool) -> int:
+    """Return the number of features that mirroring an image keeps; see `kmeans`."""
+    return _SIZE // 2 if mirrored else _SIZE
+
+
+_SIZE = SIDE * SIDE * 3
+
+
+def _compute_features(images: Images, which: np.ndarray, mirrored: bool) -> np.ndarray:
+    """Return features (B, d) of images: the sums of opposite cells of thumbnails, then their differences.
+
+    If `mirrored`, an image and its mirror image have exactly the same features.
+    """
+    cells = compute_thumbnails(images, which) * (1, CHROMA, CHROMA)
+    left, right = cells[:, :, : SIDE // 2], cells[:, :, : SIDE // 2 - 1 : -1]
+    sums, differences = ((left + sign * right).reshape(len(cells), -1) for sign in (1, -1))
+    if mirrored and len(cells):
+        # Mirroring changes the signs of all differences, so the first one that is not 0 is made positive.
+        first = differences[np.arange(len(cells)), (differences != 0).argmax(1)]
+        differences = differences * np.where(first < 0, -1, 1)[:, None]
+    # Adding 0 makes the zeros equal whose signs differ. 1 / sqrt(2) keeps the distances of the thumbnails.
+    return np.concatenate([sums, differences], 1) * 0.5**0.5 + 0.0
