@@ -72,7 +72,9 @@ def sample_images(trained: Pipeline, count: int, steps: int, augment: Tensor | N
     times, samples = trained.recipe.grid(steps, trained.recipe.sampling_schedule), []
     for mine, filled, blank in fill_micro_batches(trained, range(count)):
         conditions = None if augment is None else augment[torch.tensor(filled)]
-        label = assign_labels(choose_label(trained.recipe), filled, trained.model)
+        label = assign_labels(
+            choose_label(trained.recipe), filled, trained.model.classes, trained.class_counts
+        )
         denoise = trained.denoiser(trained.model.with_labels(label, conditions))
         with trained.runtime.precise():
             *_, last = sample_states(denoise, blank, filled, times, trained.recipe.sampler)

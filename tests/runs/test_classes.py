@@ -25,7 +25,7 @@ from ddim.evaluation.diagnose import measure_run_errors
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.nn.unet import UNetSpec
-from ddim.runs.classes import NULL, count_classes, drop_labels, find_label, label_by_folder_name, label_images
+from ddim.runs.classes import NULL, count_classes, drop_labels, find_label, label_any_images, label_images
 from ddim.runs.codec import override
 from ddim.runs.generate import generate, sample
 from ddim.runs.guidance import Guidance
@@ -339,10 +339,10 @@ def test_a_class_is_found_by_name_before_index():
 
 def test_other_images_get_the_class_of_their_folder_name_or_none():
     recipe, other = with_data(), replace(coloured(), classes=("green", "blue"))
-    assert label_by_folder_name(recipe, ("blue", "red"), other, np.arange(4)).tolist() == [NULL, 0, NULL, 0]
+    assert label_any_images(recipe, ("blue", "red"), other, np.arange(4)).tolist() == [NULL, 0, NULL, 0]
     unsorted = replace(other, labels=None, classes=())
-    assert label_by_folder_name(recipe, ("blue", "red"), unsorted, np.arange(3)).tolist() == [NULL] * 3
-    assert label_by_folder_name(tiny.BASE, (), other, np.arange(3)) is None
+    assert label_any_images(recipe, ("blue", "red"), unsorted, np.arange(3)).tolist() == [NULL] * 3
+    assert label_any_images(tiny.BASE, (), other, np.arange(3)) is None
 
 
 def test_recipes_that_cannot_use_classes_are_refused_in_one_sentence():

@@ -231,7 +231,7 @@ class Console(Callback):
         best = min(measured, key=lambda line: line[name], default=None)
         if best is not None and best["step"] < lines[-1]["step"]:
             say(f"the best checkpoint, {folder}/best, was saved after {best['images']:,} images")
-        labels = " --label all" if recipe["data"]["labels"] else ""
+        labels = " --label all" if recipe["data"]["labels"] is True else ""
         run = shlex.quote(str(folder))
         say(f"next: ddim sample {run}{labels}    generates new images")
         say(f"      ddim evaluate {run}{labels}    measures how close they are to real images")

@@ -31,7 +31,7 @@ sampling options, as in `ddim sample`:
   --sampler, --grid, --sampled_on, --clip and their fields (default: the recipe's, with the sampling times
   that `ddim search` found)
   --label L, for a run trained with labels. The reference has images of all classes; use --label all to cycle
-  through the classes.
+  through the classes. Classes that are clusters are as frequent as in training.
   --guidance W, --guide-with RUN[@NAME], --guidance-interval LOW,HIGH (default: what `ddim search --guidance`
   found)
 
@@ -66,7 +66,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--steps", metavar="N", help="sampling steps, one or more (default: the run's, 20 in most recipes)"
     )
     parser.add_argument("--seed", type=int, metavar="S", help="first seed: S ... S+N-1 (default: 0)")
-    parser.add_argument("--label", metavar="L", help='class name, class index or "all" (default: no class)')
+    parser.add_argument(
+        "--label",
+        metavar="L",
+        help='class name, class index or "all" (default: no class, or "natural" if the classes are clusters)',
+    )
     add_guidance_options(parser, several=True)
     parser.add_argument("--weights", help=WEIGHTS)
     parser.add_argument("--data", metavar="DATA", help="reference images (default: the run's own)")

@@ -21,7 +21,7 @@ is better; uniformly random pixels need 8. Compare two models on the same images
                  four network evaluations and four derivatives.
 
 A run trained with labels is conditioned on the class that is named like the folder of each image, or on no
-class if the run has no class of this name.
+class if the run has no class of this name. If its classes are clusters, it is conditioned on the nearest one.
 
 RUN/likelihoods/N/record.json has the bits of every image.
 

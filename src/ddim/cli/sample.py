@@ -35,7 +35,8 @@ sampling options, which may have fields such as --sampler.order 3:
 
 options for a run trained with labels (`ddim train photos/ --data.labels yes`):
   --label       a class name, a class index, or "all" to cycle through the classes: the image of seed s has
-                class s % classes
+                class s % classes. If the classes are clusters (--data.labels clusters:16): "natural", the
+                default, for the frequencies of training, or "none" for no class
 {guidance}
 
 examples:
@@ -62,7 +63,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", metavar="LIST", help="list of seeds instead of -n and --seed, such as 0-35,70"
     )
-    parser.add_argument("--label", metavar="L", help='class name, class index or "all" (default: no class)')
+    parser.add_argument(
+        "--label",
+        metavar="L",
+        help='class name, class index or "all" (default: no class, or "natural" if the classes are clusters)',
+    )
     add_guidance_options(parser)
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(

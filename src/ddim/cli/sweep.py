@@ -73,7 +73,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--evaluate",
         type=int,
         metavar="N",
-        help="evaluate each run with N samples, as `ddim evaluate` does; with labels, of all classes in turn",
+        help=(
+            "evaluate each run with N samples, as `ddim evaluate` does; with class folders, of all classes "
+            "in turn"
+        ),
     )
     parser.add_argument(
         "--jobs", type=int, default=1, metavar="N", help="number of trials that run at once (default: 1)"

@@ -35,6 +35,7 @@ examples:
   ddim train photos/ --size 64x96 --images 200000
   ddim train photos/ --from runs/blossoms-fast-1
   ddim train photos/ --data.labels yes   one folder for each class; then ddim sample RUN --label NAME
+  ddim train photos/ --data.labels clusters:16   16 classes of similar images, found by k-means
   ddim train photos/ --resume            after Ctrl-C: continues exactly where the run stopped
   ddim train new/photos/ --resume        the same, after the images have moved
   ddim train mine.py:images --net mine.py:Net   your own components; then ddim sample RUN --own mine.py

@@ -90,9 +90,10 @@ class ReferenceSet:
 class Sampling:
     """How images were sampled, relative to the run's own recipe.
 
-    `guide` names the weaker model that guides: a version of the run itself, such as "@guide", or the path
-    and hash of another run. `changes` lists the fields of sampler, grid, schedule and clipping, with their
-    values, that differ from the run's recipe. All grids that `ddim search` found count as equal.
+    `label` is None for the default of the run: no class, or the frequencies of training if its classes are
+    clusters. `guide` names the weaker model that guides: a version of the run itself, such as "@guide", or
+    the path and hash of another run. `changes` lists the fields of sampler, grid, schedule and clipping, with
+    their values, that differ from the run's recipe. All grids that `ddim search` found count as equal.
     """
 
     steps: int
@@ -244,10 +245,14 @@ def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | No
     if not sampling:
         return None
     interval, guide = sampling.get("guidance_interval"), sampling.get("guide")
+    label, labels = sampling.get("label"), (recipe or sampling["recipe"]).get("data", {}).get("labels")
+    if isinstance(labels, str):
+        # The labels are clusters, so samples have the frequencies of training by default.
+        label = {"natural": None, None: "none"}.get(label, label)
     return Sampling(
         len(sampling["times"]),
         sampling["weights"],
-        sampling.get("label"),
+        label,
         sampling.get("guidance", 1.0),
         tuple(_changes(recipe or sampling["recipe"], sampling["recipe"])),
         tuple(interval) if interval else None,

@@ -25,7 +25,7 @@ from ddim.evaluation.reference import Reference, name_source, open_reference
 from ddim.evaluation.run_folder import load_given_run, make_results_folder
 from ddim.files import write_json
 from ddim.plots.tabular import Tabular
-from ddim.runs.classes import NULL, label_by_folder_name
+from ddim.runs.classes import NULL, label_any_images
 from ddim.runs.image_features import ImageSet
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun, Pipeline
@@ -84,8 +84,8 @@ def bits_per_dim(
 ) -> Likelihood:
     """Measure the bits per dimension of images under the model of a run; `write_likelihood` saves them.
 
-    If the run was trained with labels, each image is conditioned on the class that is named like its folder,
-    or on no class if the run has no class of this name.
+    If the run was trained with labels, each image is conditioned on the nearest cluster, or on the class that
+    is named like its folder, or on no class if the run has no class of this name.
 
     Args:
         run: a run folder, or the result of `ddim.load`.
@@ -203,8 +203,9 @@ def _default_steps(method: Method, schedule: Schedule) -> int:
 
 
 def _classes(run: LoadedRun, chosen: ImageSet) -> Tensor | None:
-    """Return the class whose name is the folder name of each image; None for a run without labels."""
-    classes = label_by_folder_name(run.recipe, run.classes, chosen.images, chosen.which)
+    """Return the class of each image, by its folder name or cluster; None for a run without labels."""
+    clusters = run.checkpoint.clusters
+    classes = label_any_images(run.recipe, run.classes, chosen.images, chosen.which, clusters)
     if classes is not None and (classes == NULL).any():
         check_unconditional(
             run.recipe, f"an image of {chosen.source} whose folder is not named like a class of the run"

@@ -121,7 +121,7 @@ def plot_reverse(
 
     The three rows show the states x_t from noise to the sample, the clean image predicted from each state,
     and the finished sample with fresh noise added. At most `columns` of the times are shown. If the run has
-    labels, the sample of seed s has class s % classes.
+    labels, the sample of seed s has the class that `ddim.runs.classes.choose_label` describes.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`.

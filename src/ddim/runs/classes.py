@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from operator import index
 from typing import Literal, SupportsIndex, TypeAlias
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
+from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.given import PAIRS, PREFIX
 from ddim.diffusion.denoiser import Model
 from ddim.errors import UserError, suggest
@@ -20,10 +23,11 @@ from ddim.runs.recipe import Recipe
 NULL = -1
 """The label of an image without a class, in a batch of labels."""
 
-Label: TypeAlias = int | Literal["all"] | None
-"""The label of samples: a class index, None for no class, or "all" for all classes in turn.
+Label: TypeAlias = int | Literal["all", "natural"] | None
+"""The label of samples: a class index, None for no class, "all" for all classes in turn, or "natural".
 
-With "all", the sample of seed s has class s % classes.
+With "all", the sample of seed s has class s % classes. With "natural", the classes are as frequent as among
+the training images; see `draw_class`.
 """
 
 
@@ -31,26 +35,32 @@ With "all", the sample of seed s has class s % classes.
 
 
 def count_classes(recipe: Recipe, images: Images) -> Recipe:
-    """Return the recipe with `net.classes` set to the number of class folders, if the run uses labels.
+    """Return the recipe with `net.classes` set to the number of classes, if the run uses labels.
+
+    The classes are those of `images`: class folders, or clusters that `ImageClusters.label` made classes.
 
     Raises:
         UserError: if the run uses labels, but the images have no class folders, or `net.classes` is set to a
-            number other than the number of class folders.
+            number other than the number of classes.
     """
     source = recipe.data.source
     if not recipe.data.labels:
         return recipe
+    kind = "clusters" if isinstance(recipe.data.labels, Clusters) else "class folders"
     if images.labels is None:
         if source.startswith(PREFIX):
-            raise UserError(f"data.labels needs a label for each image: {PAIRS}")
+            raise UserError(
+                f'data.labels needs a label for each image: {PAIRS}, or labels="clusters:16" for 16 '
+                "classes of similar images"
+            )
         raise UserError(
             "data.labels needs images in two class folders or more, and no image outside these: "
-            f"{source} is not sorted like this"
+            f"{source} is not sorted like this; --data.labels clusters:16 finds 16 classes of similar images"
         )
     count, given = len(images.classes), recipe.net.classes
     if given not in (0, count):
         raise UserError(
-            f"net.classes must be {count}, the number of class folders of {source}, or left out, got {given}"
+            f"net.classes must be {count}, the number of {kind} of {source}, or left out, got {given}"
             "; weights of a run with other classes can be trained further with --data.labels no"
         )
     if given == count:
@@ -65,22 +75,31 @@ def label_images(recipe: Recipe, images: Images, which: np.ndarray) -> Tensor | 
     return torch.from_numpy(images.labels[which])
 
 
-def label_by_folder_name(
-    recipe: Recipe, classes: Sequence[str], images: Images, which: np.ndarray
+def label_any_images(
+    recipe: Recipe,
+    classes: Sequence[str],
+    images: Images,
+    which: np.ndarray,
+    clusters: ImageClusters | None = None,
 ) -> Tensor | None:
-    """Return class labels (B,) of images that a run was not trained on, found by their folder names.
+    """Return class labels (B,) of images that a run was not trained on.
+
+    The class is the one that is named like the folder of the image, or the nearest cluster.
 
     Args:
         recipe: the recipe of the run.
         classes: the class names of the run.
         images: any images.
         which: indices (B,) of the images to label.
+        clusters: the clusters of the run, if its labels are clusters.
 
     Returns:
         Class indices, with `NULL` where a folder is not a class of the run; None for a run without labels.
     """
     if not recipe.data.labels:
         return None
+    if clusters is not None and images.classes != clusters.names:
+        return torch.from_numpy(clusters.find_labels(images, which)[0])
     if images.labels is None:
         return torch.full((len(which),), NULL)
     places = [classes.index(name) if name in classes else NULL for name in images.classes]
@@ -104,11 +123,12 @@ def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Te
 
 
 def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) -> Label:
-    """Return the label that a user gives as a class index, "all" or None.
+    """Return the label that a user gives as a class index, a word or None.
 
     Args:
-        label: a class name, a class index as a number or as text, "all" for all classes in turn, or None for
-            no class.
+        label: a class name, a class index as a number or as text, "all" for all classes in turn, "natural"
+            for classes at their frequency in training, or "none" for no class. None means "natural" if the
+            labels are clusters, and otherwise no class.
         recipe: the recipe of the run.
         classes: the class names of the run.
 
@@ -117,7 +137,7 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
             message suggests the nearest name. Also if the label is neither text nor a whole number.
     """
     if label is None:
-        return None
+        return "natural" if isinstance(recipe.data.labels, Clusters) else None
     if isinstance(label, SupportsIndex) and not isinstance(label, bool):
         return index(label)
     if not isinstance(label, str):
@@ -131,15 +151,50 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
     numbers = [str(index) for index in range(len(classes))]
     if label in numbers:
         return numbers.index(label)
+    if label in ("natural", "none"):
+        return "natural" if label == "natural" else None
     hint = suggest(label, classes)
     raise UserError(f'label must be one of the run\'s {len(classes)} classes or "all", got {label!r}{hint}')
 
 
 def choose_label(recipe: Recipe) -> Label:
-    """Return the label for samples of all classes in turn: "all", or None for a run without labels."""
+    """Return the label for samples of all classes; None for a run without labels.
+
+    Classes that are clusters are as frequent as in training ("natural"). Others are taken in turn ("all").
+    """
+    if isinstance(recipe.data.labels, Clusters):
+        return "natural"
     return "all" if recipe.data.labels else None
 
 
-def assign_labels(label: Label, seeds: Sequence[int], model: Model) -> Tensor | int | None:
-    """Return the class labels of samples with these seeds, as `Model.with_labels` takes them."""
-    return torch.tensor([seed % model.classes for seed in seeds]) if label == "all" else label
+def assign_labels(
+    label: Label, seeds: Sequence[int], classes: int, counts: Sequence[int]
+) -> Tensor | int | None:
+    """Return the class labels of samples with these seeds, as `Model.with_labels` takes them.
+
+    Args:
+        label: the label of the samples.
+        seeds: the seed of each sample.
+        classes: number of classes.
+        counts: number of training images of each class, for the label "natural".
+    """
+    if label == "natural":
+        return torch.tensor([draw_class(seed, counts) for seed in seeds])
+    return torch.tensor([seed % classes for seed in seeds]) if label == "all" else label
+
+
+def draw_class(seed: int, counts: Sequence[int]) -> int:
+    """Return the class of the sample of a seed, so that classes are as frequent as `counts` says.
+
+    The multiples of the golden ratio, taken modulo 1, fill the unit interval evenly (Knuth 1998, vol. 3,
+    section 6.4). So the frequencies of n seeds in a row are nearer to `counts` than those of random classes.
+
+    Args:
+        seed: the seed of the sample.
+        counts: number of training images of each class.
+    """
+    place = (seed * _GOLDEN % 2**64) * sum(counts) >> 64
+    return bisect_right(list(accumulate(counts)), place)
+
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from ddim.data.clusters import Clusters
 from ddim.errors import UserError
 from ddim.nn.own_network import OwnNetwork
 from ddim.runs.kinds import Slot, kind_name, list_slots
@@ -41,6 +42,8 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
     """
     if isinstance(value, tuple):
         return [dump(item) for item in value]
+    if isinstance(value, Clusters):
+        return str(value)
     if not isinstance(value, OwnNetwork) and (not is_dataclass(value) or isinstance(value, type)):
         return _check_plain(value)
     inner = {slot.name: dump(getattr(value, slot.name), slot.named) for slot in list_slots(type(value))}

@@ -62,7 +62,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
-        label: class name or index, "all" for class s % classes at seed s, None for no class.
+        label: class name or index, "all" for class s % classes at seed s, None for no class. If the classes
+            are clusters, None means "natural": classes as frequent as in training; "none" means no class.
         guidance: guidance scale (Ho & Salimans 2022); 1 turns guidance off.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
         guide_with: a weaker model that guides (Karras et al. 2024): a run, or a version of this run such as
@@ -117,7 +118,8 @@ def generate(
         seeds: image k is a function of seeds[k] alone.
         steps: number of sampling steps, which is the number of times in the grid; by default the number in
             the recipe.
-        label: class index, "all" for class s % classes at seed s, None for no class.
+        label: class index, "all" for class s % classes at seed s, "natural" for classes as frequent as in
+            training, None for no class.
         guidance: the guidance, see `open_guidance`; inside its interval each step needs twice the NFE.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
         progress: called with "samples" after each sampling step.
@@ -135,7 +137,8 @@ def generate(
     times = recipe.grid(steps, recipe.sampling_schedule)
     images, nfe, done = [], 0, 0
     for mine, filled, blank in fill_micro_batches(pipeline, seeds):
-        guided, counters = guidance.apply(model, assign_labels(label, filled, model))
+        labels = assign_labels(label, filled, model.classes, pipeline.class_counts)
+        guided, counters = guidance.apply(model, labels)
         denoise, state = pipeline.denoiser(guided), None
         with runtime.precise():
             for step, state in enumerate(sample_states(denoise, blank, filled, times, recipe.sampler)):

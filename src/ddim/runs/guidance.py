@@ -13,6 +13,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -263,6 +264,12 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
         raise UserError(
             f"the guide must have the classes of the model, {len(pipeline.classes)} classes, got "
             f"{len(guide.classes)} classes or other names"
+        )
+    mine = pipeline.checkpoint.clusters if isinstance(pipeline, LoadedRun) else None
+    if label is not None and mine and own.clusters and not np.array_equal(mine.centres, own.clusters.centres):
+        raise UserError(
+            "the guide must have the clusters of the model, got other centres: train it on the same images "
+            "with the same data.labels, data.flip and seed"
         )
     schedule = pipeline.recipe.sampling_schedule
     times = pipeline.recipe.grid(steps, schedule)

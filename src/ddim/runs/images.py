@@ -26,7 +26,9 @@ from ddim.runs.recipe import Data
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
     """Return the images that a run was trained on, split as in its training; see `reopen_images`."""
     images = reopen_run_images(trained, progress)
-    return split_images(images, trained.recipe.data.validation, trained.recipe.seed)
+    split = split_images(images, trained.recipe.data.validation, trained.recipe.seed)
+    clusters = trained.checkpoint.clusters
+    return split if clusters is None else clusters.label(split)
 
 
 def reopen_run_images(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from ddim.data.clusters import Clusters
 from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning
 from ddim.diffusion.grids import GRIDS, Grid
 from ddim.diffusion.loss import LOSSES, Loss
@@ -70,7 +71,7 @@ class Slot:
         for option in self._union:
             if option in FAMILIES:
                 found |= FAMILIES[option]
-            elif isinstance(option, type) and is_dataclass(option):
+            elif isinstance(option, type) and is_dataclass(option) and option is not Clusters:
                 found[option.__name__.lower()] = option
         return found
 

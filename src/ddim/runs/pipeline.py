@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from ddim.data.clusters import Clusters, ImageClusters
 from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.guidance import Clipped, Rescheduled
@@ -30,6 +31,9 @@ from ddim.runs.run_path import find_checkpoint
 from ddim.runs.searched_grids import find_saved_grid
 from ddim.runs.state import RunState
 
+CLUSTERS = "clusters"
+"""The name of the tensors of a checkpoint that hold the clusters of the training images."""
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -40,12 +44,14 @@ class Pipeline:
         pixels: the map between images and model units.
         recipe: its sampler, grid, schedule and clipping are used.
         runtime: how the network runs.
+        class_counts: number of training images of each class; empty if the classes are not clusters.
     """
 
     model: Model
     pixels: Pixels
     recipe: Recipe
     runtime: Runtime
+    class_counts: tuple[int, ...] = field(default=(), kw_only=True)
 
     def __repr__(self) -> str:
         """Return one line: recipe, size, parameters and device."""
@@ -107,6 +113,7 @@ class LoadedCheckpoint:
         state: the state of the run at the checkpoint.
         run: the argument of `load`: a run folder, RUN/best or a checkpoint folder.
         average: the SHA-256 (hex) of the average, if `weights` names a stored one that `ddim ema` made.
+        clusters: the clusters of the training images; None if the labels of the run are not clusters.
     """
 
     path: Path
@@ -115,6 +122,7 @@ class LoadedCheckpoint:
     state: RunState
     run: Path
     average: str | None = None
+    clusters: ImageClusters | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,7 +133,7 @@ class LoadedRun(Pipeline):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the class folders that the run was trained on."""
+        """The names of the class folders or clusters that the run was trained on."""
         return self.checkpoint.state.classes
 
     def describe(self) -> dict[str, Any]:
@@ -201,8 +209,9 @@ def load(
     runtime.place(model.eval().requires_grad_(False))
     model.net = runtime.compiled(model.net, frozen=True)
     average = None if stored is None else checkpoint.hash_checkpoint(stored)
-    loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run), average)
-    return LoadedRun(model, state.pixels, recipe, runtime, loaded)
+    clusters = read_clusters(path, recipe)
+    loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run), average, clusters)
+    return LoadedRun(model, state.pixels, recipe, runtime, loaded, class_counts=count_images(clusters))
 
 
 def check_same_weights(pipeline: Pipeline) -> None:
@@ -269,6 +278,18 @@ def read_run_recipe(run: str | Path) -> Recipe:
         UserError: if there is no checkpoint.
     """
     return load_recipe(checkpoint.read_document(find_checkpoint(run), "recipe"))
+
+
+def read_clusters(path: Path, recipe: Recipe) -> ImageClusters | None:
+    """Return the clusters in the checkpoint `path`; None if the labels of the recipe are not clusters."""
+    if not isinstance(recipe.data.labels, Clusters):
+        return None
+    return ImageClusters.from_tensors(checkpoint.read_tensors(path, CLUSTERS))
+
+
+def count_images(clusters: ImageClusters | None) -> tuple[int, ...]:
+    """Return the number of training images of each cluster; () if there are no clusters."""
+    return () if clusters is None else tuple(clusters.counts.tolist())
 
 
 def load_state(path: Path) -> RunState:

@@ -9,11 +9,14 @@ from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin
 
 from ddim.data import parse_size
+from ddim.data.clusters import Clusters
 from ddim.errors import UserError, suggest
 
 
 def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911, PLR0912
-    """Return the plain value of JSON or of the text of an option: a number, text, truth value or tuple.
+    """Return the plain value of JSON or of the text of an option.
+
+    It is a number, text, truth value, tuple or `Clusters`.
 
     Args:
         data: the JSON or text.
@@ -28,6 +31,8 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0
     if origin in (Union, types.UnionType):
         if data in (None, "none") and types.NoneType in args:
             return None
+        if Clusters in args and (isinstance(data, Clusters) or Clusters.is_meant(data)):
+            return data if isinstance(data, Clusters) else Clusters.parse(data)
         for option in args:
             if option is not types.NoneType:
                 with suppress(UserError):
@@ -79,6 +84,7 @@ def describe_type(wanted: Any) -> str:  # noqa: ANN401
         return "one of " * (len(args) > 1) + ", ".join(args)
     if origin is tuple:
         return f"a list of {describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    names: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    names[Clusters] = "clusters:K"
     # A part that the user wrote may have other types, which no recipe can hold.
     return names.get(wanted) or getattr(wanted, "__name__", str(wanted))

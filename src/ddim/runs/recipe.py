@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ddim.data.augment import Augment
+from ddim.data.clusters import Clusters
 from ddim.data.images import check_size
 from ddim.diffusion.conditioning import Conditioning, LogSNR
 from ddim.diffusion.denoiser import Model, Shape
@@ -37,7 +38,8 @@ class Data:
         validation: share of the images that is held out for validation.
         dequantise: whether uniform noise within the bin of each 8-bit value is added each time an image is
             seen.
-        labels: whether the network is conditioned on class labels, which are the names of the image folders.
+        labels: whether the network is conditioned on class labels, which are the names of the image folders,
+            or clusters:K, for K classes of similar images that k-means finds. See `ddim.data.clusters`.
         unlabelled: share of the labels that is dropped, drawn anew each time an image is seen. The network
             then also learns images without a class, which guidance needs (Ho & Salimans 2022).
     """
@@ -48,11 +50,13 @@ class Data:
     flip: bool = True
     validation: float = 0.1
     dequantise: bool = False
-    labels: bool = False
+    labels: bool | Clusters = False
     unlabelled: float = 0.1
 
     def __post_init__(self) -> None:
         check_size(self.size)
+        if isinstance(self.labels, str):
+            object.__setattr__(self, "labels", Clusters.parse(self.labels))
         if self.channels not in (None, 1, 3, 4):
             raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
         if not 0 <= self.validation < 1:

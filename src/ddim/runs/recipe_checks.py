@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ddim.data.augment import LABELS
+from ddim.data.clusters import Clusters
 from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.log_snr import check_schedule
@@ -92,7 +93,11 @@ def check_label(recipe: Recipe, label: Label) -> None:
     """
     if not recipe.data.labels and label is not None:
         raise UserError(f"label must be None, since this run was trained without labels, got {label}")
-    if label not in (None, "all", *range(recipe.net.classes)):
+    if label == "natural" and not isinstance(recipe.data.labels, Clusters):
+        raise UserError(
+            'label "natural" needs a run with data.labels clusters:K, which counts its classes: use "all"'
+        )
+    if label not in (None, "all", "natural", *range(recipe.net.classes)):
         last = recipe.net.classes - 1
         raise UserError(f'label must be a class, 0 to {last}, or "all", or none, got {label!r}')
     if label is None:
@@ -179,7 +184,8 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
     if source is None and not recipe.data.labels and classes > 0:
         yield (
             f"net.classes is {classes}, but with data.labels no the network is never trained on a class: set "
-            "--data.labels yes to use the classes of the images, or --net.classes 0"
+            f"--data.labels yes to use the classes of the images, --data.labels clusters:{classes} to find "
+            "classes, or --net.classes 0"
         )
 
 

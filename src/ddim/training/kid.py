@@ -13,7 +13,7 @@ from ddim.metrics.kid import kid
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8, split_into_parts
 from ddim.runs.image_features import BATCH, ImageSet, compute_features
-from ddim.runs.pipeline import Pipeline
+from ddim.runs.pipeline import Pipeline, count_images
 from ddim.training.loop import Training
 
 MeasureKID = Callable[[], dict[str, float]]
@@ -23,8 +23,9 @@ MeasureKID = Callable[[], dict[str, float]]
 def prepare_kid(training: Training) -> MeasureKID:
     """Return a function that measures the KID of `report.kid` samples, with its 95 % confidence interval.
 
-    Samples come from the EMA weights, with the same seeds each time, in `steps` steps. If the run has
-    labels, the classes are taken in turn. The reference set is all validation images.
+    Samples come from the EMA weights, with the same seeds each time, in `steps` steps. If the run has labels,
+    the classes are taken in turn, or as often as in training if they are clusters. The reference set is all
+    validation images.
 
     Raises:
         UserError: if there are too few validation images, or the packages for features are missing.
@@ -48,7 +49,8 @@ def prepare_kid(training: Training) -> MeasureKID:
     def measure() -> dict[str, float]:
         label, processes = choose_label(recipe), training.processes
         with training.averaged() as model:
-            pipeline = Pipeline(model, training.pixels, recipe, training.runtime)
+            counts = count_images(split.clusters)
+            pipeline = Pipeline(model, training.pixels, recipe, training.runtime, class_counts=counts)
             parts = processes.share([*split_into_parts(pipeline, range(report.kid), BATCH)])
             features = [
                 extractor(batch).numpy()

@@ -25,7 +25,7 @@ from ddim.nn.recompute import recompute_blocks
 from ddim.nn.replica import Replica, replicate
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import dump
-from ddim.runs.pipeline import find_misfit
+from ddim.runs.pipeline import CLUSTERS, find_misfit
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw_batch, draw_rows
@@ -238,9 +238,10 @@ class Training:
             self.model.train()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors that sampling needs: the raw and the EMA weights, keyed as in `tensors`."""
+        """Return the tensors that sampling needs: raw and EMA weights and clusters, keyed as in `tensors`."""
         averages = {f"ema/{profile}": average for profile, average in self.averages.items()}
-        return {"model": self.model.state_dict(), **averages}
+        clusters = {CLUSTERS: self.split.clusters.to_tensors()} if self.split.clusters else {}
+        return {"model": self.model.state_dict(), **averages, **clusters}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""

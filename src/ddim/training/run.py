@@ -19,7 +19,7 @@ from ddim.runs import checkpoint
 from ddim.runs.folder import RUN, check_unused, make_run_folder
 from ddim.runs.lock import lock_folder
 from ddim.runs.own_parts import give_parts
-from ddim.runs.pipeline import load_state, read_run_recipe
+from ddim.runs.pipeline import load_state, read_clusters, read_run_recipe
 from ddim.runs.progress import Progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
@@ -56,7 +56,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     minutes: float | None = None,
     images: int | None = None,
     size: int | str | tuple[int, int] | None = None,
-    labels: bool | None = None,
+    labels: bool | str | None = None,
     seed: int | None = None,
     out: str | Path | None = None,
     source: str | Path | None = None,
@@ -75,7 +75,8 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         minutes: training time; by default the budget of the recipe.
         images: training length in images, counting repetitions, in place of `minutes`.
         size: height and width in pixels, such as 64, "64x96" or (64, 96).
-        labels: whether the network is conditioned on class labels, the names of the image folders.
+        labels: whether the network is conditioned on class labels, the names of the image folders; or
+            "clusters:16" for 16 classes of similar images, see `ddim.data.clusters`.
         seed: seed of the weights, the image order, the noise and the split.
         out: the run folder, by default runs/DATA-RECIPE-N.
         source: a run whose EMA weights the new run starts from. A recipe given by name also gets the field
@@ -237,6 +238,8 @@ def _continue(
         recipe = read_exactly(saved.recipe)
         check_processes(recipe, processes)
         parts = _reopen(saved, recipe, start, progress)
+        clusters = processes.broadcast(read_clusters(path, recipe) if processes.leads else None)
+        parts = parts if clusters is None else clusters.label(parts)
         training = Training(recipe, parts, state.pixels, runtime, Plan(None))
         names = training.tensors() if processes.leads else ()
         tensors = {name: checkpoint.read_tensors(path, name) for name in names}

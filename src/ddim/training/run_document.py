@@ -25,7 +25,7 @@ def describe_run(
         source: the folder of the run whose weights the new run starts from, if there is one.
         parent: that run, loaded.
     """
-    images = training.split.images
+    images, clusters = training.split.images, training.split.clusters
     return {
         "recipe": dump(training.recipe),
         "seed": training.recipe.seed,
@@ -40,6 +40,7 @@ def describe_run(
             "train": len(training.split.train),
             "valid": len(training.split.validation),
             "classes": list(images.classes),
+            **({"class_counts": clusters.counts.tolist()} if clusters else {}),
         },
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "runtime": vars(training.runtime),

@@ -34,6 +34,7 @@ from ddim.runs.own_parts import find_changed_parts, is_own
 from ddim.runs.pipeline import LoadedRun, load, read_run_recipe
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe import Recipe, build_model
+from ddim.training.grouping import label_clusters
 from ddim.training.loop import Plan, Training
 
 FEW = 500
@@ -286,9 +287,10 @@ def start_training(
         parent: the run whose EMA weights and pixels are used; None for random weights.
 
     Raises:
-        UserError: if the recipe needs class labels, but the images have none, or a number of classes that
-            differs from `parent`.
+        UserError: if the recipe needs class labels, but the images have none, or classes other than those of
+            `parent`. Also if there are too few images for the clusters of the recipe.
     """
+    parts = label_clusters(recipe, parts, parent)
     known, count = parent.model.classes if parent else 0, len(parts.images.classes)
     if parent and recipe.data.labels and known != count:
         raise UserError(

@@ -304,6 +304,8 @@ def test_the_commands_of_a_trial_are_those_of_train_and_evaluate(tmp_path):
     assert trial_commands(planned, trial, 1)[1] == evaluate
     labelled = replace(trial, recipe={"name": "stub", "data": {"labels": True}})
     assert trial_commands(planned, labelled, 1)[1][-2:] == ["--label", "all"]
+    clustered = replace(trial, recipe={"name": "stub", "data": {"labels": "clusters:4"}})
+    assert trial_commands(planned, clustered, 1)[1] == evaluate
 
 
 def test_a_trial_is_evaluated_once_under_the_conditions_of_the_sweep(tmp_path, monkeypatch):
@@ -332,6 +334,9 @@ def test_a_trial_is_evaluated_once_under_the_conditions_of_the_sweep(tmp_path, m
         assert commands("finished", record(**{**asked, **other})) == 2
     assert commands("finished", record(**asked), data__labels="yes") == 2
     assert commands("finished", record(label="all", **asked), data__labels="yes") == 1
+    clusters = {"data__labels": "clusters:4"}
+    assert commands("finished", record(label="natural", **asked, **clusters), **clusters) == 1
+    assert commands("finished", record(label="all", **asked, **clusters), **clusters) == 2
 
 
 def test_parallel_trials_share_the_cores_and_a_resumed_run_keeps_its_threads(tmp_path):

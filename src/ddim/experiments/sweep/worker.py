@@ -108,8 +108,9 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = 
     if not samples or sweep_evaluation(index.read_run(run), samples):
         return [train]
     evaluate = [*ddim, "evaluate", str(run), "-n", str(samples), "--steps", str(STEPS)]
-    if (trial.recipe or {}).get("data", {}).get("labels"):
-        # The reference images are of all classes, so the samples must be too.
+    if (trial.recipe or {}).get("data", {}).get("labels") is True:
+        # The reference images are of all classes, so the samples must be too. If the classes are clusters,
+        # this is the default.
         evaluate += ["--label", "all"]
     return [train, evaluate]
 
@@ -119,7 +120,7 @@ def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
     if run.state != "finished":
         return None
 
-    label = "all" if run.recipe["data"].get("labels") else None
+    label = "all" if run.recipe["data"].get("labels") is True else None
     expected = Sampling(STEPS, "ema", label, guidance=1.0, changes=())
 
     def is_wanted(record: Mapping[str, Any]) -> bool:

@@ -1,0 +1,46 @@
+"""Find the class labels of a new run whose recipe asks for clusters of its training images."""
+
+from __future__ import annotations
+
+from ddim.data import SplitImages
+from ddim.data.clusters import Clusters, ImageClusters, apply_centres, group_images
+from ddim.errors import UserError
+from ddim.nn.processes import current_processes
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.recipe import Recipe
+
+
+def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -> SplitImages:
+    """Return the images with their clusters as classes, or `split` itself if the recipe has other labels.
+
+    Process 0 finds the clusters, and all processes use them. A run that starts from the weights of a run with
+    clusters takes over its centres, because its network knows these classes.
+
+    Args:
+        recipe: the recipe of the new run.
+        split: its images.
+        parent: the run whose weights the new run starts from, if there is one.
+
+    Raises:
+        UserError: if there are too few images, or the classes of `parent` are others.
+    """
+    wanted, known = recipe.data.labels, None if parent is None else parent.checkpoint.clusters
+    if known is not None and wanted is True:
+        raise UserError(
+            f"--from loads the weights of a run whose classes are {len(known.centres)} clusters, not class "
+            f"folders: train with --data.labels clusters:{len(known.centres)}, or with --data.labels no"
+        )
+    if not isinstance(wanted, Clusters):
+        return split
+    if parent is not None and (known is None or len(known.centres) != wanted.count):
+        raise UserError(
+            f"--from loads the weights of a run without {wanted}, so its network does not know these "
+            "classes: train with the labels of that run, with --data.labels no, or without --from"
+        )
+    processes, found = current_processes(), None
+    if processes.leads and known is not None:
+        found = apply_centres(split, known.centres, known.mirrored)
+    elif processes.leads:
+        found = group_images(split, wanted.count, recipe.data.flip, recipe.seed)
+    clusters: ImageClusters = processes.broadcast(found)
+    return clusters.label(split)

@@ -1,0 +1,188 @@
+"""Runs whose classes are clusters of their training images."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import ddim
+import tiny
+from ddim.data import open_images, split_images
+from ddim.data.clusters import group_images
+from ddim.errors import UserError
+from ddim.evaluation.likelihood import bits_per_dim
+from ddim.metrics.features import Extractor
+from ddim.runs import checkpoint
+from ddim.runs.classes import draw_class
+from ddim.runs.generate import generate
+from ddim.runs.images import open_run_images
+from ddim.runs.pipeline import read_clusters
+from ddim.training import resume
+from ddim.training.batches import draw_batch
+from ddim.training.kid import prepare_kid
+from ddim.training.start import open_split, start_training
+from oracles import shaken
+
+SOURCE = "blossoms:80"
+CHANGES = {
+    "data__source": SOURCE,
+    "data__labels": "clusters:3",
+    "data__unlabelled": 0.25,
+    # Clean enough to distinguish 8-bit values, for likelihoods.
+    "schedule__max_signal": 0.9999,
+}
+RECIPE = tiny.recipe(**CHANGES)
+
+
+def clusters_of_source(data):
+    """The clusters that the images of these data fields have."""
+    images = open_images(data.source, data.size)
+    return group_images(split_images(images, data.validation, 0), 3, data.flip, 0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return tiny.train(RECIPE, tmp_path_factory.mktemp("home") / "run")
+
+
+def test_the_classes_of_a_run_are_the_clusters_of_its_training_images(run):
+    pipeline, wanted = ddim.load(run), clusters_of_source(RECIPE.data)
+    assert pipeline.classes == ("cluster-00", "cluster-01", "cluster-02")
+    assert pipeline.model.classes == 3
+    assert pipeline.class_counts == tuple(wanted.counts.tolist())
+    assert sum(pipeline.class_counts) == 64
+    own = open_run_images(pipeline)
+    assert np.array_equal(own.images.labels, wanted.labels)
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["data"]["class_counts"] == wanted.counts.tolist()
+    assert facts["recipe"]["data"]["labels"] == "clusters:3"
+
+
+def test_a_run_that_crashed_keeps_its_labels_and_ends_like_an_uninterrupted_one(run, tmp_path, monkeypatch):
+    recipe = tiny.recipe(**CHANGES, report__checkpoint=0.0)
+    folder = tiny.train_until_crash(recipe, tmp_path / "run", tiny.At(7, tiny.crash))
+    # On another machine, k-means could give other labels, so a resumed run must not use it.
+    monkeypatch.setattr("ddim.training.grouping.group_images", None)
+    resume(folder)
+    assert tiny.metrics(folder) == tiny.metrics(run)
+    assert tiny.digests(folder, 4) == tiny.digests(run, 4)
+
+
+def test_a_run_that_crashed_before_its_first_checkpoint_finds_the_same_clusters(run, tmp_path):
+    folder = tiny.train_until_crash(RECIPE, tmp_path / "run", tiny.At(2, tiny.crash))
+    assert checkpoint.find_newest(folder / "checkpoints") is None
+    resume(folder)
+    tiny.check_same_run(folder, run, 4)
+
+
+def test_each_image_of_a_batch_has_the_label_of_its_cluster_or_none():
+    recipe, truth = tiny.recipe(**CHANGES, optim__batch=64), clusters_of_source(RECIPE.data).labels
+    training = start_training(recipe, open_split(recipe), ddim.nn.runtime.Runtime(), None)
+    hidden = 0
+    for step in range(20):
+        batch = draw_batch(training.recipe, training.split, training.model, training.runtime, step, None)
+        labels, known = batch.class_labels, batch.class_labels >= 0
+        assert torch.equal(labels[known], torch.from_numpy(truth[batch.rows.which])[known])
+        hidden += int((~known).sum())
+    # 1,280 labels, each dropped with probability 1/4: the standard deviation is 15.5.
+    assert abs(hidden - 320) < 4 * 15.5
+
+
+def test_a_copy_of_the_folder_samples_the_frequencies_of_training_without_the_images(
+    run, tmp_path, monkeypatch
+):
+    copy = shutil.copytree(run, tmp_path / "elsewhere")
+    monkeypatch.setattr("ddim.runs.images.open_images", None)
+    pipeline, seeds = ddim.load(copy), [5, 2, 11, 8]
+    natural = ddim.sample(pipeline, seeds=seeds, steps=2, guidance=2.0)
+    for seed, image in zip(seeds, natural, strict=True):
+        label = draw_class(seed, pipeline.class_counts)
+        assert torch.equal(ddim.sample(pipeline, seeds=[seed], steps=2, label=label, guidance=2.0)[0], image)
+    without = ddim.sample(pipeline, seeds=seeds, steps=2, label="none")
+    assert torch.equal(without, generate(pipeline, seeds, 2)[0])
+    assert not torch.equal(without, ddim.sample(pipeline, seeds=seeds, steps=2))
+
+
+def test_kid_in_training_is_of_samples_with_the_frequencies_of_training(monkeypatch):
+    recipe = tiny.recipe(
+        data__source=SOURCE, data__labels="clusters:3", data__validation="0.5", report__kid="24"
+    )
+    seen = []
+
+    def network(images):
+        seen.append(images.clone())
+        return images.float().flatten(1)[:, :12]
+
+    monkeypatch.setattr(
+        "ddim.training.kid.load_extractor", lambda: Extractor("x", "w" * 64, "x", 12, network)
+    )
+    training, counts = start_training(recipe, open_split(recipe), ddim.nn.runtime.Runtime(), None), (30, 8, 2)
+    unequal = replace(training.split.clusters, counts=np.array(counts))
+    training.split = replace(training.split, clusters=unequal)
+    # At the start, the output does not depend on the class.
+    shaken(training.model.net)
+    training.start_from(training.model.state_dict())
+    measure = prepare_kid(training)
+    seen.clear()
+    measure()
+    with training.averaged() as model:
+        pipeline = ddim.Pipeline(
+            model, training.pixels, training.recipe, training.runtime, class_counts=counts
+        )
+        wanted, _ = generate(pipeline, range(24), 2, label="natural")
+    assert torch.equal(torch.cat(seen), (wanted * 255).round().byte())
+
+
+def test_likelihoods_of_other_images_use_their_nearest_clusters(run):
+    found = bits_per_dim(run, "blossoms:12", n=12, steps=2)
+    data, clusters = RECIPE.data, read_clusters(checkpoint.find_newest(run / "checkpoints"), RECIPE)
+    nearest, _ = clusters.find_labels(open_images("blossoms:12", data.size), np.arange(12))
+    assert found.record["reference"]["labels"] == nearest[found.record["reference"]["images"]].tolist()
+
+
+def test_a_run_from_the_weights_of_another_takes_over_its_clusters(run, tmp_path):
+    parent = ddim.load(run)
+    recipe = tiny.recipe(data__source="blossoms:50", data__labels="clusters:3", images=16)
+    child = ddim.load(tiny.train(recipe, tmp_path / "child", source=run))
+    assert np.array_equal(child.checkpoint.clusters.centres, parent.checkpoint.clusters.centres)
+    mine, parents = (
+        dict(zip(own.images.names, own.images.labels.tolist(), strict=True))
+        for own in map(open_run_images, (child, parent))
+    )
+    # Both have the first images of blossoms.
+    assert len(mine.keys() & parents.keys()) == 50
+    assert mine.items() <= parents.items()
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ("clusters:4", "--from loads the weights of a run without clusters:4"),
+        ("yes", "--from loads the weights of a run whose classes are 3 clusters, not class folders"),
+    ],
+)
+def test_a_run_from_weights_of_other_classes_is_refused(labels, said, run, tmp_path):
+    with pytest.raises(UserError, match=said):
+        tiny.train(tiny.recipe(data__labels=labels), tmp_path / "child", source=run)
+    assert not (tmp_path / "child").exists()
+
+
+def test_a_run_from_weights_without_classes_cannot_have_clusters(tmp_path):
+    parent = tiny.train(tiny.recipe(images=8), tmp_path / "parent")
+    with pytest.raises(UserError, match="--from loads the weights of a run without clusters:3"):
+        tiny.train(tiny.recipe(data__labels="clusters:3"), tmp_path / "child", source=parent)
+
+
+def test_more_clusters_than_half_the_training_images_are_refused(tmp_path):
+    with pytest.raises(UserError, match="got 32 training images: give at most clusters:16"):
+        tiny.train(tiny.recipe(data__labels="clusters:17"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_without_folders_are_told_of_clusters(tmp_path):
+    tiny.write_grays(tmp_path / "photos", range(0, 200, 20))
+    with pytest.raises(UserError, match="--data.labels clusters:16 finds 16 classes of similar images"):
+        tiny.train(tiny.recipe(data__labels=True), tmp_path / "run", tmp_path / "photos")
