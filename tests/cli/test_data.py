@@ -82,6 +82,41 @@ def test_images_of_any_number_of_channels_are_shown(folder, tmp_path, channels):
         assert (grid.mode, grid.size) == ("RGB", (28, 18))
 
 
+def gray(value):
+    """An image of one gray with a little noise, so that no two are equal."""
+    return encoded((value + noise(value) % 5).astype(np.uint8), "PNG")
+
+
+def test_clusters_are_counted_and_each_has_a_row_of_its_typical_images(folder, tmp_path, capsys):
+    grays = [*range(20, 34), *range(200, 206)]
+    as_folder(tmp_path / "grays", {f"{k}.png": gray(k) for k in grays})
+    run("grays", "--size", "8", "--clusters", "2", "--zoom", "1")
+    lines = capsys.readouterr().out.splitlines()
+    (hint,) = (line for line in lines if line.startswith("classes: none"))
+    assert hint.endswith("into a separate folder, or try --clusters 16")
+    (title,) = (line for line in lines if line.startswith("clusters: 2, of "))
+    sizes = [int(line.split(": ")[1]) for line in lines if line.startswith("  cluster-0")]
+    # Two of the 20 images are held out.
+    assert sum(sizes) == 18
+    assert title == f"clusters: 2, of {sizes[1]} to {sizes[0]} training images"
+    assert lines[-1] == "grid: data-clusters.png"
+    with Image.open(tmp_path / "data-clusters.png") as sheet:
+        assert sheet.size == (12 * 10 - 2, 2 * 10 - 2)
+        dark, light = np.asarray(sheet)[:8], np.asarray(sheet)[10:]
+    assert dark[:, :8].max() < 60
+    # The second row has as many images as its cluster, and is white behind them.
+    cells = [light[:, 10 * k : 10 * k + 8] for k in range(12)]
+    assert all(190 < cell.min() <= cell.max() < 215 for cell in cells[: sizes[1]])
+    assert all((cell == 255).all() for cell in cells[sizes[1] :])
+
+
+def test_impossible_numbers_of_clusters_are_refused(folder):
+    with pytest.raises(UserError, match="clusters:1 has too few clusters"):
+        run("photos", "--size", "8", "--clusters", "1")
+    with pytest.raises(UserError, match="got 4 training images: give at most clusters:2"):
+        run("photos", "--size", "8", "--clusters", "3")
+
+
 def test_a_file_is_replaced_only_if_asked(folder, tmp_path):
     (tmp_path / "data-grid.png").write_bytes(b"mine")
     run("photos", "--size", "8")

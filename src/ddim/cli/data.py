@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from ddim.cli.output import print_result
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+
     from ddim.data import Images
     from ddim.data.decode import Header
     from ddim.data.sources import Reject
@@ -23,19 +26,23 @@ _EPILOG = """
 Prints the number, sizes, formats and classes of the images, which files were rejected and why, and exact
 duplicates, and writes a sheet of 64 images as training would use them.
 
+--clusters 16 shows the classes that `ddim train DATA --data.labels clusters:16` would find: their sizes, and
+a sheet with a row for each cluster, of the 12 images nearest to its centre.
+
 examples:
   ddim data photos/ --size 64x96
+  ddim data photos/ --clusters 16
   ddim data flowers:downloads/flowers    a local copy of a built-in data set
 """
-_GRID = Path("data-grid.png")
-_SHOWN = 64
+_GRID, _CLUSTERS = Path("data-grid.png"), Path("data-clusters.png")
+_SHOWN, _COLUMNS = 64, 12
 _FEW_CLASSES, _ENDS = 20, 5
 _FEW_GROUPS = 10
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim data`."""
-    parser.usage = "ddim data [DATA] [--size 64|64x96] [--channels 1|3|4] [--out FILE]"
+    parser.usage = "ddim data [DATA] [--size 64|64x96] [--channels 1|3|4] [--clusters K] [--out FILE]"
     parser.epilog = _EPILOG
     parser.add_argument(
         "data", nargs="?", default="blossoms", metavar="DATA", help=f"{DATA} (default: blossoms)"
@@ -50,7 +57,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="1 for grayscale, 3 for RGB, 4 for RGBA (default: the number of most files)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=f"PNG of the first images (default: a new {_GRID})"
+        "--clusters", type=int, metavar="K", help="find K classes of similar images, and show them"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=f"PNG of the images (default: a new {_GRID} or {_CLUSTERS})",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --out if it exists")
     parser.add_argument("--zoom", type=int, metavar="K", help=ZOOM)
@@ -58,26 +71,24 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a summary of the source and write a sheet of its images."""
-    import torch
-
     from ddim.cli.console import ProgressDisplay
     from ddim.data import open_images, parse_size
     from ddim.data.cache import find_enlarged, read_headers, read_rejects, survey_source
+    from ddim.data.clusters import Clusters
     from ddim.data.open import find_source
-    from ddim.data.order import shuffle_epoch
     from ddim.files import cache_folder
     from ddim.plots.pictures import (
         check_picture_path,
         check_zoom,
         enlarge,
         find_unused_path,
-        make_sheet,
         save_png,
     )
     from ddim.runs.progress import READING
 
     size = parse_size(args.size)
-    out = find_unused_path(_GRID) if args.out is None else args.out
+    wanted = None if args.clusters is None else Clusters(args.clusters)
+    out = find_unused_path(_CLUSTERS if wanted else _GRID) if args.out is None else args.out
     check_picture_path(out, replace=args.overwrite)
     check_zoom(args.zoom)
     with ProgressDisplay() as progress:
@@ -89,12 +100,54 @@ def run(args: argparse.Namespace) -> int:
         *_rejected(read_rejects(images)),
         *_duplicates(images),
     ]
-    shown = shuffle_epoch(len(images), 0, 0)[:_SHOWN]
-    sheet = make_sheet(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2))
-    save_png(out, enlarge(sheet, args.zoom))
+    found = _find_clusters(images, wanted.count) if wanted else None
+    lines += found.lines if found else []
+    save_png(out, enlarge(found.sheet if found else _draw_sheet(images), args.zoom))
     lines.append(f"grid: {escape(str(out))}")
-    print_result(args, {**_describe(args.data, images), "skipped": others, "sheet": out}, "\n".join(lines))
+    content = {**_describe(args.data, images), "skipped": others, "sheet": out}
+    print_result(args, content | ({"clusters": found.sizes} if found else {}), "\n".join(lines))
     return 0
+
+
+@dataclass(frozen=True)
+class _Clusters:
+    """The clusters of images: the number of training images of each, its lines of text, and a sheet."""
+
+    sizes: dict[str, int]
+    lines: list[str]
+    sheet: np.ndarray
+
+
+def _find_clusters(images: Images, count: int) -> _Clusters:
+    """Return the clusters that a training with the default recipe would find."""
+    import numpy as np
+    import torch
+
+    from ddim.data import split_images
+    from ddim.data.clusters import group_images, list_typical
+    from ddim.plots.pictures import make_sheet
+    from ddim.runs.named_recipes import find_recipe
+
+    recipe = find_recipe("fast")
+    split = split_images(images, recipe.data.validation, recipe.seed)
+    clusters = group_images(split, count, recipe.data.flip, recipe.seed)
+    cells = np.full((count, _COLUMNS, *images.pixels.shape[1:]), 255, np.uint8)
+    for row, which in zip(cells, list_typical(clusters, split, _COLUMNS), strict=True):
+        row[: len(which)] = images.pixels[which]
+    sheet = make_sheet(torch.from_numpy(cells.reshape(-1, *cells.shape[2:])).permute(0, 3, 1, 2), _COLUMNS)
+    sizes = dict(zip(clusters.names, clusters.counts.tolist(), strict=True))
+    return _Clusters(sizes, [*_list_counts("clusters", Counter(sizes), "training images")], sheet)
+
+
+def _draw_sheet(images: Images) -> np.ndarray:
+    """Return a sheet of images in random order."""
+    import torch
+
+    from ddim.data.order import shuffle_epoch
+    from ddim.plots.pictures import make_sheet
+
+    shown = shuffle_epoch(len(images), 0, 0)[:_SHOWN]
+    return make_sheet(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2))
 
 
 def _describe(source: str, images: Images) -> dict[str, Any]:
@@ -155,11 +208,18 @@ def _tally(values: Iterator[str]) -> str:
 
 def _classes(images: Images) -> Iterator[str]:
     if images.labels is None:
-        yield "classes: none; for classes, put the images of each class into a separate folder"
+        yield (
+            "classes: none; for classes, put the images of each class into a separate folder, or try "
+            "--clusters 16"
+        )
         return
     counts = Counter(images.labels.tolist())
-    ranked = [(escape(images.classes[label]), count) for label, count in counts.most_common()]
-    yield f"classes: {len(ranked)}, of {ranked[-1][1]:,} to {ranked[0][1]:,} images"
+    yield from _list_counts("classes", Counter({images.classes[k]: n for k, n in counts.items()}), "images")
+
+
+def _list_counts(title: str, counts: Counter[str], unit: str) -> Iterator[str]:
+    ranked = [(escape(name), count) for name, count in counts.most_common()]
+    yield f"{title}: {len(ranked)}, of {ranked[-1][1]:,} to {ranked[0][1]:,} {unit}"
     if len(ranked) > _FEW_CLASSES:
         hidden = (f"... {len(ranked) - 2 * _ENDS} others", None)
         ranked = [*ranked[:_ENDS], hidden, *ranked[-_ENDS:]]
