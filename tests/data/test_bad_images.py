@@ -45,6 +45,7 @@ def test_the_command_names_each_bad_image_in_one_printable_line(folder, tmp_path
         data=str(folder),
         size="16",
         channels=None,
+        clusters=None,
         out=tmp_path / "grid.png",
         overwrite=False,
         zoom=None,

@@ -157,6 +157,16 @@ def test_a_run_from_the_weights_of_another_takes_over_its_clusters(run, tmp_path
     assert mine.items() <= parents.items()
 
 
+def test_a_guide_knows_the_clusters_of_its_run_and_one_with_other_clusters_is_refused(run, tmp_path):
+    pipeline = ddim.load(run)
+    own = ddim.sample(pipeline, n=2, steps=2, guidance=2.0, guide_with="@guide")
+    assert not torch.equal(own, ddim.sample(pipeline, n=2, steps=2))
+    other = tiny.train(tiny.recipe(**CHANGES, pixels="fixed", images=16, seed=1), tmp_path / "other")
+    changed = replace(ddim.load(other), pixels=pipeline.pixels)
+    with pytest.raises(UserError, match="the guide must have the clusters of the model, got other centres"):
+        ddim.sample(pipeline, n=2, steps=2, guidance=2.0, guide_with=changed)
+
+
 @pytest.mark.parametrize(
     ("labels", "said"),
     [

@@ -88,9 +88,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
         grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
         seed: seed of the first sample.
-        label: class name or index, "all" to cycle through the classes, None for no class. See `sample` for
-            classes that are clusters.
-        guidance, guidance_interval, guide_with: as for `ddim.sample`.
+        label, guidance, guidance_interval, guide_with: as for `ddim.sample`.
         weights: "ema", "raw" or the name of another EMA of a run.
         part: the part of the reference, "valid", "train" or "all"; by default "valid" for the run's own
             images, and "all" for other images.

@@ -16,7 +16,6 @@ from torch import Tensor
 from ddim.data import Images
 from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.given import PAIRS, PREFIX
-from ddim.diffusion.denoiser import Model
 from ddim.errors import UserError, suggest
 from ddim.runs.recipe import Recipe
 

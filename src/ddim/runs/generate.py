@@ -68,8 +68,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
         guide_with: a weaker model that guides (Karras et al. 2024): a run, or a version of this run such as
             "@guide" (see `open_guide`). By default, the model without its label guides.
-        progress: True shows a bar in a notebook cell, False shows nothing. A function can be given too, see
-            `ddim.runs.progress.Progress`.
+        progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
 
     Returns:
         Images (n, C, H, W), float32 in [0, 1], on the CPU.

@@ -240,8 +240,8 @@ class Training:
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors that sampling needs: raw and EMA weights and clusters, keyed as in `tensors`."""
         averages = {f"ema/{profile}": average for profile, average in self.averages.items()}
-        clusters = {CLUSTERS: self.split.clusters.to_tensors()} if self.split.clusters else {}
-        return {"model": self.model.state_dict(), **averages, **clusters}
+        held = {"model": self.model.state_dict(), **averages}
+        return held | ({CLUSTERS: found.to_tensors()} if (found := self.split.clusters) else {})
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
