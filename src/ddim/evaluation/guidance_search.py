@@ -198,7 +198,7 @@ def _list_guides(run: LoadedRun, label: Label) -> list[str]:
 
 def _guides_itself(run: LoadedRun, label: Label) -> bool:
     """Return whether a run can be its own guide, without its label (classifier-free guidance)."""
-    return label is not None and run.recipe.data.labels and run.recipe.data.unlabelled > 0
+    return label is not None and bool(run.recipe.data.labels) and run.recipe.data.unlabelled > 0
 
 
 def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str]) -> list[Guidance]:

@@ -245,8 +245,7 @@ class Training:
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
-        slots = self.optimizer.state_dict()["state"]
-        names = list(self.parameters)
+        slots, names = self.optimizer.state_dict()["state"], list(self.parameters)
         kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
         held = {**self.weights(), "optimizer": kept}
         return held | ({"times": self.memory.state()} if self.memory else {})
