@@ -17,7 +17,8 @@ from ddim.evaluation.compare import Difference
 from ddim.evaluation.guidance_search import SCALES, SearchedGuidance, Trial, search_guidance
 from ddim.evaluation.sample_features import Part
 from ddim.runs.generate import generate
-from ddim.runs.guidance import Guidance, open_guidance
+from ddim.runs.guidance import Guidance
+from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.pipeline import load
 from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
 from stubs import stub

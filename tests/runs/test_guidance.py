@@ -17,14 +17,8 @@ from ddim.diffusion.schedules import Cosine, KarrasSigma
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
 from ddim.runs.generate import generate, sample
-from ddim.runs.guidance import (
-    OFF,
-    Guidance,
-    Guide,
-    check_guidance,
-    count_evaluations,
-    open_guidance,
-)
+from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance, count_evaluations
+from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.pipeline import LoadedCheckpoint, LoadedRun
 from ddim.runs.run_path import find_run_folder, parse_place

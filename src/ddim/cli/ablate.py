@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import RUN, WEIGHTS
+from ddim.cli.guidance import LABEL_FREE, add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result
 from ddim.cli.tables import format_table
@@ -23,6 +24,7 @@ same number of network evaluations). A column has a schedule sigma(t) and a scal
 mean squared error of samples, in model units, against samples with many steps from the same noise. A second
 table changes three published samplers step by step into the paper's sampler. A third table shows how far the
 samples move if each step adds noise.
+{guidance}
 
 examples:
   ddim ablate runs/flowers64-edm-1
@@ -33,7 +35,7 @@ examples:
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim ablate`."""
     parser.usage = "ddim ablate RUN [--evaluations 19] [--seeds 16] [--end T] [options]"
-    parser.epilog = _EPILOG
+    parser.epilog = _EPILOG.format(guidance=LABEL_FREE)
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument(
         "--evaluations",
@@ -49,6 +51,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--end", type=float, metavar="T", help="the last sampling time (default: as in the run's grid)"
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
+    add_guidance_options(parser, labels=False)
     add_machine_options(parser)
 
 
@@ -56,13 +59,18 @@ def run(args: argparse.Namespace) -> int:
     """Measure the errors and print the tables."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.sampler_ablation import FLOWS, ORIGINS, ablate_sampler, trace_improvements
+    from ddim.runs.guidance_choice import open_label_free_guidance
 
     run = load_run(args)
+    options = take_guidance(args)
+    guidance = open_label_free_guidance(run, "an ablation", run.recipe.report.steps, **options)
     with ProgressDisplay() as progress:
-        found = ablate_sampler(run, args.evaluations, args.seeds, end=args.end, progress=progress)
+        found = ablate_sampler(
+            run, args.evaluations, args.seeds, end=args.end, progress=progress, guidance=guidance
+        )
     columns = [f"{clock}, {scaling}" for clock, scaling in FLOWS]
     rows = [found.errors[k : k + len(columns)] for k in range(0, len(found.errors), len(columns))]
-    samples = f"{args.seeds} samples, {args.evaluations} evaluations each"
+    samples = f"{args.seeds} samples, {args.evaluations} {'guided ' * guidance.on}evaluations each"
     by_choice = format_table(
         ("discretisation", "solver", *columns),
         [(row[0].discretisation, row[0].solver, *(f"{cell.error:.3g}" for cell in row)) for row in rows],
@@ -81,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         "errors": [asdict(cell) for cell in found.errors],
         "improvements": improvements,
         "churned": [{"gamma": gamma, "distance": value} for gamma, value in found.churned],
+        **guidance.describe(),
     }
     notes = "".join(f"{note}\n" for note in _notes(found, args.evaluations))
     text = f"mean squared error of {samples}; sigma(t), s(t):\n{by_choice}{notes}\n"

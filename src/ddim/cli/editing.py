@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli import WEIGHTS, ZOOM, check_fields
+from ddim.cli.guidance import add_guidance_options
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import say
 from ddim.errors import UserError, check_count
@@ -21,14 +22,16 @@ if TYPE_CHECKING:
     from ddim.runs.pipeline import LoadedRun
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every edit."""
+def add_options(parser: argparse.ArgumentParser, *, guided: bool = True) -> None:
+    """Add the options of every edit, and those of guidance unless `guided` is False."""
     parser.add_argument("--steps", type=int, default=50, metavar="N", help="sampling steps (default: 50)")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="output folder (default: a new edits/COMMAND-N)"
     )
     parser.add_argument("--zoom", type=int, metavar="K", help=ZOOM)
+    if guided:
+        add_guidance_options(parser, labels=False)
     add_machine_options(parser)
 
 

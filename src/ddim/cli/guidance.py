@@ -22,14 +22,30 @@ guidance makes samples more typical and less varied; each guided step evaluates 
                 guide only at log-SNRs from LOW to HIGH, such as -2,5; an end may be left out"""
 
 
-def add_guidance_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add the options; with `several`, each takes a list of values."""
+LABEL_FREE = """
+guidance, with a weaker model, such as RUN/guide:
+  --guidance 2 --guide-with @guide, as in `ddim sample`; each guided step evaluates two networks"""
+"""The end of the help of commands that use no class label."""
+
+
+def add_guidance_options(
+    parser: argparse.ArgumentParser, *, several: bool = False, labels: bool = True
+) -> None:
+    """Add the options of guidance.
+
+    Args:
+        parser: the parser of the command.
+        several: whether each option takes a list of values.
+        labels: whether the command samples with class labels, and uses what `ddim search` found.
+    """
+    off = "1 is off (default: what `ddim search --guidance` found, else 1)" if labels else "(default: 1, off)"
+    own = "(default: RUN without its label)" if labels else "(needed with --guidance)"
     more = ", one or more" if several else ""
     parser.add_argument(
         "--guidance",
         metavar="W",
         type=str if several else float,
-        help=f"guidance scale{more}; 1 is off (default: what `ddim search --guidance` found, else 1)",
+        help=f"guidance scale{more}{'; ' if labels else ' '}{off}",
     )
     parser.add_argument(
         INTERVAL,
@@ -40,15 +56,14 @@ def add_guidance_options(parser: argparse.ArgumentParser, *, several: bool = Fal
     parser.add_argument(
         "--guide-with",
         metavar="RUN[@NAME]",
-        help=f"guide with a weaker model{more}, such as @guide or runs/small-1@raw "
-        "(default: RUN without its label)",
+        help=f"guide with a weaker model{more}, such as @guide or runs/small-1@raw {own}",
     )
 
 
 def take_guidance(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of guidance by the names of the arguments of `open_guidance`."""
+    """Return the options of guidance, keyed by `NAMES`."""
     interval = None if args.guidance_interval is None else parse_interval(args.guidance_interval)
-    return {"scale": args.guidance, "interval": interval, "guide_with": args.guide_with}
+    return dict(zip(NAMES, (args.guidance, interval, args.guide_with), strict=True))
 
 
 def parse_interval(text: str) -> tuple[float | None, float | None]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ddim.cli import RUN, editing
+from ddim.cli.guidance import LABEL_FREE, take_guidance
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import check_count, format_count
 
@@ -25,7 +27,7 @@ example:
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim inpaint`."""
     parser.usage = "ddim inpaint RUN IMAGE --mask MASK [-n 4] [--steps 50] [--resample 5] [options]"
-    parser.epilog = _EPILOG
+    parser.epilog = _EPILOG.format(guidance=LABEL_FREE)
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
     parser.add_argument(
@@ -59,9 +61,8 @@ def run(args: argparse.Namespace) -> int:
         say(note)
     seeds = range(args.seed, args.seed + args.n)
     with ProgressDisplay() as progress:
-        edit = inpaint_image(
-            run, image, hole, seeds, args.steps, resample=args.resample, grid=grid, progress=progress
-        )
+        options: dict[str, Any] = {"grid": grid, "progress": progress, **take_guidance(args)}
+        edit = inpaint_image(run, image, hole, seeds, args.steps, resample=args.resample, **options)
     out = editing.save_outputs(args, "inpaint", edit, {"image": str(args.image), "mask": str(args.mask)})
     print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png", out)
     return 0

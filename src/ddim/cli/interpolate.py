@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ddim.cli import RUN, editing
+from ddim.cli.guidance import LABEL_FREE, take_guidance
 from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError, check_count
 
@@ -25,7 +27,7 @@ examples:
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim interpolate`."""
     parser.usage = "ddim interpolate RUN (--seeds A,B | IMAGE IMAGE) [--frames 9] [--steps 50] [options]"
-    parser.epilog = _EPILOG
+    parser.epilog = _EPILOG.format(guidance=LABEL_FREE)
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="two image files")
     parser.add_argument("--seeds", metavar="A,B", help="two seeds instead of two images")
@@ -48,10 +50,11 @@ def run(args: argparse.Namespace) -> int:
     run, grid = editing.open_run(args, "interpolate", real=not seeds)
     images = None if seeds else editing.read_inputs(run, args.images)
     with ProgressDisplay() as progress:
+        options: dict[str, Any] = {"grid": grid, "progress": progress, **take_guidance(args)}
         if images is None:
-            edit = interpolate_seeds(run, seeds, args.frames, args.steps, grid=grid, progress=progress)
+            edit = interpolate_seeds(run, seeds, args.frames, args.steps, **options)
         else:
-            edit = interpolate_images(run, images, args.frames, args.steps, grid=grid, progress=progress)
+            edit = interpolate_images(run, images, args.frames, args.steps, **options)
     out = editing.save_outputs(args, "interpolate", edit, {"images": list(map(str, args.images))})
     save_film(out / "film.webp", list(to_uint8(edit.images)), zoom=args.zoom)
     print_result(args, read_result(out), f"{args.frames} frames: {out}/strip.png", out)

@@ -14,7 +14,8 @@ TAKES_FIELDS = True
 
 _EPILOG = """
 A latent is the noise from which DDIM generates the image. DIR gets the images at the size of the run, the
-images restored from their latents, strip.png, latents.safetensors and record.json.
+images restored from their latents, strip.png, latents.safetensors and record.json. An inversion takes no
+guidance, because guidance multiplies the errors of latents (Mokady et al. 2023).
 
 sampling options:
   --grid   the sampling times (default: uniform_log_snr with --grid.end 6; uniform if the schedule ends at a
@@ -32,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
-    editing.add_options(parser)
+    editing.add_options(parser, guided=False)
     parser.add_argument(
         "--exact",
         action="store_true",

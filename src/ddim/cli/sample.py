@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
     from ddim.runs.classes import find_label
     from ddim.runs.generate import with_options
-    from ddim.runs.guidance import open_guidance
+    from ddim.runs.guidance_choice import open_guidance
     from ddim.runs.guidance_name import name_guidance
     from ddim.runs.recipe_checks import check_label
     from ddim.runs.sample_folder import Output, write_samples

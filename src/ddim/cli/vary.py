@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from ddim.cli import RUN, editing
+from ddim.cli.guidance import LABEL_FREE, take_guidance
 from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError, check_count, format_count
 
@@ -14,6 +16,7 @@ TAKES_FIELDS = True
 _EPILOG = """
 Adds noise to the image up to time T and denoises it again (SDEdit, Meng et al. 2022). DIR gets the images,
 strip.png and record.json.
+{guidance}
 
 example:
   ddim vary runs/photos-fast-1 rose.jpg --strength 0.5 -n 8
@@ -23,7 +26,7 @@ example:
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim vary`."""
     parser.usage = "ddim vary RUN IMAGE [--strength 0.5] [-n 8] [--steps 50] [options]"
-    parser.epilog = _EPILOG
+    parser.epilog = _EPILOG.format(guidance=LABEL_FREE)
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
     parser.add_argument(
@@ -49,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     image = editing.read_inputs(run, [args.image])
     seeds = range(args.seed, args.seed + args.n)
     with ProgressDisplay() as progress:
-        edit = vary_image(run, image, args.strength, seeds, args.steps, grid=grid, progress=progress)
+        options: dict[str, Any] = {"grid": grid, "progress": progress, **take_guidance(args)}
+        edit = vary_image(run, image, args.strength, seeds, args.steps, **options)
     out = editing.save_outputs(args, "vary", edit, {"image": str(args.image)})
     print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png", out)
     return 0

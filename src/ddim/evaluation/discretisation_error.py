@@ -17,6 +17,7 @@ from ddim.diffusion.samplers import EDM, Sampler, State, final_sample, initial_n
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.runs.generate import fill_micro_batches, find_grid_ends
+from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
@@ -70,6 +71,7 @@ def sample_in_model_units(
     times: Tensor,
     seeds: Sequence[int],
     progress: Progress = ignore_progress,
+    guidance: Guidance = OFF,
 ) -> Tensor:
     """Return samples (B, C, H, W) in model units on the CPU, one for each seed, without a class label.
 
@@ -81,6 +83,7 @@ def sample_in_model_units(
         times: decreasing times (N,).
         seeds: the seeds of the samples.
         progress: called with "reference samples" after each step.
+        guidance: the guidance of the samples.
 
     Raises:
         UserError: if every training image of the run had a class label.
@@ -95,7 +98,8 @@ def sample_in_model_units(
 
     # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True, clipping
     # changes the predicted noise as well as the predicted image.
-    denoise = pipeline.denoiser(pipeline.model, consistent=True)
+    guided, _ = guidance.apply(pipeline.model, None)
+    denoise = pipeline.denoiser(guided, consistent=True)
     with pipeline.runtime:
         for mine, filled, blank in fill_micro_batches(pipeline, seeds):
             noise = Noise(filled)
@@ -121,6 +125,7 @@ def error_against_reference(
     levels: int,
     first: float = 1.0,
     progress: Progress = ignore_progress,
+    guidance: Guidance = OFF,
 ) -> SamplingError:
     """Return a function that measures the error of a sampler against reference samples of Heun's method.
 
@@ -133,11 +138,13 @@ def error_against_reference(
         levels: number of times in the grid of the reference.
         first: the first time.
         progress: called with "reference samples" after each step.
+        guidance: the guidance of all samples, also of the reference.
     """
     times = SPACINGS["uniform_log_snr"].between(levels, pipeline.recipe.sampling_schedule, first, end)
-    reference = sample_in_model_units(pipeline, EDM(), times, seeds, progress)
+    reference = sample_in_model_units(pipeline, EDM(), times, seeds, progress, guidance)
 
     def error(sampler: Sampler, times: Tensor) -> float:
-        return (sample_in_model_units(pipeline, sampler, times, seeds) - reference).square().mean().item()
+        samples = sample_in_model_units(pipeline, sampler, times, seeds, ignore_progress, guidance)
+        return (samples - reference).square().mean().item()
 
     return error

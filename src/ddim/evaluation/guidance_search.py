@@ -31,7 +31,8 @@ from ddim.metrics.kid import kid, kid_difference
 from ddim.plots.tabular import Tabular
 from ddim.runs.classes import Label, choose_label, find_label
 from ddim.runs.generate import with_options
-from ddim.runs.guidance import OFF, Guidance, count_evaluations, find_own_guidance, open_guidance
+from ddim.runs.guidance import OFF, Guidance, count_evaluations
+from ddim.runs.guidance_choice import find_own_guidance, open_guidance
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.image_features import compute_features
 from ddim.runs.notebook_cell import with_bar

@@ -36,6 +36,7 @@ from ddim.evaluation.discretisation_error import (
     error_against_reference,
 )
 from ddim.evaluation.sampler_errors import count_levels
+from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.progress import Progress, ignore_progress
@@ -208,15 +209,18 @@ def ablate_sampler(
     *,
     end: float | None = None,
     progress: Progress = ignore_progress,
+    guidance: Guidance = OFF,
 ) -> Ablation:
     """Return the error of every combination of choices, at the same number of network evaluations.
 
     Args:
         pipeline: the run.
-        evaluations: network evaluations for each sample, at least 3.
+        evaluations: evaluations of the denoiser for each sample, at least 3; a guided denoiser evaluates two
+            networks.
         seeds: number of samples whose error is measured.
         end: the last time, by default the last time of the run's own grid.
         progress: called with "reference samples", then with "samplers" after each combination.
+        guidance: the guidance of all samples, also of the reference.
 
     Raises:
         UserError: if the schedule is a table with too few different noise levels.
@@ -228,7 +232,7 @@ def ablate_sampler(
     first, end = choose_ends(pipeline.recipe, pipeline.recipe.steps, end)
     levels = count_reference_levels(count_levels(EDM(), evaluations))
     check_times_between(levels, schedule, end, first)
-    error = error_against_reference(pipeline, end, range(seeds), levels, first, progress)
+    error = error_against_reference(pipeline, end, range(seeds), levels, first, progress, guidance)
     total = len(DISCRETISATIONS) * len(SOLVERS) * len(FLOWS) + len(CHURN)
     errors, churned = [], []
     for found in ablate_flows(error, schedule, end, evaluations, first):

@@ -36,7 +36,8 @@ from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.classes import Label, find_label
 from ddim.runs.folder import RUN
 from ddim.runs.generate import P, sample_uint8, with_options
-from ddim.runs.guidance import Guidance, Interval, count_evaluations, open_guidance
+from ddim.runs.guidance import Guidance, Interval, count_evaluations
+from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
@@ -67,7 +68,7 @@ class Samples:
         label: a class by name or index, or "all" to cycle through the classes; None for no class.
         guidance: guidance scale; 1 turns guidance off, None takes what `ddim search` saved with the run.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all.
-        guide_with: the weaker model that guides; see `ddim.runs.guidance.open_guide`.
+        guide_with: the weaker model that guides; see `ddim.runs.guidance_choice.open_guide`.
         sampler: the sampler or its name; None for the sampler in `fields` or in the recipe.
         grid: the grid of times or its name. None means the grid in `fields`, else the searched grid, else
             the grid of the recipe.

@@ -103,7 +103,7 @@ def invert_images(
         UserError: if the network was never trained without a class label, or the grid cannot have `steps`
             times.
     """
-    work = open_work(source, "an inversion", steps, **options)
+    work = open_work(source, "an inversion", steps, inverts=True, **options)
     # Exact steps take more evaluations. Their number is not known in advance, so the shown total then grows.
     work.expect(len(images), 2 * (steps - 1))
     residuals = [0.0]
@@ -176,7 +176,7 @@ def interpolate_images(
     """
     if len(images) != 2:
         raise UserError(f"an interpolation needs two images, got {len(images)}")
-    work = open_work(source, "an interpolation", steps, **options)
+    work = open_work(source, "an interpolation of images", steps, inverts=True, **options)
     work.expect(frames, steps)
     work.expect(len(images), 2 * (steps - 1))
     with work.precision():
@@ -282,7 +282,8 @@ def vary_image(
 
 
 def _finish(work: Work, rows: dict[str, Tensor], facts: dict[str, Any], captions: Sequence[str] = ()) -> Edit:
-    return Edit(work.pipeline, work.times, rows, work.counter.evaluations, facts, captions)
+    guided = work.guidance.describe() if work.guidance.on else {}
+    return Edit(work.pipeline, work.times, rows, work.calls, {**facts, **guided}, captions)
 
 
 def _name_seeds(seeds: Sequence[int]) -> list[str]:

@@ -52,7 +52,7 @@ def invert_pictures(
         images: one image or several.
         steps: number of times in the grid.
         exact: whether each step is solved by iteration instead of by extrapolation.
-        options: grid and progress, see `EditOptions`.
+        options: grid, guidance and progress, see `EditOptions`.
 
     Example:
         >>> found = ddim.invert(run, "rose.jpg")
@@ -80,7 +80,7 @@ def interpolate(
         frames: number of images in the result, including both ends.
         steps: number of times in the grid.
         seeds: two seeds, in place of `images`.
-        options: grid and progress, see `EditOptions`.
+        options: grid, guidance and progress, see `EditOptions`.
 
     Example:
         >>> ddim.interpolate(run, seeds=[3, 7])
@@ -115,7 +115,7 @@ def inpaint_picture(
         seeds: one seed for each result.
         steps: number of times in the grid.
         resample: how often each step is done; see `inpaint_image`.
-        options: grid and progress, see `EditOptions`.
+        options: grid, guidance and progress, see `EditOptions`.
 
     Example:
         >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
@@ -143,7 +143,7 @@ def vary_picture(
         strength: time in (0, 1] up to which noise is added; larger values change more.
         seeds: one seed for each result.
         steps: number of times in the grid; only times below `strength` are used.
-        options: grid and progress, see `EditOptions`.
+        options: grid, guidance and progress, see `EditOptions`.
 
     Example:
         >>> ddim.vary(run, "rose.jpg", strength=0.6)

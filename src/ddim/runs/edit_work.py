@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from ddim.diffusion.denoiser import Counted, Denoiser, Model
 from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, State, final_sample, last_state
-from ddim.errors import check_count
+from ddim.errors import UserError, check_count
 from ddim.runs.generate import fill_micro_batches
+from ddim.runs.guidance import OFF, Guidance
+from ddim.runs.guidance_choice import GuidanceOptions, open_label_free_guidance
 from ddim.runs.pipeline import Pipeline, open_pipeline
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
@@ -26,8 +28,8 @@ from ddim.runs.recipe_checks import check_steps, check_unconditional
 Source = str | Path | Pipeline | Model
 
 
-class EditOptions(TypedDict, total=False):
-    """The options of every edit.
+class EditOptions(GuidanceOptions, total=False):
+    """The options of every edit; for guidance, see `GuidanceOptions`.
 
     Attributes:
         grid: the grid of times (timesteps) or its name. By default, edits of samples use the grid of the run,
@@ -47,20 +49,28 @@ class Work:
     Attributes:
         pipeline: the model with the recipe and the grid of the edit.
         denoise: the model with the sampling schedule and the clipping of the recipe.
-        counter: counts the network evaluations.
+        counters: count the evaluations of the model and of its guide.
         times: the times (N,) of the grid.
+        guidance: the guidance of the edit.
         expected: the number of network evaluations that the edit will make, as far as it is known.
     """
 
     pipeline: Pipeline
     denoise: Denoiser
-    counter: Counted
+    counters: list[Counted]
     times: Tensor
+    guidance: Guidance = OFF
     expected: int = 0
 
+    @property
+    def calls(self) -> int:
+        """The number of network evaluations so far, each on one micro-batch."""
+        return sum(counter.evaluations for counter in self.counters)
+
     def expect(self, images: int, evaluations: int) -> None:
-        """Add to `expected` the work for a number of images: `evaluations` for each micro-batch."""
-        self.expected += math.ceil(images / self.pipeline.runtime.micro_batch) * evaluations
+        """Add to `expected` the work for a number of images: `evaluations` steps for each micro-batch."""
+        batches = math.ceil(images / self.pipeline.runtime.micro_batch)
+        self.expected += batches * evaluations * len(self.counters)
 
     def leave(self, x0: Tensor) -> Tensor:
         """Return x0, which is in model units, as images in [0, 1] on the CPU."""
@@ -106,8 +116,8 @@ def open_work(
     steps: int,
     *,
     real: bool = True,
-    grid: Grid | str | None = None,
-    progress: Progress = ignore_progress,
+    inverts: bool = False,
+    **options: Unpack[EditOptions],
 ) -> Work:
     """Return a pipeline that is prepared for an edit.
 
@@ -116,24 +126,33 @@ def open_work(
         what: the name of the edit in messages, such as "an inversion".
         steps: number of times in the grid.
         real: True to edit real images, False to edit samples; the default grid depends on this.
-        grid: the grid; None for the default (see `EditOptions`).
-        progress: see `EditOptions`.
+        inverts: whether the edit needs latents of real images, which guidance makes inaccurate.
+        options: see `EditOptions`.
 
     Raises:
-        UserError: if the network was never trained without a class label, or the grid cannot have `steps`
-            times.
+        UserError: if the network was never trained without a class label, the grid cannot have `steps` times,
+            or the edit cannot be guided like this.
     """
     check_count("steps", steps)
+    guided: dict[str, Any] = {k: v for k, v in options.items() if k in GuidanceOptions.__annotations__}
+    if inverts and guided.get("guidance") not in (None, 1):
+        raise UserError(
+            f"{what} cannot be guided, because guidance multiplies the errors of latents (Mokady et al. "
+            f"2023): leave guidance out, got {guided['guidance']}"
+        )
     pipeline = open_pipeline(source)
     check_unconditional(pipeline.recipe, what)
     own = choose_edit_grid(pipeline.recipe) if real else pipeline.recipe.grid
-    pipeline = pipeline.with_recipe(grid=grid or own)
+    pipeline = pipeline.with_recipe(grid=options.get("grid") or own)
     recipe = pipeline.recipe
     check_steps(recipe, steps)
-    counter = Counted(pipeline.model)
+    guidance = open_label_free_guidance(pipeline, what, steps, **guided)
+    inner, counters = guidance.apply(pipeline.model, None)
     times = recipe.grid(steps, recipe.sampling_schedule)
-    work = Work(pipeline, pipeline.denoiser(counter, consistent=real), counter, times)
-    counter.watch = lambda done: progress("network evaluations", done, max(done, work.expected))
+    work = Work(pipeline, pipeline.denoiser(inner, consistent=real), counters, times, guidance)
+    progress = options.get("progress", ignore_progress)
+    for counter in counters:
+        counter.watch = lambda _: progress("network evaluations", work.calls, max(work.calls, work.expected))
     return work
 
 

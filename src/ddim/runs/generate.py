@@ -22,7 +22,8 @@ from ddim.nn.processes import current_processes
 from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.runs.classes import Label, assign_labels, find_label
 from ddim.runs.codec import override
-from ddim.runs.guidance import OFF, Guidance, Interval, check_guidance, open_guidance
+from ddim.runs.guidance import OFF, Guidance, Interval, check_guidance
+from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.image_features import BATCH
 from ddim.runs.notebook_cell import open_progress
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline

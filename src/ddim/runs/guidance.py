@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,10 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.prediction import Prediction, from_image
 from ddim.diffusion.samplers import final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
-from ddim.errors import UserError, describe_given
+from ddim.errors import UserError
 from ddim.runs.classes import Label
-from ddim.runs.pipeline import LoadedRun, Pipeline, load
+from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.recipe_checks import check_unconditional
-from ddim.runs.run_path import find_run_folder, parse_place
-from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance
 
 Interval = tuple[float | None, float | None]
 """The lowest and the highest log-SNR with guidance; None for an end that is open."""
@@ -137,80 +134,6 @@ OFF = Guidance()
 """No guidance."""
 
 
-def open_guidance(
-    pipeline: Pipeline,
-    label: Label,
-    steps: int,
-    scale: float | None = None,
-    interval: Interval | None = None,
-    guide_with: str | Path | LoadedRun | None = None,
-) -> Guidance:
-    """Return the guidance that a user chooses with plain values, checked and with its guide loaded.
-
-    Args:
-        pipeline: the model to sample, with its sampler and grid.
-        label: the label of the samples.
-        steps: number of sampling steps.
-        scale: guidance scale; None for the guidance that `ddim search` saved with the run, or else 1.
-        interval: the lowest and the highest log-SNR with guidance; None for all noise levels.
-        guide_with: the guide, see `open_guide`; None for the sampled model without its label.
-
-    Raises:
-        UserError: if these values cannot be used together or with this model.
-    """
-    searched = False
-    if scale is None:
-        if interval is not None or guide_with is not None:
-            name = "guide_with" if interval is None else "guidance_interval"
-            raise UserError(
-                f"{name} needs a guidance scale too, such as guidance 2 (--guidance 2), got no guidance"
-            )
-        saved = find_own_guidance(pipeline, label, steps)
-        if saved is None:
-            return OFF
-        scale, interval, guide_with, searched = saved.scale, saved.interval, saved.guide, True
-    low, high = _read_interval(interval)
-    chosen = Guidance(scale, low, high, searched=searched)
-    if not chosen.on:
-        return OFF
-    guide = None if guide_with is None else open_guide(pipeline, guide_with)
-    chosen = replace(chosen, guide=guide)
-    check_guidance(pipeline, label, steps, chosen)
-    return chosen
-
-
-def find_own_guidance(pipeline: Pipeline, label: Label, steps: int) -> SavedGuidance | None:
-    """Return the guidance that `ddim search` saved with a run for its sampler, steps, weights and label."""
-    if not isinstance(pipeline, LoadedRun):
-        return None
-    found, labelled = pipeline.checkpoint, label is not None
-    return find_saved_guidance(found.run, pipeline.recipe.sampler, steps, found.weights, labelled=labelled)
-
-
-def open_guide(pipeline: Pipeline, named: str | Path | LoadedRun) -> Guide:
-    """Load a guide on the device of the pipeline that it guides.
-
-    Args:
-        pipeline: the model that is guided.
-        named: the guide: a loaded run, or the path of a run or checkpoint. "@" and a name may follow the
-            path, or stand alone for a version of the sampled run itself: a step, "best", "guide", or weights
-            such as "raw". "@guide" is the early checkpoint that training keeps (`report.guide`).
-
-    Raises:
-        UserError: if there is no such run, checkpoint or weights.
-    """
-    if isinstance(named, LoadedRun):
-        return Guide(str(named.checkpoint.run), named)
-    if not isinstance(named, str | Path):
-        raise UserError(
-            f'guide_with must be a run, such as "runs/small-1" or "@guide", got {describe_given(named)}'
-        )
-    own = find_run_folder(pipeline.checkpoint.run) if isinstance(pipeline, LoadedRun) else None
-    path, weights = parse_place(str(named), own)
-    on = pipeline.runtime
-    return Guide(str(named), load(path, weights, device=on.device, threads=on.threads, compiling=on.compile))
-
-
 def check_guidance(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance) -> None:
     """Check that a model can be guided like this.
 
@@ -307,17 +230,3 @@ class _Zero:
         """Return the prediction; see `Denoiser`."""
         found = from_image(x_t, torch.zeros_like(x_t), self.schedule(t).over(x_t))
         return replace(found, variance_mix=torch.full_like(x_t, 0.5))
-
-
-def _read_interval(interval: Interval | None) -> tuple[float, float]:
-    """Return the ends of an interval as numbers."""
-    if interval is None:
-        return -math.inf, math.inf
-    ends = tuple(interval) if isinstance(interval, tuple | list) else ()
-    if len(ends) != 2 or not all(end is None or isinstance(end, Real) for end in ends):
-        raise UserError(
-            f"guidance_interval must be two values of log-SNR, such as (-2, 5), or None for an open end, got "
-            f"{interval!r}"
-        )
-    low, high = ends
-    return -math.inf if low is None else float(low), math.inf if high is None else float(high)

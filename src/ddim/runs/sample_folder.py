@@ -104,7 +104,7 @@ def write_samples(
         seeds: the seeds; image k depends on seeds[k] alone.
         steps: number of sampling steps.
         label: class index, "all" to cycle through the classes, None for no class.
-        guidance: see `ddim.runs.guidance.open_guidance`; by default there is none.
+        guidance: see `ddim.runs.guidance_choice.open_guidance`; by default there is none.
         output: the output folder, and options of the sheet and the film.
         progress: called with "samples" after each sampling step; see `Progress`.
 

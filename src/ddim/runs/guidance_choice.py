@@ -1,0 +1,143 @@
+"""Turn the plain values with which a user chooses guidance into guidance with a loaded guide."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from numbers import Real
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from ddim.errors import UserError, describe_given
+from ddim.runs.classes import Label
+from ddim.runs.guidance import OFF, Guidance, Guide, Interval, check_guidance
+from ddim.runs.pipeline import LoadedRun, Pipeline, load
+from ddim.runs.run_path import find_run_folder, parse_place
+from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance
+
+
+def open_guidance(
+    pipeline: Pipeline,
+    label: Label,
+    steps: int,
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    guide_with: str | Path | LoadedRun | None = None,
+) -> Guidance:
+    """Return the guidance that a user chooses with plain values, checked and with its guide loaded.
+
+    Args:
+        pipeline: the model to sample, with its sampler and grid.
+        label: the label of the samples.
+        steps: number of sampling steps.
+        guidance: guidance scale; None for the guidance that `ddim search` saved with the run, or else 1.
+        guidance_interval: the lowest and the highest log-SNR with guidance; None for all noise levels.
+        guide_with: the guide, see `open_guide`; None for the sampled model without its label.
+
+    Raises:
+        UserError: if these values cannot be used together or with this model.
+    """
+    searched = False
+    if guidance is None:
+        if guidance_interval is not None or guide_with is not None:
+            name = "guide_with" if guidance_interval is None else "guidance_interval"
+            raise UserError(
+                f"{name} needs a guidance scale too, such as guidance 2 (--guidance 2), got no guidance"
+            )
+        saved = find_own_guidance(pipeline, label, steps)
+        if saved is None:
+            return OFF
+        guidance, guidance_interval, guide_with, searched = saved.scale, saved.interval, saved.guide, True
+    low, high = _read_interval(guidance_interval)
+    chosen = Guidance(guidance, low, high, searched=searched)
+    if not chosen.on:
+        return OFF
+    guide = None if guide_with is None else open_guide(pipeline, guide_with)
+    chosen = replace(chosen, guide=guide)
+    check_guidance(pipeline, label, steps, chosen)
+    return chosen
+
+
+class GuidanceOptions(TypedDict, total=False):
+    """The guidance of work that uses no class label, so that only a weaker model can guide.
+
+    Attributes:
+        guidance: guidance scale; None and 1 are no guidance.
+        guidance_interval: (low, high), the log-SNRs with guidance; None for all.
+        guide_with: the weaker model, such as "@guide"; see `open_guide`.
+    """
+
+    guidance: float | None
+    guidance_interval: Interval | None
+    guide_with: str | Path | LoadedRun | None
+
+
+def open_label_free_guidance(
+    pipeline: Pipeline, what: str, steps: int, **options: Unpack[GuidanceOptions]
+) -> Guidance:
+    """Return the guidance of work that uses no class label; by default there is none.
+
+    Args:
+        pipeline: the model, with its grid.
+        what: the work, in words for messages, such as "a variation".
+        steps: number of times in the grid.
+        options: see `GuidanceOptions`.
+
+    Raises:
+        UserError: if there is no guide, or these values cannot be used.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return OFF
+    if options.get("guidance") not in (None, 1) and options.get("guide_with") is None:
+        raise UserError(
+            f"{what} uses no class label, so only a weaker model can guide it: give guide_with, such as "
+            f"@guide (--guide-with @guide), got guidance {options.get('guidance')}"
+        )
+    return open_guidance(pipeline, None, steps, **options)
+
+
+def find_own_guidance(pipeline: Pipeline, label: Label, steps: int) -> SavedGuidance | None:
+    """Return the guidance that `ddim search` saved with a run for its sampler, steps, weights and label."""
+    if not isinstance(pipeline, LoadedRun):
+        return None
+    found, labelled = pipeline.checkpoint, label is not None
+    return find_saved_guidance(found.run, pipeline.recipe.sampler, steps, found.weights, labelled=labelled)
+
+
+def open_guide(pipeline: Pipeline, named: str | Path | LoadedRun) -> Guide:
+    """Load a guide on the device of the pipeline that it guides.
+
+    Args:
+        pipeline: the model that is guided.
+        named: the guide: a loaded run, or the path of a run or checkpoint. "@" and a name may follow the
+            path, or stand alone for a version of the sampled run itself: a step, "best", "guide", or weights
+            such as "raw". "@guide" is the early checkpoint that training keeps (`report.guide`).
+
+    Raises:
+        UserError: if there is no such run, checkpoint or weights.
+    """
+    if isinstance(named, LoadedRun):
+        return Guide(str(named.checkpoint.run), named)
+    if not isinstance(named, str | Path):
+        raise UserError(
+            f'guide_with must be a run, such as "runs/small-1" or "@guide", got {describe_given(named)}'
+        )
+    own = find_run_folder(pipeline.checkpoint.run) if isinstance(pipeline, LoadedRun) else None
+    path, weights = parse_place(str(named), own)
+    on = pipeline.runtime
+    return Guide(str(named), load(path, weights, device=on.device, threads=on.threads, compiling=on.compile))
+
+
+def _read_interval(interval: Interval | None) -> tuple[float, float]:
+    """Return the ends of an interval as numbers."""
+    if interval is None:
+        return -math.inf, math.inf
+    ends = tuple(interval) if isinstance(interval, tuple | list) else ()
+    if len(ends) != 2 or not all(end is None or isinstance(end, Real) for end in ends):
+        raise UserError(
+            f"guidance_interval must be two values of log-SNR, such as (-2, 5), or None for an open end, got "
+            f"{interval!r}"
+        )
+    low, high = ends
+    return -math.inf if low is None else float(low), math.inf if high is None else float(high)
