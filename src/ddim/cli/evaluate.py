@@ -122,7 +122,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{dashes}{names[0].replace('_', '-')} is for runs, and {args.source} is not a run")
     single = {name: given[name] for name in ("n", "seed", "label", "device") if name in given}
     single["threads"] = args.threads
-    choices = parse_choices({name: given[name] for name in given.keys() - single.keys()} | args.fields)
+    choices = parse_choices(
+        {name: value for name, value in given.items() if name not in single} | args.fields
+    )
     reference = Reference(args.data, args.part)
     if any(isinstance(values, list) for values in choices.values()):
         return _tabulate(args, choices, Samples(**single), reference)
