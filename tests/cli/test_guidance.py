@@ -133,7 +133,7 @@ def test_a_table_has_rows_for_guidance_and_its_conditions_differ(home, monkeypat
     words = ["evaluate", home / "run", "-n", 8, *STEPS, "--guide-with", "@guide,@raw", "--guidance", "1,2"]
     said = command(*words, "--guidance-interval", "-2,5").out
     assert all(
-        f"guide with {name}, guidance {scale}" in said for name in ("@guide", "@raw") for scale in (1, 2)
+        f"guidance {scale}, guide with {name}" in said for name in ("@guide", "@raw") for scale in (1, 2)
     )
     folder = home / "run" / "evaluations"
     made = [

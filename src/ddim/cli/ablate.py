@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     run = load_run(args)
     options = take_guidance(args)
-    guidance = open_label_free_guidance(run, "an ablation", run.recipe.report.steps, **options)
+    guidance = open_label_free_guidance(run, "an ablation", run.recipe.steps, **options)
     with ProgressDisplay() as progress:
         found = ablate_sampler(
             run, args.evaluations, args.seeds, end=args.end, progress=progress, guidance=guidance

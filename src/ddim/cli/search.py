@@ -31,7 +31,7 @@ sampling options:
 examples:
   ddim search runs/photos-fast-1 --steps 10
   ddim search runs/photos-fast-1 --steps 5 --sampler dpm_solver
-  ddim search runs/photos-fast-1 --guidance --steps 20 -n 1000
+  ddim search runs/photos-fast-1 --guidance -n 1000
 """
 
 
@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument(
-        "--steps", type=int, metavar="N", help="sampling steps (default: 10, or 20 with --guidance)"
+        "--steps", type=int, metavar="N", help="sampling steps (default: 10, or the recipe's with --guidance)"
     )
     parser.add_argument("--guidance", action="store_true", help="search for guidance instead of times")
     parser.add_argument(
@@ -94,7 +94,7 @@ def _search_guidance(args: argparse.Namespace) -> int:
     with ProgressDisplay() as progress:
         found = search_guidance(
             run,
-            20 if args.steps is None else args.steps,
+            args.steps,
             SAMPLES if args.n is None else args.n,
             label=args.label,
             guides=guides,

@@ -136,7 +136,7 @@ class SearchedGuidance(Tabular):
 @with_bar
 def search_guidance(
     run: str | Path | LoadedRun,
-    steps: int = 20,
+    steps: int | None = None,
     n: int = SAMPLES,
     *,
     label: str | int | None = None,
@@ -153,7 +153,7 @@ def search_guidance(
 
     Args:
         run: a run folder, or the result of `ddim.load`, with its sampler, grid and weights.
-        steps: number of sampling steps.
+        steps: number of sampling steps, by default the recipe's.
         n: number of samples of each setting.
         label: class name or index; by default "all" for a run with labels.
         guides: the guides to try, as for `sample`; by default "@guide", if the run has one. A run with labels
@@ -165,11 +165,12 @@ def search_guidance(
         UserError: if there is nothing to guide with, or a guide does not fit.
 
     Example:
-        >>> ddim.search_guidance("runs/photos-fast-1", steps=20)
-        >>> ddim.sample("runs/photos-fast-1", steps=20)
+        >>> ddim.search_guidance("runs/photos-fast-1")
+        >>> ddim.sample("runs/photos-fast-1")
     """
     check_count("n", n, LEAST)
     loaded = open_run_folder(run)
+    steps = loaded.recipe.choose_steps(steps)
     opened, _ = with_options(loaded, {}, steps)
     found = find_label(label, opened.recipe, opened.classes)
     found = choose_label(opened.recipe) if found is None else found

@@ -100,7 +100,8 @@ def sample_conditions(record: Mapping[str, Any]) -> dict[str, Any]:
     # Records of samples without an interval or a guide do not have these entries.
     if interval := record.get("guidance_interval"):
         found["guidance_interval"] = interval
-    return found | ({"guide": {k: guide[k] for k in ("sha256", "weights")}} if guide else {})
+    own = ("sha256", "weights", "average")
+    return found | ({"guide": {k: guide[k] for k in own if k in guide}} if guide else {})
 
 
 def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:
