@@ -16,7 +16,7 @@ from ddim.diffusion.parameterisation import (
 from ddim.diffusion.prediction import from_image
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
 from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes, UniformTimes
-from ddim.diffusion.weighting import EDMWeight, Unweighted
+from ddim.diffusion.weighting import EDMWeight, MinSNR, Unweighted
 from ddim.errors import UserError
 from oracles import Answers, Gaussian, TellsTime, made, normal, uniform
 
@@ -174,6 +174,29 @@ def test_gradients_reach_the_network():
     assert model.net.factor.grad < -0.1
 
 
+@pytest.mark.parametrize("schedule", [Cosine(), LinearPath(), KarrasSigma()], ids=str)
+@every_quantity
+def test_min_snr_weighs_the_squared_error_of_the_image(on, schedule):
+    """Whatever the loss is on, it is min(SNR, gamma) times the squared error of the image."""
+    oracle = Gaussian(schedule, mean=0.2)
+    found = Objective(on, "mse", weight=MinSNR(3.0))(oracle, X0, T, EPS)
+    snr = schedule(T).log_snr.exp()
+    assert (snr > 3).any()
+    assert (snr < 3).any()
+    assert torch.allclose(found, snr.clamp(max=3.0) * Objective("image", "mse")(oracle, X0, T, EPS))
+
+
+def test_the_weights_of_min_snr_are_those_of_the_paper():
+    """Hang et al. 2023, section 3.4: 1 / SNR and 1 / (SNR + 1) times min(SNR, gamma)."""
+    at = Cosine()(T)
+    snr = at.log_snr.exp()
+    least = snr.clamp(max=5)
+    assert torch.allclose(MinSNR()(at, "noise"), least / snr)
+    assert torch.allclose(MinSNR()(at, "velocity"), least / (snr + 1))
+
+
 def test_impossible_weightings_are_refused():
+    with pytest.raises(UserError, match=r"objective\.weight\.gamma must be above 0, got 0"):
+        MinSNR(0)
     with pytest.raises(UserError, match=r"objective\.weight\.sigma_data must be above 0, got"):
         EDMWeight(0.0)

@@ -92,7 +92,7 @@ class Objective:
         """Return the loss (B,); see `Loss`. `pixels` is not used."""
         level = denoise.schedule(t)
         p = denoise(level.noisy(x0, eps), t)
-        return self.weight(level).to(x0) * _error(self, p, Prediction(x0, eps), level.over(x0))
+        return self.weight(level, self.on).to(x0) * _error(self, p, Prediction(x0, eps), level.over(x0))
 
 
 @dataclass(frozen=True)

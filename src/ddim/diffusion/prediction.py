@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules import Level
@@ -56,3 +57,16 @@ def quantity(p: Prediction, at: Level, on: On) -> Tensor:
     if on == "flow":
         return p.eps - p.x0
     return p.eps if on == "noise" else p.x0
+
+
+def error_ratio(at: Level, on: On) -> Tensor:
+    """Return the factor by which an error of the image is larger in `on`, for a given noisy image.
+
+    Since x_t = alpha * x0 + sigma * eps is fixed, an error d of x0 is an error -(alpha / sigma) d of eps.
+    """
+    noise = at.alpha / at.sigma
+    if on == "velocity":
+        return at.alpha * noise + at.sigma
+    if on == "flow":
+        return noise + 1
+    return noise if on == "noise" else torch.ones_like(noise)

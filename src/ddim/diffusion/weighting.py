@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ddim.diffusion.prediction import On, error_ratio
 from ddim.diffusion.schedules import Level
 from ddim.errors import check_positive
 
@@ -15,8 +16,13 @@ from ddim.errors import check_positive
 class Weighting(Protocol):
     """The weight of the loss at each noise level."""
 
-    def __call__(self, at: Level) -> Tensor:
-        """Return the weights at a noise level, with the shape of alpha and sigma."""
+    def __call__(self, at: Level, on: On) -> Tensor:
+        """Return the weights at a noise level, with the shape of alpha and sigma.
+
+        Args:
+            at: the noise level.
+            on: the quantity whose error is the loss.
+        """
         ...
 
 
@@ -24,7 +30,7 @@ class Weighting(Protocol):
 class Unweighted:
     """The weight is 1 at every noise level."""
 
-    def __call__(self, at: Level) -> Tensor:
+    def __call__(self, at: Level, on: On) -> Tensor:
         """Return the weights; see `Weighting`."""
         return torch.ones_like(at.sigma)
 
@@ -46,10 +52,36 @@ class EDMWeight:
     def __post_init__(self) -> None:
         check_positive("objective.weight", sigma_data=self.sigma_data)
 
-    def __call__(self, at: Level) -> Tensor:
+    def __call__(self, at: Level, on: On) -> Tensor:
         """Return the weights; see `Weighting`."""
         return (at.alpha / at.sigma) ** 2 + 1 / self.sigma_data**2
 
 
-WEIGHTINGS: dict[str, type[Weighting]] = {"unweighted": Unweighted, "edm_weight": EDMWeight}
+@dataclass(frozen=True)
+class MinSNR:
+    """The squared error of the image has the weight min(SNR, gamma), whatever quantity the loss is on.
+
+    Min-SNR-gamma (Hang et al. 2023). Errors of other quantities are larger by known factors, by which the
+    weight is divided: it is min(SNR, gamma) / SNR on noise, and min(SNR, gamma) / (SNR + 1) on the velocity
+    of a variance-preserving schedule. The paper's losses are squared errors; others get the same weights.
+
+    Attributes:
+        gamma: the largest weight of the image; noise levels with a higher SNR do not weigh more.
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_positive("objective.weight", gamma=self.gamma)
+
+    def __call__(self, at: Level, on: On) -> Tensor:
+        """Return the weights; see `Weighting`."""
+        return (at.alpha / at.sigma).square().clamp(max=self.gamma) / error_ratio(at, on).square()
+
+
+WEIGHTINGS: dict[str, type[Weighting]] = {
+    "unweighted": Unweighted,
+    "edm_weight": EDMWeight,
+    "min_snr": MinSNR,
+}
 """All weightings, keyed by their names in a recipe."""
