@@ -60,7 +60,7 @@ def test_every_recipe_with_a_continuous_schedule_has_a_student_that_starts_where
     noise = student.schedule(first).log_snr - recipe.sampling_schedule(begin).log_snr
     assert noise.abs() < 1e-6
     # In units of the images, every student has the same noise at its second step.
-    assert student.schedule(middle).noise_to_signal / student.objective.sigma_data == pytest.approx(2.5)
+    assert student.schedule(middle).noise_to_signal / student.objective.sigma_data == pytest.approx(10.0)
     assert torch.equal(student.grid(1, student.sampling_schedule), first[None])
 
 

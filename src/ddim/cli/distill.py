@@ -28,7 +28,7 @@ examples:
   ddim distill runs/photos-fast-1 --minutes 120 --out runs/photos-2-steps
   ddim sample runs/photos-fast-distilled-1             2 steps; --steps 1 for one
   ddim train --resume --out runs/photos-fast-distilled-1            after Ctrl-C; --more 30 to train longer
-  ddim evaluate runs/photos-fast-distilled-1 --grid.sigma_min 1,2,3,5
+  ddim evaluate runs/photos-fast-distilled-1 --grid.sigma_min 3,6,10,20
 """
 
 
