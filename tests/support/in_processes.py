@@ -23,6 +23,7 @@ from ddim.runs.classes import count_classes
 from ddim.runs.codec import override
 from ddim.runs.named_recipes import RECIPES
 from ddim.training import batches
+from ddim.training.grouping import label_clusters
 from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels
 from small_recipes import make_small
@@ -32,6 +33,7 @@ CASES = {
     **{name: make_small(name) for name in RECIPES},
     "accumulated": tiny.recipe("batch norm", optim__accumulate=2),
     "labels": override(tiny.BASE, LABELS),
+    "clusters": override(tiny.BASE, LABELS | {"data.labels": "clusters:3"}),
     "augmented": tiny.AUGMENTED,
     "dropout": override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3}),
     "loss-aware": tiny.recipe(
@@ -63,7 +65,8 @@ def choose_case(name):
     images = tiny.images()
     images = replace(images, labels=np.arange(40) % 2, classes=("even", "odd"))
     parts = split_images(images, chosen.data.validation, chosen.seed)
-    chosen = count_classes(chosen, images)
+    parts = label_clusters(chosen, parts, None)
+    chosen = count_classes(chosen, parts.images)
     return chosen, parts, measure_pixels(chosen, parts)
 
 
