@@ -158,6 +158,14 @@ def test_guidance_is_saved_for_its_sampler_steps_weights_and_labels(tmp_path):
         find(ddim.DDIM(), 10, "ema", labelled=False)
 
 
+@pytest.mark.parametrize("low, high, kept", [(-0.3, -0.1, True), (-0.3, 0.1, False), (0.1, 0.3, False)])
+def test_guidance_is_kept_only_if_its_interval_lies_below_zero(low, high, kept):
+    trial = Trial(SavedGuidance(2.0), 10, 20, 0.5, 0.25, 0.75)
+    found = SearchedGuidance((trial,), trial, trial, Difference((low + high) / 2, low, high, True))
+    assert (found.chosen is not None) == kept
+    assert ("no gain is distinguishable at 95 %" in found.verdict) == (not kept)
+
+
 def test_the_result_is_a_table():
     trial = Trial(SavedGuidance(2.0, (-2.0, 5.0)), 10, 20, 0.5, 0.25, 0.75)
     found = SearchedGuidance((trial,), trial, trial, Difference(-0.5, -0.75, -0.25, True))

@@ -36,10 +36,4 @@ BUGS = [
         'proportion_ci(confidence, "exact") => proportion_ci(2 * confidence - 1, "exact")',
         "metrics/test_proportions.py::test_the_interval_of_zero_successes_has_its_closed_form",
     ),
-    bug(
-        "precision and recall are swapped",
-        "metrics/precision_recall.py",
-        "PRDC(_share(precise), _share(recalled),  => PRDC(_share(recalled), _share(precise), ",
-        "metrics/test_precision_recall.py::test_a_subset_of_the_reference_has_precision_one_and_low_recall",
-    ),
 ]

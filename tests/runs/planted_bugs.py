@@ -17,12 +17,6 @@ BUGS = [
         "runs/test_checkpoint.py::test_the_newest_and_the_best_checkpoints_are_kept",
     ),
     bug(
-        "the oldest checkpoint is taken for the newest",
-        "runs/checkpoint.py",
-        "sorted(found, reverse=True) => sorted(found)",
-        "runs/test_checkpoint.py::test_the_newest_checkpoint_has_the_highest_step",
-    ),
-    bug(
         "a recipe file can run code",
         "runs/codec.py",
         "yaml.load(text, _Loader) => yaml.unsafe_load(text)",

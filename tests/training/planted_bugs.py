@@ -4,6 +4,12 @@ from planted import bug
 
 BUGS = [
     bug(
+        "a run by time keeps no early checkpoint if its budget is known too late",
+        "training/callbacks.py",
+        "training.step == due or late: => training.step == due:",
+        "training/test_guide.py::test_a_run_by_time_keeps_the_guide_once_its_budget_is_known",
+    ),
+    bug(
         "gradients are not clipped",
         "training/loop.py",
         "o.clip or math.inf => math.inf",
