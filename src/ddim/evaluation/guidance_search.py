@@ -155,7 +155,7 @@ def search_guidance(
         run: a run folder, or the result of `ddim.load`, with its sampler, grid and weights.
         steps: number of sampling steps, by default the recipe's.
         n: number of samples of each setting.
-        label: class name or index; by default "all" for a run with labels.
+        label: class name or index; by default all classes of a run with labels.
         guides: the guides to try, as for `sample`; by default "@guide", if the run has one. A run with labels
             is also tried as its own guide, without its label.
         progress: called with "settings" while samples are made.
@@ -172,8 +172,8 @@ def search_guidance(
     loaded = open_run_folder(run)
     steps = loaded.recipe.choose_steps(steps)
     opened, _ = with_options(loaded, {}, steps)
-    found = find_label(label, opened.recipe, opened.classes)
-    found = choose_label(opened.recipe) if found is None else found
+    own = label is None
+    found = choose_label(opened.recipe) if own else find_label(label, opened.recipe, opened.classes)
     check_label(opened.recipe, found)
     search = _Search(loaded, found, steps, n, load_extractor(), progress)
     # If guidance.json cannot be read, this fails now and not after the search.
