@@ -15,11 +15,14 @@ from ddim.errors import UserError
 from ddim.evaluation import guidance_search
 from ddim.evaluation.compare import Difference
 from ddim.evaluation.guidance_search import SCALES, SearchedGuidance, Trial, search_guidance
+from ddim.evaluation.reference import Reference
 from ddim.evaluation.sample_features import Part
+from ddim.evaluation.subject import Samples, open_subject
 from ddim.runs.generate import generate
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.pipeline import load
+from ddim.runs.progress import ignore_progress
 from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
 from stubs import stub
 
@@ -37,6 +40,7 @@ def trained(tmp_path_factory):
 def run(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(guidance_search, "load_extractor", stub)
     monkeypatch.setattr(guidance_search, "LEAST", 3)
+    monkeypatch.setattr("ddim.evaluation.subject.LEAST", 3)
     return Path(shutil.copytree(trained, tmp_path / "one"))
 
 
@@ -96,6 +100,8 @@ def test_the_best_setting_is_found_saved_and_then_used(run, quality, capsys, tmp
     assert "found by ddim search" not in capsys.readouterr().err
     records = [json.loads((tmp_path / f"samples/one-{k}/record.json").read_text()) for k in (1, 2)]
     assert [record["nfe"] for record in records] == [10, 6]
+    summary = open_subject(run, Samples(N, STEPS), Reference(), ignore_progress).summary
+    assert "guide @guide, found by ddim search (--guidance 1 turns it off), uniform grid" in summary
 
 
 def test_a_gain_that_is_not_distinguishable_is_not_kept(run, quality):
@@ -117,6 +123,7 @@ def test_a_lucky_setting_is_measured_again_on_fresh_samples(run, quality, monkey
 
     quality(distance)
     found = search_guidance(run, STEPS, N)
+    assert not (run / "guidance.json").exists()
     assert min(trial.kid for trial in found.trials) < found.best.kid / 2
     assert found.chosen is None
 

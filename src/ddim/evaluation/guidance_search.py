@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ddim.errors import UserError, check_count
+from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.compare import Difference
 from ddim.evaluation.grid_search import FIRST_SEED
 from ddim.evaluation.reference import Reference, open_reference
@@ -299,10 +299,10 @@ class _Search:
     def describe_work(self, most: int) -> str:
         """Return a sentence about the work of the search; `most` is the largest NFE of a setting."""
         evaluations = self.total * self.n * most
-        seconds = evaluations * _time_evaluation(self.run)
+        minutes = format_count(max(1, round(evaluations * _time_evaluation(self.run) / 60)), "minute")
         return (
             f"{self.total} settings of {self.n:,} samples, compared with the validation images: at most "
-            f"{evaluations:,} network evaluations, {max(1, round(seconds / 60)):,} minutes"
+            f"{evaluations:,} network evaluations, about {minutes}"
         )
 
 

@@ -149,7 +149,9 @@ class Subject:
         # Samples in a folder may have an older record, without the name of the sampler.
         sampler = self.sampling.get("sampler_name") or self.sampling["sampler"].get("kind", "own sampler")
         grid, steps = self.sampling["grid"].get("kind", "own"), len(self.sampling["times"])
-        how = ", ".join(filter(None, (sampler, name_guidance(self.sampling))))
+        found = isinstance(self.parts, SampledParts) and self.parts.guidance.searched
+        note = "found by ddim search (--guidance 1 turns it off)" if found else ""
+        how = ", ".join(filter(None, (sampler, name_guidance(self.sampling), note)))
         how = f"{how}, {grid} grid, {format_count(steps, 'step')}"
         return f"{how}, {format_count(self.sampling['nfe'], 'network evaluation')} each: {pairs}"
 

@@ -56,10 +56,11 @@ def save_guidance(
         labelled: whether samples have a class label.
     """
     entries, key = _entries(run) if (run / FILE).is_file() else {}, _key(sampler, steps, weights, labelled)
-    entries.pop(key, None)
+    before = entries.pop(key, None)
     if found is not None:
         entries[key] = asdict(found)
-    write_json(run / FILE, entries)
+    if found is not None or before is not None:
+        write_json(run / FILE, entries)
 
 
 def _entries(run: Path) -> dict[str, Any]:
