@@ -102,6 +102,11 @@ def test_the_best_setting_is_found_saved_and_then_used(run, quality, capsys, tmp
     assert [record["nfe"] for record in records] == [10, 6]
     summary = open_subject(run, Samples(N, STEPS), Reference(), ignore_progress).summary
     assert "guide @guide, found by ddim search (--guidance 1 turns it off), uniform grid" in summary
+    shutil.rmtree(run / "guide")
+    with pytest.raises(
+        UserError, match=r"has no guide checkpoint: .* give guidance 1 \(--guidance 1\) to sample"
+    ):
+        ddim.sample(run, 2, STEPS)
 
 
 def test_a_gain_that_is_not_distinguishable_is_not_kept(run, quality):

@@ -160,7 +160,7 @@ def wait_for(life, condition):
 
 
 def different(whole, killed):
-    """Tensor files of the last checkpoint, the log without its times, and samples that are not equal."""
+    """Tensor files of the last checkpoint and the guide, the log without times, and samples that differ."""
     one, other = (_contents(run) for run in (whole, killed))
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
@@ -168,6 +168,7 @@ def different(whole, killed):
 def _contents(run):
     path = checkpoint.find_newest(run / "checkpoints")
     files = [*path.rglob("*.safetensors"), *(run / "samples").iterdir()]
+    files += (run / "guide").rglob("*.safetensors")
     files += [file for file in (run / "averages").rglob("*") if file.is_file()]
     found = {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

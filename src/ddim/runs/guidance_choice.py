@@ -52,7 +52,14 @@ def open_guidance(
     chosen = Guidance(guidance, low, high, searched=searched)
     if not chosen.on:
         return OFF
-    guide = None if guide_with is None else open_guide(pipeline, guide_with)
+    try:
+        guide = None if guide_with is None else open_guide(pipeline, guide_with)
+    except UserError as error:
+        if not searched:
+            raise
+        raise UserError(
+            f"{error}; `ddim search` chose this guide, so give guidance 1 (--guidance 1) to sample without it"
+        ) from None
     chosen = replace(chosen, guide=guide)
     check_guidance(pipeline, label, steps, chosen)
     return chosen
