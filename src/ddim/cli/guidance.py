@@ -14,10 +14,11 @@ NAMES = ("guidance", "guidance_interval", "guide_with")
 
 EPILOG = """
 guidance makes samples more typical and less varied; each guided step evaluates a network twice:
-  --guidance W  the scale. 1 is off; by default it is what `ddim search --guidance` saved for RUN, or else 1
+  --guidance W  the scale; 1 is off. The default is what `ddim search --guidance` saved for RUN, or 1
   --guide-with  a weaker model (autoguidance), for a run with or without labels. @guide is the early
-                checkpoint of RUN itself; @STEP and @raw are others, and runs/small-1@raw is another run.
-                Without it, RUN without its label is used (classifier-free guidance), which needs --label
+                checkpoint of RUN itself; @STEP and @raw are other versions of RUN, and runs/small-1@raw
+                is another run. Without this option, RUN without its label guides (classifier-free
+                guidance), which needs --label
   --guidance-interval LOW,HIGH
                 guide only at log-SNRs from LOW to HIGH, such as -2,5; an end may be left out"""
 
@@ -50,7 +51,7 @@ def add_guidance_options(
     parser.add_argument(
         INTERVAL,
         metavar="LOW,HIGH",
-        help="guide only at these log-SNRs, such as -2,5 (default: at all)"
+        help="guide only at these log-SNRs, such as -2,5 (default: all)"
         + ("; several as [-2,5],[0,5]" if several else ""),
     )
     parser.add_argument(
@@ -83,9 +84,9 @@ def parse_interval(text: str) -> tuple[float | None, float | None]:
 
 
 def join_interval(words: Sequence[str]) -> list[str]:
-    """Return the words of a command with the interval joined to its option.
+    """Return the words of a command line, with --guidance-interval and its value joined by "=".
 
-    argparse would take the value -2,5 for another option.
+    As a word of its own, a value such as -2,5 would look like another option to argparse.
     """
     joined: list[str] = []
     for word in words:

@@ -64,8 +64,8 @@ class Guided:
 class Rescheduled:
     """A denoiser whose noise `schedule` differs from the training schedule of its model.
 
-    At time t, the inner denoiser is evaluated at the time at which its own schedule has the log-SNR that
-    `schedule` has at t. x_t is first multiplied by the ratio of the two alphas; its x0 and eps stay the same.
+    The inner denoiser is evaluated at the same log-SNR, which its own schedule has at a time other than t.
+    x_t is first multiplied by the ratio of the two alphas; its x0 and eps stay the same.
     """
 
     inner: Denoiser
@@ -93,7 +93,7 @@ _NEAR = 1e-6
 
 
 def check_reach(own: Schedule, at: Level, what: str = "sampled_on", model: str = "the model") -> None:
-    """Check that the training schedule of a model reaches noise levels.
+    """Check that noise levels lie within the range of a model's training schedule.
 
     Args:
         own: the training schedule of the model.

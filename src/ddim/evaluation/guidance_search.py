@@ -1,8 +1,8 @@
-"""Search for the guidance of a run: its guide, scale and interval of noise levels.
+"""Search for the best guidance of a run: the guide, the scale and the interval of noise levels.
 
 Settings are compared by the KID of their samples against validation images. The best setting is then compared
-on fresh samples with no guidance at an equal number of network evaluations. It is kept only if its KID is
-lower at 95 %: the best of many noisy numbers is better than its true value.
+with no guidance, on fresh samples and at an equal number of network evaluations. It is kept only if its KID
+is lower at 95 %. This test is needed because the lowest of many noisy KIDs is partly low by chance.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SearchedGuidance(Tabular):
 
     @property
     def chosen(self) -> SavedGuidance | None:
-        """The guidance to use; None for no guidance, if the gain is not distinguishable at 95 %."""
+        """The guidance to use; None (no guidance) if no gain is distinguishable at 95 %."""
         return self.best.guidance if self.difference.high < 0 else None
 
     @property
@@ -110,7 +110,7 @@ class SearchedGuidance(Tabular):
         return {"settings": self.to_records(), "difference": asdict(self.difference), "chosen": chosen}
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each setting, then the two that were measured on fresh samples."""
+        """Return one dictionary for each trial, then two for the comparison on fresh samples."""
         parts = [("search", trial) for trial in self.trials]
         parts += [("fresh", self.best), ("fresh", self.without)]
         return [
@@ -146,18 +146,18 @@ def search_guidance(
 ) -> SearchedGuidance:
     """Search for the guide, scale and interval of guidance with the lowest KID, and save them with the run.
 
-    Sampling then uses them with the same sampler, number of steps and weights, unless a guidance scale is
-    given. If the gain over no guidance with equally many network evaluations is not distinguishable at 95 %
-    on fresh samples, no guidance is saved. Only validation images are used. A search that was stopped
-    continues where it stopped.
+    Sampling with the same sampler, number of steps and weights then uses them, unless a guidance scale is
+    given. The best setting is compared with no guidance on fresh samples, with equally many network
+    evaluations. If no gain is distinguishable at 95 %, no guidance is saved. The reference images are the
+    validation images. After an interruption, the same call continues where the search stopped.
 
     Args:
         run: a run folder, or the result of `ddim.load`, with its sampler, grid and weights.
         steps: number of sampling steps, by default the recipe's.
         n: number of samples of each setting.
         label: class name or index; by default all classes of a run with labels.
-        guides: the guides to try, as for `sample`; by default "@guide", if the run has one. A run with labels
-            is also tried as its own guide, without its label.
+        guides: the guides to try, as for `sample`; by default "@guide", if the run has one. For a run with
+            labels, classifier-free guidance is also tried.
         progress: called with "settings" while samples are made.
         announce: called with a sentence about the work before it begins.
 
@@ -199,19 +199,19 @@ def _list_guides(run: LoadedRun, label: Label) -> list[str]:
 
 
 def _guides_itself(run: LoadedRun, label: Label) -> bool:
-    """Return whether a run can be its own guide, without its label (classifier-free guidance)."""
+    """Return whether classifier-free guidance is possible: the run without its label is the guide."""
     return label is not None and bool(run.recipe.data.labels) and run.recipe.data.unlabelled > 0
 
 
 def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str]) -> list[Guidance]:
-    """Return guidance of scale 2 with each guide, checked; first by the run itself, if this is possible."""
+    """Return checked guidance of scale 2 with each guide; classifier-free guidance is first, if possible."""
     names = [*([None] if _guides_itself(run, label) else []), *named]
     return [open_guidance(run, label, steps, 2.0, None, name) for name in names]
 
 
 @dataclass
 class _Search:
-    """A search: what all its settings share, and how many of them are measured.
+    """A search: the values that all its settings share, and its progress.
 
     Attributes:
         run: the run, with its sampler.
@@ -234,7 +234,7 @@ class _Search:
     total: int = 0
 
     def find(self, guides: Sequence[Guidance], announce: Callable[[str], object]) -> SearchedGuidance:
-        """Try every guide with every scale, then the best of them in intervals; measure the result anew."""
+        """Try each guide at each scale, then the best in intervals; compare the winner on fresh samples."""
         settings = [replace(guide, scale=scale) for guide in guides for scale in SCALES]
         intervals = self.list_intervals()
         most = count_evaluations(self.at(self.steps), self.steps, settings[0])
@@ -258,13 +258,13 @@ class _Search:
         return SearchedGuidance((*trials, *(trial for trial, _ in guided)), one, other, difference)
 
     def at(self, steps: int) -> LoadedRun:
-        """Return the run with the grid that it samples with in this number of steps."""
+        """Return the run with its grid for this number of steps."""
         return with_options(self.run, {}, steps)[0]
 
     def measure(
         self, guidance: Guidance, steps: int, reference: np.ndarray, first: int
     ) -> tuple[Trial, np.ndarray]:
-        """Return a setting with its KID, and the features of its samples, whose seeds begin with `first`."""
+        """Return the trial of a setting, and the features of its samples; `first` is their first seed."""
         run = self.at(steps)
         seeds, nfe = range(first, first + self.n), count_evaluations(run, steps, guidance)
         sampling = sampling_record(run, seeds, steps, nfe, self.label, guidance)
@@ -280,7 +280,7 @@ class _Search:
         return Trial(_name_plainly(guidance), steps, nfe, found.value, found.low, found.high), features
 
     def list_intervals(self) -> list[tuple[float, float]]:
-        """Return intervals of log-SNR without the noisiest third of the steps, the cleanest, or both."""
+        """Return intervals of log-SNR without the cleanest third of steps, the noisiest third, or both."""
         recipe = self.at(self.steps).recipe
         log_snr = recipe.sampling_schedule(recipe.grid(self.steps, recipe.sampling_schedule)).log_snr.tolist()
         if len(log_snr) < 3:
@@ -289,7 +289,10 @@ class _Search:
         return [(-math.inf, high), (low, math.inf), (low, high)] if low < high else []
 
     def equal_steps(self, nfe: int) -> int:
-        """Return the most steps without guidance that the grid can have and that cost at most `nfe`."""
+        """Return the largest number of steps without guidance that costs at most `nfe`.
+
+        Numbers of steps that the grid does not allow are skipped. If none is left, it is `self.steps`.
+        """
         for steps in range(count_levels(self.run.recipe.sampler, nfe), 1, -1):
             with suppress(UserError):
                 self.at(steps)
@@ -307,14 +310,17 @@ class _Search:
 
 
 def _name_plainly(guidance: Guidance) -> SavedGuidance:
-    """Return guidance in plain values."""
+    """Return guidance as it is saved, with the name of its guide."""
     guide = guidance.guide.name if guidance.guide else None
     return SavedGuidance(guidance.scale, guidance.interval, guide)
 
 
 @torch.no_grad()
 def _time_evaluation(run: LoadedRun) -> float:
-    """Return the seconds of a network evaluation for one image, from the second of two micro-batches."""
+    """Return the seconds that a network evaluation takes for one image.
+
+    The first of two micro-batches is a warm-up, and the second is timed.
+    """
     size = run.runtime.micro_batch
     x, seconds = run.runtime.images(run.model.blank(size)), 0.0
     with run.runtime.precise():

@@ -44,7 +44,7 @@ class Guide:
     run: LoadedRun
 
     def describe(self) -> dict[str, Any]:
-        """Return name, path, SHA-256 of the manifest, step and weights of the guide, as JSON."""
+        """Return the guide as JSON: its name, and the path, SHA-256, step and weights of its checkpoint."""
         found = self.run.checkpoint
         return {
             "name": self.name,
@@ -62,9 +62,9 @@ class Guidance:
 
     Attributes:
         scale: guidance scale; 1 turns guidance off.
-        low: the lowest log-SNR with guidance.
-        high: the highest log-SNR with guidance.
-        guide: the weaker model; None for the sampled model without its class label.
+        low: the lowest log-SNR at which guidance is used.
+        high: the highest log-SNR at which guidance is used.
+        guide: the weaker model; None for classifier-free guidance, by the sampled model without its label.
         searched: whether `ddim search` found these values.
     """
 
@@ -84,7 +84,7 @@ class Guidance:
 
     @property
     def on(self) -> bool:
-        """Whether samples differ from those without guidance, at least if the interval is entered."""
+        """Whether the scale differs from 1, so that steps inside the interval are guided."""
         return self.scale != 1
 
     @property
@@ -95,11 +95,11 @@ class Guidance:
 
     @property
     def models(self) -> tuple[LoadedRun, ...]:
-        """The model of the guide, if there is one."""
+        """The loaded guide, in a tuple; () if there is no guide."""
         return (self.guide.run,) if self.guide else ()
 
     def describe(self) -> dict[str, Any]:
-        """Return the entries of a record about guidance, as JSON; only the scale if guidance is off."""
+        """Return the entries that a record has about guidance, as JSON; if it is off, only the scale."""
         found: dict[str, Any] = {"guidance": self.scale}
         if self.on and self.interval:
             found["guidance_interval"] = list(self.interval)
@@ -108,16 +108,16 @@ class Guidance:
         return found
 
     def apply(self, model: Model, label: Tensor | int | None) -> tuple[Denoiser, list[Counted]]:
-        """Return the model conditioned on a label and guided, and the counters of network evaluations.
+        """Return the guided denoiser of a model, and the counters of its network evaluations.
 
         Args:
-            model: the model.
+            model: the model that is sampled.
             label: class labels (B,), one label for all images, or None for no class.
         """
         return self.combine(Counted(model.with_labels(label)), Counted(self._weak(model, label)))
 
     def combine(self, strong: Counted, weak: Counted) -> tuple[Denoiser, list[Counted]]:
-        """Return the guided denoiser of two denoisers, and the counters that it uses."""
+        """Return a denoiser in which `weak` guides `strong`, and the counters of its evaluations."""
         if not self.on:
             return strong, [strong]
         on = strong.schedule
@@ -135,10 +135,11 @@ OFF = Guidance()
 
 
 def check_guidance(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance) -> None:
-    """Check that a model can be guided like this.
+    """Check that a model can be guided in this way.
 
     Raises:
-        UserError: if there is neither a label nor a guide to guide with, or the guide does not fit the model.
+        UserError: if there is no guide and classifier-free guidance is impossible. Also if the guide does not
+            fit the model.
     """
     if not guidance.on:
         return
@@ -205,8 +206,8 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
 def count_evaluations(pipeline: Pipeline, steps: int, guidance: Guidance = OFF) -> int:
     """Return the number of network evaluations that each sample needs (NFE).
 
-    A guided step needs twice as many evaluations inside the interval as outside of it. The sampler is run on
-    an image of one pixel, with denoisers that predict 0.
+    A step inside the interval of guidance needs twice as many evaluations as a step outside. To count them,
+    the sampler runs on an image of one pixel, with denoisers that predict 0.
     """
     recipe = pipeline.recipe
     if not guidance.on:

@@ -1,4 +1,4 @@
-"""Turn the plain values with which a user chooses guidance into guidance with a loaded guide."""
+"""Make a `Guidance` with a loaded guide from the plain values that a user gives."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def open_guidance(
     guidance_interval: Interval | None = None,
     guide_with: str | Path | LoadedRun | None = None,
 ) -> Guidance:
-    """Return the guidance that a user chooses with plain values, checked and with its guide loaded.
+    """Return the `Guidance` for a user's options; the guide is loaded, and all options are checked.
 
     Args:
         pipeline: the model to sample, with its sampler and grid.
         label: the label of the samples.
         steps: number of sampling steps.
-        guidance: guidance scale; None for the guidance that `ddim search` saved with the run, or else 1.
+        guidance: guidance scale; None for the guidance that `ddim search` saved, or 1 if it saved none.
         guidance_interval: the lowest and the highest log-SNR with guidance; None for all noise levels.
         guide_with: the guide, see `open_guide`; None for the sampled model without its label.
 
@@ -66,7 +66,7 @@ def open_guidance(
 
 
 class GuidanceOptions(TypedDict, total=False):
-    """The guidance of work that uses no class label, so that only a weaker model can guide.
+    """The guidance options of tasks without a class label, such as edits; only a weaker model can guide them.
 
     Attributes:
         guidance: guidance scale; None and 1 are no guidance.
@@ -82,16 +82,16 @@ class GuidanceOptions(TypedDict, total=False):
 def open_label_free_guidance(
     pipeline: Pipeline, what: str, steps: int, **options: Unpack[GuidanceOptions]
 ) -> Guidance:
-    """Return the guidance of work that uses no class label; by default there is none.
+    """Return the guidance of a task without a class label; by default, guidance is off.
 
     Args:
         pipeline: the model, with its grid.
-        what: the work, in words for messages, such as "a variation".
+        what: the task in words, such as "a variation"; messages use it.
         steps: number of times in the grid.
         options: see `GuidanceOptions`.
 
     Raises:
-        UserError: if there is no guide, or these values cannot be used.
+        UserError: if a guidance scale is given without a guide, or the options cannot be used.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
@@ -105,7 +105,11 @@ def open_label_free_guidance(
 
 
 def find_own_guidance(pipeline: Pipeline, label: Label, steps: int) -> SavedGuidance | None:
-    """Return the guidance that `ddim search` saved with a run for its sampler, steps, weights and label."""
+    """Return the guidance that `ddim search` saved with a run, or None if it saved none.
+
+    Guidance is saved for one sampler, number of steps and kind of weights, and for samples either with labels
+    or without.
+    """
     if not isinstance(pipeline, LoadedRun):
         return None
     found, labelled = pipeline.checkpoint, label is not None
@@ -117,9 +121,10 @@ def open_guide(pipeline: Pipeline, named: str | Path | LoadedRun) -> Guide:
 
     Args:
         pipeline: the model that is guided.
-        named: the guide: a loaded run, or the path of a run or checkpoint. "@" and a name may follow the
-            path, or stand alone for a version of the sampled run itself: a step, "best", "guide", or weights
-            such as "raw". "@guide" is the early checkpoint that training keeps (`report.guide`).
+        named: a loaded run, or text: the path of a run or checkpoint, "@NAME", or both, such as
+            "runs/small-1@raw". Without a path, the sampled run itself is meant. NAME is a step, "best",
+            "guide", or weights such as "raw". "@guide" is the early checkpoint that training keeps
+            (`report.guide`).
 
     Raises:
         UserError: if there is no such run, checkpoint or weights.

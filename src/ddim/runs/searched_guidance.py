@@ -1,4 +1,7 @@
-"""The guidance that `ddim search --guidance` found for a run: guidance.json, keyed as the searched grids."""
+"""Read and write guidance.json in a run folder: the guidance that `ddim search --guidance` found.
+
+Its keys are those of the searched grids, and also say whether the samples have labels.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,12 @@ FILE = "guidance.json"
 
 @dataclass(frozen=True)
 class SavedGuidance:
-    """Guidance in plain values.
+    """Guidance as it is saved: the guide is a name, not a loaded model.
 
     Attributes:
         scale: guidance scale; 1 is no guidance.
-        interval: the lowest and the highest log-SNR with guidance, None for an open end; None for all levels.
+        interval: (lowest, highest) log-SNR with guidance, in which None is an open end. None in place of the
+            pair means that guidance is used at all noise levels.
         guide: the name of the guide, such as "@guide"; None for the run without its label.
     """
 
