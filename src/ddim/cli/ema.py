@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from ddim.runs.reconstruction import AverageList
 
 _EPILOG = """
-A run that is trained with --report.snapshots N keeps N snapshots of two averages of its weights, from which
-averages of other widths can be reconstructed (Karras et al. 2024). The relative width is the standard
-deviation of the average's profile over the steps, as a fraction of the run: an average of width 0.05 is over
-a shorter part of the run than one of width 0.10. The best width depends on the run.
+Samples come from an average of the weights over the last part of the training (EMA). Its relative width says
+how long this part is, as a fraction of the run: width 0.05 is a shorter part than width 0.10. Exactly, it is
+the standard deviation of the average's profile over the steps. The best width depends on the run.
+
+A run that is trained with --report.snapshots N keeps N snapshots of two averages. Averages of other widths
+are reconstructed from them (Karras et al. 2024).
 
   ddim ema RUN             lists widths with the error of their reconstruction: the expected distance from the
                            wanted average, divided by the distance of this average from the last weights

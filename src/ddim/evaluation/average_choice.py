@@ -57,7 +57,7 @@ class AverageChoice(Tabular):
         average: the best average, as it is stored.
         rows: one row for each average, with its value and the difference from the default average.
         by: what was measured, "validation" or "kid".
-        left_out: widths that were not tried, because their error is above `LARGEST_ERROR`.
+        left_out: widths that were not tried, because their error of reconstruction is above `LARGEST_ERROR`.
     """
 
     average: ReconstructedAverage
@@ -114,9 +114,9 @@ def pick_average(
 ) -> AverageChoice:
     """Reconstruct averages of several widths, measure each, and store the best in RUN/averages.
 
-    The default average of the run is always among them, so that the kept average is never worse in the
-    measured value. The validation error is the image MAE of the validations in training, on the same images,
-    times and noise. `ddim.load(run, weights="picked")` then loads the kept average.
+    The default average of the run is always compared too, so the kept average never has a worse value. The
+    validation error is the mean absolute error of denoised images (`image_mae`). It has the images, times and
+    noise of the validations in training. `ddim.load(run, weights="picked")` then loads the kept average.
 
     Args:
         run: a run folder or RUN/best, or the result of `ddim.load`.
@@ -140,7 +140,7 @@ def pick_average(
     check_average_name(name)
     loaded = load_given_run(run)
     averages = open_averages(loaded.checkpoint.run, loaded.checkpoint.path)
-    # Images are looked for from the run folder, also if the run was loaded from one of its checkpoints.
+    # If the run was loaded from one of its checkpoints, its images are still found from the run folder.
     loaded = replace(loaded, checkpoint=replace(loaded.checkpoint, run=averages.run))
     tried, left_out = _choose_widths(averages, widths)
     with loaded.runtime, _restored(loaded.model):
@@ -164,13 +164,13 @@ class _Best:
 
 @dataclass(frozen=True)
 class _Measurement:
-    """A way to measure the present weights of a model.
+    """How averages are measured and compared.
 
     Attributes:
-        column: the name of the value.
-        measure: returns the result for the present weights; its rows belong to images or seeds.
-        value: returns the value of a result; lower is better.
-        difference: returns the difference of a result from another, and the ends of its 95 % interval.
+        column: the name of the measured value.
+        measure: measures the weights that the model has now, and returns a row for each image or seed.
+        value: returns one number for these rows; lower is better.
+        difference: returns the value of some rows minus that of other rows, and its 95 % interval.
     """
 
     column: str
@@ -185,7 +185,7 @@ def _choose_widths(
     """Return the widths to try, and those that are left out because of their errors."""
     if widths is not None:
         return tuple(float(width) for width in widths), ()
-    # The default average is measured in any case.
+    # The default average is always measured, so it needs no width here.
     own = {relative_width(gamma) for gamma, name in averages.names.items() if name == "default"}
     possible = [width for width in list_widths(averages) if width not in own]
     errors = {width: averages.combine(width).error for width in possible}

@@ -1,13 +1,15 @@
-"""Power-function averages of any width from snapshots of two (Karras et al. 2024, section 3 and appendix C).
+"""Reconstruct power-function averages of any width from snapshots of averages of two other widths.
 
-The average of power gamma after T updates gives the weights of update k the share P(k) - P(k - 1), with the
-cumulative profile P(t) = (t / T)^(gamma + 1). A combination of averages, with coefficients whose sum is 1, is
-exactly the average whose cumulative profile is the same combination of cumulative profiles.
+See Karras et al. 2024, section 3 and appendix C. In an average of power gamma after T updates, the weights
+after update k have the share P(k) - P(k - 1). P(t) = (t / T)^(gamma + 1) is the cumulative profile of the
+average. A linear combination of averages, with coefficients that sum to 1, is an average too. Its cumulative
+profile is the same combination of their cumulative profiles.
 
-The error of a reconstruction is the sum, over all updates, of the change of the weights times the error in P.
-If the changes are uncorrelated, as in a random walk, its size is proportional to the norm of the error in P,
-which is minimised here. The paper minimises the norm of the error in the density dP/dt, as if the weights
-themselves were uncorrelated. In a training this led to errors about 50 times as large (docs/averages.md).
+The error of a reconstruction is a sum over all updates: the change of the weights times the error in P. If
+the changes are uncorrelated, as in a random walk, the size of this sum is proportional to the norm of the
+error in P. This norm is minimised here. The paper minimises the norm of the error in the density dP/dt, as
+if the weights themselves were uncorrelated. In a test, its errors were about 50 times as large
+(docs/averages.md).
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ GAMMAS = (16.97, 6.94)
 """The powers of the averages that snapshots hold; their relative widths are 0.05 and 0.10."""
 
 REACH = 4
-"""Kept snapshots reach back to this fraction of the run, 1 / REACH.
+"""The oldest kept snapshot was written at about 1 / REACH of the run.
 
-An average of relative width 0.10 has 0.002 % of its mass before it, and one of width 0.25 has 9 %.
+An average of relative width 0.10 has 0.002 % of its mass before this step, and one of width 0.25 has 9 %.
 """
 
 FIRST = 64
-"""The first step with a snapshot. Averages of a shorter run are mostly its warm-up."""
+"""The first step with a snapshot. Before it, averages are mostly of the warm-up."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Combination:
 
     Attributes:
         coefficients: one for each average; their sum is 1.
-        error: the expected distance from the wanted average, divided by that of the wanted average from the
-            weights of the last update, for weights that move like a random walk.
+        error: the expected distance of the combination from the wanted average, for weights that move like a
+            random walk. It is a fraction of the distance of the wanted average from the last weights.
     """
 
     coefficients: tuple[float, ...]
@@ -62,7 +64,7 @@ class Combination:
 
 
 def track_averages(rule: Averaging, snapshots: int) -> dict[str, Averaging]:
-    """Return all averages that a run tracks, keyed by name: those of its recipe, and those of snapshots.
+    """Return the rules of all averages that a run tracks, keyed by name: the recipe's and the snapshots'.
 
     Args:
         rule: the averaging method of the recipe.
@@ -105,8 +107,9 @@ def power_of_width(width: float) -> float:
 def is_snapshot_step(step: int, count: int) -> bool:
     """Return whether training writes a snapshot after `step`.
 
-    The steps grow by a constant factor, so that the newest `count` of them reach back to 1 / REACH of the
-    run, whenever it ends. They depend on nothing but the step: a budget may be found late, or raised.
+    The steps of snapshots grow by a constant factor. So the newest `count` snapshots go back to 1 / REACH of
+    the run, whenever it ends. The steps do not depend on the training budget, because it can change during
+    the run.
 
     Args:
         step: the number of updates so far.
@@ -120,14 +123,15 @@ def _place(step: int, count: int) -> int:
 
 
 def inner_products(one: Sequence[Profile], other: Sequence[Profile]) -> np.ndarray:
-    """Return the integrals of (1 - P(t)) (1 - Q(t)) over t, for all cumulative profiles P and Q (N, M).
+    """Return the integrals of (1 - P(t)) (1 - Q(t)) over t, for all pairs of cumulative profiles (N, M).
 
-    Cumulative profiles are 1 after their step, so that these integrals end at the earlier step.
+    A cumulative profile is 1 after its step. Each integral therefore ends at the earlier of the two steps.
     """
     (t, a), (s, b) = _columns(one), _columns(other)
     t, a, s, b = t[:, None], a[:, None], s[None], b[None]
     early, late = np.minimum(t, s), np.maximum(t, s)
-    # Up to the earlier step, the later profile rises to a power of this ratio, which cannot overflow.
+    # `end` is the value, at the earlier step, of the profile with the later step. It is a power of a ratio of
+    # at most 1, so it cannot overflow.
     steep, flat = np.where(t > s, a, b), np.where(t > s, b, a)
     end = (early / late) ** steep
     return early * (1 - 1 / (flat + 1) - end / (steep + 1) + end / (steep + flat + 1))
@@ -144,14 +148,15 @@ def combine_profiles(known: Sequence[Profile], wanted: Profile) -> Combination:
     """
     gram, target = inner_products(known, known), inner_products(known, [wanted])[:, 0]
     n, scale = len(known), 1 / np.sqrt(np.diag(gram))
-    # Lagrange's equations, for coefficients of functions of norm 1.
+    # Lagrange's equations for the minimum under the constraint. The functions are scaled to norm 1, so the
+    # solved coefficients are scaled back.
     system = np.zeros((n + 1, n + 1))
     system[:n, :n] = gram * np.outer(scale, scale)
     system[:n, n] = system[n, :n] = scale
     solved = np.linalg.lstsq(system, np.append(target * scale, 1.0), rcond=None)[0][:n] * scale
     left = inner_products([wanted], [wanted])[0, 0] - 2 * solved @ target + solved @ gram @ solved
-    # The cumulative profile of the last weights is 0 before their update: the norm of the difference is that
-    # of the wanted cumulative profile itself.
+    # The cumulative profile of the last weights is 0 before the last update. The squared norm of its
+    # difference from the wanted cumulative profile is therefore that of the wanted profile itself.
     whole = wanted.step / (2 * wanted.gamma + 3)
     return Combination(tuple(solved.tolist()), math.sqrt(max(0.0, left) / whole))
 

@@ -2,9 +2,9 @@
 
 ``snapshots/step-000000123/`` holds the averages of two powers after this step (see
 `ddim.nn.power_averages`), as ``<power>.safetensors``. Training writes these folders. Any other folder, such
-as ``width-0.05/``, is an average that `ddim.reconstruct_average` stored: ``average.safetensors`` and
-``average.json``. Each folder has a manifest with the SHA-256 of its files, as a checkpoint has. Even after a
-crash, it is complete or absent.
+as ``width-0.05/``, is an average that `ddim.reconstruct_average` or `ddim.pick_average` stored:
+``average.safetensors`` and ``average.json``. Like a checkpoint, each folder has a manifest with the SHA-256
+of its files. Even after a crash, each folder is complete or absent.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class StoredAverage:
     """An average that was reconstructed and stored under a name.
 
     Attributes:
-        width: its relative width; None if it is the default average of the run.
-        gamma: its power; None if it is the default average of the run.
+        width: its relative width; None for a default average that is not a power-function average.
+        gamma: its power; None for a default average that is not a power-function average.
         error: the error of its reconstruction; see `ddim.nn.power_averages.Combination`.
         step: the step of the checkpoint to which it belongs.
         weights: the SHA-256 of the weights of this checkpoint.
-        snapshots: the steps of the snapshots that it was made from.
-        choice: the values by which it was chosen; empty if it was asked for by its width.
+        snapshots: the steps of the snapshots from which it was reconstructed.
+        choice: one row for each average that `ddim.pick_average` compared; () if the user gave the width.
     """
 
     width: float | None
@@ -98,14 +98,14 @@ def save_snapshot(run: Path, step: int, averages: Mapping[float, Mapping[str, Te
 
 
 def remove_later_snapshots(run: Path, step: int) -> None:
-    """Remove the snapshots of later steps than `step`, which training will write again."""
+    """Remove the snapshots of steps after `step`; training will write them again."""
     checkpoint.remove_later(run / FOLDER / SNAPSHOTS, step)
 
 
 def list_snapshots(
     run: Path, before: int, on_damage: Callable[[str], object] = warnings.warn
 ) -> list[Snapshot]:
-    """Return the undamaged snapshots of earlier steps than `before`, the oldest first.
+    """Return the undamaged snapshots of steps below `before`, the oldest first.
 
     `on_damage` is called with a sentence about each damaged snapshot, which is left out.
     """
@@ -133,7 +133,7 @@ def _list_folders(run: Path) -> list[tuple[int, Path]]:
 
 
 def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: StoredAverage) -> Path:
-    """Store an average of a run under a name, in place of an older one of this name; return its folder.
+    """Store an average of a run, and return its folder; an older average with this name is replaced.
 
     Raises:
         UserError: if it cannot be written.
@@ -186,7 +186,7 @@ def read_stored(path: Path) -> StoredAverage:
 
 
 def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None:
-    """Return the folder of the stored average that a user names; None if the checkpoint holds these weights.
+    """Return the folder of a stored average; None if `weights` names weights in the checkpoint itself.
 
     Args:
         path: the checkpoint.
@@ -219,7 +219,7 @@ def check_average_name(name: str) -> str:
     """Check the name under which an average is to be stored, and return it.
 
     Raises:
-        UserError: if it is not a plain word, or has another meaning.
+        UserError: if it is not a plain word, or a name with another meaning, such as "ema".
     """
     plain = re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII)
     if not plain or name in ("ema", "raw", SNAPSHOTS) or name.startswith("power-"):

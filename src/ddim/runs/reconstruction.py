@@ -74,7 +74,10 @@ class Averages:
         return combine_profiles(self.profiles, Profile(self.step, power_of_width(width)))
 
     def sum(self, coefficients: Sequence[float]) -> dict[str, Tensor]:
-        """Return a combination of the averages, summed in float64; each file is read once and checked."""
+        """Return the linear combination of the averages with these coefficients, keyed by tensor name.
+
+        It is summed in float64 and returned in float32. Each file is read once and checked by its hash.
+        """
         files = [(one.path, f"{gamma}") for one in self.snapshots for gamma in one.gammas]
         files += [(self.path, f"ema/{name}") for name in self.names.values()]
         total: dict[str, Tensor] = {}
@@ -113,7 +116,7 @@ def _list_powers(recipe: Recipe) -> dict[float, str]:
 
 
 def _explain_missing(run: Path, recipe: Recipe, step: int) -> str:
-    """Return the sentence about a run without snapshots."""
+    """Return a sentence that says why a run has no snapshots."""
     if not recipe.report.snapshots:
         return (
             f"run {run} has no snapshots of its averages, because report.snapshots was 0: a run that is "
@@ -126,7 +129,7 @@ def _explain_missing(run: Path, recipe: Recipe, step: int) -> str:
 
 @dataclass(frozen=True, repr=False)
 class ReconstructedAverage(Tabular):
-    """An average that was reconstructed and stored; `name` is the `weights` that `ddim.load` takes.
+    """An average that was reconstructed and stored; `ddim.load(run, weights=name)` loads it.
 
     Attributes:
         name: its name.
@@ -162,7 +165,7 @@ def reconstruct_average(run: str | Path, width: float, *, name: str | None = Non
 
     The width is the standard deviation of the profile of a power-function average, as a fraction of the run.
     The error of the reconstruction is small around the widths of the snapshots, 0.05 and 0.10, and grows for
-    small widths; see docs/averages.md. Widths of averages that the run tracks are exact.
+    small widths; see docs/averages.md. Averages that the run itself tracks are reconstructed exactly.
 
     Args:
         run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.
@@ -193,7 +196,7 @@ def describe_combination(averages: Averages, width: float, found: Combination) -
 
 
 def list_widths(averages: Averages) -> list[float]:
-    """Return the widths that the run tracks, and those of `WIDTHS` that differ from them, sorted."""
+    """Return, sorted, the widths of the averages that the run tracks and the other widths in `WIDTHS`."""
     own = [relative_width(gamma) for gamma in averages.names]
     others = [width for width in WIDTHS if not any(math.isclose(width, one, rel_tol=0.01) for one in own)]
     return sorted([*own, *others])
