@@ -20,15 +20,15 @@ of training costs about 1.3 times as much as a step of RUN. The student is a run
 sample`, `ddim evaluate` and `ddim train --resume --out STUDENT` take it.
 
 Every field of its recipe is an option, such as --optim.lr 3e-4. `ddim train --help-recipe objective` explains
-the fields of the loss. The noise level of the second step is --grid.sigma_min; the last example chooses it on
-held-out images.
+the fields of the loss. The noise level of the second step is --grid.sigma_min; `ddim search STUDENT` finds
+the best one on held-out images.
 
 examples:
   ddim distill runs/photos-fast-1
   ddim distill runs/photos-fast-1 --minutes 120 --out runs/photos-2-steps
   ddim sample runs/photos-fast-distilled-1             2 steps; --steps 1 for one
   ddim train --resume --out runs/photos-fast-distilled-1            after Ctrl-C; --more 30 to train longer
-  ddim evaluate runs/photos-fast-distilled-1 --grid.sigma_min 3,6,10,20
+  ddim search runs/photos-fast-distilled-1
 """
 
 

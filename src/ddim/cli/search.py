@@ -17,7 +17,9 @@ TAKES_FIELDS = True
 _EPILOG = """
 Varies the sampling times between the first and the last time of the run's grid, and keeps the times whose
 samples are nearest to samples with many steps. This takes minutes. The best times are written to
-RUN/grids.json; `ddim sample RUN` with the same --steps and sampler uses them, unless --grid is given.
+RUN/grids.json; `ddim sample RUN` with the same --steps and sampler uses them, unless --grid is given. For a
+student of `ddim distill`, the noise level of the last step is searched: the one whose samples have the lowest
+KID against the validation images.
 
 With --guidance, it searches for guidance instead: with which guide, at which scale and noise levels the KID
 of samples against the validation images is lowest. The best setting is compared on fresh samples with no
@@ -32,6 +34,7 @@ examples:
   ddim search runs/photos-fast-1 --steps 10
   ddim search runs/photos-fast-1 --steps 5 --sampler dpm_solver
   ddim search runs/photos-fast-1 --guidance -n 1000
+  ddim search runs/photos-fast-distilled-1
 """
 
 
@@ -41,7 +44,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument(
-        "--steps", type=int, metavar="N", help="sampling steps (default: 10, or the recipe's with --guidance)"
+        "--steps",
+        type=int,
+        metavar="N",
+        help="sampling steps (default: 10; the recipe's with --guidance, and for students)",
     )
     parser.add_argument("--guidance", action="store_true", help="search for guidance instead of times")
     parser.add_argument(
@@ -58,7 +64,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--end", type=float, metavar="T", help="the last sampling time (default: as in the run's grid)"
     )
-    parser.add_argument("--seeds", type=int, metavar="N", help="number of samples to compare (default: 16)")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="number of samples to compare (default: 16; 500 for students)"
+    )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(
         "--out",
@@ -111,22 +119,24 @@ def _search_times(args: argparse.Namespace) -> int:
     from ddim.evaluation.grid_search import search_grid
 
     check_fields(args, "search", "sampler", "grid")
-    run, steps = load_run(args), 10 if args.steps is None else args.steps
+    run = load_run(args)
     with ProgressDisplay() as progress:
         found = search_grid(
             run,
-            steps,
+            args.steps,
             end=args.end,
-            seeds=16 if args.seeds is None else args.seeds,
+            seeds=args.seeds,
             fields=args.fields,
             progress=progress,
             out=args.out,
         )
+    steps, measure = len(found.times), found.measure.replace("_", " ")
     best = min(found.named, key=found.named.__getitem__)
     gain = found.named[best] / found.error if found.error else float("inf")
     file = (args.out or args.run) / "grids.json"
-    text = "".join(f"{name}: mean squared error {error:.3g}\n" for name, error in found.named.items())
-    text += f"mean squared error {found.error:.3g}, {gain:.2f} times smaller than on the {best} grid: {file}"
+    text = "".join(f"{name}: {measure} {error:.3g}\n" for name, error in found.named.items())
+    lead = f", {gain:.2f} times smaller than on the {best} grid" if found.error < found.named[best] else ""
+    text += f"{measure} {found.error:.3g}{lead}: {file}"
     if args.out:
         times = ",".join(f"{t:.6g}" for t in found.times)
         text += f"\nto use it: ddim sample {args.run} --steps {steps} --grid listed --grid.times {times}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddim.diffusion.samplers import Multistep
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.evaluation.discretisation_error import (
@@ -19,8 +21,11 @@ from ddim.evaluation.discretisation_error import (
     error_against_reference,
     lay_named_grids,
 )
+from ddim.evaluation.level_search import search_levels
 from ddim.evaluation.run_folder import open_run_folder
 from ddim.files import make_folder
+from ddim.metrics.catalogue import LEAST
+from ddim.metrics.features import load_extractor
 from ddim.runs import searched_grids
 from ddim.runs.codec import override
 from ddim.runs.notebook_cell import with_bar
@@ -44,10 +49,10 @@ FIRST_SEED = 2**31
 @with_bar
 def search_grid(
     run: str | Path | LoadedRun,
-    steps: int = 10,
+    steps: int | None = None,
     *,
     end: float | None = None,
-    seeds: int = 16,
+    seeds: int | None = None,
     fields: Mapping[str, Any] | None = None,
     progress: Progress = ignore_progress,
     out: str | Path | None = None,
@@ -58,9 +63,10 @@ def search_grid(
 
     Args:
         run: a run folder, or the result of `ddim.load`.
-        steps: number of sampling steps, at least 3.
+        steps: number of sampling steps, at least 3; by default 10. For the sampler multistep at least 2, by
+            default the recipe's.
         end: the last time, by default the last time of the run's own grid.
-        seeds: number of samples whose error is measured.
+        seeds: number of samples whose error is measured, by default 16, or 500 for the sampler multistep.
         fields: changes of the recipe's sampler and grid, as `override` takes them.
         progress: called with "reference samples", then with "grids" after each grid. The total number of
             grids is an estimate, which grows as long as the error falls.
@@ -72,10 +78,13 @@ def search_grid(
     Raises:
         UserError: if the sampler is stochastic, or the schedule has too few different noise levels.
     """
-    check_count("seeds", seeds)
     run = open_run_folder(run, out)
     folder = run.checkpoint.run if out is None else Path(out)
     recipe, weights = override(run.recipe, fields or {}), run.checkpoint.weights
+    if isinstance(recipe.sampler, Multistep):
+        return _search_student(replace(run, recipe=recipe), steps, end, seeds, folder, progress)
+    steps, seeds = 10 if steps is None else steps, 16 if seeds is None else seeds
+    check_count("seeds", seeds)
     if recipe.sampler.stochastic:
         raise UserError("--sampler must be deterministic: fresh noise leads to other samples")
     # If `end` is given, only the first time of the run's grid is needed. It is then taken from the grid with
@@ -91,6 +100,22 @@ def search_grid(
     )
     make_folder(folder)
     searched_grids.save_grid(folder, recipe.sampler, steps, weights, found)
+    return found
+
+
+def _search_student(
+    run: LoadedRun, steps: int | None, end: float | None, seeds: int | None, folder: Path, progress: Progress
+) -> SearchedGrid:
+    """Search for the noise level of the last step of a student; see `search_grid`."""
+    steps, seeds = run.recipe.choose_steps(steps), 500 if seeds is None else seeds
+    check_count("seeds", seeds, LEAST)
+    if end is not None:
+        raise UserError(f"--end must be left out for the sampler multistep, whose end is searched, got {end}")
+    place = run.recipe.sampler, steps, run.checkpoint.weights
+    searched_grids.find_saved_grid(folder, *place)
+    found = search_levels(run, steps, range(FIRST_SEED, FIRST_SEED + seeds), load_extractor(), progress)
+    make_folder(folder)
+    searched_grids.save_grid(folder, *place, found)
     return found
 
 

@@ -21,17 +21,19 @@ FILE = "grids.json"
 class SearchedGrid(Tabular):
     """The result of a search: decreasing times (N,) and their sampling error.
 
-    `named` holds the errors of the usual grids between the same first and last time, keyed by grid name.
+    `named` holds the errors of the other grids that were tried, keyed by name. `measure` is the name of the
+    error: the mean squared error, or the KID for the sampler multistep.
     """
 
     times: tuple[float, ...]
     error: float
     named: dict[str, float]
+    measure: str = "mean_squared_error"
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return the error of the searched times and of each usual grid."""
+        """Return the error of the searched times and of each other grid."""
         errors = {"searched": self.error, **self.named}
-        return [{"grid": name, "mean_squared_error": error} for name, error in errors.items()]
+        return [{"grid": name, self.measure: error} for name, error in errors.items()]
 
     def _title(self) -> str:
         return f"times {', '.join(f'{t:.4g}' for t in self.times)}"

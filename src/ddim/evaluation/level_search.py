@@ -1,0 +1,93 @@
+"""Search for the noise level of a student's last step: the one whose samples are nearest to held-out images.
+
+Fresh noise is added at each step of a student, so samples with more steps are no reference for it. Noise
+levels are compared by the KID of their samples against the validation images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from ddim.diffusion.grids import Karras
+from ddim.errors import UserError
+from ddim.evaluation.reference import Reference, open_reference
+from ddim.evaluation.sample_features import SampledParts
+from ddim.metrics.features import Extractor
+from ddim.metrics.kid import kid
+from ddim.runs.classes import choose_label
+from ddim.runs.generate import find_grid_ends
+from ddim.runs.guidance import OFF, count_evaluations
+from ddim.runs.image_features import compute_features
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.progress import Progress
+from ddim.runs.provenance import sampling_record
+from ddim.runs.searched_grids import SearchedGrid
+
+FACTOR = 1.6
+"""Ratio of two neighbouring noise levels that are tried."""
+
+TRIED = range(-4, 4)
+"""The levels that are tried, as powers of `FACTOR` times the level of the student's own grid."""
+
+
+def search_levels(
+    run: LoadedRun, steps: int, seeds: range, extractor: Extractor, progress: Progress
+) -> SearchedGrid:
+    """Return the times whose samples have the lowest KID against the validation images.
+
+    The noise levels that are tried lie around that of the run's own grid, which must be `Karras`. The first
+    step stays where it is.
+
+    Args:
+        run: the student.
+        steps: number of sampling steps.
+        seeds: the seeds of the samples.
+        extractor: the network of the features.
+        progress: called with "grids" while samples are made.
+
+    Raises:
+        UserError: if there is no step to search, or the grid is of another kind.
+    """
+    own = run.recipe.grid
+    if steps < 2 or not isinstance(own, Karras):
+        raise UserError(
+            "a search for the sampler multistep needs at least 2 steps and the grid karras, got "
+            f"{steps} and {type(own).__name__}"
+        )
+    schedule = run.recipe.sampling_schedule
+    most = schedule(find_grid_ends(run.recipe, steps)[0]).noise_to_signal.item()
+    levels = [own.sigma_min * FACTOR**k for k in TRIED]
+    grids = [replace(own, sigma_min=level) for level in levels if level < most / FACTOR]
+    reference = compute_features(open_reference(run, Reference()), extractor)
+    errors: dict[str, float] = {}
+    for k, grid in enumerate(grids):
+        errors[f"sigma_min {grid.sigma_min:.3g}"] = _measure(
+            run.with_recipe(grid=grid),
+            steps,
+            seeds,
+            extractor,
+            reference,
+            lambda what, done, total, k=k: progress("grids", k + done / total, len(grids)),
+        )
+    values = [value if math.isfinite(value) else math.inf for value in errors.values()]
+    best = grids[values.index(min(values))]
+    return SearchedGrid(tuple(best(steps, schedule).tolist()), min(values), errors, "kid")
+
+
+def _measure(
+    run: LoadedRun,
+    steps: int,
+    seeds: range,
+    extractor: Extractor,
+    reference: np.ndarray,
+    progress: Progress,
+) -> float:
+    """Return the KID of the samples of a run."""
+    label = choose_label(run.recipe)
+    record = sampling_record(run, seeds, steps, count_evaluations(run, steps), label, OFF)
+    parts = SampledParts(run, seeds, steps, label, OFF, record, progress)
+    features = np.concatenate([part.features for part in parts(extractor, 0)])
+    return kid(features, reference, subsets=1).value

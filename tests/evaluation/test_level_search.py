@@ -1,0 +1,101 @@
+"""The search for the noise level of a student's last step, and its use by sampling."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ddim
+import tiny
+from ddim.diffusion.grids import Karras
+from ddim.errors import UserError
+from ddim.evaluation import grid_search, level_search
+from ddim.evaluation.sample_features import Part
+from ddim.runs.pipeline import load
+from ddim.training.distill import distill, make_student
+from stubs import stub
+
+N = 20
+RIGHT = 10.0 * level_search.FACTOR**-2
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    run = tiny.train(tiny.recipe(data__validation="0.5"), folder / "run")
+    return distill(run, images=8, out=folder / "student", machine=tiny.MACHINE, progress=False)
+
+
+@pytest.fixture
+def student(trained, tmp_path, monkeypatch):
+    """A student whose samples are nearest to the validation images at one noise level."""
+
+    def parts(self, extractor, shown):
+        draw, held_out = (np.random.default_rng(k).standard_normal((N, 12)) for k in (1, 0))
+        assert len(self.seeds) == N
+        offset = abs(np.log(self.pipeline.recipe.grid.sigma_min / RIGHT))
+        yield Part((held_out + offset + 0.1 * draw).astype(np.float32), None, 0)
+
+    held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
+    monkeypatch.setattr(level_search.SampledParts, "__call__", parts)
+    monkeypatch.setattr(level_search, "compute_features", lambda *_: held_out)
+    monkeypatch.setattr(grid_search, "load_extractor", stub)
+    return Path(shutil.copytree(trained, tmp_path / "student"))
+
+
+def test_the_best_level_is_found_saved_and_then_used(student):
+    before = ddim.sample(student, n=2, progress=False)
+    found = ddim.search(student, seeds=N)
+    assert found.measure == "kid"
+    assert found.error == min(found.named.values()) == found.named[f"sigma_min {RIGHT:.3g}"]
+    assert len(found.named) > 5
+    assert found.times == tuple(Karras(RIGHT)(2, load(student).recipe.schedule).tolist())
+    after = ddim.sample(student, n=2, progress=False)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, ddim.sample(student, n=2, grid=Karras(RIGHT), progress=False))
+    # Other numbers of steps keep their grid.
+    grid = load(student).recipe.grid
+    one = [ddim.sample(student, n=2, steps=1, progress=False, **given) for given in ({}, {"grid": grid})]
+    assert torch.equal(*one)
+
+
+def test_every_level_lies_below_that_of_the_first_step(student):
+    pipeline = load(student)
+    found = grid_search.search_grid(student, seeds=N, fields={"grid.sigma_min": 30.0})
+    most = pipeline.recipe.schedule(1.0).noise_to_signal.item()
+    levels = [float(name.split()[1]) for name in found.named]
+    assert levels[0] < levels[-1] == 30 < most / level_search.FACTOR
+    assert found.times[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 1}, "needs at least 2 steps and the grid karras, got 1 and Karras"),
+        ({"fields": {"grid": "uniform"}}, "needs at least 2 steps and the grid karras, got 2 and Uniform"),
+        ({"end": 0.1}, "--end must be left out"),
+        ({"seeds": 3}, "seeds must be at least 20 .*, got 3"),
+    ],
+    ids=str,
+)
+def test_a_search_that_cannot_work_is_refused_and_leaves_nothing(student, options, said):
+    with pytest.raises(UserError, match=said):
+        ddim.search(student, **{"seeds": N, **options})
+    assert not (student / "grids.json").exists()
+
+
+def test_the_command_prints_every_level(student, capsys):
+    from ddim.cli import main
+
+    assert main(["search", str(student), "--seeds", str(N), "--quiet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    levels = [10.0 * level_search.FACTOR**k for k in level_search.TRIED][:-1]
+    assert [line.split(":")[0] for line in lines[:-1]] == [f"sigma_min {level:.3g}" for level in levels]
+    assert lines[-1].startswith("kid ")
+    assert lines[-1].endswith("grids.json")
+
+
+def test_the_level_of_a_new_student_is_in_the_middle_of_the_search():
+    assert make_student(tiny.recipe()).grid.sigma_min == 10.0
