@@ -93,6 +93,24 @@ def test_training_finds_the_true_consistency_function_as_the_gap_shrinks(schedul
     assert powers[3] < 0.01
 
 
+@every_schedule
+@pytest.mark.parametrize("progress", [0.35, 0.6])
+def test_the_loss_is_the_change_of_the_image_over_that_of_the_noise_to_signal_ratio(schedule, progress):
+    """An image that grows by 3 where tau grows by 1 has loss 3, whatever the gap."""
+
+    class Grows:
+        def __init__(self):
+            self.schedule = schedule
+
+        def __call__(self, x_t, t):
+            at = schedule(t).over(x_t)
+            return from_image(x_t, 3 * at.noise_to_signal.expand_as(x_t), at)
+
+    t = schedule.inverse(-2 * torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64).log())
+    loss = LOSS.at(progress)(Grows(), X0[:4], t, EPS[:4], None)
+    assert torch.allclose(loss, torch.full((4,), 3.0, dtype=torch.float64), rtol=0.01)
+
+
 def test_of_a_single_image_every_gap_has_loss_zero():
     """Every path ends at this image, so its denoiser is the consistency function."""
     point = Gaussian(Cosine(), mean=0.7, std=0.0)
