@@ -444,7 +444,7 @@ def test_mistakes_are_refused_in_one_sentence(run, tmp_path, monkeypatch):
     assert few.startswith("the reference is 12 images of blossoms:12, and at least 20 are needed: name more")
     part = refused("blossoms:40", reference=Reference("blossoms:40", "valid"))
     assert part.startswith("the reference is 4 held-out images of blossoms:40, and at least 20 are needed: ")
-    assert part.endswith("take all of them, with part all (--part all)")
+    assert part.endswith("use all of its images, with --part all")
     assert "is not empty" in refused(run, FEW, out=run)
     (tmp_path / "file").touch()
     assert "is a file" in refused(run, FEW, out=tmp_path / "file")

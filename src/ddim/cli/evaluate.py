@@ -69,7 +69,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label",
         metavar="L",
-        help='class name, class index or "all" (default: no class, or "natural" if the classes are clusters)',
+        help='class name, class index or "all" (default: none; clusters: "natural", as often as in training)',
     )
     add_guidance_options(parser, several=True)
     parser.add_argument("--weights", help=WEIGHTS)

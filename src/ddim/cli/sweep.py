@@ -57,7 +57,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "ddim sweep [DATA] FIELD=[A,B,...] ... [--repeats N] [--jobs N] [--out SWEEP] [options]"
     parser.epilog = _EPILOG
     parser.add_argument(
-        "words", nargs="*", metavar="DATA|FIELD=[A,B]", help="the images, and the values to try for fields"
+        "words",
+        nargs="*",
+        metavar="DATA|FIELD=[A,B]",
+        help="the images, and fields of the recipe, each with the values to try",
     )
     parser.add_argument(
         "--recipe", metavar="NAME|FILE", help="the recipe that all trials share (default: fast)"

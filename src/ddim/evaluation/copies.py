@@ -85,7 +85,7 @@ class Verdict:
 
     @property
     def memorised(self) -> bool:
-        """Whether more samples are copies than chance allows: their share is above `bound`, at 95 %."""
+        """Whether more samples are copies than chance allows: the lower end of `share` is above `bound`."""
         return bool(self.samples.share.low > self.bound)
 
     @property

@@ -201,7 +201,7 @@ def _check_counts(subject: Subject) -> None:
     of = subject.reference
     if (count := len(of.which)) < LEAST:
         whole = len(of.images) >= LEAST
-        mend = "take all of them, with part all (--part all)" if whole else f"name more images, {BY_ARGUMENT}"
+        mend = "use all of its images, with --part all" if whole else f"name more images, {BY_ARGUMENT}"
         raise UserError(
             f"the reference is {describe_part(count, of.part, of.source)}, "
             f"and at least {LEAST} are needed: {mend}"

@@ -226,7 +226,7 @@ def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:
 
 
 def write_likelihood(found: Likelihood, run: LoadedRun, out: str | Path | None = None) -> Path:
-    """Write the record into `out`, by default RUN/likelihoods/N/, and return that folder."""
+    """Write the record into `out`, by default the next free folder RUN/likelihoods/N/; return the folder."""
     folder = make_results_folder(run, "likelihoods", out)
     write_json(folder / "record.json", make_record("likelihood", found.record, run))
     return folder

@@ -48,7 +48,7 @@ class Memorisation(Tabular):
     """The results of `check_memorisation`.
 
     Args:
-        verdict: the copies among the samples.
+        verdict: which samples are copies of training images, and whether they are more than chance allows.
         gap: the gap between the errors on held-out and on training images; None if fewer than two images were
             held out.
         duplicates: the held-out images that equal or nearly equal a training image.

@@ -84,7 +84,7 @@ def _wavelets(spectrum: Tensor, scale: int, sampled: int) -> Tensor:
         (..., angles, S', S'), with S' = S / 2^(scale - sampled).
     """
     product = spectrum[..., None, :, :] * _bank(scale, sampled, spectrum.shape[-1])
-    # To keep every k-th pixel, the k x k parts of the spectrum are averaged.
+    # To keep every k-th pixel, the spectrum is cut into a grid of k x k blocks, and the blocks are averaged.
     every = 2 ** (scale - sampled)
     left = spectrum.shape[-1] // every
     folded = product.unflatten(-1, (every, left)).mean(-2).unflatten(-2, (every, left)).mean(-3)

@@ -177,8 +177,8 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
     if outputs == 2 and not recipe.objective.needs_variance:
         sampled = " --sampler.variance large" if recipe.sampler.needs_variance else ""
         yield (
-            "net.outputs 2 predicts a variance, and only the objective hybrid trains it: set --net.outputs 2 "
-            f"--objective hybrid, or --net.outputs 1 --objective objective{sampled}"
+            "net.outputs 2 predicts a variance, and only the loss hybrid trains it: set --net.outputs 2 "
+            f"--objective hybrid to train it, or --net.outputs 1 --objective objective{sampled} to do without"
         )
     # The weights of a network with classes can be trained further without labels.
     if source is None and not recipe.data.labels and classes > 0:

@@ -178,7 +178,7 @@ def _plan(pipeline: LoadedRun, seeds: Sequence[int], output: Output, record: dic
 
 
 def _draw(todo: _Plan, pipeline: LoadedRun, frames: Film, output: Output) -> np.ndarray:
-    """Write the sheet and the film of a folder of samples, and return the sheet."""
+    """Write the sheet (one image of the first samples) and the film if needed; return the sheet's pixels."""
     sheet = _make_sheet(todo.folder, todo.shown, pipeline)
     save_png(todo.folder / "grid.png", enlarge(sheet, output.zoom))
     if todo.filming:
