@@ -15,11 +15,13 @@ from ddim.nn.ema import Exponential, Power
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step
 from ddim.runs import checkpoint
 from ddim.runs.averages import list_snapshots
+from ddim.runs.codec import write_recipe
 from ddim.runs.pipeline import load
 from ddim.runs.reconstruction import reconstruct_average
 from ddim.training import resume
 from ddim.training.resumption import set_aside
 from ddim.training.start import open_split
+from in_processes import launch
 
 COUNT = 3
 KEPT = [3, 4, 7]
@@ -181,3 +183,21 @@ def test_a_run_that_starts_again_keeps_the_old_snapshots_aside(whole, tmp_path):
 
 def test_snapshots_are_recorded_in_the_recipe_of_the_run(whole):
     assert json.loads((whole / "run.json").read_text())["recipe"]["report"]["snapshots"] == COUNT
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_keep_the_snapshots_of_one(tmp_path):
+    """Up to rounding, as their weights are; only one process writes them."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(write_recipe(tiny.recipe(images=8 * 70, report__snapshots=2)))
+    for count in (1, 2):
+        words = ["-m", "ddim", "train", "--recipe", file, "--no-compile", "--precision", "fp32"]
+        done = launch(count, *words, "--out", tmp_path / str(count))
+        assert done.returncode == 0, done.stderr
+    one, two = (list_snapshots(tmp_path / str(count), 10**9) for count in (1, 2))
+    assert [each.step for each in one] == [each.step for each in two] == [64]
+    for gamma in GAMMAS:
+        alone, shared = (checkpoint.read_tensors(each[0].path, str(gamma)) for each in (one, two))
+        for name, value in alone.items():
+            assert torch.allclose(value, shared[name], rtol=1e-3, atol=1e-5)
