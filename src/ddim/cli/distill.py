@@ -15,13 +15,13 @@ TAKES_FIELDS = True
 
 _EPILOG = """
 The student starts from the EMA weights of RUN and is trained on the same images by consistency tuning (Geng
-et al. 2024). It then generates an image in 2 network evaluations, or in 1, where RUN needs about 20. A step
-of training costs about 1.3 times as much as a step of RUN. The student is a run like any other: `ddim
+et al. 2024). It then generates an image in 2 network evaluations, or in 1; RUN needs about 20. A training
+step of the student costs about 1.3 times as much as one of RUN. The student is a run like any other: `ddim
 sample`, `ddim evaluate` and `ddim train --resume --out STUDENT` take it.
 
 Every field of its recipe is an option, such as --optim.lr 3e-4. `ddim train --help-recipe objective` explains
-the fields of the loss. The noise level of the second step is --grid.sigma_min; `ddim search STUDENT` finds
-the best one on held-out images.
+the fields of the loss. --grid.sigma_min is the noise level (sigma / alpha) of the second sampling step;
+`ddim search STUDENT` finds the best value on held-out images.
 
 examples:
   ddim distill runs/photos-fast-1
@@ -71,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_restarted(out: Path | None) -> bool:
-    """Return whether torchrun has restarted the processes of this command, so that `out` is resumed.
+    """Return whether torchrun restarted this command after the run `out` was begun, so it must be resumed.
 
     Raises:
-        UserError: if they were restarted, and the folder of the student is not known.
+        UserError: if the command was restarted, and the folder of the student is not given.
     """
     from ddim.nn.processes import current_processes
     from ddim.runs.folder import RUN

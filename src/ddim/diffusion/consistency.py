@@ -17,22 +17,25 @@ from ddim.diffusion.time_sampling import NormalLogSNR, TimeSampling
 from ddim.errors import check_positive
 
 WIDER, FASTER = 8.0, 0.5
-"""The gap at little noise is 1 + WIDER / 2 times as wide as at much noise (k and b of the paper).
+"""The constants k and b of the paper: the gap, relative to tau, is wider at low noise than at high noise.
 
-The paper has b = 1 for images with a standard deviation of 0.5, so b is 0.5 for a standard deviation of 1.
+At the lowest noise it is 1 + k / 2 times as wide as at the highest. The paper has b = 1 for images with a
+standard deviation of 0.5, so b is 0.5 for a standard deviation of 1.
 """
 
 SMOOTH = 1e-3
-"""Errors below this number count quadratically, in standard deviations of the images.
+"""c of the pseudo-Huber distance, in standard deviations of the images: smaller errors count quadratically.
 
-The paper has c = 0.06 for images of 64 pixels: 0.06 / sqrt(3 * 64 * 64) is 1e-3 times their deviation, 0.5.
+The paper has c = 0.06 for images of 64 pixels, and takes the norm over all their values. For the root mean
+square, c is 0.06 / sqrt(3 * 64 * 64), which is about 1e-3 times the standard deviation of the images, 0.5.
 """
 
 
 def paper_times(sigma_data: float = 1.0) -> NormalLogSNR:
-    """Return the training times of the paper for images of 64 pixels with this standard deviation.
+    """Return the paper's distribution of training times, scaled to images with this standard deviation.
 
-    In the paper log sigma is normal with mean -0.8 and standard deviation 1.6, for a deviation of 0.5.
+    In the paper, for images of 64 pixels with standard deviation 0.5, log sigma is normal with mean -0.8 and
+    standard deviation 1.6.
     """
     return NormalLogSNR(round(1.6 - 2 * math.log(sigma_data / 0.5), 4), 3.2)
 
@@ -42,26 +45,26 @@ class Consistency:
     """Easy consistency tuning: predict the same image from two noise levels (Geng et al. 2024).
 
     The consistency function f(x_t, t) is the image x0 at the end of the probability flow through x_t. Here f
-    is the predicted image of the denoiser. The loss compares it at two noise levels r < t of one path, with
-    the same image, noise and dropout:
+    is the predicted image of the denoiser. The loss compares f at two noise levels, r < t, with the same
+    image, noise and dropout:
 
         x_t = alpha_t x0 + sigma_t eps,  x_r = alpha_r x0 + sigma_r eps,
         loss = d(f(x_t, t), stopgrad f(x_r, r)) / (tau_t - tau_r),  tau = sigma / alpha.
 
-    d is a pseudo-Huber distance, sqrt(mean squared error + c^2) - c. At r = 0, f is x0 itself, and the loss
-    is a diffusion loss: an error of the noise. So training starts at r = 0, from the weights of a diffusion
-    model, and the gap between t and r then shrinks:
+    d is a pseudo-Huber distance, sqrt(mean squared error + c^2) - c. At tau_r = 0 the target is x0 itself,
+    and the loss is that of a diffusion model: the error of the predicted noise. Training starts there, from
+    the weights of a diffusion model. The gap between t and r then shrinks:
 
         tau_r = max(0, 1 - (1 + 8 sigmoid(-tau_t / (2 sigma_data))) / 2^(halvings * progress)) tau_t.
 
-    `progress` is the part of the training that is over. The paper halves the gap in stages; here it shrinks
-    continuously.
+    `progress` grows from 0 at the start of training to 1 at its end. The paper halves the gap in stages; here
+    it shrinks continuously.
 
-    The boundary condition of a consistency function is f(x_0, 0) = x_0, where x_0 has no noise. A schedule
-    need not reach this point. If tau_r is below the tau of its cleanest noise level, then r is 0 and the
-    target is the clean image x0. The network is thus trained towards x0 just above the cleanest level, and
-    the loss never asks it for less noise. With `fast` the cleanest level has tau = 0.01 (log-SNR 9.2). Its
-    network predicts the velocity v, and x0 = alpha x_t - sigma v differs from x_t by about 0.01 there.
+    A consistency function has a boundary condition: an image without noise is mapped to itself. But the
+    cleanest noise level of a schedule may still have noise. If tau_r is below the tau of this level, tau_r
+    counts as 0 and the target is the clean image x0. So the network is never evaluated at less noise than the
+    schedule has. With `fast` the cleanest level has tau = 0.01 (log-SNR 9.2). Its network predicts the
+    velocity v, and x0 = alpha x_t - sigma v differs from x_t by about 0.01 there.
 
     Attributes:
         times: the distribution from which training times are drawn. See `paper_times`.
@@ -79,7 +82,7 @@ class Consistency:
         check_positive("objective", halvings=self.halvings, sigma_data=self.sigma_data)
 
     def at(self, progress: float) -> partial[Tensor]:
-        """Return the loss when this part of the training is over; see `Loss`."""
+        """Return the loss at this progress of training, from 0 at its start to 1 at its end; see `Loss`."""
         return partial(self._compare, 0.5 ** (self.halvings * progress))
 
     def __call__(
@@ -102,9 +105,9 @@ class Consistency:
         cleanest = denoise.schedule(torch.zeros_like(tau)).noise_to_signal
         clean = wanted <= cleanest
         target = x0
-        # The gap is at most 1 at the start, and then every r is 0: the network is not asked.
+        # At the start of training, gap is 1 and every tau_r is 0. All targets are then x0, without a network.
         if gap < 1:
-            # An image whose target is x0 is sent through the network at t, and this output is not used.
+            # Images whose target is x0 are evaluated too, at their time t. These outputs are not used.
             r = torch.where(clean, t, denoise.schedule.inverse(-2 * torch.where(clean, tau, wanted).log()))
             with torch.no_grad(), same_dropout(x0):
                 target = denoise(denoise.schedule(r).noisy(x0, eps), r).x0
@@ -117,9 +120,9 @@ class Consistency:
 
 @contextmanager
 def same_dropout(x: Tensor) -> Iterator[None]:
-    """Restore torch's global generators after the block, so that dropout repeats its masks after it.
+    """Restore the state of torch's global generators after the block, on the CPU and on the device of x.
 
-    They are those of the CPU and of the device of x.
+    Dropout after the block then draws the same masks as inside it.
     """
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         yield

@@ -1,7 +1,7 @@
 """DiT: a transformer on the patches of an image (Peebles & Xie 2023).
 
-The path of x_t from the input to the output is float32: the projection of the patches, the residual sums, and
-the last norm and projection. Only the branches that are added to it are bf16 under autocast.
+The main path from input to output is float32: the projection of the patches, the residual sums, and the last
+norm and projection. Under autocast, only the residual branches are bf16.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ddim.nn.recompute import Recomputable
 LABEL_STD = 0.4
 """Standard deviation of the initial vectors of classes and augmentation labels.
 
-They then have about the norm of the embedded conditioning. Smaller vectors would be learned late.
+With it, these vectors have about the norm of the embedded conditioning. Smaller ones would be learned late.
 """
 
 
@@ -67,7 +67,7 @@ class DiTSpec:
             raise UserError(
                 f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"
             )
-        # Rows and columns have a sine and a cosine each, at the same number of frequencies.
+        # Half of the channels encode the row of a patch, half its column, with as many sines as cosines.
         if self.width % 4 or self.width % self.heads:
             raise UserError(
                 f"net.width must be a multiple of 4 and of net.heads, got {self.width} and {self.heads}"
@@ -119,11 +119,12 @@ class DiTBlock(Recomputable):
 
 
 class DiT(nn.Module):
-    """The network (x, conditioning) -> F; any height and width (padded to whole patches, and cropped).
+    """The network (x, conditioning) -> F, for images of any height and width.
 
-    Each patch is projected to a token, and the sines and cosines of its row and column are added. The blocks
-    are conditioned on the sum of the embeddings of the conditioning, of the class and of the augmentation. No
-    class is a class of its own, with a learned vector.
+    Images are padded to whole patches, and the output is cropped. Each patch is projected to a token, and the
+    sines and cosines of its row and column are added. The blocks are conditioned on the sum of the embeddings
+    of the conditioning, of the class and of the augmentation. Images without a class have a learned vector of
+    their own.
     """
 
     def __init__(self, channels: int, spec: DiTSpec) -> None:

@@ -153,7 +153,8 @@ def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
     pixel that repeats its neighbours is easier to guess (Hoogeboom et al. 2023, section 2.1). All else was
     chosen for 64 pixels.
     """
-    # A side is twice as long: twice the noise, so that the mean of four pixels is as noisy as one was before.
+    # If the sides are twice as long, the noise is twice as strong. The mean of four pixels is then as noisy
+    # as one pixel of the smaller image.
     ratio = max(1.0, math.sqrt(size[0] * size[1]) / 64)
     shift = -2 * math.log(ratio)
     further = max(0, int(math.log2(min(size) / 64)))
@@ -185,8 +186,8 @@ def flow() -> Recipe:
     """`fast` trained by flow matching (Lipman et al. 2023; Liu et al. 2023), with times of Esser et al. 2024.
 
     The network predicts eps - x0 on the straight path from image to noise. Training times are logit-normal.
-    The sampler is Euler's method, which DDIM is on this path. `--grid.shift 3` takes more of the steps near
-    noise, for large images. `--sampler dpm_solver` and all other samplers work too.
+    The sampler is DDIM, which is Euler's method on this path. For large images, `--grid.shift 3` takes more
+    of the steps near noise. `--sampler dpm_solver` and all other samplers work too.
     """
     return replace(
         fast(),
@@ -202,9 +203,9 @@ def flow() -> Recipe:
 def dit() -> Recipe:
     """`fast` with a transformer in place of the U-Net: DiT of Peebles & Xie 2023, with adaLN-Zero blocks.
 
-    A step costs about as much as one of `fast`. `--net.width 384 --net.depth 12 --net.heads 6` is DiT-S of
-    the paper, whose models see patches of latents, not of pixels. `--recipe flow --net dit` trains it by flow
-    matching.
+    A step costs about as much as a step of `fast`. `--net.width 384 --net.depth 12 --net.heads 6` is the size
+    of DiT-S in the paper, where patches are of latents, not of pixels. `--recipe flow --net dit` trains the
+    transformer by flow matching.
     """
     return replace(
         fast(),

@@ -1,4 +1,4 @@
-"""Distil a run: train a student from its weights that samples in two network evaluations, or in one."""
+"""Distil a run: train a student, from the weights of the run, that samples in one or two evaluations."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def make_student(recipe: Recipe) -> Recipe:
     for problem in _find_obstacles(recipe):
         raise UserError(f"this run cannot be distilled: {problem}")
     deviation = _find_deviation(recipe)
-    # The student starts at the noise level at which the samples of the run start.
+    # Sampling with the student starts at the same noise level as sampling with the run.
     first, _ = find_grid_ends(recipe, recipe.steps)
     noise = recipe.sampling_schedule(first).noise_to_signal.item()
     most = recipe.schedule(1.0).noise_to_signal.item()
@@ -101,7 +101,7 @@ def make_student(recipe: Recipe) -> Recipe:
 
 
 def _find_obstacles(recipe: Recipe) -> list[str]:
-    """Return why a run of this recipe cannot be distilled; the list is empty if it can."""
+    """Return the reasons why a run of this recipe cannot be distilled; [] if there are none."""
     problems = {
         "it is a student already; train it longer with `ddim train --resume --out RUN --more M`": isinstance(
             recipe.objective, Consistency

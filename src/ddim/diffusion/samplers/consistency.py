@@ -20,8 +20,8 @@ class Multistep(Sampler):
     """Multistep consistency sampling, for runs of `ddim distill` (Song et al. 2023, algorithm 1).
 
     The model predicts the image. The image then gets fresh noise of the next noise level, and so on. The
-    first prediction is already a sample; each further step corrects it. Sampling with N times takes N network
-    evaluations, with the one of the final sample.
+    first prediction is already a sample; each further step corrects it. With N times, sampling takes N
+    network evaluations; the last of them gives the final sample.
     """
 
     stochastic = True
