@@ -74,8 +74,12 @@ ONE = "must be one number, .*, got"
             "^predicts.sigma_data and objective.weight.sigma_data must be one number",
         ),
         ("ddpm", "net.outputs=3", "^net.outputs must be 1, or 2 to predict a variance too, got 3"),
-        ("ddpm", "net.outputs=2", "^net.outputs 2 predicts a variance, and only the objective hybrid"),
-        ("iddpm", "objective=objective", "set --net.outputs 2 --objective hybrid, or --net.outputs 1 "),
+        ("ddpm", "net.outputs=2", "^net.outputs 2 predicts a variance, and only the loss hybrid"),
+        (
+            "iddpm",
+            "objective=objective",
+            "set --net.outputs 2 --objective hybrid to train it, or --net.outputs 1 ",
+        ),
         (
             "ddpm",
             "net.classes=10",
@@ -107,7 +111,7 @@ def test_edm_targets_have_unit_variance_and_weight_by_default():
     recipe = changed("fast", **words, objective__error="mse")
     check_training(recipe)
     level = recipe.schedule(torch.linspace(0.01, 1, 50))
-    weighted = recipe.objective.weight(level) * recipe.predicts(level).out ** 2
+    weighted = recipe.objective.weight(level, "image") * recipe.predicts(level).out ** 2
     assert torch.allclose(weighted, torch.ones(50).double())
 
 
