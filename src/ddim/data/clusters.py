@@ -27,7 +27,7 @@ In Oklab both colour axes span less than a third of the range of lightness.
 """
 
 ENOUGH = 10_000
-"""The largest number of images that take part in k-means, or 50 for each cluster if that is more."""
+"""The largest number of images in k-means. For more than 200 clusters it is 50 for each cluster instead."""
 
 _PREFIX = "clusters:"
 _USE = 4  # the streams 1 to 3 are those of `ddim.data.order`
@@ -54,12 +54,12 @@ class Clusters:
 
     @staticmethod
     def is_meant(text: object) -> bool:
-        """Return whether a text is meant as such a value."""
+        """Return whether a value is text that starts with "clusters"; `parse` may still refuse it."""
         return isinstance(text, str) and text.startswith(_PREFIX.removesuffix(":"))
 
     @classmethod
     def parse(cls, text: str) -> Clusters:
-        """Return the value of a text.
+        """Return the `Clusters` that a text such as "clusters:16" stands for.
 
         Raises:
             UserError: if the text is not "clusters:K" with a whole number K of at least 2.
@@ -102,10 +102,10 @@ class ImageClusters:
         return tuple(f"cluster-{k:0{digits}d}" for k in range(count))
 
     def find_labels(self, images: Images, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nearest cluster (B,) int64 of images, and their squared distances (B,) to its centre.
+        """Return the nearest cluster (B,) int64 of each image, and its squared distance (B,) to the centre.
 
         Args:
-            images: any images; they may have another size than those of the clusters.
+            images: any images, of any size.
             which: indices (B,) of the images.
         """
         labels, distances = np.zeros(len(which), np.int64), np.zeros(len(which))
@@ -116,7 +116,7 @@ class ImageClusters:
         return labels, distances
 
     def label(self, split: SplitImages) -> SplitImages:
-        """Return the images of these clusters, with the clusters as their classes."""
+        """Return `split` with these clusters as the classes of its images, which are those of `labels`."""
         images = replace(split.images, labels=self.labels, classes=self.names)
         return replace(split, images=images, clusters=self)
 
@@ -139,10 +139,10 @@ class ImageClusters:
 
 
 def group_images(split: SplitImages, count: int, mirrored: bool, seed: int) -> ImageClusters:
-    """Group images into clusters of similar images; only the training images decide about the centres.
+    """Return the clusters of similar images; their centres depend on the training images alone.
 
-    The clusters depend on the training images, not on their order. At most `ENOUGH` training images, or 50
-    for each cluster, take part in k-means; they are drawn at random.
+    If there are more training images than k-means takes (see `ENOUGH`), they are drawn at random. Otherwise
+    the order of the training images makes no difference.
 
     Args:
         split: the images.
@@ -205,7 +205,7 @@ def list_typical(clusters: ImageClusters, split: SplitImages, count: int) -> lis
 
 
 def _kept(mirrored: bool) -> int:
-    """Return the number of features that mirroring an image keeps; see `kmeans`."""
+    """Return the number of features that do not change if an image is mirrored; see `kmeans`."""
     return _SIZE // 2 if mirrored else _SIZE
 
 
@@ -213,7 +213,10 @@ _SIZE = SIDE * SIDE * 3
 
 
 def _compute_features(images: Images, which: np.ndarray, mirrored: bool) -> np.ndarray:
-    """Return features (B, d) of images: the sums of opposite cells of thumbnails, then their differences.
+    """Return features (B, d) of images, from the cells of their thumbnails.
+
+    The first half are sums of pairs of cells, left and right, that mirroring exchanges. The other half are
+    the differences of these pairs.
 
     If `mirrored`, an image and its mirror image have exactly the same features.
     """
@@ -224,5 +227,5 @@ def _compute_features(images: Images, which: np.ndarray, mirrored: bool) -> np.n
         # Mirroring changes the signs of all differences, so the first one that is not 0 is made positive.
         first = differences[np.arange(len(cells)), (differences != 0).argmax(1)]
         differences = differences * np.where(first < 0, -1, 1)[:, None]
-    # Adding 0 makes the zeros equal whose signs differ. 1 / sqrt(2) keeps the distances of the thumbnails.
+    # Adding 0.0 turns -0.0 into 0.0. The factor 1 / sqrt(2) makes distances equal to those of the thumbnails.
     return np.concatenate([sums, differences], 1) * 0.5**0.5 + 0.0

@@ -1,8 +1,9 @@
-"""k-means (Lloyd 1982) with k-means++ seeding (Arthur & Vassilvitskii 2007), also up to mirroring.
+"""k-means (Lloyd 1982) with k-means++ seeding (Arthur & Vassilvitskii 2007).
 
-Images that are mirrored at random in training should have the same cluster as their mirror images. Mirroring
-keeps the first features of an image and changes the sign of all others. The distance to a centre is then the
-smaller one of the image and its mirror image, and a centre is the mean of the images turned towards it.
+If training mirrors images at random, an image and its mirror image should have the same cluster. Mirroring
+keeps the first features of an image and changes the sign of all others. The distance of an image from a
+centre is therefore the smaller of two: that of the image itself, and that of its mirror image. A centre is
+the mean of its images, each of them mirrored if its mirror image is nearer to the centre.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 RESTARTS = 4
-"""The number of times that k-means starts; the result with the smallest distances counts."""
+"""The number of times that k-means starts; the result with the smallest sum of squared distances is used."""
 
 STEP = 2.0**-24
 """Centres are rounded to multiples of this number, so that they do not depend on the number of threads."""
@@ -70,7 +71,7 @@ def _iterate(features: np.ndarray, centres: np.ndarray, kept: int) -> tuple[floa
 
 
 def _update(kept: np.ndarray, turning: np.ndarray, labels: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Return the mean features of each cluster, of the images turned towards its present centre."""
+    """Return the mean features of each cluster; an image is mirrored if this is nearer to the old centre."""
     count, size = len(centres), len(labels)
     toward = np.einsum("nd,nd->n", turning, centres[labels, kept.shape[1] :])
     places = labels, np.arange(size)
@@ -83,7 +84,10 @@ def _update(kept: np.ndarray, turning: np.ndarray, labels: np.ndarray, centres: 
 
 
 def _draw_centres(features: np.ndarray, count: int, kept: int, draw: np.random.Generator) -> np.ndarray:
-    """Return images as first centres, each drawn with a probability in proportion to its squared distance."""
+    """Return the features of random images, as first centres.
+
+    The probability of an image is proportional to its squared distance from the nearest centre drawn so far.
+    """
     chosen = [int(draw.integers(len(features)))]
     distances = _squared_distances(features, features[chosen], kept)[:, 0]
     while len(chosen) < count:

@@ -1,7 +1,7 @@
 """Small thumbnails of images in a perceptual colour space, from which images are grouped by their looks.
 
 All values are rounded to multiples of `STEP`, so that they do not depend on the machine or on the number of
-threads. Sums of so many of them are exact in float64.
+threads. Sums of millions of such values are exact in float64.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ SIDE = 8
 STEP = 2.0**-16
 """The thumbnails are multiples of this number; black has the lightness 0, and white 1."""
 
-# Linear RGB to the responses of the cones, and their cube roots to Oklab (Ottosson 2020, "A perceptual color
-# space for image processing"): lightness, green to red, blue to yellow.
+# `_CONES` maps linear RGB to the responses of the eye's cones. `_OKLAB` maps the cube roots of the responses
+# to Oklab (Ottosson 2020, "A perceptual color space for image processing"): lightness, green to red, and blue
+# to yellow.
 _CONES = (
     (0.4122214708, 0.5363325363, 0.0514459929),
     (0.2119034982, 0.6806995451, 0.1073969566),

@@ -46,7 +46,7 @@ class Loss(Protocol):
         return False
 
     def at(self, progress: float) -> LossFunction:
-        """Return the loss when a part `progress` of the training is over, from 0 to 1; by default itself."""
+        """Return the loss at a progress of training from 0 (start) to 1 (end); by default this loss."""
         return self
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:

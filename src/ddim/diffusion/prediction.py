@@ -60,7 +60,7 @@ def quantity(p: Prediction, at: Level, on: On) -> Tensor:
 
 
 def error_ratio(at: Level, on: On) -> Tensor:
-    """Return the factor by which an error of the image is larger in `on`, for a given noisy image.
+    """Return the size of the error of the quantity `on` for an error of size 1 in the image, at a fixed x_t.
 
     Since x_t = alpha * x0 + sigma * eps is fixed, an error d of x0 is an error -(alpha / sigma) d of eps.
     """

@@ -1,7 +1,8 @@
-"""The scattering transform (Bruna & Mallat 2013): features of fixed wavelets, which no images have trained.
+"""The scattering transform (Bruna & Mallat 2013): image features from fixed wavelets, without training.
 
-A network that was trained on photographs attends to what told their classes apart. Wavelets measure contrast,
-edges and textures at each scale. If both find images better, the finding does not depend on one network.
+The features of a network that was trained on photographs depend on the classes it learned to distinguish.
+Wavelets measure contrast, edges and textures at each scale. If samples are better by both kinds of features,
+this does not depend on one network.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ RESIZE, DIMENSIONS = f"{_SIZE} px bicubic antialiased", 3 * _COEFFICIENTS
 
 
 def load_scattering(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """Return the scattering transform as a network: 417 coefficients of each of three colours.
+    """Return the scattering transform, as a function: it has 417 coefficients for each of three colours.
 
     Returns:
-        A SHA-256 (hex) of the constants of the transform, and the network: (B, 3, H, W) in [0, 255] ->
+        A SHA-256 (hex) of the constants of the transform, and the function: (B, 3, H, W) in [0, 255] ->
         (B, 1251).
 
     Raises:
@@ -57,7 +58,7 @@ def scatter(images: Tensor) -> Tensor:
 
     The first coefficient is the mean of the pixels. Then come the means of |x * psi_1| for the 32 wavelets
     psi_1 (4 scales, 8 angles), and the means of ||x * psi_1| * psi_2| for the 384 pairs in which psi_2 has
-    the larger scale. Images are mirrored at their edges; all means are over the image without this margin.
+    the larger scale. Images are padded by reflection, and all means are over the image without this padding.
     """
     padded = F.pad(images, (_PAD,) * 4, mode="reflect")
     spectrum = torch.fft.fft2(padded)
@@ -73,12 +74,12 @@ def scatter(images: Tensor) -> Tensor:
 
 
 def _wavelets(spectrum: Tensor, scale: int, sampled: int) -> Tensor:
-    """Return |x * psi| for all angles of a scale, at every 2^scale-th pixel.
+    """Return |x * psi| (* is convolution) for all angles of a scale, at every 2^scale-th pixel.
 
     Args:
-        spectrum: Fourier transform (..., S, S) of x, which has every 2^sampled-th pixel.
-        scale: the scale of the wavelets.
-        sampled: see `spectrum`.
+        spectrum: Fourier transform (..., S, S) of x.
+        scale: the scale of the wavelets psi.
+        sampled: x has every 2^sampled-th pixel of the padded image.
 
     Returns:
         (..., angles, S', S'), with S' = S / 2^(scale - sampled).
@@ -92,7 +93,7 @@ def _wavelets(spectrum: Tensor, scale: int, sampled: int) -> Tensor:
 
 
 def _mean(u: Tensor, sampled: int) -> Tensor:
-    """Return the mean of u (..., S, S), which has every 2^sampled-th pixel, without the margin."""
+    """Return the mean of u (..., S, S) without the padding; u has every 2^sampled-th pixel of the image."""
     margin = _PAD // 2**sampled
     return u[..., margin:-margin, margin:-margin].mean((-2, -1))
 
@@ -101,12 +102,14 @@ def _mean(u: Tensor, sampled: int) -> Tensor:
 def _bank(scale: int, sampled: int, size: int) -> Tensor:
     """Return the Fourier transforms (angles, size, size), real, of the Morlet wavelets of a scale.
 
-    A wavelet is a wave of frequency xi, cut off by a Gaussian that is twice as long across the wave as along
-    it: psi(u) = g(u) (exp(i xi u) - b). b makes its mean 0. Its transform is G(w - xi) - b G(w).
+    A wavelet is a wave of frequency xi, cut off by a Gaussian g: psi(u) = g(u) (exp(i xi u) - b). g is twice
+    as long across the wave as along it. The constant b makes the mean 0. The transform of psi is G(w - xi) -
+    b G(w), where G is the transform of g.
     """
     width, xi = 0.8 * 2 ** (scale - sampled), 0.75 * math.pi / 2 ** (scale - sampled)
     step = 2 * math.pi / size
-    # A sampled wavelet has the sum of all copies of its transform that are shifted by 2 pi.
+    # The transform of a sampled wavelet is the sum of copies of the continuous one, shifted by multiples of
+    # 2 pi. Five copies in each direction are summed.
     w = step * (torch.arange(-2 * size, 3 * size, dtype=torch.float64))
     angles = math.pi * torch.arange(_ANGLES, dtype=torch.float64)[:, None, None] / _ANGLES
     along = w[:, None] * angles.cos() + w * angles.sin()

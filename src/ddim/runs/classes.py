@@ -83,7 +83,8 @@ def label_any_images(
 ) -> Tensor | None:
     """Return class labels (B,) of images that a run was not trained on.
 
-    The class is the one that is named like the folder of the image, or the nearest cluster.
+    The class of an image is the one with the name of its folder. If the classes are clusters, it is the
+    nearest cluster.
 
     Args:
         recipe: the recipe of the run.

@@ -22,7 +22,7 @@ def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None)
         parent: the run whose weights the new run starts from, if there is one.
 
     Raises:
-        UserError: if there are too few images, or the classes of `parent` are others.
+        UserError: if there are too few images, or `parent` was trained with other classes.
     """
     wanted, known = recipe.data.labels, None if parent is None else parent.checkpoint.clusters
     if known is not None and wanted is True:
