@@ -43,9 +43,9 @@ class DiTSpec:
     """
 
     patch: int = 4
-    width: int = 256
+    width: int = 192
     depth: int = 6
-    heads: int = 4
+    heads: int = 3
     mlp_ratio: float = 4.0
     augment: int = 0
     classes: int = 0
