@@ -39,6 +39,7 @@ CASES = {
     "loss-aware": tiny.recipe(
         objective__times="loss_aware", objective__times__entries=4, objective__times__history=1
     ),
+    "learned weights": tiny.recipe(objective__weight="learned"),
     "averages": override(tiny.BASE, {"ema": "exponential", "ema.decay": 0.9, "ema.more": (0.5, 0.99)}),
     "recomputed": tiny.recipe("batch norm"),
     "recomputed dropout": override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3}),

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.gaussian import posterior
+from ddim.diffusion.learned_weight import LearnedLosses, LearnedWeight
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.prediction import On, Prediction, quantity
 from ddim.diffusion.schedules import Level, Schedule
-from ddim.diffusion.time_sampling import TableTimes, TimeSampling, UniformTimes
+from ddim.diffusion.time_sampling import Memory, TableTimes, TimeSampling, UniformTimes
 from ddim.diffusion.variational_bound import bound_posterior, image_bits, step_bits
 from ddim.diffusion.weighting import Unweighted, Weighting
 from ddim.errors import UserError
@@ -81,6 +82,13 @@ class Objective:
     weight: Weighting = Unweighted()
 
     needs_variance = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, LearnedWeight) and self.times.memory() is not None:
+            raise UserError(
+                "objective.weight learned and objective.times loss_aware both weigh the loss by its past "
+                "values: choose one of them"
+            )
 
     def at(self, progress: float) -> Self:
         """Return this loss, which is the same during the whole training; see `Loss`."""
@@ -157,6 +165,20 @@ class Hybrid:
 
 LOSSES: dict[str, type[Loss]] = {"objective": Objective, "hybrid": Hybrid, "consistency": Consistency}
 """All losses, keyed by their names in a recipe."""
+
+
+def make_memory(loss: Loss, schedule: Schedule, device: str = "cpu") -> Memory | None:
+    """Return an empty memory of losses if the times or the weights of a loss depend on them, else None.
+
+    Args:
+        loss: the loss.
+        schedule: the noise schedule of training.
+        device: the device of the memory, which must support float64.
+    """
+    weight = getattr(loss, "weight", None)
+    learned = LearnedLosses(weight, loss.times, schedule) if isinstance(weight, LearnedWeight) else None
+    memory = learned or loss.times.memory()
+    return memory and memory.to(device)
 
 
 def _error(loss: Objective | Hybrid, p: Prediction, truth: Prediction, at: Level) -> Tensor:

@@ -27,9 +27,33 @@ class TimeSampling(Protocol):
         """Return times (B,) in (0, 1], float64, from random numbers (B,) uniform in [0, 1)."""
         ...
 
-    def memory(self) -> LossMemory | None:
+    def memory(self) -> Memory | None:
         """Return an empty memory of losses if the distribution depends on past losses, else None."""
         return None
+
+
+class Memory(Protocol):
+    """What training remembers of past losses, and how times and their weights follow from it."""
+
+    def to(self, device: str) -> Self:
+        """Move the memory to a device, which must support float64, and return it."""
+        ...
+
+    def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw times (B,) in (0, 1] and their weights (B,), float64, from random numbers (B,) in [0, 1)."""
+        ...
+
+    def update(self, times: Tensor, losses: Tensor, valid: Tensor | bool = True) -> None:
+        """Remember the losses (B,) at times (B,), without their weights, if `valid` is true."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint saves, keyed by name."""
+        ...
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Restore a state that `state` returned."""
+        ...
 
 
 @dataclass(frozen=True)

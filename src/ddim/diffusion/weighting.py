@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ddim.diffusion.learned_weight import LearnedWeight
 from ddim.diffusion.prediction import On, error_ratio
 from ddim.diffusion.schedules import Level
 from ddim.errors import check_positive
@@ -83,5 +84,6 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
     "unweighted": Unweighted,
     "edm_weight": EDMWeight,
     "min_snr": MinSNR,
+    "learned": LearnedWeight,
 }
 """All weightings, keyed by their names in a recipe."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from ddim.data import SplitImages
 from ddim.data.batch import gather_batch
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.time_sampling import LossMemory
+from ddim.diffusion.loss import make_memory
+from ddim.diffusion.time_sampling import Memory
 from ddim.metrics.statistics import NORMAL_95
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import LoadedRun
@@ -114,7 +115,7 @@ def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Te
 
 
 def collect_gradients(
-    run: LoadedRun, own: SplitImages, memory: LossMemory | None, progress: Progress = ignore_progress
+    run: LoadedRun, own: SplitImages, memory: Memory | None, progress: Progress = ignore_progress
 ) -> Tensor:
     """Return gradients (BATCHES, P) of the objective at a run's weights, for batches drawn as in training.
 
@@ -151,7 +152,7 @@ def space_steps(images: int, batch: int) -> range:
 
 
 def draw_parts(
-    run: LoadedRun, own: SplitImages, step: int, memory: LossMemory | None
+    run: LoadedRun, own: SplitImages, step: int, memory: Memory | None
 ) -> Iterator[tuple[Denoiser, Tensor, Tensor, Tensor, Tensor]]:
     """Yield the micro-batches of the training update `step`.
 
@@ -168,9 +169,9 @@ def draw_parts(
         yield *batch.part(part, images, run.model, run.pixels, runtime), batch.weights[part] / size
 
 
-def load_loss_memory(run: LoadedRun) -> LossMemory | None:
-    """Return the past losses in the checkpoint if time sampling is loss-aware, else None."""
-    memory = run.recipe.objective.times.memory()
+def load_loss_memory(run: LoadedRun) -> Memory | None:
+    """Return the past losses in the checkpoint if its times or weights depend on them, else None."""
+    memory = make_memory(run.recipe.objective, run.recipe.schedule)
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     return memory

@@ -16,7 +16,7 @@ from ddim.diffusion.denoiser import Denoiser, Labelled, Model
 from ddim.diffusion.log_snr import midpoints
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.time_sampling import LossMemory
+from ddim.diffusion.time_sampling import Memory
 from ddim.nn.runtime import Runtime
 from ddim.runs.classes import drop_labels, label_images
 from ddim.runs.recipe import Recipe
@@ -107,7 +107,7 @@ def draw_batch(
     model: Model,
     runtime: Runtime,
     step: int,
-    memory: LossMemory | None,
+    memory: Memory | None,
 ) -> Batch:
     """Return the batch of a step; its random numbers depend only on the recipe's seed and on `step`.
 
@@ -117,7 +117,7 @@ def draw_batch(
         model: the model, for the shape of the noise.
         runtime: how the network runs; noise and times are drawn on its device.
         step: the number of the step.
-        memory: the past losses, for loss-aware time sampling; None for other time samplings.
+        memory: the past losses, if times or weights depend on them, else None.
     """
     size, seed, device = recipe.optim.batch, recipe.seed, runtime.device
     rows = draw_rows(recipe, split.train, step)
@@ -143,13 +143,13 @@ def draw_batch(
     return Batch(rows, times, weights, noise, dequantisation, augment_labels, class_labels)
 
 
-def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tuple[Tensor, Tensor]:
+def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
     """Return times (B,) in (0, 1] and their weights (B,) in the loss.
 
     Args:
         recipe: the recipe of the run.
         uniform: random numbers (B,), uniform in [0, 1).
-        memory: the past losses, for loss-aware time sampling; None for other time samplings.
+        memory: the past losses, if times or weights depend on them, else None.
     """
     if memory:
         return memory.draw(uniform)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Model
+from ddim.diffusion.loss import make_memory
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
@@ -37,8 +38,8 @@ class Training:
     """The state of a run between two updates.
 
     A checkpoint holds the weights, all EMA weights, the state of the optimiser, the past losses for
-    loss-aware time sampling, and `RunState`. All else is a function of the recipe's seed and of `step`: the
-    order of the images, their mirroring, times (timesteps), noise and dropout.
+    loss-aware times or learned weights, and `RunState`. All else is a function of the recipe's seed and of
+    `step`: the order of the images, their mirroring, times (timesteps), noise and dropout.
 
     With several processes (see `ddim.nn.processes`), each has the whole state, and trains on its part of each
     batch. Gradients and losses are combined over all processes, so that their states stay equal. Up to
@@ -93,8 +94,7 @@ class Training:
         self.averages = {
             profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
         }
-        memory = recipe.objective.times.memory()
-        self.memory = memory and memory.to(runtime.exact_device)
+        self.memory = make_memory(recipe.objective, recipe.schedule, runtime.exact_device)
         self.loader = ImageLoader(split.images, runtime)
         o = recipe.optim
         self.parameters = dict(self.model.named_parameters())
