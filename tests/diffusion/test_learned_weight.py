@@ -48,7 +48,7 @@ def test_weighted_losses_have_mean_one_at_every_noise_level(scale):
 
 def test_a_step_descends_the_loss_of_the_paper():
     """Against torch's Adam on the gradient that autograd derives of loss / exp(u) + u."""
-    memory = LearnedLosses(LearnedWeight(5.0, lr=0.03), UniformTimes(), SCHEDULE)
+    memory = LearnedLosses(LearnedWeight(5.0, rate=0.03), UniformTimes(), SCHEDULE)
     weights = torch.zeros(9, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([weights], lr=0.03, betas=(0.9, 0.99))
     for k in range(20):
@@ -95,5 +95,5 @@ def test_the_weight_of_a_clean_image_is_finite():
 def test_two_ways_to_weigh_by_past_losses_are_refused_together():
     with pytest.raises(UserError, match="choose one of them"):
         Objective(times=LossAware(10), weight=LearnedWeight())
-    with pytest.raises(UserError, match=r"objective\.weight\.lr must be above 0, got 0"):
-        LearnedWeight(lr=0)
+    with pytest.raises(UserError, match=r"objective\.weight\.rate must be above 0, got 0"):
+        LearnedWeight(rate=0)

@@ -384,7 +384,7 @@ def test_losses_that_times_are_drawn_by_survive_a_resume(tmp_path):
 
 
 def test_learned_weights_survive_a_resume_and_weigh_the_loss(tmp_path):
-    chosen = {"objective.weight": "learned", "objective.weight.lr": 0.1, "report.checkpoint": 0}
+    chosen = {"objective.weight": "learned", "objective.weight.rate": 0.1, "report.checkpoint": 0}
     recipe = override(tiny.BASE, chosen)
     whole = tiny.train(recipe, tmp_path / "whole")
     folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(7)))

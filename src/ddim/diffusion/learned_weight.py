@@ -33,14 +33,14 @@ class LearnedWeight:
 
     Attributes:
         spacing: distance of the knots of u, in units of log-SNR.
-        lr: learning rate of u.
+        rate: learning rate of u.
     """
 
     spacing: float = 1.0
-    lr: float = 0.01
+    rate: float = 0.01
 
     def __post_init__(self) -> None:
-        check_positive("objective.weight", spacing=self.spacing, lr=self.lr)
+        check_positive("objective.weight", spacing=self.spacing, rate=self.rate)
 
     def __call__(self, at: Level, on: On) -> Tensor:
         """Return 1: the learned weights are those of the times of a batch; see `LearnedLosses`."""
@@ -95,7 +95,7 @@ class LearnedLosses:
         first = torch.lerp(gradient, slots["first"], BETAS[0])
         second = torch.lerp(gradient.square(), slots["second"], BETAS[1])
         scale = (second / (1 - BETAS[1] ** count)).sqrt() + 1e-8
-        step = self.weight.lr * first / (1 - BETAS[0] ** count) / scale
+        step = self.weight.rate * first / (1 - BETAS[0] ** count) / scale
         newest = {"values": slots["values"] - step, "first": first, "second": second, "updates": count}
         valid = torch.as_tensor(valid)
         self.slots = {name: torch.where(valid, value, slots[name]) for name, value in newest.items()}
