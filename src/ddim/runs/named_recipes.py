@@ -183,7 +183,7 @@ def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
 
 
 def flow() -> Recipe:
-    """`fast` trained by flow matching (Lipman et al. 2023; Liu et al. 2023), with times of Esser et al. 2024.
+    """`fast` by flow matching (Lipman et al. 2023; Liu et al. 2023), with times of Esser et al. 2024.
 
     The network predicts eps - x0 on the straight path from image to noise. Training times are logit-normal.
     The sampler is DDIM, which is Euler's method on this path. For large images, `--grid.shift 3` takes more
