@@ -201,7 +201,7 @@ def flow() -> Recipe:
 
 
 def dit() -> Recipe:
-    """`fast` with a transformer in place of the U-Net: DiT of Peebles & Xie 2023, with adaLN-Zero blocks.
+    """`fast` with a transformer in place of the U-Net: DiT (Peebles & Xie 2023) with adaLN-Zero blocks.
 
     A step costs about as much as a step of `fast`. `--net.width 384 --net.depth 12 --net.heads 6` is the size
     of DiT-S in the paper, where patches are of latents, not of pixels. `--recipe flow --net dit` trains the
