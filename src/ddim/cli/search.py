@@ -18,14 +18,14 @@ _EPILOG = """
 Varies the sampling times between the first and the last time of the run's grid, and keeps the times whose
 samples are nearest to samples with many steps. This takes minutes. The best times are written to
 RUN/grids.json; `ddim sample RUN` with the same --steps and sampler uses them, unless --grid is given. For a
-student of `ddim distill`, the noise level of the last step is searched: the one whose samples have the lowest
-KID against the validation images.
+student of `ddim distill`, this command finds the noise level of the last step at which samples have the
+lowest KID against the validation images.
 
-With --guidance, it searches for guidance instead: with which guide, at which scale and noise levels the KID
-of samples against the validation images is lowest. The best setting is compared on fresh samples with no
-guidance at equal NFE. If it is better at 95 %, it is written to RUN/guidance.json, and `ddim sample RUN` and
-`ddim evaluate RUN` with the same --steps and sampler use it; --guidance 1 turns it off. A run with labels is
-its own guide, without the label; a run without labels needs RUN/guide or --guide-with.
+With --guidance, it finds the guide, scale and noise levels of guidance at which samples have the lowest KID
+against the validation images. The best setting is then compared with no guidance, on fresh samples and at
+equal NFE. If it is better at 95 %, it is written to RUN/guidance.json, and `ddim sample RUN` and `ddim
+evaluate RUN` with the same --steps and sampler use it; --guidance 1 turns it off. For a run with labels,
+classifier-free guidance is tried too. A run without labels needs RUN/guide or --guide-with.
 
 sampling options:
   --sampler, --grid and their fields, as in `ddim sample` (default: the recipe's)
@@ -54,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "-n", type=int, metavar="N", help="with --guidance: samples of each setting (default: 500)"
     )
     parser.add_argument(
-        "--label", metavar="L", help="with --guidance: class name or index (default: all classes in turn)"
+        "--label", metavar="L", help="with --guidance: class name or index (default: all classes)"
     )
     parser.add_argument(
         "--guide-with",

@@ -15,7 +15,7 @@ from ddim.diffusion.time_sampling import TimeSampling
 from ddim.errors import check_positive
 
 FARTHEST = 20.0
-"""The largest log-SNR with a knot of its own; the smallest is -20. Beyond them u is constant."""
+"""u has knots from log-SNR -20 to 20, and is constant outside of this range."""
 
 BETAS = (0.9, 0.99)
 """Decay rates of the two moments of Adam."""
@@ -23,13 +23,13 @@ BETAS = (0.9, 0.99)
 
 @dataclass(frozen=True)
 class LearnedWeight:
-    """exp(-u), where u(log-SNR) is trained to minimise loss / exp(u) + u (Karras et al. 2024, eq. 14 and 15).
+    """Weight exp(-u); u(log-SNR) is trained to minimise loss / exp(u) + u (Karras et al. 2024, eq. 14 and 15).
 
     At the optimum exp(u) is the expected loss at a noise level, so that all noise levels contribute equally
     (Kendall et al. 2018). u is trained beside the network, by Adam. Its gradient needs only the losses of the
     images. Here u is linear between knots; the paper has one layer on Fourier features. Checkpoints hold u,
-    and sampling does not use it. The weighted loss in the log tends to 1: judge a training by its validation
-    errors.
+    and sampling does not use it. The weighted loss in the log tends to 1, so it does not show the progress of
+    training; validation errors do.
 
     Attributes:
         spacing: distance of the knots of u, in units of log-SNR.
@@ -43,7 +43,7 @@ class LearnedWeight:
         check_positive("objective.weight", spacing=self.spacing, rate=self.rate)
 
     def __call__(self, at: Level, on: On) -> Tensor:
-        """Return 1: the learned weights are those of the times of a batch; see `LearnedLosses`."""
+        """Return 1. The learned weights come with the times of a batch instead; see `LearnedLosses.draw`."""
         return torch.ones_like(at.sigma)
 
 

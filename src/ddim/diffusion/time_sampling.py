@@ -33,7 +33,7 @@ class TimeSampling(Protocol):
 
 
 class Memory(Protocol):
-    """What training remembers of past losses, and how times and their weights follow from it."""
+    """The past losses that training remembers; the times that it draws, or their weights, depend on them."""
 
     def to(self, device: str) -> Self:
         """Move the memory to a device, which must support float64, and return it."""

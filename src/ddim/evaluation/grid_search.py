@@ -73,10 +73,12 @@ def search_grid(
         out: a new or empty folder for grids.json, by default the run folder.
 
     Returns:
-        The times, their mean squared error, and the error of every named grid.
+        The times, their mean squared error, and the error of every named grid. For the sampler multistep, KID
+        takes the place of the error, and the noise levels that were tried that of the named grids.
 
     Raises:
-        UserError: if the sampler is stochastic, or the schedule has too few different noise levels.
+        UserError: if the sampler is stochastic, except multistep. Also if the schedule has too few different
+            noise levels.
     """
     run = open_run_folder(run, out)
     folder = run.checkpoint.run if out is None else Path(out)

@@ -1,7 +1,7 @@
-"""Search for the noise level of a student's last step: the one whose samples are nearest to held-out images.
+"""Search for the best noise level of a student's last sampling step.
 
-Fresh noise is added at each step of a student, so samples with more steps are no reference for it. Noise
-levels are compared by the KID of their samples against the validation images.
+Noise levels are compared by the KID of their samples against the validation images. Samples with more steps
+cannot be the reference, as in `grid_search`, because a student adds fresh noise at each step.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FACTOR = 1.6
 """Ratio of two neighbouring noise levels that are tried."""
 
 TRIED = range(-4, 4)
-"""The levels that are tried, as powers of `FACTOR` times the level of the student's own grid."""
+"""Exponents k of the tried levels: `FACTOR` to the power k, times the level of the student's own grid."""
 
 
 def search_levels(
