@@ -46,7 +46,7 @@ def add_training_machine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_machine(args: argparse.Namespace) -> Machine:
-    """Return the machine of a training that the options describe."""
+    """Return the `Machine` of a training, from the options of the command."""
     from ddim.training import Machine
 
     return Machine(args.device, args.precision, args.compiling, args.threads, args.recompute)

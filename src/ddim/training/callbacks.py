@@ -136,7 +136,7 @@ class Snapshots(Callback):
     """Writes snapshots of two averages of the weights, from which `ddim ema` reconstructs other averages.
 
     The steps of the snapshots depend on `report.snapshots` alone, see `is_snapshot_step`. A resumed run
-    writes the snapshots after its checkpoint again, with the same bytes.
+    writes the snapshots of all steps after its checkpoint again, with the same bytes.
     """
 
     def on_start(self, training: Training, folder: Path) -> None:
@@ -157,7 +157,7 @@ class Checkpoints(Callback):
     """Writes a checkpoint at each validation, every `report.checkpoint` seconds, and at the end.
 
     The newest two checkpoints are kept, and the checkpoint with the lowest value of the error that the field
-    `report.best` names. After the share `report.guide` of the budget, RUN/guide gets the weights.
+    `report.best` names. RUN/guide holds the weights after the share `report.guide` of the budget.
 
     Args:
         log: the log, which is flushed to the disk before each checkpoint.
@@ -180,8 +180,8 @@ class Checkpoints(Callback):
         due = training.plan.step_at(share, training.recipe.optim.batch)
         if due is None or not share:
             return
-        # A time budget may be converted to images, or be shortened, after this step has passed. A checkpoint
-        # after more than half of the budget would be hardly weaker than the finished run.
+        # A time budget may be converted to images, or be shortened, after this step has passed. The guide is
+        # then saved late, but not in the second half of the budget: it would hardly be weaker than the run.
         late = not self._guided and due < training.step and training.seen <= total / 2
         if training.step == due or late:
             self._save_guide(training)
