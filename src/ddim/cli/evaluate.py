@@ -31,7 +31,7 @@ sampling options, as in `ddim sample`:
   --sampler, --grid, --sampled_on, --clip and their fields (default: the recipe's, with the sampling times
   that `ddim search` found)
   --label L, for a run trained with labels. The reference has images of all classes; use --label all to cycle
-  through the classes. Classes that are clusters are as frequent as in training.
+  through the classes. If the classes are clusters, they are as frequent as in training by default.
   --guidance W, --guide-with RUN[@NAME], --guidance-interval LOW,HIGH (default: what `ddim search --guidance`
   found)
 

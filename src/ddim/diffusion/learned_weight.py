@@ -25,7 +25,7 @@ BETAS = (0.9, 0.99)
 class LearnedWeight:
     """Weight exp(-u), where u(log-SNR) is trained to minimise loss / exp(u) + u.
 
-    See Karras et al. 2024, eq. 14 and 15. At the optimum exp(u) is the expected loss at a noise level, so that
+    See Karras et al. 2024, eq. 14 and 15. At the optimum, exp(u) is the expected loss at a noise level. So
     all noise levels contribute equally (Kendall et al. 2018). u is trained beside the network, by Adam. Its
     gradient needs only the losses of the images. Here u is linear between knots; the paper has one layer on
     Fourier features. Checkpoints hold u, and sampling does not use it. The weighted loss in the log tends to
