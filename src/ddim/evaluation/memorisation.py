@@ -90,8 +90,8 @@ def check_memorisation(
 ) -> Memorisation:
     """Find copies of training images among samples, and write record and figure.
 
-    If the run was trained with labels, the samples cycle through its classes. Classes that are clusters are
-    as frequent as in training.
+    If the run was trained with labels, the samples cycle through its classes. If the classes are clusters,
+    they are as frequent as in training instead.
 
     Args:
         run: a run folder, or the result of `ddim.load`.

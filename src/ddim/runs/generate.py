@@ -63,8 +63,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
-        label: class name or index, "all" for class s % classes at seed s, None for no class. If the classes
-            are clusters, None means "natural": classes as frequent as in training; "none" means no class.
+        label: class name or index; "all": seed s has class s % classes; None: no class. If the classes are
+            clusters, None means "natural", classes as frequent as in training, and "none" means no class.
         guidance: guidance scale (Ho & Salimans 2022); 1 turns guidance off.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
         guide_with: a weaker model that guides (Karras et al. 2024): a run, or a version of this run such as
@@ -118,8 +118,8 @@ def generate(
         seeds: image k is a function of seeds[k] alone.
         steps: number of sampling steps, which is the number of times in the grid; by default the number in
             the recipe.
-        label: class index, "all" for class s % classes at seed s, "natural" for classes as frequent as in
-            training, None for no class.
+        label: class index; "all": seed s has class s % classes; "natural": classes are as frequent as in
+            training; None: no class.
         guidance: the guidance, see `open_guidance`; inside its interval each step needs twice the NFE.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
         progress: called with "samples" after each sampling step.
