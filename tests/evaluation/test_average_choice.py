@@ -143,3 +143,18 @@ def test_samples_of_the_picked_average_are_named_in_their_record(run):
     pick_average(run, widths=[0.06])
     again = ddim.runs.provenance.sampling_record(load(run, "picked"), [0], 2, 2, None)
     assert ddim.runs.provenance.sample_conditions(again)["average"] != found["average"]
+
+
+def test_a_compiled_run_is_refused_because_its_program_holds_the_weights(run):
+    """Otherwise, every width would have the value of the weights that were compiled first."""
+    loaded = load(run)
+    with pytest.raises(UserError, match="compared without torch.compile"):
+        pick_average(replace(loaded, runtime=replace(loaded.runtime, compile=True)))
+    assert not (run / "averages" / "picked").exists()
+
+
+def test_a_student_is_not_judged_by_its_validation_error(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddim.nn.power_averages.FIRST", 4)
+    student = ddim.distill(run, images=80, out=tmp_path / "student", machine=tiny.MACHINE, progress=False)
+    with pytest.raises(UserError, match='a student cannot be judged by its validation error.*by="kid"'):
+        pick_average(student)

@@ -156,7 +156,9 @@ def test_a_run_without_snapshots_says_so_in_a_sentence(run, tmp_path):
         list_averages(run)
 
 
-@pytest.mark.parametrize("name", ["ema", "raw", "snapshots", "a/b", "..", "", "0.99", "power-3", "a b"])
+@pytest.mark.parametrize(
+    "name", ["ema", "raw", "snapshots", "best", "guide", "a/b", "..", "", "0.99", "power-3", "a b"]
+)
 def test_a_name_with_another_meaning_is_refused(name, trained):
     with pytest.raises(UserError, match="the name of an average must be a plain word"):
         reconstruct_average(trained, 0.08, name=name)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.reference import Reference, open_reference
 from ddim.evaluation.run_folder import load_given_run
@@ -128,7 +129,8 @@ def pick_average(
         progress: called with "averages" after each average.
 
     Raises:
-        UserError: if the run has no snapshots or no held-out images.
+        UserError: if the run has no snapshots or no held-out images, or was loaded with torch.compile. Also
+            if it is a student of `ddim distill` and `by` is "validation".
 
     Example:
         >>> ddim.pick_average("runs/photos-fast-1")
@@ -139,6 +141,7 @@ def pick_average(
     check_count("n", n, LEAST)
     check_average_name(name)
     loaded = load_given_run(run)
+    _check_measurable(loaded, by)
     averages = open_averages(loaded.checkpoint.run, loaded.checkpoint.path)
     # If the run was loaded from one of its checkpoints, its images are still found from the run folder.
     loaded = replace(loaded, checkpoint=replace(loaded.checkpoint, run=averages.run))
@@ -151,6 +154,20 @@ def pick_average(
     facts = replace(best.facts, choice=tuple(best.rows))
     folder = store_average(averages.run, name, best.tensors, facts)
     return AverageChoice(ReconstructedAverage(name, folder, facts), facts.choice, by, left_out)
+
+
+def _check_measurable(loaded: LoadedRun, by: Measure) -> None:
+    """Check that the averages of a loaded run can be compared by this measure."""
+    if loaded.runtime.compile:
+        raise UserError(
+            "averages are compared without torch.compile, whose program holds the weights: load the run "
+            "without compiling=True"
+        )
+    if by == "validation" and isinstance(loaded.recipe.objective, Consistency):
+        raise UserError(
+            "a student cannot be judged by its validation error, which rises while it learns to give sharp "
+            'images: give by="kid" (--by kid)'
+        )
 
 
 @dataclass(frozen=True)

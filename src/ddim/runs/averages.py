@@ -33,7 +33,7 @@ from ddim.runs.manifest import (
     write_parts,
 )
 from ddim.runs.recipe import Recipe
-from ddim.runs.run_path import find_run_folder
+from ddim.runs.run_path import BEST, GUIDE, find_run_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -222,9 +222,10 @@ def check_average_name(name: str) -> str:
         UserError: if it is not a plain word, or a name with another meaning, such as "ema".
     """
     plain = re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII)
-    if not plain or name in ("ema", "raw", SNAPSHOTS) or name.startswith("power-"):
+    taken = ("ema", "raw", SNAPSHOTS, BEST, GUIDE)
+    if not plain or name in taken or name.startswith("power-"):
         raise UserError(
-            "the name of an average must be a plain word such as picked, other than ema, raw and snapshots, "
+            f"the name of an average must be a plain word such as picked, other than {', '.join(taken)}, "
             f"got {name!r}"
         )
     return name
