@@ -163,6 +163,15 @@ def test_the_deviation_of_the_images_is_one_number():
         check_training(student)
 
 
+def test_no_checkpoint_of_a_student_is_the_best_by_its_denoising_error(student):
+    with pytest.raises(
+        UserError, match="has no best checkpoint: it has not measured report.best yet, or this is none"
+    ):
+        load(student / "best")
+    judged = override(tiny.BASE, {"report.kid": 20, "report.best": "kid"})
+    assert make_student(judged).report.best == "kid"
+
+
 def test_fields_of_the_student_are_set_by_path(teacher, tmp_path):
     fields = {"optim.lr": "1e-4", "steps": 1, "images": 8, "grid.sigma_min": 3.0}
     recipe = read_run_recipe(distil(teacher, tmp_path / "run", fields=fields, images=None))

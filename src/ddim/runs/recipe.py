@@ -183,7 +183,8 @@ class Report:
         log: updates between two lines of the log.
         checkpoint: seconds between two checkpoints.
         kid: number of samples whose KID against the validation images is measured; 0 for no KID.
-        best: the metric by which the best checkpoint is kept; the lowest value is the best.
+        best: the metric by which the best checkpoint is kept; the lowest value is the best; "none" keeps
+            no best checkpoint.
         guide: share of the training budget after which a checkpoint is kept in RUN/guide, to guide samples of
             the finished run (Karras et al. 2024); 0 keeps none.
         snapshots: number of snapshots of two averages of the weights that are kept, from which `ddim ema`
@@ -196,7 +197,7 @@ class Report:
     log: int = 20
     checkpoint: float = 120.0
     kid: int = 0
-    best: Literal["image_mae", "kid"] = "image_mae"
+    best: Literal["image_mae", "kid", "none"] = "image_mae"
     guide: float = 0.2
     snapshots: int = 0
 

@@ -42,7 +42,10 @@ def find_named_checkpoint(run: str | Path) -> Path | None:
     if not names_checkpoint(run):
         return None
     if run.name == BEST:
-        found, why = checkpoint.find_best(run.parent / CHECKPOINTS), "it has not measured report.best yet"
+        found, why = (
+            checkpoint.find_best(run.parent / CHECKPOINTS),
+            "it has not measured report.best yet, or this is none",
+        )
     else:
         found = checkpoint.find_newest(run)
         why = "training keeps one after the share report.guide of its budget, unless this is 0"
