@@ -157,15 +157,6 @@ def test_a_recipe_that_was_saved_when_clipping_was_yes_or_no_is_read_as_it_was()
         assert override(Recipe(), {"clip": text}).clip == clip
 
 
-def test_a_recipe_that_was_saved_with_its_steps_in_report_is_read_as_it_was():
-    saved = dump(Recipe(steps=7))
-    steps = saved.pop("steps")
-    old = {**saved, "report": {**saved["report"], "steps": steps}}
-    assert load_recipe(old) == Recipe(steps=7)
-    with pytest.raises(UserError, match=r"report\.steps"):
-        override(Recipe(), {"report.steps": "5"})
-
-
 def test_recipes_are_values():
     assert Recipe() == Recipe()
     assert replace(Recipe(), sampler=DDIM(0.5)) != Recipe()

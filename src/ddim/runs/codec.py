@@ -70,16 +70,7 @@ def load_recipe(data: Any) -> Recipe:  # noqa: ANN401 (JSON)
     Raises:
         UserError: if a field does not exist or a value is invalid; the message names the valid values.
     """
-    return load_value(_move_steps(data), Recipe)
-
-
-def _move_steps(data: Any) -> Any:  # noqa: ANN401 (JSON)
-    """Return the JSON of a recipe with `steps` at its place; early versions of runs had it in `report`."""
-    report = data.get("report") if isinstance(data, Mapping) else None
-    if not isinstance(report, Mapping) or "steps" not in report:
-        return data
-    rest = {name: value for name, value in report.items() if name != "steps"}
-    return {"steps": report["steps"], **data, "report": rest}
+    return load_value(data, Recipe)
 
 
 def load_value(data: Any, wanted: Any, path: str = "") -> Any:  # noqa: ANN401
