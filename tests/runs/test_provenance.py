@@ -12,12 +12,20 @@ import ddim
 import tiny
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import State
+from ddim.errors import UserError
+from ddim.nn.processes import Processes
 from ddim.plots.pictures import make_sheet
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.generate import Film, generate
 from ddim.runs.pipeline import load
-from ddim.runs.provenance import describe_kind, list_versions, sampling_record
+from ddim.runs.provenance import (
+    check_same_sampling,
+    describe_kind,
+    list_versions,
+    sample_conditions,
+    sampling_record,
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +119,28 @@ def test_versions_name_what_numbers_depend_on():
     assert found["threads"] == torch.get_num_threads()
     assert found["processor"]
     assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("guidance", {"guidance": 2.0}),
+        ("guide", {"guide": {"name": "@guide", "sha256": "b", "weights": "ema"}}),
+        ("times", {"times": [1.0, 0.4]}),
+        ("checkpoint", {"checkpoint": {"sha256": "c"}}),
+    ],
+)
+def test_processes_that_sample_differently_are_refused(monkeypatch, name, other):
+    """A machine may have a copy of the run from before a search, without its guidance.json."""
+    record = {"checkpoint": {"sha256": "a"}, "times": [1.0, 0.5], "guidance": 1.0, "runtime": {"threads": 1}}
+
+    class Two(Processes):
+        def gather(self, value):
+            assert "runtime" not in value  # machines may differ in it
+            return [value, value | {name: sample_conditions(record | other).get(name) for name in other}]
+
+    monkeypatch.setattr("ddim.runs.provenance.current_processes", Two)
+    with pytest.raises(UserError, match=f"process 1 samples with another {name} than this one: copy the run"):
+        check_same_sampling(record)
+    other.clear()
+    check_same_sampling(record)

@@ -51,7 +51,7 @@ from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import open_progress
 from ddim.runs.progress import Progress, ignore_progress
-from ddim.runs.provenance import make_record
+from ddim.runs.provenance import check_same_sampling, make_record
 
 SHOWN = 36
 """Number of samples in the sheet of an evaluation."""
@@ -154,6 +154,8 @@ def evaluate_subject(
 ) -> Evaluation:
     """Evaluate a subject, write the folder of the evaluation, and return it; processes share the sampling."""
     processes = current_processes()
+    if subject.sampled:
+        check_same_sampling(subject.sampling or {})
     if processes.leads:
         return processes.broadcast(_evaluate_as_lead(subject, extractor, out, progress))
     if subject.sampled:

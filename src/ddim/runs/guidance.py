@@ -93,11 +93,6 @@ class Guidance:
         ends = tuple(end if math.isfinite(end) else None for end in (self.low, self.high))
         return None if ends == (None, None) else (ends[0], ends[1])
 
-    @property
-    def models(self) -> tuple[LoadedRun, ...]:
-        """The loaded guide, in a tuple; () if there is no guide."""
-        return (self.guide.run,) if self.guide else ()
-
     def describe(self) -> dict[str, Any]:
         """Return the entries that a record has about guidance, as JSON; if it is off, only the scale."""
         found: dict[str, Any] = {"guidance": self.scale}

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ddim.errors import UserError
+from ddim.nn.processes import current_processes
 from ddim.runs.classes import Label
 from ddim.runs.codec import dump
 from ddim.runs.flat import option_text
@@ -102,6 +104,28 @@ def sample_conditions(record: Mapping[str, Any]) -> dict[str, Any]:
         found["guidance_interval"] = interval
     own = ("sha256", "weights", "average")
     return found | ({"guide": {k: guide[k] for k in own if k in guide}} if guide else {})
+
+
+def check_same_sampling(record: Mapping[str, Any]) -> None:
+    """Check that all processes of the command sample in the same way; call it in all of them.
+
+    Each machine reads its own copy of a run, and of what `ddim search` saved with it.
+
+    Args:
+        record: the record of the samples, see `sampling_record`.
+
+    Raises:
+        UserError: if another machine has another checkpoint, other times or other guidance.
+    """
+    # Machines may have other versions of packages and other numbers of threads.
+    own = {k: v for k, v in sample_conditions(record).items() if k not in ("runtime", "versions")}
+    for rank, other in enumerate(current_processes().gather(own)):
+        differing = [name for name in {**own, **other} if own.get(name) != other.get(name)]
+        if differing:
+            raise UserError(
+                f"process {rank} samples with another {' and another '.join(differing)} than this one: copy "
+                "the run and its guide to every machine, or keep them on a shared drive"
+            )
 
 
 def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:

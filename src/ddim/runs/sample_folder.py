@@ -36,7 +36,7 @@ from ddim.runs.generate import (
 from ddim.runs.guidance import OFF, Guidance, check_guidance
 from ddim.runs.pipeline import LoadedRun, check_same_weights
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
-from ddim.runs.provenance import make_record, sample_conditions, sampling_record
+from ddim.runs.provenance import check_same_sampling, make_record, sample_conditions, sampling_record
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_run_folder
 
@@ -114,10 +114,10 @@ def write_samples(
     check_seeds(seeds)
     check_label(pipeline.recipe, label)
     check_guidance(pipeline, label, steps, guidance)
-    for each in (pipeline, *guidance.models):
-        check_same_weights(each)
+    check_same_weights(pipeline)
     processes = current_processes()
     record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance), pipeline)
+    check_same_sampling(record)
     # Process 0 alone reads and writes the folder; the others may be on machines that do not see it.
     todo = processes.broadcast(_plan(pipeline, seeds, output, record) if processes.leads else None)
     frames, nfe, seconds = Film(pipeline.pixels, todo.shown), todo.there["nfe"], 0.0
