@@ -301,6 +301,8 @@ def test_the_commands_of_a_trial_are_those_of_train_and_evaluate(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(document))
     planned = sweeping.read_sweep(tmp_path)
     evaluate = [sys.executable, "-m", "ddim", "evaluate", run, "-n", "500", "--steps", "20"]
+    # A guidance that was searched for one trial must not change its evaluation.
+    evaluate += ["--guidance", "1"]
     assert trial_commands(planned, trial, 1)[1] == evaluate
     labelled = replace(trial, recipe={"name": "stub", "data": {"labels": True}})
     assert trial_commands(planned, labelled, 1)[1][-2:] == ["--label", "all"]

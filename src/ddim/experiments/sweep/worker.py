@@ -108,6 +108,8 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = 
     if not samples or sweep_evaluation(index.read_run(run), samples):
         return [train]
     evaluate = [*ddim, "evaluate", str(run), "-n", str(samples), "--steps", str(STEPS)]
+    # A trial whose guidance was searched is still compared with the others.
+    evaluate += ["--guidance", "1"]
     if (trial.recipe or {}).get("data", {}).get("labels") is True:
         # The reference images are of all classes, so the samples must be too. If the classes are clusters,
         # this is the default.
