@@ -127,9 +127,9 @@ def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_mi
 
     trained = load(run)
     own = open_run_images(trained)
-    whole = gradient_noise.collect_gradients(trained, own, None)
+    whole = gradient_noise.collect_gradients(trained, own, trained.recipe.objective)
     fewer = replace(trained, runtime=replace(trained.runtime, micro_batch=3))
-    parts = gradient_noise.collect_gradients(fewer, own, None)
+    parts = gradient_noise.collect_gradients(fewer, own, fewer.recipe.objective)
     assert whole.shape == (16, sum(p.numel() for p in trained.model.parameters()))
     assert (whole - parts).norm() < 1e-4 * whole.norm()
     assert not any(p.requires_grad for p in trained.model.parameters())
@@ -176,7 +176,7 @@ def test_a_diagnosis_augments_images_and_conditions_the_network_on_it():
 
 def test_the_gradients_of_a_diagnosis_include_the_conditioning_on_augmentation():
     trained = untrained(MIRRORED)
-    found = gradient_noise.collect_gradients(trained, OWN, None)
+    found = gradient_noise.collect_gradients(trained, OWN, trained.recipe.objective)
     sizes = [p.numel() for p in trained.model.parameters()]
     names = [name for name, _ in trained.model.named_parameters()]
     mine = dict(zip(names, found.split(sizes, dim=1), strict=True))["net.augment_proj.weight"]
@@ -217,7 +217,9 @@ def at_the_start(recipe, folder):
 def test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training(recipe, tmp_path):
     training, trained = at_the_start(recipe, tmp_path)
     own = SplitImages(training.split.images, training.split.train, training.split.validation)
-    found = gradient_noise.collect_gradients(trained, own, gradient_noise.load_loss_memory(trained))
+    found = gradient_noise.collect_gradients(
+        trained, own, gradient_noise.find_loss(trained), gradient_noise.load_loss_memory(trained)
+    )
     for row, step in zip(
         found[:3], gradient_noise.space_steps(len(own.train), recipe.optim.batch), strict=False
     ):

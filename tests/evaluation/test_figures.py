@@ -293,6 +293,8 @@ def test_the_forward_strip_depends_on_its_seed(strips):
 class Oracle(Gaussian):
     """An exact denoiser with the attributes of a model of images 8 x 8."""
 
+    classes = 0
+
     def with_labels(self, label):
         return self
 

@@ -21,6 +21,7 @@ from ddim.evaluation.denoising import Gap, LevelErrors, measure_errors, measure_
 from ddim.evaluation.gradient_noise import (
     NoiseScale,
     collect_gradients,
+    find_loss,
     estimate_noise_scale,
     load_loss_memory,
 )
@@ -148,7 +149,9 @@ def diagnose(
             split=(len(own.train), len(own.validation)),
             schedule_range=log_snr_range(schedule),
             noise_range=_find_noise_range(run, own),
-            noise_scale=estimate_noise_scale(collect_gradients(run, own, memory, progress), batch),
+            noise_scale=estimate_noise_scale(
+                collect_gradients(run, own, find_loss(run), memory, progress), batch
+            ),
             batch=batch,
         )
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from ddim.data import SplitImages
 from ddim.data.batch import gather_batch
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.loss import make_memory
+from ddim.diffusion.loss import Loss, make_memory
 from ddim.diffusion.time_sampling import Memory
 from ddim.metrics.statistics import NORMAL_95
 from ddim.runs import checkpoint
-from ddim.runs.pipeline import LoadedRun
+from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training import batches
 
@@ -114,15 +114,24 @@ def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Te
     return (count * large - small) / (count - 1), batch * (small - large) * count / (count - 1)
 
 
+def find_loss(run: LoadedRun) -> Loss:
+    """Return the loss of a run at the step of its checkpoint."""
+    state = run.checkpoint.state
+    return run.recipe.objective.at(state.plan.part(state.step * run.recipe.optim.batch))
+
+
 def collect_gradients(
-    run: LoadedRun, own: SplitImages, memory: Memory | None, progress: Progress = ignore_progress
+    run: Pipeline,
+    own: SplitImages,
+    loss: Loss,
+    memory: Memory | None = None,
+    progress: Progress = ignore_progress,
 ) -> Tensor:
-    """Return gradients (BATCHES, P) of the objective at a run's weights, for batches drawn as in training.
+    """Return gradients (BATCHES, P) of a loss at the weights of a run, for batches drawn as in training.
 
     The model is in eval mode: batch norm uses its running statistics, so the images do not interact.
     """
-    recipe, model, state = run.recipe, run.model, run.checkpoint.state
-    measure = recipe.objective.at(state.plan.part(state.step * recipe.optim.batch))
+    recipe, model = run.recipe, run.model
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     bins, rows = recipe.data.bins(run.pixels), []
     for step in space_steps(len(own.train), recipe.optim.batch):
@@ -131,9 +140,9 @@ def collect_gradients(
             for p in parameters:
                 p.requires_grad_(True)
             with run.runtime.precise():
-                each = measure(denoise, x0, t, eps, bins)
-                loss = (each * share.to(each)).sum()
-            found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+                each = loss(denoise, x0, t, eps, bins)
+                mean = (each * share.to(each)).sum()
+            found = torch.autograd.grad(mean, parameters, allow_unused=True, materialize_grads=True)
             total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)
             for p in parameters:
                 p.requires_grad_(False)
@@ -152,7 +161,7 @@ def space_steps(images: int, batch: int) -> range:
 
 
 def draw_parts(
-    run: LoadedRun, own: SplitImages, step: int, memory: Memory | None
+    run: Pipeline, own: SplitImages, step: int, memory: Memory | None
 ) -> Iterator[tuple[Denoiser, Tensor, Tensor, Tensor, Tensor]]:
     """Yield the micro-batches of the training update `step`.
 
