@@ -21,8 +21,8 @@ from ddim.evaluation.denoising import Gap, LevelErrors, measure_errors, measure_
 from ddim.evaluation.gradient_noise import (
     NoiseScale,
     collect_gradients,
-    find_loss,
     estimate_noise_scale,
+    find_loss,
     load_loss_memory,
 )
 from ddim.evaluation.noise_range import NoiseRange, find_noise_range

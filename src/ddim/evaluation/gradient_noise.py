@@ -15,7 +15,7 @@ from torch import Tensor
 from ddim.data import SplitImages
 from ddim.data.batch import gather_batch
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.loss import Loss, make_memory
+from ddim.diffusion.loss import LossFunction, make_memory
 from ddim.diffusion.time_sampling import Memory
 from ddim.metrics.statistics import NORMAL_95
 from ddim.runs import checkpoint
@@ -114,7 +114,7 @@ def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Te
     return (count * large - small) / (count - 1), batch * (small - large) * count / (count - 1)
 
 
-def find_loss(run: LoadedRun) -> Loss:
+def find_loss(run: LoadedRun) -> LossFunction:
     """Return the loss of a run at the step of its checkpoint."""
     state = run.checkpoint.state
     return run.recipe.objective.at(state.plan.part(state.step * run.recipe.optim.batch))
@@ -123,7 +123,7 @@ def find_loss(run: LoadedRun) -> Loss:
 def collect_gradients(
     run: Pipeline,
     own: SplitImages,
-    loss: Loss,
+    loss: LossFunction,
     memory: Memory | None = None,
     progress: Progress = ignore_progress,
 ) -> Tensor:
