@@ -190,10 +190,10 @@ class Training:
         o, runtime = self.recipe.optim, self.runtime
         batch = draw_batch(self.recipe, self.split, self.model, runtime, self.step, self.memory)
         bins = self.recipe.data.bins(self.pixels)
+        objective = self.recipe.objective.at(self.plan.part(self.seen))
         losses = torch.zeros(o.batch, device=runtime.device)
         every, rank = o.accumulate * self.processes.count, self.processes.rank
-        # Over all processes together, a part has the images part, part + accumulate, ..., as with one
-        # process.
+        # In all processes together, a part has the images part, part + accumulate, ..., as in one process.
         parts = [slice(part + o.accumulate * rank, None, every) for part in range(o.accumulate)]
         following = draw_rows(self.recipe, self.split.train, self.step + 1)
         with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step):
@@ -204,7 +204,7 @@ class Training:
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
                 with self._exchange(last=after is None):
                     with runtime.precise():
-                        each = self.recipe.objective.at(self.plan.part(self.seen))(denoise, x0, t, eps, bins)
+                        each = objective(denoise, x0, t, eps, bins)
                         loss = (each * batch.weights[which].to(each)).mean() / o.accumulate
                     loss.backward()
                 losses[which] = each.detach()
