@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,7 @@ class SearchedGrid(Tabular):
 
 def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:
     """Return the grid that a search saved for this sampler, number of steps and weights, or None."""
-    if not (run / FILE).is_file():
-        return None
-    entry = _entries(run).get(sampling_key(sampler, steps, weights))
+    entry = read_entries(run / FILE, _is_grid).get(sampling_key(sampler, steps, weights))
     return None if entry is None else Listed(tuple(entry["times"]))
 
 
@@ -57,7 +56,7 @@ def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: Sear
         weights: the weights for which the grid was searched, such as "ema".
         found: the grid and its error.
     """
-    entries = _entries(run) if (run / FILE).is_file() else {}
+    entries = read_entries(run / FILE, _is_grid)
     entries[sampling_key(sampler, steps, weights)] = {
         "times": list(found.times),
         "error": found.error,
@@ -67,12 +66,27 @@ def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: Sear
     write_json(run / FILE, entries)
 
 
-def _entries(run: Path) -> dict[str, Any]:
-    entries = read_json(run / FILE)
+def _is_grid(entry: dict[str, Any]) -> bool:
+    return isinstance(entry.get("times"), list)
+
+
+def read_entries(file: Path, is_valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the entries of a file in which searches save what they found; {} if there is no such file.
+
+    Args:
+        file: the file, keyed by `sampling_key`.
+        is_valid: returns whether an entry has the fields that it needs.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    if not file.is_file():
+        return {}
+    entries = read_json(file)
     if not isinstance(entries, dict) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("times"), list) for entry in entries.values()
+        isinstance(entry, dict) and is_valid(entry) for entry in entries.values()
     ):
-        raise UserError(f"{run / FILE} was not written by ddim search or is damaged: remove it")
+        raise UserError(f"{file} was not written by ddim search or is damaged: remove it")
     return entries
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError
-from ddim.files import read_json, write_json
-from ddim.runs.searched_grids import sampling_key
+from ddim.files import write_json
+from ddim.runs.searched_grids import read_entries, sampling_key
 
 FILE = "guidance.json"
 
@@ -37,9 +36,7 @@ def find_saved_guidance(
     run: Path, sampler: Sampler, steps: int, weights: str, *, labelled: bool
 ) -> SavedGuidance | None:
     """Return the guidance that a search saved, or None; see `save_guidance`."""
-    if not (run / FILE).is_file():
-        return None
-    entry = _entries(run).get(_key(sampler, steps, weights, labelled))
+    entry = read_entries(run / FILE, _is_guidance).get(_key(sampler, steps, weights, labelled))
     if entry is None:
         return None
     interval = entry.get("interval")
@@ -59,7 +56,7 @@ def save_guidance(
         found: the guidance; None removes what an earlier search saved.
         labelled: whether samples have a class label.
     """
-    entries, key = _entries(run) if (run / FILE).is_file() else {}, _key(sampler, steps, weights, labelled)
+    entries, key = read_entries(run / FILE, _is_guidance), _key(sampler, steps, weights, labelled)
     before = entries.pop(key, None)
     if found is not None:
         entries[key] = asdict(found)
@@ -67,13 +64,8 @@ def save_guidance(
         write_json(run / FILE, entries)
 
 
-def _entries(run: Path) -> dict[str, Any]:
-    entries = read_json(run / FILE)
-    if not isinstance(entries, dict) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("scale"), int | float) for entry in entries.values()
-    ):
-        raise UserError(f"{run / FILE} was not written by ddim search or is damaged: remove it")
-    return entries
+def _is_guidance(entry: dict[str, Any]) -> bool:
+    return isinstance(entry.get("scale"), int | float)
 
 
 def _key(sampler: Sampler, steps: int, weights: str, labelled: bool) -> str:
