@@ -254,10 +254,24 @@ def test_parts_that_cannot_be_called_are_refused_before_training(changes, messag
     assert not (tmp_path / "run").exists()
 
 
+@dataclass(frozen=True)
+class Alone:
+    """A sampler that inherits nothing."""
+
+    stochastic = needs_variance = False
+
+    def evaluations(self, levels):
+        return levels
+
+    def __call__(self, denoise, x, times, noise):
+        return mine.Euler()(denoise, x, times, noise)
+
+
 def test_a_sampler_must_be_one(tmp_path):
     pipeline = ddim.load(tiny.train(tiny.BASE, tmp_path / "run"))
     with pytest.raises(UserError, match="sampler must be a Sampler, and Straight has no"):
         ddim.sample(pipeline, n=2, steps=2, sampler=mine.Straight())
     with pytest.raises(UserError, match=r"sampler must be an instance, such as DDIM\(\), got the class DDIM"):
         ddim.sample(pipeline, n=2, steps=2, sampler=ddim.DDIM)
-    assert ddim.sample(pipeline, n=2, steps=2, sampler=mine.Euler()).shape == (2, 3, 32, 32)
+    for sampler in (mine.Euler(), Alone()):
+        assert ddim.sample(pipeline, n=2, steps=2, sampler=sampler).shape == (2, 3, 32, 32)

@@ -24,9 +24,9 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.grids import pin_ends
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import EDM, Sampler, State, Times
+from ddim.diffusion.samplers import EDM, Sampler, State
 from ddim.diffusion.samplers.flow import time_of_ratio
-from ddim.diffusion.schedules import Schedule, as_double
+from ddim.diffusion.schedules import Schedule
 from ddim.errors import check_count
 from ddim.evaluation.discretisation_error import (
     SamplingError,
@@ -117,11 +117,8 @@ class Flow(Sampler):
         """Return the number of network evaluations of sampling at `levels` times; see `Sampler`."""
         return self.order * (levels - 1) + 1
 
-    @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`."""
-        times = as_double(times)
-        yield State(x, times[0].item(), torch.zeros_like(x))
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+        """Yield the state after each step; see `Sampler`."""
         for t, s in pairwise(times):
             (a, now), (b, then) = (
                 (at.alpha, self.point(at.noise_to_signal)) for at in map(denoise.schedule, (t, s))

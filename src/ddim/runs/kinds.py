@@ -131,7 +131,8 @@ class Slot:
         for family in self._union:
             if family not in FAMILIES:
                 continue
-            members = [member for member in vars(family) if member == "__call__" or member[0] != "_"]
+            # A sampler with a call of its own needs no `walk`, which only the call of `Sampler` uses.
+            members = [m for m in vars(family) if m == "__call__" or (m[0] != "_" and m != "walk")]
             # `hasattr` does not find a field without a default, because it is no attribute of its class.
             known = {f.name for f in fields(part)} if is_dataclass(part) else set()
             missing = [member for member in members if member not in known and not hasattr(part, member)]

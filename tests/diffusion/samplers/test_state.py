@@ -1,9 +1,11 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
 from ddim.diffusion.grids import Uniform
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import DDIM, State, final_sample, initial_noise, last_state
+from ddim.diffusion.samplers import DDIM, Sampler, State, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Cosine, Level, LinearBeta
 from ddim.errors import UserError
 from oracles import Gaussian, normal
@@ -55,3 +57,34 @@ def test_a_final_sample_carries_no_gradients():
 
     assert not final_sample(Learns(Cosine()), State(normal(1, 1, 2, 2), 0.5, torch.zeros(1))).requires_grad
     assert torch.is_grad_enabled()
+
+
+class Steps(Sampler):
+    """The deterministic step of DDIM, and nothing else."""
+
+    def walk(self, denoise, x, times, noise):
+        for t, s in pairwise(times):
+            p = denoise(x, t)
+            x = denoise.schedule(s).noisy(p.x0, p.eps)
+            yield State(x, s.item(), p.x0)
+
+
+def test_a_sampler_of_ones_own_needs_only_its_steps():
+    """It gets the first state, float64 times and a call without gradients, and equals DDIM."""
+
+    class Learns(Gaussian):
+        def __call__(self, x_t, t):
+            return super().__call__(x_t * torch.ones((), requires_grad=True), t)
+
+    oracle, x, times = Learns(Cosine()), normal(2, 3, 4, 4), [0.9, 0.7, 0.4, 0.1]
+    mine, library = ([*sampler(oracle, x, times, Noise(range(2)))] for sampler in (Steps(), DDIM()))
+    assert [state.t for state in mine] == times
+    assert torch.equal(mine[0].x, x)
+    assert not mine[0].x0.any()
+    for one, other in zip(mine, library, strict=True):
+        assert not one.x.requires_grad
+        torch.testing.assert_close(one.x, other.x)
+        torch.testing.assert_close(one.x0, other.x0)
+    assert torch.is_grad_enabled()
+    assert [*Steps()(oracle, x, [], Noise(range(2)))] == []
+    assert [state.t for state in Steps()(oracle, x, [0.5], Noise(range(2)))] == [0.5]

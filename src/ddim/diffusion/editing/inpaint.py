@@ -48,12 +48,13 @@ class Inpaint(ShortRepr, Sampler):
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`."""
-        if not len(times):
-            return
-        times = as_double(times)
-        x = self._join(x, denoise.schedule(times[0]), noise)
-        yield State(x, times[0].item(), torch.zeros_like(x))
+        """Yield one state for each time, the first with the known part; see `Sampler`."""
+        if len(times):
+            x = self._join(x, denoise.schedule(as_double(times)[0]), noise)
+        yield from super().__call__(denoise, x, times, noise)
+
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+        """Yield the state after each step; see `Sampler`."""
         ancestral, x0 = DDIM(1.0), torch.zeros_like(x)
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)

@@ -14,8 +14,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers.flow import interpolation_weights, move, time_of_ratio, weighted_sum
-from ddim.diffusion.samplers.state import Sampler, State, Times
-from ddim.diffusion.schedules import as_double
+from ddim.diffusion.samplers.state import Sampler, State
 from ddim.errors import UserError
 
 _MOST = 5
@@ -72,13 +71,8 @@ class AdamsBashforth(Sampler):
         """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return levels + min(self._single_steps, levels - 1) * (self.order - 2)
 
-    @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`."""
-        if not len(times):
-            return
-        times = as_double(times)
-        yield State(x, times[0].item(), torch.zeros_like(x))
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+        """Yield the state after each step; see `Sampler`."""
         past: deque[tuple[Tensor, Tensor]] = deque(maxlen=self.order)  # (sigma / alpha, slope), newest last
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers.state import Sampler, State, Times
-from ddim.diffusion.schedules import as_double
+from ddim.diffusion.samplers.state import Sampler, State
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,8 @@ class Multistep(Sampler):
 
     stochastic = True
 
-    @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`."""
-        if not len(times):
-            return
-        times = as_double(times)
-        yield State(x, times[0].item(), torch.zeros_like(x))
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+        """Yield the state after each step; see `Sampler`."""
         for t, s in pairwise(times):
             x0 = denoise(x, t).x0
             x = denoise.schedule(s).noisy(x0, noise.like(x0))

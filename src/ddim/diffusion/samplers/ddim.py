@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers.state import Sampler, State, Times
-from ddim.diffusion.schedules import as_double
+from ddim.diffusion.samplers.state import Sampler, State
 from ddim.errors import UserError
 
 
@@ -38,14 +36,8 @@ class DDIM(Sampler):
         """Whether sampling draws noise; see `Sampler`."""
         return self.eta > 0
 
-    # `no_grad` is a decorator, because a `with` around a yield would leave gradients off in the caller.
-    @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`."""
-        if not len(times):
-            return
-        times = as_double(times)
-        yield State(x, times[0].item(), torch.zeros_like(x))
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+        """Yield the state after each step; see `Sampler`."""
         for t, s in pairwise(times):
             # The rates stay in float64, because on a fine grid the rates at t and s are almost equal.
             now, then = denoise.schedule(t), denoise.schedule(s)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.gaussian import posterior
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers.state import Sampler, State, Times
-from ddim.diffusion.schedules import as_double
+from ddim.diffusion.samplers.state import Sampler, State
 from ddim.errors import UserError
 
 
@@ -44,17 +42,12 @@ class DDPM(Sampler):
         """Whether the network must predict a variance; see `Sampler`."""
         return self.variance == "learned"
 
-    @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`.
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+        """Yield the state after each step; see `Sampler`.
 
         Raises:
             UserError: if `variance` is "learned", but the network does not predict a variance.
         """
-        if not len(times):
-            return
-        times = as_double(times)
-        yield State(x, times[0].item(), torch.zeros_like(x))
         for t, s in pairwise(times):
             q = posterior(denoise.schedule(t), denoise.schedule(s))
             p = denoise(x, t)

@@ -13,8 +13,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers.flow import move, time_of_ratio
-from ddim.diffusion.samplers.state import Sampler, State, Times
-from ddim.diffusion.schedules import as_double
+from ddim.diffusion.samplers.state import Sampler, State
 from ddim.errors import UserError
 
 
@@ -75,13 +74,9 @@ class EDM(Sampler):
         """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return self.order * (levels - 1) + 1
 
-    @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`."""
-        if not len(times):
-            return
-        schedule, times = denoise.schedule, as_double(times)
-        yield State(x, times[0].item(), torch.zeros_like(x))
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+        """Yield the state after each step; see `Sampler`."""
+        schedule = denoise.schedule
         for t, s in pairwise(times):
             x, t = self._churn(denoise, x, t, len(times), noise)  # noqa: PLW2901  (the paper's t-hat)
             now, then = schedule(t), schedule(s)

@@ -25,8 +25,8 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers.flow import interpolation_weights, weighted_sum
-from ddim.diffusion.samplers.state import Sampler, State, Times
-from ddim.diffusion.schedules import Level, as_double
+from ddim.diffusion.samplers.state import Sampler, State
+from ddim.diffusion.schedules import Level
 from ddim.errors import UserError
 
 Known = tuple[Tensor, Tensor]
@@ -76,13 +76,8 @@ class DPMSolver(Sampler):
         """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return levels + (self.order == _MOST and self.start == "exact" and levels > 1)
 
-    @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`."""
-        if not len(times):
-            return
-        times = as_double(times)
-        yield State(x, times[0].item(), torch.zeros_like(x))
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+        """Yield the state after each step; see `Sampler`."""
         past: deque[Known] = deque(maxlen=self.order)
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
@@ -129,21 +124,18 @@ class UniPC(Sampler):
     def __post_init__(self) -> None:
         _check_order(self.order)
 
-    @torch.no_grad()
-    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`."""
-        if not len(times):
-            return
-        times = as_double(times)
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+        """Yield the state after each step; see `Sampler`."""
         past: deque[Known] = deque(maxlen=self.order)
         before = None  # the noise level and the images x at the start of the last step
-        for t, s in pairwise(times):
+        for k, (t, s) in enumerate(pairwise(times)):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
             if before is not None:
                 known = [*past, (half_log_snr(now), p.x0)]
                 x = exponential_step(before[1], known, before[0], now, variant=self.variant)
-            yield State(x, t.item(), past[-1][1] if past else torch.zeros_like(x))
+            if k:  # the step to time t is complete only now
+                yield State(x, t.item(), past[-1][1] if past else torch.zeros_like(x))
             # In a table, both times of a step can have the same noise level.
             if half_log_snr(now) == half_log_snr(then):
                 before = None
@@ -151,7 +143,8 @@ class UniPC(Sampler):
             past.append((half_log_snr(now), p.x0))
             before = (now, x)
             x = exponential_step(x, past, now, then, variant=self.variant)
-        yield State(x, times[-1].item(), past[-1][1] if past else torch.zeros_like(x))
+        if len(times) > 1:
+            yield State(x, times[-1].item(), past[-1][1] if past else torch.zeros_like(x))
 
 
 def half_log_snr(at: Level) -> Tensor:

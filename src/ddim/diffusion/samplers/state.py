@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.schedules import Schedule, as_double
 from ddim.diffusion.short_repr import ShortRepr
 from ddim.errors import UserError
 
@@ -33,7 +33,11 @@ class State(ShortRepr):
 
 
 class Sampler(Protocol):
-    """A sampler: a frozen dataclass whose call is a generator of states, one for each time of the grid."""
+    """A sampler: a frozen dataclass whose call is a generator of states, one for each time of the grid.
+
+    A class that inherits from this one only needs `walk`, which yields the states after the first. A sampler
+    whose first state is not x defines `__call__` itself.
+    """
 
     @property
     def stochastic(self) -> bool:
@@ -52,6 +56,8 @@ class Sampler(Protocol):
         """
         return levels
 
+    # `no_grad` is a decorator, because a `with` around a yield would leave gradients off in the caller.
+    @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
         """Sample step by step, from noisy images at times[0] to noisy images at the last time.
 
@@ -64,7 +70,25 @@ class Sampler(Protocol):
         Yields:
             N states, one for each time; the first holds x. `final_sample` turns the last state into samples.
         """
-        ...
+        if not len(times):
+            return
+        times = as_double(times)
+        yield State(x, times[0].item(), torch.zeros_like(x))
+        yield from self.walk(denoise, x, times, noise)
+
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+        """Make the steps of `__call__`, without gradients.
+
+        Args:
+            denoise: the model.
+            x: noisy images (B, C, H, W) at times[0].
+            times: decreasing times (N,) in (0, 1], float64, at least one. `pairwise(times)` are the steps.
+            noise: the random streams, one for each image.
+
+        Yields:
+            The state after each of the N - 1 steps.
+        """
+        raise NotImplementedError(f"the sampler {type(self).__name__} has no method walk")
 
 
 def initial_noise(schedule: Schedule, noise: Noise, blank: Tensor, t: Tensor | float) -> Tensor:
