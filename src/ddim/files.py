@@ -21,6 +21,9 @@ from ddim.errors import UserError
 TEMPORARY = ".tmp-"
 """Prefix of the name of an unfinished file or folder."""
 
+FRESH = ".new"
+"""Ending of the name of a complete folder that is about to replace another; see `replace_folder`."""
+
 _DAY = 24 * 3600
 
 
@@ -171,6 +174,38 @@ def publish_folder(temporary: Path, path: Path) -> None:
         sync_folder(Path(inner))
     os.rename(temporary, path)
     sync_folder(path.parent)
+
+
+def replace_folder(temporary: Path, path: Path) -> None:
+    """Rename a filled temporary folder to `path`, in place of the folder there; see `publish_folder`.
+
+    A rename cannot replace a folder that has content, so the new folder first gets the ending `FRESH`. While
+    both folders exist, readers must prefer the new one, and its writer later calls `settle_folder`: a process
+    that is killed may leave it so.
+    """
+    if not path.exists():
+        publish_folder(temporary, path)
+        return
+    fresh = path.with_name(path.name + FRESH)
+    publish_folder(temporary, fresh)
+    settle_folder(fresh)
+
+
+def settle_folder(fresh: Path) -> None:
+    """Rename a folder with the ending `FRESH` to its final name, in place of the folder there."""
+    path = fresh.with_name(fresh.name.removesuffix(FRESH))
+    if path.exists():
+        remove_folder(path)
+    os.rename(fresh, path)
+    sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a crash leaves it complete or absent."""
+    # The folder is renamed first, because a partly deleted one would look like a damaged one.
+    rubbish = _temporary(path)
+    os.rename(path, rubbish)
+    shutil.rmtree(rubbish)
 
 
 def remove_leftovers(folder: Path) -> None:

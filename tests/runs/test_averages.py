@@ -1,17 +1,22 @@
 """Stored averages of a run: what is written, found, refused and skipped."""
 
+import contextlib
+import errno
+import itertools
 import shutil
 
 import pytest
 import torch
 
+import crash
 import ddim
 import tiny
+from crash import crashed
 from damage import damage_file, flip_bit
 from ddim.errors import UserError
 from ddim.nn.power_averages import GAMMAS
 from ddim.runs import checkpoint
-from ddim.runs.averages import list_snapshots, list_stored, read_stored
+from ddim.runs.averages import find_stored, list_snapshots, list_stored, read_stored
 from ddim.runs.pipeline import load
 from ddim.runs.reconstruction import list_averages, open_averages, reconstruct_average
 from ddim.training import resume
@@ -97,6 +102,30 @@ def test_a_later_average_of_the_same_name_replaces_the_earlier_one(run):
     assert [path.name for path in (run / "averages").iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_kill_while_an_average_is_replaced_leaves_the_old_one_or_the_new_one(tmp_path):
+    """After each system call of the writer; the writer after it leaves one folder."""
+    found = crashed("averages", tmp_path)
+    assert found == sorted(found)
+    assert set(found) == {1, 2}
+    assert len(found) > 15
+
+
+def test_a_failure_while_an_average_is_replaced_leaves_the_old_one_or_the_new_one(run):
+    reconstruct_average(run, 0.08, name="mine")
+    for n in itertools.count(1):
+        before = read_stored(find_stored(run)["mine"]).width
+        width = 0.08 + 0.0001 * n
+        with crash.failing(n, errno.EIO) as failed, contextlib.suppress(UserError):
+            reconstruct_average(run, width, name="mine")
+        if not failed:
+            break
+        assert list(list_stored(run)) == ["mine"]
+        assert list_stored(run)["mine"].width in (before, width)
+        load(run, "mine")
+    assert n > 15
+    assert read_stored(run / "averages" / "mine").width == width
+
+
 def test_a_damaged_snapshot_is_named_and_not_used(run):
     whole = reconstruct_average(run, 0.08).facts
     path = run / "averages" / "snapshots" / "step-000000051"
@@ -157,7 +186,7 @@ def test_a_run_without_snapshots_says_so_in_a_sentence(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["ema", "raw", "snapshots", "best", "guide", "a/b", "..", "", "0.99", "power-3", "a b"]
+    "name", ["ema", "raw", "snapshots", "best", "guide", "a/b", "..", "", "0.99", "power-3", "a b", "a.new"]
 )
 def test_a_name_with_another_meaning_is_refused(name, trained):
     with pytest.raises(UserError, match="the name of an average must be a plain word"):

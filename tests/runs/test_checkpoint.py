@@ -5,8 +5,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 import crash
+from crash import crashed
 from damage import damage_file, flip_bit
 from ddim.errors import NoSpace, UserError
 from ddim.runs import checkpoint, manifest
@@ -24,14 +23,6 @@ from ddim.runs.checkpoint import Damaged, find_best, find_newest, read_document,
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-def crashed(mode, folder):
-    """The report of tests/crash.py, which ends only when its own checks hold."""
-    command = [sys.executable, crash.__file__, mode, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 # What goes in comes out

@@ -1,7 +1,7 @@
 """Crashes on purpose: a process killed after any system call, power cuts replayed, hostile files.
 
-`python tests/crash.py kills|replay|hostile FOLDER` prints a report as JSON. It is a script because it forks,
-and because an audit hook stays for good: neither belongs in the process of the tests.
+`python tests/crash.py kills|averages|replay|hostile FOLDER` prints a report as JSON. It is a script because
+it forks, and because an audit hook stays for good: neither belongs in the process of the tests.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import pickle
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import torch
 
 from ddim.errors import UserError
 from ddim.runs import checkpoint
+from ddim.runs.averages import StoredAverage, find_stored, list_stored, store_average
 from ddim.runs.pipeline import load_state
 
 MAY_FAIL = ("open", "write", "fsync", "mkdir", "rename")
@@ -71,6 +73,14 @@ def failing(n, code):
 
     with wrapped_calls(MAY_FAIL, wrap):
         yield failed
+
+
+def crashed(mode, folder):
+    """The report of this script, which ends only when its own checks hold."""
+    command = [sys.executable, __file__, mode, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def content(step, version=0):
@@ -195,6 +205,38 @@ def kills(folder):
             assert left <= {f"step-{step:09d}" for step in (10, 20, 30, 40)}, (name, n, left)
         report[name] = outcomes
     return report
+
+
+def averages(folder):
+    """Kill the replacement of a stored average after each of its system calls; [what was then found]."""
+    start = folder / "start"
+    keep(start, 1)
+    outcomes = []
+    for n in itertools.count(1):
+        run = folder / f"averages-{n}"
+        shutil.copytree(start, run)
+        if not killed_after(n, lambda run=run: keep(run, 2)):
+            break
+        outcomes.append(kept(run))
+        # The next one finishes what was begun.
+        keep(run, 3)
+        assert kept(run) == 3, n
+        left = [path.name for path in (run / "averages").iterdir() if path.name[0] != "."]
+        assert left == ["mine"], (n, left)
+    return outcomes
+
+
+def keep(run, width):
+    """Store an average of this width."""
+    store_average(run, "mine", {"weight": torch.full((4,), width)}, StoredAverage(width, 1.0, 0.0, 1, "sha"))
+
+
+def kept(run):
+    """The width of the one stored average, of which every part is that of `keep`."""
+    (facts,) = list_stored(run).values()
+    weight = checkpoint.read_tensors(find_stored(run)["mine"], "average")["weight"]
+    assert weight.tolist() == [facts.width] * 4
+    return facts.width
 
 
 # Power cuts: a file system in memory that knows what has reached the disk.
@@ -509,4 +551,5 @@ if __name__ == "__main__":
     # A kill loses nothing that was written, and power cuts are played in memory: do not wait for disks.
     os.fsync = lambda file: None
     os.chdir(sys.argv[2])
-    print(json.dumps({"kills": kills, "replay": replay, "hostile": hostile}[sys.argv[1]](Path(sys.argv[2]))))
+    modes = {"kills": kills, "averages": averages, "replay": replay, "hostile": hostile}
+    print(json.dumps(modes[sys.argv[1]](Path(sys.argv[2]))))

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError
-from ddim.files import publish_folder, remove_leftovers, temporary_folder
+from ddim.files import (
+    FRESH,
+    remove_folder,
+    remove_leftovers,
+    replace_folder,
+    settle_folder,
+    temporary_folder,
+)
 from ddim.nn.power_averages import track_averages
 from ddim.runs import checkpoint
 from ddim.runs.manifest import (
@@ -135,6 +142,8 @@ def _list_folders(run: Path) -> list[tuple[int, Path]]:
 def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: StoredAverage) -> Path:
     """Store an average of a run, and return its folder; an older average with this name is replaced.
 
+    After a crash, the average with this name is the older one or the new one.
+
     Raises:
         UserError: if it cannot be written.
     """
@@ -147,26 +156,40 @@ def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: St
                 f"{AVERAGE}.json": render_json(asdict(facts)),
             }
             write_parts(temporary, facts.step, False, contents.items())
-            if target.exists():
-                # A rename cannot replace a folder that has content. Between the two renames, there is no
-                # average of this name.
-                with temporary_folder(target) as old:
-                    target.rename(old / name)
-                    publish_folder(temporary, target)
-            else:
-                publish_folder(temporary, target)
+            _finish_replacing(target)
+            replace_folder(temporary, target)
     except OSError as error:
         raise UserError(f"average {name} cannot be written to {target.parent}: {error.strerror}") from None
     return target
 
 
+def _finish_replacing(target: Path) -> None:
+    """Finish the replacement of a stored average by a process that was killed."""
+    fresh = target.with_name(target.name + FRESH)
+    if not fresh.exists():
+        return
+    try:
+        verify(fresh)
+    except Damaged:
+        remove_folder(fresh)
+    else:
+        settle_folder(fresh)
+
+
 def list_stored(run: Path) -> dict[str, StoredAverage]:
     """Return the stored averages of a run, keyed by name; damaged ones are left out."""
+    return {name: read_stored(path) for name, path in find_stored(run).items()}
+
+
+def find_stored(run: Path) -> dict[str, Path]:
+    """Return the folders of the stored averages of a run, keyed by name; damaged ones are left out."""
     found = {}
+    # The folder "picked.new" comes after "picked", which it is about to replace.
     for path in sorted((run / FOLDER).glob("[!.]*")):
         if path.name != SNAPSHOTS and path.is_dir():
             with suppress(Damaged):
-                found[path.name] = read_stored(path)
+                read_stored(path)
+                found[path.name.removesuffix(FRESH)] = path
     return found
 
 
@@ -201,18 +224,18 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
     if weights in possible:
         return None
     run = find_run_folder(path)
-    stored = {} if run == path else list_stored(run)
+    stored = {} if run == path else find_stored(run)
     if weights not in stored:
         possible += stored
         raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
-    facts = stored[weights]
+    facts = read_stored(stored[weights])
     if facts.weights != hash_weights(path):
         again = "--pick" if facts.choice else f"--width {facts.width:g}"
         raise UserError(
             f"average {weights} of run {run} belongs to its checkpoint of step {facts.step}, not to {path}: "
             f"make it again with `ddim ema {shlex.quote(str(run))} {again}`"
         )
-    return run / FOLDER / weights
+    return stored[weights]
 
 
 def check_average_name(name: str) -> str:
@@ -223,7 +246,7 @@ def check_average_name(name: str) -> str:
     """
     plain = re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII)
     taken = ("ema", "raw", SNAPSHOTS, BEST, GUIDE)
-    if not plain or name in taken or name.startswith("power-"):
+    if not plain or name in taken or name.startswith("power-") or name.endswith(FRESH):
         raise UserError(
             f"the name of an average must be a plain word such as picked, other than {', '.join(taken)}, "
             f"got {name!r}"

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.errors import FULL_DISK, NoSpace, UserError
-from ddim.files import TEMPORARY, make_folder, publish_folder, sync_folder, temporary_folder
+from ddim.files import (
+    FRESH,
+    TEMPORARY,
+    make_folder,
+    remove_folder,
+    replace_folder,
+    settle_folder,
+    temporary_folder,
+)
 from ddim.runs.manifest import (
     MANIFEST,
     Damaged,
@@ -99,7 +107,7 @@ def save(
         _check_space(folder, tensors, pages)
         with temporary_folder(target) as temporary:
             write_parts(temporary, step, best, list_contents())
-            _publish(temporary, target)
+            replace_folder(temporary, target)
     except OSError as error:
         if error.errno in FULL_DISK:
             raise NoSpace(
@@ -132,7 +140,7 @@ def remove_later(folder: Path, step: int) -> None:
     for path in _checkpoints(folder):
         place = parse_step(path.name)
         if place and place[0] > step:
-            _remove(path)
+            remove_folder(path)
 
 
 def is_best(path: Path) -> bool:
@@ -155,32 +163,6 @@ def _check_space(
         )
 
 
-def _publish(temporary: Path, target: Path) -> None:
-    if not target.exists():
-        publish_folder(temporary, target)
-        return
-    # A rename cannot replace a folder that has content, so the new folder first gets the ending ".new". While
-    # both folders exist, readers prefer the new folder.
-    fresh = target.with_name(target.name + ".new")
-    publish_folder(temporary, fresh)
-    _settle(fresh)
-
-
-def _settle(fresh: Path) -> None:
-    target = fresh.with_name(fresh.name.removesuffix(".new"))
-    if target.exists():
-        _remove(target)
-    os.rename(fresh, target)
-    sync_folder(target.parent)
-
-
-def _remove(path: Path) -> None:
-    # The folder is renamed first, because a partly deleted checkpoint would look like a damaged checkpoint.
-    rubbish = path.with_name(f"{TEMPORARY}{os.getpid()}-old-{path.name}")
-    os.rename(path, rubbish)
-    shutil.rmtree(rubbish)
-
-
 def _finish_writing(folder: Path) -> None:
     """Clean up after a process that was killed while it wrote a checkpoint.
 
@@ -192,13 +174,13 @@ def _finish_writing(folder: Path) -> None:
         else:
             path.unlink()
     for path in _checkpoints(folder):
-        if path.name.endswith(".new"):
+        if path.name.endswith(FRESH):
             try:
                 verify(path)
             except Damaged:
                 _set_aside(path)
             else:
-                _settle(path)
+                settle_folder(path)
 
 
 def _prune(folder: Path, written: Path, keep: int) -> None:
@@ -212,7 +194,7 @@ def _prune(folder: Path, written: Path, keep: int) -> None:
             spared |= manifest.best and not marked
             marked |= manifest.best
         if not spared:
-            _remove(path)
+            remove_folder(path)
 
 
 # Reading
@@ -259,7 +241,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _set_aside(path: Path) -> str:
     """Rename a damaged checkpoint, and return a description of what was done."""
-    k, name = 1, path.name.removesuffix(".new")
+    k, name = 1, path.name.removesuffix(FRESH)
     while (aside := path.with_name(f"damaged-{name}-{k}")).exists():
         k += 1
     try:
