@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and a closed terminal: one save, and nothing is lost."""
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
@@ -252,3 +253,63 @@ def test_the_command_exits_with_the_code_of_the_signal(number, code, tmp_path):
     )
     assert not [line for line in said if "Traceback" in line]
     checkpoint.verify(checkpoint.find_newest(tmp_path / "run" / "checkpoints"))
+
+
+SLOW_MODULE = """
+import os, signal, time
+
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    end = time.monotonic() + 0.2
+    while time.monotonic() < end:
+        pass
+except BaseException:
+    whole = False
+else:
+    whole = True
+"""
+
+
+@pytest.fixture
+def slow_module(tmp_path, monkeypatch):
+    """The name of a module that gets a signal while it is imported, and would ignore it."""
+    (tmp_path / "signalled_import.py").write_text(SLOW_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "signalled_import"
+    sys.modules.pop("signalled_import", None)
+
+
+def import_and_wait(name):
+    with stop_on_signals():
+        importlib.import_module(name)
+        time.sleep(10)
+
+
+def test_a_signal_waits_for_the_end_of_an_import(slow_module):
+    with pytest.raises(Stopped) as caught:
+        import_and_wait(slow_module)
+    assert caught.value.number == signal.SIGTERM
+    assert sys.modules[slow_module].whole
+
+
+def test_a_signal_that_waits_at_the_end_of_a_block_goes_to_the_block_around_it(slow_module):
+    def import_in_a_block():
+        with stop_on_signals():
+            with note_interrupts() as interrupts:
+                inner.append(interrupts)
+                importlib.import_module(slow_module)
+            time.sleep(10)
+
+    inner = []
+    with pytest.raises(Stopped):
+        import_in_a_block()
+    assert inner[0].number is None
+
+
+def test_code_that_is_itself_imported_is_stopped_at_once(tmp_path, monkeypatch):
+    """As a training that a script starts when it is imported."""
+    lines = ["import signal, ddim.runs.signals as s", "with s.stop_on_signals():", " signal.raise_signal(15)"]
+    (tmp_path / "whole_training.py").write_text("\n".join([*lines, " while True: pass"]))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Stopped):
+        importlib.import_module("whole_training")

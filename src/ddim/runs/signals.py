@@ -14,9 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+IMPORT_PATIENCE = 8.0
+"""A signal that arrives while a module is imported waits for the end of the import, at most these seconds."""
 
 _COMPILERS = {"g++", "c++", "cc1plus", "as", "collect2", "ld", "clang", "clang++"}
 
@@ -49,12 +52,53 @@ def handle_signals(handler: Callable[[int], None]) -> Iterator[Callable[[], None
         for kind, old in before.items():
             signal.signal(kind, old)
 
+    # The code that called may itself run in an import.
+    outside = _count_imports(sys._getframe())
+    waiting: dict[int, float] = {}
+
+    def deliver(number: int, frame: FrameType | None) -> None:
+        latest = waiting.setdefault(number, time.monotonic() + IMPORT_PATIENCE)
+        importing = _count_imports(frame) > outside and time.monotonic() < latest
+        if not (importing and _call_soon(lambda now: number in waiting and deliver(number, now))):
+            del waiting[number]
+            handler(number)
+
     for kind in before:
-        signal.signal(kind, lambda number, _frame: handler(number))
+        signal.signal(kind, deliver)
     try:
         yield restore
     finally:
         restore()
+        late = list(waiting)
+        waiting.clear()
+        for number in late:
+            signal.raise_signal(number)
+
+
+def _count_imports(frame: FrameType | None) -> int:
+    """Return the number of imports that are running in `frame` and in the frames that called it."""
+    count = 0
+    while frame is not None:
+        count += frame.f_code.co_filename == "<frozen importlib._bootstrap>"
+        frame = frame.f_back
+    return count
+
+
+def _call_soon(function: Callable[[FrameType | None], object]) -> bool:
+    """Call `function` with the frame that runs 0.05 s from now; return False on systems without timers.
+
+    The timer is a signal. A thread would need locks, which the interrupted code may hold.
+    """
+    if not hasattr(signal, "setitimer"):
+        return False
+
+    def call(_number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGALRM, before)
+        function(frame)
+
+    before = signal.signal(signal.SIGALRM, call)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    return True
 
 
 @contextmanager
@@ -147,28 +191,26 @@ def _raise_again(kind: type[BaseException]) -> Iterator[None]:
     because torch's compiler has many of them.
     """
     usual = sys.unraisablehook
-    before: list[Any] = []
+    ended = False
 
     def hook(ignored: sys.UnraisableHookArgs) -> None:
         error = ignored.exc_value
         if error is None or not isinstance(error, kind):
             usual(ignored)
-        elif hasattr(signal, "setitimer"):
+            return
 
-            def again(*_: object) -> None:
+        def again(_frame: FrameType | None) -> None:
+            if not ended:
                 raise error
 
-            before.append(signal.signal(signal.SIGALRM, again))
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        _call_soon(again)
 
     sys.unraisablehook = hook
     try:
         yield
     finally:
+        ended = True
         sys.unraisablehook = usual
-        if before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before[0])
 
 
 def _stop_compilers() -> None:
