@@ -26,6 +26,7 @@ from ddim.training import batches
 from ddim.training.grouping import label_clusters
 from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels
+from quick_net import QuickNet
 from small_recipes import make_small
 
 LABELS = {"data.labels": True, "data.unlabelled": 0.5}
@@ -43,8 +44,8 @@ CASES = {
     "averages": override(tiny.BASE, {"ema": "exponential", "ema.decay": 0.9, "ema.more": (0.5, 0.99)}),
     "recomputed": tiny.recipe("batch norm"),
     "recomputed dropout": override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3}),
-    "compiled": tiny.recipe("batch norm"),
-    "compiled dropout": override(tiny.recipe("group norm"), {"net.dropout": 0.3}),
+    # With batch norm and dropout.
+    "compiled": replace(tiny.BASE, net=QuickNet),
 }
 
 
