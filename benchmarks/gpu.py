@@ -63,10 +63,10 @@ LEAST_RUN = 45.0
 LAST_SECONDS = 40.0
 """Seconds of the whole time that the start of Python, and the samples at the end, may take."""
 SMALL = {
-    "luz": {"widths": (8, 16), "middle": (16,), "depth": 1, "embedding": 8},
-    "fast": {"widths": (8, 16), "down": (0, 1), "up": (1, 1), "attention": (False, True), "embedding": 16},
-    "ddpm": {"width": 8, "multipliers": (1, 2), "attention": (False, True), "blocks": 1, "groups": 4},
-    "edm": {"width": 8, "multipliers": (1, 2), "attention": (False, True), "blocks": 1, "groups": 4},
+    "luz": {"widths": (8,), "middle": (8,), "depth": 1, "embedding": 8},
+    "fast": {"widths": (8,), "down": (0,), "up": (1,), "attention": (False,), "embedding": 16},
+    "ddpm": {"width": 8, "multipliers": (1,), "attention": (False,), "blocks": 1, "groups": 4},
+    "edm": {"width": 8, "multipliers": (1,), "attention": (False,), "blocks": 1, "groups": 4},
 }
 
 
