@@ -1,14 +1,17 @@
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+import ddim
+import tiny
 from cases import mark_slow
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.runs.codec import dump, load_recipe, override, write_recipe
-from ddim.runs.named_recipes import RECIPES, ddpm, fast, find_recipe, smoke
+from ddim.runs.named_recipes import FOR_SIZE, RECIPES, ddpm, fast, find_recipe, flow, smoke
 from ddim.runs.recipe import build_model
 from ddim.runs.recipe_checks import check_steps
 from options import options
@@ -138,22 +141,76 @@ def test_the_lowest_stage_of_fast_has_8_to_15_pixels(size):
     assert [at for at, attends in enumerate(recipe.net.attention) if attends] == [len(recipe.net.widths) - 1]
 
 
+@pytest.mark.parametrize("name", FOR_SIZE)
 @pytest.mark.parametrize("factor", [2, 4, 5.5])
-def test_the_mean_of_neighbours_in_a_larger_image_is_as_noisy_as_a_pixel_of_64(factor):
-    usual, large = find_recipe("fast"), find_recipe("fast", (int(64 * factor),) * 2)
+def test_the_mean_of_neighbours_in_a_larger_image_is_as_noisy_as_a_pixel_of_64(factor, name):
+    usual, large = find_recipe(name), find_recipe(name, (int(64 * factor),) * 2)
     # The mean of factor^2 pixels has 1 / factor of their noise.
     gained = 2 * math.log(factor)
-    noisiest = [recipe.schedule(torch.tensor(1.0)).log_snr.item() for recipe in (usual, large)]
-    assert noisiest[1] + gained == pytest.approx(noisiest[0], abs=1e-3)
+    if name != "flow":
+        noisiest = [recipe.schedule(torch.tensor(1.0)).log_snr.item() for recipe in (usual, large)]
+        assert noisiest[1] + gained == pytest.approx(noisiest[0], abs=1e-3)
     middle = torch.tensor([0.5])
     drawn = [r.schedule(r.objective.times(middle, r.schedule)).log_snr.item() for r in (usual, large)]
     assert drawn[1] + gained == pytest.approx(drawn[0])
 
 
-def test_images_of_64_pixels_or_less_have_the_usual_recipe():
+@pytest.mark.parametrize("factor", [2, 4])
+def test_each_time_of_a_larger_flow_has_the_noise_of_a_mean_of_neighbours(factor):
+    """But for the ends of the path, where alpha or sigma is almost 0."""
+    usual, large = (r.schedule(r.grid(8, r.schedule)) for r in (flow(), flow((64 * factor,) * 2)))
+    gained = usual.log_snr - large.log_snr
+    assert torch.allclose(gained[1:], torch.full((7,), 2 * math.log(factor)).double(), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "tokens"),
+    [
+        ((64, 64), 4, 256),
+        ((128, 128), 8, 256),
+        ((256, 256), 16, 256),
+        ((96, 96), 6, 256),
+        ((128, 256), 12, 242),
+    ],
+)
+def test_larger_images_have_as_many_tokens(size, patch, tokens):
+    assert find_recipe("dit", size).net.patch == patch
+    assert math.prod(math.ceil(side / patch) for side in size) == tokens
+
+
+NARROW = {
+    "fast": {"net.widths": (8, 8, 8, 8), "net.embedding": 16},
+    "flow": {"net.widths": (8, 8, 8, 8), "net.embedding": 16},
+    "dit": {"net.width": 16, "net.depth": 1, "net.heads": 2},
+}
+
+
+SIZES = [(96, 64), (256, 256)]
+
+
+@pytest.mark.parametrize(
+    "name, size",
+    mark_slow(itertools.product(FOR_SIZE, SIZES), lambda case: case[0] == "dit" or case[1] == (96, 64)),
+)
+def test_odd_and_large_sizes_train_and_sample(name, size, tmp_path):
+    recipe = find_recipe(name, size)
+    narrow = dict(NARROW[name])
+    if "net.widths" in narrow:
+        narrow["net.widths"] = (8,) * len(recipe.net.widths)
+    fields = {"images": 4, "optim.batch": 2, "steps": 1}
+    fields |= {"report.events": 1, "report.grid": 1, "report.validation_images": 1}
+    data = torch.rand(6, 3, *size, generator=torch.Generator().manual_seed(0))
+    run = tiny.train(override(recipe, fields | narrow), tmp_path / "run", data)
+    images = ddim.sample(run, n=1, steps=2)
+    assert images.shape == (1, 3, *size)
+    assert images.isfinite().all()
+
+
+@pytest.mark.parametrize("name", FOR_SIZE)
+def test_images_of_64_pixels_or_less_have_the_usual_recipe(name):
     for size in ((64, 64), (32, 32), (32, 128)):
-        recipe = find_recipe("fast", size)
-        assert replace(recipe, data=fast().data) == fast()
+        recipe = find_recipe(name, size)
+        assert replace(recipe, data=find_recipe(name).data) == find_recipe(name)
     assert find_recipe("keras", (128, 128)) == find_recipe("keras")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddim.diffusion.conditioning import LogSNR, NoiseVariance, Timestep
@@ -145,6 +145,37 @@ def iddpm() -> Recipe:
     )
 
 
+@dataclass(frozen=True)
+class SizeChoices:
+    """What `fast`, `flow` and `dit` choose by the size of the images; see `choose_by_size`.
+
+    Attributes:
+        noise: factor of sigma / alpha, 1 for 64 pixels or less.
+        shift: what the factor adds to the log-SNR, at most 0.
+        stages: further stages of a U-Net, above its four for 64 pixels.
+        patch: pixels of a transformer's patch, 4 for 64 pixels.
+    """
+
+    noise: float
+    shift: float
+    stages: int
+    patch: int
+
+
+def choose_by_size(size: tuple[int, int]) -> SizeChoices:
+    """Return what follows from the size (height, width) of the images, for recipes made for 64 pixels.
+
+    Images of 64 pixels or less change nothing. In larger images, a pixel that repeats its neighbours is
+    easier to guess. So if the sides are twice as long, the noise is twice as strong: the mean of four pixels
+    is then as noisy as one pixel of the smaller image (Hoogeboom et al. 2023, section 2.1; Esser et al. 2024,
+    section 5.3.2). Each further stage halves the image once more, so that the lowest stage has 8 to 15 pixels
+    on its shorter side. The patch is the even number that keeps the number of tokens most nearly.
+    """
+    ratio = max(1.0, math.sqrt(size[0] * size[1]) / 64)
+    stages = max(0, int(math.log2(min(size) / 64)))
+    return SizeChoices(ratio, -2 * math.log(ratio), stages, 2 * round(2 * ratio))
+
+
 def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
     """The default: the best images after minutes of training on two processor cores; see docs/fast.md.
 
@@ -153,11 +184,8 @@ def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
     pixel that repeats its neighbours is easier to guess (Hoogeboom et al. 2023, section 2.1). All else was
     chosen for 64 pixels.
     """
-    # If the sides are twice as long, the noise is twice as strong. The mean of four pixels is then as noisy
-    # as one pixel of the smaller image.
-    ratio = max(1.0, math.sqrt(size[0] * size[1]) / 64)
-    shift = -2 * math.log(ratio)
-    further = max(0, int(math.log2(min(size) / 64)))
+    by_size = choose_by_size(size)
+    further = by_size.stages
     return Recipe(
         name="fast",
         data=Data(size=size),
@@ -167,12 +195,12 @@ def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
             up=(1,) * further + (1, 1, 2, 2),
             attention=(False,) * further + (False, False, False, True),
         ),
-        schedule=Cosine(0.014 / ratio, 0.99995),
+        schedule=Cosine(0.014 / by_size.noise, 0.99995),
         predicts=PredictsVelocity(),
         conditioning=LogSNR(),
         # The L1 error of the noise is alpha / sigma times the L1 error of the image. This factor is small at
         # noisy times, so noisy times are drawn more often.
-        objective=Objective("noise", "l1", NormalLogSNR(-1.0 + shift, 2.5)),
+        objective=Objective("noise", "l1", NormalLogSNR(-1.0 + by_size.shift, 2.5)),
         optim=Optim(
             lr=3e-3, weight_decay=1e-2, betas=(0.9, 0.99), batch=16, clip=1.0, warmup=3200, decay="cosine"
         ),
@@ -182,36 +210,43 @@ def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
     )
 
 
-def flow() -> Recipe:
+def flow(size: tuple[int, int] = (64, 64)) -> Recipe:
     """`fast` by flow matching (Lipman et al. 2023; Liu et al. 2023), with times of Esser et al. 2024.
 
     The network predicts eps - x0 on the straight path from image to noise. Training times are logit-normal.
-    The sampler is DDIM, which is Euler's method on this path. For large images, `--grid.shift 3` takes more
-    of the steps near noise. `--sampler dpm_solver` and all other samplers work too.
+    The sampler is DDIM, which is Euler's method on this path. `--sampler dpm_solver` and all other samplers
+    work too. Images above 64 pixels get the further stages of `fast`. Their times of training and of sampling
+    are nearer to noise, by the ratio of their side to 64 pixels (section 5.3.2 of the paper). `--grid.shift
+    3` chooses another ratio for sampling.
     """
+    base, by_size = fast(size), choose_by_size(size)
     return replace(
-        fast(),
+        base,
         name="flow",
+        # The straight path keeps its ends, which have log-SNR 13.8 and -13.8.
         schedule=LinearPath(),
         predicts=PredictsFlow(),
-        objective=Objective("flow", "mse", NormalLogSNR(0.0, 2.0)),
-        grid=Uniform(),
+        objective=Objective("flow", "mse", NormalLogSNR(by_size.shift, 2.0)),
+        grid=Uniform(by_size.noise),
         sampler=DDIM(),
     )
 
 
-def dit() -> Recipe:
+def dit(size: tuple[int, int] = (64, 64)) -> Recipe:
     """`fast` with a transformer in place of the U-Net: DiT (Peebles & Xie 2023) with adaLN-Zero blocks.
 
     A step costs about as much as a step of `fast`. `--net.width 384 --net.depth 12 --net.heads 6` is the size
     of DiT-S in the paper, where patches are of latents, not of pixels. `--recipe flow --net dit` trains the
-    transformer by flow matching.
+    transformer by flow matching. Images above 64 pixels get the noise of `fast`, and larger patches, so that
+    the number of tokens stays about 256: patches of 8 pixels at size 128, of 16 at 256. `--net.patch 4` gives
+    finer images there, at a far higher cost.
     """
+    base = fast(size)
     return replace(
-        fast(),
+        base,
         name="dit",
-        net=DiTSpec(),
-        optim=replace(fast().optim, lr=1e-3, batch=32, warmup=6400),
+        net=DiTSpec(patch=choose_by_size(size).patch),
+        optim=replace(base.optim, lr=1e-3, batch=32, warmup=6400),
     )
 
 
@@ -249,7 +284,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
-FOR_SIZE: dict[str, Callable[[tuple[int, int]], Recipe]] = {"fast": fast}
+FOR_SIZE: dict[str, Callable[[tuple[int, int]], Recipe]] = {"fast": fast, "flow": flow, "dit": dit}
 """The named recipes whose network and noise follow from the size of the images."""
 
 
