@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from damage import damage_file, flip_bit
 from ddim.errors import UserError
 from ddim.nn.power_averages import GAMMAS
 from ddim.runs import checkpoint
-from ddim.runs.averages import find_stored, list_snapshots, list_stored, read_stored
+from ddim.runs.averages import find_stored, list_snapshots, list_stored, read_stored, store_average
 from ddim.runs.pipeline import load
 from ddim.runs.reconstruction import list_averages, open_averages, reconstruct_average
 from ddim.training import resume
@@ -152,7 +153,7 @@ def test_an_average_belongs_to_the_checkpoint_it_was_made_from(run):
     reconstruct_average(run, 0.08)
     old = checkpoint.find_newest(run / "checkpoints")
     resume(run, images=720)
-    with pytest.raises(UserError, match="belongs to its checkpoint of step 80.*ddim ema .* --width 0.08"):
+    with pytest.raises(UserError, match="belongs to its checkpoint of step 80.*ddim ema .* --width 0.08`$"):
         load(run, "width-0.08")
     assert load(old, "width-0.08").checkpoint.state.step == 80
     reconstruct_average(run, 0.08)
@@ -160,6 +161,23 @@ def test_an_average_belongs_to_the_checkpoint_it_was_made_from(run):
     # A larger budget is saved with the checkpoint, and does not change its weights.
     resume(run, images=800, callbacks=[])
     assert list_averages(run).stored[0]["step"] == 90
+
+
+@pytest.mark.parametrize(
+    ("name", "measured", "options"),
+    [
+        ("mine", None, "--width 0.08 --name mine"),
+        ("picked", "validation_error", "--pick"),
+        ("picked", "kid", "--pick --by kid"),
+        ("mine", "kid", "--pick --by kid --name mine"),
+    ],
+)
+def test_the_advice_about_a_stale_average_makes_the_same_one_again(name, measured, options, run):
+    average = reconstruct_average(run, 0.08)
+    facts = replace(average.facts, weights="other", choice=({measured: 1.0},) if measured else ())
+    store_average(run, name, tensors(average), facts)
+    with pytest.raises(UserError, match=f"ddim ema .*/run {options}`$"):
+        load(run, name)
 
 
 def test_earlier_checkpoints_use_earlier_snapshots_only(run):

@@ -230,12 +230,21 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
         raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
     facts = read_stored(stored[weights])
     if facts.weights != hash_weights(path):
-        again = "--pick" if facts.choice else f"--width {facts.width:g}"
         raise UserError(
             f"average {weights} of run {run} belongs to its checkpoint of step {facts.step}, not to {path}: "
-            f"make it again with `ddim ema {shlex.quote(str(run))} {again}`"
+            f"make it again with `ddim ema {shlex.quote(str(run))} {_find_options(weights, facts)}`"
         )
     return stored[weights]
+
+
+def _find_options(name: str, facts: StoredAverage) -> str:
+    """Return the options of `ddim ema` with which a stored average was made."""
+    if facts.choice:
+        usual = "picked"
+        options = "--pick --by kid" if "kid" in facts.choice[0] else "--pick"
+    else:
+        usual, options = f"width-{facts.width:g}", f"--width {facts.width:g}"
+    return options if name == usual else f"{options} --name {name}"
 
 
 def check_average_name(name: str) -> str:
