@@ -421,3 +421,13 @@ def test_a_table_holds_its_first_entry_for_every_time_before_it(clip):
     first = torch.logit(schedule.powers[0])
     assert torch.allclose(early, first.expand(3), rtol=1e-12)
     assert schedule.inverse(first + 3) == 1e-3
+
+
+@pytest.mark.parametrize("read", ["floor", "log_snr"])
+def test_a_table_that_was_first_read_in_inference_mode_can_be_used_in_training(read):
+    table = Linear(entries=11, first=0.01, last=0.5, clip="none", read=read)
+    with torch.inference_mode():
+        table(0.5)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (table(torch.tensor([0.3, 0.7])).alpha * scale).sum().backward()
+    assert scale.grad > 0

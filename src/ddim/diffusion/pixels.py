@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ddim.diffusion.device_copies import copy_to_device
 from ddim.errors import UserError
 
 
@@ -95,13 +95,5 @@ class Pixels:
             raise UserError(
                 f"images must have {len(self.mean)} channels, like the training set, got {x.shape[1]}"
             )
-        return _constant(self.mean, x.dtype, x.device), _constant(self.std, x.dtype, x.device)
-
-
-# The program waits for an accelerator when it copies numbers to it, so the cache copies them only once.
-@lru_cache(maxsize=64)
-def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the values, one for each channel, as a tensor (1, C, 1, 1) on the device."""
-    # The cache may return this tensor in training, where a tensor created in inference mode cannot be used.
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device).reshape(1, -1, 1, 1)
+        mean, std = (copy_to_device(self, name, x.device, x.dtype) for name in ("mean", "std"))
+        return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)

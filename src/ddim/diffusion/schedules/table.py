@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ddim.diffusion.device_copies import copy_to_device
 from ddim.diffusion.schedules.level import Level, as_double, variance_preserving
 from ddim.errors import UserError
 
@@ -54,19 +55,19 @@ class _Table:
         """Return the noise level at times t; see `Schedule`."""
         t = as_double(t)
         if self.read == "floor":
-            power = _read(self, "powers", t.device)[(t * (self.entries - 1)).long()]
+            power = copy_to_device(self, "powers", t.device)[(t * (self.entries - 1)).long()]
             return Level(power.sqrt(), (1 - power).sqrt())
         # Times before the first entry have its noise level, the cleanest on which a network is evaluated.
         position = (t * self.entries - 1).clamp(min=0)
         below = position.floor().clamp(0, self.entries - 2).long()
-        table = _read(self, "log_snr", t.device)
+        table = copy_to_device(self, "log_snr", t.device)
         log_snr = torch.lerp(table[below], table[below + 1], position - below)
         return variance_preserving(torch.where(t > 0, log_snr, torch.inf))
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
         """Return the time of a log-SNR; see `Schedule`. With `read` "log_snr", it is at least 1 / entries."""
         wanted = -as_double(log_snr).contiguous()
-        table = _read(self, "log_snr", wanted.device)
+        table = copy_to_device(self, "log_snr", wanted.device)
         # `index` is the first entry whose log-SNR is at most the wanted one, with a tolerance of 1e-9.
         index = torch.searchsorted(-table, wanted - 1e-9)
         if self.read == "floor":
@@ -103,12 +104,6 @@ class _Table:
 
     def _line(self, low: float, high: float) -> Tensor:
         return torch.linspace(low, high, self.entries, dtype=torch.float64)
-
-
-# The program waits for an accelerator when it copies a table to it, so the cache copies it only once.
-@lru_cache(maxsize=64)
-def _read(table: _Table, column: Literal["powers", "log_snr"], device: torch.device) -> Tensor:
-    return getattr(table, column).to(device)
 
 
 @dataclass(frozen=True)
