@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from ddim.nn.runtime import Runtime
-from ddim.training import batches, image_loader
+from ddim.training import batches, image_loader, loop
 from ddim.training.batches import Rows
 from ddim.training.image_loader import ImageLoader
 from ddim.training.loop import Plan, Training
@@ -80,6 +80,18 @@ def test_no_step_waits_for_a_gpu(name):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     run.finite.raise_if_failed()
+
+
+@pytest.mark.parametrize(("device", "memory", "drawn"), [("cpu", 0, 0), ("meta", 2**40, 0), ("meta", 0, 3)])
+def test_the_next_images_are_drawn_only_if_they_are_read_ahead(device, memory, drawn, request, monkeypatch):
+    monkeypatch.setattr(image_loader, "_device_memory", lambda _: memory)
+    runtime = Runtime() if device == "cpu" else request.getfixturevalue("meta")
+    steps, original = [], loop.draw_rows
+    monkeypatch.setattr(loop, "draw_rows", lambda *given: steps.append(given[2]) or original(*given))
+    run = Training(*choose_case("accumulated"), runtime, Plan(320))
+    for _ in range(3):
+        run.advance()
+    assert steps == [1, 2, 3][:drawn]
 
 
 @pytest.mark.parametrize("memory", [0, 2**40], ids=["images read ahead", "images on the device"])

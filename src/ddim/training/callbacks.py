@@ -90,7 +90,7 @@ class Log(Callback):
         """See `Callback`."""
         if training.step % training.recipe.report.log == 0:
             sums = {name: float(value) for name, value in training.sums.items()}
-            count = sums.pop("updates")
+            count = sums.pop("steps")
             means = {name: value / count for name, value in sums.items()}
             self.log.write(training.step, training.seen, means)
             training.sums.clear()

@@ -41,6 +41,11 @@ class ImageLoader:
         else:
             self._thread = ThreadPoolExecutor(1, "images")
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a thread reads the images that `expect` names."""
+        return self._thread is not None
+
     def load(self, rows: Rows) -> Tensor:
         """Return the images (b, C, H, W), uint8 in channels_last memory format, at these rows."""
         if self.on_device is None:

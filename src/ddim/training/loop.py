@@ -180,31 +180,31 @@ class Training:
             average = [self.averages[profile][name] for name in newest]
             ema.update_average(average, list(newest.values()), rule(self.step, o.batch))
         values = {"loss": loss, "gradient_norm": norm, "lr": rate}
-        for name, value in {**values, "updates": 1.0}.items():
+        for name, value in {**values, "steps": 1.0}.items():
             added = value.to(exact).double() if isinstance(value, Tensor) else value
             self.sums[name] = self.sums.get(name, 0.0) + added
         return StepValues(values)
 
     def _backward(self) -> tuple[Tensor, Tensor, Tensor]:
         """Accumulate the gradients of this step's batch; return its mean loss, times (B,) and losses (B,)."""
-        o, runtime = self.recipe.optim, self.runtime
+        o, runtime, ahead = self.recipe.optim, self.runtime, self.loader.reads_ahead
         batch = draw_batch(self.recipe, self.split, self.model, runtime, self.step, self.memory)
-        bins = self.recipe.data.bins(self.pixels)
         objective = self.recipe.objective.at(self.plan.part(self.seen))
         losses = torch.zeros(o.batch, device=runtime.device)
         every, rank = o.accumulate * self.processes.count, self.processes.rank
         # In all processes together, a part has the images part, part + accumulate, ..., as in one process.
         parts = [slice(part + o.accumulate * rank, None, every) for part in range(o.accumulate)]
-        following = draw_rows(self.recipe, self.split.train, self.step + 1)
+        following = draw_rows(self.recipe, self.split.train, self.step + 1) if ahead else None
         with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step):
             for which, after in zip(parts, [*parts[1:], None], strict=True):
                 images = self.loader.load(batch.rows.part(which))
-                self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
+                if following:
+                    self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
                 number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
                 with self._exchange(last=after is None):
                     with runtime.precise():
-                        each = objective(denoise, x0, t, eps, bins)
+                        each = objective(denoise, x0, t, eps, self.recipe.data.bins(self.pixels))
                         loss = (each * batch.weights[which].to(each)).mean() / o.accumulate
                     loss.backward()
                 losses[which] = each.detach()
