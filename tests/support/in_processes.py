@@ -23,12 +23,14 @@ from ddim.runs.classes import count_classes
 from ddim.runs.codec import override
 from ddim.runs.named_recipes import RECIPES
 from ddim.training import batches
+from ddim.training.distill import make_student
 from ddim.training.grouping import label_clusters
 from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels
 from quick_net import QuickNet
 from small_recipes import make_small
 
+DROPOUT = override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3})
 LABELS = {"data.labels": True, "data.unlabelled": 0.5}
 CASES = {
     **{name: make_small(name) for name in RECIPES},
@@ -36,14 +38,16 @@ CASES = {
     "labels": override(tiny.BASE, LABELS),
     "clusters": override(tiny.BASE, LABELS | {"data.labels": "clusters:3"}),
     "augmented": tiny.AUGMENTED,
-    "dropout": override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3}),
+    "dropout": DROPOUT,
     "loss-aware": tiny.recipe(
         objective__times="loss_aware", objective__times__entries=4, objective__times__history=1
     ),
     "learned weights": tiny.recipe(objective__weight="learned"),
     "averages": override(tiny.BASE, {"ema": "exponential", "ema.decay": 0.9, "ema.more": (0.5, 0.99)}),
     "recomputed": tiny.recipe("batch norm"),
-    "recomputed dropout": override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3}),
+    "recomputed dropout": DROPOUT,
+    # A distillation, which evaluates the network twice in each step, with the same masks.
+    "consistency": replace(make_student(DROPOUT), images=80, minutes=None),
     # With batch norm and dropout.
     "compiled": replace(tiny.BASE, net=QuickNet),
 }
