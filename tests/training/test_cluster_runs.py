@@ -12,7 +12,11 @@ import ddim
 import tiny
 from ddim.data import open_images, split_images
 from ddim.data.clusters import group_images
+from ddim.diffusion.editing import vary
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.samplers import DDIM, final_sample, last_state
 from ddim.errors import UserError
+from ddim.evaluation.discretisation_error import sample_in_model_units
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.metrics.features import Extractor
 from ddim.runs import checkpoint
@@ -196,3 +200,51 @@ def test_images_without_folders_are_told_of_clusters(tmp_path):
     tiny.write_grays(tmp_path / "photos", range(0, 200, 20))
     with pytest.raises(UserError, match="--data.labels clusters:16 finds 16 classes of similar images"):
         tiny.train(tiny.recipe(data__labels=True), tmp_path / "run", tmp_path / "photos")
+
+
+@pytest.fixture
+def pipeline(run):
+    """The run with a network whose output depends much on the class, in float32."""
+    found = ddim.load(run)
+    shaken(found.model.net)
+    return found.with_recipe(sampler=DDIM())
+
+
+def test_searches_and_comparisons_of_samplers_sample_the_classes_of_the_seeds(pipeline):
+    seeds, recipe = range(3, 7), pipeline.recipe
+    times = recipe.grid(4, recipe.sampling_schedule)
+    found = pipeline.pixels.leave(sample_in_model_units(pipeline, DDIM(), times, seeds))
+    named, none = (
+        ddim.sample(pipeline, None, 4, seeds=seeds, label=label, progress=False)
+        for label in ("natural", "none")
+    )
+    torch.testing.assert_close(found, named, atol=1e-4, rtol=0)
+    assert (found - none).abs().max() > 0.01
+
+
+def test_a_variation_has_the_class_of_its_seed(pipeline):
+    seeds, image = [5, 1, 2**31], torch.full((1, 3, 32, 32), 0.4)
+    found = ddim.vary(pipeline, image, 0.7, seeds, 4)
+    assert found.facts["label"] == "natural"
+    classes = [draw_class(seed, pipeline.class_counts) for seed in seeds]
+    assert len({*classes}) > 1
+    x0 = pipeline.pixels.enter(image)
+    for seed, label, varied in zip(seeds, classes, found.images, strict=True):
+        denoise = pipeline.denoiser(pipeline.model.with_labels(label), consistent=True)
+        states = vary(denoise, x0, 0.7, found.times, DDIM(), Noise([seed]))
+        with torch.no_grad():
+            wanted = pipeline.pixels.leave(final_sample(denoise, last_state(states)).float())
+        torch.testing.assert_close(varied, wanted[0], atol=1e-4, rtol=0)
+
+
+def test_edits_with_seeds_can_be_guided_by_the_model_without_its_class(pipeline):
+    image, hole = torch.full((1, 3, 32, 32), 0.4), torch.zeros(32, 32)
+    hole[8:24, 8:24] = 1
+    plain, guided = (
+        ddim.inpaint(pipeline, image, hole, [3], 2, resample=1, guidance=scale) for scale in (None, 3.0)
+    )
+    assert guided.calls == 2 * plain.calls
+    assert (plain.images - guided.images).abs().max() > 0.01
+    with pytest.raises(UserError, match="an interpolation uses no class label"):
+        ddim.interpolate(pipeline, None, 3, 2, seeds=[3, 7], guidance=2.0)
+    assert "label" not in ddim.interpolate(pipeline, None, 3, 2, seeds=[3, 7]).facts

@@ -59,11 +59,12 @@ def run(args: argparse.Namespace) -> int:
     """Measure the sampling error of each combination of choices, and print three tables."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.sampler_ablation import FLOWS, ORIGINS, ablate_sampler, trace_improvements
-    from ddim.runs.guidance_choice import open_label_free_guidance
+    from ddim.runs.classes import default_label
+    from ddim.runs.guidance_choice import open_task_guidance
 
     run = load_run(args)
     options = take_guidance(args)
-    guidance = open_label_free_guidance(run, "an ablation", run.recipe.steps, **options)
+    guidance = open_task_guidance(run, "an ablation", run.recipe.steps, default_label(run.recipe), **options)
     with ProgressDisplay() as progress:
         found = ablate_sampler(
             run, args.evaluations, args.seeds, end=args.end, progress=progress, guidance=guidance

@@ -16,6 +16,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import EDM, Sampler, State, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
+from ddim.runs.classes import assign_labels, default_label
 from ddim.runs.generate import fill_micro_batches, find_grid_ends
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.pipeline import Pipeline
@@ -73,7 +74,7 @@ def sample_in_model_units(
     progress: Progress = ignore_progress,
     guidance: Guidance = OFF,
 ) -> Tensor:
-    """Return samples (B, C, H, W) in model units on the CPU, one for each seed, without a class label.
+    """Return samples (B, C, H, W) in model units on the CPU, one for each seed, with its default label.
 
     Sampling runs in float32, so that rounding adds nothing to the error.
 
@@ -86,9 +87,11 @@ def sample_in_model_units(
         guidance: the guidance of the samples.
 
     Raises:
-        UserError: if every training image of the run had a class label.
+        UserError: if samples have no label by default, but every training image of the run had one.
     """
-    check_unconditional(pipeline.recipe, "a search for times or a comparison of samplers")
+    label, model = default_label(pipeline.recipe), pipeline.model
+    if label is None:
+        check_unconditional(pipeline.recipe, "a search for times or a comparison of samplers")
     samples, done = [], 0
 
     def walk(states: Iterator[State], count: int) -> Iterator[State]:
@@ -96,13 +99,13 @@ def sample_in_model_units(
             progress("reference samples", done + count * step / len(times), len(seeds))
             yield state
 
-    # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True, clipping
-    # changes the predicted noise as well as the predicted image.
-    guided, _ = guidance.apply(pipeline.model, None)
-    denoise = pipeline.denoiser(guided, consistent=True)
     with pipeline.runtime:
         for mine, filled, blank in fill_micro_batches(pipeline, seeds):
             noise = Noise(filled)
+            labels = assign_labels(label, filled, model.classes, pipeline.class_counts)
+            # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True,
+            # clipping changes the predicted noise as well as the predicted image.
+            denoise = pipeline.denoiser(guidance.apply(model, labels)[0], consistent=True)
             x = initial_noise(denoise.schedule, noise, blank, times[0])
             state = last_state(walk(sampler(denoise, x, times, noise), len(mine)))
             samples.append(final_sample(denoise, state)[: len(mine)].cpu())

@@ -137,7 +137,7 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
             message suggests the nearest name. Also if the label is neither text nor a whole number.
     """
     if label is None:
-        return "natural" if isinstance(recipe.data.labels, Clusters) else None
+        return default_label(recipe)
     if isinstance(label, SupportsIndex) and not isinstance(label, bool):
         return index(label)
     if not isinstance(label, str):
@@ -157,14 +157,17 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
     raise UserError(f'label must be one of the run\'s {len(classes)} classes or "all", got {label!r}{hint}')
 
 
+def default_label(recipe: Recipe) -> Label:
+    """Return the label of samples without a given one: "natural" if the classes are clusters, else None."""
+    return "natural" if isinstance(recipe.data.labels, Clusters) else None
+
+
 def choose_label(recipe: Recipe) -> Label:
     """Return the label for samples of all classes; None for a run without labels.
 
     Classes that are clusters are as frequent as in training ("natural"). Others are taken in turn ("all").
     """
-    if isinstance(recipe.data.labels, Clusters):
-        return "natural"
-    return "all" if recipe.data.labels else None
+    return default_label(recipe) or ("all" if recipe.data.labels else None)
 
 
 def assign_labels(

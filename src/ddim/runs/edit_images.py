@@ -7,16 +7,17 @@ writes the files of an edit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
+from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.editing import Inpaint, interpolate_latents, invert, restore, vary
 from ddim.diffusion.noise import Noise, check_seeds
-from ddim.diffusion.samplers import DDIM, initial_noise
+from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count
 from ddim.plots.charts import plot_strip, rasterise
 from ddim.plots.pictures import render_png, to_uint8
@@ -222,13 +223,13 @@ def inpaint_image(
     check_seeds(seeds)
     if not 0 < hole.mean() < 1:
         raise UserError("the hole must contain pixels to inpaint (1) and pixels to keep (0)")
-    work = open_work(source, "inpainting", steps, **options)
+    work = open_work(source, "inpainting", steps, seeded=True, **options)
     paint = Inpaint(work.pipeline.pixels.enter(image), hole, resample)
     work.expect(len(seeds), paint.evaluations(steps))
 
-    def fill(blank: Tensor, noise: Noise) -> Tensor:
-        x = initial_noise(work.denoise.schedule, noise, blank, work.times[0])
-        return work.end(paint(work.denoise, x, work.times, noise))
+    def fill(denoise: Denoiser, blank: Tensor, noise: Noise) -> Iterator[State]:
+        x = initial_noise(denoise.schedule, noise, blank, work.times[0])
+        return paint(denoise, x, work.times, noise)
 
     # Kept pixels are taken from the image itself: a conversion to model units and back changes last bits.
     painted = work.for_seeds(fill, seeds) * hole + image * (1 - hole)
@@ -267,14 +268,13 @@ def vary_image(
         UserError: if the strength or a seed is out of range.
     """
     check_seeds(seeds)
-    work = open_work(source, "a variation", steps, **options)
+    work = open_work(source, "a variation", steps, seeded=True, **options)
     x0 = work.pipeline.pixels.enter(image)
     times = [strength, *work.times[work.times < strength].tolist()]
     work.expect(len(seeds), len(times))
 
-    def vary_batch(blank: Tensor, noise: Noise) -> Tensor:
-        begin = blank + x0.to(blank)
-        return work.end(vary(work.denoise, begin, strength, work.times, DDIM(), noise))
+    def vary_batch(denoise: Denoiser, blank: Tensor, noise: Noise) -> Iterator[State]:
+        return vary(denoise, blank + x0.to(blank), strength, work.times, DDIM(), noise)
 
     varied = work.for_seeds(vary_batch, seeds)
     facts = {"strength": strength, "seed": seeds[0], "times": times}
@@ -282,8 +282,10 @@ def vary_image(
 
 
 def _finish(work: Work, rows: dict[str, Tensor], facts: dict[str, Any], captions: Sequence[str] = ()) -> Edit:
-    guided = work.guidance.describe() if work.guidance.on else {}
-    return Edit(work.pipeline, work.times, rows, work.calls, {**facts, **guided}, captions)
+    more = work.guidance.describe() if work.guidance.on else {}
+    if work.label is not None:
+        more["label"] = work.label
+    return Edit(work.pipeline, work.times, rows, work.calls, {**facts, **more}, captions)
 
 
 def _name_seeds(seeds: Sequence[int]) -> list[str]:

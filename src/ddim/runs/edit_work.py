@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,9 +18,10 @@ from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, State, final_sample, last_state
 from ddim.errors import UserError, check_count
+from ddim.runs.classes import Label, assign_labels, default_label
 from ddim.runs.generate import fill_micro_batches
 from ddim.runs.guidance import OFF, Guidance
-from ddim.runs.guidance_choice import GuidanceOptions, open_label_free_guidance
+from ddim.runs.guidance_choice import GuidanceOptions, open_task_guidance
 from ddim.runs.pipeline import Pipeline, open_pipeline
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
@@ -48,29 +50,47 @@ class Work:
 
     Attributes:
         pipeline: the model with the recipe and the grid of the edit.
-        denoise: the model with the sampling schedule and the clipping of the recipe.
-        counters: count the evaluations of the model and of its guide.
         times: the times (N,) of the grid.
+        real: whether real images are edited, and not samples.
         guidance: the guidance of the edit.
+        label: the label of the results, which have seeds; None for no class.
+        progress: see `EditOptions`.
         expected: the number of network evaluations that the edit will make, as far as it is known.
     """
 
     pipeline: Pipeline
-    denoise: Denoiser
-    counters: list[Counted]
     times: Tensor
+    real: bool = True
     guidance: Guidance = OFF
+    label: Label = None
+    progress: Progress = ignore_progress
     expected: int = 0
+    _counters: list[Counted] = field(default_factory=list)
+
+    @cached_property
+    def denoise(self) -> Denoiser:
+        """The model without a class, with the sampling schedule and the clipping of the recipe."""
+        return self._condition(None)
+
+    def _condition(self, labels: Tensor | int | None) -> Denoiser:
+        """Return the guided model, conditioned on class labels."""
+        inner, counters = self.guidance.apply(self.pipeline.model, labels)
+        for counter in counters:
+            counter.watch = lambda _: self.progress(
+                "network evaluations", self.calls, max(self.calls, self.expected)
+            )
+        self._counters += counters
+        return self.pipeline.denoiser(inner, consistent=self.real)
 
     @property
     def calls(self) -> int:
         """The number of network evaluations so far, each on one micro-batch."""
-        return sum(counter.evaluations for counter in self.counters)
+        return sum(counter.evaluations for counter in self._counters)
 
     def expect(self, images: int, evaluations: int) -> None:
         """Add to `expected` the work for a number of images: `evaluations` steps for each micro-batch."""
         batches = math.ceil(images / self.pipeline.runtime.micro_batch)
-        self.expected += batches * evaluations * len(self.counters)
+        self.expected += batches * evaluations * (2 if self.guidance.on else 1)
 
     def leave(self, x0: Tensor) -> Tensor:
         """Return x0, which is in model units, as images in [0, 1] on the CPU."""
@@ -80,13 +100,10 @@ class Work:
         """Return a context for the network: with the precision of the run, or with float32 if `exact`."""
         return self.pipeline.runtime if exact else self.pipeline.runtime.precise()
 
-    def end(self, states: Iterator[State]) -> Tensor:
-        """Return the sample x0, in model units, at the end of a sampler's states."""
-        return final_sample(self.denoise, last_state(states))
-
     def sample(self, sampler: Sampler, latents: Tensor) -> Tensor:
         """Return the samples x0 (B, C, H, W), in model units, of latents (B, C, H, W)."""
-        return self.end(sampler(self.denoise, latents, self.times, Noise(range(len(latents)))))
+        states = sampler(self.denoise, latents, self.times, Noise(range(len(latents))))
+        return final_sample(self.denoise, last_state(states))
 
     def in_batches(self, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Return `act(x)` for x (B, C, H, W), computed in micro-batches of the run's fixed size."""
@@ -96,17 +113,22 @@ class Work:
             results.append(act(self.pipeline.runtime.images(filled))[: len(part)].cpu())
         return torch.cat(results)
 
-    def for_seeds(self, act: Callable[[Tensor, Noise], Tensor], seeds: Sequence[int]) -> Tensor:
-        """Return one image in [0, 1] for each seed, made by `act` in micro-batches.
+    def for_seeds(
+        self, act: Callable[[Denoiser, Tensor, Noise], Iterator[State]], seeds: Sequence[int]
+    ) -> Tensor:
+        """Return one image in [0, 1] for each seed, made in micro-batches.
 
         Args:
-            act: returns x0 (B, C, H, W) in model units, from zeros of this shape and the noise of B seeds.
+            act: samples with a denoiser, from zeros (B, C, H, W) and the noise of B seeds; yields states.
             seeds: one seed for each image.
         """
-        results = []
-        for mine, filled, blank in fill_micro_batches(self.pipeline, seeds):
+        results, pipeline = [], self.pipeline
+        for mine, filled, blank in fill_micro_batches(pipeline, seeds):
+            labels = assign_labels(self.label, filled, pipeline.model.classes, pipeline.class_counts)
+            denoise = self._condition(labels)
             with self.precision():
-                results.append(self.leave(act(blank, Noise(filled)))[: len(mine)])
+                x0 = final_sample(denoise, last_state(act(denoise, blank, Noise(filled))))
+                results.append(self.leave(x0)[: len(mine)])
         return torch.cat(results)
 
 
@@ -117,6 +139,7 @@ def open_work(
     *,
     real: bool = True,
     inverts: bool = False,
+    seeded: bool = False,
     **options: Unpack[EditOptions],
 ) -> Work:
     """Return a pipeline that is prepared for an edit.
@@ -127,11 +150,13 @@ def open_work(
         steps: number of times in the grid.
         real: True to edit real images, False to edit samples; the default grid depends on this.
         inverts: whether the edit needs latents of real images, which guidance makes inaccurate.
+        seeded: whether each result has a seed of its own, and so the default label of samples. Other edits
+            need one model for all images, and use no class.
         options: see `EditOptions`.
 
     Raises:
-        UserError: if the network was never trained without a class label, the grid cannot have `steps` times,
-            or the edit cannot be guided like this.
+        UserError: if the edit uses no class, but the network was never trained without one; the grid cannot
+            have `steps` times, or the edit cannot be guided like this.
     """
     check_count("steps", steps)
     guided: dict[str, Any] = {k: v for k, v in options.items() if k in GuidanceOptions.__annotations__}
@@ -141,19 +166,16 @@ def open_work(
             f"2023): leave guidance out, got {guided['guidance']}"
         )
     pipeline = open_pipeline(source)
-    check_unconditional(pipeline.recipe, what)
+    label = default_label(pipeline.recipe) if seeded else None
+    if label is None:
+        check_unconditional(pipeline.recipe, what)
     own = choose_edit_grid(pipeline.recipe) if real else pipeline.recipe.grid
     pipeline = pipeline.with_recipe(grid=options.get("grid") or own)
     recipe = pipeline.recipe
     check_steps(recipe, steps)
-    guidance = open_label_free_guidance(pipeline, what, steps, **guided)
-    inner, counters = guidance.apply(pipeline.model, None)
+    guidance = open_task_guidance(pipeline, what, steps, label, **guided)
     times = recipe.grid(steps, recipe.sampling_schedule)
-    work = Work(pipeline, pipeline.denoiser(inner, consistent=real), counters, times, guidance)
-    progress = options.get("progress", ignore_progress)
-    for counter in counters:
-        counter.watch = lambda _: progress("network evaluations", work.calls, max(work.calls, work.expected))
-    return work
+    return Work(pipeline, times, real, guidance, label, options.get("progress", ignore_progress))
 
 
 def choose_edit_grid(recipe: Recipe) -> Grid:

@@ -66,7 +66,10 @@ def open_guidance(
 
 
 class GuidanceOptions(TypedDict, total=False):
-    """The guidance options of tasks without a class label, such as edits; only a weaker model can guide them.
+    """The guidance options of tasks that take no class label, such as edits.
+
+    Only a weaker model can guide them. If the classes of the run are clusters, most of these tasks have the
+    default label of samples, and then classifier-free guidance is possible too.
 
     Attributes:
         guidance: guidance scale; None and 1 are no guidance.
@@ -79,29 +82,31 @@ class GuidanceOptions(TypedDict, total=False):
     guide_with: str | Path | LoadedRun | None
 
 
-def open_label_free_guidance(
-    pipeline: Pipeline, what: str, steps: int, **options: Unpack[GuidanceOptions]
+def open_task_guidance(
+    pipeline: Pipeline, what: str, steps: int, label: Label, **options: Unpack[GuidanceOptions]
 ) -> Guidance:
-    """Return the guidance of a task without a class label; by default, guidance is off.
+    """Return the guidance of a task that takes no class label from the user; by default, guidance is off.
 
     Args:
         pipeline: the model, with its grid.
         what: the task in words, such as "a variation"; messages use it.
         steps: number of times in the grid.
+        label: the label of the samples: `default_label`, or None.
         options: see `GuidanceOptions`.
 
     Raises:
-        UserError: if a guidance scale is given without a guide, or the options cannot be used.
+        UserError: if a guidance scale is given without a guide and without a label, or the options cannot be
+            used.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if not given:
         return OFF
-    if options.get("guidance") not in (None, 1) and options.get("guide_with") is None:
+    if label is None and options.get("guidance") not in (None, 1) and options.get("guide_with") is None:
         raise UserError(
             f"{what} uses no class label, so only a weaker model can guide it: give guide_with, such as "
             f"@guide (--guide-with @guide), got guidance {options.get('guidance')}"
         )
-    return open_guidance(pipeline, None, steps, **options)
+    return open_guidance(pipeline, label, steps, **options)
 
 
 def find_own_guidance(pipeline: Pipeline, label: Label, steps: int) -> SavedGuidance | None:
