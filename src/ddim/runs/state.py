@@ -32,6 +32,21 @@ class Plan:
         part = (seen - self.settled) / max(1, self.total - self.settled)
         return self.decayed + (1 - self.decayed) * min(1.0, max(0.0, part))
 
+    def fixed(self, total: int, seen: int, batch: int) -> Plan:
+        """Return a plan of about `total` images: whole batches, and at least the images seen.
+
+        If there was a budget before, the learning rate continues to decay from its present value.
+        """
+        total = max(seen, round(total / batch) * batch)
+        return Plan(total, settled=seen, decayed=self.part(seen))
+
+    def validation_steps(self, count: int, batch: int) -> set[int]:
+        """Return `count` evenly spaced steps after which a run validates; the last is its end.
+
+        Without a total the only step is 0.
+        """
+        return {math.ceil((self.total or 0) * k / count / batch) for k in range(1, count + 1)}
+
     def step_at(self, share: float, batch: int) -> int | None:
         """Return the step after which this share of the budget is used; None without a total."""
         return None if self.total is None else math.ceil(share * self.total / batch)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Protocol
 
-from ddim.training.loop import Training
+from ddim.runs.recipe import Recipe
+from ddim.runs.state import Plan
 
 MEASURED = 60.0
 """Seconds of training over which the speed is measured; a tenth of the budget if that is shorter."""
@@ -26,6 +29,27 @@ TRAINED = 0.25
 """The same fraction after two or more validations."""
 
 
+class Budgeted(Protocol):
+    """A training as its budget sees it: a `Training`, or a simulated one."""
+
+    step: int
+    plan: Plan
+    recipe: Recipe
+
+    @property
+    def seen(self) -> int:
+        """Images seen so far."""
+        ...
+
+    def validation_steps(self) -> set[int]:
+        """Return the steps after which the training validates."""
+        ...
+
+    def fix_total(self, total: int) -> None:
+        """Set the training length to about `total` images."""
+        ...
+
+
 class TimeBudget:
     """Converts the minutes of a recipe to a training length, using the measured speed of training.
 
@@ -34,10 +58,12 @@ class TimeBudget:
 
     Args:
         training: the training whose speed is measured.
-        began: `time.monotonic()` when the command started, because the time to read the images counts too.
+        began: the time when the command started, because the time to read the images counts too.
+        clock: returns the time in seconds, by default `time.monotonic`.
     """
 
-    def __init__(self, training: Training, began: float) -> None:
+    def __init__(self, training: Budgeted, began: float, clock: Callable[[], float] | None = None) -> None:
+        self.clock = clock or time.monotonic
         self.seconds = training.recipe.minutes * 60
         self.window = min(MEASURED, self.seconds / 10)
         self.deadline = began + self.seconds
@@ -58,7 +84,7 @@ class TimeBudget:
         if not self.active or self.training.step - self.first < WARM_UP:
             return False
         if self.marked is None:
-            self.marked = time.monotonic(), self.training.seen
+            self.marked = self.clock(), self.training.seen
         return self._measure()[1] >= self.window and self.training.seen > self.marked[1]
 
     def spend(self, validation: float) -> None:
@@ -94,7 +120,7 @@ class TimeBudget:
         if agreed:
             images, seconds = images + self.previous[0], seconds + self.previous[1]
         self.previous, self.direction = (images, seconds), direction
-        self.marked = time.monotonic(), training.seen
+        self.marked = self.clock(), training.seen
         if not direction or not (agreed or urgent):
             return None
         speed = images / seconds
@@ -110,15 +136,15 @@ class TimeBudget:
 
         Each of them is expected to take as long as the fastest validation so far.
         """
-        left = max(0.0, self.deadline - time.monotonic())
+        left = max(0.0, self.deadline - self.clock())
         least = TRAINED if len(self.validations) > 1 else TRAINED_AT_FIRST
         return max(least * left, left - validations * min(self.validations, default=0.0))
 
     def _measure(self) -> tuple[int, float]:
         """Return the images and the seconds of training since the measurement began."""
-        begin, seen = self.marked or (time.monotonic(), 0)
-        return self.training.seen - seen, max(1e-9, time.monotonic() - begin)
+        begin, seen = self.marked or (self.clock(), 0)
+        return self.training.seen - seen, max(1e-9, self.clock() - begin)
 
     def _plan(self, speed: float, left: float, least: int) -> None:
         self.training.fix_total(self.training.seen + max(least, round(speed * left)))
-        self.marked, self.direction = (time.monotonic(), self.training.seen), 0
+        self.marked, self.direction = (self.clock(), self.training.seen), 0

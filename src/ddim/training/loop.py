@@ -137,8 +137,7 @@ class Training:
 
     def validation_steps(self) -> set[int]:
         """Return the evenly spaced steps after which a run of known length validates; the last is its end."""
-        total, count = self.plan.total or 0, self.recipe.report.events
-        return {math.ceil(total * k / count / self.recipe.optim.batch) for k in range(1, count + 1)}
+        return self.plan.validation_steps(self.recipe.report.events, self.recipe.optim.batch)
 
     def advance(self) -> StepValues:
         """Train for one step, and return its loss, gradient norm and learning rate.
@@ -325,13 +324,8 @@ class Training:
                 value.copy_(newest[name])
 
     def fix_total(self, total: int) -> None:
-        """Set the training budget to about `total` images: whole batches, and at least the images seen.
-
-        If there was a budget before, the learning rate continues to decay from its present value.
-        """
-        batch = self.recipe.optim.batch
-        total = max(self.seen, round(total / batch) * batch)
-        self.plan = Plan(total, settled=self.seen, decayed=self.plan.part(self.seen))
+        """Set the training budget to about `total` images; see `Plan.fixed`."""
+        self.plan = self.plan.fixed(total, self.seen, self.recipe.optim.batch)
 
     def set_threads(self, threads: int) -> None:
         """Change the number of threads, here and in torch; results may differ in the last bits."""
