@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ddim.data import open_images
-from ddim.training.start import list_cautions
+from ddim.training.cautions import list_cautions
 from tiny import images, write_grays
 
 RUN = Path("runs/one")

@@ -11,6 +11,7 @@ from pathlib import Path
 from ddim.runs.notebook_cell import Cell, in_notebook
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
+from ddim.training.cautions import list_cautions
 from ddim.training.loop import Training
 from ddim.training.pace import (
     Pace,
@@ -20,7 +21,6 @@ from ddim.training.pace import (
     format_duration,
     format_minutes,
 )
-from ddim.training.start import list_cautions
 
 
 class Display(Callback):

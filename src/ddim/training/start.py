@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,16 +12,14 @@ from typing import Any
 
 import torch
 
-from ddim.data import Images, SplitImages, open_images, split_images
+from ddim.data import SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
-from ddim.data.cache import read_rejects
 from ddim.data.given import GivenImages, give_images
 from ddim.data.open import source_exists
 from ddim.diffusion.denoiser import check_output, describe_call
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
-from ddim.metrics.neighbours import FEWEST
 from ddim.nn.own_network import OwnNetwork
 from ddim.nn.runtime import Runtime, choose_runtime, count_cores, limit_threads
 from ddim.runs.classes import count_classes
@@ -36,9 +32,6 @@ from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe import Recipe, build_model
 from ddim.training.grouping import label_clusters
 from ddim.training.loop import Plan, Training
-
-FEW = 500
-"""With fewer training images than this number, samples are often copies of training images."""
 
 
 @dataclass(frozen=True)
@@ -187,28 +180,6 @@ def read_exactly(document: Any) -> Recipe:  # noqa: ANN401 (JSON)
     return recipe
 
 
-def list_cautions(images: Images, train: int, run: Path) -> list[str]:
-    """Return warnings about the images of a run, which the user should read before the run begins.
-
-    Args:
-        images: the images of the run.
-        train: the number of training images of the run.
-        run: the run folder.
-    """
-    cautions, rejects = [], read_rejects(images)
-    if rejects:
-        common = Counter(reject.reason for reject in rejects).most_common(1)[0][0]
-        name = next(reject.name for reject in rejects if reject.reason == common)
-        files = "1 file was" if len(rejects) == 1 else f"{len(rejects):,} files were"
-        cautions.append(f"{files} left out, such as {name!r}: {common}")
-    if train < FEW:
-        few = f"few training images ({train}): the network "
-        check = f"`ddim memorisation {shlex.quote(str(run))}`"
-        tells = f"may repeat them; after the training, check this with {check}"
-        cautions.append(few + (tells if train >= FEWEST else "will repeat them instead of making new ones"))
-    return cautions
-
-
 def check_network(recipe: Recipe, parts: SplitImages) -> None:
     """Check that a network written by the user can be called as `OwnNetwork` describes.
 
@@ -308,8 +279,7 @@ def start_training(
 def estimate_seconds(recipe: Recipe, parts: SplitImages, threads: int | None) -> float:
     """Return the estimated duration of a run in seconds, on a machine without other programs.
 
-    For a budget in images, three updates of four images are run on one thread, and the fastest one counts.
-    Processor time is measured, because it does not depend on other programs.
+    A budget in images takes the time of `time_image` for each.
 
     Args:
         recipe: the recipe of the run.
@@ -318,10 +288,23 @@ def estimate_seconds(recipe: Recipe, parts: SplitImages, threads: int | None) ->
     """
     if recipe.images is None:
         return recipe.minutes * 60
+    return time_image(recipe, parts.images.pixels.shape[-1]) * recipe.images / (threads or count_cores())
+
+
+def time_image(recipe: Recipe, channels: int) -> float:
+    """Return the seconds of processor time that training takes for one image, on one thread in float32.
+
+    Three updates of four blank images are run, and the fastest one counts. Processor time does not depend on
+    other programs.
+
+    Args:
+        recipe: the recipe; its images are not read.
+        channels: number of channels of the images.
+    """
     few = 4
     # Initial weights and dropout must not change the caller's random state.
     with torch.random.fork_rng(devices=[]), limit_threads(1):
-        model = Runtime().place(build_model(recipe, parts.images.pixels.shape[-1]))
+        model = Runtime().place(build_model(recipe, channels))
         x0 = Runtime().images(Noise(range(few)).like(model.blank(few)))
         pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5)
 
@@ -331,4 +314,4 @@ def estimate_seconds(recipe: Recipe, parts: SplitImages, threads: int | None) ->
             return time.thread_time() - begin
 
         update()
-        return min(update() for _ in range(3)) * recipe.images / few / (threads or count_cores())
+        return min(update() for _ in range(3)) / few
