@@ -1,9 +1,10 @@
 """What a user should know about the images before a run begins."""
 
+import re
 from pathlib import Path
 
 from ddim.data import open_images
-from ddim.training.cautions import list_cautions
+from ddim.training.cautions import MEASURED, describe_few, list_cautions
 from tiny import images, write_grays
 
 RUN = Path("runs/one")
@@ -24,3 +25,14 @@ def test_files_that_are_left_out_are_counted_with_the_commonest_reason(tmp_path)
         (tmp_path / "photos" / name).write_text("<svg/>")
     found = open_images(tmp_path / "photos", (8, 8))
     assert list_cautions(found, 500, RUN)[0].startswith("3 files were left out, such as 'b.svg': contains no")
+
+
+def test_the_measured_runs_of_the_rule_are_those_of_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "memorisation.md").read_text()
+    row = r"\| ([\d,]+) images, (\d+) times \| \**([\d.]+) %"
+    (few, often, copied), (many, seldom, none) = re.findall(row, page)
+    assert f"{copied} % of the samples were copies after {few} images were seen {often} times" in MEASURED
+    assert f"none of 200 after {many} images were seen {seldom} times" in MEASURED
+    assert float(none) == 0
+    assert describe_few(int(few))
+    assert not describe_few(int(many.replace(",", "")))

@@ -1,16 +1,12 @@
 """The learning rate and the length of a run."""
 
 import json
-import types
-from dataclasses import replace
 
 import pytest
 
-import ddim.training.budget
-import ddim.training.fit
-import ddim.training.run
+import clocks
 import tiny
-from ddim.nn.unet import UNetSpec
+from clocks import quick_recipe
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Optim
 from ddim.training import Callback, resume
@@ -60,34 +56,9 @@ def test_the_rates_of_a_run_are_those_of_its_plan():
     assert found[0] < found[1] < found[2] > found[9] > 0
 
 
-def quick_recipe(**changes):
-    """A recipe with a network of few layers, so that hundreds of updates take seconds."""
-    net = UNetSpec(widths=(4,), down=(0,), up=(0,), attention=(False,), embedding=8)
-    return replace(tiny.recipe(**changes), net=net)
-
-
-class Clock(Callback):
-    """A clock that stands still but for what each update and event is said to take."""
-
-    def __init__(self, first=3.0, update=0.2, event=0.5):
-        self.now, self.first, self.update, self.aside = 1000.0, first, update, event
-
-    def on_step(self, training, values):
-        """See `Callback`."""
-        self.now += self.first if training.step == 1 else self.update
-
-    def on_validation(self, training, values):
-        """See `Callback`."""
-        self.now += self.aside
-
-
 @pytest.fixture
 def clock(monkeypatch):
-    ticking = Clock()
-    module = types.SimpleNamespace(monotonic=lambda: ticking.now, perf_counter=lambda: ticking.now)
-    for part in (ddim.training.run, ddim.training.fit, ddim.training.budget):
-        monkeypatch.setattr(part, "time", module)
-    return ticking
+    return clocks.install(monkeypatch)
 
 
 @pytest.mark.parametrize("minutes", ["0.3", "0.4"])

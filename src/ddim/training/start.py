@@ -21,7 +21,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
 from ddim.nn.own_network import OwnNetwork
-from ddim.nn.runtime import Runtime, choose_runtime, count_cores, limit_threads
+from ddim.nn.runtime import Precision, Runtime, choose_runtime, count_cores, limit_threads
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.images import record_new_place, reopen_images
@@ -291,27 +291,30 @@ def estimate_seconds(recipe: Recipe, parts: SplitImages, threads: int | None) ->
     return time_image(recipe, parts.images.pixels.shape[-1]) * recipe.images / (threads or count_cores())
 
 
-def time_image(recipe: Recipe, channels: int) -> float:
-    """Return the seconds of processor time that training takes for one image, on one thread in float32.
+def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32") -> float:
+    """Return the seconds of processor time that training takes for one image, on one thread.
 
-    Three updates of four blank images are run, and the fastest one counts. Processor time does not depend on
-    other programs.
+    Three updates of four blank images are run, and the fastest one counts. If an image takes more than a
+    second, one update of one image is enough. Processor time does not depend on other programs.
 
     Args:
         recipe: the recipe; its images are not read.
         channels: number of channels of the images.
+        precision: the precision of the network.
     """
-    few = 4
     # Initial weights and dropout must not change the caller's random state.
     with torch.random.fork_rng(devices=[]), limit_threads(1):
-        model = Runtime().place(build_model(recipe, channels))
-        x0 = Runtime().images(Noise(range(few)).like(model.blank(few)))
+        runtime = Runtime(precision=precision)
+        model = runtime.place(build_model(recipe, channels))
         pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5)
 
-        def update() -> float:
+        def update(count: int) -> float:
+            x0 = runtime.images(Noise(range(count)).like(model.blank(count)))
             begin = time.thread_time()
-            measure(model, x0, torch.full((few,), 0.5), x0, pixels).mean().backward()
-            return time.thread_time() - begin
+            with runtime.precise():
+                loss = measure(model, x0, torch.full((count,), 0.5), x0, pixels).mean()
+            loss.backward()
+            return (time.thread_time() - begin) / count
 
-        update()
-        return min(update() for _ in range(3)) / few
+        first = update(1)
+        return first if first > 1 else min(update(4) for _ in range(3))

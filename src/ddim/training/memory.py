@@ -1,0 +1,92 @@
+"""Estimate the memory that a training needs, before it is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from ddim.diffusion.pixels import Pixels
+from ddim.errors import UserError
+from ddim.nn.power_averages import track_averages
+from ddim.nn.recompute import recompute_blocks
+from ddim.nn.runtime import Runtime
+from ddim.runs.recipe import Recipe, build_model
+
+SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
+"""What a user can do against too little memory."""
+
+SMALL = 32
+"""Side in pixels of the image whose activations are counted, or more if the network has many stages."""
+
+
+def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
+    """Return the bytes that training needs at least: weights, optimiser, EMAs and activations.
+
+    Activations are those that autograd keeps for one small image, times the ratio of the pixels and the
+    images of a part of the batch. Attention over many pixels needs more than this. In bf16 they are taken to
+    be half as large.
+
+    Args:
+        recipe: the recipe; its images are not read.
+        channels: number of channels of the images.
+        runtime: the precision, and whether activations are recomputed.
+    """
+    side = max(SMALL, recipe.net.multiple)
+    height, width = (min(full, side) for full in recipe.data.size)
+    small = replace(recipe, data=replace(recipe.data, size=(height, width)))
+    # Initial weights and dropout must not change the caller's random state.
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(small, channels)
+        recompute_blocks(model.net, runtime.recompute)
+        weights = sum(weight.nbytes for weight in model.parameters())
+        kept = {weight.untyped_storage().data_ptr(): 0 for weight in model.parameters()}
+        alive: list[Tensor] = []
+
+        def keep(x: Tensor) -> Tensor:
+            # Storages are counted once; `alive` keeps their addresses from being used again.
+            kept.setdefault(x.untyped_storage().data_ptr(), x.untyped_storage().nbytes())
+            alive.append(x)
+            return x
+
+        x0, t = model.blank(1), torch.full((1,), 0.5)
+        denoise = model.with_labels(0 if model.classes else None)
+        with saved_tensors_hooks(keep, lambda x: x):
+            recipe.objective.at(0.5)(denoise, x0, t, torch.ones_like(x0), Pixels.fixed(0.5, 0.5, channels))
+    ratio = prod(recipe.data.size) / (height * width) * recipe.optim.batch / recipe.optim.accumulate
+    activations = sum(kept.values()) * ratio * (0.5 if runtime.precision == "bf16" else 1.0)
+    # Besides the weights: gradients, two moments of the optimiser, and the averages.
+    copies = 4 + len(track_averages(recipe.ema, recipe.report.snapshots))
+    return round(copies * weights + activations)
+
+
+def find_free_memory(device: str) -> int | None:
+    """Return the bytes of memory that are free on a device; None if they are not known."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if device == "cpu" and found else None
+
+
+def check_memory(recipe: Recipe, channels: int, runtime: Runtime) -> None:
+    """Check that a training fits into the memory that is free, before anything is allocated for it.
+
+    Raises:
+        UserError: if it needs more; the message says how much and what to do.
+    """
+    free = find_free_memory(runtime.device)
+    needed = estimate_memory(recipe, channels, runtime)
+    if free is not None and needed > free:
+        height, width = recipe.data.size
+        raise UserError(
+            f"training {recipe.name} at {height}x{width} with batches of {recipe.optim.batch} needs about "
+            f"{needed / 2**30:.0f} GiB of memory, and {free / 2**30:.0f} GiB are free: {SMALLER}"
+        )

@@ -1,0 +1,74 @@
+"""The measured speed of training."""
+
+import time
+
+import pytest
+import torch
+
+import ddim.training.speed
+import tiny
+from ddim.data import split_images
+from ddim.errors import UserError
+from ddim.nn.runtime import Runtime
+from ddim.training.speed import measure_speed
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(ddim.training.speed, "SECONDS", 0.3)
+
+
+def parts(recipe):
+    return split_images(tiny.images(), recipe.data.validation, recipe.seed)
+
+
+def test_the_speed_is_that_of_the_steps_after_the_warm_up():
+    recipe = tiny.recipe()
+    began = time.monotonic()
+    found = measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4)
+    whole = time.monotonic() - began
+    assert found.images % recipe.optim.batch == 0
+    assert found.images >= ddim.training.speed.FEWEST * recipe.optim.batch
+    assert found.seconds >= 0.3
+    assert found.start + found.warm_up + found.seconds < whole
+    assert found.images_per_second == found.images / found.seconds
+    assert found.parameters == sum(p.numel() for p in tiny.training(recipe).parameters.values())
+
+
+def test_a_measurement_changes_nothing_of_the_caller():
+    recipe, threads, state = tiny.recipe(), torch.get_num_threads(), torch.get_rng_state()
+    measure_speed(recipe, parts(recipe), Runtime(threads=2), cost=1e-4)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_validation_costs_its_evaluations(monkeypatch):
+    monkeypatch.setattr(ddim.training.speed, "_time_evaluation", lambda training: 1.0)
+    # 4 of 8 validation images, and 16 + 21 samples in two and three micro-batches of 8, with 5 steps.
+    recipe = tiny.recipe(report__validation_images=4, report__grid=16, report__kid=21, steps=5)
+    found = measure_speed(recipe, parts(recipe), Runtime(micro_batch=8), cost=1e-4)
+    assert found.validation == pytest.approx(4 / 8 + (2 + 3) * 5)
+
+
+def test_long_steps_are_timed_with_fewer_images():
+    recipe = tiny.recipe(optim__batch=16, optim__accumulate=2)
+    # Of 10 seconds, an image takes 2.4: four of them fit, two in each part.
+    found = measure_speed(recipe, parts(recipe), Runtime(), cost=2.4)
+    assert found.batch == 4
+    assert found.recipe == recipe
+    assert measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4).batch == 16
+
+
+def test_too_little_memory_is_a_mistake_and_other_errors_are_not(monkeypatch):
+    recipe = tiny.recipe()
+
+    def fail(*_):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(ddim.training.speed, "start_training", fail)
+    text = "[enforce fail] DefaultCPUAllocator: can't allocate memory"
+    with pytest.raises(UserError, match="needs more memory than is free: use a smaller --size"):
+        measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4)
+    text = "shapes differ"
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4)
