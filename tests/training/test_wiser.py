@@ -1,0 +1,101 @@
+"""What a run of some speed brings, and what would be wiser."""
+
+import pytest
+
+import ddim.training.wiser
+import tiny
+from ddim.nn.unet import UNetSpec
+from ddim.runs.codec import override
+from ddim.runs.named_recipes import fast, find_recipe, smoke
+from ddim.training.wiser import (
+    ENOUGH,
+    advise,
+    change_size,
+    describe_outlook,
+    format_passes,
+    list_alternatives,
+)
+
+
+@pytest.fixture
+def costs(monkeypatch):
+    """Let an image cost its pixels times the width of the network."""
+
+    def cost(recipe, channels, precision):
+        return recipe.data.size[0] * recipe.data.size[1] * max(recipe.net.widths)
+
+    monkeypatch.setattr(ddim.training.wiser, "time_image", cost)
+
+
+def test_a_recipe_of_another_size_is_the_named_recipe_of_that_size():
+    assert change_size(fast((128, 128)), (64, 64)) == fast((64, 64))
+    assert change_size(fast((64, 64)), (256, 128)) == fast((256, 128))
+
+
+def test_fields_of_the_user_survive_another_size():
+    changed = change_size(override(fast((128, 128)), {"optim.lr": 0.5, "net.embedding": 8}), (64, 64))
+    assert changed == override(fast((64, 64)), {"optim.lr": 0.5, "net.embedding": 8})
+    edm = override(find_recipe("edm"), {"data.size": 64})
+    assert change_size(edm, (32, 32)) == find_recipe("edm")
+
+
+def test_a_size_that_does_not_fit_the_stages_of_the_user_is_not_wiser(costs):
+    # At 64 pixels `fast` has four stages, so that five widths are refused.
+    chosen = override(fast((128, 128)), {"net.widths": "8,8,8,8,8"})
+    assert list_alternatives(chosen, 1000, 3) == []
+
+
+def test_the_alternatives_of_few_images_are_cheaper_by_their_measured_factor(costs):
+    found = list_alternatives(fast(), 1000, 3)
+    assert [(each.option, each.factor) for each in found] == [
+        ("--net.widths 16,32,64,128", 2.0),
+        ("--size 32", 4.0),
+    ]
+    assert found[0].recipe.net.widths == (16, 32, 64, 128)
+    assert found[1].recipe.data.size == (32, 32)
+
+
+def test_a_size_above_64_pixels_is_lowered_first_and_keeps_its_shape(costs):
+    found = list_alternatives(fast((128, 192)), 1000, 3)
+    assert found[0].option == "--size 64x96"
+    assert found[0].recipe == fast((64, 96))
+    assert found[0].factor == pytest.approx(4)
+
+
+def test_nothing_is_wiser_for_enough_images_small_networks_or_small_gains(costs, monkeypatch):
+    assert list_alternatives(fast(), ENOUGH, 3) == []
+    assert list_alternatives(smoke(), 10, 3) == []
+    monkeypatch.setattr(ddim.training.wiser, "time_image", lambda recipe, channels, precision: 1.0)
+    assert list_alternatives(fast(), 1000, 3) == []
+
+
+def test_other_networks_are_not_narrowed():
+    luz = override(find_recipe("luz"), {"data.size": 32})
+    assert list_alternatives(luz, 1000, 3) == []
+
+
+def test_the_outlook_is_one_sentence():
+    assert describe_outlook(10.8, 25_920, "40 minutes", 6_480) == (
+        "about 11 images/s: 25,920 images in 40 minutes, 4 passes over 6,480"
+    )
+    assert format_passes(100, 100) == "1 pass over 100"
+    assert format_passes(150, 100) == "1.5 passes over 100"
+    assert format_passes(123_400, 100) == "1,234 passes over 100"
+
+
+@pytest.mark.parametrize(
+    ("budget", "length"), [({"minutes": 30}, "30 minutes"), ({"images": 400}, "about 0:40")]
+)
+def test_a_slow_training_is_advised_in_one_sentence(budget, length, costs):
+    run = tiny.training(tiny.recipe(images="none"))
+    run.recipe = override(fast((32, 32)), budget)
+    run.fix_total(400)
+    text = f"about 10 images/s: 400 images in {length}, 12 passes over 32; "
+    assert advise(run, 10.0) == f"{text}about 2 times as many with --net.widths 16,32,64,128"
+    run.fix_total(ENOUGH)
+    assert advise(run, 10.0) == ""
+
+
+def test_a_training_whose_network_is_small_is_not_advised():
+    assert max(tiny.BASE.net.widths) < max(UNetSpec().widths)
+    assert advise(tiny.training(), 1.0) == ""
