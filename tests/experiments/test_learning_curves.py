@@ -1,0 +1,143 @@
+"""The errors that runs reached: interpolated between what was measured, and nowhere else."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import run_folders
+from ddim.experiments.learning_curves import (
+    LearningCurve,
+    interpolate_error,
+    interpolate_kid,
+    interpolate_recorded,
+    list_own_curves,
+    list_recorded_curves,
+)
+from ddim.experiments.recorded_runs import RECORDED
+from ddim.runs.codec import override
+from ddim.runs.named_recipes import fast, smoke
+
+CURVE = LearningCurve("runs/a", "", 1000, ((10, 0.5), (100, 0.3), (1000, 0.2)), 0.1)
+
+
+def test_a_measured_number_of_images_has_its_error():
+    assert [interpolate_error([CURVE], n) for n in (10, 100, 1000)] == [0.5, 0.3, 0.2]
+
+
+def test_the_error_is_linear_in_the_logarithm_of_the_images():
+    # The geometric mean of the images has the arithmetic mean of the errors.
+    assert interpolate_error([CURVE], 316) == pytest.approx(0.25, abs=1e-3)
+    assert interpolate_error([CURVE], 32) == pytest.approx(0.4, abs=2e-3)
+
+
+def test_nothing_is_extrapolated_but_the_inexactness_of_a_forecast():
+    assert interpolate_error([CURVE], 1100) == 0.2
+    assert interpolate_error([CURVE], 9) == 0.5
+    for images in (8, 1200, 10**6):
+        assert interpolate_error([CURVE], images) is None
+    assert interpolate_error([], 100) is None
+    assert interpolate_error([replace(CURVE, points=())], 100) is None
+
+
+def test_the_ends_of_two_runs_count_before_the_way_of_the_longer_one():
+    short = LearningCurve("runs/b", "", 100, ((10, 0.45), (100, 0.26)), None)
+    assert interpolate_error([CURVE, short], 100) == 0.26
+    assert interpolate_error([CURVE, short], 316) == pytest.approx(0.23, abs=1e-3)
+    # Below both ends, the run counts whose end is nearest.
+    assert interpolate_error([CURVE, short], 10) == 0.45
+
+
+def test_runs_of_one_length_are_averaged():
+    twin = replace(CURVE, points=((10, 0.5), (1000, 0.3)), kid=0.3)
+    assert interpolate_error([CURVE, twin], 1000) == pytest.approx(0.25)
+    assert interpolate_kid([CURVE, twin], 1000) == pytest.approx(0.2)
+
+
+def test_kid_is_known_at_the_ends_of_runs_whose_samples_are_made_alike():
+    assert interpolate_kid([CURVE], 1000) == 0.1
+    assert interpolate_kid([CURVE], 100) is None
+    assert interpolate_kid([replace(CURVE, same_samples=False)], 1000) is None
+    assert interpolate_kid([CURVE, LearningCurve("b", "", 10, (), 0.3)], 100) == pytest.approx(0.2)
+
+
+def test_recorded_runs_on_different_images_are_not_mixed():
+    curves = [replace(CURVE, data="cats", points=((10, 0.9),)), replace(CURVE, data="dogs")]
+    assert interpolate_recorded(interpolate_error, curves, 10) == 0.9
+    assert interpolate_recorded(interpolate_error, curves, 100) == 0.3
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A finished run of recipe smoke; the folder of runs, and a function that changes its run.json."""
+    folder = run_folders.make(tmp_path / "runs" / "a", step=60)
+    run_folders.write_evaluation(folder, 1, kid=0.07)
+
+    def change(**facts):
+        document = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**document, **facts}))
+
+    change(data={"fingerprint": "f"})
+    return tmp_path / "runs", change
+
+
+def test_own_runs_of_the_same_images_and_recipe_are_found(own):
+    runs, _ = own
+    for changed in ({}, {"seed": 3}, {"images": 5}, {"report.events": 9}, {"data.source": "moved"}):
+        (curve,) = list_own_curves(runs, override(smoke(), changed), "f")
+        assert (curve.name, curve.images, curve.kid) == (str(runs / "a"), 960, 0.07)
+        assert curve.points == ((960, run_folders.ERRORS["image_mae"]),)
+
+
+def test_runs_of_other_images_or_recipes_are_not(own, tmp_path):
+    runs, change = own
+    assert list_own_curves(runs, smoke(), "other") == []
+    for changed in ({"optim.lr": 0.1}, {"net.widths": "8,16,32"}, {"data.validation": 0.5}):
+        assert list_own_curves(runs, override(smoke(), changed), "f") == []
+    change(source="runs/parent")
+    assert list_own_curves(runs, smoke(), "f") == []
+    assert list_own_curves(tmp_path / "nowhere", smoke(), "f") == []
+
+
+def test_the_sampler_matters_for_kid_alone(own):
+    (curve,) = list_own_curves(own[0], override(smoke(), {"steps": 9, "sampler": "edm"}), "f")
+    assert interpolate_error([curve], 960) == run_folders.ERRORS["image_mae"]
+    assert interpolate_kid([curve], 960) is None
+
+
+def test_runs_that_are_not_finished_are_left_out(own):
+    runs, _ = own
+    folder = run_folders.make(runs / "b", step=30, data__source="blossoms:1024")
+    document = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**document, "data": {"fingerprint": "f"}}))
+    assert [curve.name for curve in list_own_curves(runs, smoke(), "f")] == [str(runs / "a")]
+
+
+def test_recorded_runs_have_the_recipe_and_the_size():
+    (curve,) = list_recorded_curves(override(fast(), {"seed": 1, "minutes": 7, "data.source": "photos"}))
+    assert curve.data == "flowers"
+    assert interpolate_error([curve], 42_576) == 0.225
+    assert interpolate_kid([curve], 212_864) == 0.096
+    assert list_recorded_curves(override(fast(), {"optim.batch": 32})) == []
+    assert list_recorded_curves(fast((128, 128))) == []
+
+
+def test_the_recorded_numbers_are_those_of_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "fast.md").read_text()
+    results = page[page.index("## Results") : page.index("## A first look")]
+    numbers = {
+        name: re.findall(r"[\d.]+", row.replace(",", ""))
+        for name, row in re.findall(r"^\| (images|image MAE) \|(.*)\|$", results, re.MULTILINE)
+    }
+    first = RECORDED[0]
+    points = zip(map(int, numbers["images"]), map(float, numbers["image MAE"]), strict=True)
+    assert first.points == tuple(points)
+    assert f"**{first.kid} ± " in results
+    assert f"It saw {first.images:,} training images" in results
+    for run in RECORDED[1:]:
+        section = page[page.index(f"## {run.source.removeprefix('docs/fast.md, ')}") :].split("\n## ")[0]
+        assert f"{run.images:,}" in section or f"--images {run.images} " in section
+        for value in [run.kid, *(error for _, error in run.points)]:
+            assert value is None or str(value) in section
