@@ -42,12 +42,23 @@ def test_a_measurement_changes_nothing_of_the_caller():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_validation_costs_its_evaluations(monkeypatch):
+def test_a_validation_costs_its_evaluations_and_a_checkpoint(monkeypatch):
     monkeypatch.setattr(ddim.training.speed, "_time_evaluation", lambda training: 1.0)
+    monkeypatch.setattr(ddim.training.speed, "_time_saving", lambda training: 0.25)
     # 4 of 8 validation images, and 16 + 21 samples in two and three micro-batches of 8, with 5 steps.
     recipe = tiny.recipe(report__validation_images=4, report__grid=16, report__kid=21, steps=5)
     found = measure_speed(recipe, parts(recipe), Runtime(micro_batch=8), cost=1e-4)
-    assert found.validation == pytest.approx(4 / 8 + (2 + 3) * 5)
+    assert found.validation == pytest.approx(4 / 8 + (2 + 3) * 5 + 0.25)
+
+
+def test_a_full_drive_for_temporary_files_costs_nothing(monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ddim.training.speed.checkpoint, "save", full)
+    monkeypatch.setattr(ddim.training.speed, "_time_evaluation", lambda training: 0.0)
+    recipe = tiny.recipe()
+    assert measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4).validation == 0
 
 
 def test_long_steps_are_timed_with_fewer_images():

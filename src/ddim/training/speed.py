@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -12,6 +15,7 @@ from ddim.data import SplitImages
 from ddim.diffusion.denoising_error import denoising_error
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
+from ddim.runs import checkpoint
 from ddim.runs.recipe import Recipe
 from ddim.training.budget import WARM_UP
 from ddim.training.loop import Training
@@ -39,7 +43,7 @@ class Speed:
         seconds: the seconds of these steps.
         start: seconds to prepare the training: initial weights, statistics of the pixels.
         warm_up: seconds of the first `WARM_UP` steps, which compile the network if it is compiled.
-        validation: seconds of one validation: errors of the validation images, and samples.
+        validation: seconds of one validation: errors of the validation images, samples and a checkpoint.
         parameters: number of weights of the network.
         recipe: the recipe, with the number of classes of its images.
     """
@@ -64,7 +68,8 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
     """Train for `SECONDS` and return the speed.
 
     The first `WARM_UP` steps are timed apart. A validation is not made: its network evaluations are counted,
-    and the time of one evaluation is measured. The features of `report.kid` are left out.
+    and the times of one evaluation and of one checkpoint, in a temporary folder, are measured. The features
+    of `report.kid` are left out.
 
     Args:
         recipe: the recipe of the run.
@@ -116,13 +121,15 @@ def _finish_step(training: Training) -> None:
 
 
 def _estimate_validation(training: Training) -> float:
-    """Return the seconds of one validation: its network evaluations, each with the measured time."""
+    """Return the seconds of one validation: its network evaluations, and the checkpoint that it saves."""
     recipe, runtime, report = training.recipe, training.runtime, training.recipe.report
     errors = min(report.validation_images, len(training.split.validation))
     nfe = recipe.sampler.evaluations(recipe.steps)
     # Images are denoised in micro-batches; samples fill up their last micro-batch, errors do not.
     samples = sum(math.ceil(n / runtime.micro_batch) for n in (report.grid, report.kid))
-    return (errors / runtime.micro_batch + samples * nfe) * _time_evaluation(training)
+    return (errors / runtime.micro_batch + samples * nfe) * _time_evaluation(training) + _time_saving(
+        training
+    )
 
 
 def _time_evaluation(training: Training) -> float:
@@ -140,6 +147,15 @@ def _time_evaluation(training: Training) -> float:
 
         first = evaluate()
         return first if first > LONGEST else min(evaluate() for _ in range(2))
+
+
+def _time_saving(training: Training) -> float:
+    """Return the seconds in which a checkpoint is saved, to a temporary folder; 0 if that has no room."""
+    begin = time.monotonic()
+    with suppress(OSError), TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder), training.step, training.tensors(), training.documents(), best=True)
+        return time.monotonic() - begin
+    return 0.0
 
 
 def _is_memory_error(error: BaseException) -> bool:
