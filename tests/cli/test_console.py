@@ -1,11 +1,13 @@
 """Progress on a terminal and elsewhere."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 import tiny
 from ddim.cli import console
+from ddim.nn.unet import UNetSpec
 from ddim.runs.codec import write_recipe
 from terminal import run_in_terminal
 
@@ -94,3 +96,40 @@ def test_samples_grow_in_the_terminal_during_training(tmp_path):
     for _, preview in previews:
         assert [len(line) for line in preview.splitlines()] == [49] * 12
     assert said.rstrip().endswith("run")
+
+
+@pytest.mark.parametrize(("seen", "sentences"), [(4_000, 1), (400_000, 0)])
+def test_a_training_that_sees_few_images_says_once_what_would_be_wiser(
+    seen, sentences, capsys, clock, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "ddim.training.wiser.time_image", lambda recipe, channels, precision: float(max(recipe.net.widths))
+    )
+    run = tiny.training(tiny.recipe(images=seen))
+    run.recipe = replace(run.recipe, net=UNetSpec())
+    shown = console.Console()
+    shown.on_start(run, tmp_path)
+    for second in range(1, 40):
+        clock(float(second))
+        run.step += 1
+        shown.on_step(run, {"loss": 1.0})
+    found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("about ")]
+    assert len(found) == sentences
+    # 8 images in each second.
+    for line in found:
+        assert line == (
+            "about 8 images/s: 4,000 images in about 8:20, 125 passes over 32; about 2 times as many with "
+            "--net.widths 16,32,64,128"
+        )
+
+
+def test_a_resumed_training_is_not_advised_again(capsys, clock, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddim.training.wiser.time_image", lambda *_: pytest.fail("was measured"))
+    run = tiny.training(tiny.recipe(images=4_000))
+    run.recipe, run.step = replace(run.recipe, net=UNetSpec()), 5
+    shown = console.Console()
+    shown.on_start(run, tmp_path)
+    for second in range(1, 20):
+        clock(float(second))
+        run.step += 1
+        shown.on_step(run, {"loss": 1.0})

@@ -37,6 +37,7 @@ from ddim.training.pace import (
     format_duration,
     format_minutes,
 )
+from ddim.training.wiser import advise
 
 EVERY = 15.0
 """Seconds between lines of progress where no bar is drawn."""
@@ -46,6 +47,10 @@ LONG = 30 * 60.0
 
 PACE = 60.0
 """Seconds over which the pace of work is averaged, to estimate the time left."""
+
+
+HEARD = 5.0
+"""Seconds of training after which its speed is known well enough to say what it will bring."""
 
 
 class ProgressDisplay:
@@ -167,7 +172,7 @@ class Console(Callback):
             say(f"trains longer than the planned {training.extended:,} images; learning rate now {rate:.2g}")
         say(f"run folder {folder}" + (f", continuing at step {training.step}" if training.step else ""))
         self.began = self.tick = time.monotonic()
-        self.resumed = training.step > 0
+        self.resumed = self.advised = training.step > 0
         self.pace = Pace(self.began, training.recipe.optim.batch)
         if can_draw(self.tty):
             self.bar = start_bar(self.tty)
@@ -177,6 +182,11 @@ class Console(Callback):
         """See `Callback`."""
         now = time.monotonic()
         self.pace.update(now)
+        if not self.advised and training.plan.total and self.pace.seconds > HEARD:
+            self.advised = True
+            if text := advise(training, self.pace.speed):
+                say(text)
+            self.pace.last = now = time.monotonic()
         every = 0.5 if self.bar else EVERY
         if now - self.tick < every and not training.finished:
             return
