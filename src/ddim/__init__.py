@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ddim.evaluation.schedule_figures import plot_embedding, plot_embedding_products, plot_schedules
     from ddim.evaluation.subject import Samples
     from ddim.evaluation.tabulate import tabulate
+    from ddim.experiments.plan import plan_training as plan
     from ddim.plots.pictures import sheet
     from ddim.runs.edit_pictures import inpaint_picture as inpaint
     from ddim.runs.edit_pictures import interpolate
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 # wait for torch. "compare=compare_evaluations" is a name whose home has a longer one.
 _HOMES = {
     "training": "train resume distill Callback Machine",
+    "experiments.plan": "plan=plan_training",
     "runs.pipeline": "load Pipeline",
     "runs.generate": "sample",
     "plots.pictures": "sheet",
@@ -122,6 +124,7 @@ _MODULES = {room: f"ddim.{room}" for room in (*_ROOMS, "training")} | {
 }
 
 __all__ = [  # noqa: RUF022 (in the order of use)
+    "plan",
     "train",
     "resume",
     "distill",

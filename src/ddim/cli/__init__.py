@@ -42,6 +42,7 @@ from ddim.runs.signals import Stopped, stop_on_signals
 
 GROUPS = {
     "Make": {
+        "plan": "measure what some minutes of training buy on this machine",
         "train": "train a diffusion model on your images",
         "sample": "generate new images with a trained model",
         "distill": "train a student that needs only one or two steps for an image",

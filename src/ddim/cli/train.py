@@ -7,11 +7,11 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.cli import DATA
 from ddim.cli.choices import list_kinds
 from ddim.cli.machine import add_training_machine_options, choose_machine
 from ddim.cli.output import print_result
 from ddim.cli.own import load_callback, load_own, names_own
+from ddim.cli.request import add_request_options, read_fields
 from ddim.errors import UserError, suggest
 from ddim.nn.launch import count_restarts
 
@@ -47,18 +47,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim train`."""
     parser.usage = "ddim train [DATA] [--recipe NAME|FILE] [--out RUN] [--minutes M | --images N] [options]"
     parser.epilog = _EPILOG.format(recipes=list_kinds("runs.named_recipes", "RECIPES"))
-    parser.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA} (default: the recipe's)")
-    parser.add_argument(
-        "--recipe", metavar="NAME|FILE", help="a name from the list below, or a YAML file (default: fast)"
-    )
+    add_request_options(parser)
+    parser.add_argument("--minutes", metavar="M", help="training time (default: the recipe's, 40 for fast)")
     parser.add_argument(
         "--out", type=Path, metavar="RUN", help="run folder (default: a new runs/DATA-RECIPE-N)"
-    )
-    parser.add_argument("--minutes", metavar="M", help="training time (default: the recipe's, 40 for fast)")
-    parser.add_argument("--images", metavar="N", help="training images to process, instead of --minutes")
-    parser.add_argument("--size", metavar="64|64x96", help="height x width in pixels (default: the recipe's)")
-    parser.add_argument(
-        "--seed", metavar="S", help="seed of weights, image order, noise and split (default: 0)"
     )
     _add_resuming(parser)
     parser.add_argument(
@@ -115,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check_options(args)
     machine = choose_machine(args)
-    request = Request(args.recipe, _fields(args), args.source, machine, args.find_lr)
+    request = Request(args.recipe, read_fields(args), args.source, machine, args.find_lr)
     own = give_images(load_own(args.data)) if names_own(args.data) else None
     hooks = [load_callback(text) for text in args.callback]
     why, processes = "", current_processes()
@@ -189,18 +181,6 @@ def print_run(args: argparse.Namespace, console: Console, folder: Path) -> int:
     return 0
 
 
-def _fields(args: argparse.Namespace) -> dict[str, str]:
-    """Return the fields of the recipe that the options set."""
-    plain = {
-        "data.source": None if names_own(args.data) else args.data,
-        "images": args.images,
-        "minutes": args.minutes,
-        "seed": args.seed,
-        "data.size": args.size,
-    }
-    return {**args.fields, **{name: value for name, value in plain.items() if value is not None}}
-
-
 def _find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:
     """Return the recipe with the learning rate of a range test, and the callback that plots this test."""
     from ddim.cli.console import ProgressDisplay, say
@@ -227,7 +207,7 @@ def _help_recipe(args: argparse.Namespace) -> int:
     name = args.help_recipe.removeprefix("--")
     parts = list(explain_kinds(name))
     titles = [f"--{name} {kind}: {about}" for kind, about, _ in parts]
-    recipe, fields = args.recipe or "fast", _fields(args)
+    recipe, fields = args.recipe or "fast", read_fields(args)
     size = Request(fields=fields).find_size()
     if not parts and (rows := explain_field(override(find_recipe(recipe, size), fields), name)):
         parts, titles = (

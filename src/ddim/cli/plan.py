@@ -1,0 +1,74 @@
+"""`ddim plan`: measure what some minutes of training buy on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ddim.cli.choices import list_kinds
+from ddim.cli.machine import add_training_machine_options, choose_machine
+from ddim.cli.output import print_result
+from ddim.cli.own import load_own, names_own
+from ddim.cli.request import add_request_options, read_fields
+
+TAKES_FIELDS = True
+
+_EPILOG = """
+Trains for a few seconds, exactly as `ddim train` with the same options would, and prints for each budget
+  images   training images that the run will see, where each repetition counts; decoding, compilation and
+           validations take their part of the minutes
+  passes   how often each training image is seen
+  error    validation error that runs of this recipe had after so many images
+  KID      KID of runs of this recipe that ended after so many images
+Your runs are the finished runs in --runs with the same images, recipe and size. Recorded runs come with the
+package; their images are other ones. A number of images for which no run was measured has no error.
+
+No run folder is written. The decoded images and the compiled network stay in the cache for `ddim train`.
+
+recipes:
+{recipes}
+
+Every field of a recipe is an option, as in `ddim train`.
+
+examples:
+  ddim plan photos/
+  ddim plan photos/ --size 128 --minutes 40,480
+  ddim plan photos/ --net.widths 16,32,64,128 --threads 2
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim plan`."""
+    parser.usage = "ddim plan [DATA] [--recipe NAME|FILE] [--minutes 10,40,240 | --images N] [options]"
+    parser.epilog = _EPILOG.format(recipes=list_kinds("runs.named_recipes", "RECIPES"))
+    add_request_options(parser)
+    parser.add_argument(
+        "--minutes", metavar="M,M,...", help="one or more training times (default: 10,40,240)"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="your runs (default: runs)"
+    )
+    add_training_machine_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print the plan."""
+    from ddim.cli.console import ProgressDisplay
+    from ddim.data.given import give_images
+    from ddim.experiments.plan import plan_training
+    from ddim.training.request import Request
+    from ddim.training.start import use_data
+
+    machine = choose_machine(args)
+    fields = read_fields(args)
+    budget = {name: fields.pop(name, None) for name in ("minutes", "images")}
+    own = give_images(load_own(args.data)) if names_own(args.data) else None
+    recipe = Request(args.recipe, fields, None, machine).build_recipe(own)
+    if own is not None:
+        recipe = use_data(recipe, own, keep_size=args.size is None)
+    with ProgressDisplay() as progress:
+        plan = plan_training(
+            recipe.data.source, recipe, **budget, machine=machine, runs=args.runs, progress=progress
+        )
+    print_result(args, plan.to_json(), repr(plan))
+    return 0

@@ -1,0 +1,219 @@
+"""Plan a training before it is run: measure its speed, and find what runs like it reached."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ddim.data import SplitImages
+from ddim.data.given import give_images
+from ddim.errors import UserError, describe_given, format_count
+from ddim.experiments.learning_curves import (
+    interpolate_error,
+    interpolate_kid,
+    interpolate_recorded,
+    list_own_curves,
+    list_recorded_curves,
+)
+from ddim.experiments.training_plan import PlannedRun, TrainingPlan
+from ddim.nn.runtime import Runtime, check_runtime, count_cores
+from ddim.runs.notebook_cell import with_bar
+from ddim.runs.progress import Progress, ignore_progress
+from ddim.runs.recipe import Recipe
+from ddim.runs.recipe_checks import check_training
+from ddim.training.cautions import MEASURED, describe_few, describe_rejects
+from ddim.training.forecast import forecast_run
+from ddim.training.memory import check_memory
+from ddim.training.speed import Speed, measure_speed
+from ddim.training.start import (
+    Machine,
+    change_recipe,
+    check_loss,
+    check_network,
+    estimate_seconds,
+    find_size,
+    load_named_recipe,
+    open_split,
+    time_image,
+    use_data,
+)
+from ddim.training.wiser import list_alternatives
+
+MINUTES = (10, 40, 240)
+"""The budgets that are planned if the user gives none."""
+
+SPEED = "measuring the speed"
+"""The name that a `Progress` gets during the measurements."""
+
+
+@with_bar
+def plan_training(  # noqa: PLR0913 (the choices of a notebook)
+    data: object = None,
+    recipe: str | Recipe = "fast",
+    *,
+    minutes: float | str | Sequence[float | str] | None = None,
+    images: int | str | None = None,
+    size: int | str | tuple[int, int] | None = None,
+    labels: bool | str | None = None,
+    machine: Machine = Machine(),  # noqa: B008  (a frozen value)
+    runs: str | Path = "runs",
+    progress: Progress = ignore_progress,
+) -> TrainingPlan:
+    """Measure how fast this machine trains a recipe on some images, and return what some minutes buy.
+
+    Real training steps are made for a few seconds, in the precision, compilation and threads that `train`
+    would choose; nothing is written but the cache of decoded images. The errors are those that finished runs
+    had after so many images. They are never extrapolated.
+
+    Args:
+        data: as in `train`.
+        recipe: as in `train`.
+        minutes: one or more budgets in minutes, by default 10, 40 and 240.
+        images: a budget in images, in place of `minutes`.
+        size: as in `train`.
+        labels: as in `train`.
+        machine: as in `train`.
+        runs: the folder with your runs; finished runs of the same recipe and images give the errors.
+        progress: called while images are decoded, and after each part of the measurements.
+
+    Returns:
+        The budgets with their images, passes, errors and KID; and what would be wiser.
+
+    Raises:
+        UserError: if the images or the recipe cannot be used, or the memory of this machine is too small.
+
+    Example:
+        >>> ddim.plan("photos/", minutes=[10, 40])
+    """
+    fields = {"data.size": size, "data.labels": labels}
+    data = data if data is None or isinstance(data, str | Path) else give_images(data)
+    if not isinstance(recipe, Recipe):
+        recipe = load_named_recipe(recipe, None, find_size(size, data))
+    recipe = use_data(recipe, data, keep_size=size is None) if data is not None else recipe
+    recipe = change_recipe(recipe, {name: value for name, value in fields.items() if value is not None})
+    budgets = _list_budgets(recipe, minutes, images)
+    # These checks come before the images are decoded, because decoding may take long.
+    check_runtime(machine.device, machine.precision, machine.threads)
+    check_training(recipe)
+    return _measure_plan(recipe, budgets, machine, Path(runs), progress)
+
+
+def _measure_plan(
+    recipe: Recipe, budgets: Sequence[Recipe], machine: Machine, runs: Path, progress: Progress
+) -> TrainingPlan:
+    """Return the plan of a recipe that was checked, with each of the budgets; see `plan_training`."""
+    progress(SPEED, 0, 1)
+    runtime = machine.choose()
+    check_memory(recipe, recipe.data.channels or 3, runtime)
+    parts, reading = _open_split(recipe, progress)
+    check_network(recipe, parts)
+    check_loss(recipe, parts)
+    channels = parts.images.pixels.shape[-1]
+    cost = time_image(recipe, channels, runtime.precision)
+    speeds = _measure_speeds(recipe, budgets, parts, (machine, runtime), cost, progress)
+    forecasts = [forecast_run(*pair, reading) for pair in zip(budgets, speeds, strict=True)]
+    counted = speeds[0].recipe
+    own = list_own_curves(runs, counted, parts.images.fingerprint)
+    recorded = list_recorded_curves(counted)
+    fewest = min(each.images for each in forecasts)
+    # The alternatives are compared by processor time, which says little about an accelerator.
+    on_cpu = runtime.device == "cpu"
+    cheaper = list_alternatives(recipe, fewest, channels, runtime.precision) if on_cpu else []
+    return TrainingPlan(
+        tuple(
+            PlannedRun(
+                budget,
+                found,
+                speed,
+                interpolate_error(own, found.images),
+                interpolate_kid(own, found.images),
+                interpolate_recorded(interpolate_error, recorded, found.images),
+                interpolate_recorded(interpolate_kid, recorded, found.images),
+            )
+            for budget, found, speed in zip(budgets, forecasts, speeds, strict=True)
+        ),
+        len(parts.train),
+        len(parts.validation),
+        tuple(cheaper),
+        tuple(own),
+        tuple(recorded),
+        tuple(_list_cautions(parts, runtime, fixed=machine.threads is not None)),
+    )
+
+
+def _measure_speeds(
+    recipe: Recipe,
+    budgets: Sequence[Recipe],
+    parts: SplitImages,
+    choice: tuple[Machine, Runtime],
+    cost: float,
+    progress: Progress,
+) -> list[Speed]:
+    """Return the speed of each budget; budgets that are compiled alike share one measurement.
+
+    Args:
+        recipe: the recipe.
+        budgets: the recipe with each of the budgets.
+        parts: the images, split.
+        choice: what the user asks of the machine, and the runtime that was chosen for it.
+        cost: see `time_image`.
+        progress: called before each measurement.
+    """
+    asked, runtime = choice
+    # All budgets share their precision and threads, and only compilation depends on their length.
+    machine = replace(asked, precision=runtime.precision, threads=runtime.threads)
+    chosen = [machine.choose(estimate_seconds(each, parts, asked.threads)) for each in budgets]
+    speeds: dict[bool, Speed] = {}
+    for each in chosen:
+        if each.compile not in speeds:
+            progress(SPEED, len(speeds), len(set(chosen)))
+            speeds[each.compile] = measure_speed(recipe, parts, each, cost)
+    return [speeds[each.compile] for each in chosen]
+
+
+def _list_budgets(
+    recipe: Recipe, minutes: float | str | Sequence[float | str] | None, images: int | str | None
+) -> list[Recipe]:
+    """Return the recipe with each of the budgets; see `plan_training`."""
+    if images is not None:
+        if minutes is not None:
+            raise UserError("give minutes or images, not both")
+        return [change_recipe(recipe, {"images": images})]
+    minutes = MINUTES if minutes is None else minutes
+    if isinstance(minutes, str):
+        minutes = minutes.split(",")
+    elif isinstance(minutes, int | float):
+        minutes = [minutes]
+    if not isinstance(minutes, Sequence) or not minutes:
+        raise UserError(f"minutes must be a number or a list of them, got {describe_given(minutes)}")
+    return [change_recipe(recipe, {"minutes": each}) for each in minutes]
+
+
+def _open_split(recipe: Recipe, progress: Progress) -> tuple[SplitImages, float]:
+    """Return the images, split, and the seconds that opening them takes when they are in the cache."""
+    open_split(recipe, progress)
+    began = time.monotonic()
+    return open_split(recipe), time.monotonic() - began
+
+
+def _list_cautions(parts: SplitImages, runtime: Runtime, *, fixed: bool) -> list[str]:
+    """Return what a user should know about the images and the machine.
+
+    Args:
+        parts: the images.
+        runtime: how the network runs.
+        fixed: whether the user has fixed the number of threads.
+    """
+    few, cores = describe_few(len(parts.train)), count_cores()
+    busy = runtime.device == "cpu" and runtime.threads < cores and not fixed
+    cautions = [
+        f"other programs use cores of this machine: measured with {format_count(runtime.threads, 'thread')} "
+        f"of {cores}; a training uses more when they end"
+        if busy
+        else "",
+        describe_rejects(parts.images),
+        f"{few}; {MEASURED}" if few else "",
+    ]
+    return [text for text in cautions if text]

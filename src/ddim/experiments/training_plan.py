@@ -1,0 +1,187 @@
+"""The plan of a training: what some budgets buy on this machine, as a table with its sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ddim.errors import format_count
+from ddim.experiments.learning_curves import LearningCurve
+from ddim.plots.tabular import Row, Tabular
+from ddim.runs.recipe import Recipe
+from ddim.training.forecast import Forecast
+from ddim.training.pace import format_duration
+from ddim.training.speed import Speed
+from ddim.training.wiser import ENOUGH, Alternative, describe_alternative
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What one budget buys.
+
+    Attributes:
+        recipe: the recipe with this budget.
+        forecast: the images that it will see, and its duration.
+        speed: the measured speed.
+        own_error: validation error (image MAE) of the user's own finished runs after so many images, or None.
+        own_kid: their KID, or None.
+        recorded_error: the same error of a recorded run of the same recipe on other images, or None.
+        recorded_kid: its KID, or None.
+    """
+
+    recipe: Recipe
+    forecast: Forecast
+    speed: Speed
+    own_error: float | None
+    own_kid: float | None
+    recorded_error: float | None
+    recorded_kid: float | None
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingPlan(Tabular):
+    """The result of `plan_training`.
+
+    Attributes:
+        runs: one for each budget, in the given order.
+        train: number of training images.
+        held_out: number of validation images.
+        alternatives: cheaper recipes, if a budget holds few images.
+        own, recorded: the runs from which the errors are taken.
+        cautions: warnings about the images.
+    """
+
+    runs: tuple[PlannedRun, ...]
+    train: int
+    held_out: int
+    alternatives: tuple[Alternative, ...]
+    own: tuple[LearningCurve, ...]
+    recorded: tuple[LearningCurve, ...]
+    cautions: tuple[str, ...]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one row for each budget; an error or KID that was not measured is None."""
+        return [
+            {
+                "minutes": run.forecast.seconds / 60 if run.recipe.images else run.recipe.minutes,
+                "images": run.forecast.images,
+                "passes": run.forecast.images / self.train,
+                "images_per_second": run.speed.images_per_second,
+                "compiled": run.speed.runtime.compile,
+                "error_of_your_runs": run.own_error,
+                "kid_of_your_runs": run.own_kid,
+                "error_recorded": run.recorded_error,
+                "kid_recorded": run.recorded_kid,
+            }
+            for run in self.runs
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole plan as plain values."""
+        first = self.runs[0]
+        return {
+            "recipe": first.recipe.name,
+            "size": list(first.recipe.data.size),
+            "parameters": first.speed.parameters,
+            "train": self.train,
+            "held_out": self.held_out,
+            "measured": [
+                {
+                    "device": speed.runtime.device,
+                    "precision": speed.runtime.precision,
+                    "threads": speed.runtime.threads,
+                    "compiled": speed.runtime.compile,
+                    "images_per_second": speed.images_per_second,
+                    "images": speed.images,
+                    "seconds": speed.seconds,
+                    "warm_up_seconds": speed.warm_up,
+                    "validation_seconds": speed.validation,
+                }
+                for speed in self._speeds()
+            ],
+            "budgets": self.to_records(),
+            "your_runs": [curve.name for curve in self.own],
+            "recorded": [f"{curve.data}: {curve.name}" for curve in self.recorded],
+            "wiser": [{"option": each.option, "factor": each.factor} for each in self.alternatives],
+            "cautions": list(self.cautions),
+        }
+
+    def _speeds(self) -> list[Speed]:
+        return list(dict.fromkeys(run.speed for run in self.runs))
+
+    def _title(self) -> str:
+        first = self.runs[0]
+        height, width = first.recipe.data.size
+        return "\n".join(
+            [
+                f"{format_count(self.train, 'training image')} of {height} x {width} pixels; recipe "
+                f"{first.recipe.name}, {first.speed.parameters:,} parameters",
+                *map(_describe_speed, self._speeds()),
+            ]
+        )
+
+    def _shown_rows(self) -> Sequence[Row]:
+        rows = []
+        for record in self.to_records():
+            row = {
+                "minutes": f"{record['minutes']:.3g}",
+                "images": record["images"],
+                "passes": f"{record['passes']:,.1f}",
+            }
+            kinds = {"your runs": "of_your_runs"} if self.own else {}
+            for title, name in {**kinds, "recorded": "recorded"}.items():
+                row[f"error, {title}"] = _show(record[f"error_{name}"])
+                row[f"KID, {title}"] = _show(record[f"kid_{name}"])
+            rows.append(row)
+        return rows
+
+    def _notes(self) -> Sequence[str]:
+        return [*self.cautions, *_describe_sources(self), *self._advice()]
+
+    def _advice(self) -> list[str]:
+        few = [row["minutes"] for row in self._shown_rows() if row["images"] < ENOUGH]
+        if not self.alternatives:
+            return []
+        texts = " or ".join(map(describe_alternative, self.alternatives))
+        return [f"few images in {_join(few)} minutes; the same time holds {texts}"]
+
+
+def _describe_speed(speed: Speed) -> str:
+    """Return a line about a measurement: what was measured, where and for how long."""
+    runtime = speed.runtime
+    how = f"{runtime.device}, {runtime.precision}, {format_count(runtime.threads, 'thread')}"
+    how += ", compiled" if runtime.compile else ""
+    how += ", activations recomputed" if runtime.recompute else ""
+    text = f"measured: {speed.images_per_second:.3g} images/s on {how}, in {speed.seconds:.0f} s of training"
+    if runtime.compile:
+        text += f" after {format_duration(speed.warm_up)} of compilation"
+    if speed.batch < speed.recipe.optim.batch:
+        text += f", with {format_count(speed.batch, 'image')} a step in place of {speed.recipe.optim.batch}"
+    return text
+
+
+def _describe_sources(plan: TrainingPlan) -> list[str]:
+    """Return what the errors are, and from which runs they are taken."""
+    lines = ["error: validation error (image MAE); of error and KID, lower is better"]
+    if plan.own:
+        names = ", ".join(curve.name for curve in plan.own[:3])
+        more = f" and {len(plan.own) - 3} more" if len(plan.own) > 3 else ""
+        lines.append(f"your runs: {names}{more}, finished on the same images with this recipe")
+    if plan.recorded:
+        places = dict.fromkeys(f"{curve.data}, {curve.name.split(',')[0]}" for curve in plan.recorded)
+        lines.append(f"recorded: this recipe on other images ({'; '.join(places)}); other data differ")
+    else:
+        lines.append("recorded: no run of this recipe at this size")
+    return lines
+
+
+def _show(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:.3f}"
+
+
+def _join(words: Sequence[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,70 @@
+"""`ddim plan`: the options of `ddim train`, and what a newcomer does wrong."""
+
+import json
+
+import pytest
+
+import ddim.training.speed
+
+SMALL = ("blossoms:40", "--recipe", "smoke", "--device", "cpu", "--threads", "1", "--no-compile")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, here):
+    monkeypatch.setattr(ddim.training.speed, "SECONDS", 0.1)
+
+
+def test_the_options_of_a_training_are_taken_and_nothing_is_written(command, here):
+    found = command("plan", *SMALL, "--minutes", "0.1,1", "--size", "48", "--precision", "fp32", "--json")
+    plan = json.loads(found.out)
+    assert plan["size"] == [48, 48]
+    assert plan["train"] == 36
+    assert [row["minutes"] for row in plan["budgets"]] == [0.1, 1]
+    assert plan["measured"][0]["precision"] == "fp32"
+    assert plan["measured"][0]["threads"] == 1
+    assert plan["measured"][0]["compiled"] is False
+    assert list(here.iterdir()) == []
+
+
+def test_fields_of_the_recipe_are_options(command):
+    found = command("plan", *SMALL, "--minutes", "0.1", "--net.widths", "8,8,8")
+    assert found.out.startswith("36 training images of 32 x 32 pixels; recipe smoke, ")
+    assert "0.1      " in found.out
+    narrow = json.loads(command("plan", *SMALL, "--images", "160", "--net.widths", "8,8,8", "--json").out)
+    wide = json.loads(command("plan", *SMALL, "--images", "160", "--json").out)
+    assert narrow["parameters"] < wide["parameters"]
+    assert narrow["budgets"][0]["images"] == 160
+
+
+def test_own_images_are_taken(command, here):
+    (here / "mine.py").write_text("import torch\nimages = torch.zeros(20, 3, 16, 16)\n")
+    found = command("plan", "mine.py:images", *SMALL[1:], "--minutes", "0.1")
+    assert found.out.startswith("18 training images of 16 x 16 pixels")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "'nowhere' is neither a folder"),
+        (["empty"], "empty"),
+        (["blossoms:40", "--minutes", "0"], "minutes (--minutes) must be above 0, got 0"),
+        (["blossoms:40", "--minutes", "ten"], "minutes must be a number"),
+        (["blossoms:40", "--minutes", "1", "--images", "16"], "give minutes or images, not both"),
+        (["blossoms:40", "--recipe", "fest"], "perhaps you meant fast"),
+        (["blossoms:40", "--recipe", "luz", "--data.labels", "yes"], "data.labels needs a network"),
+        (["blossoms:40", "--net.outputs", "2"], "net.outputs"),
+        (["blossoms:40", "--size", "4096"], "data.size (--size) must lie between 8 and 1024 pixels"),
+        (["blossoms:40", "--recipe", "edm", "--size", "512"], "GiB of memory, and"),
+        (["blossoms:40", "--threads", "0"], "threads must be at least 1"),
+        (["blossoms:40", "--device", "gpu"], "device must be one of"),
+        (["blossoms:40", "--minuts", "3"], "--minuts is not an option; perhaps you meant --minutes"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, said, refused, here):
+    (here / "empty").mkdir()
+    assert said in refused("plan", *words)
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence(refused, here):
+    (here / "photos").write_text("not an archive")
+    assert "photos" in refused("plan", "photos")

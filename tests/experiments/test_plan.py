@@ -1,0 +1,126 @@
+"""The plan of a training, from Python."""
+
+import json
+
+import pytest
+
+import ddim
+import ddim.experiments.plan
+import ddim.training.memory
+import ddim.training.speed
+import tiny
+from ddim.errors import UserError
+from ddim.experiments.plan import plan_training
+from ddim.runs.pipeline import read_run_recipe
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(ddim.training.speed, "SECONDS", 0.2)
+
+
+def make(recipe=tiny.BASE, runs="nowhere", **options):
+    return plan_training(None, recipe, machine=tiny.MACHINE, runs=runs, **options)
+
+
+def test_a_plan_has_a_row_for_each_budget():
+    plan = make(minutes=[1, 0.2])
+    long, short = plan.to_records()
+    assert (long["minutes"], short["minutes"]) == (1, 0.2)
+    assert long["images"] > 3 * short["images"] > 0
+    assert long["images"] % tiny.BASE.optim.batch == 0
+    for row in (long, short):
+        assert row["passes"] == row["images"] / 32
+        # Validations and the warm-up take their part.
+        assert row["images"] < row["images_per_second"] * row["minutes"] * 60
+        assert row["error_recorded"] is row["error_of_your_runs"] is None
+    assert (plan.train, plan.held_out) == (32, 8)
+
+
+def test_the_usual_budgets_are_10_40_and_240_minutes():
+    assert [row["minutes"] for row in make().to_records()] == [10, 40, 240]
+
+
+def test_a_budget_in_images_gets_its_minutes():
+    (row,) = make(images=800).to_records()
+    assert row["images"] == 800
+    assert row["minutes"] * 60 > 800 / row["images_per_second"]
+
+
+def test_the_errors_of_own_runs_are_those_of_their_logs(tmp_path):
+    folder = tiny.train(tiny.BASE, tmp_path / "runs" / "one")
+    lines = [line for line in tiny.metrics(folder) if "image_mae" in line]
+    # The run belongs to the caller's recipe and not to one with other seeds of its reports.
+    plan = make(read_run_recipe(folder), tmp_path / "runs", images=80)
+    (row,) = plan.to_records()
+    assert row["error_of_your_runs"] == lines[-1]["image_mae"]
+    assert f"your runs: {folder}, finished" in repr(plan)
+    assert f"{lines[-1]['image_mae']:.3f}" in repr(plan)
+    (half,) = make(tiny.BASE, tmp_path / "runs", images=40).to_records()
+    assert half["error_of_your_runs"] == lines[0]["image_mae"]
+    (far,) = make(tiny.BASE, tmp_path / "runs", images=800).to_records()
+    assert far["error_of_your_runs"] is None
+
+
+def test_a_plan_is_text_html_and_plain_values():
+    plan = make(minutes=0.2)
+    text = repr(plan)
+    assert text.startswith("32 training images of 32 x 32 pixels; recipe tiny, ")
+    assert "measured: " in text.splitlines()[1]
+    assert "few training images (32): the network may repeat them; measured: 95.5 %" in text
+    assert "not measured" in text
+    assert "recorded: no run of this recipe at this size" in text
+    assert "<table>" in plan._repr_html_()
+    document = json.loads(json.dumps(plan.to_json()))
+    assert document["budgets"][0]["images"] == plan.to_records()[0]["images"]
+    assert document["measured"][0]["images_per_second"] > 0
+
+
+def test_few_images_are_answered_with_what_would_be_wiser(monkeypatch):
+    def cost(recipe, channels, precision):
+        return 1e-3 * recipe.data.size[0] * max(recipe.net.widths) / (32 * 256)
+
+    for module in ("ddim.training.wiser", "ddim.experiments.plan"):
+        monkeypatch.setattr(f"{module}.time_image", cost)
+    recipe = ddim.Recipe(data=tiny.BASE.data, optim=tiny.BASE.optim, steps=2, report=tiny.BASE.report)
+    text = repr(make(recipe, minutes="0.1"))
+    assert text.endswith(
+        "few images in 0.1 minutes; the same time holds about 2 times as many with --net.widths 16,32,64,128"
+    )
+
+
+def test_images_may_be_given_from_python():
+    pixels = tiny.images(n=60).pixels
+    plan = plan_training(pixels, "smoke", minutes=0.1, machine=tiny.MACHINE, runs="nowhere")
+    assert plan.train == 54
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"minutes": 0}, "minutes (--minutes) must be above 0, got 0"),
+        ({"minutes": "ten"}, "minutes must be a number"),
+        ({"minutes": "10,,40"}, "minutes must be a number"),
+        ({"minutes": []}, "minutes must be a number or a list of them"),
+        ({"minutes": {10}}, "minutes must be a number or a list of them"),
+        ({"minutes": 1, "images": 10}, "give minutes or images, not both"),
+        ({"images": 0}, "images (--images) must be above 0, got 0"),
+    ],
+)
+def test_a_wrong_budget_is_one_sentence(options, said):
+    with pytest.raises(UserError) as error:
+        make(**options)
+    assert said in str(error.value)
+
+
+def test_images_too_large_for_the_memory_are_refused_before_they_are_decoded(monkeypatch):
+    monkeypatch.setattr(ddim.training.memory, "find_free_memory", lambda device: 2**20)
+    monkeypatch.setattr(ddim.experiments.plan, "open_split", None)
+    with pytest.raises(UserError, match="needs about .* GiB of memory, and 0 GiB are free: use a smaller"):
+        make()
+
+
+def test_a_plan_writes_nothing_and_draws_no_random_numbers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(minutes=0.1)
+    assert list(tmp_path.iterdir()) == []
