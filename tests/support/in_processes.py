@@ -43,6 +43,7 @@ CASES = {
         objective__times="loss_aware", objective__times__entries=4, objective__times__history=1
     ),
     "learned weights": tiny.recipe(objective__weight="learned"),
+    "muon": tiny.recipe("layer norm", optim__method="muon"),
     "averages": override(tiny.BASE, {"ema": "exponential", "ema.decay": 0.9, "ema.more": (0.5, 0.99)}),
     "recomputed": tiny.recipe("batch norm"),
     "recomputed dropout": DROPOUT,

@@ -27,7 +27,7 @@ from small_recipes import make_small
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SOME = ["luz", "ddpm", "edm", "accumulated", "dropout", "labels", "augmented", "loss-aware", "averages"]
-SOME += ["clusters", "recomputed", "recomputed dropout", "consistency"]
+SOME += ["clusters", "recomputed", "recomputed dropout", "consistency", "muon"]
 
 
 def launch_cases(folder, processes, updates, cases):

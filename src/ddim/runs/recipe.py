@@ -138,12 +138,14 @@ PIXELS: dict[str, type[PixelRule]] = {"measured": Measured, "fixed": Fixed}
 
 @dataclass(frozen=True)
 class Optim:
-    """The optimiser AdamW (Loshchilov & Hutter 2019) and its learning-rate schedule.
+    """The optimiser and its learning-rate schedule.
 
     Attributes:
+        method: "adamw" for AdamW (Loshchilov & Hutter 2019), or "muon" for Muon (Jordan et al. 2024) on the
+            weights of linear layers and inner convolutions, and AdamW on all others.
         lr: the highest learning rate.
         weight_decay: decoupled weight decay.
-        betas: decay rates of the two moments.
+        betas: decay rates of AdamW's two moments.
         batch: images per update.
         accumulate: number of parts in which a batch passes through the network, to save memory.
         clip: the largest norm of the gradient; 0 turns clipping off.
@@ -151,6 +153,7 @@ class Optim:
         decay: the learning rate after the warm-up: "constant", or "cosine" down to 0 at the end of training.
     """
 
+    method: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)

@@ -31,6 +31,7 @@ from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw_batch, draw_rows
 from ddim.training.image_loader import ImageLoader
+from ddim.training.muon import build_optimizer, order_parameters
 from ddim.training.step_values import FiniteCheck, StepValues
 
 
@@ -96,11 +97,8 @@ class Training:
         }
         self.memory = make_memory(recipe.objective, recipe.schedule, runtime.exact_device)
         self.loader = ImageLoader(split.images, runtime)
-        o = recipe.optim
-        self.parameters = dict(self.model.named_parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=o.lr, betas=o.betas, weight_decay=o.weight_decay, fused=True
-        )
+        self.parameters = order_parameters(self.model, recipe.optim)
+        self.optimizer = build_optimizer(self.parameters, recipe.optim, runtime.precision)
 
     @property
     def average(self) -> dict[str, Tensor]:

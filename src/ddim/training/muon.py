@@ -1,0 +1,140 @@
+"""The optimiser Muon (Jordan et al. 2024) for the weights that are matrices, with AdamW for the others."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ddim.runs.recipe import Optim
+
+MOMENTUM = 0.95
+"""Decay rate of Muon's momentum."""
+
+RMS = 0.2
+"""Root mean square of the entries of an update, per unit of learning rate.
+
+This is what AdamW's updates have, so both use the same learning rate (Liu et al. 2025, section 2.2).
+"""
+
+LEAST = 8
+"""A matrix has more than this number of inputs and outputs. The images, at both ends, have fewer channels."""
+
+STEPS = 5
+COEFFICIENTS = 3.4445, -4.7750, 2.0315
+"""Steps of the iteration in `orthogonalise`, and its coefficients, from Jordan et al. 2024."""
+
+
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter], optim: Optim, precision: str
+) -> torch.optim.Optimizer:
+    """Return the optimiser of a recipe for these parameters, in their order.
+
+    Args:
+        parameters: the parameters, ordered as by `order_parameters`.
+        optim: the recipe's optimiser.
+        precision: of the runtime; with "bf16", Muon's matrix products are in bf16.
+    """
+    if optim.method == "adamw":
+        return _build_adamw(parameters.values(), optim)
+    matrices = [p for p in parameters.values() if is_matrix(p)]
+    others = [p for p in parameters.values() if not is_matrix(p)]
+    return Muon(others, matrices, torch.bfloat16 if precision == "bf16" else torch.float32, optim)
+
+
+def _build_adamw(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
+    )
+
+
+def order_parameters(model: nn.Module, optim: Optim) -> dict[str, nn.Parameter]:
+    """Return the named parameters in the order of the optimiser's slots: for Muon, its matrices are last."""
+    named = dict(model.named_parameters())
+    if optim.method == "adamw":
+        return named
+    return dict(sorted(named.items(), key=lambda item: is_matrix(item[1])))
+
+
+def is_matrix(parameter: Tensor) -> bool:
+    """Return whether Muon trains this parameter: weights of linear layers and of inner convolutions."""
+    return parameter.dim() >= 2 and min(parameter.shape[:2]) > LEAST
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for `matrices`, AdamW for `others`.
+
+    An update of a matrix is its momentum, changed so that all singular values are about 1. So directions that
+    the gradient rarely shows are learnt as fast as the others. A convolution counts as the matrix (outputs,
+    inputs * kernel).
+
+    As in AdamW's fused form, a step changes nothing if `found_inf` is 1.
+
+    Args:
+        others: parameters for AdamW; they form the first group.
+        matrices: parameters of two or more dimensions; they form the second group.
+        dtype: the type of the matrix products.
+        optim: learning rate, betas and weight decay; Muon ignores the betas.
+    """
+
+    def __init__(
+        self, others: list[nn.Parameter], matrices: list[nn.Parameter], dtype: torch.dtype, optim: Optim
+    ) -> None:
+        self.adamw = _build_adamw(others, optim)
+        super().__init__([{"params": others}, {"params": matrices}], self.adamw.defaults)
+        self.dtype = dtype
+        self.found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyrefly: ignore[bad-override]
+        """Update all parameters that have a gradient."""
+        *others, matrices = self.param_groups
+        # AdamW has no state of its own: `state` and `param_groups` are new objects after a restore.
+        self.adamw.state, self.adamw.param_groups = self.state, others
+        self.adamw.found_inf = self.found_inf  # pyrefly: ignore[missing-attribute]
+        self.adamw.step()
+        alike: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
+        for parameter in matrices["params"]:
+            if parameter.grad is not None:
+                alike[len(parameter), parameter[0].numel()].append(parameter)
+        for shape, group in alike.items():
+            self._update(shape, group, matrices["lr"], matrices["weight_decay"])
+
+    def _update(self, shape: tuple[int, int], group: list[nn.Parameter], rate: float, decay: float) -> None:
+        """Update parameters that are matrices of the same shape, in one product for all."""
+        momenta = []
+        for parameter in group:
+            gradient, slot = parameter.grad, self.state[parameter]
+            assert gradient is not None
+            if "momentum" not in slot:
+                slot["momentum"] = torch.zeros_like(parameter)
+            new = slot["momentum"].lerp(gradient, 1 - MOMENTUM)
+            slot["momentum"].copy_(self._unless_infinite(new, slot["momentum"]))
+            momenta.append(gradient.lerp(slot["momentum"], MOMENTUM).reshape(shape))
+        updates = orthogonalise(torch.stack(momenta).to(self.dtype)).float()
+        size = rate * RMS * math.sqrt(max(shape))
+        for parameter, update in zip(group, updates, strict=True):
+            new = parameter * (1 - rate * decay) - size * update.reshape(parameter.shape)
+            parameter.copy_(self._unless_infinite(new, parameter))
+
+    def _unless_infinite(self, new: Tensor, old: Tensor) -> Tensor:
+        return new if self.found_inf is None else torch.where(self.found_inf > 0, old, new)
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Return matrices (..., m, n) with the same singular vectors and singular values near 1: 0.7 to 1.2.
+
+    This is the iteration of Newton and Schulz with the coefficients of Jordan et al. 2024, which raise small
+    singular values fast. Singular values below about 0.001 times the norm of the matrix stay smaller.
+    """
+    a, b, c = COEFFICIENTS
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if wide else matrices.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+    for _ in range(STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if wide else x.mT
