@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 import clocks
+import ddim.training.forecast
 import tiny
 from clocks import quick_recipe
 from ddim.nn.runtime import Runtime
@@ -69,3 +70,13 @@ def test_images_are_proportional_to_long_minutes(clock):
         forecast_run(replace(recipe, minutes=m), speed_of(clock, recipe)).images for m in (10, 100)
     )
     assert long / short == pytest.approx(10, rel=0.02)
+
+
+def test_very_long_budgets_are_forecast_at_once_and_alike(clock, monkeypatch):
+    recipe = quick_recipe(images="none", minutes="60", report__events="3")
+    slow = forecast_run(recipe, speed_of(clock, recipe))
+    monkeypatch.setattr(ddim.training.forecast, "LONG", 0)
+    assert forecast_run(recipe, speed_of(clock, recipe)).images == pytest.approx(slow.images, rel=1e-3)
+    monkeypatch.undo()
+    endless = forecast_run(replace(recipe, minutes=1e12), speed_of(clock, recipe))
+    assert endless.images == pytest.approx(1e12 * 60 / 0.2 * 8, rel=1e-3)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ddim.runs.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.budget import WARM_UP, TimeBudget
 from ddim.training.speed import Speed
+
+LONG = 200_000
+"""A budget in minutes that holds more steps than this is not simulated: planning takes next to none of it."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +38,35 @@ def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> Forecast
         speed: the measured speed of training.
         reading: seconds to open the images, before training is prepared.
     """
-    run = _SimulatedRun(recipe, speed, reading + speed.start)
+    aside = reading + speed.start + speed.warm_up
+    warm = WARM_UP * recipe.optim.batch
+    if recipe.images is not None:
+        images = math.ceil(recipe.images / recipe.optim.batch) * recipe.optim.batch
+        events = len(Plan(recipe.images).validation_steps(recipe.report.events, recipe.optim.batch))
+        seconds = aside + max(0, images - warm) / speed.images_per_second + events * speed.validation
+        return Forecast(images, seconds)
+    seconds = recipe.minutes * 60
+    if seconds * speed.images_per_second <= LONG * recipe.optim.batch:
+        return _simulate(_SimulatedRun(recipe, speed, reading + speed.start), speed)
+    # One validation ends the measurement of the speed.
+    left = seconds - aside - (recipe.report.events + 1) * speed.validation
+    return Forecast(warm + round(left * speed.images_per_second), seconds)
+
+
+def _simulate(run: _SimulatedRun, speed: Speed) -> Forecast:
+    """Train a simulated run until its time budget is used up; see `ddim.training.fit`."""
     budget = TimeBudget(run, 0.0, lambda: run.now)
-    while True:
+    while run.plan.total is None or run.seen < run.plan.total:
         run.advance()
-        due = run.plan.total is not None and run.step in run.validation_steps()
-        if run.plan.total is None and budget.is_measured():
-            _validate(run, budget, speed)
-            budget.fix_total()
-        elif due:
+        if run.plan.total is None:
+            if budget.is_measured():
+                _validate(run, budget, speed)
+                budget.fix_total()
+        elif run.step in run.validation_steps():
             _validate(run, budget, speed)
         else:
             budget.replan()
-        if run.plan.total is not None and run.seen >= run.plan.total:
-            return Forecast(run.seen, run.now)
+    return Forecast(run.seen, run.now)
 
 
 class _SimulatedRun:
