@@ -67,7 +67,7 @@ def test_a_plan_is_text_html_and_plain_values():
     text = repr(plan)
     assert text.startswith("32 training images of 32 x 32 pixels; recipe tiny, ")
     assert "measured: " in text.splitlines()[1]
-    assert "few training images (32): the network may repeat them; measured: 95.5 %" in text
+    assert "few training images (32): the network may repeat them; in measured runs, 95.5 %" in text
     assert "not measured" in text
     assert "recorded: no run of this recipe at this size" in text
     assert "<table>" in plan._repr_html_()

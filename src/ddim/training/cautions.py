@@ -18,8 +18,8 @@ and 0 % (at most 1.8 %) of those of a run on 6,480 images.
 """
 
 MEASURED = (
-    "measured: 95.5 % of the samples were copies after 64 images were seen 750 times each, and none of 200 "
-    "after 6,480 images were seen 11 times each"
+    "in measured runs, 95.5 % of the samples were copies after 64 images were seen 750 times each, and "
+    "none of 200 after 6,480 images were seen 11 times each"
 )
 """The two runs of docs/memorisation.md, for a user who must judge a number of images in between."""
 
