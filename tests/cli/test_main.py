@@ -201,6 +201,16 @@ def test_a_warning_of_the_package_is_one_line(monkeypatch):
     assert warnings.formatwarning is usual
 
 
+def test_commands_start_without_importing_the_compiler():
+    """It takes two seconds, which torchvision's networks would take too."""
+    code = (
+        "import sys\nimport ddim.cli.console, ddim.evaluation.evaluate\n"
+        "from ddim.runs.provenance import list_versions\n"
+        "list_versions()\nsys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_a_closed_pipe_is_not_an_error():
     code = "import sys; from ddim.cli import main; sys.exit(main(['train', '--help-recipe', 'fast']))"
     reader, writer = os.pipe()

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import inception as tv
 
 from ddim.metrics.weights import fill_network, locate_weights, read_weights
 
@@ -32,8 +31,7 @@ def load_inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Ten
     Returns:
         The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 2048), pooled.
     """
-    blocks = [tv.BasicConv2d, _A, tv.InceptionB, _C, tv.InceptionD, _E, tv.InceptionAux]
-    sha, network = _inception("inception-2015", weights, blocks, classes=1008)
+    sha, network = _inception("inception-2015", weights, _list_blocks_2015(), classes=1008)
     return sha, lambda images: network((resize_tf1(images, _SIDE) - 128) / 128)
 
 
@@ -74,9 +72,11 @@ def resize_tf1(images: Tensor, side: int) -> Tensor:
 def _inception(
     name: str, weights: Path | None, blocks: list[Callable[..., nn.Module]] | None, classes: int
 ) -> tuple[str, nn.Module]:
+    from torchvision.models.inception import Inception3
+
     sha, tensors = read_weights(name, weights or locate_weights(name))
     with torch.device("meta"):
-        network = tv.Inception3(classes, aux_logits=False, inception_blocks=blocks, init_weights=False)
+        network = Inception3(classes, aux_logits=False, inception_blocks=blocks, init_weights=False)
     fill_network(network, tensors)
     network.register_module("fc", nn.Identity())
     return sha, network
@@ -92,9 +92,14 @@ def _pooled_by(pool: Callable[[Tensor], Tensor], block: Any) -> Any:  # noqa: AN
     return Pooled
 
 
-_A, _C = _pooled_by(_mean, tv.InceptionA), _pooled_by(_mean, tv.InceptionC)
+def _list_blocks_2015() -> list[Callable[..., nn.Module]]:
+    """Return the blocks of TensorFlow's network, in the order of torchvision's `Inception3`."""
+    # This import takes two seconds, because it imports torch's compiler.
+    from torchvision.models import inception as tv
 
+    def last(channels: int) -> nn.Module:
+        """Return one of the last two blocks: the first has mean pooling, the second maximum pooling."""
+        return _pooled_by(_max if channels == DIMENSIONS else _mean, tv.InceptionE)(channels)
 
-def _E(channels: int) -> nn.Module:  # noqa: N802
-    """Return one of the last two blocks: the first block has mean pooling, the second maximum pooling."""
-    return _pooled_by(_max if channels == DIMENSIONS else _mean, tv.InceptionE)(channels)
+    a, c = _pooled_by(_mean, tv.InceptionA), _pooled_by(_mean, tv.InceptionC)
+    return [tv.BasicConv2d, a, tv.InceptionB, c, tv.InceptionD, last, tv.InceptionAux]

@@ -145,12 +145,12 @@ def list_versions(threads: int | None = None) -> dict[str, Any]:
     `threads` is the number of threads with which a result was computed; None takes torch's present number.
     """
     import torch
-    import torchvision
 
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        # Importing torchvision would take two seconds.
+        "torchvision": version("torchvision"),
         "ddim": version("ddim"),
         "platform": platform.platform(),
         "processor": _processor(),
