@@ -96,19 +96,20 @@ class Muon(torch.optim.Optimizer):
         self.adamw.state, self.adamw.param_groups = self.state, others
         self.adamw.found_inf = self.found_inf  # pyrefly: ignore[missing-attribute]
         self.adamw.step()
-        alike: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
+        alike: dict[tuple[int, int], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
         for parameter in matrices["params"]:
             if parameter.grad is not None:
-                alike[len(parameter), parameter[0].numel()].append(parameter)
+                alike[len(parameter), parameter[0].numel()].append((parameter, parameter.grad))
         for shape, group in alike.items():
             self._update(shape, group, matrices["lr"], matrices["weight_decay"])
 
-    def _update(self, shape: tuple[int, int], group: list[nn.Parameter], rate: float, decay: float) -> None:
-        """Update parameters that are matrices of the same shape, in one product for all."""
+    def _update(
+        self, shape: tuple[int, int], group: list[tuple[nn.Parameter, Tensor]], rate: float, decay: float
+    ) -> None:
+        """Update parameters with their gradients, matrices of the same shape, in one product for all."""
         momenta = []
-        for parameter in group:
-            gradient, slot = parameter.grad, self.state[parameter]
-            assert gradient is not None
+        for parameter, gradient in group:
+            slot = self.state[parameter]
             if "momentum" not in slot:
                 slot["momentum"] = torch.zeros_like(parameter)
             new = slot["momentum"].lerp(gradient, 1 - MOMENTUM)
@@ -116,7 +117,7 @@ class Muon(torch.optim.Optimizer):
             momenta.append(gradient.lerp(slot["momentum"], MOMENTUM).reshape(shape))
         updates = orthogonalise(torch.stack(momenta).to(self.dtype)).float()
         size = rate * RMS * math.sqrt(max(shape))
-        for parameter, update in zip(group, updates, strict=True):
+        for (parameter, _), update in zip(group, updates, strict=True):
             new = parameter * (1 - rate * decay) - size * update.reshape(parameter.shape)
             parameter.copy_(self._unless_infinite(new, parameter))
 
