@@ -23,12 +23,6 @@ BUGS = [
         "data/test_order.py::test_the_split_depends_on_the_seed_not_on_the_order_of_files",
     ),
     bug(
-        "images are flipped top to bottom",
-        "data/batch.py",
-        "rows[flips, :, ::-1] => rows[flips, ::-1]",
-        "data/test_batch.py::test_only_selected_images_are_mirrored_left_to_right",
-    ),
-    bug(
         "augmentation turns images against the label it reports",
         "data/augment.py",
         "torch.stack([cos, sin, -sin, cos], dim=1) => torch.stack([cos, -sin, sin, cos], dim=1)",

@@ -45,16 +45,4 @@ BUGS = [
         "    run.now += speed.validation\n => ",
         "training/test_forecast.py::test_a_run_sees_the_images_of_its_forecast",
     ),
-    bug(
-        "memory is counted for the whole batch at once",
-        "training/memory.py",
-        "recipe.optim.batch / recipe.optim.accumulate => recipe.optim.batch",
-        "training/test_memory.py::test_activations_grow_with_the_batch_and_the_pixels_and_weights_do_not",
-    ),
-    bug(
-        "another size keeps the noise of the old one",
-        "training/wiser.py",
-        "if value != before.get(name) and now.get(name) == before.get(name) => if False",
-        "training/test_wiser.py::test_a_recipe_of_another_size_is_the_named_recipe_of_that_size",
-    ),
 ]
