@@ -1,0 +1,159 @@
+"""Train variants of `fast` for equal minutes and several seeds, and judge them by two kinds of features.
+
+    python benchmarks/race.py DATA OUT [--minutes 40] [--seeds 3] [--variants NAME,...] [-n 784]
+
+Each variant is a line of options of `ddim train`. OUT keeps the runs and all results: the same command goes
+on where it was stopped, and does nothing twice. It prints a table in Markdown, with a mean over the seeds and
+the half width of its 95 % interval (Student's t; seeds differ in weights, images held out and noise).
+Variants are trained seed by seed, so that a slower hour of the machine hurts all of them. Run it on an idle
+machine: the budget is minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t
+
+VARIANTS = {
+    "fast": "",
+    "half the channels": "--net.widths 16,32,64,128",
+    "muon": "--optim.method muon",
+    "muon, half the channels": "--optim.method muon --net.widths 16,32,64,128",
+    "clusters": "--data.labels clusters:16",
+    "flow": "--recipe flow",
+    "dit": "--recipe dit",
+    "128 pixels": "--size 128",
+}
+"""Options of `ddim train` by the name of the variant."""
+
+SAMPLED = {
+    "20 NFE": "--steps 20",
+    "guided 1.5, 20 NFE": "--steps 10 --guidance 1.5 --guide-with @guide",
+    "guided 2, 20 NFE": "--steps 10 --guidance 2 --guide-with @guide",
+    "guided 2 at -2,5, about 20 NFE": "--steps 13 --guidance 2 --guide-with @guide --guidance-interval -2,5",
+}
+"""Options of `ddim evaluate` by name."""
+
+FEATURES = "efficientnet-lite0", "scattering"
+COLUMNS = "kid", "precision", "recall"
+
+
+def main() -> None:
+    """Train and judge what is missing, and print the table after each run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", default="40")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="names with commas; see the file")
+    parser.add_argument("--sampled", default="20 NFE", help="names with semicolons; see the file")
+    parser.add_argument("-n", default="784", help="samples of each run")
+    args = parser.parse_args()
+    variants = [name for name in VARIANTS if name in args.variants.split(",") or name == args.variants]
+    sampled = [name for name in SAMPLED if name in args.sampled.split(";")]
+    for seed in range(args.seeds):
+        for name in variants:
+            train(args, name, seed)
+            for options in sampled:
+                judge(args, name, seed, options)
+            print_table(args, variants, sampled)
+
+
+def run_folder(out: Path, name: str, seed: int) -> Path:
+    """Return the folder of a run."""
+    return out / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+
+
+def train(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Train a run, or go on with it; a finished run is left as it is."""
+    folder = run_folder(args.out, name, seed)
+    words = ["train", args.data, *shlex.split(VARIANTS[name]), "--minutes", args.minutes]
+    call([*words, "--seed", str(seed), "--out", str(folder), "--resume"], folder.with_suffix(".log"))
+
+
+def judge(args: argparse.Namespace, name: str, seed: int, options: str) -> None:
+    """Evaluate a run by both kinds of features, and look for copies of training images."""
+    folder = run_folder(args.out, name, seed)
+    for features in FEATURES:
+        words = [
+            "evaluate",
+            str(folder),
+            *shlex.split(SAMPLED[options]),
+            "-n",
+            args.n,
+            "--features",
+            features,
+        ]
+        keep([*words, "--json", "--quiet"], result_file(folder, options, features))
+    keep(["memorisation", str(folder), "-n", "200", "--json", "--quiet"], result_file(folder, "copies", ""))
+
+
+def result_file(folder: Path, options: str, features: str) -> Path:
+    """Return the file of a result."""
+    return folder.with_name(f"{folder.name} {options} {features}".rstrip() + ".json")
+
+
+def keep(words: list[str], file: Path) -> None:
+    """Write what a command prints to `file`, unless the file is there."""
+    if not file.exists():
+        file.write_text(call(words, file.with_suffix(".log")))
+
+
+def call(words: list[str], log: Path) -> str:
+    """Run a `ddim` command, append its messages to `log`, and return what it prints."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as messages:
+        command = [sys.executable, "-m", "ddim", *words]
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=messages, text=True, check=True).stdout
+
+
+def print_table(args: argparse.Namespace, variants: list[str], sampled: list[str]) -> None:
+    """Print a row for each variant and way of sampling that has a result."""
+    titles = [f"{column}, {features}" for features in FEATURES for column in COLUMNS]
+    print(f"\n| variant | sampled | seeds | images | {' | '.join(titles)} | copies |")
+    print("|" + "---|" * (len(titles) + 5))
+    for name in variants:
+        for options in sampled:
+            folders = [run_folder(args.out, name, seed) for seed in range(args.seeds)]
+            done = [f for f in folders if all(result_file(f, options, x).exists() for x in FEATURES)]
+            if done:
+                values = [
+                    summarise([read(result_file(f, options, x))["metrics"][column] for f in done])
+                    for x in FEATURES
+                    for column in COLUMNS
+                ]
+                seen = ", ".join(f"{images_seen(f):,}" for f in done)
+                copies = summarise([read(result_file(f, "copies", ""))["copies"] for f in done])
+                print(f"| {name} | {options} | {len(done)} | {seen} | {' | '.join(values)} | {copies} |")
+    sys.stdout.flush()
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return a result."""
+    return json.loads(file.read_text())
+
+
+def images_seen(folder: Path) -> int:
+    """Return the images that a run has seen."""
+    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["images"]
+
+
+def summarise(found: list[Any]) -> str:
+    """Return the mean of the values and the half width of its 95 % interval, or the only value."""
+    values = [one["value"] if isinstance(one, dict) else one for one in found]
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):.3f} ± {half:.3f}"
+
+
+if __name__ == "__main__":
+    main()
