@@ -18,23 +18,23 @@ from ddim.nn.runtime import Runtime
 from ddim.runs.recipe import Recipe, build_model
 
 SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
-"""What a user can do against too little memory."""
+"""What a user can do if a training does not fit into the memory."""
 
 SMALL = 32
-"""Side in pixels of the image whose activations are counted, or more if the network has many stages."""
+"""Side in pixels of the image for which activations are counted; a network with many stages needs more."""
 
 
 def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
-    """Return the bytes that training needs at least: weights, optimiser, EMAs and activations.
+    """Return the bytes that training needs at least: weights, gradients, optimiser, EMAs and activations.
 
-    Activations are those that autograd keeps for one small image, times the ratio of the pixels and the
-    images of a part of the batch. Attention over many pixels needs more than this. In bf16 they are taken to
-    be half as large.
+    The activations that autograd keeps are counted for one small image. They are then scaled up to the size
+    of the real images, and to the number of images that are trained at once (batch / accumulate). Attention
+    over many pixels needs more than this. With bf16, activations are assumed to take half the bytes.
 
     Args:
         recipe: the recipe; its images are not read.
         channels: number of channels of the images.
-        runtime: the precision, and whether activations are recomputed.
+        runtime: how the network runs; its precision and its `recompute` change the result.
     """
     side = max(SMALL, recipe.net.multiple)
     height, width = (min(full, side) for full in recipe.data.size)
@@ -48,7 +48,8 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
         alive: list[Tensor] = []
 
         def keep(x: Tensor) -> Tensor:
-            # Storages are counted once; `alive` keeps their addresses from being used again.
+            # Each storage is counted once, by its address. `alive` keeps every tensor alive, so that no
+            # address is used again.
             kept.setdefault(x.untyped_storage().data_ptr(), x.untyped_storage().nbytes())
             alive.append(x)
             return x
@@ -59,7 +60,7 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
             recipe.objective.at(0.5)(denoise, x0, t, torch.ones_like(x0), Pixels.fixed(0.5, 0.5, channels))
     ratio = prod(recipe.data.size) / (height * width) * recipe.optim.batch / recipe.optim.accumulate
     activations = sum(kept.values()) * ratio * (0.5 if runtime.precision == "bf16" else 1.0)
-    # Besides the weights: gradients, two moments of the optimiser, and the averages.
+    # Tensors of the size of the weights: weights, gradients, two moments of the optimiser, and each average.
     copies = 4 + len(track_averages(recipe.ema, recipe.report.snapshots))
     return round(copies * weights + activations)
 
@@ -80,7 +81,7 @@ def check_memory(recipe: Recipe, channels: int, runtime: Runtime) -> None:
     """Check that a training fits into the memory that is free, before anything is allocated for it.
 
     Raises:
-        UserError: if it needs more; the message says how much and what to do.
+        UserError: if the training needs more; the message says how much, and what to do.
     """
     free = find_free_memory(runtime.device)
     needed = estimate_memory(recipe, channels, runtime)

@@ -17,26 +17,29 @@ MOMENTUM = 0.95
 RMS = 0.2
 """Root mean square of the entries of an update, per unit of learning rate.
 
-This is what AdamW's updates have, so both use the same learning rate (Liu et al. 2025, section 2.2).
+Updates of AdamW have about this value too, so both use the same learning rate (Liu et al. 2025, section 2.2).
 """
 
 LEAST = 8
-"""A matrix has more than this number of inputs and outputs. The images, at both ends, have fewer channels."""
+"""Muon trains only matrices with more inputs and more outputs than this.
+
+So AdamW trains the convolutions whose inputs or outputs are the channels of images.
+"""
 
 STEPS = 5
 COEFFICIENTS = 3.4445, -4.7750, 2.0315
-"""Steps of the iteration in `orthogonalise`, and its coefficients, from Jordan et al. 2024."""
+"""Number of iterations in `orthogonalise`, and the coefficients of each (Jordan et al. 2024)."""
 
 
 def build_optimizer(
     parameters: Mapping[str, nn.Parameter], optim: Optim, precision: str
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a recipe for these parameters, in their order.
+    """Return the optimiser of a recipe for these parameters; it keeps their order.
 
     Args:
         parameters: the parameters, ordered as by `order_parameters`.
         optim: the recipe's optimiser.
-        precision: of the runtime; with "bf16", Muon's matrix products are in bf16.
+        precision: the precision of the network; with "bf16", Muon computes its matrix products in bf16.
     """
     if optim.method == "adamw":
         return _build_adamw(parameters.values(), optim)
@@ -52,7 +55,7 @@ def _build_adamw(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.opti
 
 
 def order_parameters(model: nn.Module, optim: Optim) -> dict[str, nn.Parameter]:
-    """Return the named parameters in the order of the optimiser's slots: for Muon, its matrices are last."""
+    """Return the parameters by name, in the order that the optimiser uses: the matrices of Muon are last."""
     named = dict(model.named_parameters())
     if optim.method == "adamw":
         return named
@@ -60,18 +63,18 @@ def order_parameters(model: nn.Module, optim: Optim) -> dict[str, nn.Parameter]:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Return whether Muon trains this parameter: weights of linear layers and of inner convolutions."""
+    """Return whether Muon trains this parameter: the weight of a linear layer or of an inner convolution."""
     return parameter.dim() >= 2 and min(parameter.shape[:2]) > LEAST
 
 
 class Muon(torch.optim.Optimizer):
     """Muon for `matrices`, AdamW for `others`.
 
-    An update of a matrix is its momentum, changed so that all singular values are about 1. So directions that
-    the gradient rarely shows are learnt as fast as the others. A convolution counts as the matrix (outputs,
-    inputs * kernel).
+    The update of a matrix is its momentum, changed so that all singular values are about 1, times a constant
+    and the learning rate. So the weights also change quickly in directions in which gradients are small. The
+    weights of a convolution form a matrix (outputs, inputs * kernel height * kernel width).
 
-    As in AdamW's fused form, a step changes nothing if `found_inf` is 1.
+    As in PyTorch's fused AdamW, a step changes nothing if `found_inf` is 1.
 
     Args:
         others: parameters for AdamW; they form the first group.
@@ -92,7 +95,8 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # pyrefly: ignore[bad-override]
         """Update all parameters that have a gradient."""
         *others, matrices = self.param_groups
-        # AdamW has no state of its own: `state` and `param_groups` are new objects after a restore.
+        # AdamW shares the state of this optimiser. It is assigned again in each step, because `state` and
+        # `param_groups` are new objects after a checkpoint is restored.
         self.adamw.state, self.adamw.param_groups = self.state, others
         self.adamw.found_inf = self.found_inf  # pyrefly: ignore[missing-attribute]
         self.adamw.step()
@@ -106,7 +110,7 @@ class Muon(torch.optim.Optimizer):
     def _update(
         self, shape: tuple[int, int], group: list[tuple[nn.Parameter, Tensor]], rate: float, decay: float
     ) -> None:
-        """Update parameters with their gradients, matrices of the same shape, in one product for all."""
+        """Update parameters of the same matrix shape by their gradients, all in one batched product."""
         momenta = []
         for parameter, gradient in group:
             slot = self.state[parameter]
@@ -126,10 +130,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Return matrices (..., m, n) with the same singular vectors and singular values near 1: 0.7 to 1.2.
+    """Return matrices (..., m, n) with the same singular vectors, and singular values of about 0.7 to 1.2.
 
-    This is the iteration of Newton and Schulz with the coefficients of Jordan et al. 2024, which raise small
-    singular values fast. Singular values below about 0.001 times the norm of the matrix stay smaller.
+    This is the Newton-Schulz iteration with the coefficients of Jordan et al. 2024, which raise small
+    singular values fast. Singular values below about 0.001 times the norm of the matrix do not reach 0.7.
     """
     a, b, c = COEFFICIENTS
     wide = matrices.shape[-2] <= matrices.shape[-1]

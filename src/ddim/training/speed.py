@@ -1,4 +1,4 @@
-"""Measure how fast this machine trains a recipe: real training steps, and network evaluations without."""
+"""Measure how fast this machine trains a recipe, by some training steps and some network evaluations."""
 
 from __future__ import annotations
 
@@ -29,23 +29,27 @@ FEWEST = 3
 """Smallest number of training steps that are timed."""
 
 LONGEST = 10.0
-"""Steps that are expected to take more seconds than this are timed with fewer images."""
+"""If a training step is expected to take more seconds than this, it is timed with a smaller batch.
+
+A network evaluation that takes more seconds than this is timed only once.
+"""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a training of a recipe costs on this machine, in seconds, as it was measured.
+    """The measured speed at which this machine trains a recipe.
 
     Attributes:
         runtime: the device, precision, compilation and threads of the measurement.
-        batch: images of each step that was timed; fewer than those of the recipe if its steps are long.
-        images: number of training images whose steps were timed.
-        seconds: the seconds of these steps.
+        batch: batch size of the timed steps; smaller than that of the recipe if its steps are long.
+        images: number of training images in the timed steps.
+        seconds: total seconds of the timed steps.
         start: seconds to prepare the training: initial weights, statistics of the pixels.
-        warm_up: seconds of the first `WARM_UP` steps, which compile the network if it is compiled.
-        validation: seconds of one validation: errors of the validation images, samples and a checkpoint.
+        warm_up: seconds of the first `WARM_UP` steps, in which a network that is compiled gets compiled. They
+            are scaled to the batch size of the recipe.
+        validation: seconds of one validation: errors on validation images, samples and a checkpoint.
         parameters: number of weights of the network.
-        recipe: the recipe, with the number of classes of its images.
+        recipe: the recipe; its number of classes is that of the images.
     """
 
     runtime: Runtime
@@ -60,22 +64,22 @@ class Speed:
 
     @property
     def images_per_second(self) -> float:
-        """Training images per second, without validations."""
+        """Training images per second, not counting the time of validations."""
         return self.images / self.seconds
 
 
 def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: float) -> Speed:
     """Train for `SECONDS` and return the speed.
 
-    The first `WARM_UP` steps are timed apart. A validation is not made: its network evaluations are counted,
-    and the times of one evaluation and of one checkpoint, in a temporary folder, are measured. The features
-    of `report.kid` are left out.
+    The first `WARM_UP` steps are timed separately. No validation is run. Its duration is estimated: the
+    number of its network evaluations times the measured time of one evaluation, plus the measured time to
+    save a checkpoint in a temporary folder. The time that `report.kid` takes for features is not included.
 
     Args:
         recipe: the recipe of the run.
         parts: the images of the run, split into training and validation images.
         runtime: how the network runs.
-        cost: processor seconds for one image, see `time_image`, to see how long a step will take.
+        cost: processor seconds for one image, see `time_image`; it predicts how long a step will take.
 
     Raises:
         UserError: if the memory of this machine is too small, or the recipe does not fit the images.
@@ -121,11 +125,11 @@ def _finish_step(training: Training) -> None:
 
 
 def _estimate_validation(training: Training) -> float:
-    """Return the seconds of one validation: its network evaluations, and the checkpoint that it saves."""
+    """Return the estimated seconds of one validation: its network evaluations, and saving its checkpoint."""
     recipe, runtime, report = training.recipe, training.runtime, training.recipe.report
     errors = min(report.validation_images, len(training.split.validation))
     nfe = recipe.sampler.evaluations(recipe.steps)
-    # Images are denoised in micro-batches; samples fill up their last micro-batch, errors do not.
+    # The network runs on micro-batches. The last one is filled up if samples are made, but not for errors.
     samples = sum(math.ceil(n / runtime.micro_batch) for n in (report.grid, report.kid))
     return (errors / runtime.micro_batch + samples * nfe) * _time_evaluation(training) + _time_saving(
         training
@@ -133,7 +137,7 @@ def _estimate_validation(training: Training) -> float:
 
 
 def _time_evaluation(training: Training) -> float:
-    """Return the seconds in which the network, as validations run it, evaluates a micro-batch of images."""
+    """Return the seconds that the network takes for a micro-batch of images, run as in a validation."""
     runtime = training.runtime
     with training.averaged() as model, runtime.precise(), torch.no_grad():
         x = runtime.images(model.blank(runtime.micro_batch))
@@ -150,7 +154,7 @@ def _time_evaluation(training: Training) -> float:
 
 
 def _time_saving(training: Training) -> float:
-    """Return the seconds in which a checkpoint is saved, to a temporary folder; 0 if that has no room."""
+    """Return the seconds that saving a checkpoint to a temporary folder takes; 0 if it cannot be saved."""
     begin = time.monotonic()
     with suppress(OSError), TemporaryDirectory() as folder:
         checkpoint.save(Path(folder), training.step, training.tensors(), training.documents(), best=True)
@@ -159,5 +163,5 @@ def _time_saving(training: Training) -> float:
 
 
 def _is_memory_error(error: BaseException) -> bool:
-    # On a CPU torch raises a plain RuntimeError, which only its text tells apart.
+    # On a CPU, torch raises a plain RuntimeError: only its text shows that memory was missing.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

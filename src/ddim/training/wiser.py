@@ -1,4 +1,4 @@
-"""Say what a run of this speed will bring, and which smaller network or size would be wiser."""
+"""Say how many images a run will see, and propose a smaller network or size if these are few."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ to 0.211 over the next 170,000 (docs/fast.md).
 """
 
 GAIN = 1.5
-"""A smaller network or size is proposed if the same time then holds at least this many times the images."""
+"""A smaller network or size is proposed if a run then sees at least this factor more images in its time."""
 
 USUAL, SMALL = 64, 32
-"""Sides in pixels to which a larger size is lowered: the size for which recipes were chosen, and its half."""
+"""Sides in pixels that are proposed instead of larger ones.
+
+The recipes were chosen for the first one, and the second one is half of it.
+"""
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """A recipe of which the same minutes hold more images.
+    """A changed recipe that sees more images in the same time.
 
     Attributes:
-        option: what to add to the command, such as "--size 64".
+        option: the option that makes this change, such as "--size 64".
         recipe: the recipe with this option.
-        factor: how many times the images it sees; the ratio of the processor times of `time_image`.
+        factor: ratio of the images seen in the same time, with and without the option. It is computed from
+            the processor time of one image; see `time_image`.
     """
 
     option: str
@@ -48,10 +52,11 @@ class Alternative:
 def list_alternatives(
     recipe: Recipe, images: int, channels: int, precision: Precision = "fp32"
 ) -> list[Alternative]:
-    """Return cheaper recipes if a run sees few images (`ENOUGH`), each at least `GAIN` times as fast.
+    """Return changed recipes that are at least `GAIN` times as fast; none if the run sees `ENOUGH` images.
 
-    The cost of each is measured for a second or two. A size above 64 pixels is lowered to 64, and 64 to 32.
-    A U-Net of `fast` gets half of its channels.
+    Two changes are tried, and the speed of each is measured for a second or two. The first is a smaller size:
+    64 pixels in place of more, or 32 in place of 33 to 64. The second is half of the channels, for the U-Net
+    of `fast`.
 
     Args:
         recipe: the recipe of the run.
@@ -69,10 +74,10 @@ def list_alternatives(
 
 
 def advise(training: Training, speed: float) -> str:
-    """Return a sentence if a training on a CPU will see few images and a cheaper recipe is known; else "".
+    """Return advice if a training on a CPU will see few images and a faster recipe is known; else "".
 
     Args:
-        training: the training, whose length in images is known.
+        training: the training; the result is "" as long as its length in images is not known.
         speed: its training images per second.
     """
     recipe, total = training.recipe, training.plan.total
@@ -94,7 +99,7 @@ def describe_alternative(found: Alternative) -> str:
 
 
 def describe_outlook(speed: float, images: int, length: str, train: int) -> str:
-    """Return a sentence about what a run will see.
+    """Return a sentence about the speed of a run, and the number of images that it will see.
 
     Args:
         speed: training images per second.
@@ -106,16 +111,17 @@ def describe_outlook(speed: float, images: int, length: str, train: int) -> str:
 
 
 def format_passes(images: int, train: int) -> str:
-    """Return how often each training image is seen, as text: "4 passes over 6,480"."""
+    """Return the number of epochs as text, such as "4 passes over 6,480" (training images)."""
     passes = images / train
     shown = f"{passes:.1f}".removesuffix(".0") if passes < 10 else f"{passes:,.0f}"
     return f"{shown} pass{'' if shown == '1' else 'es'} over {train:,}"
 
 
 def change_size(recipe: Recipe, size: tuple[int, int]) -> Recipe:
-    """Return a recipe for another size; fields that follow from the size change too, as with --size.
+    """Return the recipe with another size.
 
-    Fields to which the user has given another value keep it.
+    The named recipes choose some fields by the size. These fields change too, as with --size, but not if the
+    user has set them to another value.
     """
     fields = {"data.size": size}
     if recipe.name in FOR_SIZE:
@@ -135,7 +141,7 @@ def _values(recipe: Recipe) -> dict[str, object]:
 
 
 def _list_cheaper(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
-    """Yield options with the recipes that they give, the size first if it is above 64 pixels."""
+    """Yield pairs of an option and the recipe with it, the smaller size first if the size is above 64."""
     smaller = _lower_size(recipe)
     narrower = _narrow(recipe)
     order = [smaller, narrower] if min(recipe.data.size) > USUAL else [narrower, smaller]
@@ -143,7 +149,10 @@ def _list_cheaper(recipe: Recipe) -> Iterator[tuple[str, Recipe]]:
 
 
 def _lower_size(recipe: Recipe) -> tuple[str, Recipe] | None:
-    """Return the option and the recipe of a smaller size of the same shape; None if there is none."""
+    """Return the option for a smaller size with the same aspect ratio, and the recipe with this option.
+
+    Return None if the size is 32 pixels or less already, or if the recipe is not valid at the smaller size.
+    """
     shorter = min(recipe.data.size)
     side = USUAL if shorter > USUAL else SMALL
     if shorter <= side:
@@ -159,9 +168,12 @@ def _lower_size(recipe: Recipe) -> tuple[str, Recipe] | None:
 
 
 def _narrow(recipe: Recipe) -> tuple[str, Recipe] | None:
-    """Return the option and the recipe of a U-Net with half of the channels; None for other networks."""
+    """Return the option for a U-Net with half of the channels, and the recipe with this option.
+
+    Return None for other networks, and for a U-Net that is narrower than that of `fast`.
+    """
     net = recipe.net
-    # Widths below those of `fast` were chosen by the user, or for a test.
+    # A U-Net that is narrower than that of `fast` was chosen by the user, or for a test.
     if not isinstance(net, UNetSpec) or max(net.widths) < max(UNetSpec().widths):
         return None
     widths = tuple(max(2, width // 2) for width in net.widths)
