@@ -58,7 +58,14 @@ def compute_thumbnails(images: Images, which: np.ndarray) -> np.ndarray:
 
 
 def _cell_weights(length: int) -> np.ndarray:
-    """Return the weight (SIDE, length) of each pixel in each cell; the weights of a cell sum to `length`."""
+    """Return the weight of each pixel in each cell of a thumbnail, along one side of the image.
+
+    Args:
+        length: number of pixels along this side of the image.
+
+    Returns:
+        Weights (SIDE, length). The weights of each cell sum to `length`.
+    """
     cells, pixels = np.arange(SIDE)[:, None] * length, np.arange(length) * SIDE
     overlap = np.minimum(cells + length, pixels + SIDE) - np.maximum(cells, pixels)
     return np.maximum(overlap, 0).astype(np.float64)

@@ -36,7 +36,7 @@ class Memory(Protocol):
     """The past losses that training remembers; the times that it draws, or their weights, depend on them."""
 
     def to(self, device: str) -> Self:
-        """Move the memory to a device, which must support float64, and return it."""
+        """Move the remembered losses to a device, and return `self`. The device must support float64."""
         ...
 
     def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,7 @@ class AverageChoice(Tabular):
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about the bias of the lowest value, and about widths that were not tried."""
+        """Notes for the reader: the best of several values looks too good, and some widths were not tried."""
         notes = ["the lowest of several values is too low on average: evaluate the kept average anew"]
         if self.left_out:
             widths = ", ".join(f"{width:g}" for width in self.left_out)
@@ -157,7 +157,11 @@ def pick_average(
 
 
 def _check_measurable(loaded: LoadedRun, by: Measure) -> None:
-    """Check that the averages of a loaded run can be compared by this measure."""
+    """Check that the averages of a loaded run can be compared by this measure.
+
+    Raises:
+        UserError: if the run was loaded with torch.compile, or is a student and `by` is "validation".
+    """
     if loaded.runtime.compile:
         raise UserError(
             "averages are compared without torch.compile, whose program holds the weights: load the run "

@@ -126,8 +126,9 @@ def measure_gap(train: LevelErrors, other: LevelErrors) -> Gap:
     """
     scale = train.noise_mse.mean(0)
     unseen = other.noise_mse / scale
-    # Delta method: to first order, a relative error of the scale causes the same relative error of the ratio.
-    # `seen` has mean 1 and this relative error, so the interval of the gap includes the error of the scale.
+    # Delta method: if the mean error on training images is wrong by a small fraction e, the ratio is wrong by
+    # e times the ratio. `seen` has mean 1 and exactly this uncertainty, so the interval of the gap includes
+    # the uncertainty of both means.
     seen = 1 + unseen.mean(0) * (train.noise_mse / scale - 1)
     return Gap(
         estimate_difference(estimate_mean(unseen), estimate_mean(seen)),

@@ -110,9 +110,10 @@ def _intervals(
 
 
 def _samples(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
-    """Return blocks with the last samples of each run, below real images if there are some.
+    """Return blocks that show the last samples of each run as a strip; none if no run has samples.
 
-    Add the PNG files of the strips to `images`.
+    The first strip shows real images, if a run has stored some. The PNG file of each strip is added to
+    `images`, keyed by file name.
     """
     strips = {f"{k:03}.png": (run.path.name, last_samples(run)) for k, run in enumerate(found, 1)}
     real = next((strip for run in found if (strip := real_images(run)) is not None), None)

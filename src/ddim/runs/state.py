@@ -33,9 +33,10 @@ class Plan:
         return self.decayed + (1 - self.decayed) * min(1.0, max(0.0, part))
 
     def fixed(self, total: int, seen: int, batch: int) -> Plan:
-        """Return a plan of about `total` images: whole batches, and at least the images seen.
+        """Return a plan whose length is `total` images, rounded to whole batches.
 
-        If there was a budget before, the learning rate continues to decay from its present value.
+        The length is never less than `seen`, the images that the run has seen already. If there was a budget
+        before, the learning rate continues to decay from its present value.
         """
         total = max(seen, round(total / batch) * batch)
         return Plan(total, settled=seen, decayed=self.part(seen))

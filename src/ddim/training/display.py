@@ -1,4 +1,7 @@
-"""Show a training that was started from Python: a bar and a sheet in a notebook cell, lines elsewhere."""
+"""Show the progress of a training that was started from Python.
+
+A notebook cell shows a progress bar and a sheet of samples. Elsewhere lines of text are printed.
+"""
 
 from __future__ import annotations
 

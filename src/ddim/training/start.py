@@ -279,7 +279,7 @@ def start_training(
 def estimate_seconds(recipe: Recipe, parts: SplitImages, threads: int | None) -> float:
     """Return the estimated duration of a run in seconds, on a machine without other programs.
 
-    A budget in images takes the time of `time_image` for each.
+    If the budget is a number of images, the time per image is that of `time_image`, divided by the threads.
 
     Args:
         recipe: the recipe of the run.

@@ -30,7 +30,9 @@ class Unfit(UserError):  # noqa: N818
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """A user's request for a sweep; text is as on the command line, and None stands for an absent option.
+    """A user's request for a sweep.
+
+    Text has the same form as on the command line. None stands for an option that was not given.
 
     Attributes:
         data: the images.
