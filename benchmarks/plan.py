@@ -1,16 +1,17 @@
-"""Plan six short trainings and then train them: predicted images and errors against what happened.
+"""Plan six short trainings, run them, and compare the planned images and errors with the measured ones.
 
     python benchmarks/plan.py FOLDER [--data flowers64.zip] [--minutes 3] [--before 2,5] [--settings 1,4]
 
-Run it on a machine where nothing else computes. The six settings are 32 and 64 pixels, each with `fast`, with
-`fast` of half the channels, and with `flow`. For each setting:
+Run it on an idle machine. The six settings are 32 and 64 pixels, each with three networks: `fast`, `fast`
+with half of its channels, and `flow`. The benchmark runs three steps for each setting:
 
-    1. trainings of `--before` minutes, from which the plan takes the errors ("your runs")
+    1. trainings of `--before` minutes; the plan takes the expected errors from them ("your runs")
     2. `ddim plan --minutes M`
     3. `ddim train --minutes M` with the same options, in another folder
 
-Goals: images within 15 %, validation errors within 10 %. With the defaults it takes about an hour, and with
-`--minutes 0.3 --before 0.2,0.5 --data blossoms:600` five minutes, in which validations take most of the time.
+Goals: the planned images are within 15 % of the images seen, and the planned validation errors within 10 %.
+With the defaults the benchmark takes about an hour. With `--minutes 0.3 --before 0.2,0.5 --data blossoms:600`
+it takes five minutes, most of which are spent on validations.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SETTINGS = {
     for name, options in RECIPES.items()
 }
 IMAGES, ERROR = 0.15, 0.10
-"""The largest relative differences that are tolerated."""
+"""The goals: the largest relative differences between plan and training."""
 
 
 def run(*words: str) -> str:
@@ -45,7 +46,7 @@ def run(*words: str) -> str:
 
 
 def train(data: str, minutes: str, options: list[str], folder: Path) -> tuple[int, float, float]:
-    """Train a run; return the images that it saw, its last validation error and its minutes."""
+    """Train a run; return the number of images seen, the last validation error and the minutes it took."""
     began = time.monotonic()
     run("train", data, "--minutes", minutes, "--out", str(folder), *options)
     lines = [line for line in read_metrics(folder) if line.get("image_mae") is not None]
@@ -53,7 +54,11 @@ def train(data: str, minutes: str, options: list[str], folder: Path) -> tuple[in
 
 
 def compare(args: argparse.Namespace, name: str) -> tuple[float, float | None]:
-    """Plan and train one setting, and print a line; return the relative differences of images and error."""
+    """Plan and train one setting, and print a line.
+
+    Return the relative differences of images and of error between plan and training. The difference of the
+    error is None if the plan has no error.
+    """
     options, home = SETTINGS[name], args.folder / name.replace(" ", "-")
     shutil.rmtree(home, ignore_errors=True)
     for minutes in filter(None, args.before.split(",")):

@@ -1,12 +1,13 @@
-"""Train variants of `fast` for equal minutes and several seeds, and judge them by two kinds of features.
+"""Train variants of `fast` for equal minutes with several seeds, and evaluate them by two kinds of features.
 
     python benchmarks/race.py DATA OUT [--minutes 40] [--seeds 3] [--variants NAME,...] [-n 784]
 
-Each variant is a line of options of `ddim train`. OUT keeps the runs and all results: the same command goes
-on where it was stopped, and does nothing twice. It prints a table in Markdown, with a mean over the seeds and
-the half width of its 95 % interval (Student's t; seeds differ in weights, images held out and noise).
-Variants are trained seed by seed, so that a slower hour of the machine hurts all of them. Run it on an idle
-machine: the budget is minutes.
+Each variant is a set of options for `ddim train`. The folder OUT keeps the runs and all results. If the
+benchmark was stopped, the same command continues it and repeats nothing. It prints a Markdown table of means
+over the seeds, each with the half width of its 95 % confidence interval (Student's t). A seed sets the
+initial weights, the held-out images and the noise. All variants are trained with one seed before the next
+seed begins. So if the machine is slower for an hour, this affects several variants. Run the benchmark on an
+idle machine, because training budgets are in minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ VARIANTS = {
     "dit": "--recipe dit",
     "128 pixels": "--size 128",
 }
-"""Options of `ddim train` by the name of the variant."""
+"""Options of `ddim train`, keyed by the name of the variant."""
 
 SAMPLED = {
     "20 NFE": "--steps 20",
@@ -40,14 +41,14 @@ SAMPLED = {
     "guided 2, 20 NFE": "--steps 10 --guidance 2 --guide-with @guide",
     "guided 2 at -2,5, about 20 NFE": "--steps 13 --guidance 2 --guide-with @guide --guidance-interval -2,5",
 }
-"""Options of `ddim evaluate` by name."""
+"""Options of `ddim evaluate`, keyed by a name for this way of sampling."""
 
 FEATURES = "efficientnet-lite0", "scattering"
 COLUMNS = "kid", "precision", "recall"
 
 
 def main() -> None:
-    """Train and judge what is missing, and print the table after each run."""
+    """Do the trainings and evaluations that are missing, and print the table after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("out", type=Path)
@@ -73,7 +74,7 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 
 
 def train(args: argparse.Namespace, name: str, seed: int) -> None:
-    """Train a run, or go on with it; a finished run is left as it is."""
+    """Train a run, or resume it; a finished run is not changed."""
     folder = run_folder(args.out, name, seed)
     words = ["train", args.data, *shlex.split(VARIANTS[name]), "--minutes", args.minutes]
     call([*words, "--seed", str(seed), "--out", str(folder), "--resume"], folder.with_suffix(".log"))
@@ -97,18 +98,18 @@ def judge(args: argparse.Namespace, name: str, seed: int, options: str) -> None:
 
 
 def result_file(folder: Path, options: str, features: str) -> Path:
-    """Return the file of a result."""
+    """Return the JSON file of one result of a run."""
     return folder.with_name(f"{folder.name} {options} {features}".rstrip() + ".json")
 
 
 def keep(words: list[str], file: Path) -> None:
-    """Write what a command prints to `file`, unless the file is there."""
+    """Run a `ddim` command and write its standard output to `file`, unless the file exists."""
     if not file.exists():
         file.write_text(call(words, file.with_suffix(".log")))
 
 
 def call(words: list[str], log: Path) -> str:
-    """Run a `ddim` command, append its messages to `log`, and return what it prints."""
+    """Run a `ddim` command, append its standard error to `log`, and return its standard output."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as messages:
         command = [sys.executable, "-m", "ddim", *words]
@@ -137,17 +138,17 @@ def print_table(args: argparse.Namespace, variants: list[str], sampled: list[str
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return a result."""
+    """Return the content of a result file."""
     return json.loads(file.read_text())
 
 
 def images_seen(folder: Path) -> int:
-    """Return the images that a run has seen."""
+    """Return the number of training images that a run has seen."""
     return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["images"]
 
 
 def summarise(found: list[Any]) -> str:
-    """Return the mean of the values and the half width of its 95 % interval, or the only value."""
+    """Return the mean and the half width of its 95 % confidence interval as text; a single value alone."""
     values = [one["value"] if isinstance(one, dict) else one for one in found]
     if len(values) == 1:
         return f"{values[0]:.3f}"
