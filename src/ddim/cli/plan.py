@@ -1,4 +1,4 @@
-"""`ddim plan`: measure what some minutes of training buy on this machine."""
+"""`ddim plan`: measure how fast this machine trains, and print what to expect of some training times."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print the plan."""
+    """Measure the speed, and print the plan."""
     from ddim.cli.console import ProgressDisplay
     from ddim.data.given import give_images
     from ddim.experiments.plan import plan_training

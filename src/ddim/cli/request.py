@@ -1,4 +1,4 @@
-"""The options that say what is trained: the images, the recipe and its fields."""
+"""The options that choose what to train: the images, the recipe and its fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from ddim.cli.own import names_own
 
 
 def add_request_options(parser: argparse.ArgumentParser) -> None:
-    """Add DATA, --recipe, --images, --size and --seed. Fields of a recipe need `TAKES_FIELDS`."""
+    """Add DATA, --recipe, --images, --size and --seed.
+
+    A command that also sets `TAKES_FIELDS = True` accepts each field of a recipe as an option.
+    """
     parser.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA} (default: the recipe's)")
     parser.add_argument(
         "--recipe", metavar="NAME|FILE", help="a name from the list below, or a YAML file (default: fast)"
@@ -22,7 +25,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_fields(args: argparse.Namespace) -> dict[str, str]:
-    """Return the fields of the recipe that the options set."""
+    """Return the fields of the recipe that the options set, as text keyed by field path."""
     plain = {
         "data.source": None if names_own(args.data) else args.data,
         "images": args.images,

@@ -1,4 +1,4 @@
-"""The errors that finished runs reached after a number of images: the user's own runs, and recorded ones."""
+"""The errors that finished runs had after a number of training images: the user's runs and recorded runs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ddim.runs.named_recipes import find_recipe
 from ddim.runs.recipe import Recipe
 
 NEAR = 1.15
-"""A number of images outside the measured range counts as its end if it is at most this factor away.
+"""If a number of images is outside the measured range by at most this factor, the end of the range is used.
 
-The forecast of the images is no more exact than this.
+The number of images itself is a forecast, and is no more exact than this factor.
 """
 
 IRRELEVANT = ("seed", "minutes", "images", "report", "data.source")
-"""Fields of a recipe, with all that they hold, that do not change the error after a number of images."""
+"""Fields of a recipe, with their subfields, that do not change the error after a given number of images."""
 
 SAMPLING = ("sampler", "grid", "steps", "sampled_on", "clip")
 """Fields that change the samples of a run, and so its KID, but not its validation error."""
@@ -36,11 +36,11 @@ class LearningCurve:
 
     Attributes:
         name: the run folder, or where a recorded run is published.
-        data: the images of a recorded run, in a word; "" for a run of the user on the same images.
+        data: a word for the images of a recorded run; "" for a run of the user, which has the same images.
         images: number of training images that the run saw.
-        points: (images seen, validation error), increasing.
+        points: (images seen, validation error), sorted by the images.
         kid: KID of the finished run; None if it was not measured.
-        same_samples: whether its samples were made as those of the planned run would be.
+        same_samples: whether the run samples in the same way as the planned run. If not, its KID is not used.
     """
 
     name: str
@@ -59,7 +59,7 @@ def list_own_curves(runs: str | Path, recipe: Recipe, fingerprint: str) -> list[
     Args:
         runs: the folder of the runs; the result is empty if it does not exist.
         recipe: the recipe of the planned run.
-        fingerprint: the SHA-256 of its images at their size.
+        fingerprint: the fingerprint of the planned run's images; see `ddim.data.Images`.
     """
     if not Path(runs).is_dir():
         return []
@@ -79,7 +79,7 @@ def list_own_curves(runs: str | Path, recipe: Recipe, fingerprint: str) -> list[
 
 
 def list_recorded_curves(recipe: Recipe) -> list[LearningCurve]:
-    """Return the curves of `RECORDED` runs with the same recipe and size; their images are other ones."""
+    """Return the curves of `RECORDED` runs with the same recipe and size, but with other images."""
     wanted, curves = _relevant(dump(recipe)), []
     for run in RECORDED:
         like = _relevant(
@@ -93,12 +93,12 @@ def list_recorded_curves(recipe: Recipe) -> list[LearningCurve]:
 
 
 def interpolate_error(curves: Sequence[LearningCurve], images: int) -> float | None:
-    """Return the validation error that runs like these had after a number of images; None if not measured.
+    """Return the expected validation error after a number of images; None if it was not measured.
 
-    The ends of runs count first, because the learning rate has decayed there: between two runs of which one
-    was shorter and one longer, their last errors are interpolated. If all were longer, the error that the
-    shortest of them had on its way is returned; a run that ends there is usually a little better. All
-    interpolation is linear in log(images).
+    If some runs are shorter than `images` and others longer, their last errors are interpolated. The last
+    errors are preferred, because the learning rate has decayed there. If all runs are longer, the result is
+    the error of the shortest run after this number of images. A run that ends there is usually a little
+    better. All interpolation is linear in log(images).
     """
     ends = sorted(curve.points[-1] for curve in curves if curve.points)
     if (found := _interpolate(ends, images)) is not None:
@@ -108,7 +108,10 @@ def interpolate_error(curves: Sequence[LearningCurve], images: int) -> float | N
 
 
 def interpolate_kid(curves: Sequence[LearningCurve], images: int) -> float | None:
-    """Return the KID that such runs had at their end, interpolated as by `interpolate_error`, or None."""
+    """Return the expected KID of a run that ends after a number of images; None if it was not measured.
+
+    The KID of finished runs is interpolated linearly in log(images).
+    """
     ends = [(c.images, c.kid) for c in curves if c.kid is not None and c.same_samples]
     return _interpolate(sorted(ends), images)
 
@@ -118,7 +121,10 @@ def interpolate_recorded(
     curves: Sequence[LearningCurve],
     images: int,
 ) -> float | None:
-    """Return the result of `interpolate` for the first data set that has one; runs of two are not mixed."""
+    """Return the result of `interpolate` on the runs of one data set: the first one that gives a result.
+
+    Runs on different data sets are never combined.
+    """
     for data in dict.fromkeys(curve.data for curve in curves):
         if (found := interpolate([curve for curve in curves if curve.data == data], images)) is not None:
             return found
@@ -126,9 +132,10 @@ def interpolate_recorded(
 
 
 def _interpolate(points: Sequence[tuple[int, float]], images: int) -> float | None:
-    """Return the value at a number of images; None if it lies outside the points by more than `NEAR`.
+    """Return the value at a number of images, interpolated between (images, value) points.
 
-    If several points have the same number of images, as runs with different seeds do, their mean counts.
+    If several points have the same number of images, such as runs with different seeds, their mean is used.
+    Return None if the number is outside the range of the points by more than the factor `NEAR`.
     """
     groups: dict[int, list[float]] = {}
     for seen, value in points:
@@ -144,7 +151,7 @@ def _interpolate(points: Sequence[tuple[int, float]], images: int) -> float | No
 
 
 def _relevant(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return the fields of a recipe that matter for its errors, as text."""
+    """Return the fields of a recipe that change its errors or its samples, as text keyed by field path."""
     return _leave_out(flatten_as_text(recipe), IRRELEVANT)
 
 

@@ -1,4 +1,4 @@
-"""Plan a training before it is run: measure its speed, and find what runs like it reached."""
+"""Plan a training before it is run: measure its speed, and look up the errors of finished similar runs."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from ddim.training.start import (
 from ddim.training.wiser import list_alternatives
 
 MINUTES = (10, 40, 240)
-"""The budgets that are planned if the user gives none."""
+"""The training times, in minutes, that are planned if the user gives no budget."""
 
 SPEED = "measuring the speed"
-"""The name that a `Progress` gets during the measurements."""
+"""The name of the work that a `Progress` callback gets during the measurements."""
 
 
 @with_bar
@@ -61,17 +61,18 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     runs: str | Path = "runs",
     progress: Progress = ignore_progress,
 ) -> TrainingPlan:
-    """Measure how fast this machine trains a recipe on some images, and return what some minutes buy.
+    """Measure how fast this machine trains a recipe, and return what to expect of some training times.
 
-    Real training steps are made for a few seconds, in the precision, compilation and threads that `train`
-    would choose; nothing is written but the cache of decoded images. The errors are those that finished runs
-    had after so many images. They are never extrapolated.
+    Real training steps are run for a few seconds, with the precision, compilation and threads that `train`
+    would choose. No run folder is written: only decoded images and compiled networks stay in their caches.
+    The expected errors are those that finished runs had after the same number of images. They are
+    interpolated between runs, but never extrapolated.
 
     Args:
         data: as in `train`.
         recipe: as in `train`.
         minutes: one or more budgets in minutes, by default 10, 40 and 240.
-        images: a budget in images, in place of `minutes`.
+        images: a budget as a number of training images, in place of `minutes`.
         size: as in `train`.
         labels: as in `train`.
         machine: as in `train`.
@@ -79,7 +80,8 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
         progress: called while images are decoded, and after each part of the measurements.
 
     Returns:
-        The budgets with their images, passes, errors and KID; and what would be wiser.
+        For each budget, the images that a run sees, the number of epochs ("passes"), the validation error and
+        KID. If a budget holds few images, the plan also lists changed recipes that see more.
 
     Raises:
         UserError: if the images or the recipe cannot be used, or the memory of this machine is too small.
@@ -103,7 +105,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
 def _measure_plan(
     recipe: Recipe, budgets: Sequence[Recipe], machine: Machine, runs: Path, progress: Progress
 ) -> TrainingPlan:
-    """Return the plan of a recipe that was checked, with each of the budgets; see `plan_training`."""
+    """Return the plan of a recipe whose fields have been checked, for all budgets; see `plan_training`."""
     progress(SPEED, 0, 1)
     runtime = machine.choose()
     check_memory(recipe, recipe.data.channels or 3, runtime)
@@ -151,18 +153,20 @@ def _measure_speeds(
     cost: float,
     progress: Progress,
 ) -> list[Speed]:
-    """Return the speed of each budget; budgets that are compiled alike share one measurement.
+    """Return the training speed for each budget.
+
+    At most two speeds are measured: one for all compiled runs, and one for all others.
 
     Args:
         recipe: the recipe.
-        budgets: the recipe with each of the budgets.
-        parts: the images, split.
-        choice: what the user asks of the machine, and the runtime that was chosen for it.
+        budgets: a copy of the recipe for each budget.
+        parts: the images, split into training and validation images.
+        choice: the user's wishes for the machine, and the runtime that was chosen for them.
         cost: see `time_image`.
         progress: called before each measurement.
     """
     asked, runtime = choice
-    # All budgets share their precision and threads, and only compilation depends on their length.
+    # All runs have the same precision and threads. Only compilation depends on the length of a run.
     machine = replace(asked, precision=runtime.precision, threads=runtime.threads)
     chosen = [machine.choose(estimate_seconds(each, parts, asked.threads)) for each in budgets]
     speeds: dict[bool, Speed] = {}
@@ -176,7 +180,7 @@ def _measure_speeds(
 def _list_budgets(
     recipe: Recipe, minutes: float | str | Sequence[float | str] | None, images: int | str | None
 ) -> list[Recipe]:
-    """Return the recipe with each of the budgets; see `plan_training`."""
+    """Return a copy of the recipe for each budget; see `plan_training`."""
     if images is not None:
         if minutes is not None:
             raise UserError("give minutes or images, not both")
@@ -192,14 +196,14 @@ def _list_budgets(
 
 
 def _open_split(recipe: Recipe, progress: Progress) -> tuple[SplitImages, float]:
-    """Return the images, split, and the seconds that opening them takes when they are in the cache."""
+    """Return the split images, and the seconds that opening them takes once they are in the cache."""
     open_split(recipe, progress)
     began = time.monotonic()
     return open_split(recipe), time.monotonic() - began
 
 
 def _list_cautions(parts: SplitImages, runtime: Runtime, *, fixed: bool) -> list[str]:
-    """Return what a user should know about the images and the machine.
+    """Return warnings about the machine and the images.
 
     Args:
         parts: the images.

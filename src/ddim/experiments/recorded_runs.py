@@ -1,4 +1,7 @@
-"""Measured runs of named recipes, for users who have no run of their own yet; their images are other ones."""
+"""Measured runs of named recipes, for users who have no run of their own yet.
+
+The recorded runs were trained on other images than those of the user.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ class RecordedRun:
     Attributes:
         recipe: the named recipe.
         size: (height, width) of its images.
-        data: its images, in a word or two.
+        data: one or two words for its images.
         source: where the numbers are published.
-        points: (images seen, validation error), increasing. The error is the image MAE of the EMA weights.
+        points: (images seen, validation error), sorted by the images. The error is the image MAE of the EMA
+            weights.
         kid: KID (EfficientNet-Lite0) of the finished run; None if it was not measured.
         images: number of images that the finished run saw.
-        fields: other fields of the recipe, as text keyed by field path.
+        fields: the fields that differ from the named recipe, as text keyed by field path.
     """
 
     recipe: str

@@ -1,4 +1,4 @@
-"""The plan of a training: what some budgets buy on this machine, as a table with its sources."""
+"""The plan of a training: a table of what to expect of each budget, and the runs that it is based on."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What one budget buys.
+    """What to expect of a run with one budget.
 
     Attributes:
         recipe: the recipe with this budget.
-        forecast: the images that it will see, and its duration.
+        forecast: the number of images that the run will see, and its duration.
         speed: the measured speed.
-        own_error: validation error (image MAE) of the user's own finished runs after so many images, or None.
-        own_kid: their KID, or None.
-        recorded_error: the same error of a recorded run of the same recipe on other images, or None.
-        recorded_kid: its KID, or None.
+        own_error: validation error (image MAE) of the user's finished runs after this number of images; None
+            if it was not measured.
+        own_kid: KID of the user's finished runs, or None.
+        recorded_error: validation error of recorded runs of the same recipe on other images, or None.
+        recorded_kid: KID of these recorded runs, or None.
     """
 
     recipe: Recipe
@@ -46,12 +47,13 @@ class TrainingPlan(Tabular):
     """The result of `plan_training`.
 
     Attributes:
-        runs: one for each budget, in the given order.
+        runs: the expected run for each budget, in the order of the budgets.
         train: number of training images.
         held_out: number of validation images.
-        alternatives: cheaper recipes, if a budget holds few images.
-        own, recorded: the runs from which the errors are taken.
-        cautions: warnings about the images.
+        alternatives: changed recipes that see more images in the same time, if a budget holds few images.
+        own: the user's finished runs, from which errors and KID are taken.
+        recorded: the recorded runs, from which errors and KID are taken.
+        cautions: warnings about the machine and the images.
     """
 
     runs: tuple[PlannedRun, ...]
@@ -164,7 +166,7 @@ def _describe_speed(speed: Speed) -> str:
 
 
 def _describe_sources(plan: TrainingPlan) -> list[str]:
-    """Return what the errors are, and from which runs they are taken."""
+    """Return lines that explain the errors, and name the runs from which they are taken."""
     lines = ["error: validation error (image MAE); of error and KID, lower is better"]
     if plan.own:
         names = ", ".join(curve.name for curve in plan.own[:3])
