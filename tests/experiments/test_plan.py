@@ -85,7 +85,8 @@ def test_few_images_are_answered_with_what_would_be_wiser(monkeypatch):
     recipe = ddim.Recipe(data=tiny.BASE.data, optim=tiny.BASE.optim, steps=2, report=tiny.BASE.report)
     text = repr(make(recipe, minutes="0.1"))
     assert text.endswith(
-        "few images in 0.1 minutes; the same time holds about 2 times as many with --net.widths 16,32,64,128"
+        "few images in 0.1 minutes; in the same time a run sees about 2 times as many with "
+        "--net.widths 16,32,64,128"
     )
 
 

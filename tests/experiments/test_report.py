@@ -150,7 +150,7 @@ def test_the_largest_recall_is_the_best(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "samples, recall, said", [(20, 0.5, "Of so few images (20)"), (1000, 0.0, "Recall is 0")]
+    "samples, recall, said", [(20, 0.5, "With so few images (20)"), (1000, 0.0, "Recall is 0")]
 )
 def test_precision_of_few_images_or_without_recall_has_a_note(tmp_path, samples, recall, said):
     folder = make(tmp_path / "a")

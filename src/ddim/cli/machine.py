@@ -29,7 +29,8 @@ def add_training_machine_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that trains: device, threads, precision, compilation, recomputation."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add_threads_option(
-        parser, "processor threads (default: one for each core that other programs leave free; may change)"
+        parser,
+        "processor threads (default: one for each core that other programs leave free, now and later)",
     )
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16 (default: auto)")
     parser.add_argument(

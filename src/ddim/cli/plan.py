@@ -16,12 +16,12 @@ TAKES_FIELDS = True
 _EPILOG = """
 Trains for a few seconds, exactly as `ddim train` with the same options would, and prints for each budget
   images   training images that the run will see, where each repetition counts; decoding, compilation and
-           validations take their part of the minutes
+           validations are included in the minutes
   passes   how often each training image is seen
   error    validation error that runs of this recipe had after so many images
   KID      KID of runs of this recipe that ended after so many images
 Your runs are the finished runs in --runs with the same images, recipe and size. Recorded runs come with the
-package; their images are other ones. A number of images for which no run was measured has no error.
+package, and were trained on other images. Where no run saw so many images, no error is shown.
 
 No run folder is written. The decoded images and the compiled network stay in the cache for `ddim train`.
 
@@ -46,7 +46,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--minutes", metavar="M,M,...", help="one or more training times (default: 10,40,240)"
     )
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="your runs (default: runs)"
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="folder of your finished runs (default: runs)",
     )
     add_training_machine_options(parser)
 

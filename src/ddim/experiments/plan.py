@@ -214,7 +214,7 @@ def _list_cautions(parts: SplitImages, runtime: Runtime, *, fixed: bool) -> list
     busy = runtime.device == "cpu" and runtime.threads < cores and not fixed
     cautions = [
         f"other programs use cores of this machine: measured with {format_count(runtime.threads, 'thread')} "
-        f"of {cores}; a training uses more when they end"
+        f"of {cores}; a training uses more cores when those programs end"
         if busy
         else "",
         describe_rejects(parts.images),

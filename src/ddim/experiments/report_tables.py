@@ -156,7 +156,7 @@ def _few_images(rows: Sequence[Configuration], common: Conditions) -> Iterator[s
     """Yield notes on precision and density of few images, and of runs whose recall is 0."""
     few = min(common.images, common.reference.images)
     if few < find_metric("precision").least:
-        yield f"Of so few images ({few}), FID, precision and density say little."
+        yield f"With so few images ({few}), FID, precision and density say little."
     values = ((run, value_of_run(run, "recall", common)) for row in rows for run in row.counted)
     names = [run.path.name for run, found in values if found and not found[0]]
     if names:

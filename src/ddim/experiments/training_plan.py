@@ -148,7 +148,7 @@ class TrainingPlan(Tabular):
         if not self.alternatives:
             return []
         texts = " or ".join(map(describe_alternative, self.alternatives))
-        return [f"few images in {_join(few)} minutes; the same time holds {texts}"]
+        return [f"few images in {_join(few)} minutes; in the same time a run sees {texts}"]
 
 
 def _describe_speed(speed: Speed) -> str:
@@ -167,14 +167,16 @@ def _describe_speed(speed: Speed) -> str:
 
 def _describe_sources(plan: TrainingPlan) -> list[str]:
     """Return lines that explain the errors, and name the runs from which they are taken."""
-    lines = ["error: validation error (image MAE); of error and KID, lower is better"]
+    lines = ["error: validation error (image MAE); lower is better, as for KID"]
     if plan.own:
         names = ", ".join(curve.name for curve in plan.own[:3])
         more = f" and {len(plan.own) - 3} more" if len(plan.own) > 3 else ""
         lines.append(f"your runs: {names}{more}, finished on the same images with this recipe")
     if plan.recorded:
         places = dict.fromkeys(f"{curve.data}, {curve.name.split(',')[0]}" for curve in plan.recorded)
-        lines.append(f"recorded: this recipe on other images ({'; '.join(places)}); other data differ")
+        lines.append(
+            f"recorded: this recipe on other images ({'; '.join(places)}); errors on your images will differ"
+        )
     else:
         lines.append("recorded: no run of this recipe at this size")
     return lines
