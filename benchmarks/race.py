@@ -27,7 +27,7 @@ VARIANTS = {
     "fast": "",
     "half the channels": "--net.widths 16,32,64,128",
     "muon": "--optim.method muon",
-    "muon, half the channels": "--optim.method muon --net.widths 16,32,64,128",
+    "muon and half the channels": "--optim.method muon --net.widths 16,32,64,128",
     "clusters": "--data.labels clusters:16",
     "flow": "--recipe flow",
     "dit": "--recipe dit",
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--sampled", default="20 NFE", help="names with semicolons; see the file")
     parser.add_argument("-n", default="784", help="samples of each run")
     args = parser.parse_args()
-    variants = [name for name in VARIANTS if name in args.variants.split(",") or name == args.variants]
+    variants = [name for name in VARIANTS if name in args.variants.split(",")]
     sampled = [name for name in SAMPLED if name in args.sampled.split(";")]
     for seed in range(args.seeds):
         for name in variants:
@@ -70,7 +70,7 @@ def main() -> None:
 
 def run_folder(out: Path, name: str, seed: int) -> Path:
     """Return the folder of a run."""
-    return out / f"{name.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+    return out / f"{name.replace(' ', '-')}-seed{seed}"
 
 
 def train(args: argparse.Namespace, name: str, seed: int) -> None:
