@@ -66,14 +66,16 @@ def list_own_curves(runs: str | Path, recipe: Recipe, fingerprint: str) -> list[
     wanted, curves = _relevant(dump(recipe)), []
     for run in mark_comparable(find_runs(runs)):
         same = run.facts.get("data", {}).get("fingerprint") == fingerprint and not run.facts.get("source")
-        if run.state != "finished" or not same or _without_sampling(run.recipe) != _without_sampling(wanted):
+        if run.state != "finished" or not same:
+            continue
+        like = _relevant(run.recipe)
+        if _without_sampling(like) != _without_sampling(wanted):
             continue
         lines = read_metrics(run.path)
         points = {line["images"]: line["image_mae"] for line in lines if line.get("image_mae") is not None}
         kid = run.metrics.get("kid") if run.comparable else None
-        sampled = _relevant(run.recipe) == wanted
         curves.append(
-            LearningCurve(str(run.path), "", run.images, tuple(sorted(points.items())), kid, sampled)
+            LearningCurve(str(run.path), "", run.images, tuple(sorted(points.items())), kid, like == wanted)
         )
     return curves
 
@@ -155,9 +157,8 @@ def _relevant(recipe: Mapping[str, Any]) -> dict[str, str]:
     return _leave_out(flatten_as_text(recipe), IRRELEVANT)
 
 
-def _without_sampling(recipe: Mapping[str, Any]) -> dict[str, str]:
-    flat = recipe if all(isinstance(value, str) for value in recipe.values()) else _relevant(recipe)
-    return _leave_out(flat, SAMPLING)
+def _without_sampling(relevant: Mapping[str, str]) -> dict[str, str]:
+    return _leave_out(relevant, SAMPLING)
 
 
 def _leave_out(fields: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
