@@ -6,23 +6,41 @@ torchrun --standalone --nproc-per-node 2 faulty_process.py FAULT RECIPE OUT
 import os
 import resource
 import sys
+import time
+from contextlib import suppress
 
 from ddim.cli import main
+from ddim.nn import process_watch
+from ddim.nn.process_watch import ProcessWatch
 from ddim.training.loop import Training
 
 RANK = int(os.environ["RANK"])
 
 
-def run_out_of_memory():
-    """Let process 1 fail in its sixth step."""
+def run_out_of_memory(rank):
+    """Let a process fail in its sixth step."""
     advance = Training.advance
 
     def failing(self):
-        if RANK == 1 and self.step == 5:
+        if rank == RANK and self.step == 5:
             raise MemoryError("cannot allocate 8 GB")
         return advance(self)
 
     Training.advance = failing
+
+
+def ask_late():
+    """Let a process ask why an exchange failed only when process 0, and the store with it, has ended."""
+    explain, process_watch.GRACE = ProcessWatch.explain, 60
+
+    def late(self, error):
+        with suppress(RuntimeError, KeyboardInterrupt):
+            while True:
+                self._store.check(["failed"])
+                time.sleep(0.1)
+        return explain(self, error)
+
+    ProcessWatch.explain = late
 
 
 def fill_the_disk():
@@ -40,7 +58,10 @@ def fill_the_disk():
 if __name__ == "__main__":
     fault, recipe, out = sys.argv[1:]
     if fault == "memory":
-        run_out_of_memory()
+        run_out_of_memory(1)
+    if fault == "memory of process 0":
+        run_out_of_memory(0)
+        ask_late()
     if fault == "disk":
         fill_the_disk()
     data = f"blossoms:{40 + RANK}" if fault == "images" else "blossoms:40"

@@ -34,6 +34,9 @@ EVERY = 1.0
 GRACE = 3.0
 """Seconds that a process has to end by itself after another process has failed."""
 
+READ_WITHIN = 10.0
+"""Seconds that process 0 waits until the other processes have read why the command fails."""
+
 LEFT = "left"
 
 
@@ -75,6 +78,7 @@ class ProcessWatch:
         self._store.set(f"beat/{rank}", "0")
         self._names = [self._store.get(f"where/{other}").decode() for other in range(count)]
         self._rounds = 0
+        self._known: OtherProcessFailed | None = None
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._run, self._guard)]
         for thread in self._threads:
             thread.start()
@@ -110,14 +114,19 @@ class ProcessWatch:
         mine = json.dumps([self.rank, sentence, exit_code])
         try:
             first = self._store.compare_set("failed", "", mine).decode() == mine
+            if first:
+                self._store.set(f"read/{self.rank}", "")
+            else:
+                self.failure()
         except RuntimeError:
-            # Process 0, which holds the store, ended without a report. So process 1 prints the message.
-            return self.rank == 1
-        # torchrun ends all processes when one has ended. So a process that is not the first to fail waits
-        # until the first one has printed its message. Process 0 waits until the others have read the report,
-        # because the store ends with process 0.
-        if self.rank == 0 or not first:
-            with suppress(KeyboardInterrupt):
+            # Process 0, which holds the store, has ended. If it ended without a report, process 1 prints the
+            # message.
+            return self.rank == 1 and self._known is None
+        with suppress(KeyboardInterrupt, RuntimeError):
+            if self.rank == 0:
+                self._wait_for_readers()
+            elif not first:
+                # torchrun ends all processes when one has ended. So let the first one print its message.
                 time.sleep(2 * EVERY)
         return first
 
@@ -143,21 +152,35 @@ class ProcessWatch:
                 if sign == before[rank] and not self._store.check([f"down/{rank}"])
             ]
         except RuntimeError:
+            if self._known is not None:
+                return self._known
             silent = [self._names[0]]
         return ProcessGone(_say_gone(silent)) if silent else error
 
     def failure(self) -> OtherProcessFailed | None:
         """Return the first failure that was reported; None if there is none, or this process reported it.
 
+        The failure is kept, because process 0 may end, and the store with it, before the next call.
+
         Raises:
-            RuntimeError: if process 0, which holds the store, has ended.
+            RuntimeError: if process 0 has ended, and no failure was read before.
         """
-        if not self._store.check(["failed"]):
-            return None
-        rank, sentence, code = json.loads(self._store.get("failed"))
-        if rank == self.rank:
-            return None
-        return OtherProcessFailed(f"{self._names[rank]} failed: {sentence}", code)
+        if self._known is None and self._store.check(["failed"]):
+            rank, sentence, code = json.loads(self._store.get("failed"))
+            if rank != self.rank:
+                self._known = OtherProcessFailed(f"{self._names[rank]} failed: {sentence}", code)
+                self._store.set(f"read/{self.rank}", "")
+        return self._known
+
+    def _wait_for_readers(self) -> None:
+        """Wait until all processes have read the report, because the store ends with process 0.
+
+        A frozen process never reads it, and this thread may not rest for the whole of `patience`.
+        """
+        end = time.monotonic() + min(READ_WITHIN, self.patience / 2)
+        keys = [f"read/{rank}" for rank in range(self.count)]
+        while time.monotonic() < end and not self._store.check(keys):
+            time.sleep(0.1)
 
     def _run(self) -> None:
         seen: dict[int, tuple[str, int]] = {}
@@ -174,7 +197,7 @@ class ProcessWatch:
             # Process 0, which holds the store, is gone or frozen. The main thread may have noticed this too,
             # so give it time to end this process with its own error.
             if not self._stopped.wait(2 * GRACE):
-                self._end(_say_gone(self._names[:1]), say=self.rank == 1)
+                self._end(_say_gone(self._names[:1]), say=self.rank == 1 and self._known is None)
 
     def _guard(self) -> None:
         """End this process if the thread of `_run` gets no answer from the store: process 0 is frozen."""
