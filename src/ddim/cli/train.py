@@ -66,6 +66,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.py:NAME",
         help="your own callback, a class or an instance; may be repeated",
     )
+    parser.add_argument(
+        "--track",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also report to an experiment tracker: wandb, mlflow or trackio; may be repeated",
+    )
     add_training_machine_options(parser)
     parser.add_argument(
         "--help-recipe",
@@ -104,12 +111,13 @@ def run(args: argparse.Namespace) -> int:
     from ddim.training.request import Request
     from ddim.training.resumption import set_aside
     from ddim.training.start import use_data
+    from ddim.training.trackers import make_tracker
 
     _check_options(args)
     machine = choose_machine(args)
     request = Request(args.recipe, read_fields(args), args.source, machine, args.find_lr)
     own = give_images(load_own(args.data)) if names_own(args.data) else None
-    hooks = [load_callback(text) for text in args.callback]
+    hooks = [*map(load_callback, args.callback), *map(make_tracker, args.track)]
     why, processes = "", current_processes()
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
     restarted = processes.highest(count_restarts())[0] > 0

@@ -4,5 +4,6 @@ from ddim.training.callbacks import Callback
 from ddim.training.distill import distill
 from ddim.training.run import resume, train
 from ddim.training.start import Machine
+from ddim.training.trackers import MLflow, Trackio, WandB
 
-__all__ = ["Callback", "Machine", "distill", "resume", "train"]
+__all__ = ["Callback", "MLflow", "Machine", "Trackio", "WandB", "distill", "resume", "train"]

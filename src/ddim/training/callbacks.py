@@ -41,6 +41,9 @@ class Callback:
     def on_step(self, training: Training, values: Mapping[str, float]) -> None:
         """Called after each step, with its loss, gradient norm and learning rate; see `StepValues`."""
 
+    def on_log(self, training: Training, values: Mapping[str, float]) -> None:
+        """Called after each line of the log, with its values: mean losses, or results of a validation."""
+
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """Called after each validation, with its results."""
 
@@ -71,40 +74,51 @@ def check_callbacks(callbacks: Sequence[Callback]) -> Sequence[Callback]:
     return callbacks
 
 
+def describe_choices(training: Training) -> dict[str, str]:
+    """Return the recipe of a training as text, keyed by field path; "recipe" is its name."""
+    return {"recipe": training.recipe.name, **flatten_as_text(dump(training.recipe))}
+
+
 class Log(Callback):
     """Writes to metrics.jsonl and TensorBoard: mean losses every `report.log` steps, and validation results.
 
     The fields of the recipe are also written to TensorBoard.
+
+    Args:
+        log: the log.
+        others: callbacks whose `on_log` is called after each line.
     """
 
-    def __init__(self, log: RunLog) -> None:
-        self.log = log
+    def __init__(self, log: RunLog, others: list[Callback]) -> None:
+        self.log, self.others = log, others
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
         if not training.step:
-            choices = {"recipe": training.recipe.name, **flatten_as_text(dump(training.recipe))}
-            self.log.hyperparameters(choices, [*ERRORS, "kid"])
+            self.log.hyperparameters(describe_choices(training), [*ERRORS, "kid"])
 
     def on_step(self, training: Training, values: Mapping[str, float]) -> None:
         """See `Callback`."""
         if training.step % training.recipe.report.log == 0:
             sums = {name: float(value) for name, value in training.sums.items()}
             count = sums.pop("steps")
-            means = {name: value / count for name, value in sums.items()}
-            self.log.write(training.step, training.seen, means)
+            self._write(training, {name: value / count for name, value in sums.items()})
             training.sums.clear()
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         if values:
-            self.log.write(training.step, training.seen, values)
+            self._write(training, values)
 
     def on_change(self, training: Training, text: str) -> None:
         """See `Callback`."""
         values = {"threads": training.runtime.threads, "planned_images": training.plan.total}
-        known = {name: value for name, value in values.items() if value is not None}
-        self.log.write(training.step, training.seen, known)
+        self._write(training, {name: value for name, value in values.items() if value is not None})
+
+    def _write(self, training: Training, values: Mapping[str, float]) -> None:
+        self.log.write(training.step, training.seen, values)
+        for callback in self.others:
+            callback.on_log(training, values)
 
 
 class SampleGrid(Callback):

@@ -113,10 +113,11 @@ def _open_lead(training: Training, start: Start) -> Iterator[_Lead | None]:
         # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
         (start.folder / "recipe.yaml").write_text(write_recipe(training.recipe), encoding="utf-8")
     with RunLog(start.folder, start.resumed, training.due) as log:
-        checkpoints = Checkpoints(log, list(start.callbacks))
+        given = list(start.callbacks)
+        checkpoints = Checkpoints(log, given)
         # Callbacks are called in this order. So a checkpoint is written after the samples and the log of its
         # step, and before the user's callbacks are called.
-        hooks: list[Callback] = [SampleGrid(log), Log(log), Snapshots(), checkpoints, *start.callbacks]
+        hooks: list[Callback] = [SampleGrid(log), Log(log, given), Snapshots(), checkpoints, *given]
         adapt = start.adapt and training.processes.count == 1
         yield _Lead(hooks, checkpoints, TimeBudget(training, start.began), ThreadWatch(training, adapt))
 
