@@ -73,8 +73,7 @@ def test_every_command_explains_each_option(name, capsys):
         main([name, "--help"])
     assert end.value.code == 0
     said = capsys.readouterr().out
-    parser = cli.Parser()
-    import_module(f"ddim.cli.{name}").add(parser)
+    parser = cli.build_parser(name)
     for argument in parser.arguments:
         assert argument.help or not argument.option_strings
         assert all(option in said for option in argument.option_strings)

@@ -23,7 +23,7 @@ from ddim import __version__
 from ddim.cli.guidance import join_interval
 from ddim.cli.output import add_output_options
 from ddim.cli.own import name_own_parts, take_own
-from ddim.cli.parse_error import explain_parse_error
+from ddim.cli.parser import Parser
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import (
     FULL_DISK,
@@ -75,6 +75,9 @@ GROUPS = {
         "export": "write a run as a diffusers pipeline",
         "import": "turn a diffusers pipeline into a run",
     },
+    "Set up": {
+        "completion": "print a script that completes commands and options in a shell",
+    },
 }
 """The commands with their descriptions, in the groups of the overview."""
 
@@ -104,37 +107,6 @@ ZOOM = "factor by which pixels are enlarged in sheets, strips and films (default
 
 FIRST_SIGNAL = 128
 """A command that signal N stopped has exit code 128 + N."""
-
-
-class Parser(argparse.ArgumentParser):
-    """An argparse parser that keeps a list of its arguments and prints an error as one sentence."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  (argparse's own options)
-        self.arguments: list[argparse.Action] = []
-        self.commands: dict[str, Parser] = {}
-        super().__init__(*args, **kwargs)
-
-    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:  # noqa: ANN401
-        """Add an argument and remember it."""
-        self.arguments.append(super().add_argument(*args, **kwargs))
-        return self.arguments[-1]
-
-    def add_subparsers(self, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Add subcommands and remember them."""
-        action: Any = super().add_subparsers(**kwargs)
-        self.commands = action.choices
-        return action
-
-    @property
-    def options(self) -> list[str]:
-        """The option strings, such as --steps, including the options of subcommands."""
-        own = [option for argument in self.arguments for option in argument.option_strings]
-        return [*own, *(option for parser in self.commands.values() for option in parser.options)]
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """Print the message and where to find help, and exit with code 2."""
-        sys.stderr.write(f"ddim: {explain_parse_error(message)}; see `{self.prog} --help`\n")
-        raise SystemExit(2)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -179,15 +151,7 @@ def _run_command(argv: list[str]) -> int:
         sys.stderr.write(f"ddim: {name!r} is not a command{hint}; `ddim` lists the commands\n")
         return 2
     command = import_module(f"ddim.cli.{name}")
-    parser = Parser(
-        prog=f"ddim {name}",
-        description=f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    command.add(parser)
-    for each in parser.commands.values() or [parser]:
-        add_output_options(each)
+    parser = build_parser(name)
     try:
         words, fields = join_interval(argv[1:]), {}
         if any(word.partition("=")[0] == "--own" for word in words):
@@ -204,6 +168,20 @@ def _run_command(argv: list[str]) -> int:
         if debug:
             raise
         return _report(error)
+
+
+def build_parser(name: str) -> Parser:
+    """Return the parser of a command, with all its options."""
+    parser = Parser(
+        prog=f"ddim {name}",
+        description=f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    import_module(f"ddim.cli.{name}").add(parser)
+    for each in parser.commands.values() or [parser]:
+        add_output_options(each)
+    return parser
 
 
 def _call(command: ModuleType, name: str, args: argparse.Namespace) -> int:
