@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ddim import __version__
 from ddim.cli.guidance import join_interval
