@@ -74,8 +74,34 @@ class Run:
         return {name: values["value"] for name, values in found.items() if values}
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a run is; for a trial of a sweep, where it is or will be.
+
+    Attributes:
+        path: the run folder; the folder of the sweep if `fault` is given.
+        sweep: the folder of the sweep of a trial, else None.
+        recipe: the recipe of a trial.
+        fault: why a sweep cannot be read, else "".
+    """
+
+    path: Path
+    sweep: Path | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    fault: str = ""
+
+
 def find_runs(folder: str | Path) -> list[Run]:
     """Return every run and every planned trial in a folder and its subfolders, sorted by path.
+
+    Raises:
+        UserError: if `folder` is not a folder.
+    """
+    return [read_place(place) for place in list_places(folder)]
+
+
+def list_places(folder: str | Path) -> list[Place]:
+    """Return the places of the runs that `find_runs` finds, sorted by path; only sweeps are read.
 
     Raises:
         UserError: if `folder` is not a folder.
@@ -83,18 +109,30 @@ def find_runs(folder: str | Path) -> list[Run]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
-    found: dict[Path, Run] = {}
+    found: dict[Path, Place] = {}
     for place, inner, files in os.walk(folder):
         path = Path(place)
         inner.sort()
-        trials = _read_trials(path) if SWEEP in files else []
+        trials = _list_trials(path) if SWEEP in files else []
         if trials:
-            found |= {run.path: run for run in trials}
+            found |= {trial.path: trial for trial in trials}
         elif RUN in files:
             inner.clear()  # a run holds checkpoints, samples and evaluations, but no runs
-            if path not in found:
-                found[path] = read_run(path)
+            found.setdefault(path, Place(path))
     return [found[path] for path in sorted(found)]
+
+
+def read_place(place: Place) -> Run:
+    """Return the run or the trial at a place; see `read_run`."""
+    if place.fault:
+        return Run(place.path, "damaged", why=place.fault)
+    outcome = outcome_file(place)
+    return read_run(place.path) if outcome is None else _read_trial(place, outcome)
+
+
+def outcome_file(place: Place) -> Path | None:
+    """Return the file that says how a trial ended; None for a run that is not a trial."""
+    return place.sweep and place.sweep / "results" / f"{place.path.name}.json"
 
 
 def read_run(path: str | Path) -> Run:
@@ -196,12 +234,12 @@ def _check_names(runs: Sequence[Run], names: Iterable[str]) -> None:
             raise UserError(f"{name} is not a column, a metric or a field of a recipe{hint}")
 
 
-def _read_trials(sweep: Path) -> list[Run]:
-    """Return the trials of a sweep as runs.
+def _list_trials(sweep: Path) -> list[Place]:
+    """Return the places of the trials of a sweep.
 
     Returns:
-        One run for each trial; an empty list if another program wrote the file; a single run with the state
-        "damaged" if the file is damaged.
+        One place for each trial; an empty list if another program wrote the file; a single place with a fault
+        if the file is damaged.
     """
     try:
         document = read_json(sweep / SWEEP)
@@ -209,19 +247,23 @@ def _read_trials(sweep: Path) -> list[Run]:
             return []
         if document["schema"] != SCHEMA:
             raise UserError(f"{SWEEP} has schema {document['schema']}, this version reads {SCHEMA}")
-        return [_read_trial(sweep, trial["name"], trial["recipe"] or {}) for trial in document["trials"]]
+        return [
+            Place(sweep / "trials" / trial["name"], sweep, trial["recipe"] or {})
+            for trial in document["trials"]
+        ]
     except (UserError, KeyError, TypeError) as error:
-        return [Run(sweep, "damaged", why=_describe_fault(sweep, SWEEP, error))]
+        return [Place(sweep, fault=_describe_fault(sweep, SWEEP, error))]
 
 
-def _read_trial(sweep: Path, name: str, recipe: Mapping[str, Any]) -> Run:
+def _read_trial(place: Place, result: Path) -> Run:
     """Return a trial as a run, read from its run folder and its outcome file, which may both be missing."""
-    path, result = sweep / "trials" / name, sweep / "results" / f"{name}.json"
-    run = read_run(path) if (path / RUN).exists() else Run(path, "waiting", recipe)
+    path = place.path
+    run = read_run(path) if (path / RUN).exists() else Run(path, "waiting", place.recipe)
     try:
         outcome = read_outcome(result)
     except UserError as error:
-        return replace(run, why=_describe_fault(sweep, f"results/{result.name}", error))
+        fault = _describe_fault(result.parents[1], f"results/{result.name}", error)
+        return replace(run, why=fault)
     if outcome is None or not outcome.failed:
         return run
     changed = run.changed or result.stat().st_mtime
