@@ -66,6 +66,7 @@ GROUPS = {
         "sweep": "train many runs that differ in fields of their recipe",
         "runs": "list runs with their progress and their results",
         "report": "summarise runs on one page",
+        "serve": "show runs on a page in the browser, and sample them there",
         "plot": "draw schedules, embeddings, diffusion strips and loss curves",
         "data": "inspect images before training on them",
         "cache": "show the contents of the cache, and clear it",

@@ -1,0 +1,260 @@
+"""The door of the server: every request passes here before the application sees it.
+
+It checks the name of the host, the origin, the token and the size of the body, cuts off slow clients, adds
+the security headers, turns every fault into one sentence, and writes the log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, TypeAlias
+from urllib.parse import parse_qs, urlsplit
+
+from fastapi import Response
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ddim.web.answers import Refused, refuse
+from ddim.web.settings import Settings, is_loopback
+
+log = logging.getLogger("ddim.web")
+
+COOKIE = "ddim_token"
+UPLOADS = "/api/uploads"
+READS = ("GET", "HEAD", "OPTIONS")
+
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+"""The page runs only its own files: no code inside its HTML, and nothing of other servers."""
+
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cache-Control": "no-store",
+}
+"""The headers of every answer that does not set them itself."""
+
+Clock: TypeAlias = Callable[[], float]
+
+
+@dataclass
+class Visit:
+    """A request on its way.
+
+    Attributes:
+        scope: the request as ASGI describes it.
+        headers: its headers.
+        status: the status of the answer, 0 before the answer begins.
+    """
+
+    scope: Scope
+    headers: Headers
+    status: int = 0
+
+    @property
+    def client(self) -> str:
+        """The address of the client."""
+        return client_address(self.scope)
+
+
+def client_address(scope: Scope) -> str:
+    """Return the address of the client of a request; headers that a client can forge are not used."""
+    return (scope.get("client") or ("unknown", 0))[0]
+
+
+class Guard:
+    """Passes the requests that are allowed on to an application."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+        self.names = _list_names(settings.host)
+        self.visits = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, see ASGI."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        visit, start = Visit(scope, Headers(scope=scope)), time.monotonic()
+        door = _Door(visit, self.settings, receive, send)
+        self.visits += 1
+        try:
+            await self._answer(visit, door)
+        finally:
+            self.visits -= 1
+            seconds = time.monotonic() - start
+            # The query is left out, because it can hold the token.
+            path = scope["path"][:200].encode("unicode_escape").decode()
+            words = (visit.client, scope["method"], path, visit.status or "-", 1000 * seconds)
+            log.info("%s %s %s %s %.0f ms", *words)
+
+    async def _answer(self, visit: Visit, door: _Door) -> None:
+        try:
+            answer = self._check(visit)
+            if answer is None:
+                await self.app(visit.scope, door.receive, door.send)
+                return
+        except Refused as refused:
+            answer = refuse(refused)
+        except ConnectionError:
+            return
+        except Exception:
+            log.exception("a request failed")
+            answer = refuse(Refused(503, "the server failed at this request; its log has the reason"))
+        # An answer that has begun cannot be replaced; the server then closes the connection.
+        if not visit.status:
+            await answer(visit.scope, door.receive, door.send)
+
+    def _check(self, visit: Visit) -> Response | None:
+        """Return the answer to a request that ends here, None for a request that may pass.
+
+        Raises:
+            Refused: if the request is not allowed.
+        """
+        if self.visits > self.settings.limits.requests:
+            raise Refused(503, "the server answers too many requests at once; try again")
+        hosts = visit.headers.getlist("host")
+        if len(hosts) != 1 or not self._knows(hosts[0]):
+            raise Refused(400, "this server is not known by the name in the header Host; see --host")
+        if visit.scope["method"] not in READS:
+            _check_origin(visit.headers, hosts[0])
+        length = visit.headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()) or int(length[:20]) > self._most(visit):
+            raise Refused(413, f"the body may have at most {self._most(visit):,} bytes")
+        return self._check_token(visit)
+
+    def _most(self, visit: Visit) -> int:
+        return body_limit(self.settings, visit.scope["path"])
+
+    def _knows(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in self.names:
+            return True
+        # A name can be made to point here (DNS rebinding), an address cannot.
+        return not is_loopback(self.settings.host) and _is_address(name)
+
+    def _check_token(self, visit: Visit) -> Response | None:
+        token, scope = self.settings.token, visit.scope
+        if token is None or scope["path"] == "/healthz":
+            return None
+        query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=None)
+        if scope["path"] == "/" and scope["method"] == "GET" and "token" in query:
+            if not _equal(query["token"][-1], token):
+                raise Refused(401, "the token in this address is wrong; `ddim serve` prints the address")
+            cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
+            return Response(None, 303, {"Location": "/", "Set-Cookie": cookie})
+        scheme, _, given = visit.headers.get("authorization", "").partition(" ")
+        given = given.strip() if scheme.lower() == "bearer" else _read_cookie(visit.headers)
+        if not _equal(given, token):
+            raise Refused(401, "this page needs its token: open the address that `ddim serve` printed")
+        return None
+
+
+class _Door:
+    """The receive and send functions of one request, with limits of size and time."""
+
+    def __init__(self, visit: Visit, settings: Settings, receive: Receive, send: Send) -> None:
+        self.visit, self.limits = visit, settings.limits
+        self._receive, self._send = receive, send
+        self._most = body_limit(settings, visit.scope["path"])
+        self._read, self._whole = 0, False
+        self._until = time.monotonic() + self.limits.body_seconds
+
+    async def receive(self) -> Message:
+        """Return the next part of the body; wait without a limit once the body is complete."""
+        if self._whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
+                message = await self._receive()
+        except TimeoutError:
+            raise Refused(408, "the body of the request came too slowly") from None
+        if message["type"] == "http.request":
+            self._read += len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+            if self._read > self._most:
+                raise Refused(413, f"the body may have at most {self._most:,} bytes")
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer, with the security headers; give up on a client that does not read."""
+        if message["type"] == "http.response.start":
+            self.visit.status = message["status"]
+            headers = MutableHeaders(raw=[*message.get("headers", [])])
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+            message = {**message, "headers": headers.raw}
+        try:
+            async with asyncio.timeout(self.limits.send_seconds):
+                await self._send(message)
+        except TimeoutError:
+            raise ConnectionError("the client does not read the answer") from None
+
+
+def body_limit(settings: Settings, path: str) -> int:
+    """Return the largest number of bytes in the body of a request to a path."""
+    return settings.limits.upload_bytes if path == UPLOADS else settings.limits.json_bytes
+
+
+def _list_names(host: str) -> set[str]:
+    """Return the names under which a browser may know this server."""
+    names = {"localhost", "127.0.0.1", "::1", host.lower()}
+    return names if is_loopback(host) else names | {socket.gethostname().lower()}
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_origin(headers: Headers, host: str) -> None:
+    """Check that a request that changes something comes from this page, or from a program.
+
+    Raises:
+        Refused: if a browser sends it for another page.
+    """
+    origins, site = headers.getlist("origin"), headers.get("sec-fetch-site", "none")
+    own = {f"http://{host}".lower(), f"https://{host}".lower()}
+    if len(origins) > 1 or any(origin.lower() not in own for origin in origins):
+        raise Refused(403, "a page of another address sent this request")
+    if site not in ("same-origin", "none"):
+        raise Refused(403, "a page of another address sent this request")
+
+
+def _read_cookie(headers: Headers) -> str:
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found else ""
+
+
+def _equal(given: Any, token: str) -> bool:  # noqa: ANN401 (what a client sent)
+    """Return whether a secret is right; the time that this takes does not depend on the secret."""
+    one, other = (hashlib.sha256(str(text).encode("utf-8", "replace")).digest() for text in (given, token))
+    return hmac.compare_digest(one, other)

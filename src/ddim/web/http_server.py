@@ -1,0 +1,84 @@
+"""uvicorn with a limit of time for the head of each request, which uvicorn itself does not have."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ddim.web.settings import Limits
+
+_CONNECTIONS = 1000
+"""Connections at the same time; more are refused at once."""
+
+
+def make_protocol(limits: Limits) -> type[H11Protocol]:
+    """Return uvicorn's HTTP protocol, which also closes a connection whose next request comes too slowly.
+
+    A client that sends a byte now and then could otherwise hold a connection for ever (slow loris).
+    """
+
+    class TimedProtocol(H11Protocol):
+        def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 (uvicorn's own)
+            super().__init__(*args, **options)
+            self._head_timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:  # noqa: ANN401 (asyncio's own)
+            super().connection_made(transport)
+            self._watch_head()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch_head()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget_timer()
+            super().connection_lost(exc)
+
+        def _watch_head(self) -> None:
+            """Start the timer while no request is being answered, and stop it when one begins."""
+            busy = self.cycle is not None and not self.cycle.response_complete
+            if busy:
+                self._forget_timer()
+            elif self._head_timer is None:
+                self._head_timer = self.loop.call_later(limits.head_seconds, self._cut)
+
+        def _forget_timer(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+
+        def _cut(self) -> None:
+            self._head_timer = None
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.abort()
+
+    return TimedProtocol
+
+
+def make_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
+    """Return a server of an application; give it its sockets."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=make_protocol(limits),
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # The address in a header such as X-Forwarded-For could be forged.
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=2,
+            h11_max_incomplete_event_size=32 * 2**10,
+        )
+    )

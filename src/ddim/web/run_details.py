@@ -1,0 +1,283 @@
+"""What the page of one run shows: its recipe, pictures, evaluations, curves and log."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddim.errors import UserError
+from ddim.evaluation.record import evaluation_name
+from ddim.experiments.index import Run
+from ddim.files import read_json
+from ddim.runs.flat import ERRORS
+from ddim.runs.folder import REAL_IMAGES, list_numbered_folders
+from ddim.runs.log import METRICS, read_metrics
+from ddim.runs.manifest import parse_step
+from ddim.web.answers import Refused
+from ddim.web.rows import Interval, api_address, list_intervals, list_sheets, show_text
+
+POINTS = 2000
+"""The largest number of points of a curve; longer curves are thinned."""
+LINES = 200
+"""The number of lines of the log that the page shows."""
+PAIRS = "pairs.png"
+"""The picture of a memorisation test: the samples that are closest to training images."""
+_LINE_BYTES = 16 * 2**10
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of a run."""
+
+    step: int
+    images: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A sheet of samples, made after a training step."""
+
+    step: int
+    images: int
+    url: str
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A file with its address."""
+
+    name: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation of a run."""
+
+    name: str
+    when: str
+    conditions: str
+    nfe: int | None
+    metrics: dict[str, Interval]
+    comparable: bool
+
+
+@dataclass(frozen=True)
+class Memorised:
+    """The newest memorisation test of a run."""
+
+    sentence: str
+    copies: int | None
+    n: int | None
+    pairs_url: str | None
+
+
+@dataclass(frozen=True)
+class KidPoint:
+    """The KID that a training measured on the way."""
+
+    images: int
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class NoiseErrors:
+    """The latest validation errors at each log-SNR; null where a step has none."""
+
+    labels: list[str] = field(default_factory=list)
+    values: list[list[float | None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a training; each list has one entry for each line of the log, null without a value."""
+
+    images: list[int]
+    loss: list[float | None]
+    errors: dict[str, list[float | None]]
+    noise: NoiseErrors
+    kid: list[KidPoint]
+
+
+@dataclass(frozen=True)
+class Log:
+    """The last lines of the log."""
+
+    lines: list[str]
+
+
+def list_checkpoints(run: Run) -> list[Checkpoint]:
+    """Return the checkpoints of a run, the first step first."""
+    batch = int(run.recipe["optim"]["batch"])
+    places = [(parse_step(path.name), path.name) for path in (run.path / "checkpoints").glob("step-*")]
+    found = sorted((place[0], name) for place, name in places if place and not place[1])
+    return [Checkpoint(step, step * batch, name) for step, name in found]
+
+
+def describe_sheets(own: str, run: Run) -> list[Sheet]:
+    """Return the sheets of samples of a run with the id `own`, the first step first."""
+    batch = int(run.recipe["optim"]["batch"])
+    return [
+        Sheet(step, step * batch, api_address("runs", own, "sheets", step))
+        for step, _ in list_sheets(run.path)
+    ]
+
+
+def list_films(own: str, run: Run) -> list[NamedFile]:
+    """Return the films beside the sheets of a run."""
+    return [
+        NamedFile(name, api_address("runs", own, "films", name)) for name in sorted(_film_files(run.path))
+    ]
+
+
+def _film_files(path: Path) -> dict[str, Path]:
+    return {
+        file.name: file for file in (path / "samples").glob("*.webp") if re.fullmatch(r"[\w.-]+", file.name)
+    }
+
+
+def describe_evaluations(run: Run, common: Run) -> list[Evaluated]:
+    """Return the evaluations of a run, oldest first.
+
+    Args:
+        run: the run with all records of its evaluations.
+        common: the run with the one record that is comparable with those of other runs, if it has one.
+    """
+    chosen = common.records[-1] if common.records and common.comparable else None
+    return [
+        Evaluated(
+            show_text(evaluation_name(record)),
+            str(record.get("time", "")),
+            _describe_conditions(record),
+            (record.get("sampling") or {}).get("nfe"),
+            list_intervals(record),
+            record is chosen,
+        )
+        for record in run.records
+    ]
+
+
+def _describe_conditions(record: Mapping[str, Any]) -> str:
+    features, reference, generated = (record[name] for name in ("features", "reference", "generated"))
+    name = Path(str(reference["source"])).name
+    part = {"valid": "held-out ", "train": "training "}.get(reference["part"], "")
+    return show_text(
+        f"{generated['images']:,} samples against {reference['images']:,} {part}images of {name}, "
+        f"features {features['extractor']}"
+    )
+
+
+def describe_memorisation(own: str, run: Path) -> Memorised | None:
+    """Return the newest memorisation test of a run, None if there is none that can be read."""
+    newest = _newest_memorisation(run)
+    if newest is None:
+        return None
+    try:
+        record = read_json(newest / "record.json")
+        verdict, copies = str(record["verdict"]), record["copies"]
+        count, of = int(copies["count"]), int(copies["of"])
+    except (UserError, TypeError, ValueError, LookupError, OverflowError):
+        return None
+    url = api_address("runs", own, "pairs") if (newest / PAIRS).is_file() else None
+    return Memorised(show_text(verdict), count, of, url)
+
+
+def _newest_memorisation(run: Path) -> Path | None:
+    return next(reversed(list_numbered_folders(run / "memorisation")), None)
+
+
+def read_curves(run: Path) -> Curves:
+    """Return the curves of a training, thinned to at most `POINTS` points."""
+    lines = [line for line in read_metrics(run) if isinstance(line.get("images"), int)]
+    kid = [
+        KidPoint(line["images"], line["kid"], line.get("kid_low"), line.get("kid_high"))
+        for line in lines
+        if _is_number(line.get("kid"))
+    ]
+    judged = [line for line in lines if any(_is_number(line.get(name)) for name in ERRORS)]
+    kept = _thin(lines, judged)
+    errors = {name: [_value(line, name) for line in kept] for name in ERRORS}
+    images = [line["images"] for line in kept]
+    return Curves(images, [_value(line, "loss") for line in kept], errors, _noise_errors(judged), kid)
+
+
+def _thin(lines: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return at most `POINTS` lines; lines of validations are kept before others."""
+    if len(lines) <= POINTS:
+        return list(lines)
+    judged = judged[:: math.ceil(len(judged) / (POINTS // 2))] if judged else []
+    wanted = {id(line) for line in judged}
+    others = [line for line in lines if id(line) not in wanted]
+    wanted |= {id(line) for line in others[:: math.ceil(len(others) / (POINTS - len(judged)))]}
+    return [line for line in lines if id(line) in wanted]
+
+
+def _noise_errors(judged: Sequence[Mapping[str, Any]]) -> NoiseErrors:
+    """Return the noise errors at each log-SNR of at most the last 50 validations."""
+    names = [name for name in (judged[-1] if judged else {}) if name.startswith("noise_mae/log_snr_")]
+    values = [[_value(line, name) for name in names] for line in judged[-50:]]
+    return NoiseErrors([name.removeprefix("noise_mae/log_snr_") for name in names], values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _value(line: Mapping[str, Any], name: str) -> float | None:
+    value = line.get(name)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def read_log(run: Path) -> Log:
+    """Return the last lines of the log of a run."""
+    try:
+        with (run / METRICS).open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(0, end - LINES * _LINE_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return Log([])
+    return Log([line[:_LINE_BYTES].decode("utf-8", "replace") for line in lines[-LINES:]])
+
+
+def find_picture(run: Path, kind: str, name: str) -> Path:
+    """Return a picture of a run, which is a file inside the run folder.
+
+    Args:
+        run: the run folder.
+        kind: "sheets", "films", "real" or "pairs".
+        name: the step of a sheet or the name of a film; "" for the other kinds.
+
+    Raises:
+        Refused: if there is no such picture.
+    """
+    found: Path | None = None
+    if kind == "sheets":
+        found = {str(step): path for step, path in list_sheets(run)}.get(name)
+    elif kind == "films":
+        found = _film_files(run).get(name)
+    elif kind == "real":
+        found = run / REAL_IMAGES
+    elif kind == "pairs":
+        newest = _newest_memorisation(run)
+        found = newest and newest / PAIRS
+    # A link could lead to any file of this machine.
+    if found is None or not found.is_file() or not found.resolve().is_relative_to(run.resolve()):
+        raise Refused(404, "there is no such picture")
+    return found
+
+
+def sheet_layout(run: Run) -> tuple[int, list[int]]:
+    """Return the columns of the sheets of a run, and the height and width of its images in pixels.
+
+    Sheets are enlarged by a whole number, see `ddim.plots.pictures.enlarge`.
+    """
+    columns = math.ceil(math.sqrt(int(run.recipe["report"]["grid"])))
+    return columns, [int(side) for side in run.recipe["data"]["size"]]

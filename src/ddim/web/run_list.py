@@ -1,0 +1,190 @@
+"""The list of runs in a folder, kept up to date with as few reads as possible."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddim.errors import UserError
+from ddim.experiments.evaluations import mark_comparable
+from ddim.experiments.index import Place, Run, list_places, outcome_file, read_place
+from ddim.runs.folder import RUN
+from ddim.runs.log import METRICS
+from ddim.web.rows import Row, Sweep, make_row, name_id
+
+SHARE = 0.01
+"""The largest share of the time that is spent on reading files while somebody looks at the page."""
+EVERY = 2.0
+"""Seconds between two looks at running runs, at least."""
+LARGEST = {RUN: 16 * 2**20, METRICS: 128 * 2**20, "sweep.json": 64 * 2**20}
+"""The most bytes of a file that is read. A larger file would fill the memory, and is not written by ddim."""
+
+Stamp = tuple[int, ...]
+
+
+@dataclass
+class Known:
+    """What is known about a place: its run, its row and the stamps of its files when they were read."""
+
+    place: Place
+    run: Run
+    row: Row
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
+class Change:
+    """The rows that changed, and the ids of the runs that are gone."""
+
+    changed: list[Row]
+    gone: list[str]
+
+
+class Pacer:
+    """Says when work is due, such that it takes at most `SHARE` of the time."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._next = clock, 0.0
+
+    def due(self) -> bool:
+        """Return whether the work is due."""
+        return self._clock() >= self._next
+
+    def measure(self, work: Callable[[], None]) -> None:
+        """Do the work, and put off the next one by its duration divided by `SHARE`."""
+        start = self._clock()
+        work()
+        self._next = self._clock() + max(EVERY, (self._clock() - start) / SHARE)
+
+
+class RunList:
+    """The runs in a folder. Its methods read files, so they block.
+
+    Attributes:
+        folder: the folder of the runs.
+        known: what is known about each run, keyed by id.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.known: dict[str, Known] = {}
+        self._search, self._read = Pacer(), Pacer()
+        self._lock, self._unmarked = threading.Lock(), False
+
+    def refresh(self, *, fully: bool = False) -> Change:
+        """Look at the files that may have changed, and return the changes since the last call.
+
+        Args:
+            fully: whether to search for new runs now, even if this is not due.
+        """
+        with self._lock:
+            return self._refresh(fully)
+
+    def _refresh(self, fully: bool) -> Change:
+        before = {own: known.row for own, known in self.known.items()}
+        if fully or self._search.due():
+            self._search.measure(self._find)
+        if fully or self._read.due():
+            self._read.measure(lambda: self._reread(running=True))
+        if self._unmarked:
+            self._mark()
+        changed = [known.row for own, known in self.known.items() if known.row != before.get(own)]
+        return Change(changed, [own for own in before if own not in self.known])
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, sorted by id."""
+        return [self.known[own].row for own in sorted(self.known)]
+
+    @property
+    def sweeps(self) -> list[Sweep]:
+        """All sweeps."""
+        found: dict[Path, list[str]] = {}
+        for own, known in sorted(self.known.items()):
+            if known.place.sweep is not None:
+                found.setdefault(known.place.sweep, []).append(own)
+        return [Sweep(name_id(path, self.folder), path.name, runs) for path, runs in found.items()]
+
+    def find_sweep(self, own: str) -> Path | None:
+        """Return the folder of the sweep with an id, None if there is none."""
+        paths = {known.place.sweep for known in self.known.values() if known.place.sweep is not None}
+        return next((path for path in paths if name_id(path, self.folder) == own), None)
+
+    def _find(self) -> None:
+        places = {name_id(place.path, self.folder): place for place in self._places()}
+        self.known = {own: known for own, known in self.known.items() if own in places}
+        for own, place in places.items():
+            known = self.known.get(own)
+            if known is None or known.place != place:
+                self.known[own] = self._open(place)
+        self._unmarked = True
+        self._reread(running=False)
+
+    def _places(self) -> Iterator[Place]:
+        if not self.folder.is_dir():
+            return
+        inside = self.folder.resolve()
+        for place in list_places(self.folder):
+            # A sweep.json of somebody else can name a trial that lies elsewhere.
+            if place.path.resolve().is_relative_to(inside):
+                yield place
+
+    def _open(self, place: Place) -> Known:
+        self._unmarked = True
+        stamp = stamp_place(place)
+        run = read_bounded(place)
+        return Known(place, run, make_row(place, run, self.folder), stamp)
+
+    def _reread(self, *, running: bool) -> None:
+        for own, known in list(self.known.items()):
+            if (known.run.state == "running") != running:
+                continue
+            # A process that is killed unlocks its folder but changes no file: read running runs always.
+            if running or stamp_place(known.place) != known.stamp:
+                self.known[own] = self._open(known.place)
+
+    def _mark(self) -> None:
+        """Update the rows of runs with evaluations: whether they are comparable depends on all runs."""
+        self._unmarked = False
+        judged = [known for known in self.known.values() if known.run.records]
+        try:
+            marked = mark_comparable([known.run for known in judged])
+        except (TypeError, ValueError, KeyError, AttributeError):
+            return  # a record has other than expected values; its row is shown without a mark
+        for known, run in zip(judged, marked, strict=True):
+            known.row = make_row(known.place, run, self.folder)
+
+
+def stamp_place(place: Place) -> Stamp:
+    """Return numbers that change if the files of a run change."""
+    path = place.path
+    files = [path / name for name in (RUN, METRICS, "checkpoints", "evaluations", "samples")]
+    outcome = outcome_file(place)
+    stamps: list[int] = []
+    for file in [*files, *([outcome] if outcome else [])]:
+        try:
+            found = os.stat(file)
+            stamps += [found.st_mtime_ns, found.st_size]
+        except OSError:
+            stamps += [0, 0]
+    return tuple(stamps)
+
+
+def read_bounded(place: Place) -> Run:
+    """Return the run at a place; a run with files that cannot be read, or are too large, is damaged."""
+    for name, most in LARGEST.items():
+        try:
+            size = (place.path / name).stat().st_size
+        except OSError:
+            continue
+        if size > most:
+            return Run(place.path, "damaged", why=f"{name} is too large: {size:,} bytes, at most {most:,}")
+    try:
+        return read_place(place)
+    # A file that somebody else wrote can hold any JSON, so any error here means a damaged run.
+    except (UserError, ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError) as error:
+        return Run(place.path, "damaged", why=f"it cannot be read: {type(error).__name__}")

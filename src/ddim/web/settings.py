@@ -1,0 +1,105 @@
+"""What a server shows and to whom, and how much work it accepts."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ddim.errors import UserError
+
+TOKEN_LETTERS = 22
+"""The least length of a token: 22 letters of 64 kinds, drawn at random, are 132 bits."""
+TOKEN_VARIETY = 8
+"""The least number of different letters in a token; 22 random letters practically always have more."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much work a server accepts.
+
+    Attributes:
+        images: images of one request.
+        steps: sampling steps of one request.
+        work: images times steps times pixels of one request.
+        waiting: requests that wait for the worker.
+        per_client: requests of one client that wait for the worker or use it.
+        job_seconds: seconds of one request in the worker; then the worker is started anew.
+        json_bytes: bytes of a JSON body.
+        upload_bytes: bytes of an uploaded image.
+        requests: requests that are answered at the same time, event streams included.
+        results: results that are kept.
+        uploads: uploaded images that are kept.
+        head_seconds: seconds in which the head of a request must arrive.
+        body_seconds: seconds in which the body of a request must arrive.
+        send_seconds: seconds in which a client must take a part of an answer.
+    """
+
+    images: int = 64
+    steps: int = 1000
+    work: int = 2**26
+    waiting: int = 32
+    per_client: int = 4
+    job_seconds: float = 120.0
+    json_bytes: int = 64 * 2**10
+    upload_bytes: int = 16 * 2**20
+    requests: int = 256
+    results: int = 256
+    uploads: int = 32
+    head_seconds: float = 10.0
+    body_seconds: float = 30.0
+    send_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a server.
+
+    Attributes:
+        folder: the folder whose runs are shown.
+        data: the folder of the images on which the page may train; None forbids to train.
+        host: the address at which the server listens.
+        token: the secret that each request must carry, or None.
+        limits: how much work the server accepts.
+    """
+
+    folder: Path
+    data: Path | None = None
+    host: str = "127.0.0.1"
+    token: str | None = field(default=None, repr=False)
+    limits: Limits = Limits()
+
+    @property
+    def may_train(self) -> bool:
+        """Whether the page may start, stop and resume trainings."""
+        return self.data is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_token(token: str | None, host: str) -> None:
+    """Check that a server that other machines can reach has a token that nobody can guess.
+
+    Raises:
+        UserError: if the token is missing, too short, or has letters that a header or cookie cannot carry.
+    """
+    fresh = f"for example this new one: --token {secrets.token_urlsafe(24)}"
+    if token is None:
+        if not is_loopback(host):
+            raise UserError(f"--host {host} lets other machines see the page, so it needs --token, {fresh}")
+        return
+    if not all(letter.isascii() and (letter.isalnum() or letter in "-_") for letter in token):
+        raise UserError(f"--token must consist of letters, digits, - and _; {fresh}")
+    if len(token) < TOKEN_LETTERS or len(set(token)) < TOKEN_VARIETY:
+        raise UserError(
+            f"--token must be random and have at least {TOKEN_LETTERS} letters (128 bits); {fresh}"
+        )

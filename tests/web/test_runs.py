@@ -1,0 +1,246 @@
+"""What the page shows of runs, live and damaged ones too."""
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddim.experiments.index import find_runs, read_run
+from ddim.web.rows import name_id
+from ddim.web.run_list import RunList
+
+RUN = "photos-tiny-1"
+
+
+def test_the_server_imports_no_torch():
+    code = "import sys, ddim.web.application, ddim.web.http_server; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_list_says_what_the_index_says(client, runs):
+    answer = client.get("/api/runs").json()
+    (row,) = answer["runs"]
+    run = read_run(runs / RUN)
+    assert answer["sweeps"] == []
+    assert (row["id"], row["state"], row["images"], row["total"]) == (RUN, "finished", 80, 80)
+    assert row["errors"] == dict(run.errors)
+    assert row["size"] == [32, 32]
+    assert row["parameters"] == run.facts["parameters"]
+
+
+def test_the_sheet_of_a_row_is_the_file_of_the_last_step(client, runs):
+    (row,) = client.get("/api/runs").json()["runs"]
+    answer = client.get(row["sheet"])
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.content == max((runs / RUN / "samples").glob("step-*.png")).read_bytes()
+
+
+def test_the_details_hold_the_recipe_and_the_pictures(client, runs):
+    found = client.get(f"/api/runs/{RUN}").json()
+    fields = {field["field"]: field["value"] for field in found["fields"]}
+    assert fields["optim.batch"] == "8"
+    assert [sheet["images"] for sheet in found["sheets"]] == [40, 80]
+    for url in [found["real_sheet"], *(sheet["url"] for sheet in found["sheets"])]:
+        with Image.open(io.BytesIO(client.get(url).content)) as picture:
+            assert picture.format == "PNG"
+    assert found["checkpoints"][-1]["images"] == 80
+    assert found["can_sample"]
+
+
+def test_the_curves_are_the_log(client, runs):
+    curves = client.get(f"/api/runs/{RUN}/curves").json()
+    lines = [json.loads(line) for line in (runs / RUN / "metrics.jsonl").read_text().splitlines()]
+    assert curves["images"] == [line["images"] for line in lines]
+    assert curves["loss"] == [line.get("loss") for line in lines]
+    assert curves["errors"]["image_mae"] == [line.get("image_mae") for line in lines]
+    assert client.get(f"/api/runs/{RUN}/log").json()["lines"][-1] == json.dumps(lines[-1])
+
+
+def test_long_curves_are_thinned_and_keep_validations(client, runs):
+    log = runs / RUN / "metrics.jsonl"
+    lines = [{"step": k, "images": 8 * k, "time": float(k), "loss": 1 / k} for k in range(1, 10_000)]
+    lines += [{"step": 9_999, "images": 79_992, "time": 1e4, "image_mae": 0.5, "noise_mae": 0.5}]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curves = client.get(f"/api/runs/{RUN}/curves").json()
+    assert 1000 < len(curves["images"]) <= 2000
+    assert curves["errors"]["image_mae"][-1] == 0.5
+    assert {len(curves["images"])} == {len(curves["loss"]), len(curves["errors"]["noise_mae"])}
+
+
+@pytest.mark.parametrize(
+    "run", ["..", "%2e%2e", "..%2f..%2fetc", "~", "photos-tiny-1~..", "%00", "a" * 3000, "photos-tiny-1%2f"]
+)
+def test_only_listed_runs_are_shown(client, run):
+    for path in ("", "/log", "/curves", "/real", "/sheets/5"):
+        assert client.get(f"/api/runs/{run}{path}").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["../run.json", "..%2frun.json", "step-000000005.png", "-1", "05"])
+def test_only_listed_pictures_are_shown(client, name):
+    assert client.get(f"/api/runs/{RUN}/sheets/{name}").status_code == 404
+
+
+def test_a_link_to_a_file_outside_of_the_run_is_not_shown(client, runs, tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    (runs / RUN / "samples/step-000000099.png").symlink_to(tmp_path / "secret")
+    assert client.get(f"/api/runs/{RUN}/sheets/99").status_code == 404
+
+
+DAMAGES = {
+    "not JSON": "{",
+    "a list": "[]",
+    "empty": "{}",
+    "no recipe": '{"recipe": {}}',
+    "a number as recipe": '{"recipe": 5}',
+    "deep": "[" * 100_000,
+    "texts for numbers": '{"recipe": {"optim": {"batch": "x"}, "data": {"size": "xy"}, "images": "many"}}',
+    "infinite": '{"recipe": {"optim": {"batch": 1e999}, "data": {"source": 1, "size": [NaN]}, "images": 1}}',
+}
+
+
+@pytest.mark.parametrize("text", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_run_is_a_row_with_its_reason(client, runs, text):
+    (runs / "broken").mkdir()
+    (runs / "broken/run.json").write_text(text)
+    rows = {row["id"]: row for row in client.get("/api/runs").json()["runs"]}
+    assert rows[RUN]["state"] == "finished"
+    assert rows["broken"]["state"] == "damaged"
+    assert rows["broken"]["why"]
+    assert str(runs) not in rows["broken"]["why"]
+    assert client.get("/api/runs/broken").status_code == 200
+
+
+def test_a_file_that_would_fill_the_memory_is_not_read(client, runs):
+    with (runs / RUN / "metrics.jsonl").open("ab") as file:
+        file.truncate(2**40)
+    (row,) = client.get("/api/runs").json()["runs"]
+    assert row["state"] == "damaged"
+    assert "metrics.jsonl is too large" in row["why"]
+
+
+def test_names_are_never_html(client, runs):
+    name = "<img src=x onerror=alert(1)>"
+    (runs / RUN).rename(runs / name)
+    answer = client.get("/api/runs")
+    (row,) = answer.json()["runs"]
+    assert answer.headers["content-type"] == "application/json"
+    assert row["name"] == name
+    assert row["id"].startswith("run-")
+    assert client.get(f"/api/runs/{row['id']}").json()["name"] == name
+
+
+def test_ids_are_unique_and_parts_of_an_address(tmp_path):
+    paths = ["a/b", "a~b", "a b", "ü", "a%2fb", "a?b", "a#b", "\udcff", "."]
+    ids = [name_id(tmp_path / path, tmp_path) for path in paths]
+    assert len(set(ids)) == len(ids)
+    assert ids[0] == "a~b"
+    assert all("/" not in each and each.isascii() for each in ids)
+
+
+def test_a_trial_that_lies_elsewhere_is_left_out(runs, tmp_path):
+    outside = tmp_path / "outside"
+    (runs / RUN).rename(outside)
+    trial = {"name": "../../../outside", "recipe": read_run(outside).recipe}
+    (runs / "sweep").mkdir()
+    (runs / "sweep/sweep.json").write_text(json.dumps({"kind": "sweep", "schema": 1, "trials": [trial]}))
+    found = RunList(runs)
+    found.refresh(fully=True)
+    assert find_runs(runs)
+    assert found.rows == []
+
+
+def test_the_trials_of_a_sweep_name_their_sweep(client, runs):
+    recipe = read_run(runs / RUN).recipe
+    trials = [{"name": f"trial-{k}", "recipe": recipe} for k in range(2)]
+    (runs / "sweep/trials").mkdir(parents=True)
+    (runs / "sweep/sweep.json").write_text(json.dumps({"kind": "sweep", "schema": 1, "trials": trials}))
+    (runs / RUN).rename(runs / "sweep/trials/trial-0")
+    answer = client.get("/api/runs").json()
+    ids = ["sweep~trials~trial-0", "sweep~trials~trial-1"]
+    assert answer["sweeps"] == [{"id": "sweep", "name": "sweep", "runs": ids}]
+    assert [(row["id"], row["state"]) for row in answer["runs"]] == [
+        *zip(ids, ["finished", "waiting"], strict=True)
+    ]
+
+
+class TestList:
+    """What is read again, and when."""
+
+    def test_changes_are_told_once(self, runs, monkeypatch):
+        found = RunList(runs)
+        assert [row.id for row in found.refresh(fully=True).changed] == [RUN]
+        assert found.refresh(fully=True).changed == []
+        (runs / RUN / "evaluations/1").mkdir(parents=True)
+        assert found.refresh(fully=True).changed == []
+        (runs / RUN).rename(runs / "moved")
+        change = found.refresh(fully=True)
+        assert ([row.id for row in change.changed], change.gone) == (["moved"], [RUN])
+
+    def test_only_running_or_changed_runs_are_read_again(self, runs, monkeypatch):
+        read = []
+        monkeypatch.setattr(
+            "ddim.web.run_list.read_place",
+            lambda place: (read.append(place.path.name), read_run(place.path))[1],
+        )
+        found = RunList(runs)
+        found.refresh(fully=True)
+        found.refresh(fully=True)
+        assert read == [RUN]
+        known = found.known[RUN]
+        found.known[RUN] = replace(known, run=replace(known.run, state="running"))
+        found.refresh(fully=True)
+        assert read == [RUN] * 2
+        with (runs / RUN / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 11, "images": 88, "time": 1.0, "loss": 0.25}\n')
+        found.refresh(fully=True)
+        assert read == [RUN] * 3
+
+    def test_reading_takes_a_small_share_of_the_time(self, runs, monkeypatch):
+        from ddim.web.run_list import Pacer
+
+        now = [100.0]
+        pacer = Pacer(lambda: now[0])
+        assert pacer.due()
+        pacer.measure(lambda: now.__setitem__(0, now[0] + 0.5))
+        now[0] += 49
+        assert not pacer.due()
+        now[0] += 1
+        assert pacer.due()
+
+
+def test_events_begin_with_all_rows_and_polling_ends_with_the_last_listener(runs):
+    import asyncio
+
+    from ddim.web.run_feed import RunFeed
+
+    async def listen():
+        feed = RunFeed(RunList(runs))
+        assert not feed.polling
+        one, other = feed.listen(), feed.listen()
+        first = [await anext(one), await anext(other)]
+        assert [[row.id for row in change.changed] for change in first] == [[RUN], [RUN]]
+        assert feed.polling
+        coming = asyncio.create_task(anext(one))
+        await asyncio.sleep(0)
+        (runs / RUN).rename(runs / "moved")
+        feed._looked = 0.0
+        await feed.refresh(fully=True)
+        change = await coming
+        assert ([row.id for row in change.changed], change.gone) == (["moved"], [RUN])
+        await one.aclose()
+        assert feed.polling
+        await other.aclose()
+        assert not feed.polling
+
+    asyncio.run(listen())
+
+
+def test_pictures_are_decodable(client):
+    details = client.get(f"/api/runs/{RUN}").json()
+    pixels = np.asarray(Image.open(io.BytesIO(client.get(details["sheets"][-1]["url"]).content)))
+    assert pixels.ndim == 3
