@@ -1,0 +1,68 @@
+// Numbers, intervals and times as a reader wants them.
+
+/** Return a count with commas: 26,800. */
+export const count = (value) => (value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en"));
+
+/** Return "1 image" or "2 images". */
+export const plural = (value, word) => `${count(value)} ${word}${value === 1 ? "" : "s"}`;
+
+/** Return a number with three significant digits, without an exponent where it is readable without. */
+export function number(value, digits = 3) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size >= 1e5 || size < 1e-4) return value.toExponential(digits - 1).replace("e+", "e");
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  // Trailing zeros stay: 0.220 was measured to three digits as 0.219 was.
+  return value.toLocaleString("en", { minimumSignificantDigits: digits, maximumSignificantDigits: digits });
+}
+
+/** Return a number of an axis, without trailing zeros. */
+export const tickText = (value) => (Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-4)
+  ? Number(value.toPrecision(3)).toExponential() : String(Number(value.toPrecision(6))));
+
+/** Return a value with its 95 % interval, all with the same decimals: "0.0019 (0.0011 to 0.0027)". */
+export function interval(metric) {
+  if (!metric || metric.value === null || metric.value === undefined) return "–";
+  const { value, low, high } = metric;
+  if (low === null || low === undefined || high === null || high === undefined) return number(value);
+  // Two digits of the width of the interval; more would be noise.
+  const decimals = Math.min(8, Math.max(0, 1 - Math.floor(Math.log10(Math.max(high - low, 1e-12)))));
+  const text = (x) => x.toFixed(decimals);
+  return `${text(value)} (${text(low)} to ${text(high)})`;
+}
+
+/** Return seconds as "40 s", "12 min" or "3 h 20 min". */
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;
+  const minutes = Math.round(seconds / 60);
+  if (minutes < 90) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.round(hours / 24)} days`;
+}
+
+/** Return how long ago a time in seconds since 1970 was. */
+export function ago(time) {
+  if (!time) return "";
+  const seconds = Date.now() / 1000 - time;
+  return seconds < 60 ? "just now" : `${duration(seconds)} ago`;
+}
+
+/** Return an image size as "64 × 64 px". */
+export function size(value) {
+  if (!value) return "";
+  return Array.isArray(value) ? `${value[1]} × ${value[0]} px` : `${value} px`;
+}
+
+/** Titles of the metrics and errors of the library. */
+const TITLES = {
+  kid: "KID", fid: "FID", precision: "Precision", recall: "Recall", density: "Density", coverage: "Coverage",
+  image_mae: "Image error", noise_mae: "Noise error",
+};
+
+/** Return the title of a metric or an error. */
+export const title = (name) => TITLES[name] ?? name.replaceAll("_", " ");
+
+/** Return whether a small value of a metric is the good one. */
+export const smallIsGood = (name) => !["precision", "recall", "density", "coverage"].includes(name);
