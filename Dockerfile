@@ -25,7 +25,8 @@ RUN wheel=$(ls /wheels/ddim-*.whl) && pip install --no-cache-dir "${wheel}[metri
 # Files that the container writes into a mounted folder should not belong to root. Another user: docker run --user.
 RUN useradd --create-home --uid 1000 ddim
 USER 1000
-ENV DDIM_CACHE=/home/ddim/cache
+# Any user of the container can write there.
+ENV DDIM_CACHE=/tmp/ddim-cache MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /work
 EXPOSE 8000
 ENTRYPOINT ["ddim"]
