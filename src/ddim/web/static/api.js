@@ -19,11 +19,17 @@ async function sentence(response) {
     const { error, detail } = await response.json();
     if (typeof error === "string") return error;
     if (typeof detail === "string") return detail;
-  } catch { /* the answer is no JSON */ }
+  } catch {
+    /* the answer is no JSON */
+  }
   return `The server answered ${response.status} ${response.statusText}`.trim() + ".";
 }
 
-const json = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+const json = (body) => ({
+  method: "POST",
+  headers: { "Content-Type": "application/json" },
+  body: JSON.stringify(body),
+});
 
 /** Return the JSON of an address. */
 export const get = async (path, signal) => (await request(path, { signal })).json();

@@ -2,14 +2,16 @@
 
 import { button, h, newId, setText, show, svg } from "./dom.js";
 import { count, number, tickText } from "./format.js";
-import { domainX, domainY, logTicks, nearest, scale, ticks } from "./scale.js";
-
-const HEIGHT = 260;
-const EDGE = { top: 10, right: 14, bottom: 40, left: 56 };
+import { listenTo } from "./chart_input.js";
+import { EDGE, HEIGHT, domainX, domainY, logTicks, nearest, scale, ticks } from "./scale.js";
 
 /** Return the sentence that says how to use charts; the charts of a page share it. */
-export const chartHint = () => h("p", { id: newId("hint"), class: "note" },
-  "Drag over a chart to zoom. Click it to zoom with the wheel, or with the keys + and −; ← and → show values, 0 shows all.");
+export const chartHint = () =>
+  h(
+    "p",
+    { id: newId("hint"), class: "note" },
+    "Drag over a chart to zoom. Click it to zoom with the wheel, or with the keys + and −; ← and → show values, 0 shows all.",
+  );
 
 /** A chart; `element` goes into the page, `update(series)` shows other data and keeps the zoom. */
 export class Chart {
@@ -18,26 +20,52 @@ export class Chart {
    * `hint` is the element of `chartHint`. The signal ends what listens outside the element.
    */
   constructor({ title, xLabel, yLabel, hint, log = false, signal }) {
-    Object.assign(this, { title, xLabel, yLabel, log, series: [], hidden: new Set(), zoom: null, cursor: null });
+    Object.assign(this, {
+      title,
+      xLabel,
+      yLabel,
+      log,
+      series: [],
+      hidden: new Set(),
+      zoom: null,
+      cursor: null,
+    });
     this.width = 640;
     this.svg = svg("svg", {
-      class: "chart", tabindex: 0, role: "group", "aria-label": `${title}, chart`, "aria-describedby": hint.id, height: HEIGHT,
+      class: "chart",
+      tabindex: 0,
+      role: "group",
+      "aria-label": `${title}, chart`,
+      "aria-describedby": hint.id,
+      height: HEIGHT,
     });
     this.readout = h("output", { class: "readout", "aria-live": "polite" });
     this.legend = h("div", { class: "legend", role: "group", "aria-label": `Lines of ${title}` });
     this.reset = button("Reset zoom", () => this.setZoom(null), { class: "quiet", disabled: true });
-    const scaleButton = button("Log scale", () => {
-      this.log = !this.log;
-      scaleButton.setAttribute("aria-pressed", this.log);
-      this.draw();
-    }, { class: "quiet", "aria-pressed": String(log) });
-    this.element = h("figure", { class: "chart-box" },
+    const scaleButton = button(
+      "Log scale",
+      () => {
+        this.log = !this.log;
+        scaleButton.setAttribute("aria-pressed", this.log);
+        this.draw();
+      },
+      { class: "quiet", "aria-pressed": String(log) },
+    );
+    this.element = h(
+      "figure",
+      { class: "chart-box" },
       h("figcaption", {}, h("h3", {}, title), h("span", { class: "tools" }, scaleButton, this.reset)),
-      this.svg, this.readout, this.legend);
-    this.listen();
+      this.svg,
+      this.readout,
+      this.legend,
+    );
+    listenTo(this);
     const watcher = new ResizeObserver(([entry]) => {
       const width = Math.round(entry.contentRect.width);
-      if (width && width !== this.width) { this.width = width; this.draw(); }
+      if (width && width !== this.width) {
+        this.width = width;
+        this.draw();
+      }
     });
     watcher.observe(this.element);
     signal?.addEventListener("abort", () => watcher.disconnect());
@@ -49,28 +77,46 @@ export class Chart {
     this.draw();
   }
 
-  get shown() { return this.series.filter((one) => !this.hidden.has(one.name)); }
+  get shown() {
+    return this.series.filter((one) => !this.hidden.has(one.name));
+  }
+
+  get longest() {
+    return this.shown.reduce((one, other) => (other.points.length > one.points.length ? other : one));
+  }
 
   drawLegend() {
     if (this.series.length < 2) return show(this.legend);
     const key = this.series.map((one) => one.name).join("\n");
     if (this.legendKey === key) return this.legend; // keeps the focus while a run trains
     this.legendKey = key;
-    return show(this.legend, this.series.map((one, k) => {
-      const swatch = h("i", { class: "swatch", style: { background: this.color(one, k) } });
-      const toggle = h("button", {
-        type: "button", class: "quiet", "aria-pressed": String(!this.hidden.has(one.name)),
-        onclick: () => {
-          if (!this.hidden.delete(one.name)) this.hidden.add(one.name);
-          toggle.setAttribute("aria-pressed", String(!this.hidden.has(one.name)));
-          this.draw();
-        },
-      }, swatch, one.name);
-      return toggle;
-    }));
+    return show(
+      this.legend,
+      this.series.map((one, k) => {
+        const swatch = h("i", { class: "swatch", style: { background: this.color(one, k) } });
+        const toggle = h(
+          "button",
+          {
+            type: "button",
+            class: "quiet",
+            "aria-pressed": String(!this.hidden.has(one.name)),
+            onclick: () => {
+              if (!this.hidden.delete(one.name)) this.hidden.add(one.name);
+              toggle.setAttribute("aria-pressed", String(!this.hidden.has(one.name)));
+              this.draw();
+            },
+          },
+          swatch,
+          one.name,
+        );
+        return toggle;
+      }),
+    );
   }
 
-  color(one, k) { return one.color ?? `var(--line-${(k % 6) + 1})`; }
+  color(one, k) {
+    return one.color ?? `var(--line-${(k % 6) + 1})`;
+  }
 
   draw() {
     const { width, shown } = this;
@@ -79,7 +125,10 @@ export class Chart {
     if (!whole) {
       const text = this.series.length ? "All lines are hidden." : "No values yet.";
       this.x = null;
-      show(this.svg, svg("text", { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle", class: "axis" }, text));
+      show(
+        this.svg,
+        svg("text", { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle", class: "axis" }, text),
+      );
       return;
     }
     this.whole = whole;
@@ -90,13 +139,26 @@ export class Chart {
     this.y = scale(low, high, HEIGHT - EDGE.bottom, EDGE.top, log);
     const clip = (this.clip ??= newId("clip"));
     this.layer = svg("g", { class: "cursor" });
-    show(this.svg,
-      svg("clipPath", { id: clip }, svg("rect", {
-        x: EDGE.left, y: EDGE.top - 4, width: Math.max(0, width - EDGE.left - EDGE.right), height: HEIGHT - EDGE.top - EDGE.bottom + 8,
-      })),
+    show(
+      this.svg,
+      svg(
+        "clipPath",
+        { id: clip },
+        svg("rect", {
+          x: EDGE.left,
+          y: EDGE.top - 4,
+          width: Math.max(0, width - EDGE.left - EDGE.right),
+          height: HEIGHT - EDGE.top - EDGE.bottom + 8,
+        }),
+      ),
       this.axes(from, to, low, high, log),
-      svg("g", { "clip-path": `url(#${clip})` }, this.series.map((one, k) => (this.hidden.has(one.name) ? null : this.line(one, k)))),
-      this.layer);
+      svg(
+        "g",
+        { "clip-path": `url(#${clip})` },
+        this.series.map((one, k) => (this.hidden.has(one.name) ? null : this.line(one, k))),
+      ),
+      this.layer,
+    );
     this.reset.disabled = !this.zoom;
     this.drawCursor();
   }
@@ -106,15 +168,36 @@ export class Chart {
     const bottom = HEIGHT - EDGE.bottom;
     const across = (log ? logTicks(low, high) : ticks(low, high, 4)).map((value) => [
       svg("line", { x1: EDGE.left, x2: width - EDGE.right, y1: y(value), y2: y(value), class: "grid" }),
-      svg("text", { x: EDGE.left - 8, y: y(value) + 4, "text-anchor": "end", class: "axis" }, tickText(value)),
+      svg(
+        "text",
+        { x: EDGE.left - 8, y: y(value) + 4, "text-anchor": "end", class: "axis" },
+        tickText(value),
+      ),
     ]);
     const along = ticks(from, to, width < 480 ? 3 : 6).map((value) =>
-      svg("text", { x: x(value), y: bottom + 18, "text-anchor": "middle", class: "axis" }, short(value)));
-    return [across, along,
+      svg("text", { x: x(value), y: bottom + 18, "text-anchor": "middle", class: "axis" }, short(value)),
+    );
+    return [
+      across,
+      along,
       svg("line", { x1: EDGE.left, x2: width - EDGE.right, y1: bottom, y2: bottom, class: "base" }),
-      svg("text", { x: (EDGE.left + width - EDGE.right) / 2, y: HEIGHT - 4, "text-anchor": "middle", class: "axis" }, this.xLabel),
-      svg("text", { x: 12, y: (bottom + EDGE.top) / 2, "text-anchor": "middle", class: "axis",
-        transform: `rotate(-90 12 ${(bottom + EDGE.top) / 2})` }, this.yLabel)];
+      svg(
+        "text",
+        { x: (EDGE.left + width - EDGE.right) / 2, y: HEIGHT - 4, "text-anchor": "middle", class: "axis" },
+        this.xLabel,
+      ),
+      svg(
+        "text",
+        {
+          x: 12,
+          y: (bottom + EDGE.top) / 2,
+          "text-anchor": "middle",
+          class: "axis",
+          transform: `rotate(-90 12 ${(bottom + EDGE.top) / 2})`,
+        },
+        this.yLabel,
+      ),
+    ];
   }
 
   line(one, k) {
@@ -123,8 +206,19 @@ export class Chart {
     const parts = [];
     for (const { x: at, low, high } of one.points)
       if (low !== undefined && low !== null && high !== null)
-        parts.push(svg("line", { x1: x(at), x2: x(at), y1: y(low), y2: y(high), class: "whisker", style: { stroke: color } }));
-    const path = one.points.map((point, j) => `${j ? "L" : "M"}${x(point.x).toFixed(1)} ${y(point.y).toFixed(1)}`).join("");
+        parts.push(
+          svg("line", {
+            x1: x(at),
+            x2: x(at),
+            y1: y(low),
+            y2: y(high),
+            class: "whisker",
+            style: { stroke: color },
+          }),
+        );
+    const path = one.points
+      .map((point, j) => `${j ? "L" : "M"}${x(point.x).toFixed(1)} ${y(point.y).toFixed(1)}`)
+      .join("");
     parts.push(svg("path", { d: path, class: "line", style: { stroke: color } }));
     if (one.points.length < 40)
       for (const point of one.points)
@@ -146,16 +240,29 @@ export class Chart {
       setText(this.readout, "");
       return;
     }
-    const marks = [], words = [];
-    const leader = shown.reduce((a, b) => (b.points.length > a.points.length ? b : a));
-    const at = leader.points[nearest(leader.points, cursor)].x;
-    marks.push(svg("line", { x1: this.x(at), x2: this.x(at), y1: EDGE.top, y2: HEIGHT - EDGE.bottom, class: "hair" }));
+    const marks = [],
+      words = [];
+    const { points } = this.longest;
+    const at = points[nearest(points, cursor)].x;
+    marks.push(
+      svg("line", { x1: this.x(at), x2: this.x(at), y1: EDGE.top, y2: HEIGHT - EDGE.bottom, class: "hair" }),
+    );
     for (const one of shown) {
       const point = one.points[nearest(one.points, at)];
-      const bar = point.low === undefined || point.low === null ? "" : ` (${number(point.low)} to ${number(point.high)})`;
+      const bar =
+        point.low === undefined || point.low === null
+          ? ""
+          : ` (${number(point.low)} to ${number(point.high)})`;
       words.push(`${shown.length > 1 ? `${one.name} ` : ""}${number(point.y, 4)}${bar}`);
-      marks.push(svg("circle", { cx: this.x(point.x), cy: this.y(point.y), r: 4.5, class: "dot",
-        style: { fill: this.color(one, this.series.indexOf(one)) } }));
+      marks.push(
+        svg("circle", {
+          cx: this.x(point.x),
+          cy: this.y(point.y),
+          r: 4.5,
+          class: "dot",
+          style: { fill: this.color(one, this.series.indexOf(one)) },
+        }),
+      );
     }
     show(this.layer, marks);
     setText(this.readout, `${count(at)} images: ${words.join(" · ")}`);
@@ -164,7 +271,8 @@ export class Chart {
   setZoom(range) {
     if (range && this.whole) {
       const [low, high] = this.whole;
-      const from = Math.max(low, range[0]), to = Math.min(high, range[1]);
+      const from = Math.max(low, range[0]),
+        to = Math.min(high, range[1]);
       const least = (high - low) / 500;
       this.zoom = to - from >= high - low - least ? null : to - from < least ? this.zoom : [from, to];
     } else this.zoom = null;
@@ -176,74 +284,6 @@ export class Chart {
     if (!this.whole) return;
     const [from, to] = this.zoom ?? this.whole;
     this.setZoom([centre - (centre - from) * factor, centre + (to - centre) * factor]);
-  }
-
-  position(event) {
-    const box = this.svg.getBoundingClientRect();
-    return ((event.clientX - box.left) / box.width) * this.width;
-  }
-
-  listen() {
-    const { svg: area } = this;
-    let start = null;
-    const frame = svg("rect", { class: "frame", y: EDGE.top, height: HEIGHT - EDGE.top - EDGE.bottom });
-    area.addEventListener("pointerdown", (event) => {
-      if (event.button || !this.x) return;
-      start = this.position(event);
-      area.setPointerCapture(event.pointerId);
-    });
-    area.addEventListener("pointermove", (event) => {
-      if (!this.x) return;
-      const here = this.position(event);
-      if (start !== null && Math.abs(here - start) > 4) {
-        frame.setAttribute("x", Math.min(start, here));
-        frame.setAttribute("width", Math.abs(here - start));
-        if (frame.parentNode !== area) area.append(frame);
-      }
-      this.setCursor(this.x.back(here));
-    });
-    const end = (event) => {
-      const here = this.position(event);
-      frame.remove();
-      if (start !== null && this.x && event.type === "pointerup" && Math.abs(here - start) > 8)
-        this.setZoom([this.x.back(Math.min(start, here)), this.x.back(Math.max(start, here))]);
-      start = null;
-    };
-    area.addEventListener("pointerup", end);
-    area.addEventListener("pointercancel", end);
-    area.addEventListener("pointerleave", () => { if (start === null) this.setCursor(null); });
-    area.addEventListener("dblclick", () => this.setZoom(null));
-    // The wheel scrolls the page until the chart has the focus, so that nobody is caught on the way down.
-    area.addEventListener("wheel", (event) => {
-      if (!this.x || (document.activeElement !== area && !event.ctrlKey)) return;
-      event.preventDefault();
-      this.zoomBy(event.deltaY > 0 ? 1.25 : 0.8, this.x.back(this.position(event)));
-    }, { passive: false });
-    area.addEventListener("keydown", (event) => this.onKey(event));
-  }
-
-  onKey(event) {
-    if (!this.whole || event.altKey || event.metaKey || event.ctrlKey) return;
-    const [from, to] = this.zoom ?? this.whole;
-    const centre = this.cursor ?? (from + to) / 2;
-    if (event.key === "ArrowLeft" || event.key === "ArrowRight") this.step(event.key === "ArrowLeft" ? -1 : 1);
-    else if (event.key === "+" || event.key === "=") this.zoomBy(0.6, centre);
-    else if (event.key === "-") this.zoomBy(1 / 0.6, centre);
-    else if (event.key === "0" || event.key === "Escape") this.setZoom(null);
-    else return;
-    event.preventDefault();
-  }
-
-  step(by) {
-    if (!this.shown.length) return;
-    const { points } = this.shown.reduce((a, b) => (b.points.length > a.points.length ? b : a));
-    const now = this.cursor === null ? (by > 0 ? -1 : points.length) : nearest(points, this.cursor);
-    const { x } = points[Math.min(points.length - 1, Math.max(0, now + by))];
-    if (this.zoom && (x < this.zoom[0] || x > this.zoom[1])) {
-      const half = (this.zoom[1] - this.zoom[0]) / 2;
-      this.setZoom([x - half, x + half]);
-    }
-    this.setCursor(x);
   }
 }
 

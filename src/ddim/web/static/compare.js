@@ -18,14 +18,39 @@ export async function draw(root, { query, runs: asked, about, signal }) {
   root.append(h("h1", {}, "Compare"), chooser(chosen, metric));
   const reports = allSweeps();
   if (reports.length)
-    root.append(section("Reports of sweeps", h("ul", {}, reports.map(({ id, name, runs }) => h("li", {},
-      h("a", { href: `/api/sweeps/${encodeURIComponent(id)}/report`, target: "_blank", rel: "noopener" }, name), h("span", { class: "note" }, ` ${plural(runs.length, "trial")}`))))));
-  if (chosen.length < 2) return root.querySelector(".chooser").after(h("p", { class: "note" }, "Choose at least two runs."));
+    root.append(
+      section(
+        "Reports of sweeps",
+        h(
+          "ul",
+          {},
+          reports.map(({ id, name, runs }) =>
+            h(
+              "li",
+              {},
+              h(
+                "a",
+                { href: `/api/sweeps/${encodeURIComponent(id)}/report`, target: "_blank", rel: "noopener" },
+                name,
+              ),
+              h("span", { class: "note" }, ` ${plural(runs.length, "trial")}`),
+            ),
+          ),
+        ),
+      ),
+    );
+  if (chosen.length < 2)
+    return root.querySelector(".chooser").after(h("p", { class: "note" }, "Choose at least two runs."));
   const ranking = h("div", {}, h("p", { class: "note" }, "Comparing …"));
   const rows = chosen.map((id) => allRuns().find((row) => row.id === id));
-  root.querySelector(".chooser").after(sheets(rows), new SameSeeds(rows, about, signal).element, section("Metrics", ranking));
+  root
+    .querySelector(".chooser")
+    .after(sheets(rows), new SameSeeds(rows, about, signal).element, section("Metrics", ranking));
   try {
-    const found = await get(`/api/compare?runs=${chosen.map(encodeURIComponent).join(",")}&metric=${metric}`, signal);
+    const found = await get(
+      `/api/compare?runs=${chosen.map(encodeURIComponent).join(",")}&metric=${metric}`,
+      signal,
+    );
     show(ranking, rank(found));
   } catch (error) {
     if (error.name !== "AbortError") show(ranking, fault(error.message));
@@ -34,22 +59,57 @@ export async function draw(root, { query, runs: asked, about, signal }) {
 }
 
 function chooser(chosen, metric) {
-  const boxes = allRuns().map((row) => ({ id: row.id, ...tick(row.sweep ? row.id.replaceAll("~", "/") : row.name, { checked: chosen.includes(row.id) }) }));
-  const by = menu(METRICS.map((name) => [name, title(name)]), { value: metric });
-  return h("form", { class: "chooser", onsubmit: (event) => {
-    event.preventDefault();
-    const ids = boxes.filter(({ box }) => box.checked).map(({ id }) => encodeURIComponent(id));
-    location.hash = `#/compare?runs=${ids.join(",")}&metric=${by.value}`;
-  } },
-  h("details", { open: chosen.length < 2 }, h("summary", {}, chosen.length < 2 ? "Runs" : `${plural(chosen.length, "run")}: change the choice`),
-    h("fieldset", { class: "boxes" }, h("legend", {}, "Runs to compare"), boxes.map(({ element }) => element)),
-    h("div", { class: "row" }, field("Metric", by), h("button", { type: "submit" }, "Compare"))));
+  const boxes = allRuns().map((row) => ({
+    id: row.id,
+    ...tick(row.sweep ? row.id.replaceAll("~", "/") : row.name, { checked: chosen.includes(row.id) }),
+  }));
+  const by = menu(
+    METRICS.map((name) => [name, title(name)]),
+    { value: metric },
+  );
+  return h(
+    "form",
+    {
+      class: "chooser",
+      onsubmit: (event) => {
+        event.preventDefault();
+        const ids = boxes.filter(({ box }) => box.checked).map(({ id }) => encodeURIComponent(id));
+        location.hash = `#/compare?runs=${ids.join(",")}&metric=${by.value}`;
+      },
+    },
+    h(
+      "details",
+      { open: chosen.length < 2 },
+      h("summary", {}, chosen.length < 2 ? "Runs" : `${plural(chosen.length, "run")}: change the choice`),
+      h(
+        "fieldset",
+        { class: "boxes" },
+        h("legend", {}, "Runs to compare"),
+        boxes.map(({ element }) => element),
+      ),
+      h("div", { class: "row" }, field("Metric", by), h("button", { type: "submit" }, "Compare")),
+    ),
+  );
 }
 
 function sheets(rows) {
-  return section("Newest samples of the training", h("div", { class: "side-by-side" }, rows.map((row) => h("figure", {},
-    row.sheet ? h("img", { class: "pixels sheet", src: row.sheet, alt: `Newest samples of ${row.name}` }) : h("p", { class: "blank" }, "No samples"),
-    h("figcaption", {}, h("a", { href: runAddress(row.id) }, row.name))))));
+  return section(
+    "Newest samples of the training",
+    h(
+      "div",
+      { class: "side-by-side" },
+      rows.map((row) =>
+        h(
+          "figure",
+          {},
+          row.sheet
+            ? h("img", { class: "pixels sheet", src: row.sheet, alt: `Newest samples of ${row.name}` })
+            : h("p", { class: "blank" }, "No samples"),
+          h("figcaption", {}, h("a", { href: runAddress(row.id) }, row.name)),
+        ),
+      ),
+    ),
+  );
 }
 
 /** A table of new samples: a column for each run, a row for each seed. */
@@ -61,8 +121,24 @@ class SameSeeds {
     this.cancel = button("Cancel", () => this.job?.abort(), { disabled: true });
     this.state = h("p", { class: "note", role: "status" });
     this.place = h("div", {});
-    this.element = section("The same seeds", h("form", { class: "row", onsubmit: (event) => { event.preventDefault(); this.run(); } },
-      field("Seeds", this.seeds), this.make, this.cancel), this.state, this.place);
+    this.element = section(
+      "The same seeds",
+      h(
+        "form",
+        {
+          class: "row",
+          onsubmit: (event) => {
+            event.preventDefault();
+            this.run();
+          },
+        },
+        field("Seeds", this.seeds),
+        this.make,
+        this.cancel,
+      ),
+      this.state,
+      this.place,
+    );
     signal.addEventListener("abort", () => this.job?.abort());
   }
 
@@ -72,9 +148,19 @@ class SameSeeds {
     this.cancel.disabled = false;
     try {
       const seeds = parseSeeds(this.seeds.value, this.most);
-      const columns = this.rows.map((row) => ({ row, tiles: seeds.map((seed) => new Tile(`seed ${seed}`, () => {})), note: h("span", { class: "note" }) }));
-      show(this.place, table("Samples of the same seeds", ["Seed", ...columns.map(({ row, note }) => [row.name, " ", note])],
-        seeds.map((seed, k) => [String(seed), ...columns.map(({ tiles }) => tiles[k].canvas)])));
+      const columns = this.rows.map((row) => ({
+        row,
+        tiles: seeds.map((seed) => new Tile(`seed ${seed}`, () => {})),
+        note: h("span", { class: "note" }),
+      }));
+      show(
+        this.place,
+        table(
+          "Samples of the same seeds",
+          ["Seed", ...columns.map(({ row, note }) => [row.name, " ", note])],
+          seeds.map((seed, k) => [String(seed), ...columns.map(({ tiles }) => tiles[k].canvas)]),
+        ),
+      );
       // One after the other, because the server has one model at a time.
       for (const { row, tiles, note } of columns) await this.sample(row, seeds, tiles, note);
       show(this.state, "All runs are sampled.");
@@ -88,12 +174,18 @@ class SameSeeds {
   async sample(row, seeds, tiles, note) {
     show(this.state, `Sampling ${row.name} …`);
     try {
-      const result = await stream(runPath(row.id, "/samples"), { seeds }, {
-        step: async ({ sheet, columns = Math.ceil(Math.sqrt(seeds.length)) }) => {
-          const image = await loadImage(sheet).catch(() => null);
-          if (image) tiles.forEach((tile, k) => tile.drawCell(image, k, columns, Math.ceil(seeds.length / columns)));
+      const result = await stream(
+        runPath(row.id, "/samples"),
+        { seeds },
+        {
+          step: async ({ sheet, columns = Math.ceil(Math.sqrt(seeds.length)) }) => {
+            const image = await loadImage(sheet).catch(() => null);
+            if (image)
+              tiles.forEach((tile, k) => tile.drawCell(image, k, columns, Math.ceil(seeds.length / columns)));
+          },
         },
-      }, this.job.signal);
+        this.job.signal,
+      );
       result.images.forEach(({ url }, k) => {
         const image = h("img", { class: "pixels", src: url, alt: `${row.name}, seed ${seeds[k]}` });
         tiles[k].canvas.replaceWith(image);
@@ -111,24 +203,65 @@ function rank({ metric, rows, differs, excluded, remark }) {
   const bars = whiskers(rows);
   const choices = Object.entries(differs ?? {});
   return [
-    rows.length ? table(`Runs by ${title(metric)}`, ["Rank", "Run", "", `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`, "Against the best"],
-      rows.map((row, k) => [String(k + 1), h("a", { href: runAddress(row.id) }, row.name), bars(row), interval(row), row.distinguishable ?? (k ? "" : "best")]), 9)
+    rows.length
+      ? table(
+          `Runs by ${title(metric)}`,
+          ["Rank", "Run", "", `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`, "Against the best"],
+          rows.map((row, k) => [
+            String(k + 1),
+            h("a", { href: runAddress(row.id) }, row.name),
+            bars(row),
+            interval(row),
+            row.distinguishable ?? (k ? "" : "best"),
+          ]),
+          9,
+        )
       : h("p", {}, "None of these runs can be ranked."),
     remark ? h("p", { class: "note" }, remark) : null,
-    excluded.length ? [h("h3", {}, "Not ranked"), table("Runs that are not ranked", ["Run", "Why"],
-      excluded.map((row) => [h("a", { href: runAddress(row.id) }, row.name), row.why]), 9)] : null,
-    choices.length ? [h("h3", {}, "Where they differ"), table("Choices that differ", ["Choice", ...rows.map((row) => row.name)],
-      choices.map(([name, values]) => [h("code", {}, name), ...values.map((value) => (value === null ? "–" : String(value)))]), 9)] : null,
+    excluded.length
+      ? [
+          h("h3", {}, "Not ranked"),
+          table(
+            "Runs that are not ranked",
+            ["Run", "Why"],
+            excluded.map((row) => [h("a", { href: runAddress(row.id) }, row.name), row.why]),
+            9,
+          ),
+        ]
+      : null,
+    choices.length
+      ? [
+          h("h3", {}, "Where they differ"),
+          table(
+            "Choices that differ",
+            ["Choice", ...rows.map((row) => row.name)],
+            choices.map(([name, values]) => [
+              h("code", {}, name),
+              ...values.map((value) => (value === null ? "–" : String(value))),
+            ]),
+            9,
+          ),
+        ]
+      : null,
   ];
 }
 
 /** Return a function that draws the interval of a row on an axis that all rows share. */
 function whiskers(rows) {
-  const known = rows.flatMap((row) => [row.value, row.low, row.high]).filter((value) => Number.isFinite(value));
-  const low = Math.min(0, ...known), high = Math.max(...known);
+  const known = rows
+    .flatMap((row) => [row.value, row.low, row.high])
+    .filter((value) => Number.isFinite(value));
+  const low = Math.min(0, ...known),
+    high = Math.max(...known);
   const x = (value) => 4 + ((value - low) / (high - low || 1)) * 132;
-  return (row) => svg("svg", { width: 140, height: 16, viewBox: "0 0 140 16", "aria-hidden": "true", class: "whiskers" },
-    svg("line", { x1: x(0), x2: x(0), y1: 1, y2: 15, class: "base" }),
-    Number.isFinite(row.low) && Number.isFinite(row.high) ? svg("line", { x1: x(row.low), x2: x(row.high), y1: 8, y2: 8, class: "bar" }) : null,
-    svg("circle", { cx: x(row.value), cy: 8, r: 4 }));
+  return (row) =>
+    svg(
+      "svg",
+      { width: 140, height: 16, viewBox: "0 0 140 16", "aria-hidden": "true", class: "whiskers" },
+      svg("line", { x1: x(0), x2: x(0), y1: 1, y2: 15, class: "base" }),
+      Number.isFinite(row.low) && Number.isFinite(row.high)
+        ? svg("line", { x1: x(row.low), x2: x(row.high), y1: 8, y2: 8, class: "bar" })
+        : null,
+      svg("circle", { cx: x(row.value), cy: 8, r: 4 }),
+    );
 }

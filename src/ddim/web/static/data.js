@@ -12,14 +12,46 @@ export async function draw(root, { id, about, signal }) {
   const { entries } = await get("/api/data", signal);
   root.append(h("h1", {}, "Data"));
   if (!entries.length)
-    return root.append(h("div", { class: "empty" }, h("h2", {}, "No images yet"), h("p", {}, "Start the server with a folder of images:"),
-      h("pre", { tabindex: 0, "aria-label": "Command" }, `ddim serve ${about.folder} --data photos/`)));
+    return root.append(
+      h(
+        "div",
+        { class: "empty" },
+        h("h2", {}, "No images yet"),
+        h("p", {}, "Start the server with a folder of images:"),
+        h("pre", { tabindex: 0, "aria-label": "Command" }, `ddim serve ${about.folder} --data photos/`),
+      ),
+    );
   const place = h("div", { class: "data-set" });
-  root.append(h("nav", { "aria-label": "Image sets", class: "sets" }, entries.map((one) =>
-    h("a", { href: `#/data/${encodeURIComponent(one.id)}`, "aria-current": one.id === id ? "true" : null }, one.name, h("small", {}, one.kind)))), place);
+  root.append(
+    h(
+      "nav",
+      { "aria-label": "Image sets", class: "sets" },
+      entries.map((one) =>
+        h(
+          "a",
+          { href: `#/data/${encodeURIComponent(one.id)}`, "aria-current": one.id === id ? "true" : null },
+          one.name,
+          h("small", {}, one.kind),
+        ),
+      ),
+    ),
+    place,
+  );
   const chosen = entries.find((one) => one.id === id);
-  if (!chosen) return show(place, h("p", { class: "note" }, id ? `There are no images named ${id}.` : "Choose a set of images."));
-  show(place, h("p", { class: "note", role: "status" }, "Reading the images; a large set takes a while the first time …"), h("progress", { "aria-label": "Reading" }));
+  if (!chosen)
+    return show(
+      place,
+      h("p", { class: "note" }, id ? `There are no images named ${id}.` : "Choose a set of images."),
+    );
+  show(
+    place,
+    h(
+      "p",
+      { class: "note", role: "status" },
+      "Reading the images; a large set takes a while the first time …",
+    ),
+    h("progress", { "aria-label": "Reading" }),
+  );
   try {
     show(place, describe(chosen, await get(`/api/data/${encodeURIComponent(id)}`, signal)));
   } catch (error) {
@@ -30,8 +62,11 @@ export async function draw(root, { id, about, signal }) {
 
 function describe({ name }, found) {
   return [
-    section(name, h("p", {}, `${plural(found.images, "image")}${found.size ? `, ${size(found.size)}` : ""}.`),
-      found.sheet ? h("img", { class: "pixels sheet", src: found.sheet, alt: `Images of ${name}` }) : null),
+    section(
+      name,
+      h("p", {}, `${plural(found.images, "image")}${found.size ? `, ${size(found.size)}` : ""}.`),
+      found.sheet ? h("img", { class: "pixels sheet", src: found.sheet, alt: `Images of ${name}` }) : null,
+    ),
     h("div", {}, classes(found.classes), rejects(found.rejects), duplicates(found.duplicates)),
   ];
 }
@@ -39,19 +74,45 @@ function describe({ name }, found) {
 function classes(list) {
   if (!list.length) return section("Classes", h("p", { class: "note" }, "These images have no classes."));
   const most = Math.max(...list.map((one) => one.count));
-  return section(`Classes (${list.length})`, h("div", { class: "bars" }, list.map((one) => [
-    h("span", {}, one.name), svg("svg", { viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { width: (100 * one.count) / most, height: 1 })), h("span", { class: "number" }, count(one.count)),
-  ])));
+  return section(
+    `Classes (${list.length})`,
+    h(
+      "div",
+      { class: "bars" },
+      list.map((one) => [
+        h("span", {}, one.name),
+        svg(
+          "svg",
+          { viewBox: "0 0 100 1", preserveAspectRatio: "none", "aria-hidden": "true" },
+          svg("rect", { width: (100 * one.count) / most, height: 1 }),
+        ),
+        h("span", { class: "number" }, count(one.count)),
+      ]),
+    ),
+  );
 }
 
 function rejects(list) {
   if (!list.length) return section("Left out", h("p", { class: "note" }, "Every image can be read."));
-  return section(`Left out (${count(list.length)})`, table("Images that are left out", ["Image", "Why"], list.slice(0, SHOWN).map((one) => [one.name, one.reason])), more(list));
+  return section(
+    `Left out (${count(list.length)})`,
+    table(
+      "Images that are left out",
+      ["Image", "Why"],
+      list.slice(0, SHOWN).map((one) => [one.name, one.reason]),
+    ),
+    more(list),
+  );
 }
 
 function duplicates(list) {
   if (!list.length) return section("Duplicates", h("p", { class: "note" }, "No two images are equal."));
-  return section(`Duplicates (${count(list.length)})`, table("Images that are equal", ["Image", "The same as"], list.slice(0, SHOWN)), more(list));
+  return section(
+    `Duplicates (${count(list.length)})`,
+    table("Images that are equal", ["Image", "The same as"], list.slice(0, SHOWN)),
+    more(list),
+  );
 }
 
-const more = (list) => (list.length > SHOWN ? h("p", { class: "note" }, `and ${count(list.length - SHOWN)} more`) : null);
+const more = (list) =>
+  list.length > SHOWN ? h("p", { class: "note" }, `and ${count(list.length - SHOWN)} more`) : null;

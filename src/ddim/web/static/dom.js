@@ -21,7 +21,8 @@ function fill(element, props, children) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     // The content security policy forbids style attributes; the object model is allowed.
-    else if (name === "style") for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
+    else if (name === "style")
+      for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
     else if (name === "value" || name === "checked") element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
   }
@@ -30,7 +31,9 @@ function fill(element, props, children) {
 }
 
 const flatten = (children) =>
-  children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false)
+  children
+    .flat(Infinity)
+    .filter((child) => child !== null && child !== undefined && child !== false)
     .map((child) => (child instanceof Node ? child : String(child)));
 
 /** Replace the children of an element. */
@@ -66,7 +69,11 @@ export function tick(label, props = {}) {
 /** Return a menu; options are texts or pairs of a value and a text. */
 export function menu(options, props = {}) {
   const pairs = options.map((option) => (Array.isArray(option) ? option : [option, option]));
-  const element = h("select", props, pairs.map(([value, text]) => h("option", { value }, text)));
+  const element = h(
+    "select",
+    props,
+    pairs.map(([value, text]) => h("option", { value }, text)),
+  );
   if (props.value !== undefined) element.value = props.value;
   return element;
 }
@@ -89,12 +96,16 @@ export function section(title, ...children) {
 
 /** Return text of code with a button that copies it. */
 export function code(title, text) {
-  const copy = button("Copy", async () => {
-    const copied = await copyText(text);
-    setText(copy, copied ? "Copied" : "Select and copy");
-    announce(copied ? `${title} copied` : "The browser did not copy; select the text");
-    setTimeout(() => setText(copy, "Copy"), 1800);
-  }, { class: "quiet", "aria-label": `Copy: ${title}` });
+  const copy = button(
+    "Copy",
+    async () => {
+      const copied = await copyText(text);
+      setText(copy, copied ? "Copied" : "Select and copy");
+      announce(copied ? `${title} copied` : "The browser did not copy; select the text");
+      setTimeout(() => setText(copy, "Copy"), 1800);
+    },
+    { class: "quiet", "aria-label": `Copy: ${title}` },
+  );
   const head = h("div", { class: "code-head" }, h("span", { class: "note" }, title), copy);
   return h("div", { class: "code" }, head, h("pre", { tabindex: 0, "aria-label": title }, text));
 }

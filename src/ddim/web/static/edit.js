@@ -14,7 +14,14 @@ export class EditPanel {
   constructor({ cell, limits, onedit, onclear, signal }) {
     Object.assign(this, { onedit, tiles: [], busy: false });
     this.title = h("p", { class: "chosen", role: "status" });
-    this.strength = h("input", { type: "range", min: 0.05, max: 1, step: 0.05, value: 0.5, oninput: () => this.showStrength() });
+    this.strength = h("input", {
+      type: "range",
+      min: 0.05,
+      max: 1,
+      step: 0.05,
+      value: 0.5,
+      oninput: () => this.showStrength(),
+    });
     this.strengthText = h("output", { class: "note" });
     this.showStrength();
     this.n = whole("Variations", Math.min(8, limits.images), 1, limits.images);
@@ -24,12 +31,31 @@ export class EditPanel {
     this.invertButton = button("Invert", () => this.invert());
     this.betweenButton = button("Show the way between", () => this.between());
     this.save = h("a", { class: "button quiet", download: "" }, "Save PNG");
-    this.one = h("div", { class: "row" }, h("div", { class: "row joined" }, field("Strength", this.strength), this.strengthText), this.n.element,
-      this.varyButton, this.maskButton, this.invertButton, this.save);
+    this.one = h(
+      "div",
+      { class: "row" },
+      h("div", { class: "row joined" }, field("Strength", this.strength), this.strengthText),
+      this.n.element,
+      this.varyButton,
+      this.maskButton,
+      this.invertButton,
+      this.save,
+    );
     this.two = h("div", { class: "row" }, this.frames.element, this.betweenButton);
     this.message = h("div", {});
-    this.element = h("section", { class: "panel", "aria-label": "Chosen images", hidden: true },
-      h("div", { class: "title-row" }, this.title, button("Clear", onclear, { class: "quiet", "aria-label": "Clear the choice" })), this.one, this.two, this.message);
+    this.element = h(
+      "section",
+      { class: "panel", "aria-label": "Chosen images", hidden: true },
+      h(
+        "div",
+        { class: "title-row" },
+        this.title,
+        button("Clear", onclear, { class: "quiet", "aria-label": "Clear the choice" }),
+      ),
+      this.one,
+      this.two,
+      this.message,
+    );
   }
 
   showStrength() {
@@ -45,31 +71,53 @@ export class EditPanel {
     document.body.classList.toggle("with-panel", tiles.length > 0);
     this.one.hidden = tiles.length !== 1;
     this.two.hidden = tiles.length !== 2;
-    setText(this.title, tiles.length === 2 ? `Chosen: ${tiles[0].name} and ${tiles[1].name}` : tiles.length ? `Chosen: ${tiles[0].name}` : "");
+    setText(
+      this.title,
+      tiles.length === 2
+        ? `Chosen: ${tiles[0].name} and ${tiles[1].name}`
+        : tiles.length
+          ? `Chosen: ${tiles[0].name}`
+          : "",
+    );
     if (tiles.length === 1) this.save.href = tiles[0].url;
     show(this.message);
   }
 
   setBusy(busy) {
-    for (const one of [this.varyButton, this.maskButton, this.invertButton, this.betweenButton]) one.disabled = busy;
+    for (const one of [this.varyButton, this.maskButton, this.invertButton, this.betweenButton])
+      one.disabled = busy;
   }
 
   vary() {
-    const [tile] = this.tiles, n = Number(this.n.input.value);
-    this.onedit(`${n} variations of ${tile.name}`, names(n), { kind: "vary", sources: [tile.source], n, strength: Number(this.strength.value) });
+    const [tile] = this.tiles,
+      n = Number(this.n.input.value);
+    this.onedit(`${n} variations of ${tile.name}`, names(n), {
+      kind: "vary",
+      sources: [tile.source],
+      n,
+      strength: Number(this.strength.value),
+    });
   }
 
   between() {
-    const [one, other] = this.tiles, frames = Number(this.frames.input.value);
+    const [one, other] = this.tiles,
+      frames = Number(this.frames.input.value);
     // Samples are blended by their seeds, which is exact; other images are inverted first.
     const seeded = one.plain && other.plain;
     const sources = [one, other].map((tile) => (seeded ? { seed: tile.seed } : tile.source));
-    this.onedit(`From ${one.name} to ${other.name}`, Array.from({ length: frames }, (_, k) => `frame ${k + 1}`), { kind: "interpolate", sources, frames });
+    this.onedit(
+      `From ${one.name} to ${other.name}`,
+      Array.from({ length: frames }, (_, k) => `frame ${k + 1}`),
+      { kind: "interpolate", sources, frames },
+    );
   }
 
   invert() {
     const [tile] = this.tiles;
-    this.onedit(`Inversion of ${tile.name}`, ["image", "restored from its latent"], { kind: "invert", sources: [tile.source] });
+    this.onedit(`Inversion of ${tile.name}`, ["image", "restored from its latent"], {
+      kind: "invert",
+      sources: [tile.source],
+    });
   }
 
   async mask(cell, limits, signal) {
@@ -78,7 +126,13 @@ export class EditPanel {
     if (!drawn) return;
     try {
       const { upload: mask } = await upload(drawn.blob, signal);
-      this.onedit(`Masked part of ${tile.name}, generated anew`, names(drawn.n), { kind: "inpaint", sources: [tile.source], mask, n: drawn.n, resample: drawn.resample });
+      this.onedit(`Masked part of ${tile.name}, generated anew`, names(drawn.n), {
+        kind: "inpaint",
+        sources: [tile.source],
+        mask,
+        n: drawn.n,
+        resample: drawn.resample,
+      });
     } catch (error) {
       show(this.message, fault(error.message));
       announce(error.message);

@@ -17,17 +17,36 @@ export class Entry {
     this.work = h("div", { class: "work" }, this.bar, this.state);
     this.files = h("div", { class: "files" });
     const heading = h("h2", { id: newId("entry"), tabindex: -1 }, title);
-    this.element = h("article", { class: "entry", "aria-labelledby": heading.id }, heading, this.work, this.place, this.files);
+    this.element = h(
+      "article",
+      { class: "entry", "aria-labelledby": heading.id },
+      heading,
+      this.work,
+      this.place,
+      this.files,
+    );
   }
 
   /** Ask the server, show the steps and the result. Errors are shown here, and thrown to nobody. */
   async run(path, body, signal) {
     announce(`${this.title}: started`);
     try {
-      this.finish(await stream(path, body, {
-        queued: ({ ahead }) => setText(this.state, ahead ? `Waiting: ${plural(ahead, "request")} ahead` : "Loading the model …"),
-        step: (step) => this.showStep(step),
-      }, signal), path.endsWith("/samples"));
+      this.finish(
+        await stream(
+          path,
+          body,
+          {
+            queued: ({ ahead }) =>
+              setText(
+                this.state,
+                ahead ? `Waiting: ${plural(ahead, "request")} ahead` : "Loading the model …",
+              ),
+            step: (step) => this.showStep(step),
+          },
+          signal,
+        ),
+        path.endsWith("/samples"),
+      );
     } catch (error) {
       this.fail(error);
     }
@@ -48,7 +67,10 @@ export class Entry {
       this.newest = null;
       const columns = told ?? Math.ceil(Math.sqrt(this.tiles.length));
       const image = await loadImage(sheet).catch(() => null);
-      if (image && !this.done) this.tiles.forEach((tile, k) => tile.drawCell(image, k, columns, Math.ceil(this.tiles.length / columns)));
+      if (image && !this.done)
+        this.tiles.forEach((tile, k) =>
+          tile.drawCell(image, k, columns, Math.ceil(this.tiles.length / columns)),
+        );
     }
     this.drawing = null;
   }
@@ -58,21 +80,43 @@ export class Entry {
     this.done = true;
     this.work.remove();
     if (result.images.length !== this.tiles.length) {
-      this.tiles = result.images.map(({ seed, name }) => new Tile(seed === undefined ? name : `seed ${seed}`, this.onpick));
+      this.tiles = result.images.map(
+        ({ seed, name }) => new Tile(seed === undefined ? name : `seed ${seed}`, this.onpick),
+      );
       show(this.place, tileGrid(this.tiles, this.title));
     }
     result.images.forEach(({ url, seed }, k) =>
-      Object.assign(this.tiles[k], { plain }).finish(url, { result: result.id, name: decodeURIComponent(url.split("/").pop()) }, seed));
-    show(this.files, this.links(result), h("details", {}, h("summary", {}, "Repeat this elsewhere"),
-      code("Command line", result.command), code("Python", result.python)));
+      Object.assign(this.tiles[k], { plain }).finish(
+        url,
+        { result: result.id, name: decodeURIComponent(url.split("/").pop()) },
+        seed,
+      ),
+    );
+    show(
+      this.files,
+      this.links(result),
+      h(
+        "details",
+        {},
+        h("summary", {}, "Repeat this elsewhere"),
+        code("Command line", result.command),
+        code("Python", result.python),
+      ),
+    );
     announce(`${this.title}: ready after ${duration(result.seconds)}`);
   }
 
   links({ sheet, film, record, archive, nfe, seconds }) {
     const link = (url, text) => url && h("a", { href: url, download: "" }, text);
-    return h("p", { class: "row links" },
+    return h(
+      "p",
+      { class: "row links" },
       h("span", { class: "note" }, `${nfe} network evaluations an image, ${duration(seconds)}. Save:`),
-      link(sheet, "sheet"), link(archive, "all (zip)"), link(record, "record"), link(film, "film"));
+      link(sheet, "sheet"),
+      link(archive, "all (zip)"),
+      link(record, "record"),
+      link(film, "film"),
+    );
   }
 
   fail(error) {
@@ -80,7 +124,10 @@ export class Entry {
     const cancelled = error.name === "AbortError";
     this.element.classList.add("ended");
     this.place.remove();
-    show(this.work, cancelled ? h("p", { class: "note", role: "status" }, "Cancelled.") : fault(error.message));
+    show(
+      this.work,
+      cancelled ? h("p", { class: "note", role: "status" }, "Cancelled.") : fault(error.message),
+    );
     if (cancelled) announce(`${this.title}: cancelled`);
   }
 }

@@ -1,7 +1,8 @@
 // Numbers, intervals and times as a reader wants them.
 
 /** Return a count with commas: 26,800. */
-export const count = (value) => (value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en"));
+export const count = (value) =>
+  value === null || value === undefined ? "–" : Math.round(value).toLocaleString("en");
 
 /** Return "1 image" or "2 images". */
 export const plural = (value, word) => `${count(value)} ${word}${value === 1 ? "" : "s"}`;
@@ -18,8 +19,10 @@ export function number(value, digits = 3) {
 }
 
 /** Return a number of an axis, without trailing zeros. */
-export const tickText = (value) => (Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-4)
-  ? Number(value.toPrecision(3)).toExponential() : String(Number(value.toPrecision(6))));
+export const tickText = (value) =>
+  Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-4)
+    ? Number(value.toPrecision(3)).toExponential()
+    : String(Number(value.toPrecision(6)));
 
 /** Return a value with its 95 % interval, all with the same decimals: "0.0019 (0.0011 to 0.0027)". */
 export function interval(metric) {
@@ -57,8 +60,14 @@ export function size(value) {
 
 /** Titles of the metrics and errors of the library. */
 const TITLES = {
-  kid: "KID", fid: "FID", precision: "Precision", recall: "Recall", density: "Density", coverage: "Coverage",
-  image_mae: "Image error", noise_mae: "Noise error",
+  kid: "KID",
+  fid: "FID",
+  precision: "Precision",
+  recall: "Recall",
+  density: "Density",
+  coverage: "Coverage",
+  image_mae: "Image error",
+  noise_mae: "Noise error",
 };
 
 /** Return the title of a metric or an error. */

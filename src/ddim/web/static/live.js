@@ -45,7 +45,9 @@ async function read() {
 function listen() {
   source = new EventSource("/api/events");
   const banner = document.getElementById("connection");
-  source.addEventListener("open", () => { banner.hidden = true; });
+  source.addEventListener("open", () => {
+    banner.hidden = true;
+  });
   source.addEventListener("error", () => {
     banner.textContent = "The connection to the server is lost. The page tries again by itself.";
     banner.hidden = false;
@@ -62,7 +64,12 @@ async function take({ changed, gone }) {
   const differing = changed.filter((row) => JSON.stringify(rows.get(row.id)) !== JSON.stringify(row));
   for (const row of changed) rows.set(row.id, row);
   for (const id of gone) rows.delete(id);
-  if (strange) await get("/api/runs").then((answer) => { sweeps = answer.sweeps; }).catch(() => {});
+  if (strange)
+    await get("/api/runs")
+      .then((answer) => {
+        sweeps = answer.sweeps;
+      })
+      .catch(() => {});
   const ids = [...differing.map((row) => row.id), ...gone];
   if (ids.length) for (const act of [...readers]) act(new Set(ids));
 }

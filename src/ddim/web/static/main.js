@@ -13,7 +13,14 @@ const VIEWS = {
   data: () => import("./data.js"),
   new: () => import("./train.js"),
 };
-const TITLES = { "": "Runs", run: "Run", play: "Playground", compare: "Compare", data: "Data", new: "New run" };
+const TITLES = {
+  "": "Runs",
+  run: "Run",
+  play: "Playground",
+  compare: "Compare",
+  data: "Data",
+  new: "New run",
+};
 
 const main = document.getElementById("main");
 let leave = new AbortController();

@@ -2,7 +2,8 @@
 
 import { announce, button, field, h, menu, newId, setText } from "./dom.js";
 
-const KEYS = "Arrow keys move the brush, the space bar paints, E erases, [ and ] change the size of the brush. With the mouse, the right button erases.";
+const KEYS =
+  "Arrow keys move the brush, the space bar paints, E erases, [ and ] change the size of the brush. With the mouse, the right button erases.";
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 /** A dialog; `ask()` returns {blob, n, resample}, with a PNG whose white pixels are to be generated, or null. */
@@ -15,22 +16,76 @@ export class MaskDialog {
     // The picture and the mask are two canvases of the model's size; the style sheet enlarges both alike.
     this.picture = h("canvas", { width, height, class: "pixels" });
     const hint = newId("hint");
-    this.canvas = h("canvas", { width, height, class: "pixels paint", tabindex: 0, role: "application", "aria-label": "Mask", "aria-describedby": hint });
-    this.brush = h("input", { type: "range", min: 1, max: Math.ceil(Math.max(width, height) / 2), step: 1, value: Math.ceil(Math.max(width, height) / 8), oninput: () => this.draw() });
-    this.mode = menu([["1", "paint"], ["0", "erase"]]);
-    this.n = h("input", { type: "number", min: 1, max: most, step: 1, value: Math.min(4, most), inputmode: "numeric" });
+    this.canvas = h("canvas", {
+      width,
+      height,
+      class: "pixels paint",
+      tabindex: 0,
+      role: "application",
+      "aria-label": "Mask",
+      "aria-describedby": hint,
+    });
+    this.brush = h("input", {
+      type: "range",
+      min: 1,
+      max: Math.ceil(Math.max(width, height) / 2),
+      step: 1,
+      value: Math.ceil(Math.max(width, height) / 8),
+      oninput: () => this.draw(),
+    });
+    this.mode = menu([
+      ["1", "paint"],
+      ["0", "erase"],
+    ]);
+    this.n = h("input", {
+      type: "number",
+      min: 1,
+      max: most,
+      step: 1,
+      value: Math.min(4, most),
+      inputmode: "numeric",
+    });
     this.resample = h("input", { type: "number", min: 1, max: 20, step: 1, value: 5, inputmode: "numeric" });
     this.state = h("p", { class: "note", role: "status" }, "Nothing is painted yet.");
-    this.make = h("button", { type: "submit", value: "make", class: "main", disabled: true }, "Generate this part");
+    this.make = h(
+      "button",
+      { type: "submit", value: "make", class: "main", disabled: true },
+      "Generate this part",
+    );
     const title = h("h2", { id: newId("title") }, "Which part should be generated anew?");
-    this.element = h("dialog", { class: "mask", "aria-labelledby": title.id }, h("form", { method: "dialog" }, title,
-      h("div", { class: "easel", style: { "aspect-ratio": `${width} / ${height}` } }, this.picture, this.canvas),
-      h("small", { id: hint, class: "note" }, KEYS),
-      h("div", { class: "row" }, field("Brush size in pixels", this.brush), field("Brush", this.mode),
-        button("Clear", () => this.fill(() => 0), { class: "quiet" }), button("Swap", () => this.fill((on) => 1 - on), { class: "quiet" })),
-      h("div", { class: "row" }, field("Images", this.n), field("Rounds a step", this.resample)),
-      h("small", { class: "note" }, "More rounds a step join the two parts better, and take longer."),
-      this.state, h("div", { class: "row" }, this.make, h("button", { type: "submit", value: "", formnovalidate: true }, "Cancel"))));
+    this.element = h(
+      "dialog",
+      { class: "mask", "aria-labelledby": title.id },
+      h(
+        "form",
+        { method: "dialog" },
+        title,
+        h(
+          "div",
+          { class: "easel", style: { "aspect-ratio": `${width} / ${height}` } },
+          this.picture,
+          this.canvas,
+        ),
+        h("small", { id: hint, class: "note" }, KEYS),
+        h(
+          "div",
+          { class: "row" },
+          field("Brush size in pixels", this.brush),
+          field("Brush", this.mode),
+          button("Clear", () => this.fill(() => 0), { class: "quiet" }),
+          button("Swap", () => this.fill((on) => 1 - on), { class: "quiet" }),
+        ),
+        h("div", { class: "row" }, field("Images", this.n), field("Rounds a step", this.resample)),
+        h("small", { class: "note" }, "More rounds a step join the two parts better, and take longer."),
+        this.state,
+        h(
+          "div",
+          { class: "row" },
+          this.make,
+          h("button", { type: "submit", value: "", formnovalidate: true }, "Cancel"),
+        ),
+      ),
+    );
     this.listen();
   }
 
@@ -63,7 +118,8 @@ export class MaskDialog {
     for (let row = 0; row < this.height; row++)
       for (let column = 0; column < this.width; column++) {
         // The distance is measured between centres of pixels; a brush of one pixel covers exactly one.
-        if (Math.hypot(column - x, row - y) < Math.max(radius, 0.5)) this.mask[row * this.width + column] = on;
+        if (Math.hypot(column - x, row - y) < Math.max(radius, 0.5))
+          this.mask[row * this.width + column] = on;
       }
   }
 
@@ -71,7 +127,12 @@ export class MaskDialog {
   stroke(from, to, on) {
     const steps = Math.max(1, Math.ceil(Math.hypot(to[0] - from[0], to[1] - from[1])));
     for (let k = 0; k <= steps; k++)
-      this.stamp([from[0] + ((to[0] - from[0]) * k) / steps, from[1] + ((to[1] - from[1]) * k) / steps].map(Math.round), on);
+      this.stamp(
+        [from[0] + ((to[0] - from[0]) * k) / steps, from[1] + ((to[1] - from[1]) * k) / steps].map(
+          Math.round,
+        ),
+        on,
+      );
     this.draw();
   }
 
@@ -95,20 +156,33 @@ export class MaskDialog {
     context.strokeStyle = "#fff";
     context.lineWidth = 0.5;
     context.beginPath();
-    context.arc(this.at[0] + 0.5, this.at[1] + 0.5, Math.max(Number(this.brush.value) / 2, 0.5), 0, 2 * Math.PI);
+    context.arc(
+      this.at[0] + 0.5,
+      this.at[1] + 0.5,
+      Math.max(Number(this.brush.value) / 2, 0.5),
+      0,
+      2 * Math.PI,
+    );
     context.stroke();
     this.make.disabled = filled === 0;
     const share = Math.round((100 * filled) / this.mask.length);
-    setText(this.state, filled ? `${share} % of the image will be generated anew.` : "Nothing is painted yet.");
+    setText(
+      this.state,
+      filled ? `${share} % of the image will be generated anew.` : "Nothing is painted yet.",
+    );
   }
 
   position(event) {
     const box = this.canvas.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * this.width, ((event.clientY - box.top) / box.height) * this.height].map(Math.floor);
+    return [
+      ((event.clientX - box.left) / box.width) * this.width,
+      ((event.clientY - box.top) / box.height) * this.height,
+    ].map(Math.floor);
   }
 
   listen() {
-    let last = null, on = 1;
+    let last = null,
+      on = 1;
     const { canvas } = this;
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
@@ -121,11 +195,17 @@ export class MaskDialog {
       const events = event.getCoalescedEvents?.() ?? [];
       for (const one of events.length ? events : [event]) {
         this.at = this.position(one);
-        if (last) { this.stroke(last, this.at, on); last = this.at; }
+        if (last) {
+          this.stroke(last, this.at, on);
+          last = this.at;
+        }
       }
       this.draw();
     });
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { last = null; });
+    for (const name of ["pointerup", "pointercancel"])
+      canvas.addEventListener(name, () => {
+        last = null;
+      });
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
     canvas.addEventListener("keydown", (event) => this.onKey(event));
   }
@@ -141,7 +221,13 @@ export class MaskDialog {
     } else if (event.key === " " || event.key.toLowerCase() === "e") {
       // While the key is held, arrows draw lines.
       this.held = { on: event.key === " " ? Number(this.mode.value) : 0 };
-      this.canvas.addEventListener("keyup", () => { this.held = null; }, { once: true });
+      this.canvas.addEventListener(
+        "keyup",
+        () => {
+          this.held = null;
+        },
+        { once: true },
+      );
       this.stroke(this.at, this.at, this.held.on);
       announce(this.state.textContent);
     } else if (event.key === "[" || event.key === "]") this.brush.value = size + (event.key === "[" ? -1 : 1);

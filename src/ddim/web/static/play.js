@@ -11,12 +11,25 @@ import { Uploads } from "./uploads.js";
 
 /** Draw the playground of a run, by default of the run that changed last. */
 export async function draw(root, { id: asked, about, signal }) {
-  const rows = allRuns().filter((row) => row.sheet || row.id === asked).sort((a, b) => (b.changed ?? 0) - (a.changed ?? 0));
+  const rows = allRuns()
+    .filter((row) => row.sheet || row.id === asked)
+    .sort((a, b) => (b.changed ?? 0) - (a.changed ?? 0));
   root.append(h("h1", {}, "Playground"));
   const id = asked || rows[0]?.id;
-  if (!id) return root.append(h("p", {}, "There is no run to sample from yet. A run can be sampled once it has saved a checkpoint."));
+  if (!id)
+    return root.append(
+      h("p", {}, "There is no run to sample from yet. A run can be sampled once it has saved a checkpoint."),
+    );
   const detail = await get(runPath(id), signal);
-  const choice = menu(rows.map((row) => [row.id, row.name]), { value: id, onchange: () => { location.hash = `#/play/${encodeURIComponent(choice.value)}`; } });
+  const choice = menu(
+    rows.map((row) => [row.id, row.name]),
+    {
+      value: id,
+      onchange: () => {
+        location.hash = `#/play/${encodeURIComponent(choice.value)}`;
+      },
+    },
+  );
   const side = h("div", { class: "side" }, field("Run", choice));
   if (!detail.can_sample) {
     root.append(side, h("p", {}, "This run has no checkpoint yet, so it cannot be sampled."));
@@ -24,7 +37,10 @@ export async function draw(root, { id: asked, about, signal }) {
   }
   const bench = new Bench(id, detail, about, signal);
   side.append(bench.form.element, bench.message, bench.uploads.element);
-  root.append(h("div", { class: "play" }, side, h("div", { class: "notebook" }, bench.guide, bench.list)), bench.panel.element);
+  root.append(
+    h("div", { class: "play" }, side, h("div", { class: "notebook" }, bench.guide, bench.list)),
+    bench.panel.element,
+  );
   return root;
 }
 
@@ -34,9 +50,22 @@ class Bench {
     Object.assign(this, { id, signal, chosen: [], job: null });
     this.message = h("div", {});
     this.list = h("div", { class: "entries" });
-    this.guide = h("p", { class: "note guide" }, "Samples appear here. Choose one for variations, a mask or an inversion; choose two for the way between them.");
-    this.form = new PlayForm(detail, about.limits, { onsubmit: () => this.sample(), oncancel: () => this.job?.abort() });
-    this.panel = new EditPanel({ cell: detail.size, limits: about.limits, onedit: (...edit) => this.edit(...edit), onclear: () => this.choose([]), signal });
+    this.guide = h(
+      "p",
+      { class: "note guide" },
+      "Samples appear here. Choose one for variations, a mask or an inversion; choose two for the way between them.",
+    );
+    this.form = new PlayForm(detail, about.limits, {
+      onsubmit: () => this.sample(),
+      oncancel: () => this.job?.abort(),
+    });
+    this.panel = new EditPanel({
+      cell: detail.size,
+      limits: about.limits,
+      onedit: (...edit) => this.edit(...edit),
+      onclear: () => this.choose([]),
+      signal,
+    });
     this.uploads = new Uploads(about.limits.upload_bytes, detail.size, (tile) => this.pick(tile), signal);
     signal.addEventListener("abort", () => this.job?.abort());
   }
@@ -48,7 +77,12 @@ class Bench {
     } catch (error) {
       return show(this.message, fault(error.message));
     }
-    return this.start(plural(body.seeds.length, "sample"), body.seeds.map((seed) => `seed ${seed}`), "/samples", body);
+    return this.start(
+      plural(body.seeds.length, "sample"),
+      body.seeds.map((seed) => `seed ${seed}`),
+      "/samples",
+      body,
+    );
   }
 
   edit(title, names, body) {
@@ -80,7 +114,11 @@ class Bench {
 
   /** Choose a tile or let it go. At most two are chosen; a third replaces the first. */
   pick(tile) {
-    this.choose(this.chosen.includes(tile) ? this.chosen.filter((one) => one !== tile) : [...this.chosen, tile].slice(-2));
+    this.choose(
+      this.chosen.includes(tile)
+        ? this.chosen.filter((one) => one !== tile)
+        : [...this.chosen, tile].slice(-2),
+    );
   }
 
   choose(tiles) {

@@ -10,9 +10,26 @@ const numeric = (props) => h("input", { type: "number", inputmode: "decimal", ..
 export class PlayForm {
   constructor(detail, limits, { onsubmit, oncancel }) {
     this.most = limits.images;
-    this.seeds = h("input", { value: `0-${Math.min(16, limits.images) - 1}`, autocomplete: "off", spellcheck: "false", required: true });
-    const others = button("Next", () => { this.seeds.value = nextSeeds(this.seeds.value, this.most); }, { class: "quiet", "aria-label": "Next seeds" });
-    this.steps = numeric({ min: 1, max: limits.steps, step: 1, inputmode: "numeric", placeholder: detail.steps });
+    this.seeds = h("input", {
+      value: `0-${Math.min(16, limits.images) - 1}`,
+      autocomplete: "off",
+      spellcheck: "false",
+      required: true,
+    });
+    const others = button(
+      "Next",
+      () => {
+        this.seeds.value = nextSeeds(this.seeds.value, this.most);
+      },
+      { class: "quiet", "aria-label": "Next seeds" },
+    );
+    this.steps = numeric({
+      min: 1,
+      max: limits.steps,
+      step: 1,
+      inputmode: "numeric",
+      placeholder: detail.steps,
+    });
     this.guidance = numeric({ min: 0, step: 0.1, placeholder: 1 });
     this.sampler = menu([["", `the recipe's${named(detail.sampler_default)}`], ...detail.samplers]);
     this.grid = menu([["", `the recipe's${named(detail.grid_default)}`], ...detail.grids]);
@@ -20,38 +37,69 @@ export class PlayForm {
     this.low = numeric({ step: 0.5, placeholder: "all" });
     this.high = numeric({ step: 0.5, placeholder: "all" });
     this.label = menu(labels(detail.class_names));
-    this.guide = menu([["", detail.class_names.length ? "this run without its class" : "none"], ...(detail.guides ?? [])]);
+    this.guide = menu([
+      ["", detail.class_names.length ? "this run without its class" : "none"],
+      ...(detail.guides ?? []),
+    ]);
     this.film = tick("Make a film from noise to the samples");
     this.make = h("button", { type: "submit", class: "main" }, "Make samples");
     this.cancel = button("Cancel", oncancel, { disabled: true });
-    this.element = h("form", { class: "play-form", "aria-label": "Samples", onsubmit: (event) => { event.preventDefault(); onsubmit(); } },
+    this.element = h(
+      "form",
+      {
+        class: "play-form",
+        "aria-label": "Samples",
+        onsubmit: (event) => {
+          event.preventDefault();
+          onsubmit();
+        },
+      },
       h("div", { class: "row joined" }, field("Seeds", this.seeds, "such as 0-15,40"), others),
       detail.class_names.length ? field("Class", this.label) : null,
       h("div", { class: "row" }, field("Steps", this.steps), field("Guidance scale", this.guidance)),
-      h("details", {}, h("summary", {}, "More choices"),
-        field("Sampler", this.sampler), field("Sampling times (grid)", this.grid),
+      h(
+        "details",
+        {},
+        h("summary", {}, "More choices"),
+        field("Sampler", this.sampler),
+        field("Sampling times (grid)", this.grid),
         field("Eta", this.eta, "0 deterministic, 1 as stochastic as DDPM; for ddim and dpm_solver"),
         field("Guide with", this.guide, "A weaker model of this run"),
-        h("fieldset", {}, h("legend", {}, "Guide only at log-SNRs"), h("div", { class: "row" }, field("from", this.low), field("to", this.high))),
-        this.film.element),
-      h("div", { class: "row" }, this.make, this.cancel));
+        h(
+          "fieldset",
+          {},
+          h("legend", {}, "Guide only at log-SNRs"),
+          h("div", { class: "row" }, field("from", this.low), field("to", this.high)),
+        ),
+        this.film.element,
+      ),
+      h("div", { class: "row" }, this.make, this.cancel),
+    );
   }
 
   /** Return the body of a request; throws an Error with a sentence. */
   body() {
     const body = { seeds: parseSeeds(this.seeds.value, this.most), ...this.shared() };
     const [low, high] = [optional(this.low), optional(this.high)];
-    if ((low === undefined) !== (high === undefined)) throw new Error("Guidance at some log-SNRs needs both ends, from and to.");
+    if ((low === undefined) !== (high === undefined))
+      throw new Error("Guidance at some log-SNRs needs both ends, from and to.");
     return clean({
-      ...body, sampler: this.sampler.value || undefined, eta: optional(this.eta),
-      interval: low === undefined ? undefined : [low, high], label: this.label.value || undefined, film: this.film.box.checked || undefined,
+      ...body,
+      sampler: this.sampler.value || undefined,
+      eta: optional(this.eta),
+      interval: low === undefined ? undefined : [low, high],
+      label: this.label.value || undefined,
+      film: this.film.box.checked || undefined,
     });
   }
 
   /** Return the choices that samples and edits share, but for the steps, whose default differs. */
   shared() {
     return clean({
-      steps: optional(this.steps), grid: this.grid.value || undefined, guidance: optional(this.guidance), guide_with: this.guide.value || undefined,
+      steps: optional(this.steps),
+      grid: this.grid.value || undefined,
+      guidance: optional(this.guidance),
+      guide_with: this.guide.value || undefined,
     });
   }
 
@@ -68,8 +116,13 @@ export class PlayForm {
 
 const named = (name) => (name ? ` (${name})` : "");
 
-const clean = (body) => Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined && !Number.isNaN(value)));
+const clean = (body) =>
+  Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined && !Number.isNaN(value)));
 
 function labels(names) {
-  return [["", "the run's default"], ["all", "all classes in turn"], ...names.map((name, k) => [String(k), name])];
+  return [
+    ["", "the run's default"],
+    ["all", "all classes in turn"],
+    ...names.map((name, k) => [String(k), name]),
+  ];
 }

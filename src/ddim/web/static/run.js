@@ -21,36 +21,73 @@ export async function draw(root, { id, about, signal }) {
   const log = h("pre", { class: "log", tabindex: 0, "aria-label": "Log" });
   const changing = h("div", {});
   const actions = new Actions(id, about, refresh);
-  root.append(head, actions.element,
-    h("div", { class: "run-top" }, section("Samples", slider.element), curves.element), changing,
-    section("Log", log));
+  root.append(
+    head,
+    actions.element,
+    h("div", { class: "run-top" }, section("Samples", slider.element), curves.element),
+    changing,
+    section("Log", log),
+  );
   const shown = {};
 
   function display() {
     const row = { ...detail, ...findRun(id) };
-    show(head, h("h1", {}, row.name), h("p", {}, badge(row.state), " ",
-      h("span", { class: "note" }, [row.recipe, row.data, size(row.size), row.parameters ? plural(row.parameters, "parameter") : ""].filter(Boolean).join(" · "))),
+    show(
+      head,
+      h("h1", {}, row.name),
+      h(
+        "p",
+        {},
+        badge(row.state),
+        " ",
+        h(
+          "span",
+          { class: "note" },
+          [row.recipe, row.data, size(row.size), row.parameters ? plural(row.parameters, "parameter") : ""]
+            .filter(Boolean)
+            .join(" · "),
+        ),
+      ),
       row.state === "running" ? progressBar(row) : null,
-      h("p", { class: "progress-text" }, progressText(row)), row.why ? h("p", { class: "why" }, row.why) : null);
+      h("p", { class: "progress-text" }, progressText(row)),
+      row.why ? h("p", { class: "why" }, row.why) : null,
+    );
     actions.update(detail);
     slider.update(detail.sheets, detail.real_sheet);
-    const { fields, evaluations: evaluated, memorisation: copies, checkpoints: saved, films: filmed } = detail;
+    const {
+      fields,
+      evaluations: evaluated,
+      memorisation: copies,
+      checkpoints: saved,
+      films: filmed,
+    } = detail;
     // These parts are drawn anew only if they differ, so that folded parts and the focus stay.
     const key = JSON.stringify([fields, evaluated, copies, saved, filmed]);
     if (shown.key === key) return;
     shown.key = key;
-    show(changing, evaluations(evaluated), memorisation(copies), films(filmed), recipe(fields, row.recipe), checkpoints(saved));
+    show(
+      changing,
+      evaluations(evaluated),
+      memorisation(copies),
+      films(filmed),
+      recipe(fields, row.recipe),
+      checkpoints(saved),
+    );
   }
 
   async function readCurves() {
-    const [numbers, { lines }] = await Promise.all([get(runPath(id, "/curves"), signal), get(runPath(id, "/log"), signal)]);
+    const [numbers, { lines }] = await Promise.all([
+      get(runPath(id, "/curves"), signal),
+      get(runPath(id, "/log"), signal),
+    ]);
     curves.update(numbers);
     const below = log.scrollHeight - log.scrollTop - log.clientHeight < 20;
     setText(log, lines.join("\n") || "The log is empty.");
     if (below) log.scrollTop = log.scrollHeight; // follows the end unless the reader scrolled up
   }
 
-  let due = false, reading = false;
+  let due = false,
+    reading = false;
   async function refresh() {
     due = true;
     if (reading) return;
@@ -71,7 +108,12 @@ export async function draw(root, { id, about, signal }) {
 
   display();
   await readCurves();
-  subscribe((changed) => { if (changed.has(id)) { display(); refresh(); } }, signal);
+  subscribe((changed) => {
+    if (changed.has(id)) {
+      display();
+      refresh();
+    }
+  }, signal);
 }
 
 /** The charts of a run. */
@@ -84,21 +126,41 @@ class Curves {
     this.noise = new Chart({ ...common, title: "Error by noise level", yLabel: "mean absolute error" });
     this.kid = new Chart({ ...common, title: "KID", yLabel: "KID" });
     this.charts = [this.loss, this.errors, this.noise, this.kid];
-    this.element = section("Curves", hint, h("div", { class: "charts" }, this.charts.map((one) => one.element)));
+    this.element = section(
+      "Curves",
+      hint,
+      h(
+        "div",
+        { class: "charts" },
+        this.charts.map((one) => one.element),
+      ),
+    );
   }
 
   update({ images, loss, errors, noise, kid }) {
     this.loss.update([{ name: "loss", points: toPoints(images, loss) }]);
-    this.errors.update(Object.entries(errors).map(([name, values]) => ({ name: title(name), points: toPoints(images, values) })));
+    this.errors.update(
+      Object.entries(errors).map(([name, values]) => ({
+        name: title(name),
+        points: toPoints(images, values),
+      })),
+    );
     const last = Math.max(1, noise.labels.length - 1);
-    this.noise.update(noise.labels.map((label, k) => ({
-      name: /^-?\d/.test(label) ? `log-SNR ${label.replace("-", "−")}` : label,
-      // A ramp from one colour to the other, because the levels have an order.
-      color: `color-mix(in oklch, var(--ramp-b) ${Math.round((100 * k) / last)}%, var(--ramp-a))`,
-      points: toPoints(images, noise.values.map((row) => row?.[k])),
-    })));
+    this.noise.update(
+      noise.labels.map((label, k) => ({
+        name: /^-?\d/.test(label) ? `log-SNR ${label.replace("-", "−")}` : label,
+        // A ramp from one colour to the other, because the levels have an order.
+        color: `color-mix(in oklch, var(--ramp-b) ${Math.round((100 * k) / last)}%, var(--ramp-a))`,
+        points: toPoints(
+          images,
+          noise.values.map((row) => row?.[k]),
+        ),
+      })),
+    );
     this.kid.element.hidden = !kid.length;
-    this.kid.update([{ name: "KID", points: kid.map(({ images: x, value: y, low, high }) => ({ x, y, low, high })) }]);
+    this.kid.update([
+      { name: "KID", points: kid.map(({ images: x, value: y, low, high }) => ({ x, y, low, high })) },
+    ]);
   }
 }
 
@@ -107,10 +169,26 @@ class Actions {
   constructor(id, about, refresh) {
     this.id = id;
     this.refresh = refresh;
-    this.play = h("a", { class: "button", href: `#/play/${encodeURIComponent(id)}` }, "Open in the playground");
+    this.play = h(
+      "a",
+      { class: "button", href: `#/play/${encodeURIComponent(id)}` },
+      "Open in the playground",
+    );
     this.stop = button("Stop and save", () => this.act("/stop", {}, "The run saves a checkpoint and stops."));
-    this.minutes = h("input", { type: "number", min: 0.1, step: "any", inputmode: "decimal", placeholder: "as planned" });
-    this.resume = button("Go on", () => this.act("/resume", this.minutes.value ? { minutes: Number(this.minutes.value) } : {}, "The run goes on."));
+    this.minutes = h("input", {
+      type: "number",
+      min: 0.1,
+      step: "any",
+      inputmode: "decimal",
+      placeholder: "as planned",
+    });
+    this.resume = button("Go on", () =>
+      this.act(
+        "/resume",
+        this.minutes.value ? { minutes: Number(this.minutes.value) } : {},
+        "The run goes on.",
+      ),
+    );
     this.extend = h("div", { class: "row" }, field("Minutes more", this.minutes), this.resume);
     this.message = h("div", { role: "status" });
     this.element = h("div", { class: "row actions" }, this.play, this.stop, this.extend, this.message);

@@ -6,68 +6,178 @@ import { count, interval, plural, smallIsGood, title } from "./format.js";
 /** Return a table in a box that scrolls sideways on a narrow page; the box can be scrolled with keys too. */
 export function table(caption, heads, rows, numbers = heads.length) {
   const side = (k) => (k >= numbers ? { class: "number" } : {});
-  return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": caption }, h("table", {},
-    h("caption", { class: "hidden" }, caption),
-    h("thead", {}, h("tr", {}, heads.map((head, k) => h("th", { scope: "col", ...side(k) }, head)))),
-    h("tbody", {}, rows.map((row) => (row instanceof Node ? row : h("tr", {}, row.map((cell, k) => h("td", side(k), cell))))))));
+  return h(
+    "div",
+    { class: "wide", tabindex: 0, role: "region", "aria-label": caption },
+    h(
+      "table",
+      {},
+      h("caption", { class: "hidden" }, caption),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          heads.map((head, k) => h("th", { scope: "col", ...side(k) }, head)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((row) =>
+          row instanceof Node
+            ? row
+            : h(
+                "tr",
+                {},
+                row.map((cell, k) => h("td", side(k), cell)),
+              ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** Return the recipe: what differs from the named recipe first, and the rest folded. */
 export function recipe(fields, name) {
-  const line = ({ field, value, named, help }) => h("tr", {},
-    h("th", { scope: "row" }, h("code", {}, field)), h("td", {}, h("code", {}, text(value))), h("td", {}, named === null ? "" : h("code", {}, text(named))),
-    h("td", { class: "note" }, help ?? ""));
-  const differing = fields.filter((one) => one.differs), same = fields.filter((one) => !one.differs);
+  const line = ({ field, value, named, help }) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, h("code", {}, field)),
+      h("td", {}, h("code", {}, text(value))),
+      h("td", {}, named === null ? "" : h("code", {}, text(named))),
+      h("td", { class: "note" }, help ?? ""),
+    );
+  const differing = fields.filter((one) => one.differs),
+    same = fields.filter((one) => !one.differs);
   const heads = ["Field", "This run", `Recipe ${name ?? ""}`, "Meaning"];
-  return section("Recipe",
+  return section(
+    "Recipe",
     differing.length
-      ? [h("p", { class: "note" }, `${plural(differing.length, "field")} of this run ${differing.length === 1 ? "differs" : "differ"} from the recipe ${name}.`),
-        table("Fields that differ", heads, differing.map(line))]
+      ? [
+          h(
+            "p",
+            { class: "note" },
+            `${plural(differing.length, "field")} of this run ${differing.length === 1 ? "differs" : "differ"} from the recipe ${name}.`,
+          ),
+          table("Fields that differ", heads, differing.map(line)),
+        ]
       : h("p", {}, `This run follows the recipe ${name} in every field.`),
-    same.length ? h("details", {}, h("summary", {}, `The other ${plural(same.length, "field")}`), table("Other fields", heads, same.map(line))) : null);
+    same.length
+      ? h(
+          "details",
+          {},
+          h("summary", {}, `The other ${plural(same.length, "field")}`),
+          table("Other fields", heads, same.map(line)),
+        )
+      : null,
+  );
 }
 
-const text = (value) => (value === null || value === undefined ? "none" : typeof value === "object" ? JSON.stringify(value) : String(value));
+const text = (value) =>
+  value === null || value === undefined
+    ? "none"
+    : typeof value === "object"
+      ? JSON.stringify(value)
+      : String(value);
 
 /** Return the evaluations with their intervals. */
 export function evaluations(list) {
   if (!list.length)
-    return section("Evaluations", h("p", { class: "note" }, "Not evaluated yet. ", h("code", {}, "ddim evaluate"), " measures KID and more."));
+    return section(
+      "Evaluations",
+      h(
+        "p",
+        { class: "note" },
+        "Not evaluated yet. ",
+        h("code", {}, "ddim evaluate"),
+        " measures KID and more.",
+      ),
+    );
   const names = [...new Set(list.flatMap((one) => Object.keys(one.metrics)))];
-  const rows = [...list].reverse().map((one) => [
-    one.name, h("span", { class: "when" }, one.when ?? ""), [one.conditions, one.comparable ? "" : h("span", { class: "why" }, " Not comparable with the other runs.")], count(one.nfe),
-    ...names.map((name) => interval(one.metrics[name])),
-  ]);
-  const heads = ["Evaluation", "When", "Conditions", "NFE", ...names.map((name) => `${title(name)} ${smallIsGood(name) ? "↓" : "↑"}`)];
-  return section("Evaluations", table("Evaluations", heads, rows, 3),
-    h("p", { class: "note" }, "In brackets: 95 % interval. ↓ small values are good, ↑ large values are good. NFE: network evaluations per image."));
+  const rows = [...list]
+    .reverse()
+    .map((one) => [
+      one.name,
+      h("span", { class: "when" }, one.when ?? ""),
+      [
+        one.conditions,
+        one.comparable ? "" : h("span", { class: "why" }, " Not comparable with the other runs."),
+      ],
+      count(one.nfe),
+      ...names.map((name) => interval(one.metrics[name])),
+    ]);
+  const heads = [
+    "Evaluation",
+    "When",
+    "Conditions",
+    "NFE",
+    ...names.map((name) => `${title(name)} ${smallIsGood(name) ? "↓" : "↑"}`),
+  ];
+  return section(
+    "Evaluations",
+    table("Evaluations", heads, rows, 3),
+    h(
+      "p",
+      { class: "note" },
+      "In brackets: 95 % interval. ↓ small values are good, ↑ large values are good. NFE: network evaluations per image.",
+    ),
+  );
 }
 
 /** Return the verdict about copies of training images, with the worst pairs. */
 export function memorisation(found) {
   if (!found) return null;
-  return section("Copies of training images", h("p", {}, found.sentence),
-    found.pairs_url ? h("figure", {}, h("img", { class: "pixels pairs", src: found.pairs_url, loading: "lazy",
-      alt: "The samples that are nearest to training images, each beside its nearest training image" }),
-    h("figcaption", { class: "note" }, "The nearest pairs of a sample and a training image.")) : null);
+  return section(
+    "Copies of training images",
+    h("p", {}, found.sentence),
+    found.pairs_url
+      ? h(
+          "figure",
+          {},
+          h("img", {
+            class: "pixels pairs",
+            src: found.pairs_url,
+            loading: "lazy",
+            alt: "The samples that are nearest to training images, each beside its nearest training image",
+          }),
+          h("figcaption", { class: "note" }, "The nearest pairs of a sample and a training image."),
+        )
+      : null,
+  );
 }
 
 /** Return the films of a run. They begin only when asked for, because they move. */
 export function films(list) {
   if (!list.length) return null;
-  return section("Films", list.map(({ name, url }) => {
-    const image = h("img", { class: "pixels sheet", alt: `Film ${name}`, hidden: true });
-    const { element } = tick(`Show ${name}`, { onchange: ({ target }) => {
-      image.hidden = !target.checked;
-      if (target.checked) image.src = url;
-    } });
-    return h("div", {}, element, image);
-  }));
+  return section(
+    "Films",
+    list.map(({ name, url }) => {
+      const image = h("img", { class: "pixels sheet", alt: `Film ${name}`, hidden: true });
+      const { element } = tick(`Show ${name}`, {
+        onchange: ({ target }) => {
+          image.hidden = !target.checked;
+          if (target.checked) image.src = url;
+        },
+      });
+      return h("div", {}, element, image);
+    }),
+  );
 }
 
 /** Return the checkpoints. */
 export function checkpoints(list) {
-  return section("Checkpoints", list.length
-    ? table("Checkpoints", ["Checkpoint", "Step", "Training images"], list.map((one) => [h("code", {}, one.name), count(one.step), count(one.images)]), 1)
-    : h("p", { class: "note" }, "No checkpoint yet."));
+  return section(
+    "Checkpoints",
+    list.length
+      ? table(
+          "Checkpoints",
+          ["Checkpoint", "Step", "Training images"],
+          list.map((one) => [h("code", {}, one.name), count(one.step), count(one.images)]),
+          1,
+        )
+      : h("p", { class: "note" }, "No checkpoint yet."),
+  );
 }

@@ -17,17 +17,36 @@ const SORTS = {
 
 /** Draw the view of all runs. */
 export function draw(root, { about, signal }) {
-  const cards = new Map(), picked = new Set();
+  const cards = new Map(),
+    picked = new Set();
   const text = h("input", { type: "search", placeholder: "name, recipe, data", oninput: arrange });
   const state = menu([["", "all"], ...STATES], { onchange: arrange });
-  const sort = menu(Object.entries(SORTS).map(([key, [name]]) => [key, name]), { onchange: arrange });
+  const sort = menu(
+    Object.entries(SORTS).map(([key, [name]]) => [key, name]),
+    { onchange: arrange },
+  );
   const found = h("p", { class: "note", role: "status" });
   const groups = h("div", { class: "groups" });
   const compare = h("a", { class: "button", hidden: true }, "");
-  const tools = h("div", { class: "row tools-row", role: "search" }, field("Filter", text), field("State", state), field("Sort by", sort), compare);
+  const tools = h(
+    "div",
+    { class: "row tools-row", role: "search" },
+    field("Filter", text),
+    field("State", state),
+    field("Sort by", sort),
+    compare,
+  );
   root.append(
-    h("div", { class: "title-row" }, h("h1", {}, "Runs"), about.may_train ? h("a", { class: "button", href: "#/new" }, "New run") : null),
-    tools, found, groups);
+    h(
+      "div",
+      { class: "title-row" },
+      h("h1", {}, "Runs"),
+      about.may_train ? h("a", { class: "button", href: "#/new" }, "New run") : null,
+    ),
+    tools,
+    found,
+    groups,
+  );
   const order = { key: "" };
 
   function pick(id, on) {
@@ -42,15 +61,31 @@ export function draw(root, { about, signal }) {
     const rows = allRuns().filter((row) => matches(row, text.value, state.value));
     rows.sort(byKey(SORTS[sort.value][1]));
     tools.hidden = found.hidden = allRuns().length === 0;
-    for (const id of [...cards.keys()]) if (!allRuns().some((row) => row.id === id)) { cards.delete(id); pick(id, false); }
+    for (const id of [...cards.keys()])
+      if (!allRuns().some((row) => row.id === id)) {
+        cards.delete(id);
+        pick(id, false);
+      }
     for (const row of rows) if (!cards.has(row.id)) cards.set(row.id, new Card(row, pick));
-    setText(found, rows.length === allRuns().length ? plural(rows.length, "run") : `${plural(rows.length, "run")} of ${allRuns().length}`);
+    setText(
+      found,
+      rows.length === allRuns().length
+        ? plural(rows.length, "run")
+        : `${plural(rows.length, "run")} of ${allRuns().length}`,
+    );
     // Moving cards takes the focus away, so it is done only if the order differs.
     const key = JSON.stringify(rows.map((row) => [row.id, row.sweep]));
     if (order.key === key && rows.length) return;
     order.key = key;
     const focused = document.activeElement;
-    show(groups, rows.length ? grouped(rows, cards) : allRuns().length ? h("p", {}, "No run matches the filter.") : empty(about));
+    show(
+      groups,
+      rows.length
+        ? grouped(rows, cards)
+        : allRuns().length
+          ? h("p", {}, "No run matches the filter.")
+          : empty(about),
+    );
     if (focused && groups.contains(focused)) focused.focus();
   }
 
@@ -74,14 +109,26 @@ function grouped(rows, cards) {
     const mine = rows.filter((row) => row.sweep === id);
     const name = allSweeps().find((sweep) => sweep.id === id)?.name ?? id;
     const ended = mine.filter((row) => row.state === "finished").length;
-    const report = h("a", { href: `/api/sweeps/${encodeURIComponent(id)}/report`, target: "_blank", rel: "noopener" }, "Report");
-    return section(`Sweep ${name}`,
-      h("p", { class: "note" }, `${ended} of ${plural(mine.length, "trial")} finished · `, report), deck(mine, cards));
+    const report = h(
+      "a",
+      { href: `/api/sweeps/${encodeURIComponent(id)}/report`, target: "_blank", rel: "noopener" },
+      "Report",
+    );
+    return section(
+      `Sweep ${name}`,
+      h("p", { class: "note" }, `${ended} of ${plural(mine.length, "trial")} finished · `, report),
+      deck(mine, cards),
+    );
   });
   return [alone.length ? deck(alone, cards) : null, sweeps];
 }
 
-const deck = (rows, cards) => h("div", { class: "deck" }, rows.map((row) => cards.get(row.id).element));
+const deck = (rows, cards) =>
+  h(
+    "div",
+    { class: "deck" },
+    rows.map((row) => cards.get(row.id).element),
+  );
 
 function matches(row, text, state) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
@@ -99,8 +146,18 @@ function byKey(key) {
 }
 
 function empty(about) {
-  return h("div", { class: "empty" }, h("h2", {}, "No runs yet"),
+  return h(
+    "div",
+    { class: "empty" },
+    h("h2", {}, "No runs yet"),
     h("p", {}, `This page shows the runs in the folder ${about.folder}. Train a first run on your images:`),
     h("pre", { tabindex: 0, "aria-label": "Command" }, "ddim train photos/ --minutes 10"),
-    h("p", {}, about.may_train ? h("a", { class: "button", href: "#/new" }, "Start a run here") : "It appears here as soon as it begins, without reloading the page."));
+    h(
+      "p",
+      {},
+      about.may_train
+        ? h("a", { class: "button", href: "#/new" }, "Start a run here")
+        : "It appears here as soon as it begins, without reloading the page.",
+    ),
+  );
 }

@@ -1,5 +1,9 @@
 // The arithmetic of charts: domains, ticks and positions. Nothing here touches the page.
 
+/** The height of a chart, and the room around its lines for axes, in pixels. */
+export const HEIGHT = 260;
+export const EDGE = { top: 10, right: 14, bottom: 40, left: 56 };
+
 /** Return up to about `wanted` round numbers in [low, high]. */
 export function ticks(low, high, wanted = 5) {
   if (!(high > low)) return [low];
@@ -35,16 +39,21 @@ export function scale(low, high, start, end, log = false) {
 
 /** Return the smallest and largest x of all series, or null if there is no point. */
 export function domainX(series) {
-  let low = Infinity, high = -Infinity;
+  let low = Infinity,
+    high = -Infinity;
   for (const { points } of series)
-    for (const { x } of points) { low = Math.min(low, x); high = Math.max(high, x); }
+    for (const { x } of points) {
+      low = Math.min(low, x);
+      high = Math.max(high, x);
+    }
   if (low > high) return null;
   return low === high ? [low - 1, high + 1] : [low, high];
 }
 
 /** Return the range of y, intervals included, of the points with x in [from, to], with a margin. */
 export function domainY(series, from, to, log) {
-  let low = Infinity, high = -Infinity;
+  let low = Infinity,
+    high = -Infinity;
   for (const { points } of series)
     for (const point of points) {
       if (point.x < from || point.x > to) continue;
@@ -61,7 +70,8 @@ export function domainY(series, from, to, log) {
 
 /** Return the index of the point whose x is nearest; points are sorted by x. */
 export function nearest(points, x) {
-  let low = 0, high = points.length - 1;
+  let low = 0,
+    high = points.length - 1;
   while (high - low > 1) {
     const middle = (low + high) >> 1;
     if (points[middle].x < x) low = middle;
@@ -73,6 +83,8 @@ export function nearest(points, x) {
 /** Return points {x, y, low, high} of columns, without those that have no value. */
 export function toPoints(xs, ys) {
   const points = [];
-  ys.forEach((y, k) => { if (y !== null && y !== undefined) points.push({ x: xs[k], y }); });
+  ys.forEach((y, k) => {
+    if (y !== null && y !== undefined) points.push({ x: xs[k], y });
+  });
   return points;
 }

@@ -5,7 +5,10 @@ const LARGEST = 2 ** 32 - 1;
 /** Return the seeds of a text; throws an Error with a sentence. */
 export function parseSeeds(text, most) {
   const seeds = [];
-  for (const part of text.split(",").map((one) => one.trim()).filter(Boolean)) {
+  for (const part of text
+    .split(",")
+    .map((one) => one.trim())
+    .filter(Boolean)) {
     const match = /^(\d+)(?:\s*-\s*(\d+))?$/.exec(part);
     if (!match) throw new Error(`Seeds are numbers and ranges such as 0-15,40, not “${part}”.`);
     const [first, last] = [Number(match[1]), Number(match[2] ?? match[1])];
@@ -16,7 +19,8 @@ export function parseSeeds(text, most) {
   }
   const found = [...new Set(seeds)];
   if (!found.length) throw new Error("Give at least one seed, such as 0-15.");
-  if (found.length > most) throw new Error(`This server makes at most ${most} images at once; these are ${found.length} seeds.`);
+  if (found.length > most)
+    throw new Error(`This server makes at most ${most} images at once; these are ${found.length} seeds.`);
   return found;
 }
 
@@ -29,5 +33,9 @@ export function nextSeeds(text, most) {
     return "0-15";
   }
   const first = Math.max(...seeds) + 1;
-  return first + seeds.length - 1 > LARGEST ? `0-${seeds.length - 1}` : seeds.length > 1 ? `${first}-${first + seeds.length - 1}` : String(first);
+  return first + seeds.length - 1 > LARGEST
+    ? `0-${seeds.length - 1}`
+    : seeds.length > 1
+      ? `${first}-${first + seeds.length - 1}`
+      : String(first);
 }

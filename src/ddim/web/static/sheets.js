@@ -11,12 +11,33 @@ export class SheetSlider {
     this.sheets = [];
     this.frame = h("div", { class: "sheet-frame" });
     this.caption = h("figcaption", { class: "note" });
-    this.range = h("input", { type: "range", min: 0, max: 0, step: 1, oninput: () => { this.stop(); this.showSheet(); } });
+    this.range = h("input", {
+      type: "range",
+      min: 0,
+      max: 0,
+      step: 1,
+      oninput: () => {
+        this.stop();
+        this.showSheet();
+      },
+    });
     this.playButton = button("Play", () => (this.timer ? this.stop() : this.play()), { class: "quiet" });
-    this.realButton = button("Show real images", () => this.toggleReal(), { class: "quiet", "aria-pressed": "false" });
-    this.controls = h("div", { class: "row" }, this.playButton,
-      field("Position in the training", this.range), this.realButton);
-    this.empty = h("p", { class: "note" }, "No samples yet. The run draws its first sheet at its first validation.");
+    this.realButton = button("Show real images", () => this.toggleReal(), {
+      class: "quiet",
+      "aria-pressed": "false",
+    });
+    this.controls = h(
+      "div",
+      { class: "row" },
+      this.playButton,
+      field("Position in the training", this.range),
+      this.realButton,
+    );
+    this.empty = h(
+      "p",
+      { class: "note" },
+      "No samples yet. The run draws its first sheet at its first validation.",
+    );
     this.element = h("figure", { class: "sheets" }, this.frame, this.caption, this.controls, this.empty);
     signal.addEventListener("abort", () => this.stop());
   }
@@ -34,7 +55,8 @@ export class SheetSlider {
     if (following) this.range.value = sheets.length - 1;
     // All pictures are fetched before they are shown, so that the film does not flicker.
     this.kept = sheets.map(({ url, images }) =>
-      h("img", { class: "sheet pixels", src: url, alt: `Samples after ${plural(images, "image")}` }));
+      h("img", { class: "sheet pixels", src: url, alt: `Samples after ${plural(images, "image")}` }),
+    );
     this.showSheet();
   }
 

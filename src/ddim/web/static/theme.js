@@ -3,7 +3,11 @@
 (() => {
   const root = document.documentElement;
   const kept = () => {
-    try { return localStorage.getItem("ddim-theme"); } catch { return null; } // storage can be forbidden
+    try {
+      return localStorage.getItem("ddim-theme");
+    } catch {
+      return null;
+    } // storage can be forbidden
   };
   const choose = (theme) => {
     if (theme === "light" || theme === "dark") root.dataset.theme = theme;
@@ -17,7 +21,11 @@
       // The choice of the system needs no entry, so that the page follows it again.
       const entry = next === system ? "" : next;
       choose(entry);
-      try { localStorage.setItem("ddim-theme", entry); } catch { /* the choice lasts as long as the page */ }
+      try {
+        localStorage.setItem("ddim-theme", entry);
+      } catch {
+        /* the choice lasts as long as the page */
+      }
     });
   });
 })();

@@ -9,13 +9,38 @@ export class Uploads {
   constructor(most, size, onpick, signal) {
     Object.assign(this, { most, size, onpick, signal });
     const hint = newId("hint");
-    this.input = h("input", { type: "file", accept: "image/*", multiple: true, id: newId("file"), "aria-describedby": hint, onchange: () => this.take(this.input.files) });
-    this.tiles = h("div", { class: "tiles own", role: "group", "aria-label": "Your images", style: { "--columns": "4" } });
+    this.input = h("input", {
+      type: "file",
+      accept: "image/*",
+      multiple: true,
+      id: newId("file"),
+      "aria-describedby": hint,
+      onchange: () => this.take(this.input.files),
+    });
+    this.tiles = h("div", {
+      class: "tiles own",
+      role: "group",
+      "aria-label": "Your images",
+      style: { "--columns": "4" },
+    });
     this.message = h("div", {});
-    this.element = h("section", { class: "drop", "aria-label": "Your images" }, h("label", { for: this.input.id }, "Your own images"), this.input,
-      h("small", { class: "note", id: hint }, "Choose or drop an image to invert, vary or inpaint it. It is cropped at its centre and resized."),
-      this.message, this.tiles);
-    this.element.addEventListener("dragover", (event) => { event.preventDefault(); this.element.classList.add("over"); });
+    this.element = h(
+      "section",
+      { class: "drop", "aria-label": "Your images" },
+      h("label", { for: this.input.id }, "Your own images"),
+      this.input,
+      h(
+        "small",
+        { class: "note", id: hint },
+        "Choose or drop an image to invert, vary or inpaint it. It is cropped at its centre and resized.",
+      ),
+      this.message,
+      this.tiles,
+    );
+    this.element.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      this.element.classList.add("over");
+    });
     this.element.addEventListener("dragleave", () => this.element.classList.remove("over"));
     this.element.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -28,7 +53,10 @@ export class Uploads {
     show(this.message);
     for (const file of [...files]) {
       try {
-        if (file.size > this.most) throw new Error(`${file.name} has ${megabytes(file.size)}; at most ${megabytes(this.most)} can be uploaded.`);
+        if (file.size > this.most)
+          throw new Error(
+            `${file.name} has ${megabytes(file.size)}; at most ${megabytes(this.most)} can be uploaded.`,
+          );
         const { upload: id } = await upload(file, this.signal);
         const tile = new Tile(file.name, this.onpick);
         tile.finish(await this.preview(file), { upload: id });
