@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ddim.errors import UserError
 from ddim.plots.page import (
     Cell,
+    Code,
     Folded,
     Heading,
     Picture,
@@ -36,10 +37,11 @@ def blocks(text):
         Picture("a.png", text),
         Strips([(text, "a.png")]),
         Folded(text, [Text(text), Picture("a.png", text)]),
+        Code(text),
     ]
 
 
-@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("place", range(7))
 def test_no_text_becomes_markup(place):
     plain = Reader(to_html("t", [blocks("x")[place]], {"a.png": PNG}))
     nasty = Reader(to_html(NASTY, [blocks(NASTY)[place]], {"a.png": PNG}))
@@ -48,6 +50,14 @@ def test_no_text_becomes_markup(place):
     alike = [{k: v for k, v in attrs.items() if k != "alt"} for _, attrs in nasty.elements]
     assert alike == [{k: v for k, v in attrs.items() if k != "alt"} for _, attrs in plain.elements]
     assert all(attrs["alt"] == NASTY for tag, attrs in nasty.elements if tag == "img")
+
+
+def test_a_program_cannot_leave_its_fence():
+    text = "a\n```\n# not a title\n````"
+    lines = to_markdown("t", [Code(text)], "x").splitlines()
+    first = lines.index("`````python")
+    assert "\n".join(lines[first + 1 : first + 5]) == text
+    assert lines[first + 5] == "`````"
 
 
 @given(st.text(max_size=40))

@@ -74,7 +74,15 @@ class Folded:
     blocks: Sequence[Heading | Text | Table | Picture | Strips]
 
 
-Block = Heading | Text | Table | Picture | Strips | Folded
+@dataclass(frozen=True)
+class Code:
+    """A program, or a command; `language` is the name that Markdown knows."""
+
+    text: str
+    language: str = "python"
+
+
+Block = Heading | Text | Table | Picture | Strips | Folded | Code
 
 
 def check_page_path(out: str | Path) -> None:
@@ -144,12 +152,20 @@ def to_markdown(title: str, blocks: Sequence[Block], folder: str) -> str:
         flat += [Heading(block.title), *block.blocks] if isinstance(block, Folded) else [block]
     files = [block.file for block in flat if isinstance(block, Picture)]
     files += [file for block in flat if isinstance(block, Strips) for _, file in block.rows]
-    links = {file: _Link(f"{folder}/{file}") for file in files}
-    return _render("page.md", title, flat, {"links": links}, finalize=_escape_markdown)
+    links = {file: _Verbatim(f"{folder}/{file}") for file in files}
+    values = {"links": links, "fenced": _fence}
+    return _render("page.md", title, flat, values, finalize=_escape_markdown)
 
 
-class _Link(str):
-    """A path in a Markdown link, inserted without escaping."""
+class _Verbatim(str):
+    """A path in a Markdown link, or a program between fences, inserted without escaping."""
+
+
+def _fence(code: Code) -> _Verbatim:
+    """Return a program between fences that are longer than any row of backticks in it."""
+    longest = max(map(len, re.findall("`+", code.text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return _Verbatim(f"{fence}{code.language}\n{code.text.rstrip()}\n{fence}")
 
 
 def _render(
@@ -175,8 +191,8 @@ def _render(
 
 
 def _escape_markdown(value: str) -> str:
-    """Return the text on one line, with all special characters of Markdown escaped, except in a `_Link`."""
-    if isinstance(value, _Link):
+    """Return the text on one line, its special characters escaped; a `_Verbatim` stays as it is."""
+    if isinstance(value, _Verbatim):
         return value
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~&$])", r"\\\1", " ".join(value.split()))
 
