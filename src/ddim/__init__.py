@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from ddim.evaluation.schedule_figures import plot_embedding, plot_embedding_products, plot_schedules
     from ddim.evaluation.subject import Samples
     from ddim.evaluation.tabulate import tabulate
+    from ddim.experiments.export import export_run as export
     from ddim.experiments.plan import plan_training as plan
     from ddim.plots.pictures import sheet
     from ddim.runs.edit_pictures import inpaint_picture as inpaint
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "training": "train resume distill Callback Machine",
     "experiments.plan": "plan=plan_training",
+    "experiments.export": "export=export_run",
     "runs.pipeline": "load Pipeline",
     "runs.generate": "sample",
     "plots.pictures": "sheet",
@@ -144,6 +146,8 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "pick_average",
     "reconstruct_average",
     "list_averages",
+    # Exchange with other programs
+    "export",
     # Edit images
     "invert",
     "interpolate",

@@ -7,7 +7,7 @@ from ddim.runs import checkpoint
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.recipe import build_model
-from ddim.runs.state import RunState
+from ddim.runs.state import RunState, TrainedOn
 from options import options
 from oracles import made, shaken
 
@@ -20,10 +20,14 @@ def recipe(**changes):
     return override(ddpm(), {**SMALL, **{name.replace("__", "."): value for name, value in changes.items()}})
 
 
-def run_of(chosen, folder, pixels=(0.5, 0.5), channels=3, others=None):
-    """A run folder with random weights, of which no branch is zero; `others` are their multiples, by file."""
+def run_of(chosen, folder, pixels=(0.5, 0.5), channels=3, others=None, classes=(), images=None):  # noqa: PLR0913
+    """A run folder with random weights, of which no branch is zero; `others` are their multiples, by file.
+
+    `images` is the number of training images that the run says it had.
+    """
     model = shaken(made(lambda: build_model(chosen, channels)))
-    state = RunState(3, Pixels.fixed(*pixels, channels), channels, (), Runtime())
+    trained = images and TrainedOn("f" * 64, images)
+    state = RunState(3, Pixels.fixed(*pixels, channels), channels, classes, Runtime(), images=trained)
     tensors = {"model": model.state_dict(), "ema/default": select_averaged(model)}
     for file, factor in (others or {}).items():
         tensors[file] = {name: factor * value for name, value in select_averaged(model).items()}

@@ -72,7 +72,7 @@ GROUPS = {
         "cache": "show the contents of the cache, and clear it",
     },
     "Exchange": {
-        "export": "write a run as a diffusers pipeline",
+        "export": "write a run for diffusers, ONNX or torch, with a model card",
         "import": "turn a diffusers pipeline into a run",
     },
     "Set up": {

@@ -1,4 +1,4 @@
-"""`ddim export`: write a run as a folder that diffusers loads."""
+"""`ddim export`: write a run for other programs."""
 
 from __future__ import annotations
 
@@ -6,34 +6,51 @@ import argparse
 from pathlib import Path
 
 from ddim.cli import RUN, WEIGHTS
-from ddim.cli.output import print_result
+from ddim.cli.output import print_result, say
 
 _EPILOG = """
-`diffusers.DDIMPipeline.from_pretrained("DIR")` loads the folder. The pipeline generates the same samples from
-the same noise if the grid has "trailing" spacing and the number of steps divides the number of table entries.
-A run can be exported if it has the recipe ddpm and the sampler ddim. Options that diffusers supports may
-differ from this recipe.
+formats:
+  diffusers    a pipeline folder: diffusers.DDIMPipeline.from_pretrained("DIR")
+  onnx         model.onnx, for any number of images, and sampling.json, which says how to sample with it;
+               docs/export.md samples with numpy and onnxruntime. Needs pip install 'ddim[onnx]'
+  torch        model.pt2, a program of torch.export, and sampling.json
+  safetensors  model.safetensors, the weights alone, and recipe.yaml
+Programs are compared with the run when they are written; if they differ, nothing is written. Each folder has
+a model card, README.md, with the images, recipe, numbers and samples of the run.
 
-example:
+examples:
+  ddim export runs/photos-fast-1 --to onnx --steps 10
   ddim export runs/cifar10-ddpm-1 pipeline
 """
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim export`."""
-    parser.usage = "ddim export RUN DIR [--weights ema|raw|VALUE]"
+    parser.usage = "ddim export RUN [DIR] [--to diffusers|onnx|torch|safetensors] [options]"
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a new or empty folder for the pipeline")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        metavar="DIR",
+        help="a new or empty folder (default: a new exports/RUN-FORMAT-N)",
+    )
+    parser.add_argument("--to", default="diffusers", metavar="FORMAT", help="the format (default: diffusers)")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="sampling steps in sampling.json (default: the run's)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export the run and print the folder of the pipeline."""
+    """Export the run and print the folder."""
     # These imports are here, so that --help does not import torch.
-    from ddim.runs.diffusers_format import export_to_diffusers
-    from ddim.runs.pipeline import load
+    from ddim.experiments.export import export_run
 
-    export_to_diffusers(load(args.run, args.weights, device="cpu"), args.folder)
-    print_result(args, {"folder": args.folder}, f"diffusers DDIMPipeline: {args.folder}")
+    exported = export_run(args.run, args.folder, args.to, weights=args.weights, steps=args.steps)
+    for note in exported.notes:
+        say(note)
+    result = {"folder": exported.folder, "format": exported.format, "notes": list(exported.notes)}
+    print_result(args, result, f"{exported.format}: {exported.folder}", exported.folder)
     return 0

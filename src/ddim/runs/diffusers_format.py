@@ -5,6 +5,7 @@ Weights are safetensors files, nothing is unpickled, and diffusers itself is not
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,15 @@ from ddim.runs.recipe import build_model
 from ddim.runs.state import RunState
 
 
-def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> None:
+@dataclass(frozen=True)
+class DiffusersExport:
+    """What was written: the class of the pipeline, and sentences about what diffusers cannot hold."""
+
+    kind: str
+    notes: tuple[str, ...] = ()
+
+
+def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> DiffusersExport:
     """Write a model as a `DDIMPipeline` folder, from which diffusers samples the same images.
 
     On a grid with trailing spacing, the images are the same only if the number of steps divides the number
@@ -60,6 +69,7 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> None:
     index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIMScheduler"]}
     # This file is written last, because it makes the folder a pipeline.
     write_json(folder / "model_index.json", head_config("DDIMPipeline") | index)
+    return DiffusersExport("DDIMPipeline")
 
 
 def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> Path:

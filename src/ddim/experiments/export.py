@@ -1,0 +1,178 @@
+"""Export a run: write its network in a format of other programs, with a model card beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddim.errors import UserError, suggest
+from ddim.experiments.model_card import CARD, make_card
+from ddim.files import publish_folder, temporary_folder, write_atomic, write_json
+from ddim.plots.page import Block, Code, Heading, Text
+from ddim.runs.codec import write_recipe
+from ddim.runs.diffusers_format import export_to_diffusers
+from ddim.runs.diffusers_weights import pack_weights
+from ddim.runs.folder import check_unused, make_numbered_folder
+from ddim.runs.network_program import ONNX, OUTPUT, PROGRAM, write_onnx, write_program
+from ddim.runs.pipeline import LoadedRun, load
+from ddim.runs.run_path import find_run_folder
+from ddim.runs.sampling_guide import GUIDE, describe_sampling
+
+FORMATS = {
+    "diffusers": "a pipeline folder for diffusers",
+    "onnx": "ONNX, for onnxruntime and others; needs the extra onnx",
+    "torch": "a program of torch.export, for torch without ddim",
+    "safetensors": "the weights alone, with their names in ddim",
+}
+"""The formats, with descriptions."""
+
+WEIGHTS = "model.safetensors"
+
+_NUMPY = f"""
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+guide = json.loads(Path("{GUIDE}").read_text())
+network = onnxruntime.InferenceSession("{ONNX}")
+draw = np.random.default_rng(0)
+x = guide["start"] * draw.standard_normal((4, *guide["shape"])).astype("float32")
+for now, then in zip(guide["steps"], [*guide["steps"][1:], None]):
+    given = {{"x": np.float32(now["input"]) * x, "condition": np.full(len(x), now["condition"], "float32")}}
+    if guide["classes"]:
+        given["label"] = np.full(len(x), guide["no_class"])
+    F = network.run(["{OUTPUT}"], given)[0][:, : x.shape[1]]
+    x0 = now["skip"] * x + now["output"] * F
+    eps = (x - now["alpha"] * x0) / now["sigma"]
+    if clip := guide["clip"]:
+        x0 = x0.clip(*np.reshape([clip["low"], clip["high"]], (2, -1, 1, 1)))
+        eps = eps if clip["keep_noise"] else (x - now["alpha"] * x0) / now["sigma"]
+    x = (then["alpha"] * x0 + then["sigma"] * eps if then else x0).astype("float32")
+mean, std = (np.reshape(guide["pixels"][name], (-1, 1, 1)) for name in ("mean", "std"))
+images = (x * std + mean).clip(0, 1)  # (4, C, H, W)
+"""
+
+_TORCH = f"""
+import torch
+
+network = torch.export.load("{PROGRAM}").module()
+F = network(x, condition)  # and label, int64 (B,), if {GUIDE} has classes
+"""
+
+_DIFFUSERS = """
+import diffusers
+
+pipeline = diffusers.{kind}.from_pretrained(".")
+images = pipeline(batch_size=4, num_inference_steps={steps}).images
+"""
+
+_SAFETENSORS = f"""
+import safetensors.torch
+
+weights = safetensors.torch.load_file("{WEIGHTS}")
+"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """The result of `export_run`.
+
+    Attributes:
+        folder: the folder that was written.
+        format: a name in `FORMATS`.
+        notes: sentences about what the format cannot hold.
+    """
+
+    folder: Path
+    format: str
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.format}: {self.folder}", *self.notes])
+
+
+def export_run(
+    run: str | Path,
+    out: str | Path | None = None,
+    to: str = "diffusers",
+    *,
+    weights: str = "ema",
+    steps: int | None = None,
+    own: Sequence[Any] = (),
+) -> Export:
+    """Write a run as a folder for other programs, with a model card README.md.
+
+    The folder appears only when it is complete. "onnx" and "torch" programs are compared with the network
+    first, with 1, 3 and 8 images. They take any number of images, and need sampling.json to sample.
+
+    Args:
+        run: a run folder, RUN/best, or a checkpoint folder.
+        out: a new or empty folder; by default a new exports/RUN-FORMAT-N.
+        to: the format, a name in `FORMATS`.
+        weights: "ema", "raw" or another average, as for `ddim.load`.
+        steps: number of sampling steps in sampling.json, by default the number in the recipe.
+        own: the components of the run that you wrote, as for `ddim.load`.
+
+    Returns:
+        The folder, and sentences about what the format cannot hold.
+
+    Raises:
+        UserError: if the format cannot hold the model, a program gives other outputs than the network, a
+            package is missing, or the folder is not empty.
+
+    Example:
+        >>> ddim.export("runs/photos-fast-1", to="onnx")
+    """
+    if to not in FORMATS:
+        raise UserError(f"to must be one of {', '.join(FORMATS)}, got {to!r}{suggest(str(to), FORMATS)}")
+    if steps is not None and to in ("diffusers", "safetensors"):
+        raise UserError(f"steps are stored in {GUIDE}, which export to {to} does not write: leave steps out")
+    if out is not None:
+        check_unused(Path(out))
+    loaded = load(run, weights, own=own, device="cpu")
+    name = find_run_folder(run).resolve().name
+    parent = Path("exports") if out is None else Path(out).parent
+    with temporary_folder(parent / name if out is None else Path(out)) as folder:
+        notes, opening = _write_format(loaded, folder, to, steps)
+        card, images = make_card(loaded, opening)
+        for file, png in images.items():
+            write_atomic(folder / file, png)
+        write_atomic(folder / CARD, card.encode())
+        if out is not None:
+            publish_folder(folder, Path(out))
+            return Export(Path(out), to, notes)
+        return Export(make_numbered_folder(parent, f"{name}-{to}-", folder, least=True), to, notes)
+
+
+def _write_format(
+    run: LoadedRun, folder: Path, to: str, steps: int | None
+) -> tuple[tuple[str, ...], list[Block]]:
+    """Write the files of a format; return what it cannot hold, and the blocks that describe it."""
+    if to == "diffusers":
+        exported = export_to_diffusers(run, folder)
+        code = _DIFFUSERS.format(kind=exported.kind, steps=run.recipe.steps)
+        about = ["This folder is a pipeline of diffusers.", *exported.notes]
+        return exported.notes, [Heading("Use"), *map(Text, about), Code(code.strip())]
+    if to == "safetensors":
+        write_atomic(folder / WEIGHTS, pack_weights(run.model.state_dict()))
+        write_atomic(folder / "recipe.yaml", write_recipe(run.recipe).encode())
+        about = f"{WEIGHTS} holds the {run.checkpoint.weights} weights, recipe.yaml the recipe of the run."
+        return (), [Heading("Use"), Text(about), Code(_SAFETENSORS.strip())]
+    guide = describe_sampling(run, steps)
+    conditions = [step["condition"] for step in guide["steps"]]
+    file, write, code = {
+        "onnx": (ONNX, write_onnx, _NUMPY),
+        "torch": (PROGRAM, write_program, _TORCH),
+    }[to]
+    write(run.model, conditions, folder / file)
+    write_json(folder / GUIDE, guide)
+    about = (
+        f"{file} is the network, for any number of images. {GUIDE} says how to sample with it. The inputs "
+        f"of the network are x, noisy images times the entry input of {GUIDE}, and condition, the entry of "
+        "this name."
+    )
+    return (), [Heading("Use"), Text(about), Code(code.strip())]

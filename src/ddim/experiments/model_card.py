@@ -1,0 +1,160 @@
+"""Write the model card of an exported run: its data, recipe, numbers, samples and verdict of memorisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddim.errors import UserError, format_count
+from ddim.evaluation.record import GRID, Evaluation, describe_part, list_evaluations, read_evaluation
+from ddim.experiments.index import Run, read_run
+from ddim.experiments.measurements import read_measurements
+from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
+from ddim.plots.tabular import format_cell
+from ddim.runs.codec import dump
+from ddim.runs.flat import flatten_as_text
+from ddim.runs.folder import RUN
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.provenance import list_versions
+from ddim.runs.run_path import find_run_folder
+
+CARD, SAMPLES = "README.md", "samples.png"
+"""The names of the card and of the picture of samples beside it."""
+
+LICENCE = (
+    "None was chosen. Whoever publishes this model chooses its licence, and checks that the licences of the "
+    "training images allow it."
+)
+
+
+def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, bytes]]:
+    """Return the model card as Markdown, and the content of its PNG files, keyed by file name.
+
+    All texts from files, such as the names of images and classes, are escaped. Folders are left out, because
+    other people may read the card.
+
+    Args:
+        run: the exported run.
+        opening: the first blocks, which describe the format.
+    """
+    folder = find_run_folder(run.checkpoint.run)
+    evaluations = find_own_evaluations(run, folder)
+    picture = _find_picture(run, folder, evaluations)
+    blocks = [
+        Text(_summarise(run)),
+        *opening,
+        Heading("Training images"),
+        Text(_describe_images(run, folder)),
+        Heading("Numbers"),
+        *_numbers(evaluations),
+        Heading("Memorisation"),
+        Text(read_measurements(folder).verdict or "Not measured. The command ddim memorisation measures it."),
+        Heading("Samples"),
+        Picture(SAMPLES, picture[1])
+        if picture
+        else Text("The run has no picture of samples of these weights."),
+        Heading("Recipe"),
+        Table(("field", "value"), _recipe_rows(run), 2),
+        Heading("Origin"),
+        Table(("what", "value"), _origin_rows(run), 2),
+        Heading("Licence"),
+        Text(LICENCE),
+    ]
+    images = {SAMPLES: picture[0]} if picture else {}
+    return to_markdown(folder.resolve().name, blocks, "."), images
+
+
+def find_own_evaluations(run: LoadedRun, folder: Path) -> list[Evaluation]:
+    """Return the evaluations in a run folder that measured the checkpoint and the weights of a loaded run."""
+    found = []
+    for path in list_evaluations(folder):
+        try:
+            evaluation = read_evaluation(path)
+        except UserError:
+            continue
+        sampling: Mapping[str, Any] = evaluation.record.get("sampling") or {}
+        checkpoint, average = sampling.get("checkpoint") or {}, sampling.get("average") or {}
+        measured = checkpoint.get("sha256"), sampling.get("weights"), average.get("sha256")
+        if measured == (run.checkpoint.sha256, run.checkpoint.weights, run.checkpoint.average):
+            found.append(evaluation)
+    return found
+
+
+def _summarise(run: LoadedRun) -> str:
+    shape = run.model.shape
+    kind = {1: "gray", 3: "RGB", 4: "RGBA"}.get(shape.channels, f"{shape.channels}-channel")
+    count = sum(parameter.numel() for parameter in run.model.parameters())
+    classes = f" It is conditioned on {run.model.classes:,} classes." if run.model.classes else ""
+    return (
+        f"A diffusion model of {kind} images of {shape.height} x {shape.width} pixels, with {count:,} "
+        f"parameters, recipe {run.recipe.name}.{classes}"
+    )
+
+
+def _describe_images(run: LoadedRun, folder: Path) -> str:
+    state, source = run.checkpoint.state, Path(run.recipe.data.source).name
+    if state.images is None:
+        return "The run was imported, and its training images are not known."
+    listed: Run | None = read_run(folder) if (folder / RUN).is_file() else None
+    seen = f", which it saw {listed.images:,} times in all" if listed and listed.images else ""
+    named = run.classes if run.model.classes <= 200 else ()
+    names = f" Classes: {', '.join(named)}." if run.model.classes and named else ""
+    return (
+        f"{format_count(state.images.train, 'training image')} of {source}{seen}. SHA-256 of all images: "
+        f"{state.images.fingerprint}.{names}"
+    )
+
+
+def _numbers(evaluations: Sequence[Evaluation]) -> list[Block]:
+    if not evaluations:
+        return [Text("These weights were not evaluated. The command ddim evaluate measures KID and FID.")]
+    rows, notes = [], []
+    for number, evaluation in enumerate(evaluations, 1):
+        record = evaluation.record
+        for entry in evaluation.to_records():
+            low, high = entry["low"], entry["high"]
+            interval = "" if low is None or high is None else f"{format_cell(low)} to {format_cell(high)}"
+            texts = (f"{number}", entry["metric"], format_cell(entry["value"]), interval)
+            rows.append([Cell(text) for text in texts])
+        features, reference, sampling = record["features"], record["reference"], record["sampling"]
+        images = describe_part(reference["images"], reference["part"], Path(reference["source"]).name)
+        notes.append(
+            f"Evaluation {number}: {format_count(record['generated']['images'], 'sample')} of "
+            f"{evaluation.name}, seeds {sampling['seeds'][0]} to {sampling['seeds'][-1]}, compared with "
+            f"{images}; features {features['extractor']} (weights {features['weights'][:12]}, "
+            f"{features['resize']}); record of {record.get('time')}, SHA-256 of the samples "
+            f"{record['generated']['sha256'][:12]}."
+        )
+    return [Table(("evaluation", "metric", "value", "95 % interval"), rows, 2, notes)]
+
+
+def _find_picture(
+    run: LoadedRun, folder: Path, evaluations: Sequence[Evaluation]
+) -> tuple[bytes, str] | None:
+    """Return a PNG file with samples of these weights and a caption; None if the run folder has none."""
+    for evaluation in reversed(evaluations):
+        if (sheet := evaluation.folder / GRID).is_file():
+            return sheet.read_bytes(), f"The first samples of {evaluation.name}."
+    sheet = folder / "samples" / f"step-{run.checkpoint.state.step:09d}.png"
+    if run.checkpoint.weights == "ema" and sheet.is_file():
+        return sheet.read_bytes(), f"Samples at the end of training, {run.recipe.steps} sampling steps."
+    return None
+
+
+def _recipe_rows(run: LoadedRun) -> list[list[Cell]]:
+    fields = flatten_as_text(dump(run.recipe))
+    fields["data.source"] = Path(run.recipe.data.source).name
+    return [[Cell(name), Cell(value)] for name, value in fields.items()]
+
+
+def _origin_rows(run: LoadedRun) -> list[list[Cell]]:
+    found = run.checkpoint
+    facts = {
+        "weights": found.weights,
+        "training step": f"{found.state.step:,}",
+        "SHA-256 of the checkpoint": found.sha256,
+        **({"SHA-256 of the average": found.average} if found.average else {}),
+        **{name: str(version) for name, version in list_versions().items() if name in ("ddim", "torch")},
+    }
+    return [[Cell(name), Cell(value)] for name, value in facts.items()]

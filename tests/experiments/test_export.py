@@ -1,0 +1,268 @@
+"""Exports: programs that give the outputs of the run, how to sample with them, and their cards."""
+
+import copy
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import ddim
+from ddim.diffusion.noise import Noise
+from ddim.errors import UserError
+from ddim.experiments.export import FORMATS, export_run
+from ddim.files import read_json, write_json
+from ddim.nn.unet import UNetSpec
+from ddim.runs import network_program
+from ddim.runs.codec import override
+from ddim.runs.generate import generate
+from ddim.runs.named_recipes import clear, fast
+from ddim.runs.network_program import write_onnx, write_program
+from ddim.runs.pipeline import load
+from ddim.runs.sampling_guide import describe_sampling
+from evaluated_runs import record
+from oracles import normal
+from small_nets import SPECS
+from untrained import run_of
+
+SMALL = UNetSpec((8, 16), (0, 1), (1, 1), (False, True), embedding=16)
+SEEDS = (0, 7)
+NASTY = "<script src='http://evil.example'>alert(1)</script> & | `x` [a](b)\n# *b*"
+DOCS = Path(__file__).parents[2] / "docs" / "export.md"
+
+
+def small(base=None, **changes):
+    """A recipe with a small network for images of 16 pixels, for which nothing else is changed."""
+    made = replace(base or fast(), net=changes.pop("net", SMALL))
+    return override(made, {"data.size": 16, **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_of(small(), tmp_path_factory.mktemp("run") / "flowers", (0.4, 0.3))
+
+
+@pytest.fixture(scope="module")
+def onnx(run, tmp_path_factory):
+    return export_run(run, tmp_path_factory.mktemp("out") / "onnx", "onnx", steps=5).folder
+
+
+def program_of(text):
+    """The program in a card or a page, which draws the noise of `SEEDS` instead of its own."""
+    (code,) = [found for found in re.findall(r"```python\n(.*?)```", text, re.S) if "onnxruntime" in found]
+    assert "draw = np.random.default_rng(0)\n" in code
+    return code.replace("np.random.default_rng(0)", "given").replace("((4,", "((2,")
+
+
+class Given:
+    """A generator of random numbers that returns the noise of `SEEDS`."""
+
+    def standard_normal(self, shape):
+        return Noise(SEEDS).like(torch.zeros(shape)).numpy()
+
+
+def test_ten_lines_of_numpy_sample_what_the_run_samples(run, onnx, monkeypatch):
+    monkeypatch.chdir(onnx)
+    names = {"given": Given()}
+    exec(program_of((onnx / "README.md").read_text()), names)
+    wanted, nfe = generate(load(run).with_recipe(sampler="ddim"), SEEDS, 5)
+    assert nfe == len(read_json(onnx / "sampling.json")["steps"]) == 5
+    assert wanted.std() > 0.1
+    assert np.abs(names["images"] - wanted.numpy()).max() < 1e-4
+
+
+def test_the_program_of_the_docs_is_that_of_the_cards(onnx):
+    assert program_of(DOCS.read_text()) == program_of((onnx / "README.md").read_text())
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        small(clip="true"),
+        small(clip="x0", predicts="edm", schedule="karras_sigma", grid="karras"),
+        small(clear()),
+        small(predicts="flow", schedule="linear_path", conditioning="time"),
+        small(net=replace(SMALL, classes=3), data__labels="true"),
+    ],
+    ids=["clip", "clip x0 of edm", "another schedule", "flow", "classes"],
+)
+def test_the_steps_describe_every_kind_of_run(chosen, onnx, tmp_path, monkeypatch):
+    """The program of the card, with the network of the run in place of the ONNX file."""
+    pipeline = load(run_of(chosen, tmp_path / "run"))
+
+    class Session:
+        def __init__(self, file):
+            assert file == "model.onnx"
+
+        def run(self, outputs, given):
+            names = ("x", "condition", "label")[: len(given)]
+            return [pipeline.model.net(*(torch.from_numpy(given[name]) for name in names)).numpy()]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.chdir(tmp_path)
+    Path("sampling.json").write_text(json.dumps(describe_sampling(pipeline, 4), allow_nan=False))
+    names = {"given": Given()}
+    exec(program_of((onnx / "README.md").read_text()), names)
+    wanted, _ = generate(pipeline.with_recipe(sampler="ddim"), SEEDS, 4)
+    assert wanted.std() > 0.05
+    assert np.abs(names["images"] - wanted.numpy()).max() < 1e-4
+
+
+def test_an_exported_program_takes_any_number_of_images(run, tmp_path):
+    folder = ddim.export(run, tmp_path / "out", to="torch", steps=5).folder
+    program, net = torch.export.load(folder / "model.pt2").module(), load(run).model.net
+    for count in (1, 2, 17):
+        x, condition = normal(count, 3, 16, 16, dtype=torch.float32), torch.linspace(-1, 1, count)
+        assert torch.allclose(program(x, condition), net(x, condition), rtol=0, atol=1e-5)
+
+
+def test_safetensors_hold_the_averaged_weights(run, tmp_path):
+    from safetensors.torch import load_file
+
+    export_run(run, tmp_path / "out", "safetensors")
+    wanted = load(run).model.state_dict()
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "README.md", "model.safetensors", "recipe.yaml"
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [write_program, write_onnx])
+@pytest.mark.parametrize("name", SPECS)
+def test_every_network_can_be_exported(name, write, tmp_path):
+    """Its own check compares the program with the network, for 1, 3 and 8 images."""
+    spec = SPECS[name]
+    pipeline = load(run_of(small(net=spec, data__labels=str(spec.classes > 0).lower()), tmp_path / "run"))
+    write(pipeline.model, [0.1, 0.5, 0.9], tmp_path / "model")
+    assert (tmp_path / "model").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["unet of one stage", "dit of labels"])
+def test_a_network_of_each_kind_can_be_exported(name, tmp_path):
+    """As above, for fewer networks."""
+    test_every_network_can_be_exported(name, write_program, tmp_path)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_program_that_differs_leaves_nothing_behind(run, tmp_path, monkeypatch, there):
+    trace = network_program.trace_network
+
+    def changed(model):
+        other = copy.deepcopy(model)
+        other.net.out_conv.bias += 0.001
+        return trace(other)
+
+    monkeypatch.setattr(network_program, "trace_network", changed)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="gives other outputs than the network, so nothing was written"):
+        export_run(run, tmp_path / "out" if there else None, "torch")
+    assert not [path for path in tmp_path.rglob("*") if path.name != "exports"]
+
+
+def test_folders_are_numbered(run, empty, capsys):
+    for number in (1, 2):
+        exported = export_run(run, to="safetensors")
+        assert str(exported) == f"safetensors: exports/flowers-safetensors-{number}"
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({"to": "onx"}, "to must be one of diffusers, onnx, .* perhaps you meant onnx"),
+        ({"to": "diffusers"}, "needs the net of recipe ddpm"),
+        ({"to": "diffusers", "steps": 3}, "steps are stored in sampling.json, which .* leave steps out"),
+        ({"to": "torch", "steps": 0}, "steps must be at least 1"),
+        ({"to": "torch", "weights": "0.9"}, "0.9"),
+    ],
+)
+def test_exports_that_cannot_be_are_refused_in_one_sentence(run, tmp_path, arguments, said):
+    with pytest.raises(UserError, match=said) as error:
+        export_run(run, tmp_path / "out", **arguments)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_not_empty_is_not_written_to(run, tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    for to in FORMATS:
+        with pytest.raises(UserError, match="is not empty"):
+            export_run(run, tmp_path, to)
+
+
+def test_a_missing_package_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(UserError, match="onnxruntime, which is not installed: pip install 'ddim.onnx.'"):
+        export_run(run, tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_networks_that_torch_cannot_follow_are_refused(tmp_path):
+    class Odd(torch.nn.Module):
+        def forward(self, x, condition):
+            return x * float(x.sum().item() > 0) if x.sum().item() > 0 else -x
+
+    model = ddim.Model(Odd(), ddim.Cosine(), shape=(3, 16, 16))
+    with pytest.raises(UserError, match="network Odd cannot be exported by torch.export") as error:
+        write_program(model, [0.5], tmp_path / "model.pt2")
+    assert "\n" not in str(error.value)
+
+
+# The cards.
+
+
+def test_a_card_has_the_facts_of_the_run_and_no_folders(run, onnx, tmp_path):
+    card = (onnx / "README.md").read_text()
+    pipeline = load(run)
+    for text in ("# flowers\n", pipeline.checkpoint.sha256, "16 x 16 pixels", "imported", "None was chosen"):
+        assert text in card
+    assert str(run.parent) not in card
+
+
+def test_names_in_a_card_do_not_become_markup(tmp_path):
+    chosen = small(net=replace(SMALL, classes=2), data__labels="true", data__source="a/<i>.zip")
+    source = run_of(chosen, tmp_path / "run", classes=(NASTY, "b"), images=5)
+    card = (export_run(source, tmp_path / "out", "safetensors").folder / "README.md").read_text()
+    assert "<script" not in card.replace("\\<script", "")
+    assert "<i>" not in card
+    assert r"\<script src='http://evil.example'\>alert\(1\)" in card
+    assert "\n# *b" not in card
+
+
+def test_only_evaluations_of_these_weights_are_shown(tmp_path):
+    source = run_of(small(), tmp_path / "run")
+    own = load(source).checkpoint.sha256
+    measured = [(own, "ema", 0.25), (own, "raw", 0.5), ("0" * 64, "ema", 0.75)]
+    for number, (sha256, weights, kid) in enumerate(measured, 1):
+        of = {"checkpoint": {"path": "x", "sha256": sha256}, "weights": weights}
+        path = source / "evaluations" / str(number) / "record.json"
+        path.parent.mkdir(parents=True)
+        write_json(path, record(kid, **of))
+    card = (export_run(source, tmp_path / "out", "safetensors").folder / "README.md").read_text()
+    assert "| 1 | KID | 0.25 | 0.24 to 0.26 |" in card
+    assert "0.5 |" not in card
+    assert "0.75 |" not in card
+    assert "Not measured" in card
+
+
+def test_a_card_has_the_verdict_of_the_memorisation_test(tmp_path):
+    source = run_of(small(), tmp_path / "run", images=5)
+    path = source / "memorisation" / "1" / "record.json"
+    path.parent.mkdir(parents=True)
+    share = {"value": 0.1, "low": 0.05, "high": 0.2}
+    write_json(path, {"copies": share, "verdict": "It copies <b>."})
+    card = (export_run(source, tmp_path / "out", "safetensors").folder / "README.md").read_text()
+    assert "It copies \\<b\\>." in card
+    assert "5 training images of blossoms" in card
