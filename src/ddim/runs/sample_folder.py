@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from ddim.diffusion.noise import check_seeds
+from ddim.diffusion.samplers import State
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
 from ddim.nn.processes import current_processes
@@ -27,6 +28,7 @@ from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import make_output_folder
 from ddim.runs.generate import (
     Film,
+    Watch,
     check_samples,
     gather_samples,
     generate,
@@ -73,11 +75,13 @@ class Output:
         film: whether to write film.webp, an animation of the samples from noise to images. If the first
             samples exist already, they are generated again, because the film needs their noisy states.
         zoom: the integer factor by which the sheet and the film are enlarged, by default to about 800 pixels.
+        watch: called for each state of each micro-batch, as by `generate`, to show the samples on the way.
     """
 
     folder: str | Path | None = None
     film: bool = False
     zoom: int | None = None
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         check_zoom(self.zoom)
@@ -121,7 +125,7 @@ def write_samples(
     # Process 0 alone reads and writes the folder; the others may be on machines that do not see it.
     todo = processes.broadcast(_plan(pipeline, seeds, output, record) if processes.leads else None)
     frames, nfe, seconds = Film(pipeline.pixels, todo.shown), todo.there["nfe"], 0.0
-    watch = frames.add if todo.filming else None
+    watch = _watch_both(frames.add if todo.filming else None, output.watch)
     make = partial(generate, pipeline, steps=steps, label=label, guidance=guidance, watch=watch)
     done, together = len(seeds) - len(todo.missing), pipeline.runtime.micro_batch * processes.count
     for part in split_into_parts(pipeline, todo.missing, together):
@@ -143,6 +147,17 @@ def write_samples(
     end |= {"film": todo.shown if output.film else todo.there["film"]}
     write_json(todo.folder / RECORD, {**record, **end})
     return processes.broadcast(Written(todo.folder, sheet, len(todo.missing), seconds, nfe))
+
+
+def _watch_both(one: Watch | None, other: Watch | None) -> Watch | None:
+    if one is None or other is None:
+        return one or other
+
+    def watch(seeds: Sequence[int], state: State) -> None:
+        one(seeds, state)
+        other(seeds, state)
+
+    return watch
 
 
 @dataclass(frozen=True)

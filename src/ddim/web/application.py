@@ -17,10 +17,13 @@ from starlette.exceptions import HTTPException
 from ddim import __version__
 from ddim.web.answers import Problem, Refused, refuse, reply
 from ddim.web.guard import Guard
+from ddim.web.model_worker import ModelWorker
+from ddim.web.results import Shelves
 from ddim.web.rows import show_text
 from ddim.web.run_feed import RunFeed
 from ddim.web.run_list import RunList
 from ddim.web.run_routes import add_run_routes
+from ddim.web.sample_routes import Desk, add_sample_routes
 from ddim.web.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
@@ -61,11 +64,18 @@ class About:
 
 def build_application(settings: Settings) -> Guard:
     """Return the ASGI application of a server, behind its `Guard`."""
-    feed = RunFeed(RunList(settings.folder))
+    limits = settings.limits
+    feed, worker = RunFeed(RunList(settings.folder)), ModelWorker(limits)
+    shelves = Shelves(limits.results, limits.uploads)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
+        await worker.start(warm=settings.warm)
+        try:
+            yield
+        finally:
+            await worker.stop()
+            shelves.close()
 
     app = FastAPI(
         title="ddim",
@@ -83,7 +93,8 @@ def build_application(settings: Settings) -> Guard:
     app.add_exception_handler(Exception, _answer_fault)
     router = APIRouter(prefix="/api", responses={status: {"model": Problem} for status in _STATUSES})
     _add_about(app, router, settings)
-    add_run_routes(router, feed)
+    add_sample_routes(router, Desk(feed, worker, shelves, limits))
+    add_run_routes(router, feed, worker)
     app.include_router(router)
     _add_static(app)
     return Guard(app, settings)

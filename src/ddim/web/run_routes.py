@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+import json
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Response
 
 from ddim.errors import UserError
 from ddim.runs.flat import flatten_as_text
-from ddim.web.answers import Refused, reply
+from ddim.web.answers import Refused, as_plain, reply
 from ddim.web.event_stream import EVENTS, Event, EventStream
+from ddim.web.model_worker import ModelWorker
 from ddim.web.rows import Row, Sweep, api_address, show_text
 from ddim.web.run_details import (
     Checkpoint,
@@ -35,8 +37,11 @@ from ddim.web.run_details import (
 )
 from ddim.web.run_feed import RunFeed
 from ddim.web.run_list import Known
+from ddim.web.tasks import ChoicesTask, RecipeTask
 
 T = TypeVar("T")
+RECIPES_KEPT = 256
+"""Number of explained recipes that are kept."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,6 @@ class Field:
     named: str | None = None
     differs: bool = False
     help: str = ""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What `ddim sample` can choose: samplers, grids, and the default number of sampling steps."""
-
-    samplers: list[str] = field(default_factory=list)
-    grids: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -88,8 +85,9 @@ class Details(Row):
     can_sample: bool = False
 
 
-def add_run_routes(router: APIRouter, feed: RunFeed) -> None:
+def add_run_routes(router: APIRouter, feed: RunFeed, worker: ModelWorker) -> None:
     """Add the addresses to a router."""
+    explain = Explainer(worker)
 
     @router.get("/runs", response_model=Runs)
     async def list_runs() -> Response:
@@ -102,7 +100,15 @@ def add_run_routes(router: APIRouter, feed: RunFeed) -> None:
     @router.get("/runs/{run}", response_model=Details)
     async def show_run(run: str) -> Response:
         known = await feed.find_run(run)
-        return reply(await _read(lambda: _describe(run, known)))
+        details = await _read(lambda: _describe(run, known))
+        if not details.can_sample:
+            return reply(details)
+        choices = await explain.list_choices()
+        details = replace(details, samplers=choices["samplers"], grids=choices["grids"])
+        try:
+            return reply(replace(details, fields=await explain.list_fields(known.run.recipe)))
+        except Refused:  # the recipe of another version of ddim, perhaps; its fields are shown without help
+            return reply(details)
 
     @router.get("/runs/{run}/curves", response_model=Curves)
     async def show_curves(run: str) -> Response:
@@ -121,6 +127,30 @@ def add_run_routes(router: APIRouter, feed: RunFeed) -> None:
     @router.get("/runs/{run}/{kind}/{name}", response_class=Response)
     async def show_picture(run: str, kind: str, name: str) -> Response:
         return await _picture(feed, run, kind, name)
+
+
+class Explainer:
+    """Asks the worker about recipes, and keeps its answers."""
+
+    def __init__(self, worker: ModelWorker) -> None:
+        self._worker = worker
+        self._choices: Mapping[str, Any] | None = None
+        self._fields: dict[str, list[Field]] = {}
+
+    async def list_choices(self) -> Mapping[str, Any]:
+        """Return the recipes, their fields, the samplers and the grids."""
+        self._choices = self._choices or await self._worker.ask(ChoicesTask())
+        return self._choices
+
+    async def list_fields(self, recipe: Mapping[str, Any]) -> list[Field]:
+        """Return the fields of a recipe with their sentences."""
+        key = json.dumps(recipe, sort_keys=True)
+        if key not in self._fields:
+            found = await self._worker.ask(RecipeTask(as_plain(recipe)))
+            if len(self._fields) >= RECIPES_KEPT:
+                self._fields.clear()
+            self._fields[key] = [Field(**each) for each in found["fields"]]
+        return self._fields[key]
 
 
 async def _run_events(feed: RunFeed) -> AsyncGenerator[Event, None]:

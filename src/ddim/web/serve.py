@@ -72,7 +72,7 @@ def check_settings(
     if not 0 <= port <= 65535:
         raise UserError(f"--port must be from 0 to 65535, got {port}")
     check_token(token, host)
-    return Settings(folder, data, host, token)
+    return Settings(folder, data, host, token, warm=True)
 
 
 def open_socket(host: str, port: int) -> socket.socket:

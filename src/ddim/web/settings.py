@@ -62,6 +62,7 @@ class Settings:
         host: the address at which the server listens.
         token: the secret that each request must carry, or None.
         limits: how much work the server accepts.
+        warm: whether the worker process starts with the server, and not with the first request that needs it.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Settings:
     host: str = "127.0.0.1"
     token: str | None = field(default=None, repr=False)
     limits: Limits = Limits()
+    warm: bool = False
 
     @property
     def may_train(self) -> bool:

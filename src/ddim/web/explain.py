@@ -1,0 +1,55 @@
+"""Explain recipes and list what can be chosen; runs in the worker process, because it needs the classes."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from ddim.diffusion.grids import GRIDS
+from ddim.diffusion.samplers import SAMPLERS
+from ddim.errors import UserError
+from ddim.runs.codec import dump, load_recipe
+from ddim.runs.field_help import explain_fields
+from ddim.runs.flat import flatten_as_text
+from ddim.runs.named_recipes import RECIPES, find_recipe
+
+
+def explain_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of each field, its value in the recipe of the same name, and a sentence about it.
+
+    A recipe with components of the user's own has no sentences, because their code is not here.
+    """
+    own = flatten_as_text(recipe)
+    named, texts = _read_named(recipe), {}
+    with contextlib.suppress(UserError):
+        texts = {path: text for path, _, _, text in explain_fields(load_recipe(recipe))}
+    fields = [
+        {
+            "field": path,
+            "value": value,
+            "named": named.get(path),
+            "differs": bool(named) and named.get(path) != value,
+            "help": texts.get(path, ""),
+        }
+        for path, value in own.items()
+    ]
+    return {"fields": fields}
+
+
+def _read_named(recipe: Mapping[str, Any]) -> dict[str, str]:
+    name, size = recipe.get("name"), recipe["data"]["size"]
+    if name not in RECIPES:
+        return {}
+    return flatten_as_text(dump(find_recipe(str(name), (int(size[0]), int(size[1])))))
+
+
+def list_choices() -> dict[str, Any]:
+    """Return the named recipes, the fields of recipes, the samplers and the grids."""
+    recipes = [
+        {"name": name, "text": (inspect.getdoc(make) or "").partition("\n")[0].removesuffix(".")}
+        for name, make in RECIPES.items()
+    ]
+    fields = [{"field": path, "help": text} for path, _, _, text in explain_fields(find_recipe("fast"))]
+    return {"recipes": recipes, "fields": fields, "samplers": list(SAMPLERS), "grids": list(GRIDS)}

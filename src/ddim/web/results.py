@@ -1,0 +1,83 @@
+"""The files that the worker made for clients: results and uploads, the newest ones, in a temporary folder."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddim.web.answers import Refused
+
+MOST_BYTES = 4 * 2**30
+"""The most bytes of all results together; older ones are removed first."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A folder with its files and their sizes together."""
+
+    folder: Path
+    names: frozenset[str]
+    size: int
+
+
+class ResultStore:
+    """Keeps the newest folders; each has an id that cannot be guessed."""
+
+    def __init__(self, root: Path, most: int) -> None:
+        self._root, self._most = root, most
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+
+    def make(self) -> tuple[str, Path]:
+        """Create a folder, and return its id and path; call `keep` or `discard` later."""
+        own = secrets.token_urlsafe(12)
+        folder = self._root / own
+        folder.mkdir(parents=True)
+        return own, folder
+
+    def keep(self, own: str) -> None:
+        """Keep the files that are in a folder now, and remove what is too old."""
+        folder = self._root / own
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        self._kept[own] = Kept(folder, frozenset(sizes), sum(sizes.values()))
+        while len(self._kept) > self._most or (len(self._kept) > 1 and self._total() > MOST_BYTES):
+            self.discard(next(iter(self._kept)))
+
+    def discard(self, own: str) -> None:
+        """Remove a folder."""
+        self._kept.pop(own, None)
+        shutil.rmtree(self._root / own, ignore_errors=True)
+
+    def find(self, own: str, name: str) -> Path:
+        """Return a file of a folder.
+
+        Raises:
+            Refused: if it is not kept, or not any more.
+        """
+        kept = self._kept.get(own)
+        if kept is None or name not in kept.names:
+            raise Refused(404, "this result does not exist, or was removed because newer ones took its place")
+        return kept.folder / name
+
+    def names(self, own: str) -> frozenset[str]:
+        """Return the names of the files of a folder."""
+        return self._kept[own].names
+
+    def _total(self) -> int:
+        return sum(kept.size for kept in self._kept.values())
+
+
+class Shelves:
+    """The results and the uploads of a server, in one temporary folder that goes with the server."""
+
+    def __init__(self, results: int, uploads: int) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="ddim-serve-"))
+        self.results = ResultStore(self.root / "results", results)
+        self.uploads = ResultStore(self.root / "uploads", uploads)
+
+    def close(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.root, ignore_errors=True)

@@ -1,0 +1,286 @@
+"""The addresses that make images: samples, edits, uploads and their results."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from ddim.web.answers import Refused, reply
+from ddim.web.event_stream import EVENTS, Event, EventStream, wait_until_left
+from ddim.web.guard import client_address
+from ddim.web.model_worker import Job, ModelWorker, follow_job, take_result
+from ddim.web.results import ResultStore, Shelves
+from ddim.web.rows import api_address
+from ddim.web.run_feed import RunFeed
+from ddim.web.run_list import Known
+from ddim.web.sample_requests import EditRequest, SampleRequest, check_work
+from ddim.web.settings import Limits
+from ddim.web.tasks import EditTask, SampleTask, Task, UploadTask
+
+UPLOAD = "image"
+"""The name of the file of an upload."""
+LEFT = 499
+"""The status in the log for a client that left before its answer; nobody receives it."""
+
+
+@dataclass(frozen=True)
+class MadeImage:
+    """An image of a result: its address, and the seed that it was made from or its name."""
+
+    url: str
+    name: str
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Images that were made, the files about them, and how to make the same ones without the page."""
+
+    id: str
+    images: list[MadeImage]
+    sheet: str
+    film: str | None
+    record: str
+    archive: str
+    nfe: int | None
+    seconds: float
+    command: str
+    python: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An uploaded image."""
+
+    upload: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What the routes need: the runs, the worker, the kept files and the limits."""
+
+    feed: RunFeed
+    worker: ModelWorker
+    shelves: Shelves
+    limits: Limits
+
+
+def add_sample_routes(router: APIRouter, desk: Desk) -> None:
+    """Add the addresses to a router."""
+    streams: dict[int | str, dict[str, Any]] = EVENTS
+
+    @router.post("/runs/{run}/samples", response_model=Result, responses=streams)
+    async def make_samples(run: str, body: SampleRequest, request: Request) -> Response:
+        known = await _find_ready(desk.feed, run)
+        check_work(known.run.recipe, len(body.seeds), body.steps, desk.limits)
+        streaming = wants_events(request)
+
+        def build(folder: Path) -> Task:
+            return SampleTask(
+                str(known.place.path),
+                str(folder),
+                body.seeds,
+                body.steps,
+                body.recipe_fields,
+                body.label,
+                body.guidance,
+                body.interval,
+                body.film,
+                streaming,
+            )
+
+        return await _make(desk, request, build)
+
+    @router.post("/runs/{run}/edits", response_model=Result, responses=streams)
+    async def make_edits(run: str, body: EditRequest, request: Request) -> Response:
+        known = await _find_ready(desk.feed, run)
+        check_work(known.run.recipe, body.count, body.steps, desk.limits, body.passes)
+        images = [_find_upload(desk, source.upload) for source in body.sources if source.upload is not None]
+        mask = None if body.mask is None else _find_upload(desk, body.mask)
+        seeds = [source.seed for source in body.sources if source.seed is not None]
+
+        def build(folder: Path) -> Task:
+            return EditTask(
+                str(known.place.path),
+                str(folder),
+                body.kind,
+                images,
+                seeds,
+                mask,
+                body.count,
+                body.seed,
+                body.steps,
+                body.strength,
+                body.resample,
+                body.exact,
+                body.fields,
+            )
+
+        return await _make(desk, request, build)
+
+    @router.post("/uploads", response_model=Upload, openapi_extra=_UPLOAD_BODY)
+    async def upload_image(request: Request) -> Response:
+        return reply(await _take_upload(desk, request))
+
+    @router.get("/results/{result}/{name}", response_class=Response)
+    async def show_result(result: str, name: str) -> Response:
+        return await answer_file(desk.shelves.results, result, name)
+
+
+_UPLOAD_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+async def answer_file(store: ResultStore, own: str, name: str) -> Response:
+    """Return the answer with a file of a result."""
+    path = store.find(own, name)
+    try:
+        content = await asyncio.to_thread(path.read_bytes)
+    except OSError:
+        raise Refused(404, "this result was removed because newer ones took its place") from None
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    save = {"Content-Disposition": f'attachment; filename="{name}"'} if name.endswith(".zip") else {}
+    return Response(content, headers=save, media_type=kind)
+
+
+def wants_events(request: Request) -> bool:
+    """Return whether a client asks for a stream of events."""
+    return "text/event-stream" in request.headers.get("accept", "").lower()
+
+
+async def _find_ready(feed: RunFeed, own: str) -> Known:
+    """Return a run that can be sampled.
+
+    Raises:
+        Refused: if there is none, or it is damaged or has not begun.
+    """
+    known = await feed.find_run(own)
+    if known.row.state == "damaged" or not known.run.facts or known.row.size is None:
+        raise Refused(409, f"this run cannot be sampled: {known.row.why or 'it has not begun'}")
+    return known
+
+
+def _find_upload(desk: Desk, own: str) -> str:
+    return str(desk.shelves.uploads.find(own, UPLOAD))
+
+
+async def _make(desk: Desk, request: Request, build: Callable[[Path], Task]) -> Response:
+    """Return the answer to a request for images, as one JSON document or as events."""
+    own, folder = desk.shelves.results.make()
+    try:
+        job = desk.worker.submit(build(folder), client_address(request.scope))
+    except BaseException:
+        desk.shelves.results.discard(own)
+        raise
+    if wants_events(request):
+        return EventStream(_stream(desk, job, own))
+    try:
+        if not await wait_for_job(desk.worker, job, request):
+            return Response(None, LEFT)
+        return reply(_describe_result(desk.shelves.results, own, take_result(job)))
+    finally:
+        _tidy(desk, job, own)
+
+
+async def wait_for_job(worker: ModelWorker, job: Job, request: Request) -> bool:
+    """Wait until a job has ended; if its client leaves first, cancel it and return False."""
+    leaving = asyncio.create_task(wait_until_left(request.receive))
+    ending = asyncio.create_task(job.ended.wait())
+    try:
+        await asyncio.wait({leaving, ending}, return_when=asyncio.FIRST_COMPLETED)
+        return job.ended.is_set()
+    finally:
+        leaving.cancel()
+        ending.cancel()
+        if not job.ended.is_set():
+            worker.cancel(job)
+
+
+async def _stream(desk: Desk, job: Job, own: str) -> AsyncGenerator[Event, None]:
+    events = follow_job(job)
+    try:
+        async for event in events:
+            yield event
+        try:
+            yield Event("done", _describe_result(desk.shelves.results, own, take_result(job)))
+        except Refused as refused:
+            yield Event("failed", {"error": refused.sentence, "status": refused.status_code})
+    finally:
+        await events.aclose()
+        if not job.ended.is_set():
+            desk.worker.cancel(job)
+        _tidy(desk, job, own)
+
+
+def _tidy(desk: Desk, job: Job, own: str) -> None:
+    """Remove the folder of a job that has no result; a job that still runs may write until it ends."""
+    if job.result is not None:
+        return
+    if job.ended.is_set():
+        desk.shelves.results.discard(own)
+        return
+
+    async def discard_later() -> None:
+        await job.ended.wait()
+        desk.shelves.results.discard(own)
+
+    task = asyncio.create_task(discard_later())
+    _TIDYING.add(task)
+    task.add_done_callback(_TIDYING.discard)
+
+
+_TIDYING: set[asyncio.Task[None]] = set()
+"""References to tasks; without one, a task may be removed before it ends."""
+
+
+def _describe_result(store: ResultStore, own: str, found: Mapping[str, Any]) -> Result:
+    store.keep(own)
+
+    def address(name: str) -> str:
+        return api_address("results", own, name)
+
+    images = [MadeImage(address(each["name"]), each["name"], each.get("seed")) for each in found["images"]]
+    return Result(
+        own,
+        images,
+        address(found["sheet"]),
+        found["film"] and address(found["film"]),
+        address(found["record"]),
+        address(found["archive"]),
+        found["nfe"],
+        found["seconds"],
+        found["command"],
+        found["python"],
+        list(found.get("notes", [])),
+    )
+
+
+async def _take_upload(desk: Desk, request: Request) -> Upload:
+    own, folder = desk.shelves.uploads.make()
+    try:
+        # Written as it comes, so that many uploads together do not fill the memory.
+        with (folder / UPLOAD).open("wb") as file:
+            async for part in request.stream():
+                file.write(part)
+        job = desk.worker.submit(UploadTask(str(folder / UPLOAD)), client_address(request.scope))
+        if not await wait_for_job(desk.worker, job, request):
+            raise Refused(LEFT, "the client left")
+        found = take_result(job)
+        desk.shelves.uploads.keep(own)
+    except BaseException:
+        desk.shelves.uploads.discard(own)
+        raise
+    return Upload(own, int(found["width"]), int(found["height"]))

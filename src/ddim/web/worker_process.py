@@ -1,0 +1,124 @@
+"""The worker process: it loads models and does the tasks of the server, one after another.
+
+It reads messages on standard input and writes messages on standard output, one JSON document a line. It ends
+when the server ends, because its standard input is then closed.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import BinaryIO
+
+from ddim.errors import UserError
+from ddim.nn.allocator import keep_freed_memory
+from ddim.nn.cores import wait_briefly
+from ddim.web.tasks import QUICK, Message, decode_task
+
+PREVIEW_SECONDS = 0.05
+"""The least time between two previews; more would only fill the connection."""
+
+
+class Cancelled(Exception):  # noqa: N818 (an event)
+    """The server no longer wants the result of a task."""
+
+
+class Monitor:
+    """The connection of one task to the server: it sends previews and notices that the task was cancelled."""
+
+    def __init__(self, number: int, send: Callable[[Message], None], cancelled: threading.Event) -> None:
+        self._number, self._send, self._cancelled = number, send, cancelled
+        self._next = 0.0
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the task was cancelled."""
+        if self._cancelled.is_set():
+            raise Cancelled
+
+    def preview(self, step: int, steps: int, draw: Callable[[], bytes] | None = None) -> None:
+        """Send that a step was done, with a small PNG; the task ends here if it was cancelled."""
+        self.check()
+        if time.monotonic() < self._next and step < steps:
+            return
+        self._next = time.monotonic() + PREVIEW_SECONDS
+        png = None if draw is None else base64.b64encode(draw()).decode()
+        sheet = None if png is None else f"data:image/png;base64,{png}"
+        self._send(Message(self._number, "step", {"k": step, "of": steps, "sheet": sheet}))
+
+
+class Worker:
+    """Reads tasks from the server in one thread, and does them in the main thread."""
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        self._source, self._sink = source, sink
+        self._lock = threading.Lock()
+        self._tasks: queue.Queue[Message] = queue.Queue()
+        self._cancelled: dict[int, threading.Event] = {}
+
+    def run(self) -> None:
+        """Do the tasks until the server ends."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        from ddim.web.perform import set_memory_limit
+
+        set_memory_limit()
+        while True:
+            self._do(self._tasks.get())
+
+    def send(self, message: Message) -> None:
+        """Send a message to the server."""
+        with self._lock:
+            self._sink.write(message.encode())
+            self._sink.flush()
+
+    def _listen(self) -> None:
+        for line in self._source:
+            message = Message.decode(line)
+            if message.kind == "cancel":
+                self._cancelled.get(message.number, threading.Event()).set()
+                continue
+            self._cancelled[message.number] = threading.Event()
+            if isinstance(decode_task(message.content), QUICK):
+                self._do(message)
+            else:
+                self._tasks.put(message)
+        # The server has ended. Nobody needs the results any more.
+        os._exit(0)
+
+    def _do(self, message: Message) -> None:
+        from ddim.web.perform import perform_task
+
+        number = message.number
+        monitor = Monitor(number, self.send, self._cancelled[number])
+        try:
+            answer = Message(number, "done", perform_task(decode_task(message.content), monitor))
+        except Cancelled:
+            answer = Message(number, "failed", {"error": "the request was cancelled", "status": 409})
+        except UserError as error:
+            answer = Message(number, "failed", {"error": str(error), "status": 422})
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc()
+            text = f"the worker failed: {type(error).__name__}; the log of the server has more"
+            answer = Message(number, "failed", {"error": text, "status": 503})
+        self._cancelled.pop(number, None)
+        self.send(answer)
+
+
+def main() -> None:
+    """Run the worker."""
+    wait_briefly()
+    keep_freed_memory()
+    # Whatever a library prints must not mix with the messages.
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    Worker(sys.stdin.buffer, sink).run()
+
+
+if __name__ == "__main__":
+    main()

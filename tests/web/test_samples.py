@@ -1,0 +1,183 @@
+"""Samples that the page makes: the same as those of the command, within limits, and cancelled in time."""
+
+import io
+import json
+import shlex
+import zipfile
+
+import pytest
+from fastapi.testclient import TestClient
+
+from ddim.cli import main
+from ddim.web.application import build_application
+from ddim.web.settings import Limits, Settings
+
+RUN = "photos-tiny-1"
+SAMPLES = f"/api/runs/{RUN}/samples"
+
+
+@pytest.fixture(scope="module")
+def client(trained):
+    """A client of one server, whose worker starts once for all tests of this module."""
+    with TestClient(build_application(Settings(trained)), base_url="http://127.0.0.1:8000") as found:
+        yield found
+
+
+def events(answer):
+    """The events of a stream: names and data."""
+    blocks = [block.split("\n") for block in answer.text.split("\n\n") if block.startswith("event: ")]
+    return [(head.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for head, data in blocks]
+
+
+def comparable(record):
+    return {name: value for name, value in record.items() if name not in ("time", "seconds")}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seeds": [3, 4, 5, 9], "steps": 3, "film": True},
+        {"seeds": [0], "sampler": "ddim", "eta": 0.5, "grid": "uniform", "fields": {"clip": "yes"}},
+    ],
+    ids=["film", "fields"],
+)
+def test_samples_equal_those_of_the_command(client, options, tmp_path, capsys):
+    answer = client.post(SAMPLES, json=options)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    words = shlex.split(found["command"])
+    assert words[:2] == ["ddim", "sample"]
+    assert main([*words[1:], "--out", str(tmp_path / "own"), "--quiet"]) == 0
+    assert [image["seed"] for image in found["images"]] == options["seeds"]
+    for image in found["images"]:
+        own = tmp_path / f"own/{image['seed']:05d}.png"
+        assert client.get(image["url"]).content == own.read_bytes()
+    assert client.get(found["sheet"]).content == (tmp_path / "own/grid.png").read_bytes()
+    record = client.get(found["record"]).json()
+    assert comparable(record) == comparable(json.loads((tmp_path / "own/record.json").read_text()))
+    if options.get("film"):
+        assert client.get(found["film"]).content == (tmp_path / "own/film.webp").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(client.get(found["archive"]).content)) as archive:
+        assert set(archive.namelist()) == {path.name for path in (tmp_path / "own").iterdir()}
+    python = {}
+    exec(found["python"], python)
+    pixels = (python["images"].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    from PIL import Image
+
+    for image, own in zip(found["images"], pixels, strict=True):
+        assert (own == Image.open(io.BytesIO(client.get(image["url"]).content))).all()
+    capsys.readouterr()
+
+
+def test_a_stream_shows_each_step_and_ends_with_the_result(client):
+    options = {"seeds": [1, 2], "steps": 4}
+    answer = client.post(SAMPLES, json=options, headers={"Accept": "text/event-stream"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    found = events(answer)
+    names = [name for name, _ in found]
+    assert names[0] == "queued"
+    assert names[-1] == "done"
+    steps = [data for name, data in found if name == "step"]
+    assert steps[-1]["k"] == steps[-1]["of"] == 5
+    assert [step["k"] for step in steps] == sorted({step["k"] for step in steps})
+    assert all(step["sheet"].startswith("data:image/png;base64,") for step in steps)
+    whole = client.post(SAMPLES, json=options).json()
+    for one, other in zip(found[-1][1]["images"], whole["images"], strict=True):
+        assert client.get(one["url"]).content == client.get(other["url"]).content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        '"steps": 0',
+        '"steps": -1',
+        '"steps": 1001',
+        '"steps": 1e308',
+        '"steps": 2.5',
+        '"steps": "3"',
+        '"steps": true',
+        f'"steps": {"9" * 400}',
+        '"eta": NaN',
+        '"eta": Infinity',
+        '"guidance": -1',
+        '"guidance": 1e308',
+        '"interval": [1]',
+        '"interval": [2, 1]',
+        '"interval": [NaN, 1]',
+        '"label": "rose"',
+        '"label": -1',
+        '"sampler": "nothing"',
+        '"sampler": ""',
+        '"sampler": "mine.py:Sampler"',
+        '"grid": "../../etc"',
+        '"fields": {"net": "unet"}',
+        '"fields": {"clip": "mine.py:Clip"}',
+        '"fields": {"../x": "1"}',
+        '"unknown": 1',
+        '"folder": "/tmp"',
+        '"seeds": []',
+        '"seeds": [-1]',
+        '"seeds": [1, 1]',
+        '"seeds": [4294967296]',
+        '"seeds": ["1"]',
+        '"seeds": [1.5]',
+    ],
+)
+def test_what_cannot_be_sampled_is_one_sentence(client, change):
+    text = "{" + ('"seeds": [0], ' if "seeds" not in change else "") + change + "}"
+    answer = client.post(SAMPLES, content=text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    sentence = answer.json()["error"]
+    assert sentence
+    assert "\n" not in sentence
+    assert "Traceback" not in sentence
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "[" * 30_000, '{"seeds": [' + "9" * 5000 + "]}", "\xff"]
+)
+def test_a_body_that_is_no_request_is_refused(client, text):
+    headers = {"Content-Type": "application/json"}
+    answer = client.post(SAMPLES, content=text.encode("latin-1"), headers=headers)
+    assert answer.status_code in (400, 422)
+    assert answer.json()["error"]
+
+
+def test_the_images_and_the_work_of_a_request_are_limited(client, trained):
+    answer = client.post(SAMPLES, json={"seeds": list(range(65))})
+    assert answer.status_code == 422
+    assert "64" in answer.json()["error"]
+    limits = Limits(work=2 * 3 * 32 * 32)
+    with TestClient(
+        build_application(Settings(trained, limits=limits)), base_url="http://localhost"
+    ) as other:
+        answer = other.post(SAMPLES, json={"seeds": [0, 1, 2], "steps": 3})
+    assert answer.status_code == 422
+    assert "at most 2 images" in answer.json()["error"]
+
+
+def test_a_run_that_is_not_listed_is_not_sampled(client):
+    for run in ("nothing", "..", "%2e%2e%2fetc"):
+        assert client.post(f"/api/runs/{run}/samples", json={"seeds": [0]}).status_code in (404, 405)
+
+
+def test_results_are_found_by_their_ids_only(client):
+    found = client.post(SAMPLES, json={"seeds": [0]}).json()
+    for path in (f"{found['id']}/..%2f..%2fsecret", f"{found['id']}/%2e%2e", "nothing/grid.png"):
+        assert client.get(f"/api/results/{path}").status_code == 404
+
+
+def test_old_results_make_room(trained):
+    application = build_application(Settings(trained, limits=Limits(results=2)))
+    with TestClient(application, base_url="http://localhost") as client:
+        made = [client.post(SAMPLES, json={"seeds": [seed], "steps": 1}).json() for seed in range(3)]
+        assert [client.get(found["sheet"]).status_code for found in made] == [404, 200, 200]
+
+
+def test_the_details_explain_the_recipe(client):
+    found = client.get(f"/api/runs/{RUN}").json()
+    fields = {field["field"]: field for field in found["fields"]}
+    assert fields["optim.batch"]["value"] == "8"
+    assert fields["optim.batch"]["help"]
+    assert "ddim" in found["samplers"]
+    assert "karras" in found["grids"]
