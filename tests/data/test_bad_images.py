@@ -42,6 +42,8 @@ def test_the_command_names_each_bad_image_in_one_printable_line(folder, tmp_path
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     used, reasons = fill(folder)
     args = argparse.Namespace(
+        axis=None,
+        array=None,
         data=str(folder),
         size="16",
         channels=None,

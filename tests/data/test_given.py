@@ -96,7 +96,7 @@ def test_different_sizes_need_a_size(tmp_path):
             "got int64 .* 0: convert them to uint8",
         ),
         (torch.zeros(5, 16, 16), r"got \(5, 16, 16\): add the channel, images\[:, None\]"),
-        (torch.zeros(5, 7, 16, 16), r"1, 3 or 4 channels, got \(7, 16, 16\) for image 0"),
+        (torch.zeros(5, 7, 7, 7), r"may be on its first or last axis, got \(7, 7, 7\): save the images"),
         (torch.zeros(0, 3, 16, 16), "at least one image, got none"),
         (3, "a data set, got int"),
         ([("rose.png", 3)], "got .* for image 0"),

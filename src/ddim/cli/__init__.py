@@ -92,7 +92,10 @@ WEIGHTS = (
 )
 """Help of --weights."""
 
-DATA = "a folder, .zip or .tar[.gz|.xz] of images, or a built-in data set: blossoms, flowers, pets, cifar10"
+DATA = (
+    "a folder, .zip or .tar[.gz|.xz] of images, a .npy or .npz file, or a built-in data set: blossoms, flowers, "
+    "pets, cifar10"
+)
 """Help of DATA."""
 
 RUN = "a run folder, one of its checkpoints, or RUN/best (or RUN/guide) for its best (or early) checkpoint"

@@ -149,7 +149,7 @@ class Console(Callback):
         self.preparing.stop()
         self.folder = folder
         images, runtime = training.split.images, training.runtime
-        _, height, width, channels = images.pixels.shape
+        height, width = images.pixels.shape[1:3]
         count = sum(p.numel() for p in training.model.parameters())
         how = f"{runtime.device}, {runtime.precision}, {format_count(runtime.threads, 'thread')}"
         how += ", compiled" if runtime.compile else ""
@@ -160,8 +160,7 @@ class Console(Callback):
         held_out = len(parts.validation)
         aside = f", and {held_out:,} held out to measure the error" if held_out else ", none held out"
         say(format_count(len(parts.train), "training image") + aside)
-        colours = {1: "gray", 3: "RGB", 4: "RGBA"}[channels]
-        say(f"{height} x {width} pixels, {colours}; {count:,} parameters; recipe {training.recipe.name}")
+        say(f"{height} x {width} pixels, {images.kind}; {count:,} parameters; recipe {training.recipe.name}")
         if not training.step and (size := _typical_size(images)):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
         for caution in list_cautions(images, len(parts.train), folder) if not training.step else []:

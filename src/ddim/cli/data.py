@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "data", nargs="?", default="blossoms", metavar="DATA", help=f"{DATA} (default: blossoms)"
     )
     parser.add_argument(
-        "--size", default="64", metavar="64|64x96", help="height x width in pixels (default: 64)"
+        "--size", metavar="64|64x96", help="height x width in pixels (default: 64, or the size of arrays)"
     )
     parser.add_argument(
         "--channels",
@@ -56,6 +56,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="C",
         help="1 for grayscale, 3 for RGB, 4 for RGBA (default: the number of most files)",
     )
+    parser.add_argument(
+        "--axis", choices=("first", "last"), help="the axis of the channels in a .npy or .npz file"
+    )
+    parser.add_argument("--array", metavar="NAME", help="the array of a .npz file that holds the images")
     parser.add_argument(
         "--clusters", type=int, metavar="K", help="find K classes of similar images, and show them"
     )
@@ -75,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data import open_images, parse_size
     from ddim.data.cache import find_enlarged, read_headers, read_rejects, survey_source
     from ddim.data.clusters import Clusters
-    from ddim.data.open import find_source
+    from ddim.data.open import find_array_size, find_source
+    from ddim.data.values import Reading
     from ddim.files import cache_folder
     from ddim.plots.pictures import (
         check_picture_path,
@@ -86,14 +91,16 @@ def run(args: argparse.Namespace) -> int:
     )
     from ddim.runs.progress import READING
 
-    size = parse_size(args.size)
+    reading = Reading(axis=args.axis or "auto", array=args.array)
+    size = find_array_size(args.data, reading) or (64, 64) if args.size is None else parse_size(args.size)
     wanted = None if args.clusters is None else Clusters(args.clusters)
     out = find_unused_path(_CLUSTERS if wanted else _GRID) if args.out is None else args.out
     check_picture_path(out, replace=args.overwrite)
     check_zoom(args.zoom)
-    with ProgressDisplay() as progress:
-        images = open_images(args.data, size, args.channels, progress=partial(progress, READING))
-    others = survey_source(find_source(args.data), cache_folder()).others
+    with ProgressDisplay() as shown:
+        progress = partial(shown, READING)
+        images = open_images(args.data, size, args.channels, reading=reading, progress=progress)
+    others = survey_source(find_source(args.data, reading), cache_folder()).others
     lines = [
         *_counts(args.data, images, read_headers(images), len(find_enlarged(images)), others),
         *_classes(images),
@@ -126,14 +133,15 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
     from ddim.data import split_images
     from ddim.data.clusters import group_images, list_typical
     from ddim.plots.pictures import make_sheet
+    from ddim.runs.image_features import take_pictures
     from ddim.runs.named_recipes import find_recipe
 
     recipe = find_recipe("fast")
     split = split_images(images, recipe.data.validation, recipe.seed)
     clusters = group_images(split, count, recipe.data.flip, recipe.seed)
-    cells = np.full((count, _COLUMNS, *images.pixels.shape[1:]), 255, np.uint8)
+    cells = np.full((count, _COLUMNS, *take_pictures(images, split.train[:1]).shape[1:]), 255, np.uint8)
     for row, which in zip(cells, list_typical(clusters, split, _COLUMNS), strict=True):
-        row[: len(which)] = images.pixels[which]
+        row[: len(which)] = take_pictures(images, which)
     sheet = make_sheet(torch.from_numpy(cells.reshape(-1, *cells.shape[2:])).permute(0, 3, 1, 2), _COLUMNS)
     sizes = dict(zip(clusters.names, clusters.counts.tolist(), strict=True))
     return _Clusters(sizes, [*_list_counts("clusters", Counter(sizes), "training images")], sheet)
@@ -145,9 +153,10 @@ def _draw_sheet(images: Images) -> np.ndarray:
 
     from ddim.data.order import shuffle_epoch
     from ddim.plots.pictures import make_sheet
+    from ddim.runs.image_features import take_pictures
 
     shown = shuffle_epoch(len(images), 0, 0)[:_SHOWN]
-    return make_sheet(torch.from_numpy(images.pixels[shown]).permute(0, 3, 1, 2))
+    return make_sheet(torch.from_numpy(take_pictures(images, shown)).permute(0, 3, 1, 2))
 
 
 def _describe(source: str, images: Images) -> dict[str, Any]:
@@ -162,6 +171,7 @@ def _describe(source: str, images: Images) -> dict[str, Any]:
         "images": len(images),
         "size": images.pixels.shape[1:3],
         "channels": images.pixels.shape[3],
+        "values": images.values.to_json(),
         "fingerprint": images.fingerprint,
         "original_sizes": dict(Counter(f"{header.height}x{header.width}" for header in headers)),
         "formats": dict(Counter(header.format for header in headers)),
@@ -183,9 +193,8 @@ def escape(text: str) -> str:
 def _counts(
     source: str, images: Images, originals: Sequence[Header], small: int, others: int
 ) -> Iterator[str]:
-    height, width, channels = images.pixels.shape[1:]
-    kind = {1: "gray", 3: "RGB", 4: "RGBA"}[channels]
-    yield f"{escape(source)}: {len(images):,} images, used at {height}x{width}, {kind}"
+    height, width = images.pixels.shape[1:3]
+    yield f"{escape(source)}: {len(images):,} images, used at {height}x{width}, {images.kind}"
     by_area = sorted((header.height * header.width, header.height, header.width) for header in originals)
     smallest, median, largest = (
         "{1}x{2}".format(*by_area[place]) for place in (0, len(by_area) // 2, len(by_area) - 1)

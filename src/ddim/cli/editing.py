@@ -82,7 +82,7 @@ def read_inputs(run: LoadedRun, paths: Sequence[Path]) -> Tensor:
     from ddim.runs.edit_folder import read_images
 
     shape = run.model.shape
-    return read_images(paths, (shape.height, shape.width), shape.channels, say)
+    return read_images(paths, (shape.height, shape.width), shape.channels, say, run.values)
 
 
 def save_outputs(args: argparse.Namespace, command: str, edit: Edit, facts: dict[str, Any]) -> Path:

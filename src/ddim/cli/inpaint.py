@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     # The notes on how files were resized are printed only after both files were read without an error.
     shape, notes = run.model.shape, []
     size = (shape.height, shape.width)
-    image = read_images([args.image], size, shape.channels, notes.append)
+    image = read_images([args.image], size, shape.channels, notes.append, run.values)
     hole = read_hole(args.mask, args.image, size, notes.append)
     for note in notes:
         say(note)

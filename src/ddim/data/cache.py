@@ -1,4 +1,4 @@
-"""The cache of decoded images: a uint8 memory map in the user's cache folder.
+"""The cache of decoded images: a memory map of uint8, uint16 or float32 in the user's cache folder.
 
 The name of a data set's folder depends on its contents (names, bytes, size, channels), not on its path. The
 folder is written under a temporary name and renamed when it is complete. Any number of processes can build it
@@ -12,19 +12,24 @@ import hashlib
 import json
 import math
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from ddim.data import decode
+from ddim.data.deep import VERSION, decode_any, read_any_header, read_pixels, stored_type
 from ddim.data.images import Images
 from ddim.data.sealed import SEAL, SealedPixels, read_seal, write_seal
-from ddim.data.sources import OTHER, Member, Reject, Source, Survey, find_classes
+from ddim.data.sources import OTHER, Member, Reject, Source, Survey, count_votes, find_classes
+from ddim.data.values import EIGHT_BITS, Values, ValueType
 from ddim.errors import UserError
 from ddim.files import (
     cache_folder,
@@ -36,7 +41,8 @@ from ddim.files import (
     write_new,
 )
 
-_PIXELS, _INDEX, _REJECTS = "images.u8", "index.json", "rejects.json"
+_INDEX, _REJECTS = "index.json", "rejects.json"
+_PIXELS: dict[ValueType, str] = {"uint8": "images.u8", "uint16": "images.u16", "float32": "images.f32"}
 
 
 def load_cached(
@@ -45,6 +51,7 @@ def load_cached(
     size: tuple[int, int],
     channels: int | None,
     *,
+    values: Literal["auto"] | ValueType = "auto",
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
@@ -55,6 +62,7 @@ def load_cached(
         text: the name of the source that the user gave, for messages.
         size: (height, width).
         channels: as in `open_images`.
+        values: the type of the values of the pixels; "auto" takes the type of most files.
         cache: as in `open_images`.
         progress: as in `open_images`.
 
@@ -63,10 +71,11 @@ def load_cached(
     """
     root = cache_folder(cache)
     known = survey_source(source, root)
-    channels = channels or known.channels
-    fingerprint = fingerprint_survey(known, size, channels)
-    folder = root / _name_folder(fingerprint, size, channels)
-    found = _read(folder, fingerprint, (*size, channels))
+    channels, kept = channels or known.channels, known.find_values(values)
+    fingerprint = fingerprint_survey(known, size, channels, values)
+    shape = (*size, channels)
+    folder = root / _name_folder(fingerprint, shape, kept.type)
+    found = _read(folder, fingerprint, shape)
     if found is None:
         if (folder / SEAL).exists():
             warnings.warn(
@@ -78,8 +87,8 @@ def load_cached(
                 progress(done, known.count)
 
         with _writable(root):
-            _build(source, text, folder, (*size, channels), tell)
-        found = _read(folder, fingerprint, (*size, channels))
+            _build(source, text, folder, shape, kept, tell)
+        found = _read(folder, fingerprint, shape)
     if found is None:
         raise UserError(
             f"the cache {str(folder)!r} cannot be read after it was written: "
@@ -88,23 +97,29 @@ def load_cached(
     return found
 
 
-def fingerprint_survey(known: Survey, size: tuple[int, int], channels: int | None) -> str:
+def fingerprint_survey(
+    known: Survey, size: tuple[int, int], channels: int | None, values: Literal["auto"] | ValueType = "auto"
+) -> str:
     """Return the fingerprint of the images of a source, decoded to a size (height, width) and channels."""
     shape = f"{size[0]}x{size[1]}x{channels or known.channels}"
-    return _sha(f"{decode.VERSION} {known.content} {shape}".encode())
+    kind = known.find_values(values).type
+    deep = "" if kind == "uint8" else f" {kind} {VERSION}"
+    return _sha(f"{decode.VERSION} {known.content} {shape}{deep}".encode())
 
 
 def open_decoded(fingerprint: str, size: tuple[int, int], *, cache: Path | None = None) -> Images | None:
     """Return the cached images with this fingerprint, or None; their source need not exist any more."""
-    for channels in (1, 3, 4):
-        folder = cache_folder(cache) / _name_folder(fingerprint, size, channels)
-        if found := _read(folder, fingerprint, (*size, channels)):
+    for folder in sorted(cache_folder(cache).glob(f"{fingerprint[:32]}-{size[0]}x{size[1]}x*")):
+        shape = re.fullmatch(r"x(\d+)(-\w+)?", folder.name[len(f"{fingerprint[:32]}-{size[0]}x{size[1]}") :])
+        if shape and (found := _read(folder, fingerprint, (*size, int(shape[1])))):
             return found
     return None
 
 
-def _name_folder(fingerprint: str, size: tuple[int, int], channels: int) -> str:
-    return f"{fingerprint[:32]}-{size[0]}x{size[1]}x{channels}"
+def _name_folder(fingerprint: str, shape: tuple[int, int, int], kind: ValueType) -> str:
+    """Return the name of the folder of images (H, W, C); see also `cache_contents`."""
+    deep = {"uint8": "", "uint16": "-u16", "float32": "-f32"}[kind]
+    return f"{fingerprint[:32]}-{'x'.join(map(str, shape))}{deep}"
 
 
 def read_rejects(images: Images) -> list[Reject]:
@@ -138,7 +153,7 @@ def survey_source(source: Source, root: Path) -> Survey:
     if known := source.survey():
         return known
     stamp = source.stamp()
-    key = " ".join((*decode.list_readable(), stamp))
+    key = " ".join((*decode.list_readable(), *(["tiff"] if find_spec("tifffile") else []), VERSION, stamp))
     note = root / "surveys" / f"{_sha(key.encode('utf-8', 'surrogateescape'))}.json"
     if stamp:
         try:
@@ -158,26 +173,30 @@ def survey_source(source: Source, root: Path) -> Survey:
 
 def _surveyed(source: Source) -> Survey:
     lines: list[tuple[str, str]] = []
-    votes: Counter[int] = Counter()
+    votes: Counter[tuple[ValueType, int]] = Counter()
     count = others = 0
+    low, high = math.inf, -math.inf
     for item in source.members((0, 0)):
         if isinstance(item, Member):
             count += 1
             digest = _sha(item.data)
             with suppress(decode.UnusableError):
-                header = decode.read_header(item.data)
-                votes[header.channels] += 1
+                header = read_any_header(item.data)
+                votes[stored_type(header), header.channels] += 1
                 # A machine that cannot read this format decodes fewer images from the same files. So the
                 # fingerprint must be different there.
                 digest += header.format if header.format in ("AVIF", "HEIF") else ""
+                if stored_type(header) == "float32":
+                    pixels = read_pixels(item.data)
+                    low, high = min(low, float(pixels.min())), max(high, float(pixels.max()))
             lines.append((item.name, digest))
         elif item.reason == OTHER:
             others += 1
         else:
             lines.append((item.name, item.reason))
-    # RGB wins a tie: it represents gray images without loss, and transparency is seldom intended.
-    channels = max((3, 4, 1), key=lambda wanted: votes[wanted])
-    return Survey(_sha(json.dumps(sorted(lines)).encode()), channels, count, others)
+    values, channels = count_votes(votes)
+    content = _sha(json.dumps(sorted(lines)).encode())
+    return Survey(content, channels, count, others, values, low, high)
 
 
 def _build(
@@ -185,18 +204,20 @@ def _build(
     text: str,
     folder: Path,
     shape: tuple[int, int, int],
+    kept: Values,
     progress: Callable[[int], None],
 ) -> None:
     """Decode all images of the source into the folder; after an error the folder does not exist."""
     make_folder(folder.parent)
     remove_leftovers(folder.parent)
     with temporary_folder(folder) as beside:
-        names, headers, refused = _decode_all(source, shape, beside / _PIXELS, progress)
+        path = beside / _PIXELS[kept.type]
+        names, headers, refused = _decode_all(source, shape, path, progress)
         if not names:
             raise UserError(_nothing(text, refused))
         rank = sorted(range(len(names)), key=names.__getitem__)
         if rank != list(range(len(names))):
-            _reorder(beside / _PIXELS, rank, shape)
+            _reorder(path, rank, shape, kept.type)
         # A source of images given from Python knows its labels; other labels are names of folders.
         label = getattr(source, "find_classes", find_classes)
         classes, labels = label([names[place] for place in rank])
@@ -206,11 +227,12 @@ def _build(
             "labels": labels,
             "official": source.official,
             "originals": [astuple(headers[place]) for place in rank],
+            **({} if kept.eight_bits else {"values": kept.to_json()}),
         }
         write_new(beside / _INDEX, json.dumps(index).encode())
         entries = [asdict(reject) for reject in sorted(refused, key=lambda reject: reject.name)]
         write_new(beside / _REJECTS, json.dumps(entries, indent=1).encode())
-        write_seal(beside / _PIXELS, shape, _INDEX, _REJECTS)
+        write_seal(path, math.prod(shape) * np.dtype(kept.type).itemsize, _INDEX, _REJECTS)
         _move(beside, folder, shape)
 
 
@@ -221,6 +243,7 @@ def _decode_all(
     headers: list[decode.Header] = []
     refused: list[Reject] = []
     done = 0
+    wanted = next(kind for kind, name in _PIXELS.items() if name == path.name)
     with path.open("wb") as file:
         for item in source.members(shape[:2]):
             if isinstance(item, Reject):
@@ -228,7 +251,7 @@ def _decode_all(
                     refused.append(item)
                 continue
             try:
-                found, pixels = decode.decode_image(item.data, shape[:2], shape[2])
+                found, pixels = decode_any(item.data, shape[:2], shape[2], wanted)
                 file.write(pixels.tobytes())
                 names.append(item.name)
                 headers.append(found)
@@ -241,8 +264,8 @@ def _decode_all(
     return names, headers, refused
 
 
-def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int]) -> None:
-    pixels = np.memmap(path, np.uint8, "r", shape=(len(rank), *shape))
+def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int], kind: ValueType) -> None:
+    pixels = np.memmap(path, kind, "r", shape=(len(rank), *shape))
     sorted_path = path.with_suffix(".sorted")
     with sorted_path.open("wb") as file:
         for start in range(0, len(rank), 256):
@@ -276,18 +299,21 @@ def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images
         seal = read_seal(folder)
         index = json.loads((folder / _INDEX).read_text("utf-8"))
         names, labels = tuple(index["names"]), index["labels"]
-        if len(names) * math.prod(shape) != (folder / _PIXELS).stat().st_size:
+        values = Values(**index["values"]) if "values" in index else EIGHT_BITS
+        path, dtype = folder / _PIXELS[values.type], np.dtype(values.type)
+        if len(names) * math.prod(shape) * dtype.itemsize != path.stat().st_size:
             return None
         return Images(
-            pixels=SealedPixels(folder / _PIXELS, (len(names), *shape), seal),
+            pixels=SealedPixels(path, (len(names), *shape), seal, dtype),
             labels=None if labels is None else np.array(labels, np.int64),
             classes=tuple(index["classes"]),
             names=names,
             fingerprint=fingerprint,
             official=_official(names) if index["official"] else None,
             folder=folder,
+            values=values,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
         return None
 
 

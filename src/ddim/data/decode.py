@@ -44,8 +44,7 @@ _MAGIC = (
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _AVIF = (b"avif", b"avis")
 
-# Pillow's decoders can raise any of these errors for damaged files.
-_BROKEN = (
+BROKEN = (
     OSError,
     SyntaxError,
     ValueError,
@@ -61,6 +60,7 @@ _BROKEN = (
     struct.error,
     zlib.error,
 )
+"""The errors that Pillow's decoders can raise for damaged files."""
 
 
 class UnusableError(Exception):
@@ -103,7 +103,7 @@ def _open_file(data: bytes) -> Image.Image:
 
 
 @contextmanager
-def _open_image(data: bytes) -> Iterator[Image.Image]:
+def open_image(data: bytes) -> Iterator[Image.Image]:
     """Open an image and check its header; decoding errors inside the block become UnusableErrors."""
     if not data:
         raise UnusableError("an empty file")
@@ -113,21 +113,21 @@ def _open_image(data: bytes) -> Iterator[Image.Image]:
         # Pillow warns about faults that it repairs itself (invalid EXIF, palettes with alpha).
         with warnings.catch_warnings(action="ignore"), _open_file(data) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UnusableError(_too_many(f"{image.width} x {image.height} pixels"))
+                raise UnusableError(too_many(f"{image.width} x {image.height} pixels"))
             if image.width * image.height == 0:
                 raise UnusableError("has no pixels")
             if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
                 raise UnusableError(f"a JPEG of more than {MAX_SCANS} scans")
             yield image
     except Image.DecompressionBombError:
-        raise UnusableError(_too_many("its header")) from None
+        raise UnusableError(too_many("its header")) from None
     except UnidentifiedImageError:
         raise UnusableError("contains no image that can be read (" + ", ".join(FORMATS) + ")") from None
-    except _BROKEN as error:
+    except BROKEN as error:
         raise UnusableError(f"damaged: {error or type(error).__name__}") from None
 
 
-def _too_many(what: str) -> str:
+def too_many(what: str) -> str:
     return f"{what}: more than {MAX_PIXELS // 10**6} megapixels"
 
 
@@ -137,7 +137,7 @@ def read_header(data: bytes) -> Header:
     Raises:
         UnusableError: if the header is damaged or unsupported.
     """
-    with _open_image(data) as image:
+    with open_image(data) as image:
         return _header(image)
 
 
@@ -157,7 +157,7 @@ def decode_image(data: bytes, size: tuple[int, int], channels: int) -> tuple[Hea
     Raises:
         UnusableError: if the image cannot be decoded; the message is the reason.
     """
-    with _open_image(data) as image:
+    with open_image(data) as image:
         found = _header(image)
         if image.format == "JPEG":
             _draft(image, size)
@@ -183,7 +183,7 @@ def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 ... 8; 1 if it cannot be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except _BROKEN:
+    except BROKEN:
         return 1
     return value if value in _TURNS else 1
 
@@ -263,8 +263,16 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Return the image, cropped and resized in one step by Pillow's bicubic filter, which is antialiased."""
+    box = find_crop((image.height, image.width), size)
+    return image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+
+
+def find_crop(whole: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return the largest crop with the aspect of `size` at the centre of an image: left, top, right, bottom.
+
+    Both sizes are (height, width).
+    """
     height, width = size
-    scale = min(image.height / height, image.width / width)
-    left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-    box = (left, top, min(left + scale * width, image.width), min(top + scale * height, image.height))
-    return image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    scale = min(whole[0] / height, whole[1] / width)
+    left, top = (whole[1] - scale * width) / 2, (whole[0] - scale * height) / 2
+    return left, top, min(left + scale * width, whole[1]), min(top + scale * height, whole[0])

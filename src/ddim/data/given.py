@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -18,7 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddim.data.sources import Member, Survey
+from ddim.data.arrays import encode_array, find_channel_axis
+from ddim.data.deep import read_any_header, read_pixels, stored_type
+from ddim.data.labels import find_given_classes
+from ddim.data.sources import Member, Survey, count_votes
+from ddim.data.values import PICTURE_CHANNELS, ValueType
 from ddim.errors import UserError, check_pixels
 
 PREFIX = "given:"
@@ -30,25 +35,28 @@ GIVEN: dict[str, GivenImages] = {}
 PAIRS = "give pairs (image, label), such as torch.utils.data.TensorDataset(images, labels)"
 """The advice for images with labels."""
 
-_SHAPES = "(N, C, H, W) or (N, H, W, C) with 1, 3 or 4 channels"
+_SHAPES = "(N, C, H, W) or (N, H, W, C)"
 
 
-def give_images(data: Any) -> GivenImages:  # noqa: ANN401 (see Args)
+def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401 (see Args)
     """Return the source of images that are given from Python, and remember it in `GIVEN`.
 
     Args:
-        data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8 or floats in [0, 1]. A list or a
+        data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8, uint16 or floats in [0, 1]. A list or a
             `torch.utils.data.Dataset` is accepted too. Its items are images (C, H, W), (H, W, C) or (H, W),
             or images of Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... If the
-            data set has an attribute `classes`, it names the classes.
+            data set has an attribute `classes`, it names the classes. The channels are on the first axis if
+            it has 1, 3 or 4 entries, else on the last if it has, else on the shortest one.
+        values: "auto" rounds floats in [0, 1] of 1, 3 or 4 channels to 8 bits; "float32" keeps floats, of any
+            range, as they are. 16-bit images, and images of other numbers of channels, are always kept.
 
-    A source that this function returned before is returned as it is.
+    A source that this function returned before with the same `values` is returned as it is.
 
     Raises:
         UserError: if the data are not images; the message says what is wrong and how to convert them.
     """
     if isinstance(data, GivenImages):
-        return data
+        return data if values in ("auto", data.values) else give_images(data.data, values)
     shape = getattr(data, "shape", None)
     if shape is not None and len(shape) != 4:
         gray = ": add the channel, images[:, None]" if len(shape) == 3 else ""
@@ -60,7 +68,7 @@ def give_images(data: Any) -> GivenImages:  # noqa: ANN401 (see Args)
             "data must be a path, a name, a tensor or array of images or a data set, "
             f"got {type(data).__name__}"
         )
-    source = GivenImages(data)
+    source = GivenImages(data, values)
     GIVEN[source.text] = source
     return source
 
@@ -70,8 +78,8 @@ class GivenImages:
 
     official = False
 
-    def __init__(self, data: Any) -> None:  # noqa: ANN401
-        self.data = data
+    def __init__(self, data: Any, values: str = "auto") -> None:  # noqa: ANN401
+        self.data, self.values = data, values
         classes = getattr(data, "classes", None)
         self.class_names = [str(name) for name in classes] if isinstance(classes, list | tuple) else []
         self.sizes: set[tuple[int, int]] = set()
@@ -111,7 +119,9 @@ class GivenImages:
             image = item[0] if pair else item
             label = _read_label(item[1], number) if pair and len(item) > 1 else None
             folder = "" if label is None else f"{label:06d}/"
-            yield Member(f"{folder}{number:09d}", _encode(image, f"image {number}"))
+            yield Member(
+                f"{folder}{number:09d}", _encode(image, f"image {number}", keep=self.values != "auto")
+            )
 
     def find_classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
         """Return the class names, and the class index of each member; ((), None) if there are no labels.
@@ -119,14 +129,7 @@ class GivenImages:
         Raises:
             UserError: if only some images have a label.
         """
-        labels = [int(folder) for folder, slash, _ in (name.partition("/") for name in names) if slash]
-        if not labels:
-            return (), None
-        if len(labels) < len(names):
-            raise UserError(f"every image needs a label, or none: {len(labels)} of {len(names)} have one")
-        count = max(*labels, len(self.class_names) - 1, 0) + 1
-        known = len(self.class_names) == count == len(set(self.class_names))
-        return tuple(self.class_names if known else map(str, range(count))), labels
+        return find_given_classes(names, self.class_names)
 
     def _items(self) -> Iterable[Any]:
         # A `for` loop over a data set of torch ends only if the data set raises IndexError. So count instead.
@@ -135,22 +138,22 @@ class GivenImages:
 
     @cached_property
     def _survey(self) -> Survey:
-        lines, votes = [], Counter[int]()
+        lines, votes, ends = [], Counter[tuple[ValueType, int]](), [math.inf, -math.inf]
         for member in self.members((0, 0)):
             lines.append((member.name, hashlib.sha256(member.data).hexdigest()))
-            with Image.open(io.BytesIO(member.data)) as image:
-                self.sizes.add((image.height, image.width))
-                votes[4 if image.has_transparency_data else 1 if image.mode in _GRAY else 3] += 1
+            header = read_any_header(member.data)
+            self.sizes.add((header.height, header.width))
+            votes[stored_type(header), header.channels] += 1
+            if stored_type(header) == "float32":
+                pixels = read_pixels(member.data)
+                ends = [min(ends[0], float(pixels.min())), max(ends[1], float(pixels.max()))]
         if not lines:
             raise UserError("data must hold at least one image, got none")
         classes, labels = self.find_classes([name for name, _ in lines])
         self.labelled = labels is not None
         content = hashlib.sha256(json.dumps([classes, sorted(lines)]).encode()).hexdigest()
-        channels = max((3, 4, 1), key=lambda wanted: votes[wanted])
-        return Survey(content, channels, len(lines), others=0)
-
-
-_GRAY = ("1", "L", "I", "F", "I;16")
+        values, channels = count_votes(votes)
+        return Survey(content, channels, len(lines), 0, values, *ends)
 
 
 def _read_label(label: Any, number: int) -> int:  # noqa: ANN401
@@ -163,38 +166,53 @@ def _read_label(label: Any, number: int) -> int:  # noqa: ANN401
     return found
 
 
-def _encode(image: Any, name: str) -> bytes:  # noqa: ANN401
-    """Return an image as the bytes of a file without compression: PPM, or PNG for other modes."""
+def _encode(image: Any, name: str, *, keep: bool) -> bytes:  # noqa: ANN401
+    """Return an image as the bytes of a file without compression: PPM, PNG or .npy."""
     if not isinstance(image, Image.Image):
-        image = Image.fromarray(_to_pixels(image, name))
+        return encode_array(_to_pixels(image, name, keep=keep))
     if image.mode in ("L", "RGB") and not image.has_transparency_data:
-        return b"P%d %d %d 255\n" % (5 if image.mode == "L" else 6, *image.size) + image.tobytes()
+        return encode_array(np.asarray(image).reshape(image.height, image.width, -1))
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=0)
     return file.getvalue()
 
 
-def _to_pixels(image: Any, name: str) -> np.ndarray:  # noqa: ANN401
-    """Return a tensor or array as pixels (H, W) or (H, W, C), uint8.
+def _to_pixels(image: Any, name: str, *, keep: bool) -> np.ndarray:  # noqa: ANN401
+    """Return a tensor or array as pixels (H, W, C), uint8, uint16 or float32; floats only if `keep`.
 
     Raises:
-        UserError: if it does not have the shape of an image, or its values are not uint8 or floats in [0, 1].
+        UserError: if it does not have the shape of an image, or its values are of another type or range.
     """
     if hasattr(image, "detach"):
         image = image.detach().cpu()
         image = image.float() if image.is_floating_point() else image
     values = np.asarray(image)
-    if values.ndim == 3 and values.shape[0] in (1, 3, 4):
-        values = values.transpose(1, 2, 0)
-    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)):
+    if values.ndim not in (2, 3) or not values.size:
         raise UserError(f"images must have the shape {_SHAPES}, got {values.shape} for {name}")
-    if values.dtype != np.uint8:
-        values = _scale(values, name)
-    return np.ascontiguousarray(values[..., 0] if values.shape[2:] == (1,) else values)
+    values = values[..., None] if values.ndim == 2 else _put_channels_last(values, name)
+    if values.dtype.kind == "f" and (keep or values.shape[2] not in PICTURE_CHANNELS):
+        if not np.isfinite(values).all():
+            raise UserError(f"images must be finite, got NaN or infinity in {name}")
+        return values.astype(np.float32)
+    return values if values.dtype in (np.uint8, np.uint16) else _scale(values, name)
+
+
+def _put_channels_last(values: np.ndarray, name: str) -> np.ndarray:
+    """Return an image (C, H, W) or (H, W, C) as (H, W, C); see `give_images`."""
+    usual = [axis in PICTURE_CHANNELS for axis in values.shape]
+    axis = "first" if usual[0] else "last" if usual[2] else find_channel_axis(values.shape)
+    if axis is None:
+        raise UserError(
+            f"the channels of {name} may be on its first or last axis, got {values.shape}: {_MEND}"
+        )
+    return values.transpose(1, 2, 0) if axis == "first" else values
+
+
+_MEND = "save the images with np.save, and train on the file with data.axis first or last"
 
 
 def _scale(values: np.ndarray, name: str) -> np.ndarray:
     """Return floats in [0, 1] as uint8."""
-    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    low, high = values.min(), values.max()
     check_pixels(str(values.dtype), low, high, where=f" in {name}")
     return np.rint(values.clip(0, 1) * 255).astype(np.uint8)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ddim.data.order import split_indices
 from ddim.data.sealed import SealedPixels
+from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,13 +26,14 @@ class Images:
     """N images of one size, decoded once.
 
     Attributes:
-        pixels: (N, H, W, C) uint8, usually read from the cache as needed.
+        pixels: (N, H, W, C) of the type of `values`, usually read from the cache as needed.
         labels: (N,) int64 indices into `classes`, or None if there are no classes.
         classes: the class names, sorted.
         names: (N,) the name of each image's file in the source.
         fingerprint: a SHA-256 (hex) of content, size and channels.
         official: sorted indices (train, validation) if the source defines a split, else None.
         folder: the folder of these images in the cache; None if they are not cached.
+        values: the type of the pixels, and how they map to [0, 1].
     """
 
     pixels: np.ndarray | SealedPixels
@@ -41,10 +43,29 @@ class Images:
     fingerprint: str
     official: tuple[np.ndarray, np.ndarray] | None = None
     folder: Path | None = None
+    values: Values = EIGHT_BITS
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pixels)
+
+    @property
+    def kind(self) -> str:
+        """The channels and values in words: "RGB", "gray of 16 bits", "8 channels of floats from 0 to 1"."""
+        channels, values = self.pixels.shape[3], self.values
+        colours = {1: "gray", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
+        if values.eight_bits:
+            return colours
+        bits = "16 bits" if values.type == "uint16" else "floats"
+        whole = values == Values("uint16", 0.0, 65535.0)
+        return f"{colours} of {bits}" + ("" if whole else f" from {values.low:g} to {values.high:g}")
+
+    def find_ends(self) -> tuple[float, float]:
+        """Return the smallest and the largest value of all pixels."""
+        ends = [
+            (part.min(), part.max()) for part in (self.pixels[k : k + 64] for k in range(0, len(self), 64))
+        ]
+        return min(float(low) for low, _ in ends), max(float(high) for _, high in ends)
 
     def __repr__(self) -> str:
         """Return one line: number, size, channels and classes."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from ddim.data.arrays import SUFFIXES, Arrays
 from ddim.data.blossoms.source import Blossoms
 from ddim.data.cache import fingerprint_survey, load_cached, survey_source
 from ddim.data.folder import open_path
@@ -14,6 +16,7 @@ from ddim.data.given import GIVEN, PREFIX
 from ddim.data.images import Images, check_size
 from ddim.data.named import NAMED
 from ddim.data.sources import Source
+from ddim.data.values import AS_FILES_SAY, Reading
 from ddim.errors import UserError, suggest
 from ddim.files import cache_folder
 
@@ -25,20 +28,23 @@ def open_images(
     size: tuple[int, int],
     channels: int | None = None,
     *,
+    reading: Reading = AS_FILES_SAY,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
     """Return the images of a source at one size; they are decoded once and stored in a cache.
 
-    Each image is cropped at the centre to the aspect ratio of `size`, then resized.
+    Each image is cropped at the centre to the aspect ratio of `size`, then resized. 16-bit and float values
+    are kept, see `Images.values`.
 
     Args:
-        source: a folder, a .zip, a .tar[.gz|.xz], or the name of a built-in data set: "blossoms",
-            "blossoms:COUNT", "flowers", "pets" or "cifar10". A local copy of the last three is given as
-            "pets:/path/to/copy". If a path with such a name exists, the path takes precedence. The text of
-            images that were given from Python is accepted too, see `give_images`.
+        source: a folder, a .zip, a .tar[.gz|.xz], a .npy, a .npz, or the name of a built-in data set:
+            "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". A local copy of the last three is
+            given as "pets:/path/to/copy". If a path with such a name exists, the path takes precedence. The
+            text of images that were given from Python is accepted too, see `give_images`.
         size: (height, width) in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); None takes the most frequent number in the files.
+        reading: how values are read, by default as the files say.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
         progress: called with (done, total) while images are decoded.
 
@@ -48,8 +54,19 @@ def open_images(
     check_size(size)
     if channels not in (None, 1, 3, 4):
         raise UserError(f"data.channels must be 1 (gray), 3 (RGB) or 4 (RGBA), got {channels}")
-    text = str(source)
-    return load_cached(find_source(text), text, size, channels, cache=cache, progress=progress)
+    text, kind = str(source), reading.values
+    found = find_source(text, reading)
+    images = load_cached(found, text, size, channels, values=kind, cache=cache, progress=progress)
+    return limit_range(images, reading)
+
+
+def limit_range(images: Images, reading: Reading) -> Images:
+    """Return images with the range of values that the user says.
+
+    Raises:
+        UserError: if they have 8 bits, or values outside this range.
+    """
+    return replace(images, values=reading.limit(images.values, images.find_ends))
 
 
 def source_exists(text: str) -> bool:
@@ -66,7 +83,23 @@ def absolute_source(text: str) -> str:
     return f"{name}:{os.path.abspath(os.path.expanduser(copy))}" if is_copy else text
 
 
-def fingerprint_source(text: str, size: tuple[int, int], channels: int | None = None) -> str:
+def find_array_size(source: str | Path, reading: Reading = AS_FILES_SAY) -> tuple[int, int] | None:
+    """Return the (height, width) of the images in a file of arrays; None for other sources.
+
+    Raises:
+        UserError: if the file holds no images.
+    """
+    path = os.path.expanduser(str(source))
+    return Arrays(Path(path), reading).size if _is_array(path) else None
+
+
+def _is_array(path: str) -> bool:
+    return path.lower().endswith(SUFFIXES) and os.path.isfile(path)
+
+
+def fingerprint_source(
+    text: str, size: tuple[int, int], channels: int | None = None, reading: Reading = AS_FILES_SAY
+) -> str:
     """Return the fingerprint that the images of a source would have, without decoding them.
 
     The arguments are the same as in `open_images`.
@@ -74,10 +107,11 @@ def fingerprint_source(text: str, size: tuple[int, int], channels: int | None = 
     Raises:
         UserError: if there is no such source.
     """
-    return fingerprint_survey(survey_source(find_source(text), cache_folder()), size, channels)
+    known = survey_source(find_source(text, reading), cache_folder())
+    return fingerprint_survey(known, size, channels, reading.values)
 
 
-def find_source(text: str) -> Source:
+def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
     """Return the source for a path, the name of a data set, "blossoms:COUNT" or "NAME:/path/to/copy".
 
     If a path with the given name exists, the path takes precedence.
@@ -91,13 +125,15 @@ def find_source(text: str) -> Source:
         raise UserError(f"the images {text.removeprefix(PREFIX)} were given from Python: give them again")
     path = os.path.expanduser(text)
     if text and os.path.lexists(path):
-        return open_path(Path(path))
+        return Arrays(Path(path), reading) if _is_array(path) else open_path(Path(path))
     name, _, copy = text.partition(":")
     if name == "blossoms" and (text == name or re.fullmatch("[1-9][0-9]{0,6}", copy)):
         return Blossoms(int(copy)) if copy else Blossoms()
     if name in NAMED and (copy or text == name):
         return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
-    message = f"{text!r} is neither a folder, a .zip or .tar file, nor a data set ({', '.join(NAMES)})"
+    message = (
+        f"{text!r} is neither a folder, a .zip, .tar, .npy or .npz file, nor a data set ({', '.join(NAMES)})"
+    )
     wanted = Path(path)
     near = [entry.name for entry in wanted.parent.glob("*") if entry.is_dir()]
     raise UserError(message + (suggest(wanted.name, near) or suggest(name, NAMES)))

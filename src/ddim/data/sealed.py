@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,15 @@ SEAL = "seal.json"
 _CHUNK = 2**20
 
 
-def write_seal(pixels: Path, shape: tuple[int, int, int], *pages: str) -> None:
+def write_seal(pixels: Path, size: int, *pages: str) -> None:
     """Write `SEAL`: the hashes of each chunk of the file `pixels`, and of the files `pages` beside it.
 
-    A chunk is a whole number of images (H, W, C) of the given shape.
+    A chunk is a whole number of images, each of `size` bytes.
     """
-    rows = max(1, _CHUNK // math.prod(shape))
+    rows = max(1, _CHUNK // size)
     chunks = []
     with pixels.open("rb") as file:
-        while chunk := file.read(rows * math.prod(shape)):
+        while chunk := file.read(rows * size):
             chunks.append(hashlib.sha256(chunk).hexdigest())
     seal = {
         "rows": rows,
@@ -53,7 +52,7 @@ def read_seal(folder: Path) -> dict[str, Any]:
 
 
 class SealedPixels:
-    """Images (N, H, W, C) uint8 in a file, a read-only array whose rows are checked when they are first read.
+    """Images (N, H, W, C) in a file, a read-only array whose rows are checked when they are first read.
 
     It is indexed like a NumPy array, but new axes and ellipses are not supported. Indexing returns a NumPy
     array.
@@ -62,13 +61,20 @@ class SealedPixels:
         path: the file.
         shape: (N, H, W, C).
         seal: the result of `read_seal`.
+        dtype: the type of the values.
 
     Raises:
         UserError: when damaged rows are read. The images are then decoded again when they are next opened.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, int, int, int], seal: dict[str, Any]) -> None:
-        self.base, self.shape, self.dtype = np.memmap(path, np.uint8, "r", shape=shape), shape, np.dtype("u1")
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int, int, int],
+        seal: dict[str, Any],
+        dtype: np.dtype = np.dtype("u1"),  # noqa: B008  (a frozen value)
+    ) -> None:
+        self.base, self.shape, self.dtype = np.memmap(path, dtype, "r", shape=shape), shape, dtype
         self._path, self._rows, self._digests = path, int(seal["rows"]), list(seal["chunks"])
         if len(self._digests) != -(-shape[0] // self._rows):
             raise ValueError("the number of hashes does not fit the size of the file")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+from ddim.data.values import LARGEST, Values, ValueType, choose_range
 
 # The reason in the `Reject` of a file that is not an image, such as a text file. These files are counted, but
 # not listed.
@@ -37,12 +41,39 @@ class Survey:
         channels: the most frequent number of channels.
         count: number of image files.
         others: number of files that are not images.
+        values: the most frequent type of values.
+        low: the smallest value of all float images; infinity if there are none.
+        high: the largest value of all float images; -infinity if there are none.
     """
 
     content: str
     channels: int
     count: int
     others: int
+    values: ValueType = "uint8"
+    low: float = math.inf
+    high: float = -math.inf
+
+    def find_values(self, wanted: Literal["auto"] | ValueType = "auto") -> Values:
+        """Return the values of the images, of the most frequent or the `wanted` type, with their range."""
+        kind = self.values if wanted == "auto" else wanted
+        if kind == "float32":
+            return Values("float32", *choose_range(min(self.low, self.high), self.high))
+        return Values(kind, 0.0, LARGEST[kind])
+
+
+def count_votes(votes: Counter[tuple[ValueType, int]]) -> tuple[ValueType, int]:
+    """Return the most frequent type of values, and the most frequent number of channels.
+
+    `votes` counts the images of each type and number of channels.
+    """
+    types, channels = Counter[ValueType](), Counter[int]()
+    for (kind, number), count in votes.items():
+        types[kind] += count
+        channels[number] += count
+    # RGB wins a tie: it represents gray images without loss, and transparency is seldom intended.
+    most = max((3, 4, 1, *sorted(channels)), key=lambda wanted: channels[wanted])
+    return max(("uint8", "uint16", "float32"), key=lambda wanted: types[wanted]), most
 
 
 class Source(Protocol):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from ddim.data.images import Images
+from ddim.data.values import PICTURE_CHANNELS
+from ddim.errors import UserError
 
 SIDE = 8
 """Height and width of a thumbnail."""
@@ -40,6 +42,8 @@ def compute_thumbnails(images: Images, which: np.ndarray) -> np.ndarray:
     mirrored image is exactly the mirrored thumbnail.
     """
     height, width, channels = images.pixels.shape[1:]
+    if not images.values.eight_bits or channels not in PICTURE_CHANNELS:
+        raise UserError(f"clusters need 8-bit images with 1, 3 or 4 channels, got {images.kind}")
     rows, columns = _cell_weights(height), _cell_weights(width)
     table = np.rint(_linear_light(np.arange(256) / 255) * _WHITE)
     size = max(1, _CHUNK // (height * width * channels))

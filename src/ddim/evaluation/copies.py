@@ -34,7 +34,7 @@ from ddim.metrics.neighbours import (
 )
 from ddim.metrics.proportions import false_alarm_threshold, share_interval
 from ddim.metrics.statistics import Estimate
-from ddim.runs.image_features import ImageSet, compute_features
+from ddim.runs.image_features import ImageSet, compute_features, take_pictures
 from ddim.runs.progress import Progress, ignore_progress
 
 PIXELS = "pixels"
@@ -210,7 +210,7 @@ def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, f
 
 def find_copies_by_pixels(own: SplitImages, samples: np.ndarray, flip: bool) -> Verdict:
     """Return the copies among samples (N, H, W, C) uint8, by pixels; if `flip`, also of mirror images."""
-    train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]
+    train, valid = take_pictures(own.images, own.train), take_pictures(own.images, own.validation)
     return find_copies(samples, train, valid, also=mirror(train) if flip else None)
 
 
@@ -247,7 +247,7 @@ def find_copies_by_features(
         also=features("mirrored", own.train, mirror=True) if flip else None,
         embed=flatten_features,
         space=f"{extractor.name} features",
-        images=(own.images.pixels[own.train], own.images.pixels[own.validation]),
+        images=(take_pictures(own.images, own.train), take_pictures(own.images, own.validation)),
     )
 
 
@@ -255,7 +255,7 @@ def find_held_out_duplicates(own: SplitImages, flip: bool) -> Duplicates:
     """Return pairs of (nearly) equal held-out and training images; if `flip`, compare mirror images too."""
     if not len(own.validation):
         return Duplicates([], [])
-    train, valid = own.images.pixels[own.train], own.images.pixels[own.validation]
+    train, valid = take_pictures(own.images, own.train), take_pictures(own.images, own.validation)
     views = [train, mirror(train)] if flip else [train]
     found = nearest_neighbours(valid, train, 1, also=mirror(train) if flip else None, embed=standardise)
     same, alike = [], []

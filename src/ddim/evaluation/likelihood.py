@@ -105,6 +105,10 @@ def bits_per_dim(
     """
     reference = _check_choices(images, method, n)
     run = load_given_run(run)
+    if not run.values.eight_bits:
+        raise UserError(
+            f"the bits per dimension are those of 8-bit images, and this run has {run.values.type}"
+        )
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
     chosen = _choose_images(run, reference, n, partial(progress, READING))
     classes = _classes(run, chosen)

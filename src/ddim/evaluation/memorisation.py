@@ -32,6 +32,7 @@ from ddim.plots.pictures import save_png
 from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8, with_options
+from ddim.runs.image_features import take_pictures
 from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import with_bar
@@ -163,7 +164,7 @@ def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: i
     which = own.train[verdict.samples.neighbours.indices[worst, 0]]
     rows = {
         "sample": [samples[k] for k in worst],
-        "nearest in\ntraining": [np.asarray(own.images.pixels[k]) for k in which],
+        "nearest in\ntraining": list(take_pictures(own.images, which)),
     }
     copies = verdict.samples.copies
     notes = {"sample": [f"{closeness[k]:.2f}{' copy' if copies[k] else ''}" for k in worst]}

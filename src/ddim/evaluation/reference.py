@@ -10,11 +10,12 @@ from typing import Literal, get_args
 import numpy as np
 
 from ddim.data import Images, open_images, split_images
+from ddim.data.values import Reading, choose_channels
 from ddim.errors import UserError, describe_given, suggest
 from ddim.runs.image_features import ImageSet
 from ddim.runs.images import reopen_run_images
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.recipe import Data
+from ddim.runs.recipe_data import Data
 
 Part = Literal["valid", "train", "all"]
 
@@ -70,7 +71,8 @@ def select_reference(
         progress: called with the number of images decoded and the total.
     """
     source = reference.data or data.source
-    images = open_images(source, data.size, data.channels, progress=progress)
+    reading = data.reading if reference.data is None else Reading(axis=data.axis)
+    images = open_images(source, data.size, data.channels, reading=reading, progress=progress)
     return _select_part(reference, images, data, seed)
 
 
@@ -99,5 +101,5 @@ def open_reference(
     if reference.data is None:
         images = reopen_run_images(run, progress, f"name images {BY_ARGUMENT}")
         return _select_part(reference, images, run.recipe.data, run.recipe.seed)
-    data = replace(run.recipe.data, channels=run.model.shape.channels)
+    data = replace(run.recipe.data, channels=choose_channels(run.model.shape.channels))
     return select_reference(reference, data, run.recipe.seed, progress)

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ddim.data import Images, open_images
 from ddim.data.batch import gather_batch
-from ddim.data.decode import UnusableError, read_header
+from ddim.data.decode import UnusableError
+from ddim.data.deep import read_any_header
 from ddim.data.open import find_source, source_exists
 from ddim.data.sources import Member
+from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.noise import check_seeds
@@ -31,7 +33,7 @@ from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.files import read_json
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, release_pages
-from ddim.plots.pictures import check_images, to_uint8
+from ddim.plots.pictures import check_images, to_pictures, to_uint8
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.classes import Label, find_label
 from ddim.runs.folder import RUN
@@ -43,8 +45,8 @@ from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
 from ddim.runs.progress import READING, Progress
 from ddim.runs.provenance import sampling_record
-from ddim.runs.recipe import Data
 from ddim.runs.recipe_checks import check_label
+from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import find_named_checkpoint, find_run_folder, names_checkpoint
 
 SAMPLES = 1000
@@ -241,7 +243,8 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
     else:
         if reference.data is None:
             raise UserError("a model has no images of its own: name the reference images")
-        data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=shape.channels)
+        channels = choose_channels(shape.channels)
+        data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=channels)
         selected = select_reference(reference, data, 0, decoding)
     pipeline, label, guidance = prepare_sampling(pipeline, samples)
     seeds, steps = samples.seeds, pipeline.recipe.choose_steps(samples.steps)
@@ -303,7 +306,7 @@ def _read_images(
 
     def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
         for first in range(0, len(which), BATCH):
-            pixels = gather_batch(images, which[first : first + BATCH])
+            pixels = to_pictures(gather_batch(images, which[first : first + BATCH]))
             yield Part(extractor(pixels).numpy(), pixels if first < shown else None, nfe)
             release_pages(images.pixels)
 
@@ -318,7 +321,7 @@ def _first_size(source: Path) -> tuple[int, int]:
     for item in find_source(str(source)).members((64, 64)):
         if isinstance(item, Member):
             with suppress(UnusableError):
-                header = read_header(item.data)
+                header = read_any_header(item.data)
                 return header.height, header.width
     raise UserError(f"{source} is neither a run nor a folder or archive of images")
 

@@ -91,9 +91,10 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     """
     fields = {"data.size": size, "data.labels": labels}
     data = data if data is None or isinstance(data, str | Path) else give_images(data)
+    keep_size = size is None and not (isinstance(recipe, Recipe) and isinstance(data, str | Path))
     if not isinstance(recipe, Recipe):
         recipe = load_named_recipe(recipe, None, find_size(size, data))
-    recipe = use_data(recipe, data, keep_size=size is None) if data is not None else recipe
+    recipe = use_data(recipe, data, keep_size=keep_size) if data is not None else recipe
     recipe = change_recipe(recipe, {name: value for name, value in fields.items() if value is not None})
     budgets = _list_budgets(recipe, minutes, images)
     # These checks come before the images are decoded, because decoding may take long.

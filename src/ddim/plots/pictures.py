@@ -38,20 +38,35 @@ GAP = 2
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Return images (B, C, H, W), in [0, 1] or uint8, as (B, H, W, C) uint8.
+    """Return images (B, C, H, W), in [0, 1] or uint8, as pictures (B, H, W, 1, 3 or 4) uint8.
 
-    Values are clamped to [0, 1] and rounded to 256 levels; NaN becomes 0.
+    Values are clamped to [0, 1] and rounded to 256 levels; NaN becomes 0. Of images with more than four
+    channels, the first three are shown as red, green and blue. Two channels are shown as red and green.
 
     Raises:
-        UserError: if the shape is not (B, C, H, W) with 1, 3 or 4 channels.
+        UserError: if the shape is not (B, C, H, W).
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3, 4):
+    if images.ndim != 4 or not images.shape[1]:
         raise UserError(f"images must be (B, C, H, W) with 1, 3 or 4 channels, got {tuple(images.shape)}")
     images = images.detach().permute(0, 2, 3, 1)
+    if images.shape[3] not in (1, 3, 4):
+        shown = images.new_zeros(*images.shape[:3], 3)
+        used = min(3, images.shape[3])
+        shown[..., :used] = images[..., :used]
+        images = shown
     if images.is_floating_point():
         # A diverged model returns NaN, and casting NaN to an integer depends on the hardware.
         images = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte()
     return images.cpu().contiguous().numpy()
+
+
+def to_pictures(images: Tensor) -> Tensor:
+    """Return images (B, C, H, W), in [0, 1] or uint8, as pictures (B, 1, 3 or 4, H, W); see `to_uint8`."""
+    import torch
+
+    if images.dtype == torch.uint8 and images.shape[1] in (1, 3, 4):
+        return images
+    return torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2)
 
 
 def check_images(images: Tensor, what: str = "images") -> None:
@@ -231,6 +246,15 @@ def render_png(pixels: np.ndarray) -> bytes:
     mark.add_text("Software", MARK)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG", pnginfo=mark)
+    return content.getvalue()
+
+
+def render_deep_png(pixels: np.ndarray) -> bytes:
+    """Return the content of the PNG file of a gray image (H, W) or (H, W, 1) uint16, with 16 bits."""
+    mark = PngImagePlugin.PngInfo()
+    mark.add_text("Software", MARK)
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.reshape(pixels.shape[:2]))).save(content, "PNG", pnginfo=mark)
     return content.getvalue()
 
 

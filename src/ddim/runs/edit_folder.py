@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddim.data.decode import UnusableError, decode_image, read_header
+from ddim.data.decode import UnusableError
+from ddim.data.deep import decode_any, read_any_header
+from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError
 from ddim.files import write_json
 from ddim.plots.charts import plot_strip, save_figure
-from ddim.plots.pictures import save_png, to_uint8
+from ddim.plots.pictures import to_uint8
 from ddim.runs.edit_images import Edit
 from ddim.runs.provenance import describe_times, make_record
+from ddim.runs.sample_files import sample_suffix, to_pixels, write_image
 
 
 def read_images(
@@ -23,6 +26,7 @@ def read_images(
     size: tuple[int, int],
     channels: int,
     on_change: Callable[[str], object] | None = None,
+    values: Values = EIGHT_BITS,
 ) -> Tensor:
     """Return image files as one tensor (B, C, H, W) in [0, 1].
 
@@ -31,6 +35,7 @@ def read_images(
         size: height and width to which each image is cropped and resized.
         channels: 1 for gray, 3 for RGB, 4 for RGBA.
         on_change: called with a sentence for each image that was cropped or resized.
+        values: the type and range of their values.
 
     Raises:
         UserError: if a file cannot be read or is not an image.
@@ -38,7 +43,7 @@ def read_images(
     images = []
     for path in map(Path, paths):
         try:
-            found, pixels = decode_image(path.read_bytes(), size, channels)
+            found, pixels = decode_any(path.read_bytes(), size, channels, values.type)
         except OSError as error:
             raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
         except UnusableError as error:
@@ -52,7 +57,10 @@ def read_images(
                 f"{path}: {found.height}x{found.width}, {crop}resized to {size[0]}x{size[1]}, "
                 "the size of the run (height x width)"
             )
-        images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255)
+        if values.eight_bits:
+            images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255)
+        else:
+            images.append(torch.from_numpy(values.to_unit(pixels)).permute(2, 0, 1))
     return torch.stack(images)
 
 
@@ -87,7 +95,7 @@ def read_hole(
         hole = seen
     else:
         hole = ~seen
-    heads = [read_header(Path(file).read_bytes()) for file in (image, path)]
+    heads = [read_any_header(Path(file).read_bytes()) for file in (image, path)]
     sizes = [f"{head.height}x{head.width}" for head in heads]
     if sizes[0] != sizes[1]:
         raise UserError(f"the mask must have the size of the image, {sizes[0]}, got {sizes[1]}")
@@ -110,7 +118,9 @@ def save_edit(
     facts: dict[str, Any] | None = None,
     zoom: int | None = None,
 ) -> None:
-    """Write each image of an edit as a PNG, strip.png with all images, and record.json.
+    """Write each image of an edit, strip.png with all images, and record.json.
+
+    Images are written without loss, see `sample_files`.
 
     Args:
         edit: the result of a function of `edit_images`.
@@ -119,11 +129,12 @@ def save_edit(
         facts: more entries of the record, such as the names of the image files.
         zoom: the factor by which images in strip.png are enlarged; see `plot_strip`.
     """
-    folder = Path(folder)
+    folder, values = Path(folder), edit.pipeline.values
     rows = {name: list(to_uint8(images)) for name, images in edit.rows.items()}
-    for name, row in rows.items():
-        for k, pixels in enumerate(row):
-            save_png(folder / f"{name.replace(' ', '-')}-{k:02d}.png", pixels)
+    for name, images in edit.rows.items():
+        suffix = sample_suffix(values, images.shape[1])
+        for k, pixels in enumerate(to_pixels(images, values)):
+            write_image(folder / f"{name.replace(' ', '-')}-{k:02d}{suffix}", pixels)
     heads = [""] * max(map(len, rows.values()))
     notes = {list(rows)[-1]: edit.captions} if edit.captions else None
     save_figure(folder / "strip.png", plot_strip(rows, heads, notes, zoom=zoom))

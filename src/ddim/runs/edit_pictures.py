@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddim.data.batch import to_unit
 from ddim.data.decode import decode_image
+from ddim.data.values import EIGHT_BITS
 from ddim.errors import UserError
 from ddim.plots.pictures import check_images
 from ddim.runs.edit_folder import read_images
@@ -201,5 +202,6 @@ def open_pictures(
             pixels = decode_image(content.getvalue(), size, channels)[1]
             opened.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255)
         else:
-            opened.append(read_images([picture], size, channels))
+            values = pipeline.values if channels == shape.channels else EIGHT_BITS
+            opened.append(read_images([picture], size, channels, values=values))
     return torch.cat(opened)

@@ -16,7 +16,8 @@ from ddim.diffusion.time_sampling import NormalLogSNR, UniformTimes
 from ddim.diffusion.weighting import EDMWeight
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import HalfLife
-from ddim.runs.recipe import Data, Measured, Optim, Recipe
+from ddim.runs.recipe import Measured, Optim, Recipe
+from ddim.runs.recipe_data import Data
 
 DDPMPP = DDPMUNetSpec(
     multipliers=(2, 2, 2),

@@ -17,9 +17,11 @@ import numpy as np
 
 from ddim.data import Images
 from ddim.data.batch import gather_batch
+from ddim.data.values import PICTURE_CHANNELS
 from ddim.errors import UserError
 from ddim.files import atomic_file, cache_folder, hash_file, make_folder, remove_leftovers, write_atomic
 from ddim.metrics.features import Extractor, release_pages, write_npy_header
+from ddim.plots.pictures import to_pictures, to_uint8
 
 BATCH = 32
 """Number of images whose features are computed in one batch."""
@@ -76,7 +78,7 @@ def compute_features(
             write_npy_header(file, (len(of.which), extractor.dimensions))
             for first in range(0, len(of.which), BATCH):
                 part = of.which[first : first + BATCH]
-                pixels = gather_batch(of.images, part)
+                pixels = to_pictures(gather_batch(of.images, part))
                 file.write(extractor(pixels.flip(3) if of.mirrored else pixels).numpy().tobytes())
                 release_pages(of.images.pixels)
                 if progress:
@@ -86,6 +88,14 @@ def compute_features(
     except OSError as error:
         raise unwritable_cache(path.parent, error) from None
     return np.lib.format.open_memmap(path, mode="r")
+
+
+def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
+    """Return the images at indices `which` as pictures (N, H, W, 1, 3 or 4) uint8; see `to_uint8`."""
+    if images.values.eight_bits and images.pixels.shape[3] in PICTURE_CHANNELS:
+        return images.pixels[which]
+    parts = [to_uint8(gather_batch(images, which[k : k + BATCH])) for k in range(0, len(which), BATCH)]
+    return np.concatenate([*parts, to_uint8(gather_batch(images, which[:0]))])
 
 
 def unwritable_cache(folder: Path, error: OSError) -> UserError:

@@ -15,12 +15,14 @@ from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import open_decoded
 from ddim.data.given import PREFIX
-from ddim.data.open import absolute_source, fingerprint_source, source_exists
+from ddim.data.open import absolute_source, fingerprint_source, limit_range, source_exists
+from ddim.data.values import Reading, choose_channels
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
+from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.recipe import Data
+from ddim.runs.recipe_data import Data
 
 
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
@@ -43,7 +45,7 @@ def reopen_run_images(
     if known is None:
         said = f": {otherwise}" if otherwise else ""
         raise UserError(f"run {run} was imported and has no training images{said}")
-    data = replace(trained.recipe.data, channels=trained.checkpoint.state.channels)
+    data = replace(trained.recipe.data, channels=choose_channels(trained.checkpoint.state.channels))
     return reopen_images(run, data, known.fingerprint, progress, otherwise)
 
 
@@ -77,8 +79,9 @@ def reopen_images(
         if not source_exists(place):
             continue
         try:
-            if fingerprint_source(place, data.size, data.channels) == fingerprint:
-                return open_images(place, data.size, data.channels, progress=progress)
+            for reading in list_readings(data):
+                if fingerprint_source(place, data.size, data.channels, reading) == fingerprint:
+                    return open_images(place, data.size, data.channels, reading=reading, progress=progress)
             changed = place
         except UserError as error:
             # For example, a named data set cannot be downloaded. This is an error only if no copy is found.
@@ -94,7 +97,15 @@ def reopen_images(
         f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used",
         stacklevel=1,
     )
-    return images
+    return limit_range(images, data.reading)
+
+
+def list_readings(data: Data) -> list[Reading]:
+    """Return the ways in which the image files of a run may have been read.
+
+    Older runs have read files with more than 8 bits in 8 bits.
+    """
+    return [data.reading, *([replace(data.reading, values="uint8")] if data.values == "auto" else [])]
 
 
 def _explain_missing(run: Path, source: str) -> str:
@@ -116,8 +127,9 @@ def record_new_place(run: Path, source: str) -> None:
         UserError: if the images there are not those that the run was trained on.
     """
     document = read_json(run / RUN)
-    fields, facts = document["recipe"]["data"], document["data"]
-    if fingerprint_source(source, tuple(fields["size"]), fields["channels"]) != facts["fingerprint"]:
+    data, facts = load_recipe(document["recipe"]).data, document["data"]
+    found = (fingerprint_source(source, data.size, data.channels, each) for each in list_readings(data))
+    if facts["fingerprint"] not in found:
         raise UserError(f"data {source} does not hold the images on which {run} was trained")
     place = absolute_source(source)
     if facts.get("path") != place:

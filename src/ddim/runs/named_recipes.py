@@ -23,7 +23,8 @@ from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
 from ddim.runs.codec import read_recipe
 from ddim.runs.edm_recipes import edm, edm_iddpm, edm_ve, edm_vp
-from ddim.runs.recipe import Data, Fixed, Measured, Optim, Recipe, Report
+from ddim.runs.recipe import Fixed, Measured, Optim, Recipe, Report
+from ddim.runs.recipe_data import Data
 
 
 def luz() -> Recipe:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.data.clusters import Clusters, ImageClusters
+from ddim.data.values import EIGHT_BITS, Values
 from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.guidance import Clipped, Rescheduled
@@ -26,7 +27,8 @@ from ddim.runs.averages import AVERAGE, find_stored_average
 from ddim.runs.codec import dump, load_recipe
 from ddim.runs.kinds import choose_value
 from ddim.runs.own_parts import give_parts
-from ddim.runs.recipe import Data, Fixed, Recipe, build_model
+from ddim.runs.recipe import Fixed, Recipe, build_model
+from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import find_checkpoint
 from ddim.runs.searched_grids import find_saved_grid
 from ddim.runs.state import RunState
@@ -45,6 +47,7 @@ class Pipeline:
         recipe: its sampler, grid, schedule and clipping are used.
         runtime: how the network runs.
         class_counts: number of training images of each class; empty if the classes are not clusters.
+        values: the type and range of the values of the training images; `values.from_unit` converts samples.
     """
 
     model: Model
@@ -52,6 +55,7 @@ class Pipeline:
     recipe: Recipe
     runtime: Runtime
     class_counts: tuple[int, ...] = field(default=(), kw_only=True)
+    values: Values = field(default=EIGHT_BITS, kw_only=True)
 
     def __repr__(self) -> str:
         """Return one line: recipe, size, parameters and device."""
@@ -211,7 +215,8 @@ def load(
     average = None if stored is None else checkpoint.hash_checkpoint(stored)
     clusters = read_clusters(path, recipe)
     loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run), average, clusters)
-    return LoadedRun(model, state.pixels, recipe, runtime, loaded, class_counts=count_images(clusters))
+    counts, values = count_images(clusters), state.values
+    return LoadedRun(model, state.pixels, recipe, runtime, loaded, class_counts=counts, values=values)
 
 
 def check_same_weights(pipeline: Pipeline) -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ddim.data.augment import Augment
-from ddim.data.clusters import Clusters
-from ddim.data.images import check_size
 from ddim.diffusion.conditioning import Conditioning, LogSNR
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.grids import GRIDS, Grid, Uniform
@@ -24,49 +22,7 @@ from ddim.nn.ema import Averaging, Exponential
 from ddim.nn.networks import NetworkSpec
 from ddim.nn.own_network import OwnNetwork
 from ddim.nn.unet import UNetSpec
-
-
-@dataclass(frozen=True)
-class Data:
-    """The training images and how they are prepared.
-
-    Attributes:
-        source: a folder, an archive, or the name of a built-in data set.
-        size: (height, width) to which images are cropped and resized.
-        channels: 1, 3 or 4; None for the number that most images have.
-        flip: whether images are mirrored at random.
-        validation: share of the images that is held out for validation.
-        dequantise: whether uniform noise within the bin of each 8-bit value is added each time an image is
-            seen.
-        labels: whether the network is conditioned on class labels, which are the names of the image folders,
-            or clusters:K, for K classes of similar images that k-means finds. See `ddim.data.clusters`.
-        unlabelled: share of the labels that is dropped, drawn anew each time an image is seen. The network
-            then also learns images without a class, which guidance needs (Ho & Salimans 2022).
-    """
-
-    source: str = "blossoms"
-    size: tuple[int, int] = (64, 64)
-    channels: int | None = None
-    flip: bool = True
-    validation: float = 0.1
-    dequantise: bool = False
-    labels: bool | Clusters = False
-    unlabelled: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_size(self.size)
-        if isinstance(self.labels, str):
-            object.__setattr__(self, "labels", Clusters.parse(self.labels))
-        if self.channels not in (None, 1, 3, 4):
-            raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
-        if not 0 <= self.validation < 1:
-            raise UserError(f"data.validation must be at least 0 and less than 1, got {self.validation}")
-        if not 0 <= self.unlabelled < 1:
-            raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
-
-    def bins(self, pixels: Pixels) -> Pixels:
-        """Return the map between images and model units, for dequantised images if `dequantise` is set."""
-        return pixels.dequantised if self.dequantise else pixels
+from ddim.runs.recipe_data import Data
 
 
 class PixelRule(Protocol):

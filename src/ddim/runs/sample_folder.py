@@ -1,4 +1,4 @@
-"""Write a folder of samples: a PNG file for each seed, a sheet, a film and a record.
+"""Write a folder of samples: a file for each seed, a sheet, a film and a record.
 
 The sheet is one image that shows the samples. The film is an animated WebP of the sampling process. The
 record contains all sampling options.
@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from ddim.data.arrays import SUFFIXES
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import State
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
 from ddim.nn.processes import current_processes
-from ddim.plots.pictures import check_zoom, enlarge, make_sheet, save_film, save_png, to_uint8
+from ddim.plots.pictures import check_zoom, enlarge, make_sheet, save_film, save_png
 from ddim.runs.classes import Label
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import make_output_folder
@@ -41,6 +41,15 @@ from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import check_same_sampling, make_record, sample_conditions, sampling_record
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_run_folder
+from ddim.runs.sample_files import (
+    is_picture,
+    read_image,
+    sample_suffix,
+    show_image,
+    to_pixels,
+    write_image,
+    write_stack,
+)
 
 RECORD, FILM = "record.json", "film.webp"
 SHOWN = 256
@@ -97,7 +106,11 @@ def write_samples(
     output: Output = Output(),  # noqa: B008  (a frozen value)
     progress: Progress = ignore_progress,
 ) -> Written:
-    """Generate samples into a folder: PNG files, a sheet (one image of the first samples) and a record.
+    """Generate samples into a folder: a file for each, a sheet (one image of the first samples) and a record.
+
+    Samples are PNG files of 8 bits, or of 16 bits for gray images of 16 bits. Samples of other values or
+    channels are .npy files (H, W, C). If they are not pictures of 8 bits, or the run was trained on a file of
+    arrays, samples.npy holds those of this call in the order of the seeds.
 
     `output.film` adds a film (an animated WebP of the sampling process). If the folder holds samples of the
     same run with the same options, only missing samples are generated: after an interruption, the same call
@@ -135,13 +148,17 @@ def write_samples(
         check_samples(images, part, pipeline)
         done += len(part)
         seconds += time.monotonic() - start
-        for seed, pixels in zip(part, to_uint8(images), strict=True) if processes.leads else ():
-            save_png(todo.folder / f"{seed:05d}.png", pixels)
+        found = to_pixels(images, pipeline.values) if processes.leads else ()
+        for seed, pixels in zip(part, found, strict=True) if processes.leads else ():
+            write_image(_name_sample(todo.folder, seed, pipeline), pixels)
     if todo.filming:
         frames.collect()
     if not processes.leads:
         return processes.broadcast(None)
     sheet = _draw(todo, pipeline, frames, output)
+    if _wants_stack(pipeline):
+        names = [_name_sample(todo.folder, seed, pipeline) for seed in seeds]
+        write_stack(todo.folder, names, _image_shape(pipeline), pipeline.values)
     end = {"nfe": nfe, "seeds": sorted({*todo.there["seeds"], *seeds})}
     end |= {"seconds": round(todo.there["seconds"] + seconds, 2)}
     end |= {"film": todo.shown if output.film else todo.there["film"]}
@@ -201,20 +218,29 @@ def _draw(todo: _Plan, pipeline: LoadedRun, frames: Film, output: Output) -> np.
     return sheet
 
 
-def _read_sample(folder: Path, seed: int, pipeline: LoadedRun) -> np.ndarray | None:
-    """Return a sample (H, W, C) uint8 from its PNG file, or None if the file is missing or damaged."""
+def _image_shape(pipeline: LoadedRun) -> tuple[int, int, int]:
     shape = pipeline.model.shape
-    try:
-        with Image.open(folder / f"{seed:05d}.png", formats=("PNG",)) as image:
-            pixels = np.asarray(image).reshape(image.height, image.width, -1)
-    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
-        return None
-    return pixels if pixels.shape == (shape.height, shape.width, shape.channels) else None
+    return shape.height, shape.width, shape.channels
+
+
+def _name_sample(folder: Path, seed: int, pipeline: LoadedRun) -> Path:
+    return folder / f"{seed:05d}{sample_suffix(pipeline.values, pipeline.model.shape.channels)}"
+
+
+def _read_sample(folder: Path, seed: int, pipeline: LoadedRun) -> np.ndarray | None:
+    """Return a sample (H, W, C) from its file, or None if the file is missing or damaged."""
+    return read_image(_name_sample(folder, seed, pipeline), _image_shape(pipeline), pipeline.values)
+
+
+def _wants_stack(pipeline: LoadedRun) -> bool:
+    """Return whether the samples are also written as one array."""
+    source = pipeline.recipe.data.source.lower()
+    return source.endswith(SUFFIXES) or not is_picture(pipeline.values, pipeline.model.shape.channels)
 
 
 def _make_sheet(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> np.ndarray:
     found = (_read_sample(folder, seed, pipeline) for seed in seeds)
-    samples = [pixels for pixels in found if pixels is not None]
+    samples = [show_image(pixels, pipeline.values) for pixels in found if pixels is not None]
     if len(samples) < len(seeds):
         raise UserError(f"samples in {folder} were removed during this command; give the command again")
     return make_sheet(torch.from_numpy(np.stack(samples)).permute(0, 3, 1, 2))

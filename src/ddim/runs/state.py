@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ddim.data.values import EIGHT_BITS, Values
 from ddim.diffusion.pixels import Pixels
 from ddim.nn.runtime import Runtime
 from ddim.runs.recipe import Optim
@@ -99,11 +100,12 @@ class RunState:
     images: TrainedOn | None = None
     stopped: str | None = None
     due: bool = False
+    values: Values = EIGHT_BITS
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON; a sum that is not finite becomes null."""
         sums = {name: value if math.isfinite(value) else None for name, value in self.sums.items()}
-        return asdict(self) | {"sums": sums}
+        return asdict(self) | {"sums": sums, "values": self.values.to_json()}
 
     @classmethod
     def from_json(cls, document: Any) -> RunState:  # noqa: ANN401 (JSON)
@@ -125,5 +127,7 @@ class RunState:
             },
             "plan": Plan(**known["plan"]),
             "images": None if images is None else TrainedOn(**images),
+            # Older runs have images of 8 bits only.
+            "values": Values(**known["values"]) if "values" in known else EIGHT_BITS,
         }
         return cls(**known)

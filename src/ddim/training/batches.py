@@ -65,7 +65,7 @@ class Batch:
 
         Args:
             part: the part, as a slice of the batch.
-            images: the images (b, C, H, W) of the part, uint8 on the device.
+            images: the images (b, C, H, W) of the part, as in `gather_batch`, on the device.
             model: the model.
             pixels: the map between images and model units.
             runtime: how the network runs.

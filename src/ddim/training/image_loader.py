@@ -35,9 +35,11 @@ class ImageLoader:
         self._next: tuple[Rows, Future[Tensor]] | None = None
         if runtime.device == "cpu":
             return
-        size = len(images) * int(np.prod(images.pixels.shape[1:]))
+        # Images with more than 8 bits are float32 there.
+        size = len(images) * int(np.prod(images.pixels.shape[1:])) * (1 if images.values.eight_bits else 4)
         if size <= LARGEST_SHARE * _device_memory(runtime.device):
-            self.on_device = torch.from_numpy(np.array(images.pixels[:])).to(runtime.device)
+            everything = gather_batch(images, np.arange(len(images))).permute(0, 2, 3, 1)
+            self.on_device = everything.to(runtime.device)
         else:
             self._thread = ThreadPoolExecutor(1, "images")
 
@@ -47,7 +49,7 @@ class ImageLoader:
         return self._thread is not None
 
     def load(self, rows: Rows) -> Tensor:
-        """Return the images (b, C, H, W), uint8 in channels_last memory format, at these rows."""
+        """Return the images (b, C, H, W) at these rows, in the type and memory format of `gather_batch`."""
         if self.on_device is None:
             return self._take(rows).to(self.runtime.device, non_blocking=True)
         pixels = self.on_device[self.runtime.send(torch.from_numpy(rows.which))]

@@ -263,6 +263,7 @@ class Training:
             TrainedOn(images.fingerprint, len(self.split.train)),
             self.stopped,
             self.due,
+            images.values,
         )
         return {"state": state.to_json(), "recipe": dump(self.recipe)}
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.data.open import fingerprint_source, source_exists
+from ddim.data.open import find_array_size, fingerprint_source, source_exists
 from ddim.errors import UserError
 from ddim.files import read_json
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import RUN
+from ddim.runs.images import list_readings
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.recipe import Recipe
@@ -47,11 +48,18 @@ class Request:
 
     def find_size(self, data: object = None) -> tuple[int, int] | None:
         """Return the requested size of the images, or that of the images `data`; None if both are unknown."""
-        return find_size(self.fields.get("data.size"), data)
+        return find_size(self.fields.get("data.size"), data) or self._find_array_size()
 
     def change(self, recipe: Recipe) -> Recipe:
         """Return a recipe with the requested fields changed."""
-        return change_recipe(recipe, self.fields)
+        size = None if "data.size" in self.fields else self._find_array_size()
+        return change_recipe(recipe, self.fields if size is None else {**self.fields, "data.size": size})
+
+    def _find_array_size(self) -> tuple[int, int] | None:
+        """Return the size of the images in the file of arrays that is requested; None for other sources."""
+        axis, array = self.fields.get("data.axis", "auto"), self.fields.get("data.array")
+        reading = override(Recipe(), {"data.axis": axis, "data.array": array}).data.reading
+        return find_array_size(self.fields.get("data.source", ""), reading)
 
 
 @dataclass(frozen=True)
@@ -195,4 +203,6 @@ def _names_same_images(given: str | None, recipe: Recipe, facts: Mapping[str, An
     if given is None or os.path.normpath(given) == os.path.normpath(recipe.data.source):
         return True
     known, d = facts.get("data", {}).get("fingerprint"), recipe.data
-    return source_exists(given) and fingerprint_source(given, d.size, d.channels) == known
+    return source_exists(given) and known in (
+        fingerprint_source(given, d.size, d.channels, reading) for reading in list_readings(d)
+    )

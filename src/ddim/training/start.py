@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from ddim.data import SplitImages, open_images, split_images
+from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.given import GivenImages, give_images
-from ddim.data.open import source_exists
+from ddim.data.open import find_array_size, source_exists
 from ddim.diffusion.denoiser import check_output, describe_call
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
@@ -102,6 +102,8 @@ def find_size(size: object, data: object) -> tuple[int, int] | None:
     """
     if size is not None:
         return override(Recipe(), {"data.size": size}).data.size
+    if isinstance(data, str | Path):
+        return find_array_size(data)
     return data.size if isinstance(data, GivenImages) else None
 
 
@@ -111,14 +113,15 @@ def use_data(recipe: Recipe, data: object, *, keep_size: bool) -> Recipe:
     Args:
         recipe: the recipe.
         data: see `train`.
-        keep_size: whether images that are given from Python keep their size.
+        keep_size: whether arrays, in a file or given from Python, keep their size.
 
     Raises:
         UserError: if `data` is not a path, a name or images.
     """
     if isinstance(data, str | Path):
-        return replace(recipe, data=replace(recipe.data, source=str(data)))
-    given = give_images(data)
+        size = find_array_size(data, recipe.data.reading) if keep_size else None
+        return replace(recipe, data=replace(recipe.data, source=str(data), size=size or recipe.data.size))
+    given = give_images(data, recipe.data.values)
     labels = recipe.data.labels or (given.labelled and recipe.net.takes_classes)
     size = given.size if keep_size else recipe.data.size
     return replace(recipe, data=replace(recipe.data, source=given.text, size=size, labels=labels))
@@ -130,7 +133,8 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     `progress` is called while images are decoded.
     """
     d = recipe.data
-    images = open_images(d.source, d.size, d.channels, progress=partial(progress, READING))
+    progress = partial(progress, READING)
+    images = open_images(d.source, d.size, d.channels, reading=d.reading, progress=progress)
     return split_images(images, d.validation, recipe.seed)
 
 
@@ -241,6 +245,19 @@ def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
     return recipe.pixels.find_pixels(channels, measure)
 
 
+def check_values(recipe: Recipe, images: Images) -> None:
+    """Check that a recipe fits the values of its images.
+
+    Raises:
+        UserError: if the images have more than 8 bits, and the recipe adds noise within the bins of 8 bits.
+    """
+    if recipe.data.dequantise and not images.values.eight_bits:
+        raise UserError(
+            f"data.dequantise adds noise within the bins of 8-bit values, and these images have "
+            f"{images.values.type}: leave it out"
+        )
+
+
 def load_parent(source: Path | None) -> LoadedRun | None:
     """Return the run whose weights a new run starts from, loaded on the CPU; None if there is no such run."""
     return None if source is None else load(source, device="cpu")
@@ -269,6 +286,7 @@ def start_training(
             f"{count}: train without labels (--data.labels no), or without --from"
         )
     recipe = count_classes(recipe, parts.images)
+    check_values(recipe, parts.images)
     pixels = parent.pixels if parent else measure_pixels(recipe, parts)
     training = Training(recipe, parts, pixels, runtime, Plan(recipe.images))
     if parent:

@@ -1,0 +1,242 @@
+"""Images in a .npy or .npz file of NumPy, as a source; the images are read one at a time."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image
+
+from ddim.data.decode import MAX_PIXELS
+from ddim.data.folder import stamp_paths
+from ddim.data.labels import find_given_classes
+from ddim.data.npy import NotAnArrayError, read_npy, read_npy_header, render_npy
+from ddim.data.sources import Member, Survey
+from ddim.data.values import PICTURE_CHANNELS, Reading
+from ddim.errors import UserError
+
+SUFFIXES = (".npy", ".npz")
+"""The endings of files that hold arrays."""
+
+_IMAGES, _LABELS = ("images", "x", "arr_0"), ("labels", "y")
+_TYPES = ("uint8", "uint16", "float16", "float32", "float64")
+_SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
+_MOST_LABELS = 10**8
+
+
+def find_channel_axis(shape: Sequence[int], axis: str = "auto") -> str | None:
+    """Return whether the channels of images of this shape are "first" or "last"; None if this is ambiguous.
+
+    The channels are on the axis that is shorter than both others. If no axis is, they cannot be found.
+
+    Args:
+        shape: (C, H, W) or (H, W, C).
+        axis: "first" or "last" if the user says it, else "auto".
+    """
+    if axis != "auto":
+        return axis
+    a, b, c = shape
+    if a < min(b, c):
+        return "first"
+    return "last" if c < min(a, b) else None
+
+
+def encode_array(pixels: np.ndarray) -> bytes:
+    """Return an image (H, W, C) as the bytes of a file without compression.
+
+    8-bit images of 1, 3 or 4 channels become PPM or PNG files, all others .npy files, see `deep`.
+    """
+    if pixels.dtype != np.uint8 or pixels.shape[2] not in PICTURE_CHANNELS:
+        return render_npy(pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+    if image.mode in ("L", "RGB"):
+        return b"P%d %d %d 255\n" % (5 if image.mode == "L" else 6, *image.size) + image.tobytes()
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=0)
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The shape of all images of a file, (N, ...), the order and type of its values, and its channel axis."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    channels: str | None
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The images of a .npy or .npz file, in their order; labels are those of an array "labels" or "y".
+
+    Attributes:
+        path: the file.
+        reading: the channel axis and the name of the array, if the user says them.
+        official: False, because such a file defines no split.
+    """
+
+    path: Path
+    reading: Reading = field(default_factory=Reading)
+    official: bool = False
+
+    def stamp(self) -> str:
+        """Return the path, size and times of the file, and how it is read; see `Source`."""
+        found = stamp_paths(self.path)
+        return f"{found}\0{self.reading.axis}\0{self.reading.array}" if found else ""
+
+    def survey(self) -> Survey | None:
+        """Return None, because the images must be read; see `Source`."""
+        return None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The (height, width) of all images."""
+        with self._open() as (_, layout):
+            height, width = layout.shape[2:] if layout.channels == "first" else layout.shape[1:3]
+            return height, width
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member]:
+        """Yield every image as a file without compression, in a folder for its class; see `Source`.
+
+        Raises:
+            UserError: if the file holds no images, or values that are not finite.
+        """
+        labels = self._read_labels()
+        with self._open() as (file, layout):
+            if labels is not None and len(labels) != layout.shape[0]:
+                raise UserError(
+                    f"{self.path} holds {layout.shape[0]:,} images and {len(labels):,} labels: give a label "
+                    "for each image"
+                )
+            for number, image in enumerate(self._read_images(file, layout)):
+                folder = "" if labels is None else f"{labels[number]:06d}/"
+                yield Member(f"{folder}{number:09d}", encode_array(self._arrange(image, layout, number)))
+
+    def find_classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
+        """Return the class names, and the class index of each member; see `find_given_classes`."""
+        return find_given_classes(names)
+
+    @contextmanager
+    def _open(self, wanted: str | None = None) -> Iterator[tuple[IO[bytes], _Layout]]:
+        """Open the array of images, and check that its shape and type are those of images."""
+        with self._open_array(wanted) as file:
+            try:
+                shape, fortran, dtype = read_npy_header(file)
+            except NotAnArrayError as error:
+                raise UserError(f"{self.path} holds no images: {error}") from None
+            if len(shape) not in (3, 4) or min(shape) < 1:
+                raise UserError(f"images must have the shape {_SHAPES}, got {shape} in {self.path}")
+            if dtype.name not in _TYPES:
+                raise UserError(
+                    f"images must be uint8, uint16, float16 or float32, got {dtype} in {self.path}: convert "
+                    "them"
+                )
+            channels = None if len(shape) == 3 else find_channel_axis(shape[1:], self.reading.axis)
+            if len(shape) == 4 and channels is None:
+                raise UserError(
+                    f"the channels of images {shape} in {self.path} may be on axis 1 or on the last one: say "
+                    "data.axis first or last (--data.axis)"
+                )
+            if math.prod(shape[1:]) > MAX_PIXELS:
+                raise UserError(
+                    f"images must have at most {MAX_PIXELS // 10**6} million values, got {shape[1:]} in "
+                    f"{self.path}"
+                )
+            yield file, _Layout(shape, fortran, dtype, channels)
+
+    @contextmanager
+    def _open_array(self, wanted: str | None = None) -> Iterator[IO[bytes]]:
+        """Open the .npy file, or the array `wanted` of a .npz file; None for the array of images."""
+        try:
+            if not zipfile.is_zipfile(self.path):
+                with self.path.open("rb") as file:
+                    yield file
+                return
+            with zipfile.ZipFile(self.path) as archive:
+                name = wanted or self._find_images(archive)
+                with archive.open(f"{name}.npy") as file:
+                    yield file
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise UserError(f"{str(self.path)!r} cannot be read: {error}") from None
+
+    def _find_images(self, archive: zipfile.ZipFile) -> str:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        asked = self.reading.array
+        if asked is not None and asked not in names:
+            raise UserError(
+                f"data.array must be an array in {self.path}, {', '.join(names[:20]) or 'none'}, got "
+                f"{asked!r}"
+            )
+        others = [name for name in names if name not in _LABELS]
+        found = asked or next((name for name in _IMAGES if name in names), None)
+        if found is None and len(others) != 1:
+            raise UserError(
+                f"{self.path} holds the arrays {', '.join(names[:20]) or 'none'}: say which one holds the "
+                "images with data.array NAME (--data.array)"
+            )
+        return found or others[0]
+
+    def _read_labels(self) -> np.ndarray | None:
+        """Return the class indices (N,) of an array "labels" or "y" beside the images; None without one."""
+        if not zipfile.is_zipfile(self.path):
+            return None
+        with zipfile.ZipFile(self.path) as archive:
+            name = next((name for name in _LABELS if f"{name}.npy" in archive.namelist()), None)
+            if name is None or name == self.reading.array:
+                return None
+        with self._open_array(name) as file:
+            try:
+                labels = read_npy(file, _MOST_LABELS)
+            except NotAnArrayError as error:
+                raise UserError(f"the labels in {self.path} cannot be read: {error}") from None
+        labels = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
+            raise UserError(
+                f"labels must be class indices (N,), 0, 1, 2, ..., got {labels.dtype} {labels.shape} in "
+                f"{self.path}"
+            )
+        if labels.max() >= 10**6:
+            raise UserError(f"labels must be less than a million, got {labels.max()} in {self.path}")
+        return labels
+
+    def _read_images(self, file: IO[bytes], layout: _Layout) -> Iterator[np.ndarray]:
+        """Yield the images in the layout of the file; only one at a time is in memory."""
+        count, each = layout.shape[0], math.prod(layout.shape[1:]) * layout.dtype.itemsize
+        if layout.fortran:
+            if zipfile.is_zipfile(self.path):
+                raise UserError(
+                    f"{self.path} holds images in the order of Fortran: save np.ascontiguousarray(images)"
+                )
+            if self.path.stat().st_size < file.tell() + count * each:
+                raise UserError(f"{self.path} is cut off: {layout.shape} needs {count * each:,} bytes")
+            yield from np.memmap(self.path, layout.dtype, "r", file.tell(), layout.shape, "F")
+            return
+        for number in range(count):
+            content = file.read(each)
+            if len(content) < each:
+                raise UserError(f"{self.path} is cut off in image {number} of {count}")
+            yield np.frombuffer(content, layout.dtype).reshape(layout.shape[1:])
+
+    def _arrange(self, image: np.ndarray, layout: _Layout, number: int) -> np.ndarray:
+        """Return an image as (H, W, C), with values of type uint8, uint16 or float32."""
+        pixels = image[..., None] if layout.channels is None else image
+        pixels = np.moveaxis(pixels, 0, -1) if layout.channels == "first" else pixels
+        if layout.dtype.kind != "f":
+            return pixels.astype(layout.dtype.newbyteorder("="), copy=False)
+        with np.errstate(over="ignore"):
+            pixels = pixels.astype(np.float32)
+        if not np.isfinite(pixels).all():
+            raise UserError(
+                f"images must be finite, got NaN or infinity in image {number} of {self.path}: remove such "
+                "images"
+            )
+        return pixels

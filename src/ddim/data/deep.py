@@ -1,0 +1,274 @@
+"""Decode images with more than 8 bits: 16-bit and float TIFF, 16-bit PNG, and one image of an array.
+
+Their values are kept as they are. They change only if an image is resized: then each channel is resized by
+Pillow's bicubic filter in float32, and the result stays within the values of the channel.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from ddim.data.decode import (
+    BROKEN,
+    MAX_BYTES,
+    MAX_PIXELS,
+    Header,
+    UnusableError,
+    decode_image,
+    find_crop,
+    open_image,
+    read_header,
+    too_many,
+)
+from ddim.data.npy import MAGIC, NotAnArrayError, read_npy
+from ddim.data.values import PICTURE_CHANNELS, ValueType
+
+# Increase this number with every change that affects the decoded values; it is part of their fingerprints.
+VERSION = "1"
+ARRAY = "NPY"
+"""The format of an image of an array; its mode is the type of its values."""
+
+# Other methods of compression are not needed for such images, and their decoders are less used.
+_COMPRESSIONS = (1, 5, 8, 32773, 32946)
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_FLOATS = 3  # the tag SampleFormat of floats
+_PNG_CHANNELS = {0: 1, 2: 3, 6: 4}
+
+
+def stored_type(header: Header) -> ValueType:
+    """Return the type in which the values of an image file are kept without loss."""
+    if header.format == ARRAY:
+        return header.mode  # type: ignore[return-value]
+    if header.format not in ("TIFF", "PNG"):
+        return "uint8"
+    if header.mode == "F":
+        return "float32"
+    return "uint16" if header.mode.startswith("I;16") else "uint8"
+
+
+def read_any_header(data: bytes) -> Header:
+    """Return the header of a file, without decoding its pixels; see `decode.read_header`.
+
+    Images with more than 8 bits have the mode "I;16" (integers) or "F" (floats), with any number of channels.
+
+    Raises:
+        UnusableError: if the header is damaged or unsupported.
+    """
+    if data.startswith(MAGIC):
+        pixels = _open_array(data)
+        height, width, channels = pixels.shape
+        return Header(height, width, pixels.dtype.name, ARRAY, channels)
+    if data.startswith(_TIFF) and (found := _read_tiff_header(data)):
+        return found
+    found = read_header(data)
+    if found.format == "PNG" and data[24] == 16 and data[25] in _PNG_CHANNELS:
+        return Header(found.height, found.width, "I;16", "PNG", _PNG_CHANNELS[data[25]])
+    return found
+
+
+def decode_any(
+    data: bytes, size: tuple[int, int], channels: int, wanted: ValueType = "uint8"
+) -> tuple[Header, np.ndarray]:
+    """Decode a file, crop it at the centre to the aspect of `size`, and resize it.
+
+    Args:
+        data: the bytes of the file.
+        size: (height, width).
+        channels: number of channels.
+        wanted: the type of the pixels. Pictures with more bits become "uint8" as in `decode_image`, and
+            8-bit images become "uint16" by the factor 257.
+
+    Returns:
+        The header, and the pixels (height, width, channels) of the type `wanted`.
+
+    Raises:
+        UnusableError: if the image cannot be decoded, or not to these channels and values.
+    """
+    if wanted == "uint8" and not data.startswith(MAGIC):
+        if channels not in PICTURE_CHANNELS:
+            raise UnusableError(f"a picture, which cannot have {channels} channels")
+        return decode_image(data, size, channels)
+    found = read_any_header(data)
+    kind = stored_type(found)
+    if kind != wanted and (kind, wanted) != ("uint8", "uint16"):
+        raise UnusableError(f"has {kind} values, not {wanted}")
+    if kind == "uint8" and found.format != ARRAY and channels in PICTURE_CHANNELS:
+        return found, decode_image(data, size, channels)[1].astype(np.uint16) * 257
+    pixels = read_pixels(data)
+    if kind != wanted:
+        pixels = pixels.astype(np.uint16) * 257
+    if pixels.shape[2] != channels:
+        if pixels.shape[2] != 1:
+            raise UnusableError(f"has {pixels.shape[2]} channels, not {channels}")
+        pixels = pixels.repeat(channels, axis=2)
+    return found, resize_values(pixels, size)
+
+
+def read_pixels(data: bytes) -> np.ndarray:
+    """Return the pixels (H, W, C) of an image with more than 8 bits, or of an array, at its own size.
+
+    Raises:
+        UnusableError: if the image cannot be decoded, or has values that are not finite.
+    """
+    if data.startswith(MAGIC):
+        pixels = _open_array(data)
+    elif data.startswith(_TIFF):
+        pixels = _read_tiff(data)
+    else:
+        pixels = _read_png(data)
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise UnusableError("contains values that are not finite")
+    return pixels
+
+
+def resize_values(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return pixels (H, W, C), cropped at the centre and resized to `size`, in their own type."""
+    if pixels.shape[:2] == size:
+        return pixels
+    box, channels = find_crop((pixels.shape[0], pixels.shape[1]), size), []
+    for channel in np.moveaxis(pixels, 2, 0):
+        image = Image.fromarray(np.ascontiguousarray(channel, np.float32))
+        small = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
+        small = small.clip(channel.min(), channel.max())
+        channels.append((small if pixels.dtype.kind == "f" else np.rint(small)).astype(pixels.dtype))
+    return np.stack(channels, axis=2)
+
+
+def _open_array(data: bytes) -> np.ndarray:
+    """Return the image (H, W, C) in the bytes of a .npy file; see `arrays.encode_array`."""
+    try:
+        pixels = read_npy(io.BytesIO(data), len(data))
+    except NotAnArrayError as error:
+        raise UnusableError(str(error)) from None
+    if pixels.ndim != 3 or not pixels.size or pixels.dtype.name not in ("uint8", "uint16", "float32"):
+        raise UnusableError(f"holds no image, but an array {pixels.shape} of {pixels.dtype}")
+    return pixels
+
+
+def _read_png(data: bytes) -> np.ndarray:
+    """Return the pixels (H, W, C) uint16 of a 16-bit PNG file.
+
+    Pillow decodes colours to 8 bits. It can take these from the high bytes of the file, or from the low ones.
+    """
+    halves = []
+    for order in ("16B", "16L"):
+        with open_image(data) as image:
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
+                again.verify()
+            if image.mode.startswith("I"):
+                return np.asarray(image).astype(np.uint16)[..., None]
+            # A PNG file is one tile. It is decoded from the bytes that its raw mode names.
+            tiles: list[Any] = image.tile  # pyrefly: ignore[missing-attribute]  (of an image of a file)
+            mode = str(tiles[0].args)
+            if image.mode not in ("RGB", "RGBA") or mode != f"{image.mode};16B":
+                raise UnusableError("a 16-bit PNG of an unusual kind")
+            tiles[:] = [tiles[0]._replace(args=mode.replace("16B", order))]
+            halves.append(np.asarray(image).astype(np.uint16))
+    return halves[0] * 256 + halves[1]
+
+
+def _read_tags(data: bytes) -> tuple[dict[int, Any], bool]:
+    """Return the tags of the first page of a TIFF file, and whether there are more pages."""
+    large = 43 in (data[2], data[3])
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if large else 8])
+            file = io.BytesIO(data)
+            file.seek(tags.next)
+            tags.load(file)
+            return {int(tag): tags.get(tag) for tag in (256, 257, 258, 259, 277, 339)}, bool(tags.next)
+    except BROKEN as error:
+        raise UnusableError(f"damaged: {error or type(error).__name__}") from None
+
+
+def _read_tiff_header(data: bytes) -> Header | None:
+    """Return the header of a TIFF file of 16-bit integers or of floats; None for other TIFF files."""
+    if len(data) > MAX_BYTES:
+        raise UnusableError(f"larger than {MAX_BYTES >> 20} MiB")
+    tags, more = _read_tags(data)
+    bits, kinds = set(_as_tuple(tags[258])), set(_as_tuple(tags[339])) or {1}
+    integers = bits == {16} and kinds == {1}
+    if not integers and not (kinds == {_FLOATS} and bits <= {16, 32, 64}):
+        return None
+    width, height, samples = (tags[tag] for tag in (256, 257, 277))
+    samples = samples or 1
+    if not all(isinstance(count, int) and count > 0 for count in (width, height, samples)):
+        raise UnusableError("damaged: its header has no size")
+    if width * height * samples > MAX_PIXELS:
+        raise UnusableError(too_many(f"{width} x {height} pixels of {samples} channels"))
+    if tags[259] is not None and tags[259] not in _COMPRESSIONS:
+        raise UnusableError(f"a TIFF file with compression {tags[259]}, which is not read")
+    if samples == 1 and more:
+        height, width, samples = _open_series(data)[0]
+    return Header(height, width, "I;16" if integers else "F", "TIFF", samples)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:  # noqa: ANN401  (a tag of TIFF)
+    return () if value is None else value if isinstance(value, tuple) else (value,)
+
+
+def _read_tiff(data: bytes) -> np.ndarray:
+    """Return the pixels (H, W, C) uint16 or float32 of a TIFF file of 16-bit integers or of floats."""
+    found = _read_tiff_header(data)
+    if found is None:
+        raise UnusableError("a TIFF file of an unusual kind")
+    (height, width, channels), page = (found.height, found.width, found.channels), None
+    if channels == 1 and not _read_tags(data)[1]:
+        with open_image(data) as image:
+            if image.mode == "F" or image.mode.startswith("I;16"):
+                page = np.asarray(image)[..., None]
+    if page is None:
+        shape, page = _open_series(data, decode=True)
+        if shape != (height, width, channels):
+            raise UnusableError("damaged: its pages differ")
+    return page.astype(np.uint16 if found.mode == "I;16" else np.float32)
+
+
+def _open_series(data: bytes, *, decode: bool = False) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Return the shape (H, W, C) of the first image of a TIFF file, and its pixels if `decode`.
+
+    The channels are samples, or pages that the file calls channels ("C") or leaves without a meaning ("Q").
+    """
+    try:
+        import imagecodecs  # noqa: F401  (its decoders stop at the size of a strip)
+        import tifffile
+    except ImportError:
+        raise UnusableError(
+            "a TIFF file of more than 8 bits and several channels or pages: `pip install ddim[tiff]` lets "
+            "ddim read it"
+        ) from None
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            series = file.series[0]
+            axes = [(axis, length) for axis, length in zip(series.axes, series.shape, strict=True)]
+            kept = [(axis, length) for axis, length in axes if length > 1 or axis in "YX"]
+            inner = [axis for axis, _ in kept if axis not in "YX"]
+            if [axis for axis, _ in kept if axis in "YX"] != ["Y", "X"] or len(inner) > 1:
+                raise UnusableError(f"a TIFF file with the axes {series.axes}: give one file for each image")
+            if inner and inner[0] not in "SCQ":
+                raise UnusableError(
+                    f"a TIFF file of {len(file.pages)} pages that are no channels: give one file for each "
+                    "image"
+                )
+            sizes = dict(kept)
+            shape = (sizes["Y"], sizes["X"], sizes[inner[0]] if inner else 1)
+            if math.prod(shape) > MAX_PIXELS:
+                raise UnusableError(too_many(f"{shape[1]} x {shape[0]} pixels of {shape[2]} channels"))
+            if not decode:
+                return shape, np.zeros(0)
+            if any(int(page.compression) not in _COMPRESSIONS for page in series.pages if page):
+                raise UnusableError("a TIFF file with a compression that is not read")
+            pixels = series.asarray(maxworkers=1).reshape([length for _, length in kept])
+            order = [axis for axis, _ in kept]
+            last = np.moveaxis(pixels, order.index(inner[0]), -1) if inner else pixels[..., None]
+            return shape, last
+    except UnusableError:
+        raise
+    except (*BROKEN, tifffile.TiffFileError) as error:
+        raise UnusableError(f"damaged: {error or type(error).__name__}") from None

@@ -1,0 +1,70 @@
+"""Read and write the .npy format of NumPy, without the part of it that can run code."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import IO
+
+import numpy as np
+
+MAGIC = b"\x93NUMPY"
+"""The first bytes of a .npy file."""
+
+_HEADER = 10_000  # the longest header in bytes; one of a simple type has about a hundred
+
+
+class NotAnArrayError(Exception):
+    """The bytes are not an array that can be used; the message is the reason."""
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return the shape, whether the order is that of Fortran, and the type of the array in a .npy file.
+
+    Raises:
+        NotAnArrayError: if this is no such file, or its type is not a simple one.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, fortran, dtype = read(file, max_header_size=_HEADER)
+    except (ValueError, SyntaxError, TypeError, KeyError, EOFError, RecursionError, MemoryError) as error:
+        raise NotAnArrayError(f"a damaged array file: {' '.join(str(error).split())[:200]}") from None
+    if dtype.hasobject:
+        raise NotAnArrayError("an array of Python objects, which could run code: save it as numbers")
+    if dtype.kind not in "biuf":
+        raise NotAnArrayError(f"an array of {dtype}: save it as numbers")
+    return shape, fortran, dtype
+
+
+def read_npy(file: IO[bytes], size: int) -> np.ndarray:
+    """Return the array in a .npy file of `size` bytes; no more memory is taken than the file has bytes.
+
+    Raises:
+        NotAnArrayError: for the reasons of `read_npy_header`, or if the file has too few bytes.
+    """
+    shape, fortran, dtype = read_npy_header(file)
+    needed = math.prod(shape) * dtype.itemsize
+    if min(shape, default=1) < 0 or needed > size:
+        raise NotAnArrayError(f"a damaged array file: {shape} of {dtype} needs {needed:,} bytes")
+    content = file.read(needed)
+    if len(content) < needed:
+        raise NotAnArrayError(f"a damaged array file: {shape} of {dtype} needs {needed:,} bytes")
+    values = np.frombuffer(content, dtype)
+    return values.reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="), copy=False)
+
+
+def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
+    """Return the beginning of a .npy file, which the values follow in the order of C, little-endian."""
+    file = io.BytesIO()
+    described = {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)
+    return file.getvalue()
+
+
+def render_npy(values: np.ndarray) -> bytes:
+    """Return the content of the .npy file of an array."""
+    little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
+    return npy_header(values.shape, values.dtype.name) + little.tobytes()

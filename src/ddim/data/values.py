@@ -1,0 +1,136 @@
+"""The type and range of pixel values, and the map between values and images in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ddim.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ValueType = Literal["uint8", "uint16", "float32"]
+"""The types in which decoded pixels are stored."""
+
+LARGEST = {"uint8": 255.0, "uint16": 65535.0}
+"""The largest value of each integer type."""
+
+PICTURE_CHANNELS = (1, 3, 4)
+"""The numbers of channels of pictures: gray, RGB and RGBA. Other images are shown in part."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of the pixels of a set of images: an image in [0, 1] is (value - low) / (high - low).
+
+    Attributes:
+        type: the type of the values.
+        low: the value that becomes 0.
+        high: the value that becomes 1.
+    """
+
+    type: ValueType = "uint8"
+    low: float = 0.0
+    high: float = 255.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise UserError(
+                f"data.range must be two finite numbers LOW,HIGH with LOW < HIGH, got {self.low:g} and "
+                f"{self.high:g}"
+            )
+
+    @property
+    def eight_bits(self) -> bool:
+        """Whether the values are 8-bit integers, as in most image files."""
+        return self.type == "uint8"
+
+    def to_unit(self, values: np.ndarray) -> np.ndarray:
+        """Return values of any shape as float32 in [0, 1]."""
+        if (self.low, self.high) == (0, 1):
+            return values.astype(np.float32)
+        # The difference is exact in float64, so that the only rounding is that of the result.
+        return ((values.astype(np.float64) - self.low) / (self.high - self.low)).astype(np.float32)
+
+    def from_unit(self, images: Tensor) -> np.ndarray:
+        """Return images (B, C, H, W) in [0, 1] as values (B, H, W, C): the inverse of `to_unit`.
+
+        Integers are rounded. NaN becomes `low`.
+        """
+        unit = images.detach().permute(0, 2, 3, 1).cpu().float().nan_to_num(0.0).clamp(0, 1).numpy()
+        values = unit.astype(np.float64) * (self.high - self.low) + self.low
+        return (values if self.type == "float32" else np.rint(values)).astype(self.type)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return type and range as JSON."""
+        return {"type": self.type, "low": self.low, "high": self.high}
+
+
+EIGHT_BITS = Values()
+"""The values of 8-bit images."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the values of image files are read; each field None or "auto" follows the files.
+
+    Attributes:
+        values: the type in which values are kept; "auto" for that of most files.
+        range: the values that become 0 and 1.
+        axis: the axis of an array that holds the channels.
+        array: the name of the array in a .npz file that holds the images.
+    """
+
+    values: Literal["auto"] | ValueType = "auto"
+    range: tuple[float, float] | None = None
+    axis: Literal["auto", "first", "last"] = "auto"
+    array: str | None = None
+
+    def limit(self, found: Values, find_ends: Callable[[], tuple[float, float]]) -> Values:
+        """Return the values of a set of images with the range of this reading.
+
+        Args:
+            found: the values of the images, with the range that follows from the files.
+            find_ends: returns the smallest and the largest value of the images.
+
+        Raises:
+            UserError: if the images have 8 bits, or values outside the range.
+        """
+        if self.range is None:
+            return found
+        if found.eight_bits:
+            raise UserError(
+                "data.range is for 16-bit and float images, and these have 8 bits: leave it out, got "
+                f"{self.range[0]:g} and {self.range[1]:g}"
+            )
+        chosen, (low, high) = Values(found.type, *self.range), find_ends()
+        if not chosen.low <= low <= high <= chosen.high:
+            raise UserError(
+                f"data.range must hold all values of the images, {low:g} to {high:g}, got {chosen.low:g} to "
+                f"{chosen.high:g}"
+            )
+        return chosen
+
+
+AS_FILES_SAY = Reading()
+"""The reading that follows the files."""
+
+
+def choose_range(low: float, high: float) -> tuple[float, float]:
+    """Return the values that become 0 and 1 of float images with this smallest and largest value.
+
+    They are 0 and 1 if these hold all values, and else the smallest and the largest value.
+    """
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return low, high if high > low else low + 1
+
+
+def choose_channels(channels: int) -> int | None:
+    """Return the number of channels to which pictures are converted; None if images are no pictures."""
+    return channels if channels in PICTURE_CHANNELS else None

@@ -1,0 +1,74 @@
+"""The field `data` of a recipe: the training images and how they are prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ddim.data.clusters import Clusters
+from ddim.data.images import check_size
+from ddim.data.values import Reading, Values
+from ddim.diffusion.pixels import Pixels
+from ddim.errors import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training images and how they are prepared.
+
+    Attributes:
+        source: a folder, an archive, a file of arrays, or the name of a built-in data set.
+        size: (height, width) to which images are cropped and resized.
+        channels: 1, 3 or 4; None for the number that most images have.
+        flip: whether images are mirrored at random.
+        validation: share of the images that is held out for validation.
+        dequantise: whether uniform noise within the bin of each 8-bit value is added each time an image is
+            seen.
+        labels: whether the network is conditioned on class labels, which are the names of the image folders,
+            or clusters:K, for K classes of similar images that k-means finds. See `ddim.data.clusters`.
+        unlabelled: share of the labels that is dropped, drawn anew each time an image is seen. The network
+            then also learns images without a class, which guidance needs (Ho & Salimans 2022).
+        values: the type in which the values of pixels are kept: "auto" for that of most files, "uint8" to
+            round them to 8 bits, "uint16" or "float32".
+        range: the values LOW,HIGH of 16-bit or float images that become black and white; None for 0 and the
+            largest integer, or for floats 0 and 1 if these hold all values, else their smallest and largest.
+        axis: the axis of a file of arrays that holds the channels, "first" or "last" after the images; "auto"
+            for the axis that is shorter than height and width.
+        array: the array of a .npz file that holds the images; None finds it.
+    """
+
+    source: str = "blossoms"
+    size: tuple[int, int] = (64, 64)
+    channels: int | None = None
+    flip: bool = True
+    validation: float = 0.1
+    dequantise: bool = False
+    labels: bool | Clusters = False
+    unlabelled: float = 0.1
+    values: Literal["auto", "uint8", "uint16", "float32"] = "auto"
+    range: tuple[float, float] | None = None
+    axis: Literal["auto", "first", "last"] = "auto"
+    array: str | None = None
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        if isinstance(self.labels, str):
+            object.__setattr__(self, "labels", Clusters.parse(self.labels))
+        if self.channels not in (None, 1, 3, 4):
+            raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
+        if not 0 <= self.validation < 1:
+            raise UserError(f"data.validation must be at least 0 and less than 1, got {self.validation}")
+        if not 0 <= self.unlabelled < 1:
+            raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
+
+        if self.range is not None:
+            Values("float32", *self.range)
+
+    @property
+    def reading(self) -> Reading:
+        """How the values of the files are read."""
+        return Reading(self.values, self.range, self.axis, self.array)
+
+    def bins(self, pixels: Pixels) -> Pixels:
+        """Return the map between images and model units, for dequantised images if `dequantise` is set."""
+        return pixels.dequantised if self.dequantise else pixels

@@ -1,0 +1,28 @@
+"""Files of images with more than 8 bits, written without the code under test."""
+
+import struct
+import zlib
+
+import numpy as np
+
+
+def noise16(*shape, seed=0):
+    """Random 16-bit values; nearly all of them need more than 8 bits."""
+    return np.random.default_rng(seed).integers(0, 65536, shape, dtype=np.uint16)
+
+
+def png16(pixels):
+    """The bytes of a 16-bit PNG file of (H, W, 1, 2, 3 or 4), written after the specification."""
+    height, width, channels = pixels.shape
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
