@@ -105,11 +105,7 @@ def bits_per_dim(
     """
     reference = _check_choices(images, method, n)
     run = load_given_run(run)
-    if not run.values.eight_bits:
-        raise UserError(
-            f"the bits per dimension are those of 8-bit images, and this run has {run.values.type}"
-        )
-    likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
+    _check_run(run)
     chosen = _choose_images(run, reference, n, partial(progress, READING))
     classes = _classes(run, chosen)
     count = len(chosen.which)
@@ -184,6 +180,15 @@ def _check_choices(images: str | Path | Reference, method: str, n: int) -> Refer
     if method not in STEPS:
         raise UserError(f"method must be {' or '.join(STEPS)}, got {method!r}{suggest(str(method), STEPS)}")
     return images if isinstance(images, Reference) else Reference(name_source(images))
+
+
+def _check_run(run: LoadedRun) -> None:
+    """Check that a run has 8-bit images, and was trained at noise levels that distinguish their values."""
+    if not run.values.eight_bits:
+        raise UserError(
+            f"the bits per dimension are those of 8-bit images, and this run has {run.values.type}"
+        )
+    likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
 
 
 def _choose_images(

@@ -45,7 +45,7 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
         write_atomic(path, render_png(pixels) if pixels.dtype == np.uint8 else render_deep_png(pixels))
 
 
-def read_image(path: Path, shape: tuple[int, int, int], values: Values) -> np.ndarray | None:
+def read_saved_image(path: Path, shape: tuple[int, int, int], values: Values) -> np.ndarray | None:
     """Return an image (H, W, C) that `write_image` wrote; None if it is missing, damaged or another one."""
     try:
         if path.suffix == ".npy":
@@ -78,7 +78,7 @@ def write_stack(folder: Path, paths: Sequence[Path], shape: tuple[int, int, int]
     with atomic_file(folder / STACK) as file:
         file.write(npy_header((len(paths), *kept), values.type))
         for path in paths:
-            pixels = read_image(path, shape, values)
+            pixels = read_saved_image(path, shape, values)
             if pixels is None:
                 raise UserError(
                     f"samples in {folder} were removed during this command; give the command again"

@@ -1,5 +1,9 @@
 """Write a folder of samples: a file for each seed, a sheet, a film and a record.
 
+Samples are PNG files of 8 bits, or of 16 bits for gray images of 16 bits. Samples of other values or channels
+are .npy files (H, W, C). If they are not pictures of 8 bits, or the run was trained on a file of arrays,
+samples.npy holds those of the last call in the order of the seeds.
+
 The sheet is one image that shows the samples. The film is an animated WebP of the sampling process. The
 record contains all sampling options.
 """
@@ -15,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ddim.data.arrays import SUFFIXES
 from ddim.diffusion.noise import check_seeds
@@ -43,7 +48,7 @@ from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_run_folder
 from ddim.runs.sample_files import (
     is_picture,
-    read_image,
+    read_saved_image,
     sample_suffix,
     show_image,
     to_pixels,
@@ -108,10 +113,6 @@ def write_samples(
 ) -> Written:
     """Generate samples into a folder: a file for each, a sheet (one image of the first samples) and a record.
 
-    Samples are PNG files of 8 bits, or of 16 bits for gray images of 16 bits. Samples of other values or
-    channels are .npy files (H, W, C). If they are not pictures of 8 bits, or the run was trained on a file of
-    arrays, samples.npy holds those of this call in the order of the seeds.
-
     `output.film` adds a film (an animated WebP of the sampling process). If the folder holds samples of the
     same run with the same options, only missing samples are generated: after an interruption, the same call
     completes the folder. Images are written while sampling goes on, so the memory does not grow.
@@ -148,17 +149,14 @@ def write_samples(
         check_samples(images, part, pipeline)
         done += len(part)
         seconds += time.monotonic() - start
-        found = to_pixels(images, pipeline.values) if processes.leads else ()
-        for seed, pixels in zip(part, found, strict=True) if processes.leads else ():
-            write_image(_name_sample(todo.folder, seed, pipeline), pixels)
+        if processes.leads:
+            _write_part(todo.folder, part, images, pipeline)
     if todo.filming:
         frames.collect()
     if not processes.leads:
         return processes.broadcast(None)
     sheet = _draw(todo, pipeline, frames, output)
-    if _wants_stack(pipeline):
-        names = [_name_sample(todo.folder, seed, pipeline) for seed in seeds]
-        write_stack(todo.folder, names, _image_shape(pipeline), pipeline.values)
+    _stack_samples(todo.folder, seeds, pipeline)
     end = {"nfe": nfe, "seeds": sorted({*todo.there["seeds"], *seeds})}
     end |= {"seconds": round(todo.there["seconds"] + seconds, 2)}
     end |= {"film": todo.shown if output.film else todo.there["film"]}
@@ -229,13 +227,20 @@ def _name_sample(folder: Path, seed: int, pipeline: LoadedRun) -> Path:
 
 def _read_sample(folder: Path, seed: int, pipeline: LoadedRun) -> np.ndarray | None:
     """Return a sample (H, W, C) from its file, or None if the file is missing or damaged."""
-    return read_image(_name_sample(folder, seed, pipeline), _image_shape(pipeline), pipeline.values)
+    return read_saved_image(_name_sample(folder, seed, pipeline), _image_shape(pipeline), pipeline.values)
 
 
-def _wants_stack(pipeline: LoadedRun) -> bool:
-    """Return whether the samples are also written as one array."""
-    source = pipeline.recipe.data.source.lower()
-    return source.endswith(SUFFIXES) or not is_picture(pipeline.values, pipeline.model.shape.channels)
+def _write_part(folder: Path, seeds: Sequence[int], images: Tensor, pipeline: LoadedRun) -> None:
+    for seed, pixels in zip(seeds, to_pixels(images, pipeline.values), strict=True):
+        write_image(_name_sample(folder, seed, pipeline), pixels)
+
+
+def _stack_samples(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> None:
+    """Write the samples as one array too, if they are no pictures of 8 bits, or the images were an array."""
+    from_array = pipeline.recipe.data.source.lower().endswith(SUFFIXES)
+    if from_array or not is_picture(pipeline.values, pipeline.model.shape.channels):
+        names = [_name_sample(folder, seed, pipeline) for seed in seeds]
+        write_stack(folder, names, _image_shape(pipeline), pipeline.values)
 
 
 def _make_sheet(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> np.ndarray:
