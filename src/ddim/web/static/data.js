@@ -9,8 +9,8 @@ const SHOWN = 100; // rows of a table; more are only counted
 
 /** Draw the list of image sets, and the one that the address names. */
 export async function draw(root, { id, about, signal }) {
-  const { entries } = await get("/api/data", signal);
   root.append(h("h1", {}, "Data"));
+  const { entries } = await get("/api/data", signal);
   if (!entries.length)
     return root.append(
       h(

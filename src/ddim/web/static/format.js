@@ -75,3 +75,26 @@ export const title = (name) => TITLES[name] ?? name.replaceAll("_", " ");
 
 /** Return whether a small value of a metric is the good one. */
 export const smallIsGood = (name) => !["precision", "recall", "density", "coverage"].includes(name);
+
+/** Return a time, given as ISO 8601 text, as "27 Nov 2026, 04:43". */
+export function moment(text) {
+  const time = new Date(text ?? "");
+  return Number.isNaN(time.getTime())
+    ? (text ?? "")
+    : time.toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+}
+
+/** Return a line of a log for the eye: its numbers with names, without the many errors by noise level. */
+export function logLine(line) {
+  let entry;
+  try {
+    entry = JSON.parse(line);
+  } catch {
+    return line;
+  }
+  if (typeof entry !== "object" || entry === null) return line;
+  const { step, images, time, ...values } = entry;
+  const rest = Object.entries(values).filter(([name]) => !name.includes("/"));
+  const words = rest.map(([name, value]) => `${name} ${typeof value === "number" ? number(value) : value}`);
+  return [`step ${count(step)}`, plural(images ?? 0, "image"), ...words].join("   ");
+}

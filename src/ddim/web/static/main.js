@@ -68,6 +68,7 @@ async function route() {
   } catch (error) {
     if (signal.aborted || error.name === "AbortError") return;
     show(main, root);
+    if (!root.querySelector("h1")) root.prepend(h("h1", {}, id || TITLES[name]));
     root.append(fault(error.message));
   }
   // After a link, readers of the screen begin at the new view; the first page keeps the browser's own focus.

@@ -2,12 +2,11 @@
 
 import { get, post, runPath } from "./api.js";
 import { badge, progressBar, progressText } from "./card.js";
-import { Chart, chartHint } from "./chart.js";
 import { button, announce, fault, field, h, section, setText, show } from "./dom.js";
-import { plural, size, title } from "./format.js";
+import { logLine, plural, size } from "./format.js";
+import { Curves } from "./curves.js";
 import { findRun, subscribe } from "./live.js";
 import { checkpoints, evaluations, films, memorisation, recipe } from "./run_parts.js";
-import { toPoints } from "./scale.js";
 import { SheetSlider } from "./sheets.js";
 
 const REFRESH = 2000; // milliseconds between two readings of the curves while a run trains
@@ -82,7 +81,7 @@ export async function draw(root, { id, about, signal }) {
     ]);
     curves.update(numbers);
     const below = log.scrollHeight - log.scrollTop - log.clientHeight < 20;
-    setText(log, lines.join("\n") || "The log is empty.");
+    setText(log, lines.map(logLine).join("\n") || "The log is empty.");
     if (below) log.scrollTop = log.scrollHeight; // follows the end unless the reader scrolled up
   }
 
@@ -114,54 +113,6 @@ export async function draw(root, { id, about, signal }) {
       refresh();
     }
   }, signal);
-}
-
-/** The charts of a run. */
-class Curves {
-  constructor(signal) {
-    const hint = chartHint();
-    const common = { xLabel: "training images", hint, signal };
-    this.loss = new Chart({ ...common, title: "Loss", yLabel: "loss" });
-    this.errors = new Chart({ ...common, title: "Held-out error", yLabel: "mean absolute error" });
-    this.noise = new Chart({ ...common, title: "Error by noise level", yLabel: "mean absolute error" });
-    this.kid = new Chart({ ...common, title: "KID", yLabel: "KID" });
-    this.charts = [this.loss, this.errors, this.noise, this.kid];
-    this.element = section(
-      "Curves",
-      hint,
-      h(
-        "div",
-        { class: "charts" },
-        this.charts.map((one) => one.element),
-      ),
-    );
-  }
-
-  update({ images, loss, errors, noise, kid }) {
-    this.loss.update([{ name: "loss", points: toPoints(images, loss) }]);
-    this.errors.update(
-      Object.entries(errors).map(([name, values]) => ({
-        name: title(name),
-        points: toPoints(images, values),
-      })),
-    );
-    const last = Math.max(1, noise.labels.length - 1);
-    this.noise.update(
-      noise.labels.map((label, k) => ({
-        name: /^-?\d/.test(label) ? `log-SNR ${label.replace("-", "−")}` : label,
-        // A ramp from one colour to the other, because the levels have an order.
-        color: `color-mix(in oklch, var(--ramp-b) ${Math.round((100 * k) / last)}%, var(--ramp-a))`,
-        points: toPoints(
-          images,
-          noise.values.map((row) => row?.[k]),
-        ),
-      })),
-    );
-    this.kid.element.hidden = !kid.length;
-    this.kid.update([
-      { name: "KID", points: kid.map(({ images: x, value: y, low, high }) => ({ x, y, low, high })) },
-    ]);
-  }
 }
 
 /** The buttons that sample from a run, stop it and go on with it. */

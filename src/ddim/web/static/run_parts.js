@@ -1,7 +1,7 @@
 // The parts of a run's view that are tables and pictures.
 
 import { h, section, tick } from "./dom.js";
-import { count, interval, plural, smallIsGood, title } from "./format.js";
+import { count, interval, moment, plural, smallIsGood, title } from "./format.js";
 
 /** Return a table in a box that scrolls sideways on a narrow page; the box can be scrolled with keys too. */
 export function table(caption, heads, rows, numbers = heads.length) {
@@ -101,7 +101,7 @@ export function evaluations(list) {
     .reverse()
     .map((one) => [
       one.name,
-      h("span", { class: "when" }, one.when ?? ""),
+      h("span", { class: "when" }, moment(one.when)),
       [
         one.conditions,
         one.comparable ? "" : h("span", { class: "why" }, " Not comparable with the other runs."),

@@ -1,0 +1,58 @@
+// The curves of a run: loss, errors, errors by noise level, and KID with its intervals.
+
+import { Chart, chartHint } from "./chart.js";
+import { h, section, show } from "./dom.js";
+import { title } from "./format.js";
+import { toPoints } from "./scale.js";
+
+/** The charts; `update(numbers)` keeps the zoom of each. */
+export class Curves {
+  constructor(signal) {
+    const hint = chartHint();
+    const common = { xLabel: "training images", hint, signal };
+    this.loss = new Chart({ ...common, title: "Loss", yLabel: "loss" });
+    this.errors = new Chart({ ...common, title: "Held-out error", yLabel: "mean absolute error" });
+    this.noise = new Chart({ ...common, title: "Error by noise level", yLabel: "mean absolute error" });
+    this.kid = new Chart({ ...common, title: "KID", yLabel: "KID" });
+    this.place = h("div", { class: "charts" });
+    this.element = section("Curves", hint, this.place);
+    this.arrange(false);
+  }
+
+  /** Show the charts; most runs measure no KID while they train. */
+  arrange(measured) {
+    const charts = [this.loss, this.errors, this.noise, ...(measured ? [this.kid] : [])];
+    // Charts that stay are not moved, because that takes the focus away.
+    if (this.place.children.length !== charts.length)
+      show(
+        this.place,
+        charts.map((one) => one.element),
+      );
+  }
+
+  update({ images, loss, errors, noise, kid }) {
+    this.loss.update([{ name: "loss", points: toPoints(images, loss) }]);
+    this.errors.update(
+      Object.entries(errors).map(([name, values]) => ({
+        name: title(name),
+        points: toPoints(images, values),
+      })),
+    );
+    const last = Math.max(1, noise.labels.length - 1);
+    this.noise.update(
+      noise.labels.map((label, k) => ({
+        name: /^-?\d/.test(label) ? `log-SNR ${label.replace("-", "−")}` : label,
+        // A ramp from one colour to the other, because the levels have an order.
+        color: `color-mix(in oklch, var(--ramp-b) ${Math.round((100 * k) / last)}%, var(--ramp-a))`,
+        points: toPoints(
+          noise.images ?? images,
+          noise.values.map((row) => row?.[k]),
+        ),
+      })),
+    );
+    this.arrange(kid.length > 0);
+    this.kid.update([
+      { name: "KID", points: kid.map(({ images: x, value: y, low, high }) => ({ x, y, low, high })) },
+    ]);
+  }
+}

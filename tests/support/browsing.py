@@ -1,0 +1,152 @@
+"""A browser for the tests of the page: what it asked for, what it complained about, and what a reader sees."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDTHS = (390, 1440)
+"""A telephone and a desk, in pixels."""
+HEIGHTS = {390: 844, 1440: 900}
+
+REFUSED = re.compile(r"the server responded with a status of 4\d\d")
+"""What Chromium logs by itself for an answer that is an error; only tests of errors allow it."""
+
+
+@contextmanager
+def serve(folder, *options):
+    """Serve a folder of runs in another process; yields its address."""
+    command = [sys.executable, "-m", "ddim", "serve", str(folder), "--port", "0", *map(str, options)]
+    # The log goes into a file, because nobody empties a pipe while a test runs.
+    with tempfile.NamedTemporaryFile("r") as log, open(log.name, "w") as out:
+        server = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            yield _read_address(server, Path(log.name))
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _read_address(server, log):
+    while not (found := re.search(r"http://[^\s;]+", log.read_text())):
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.05)
+    return found[0].rstrip("/")
+
+
+@contextmanager
+def open_browser():
+    """Start Chromium; yields it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # A container gives little shared memory to Chromium.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-dev-shm-usage"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def open_page(browser, address, width=1440, refused=False, **options):
+    """Open a page; at its end nothing was logged as an error, and no other host was asked.
+
+    Args:
+        browser: see `open_browser`.
+        address: the address of the server; `page.go("#/data")` shows a view.
+        width: width of the window in pixels.
+        refused: whether the server may refuse a request.
+        options: of the browser context, such as `color_scheme`.
+    """
+    context = browser.new_context(viewport={"width": width, "height": HEIGHTS[width]}, **options)
+    context.set_default_timeout(30_000)
+    page, faults, hosts = context.new_page(), [], set()
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+
+    def go(view=""):
+        page.goto(f"{address}/{view}")
+        page.locator("main h1").wait_for()
+
+    page.go = go
+    try:
+        yield page
+        wider = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert wider <= 0, f"the page is {wider} pixels wider than its window"
+    finally:
+        context.close()
+    assert [text for text in faults if not (refused and REFUSED.search(text))] == []
+    # Previews of images have no host: they are blob: and data: addresses.
+    assert hosts - {""} == {urlsplit(address).netloc}
+
+
+CONTRASTS = """() => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 1, height: 1 });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  // The canvas knows every way to write a colour, such as oklch(), and turns it into sRGB.
+  const parse = (color) => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = color;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || !element.checkVisibility({ visibilityProperty: true })) continue;
+    if (element.closest(".hidden, noscript, .skip, option")) continue;
+    const layers = [];
+    for (let one = element; one; one = one.parentElement) {
+      const color = parse(getComputedStyle(one).backgroundColor);
+      layers.push(color);
+      if (color[3] === 1) break;
+    }
+    const style = getComputedStyle(element);
+    const text = element instanceof SVGElement ? style.fill : style.color;
+    found.push({ text: node.data.trim().slice(0, 40), color: parse(text), layers });
+  }
+  return found;
+}"""
+
+
+def contrasts(page):
+    """The WCAG contrast of each visible text against what is below it, keyed by the text."""
+    return {
+        found["text"]: contrast(blend(found["color"], below), below)
+        for found in page.evaluate(CONTRASTS)
+        for below in [_stack(found["layers"])]
+    }
+
+
+def blend(color, below):
+    """A colour (r, g, b, alpha) on an opaque one, as (r, g, b)."""
+    *over, alpha = color
+    return [alpha * one + (1 - alpha) * other for one, other in zip(over, below, strict=True)]
+
+
+def _stack(layers):
+    below = [255.0, 255.0, 255.0]
+    for color in reversed(layers):
+        below = blend(color, below)
+    return below
+
+
+def contrast(one, other):
+    """The contrast of two sRGB colours (0 to 255) by WCAG 2.2: (L1 + 0.05) / (L2 + 0.05)."""
+    dark, light = sorted(_luminance(color) for color in (one, other))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(color):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in color)]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
