@@ -34,6 +34,9 @@ const json = (body) => ({
 /** Return the JSON of an address. */
 export const get = async (path, signal) => (await request(path, { signal })).json();
 
+/** Return the bytes at an address. */
+export const getBlob = async (path, signal) => (await request(path, { signal })).blob();
+
 /** Send JSON and return the JSON of the answer. */
 export async function post(path, body = {}, signal) {
   const text = await (await request(path, { ...json(body), signal })).text();

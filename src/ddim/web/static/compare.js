@@ -7,7 +7,7 @@ import { interval, plural, smallIsGood, title } from "./format.js";
 import { allRuns, allSweeps } from "./live.js";
 import { table } from "./run_parts.js";
 import { parseSeeds } from "./seeds.js";
-import { Tile, loadImage } from "./tiles.js";
+import { Tile, drawSheet } from "./tiles.js";
 
 const METRICS = ["kid", "fid", "precision", "recall", "density", "coverage"];
 
@@ -178,11 +178,8 @@ class SameSeeds {
         runPath(row.id, "/samples"),
         { seeds },
         {
-          step: async ({ sheet, columns = Math.ceil(Math.sqrt(seeds.length)) }) => {
-            const image = await loadImage(sheet).catch(() => null);
-            if (image)
-              tiles.forEach((tile, k) => tile.drawCell(image, k, columns, Math.ceil(seeds.length / columns)));
-          },
+          // The canvases of a table of seeds are those of tiles.
+          step: (step) => drawSheet(tiles, step, row.size ?? [64, 64]).catch(() => {}),
         },
         this.job.signal,
       );

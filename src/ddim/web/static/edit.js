@@ -1,7 +1,7 @@
 // What can be made from the chosen tiles: variations, the way between two, a masked part generated anew, an inversion.
 
-import { upload } from "./api.js";
-import { announce, button, fault, field, h, setText, show } from "./dom.js";
+import { getBlob, upload } from "./api.js";
+import { button, fault, field, h, setText, show } from "./dom.js";
 import { MaskDialog } from "./mask.js";
 
 const whole = (label, value, min, max) => {
@@ -12,7 +12,7 @@ const whole = (label, value, min, max) => {
 /** A panel at the foot of the window, shown while a tile is chosen. */
 export class EditPanel {
   constructor({ cell, limits, onedit, onclear, signal }) {
-    Object.assign(this, { onedit, tiles: [], busy: false });
+    Object.assign(this, { onedit, signal, tiles: [] });
     this.title = h("p", { class: "chosen", role: "status" });
     this.strength = h("input", {
       type: "range",
@@ -27,7 +27,7 @@ export class EditPanel {
     this.n = whole("Variations", Math.min(8, limits.images), 1, limits.images);
     this.frames = whole("Frames", Math.min(9, limits.images), 2, limits.images);
     this.varyButton = button("Vary", () => this.vary());
-    this.maskButton = button("Draw a mask", () => this.mask(cell, limits, signal));
+    this.maskButton = button("Draw a mask", () => this.mask(cell, limits));
     this.invertButton = button("Invert", () => this.invert());
     this.betweenButton = button("Show the way between", () => this.between());
     this.save = h("a", { class: "button quiet", download: "" }, "Save PNG");
@@ -88,55 +88,56 @@ export class EditPanel {
       one.disabled = busy;
   }
 
-  vary() {
-    const [tile] = this.tiles,
-      n = Number(this.n.input.value);
-    this.onedit(`${n} variations of ${tile.name}`, names(n), {
-      kind: "vary",
-      sources: [tile.source],
-      n,
-      strength: Number(this.strength.value),
-    });
-  }
-
-  between() {
-    const [one, other] = this.tiles,
-      frames = Number(this.frames.input.value);
-    // Samples are blended by their seeds, which is exact; other images are inverted first.
-    const seeded = one.plain && other.plain;
-    const sources = [one, other].map((tile) => (seeded ? { seed: tile.seed } : tile.source));
-    this.onedit(
-      `From ${one.name} to ${other.name}`,
-      Array.from({ length: frames }, (_, k) => `frame ${k + 1}`),
-      { kind: "interpolate", sources, frames },
-    );
-  }
-
-  invert() {
+  async vary() {
     const [tile] = this.tiles;
-    this.onedit(`Inversion of ${tile.name}`, ["image", "restored from its latent"], {
-      kind: "invert",
-      sources: [tile.source],
-    });
+    const n = Number(this.n.input.value);
+    const body = { kind: "vary", n, strength: Number(this.strength.value) };
+    await this.begin(`${n} variations of ${tile.name}`, names(n), body);
   }
 
-  async mask(cell, limits, signal) {
+  async between() {
+    const [one, other] = this.tiles;
+    const frames = Number(this.frames.input.value);
+    const list = Array.from({ length: frames }, (_, k) => `frame ${k + 1}`);
+    await this.begin(`From ${one.name} to ${other.name}`, list, { kind: "interpolate", frames });
+  }
+
+  async invert() {
+    const [tile] = this.tiles;
+    await this.begin(`Inversion of ${tile.name}`, ["image", "restored from its latent"], { kind: "invert" });
+  }
+
+  async mask(cell, limits) {
     const [tile] = this.tiles;
     const drawn = await new MaskDialog(tile, cell, limits.images).ask();
     if (!drawn) return;
+    const { blob, n, resample } = drawn;
+    const title = `Masked part of ${tile.name}, generated anew`;
+    await this.begin(title, names(n), { kind: "inpaint", n, resample }, blob);
+  }
+
+  /** Upload what the server does not have yet, and begin the edit. */
+  async begin(title, list, body, mask) {
+    const tiles = this.tiles;
+    show(this.message);
     try {
-      const { upload: mask } = await upload(drawn.blob, signal);
-      this.onedit(`Masked part of ${tile.name}, generated anew`, names(drawn.n), {
-        kind: "inpaint",
-        sources: [tile.source],
-        mask,
-        n: drawn.n,
-        resample: drawn.resample,
-      });
+      // Two seeds are blended by their latents, which is exact; other images are inverted first.
+      const seeded = tiles.length === 2 && tiles.every((tile) => tile.seed !== undefined);
+      body.sources = seeded
+        ? tiles.map(({ seed }) => ({ seed }))
+        : await Promise.all(tiles.map((tile) => this.source(tile, tiles.length > 1)));
+      if (mask) body.mask = (await upload(mask, this.signal)).upload;
+      this.onedit(title, list, body);
     } catch (error) {
-      show(this.message, fault(error.message));
-      announce(error.message);
+      if (error.name !== "AbortError") show(this.message, fault(error.message));
     }
+  }
+
+  /** Return the source of a tile; a picture that no seed names is uploaded, so that it is the one edited. */
+  async source(tile, asFile) {
+    if (tile.source && !(asFile && "seed" in tile.source)) return tile.source;
+    const { upload: id } = await upload(await getBlob(tile.url, this.signal), this.signal);
+    return { upload: id };
   }
 }
 

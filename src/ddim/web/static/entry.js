@@ -3,13 +3,13 @@
 import { stream } from "./api.js";
 import { announce, code, fault, h, newId, setText, show } from "./dom.js";
 import { duration, plural } from "./format.js";
-import { Tile, loadImage, tileGrid } from "./tiles.js";
+import { Tile, drawSheet, tileGrid } from "./tiles.js";
 
 /** An entry; `run` asks the server and shows each step. */
 export class Entry {
-  constructor(title, names, onpick) {
-    this.title = title;
-    this.onpick = onpick;
+  /** `size` is [height, width] of an image; `onpick` gets a tile that the reader clicks. */
+  constructor(title, names, size, onpick) {
+    Object.assign(this, { title, size, onpick });
     this.tiles = names.map((name) => new Tile(name, onpick));
     this.bar = h("progress", { "aria-label": `Progress of: ${title}` });
     this.state = h("p", { class: "note" }, "Asking …");
@@ -45,56 +45,51 @@ export class Entry {
           },
           signal,
         ),
-        path.endsWith("/samples"),
+        path.endsWith("/samples") ? body : null,
       );
     } catch (error) {
       this.fail(error);
     }
   }
 
-  showStep({ k, of, sheet, columns }) {
-    this.bar.max = of;
-    this.bar.value = k;
-    setText(this.state, `Step ${k} of ${of}`);
+  showStep(step) {
+    this.bar.max = step.of;
+    this.bar.value = step.k;
+    setText(this.state, `${Math.round((100 * step.k) / step.of)} % of the network evaluations`);
     // Only the newest sheet is drawn if the browser is slower than the server.
-    this.newest = { sheet, columns };
+    this.newest = step;
     if (!this.drawing) this.drawing = this.drawNewest();
   }
 
   async drawNewest() {
     while (this.newest) {
-      const { sheet, columns: told } = this.newest;
+      const step = this.newest;
       this.newest = null;
-      const columns = told ?? Math.ceil(Math.sqrt(this.tiles.length));
-      const image = await loadImage(sheet).catch(() => null);
-      if (image && !this.done)
-        this.tiles.forEach((tile, k) =>
-          tile.drawCell(image, k, columns, Math.ceil(this.tiles.length / columns)),
-        );
+      await drawSheet(this.tiles, step, this.size).catch(() => {}); // the next step draws all anew
     }
     this.drawing = null;
   }
 
-  /** Show the files of a result; the tiles of `plain` samples can be named by their seed alone. */
-  finish(result, plain) {
+  /** Show the files of a result; `sampled` is the request if these are samples. */
+  finish(result, sampled) {
     this.done = true;
     this.work.remove();
     if (result.images.length !== this.tiles.length) {
-      this.tiles = result.images.map(
-        ({ seed, name }) => new Tile(seed === undefined ? name : `seed ${seed}`, this.onpick),
-      );
+      this.tiles = result.images.map(({ name }) => new Tile(name.replace(/\.png$/, ""), this.onpick));
       show(this.place, tileGrid(this.tiles, this.title));
     }
-    result.images.forEach(({ url, seed }, k) =>
-      Object.assign(this.tiles[k], { plain }).finish(
-        url,
-        { result: result.id, name: decodeURIComponent(url.split("/").pop()) },
-        seed,
-      ),
-    );
+    // A seed alone names a sample only if nothing else was chosen.
+    const plain = sampled && Object.keys(sampled).length === 1;
+    // Between two seeds, latents are blended; a class or guidance would be lost.
+    const latent = sampled && sampled.label === undefined && sampled.guidance === undefined;
+    result.images.forEach(({ url, seed }, k) => {
+      this.tiles[k].seed = latent ? seed : undefined;
+      this.tiles[k].finish(url, plain ? { seed } : null);
+    });
     show(
       this.files,
       this.links(result),
+      (result.notes ?? []).map((note) => h("p", { class: "note" }, note)),
       h(
         "details",
         {},

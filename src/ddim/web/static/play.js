@@ -47,7 +47,7 @@ export async function draw(root, { id: asked, about, signal }) {
 /** The state of the playground: the chosen tiles, the entries, and the work that goes on. */
 class Bench {
   constructor(id, detail, about, signal) {
-    Object.assign(this, { id, signal, chosen: [], job: null });
+    Object.assign(this, { id, signal, size: detail.size ?? [64, 64], chosen: [], job: null });
     this.message = h("div", {});
     this.list = h("div", { class: "entries" });
     this.guide = h(
@@ -85,11 +85,11 @@ class Bench {
     );
   }
 
+  /** Begin an edit; the number of steps and the grid are those of the form. */
   edit(title, names, body) {
-    // The sampler belongs to samples only; edits take the grid and the guidance, an inversion not even these.
-    const { steps, ...shared } = this.form.shared();
-    const more = body.kind === "invert" ? { grid: shared.grid } : shared;
-    return this.start(title, names, "/edits", { ...body, ...more, steps: body.steps ?? steps });
+    const { steps, grid } = this.form.shared();
+    const chosen = { ...(steps ? { steps } : {}), ...(grid ? { fields: { grid } } : {}) };
+    return this.start(title, names, "/edits", { ...body, ...chosen });
   }
 
   /** Begin a piece of work. One at a time: a second click while it goes on is ignored. */
@@ -99,7 +99,7 @@ class Bench {
     this.guide.hidden = true;
     this.job = new AbortController();
     this.setBusy(true);
-    const entry = new Entry(title, names, (tile) => this.pick(tile));
+    const entry = new Entry(title, names, this.size, (tile) => this.pick(tile));
     this.list.prepend(entry.element);
     entry.element.scrollIntoView({ block: "nearest" });
     await entry.run(runPath(this.id, path), body, this.job.signal);

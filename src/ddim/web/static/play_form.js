@@ -64,7 +64,7 @@ export class PlayForm {
         field("Sampler", this.sampler),
         field("Sampling times (grid)", this.grid),
         field("Eta", this.eta, "0 deterministic, 1 as stochastic as DDPM; for ddim and dpm_solver"),
-        field("Guide with", this.guide, "A weaker model of this run"),
+        detail.guides?.length ? field("Guide with", this.guide, "A weaker model of this run") : null,
         h(
           "fieldset",
           {},

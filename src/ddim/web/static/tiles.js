@@ -2,7 +2,10 @@
 
 import { h } from "./dom.js";
 
-/** A tile. `source` says to the server which image it is, once there is one. */
+const GAP = 2; // pixels between the images of a sheet
+const SHOWN = 16; // images on the sheet of a step
+
+/** A tile. `source` says to the server which image it is: {seed}, {upload}, or null until its file is uploaded. */
 export class Tile {
   constructor(name, onpick) {
     this.name = name;
@@ -23,18 +26,19 @@ export class Tile {
     );
   }
 
-  /** Draw cell k of a sheet with so many columns and no gap. */
-  drawCell(sheet, k, columns, rows) {
-    const width = sheet.width / columns,
-      height = sheet.height / rows;
+  /** Draw cell k of a sheet; see `drawSheet`. */
+  drawCell(sheet, k, columns, [height, width]) {
     if (this.canvas.width !== width) Object.assign(this.canvas, { width, height });
-    const [left, top] = [(k % columns) * width, Math.floor(k / columns) * height];
-    this.canvas.getContext("2d").drawImage(sheet, left, top, width, height, 0, 0, width, height);
+    // A large sheet is shrunk by the server, so positions are scaled.
+    const zoom = sheet.width / (columns * (width + GAP) - GAP);
+    const [left, top] = [(k % columns) * (width + GAP), Math.floor(k / columns) * (height + GAP)];
+    const context = this.canvas.getContext("2d");
+    context.drawImage(sheet, zoom * left, zoom * top, zoom * width, zoom * height, 0, 0, width, height);
   }
 
   /** Show the finished image. */
-  finish(url, source, seed) {
-    Object.assign(this, { url, source, seed });
+  finish(url, source) {
+    Object.assign(this, { url, source });
     this.image = h("img", { class: "pixels", src: url, alt: "", draggable: "false" });
     // The canvas stays until the file is there, so that nothing flickers.
     this.image.decode().then(
@@ -63,10 +67,15 @@ export function tileGrid(tiles, label) {
   );
 }
 
-/** Return the image of a data address, decoded. */
-export async function loadImage(url) {
+/**
+ * Draw the sheet of a step into tiles. The server sends at most 16 cells, and says at which tile they begin.
+ * `size` is [height, width] of one image.
+ */
+export async function drawSheet(tiles, { sheet, first = 0, columns }, size) {
+  if (!sheet) return;
   const image = new Image();
-  image.src = url;
+  image.src = sheet;
   await image.decode();
-  return image;
+  const shown = tiles.slice(first, first + SHOWN);
+  shown.forEach((tile, k) => tile.drawCell(image, k, columns ?? Math.ceil(Math.sqrt(shown.length)), size));
 }
