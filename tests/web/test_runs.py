@@ -228,8 +228,7 @@ def test_events_begin_with_all_rows_and_polling_ends_with_the_last_listener(runs
         coming = asyncio.create_task(anext(one))
         await asyncio.sleep(0)
         (runs / RUN).rename(runs / "moved")
-        feed._looked = 0.0
-        await feed.refresh(fully=True)
+        await feed.refresh(fully=True, at_once=True)
         change = await coming
         assert ([row.id for row in change.changed], change.gone) == (["moved"], [RUN])
         await one.aclose()

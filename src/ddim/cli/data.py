@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddim.cli import DATA, ZOOM
 from ddim.cli.output import print_result
@@ -35,7 +35,7 @@ examples:
   ddim data flowers:downloads/flowers    a local copy of a built-in data set
 """
 _GRID, _CLUSTERS = Path("data-grid.png"), Path("data-clusters.png")
-_SHOWN, _COLUMNS = 64, 12
+_COLUMNS = 12
 _FEW_CLASSES, _ENDS = 20, 5
 _FEW_GROUPS = 10
 
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         find_unused_path,
         save_png,
     )
+    from ddim.runs.image_summary import draw_images, summarise_images
     from ddim.runs.progress import READING
 
     reading = Reading(axis=args.axis or "auto", array=args.array)
@@ -109,9 +110,9 @@ def run(args: argparse.Namespace) -> int:
     ]
     found = _find_clusters(images, wanted.count) if wanted else None
     lines += found.lines if found else []
-    save_png(out, enlarge(found.sheet if found else _draw_sheet(images), args.zoom))
+    save_png(out, enlarge(found.sheet if found else draw_images(images), args.zoom))
     lines.append(f"grid: {escape(str(out))}")
-    content = {**_describe(args.data, images), "skipped": others, "sheet": out}
+    content = {**summarise_images(args.data, images), "skipped": others, "sheet": out}
     print_result(args, content | ({"clusters": found.sizes} if found else {}), "\n".join(lines))
     return 0
 
@@ -145,42 +146,6 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
     sheet = make_sheet(torch.from_numpy(cells.reshape(-1, *cells.shape[2:])).permute(0, 3, 1, 2), _COLUMNS)
     sizes = dict(zip(clusters.names, clusters.counts.tolist(), strict=True))
     return _Clusters(sizes, [*_list_counts("clusters", Counter(sizes), "training images")], sheet)
-
-
-def _draw_sheet(images: Images) -> np.ndarray:
-    """Return a sheet of images in random order."""
-    import torch
-
-    from ddim.data.order import shuffle_epoch
-    from ddim.plots.pictures import make_sheet
-    from ddim.runs.image_features import take_pictures
-
-    shown = shuffle_epoch(len(images), 0, 0)[:_SHOWN]
-    return make_sheet(torch.from_numpy(take_pictures(images, shown)).permute(0, 3, 1, 2))
-
-
-def _describe(source: str, images: Images) -> dict[str, Any]:
-    """Return the summary of a source as plain values."""
-    from ddim.data.cache import read_headers, read_rejects
-    from ddim.data.duplicates import group_equal_images
-
-    headers, labels = read_headers(images), images.labels
-    counts = None if labels is None else Counter(labels.tolist())
-    return {
-        "source": source,
-        "images": len(images),
-        "size": images.pixels.shape[1:3],
-        "channels": images.pixels.shape[3],
-        "values": images.values.to_json(),
-        "fingerprint": images.fingerprint,
-        "original_sizes": dict(Counter(f"{header.height}x{header.width}" for header in headers)),
-        "formats": dict(Counter(header.format for header in headers)),
-        "modes": dict(Counter(header.mode for header in headers)),
-        "split": images.official and list(map(len, images.official)),
-        "classes": counts and {images.classes[label]: count for label, count in counts.items()},
-        "rejected": [{"name": reject.name, "reason": reject.reason} for reject in read_rejects(images)],
-        "duplicates": [[images.names[k] for k in group] for group in group_equal_images(images)],
-    }
 
 
 def escape(text: str) -> str:

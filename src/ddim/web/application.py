@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 
 from ddim import __version__
 from ddim.web.answers import Problem, Refused, refuse, reply
+from ddim.web.comparison_routes import add_comparison_routes
+from ddim.web.explainer import Explainer
 from ddim.web.guard import Guard
 from ddim.web.model_worker import ModelWorker
 from ddim.web.results import Shelves
@@ -25,6 +27,8 @@ from ddim.web.run_list import RunList
 from ddim.web.run_routes import add_run_routes
 from ddim.web.sample_routes import Desk, add_sample_routes
 from ddim.web.settings import Settings
+from ddim.web.training_routes import add_training_routes
+from ddim.web.trainings import Trainings
 
 STATIC = Path(__file__).parent / "static"
 """The files of the page."""
@@ -62,8 +66,14 @@ class About:
     limits: ShownLimits
 
 
-def build_application(settings: Settings) -> Guard:
-    """Return the ASGI application of a server, behind its `Guard`."""
+def build_application(settings: Settings, trainings: Trainings | None = None) -> Guard:
+    """Return the ASGI application of a server, behind its `Guard`.
+
+    Args:
+        settings: the settings of the server.
+        trainings: the trainings that the page starts, to ask about them later.
+    """
+    trainings = trainings or Trainings(settings)
     limits = settings.limits
     feed, worker = RunFeed(RunList(settings.folder)), ModelWorker(limits)
     shelves = Shelves(limits.results, limits.uploads)
@@ -93,8 +103,11 @@ def build_application(settings: Settings) -> Guard:
     app.add_exception_handler(Exception, _answer_fault)
     router = APIRouter(prefix="/api", responses={status: {"model": Problem} for status in _STATUSES})
     _add_about(app, router, settings)
-    add_sample_routes(router, Desk(feed, worker, shelves, limits))
-    add_run_routes(router, feed, worker)
+    desk, explain = Desk(feed, worker, shelves, limits), Explainer(worker)
+    add_sample_routes(router, desk)
+    add_training_routes(router, desk, explain, trainings, settings)
+    add_comparison_routes(router, desk)
+    add_run_routes(router, feed, explain, trainings)
     app.include_router(router)
     _add_static(app)
     return Guard(app, settings)

@@ -14,13 +14,16 @@ from ddim.runs.codec import dump, load_recipe
 from ddim.runs.field_help import explain_fields
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.named_recipes import RECIPES, find_recipe
+from ddim.web.tasks import ChoicesTask, RecipeTask
+from ddim.web.worker_process import Monitor
 
 
-def explain_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def explain_recipe(task: RecipeTask, _monitor: Monitor) -> dict[str, Any]:
     """Return the value of each field, its value in the recipe of the same name, and a sentence about it.
 
     A recipe with components of the user's own has no sentences, because their code is not here.
     """
+    recipe = task.recipe
     own = flatten_as_text(recipe)
     named, texts = _read_named(recipe), {}
     with contextlib.suppress(UserError):
@@ -45,7 +48,7 @@ def _read_named(recipe: Mapping[str, Any]) -> dict[str, str]:
     return flatten_as_text(dump(find_recipe(str(name), (int(size[0]), int(size[1])))))
 
 
-def list_choices() -> dict[str, Any]:
+def list_choices(_task: ChoicesTask, _monitor: Monitor) -> dict[str, Any]:
     """Return the named recipes, the fields of recipes, the samplers and the grids."""
     recipes = [
         {"name": name, "text": (inspect.getdoc(make) or "").partition("\n")[0].removesuffix(".")}

@@ -3,71 +3,35 @@
 from __future__ import annotations
 
 import os
-import shlex
-import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
-from ddim.diffusion.samplers import State
-from ddim.errors import UserError
-from ddim.evaluation.conditions import SAMPLING_FIELDS
-from ddim.plots.pictures import make_sheet, render_png
-from ddim.runs.classes import find_label
-from ddim.runs.folder import RUN
-from ddim.runs.generate import with_options
-from ddim.runs.guidance_choice import open_guidance
-from ddim.runs.pipeline import LoadedRun, load
-from ddim.runs.recipe_checks import check_label
-from ddim.runs.sample_folder import FILM, RECORD, Output, write_samples
 from ddim.web import tasks
 from ddim.web.explain import explain_recipe, list_choices
+from ddim.web.perform_edits import edit_run
+from ddim.web.perform_pages import (
+    check_request,
+    check_upload,
+    compare_runs,
+    describe_data,
+    write_sweep_report,
+)
+from ddim.web.perform_samples import sample_run
 from ddim.web.worker_process import Monitor
 
-KEPT = 4
-"""Number of loaded runs that are kept in memory."""
-SHOWN = 16
-"""The largest number of images in a preview."""
-ARCHIVE = "all.zip"
-
-
-class Pipelines:
-    """The runs that were loaded last; a run with a newer checkpoint is loaded again."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Any, ...], LoadedRun] = OrderedDict()
-
-    def open(self, run: str) -> LoadedRun:
-        """Return a loaded run."""
-        key = (run, _stamp_run(Path(run)))
-        if key not in self._kept:
-            self._kept[key] = load(run)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
-
-
-def _stamp_run(run: Path) -> tuple[tuple[str, int], ...]:
-    """Return values that change if a run gets another checkpoint, or search results."""
-    folders = [path for path in (run / "checkpoints").glob("*") if path.is_dir()]
-    return tuple(sorted((path.name, _when_changed(path)) for path in [*folders, run / RUN]))
-
-
-def _when_changed(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:  # a training in progress removes old checkpoints
-        return 0
-
-
-PIPELINES = Pipelines()
+_WORK: dict[type[tasks.Task], Callable[[Any, Monitor], dict[str, Any]]] = {
+    tasks.SampleTask: sample_run,
+    tasks.EditTask: edit_run,
+    tasks.UploadTask: check_upload,
+    tasks.DataTask: describe_data,
+    tasks.ReportTask: write_sweep_report,
+    tasks.CompareTask: compare_runs,
+    tasks.TrainingTask: check_request,
+    tasks.RecipeTask: explain_recipe,
+    tasks.ChoicesTask: list_choices,
+}
 
 
 def perform_task(task: tasks.Task, monitor: Monitor) -> dict[str, Any]:
@@ -78,153 +42,7 @@ def perform_task(task: tasks.Task, monitor: Monitor) -> dict[str, Any]:
         Cancelled: if the server cancelled it.
     """
     monitor.check()
-    match task:
-        case tasks.SampleTask():
-            return sample_run(task, monitor)
-        case tasks.RecipeTask():
-            return explain_recipe(task.recipe)
-        case tasks.ChoicesTask():
-            return list_choices()
-        case _:
-            raise UserError("this server cannot do that")
-
-
-@dataclass
-class Preview:
-    """Draws the states of a sampler as small sheets.
-
-    Attributes:
-        pipeline: the model that samples.
-        monitor: where the previews go.
-        steps: the number of states of all micro-batches together.
-        seen: the number of states so far.
-    """
-
-    pipeline: LoadedRun
-    monitor: Monitor
-    steps: int
-    seen: int = 0
-
-    def watch(self, _seeds: Sequence[int], state: State) -> None:
-        """Send a preview of a state; see `ddim.runs.generate.Watch`."""
-        self.seen += 1
-        self.monitor.preview(self.seen, max(self.seen, self.steps), partial(self.draw, state))
-
-    def draw(self, state: State) -> bytes:
-        """Return the first images of a state as a PNG."""
-        images = self.pipeline.pixels.leave(state.x[:SHOWN].float()).cpu()
-        return render_png(shrink(make_sheet(images)))
-
-
-def shrink(pixels: np.ndarray, side: int = 512) -> np.ndarray:
-    """Return an image (H, W, 3) uint8 with at most `side` pixels in each direction, by leaving out pixels."""
-    step = -(-max(pixels.shape[:2]) // side)
-    return pixels[::step, ::step]
-
-
-def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
-    """Sample a run as `ddim sample` does, into the folder of the task."""
-    unknown = [name for name in task.fields if name.split(".")[0] not in SAMPLING_FIELDS]
-    if unknown:
-        raise UserError(f"{unknown[0]} cannot be changed for sampling; only {', '.join(SAMPLING_FIELDS)} can")
-    pipeline = PIPELINES.open(task.run)
-    steps = pipeline.recipe.choose_steps(task.steps)
-    pipeline, _ = with_options(pipeline, task.fields, steps)
-    label = find_label(task.label, pipeline.recipe, pipeline.classes)
-    check_label(pipeline.recipe, label)
-    interval = None if task.interval is None else (task.interval[0], task.interval[1])
-    guidance = open_guidance(pipeline, label, steps, task.guidance, interval)
-    batches = -(-len(task.seeds) // pipeline.runtime.micro_batch)
-    preview = Preview(pipeline, monitor, batches * (steps + 1))
-    output = Output(task.folder, task.film, watch=preview.watch if task.previews else None)
-    written = write_samples(
-        pipeline,
-        task.seeds,
-        steps,
-        label=label,
-        guidance=guidance,
-        output=output,
-        progress=lambda *_: monitor.check(),
-    )
-    images = [{"seed": seed, "name": f"{seed:05d}.png"} for seed in task.seeds]
-    return {
-        "images": images,
-        "sheet": "grid.png",
-        "film": FILM if task.film else None,
-        "record": RECORD,
-        "archive": archive(written.folder),
-        "nfe": written.nfe,
-        "seconds": round(written.seconds, 3),
-        "command": sample_command(task),
-        "python": sample_call(task, pipeline),
-    }
-
-
-def archive(folder: Path) -> str:
-    """Write all files of a folder into a .zip in it, and return its name."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != ARCHIVE)
-    with zipfile.ZipFile(folder / ARCHIVE, "w", zipfile.ZIP_STORED) as file:
-        for name in names:
-            file.write(folder / name, name)
-    return ARCHIVE
-
-
-def join_command(words: Sequence[object]) -> str:
-    """Return a command as a shell takes it."""
-    return shlex.join(map(str, words))
-
-
-def sample_command(task: tasks.SampleTask) -> str:
-    """Return the command that writes the same files as a task."""
-    words: list[object] = ["ddim", "sample", task.run, "--seeds", _join_seeds(task.seeds)]
-    if task.steps is not None:
-        words += ["--steps", task.steps]
-    for name, value in task.fields.items():
-        words += [f"--{name}", value]
-    if task.label is not None:
-        words += ["--label", task.label]
-    if task.guidance is not None:
-        words += ["--guidance", task.guidance]
-    if task.interval is not None:
-        ends = ",".join("" if end is None else f"{end:g}" for end in task.interval)
-        words += [f"--guidance-interval={ends}"]
-    return join_command([*words, *(["--film"] if task.film else [])])
-
-
-def _join_seeds(seeds: Sequence[int]) -> str:
-    """Return seeds as --seeds takes them: runs of consecutive seeds are joined."""
-    parts: list[list[int]] = []
-    for seed in seeds:
-        if parts and seed == parts[-1][-1] + 1:
-            parts[-1].append(seed)
-        else:
-            parts.append([seed])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def sample_call(task: tasks.SampleTask, pipeline: LoadedRun) -> str:
-    """Return Python code that samples the same images."""
-    seeds = list(task.seeds)
-    consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
-    shown = f"range({seeds[0]}, {seeds[-1] + 1})" if consecutive and len(seeds) > 1 else repr(seeds)
-    options: list[str] = [f"seeds={shown}"]
-    lines, model = ["import ddim"], repr(task.run)
-    if task.steps is not None:
-        options.append(f"steps={task.steps}")
-    names = {name.split(".")[0] for name in task.fields}
-    if names - {"sampler", "grid"}:
-        lines += ["from dataclasses import replace", "from ddim.runs.codec import override"]
-        lines += [f"pipeline = ddim.load({model})"]
-        lines += [f"recipe = override(pipeline.recipe, {dict(task.fields)!r})"]
-        model = "replace(pipeline, recipe=recipe)"
-    modules = {"sampler": "ddim.samplers", "grid": "ddim.grids"}
-    for name in sorted(names & set(modules)):
-        options.append(f"{name}={modules[name]}.{getattr(pipeline.recipe, name)!r}")
-    given: Mapping[str, Any] = {"label": task.label, "guidance": task.guidance}
-    options += [f"{name}={value!r}" for name, value in given.items() if value is not None]
-    if task.interval is not None:
-        options.append(f"guidance_interval={tuple(task.interval)!r}")
-    return "\n".join([*lines, f"images = ddim.sample({model}, {', '.join(options)})"])
+    return _WORK[type(task)](task, monitor)
 
 
 def set_memory_limit() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ddim.web.answers import Refused
 from ddim.web.rows import Row, Sweep
@@ -63,11 +64,20 @@ class RunFeed:
         await self.refresh()
         return self._runs.known[own]
 
-    async def refresh(self, *, fully: bool = False) -> None:
-        """Look at the files now, if the last look is not new enough, and tell the listeners."""
+    def find_sweep(self, own: str) -> Path | None:
+        """Return the folder of the sweep with an id, None if there is none."""
+        return self._runs.find_sweep(own)
+
+    async def refresh(self, *, fully: bool = False, at_once: bool = False) -> None:
+        """Look at the files, and tell the listeners.
+
+        Args:
+            fully: whether to search for new runs, even if this is not due.
+            at_once: whether to look even if the last look is less than `FRESH` ago.
+        """
         async with self._lock:
             now = asyncio.get_running_loop().time()
-            if now - self._looked < FRESH:
+            if now - self._looked < FRESH and not at_once:
                 return
             first = self._looked == float("-inf")
             change = await asyncio.to_thread(self._runs.refresh, fully=fully or first or not self._listeners)

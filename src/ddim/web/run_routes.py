@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import APIRouter, Response
 
 from ddim.errors import UserError
 from ddim.runs.flat import flatten_as_text
-from ddim.web.answers import Refused, as_plain, reply
+from ddim.web.answers import Refused, reply
 from ddim.web.event_stream import EVENTS, Event, EventStream
-from ddim.web.model_worker import ModelWorker
+from ddim.web.explainer import Explainer, Field
 from ddim.web.rows import Row, Sweep, api_address, show_text
 from ddim.web.run_details import (
     Checkpoint,
@@ -37,11 +36,9 @@ from ddim.web.run_details import (
 )
 from ddim.web.run_feed import RunFeed
 from ddim.web.run_list import Known
-from ddim.web.tasks import ChoicesTask, RecipeTask
+from ddim.web.trainings import Trainings
 
 T = TypeVar("T")
-RECIPES_KEPT = 256
-"""Number of explained recipes that are kept."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +47,6 @@ class Runs:
 
     runs: list[Row]
     sweeps: list[Sweep]
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a recipe: its value here and in the named recipe, and a sentence about it."""
-
-    field: str
-    value: str
-    named: str | None = None
-    differs: bool = False
-    help: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,9 +71,8 @@ class Details(Row):
     can_sample: bool = False
 
 
-def add_run_routes(router: APIRouter, feed: RunFeed, worker: ModelWorker) -> None:
+def add_run_routes(router: APIRouter, feed: RunFeed, explain: Explainer, trainings: Trainings) -> None:
     """Add the addresses to a router."""
-    explain = Explainer(worker)
 
     @router.get("/runs", response_model=Runs)
     async def list_runs() -> Response:
@@ -101,6 +86,8 @@ def add_run_routes(router: APIRouter, feed: RunFeed, worker: ModelWorker) -> Non
     async def show_run(run: str) -> Response:
         known = await feed.find_run(run)
         details = await _read(lambda: _describe(run, known))
+        can_stop, can_resume = trainings.can_stop(known), trainings.can_resume(known)
+        details = replace(details, can_stop=can_stop, can_resume=can_resume)
         if not details.can_sample:
             return reply(details)
         choices = await explain.list_choices()
@@ -127,30 +114,6 @@ def add_run_routes(router: APIRouter, feed: RunFeed, worker: ModelWorker) -> Non
     @router.get("/runs/{run}/{kind}/{name}", response_class=Response)
     async def show_picture(run: str, kind: str, name: str) -> Response:
         return await _picture(feed, run, kind, name)
-
-
-class Explainer:
-    """Asks the worker about recipes, and keeps its answers."""
-
-    def __init__(self, worker: ModelWorker) -> None:
-        self._worker = worker
-        self._choices: Mapping[str, Any] | None = None
-        self._fields: dict[str, list[Field]] = {}
-
-    async def list_choices(self) -> Mapping[str, Any]:
-        """Return the recipes, their fields, the samplers and the grids."""
-        self._choices = self._choices or await self._worker.ask(ChoicesTask())
-        return self._choices
-
-    async def list_fields(self, recipe: Mapping[str, Any]) -> list[Field]:
-        """Return the fields of a recipe with their sentences."""
-        key = json.dumps(recipe, sort_keys=True)
-        if key not in self._fields:
-            found = await self._worker.ask(RecipeTask(as_plain(recipe)))
-            if len(self._fields) >= RECIPES_KEPT:
-                self._fields.clear()
-            self._fields[key] = [Field(**each) for each in found["fields"]]
-        return self._fields[key]
 
 
 async def _run_events(feed: RunFeed) -> AsyncGenerator[Event, None]:

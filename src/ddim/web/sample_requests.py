@@ -77,6 +77,7 @@ class EditRequest(Body):
     sources: list[Source] = Field(min_length=1, max_length=64)
     mask: Name | None = None
     n: Annotated[int, Field(ge=1, le=1000)] | None = None
+    frames: Annotated[int, Field(ge=2, le=1000)] | None = None
     seed: Seed = 0
     steps: Steps = 50
     strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.5
@@ -95,10 +96,10 @@ class EditRequest(Body):
             raise ValueError("an interpolation is between two seeds or between two uploads")
         if (self.kind == "inpaint") != (self.mask is not None):
             raise ValueError("a mask is needed for inpaint, and for nothing else")
-        if two and self.n == 1:
-            raise ValueError("an interpolation has at least two frames")
-        if self.kind == "invert" and self.n is not None:
-            raise ValueError("an inversion has one result for each source; leave out n")
+        if self.frames is not None and not two:
+            raise ValueError("frames is an option of interpolate only")
+        if self.n is not None and self.kind not in ("vary", "inpaint"):
+            raise ValueError("n is an option of vary and inpaint only")
         unused = {"strength": "vary", "resample": "inpaint", "exact": "invert"}
         for name, kind in unused.items():
             if name in self.model_fields_set and self.kind != kind:
@@ -110,7 +111,7 @@ class EditRequest(Body):
         """The number of results."""
         if self.kind == "invert":
             return len(self.sources)
-        return self.n or {"vary": 8, "interpolate": 9, "inpaint": 4}[self.kind]
+        return self.n or self.frames or {"vary": 8, "interpolate": 9, "inpaint": 4}[self.kind]
 
     @property
     def passes(self) -> int:

@@ -42,11 +42,13 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     # These modules need the packages of the extra.
     from ddim.web.application import build_application
     from ddim.web.http_server import make_server
+    from ddim.web.trainings import Trainings
 
     listener = open_socket(host, port)
     _log_to_stderr()
     address = page_address(host, listener.getsockname()[1], token)
-    server = make_server(build_application(settings), settings.limits)
+    trainings = Trainings(settings)
+    server = make_server(build_application(settings, trainings), settings.limits)
     _say(f"the runs in {settings.folder} are shown at {address}; Ctrl-C ends the server")
     if opening:
         _open_browser(address)
@@ -54,6 +56,9 @@ def serve(  # noqa: PLR0913 (the choices of a user)
         server.run(sockets=[listener])
     finally:
         listener.close()
+        if left := trainings.running:
+            names = ", ".join(map(str, left))
+            _say(f"still training: {names}; the page of another `ddim serve` can stop them")
 
 
 def check_settings(

@@ -109,6 +109,14 @@ class CompareTask:
 
 
 @dataclass(frozen=True)
+class TrainingTask:
+    """Check that a training can begin with a recipe and fields, as text keyed by path. It is done at once."""
+
+    recipe: str
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
 class RecipeTask:
     """Explain the fields of a recipe. It is done at once, beside the task that the worker does."""
 
@@ -121,7 +129,15 @@ class ChoicesTask:
 
 
 Task: TypeAlias = (
-    SampleTask | EditTask | UploadTask | DataTask | ReportTask | CompareTask | RecipeTask | ChoicesTask
+    SampleTask
+    | EditTask
+    | UploadTask
+    | DataTask
+    | ReportTask
+    | CompareTask
+    | TrainingTask
+    | RecipeTask
+    | ChoicesTask
 )
 TASKS: dict[str, type[Task]] = {
     kind.__name__: kind
@@ -132,11 +148,12 @@ TASKS: dict[str, type[Task]] = {
         DataTask,
         ReportTask,
         CompareTask,
+        TrainingTask,
         RecipeTask,
         ChoicesTask,
     )
 }
-QUICK = (RecipeTask, ChoicesTask)
+QUICK = (TrainingTask, RecipeTask, ChoicesTask)
 """Tasks that the worker does at once, while it samples."""
 
 

@@ -110,7 +110,7 @@ class Worker:
         self.send(answer)
 
 
-def main() -> None:
+def run_worker() -> None:
     """Run the worker."""
     wait_briefly()
     keep_freed_memory()
@@ -121,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_worker()

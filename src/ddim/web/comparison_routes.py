@@ -1,0 +1,136 @@
+"""The addresses that compare runs: the ranking by a metric, and the report on a sweep."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from ddim.evaluation.record import FOLDER, RECORD, list_evaluations
+from ddim.metrics.catalogue import METRICS
+from ddim.web.answers import Refused, reply
+from ddim.web.guard import client_address
+from ddim.web.model_worker import take_result
+from ddim.web.rows import show_text
+from ddim.web.run_list import Known
+from ddim.web.sample_routes import LEFT, Desk, wait_for_job
+from ddim.web.tasks import CompareTask, ReportTask, Task
+
+MOST = 64
+"""The largest number of runs in a comparison."""
+REPORT_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
+)
+"""A report is one file with its style and pictures inside, and without scripts."""
+
+
+@dataclass(frozen=True)
+class RankedRun:
+    """A run in a ranking; `distinguishable` is its difference from the first run in words."""
+
+    id: str
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    distinguishable: str | None
+
+
+@dataclass(frozen=True)
+class ExcludedRun:
+    """A run that cannot be ranked, and why."""
+
+    id: str
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Runs ranked by a metric, best first."""
+
+    metric: str
+    lower_is_better: bool
+    rows: list[RankedRun]
+    differs: dict[str, list[Any]]
+    excluded: list[ExcludedRun]
+    remark: str | None
+
+
+def add_comparison_routes(router: APIRouter, desk: Desk) -> None:
+    """Add the addresses to a router."""
+
+    @router.get("/compare", response_model=Ranking)
+    async def compare(
+        request: Request, runs: Annotated[str, Query(max_length=20_000)], metric: str = "kid"
+    ) -> Response:
+        if metric not in METRICS:
+            raise Refused(422, f"metric must be one of {', '.join(METRICS)}")
+        names = list(dict.fromkeys(filter(None, runs.split(","))))
+        if not 2 <= len(names) <= MOST:
+            raise Refused(422, f"a comparison needs 2 to {MOST} runs, got {len(names)}")
+        chosen = [(own, await desk.feed.find_run(own)) for own in names]
+        judged = [(own, known) for own, known in chosen if _newest_record(known) is not None]
+        missing = [
+            ExcludedRun(own, known.row.name, "it has no evaluation: make one with `ddim evaluate`")
+            for own, known in chosen
+            if _newest_record(known) is None
+        ]
+        if len(judged) < 2:
+            return reply(Ranking(metric, METRICS[metric].lower_is_better, [], {}, missing, None))
+        records = [str(_newest_record(known)) for _, known in judged]
+        found = await _do(desk, request, CompareTask(records, metric))
+        places = {str(_newest_record(known)): (own, known) for own, known in judged}
+        return reply(_rank(found, places, missing))
+
+    @router.get("/sweeps/{sweep}/report", response_class=Response)
+    async def show_report(sweep: str, request: Request) -> Response:
+        await desk.feed.refresh()
+        path = desk.feed.find_sweep(sweep)
+        if path is None:
+            raise Refused(404, "there is no sweep of this name")
+        own, folder = desk.shelves.results.make()
+        try:
+            out = folder / "report.html"
+            await _do(desk, request, ReportTask(str(path), str(out), show_text(path.name)))
+            content = await asyncio.to_thread(out.read_bytes)
+        finally:
+            desk.shelves.results.discard(own)
+        return Response(content, headers={"Content-Security-Policy": REPORT_POLICY}, media_type="text/html")
+
+
+def _newest_record(known: Known) -> Path | None:
+    """Return the folder of the newest evaluation of a run, None without any."""
+    if known.row.state == "damaged" or not (known.place.path / FOLDER).is_dir():
+        return None
+    folders = [path for path in list_evaluations(known.place.path) if (path / RECORD).is_file()]
+    return folders[-1] if folders else None
+
+
+def _rank(
+    found: Mapping[str, Any], places: Mapping[str, tuple[str, Known]], missing: list[ExcludedRun]
+) -> Ranking:
+    rows, excluded, kept = [], list(missing), []
+    for number, each in enumerate(found["rows"]):
+        own, known = places[each["folder"]]
+        name = known.row.name
+        if each["unranked"] is not None:
+            excluded.append(ExcludedRun(own, name, each["unranked"]))
+            continue
+        kept.append(number)
+        interval = (each["value"], each["low"], each["high"])
+        rows.append(RankedRun(own, name, *interval, each["distinguishable"]))
+    differs = {name: [values[k] for k in kept] for name, values in found["differs"].items()}
+    return Ranking(found["metric"], found["lower_is_better"], rows, differs, excluded, found["remark"])
+
+
+async def _do(desk: Desk, request: Request, task: Task) -> Mapping[str, Any]:
+    """Return the result of a task; cancel it if the client leaves."""
+    job = desk.worker.submit(task, client_address(request.scope))
+    if not await wait_for_job(desk.worker, job, request):
+        raise Refused(LEFT, "the client left")
+    return take_result(job)

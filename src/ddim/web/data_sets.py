@@ -1,0 +1,69 @@
+"""The images on which the page may train: what lies below the folder of --data, and built-in sets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddim.data.decode import is_image_name
+from ddim.web.answers import Refused
+from ddim.web.rows import name_id, show_text
+
+BUILT_IN = "blossoms"
+"""The built-in set that needs no download."""
+ARCHIVES = (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz")
+MOST = 1000
+"""The largest number of entries of the list."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images with their id and name; kind is "folder", "archive" or "built-in"."""
+
+    id: str
+    name: str
+    kind: str
+
+
+def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
+    """Return the image sets, each with its source for `ddim train`, keyed by id.
+
+    These are the built-in set, the folder itself, its subfolders, and its archives; nothing without a folder.
+    """
+    if folder is None:
+        return {}
+    found = [(DataSet(f"built-in~{BUILT_IN}", BUILT_IN, "built-in"), BUILT_IN)]
+    folders, archives, images = [], [], False
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name)[:MOST]:
+            # A link could lead out of the folder.
+            if entry.is_symlink() or entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(Path(entry.path))
+            elif entry.name.lower().endswith(ARCHIVES):
+                archives.append(Path(entry.path))
+            images = images or (entry.is_file() and is_image_name(entry.name, b""))
+    if images or folders:
+        found.append((DataSet("folder", show_text(folder.resolve().name), "folder"), str(folder)))
+    for kind, paths in (("folder", folders), ("archive", archives)):
+        found += [
+            (DataSet(f"{kind}~{name_id(path, folder)}", show_text(path.name), kind), str(path))
+            for path in paths
+        ]
+    return {entry.id: (entry, source) for entry, source in found}
+
+
+def find_data(folder: Path | None, own: str) -> tuple[DataSet, str]:
+    """Return the image set with an id, and its source.
+
+    Raises:
+        Refused: if there is none.
+    """
+    if folder is None:
+        raise Refused(403, "this server shows no images: start it with --data FOLDER")
+    found = list_data(folder).get(own)
+    if found is None:
+        raise Refused(404, "there are no images of this name")
+    return found

@@ -1,0 +1,50 @@
+"""What the worker knows about recipes, asked once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ddim.web.answers import as_plain
+from ddim.web.model_worker import ModelWorker
+from ddim.web.tasks import ChoicesTask, RecipeTask
+
+RECIPES_KEPT = 256
+"""Number of explained recipes that are kept."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a recipe: its value here and in the named recipe, and a sentence about it."""
+
+    field: str
+    value: str
+    named: str | None = None
+    differs: bool = False
+    help: str = ""
+
+
+class Explainer:
+    """Asks the worker about recipes, and keeps its answers."""
+
+    def __init__(self, worker: ModelWorker) -> None:
+        self._worker = worker
+        self._choices: Mapping[str, Any] | None = None
+        self._fields: dict[str, list[Field]] = {}
+
+    async def list_choices(self) -> Mapping[str, Any]:
+        """Return the recipes, their fields, the samplers and the grids."""
+        self._choices = self._choices or await self._worker.ask(ChoicesTask())
+        return self._choices
+
+    async def list_fields(self, recipe: Mapping[str, Any]) -> list[Field]:
+        """Return the fields of a recipe with their sentences."""
+        key = json.dumps(recipe, sort_keys=True)
+        if key not in self._fields:
+            found = await self._worker.ask(RecipeTask(as_plain(recipe)))
+            if len(self._fields) >= RECIPES_KEPT:
+                self._fields.clear()
+            self._fields[key] = [Field(**each) for each in found["fields"]]
+        return self._fields[key]

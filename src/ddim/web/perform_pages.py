@@ -1,0 +1,87 @@
+"""Describe images, compare evaluations and write reports; runs in the worker process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ddim.data import open_images
+from ddim.data.decode import UnusableError, decode_image
+from ddim.errors import UserError
+from ddim.evaluation.compare import Difference, compare_evaluations
+from ddim.evaluation.compare import Row as Ranked
+from ddim.experiments.index import find_runs
+from ddim.experiments.report import write_report
+from ddim.metrics.catalogue import METRICS
+from ddim.plots.pictures import enlarge, save_png
+from ddim.runs.image_summary import draw_images, summarise_images
+from ddim.training.request import Request
+from ddim.web import tasks
+from ddim.web.worker_process import Monitor
+
+MOST = 1000
+"""The largest number of rejected files and of duplicates that an answer lists."""
+
+
+def check_upload(task: tasks.UploadTask, _monitor: Monitor) -> dict[str, Any]:
+    """Decode an image within the limits of the project, and return its width and height."""
+    try:
+        header, _ = decode_image(Path(task.file).read_bytes(), (64, 64), 3)
+    except UnusableError as error:
+        raise UserError(f"this image cannot be used: {error}") from None
+    return {"width": header.width, "height": header.height}
+
+
+def describe_data(task: tasks.DataTask, monitor: Monitor) -> dict[str, Any]:
+    """Describe the images of a source as `ddim data` does, and write a sheet of them."""
+    size = (task.size[0], task.size[1])
+    images = open_images(task.source, size, progress=lambda *_: monitor.check())
+    found = summarise_images(task.source, images)
+    save_png(Path(task.sheet), enlarge(draw_images(images)))
+    pairs = [[group[0], other] for group in found["duplicates"] for other in group[1:]]
+    return {
+        "images": found["images"],
+        "size": list(size),
+        "classes": [{"name": name, "count": count} for name, count in (found["classes"] or {}).items()],
+        "rejects": found["rejected"][:MOST],
+        "duplicates": pairs[:MOST],
+    }
+
+
+def write_sweep_report(task: tasks.ReportTask, _monitor: Monitor) -> dict[str, Any]:
+    """Write the report on the runs in a folder."""
+    write_report(find_runs(task.folder), task.out, task.title)
+    return {}
+
+
+def compare_runs(task: tasks.CompareTask, _monitor: Monitor) -> dict[str, Any]:
+    """Compare the newest evaluations of runs with that of the first; see `ddim.compare`."""
+    comparison = compare_evaluations(task.records, metric=task.metric)
+    # The rows are sorted; evaluations are known by their folders.
+    return {
+        "metric": comparison.metric,
+        "lower_is_better": METRICS[comparison.metric].lower_is_better,
+        "rows": [_describe_rank(row, comparison.metric) for row in comparison.rows],
+        "differs": comparison.choices,
+        "remark": comparison.remark,
+    }
+
+
+def _describe_rank(row: Ranked, metric: str) -> dict[str, Any]:
+    low, high = row.evaluation.interval(metric) or (None, None)
+    difference = str(row.difference) if isinstance(row.difference, Difference) else row.difference
+    return {
+        "folder": str(row.evaluation.folder),
+        "name": row.evaluation.name,
+        "value": row.evaluation.value(metric),
+        "low": low,
+        "high": high,
+        "distinguishable": difference,
+        "unranked": None if row.unranked is None else str(row.unranked),
+    }
+
+
+def check_request(task: tasks.TrainingTask, _monitor: Monitor) -> dict[str, Any]:
+    """Check that a training can begin with these fields, and return the name of its recipe."""
+    recipe = Request(task.recipe, task.fields).build_recipe()
+    return {"recipe": recipe.name}

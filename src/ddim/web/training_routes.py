@@ -1,0 +1,222 @@
+"""The addresses that start, stop and resume trainings, and show recipes and images."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field, model_validator
+
+from ddim.web.answers import Refused, reply
+from ddim.web.data_sets import DataSet, find_data, list_data
+from ddim.web.explainer import Explainer
+from ddim.web.guard import client_address
+from ddim.web.model_worker import take_result
+from ddim.web.rows import api_address, name_id
+from ddim.web.sample_requests import Body, FieldPath, Name
+from ddim.web.sample_routes import LEFT, Desk, wait_for_job
+from ddim.web.settings import Settings
+from ddim.web.tasks import DataTask, TrainingTask
+from ddim.web.trainings import Trainings
+
+Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 365, allow_inf_nan=False)]
+SHEET = "sheet.png"
+SIZE = [64, 64]
+"""The size at which a set of images is shown."""
+
+
+class TrainingRequest(Body):
+    """Start a training; each option is that of `ddim train`."""
+
+    data: Name
+    recipe: Name
+    size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    minutes: Minutes | None = None
+    images: Annotated[int, Field(ge=1, le=10**12)] | None = None
+    fields: dict[FieldPath, Name] = Field(default_factory=dict, max_length=64)
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingRequest:
+        if self.minutes is not None and self.images is not None:
+            raise ValueError("give minutes or images, not both")
+        for name, value in self.fields.items():
+            # `ddim train --net FILE.py:NAME` would run the file.
+            if re.search(r"\.py\s*:", value):
+                raise ValueError(f"{name} names a component of its own; the page runs no code from files")
+            if name in ("data.source", "data.size", "minutes", "images"):
+                raise ValueError(f"{name} is an option of its own, not one of the fields")
+        return self
+
+
+class ResumeRequest(Body):
+    """Resume a training, for some minutes longer than planned."""
+
+    minutes: Minutes | None = None
+
+
+@dataclass(frozen=True)
+class Started:
+    """A training that has begun, or is about to begin."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A training was asked to stop or to go on."""
+
+    ok: bool = True
+
+
+@dataclass(frozen=True)
+class RecipeText:
+    """A named recipe, and a sentence about it."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class FieldText:
+    """A field of a recipe, and a sentence about it."""
+
+    field: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """What can be trained."""
+
+    recipes: list[RecipeText]
+    fields: list[FieldText]
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """The image sets."""
+
+    entries: list[DataSet]
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """A class and its number of images."""
+
+    name: str
+    count: int
+
+
+@dataclass(frozen=True)
+class RejectedFile:
+    """A file that cannot be used, and the reason."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DataDetails:
+    """A set of images, as `ddim data` describes it."""
+
+    images: int
+    size: list[int]
+    classes: list[ClassCount]
+    rejects: list[RejectedFile]
+    duplicates: list[list[str]]
+    sheet: str
+
+
+def add_training_routes(
+    router: APIRouter, desk: Desk, explain: Explainer, trainings: Trainings, settings: Settings
+) -> None:
+    """Add the addresses to a router."""
+    _add_data_routes(router, desk, settings)
+
+    @router.get("/recipes", response_model=Recipes)
+    async def list_recipes() -> Response:
+        choices = await explain.list_choices()
+        return reply({"recipes": choices["recipes"], "fields": choices["fields"]})
+
+    @router.post("/runs", response_model=Started, status_code=202)
+    async def start_training(body: TrainingRequest) -> Response:
+        if not settings.may_train:
+            raise Refused(403, "this server may not train: start it with --data FOLDER")
+        entry, source = find_data(settings.data, body.data)
+        names = [each["name"] for each in (await explain.list_choices())["recipes"]]
+        if body.recipe not in names:
+            raise Refused(422, f"recipe must be one of {', '.join(names)}")
+        fields = training_fields(body)
+        await desk.worker.ask(TrainingTask(body.recipe, fields))
+        words = [f"--recipe={body.recipe}", *(f"--{name}={value}" for name, value in fields.items())]
+        folder = await trainings.start(source, words, f"{_stem(entry.name)}-{body.recipe}")
+        await desk.feed.refresh(fully=True, at_once=True)
+        return reply(Started(name_id(folder, settings.folder)), 202)
+
+    @router.post("/runs/{run}/stop", response_model=Asked, status_code=202)
+    async def stop_training(run: str) -> Response:
+        known = await desk.feed.find_run(run)
+        if not settings.may_train:
+            raise Refused(403, "this server may not stop trainings: start it with --data FOLDER")
+        if not trainings.can_stop(known):
+            raise Refused(409, f"this run cannot be stopped here: it is {known.row.state}")
+        trainings.stop(known.place.path)
+        return reply(Asked(), 202)
+
+    @router.post("/runs/{run}/resume", response_model=Asked, status_code=202)
+    async def resume_training(run: str, body: ResumeRequest) -> Response:
+        known = await desk.feed.find_run(run)
+        if not settings.may_train:
+            raise Refused(403, "this server may not resume trainings: start it with --data FOLDER")
+        if not trainings.can_resume(known):
+            raise Refused(409, f"this run cannot be resumed here: it is {known.row.state}")
+        if known.run.state == "finished" and body.minutes is None:
+            raise Refused(409, "this run is finished; give minutes to train it longer")
+        await trainings.resume(known.place.path, body.minutes)
+        await desk.feed.refresh(fully=True, at_once=True)
+        return reply(Asked(), 202)
+
+
+def _add_data_routes(router: APIRouter, desk: Desk, settings: Settings) -> None:
+    @router.get("/data", response_model=DataSets)
+    async def list_data_sets() -> Response:
+        found = await asyncio.to_thread(list_data, settings.data)
+        return reply(DataSets([entry for entry, _ in found.values()]))
+
+    @router.get("/data/{data}", response_model=DataDetails)
+    async def show_data(data: str, request: Request) -> Response:
+        _, source = await asyncio.to_thread(find_data, settings.data, data)
+        own, folder = desk.shelves.results.make()
+        try:
+            task = DataTask(source, SIZE, str(folder / SHEET))
+            job = desk.worker.submit(task, client_address(request.scope))
+            if not await wait_for_job(desk.worker, job, request):
+                raise Refused(LEFT, "the client left")
+            found = dict(take_result(job))
+            desk.shelves.results.keep(own)
+        except BaseException:
+            desk.shelves.results.discard(own)
+            raise
+        return reply({**found, "sheet": api_address("results", own, SHEET)})
+
+
+def training_fields(body: TrainingRequest) -> dict[str, str]:
+    """Return the fields of the recipe that a request sets, as text keyed by path."""
+    fields = dict(body.fields)
+    if body.size is not None:
+        fields["data.size"] = str(body.size)
+    if body.minutes is not None:
+        fields["minutes"] = f"{body.minutes:g}"
+    if body.images is not None:
+        fields["images"] = str(body.images)
+    return fields
+
+
+def _stem(name: str) -> str:
+    """Return the beginning of the name of a run folder, from the name of its images."""
+    word = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(name).stem).strip("-.")
+    return word[:60] or "images"

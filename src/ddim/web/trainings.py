@@ -1,0 +1,188 @@
+"""Trainings that the page starts, stops and resumes. They are separate processes and outlive the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from ddim.runs.folder import RUN, make_numbered_folder
+from ddim.runs.lock import is_locked
+from ddim.web.answers import Refused
+from ddim.web.run_list import Known
+from ddim.web.settings import Settings
+
+PATIENCE = 20.0
+"""Seconds for which a request waits to see whether a training begins or fails."""
+MOST = 8
+"""The most trainings that the page starts and that run at the same time."""
+_SAID_BYTES = 4096
+
+
+@dataclass
+class Child:
+    """A training that this server started: its process, and what it says on standard error."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+
+    def last_line(self) -> str:
+        """Return the last line that the process wrote."""
+        end = self.said.seek(0, os.SEEK_END)
+        self.said.seek(max(0, end - _SAID_BYTES))
+        lines = [line.strip() for line in self.said.read().decode("utf-8", "replace").splitlines()]
+        return next((line for line in reversed(lines) if line), "it said nothing").removeprefix("ddim: ")
+
+
+class Trainings:
+    """Starts, stops and resumes trainings in the folder of the runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._children: list[Child] = []
+
+    @property
+    def running(self) -> list[Path]:
+        """The folders of the trainings that this server started and that still run."""
+        self._children = [child for child in self._children if child.process.poll() is None]
+        return [child.folder for child in self._children]
+
+    def can_stop(self, known: Known) -> bool:
+        """Return whether the page may stop a run."""
+        return self._settings.may_train and known.run.state == "running" and known.place.sweep is None
+
+    def can_resume(self, known: Known) -> bool:
+        """Return whether the page may resume a run, or train it longer. Trials belong to their sweep."""
+        ended = known.run.state in ("stopped", "finished")
+        saved = (known.place.path / "checkpoints").is_dir()
+        return self._settings.may_train and ended and saved and known.place.sweep is None
+
+    async def start(self, source: str, words: Sequence[str], stem: str) -> Path:
+        """Start a training in a new folder.
+
+        Args:
+            source: the images.
+            words: more options of `ddim train`.
+            stem: the beginning of the name of the folder.
+
+        Returns:
+            The run folder.
+
+        Raises:
+            Refused: if it fails at once; the sentence is that of the command.
+        """
+        self._check_free()
+        folder = make_numbered_folder(self._settings.folder, f"{stem}-")
+        child = self._spawn(folder, [source, "--out", str(folder), *words])
+        try:
+            await self._wait_for_begin(child, (folder / RUN).is_file)
+        except Refused:
+            # An empty folder is no run; a folder with anything in it is kept.
+            if not any(folder.iterdir()):
+                folder.rmdir()
+            raise
+        return folder
+
+    async def resume(self, folder: Path, minutes: float | None) -> None:
+        """Resume a run, for some minutes longer than planned if they are given.
+
+        Raises:
+            Refused: if it fails at once.
+        """
+        self._check_free()
+        more = [] if minutes is None else [f"--more={minutes:g}"]
+        child = self._spawn(folder, ["--resume", "--out", str(folder), *more])
+        await self._wait_for_begin(child, lambda: is_locked(folder))
+
+    def stop(self, folder: Path) -> None:
+        """Ask the process that trains in a folder to save and to stop.
+
+        Raises:
+            Refused: if no process of this machine and user trains there.
+        """
+        pid = find_locker(folder / ".lock") or self._find_child(folder)
+        if pid is None:
+            raise Refused(409, "no process on this machine trains this run; it may run on another machine")
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except (ProcessLookupError, PermissionError):
+            raise Refused(409, "the training has ended already, or belongs to another user") from None
+
+    def _find_child(self, folder: Path) -> int | None:
+        children = [child for child in self._children if child.folder == folder]
+        return next((child.process.pid for child in children if child.process.poll() is None), None)
+
+    def _check_free(self) -> None:
+        if not self._settings.may_train:
+            raise Refused(403, "this server may not train: start it with --data FOLDER")
+        if len(self.running) >= MOST:
+            raise Refused(429, f"{MOST} trainings run already; stop one of them first")
+
+    def _spawn(self, folder: Path, words: Sequence[str]) -> Child:
+        # It is open as long as the training runs, and has no name.
+        said = TemporaryFile()  # noqa: SIM115
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ddim", "train", "--quiet", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                # Ctrl-C that ends the server must not end the trainings.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Refused(503, f"the training cannot be started: {error.strerror}") from None
+        child = Child(folder, process, said)
+        self._children.append(child)
+        return child
+
+    async def _wait_for_begin(self, child: Child, begun: Callable[[], bool]) -> None:
+        """Wait until a training has begun, for at most `PATIENCE`; reading many images takes longer.
+
+        Raises:
+            Refused: if its process fails before.
+        """
+        until = asyncio.get_running_loop().time() + PATIENCE
+        while asyncio.get_running_loop().time() < until and not begun():
+            if child.process.poll() is not None:
+                if child.process.returncode == 0:
+                    return
+                raise Refused(422, child.last_line())
+            await asyncio.sleep(0.2)
+
+
+def find_locker(lock: Path) -> int | None:
+    """Return the id of the process that has locked a file, None if there is none or the system does not say.
+
+    Linux lists locks in /proc/locks: "1: FLOCK ADVISORY WRITE 123 08:01:456 0 EOF" is a lock of process 123
+    on the file with inode 456.
+    """
+    try:
+        inode = lock.stat().st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        found = re.search(r"FLOCK\s+ADVISORY\s+WRITE\s+(\d+)\s+[0-9a-f]+:[0-9a-f]+:(\d+)\s", line)
+        if found and int(found[2]) == inode and _has_open(int(found[1]), lock):
+            return int(found[1])
+    return None
+
+
+def _has_open(pid: int, file: Path) -> bool:
+    """Return whether a process has opened a file; equal inodes alone could be on different drives."""
+    try:
+        return any(
+            os.path.samefile(link, file) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists()
+        )
+    except OSError:
+        return False

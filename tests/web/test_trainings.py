@@ -1,0 +1,231 @@
+"""Trainings that the page starts, the images it shows, and comparisons."""
+
+import io
+import json
+import os
+import re
+import shutil
+import time
+
+import numpy as np
+import psutil
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+import tiny
+from ddim.runs.lock import is_locked, lock_folder
+from ddim.web import trainings
+from ddim.web.application import build_application
+from ddim.web.data_sets import list_data
+from ddim.web.settings import Settings
+from ddim.web.trainings import find_locker
+from evaluated_runs import record
+
+RUN = "photos-tiny-1"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of image sets: two classes of images, an archive, and a link that leads out of it."""
+    folder = tmp_path_factory.mktemp("data")
+    tiny.write_grays(folder / "one", [10, 20, 30, 30])
+    tiny.write_grays(folder / "two", [50, 60])
+    (folder / "two/broken.png").write_bytes(b"broken")
+    shutil.make_archive(str(folder / "packed"), "zip", folder / "one")
+    (folder / "elsewhere").symlink_to("/")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(trained, data, tmp_path_factory):
+    runs = shutil.copytree(trained, tmp_path_factory.mktemp("training") / "runs")
+    settings = Settings(runs, data=data)
+    with TestClient(build_application(settings), base_url="http://127.0.0.1:8000") as found:
+        found.runs = runs
+        yield found
+
+
+def test_without_data_nothing_is_trained(trained):
+    with TestClient(build_application(Settings(trained)), base_url="http://localhost") as client:
+        assert client.get("/api/about").json()["may_train"] is False
+        assert client.get("/api/data").json() == {"entries": []}
+        body = {"data": "built-in~blossoms", "recipe": "fast"}
+        assert client.post("/api/runs", json=body).status_code == 403
+        assert client.post(f"/api/runs/{RUN}/stop").status_code == 403
+        assert client.post(f"/api/runs/{RUN}/resume", json={}).status_code == 403
+        assert client.get("/api/data/built-in~blossoms").status_code == 403
+
+
+def test_the_image_sets_are_those_below_the_folder(client, data):
+    entries = client.get("/api/data").json()["entries"]
+    kinds = {entry["id"]: entry["kind"] for entry in entries}
+    assert kinds == {
+        "built-in~blossoms": "built-in",
+        "folder": "folder",
+        "folder~one": "folder",
+        "folder~two": "folder",
+        "archive~packed.zip": "archive",
+    }
+    assert all(source == "blossoms" or source.startswith(str(data)) for _, source in list_data(data).values())
+
+
+def test_a_set_is_described_as_the_command_does(client):
+    found = client.get("/api/data/folder").json()
+    assert found["images"] == 6
+    assert {each["name"]: each["count"] for each in found["classes"]} == {"one": 4, "two": 2}
+    assert [each["name"] for each in found["rejects"]] == ["elsewhere", "two/broken.png"]
+    assert found["duplicates"] == [["one/2.png", "one/3.png"]]
+    with Image.open(io.BytesIO(client.get(found["sheet"]).content)) as sheet:
+        assert sheet.format == "PNG"
+
+
+@pytest.mark.parametrize("own", ["..", "folder~..", "folder~elsewhere", "%2fetc", "blossoms"])
+def test_only_listed_sets_are_shown_or_trained(client, own):
+    assert client.get(f"/api/data/{own}").status_code == 404
+    body = {"data": own, "recipe": "fast"}
+    assert client.post("/api/runs", json=body).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recipe": "nothing"},
+        {"recipe": "mine.yaml"},
+        {"minutes": 0},
+        {"minutes": -1.0},
+        {"minutes": 1, "images": 10},
+        {"images": 10**30},
+        {"size": 10**9},
+        {"size": "64"},
+        {"out": "/tmp/x"},
+        {"fields": {"callback": "mine.py:Call"}},
+        {"fields": {"own": "mine.py"}},
+        {"fields": {"net": "mine.py:Net"}},
+        {"fields": {"net": "/tmp/mine.py :Net"}},
+        {"fields": {"out": "/tmp/x"}},
+        {"fields": {"data.source": "/etc"}},
+        {"fields": {"optim.lr": "nan"}},
+        {"fields": {"optim.lr": "-1"}},
+        {"fields": {"optim.nothing": "1"}},
+        {"fields": {"--out": "x"}},
+        {"fields": {"optim.batch": "many"}},
+    ],
+    ids=str,
+)
+def test_a_training_that_cannot_begin_is_one_sentence_and_leaves_nothing(client, change):
+    before = sorted(client.runs.iterdir())
+    body = {"data": "folder~one", "recipe": "smoke", **change}
+    answer = client.post("/api/runs", json=body)
+    assert answer.status_code == 422
+    assert "\n" not in answer.json()["error"]
+    assert sorted(client.runs.iterdir()) == before
+
+
+def test_the_recipes_are_those_of_the_command(client):
+    found = client.get("/api/recipes").json()
+    assert {"fast", "flow", "dit", "smoke"} <= {recipe["name"] for recipe in found["recipes"]}
+    texts = {field["field"]: field["help"] for field in found["fields"]}
+    assert "learning rate" in texts["optim.lr"].lower()
+
+
+def test_a_finished_run_needs_minutes_to_go_on(client):
+    assert client.post(f"/api/runs/{RUN}/stop").status_code == 409
+    answer = client.post(f"/api/runs/{RUN}/resume", json={})
+    assert answer.status_code == 409
+    assert "minutes" in answer.json()["error"]
+
+
+def test_the_process_that_trains_is_found_by_its_lock(tmp_path):
+    assert find_locker(tmp_path / ".lock") is None
+    with lock_folder(tmp_path):
+        assert find_locker(tmp_path / ".lock") == os.getpid()
+    assert find_locker(tmp_path / ".lock") is None
+
+
+def wait_for(question, seconds=120):
+    """Wait until a question is answered with yes."""
+    until = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < until, question
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_training_is_started_stopped_and_resumed(client, monkeypatch):
+    """It goes on when the server ends, saves when it is stopped, and ends where it was to end."""
+    fields = {"net.widths": "8,16", "net.down": "0,1", "net.up": "1,1", "net.attention": "false,true"}
+    fields |= {"report.validation_images": "2", "report.events": "2", "data.validation": "0.3"}
+    body = {"data": "folder", "recipe": "smoke", "images": 4_000_000, "fields": fields, "size": 32}
+    answer = client.post("/api/runs", json=body)
+    assert answer.status_code == 202, answer.text
+    own = answer.json()["id"]
+    assert re.fullmatch(r".+-smoke-1", own)
+    folder = client.runs / own
+    wait_for(lambda: is_locked(folder))
+    pid = find_locker(folder / ".lock")
+    assert os.getsid(pid) == pid != os.getsid(0)
+    wait_for(lambda: (folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").stat().st_size)
+    wait_for(lambda: client.get(f"/api/runs/{own}").json().get("can_stop"))
+    assert client.post(f"/api/runs/{own}/stop").status_code == 202
+    wait_for(lambda: not is_locked(folder))
+    wait_for(lambda: client.get(f"/api/runs/{own}").json()["state"] == "stopped")
+    stopped = client.get(f"/api/runs/{own}").json()
+    assert stopped["can_resume"]
+    assert stopped["checkpoints"]
+    assert client.post(f"/api/runs/{own}/resume", json={}).status_code == 202
+    wait_for(lambda: is_locked(folder))
+    again = psutil.Process(find_locker(folder / ".lock"))
+    assert again.pid != pid
+    wait_for(lambda: client.get(f"/api/runs/{own}").json().get("can_stop"))
+    assert client.post(f"/api/runs/{own}/stop").status_code == 202
+    wait_for(lambda: not is_locked(folder))
+
+
+def write_evaluation(run, number, **values):
+    """Write the record of an evaluation and its features."""
+    folder = run / f"evaluations/{number}"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(record(**values)))
+    np.save(folder / "features.npy", np.zeros((4, 4), np.float32))
+
+
+def test_runs_are_compared_and_those_without_an_evaluation_are_named(trained, tmp_path):
+    runs = tmp_path / "runs"
+    for name in "abc":
+        shutil.copytree(trained / RUN, runs / name)
+    for name, kid in (("a", 0.3), ("b", 0.2)):
+        write_evaluation(runs / name, 1, kid=kid, step=10)
+    with TestClient(build_application(Settings(runs)), base_url="http://localhost") as client:
+        found = client.get("/api/compare?runs=a,b,c&metric=kid").json()
+        assert [(row["id"], row["value"]) for row in found["rows"]] == [("b", 0.2), ("a", 0.3)]
+        assert [row["id"] for row in found["excluded"]] == ["c"]
+        assert "ddim evaluate" in found["excluded"][0]["why"]
+        for query, status in (("a", 422), ("a,none", 404), ("a,b&metric=beauty", 422), ("a,..", 404)):
+            assert client.get(f"/api/compare?runs={query}").status_code == status
+        details = client.get("/api/runs/a").json()
+        assert details["evaluations"][0]["metrics"]["kid"] == {"value": 0.3, "low": 0.29, "high": 0.31}
+        assert details["evaluations"][0]["comparable"]
+        assert details["metrics"]["kid"]["value"] == 0.3
+
+
+def test_the_report_on_a_sweep_runs_no_code(trained, tmp_path):
+    runs = tmp_path / "runs"
+    recipe = json.loads((trained / RUN / "run.json").read_text())["recipe"]
+    shutil.copytree(trained / RUN, runs / "sweep/trials/<b>1")
+    sweep = {"kind": "sweep", "schema": 1, "trials": [{"name": "<b>1", "recipe": recipe}]}
+    (runs / "sweep/sweep.json").write_text(json.dumps(sweep))
+    with TestClient(build_application(Settings(runs)), base_url="http://localhost") as client:
+        (found,) = client.get("/api/runs").json()["sweeps"]
+        answer = client.get(f"/api/sweeps/{found['id']}/report")
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "sandbox" in answer.headers["content-security-policy"]
+        assert "script" not in answer.headers["content-security-policy"]
+        assert "<b>1" not in answer.text
+        assert client.get("/api/sweeps/none/report").status_code == 404
+
+
+def test_the_page_starts_no_more_than_a_few_trainings(client, monkeypatch):
+    monkeypatch.setattr(trainings, "MOST", 0)
+    body = {"data": "folder~one", "recipe": "smoke"}
+    assert client.post("/api/runs", json=body).status_code == 429
