@@ -1,6 +1,6 @@
-"""Measure the order of convergence of every deterministic sampler and write docs/orders.md.
+"""Measure the order of convergence of every deterministic sampler and write docs/results/orders.md.
 
-    python benchmarks/orders.py [--out docs/orders.md]
+    python benchmarks/orders.py [--out docs/results/orders.md]
 
 The model is an oracle, a mixture of Gaussians in image space, in float64. The error is that against its flow,
 integrated to about 1e-11. The order is the slope of log error over log step for four numbers of levels, of
@@ -89,7 +89,7 @@ def table() -> str:
 def main() -> None:
     """Measure, write and print the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/orders.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/orders.md"))
     args = parser.parse_args()
     page = table()
     args.out.write_text(page)

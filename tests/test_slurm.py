@@ -1,4 +1,4 @@
-"""The job script of docs/scale.md, with stand-ins for the two programs of Slurm that it calls."""
+"""The job script of docs/howto/machines.md, with stand-ins for the two programs of Slurm that it calls."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import tiny
 from ddim.runs.codec import override, write_recipe
 from small_recipes import make_small
 
-PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
+PAGE = Path(__file__).parent.parent / "docs" / "howto" / "machines.md"
 # srun runs the command once on each node, and passes the signal at the end of the job to all of them.
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done

@@ -125,7 +125,7 @@ def test_recorded_runs_have_the_recipe_and_the_size():
 
 
 def test_the_recorded_numbers_are_those_of_the_documentation():
-    page = (Path(__file__).parents[2] / "docs" / "fast.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "results" / "fast.md").read_text()
     results = page[page.index("## Results") : page.index("## A first look")]
     numbers = {
         name: re.findall(r"[\d.]+", row.replace(",", ""))
@@ -137,7 +137,9 @@ def test_the_recorded_numbers_are_those_of_the_documentation():
     assert f"**{first.kid} ± " in results
     assert f"It saw {first.images:,} training images" in results
     for run in RECORDED[1:]:
-        section = page[page.index(f"## {run.source.removeprefix('docs/fast.md, ')}") :].split("\n## ")[0]
+        section = page[page.index(f"## {run.source.removeprefix('docs/results/fast.md, ')}") :].split(
+            "\n## "
+        )[0]
         assert f"{run.images:,}" in section or f"--images {run.images} " in section
         for value in [run.kid, *(error for _, error in run.points)]:
             assert value is None or str(value) in section

@@ -56,8 +56,8 @@ def _features(images: Tensor) -> Tensor:
 def scatter(images: Tensor) -> Tensor:
     """Return the scattering coefficients (B, C, 417) of images (B, C, 64, 64).
 
-    The first coefficient is the mean of the pixels. Then come the means of |x * psi_1| for the 32 wavelets
-    psi_1 (4 scales, 8 angles), and the means of ||x * psi_1| * psi_2| for the 384 pairs in which psi_2 has
+    The first coefficient is the mean of the pixels. Then come the means of `|x * psi_1|` for the 32 wavelets
+    psi_1 (4 scales, 8 angles), and the means of `||x * psi_1| * psi_2|` for the 384 pairs in which psi_2 has
     the larger scale. Images are padded by reflection, and all means are over the image without this padding.
     """
     padded = F.pad(images, (_PAD,) * 4, mode="reflect")

@@ -9,7 +9,7 @@ The error of a reconstruction is a sum over all updates: the change of the weigh
 the changes are uncorrelated, as in a random walk, the size of this sum is proportional to the norm of the
 error in P. This norm is minimised here. The paper minimises the norm of the error in the density dP/dt, as
 if the weights themselves were uncorrelated. In a test, its errors were about 50 times as large
-(docs/averages.md).
+(docs/howto/averages.md).
 """
 
 from __future__ import annotations

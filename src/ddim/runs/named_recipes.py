@@ -178,7 +178,7 @@ def choose_by_size(size: tuple[int, int]) -> SizeChoices:
 
 
 def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
-    """The default: the best images after minutes of training on two processor cores; see docs/fast.md.
+    """The default: the best images after minutes of training on two cores; see docs/results/fast.md.
 
     Larger images get further stages, so that the lowest stage has 8 to 15 pixels on its shorter side: 5
     stages for 128 pixels, 6 for 256. Their noise is stronger, by the ratio of their side to 64 pixels: a

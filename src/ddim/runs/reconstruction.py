@@ -165,7 +165,7 @@ def reconstruct_average(run: str | Path, width: float, *, name: str | None = Non
 
     The width is the standard deviation of the profile of a power-function average, as a fraction of the run.
     The error of the reconstruction is small around the widths of the snapshots, 0.05 and 0.10, and grows for
-    small widths; see docs/averages.md. Averages that the run itself tracks are reconstructed exactly.
+    small widths; see docs/howto/averages.md. Averages that the run itself tracks are reconstructed exactly.
 
     Args:
         run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.

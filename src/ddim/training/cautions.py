@@ -13,15 +13,15 @@ from ddim.metrics.neighbours import FEWEST
 FEW = 500
 """With fewer training images than this number, samples are often copies of training images.
 
-Two runs were measured (docs/memorisation.md). On 64 images, 95.5 % of the samples were copies. On 6,480
-images, no sample of 200 was a copy (95 % confidence interval: 0 to 1.8 %).
+Two runs were measured (docs/results/memorisation.md). On 64 images, 95.5 % of the samples were copies. On
+6,480 images, no sample of 200 was a copy (95 % confidence interval: 0 to 1.8 %).
 """
 
 MEASURED = (
     "in measured runs, 95.5 % of the samples were copies after 64 images were seen 750 times each, and "
     "none of 200 after 6,480 images were seen 11 times each"
 )
-"""The results of two runs (docs/memorisation.md), for users whose number of images lies between theirs."""
+"""The results of two runs (docs/results/memorisation.md), for users whose number of images lies between."""
 
 
 def list_cautions(images: Images, train: int, run: Path) -> list[str]:

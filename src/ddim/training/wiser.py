@@ -20,7 +20,7 @@ ENOUGH = 40_000
 """A run that sees fewer images than this would gain from seeing more.
 
 The validation error of the recorded run of `fast` fell from 0.267 to 0.225 over its first 42,576 images, and
-to 0.211 over the next 170,000 (docs/fast.md).
+to 0.211 over the next 170,000 (docs/results/fast.md).
 """
 
 GAIN = 1.5

@@ -13,7 +13,7 @@ from ddim.diffusion.schedules.level import Level, as_double
 class Schedule(Protocol):
     """A noise schedule: a frozen dataclass that is called with times. The log-SNR never increases with t.
 
-    A schedule of your own only needs `__call__` if its class inherits from this class:
+    A schedule of your own only needs `__call__` if its class inherits from this class::
 
         @dataclass(frozen=True)
         class Straight(ddim.Schedule):
