@@ -196,20 +196,28 @@ class SameSeeds {
   }
 }
 
+/** Return the ranking; the server compares each run with the first one that was asked for. */
 function rank({ metric, rows, differs, excluded, remark }) {
   const bars = whiskers(rows);
   const choices = Object.entries(differs ?? {});
+  const first = rows.find((row) => row.distinguishable === null)?.name ?? "the first run";
   return [
     rows.length
       ? table(
           `Runs by ${title(metric)}`,
-          ["Rank", "Run", "", `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`, "Against the best"],
+          [
+            "Rank",
+            "Run",
+            "",
+            `${title(metric)} ${smallIsGood(metric) ? "↓" : "↑"}`,
+            `Difference from ${first}`,
+          ],
           rows.map((row, k) => [
             String(k + 1),
             h("a", { href: runAddress(row.id) }, row.name),
             bars(row),
             interval(row),
-            row.distinguishable ?? (k ? "" : "best"),
+            row.distinguishable ?? "–",
           ]),
           9,
         )

@@ -26,6 +26,7 @@ export class EditPanel {
     this.showStrength();
     this.n = whole("Variations", Math.min(8, limits.images), 1, limits.images);
     this.frames = whole("Frames", Math.min(9, limits.images), 2, limits.images);
+    this.steps = whole("Steps", Math.min(50, limits.steps), 1, limits.steps);
     this.varyButton = button("Vary", () => this.vary());
     this.maskButton = button("Draw a mask", () => this.mask(cell, limits));
     this.invertButton = button("Invert", () => this.invert());
@@ -39,7 +40,6 @@ export class EditPanel {
       this.varyButton,
       this.maskButton,
       this.invertButton,
-      this.save,
     );
     this.two = h("div", { class: "row" }, this.frames.element, this.betweenButton);
     this.message = h("div", {});
@@ -52,8 +52,7 @@ export class EditPanel {
         this.title,
         button("Clear", onclear, { class: "quiet", "aria-label": "Clear the choice" }),
       ),
-      this.one,
-      this.two,
+      h("div", { class: "row" }, this.one, this.two, this.steps.element, this.save),
       this.message,
     );
   }
@@ -71,6 +70,7 @@ export class EditPanel {
     document.body.classList.toggle("with-panel", tiles.length > 0);
     this.one.hidden = tiles.length !== 1;
     this.two.hidden = tiles.length !== 2;
+    this.save.hidden = tiles.length !== 1;
     setText(
       this.title,
       tiles.length === 2
@@ -119,6 +119,7 @@ export class EditPanel {
   /** Upload what the server does not have yet, and begin the edit. */
   async begin(title, list, body, mask) {
     const tiles = this.tiles;
+    body.steps = Number(this.steps.input.value);
     show(this.message);
     try {
       // Two seeds are blended by their latents, which is exact; other images are inverted first.

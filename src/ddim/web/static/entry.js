@@ -7,13 +7,13 @@ import { Tile, drawSheet, tileGrid } from "./tiles.js";
 
 /** An entry; `run` asks the server and shows each step. */
 export class Entry {
-  /** `size` is [height, width] of an image; `onpick` gets a tile that the reader clicks. */
-  constructor(title, names, size, onpick) {
-    Object.assign(this, { title, size, onpick });
+  /** `size` is [height, width] of an image; `row` puts all tiles into one row; `onpick` gets a tile that the reader clicks. */
+  constructor(title, names, size, row, onpick) {
+    Object.assign(this, { title, size, row, onpick });
     this.tiles = names.map((name) => new Tile(name, onpick));
     this.bar = h("progress", { "aria-label": `Progress of: ${title}` });
     this.state = h("p", { class: "note" }, "Asking …");
-    this.place = h("div", {}, tileGrid(this.tiles, title));
+    this.place = h("div", {}, tileGrid(this.tiles, title, row));
     this.work = h("div", { class: "work" }, this.bar, this.state);
     this.files = h("div", { class: "files" });
     const heading = h("h2", { id: newId("entry"), tabindex: -1 }, title);
@@ -76,7 +76,7 @@ export class Entry {
     this.work.remove();
     if (result.images.length !== this.tiles.length) {
       this.tiles = result.images.map(({ name }) => new Tile(name.replace(/\.png$/, ""), this.onpick));
-      show(this.place, tileGrid(this.tiles, this.title));
+      show(this.place, tileGrid(this.tiles, this.title, this.row));
     }
     // A seed alone names a sample only if nothing else was chosen.
     const plain = sampled && Object.keys(sampled).length === 1;

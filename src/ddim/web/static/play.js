@@ -85,11 +85,10 @@ class Bench {
     );
   }
 
-  /** Begin an edit; the number of steps and the grid are those of the form. */
+  /** Begin an edit; its grid is that of the form. */
   edit(title, names, body) {
-    const { steps, grid } = this.form.shared();
-    const chosen = { ...(steps ? { steps } : {}), ...(grid ? { fields: { grid } } : {}) };
-    return this.start(title, names, "/edits", { ...body, ...chosen });
+    const { grid } = this.form.shared();
+    return this.start(title, names, "/edits", grid ? { ...body, fields: { grid } } : body);
   }
 
   /** Begin a piece of work. One at a time: a second click while it goes on is ignored. */
@@ -99,7 +98,7 @@ class Bench {
     this.guide.hidden = true;
     this.job = new AbortController();
     this.setBusy(true);
-    const entry = new Entry(title, names, this.size, (tile) => this.pick(tile));
+    const entry = new Entry(title, names, this.size, path === "/edits", (tile) => this.pick(tile));
     this.list.prepend(entry.element);
     entry.element.scrollIntoView({ block: "nearest" });
     await entry.run(runPath(this.id, path), body, this.job.signal);

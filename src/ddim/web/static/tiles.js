@@ -58,8 +58,8 @@ export class Tile {
 }
 
 /** Return a list of tiles as a group that readers of the screen can name. */
-export function tileGrid(tiles, label) {
-  const columns = Math.min(8, Math.ceil(Math.sqrt(tiles.length)));
+export function tileGrid(tiles, label, row = false) {
+  const columns = Math.min(row ? 9 : 8, row ? tiles.length : Math.ceil(Math.sqrt(tiles.length)));
   return h(
     "div",
     { class: "tiles", role: "group", "aria-label": label, style: { "--columns": String(columns) } },
