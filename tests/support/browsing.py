@@ -1,4 +1,4 @@
-"""A browser for the tests of the page: what it asked for, what it complained about, and what a reader sees."""
+"""A browser for the tests of the page: what it asks for, what it complains about, what a reader sees."""
 
 import re
 import shutil

@@ -1,16 +1,25 @@
 """What a reader of the page sees and can do, in Chromium, on a telephone and on a desk."""
 
+import io
 import json
 import re
 import shutil
 import time
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+import stubs
 import sweeping
 from browsing import CHROMIUM, WIDTHS, contrasts, open_browser, open_page, serve
 from cases import SLOW, mark_slow
+from ddim.plots.pictures import to_uint8
 from ddim.runs.lock import lock_folder
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -18,7 +27,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 RUN = "photos-tiny-1"
 HTML = "<img src=x onerror=alert(1)>"
 """A name that would run code if a page took it for HTML."""
-VIEWS = ["", f"#/run/{RUN}", f"#/play/{RUN}", f"#/compare?runs={RUN},second", "#/data/blossoms", "#/new"]
+VIEWS = ["", f"#/run/{RUN}", f"#/play/{RUN}", f"#/compare?runs={RUN},second", "#/data", "#/new"]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +131,9 @@ def test_a_run_that_trains_changes_without_reloading(visit, served, width):
         card.get_by_role("checkbox").focus()
         try:
             with lock_folder(served.folder / "second"):
-                log.write_text(before + json.dumps({**line, "step": 99, "images": 96, "image_mae": 0.123}) + "\n")
+                log.write_text(
+                    before + json.dumps({**line, "step": 99, "images": 96, "image_mae": 0.123}) + "\n"
+                )
                 card.get_by_text("running").wait_for()
                 card.get_by_text("96 of 80 images").wait_for()
                 assert card.locator("progress").is_visible()
@@ -232,17 +243,18 @@ def test_the_view_of_a_run_follows_its_training(visit, served, width):
 # Looks and keys
 
 
+@SLOW
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", mark_slow(VIEWS, lambda view: view == VIEWS[0]))
-def test_text_can_be_read_on_its_background(visit, view, scheme, width):
-    with visit(width, color_scheme=scheme, refused=True) as page:
-        page.go(view)
-        page.wait_for_load_state("networkidle") if view == "never" else page.wait_for_timeout(300)
-        found = contrasts(page)
-        assert len(found) > 10
-        assert {text: round(value, 2) for text, value in found.items() if value < 4.5} == {}
-        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (min(map(int, re.findall(r"\d+", background)[:3])) > 200) == (scheme == "light")
+def test_text_can_be_read_on_its_background(visit, scheme, width):
+    with visit(width, color_scheme=scheme) as page:
+        for view in VIEWS:
+            page.go(view)
+            page.wait_for_timeout(500)
+            found = contrasts(page)
+            assert len(found) > 10
+            assert {text: round(value, 2) for text, value in found.items() if value < 4.5} == {}
+            background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (min(map(int, re.findall(r"\d+", background)[:3])) > 200) == (scheme == "light")
 
 
 def test_the_switch_of_the_theme_is_kept(visit, width):
@@ -260,20 +272,20 @@ def test_the_switch_of_the_theme_is_kept(visit, width):
         assert page.evaluate(paper) == light
 
 
-@pytest.mark.parametrize("view", mark_slow(VIEWS, lambda view: view == VIEWS[1]))
-def test_each_control_has_a_name_and_each_view_its_landmarks(visit, view, width):
-    with visit(width, refused=True) as page:
-        page.go(view)
-        page.wait_for_timeout(300)
-        for role in ("button", "link", "textbox", "combobox", "spinbutton", "slider", "checkbox", "searchbox"):
-            for control in page.get_by_role(role).all():
-                snapshot = control.aria_snapshot().splitlines()[0]
-                assert re.search(rf'{role} "[^"]+"', snapshot), snapshot
-        for landmark in ("banner", "main"):
-            assert page.get_by_role(landmark).count() == 1
-        assert page.get_by_role("navigation", name="Views").count() == 1
-        assert page.locator("h1").count() == 1
-        assert page.locator("html").get_attribute("lang") == "en"
+@SLOW
+def test_each_control_has_a_name_and_each_view_its_landmarks(visit, width):
+    roles = ("button", "link", "textbox", "combobox", "spinbutton", "slider", "checkbox", "searchbox")
+    with visit(width) as page:
+        for view in VIEWS:
+            page.go(view)
+            page.wait_for_timeout(500)
+            lines = page.locator("body").aria_snapshot().splitlines()
+            controls = [line for line in lines if re.match(rf"\s*- ({'|'.join(roles)})\b", line)]
+            assert len(controls) > 5
+            assert [line for line in controls if not re.match(r'\s*- \w+ ".+"', line)] == []
+            assert page.get_by_role("banner").count() == page.get_by_role("main").count() == 1
+            assert page.get_by_role("navigation", name="Views").count() == 1
+            assert page.locator("h1").count() == 1
 
 
 def test_the_keyboard_reaches_a_run_and_shows_where_it_is(visit, width):
@@ -292,3 +304,343 @@ def test_the_keyboard_reaches_a_run_and_shows_where_it_is(visit, width):
         page.keyboard.press("Enter")
         page.locator("h1", has_text=RUN).wait_for()
         wait_until(lambda: page.evaluate("document.activeElement.id") == "main")
+
+
+# The playground
+
+
+@contextmanager
+def playing(visit, width, seeds="0-3", **options):
+    """The playground of the tiny run, with samples of some seeds."""
+    with visit(width, **options) as page:
+        page.go(f"#/play/{RUN}")
+        page.get_by_label("Seeds", exact=True).fill(seeds)
+        page.get_by_role("button", name="Make samples").click()
+        finish_entry(page, 1)
+        yield page
+
+
+def finish_entry(page, number):
+    """Wait until so many entries are there and the newest is finished; returns it."""
+    entry = page.locator(".entry").first
+    wait_until(lambda: page.locator(".entry").count() == number, 60)
+    entry.locator(".links, .fault, .ended").first.wait_for(timeout=90_000)
+    assert entry.locator(".fault").all_inner_texts() == []
+    return entry
+
+
+def pixels(data):
+    """The pixels of an image file, (H, W, 3) uint8."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def tile_files(page, entry):
+    """The files that the tiles of an entry show."""
+    wait_until(lambda: all(is_loaded(tile) for tile in entry.locator(".tile img").all()))
+    return [
+        page.request.get(tile.evaluate("image => image.src")).body()
+        for tile in entry.locator(".tile img").all()
+    ]
+
+
+def download(page, link):
+    with page.expect_download() as found:
+        link.click()
+    return Path(found.value.path()).read_bytes()
+
+
+def test_samples_become_clear_and_can_be_saved(visit, served, width):
+    with playing(visit, width) as page:
+        entry = page.locator(".entry").first
+        assert entry.locator(".tile").all_inner_texts() == [f"seed {k}" for k in range(4)]
+        files = tile_files(page, entry)
+        body = {"seeds": [0, 1, 2, 3]}
+        result = page.request.post(f"{served.address}/api/runs/{RUN}/samples", data=body).json()
+        assert files == [page.request.get(served.address + image["url"]).body() for image in result["images"]]
+        for name in ("sheet", "record", "all (zip)"):
+            link = entry.get_by_role("link", name=name, exact=True)
+            assert (
+                download(page, link) == page.request.get(served.address + link.get_attribute("href")).body()
+            )
+        with zipfile.ZipFile(
+            io.BytesIO(page.request.get(served.address + result["archive"]).body())
+        ) as archive:
+            assert archive.read("00003.png") == files[3]
+
+        entry.locator(".tile").nth(2).click()
+        assert "Chosen: seed 2" in page.locator(".panel").inner_text()
+        assert download(page, page.get_by_role("link", name="Save PNG")) == files[2]
+
+
+def test_the_steps_are_shown_while_the_server_samples(visit, width):
+    with visit(width) as page:
+        page.go(f"#/play/{RUN}")
+        # A sheet of each step, drawn into the canvas of each tile, before the files replace them.
+        page.evaluate("""() => {
+            window.drawn = 0;
+            const draw = CanvasRenderingContext2D.prototype.drawImage;
+            CanvasRenderingContext2D.prototype.drawImage = function (...parts) {
+                if (this.canvas.closest(".tile")) window.drawn++;
+                return draw.apply(this, parts);
+            };
+        }""")
+        page.get_by_label("Seeds", exact=True).fill("0-3")
+        page.get_by_label("Steps", exact=True).first.fill("40")
+        page.get_by_role("button", name="Make samples").click()
+        page.locator(".entry progress[value]").wait_for()
+        assert page.get_by_role("button", name="Make samples").is_disabled()
+        finish_entry(page, 1)
+        assert page.evaluate("window.drawn") >= 8
+        assert page.get_by_role("button", name="Make samples").is_enabled()
+        assert "ready" in page.locator("#announcer").inner_text()
+
+
+def test_samples_can_be_cancelled(visit, width):
+    with visit(width) as page:
+        page.go(f"#/play/{RUN}")
+        page.get_by_label("Steps", exact=True).first.fill("1000")
+        page.get_by_role("button", name="Make samples").click()
+        page.locator(".entry progress[value]").wait_for()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_text("Cancelled.").wait_for()
+        page.get_by_label("Seeds", exact=True).fill("7")
+        page.get_by_label("Steps", exact=True).first.fill("2")
+        page.get_by_role("button", name="Make samples").click()
+        assert finish_entry(page, 2).locator(".tile").count() == 1
+
+
+def test_the_command_and_the_python_can_be_copied(visit, width):
+    with playing(visit, width, permissions=["clipboard-read", "clipboard-write"]) as page:
+        page.locator("summary", has_text="Repeat this elsewhere").click()
+        for title in ("Command line", "Python"):
+            text = page.locator(".code", has_text=title).locator("pre").inner_text()
+            page.get_by_role("button", name=f"Copy: {title}").click()
+            page.locator("#announcer", has_text=f"{title} copied").wait_for()
+            assert page.evaluate("navigator.clipboard.readText()") == text
+            assert RUN in text
+
+
+def test_the_python_shown_makes_the_same_image(visit, served):
+    with playing(visit, 1440, "5") as page:
+        entry = page.locator(".entry").first
+        (file,) = tile_files(page, entry)
+        page.locator("summary", has_text="Repeat this elsewhere").click()
+        code = page.locator(".code", has_text="Python").locator("pre").inner_text()
+    names = {}
+    exec(code, names)
+    (made,) = (value for value in names.values() if isinstance(value, torch.Tensor))
+    assert np.array_equal(to_uint8(made)[0], pixels(file))
+
+
+def test_a_mistake_is_answered_with_a_sentence(visit, width):
+    with visit(width, refused=True) as page:
+        page.go(f"#/play/{RUN}")
+        for text, sentence in [
+            ("5-1", "ends before it begins"),
+            ("x", "not “x”"),
+            ("0-999", "at most 64 images"),
+        ]:
+            page.get_by_label("Seeds", exact=True).fill(text)
+            page.get_by_role("button", name="Make samples").click()
+            page.get_by_role("alert").filter(has_text=sentence).wait_for()
+        assert page.locator(".entry").count() == 0
+        page.get_by_label("Seeds", exact=True).fill("0")
+        page.get_by_label("Guidance scale").fill("3")
+        page.get_by_role("button", name="Make samples").click()
+        alert = page.locator(".entry").get_by_role("alert")
+        alert.wait_for()
+        # The server says it: this run was trained without labels.
+        assert re.search(r"\w+ \w+", alert.inner_text())
+        assert "{" not in alert.inner_text()
+
+
+def test_inpainting_changes_the_masked_part_only(visit, width):
+    with playing(visit, width) as page:
+        first = page.locator(".entry").first
+        before = pixels(tile_files(page, first)[1])
+        first.locator(".tile").nth(1).click()
+        page.get_by_label("Steps", exact=True).last.fill("3")
+        page.get_by_role("button", name="Draw a mask").click()
+        assert page.get_by_role("button", name="Generate this part").is_disabled()
+        area = page.locator(".paint").bounding_box()
+        # The left half: a brush of 16 pixels along three lines.
+        page.get_by_label("Brush size in pixels").fill("8")
+        for share in np.arange(0.02, 0.5, 0.08):
+            page.mouse.move(area["x"] + area["width"] * share, area["y"] + 2)
+            page.mouse.down()
+            page.mouse.move(area["x"] + area["width"] * share, area["y"] + area["height"] - 2, steps=4)
+            page.mouse.up()
+        mask = painted(page)
+        assert 0.3 < mask.mean() < 0.7
+        page.get_by_label("Images", exact=True).fill("2")
+        page.get_by_label("Rounds a step").fill("1")
+        page.get_by_role("button", name="Generate this part").click()
+        entry = finish_entry(page, 2)
+        after = [pixels(data) for data in tile_files(page, entry)]
+        assert len(after) == 2
+        for image in after:
+            assert np.array_equal(image[~mask], before[~mask])
+            assert not np.array_equal(image[mask], before[mask])
+
+
+def painted(page):
+    """Which pixels are painted on the mask, (H, W); the brush itself is white."""
+    values = page.locator(".paint").evaluate("""canvas => {
+        const { width, height } = canvas;
+        return [height, width, [...canvas.getContext("2d").getImageData(0, 0, width, height).data]];
+    }""")
+    height, width, data = values
+    rgba = np.array(data).reshape(height, width, 4)
+    return (rgba[..., 3] > 100) & (rgba[..., 0] > 150)
+
+
+def test_variations_the_way_between_and_an_inversion(visit, width):
+    with playing(visit, width) as page:
+        samples = page.locator(".entry").first
+        images = [pixels(data) for data in tile_files(page, samples)]
+        samples.locator(".tile").nth(0).click()
+        page.get_by_label("Steps", exact=True).last.fill("3")
+        page.get_by_label("Variations").fill("2")
+        page.get_by_role("button", name="Vary").click()
+        assert finish_entry(page, 2).locator(".tile").count() == 2
+        page.get_by_role("button", name="Invert").click()
+        inversion = finish_entry(page, 3)
+        assert np.array_equal(pixels(tile_files(page, inversion)[0]), images[0])
+        page.locator(".entry").last.locator(".tile").nth(3).click()
+        assert "seed 0 and seed 3" in page.locator(".panel").inner_text()
+        page.get_by_label("Frames").fill("4")
+        page.get_by_role("button", name="Show the way between").click()
+        assert finish_entry(page, 4).locator(".tile").count() == 4
+        page.get_by_role("button", name="Clear the choice").click()
+        assert not page.locator(".panel").is_visible()
+        assert page.locator("[aria-pressed=true].tile").count() == 0
+
+
+def test_an_image_of_the_reader_can_be_varied(visit, tmp_path, width):
+    picture = tmp_path / "mine <b>.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(picture)
+    (tmp_path / "text.png").write_text("no image")
+    with visit(width, refused=True) as page:
+        page.go(f"#/play/{RUN}")
+        page.get_by_label("Your own images").last.set_input_files(tmp_path / "text.png")
+        page.locator(".drop .fault").wait_for()
+        page.get_by_label("Your own images").last.set_input_files(picture)
+        tile = page.get_by_role("button", name="mine <b>.png")
+        tile.click()
+        wait_until(lambda: is_loaded(tile.locator("img")))
+        assert tile.locator("img").evaluate("image => [image.naturalWidth, image.naturalHeight]") == [32, 32]
+        page.get_by_label("Variations").fill("2")
+        page.get_by_label("Steps", exact=True).last.fill("2")
+        page.get_by_role("button", name="Vary").click()
+        entry = finish_entry(page, 1)
+        assert "variations of mine <b>.png" in entry.inner_text()
+        assert entry.locator(".tile").count() == 2
+
+
+def test_the_keyboard_alone_samples_and_paints_a_mask(visit, width):
+    with visit(width) as page:
+        page.go(f"#/play/{RUN}")
+        press = page.keyboard.press
+
+        def tab_to(name):
+            for _ in range(60):
+                focused = page.locator(":focus")
+                if focused.count() and name in (focused.get_attribute("aria-label") or focused.inner_text()):
+                    return
+                press("Tab")
+            pytest.fail(f"no Tab leads to {name}")
+
+        page.get_by_label("Seeds", exact=True).focus()
+        press("Control+A")
+        page.keyboard.type("0-1")
+        press("Enter")
+        finish_entry(page, 1)
+        tab_to("seed 1")
+        press("Space")
+        assert page.locator(":focus").get_attribute("aria-pressed") == "true"
+        tab_to("Draw a mask")
+        press("Enter")
+        page.locator("dialog.mask[open]").wait_for()
+        assert page.locator(":focus").get_attribute("aria-label") == "Mask"
+        press("Space")
+        one = painted(page).sum()
+        press("ArrowRight")
+        press("ArrowRight")
+        press("Space")
+        assert painted(page).sum() > one > 0
+        press("Escape")
+        page.locator("dialog.mask").wait_for(state="detached")
+        assert page.locator(".entry").count() == 1
+
+
+# Comparing, data, training
+
+
+def test_runs_are_compared_side_by_side(visit, served, width):
+    for name, kid in ((RUN, 0.02), ("second", 0.05)):
+        folder = served.folder / name / "evaluations" / "1"
+        if not folder.exists():
+            stubs.written(folder, metrics__kid={"value": kid, "low": kid - 0.01, "high": kid + 0.01})
+    with visit(width) as page:
+        page.go("#/compare")
+        page.get_by_role("checkbox", name=RUN, exact=True).check()
+        page.get_by_role("checkbox", name="second", exact=True).check()
+        page.get_by_role("checkbox", name=HTML, exact=True).check()
+        page.get_by_role("button", name="Compare").click()
+        ranked = page.get_by_role("region", name="Runs by KID")
+        ranked.wait_for()
+        assert [row.split("\t")[1] for row in ranked.locator("tbody tr").all_inner_texts()] == [RUN, "second"]
+        assert "0.020 (0.010 to 0.030)" in ranked.inner_text()
+        assert "no evaluation" in page.get_by_role("region", name="Runs that are not ranked").inner_text()
+        page.get_by_label("Seeds").fill("0,1")
+        page.get_by_role("button", name="Sample all runs").click()
+        page.get_by_text("All runs are sampled.").wait_for(timeout=90_000)
+        cells = page.get_by_role("region", name="Samples of the same seeds").locator("td img")
+        assert cells.count() == 6
+        files = [page.request.get(cell.evaluate("image => image.src")).body() for cell in cells.all()]
+        # The other runs are copies of the first.
+        assert files[0] == files[1] == files[2] != files[3]
+
+
+def test_the_data_are_described(visit, served, width):
+    folder = served.folder.parent / "photos" / "garden"
+    for name, gray in (("rose", 90), ("lily", 160)):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for k in range(3):
+            Image.fromarray(np.full((32, 32, 3), gray + 20 * k, np.uint8)).save(folder / name / f"{k}.png")
+    shutil.copy(folder / "rose" / "0.png", folder / "rose" / "twin.png")
+    (folder / "lily" / "broken.png").write_text("no image")
+    with visit(width) as page:
+        page.go("#/data")
+        page.get_by_role("link", name=re.compile("garden")).click()
+        page.get_by_role("heading", name=re.compile("Classes")).wait_for(timeout=60_000)
+        text = page.locator("main").inner_text()
+        assert "rose" in text
+        assert "broken.png" in page.get_by_role("region", name="Images that are left out").inner_text()
+        assert "twin.png" in page.get_by_role("region", name="Images that are equal").inner_text()
+        wait_until(lambda: is_loaded(page.locator(".data-set img")))
+
+
+def test_a_run_is_started_stopped_and_resumed(visit, served):
+    with visit(1440, refused=True) as page:
+        page.go("#/new")
+        page.get_by_label("Images to learn from").select_option(label="blossoms (built-in)")
+        page.get_by_label("Recipe", exact=True).select_option("smoke")
+        page.get_by_label("Unit").select_option("images")
+        page.get_by_label("Train for").fill("10")
+        page.get_by_text("Change fields of the recipe").click()
+        page.get_by_label("Field", exact=True).fill("optim.lr")
+        page.get_by_label("Value", exact=True).fill("never")
+        page.get_by_role("button", name="Start training").click()
+        assert "lr" in page.get_by_role("alert").inner_text()
+        page.get_by_label("Value", exact=True).fill("0.001")
+        page.get_by_label("Train for").fill("20000")
+        page.get_by_role("button", name="Start training").click()
+        page.locator(".badge", has_text="running").wait_for(timeout=120_000)
+        page.get_by_role("button", name="Stop and save").click()
+        page.locator(".badge", has_text="stopped").wait_for(timeout=120_000)
+        page.get_by_role("button", name="Go on").click()
+        page.locator(".badge", has_text="running").wait_for(timeout=120_000)
+        page.get_by_role("button", name="Stop and save").click()
+        page.locator(".badge", has_text="stopped").wait_for(timeout=120_000)
