@@ -27,7 +27,15 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 RUN = "photos-tiny-1"
 HTML = "<img src=x onerror=alert(1)>"
 """A name that would run code if a page took it for HTML."""
-VIEWS = ["", f"#/run/{RUN}", f"#/play/{RUN}", f"#/compare?runs={RUN},second", "#/data", "#/new"]
+VIEWS = {
+    "": ".card",
+    f"#/run/{RUN}": ".chart path.line",
+    f"#/play/{RUN}": ".play-form",
+    f"#/compare?runs={RUN},second": "[aria-label^='Runs'], .fault, p:has-text('None of these runs')",
+    "#/data": ".sets a",
+    "#/new": ".sheet-form",
+}
+"""The views, with what is there once the server has answered."""
 
 
 @pytest.fixture(scope="module")
@@ -247,9 +255,9 @@ def test_the_view_of_a_run_follows_its_training(visit, served, width):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_on_its_background(visit, scheme, width):
     with visit(width, color_scheme=scheme) as page:
-        for view in VIEWS:
+        for view, part in VIEWS.items():
             page.go(view)
-            page.wait_for_timeout(500)
+            page.locator(f"main :is({part})").first.wait_for()
             found = contrasts(page)
             assert len(found) > 10
             assert {text: round(value, 2) for text, value in found.items() if value < 4.5} == {}
@@ -276,9 +284,9 @@ def test_the_switch_of_the_theme_is_kept(visit, width):
 def test_each_control_has_a_name_and_each_view_its_landmarks(visit, width):
     roles = ("button", "link", "textbox", "combobox", "spinbutton", "slider", "checkbox", "searchbox")
     with visit(width) as page:
-        for view in VIEWS:
+        for view, part in VIEWS.items():
             page.go(view)
-            page.wait_for_timeout(500)
+            page.locator(f"main :is({part})").first.wait_for()
             lines = page.locator("body").aria_snapshot().splitlines()
             controls = [line for line in lines if re.match(rf"\s*- ({'|'.join(roles)})\b", line)]
             assert len(controls) > 5
@@ -593,7 +601,7 @@ def test_runs_are_compared_side_by_side(visit, served, width):
         assert [row.split("\t")[1] for row in ranked.locator("tbody tr").all_inner_texts()] == [RUN, "second"]
         assert "0.020 (0.010 to 0.030)" in ranked.inner_text()
         assert "no evaluation" in page.get_by_role("region", name="Runs that are not ranked").inner_text()
-        page.get_by_label("Seeds").fill("0,1")
+        page.get_by_role("textbox", name="Seeds").fill("0,1")
         page.get_by_role("button", name="Sample all runs").click()
         page.get_by_text("All runs are sampled.").wait_for(timeout=90_000)
         cells = page.get_by_role("region", name="Samples of the same seeds").locator("td img")

@@ -13,6 +13,7 @@ const REFRESH = 2000; // milliseconds between two readings of the curves while a
 
 /** Draw the view of a run. */
 export async function draw(root, { id, about, signal }) {
+  if (!findRun(id)) await arrival(root, id, signal);
   let detail = await get(runPath(id), signal);
   const head = h("header", { class: "run-head" });
   const slider = new SheetSlider(signal);
@@ -113,6 +114,21 @@ export async function draw(root, { id, about, signal }) {
       refresh();
     }
   }, signal);
+}
+
+/** Wait for a run that is not in the list yet: a training needs some seconds until it writes its first file. */
+async function arrival(root, id, signal) {
+  show(
+    root,
+    h("h1", {}, id.replaceAll("~", "/")),
+    h(
+      "p",
+      { role: "status" },
+      "There is no such run yet. If its training has just been started, it appears here by itself.",
+    ),
+  );
+  await new Promise((resolve) => subscribe((changed) => changed.has(id) && findRun(id) && resolve(), signal));
+  show(root);
 }
 
 /** The buttons that sample from a run, stop it and go on with it. */
