@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ddim import __version__
-from ddim.cli.guidance import join_interval
+from ddim.cli.guidance import join_lists
 from ddim.cli.output import add_output_options
 from ddim.cli.own import name_own_parts, take_own
 from ddim.cli.parser import Parser
@@ -156,7 +156,7 @@ def _run_command(argv: list[str]) -> int:
     command = import_module(f"ddim.cli.{name}")
     parser = build_parser(name)
     try:
-        words, fields = join_interval(argv[1:]), {}
+        words, fields = join_lists(argv[1:]), {}
         if any(word.partition("=")[0] == "--own" for word in words):
             words = take_own(words)
         if getattr(command, "TAKES_FIELDS", False):

@@ -83,15 +83,15 @@ def parse_interval(text: str) -> tuple[float | None, float | None]:
     return low, high
 
 
-def join_interval(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line, with --guidance-interval and its value joined by "=".
+def join_lists(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line, with options that take lists of numbers joined to them by "=".
 
     As a word of its own, a value such as -2,5 would look like another option to argparse.
     """
     joined: list[str] = []
     for word in words:
-        if joined and joined[-1] == INTERVAL:
-            joined[-1] = f"{INTERVAL}={word}"
+        if joined and joined[-1] in (INTERVAL, "--vector", "--data.range"):
+            joined[-1] += f"={word}"
         else:
             joined.append(word)
     return joined

@@ -39,10 +39,15 @@ options for a run trained with labels (`ddim train photos/ --data.labels yes`):
                 default, for the frequencies of training, or "none" for no class
 {guidance}
 
+options for a run trained with vectors (`ddim train photos/ --data.vectors FILE.csv`):
+  --vector      its numbers, such as 0.2,1.5, for all images
+  --vectors     a CSV file with a row of numbers for each image (default: the vectors of training images)
+
 examples:
   ddim sample runs/flowers64-fast-1 -n 36
   ddim sample runs/flowers64-fast-1 --seeds 0-15,40 --steps 10 --film --out images
   ddim sample runs/cifar10-train-fast-1 --label frog --guidance 2
+  ddim sample runs/cells-fast-1 --vector 0.2,1.5 --guidance 2
   ddim sample runs/flowers64-fast-1 --guidance 1.5 --guide-with @guide --guidance-interval -2,5
 """
 
@@ -68,6 +73,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="L",
         help='class name, class index or "all" (default: none; clusters: "natural", as often as in training)',
     )
+    parser.add_argument("--vector", metavar="X,Y,...", help="the vector of all images")
+    parser.add_argument("--vectors", type=Path, metavar="FILE.csv", help="a vector for each image")
     add_guidance_options(parser)
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(
@@ -87,7 +94,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample the images and print their path."""
-    seeds = parse_seeds(args.seeds, args.n, args.seed)
+    vector, count = read_vector(args)
+    seeds = parse_seeds(args.seeds, args.n if args.seeds or args.n is not None else count, args.seed)
     if args.steps is not None:
         check_count("--steps", args.steps)
     check_fields(args, "sample", *SAMPLING_FIELDS)
@@ -96,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.nn.processes import current_processes
     from ddim.plots.pictures import split_sheet
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
-    from ddim.runs.classes import find_label
+    from ddim.runs.condition import choose_condition
     from ddim.runs.generate import with_options
     from ddim.runs.guidance_choice import open_guidance
     from ddim.runs.guidance_name import name_guidance
@@ -108,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     pipeline, searched = with_options(pipeline, args.fields, steps)
     if searched:
         say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")
-    label = find_label(args.label, pipeline.recipe, pipeline.classes)
+    label = choose_condition(pipeline, args.label, vector, seeds)
     check_label(pipeline.recipe, label)
     guidance = open_guidance(pipeline, label, steps, **take_guidance(args))
     if guidance.searched and guidance.on:
@@ -139,6 +147,27 @@ def run(args: argparse.Namespace) -> int:
     text = f"{made}, {format_count(written.nfe, 'network evaluation')} each: {written.folder}/grid.png"
     print_result(args, read_result(written.folder), text, written.folder)
     return 0
+
+
+def read_vector(args: argparse.Namespace) -> tuple[list[float] | Path | None, int | None]:
+    """Return the vector or the file of vectors that the options give, and the number of vectors in the file.
+
+    Raises:
+        UserError: if --vector is not a list of numbers, or two of --label, --vector and --vectors are given.
+    """
+    given = [name for name in ("label", "vector", "vectors") if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"give --{given[0]} or --{given[1]}, not both")
+    if args.vectors is not None:
+        from ddim.data.vectors import read_vectors
+
+        return args.vectors, len(read_vectors(args.vectors).rows)
+    if args.vector is None:
+        return None, None
+    try:
+        return [float(part) for part in args.vector.split(",")], None
+    except ValueError:
+        raise UserError(f"--vector must be a list of numbers, such as 0.2,1.5, got {args.vector!r}") from None
 
 
 def parse_seeds(text: str | None, n: int | None, first: int | None) -> list[int]:

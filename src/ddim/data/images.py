@@ -16,6 +16,7 @@ from ddim.errors import UserError
 
 if TYPE_CHECKING:
     from ddim.data.clusters import ImageClusters
+    from ddim.data.vectors import ImageVectors
 
 SMALLEST, LARGEST = 8, 1024
 """Smallest and largest height and width of images, in pixels."""
@@ -34,6 +35,7 @@ class Images:
         official: sorted indices (train, validation) if the source defines a split, else None.
         folder: the folder of these images in the cache; None if they are not cached.
         values: the type of the pixels, and how they map to [0, 1].
+        vectors: (N, d) float32, the standardised vectors of the images, see `ImageVectors`; None without.
     """
 
     pixels: np.ndarray | SealedPixels
@@ -44,6 +46,7 @@ class Images:
     official: tuple[np.ndarray, np.ndarray] | None = None
     folder: Path | None = None
     values: Values = EIGHT_BITS
+    vectors: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -79,13 +82,14 @@ class SplitImages:
     """Images, and the sorted, disjoint int64 indices of the training images and of the validation images.
 
     If the classes are clusters that were found in the images, `clusters` has what is needed to find the
-    clusters of other images.
+    clusters of other images. If the images have vectors, `vectors` has what is needed to standardise others.
     """
 
     images: Images
     train: np.ndarray
     validation: np.ndarray
     clusters: ImageClusters | None = None
+    vectors: ImageVectors | None = None
 
     def __repr__(self) -> str:
         """Return one line: the images and the sizes of both parts."""

@@ -137,7 +137,8 @@ class Model(nn.Module):
         Args:
             x_t: noisy images (B, C, H, W).
             t: times: a number, a scalar tensor or (B,).
-            label: class labels (B,), -1 for no class; None means no class for all images.
+            label: class labels (B,), -1 for no class, or vectors (B, d), NaN for no vector; None means no
+                label for all images.
             augment: augmentation labels (B, n); None or zeros mean no augmentation.
 
         Returns:
@@ -152,7 +153,7 @@ class Model(nn.Module):
         c = self.predicts(level)
         condition = self.conditioning(t, level).to(x_t)
         over = lambda value: value.reshape(-1, 1, 1, 1).to(x_t)  # noqa: E731
-        labels = (label,) if self.classes else ()
+        labels = (label,) if self.classes or self.vector else ()
         augments = {} if augment is None else {"augment": augment.to(x_t)}
         output = self.net(over(c.inp) * x_t, condition, *labels, **augments)
         check_output(output, x_t, self.net, label=bool(labels))
@@ -175,6 +176,11 @@ class Model(nn.Module):
         return getattr(self.net, "classes", 0)
 
     @property
+    def vector(self) -> int:
+        """Length of the vectors on which the network is conditioned; 0 if it takes none."""
+        return getattr(self.net, "vector", 0)
+
+    @property
     def augment(self) -> int:
         """Number of augmentation labels of the network; 0 if it takes none."""
         return getattr(self.net, "augment", 0)
@@ -183,7 +189,8 @@ class Model(nn.Module):
         """Return a denoiser that calls this model with fixed labels.
 
         Args:
-            label: one class label for all images, labels (B,), or -1 or None for no class.
+            label: one class label for all images, labels (B,), or -1 or None for no class. A network with
+                vectors takes standardised vectors (B, d), NaN for none.
             augment: augmentation labels (B, n) of `ddim.data.augment`, or None for no augmentation.
 
         Raises:
@@ -191,6 +198,11 @@ class Model(nn.Module):
         """
         if label is None and augment is None:
             return self
+        if label is not None and self.vector:
+            vectors = torch.as_tensor(label)
+            if vectors.ndim != 2 or vectors.shape[1] != self.vector:
+                raise UserError(f"label must hold vectors (B, {self.vector}), got {tuple(vectors.shape)}")
+            return Labelled(self, vectors, augment)
         if label is not None and not self.classes:
             raise UserError(f"label must be None, since this model was trained without labels, got {label}")
         if augment is not None and augment.shape[-1] != self.augment:
@@ -227,7 +239,8 @@ class Labelled:
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
         """Return the prediction; see `Denoiser`."""
-        label = None if self.label is None else self.label.to(x_t.device).expand(len(x_t))
+        label = None if self.label is None else self.label.to(x_t.device)
+        label = label.expand(len(x_t)) if label is not None and label.ndim < 2 else label
         return self.model(x_t, t, label, self.augment)
 
 

@@ -102,7 +102,7 @@ def sample_in_model_units(
     with pipeline.runtime:
         for mine, filled, blank in fill_micro_batches(pipeline, seeds):
             noise = Noise(filled)
-            labels = assign_labels(label, filled, model.classes, pipeline.class_counts)
+            labels = assign_labels(label, filled, model.classes, pipeline.class_counts, pipeline.vectors)
             # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True,
             # clipping changes the predicted noise as well as the predicted image.
             denoise = pipeline.denoiser(guidance.apply(model, labels)[0], consistent=True)

@@ -58,7 +58,7 @@ class ClearUNetSpec:
     embedding: int = 64
     max_frequency: float = 1000.0
     # Without annotations these are not fields: a recipe cannot set them.
-    classes, augment, outputs, takes_classes = 0, 0, 1, False
+    classes, augment, outputs, takes_classes, vector, takes_vector = 0, 0, 1, False, 0, False
 
     def __post_init__(self) -> None:
         check_positive("net", depth=self.depth, stem=self.stem, patch=self.patch, heads=self.heads)

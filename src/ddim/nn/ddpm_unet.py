@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from ddim.errors import UserError, check_positive
 from ddim.nn.blocks import Attention, ExactConv2d, apply_padded, glorot_init, uniform_init, zero_init
 from ddim.nn.ddpm_blocks import AttentionBlock, Block, Downsample, Filter, Upsample
-from ddim.nn.embedding import Fourier, Positional
+from ddim.nn.embedding import Fourier, Positional, VectorEmbedding, check_labels
 
 Resample = Literal["same", "strided", "box", "blur"]
 """How the resolution changes between stages.
@@ -76,6 +76,7 @@ class DDPMUNetSpec:
             attention. Weights have Glorot initialisation.
         pyramid: whether the downsampled image is also an input of each stage on the way down.
         classes: number of class labels.
+        vector: length of the vector that the network is conditioned on in place of a class.
         augment: number of augmentation labels on which the network is conditioned.
         outputs: output channels for each channel of x.
     """
@@ -98,8 +99,9 @@ class DDPMUNetSpec:
     classes: int = 0
     augment: int = 0
     outputs: int = 1
-    # Without an annotation this is not a field: a recipe cannot set it.
-    takes_classes = True
+    vector: int = 0
+    # Without annotations these are not fields: a recipe cannot set them.
+    takes_classes, takes_vector = True, True
 
     def __post_init__(self) -> None:
         check_positive("net", width=self.width, blocks=self.blocks, heads=self.heads, groups=self.groups)
@@ -120,10 +122,7 @@ class DDPMUNetSpec:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"net.dropout must be at least 0 and less than 1, got {self.dropout}")
-        if min(self.classes, self.augment) < 0:
-            raise UserError(
-                f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"
-            )
+        check_labels(self.classes, self.augment, self.vector)
         if self.pyramid and not self.resizes_in_blocks:
             raise UserError(f'net.pyramid needs net.resample "box" or "blur", got "{self.resample}"')
         attended = [w for w, attend in zip(self.widths, self.attention, strict=True) if attend]
@@ -177,7 +176,7 @@ class DDPMUNet(nn.Module):
     def __init__(self, channels: int, spec: DDPMUNetSpec) -> None:
         super().__init__()
         self.classes, self.augment, self.outputs = spec.classes, spec.augment, spec.outputs
-        self.multiple, self.scale = spec.multiple, spec.scale
+        self.multiple, self.scale, self.vector = spec.multiple, spec.scale, spec.vector
         widths, width = spec.widths, 4 * spec.width
         self.embedding = _embedding(spec)
         positions = self.embedding.width
@@ -190,6 +189,8 @@ class DDPMUNet(nn.Module):
             else None
         )
         self.augment_proj = nn.Linear(spec.augment, positions, bias=False) if spec.augment else None
+        inner = positions if self.class_before_mlp else width
+        self.vector_embedding = VectorEmbedding(spec.vector, inner) if spec.vector else None
 
         self.in_conv = ExactConv2d(channels, spec.width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -248,7 +249,7 @@ class DDPMUNet(nn.Module):
         Args:
             x: (B, C, H, W).
             conditioning: (B,).
-            label: class indices (B,); -1 or None means no class.
+            label: class indices (B,), -1 for no class; or vectors (B, d), NaN for no vector; or None.
             augment: augmentation labels (B, augment); zeros or None mean no augmentation.
 
         Returns:
@@ -261,6 +262,8 @@ class DDPMUNet(nn.Module):
             named = None
             if self.class_embedding is not None and label is not None:
                 named = self.class_embedding(label.clamp(min=0)) * (label >= 0)[:, None]
+            if self.vector_embedding is not None and label is not None:
+                named = self.vector_embedding(label)
             if named is not None and self.class_before_mlp:
                 embedded = embedded + named
             embedded = self.time_mlp(embedded)

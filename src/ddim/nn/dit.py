@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ddim.errors import UserError, check_positive
 from ddim.nn.blocks import ExactConv2d, apply_padded, glorot_init, token_attention, zero_init
-from ddim.nn.embedding import Positional, Sinusoidal
+from ddim.nn.embedding import Positional, Sinusoidal, VectorEmbedding, check_labels
 from ddim.nn.recompute import Recomputable
 
 LABEL_STD = 0.4
@@ -39,6 +39,7 @@ class DiTSpec:
         mlp_ratio: channels of the hidden layer in each block, as a multiple of `width`.
         augment: number of augmentation labels that the network is conditioned on.
         classes: number of class labels.
+        vector: length of the vector that the network is conditioned on in place of a class.
         outputs: output channels for each image channel: 1, or 2 to predict a variance too.
     """
 
@@ -50,8 +51,9 @@ class DiTSpec:
     augment: int = 0
     classes: int = 0
     outputs: int = 1
-    # Without an annotation this is not a field: a recipe cannot set it.
-    takes_classes = True
+    vector: int = 0
+    # Without annotations these are not fields: a recipe cannot set them.
+    takes_classes, takes_vector = True, True
 
     def __post_init__(self) -> None:
         check_positive(
@@ -63,10 +65,7 @@ class DiTSpec:
             mlp_ratio=self.mlp_ratio,
             outputs=self.outputs,
         )
-        if min(self.classes, self.augment) < 0:
-            raise UserError(
-                f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"
-            )
+        check_labels(self.classes, self.augment, self.vector)
         # Half of the channels encode the row of a patch, half its column, with as many sines as cosines.
         if self.width % 4 or self.width % self.heads:
             raise UserError(
@@ -131,6 +130,7 @@ class DiT(nn.Module):
         super().__init__()
         self.multiple = self.patch = spec.patch
         self.classes, self.augment, self.outputs = spec.classes, spec.augment, spec.outputs
+        self.vector = spec.vector
         width, numbers = spec.width, channels * spec.patch**2
         # The output varies smoothly with the conditioning, so a maximum frequency of 100 is enough.
         self.embedding = Sinusoidal(256, max_frequency=100.0)
@@ -150,6 +150,8 @@ class DiT(nn.Module):
         if spec.classes:
             self.class_embedding = nn.Embedding(spec.classes + 1, width)
             nn.init.normal_(self.class_embedding.weight, std=LABEL_STD)
+        if spec.vector:
+            self.vector_embedding = VectorEmbedding(spec.vector, width)
 
     def forward(
         self,
@@ -163,7 +165,7 @@ class DiT(nn.Module):
         Args:
             x: (B, C, H, W).
             conditioning: (B,).
-            label: class indices (B,); -1 or None means no class.
+            label: class indices (B,), -1 for no class; or vectors (B, d), NaN for no vector; or None.
             augment: augmentation labels (B, n), or None.
 
         Returns:
@@ -176,6 +178,8 @@ class DiT(nn.Module):
             if self.classes:
                 label = torch.full_like(conditioning, -1, dtype=torch.long) if label is None else label
                 embedded = embedded + self.class_embedding(torch.where(label < 0, self.classes, label))
+            if self.vector and label is not None:
+                embedded = embedded + self.vector_embedding(label)
             embedded = F.silu(embedded)
         return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)
 

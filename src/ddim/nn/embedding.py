@@ -7,6 +7,22 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ddim.errors import UserError
+
+
+def check_labels(classes: int, augment: int, vector: int) -> None:
+    """Check the numbers of labels on which a network is conditioned.
+
+    Raises:
+        UserError: if one is negative, or the network has both classes and a vector.
+    """
+    if min(classes, augment) < 0:
+        raise UserError(f"net.classes and net.augment must be at least 0, got {classes}, {augment}")
+    if vector < 0 or (vector and classes):
+        raise UserError(
+            f"net.vector must be at least 0, and 0 if there are classes, got {vector} and {classes} classes"
+        )
+
 
 class Sinusoidal(nn.Module):
     """Sine and cosine at `width` / 2 frequencies, geometrically spaced from 1 to `max_frequency`.
@@ -26,6 +42,23 @@ class Sinusoidal(nn.Module):
         """Embed numbers (B,) as vectors (B, width)."""
         angles = value.float()[:, None] * self.speeds
         return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class VectorEmbedding(nn.Module):
+    """A perceptron with one hidden layer that embeds standardised vectors (B, d) as (B, width).
+
+    A vector of NaN means no vector, and its embedding is 0.
+    """
+
+    def __init__(self, numbers: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(numbers, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """Embed vectors (B, d) as (B, width)."""
+        known = ~vector.isnan().any(1, keepdim=True)
+        # NaN must not reach the layers: its product with 0 would be NaN in the gradient.
+        return self.layers(vector.nan_to_num(0.0).float()) * known
 
 
 class Positional(nn.Module):

@@ -20,9 +20,9 @@ class NetworkSpec(Protocol):
     """The options of a network, a frozen dataclass with a method that builds the network.
 
     The network is called as net(x, conditioning, label), or net(x, conditioning, label, augment) if `augment`
-    is above 0. The arguments are x (B, C, H, W), conditioning (B,), class indices label (B,) or None, and
-    augment (B, augment) or None. The output is (B, outputs * C, H, W). Like its spec, the network has the
-    attributes `classes`, `augment` and `outputs`.
+    is above 0. The arguments are x (B, C, H, W), conditioning (B,), class indices label (B,) or vectors label
+    (B, vector) or None, and augment (B, augment) or None. The output is (B, outputs * C, H, W). Like its
+    spec, the network has the attributes `classes`, `augment`, `outputs` and `vector`.
     """
 
     @property
@@ -32,6 +32,14 @@ class NetworkSpec(Protocol):
     @property
     def takes_classes(self) -> bool:
         """Whether the network can be conditioned on a class; `classes` is then a field of the spec."""
+
+    @property
+    def vector(self) -> int:
+        """Length of the vector on which the network is conditioned in place of a class; 0 for none."""
+
+    @property
+    def takes_vector(self) -> bool:
+        """Whether the network can be conditioned on a vector; `vector` is then a field of the spec."""
 
     @property
     def augment(self) -> int:

@@ -15,7 +15,8 @@ from ddim.errors import UserError
 class OwnNetwork:
     """A `NetworkSpec` for any module net(x, noise_level), or net(x, noise_level, label) with classes.
 
-    The attributes `classes`, `augment` and `outputs` are taken from the module, by default 0, 0 and 1.
+    The attributes `classes`, `augment`, `outputs` and `vector` are taken from the module, by default 0, 0, 1
+    and 0.
 
     Args:
         given: a module with its initial weights; or a class or function that returns a module when it is
@@ -39,6 +40,7 @@ class OwnNetwork:
         self.classes: int = getattr(module, "classes", 0)
         self.augment: int = getattr(module, "augment", 0)
         self.outputs: int = getattr(module, "outputs", 1)
+        self.vector: int = getattr(module, "vector", 0)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
@@ -53,6 +55,11 @@ class OwnNetwork:
     def takes_classes(self) -> bool:
         """Whether the module has classes; see `NetworkSpec`."""
         return self.classes > 0
+
+    @property
+    def takes_vector(self) -> bool:
+        """Whether the module takes a vector; see `NetworkSpec`."""
+        return self.vector > 0
 
     def network(self, channels: int = 0) -> nn.Module:
         """Return a new module; `channels` is not used, because the user chose the channels of the module."""

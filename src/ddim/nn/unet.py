@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ddim.errors import UserError, check_positive
 from ddim.nn.blocks import Attention, ExactConv2d, apply_padded, zero_init
-from ddim.nn.embedding import Sinusoidal
+from ddim.nn.embedding import Sinusoidal, VectorEmbedding, check_labels
 from ddim.nn.recompute import Recomputable
 
 
@@ -38,6 +38,7 @@ class UNetSpec:
         embedding: channels of the embedding of the conditioning in each block.
         augment: number of augmentation labels that the network is conditioned on.
         classes: number of class labels.
+        vector: length of the vector that the network is conditioned on in place of a class.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256)
@@ -47,15 +48,13 @@ class UNetSpec:
     embedding: int = 256
     augment: int = 0
     classes: int = 0
+    vector: int = 0
     # Without annotations these are not fields: a recipe cannot set them.
-    outputs, takes_classes = 1, True
+    outputs, takes_classes, takes_vector = 1, True, True
 
     def __post_init__(self) -> None:
         check_positive("net", embedding=self.embedding)
-        if min(self.classes, self.augment) < 0:
-            raise UserError(
-                f"net.classes and net.augment must be at least 0, got {self.classes}, {self.augment}"
-            )
+        check_labels(self.classes, self.augment, self.vector)
         # Normalising a single channel would give a constant.
         if min(self.widths, default=0) < 2:
             raise UserError(f"net.widths must be one or more numbers of at least 2, got {self.widths}")
@@ -143,6 +142,7 @@ class UNet(nn.Module):
         super().__init__()
         self.multiple = spec.multiple
         self.classes, self.augment, self.outputs = spec.classes, spec.augment, spec.outputs
+        self.vector = spec.vector
         widths, width = spec.widths, spec.embedding
         # The output varies smoothly with the conditioning, so a maximum frequency of 100 is enough.
         self.embedding = Sinusoidal(64, max_frequency=100.0)
@@ -167,6 +167,8 @@ class UNet(nn.Module):
             nn.init.normal_(self.augment_proj.weight)
         if spec.classes:
             self.class_embedding = nn.Embedding(spec.classes, 64)
+        if spec.vector:
+            self.vector_embedding = VectorEmbedding(spec.vector, 64)
 
     def forward(
         self,
@@ -180,7 +182,7 @@ class UNet(nn.Module):
         Args:
             x: (B, C, H, W).
             conditioning: (B,).
-            label: class indices (B,); -1 or None means no class.
+            label: class indices (B,), -1 for no class; or vectors (B, d), NaN for no vector; or None.
             augment: augmentation labels (B, n), or None.
 
         Returns:
@@ -193,6 +195,8 @@ class UNet(nn.Module):
                 embedded = embedded + self.augment_proj(augment.float())
             if self.classes and label is not None:
                 embedded = embedded + self.class_embedding(label.clamp(min=0)) * (label >= 0)[:, None]
+            if self.vector and label is not None:
+                embedded = embedded + self.vector_embedding(label)
             embedded = self.time_mlp(embedded)
             gain = 1 + self.out_gain(embedded)[:, :, None, None]
         return apply_padded(lambda image: self._padded(image, embedded, gain), x, self.multiple)

@@ -16,17 +16,20 @@ from torch import Tensor
 from ddim.data import Images
 from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.given import PAIRS, PREFIX
+from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError, suggest
 from ddim.runs.recipe import Recipe
+from ddim.runs.vector_labels import VectorLabel, draw_rows_of_training
 
 NULL = -1
 """The label of an image without a class, in a batch of labels."""
 
-Label: TypeAlias = int | Literal["all", "natural"] | None
-"""The label of samples: a class index, None for no class, "all" for all classes in turn, or "natural".
+Label: TypeAlias = int | Literal["all", "natural"] | VectorLabel | None
+"""The label of samples: a class index, None for none, "all" for all classes in turn, "natural" or vectors.
 
 With "all", the sample of seed s has class s % classes. With "natural", the classes are as frequent as among
-the training images; see `draw_class`.
+the training images; see `draw_class`. If the run was trained with vectors, "natural" draws those of training
+images.
 """
 
 
@@ -68,7 +71,9 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
 
 
 def label_images(recipe: Recipe, images: Images, which: np.ndarray) -> Tensor | None:
-    """Return class labels (B,) of training images, at the indices `which`; None for a run without labels."""
+    """Return class labels (B,) or vectors (B, d) of training images, at `which`; None for a run without."""
+    if images.vectors is not None and recipe.data.vectors is not None:
+        return torch.from_numpy(images.vectors[which])
     if not recipe.data.labels or images.labels is None:
         return None
     return torch.from_numpy(images.labels[which])
@@ -96,6 +101,9 @@ def label_any_images(
     Returns:
         Class indices, with `NULL` where a folder is not a class of the run; None for a run without labels.
     """
+    if recipe.data.vectors is not None:
+        none = torch.full((len(which), recipe.net.vector), torch.nan)
+        return none if images.vectors is None else torch.from_numpy(images.vectors[which])
     if not recipe.data.labels:
         return None
     if clusters is not None and images.classes != clusters.names:
@@ -107,16 +115,17 @@ def label_any_images(
 
 
 def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
-    """Return class labels (B,), of which some are replaced by `NULL` (Ho & Salimans 2022, algorithm 1).
+    """Return labels, of which some are replaced by `NULL` (Ho & Salimans 2022, algorithm 1) or by NaN.
 
     Args:
-        labels: class labels (B,).
+        labels: class labels (B,), or vectors (B, d), which are replaced by NaN.
         probability: the probability with which each label is replaced, independently of the others.
         draw: the generator of the random numbers.
     """
-    return torch.where(
-        torch.rand(len(labels), generator=draw, dtype=torch.float64) < probability, NULL, labels
-    )
+    dropped = torch.rand(len(labels), generator=draw, dtype=torch.float64) < probability
+    if labels.is_floating_point():
+        return torch.where(dropped[:, None], torch.nan, labels)
+    return torch.where(dropped, NULL, labels)
 
 
 # Labels of samples
@@ -136,8 +145,8 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
         UserError: if the label is text, and the run was trained without labels or has no such class; the
             message suggests the nearest name. Also if the label is neither text nor a whole number.
     """
-    if label is None:
-        return default_label(recipe)
+    if label is None or recipe.data.vectors is not None:
+        return default_label(recipe) if label is None else _find_word(label)
     if isinstance(label, SupportsIndex) and not isinstance(label, bool):
         return index(label)
     if not isinstance(label, str):
@@ -157,9 +166,20 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
     raise UserError(f'label must be one of the run\'s {len(classes)} classes or "all", got {label!r}{hint}')
 
 
+def _find_word(label: str | int) -> Label:
+    """Return the label of a run with vectors that a word stands for."""
+    if label in ("natural", "none"):
+        return "natural" if label == "natural" else None
+    raise UserError(
+        "label must be left out, since this run was trained with vectors: give vector (--vector), got "
+        f"{label!r}"
+    )
+
+
 def default_label(recipe: Recipe) -> Label:
-    """Return the label of samples without a given one: "natural" if the classes are clusters, else None."""
-    return "natural" if isinstance(recipe.data.labels, Clusters) else None
+    """Return the label of samples without a given one: "natural" for clusters and vectors, else None."""
+    known = isinstance(recipe.data.labels, Clusters) or recipe.data.vectors is not None
+    return "natural" if known else None
 
 
 def choose_label(recipe: Recipe) -> Label:
@@ -171,7 +191,11 @@ def choose_label(recipe: Recipe) -> Label:
 
 
 def assign_labels(
-    label: Label, seeds: Sequence[int], classes: int, counts: Sequence[int]
+    label: Label,
+    seeds: Sequence[int],
+    classes: int,
+    counts: Sequence[int],
+    vectors: ImageVectors | None = None,
 ) -> Tensor | int | None:
     """Return the class labels of samples with these seeds, as `Model.with_labels` takes them.
 
@@ -180,7 +204,16 @@ def assign_labels(
         seeds: the seed of each sample.
         classes: number of classes.
         counts: number of training images of each class, for the label "natural".
+        vectors: the vectors of the training images, if the run was trained with vectors.
     """
+    if vectors is not None and label is not None:
+        return (
+            label.assign(seeds, vectors)
+            if isinstance(label, VectorLabel)
+            else draw_rows_of_training(seeds, vectors)
+        )
+    if isinstance(label, VectorLabel):
+        raise UserError("vector must be left out, since this model has no vectors")
     if label == "natural":
         return torch.tensor([draw_class(seed, counts) for seed in seeds])
     return torch.tensor([seed % classes for seed in seeds]) if label == "all" else label

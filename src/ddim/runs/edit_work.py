@@ -124,7 +124,9 @@ class Work:
         """
         results, pipeline = [], self.pipeline
         for mine, filled, blank in fill_micro_batches(pipeline, seeds):
-            labels = assign_labels(self.label, filled, pipeline.model.classes, pipeline.class_counts)
+            labels = assign_labels(
+                self.label, filled, pipeline.model.classes, pipeline.class_counts, pipeline.vectors
+            )
             denoise = self._condition(labels)
             with self.precision():
                 x0 = final_sample(denoise, last_state(act(denoise, blank, Noise(filled))))

@@ -20,8 +20,9 @@ from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
 from ddim.errors import UserError, check_count
 from ddim.nn.processes import current_processes
 from ddim.plots.pictures import make_sheet, to_uint8
-from ddim.runs.classes import Label, assign_labels, find_label
+from ddim.runs.classes import Label, assign_labels
 from ddim.runs.codec import override
+from ddim.runs.condition import choose_condition
 from ddim.runs.guidance import OFF, Guidance, Interval, check_guidance
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.image_features import BATCH
@@ -30,6 +31,7 @@ from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_label, check_recipe, check_steps
+from ddim.runs.vector_labels import GivenVectors
 
 P = TypeVar("P", bound=Pipeline)
 Watch = Callable[[Sequence[int], State], None]
@@ -45,6 +47,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     seed: int = 0,
     seeds: Iterable[int] | None = None,
     label: str | int | None = None,
+    vector: GivenVectors | None = None,
     guidance: float | None = None,
     guidance_interval: Interval | None = None,
     guide_with: str | Path | LoadedRun | None = None,
@@ -52,19 +55,20 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
 ) -> Tensor:
     """Sample images; image k depends on the k-th seed alone.
 
-    By default, the grid (the timesteps) and the guidance that `ddim search` saved for this sampler and number
-    of steps are used. If none were saved, the grid of the recipe is used, and no guidance.
+    By default, the grid and the guidance that `ddim search` saved for this sampler and number of steps are
+    used. If none were saved, the grid of the recipe is used, and no guidance.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
         n: number of images; by default 16, or the number of seeds.
         steps: sampling steps, by default the recipe's; one evaluation each (two if second-order or guided).
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
-        grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.
+        grid: the grid of times (timesteps) of the network, or its name. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
         label: class name or index; "all": seed s has class s % classes; None: no class. If the classes are
             clusters, None means "natural", classes as frequent as in training, and "none" means no class.
+        vector: d numbers, or (n, d), for a run trained with vectors; None draws those of training images.
         guidance: guidance scale (Ho & Salimans 2022); 1 turns guidance off.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
         guide_with: a weaker model that guides (Karras et al. 2024): a run, or a version of this run such as
@@ -75,21 +79,19 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         Images (n, C, H, W), float32 in [0, 1], on the CPU.
 
     Raises:
-        UserError: if there is no checkpoint yet, a label is given for a run that was trained without labels,
-            the grid cannot have `steps` times, or a sample is not finite.
+        UserError: if there is no checkpoint yet, the options do not fit the run, or a sample is not finite.
 
     Example:
-        >>> images = ddim.sample("runs/photos-fast-1", n=16, steps=20)
         >>> images = ddim.sample("runs/photos-fast-1", steps=10, sampler=ddim.EDM(), seeds=[3, 7])
         >>> ddim.sheet(images)
     """
     chosen = _list_seeds(n, seed, seeds)
     pipeline = open_pipeline(model)
     steps = pipeline.recipe.choose_steps(steps)
-    given = {"sampler": sampler, "grid": grid}
-    pipeline = pipeline.with_recipe(**{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in {"sampler": sampler, "grid": grid}.items() if value is not None}
+    pipeline = pipeline.with_recipe(**given)
     pipeline, _ = _on_searched_grid(pipeline, steps, searched=grid is None)
-    found = find_label(label, pipeline.recipe, pipeline.classes)
+    found = choose_condition(pipeline, label, vector, chosen)
     with evaluating(pipeline.model), open_progress(progress) as shown:
         guided = open_guidance(pipeline, found, steps, guidance, guidance_interval, guide_with)
         images, _ = generate(pipeline, chosen, steps, label=found, guidance=guided, progress=shown)
@@ -137,7 +139,7 @@ def generate(
     times = recipe.grid(steps, recipe.sampling_schedule)
     images, nfe, done = [], 0, 0
     for mine, filled, blank in fill_micro_batches(pipeline, seeds):
-        labels = assign_labels(label, filled, model.classes, pipeline.class_counts)
+        labels = assign_labels(label, filled, model.classes, pipeline.class_counts, pipeline.vectors)
         guided, counters = guidance.apply(model, labels)
         denoise, state = pipeline.denoiser(guided), None
         with runtime.precise():

@@ -122,7 +122,7 @@ class Guidance:
     def _weak(self, model: Model, label: Tensor | int | None) -> Denoiser:
         if self.guide is None:
             return model
-        return self.guide.run.model.with_labels(label if self.guide.run.recipe.data.labels else None)
+        return self.guide.run.model.with_labels(label if self.guide.run.recipe.data.conditional else None)
 
 
 OFF = Guidance()
@@ -142,7 +142,7 @@ def check_guidance(pipeline: Pipeline, label: Label, steps: int, guidance: Guida
         _check_guide(pipeline, label, steps, guidance, guidance.guide.run)
         return
     data, mend = pipeline.recipe.data, "or name a weaker model, guide_with @guide (--guide-with @guide)"
-    if not data.labels:
+    if not data.conditional:
         problem = "guidance needs a label, and this run was trained without labels: leave it out"
     elif label is None:
         problem = 'guidance needs a label to guide towards: give a class or "all"'
@@ -177,13 +177,14 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
             f"the guide must be on the device of the model, {pipeline.runtime.device}, got "
             f"{guide.runtime.device}"
         )
-    if guide.recipe.data.labels and label is None:
+    if guide.recipe.data.conditional and label is None:
         check_unconditional(guide.recipe, "guidance without a label")
     if guide.recipe.data.labels and label is not None and guide.classes != pipeline.classes:
         raise UserError(
             f"the guide must have the classes of the model, {len(pipeline.classes)} classes, got "
             f"{len(guide.classes)} classes or other names"
         )
+    _check_vectors(pipeline, label, guide)
     mine = pipeline.checkpoint.clusters if isinstance(pipeline, LoadedRun) else None
     if label is not None and mine and own.clusters and not np.array_equal(mine.centres, own.clusters.centres):
         raise UserError(
@@ -196,6 +197,18 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
     guided = times[(guidance.low <= log_snr) & (log_snr <= guidance.high)]
     if len(guided):
         check_reach(guide.recipe.schedule, schedule(guided), "guidance_interval", "the guide")
+
+
+def _check_vectors(pipeline: Pipeline, label: Label, guide: LoadedRun) -> None:
+    own, other = pipeline.vectors, guide.vectors
+    if label is None or other is None:
+        return
+    if own is None or own.columns != other.columns or not np.array_equal(own.mean, other.mean):
+        raise UserError(
+            "the guide must have the vectors of the model, got others: train it on the same images with "
+            "the same "
+            "data.vectors and seed"
+        )
 
 
 def count_evaluations(pipeline: Pipeline, steps: int, guidance: Guidance = OFF) -> int:

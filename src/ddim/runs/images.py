@@ -29,7 +29,8 @@ def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | N
     """Return the images that a run was trained on, split as in its training; see `reopen_images`."""
     images = reopen_run_images(trained, progress)
     split = split_images(images, trained.recipe.data.validation, trained.recipe.seed)
-    clusters = trained.checkpoint.clusters
+    clusters, vectors = trained.checkpoint.clusters, trained.vectors
+    split = split if vectors is None else vectors.label(split)
     return split if clusters is None else clusters.label(split)
 
 

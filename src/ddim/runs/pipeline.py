@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.values import EIGHT_BITS, Values
+from ddim.data.vectors import ImageVectors
 from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.guidance import Clipped, Rescheduled
@@ -35,6 +36,8 @@ from ddim.runs.state import RunState
 
 CLUSTERS = "clusters"
 """The name of the tensors of a checkpoint that hold the clusters of the training images."""
+VECTORS = "vectors"
+"""The name of the tensors of a checkpoint that hold the vectors of all images."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Pipeline:
         runtime: how the network runs.
         class_counts: number of training images of each class; empty if the classes are not clusters.
         values: the type and range of the values of the training images; `values.from_unit` converts samples.
+        vectors: the vectors of the training images; None if the run was trained without vectors.
     """
 
     model: Model
@@ -56,6 +60,7 @@ class Pipeline:
     runtime: Runtime
     class_counts: tuple[int, ...] = field(default=(), kw_only=True)
     values: Values = field(default=EIGHT_BITS, kw_only=True)
+    vectors: ImageVectors | None = field(default=None, kw_only=True)
 
     def __repr__(self) -> str:
         """Return one line: recipe, size, parameters and device."""
@@ -215,8 +220,9 @@ def load(
     average = None if stored is None else checkpoint.hash_checkpoint(stored)
     clusters = read_clusters(path, recipe)
     loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run), average, clusters)
-    counts, values = count_images(clusters), state.values
-    return LoadedRun(model, state.pixels, recipe, runtime, loaded, class_counts=counts, values=values)
+    more = {"values": state.values, "vectors": load_vectors(path, recipe)}
+    counts = count_images(clusters)
+    return LoadedRun(model, state.pixels, recipe, runtime, loaded, class_counts=counts, **more)
 
 
 def check_same_weights(pipeline: Pipeline) -> None:
@@ -290,6 +296,13 @@ def read_clusters(path: Path, recipe: Recipe) -> ImageClusters | None:
     if not isinstance(recipe.data.labels, Clusters):
         return None
     return ImageClusters.from_tensors(checkpoint.read_tensors(path, CLUSTERS))
+
+
+def load_vectors(path: Path, recipe: Recipe) -> ImageVectors | None:
+    """Return the vectors in the checkpoint `path`; None if the run was trained without vectors."""
+    if recipe.data.vectors is None:
+        return None
+    return ImageVectors.from_tensors(checkpoint.read_tensors(path, VECTORS))
 
 
 def count_images(clusters: ImageClusters | None) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from ddim.runs.flat import option_text
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.kinds import kind_name
 from ddim.runs.pipeline import Pipeline
+from ddim.runs.vector_labels import VectorLabel
 
 SCHEMA = 1
 """The version of the layout of records."""
@@ -80,7 +81,7 @@ def sampling_record(
         **describe_times(pipeline, steps),
         "nfe": nfe,
         "seeds": list(seeds),
-        "label": label,
+        "label": label.to_json() if isinstance(label, VectorLabel) else label,
         "class": pipeline.classes[label] if isinstance(label, int) and pipeline.classes else None,
         **guidance.describe(),
         "versions": list_versions(pipeline.runtime.threads),

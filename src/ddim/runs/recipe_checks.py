@@ -21,6 +21,7 @@ from ddim.runs.classes import Label
 from ddim.runs.codec import dump, list_fields, load_recipe
 from ddim.runs.kinds import kind_name
 from ddim.runs.recipe import PixelRule, Recipe
+from ddim.runs.vector_labels import VectorLabel
 
 LARGEST = 2**16
 """The largest batch, in images. A batch must fit into memory; larger numbers are typing errors."""
@@ -91,6 +92,17 @@ def check_label(recipe: Recipe, label: Label) -> None:
         UserError: if the run was trained without labels or has no such class. Also if there is no label, but
             the network was never trained without a class, because `data.unlabelled` is 0.
     """
+    if recipe.data.vectors is not None:
+        if label is None:
+            check_unconditional(recipe, "sampling without a vector")
+        elif label != "natural" and not isinstance(label, VectorLabel):
+            raise UserError(
+                "label must be left out, since this run was trained with vectors: give vector (--vector), "
+                f"got {label}"
+            )
+        return
+    if isinstance(label, VectorLabel):
+        raise UserError("vector must be left out, since this run was trained without vectors")
     if not recipe.data.labels and label is not None:
         raise UserError(f"label must be None, since this run was trained without labels, got {label}")
     if label == "natural" and not isinstance(recipe.data.labels, Clusters):
@@ -114,9 +126,11 @@ def check_unconditional(recipe: Recipe, what: str) -> None:
     Raises:
         UserError: if the run was trained with a class for every image.
     """
-    if recipe.data.labels and not recipe.data.unlabelled:
+    if recipe.data.conditional and not recipe.data.unlabelled:
+        kind = "class" if recipe.data.labels else "vector"
         raise UserError(
-            f"{what} evaluates the network without a class, but this run was trained with a class for every "
+            f"{what} evaluates the network without a {kind}, but this run was trained with a {kind} for "
+            "every "
             "image (data.unlabelled 0)"
         )
 
@@ -132,6 +146,12 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
         possible = " or ".join(kind for kind, spec in NETWORKS.items() if spec.takes_classes)
         yield (
             f"data.labels needs a network that can be conditioned on classes, net {possible}, got "
+            f"{kind_name(net)}"
+        )
+    if recipe.data.vectors is not None and not net.takes_vector:
+        possible = " or ".join(kind for kind, spec in NETWORKS.items() if spec.takes_vector)
+        yield (
+            f"data.vectors needs a network that can be conditioned on a vector, net {possible}, got "
             f"{kind_name(net)}"
         )
     if net.multiple > 2 * max(recipe.data.size):
@@ -179,6 +199,11 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
         yield (
             "net.outputs 2 predicts a variance, and only the loss hybrid trains it: set --net.outputs 2 "
             f"--objective hybrid to train it, or --net.outputs 1 --objective objective{sampled} to do without"
+        )
+    if source is None and recipe.data.vectors is None and recipe.net.vector > 0:
+        yield (
+            f"net.vector is {recipe.net.vector}, but without data.vectors the network is never trained on a "
+            "vector: give --data.vectors FILE.csv, or --net.vector 0"
         )
     # The weights of a network with classes can be trained further without labels.
     if source is None and not recipe.data.labels and classes > 0:

@@ -28,6 +28,9 @@ class Data:
             or clusters:K, for K classes of similar images that k-means finds. See `ddim.data.clusters`.
         unlabelled: share of the labels that is dropped, drawn anew each time an image is seen. The network
             then also learns images without a class, which guidance needs (Ho & Salimans 2022).
+        vectors: a CSV file with numbers for each image, on which the network is conditioned in place of a
+            class: a column with names, or rows in the order of the images, then the numbers. See
+            `ddim.data.vectors`. `unlabelled` holds for vectors too.
         values: the type in which the values of pixels are kept: "auto" for that of most files, "uint8" to
             round them to 8 bits, "uint16" or "float32".
         range: the values LOW,HIGH of 16-bit or float images that become black and white; None for 0 and the
@@ -45,6 +48,7 @@ class Data:
     dequantise: bool = False
     labels: bool | Clusters = False
     unlabelled: float = 0.1
+    vectors: str | None = None
     values: Literal["auto", "uint8", "uint16", "float32"] = "auto"
     range: tuple[float, float] | None = None
     axis: Literal["auto", "first", "last"] = "auto"
@@ -61,8 +65,19 @@ class Data:
         if not 0 <= self.unlabelled < 1:
             raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
 
+        if self.labels and self.vectors is not None:
+            raise UserError(
+                f"data.vectors {self.vectors} and data.labels exclude each other: add the class to the "
+                "vectors as "
+                "numbers, or leave one of them out"
+            )
         if self.range is not None:
             Values("float32", *self.range)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network is conditioned on class labels or vectors."""
+        return bool(self.labels) or self.vectors is not None
 
     @property
     def reading(self) -> Reading:

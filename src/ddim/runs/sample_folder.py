@@ -114,17 +114,17 @@ def write_samples(
     """Generate samples into a folder: a file for each, a sheet (one image of the first samples) and a record.
 
     `output.film` adds a film (an animated WebP of the sampling process). If the folder holds samples of the
-    same run with the same options, only missing samples are generated: after an interruption, the same call
-    completes the folder. Images are written while sampling goes on, so the memory does not grow.
+    same run with the same options, only missing samples are generated, as after an interruption. Images are
+    written while sampling goes on, so the memory does not grow.
 
     Args:
         pipeline: the loaded run.
         seeds: the seeds; image k depends on seeds[k] alone.
         steps: number of sampling steps.
-        label: class index, "all" to cycle through the classes, None for no class.
+        label: see `Label`.
         guidance: see `ddim.runs.guidance_choice.open_guidance`; by default there is none.
         output: the output folder, and options of the sheet and the film.
-        progress: called with "samples" after each sampling step; see `Progress`.
+        progress: called with "samples" after each sampling step.
 
     Raises:
         UserError: if a seed, the label or the guidance cannot be used, or the folder holds other files.
@@ -147,8 +147,7 @@ def write_samples(
         mine, made = make(share_seeds(pipeline, part), progress=onward)
         images, (nfe,) = gather_samples(pipeline, mine), processes.highest(made)
         check_samples(images, part, pipeline)
-        done += len(part)
-        seconds += time.monotonic() - start
+        done, seconds = done + len(part), seconds + time.monotonic() - start
         if processes.leads:
             _write_part(todo.folder, part, images, pipeline)
     if todo.filming:

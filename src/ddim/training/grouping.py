@@ -1,9 +1,10 @@
-"""Find the class labels of a new run whose recipe asks for clusters of its training images."""
+"""Find the labels of a new run whose recipe asks for clusters of its training images, or for vectors."""
 
 from __future__ import annotations
 
 from ddim.data import SplitImages
 from ddim.data.clusters import Clusters, ImageClusters, apply_centres, group_images
+from ddim.data.vectors import ImageVectors, match_vectors, read_vectors
 from ddim.errors import UserError
 from ddim.nn.processes import current_processes
 from ddim.runs.pipeline import LoadedRun
@@ -44,3 +45,20 @@ def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None)
         found = group_images(split, wanted.count, recipe.data.flip, recipe.seed)
     clusters: ImageClusters = processes.broadcast(found)
     return clusters.label(split)
+
+
+def take_vectors(recipe: Recipe, split: SplitImages) -> SplitImages:
+    """Return the images with the vectors of `data.vectors`, or `split` itself if the recipe has none.
+
+    Process 0 reads the file, and all processes use its content.
+
+    Raises:
+        UserError: if the file cannot be read, or does not fit the images.
+    """
+    path, processes, found = recipe.data.vectors, current_processes(), None
+    if path is None:
+        return split
+    if processes.leads:
+        found = match_vectors(read_vectors(path), split, path)
+    vectors: ImageVectors = processes.broadcast(found)
+    return vectors.label(split)

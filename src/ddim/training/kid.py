@@ -50,7 +50,8 @@ def prepare_kid(training: Training) -> MeasureKID:
         label, processes = choose_label(recipe), training.processes
         with training.averaged() as model:
             counts = count_images(split.clusters)
-            pipeline = Pipeline(model, training.pixels, recipe, training.runtime, class_counts=counts)
+            given = {"class_counts": counts, "vectors": split.vectors}
+            pipeline = Pipeline(model, training.pixels, recipe, training.runtime, **given)
             parts = processes.share([*split_into_parts(pipeline, range(report.kid), BATCH)])
             features = [
                 extractor(batch).numpy()

@@ -26,7 +26,7 @@ from ddim.nn.recompute import recompute_blocks
 from ddim.nn.replica import Replica, replicate
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import dump
-from ddim.runs.pipeline import CLUSTERS, find_misfit
+from ddim.runs.pipeline import CLUSTERS, VECTORS, find_misfit
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw_batch, draw_rows
@@ -238,7 +238,8 @@ class Training:
         """Return the tensors that sampling needs: raw and EMA weights and clusters, keyed as in `tensors`."""
         averages = {f"ema/{profile}": average for profile, average in self.averages.items()}
         held = {"model": self.model.state_dict(), **averages}
-        return held | ({CLUSTERS: found.to_tensors()} if (found := self.split.clusters) else {})
+        held |= {CLUSTERS: found.to_tensors()} if (found := self.split.clusters) else {}
+        return held | ({VECTORS: vectors.to_tensors()} if (vectors := self.split.vectors) else {})
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""

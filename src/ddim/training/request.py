@@ -193,6 +193,8 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
     if wanted.data.labels and recipe.data.labels and not wanted.net.classes:
         # The run counted the classes of its images when it started; the request does not know this number.
         wanted = override(wanted, {"net.classes": recipe.net.classes})
+    if wanted.data.vectors is not None and recipe.data.vectors is not None and not wanted.net.vector:
+        wanted = override(wanted, {"net.vector": recipe.net.vector})
     if request.find_lr:
         wanted = replace(wanted, optim=replace(wanted.optim, lr=recipe.optim.lr))
     return wanted

@@ -19,7 +19,7 @@ from ddim.runs import checkpoint
 from ddim.runs.folder import RUN, check_unused, make_run_folder
 from ddim.runs.lock import lock_folder
 from ddim.runs.own_parts import give_parts
-from ddim.runs.pipeline import load_state, read_clusters, read_run_recipe
+from ddim.runs.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
 from ddim.runs.progress import Progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
@@ -30,7 +30,7 @@ from ddim.training.fit import Start, fit
 from ddim.training.kid import prepare_kid
 from ddim.training.loop import Plan, Training
 from ddim.training.resumption import Larger, check_never_saved, extend_budget
-from ddim.training.run_document import describe_run, name_data
+from ddim.training.run_document import check_same_vectors, describe_run, name_data
 from ddim.training.several import adopt_processes, check_processes, check_same_images, choose_for_all
 from ddim.training.start import (
     Machine,
@@ -241,6 +241,8 @@ def _continue(
         parts = _reopen(saved, recipe, start, progress)
         clusters = processes.broadcast(read_clusters(path, recipe) if processes.leads else None)
         parts = parts if clusters is None else clusters.label(parts)
+        vectors = processes.broadcast(load_vectors(path, recipe) if processes.leads else None)
+        parts = parts if vectors is None else vectors.label(parts)
         training = Training(recipe, parts, state.pixels, runtime, Plan(None))
         names = training.tensors() if processes.leads else ()
         tensors = {name: checkpoint.read_tensors(path, name) for name in names}
@@ -267,6 +269,7 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
     runtime, news = adopt_processes(document, Runtime(**document["runtime"]), start, processes)
     with runtime:
         training = start_training(recipe, _reopen(saved, recipe, start, progress), runtime, parent)
+        check_same_vectors(training, document)
         parent = None  # frees the memory of its network
         fit(training, prepare_kid(training), replace(start, news=news))
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ddim.data.given import PREFIX
 from ddim.data.open import absolute_source
+from ddim.data.vectors import ImageVectors
+from ddim.errors import UserError
 from ddim.runs.codec import dump
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import list_versions
@@ -41,6 +44,7 @@ def describe_run(
             "valid": len(training.split.validation),
             "classes": list(images.classes),
             **({"class_counts": clusters.counts.tolist()} if clusters else {}),
+            **({"vectors": describe_vectors(vectors)} if (vectors := training.split.vectors) else {}),
         },
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "runtime": vars(training.runtime),
@@ -49,6 +53,35 @@ def describe_run(
         "checkpointed": False,
         "versions": list_versions(),
     }
+
+
+def describe_vectors(vectors: ImageVectors) -> dict[str, Any]:
+    """Return what run.json says about the vectors of the images: columns, hash, mean and deviation."""
+    return {
+        "columns": list(vectors.columns),
+        "sha256": vectors.sha256,
+        "mean": vectors.mean.tolist(),
+        "deviation": vectors.deviation.tolist(),
+    }
+
+
+def check_same_vectors(training: Training, document: dict[str, Any]) -> None:
+    """Check that the vectors of a run that is restarted are those with which it began.
+
+    Args:
+        training: the training.
+        document: the content of run.json.
+
+    Raises:
+        UserError: if the vectors have changed.
+    """
+    vectors, known = training.split.vectors, document["data"].get("vectors")
+    if vectors is not None and known is not None and vectors.sha256 != known["sha256"]:
+        raise UserError(
+            f"the vectors {training.recipe.data.vectors} have changed since the run began: put them back, "
+            "or start "
+            "a new run"
+        )
 
 
 def name_data(data: str) -> str:

@@ -30,7 +30,8 @@ from ddim.runs.own_parts import find_changed_parts, is_own
 from ddim.runs.pipeline import LoadedRun, load, read_run_recipe
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe import Recipe, build_model
-from ddim.training.grouping import label_clusters
+from ddim.runs.vector_labels import count_vectors
+from ddim.training.grouping import label_clusters, take_vectors
 from ddim.training.loop import Plan, Training
 
 
@@ -278,14 +279,19 @@ def start_training(
         UserError: if the recipe needs class labels, but the images have none, or classes other than those of
             `parent`. Also if there are too few images for the clusters of the recipe.
     """
-    parts = label_clusters(recipe, parts, parent)
+    parts = take_vectors(recipe, label_clusters(recipe, parts, parent))
     known, count = parent.model.classes if parent else 0, len(parts.images.classes)
     if parent and recipe.data.labels and known != count:
         raise UserError(
             f"--from loads the weights of a network with {known} classes, but {recipe.data.source} has "
             f"{count}: train without labels (--data.labels no), or without --from"
         )
-    recipe = count_classes(recipe, parts.images)
+    recipe = count_vectors(count_classes(recipe, parts.images), parts.vectors)
+    if parent and recipe.data.vectors is not None and parent.model.vector != recipe.net.vector:
+        raise UserError(
+            f"--from loads the weights of a network with {parent.model.vector} numbers in its vectors, but "
+            f"{recipe.data.vectors} has {recipe.net.vector}: train without --data.vectors, or without --from"
+        )
     check_values(recipe, parts.images)
     pixels = parent.pixels if parent else measure_pixels(recipe, parts)
     training = Training(recipe, parts, pixels, runtime, Plan(recipe.images))

@@ -14,7 +14,7 @@ from ddim.diffusion.denoising_error import DenoisingError, denoising_error
 from ddim.diffusion.log_snr import log_snr_bins
 from ddim.diffusion.noise import VALIDATION, stream
 from ddim.metrics.statistics import estimate_mean
-from ddim.runs.classes import label_images
+from ddim.runs.classes import default_label, label_images
 from ddim.runs.generate import gather_samples, generate, share_seeds
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
@@ -90,9 +90,10 @@ def sample_preview(training: Training) -> Tensor:
     """
     report, recipe = training.recipe.report, training.recipe
     with training.averaged() as model:
-        pipeline = Pipeline(model, training.pixels, recipe, training.runtime)
+        vectors = training.split.vectors
+        pipeline = Pipeline(model, training.pixels, recipe, training.runtime, vectors=vectors)
         mine = share_seeds(pipeline, range(report.grid))
-        label = "all" if recipe.data.labels else None
+        label = "all" if recipe.data.labels else default_label(recipe)
         images, _ = generate(pipeline, mine, recipe.steps, label=label)
     return gather_samples(pipeline, images)
 

@@ -1,0 +1,221 @@
+"""Vectors of numbers that describe images: read from a CSV file, matched with images, standardised."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ddim.data.images import Images, SplitImages
+from ddim.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST_FILE = 2**28
+"""The largest CSV file, in bytes."""
+
+MOST_COLUMNS = 1024
+"""The largest number of numbers for each image."""
+
+_NAMES = ("name", "image", "file", "filename", "path")
+"""The heads of a first column that holds the names of images."""
+
+
+@dataclass(frozen=True)
+class VectorTable:
+    """The content of a CSV file: the heads of the columns of numbers, and the rows (N, d) float64.
+
+    Attributes:
+        columns: the heads, or "0", "1", ... if the file has none.
+        names: the name of the image of each row; None if the rows have the order of the images.
+        rows: the numbers.
+    """
+
+    columns: tuple[str, ...]
+    names: tuple[str, ...] | None
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, repr=False)
+class ImageVectors:
+    """The vectors of a set of images, and what is needed to standardise other vectors in the same way.
+
+    Attributes:
+        columns: the name of each number.
+        rows: the vector of each image, (N, d) float64, as it was given.
+        train: indices (n,) of the training images.
+        mean: the mean (d,) of the training images.
+        deviation: the standard deviation (d,) of the training images.
+    """
+
+    columns: tuple[str, ...]
+    rows: np.ndarray
+    train: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    def __repr__(self) -> str:
+        """Return one line: the columns and the number of images."""
+        return f"ImageVectors({', '.join(self.columns)} of {len(self.rows):,} images)"
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 (hex) of the columns and of all rows."""
+        return hashlib.sha256(json.dumps(self.columns).encode() + self.rows.tobytes()).hexdigest()
+
+    def standardise(self, rows: np.ndarray) -> np.ndarray:
+        """Return vectors (B, d) as float32 with mean 0 and deviation 1 over the training images."""
+        return ((rows - self.mean) / self.deviation).astype(np.float32)
+
+    def label(self, split: SplitImages) -> SplitImages:
+        """Return `split` with these vectors, standardised; its images are those of `rows`."""
+        images = replace(split.images, vectors=self.standardise(self.rows))
+        return replace(split, images=images, vectors=self)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the vectors as tensors, for a checkpoint."""
+        import torch
+
+        heads = torch.tensor(list(json.dumps(self.columns).encode()), dtype=torch.uint8)
+        numbers = {"rows": self.rows, "train": self.train, "mean": self.mean, "deviation": self.deviation}
+        return {"columns": heads, **{name: torch.from_numpy(value) for name, value in numbers.items()}}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ImageVectors:
+        """Return the vectors that `to_tensors` wrote."""
+        heads = tuple(json.loads(bytes(tensors["columns"].tolist())))
+        return cls(heads, *(tensors[name].numpy() for name in ("rows", "train", "mean", "deviation")))
+
+
+def read_vectors(path: str | Path) -> VectorTable:
+    """Return the vectors in a CSV file: one row for each image, its name or nothing, then its numbers.
+
+    A first row with a cell that is not a number holds heads. The first column holds names if its head is
+    "name", "image", "file", "filename" or "path", or if one of its cells is not a number.
+
+    Raises:
+        UserError: if the file cannot be read, a cell is not a finite number, or rows have different lengths.
+    """
+    cells = _read_cells(Path(path))
+    heads = None if all(map(_is_number, cells[0][1:])) and len(cells) > 1 else cells[0]
+    if heads is None and not _is_number(cells[0][0]) and cells[0][0].strip().lower() in _NAMES:
+        heads = cells[0]
+    if len(cells[0]) == 1 and not _is_number(cells[0][0]):
+        heads = cells[0]
+    body = cells if heads is None else cells[1:]
+    named = (heads is not None and heads[0].strip().lower() in _NAMES) or not all(
+        _is_number(r[0]) for r in body
+    )
+    first = int(named)
+    if not body or len(cells[0]) <= first:
+        raise UserError(f"{path} holds no vectors: give a row of numbers for each image")
+    rows = np.array([[_parse(cell, path, line) for cell in row[first:]] for line, row in enumerate(body, 1)])
+    columns = (
+        [str(k) for k in range(rows.shape[1])] if heads is None else [head.strip() for head in heads[first:]]
+    )
+    names = tuple(row[0].strip() for row in body) if named else None
+    if names is not None and len(set(names)) < len(names):
+        twice = next(name for k, name in enumerate(names) if name in names[:k])
+        raise UserError(f"{path} has two rows for {twice!r}: give one row for each image")
+    return VectorTable(tuple(columns), names, rows)
+
+
+def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) -> ImageVectors:
+    """Return the vectors of images, by the names of their files or in the order of these names.
+
+    A name in the table is the path of a file in the data, or its last part if this is unique.
+
+    Args:
+        table: the vectors.
+        split: the images.
+        source: the name of the table, for messages.
+
+    Raises:
+        UserError: if an image has no row, or a column has the same value for all training images.
+    """
+    rows = table.rows
+    if table.names is not None:
+        rows = rows[_find_rows(table.names, split.images, source)]
+    elif len(rows) != len(split.images):
+        raise UserError(
+            f"data.vectors must have a row for each of the {len(split.images):,} images, got {len(rows):,} "
+            "rows in "
+            f"{source}: add a first column with the names of the images if some could not be used"
+        )
+    mean, deviation = rows[split.train].mean(0), rows[split.train].std(0)
+    for column, spread, middle in zip(table.columns, deviation, mean, strict=True):
+        if not spread > 1e-9 * abs(middle):
+            raise UserError(
+                f"data.vectors needs columns that differ between images, got {middle:g} for all training "
+                "images "
+                f"in column {column!r} of {source}: remove this column"
+            )
+    return ImageVectors(table.columns, np.ascontiguousarray(rows), split.train, mean, deviation)
+
+
+def _find_rows(names: Sequence[str], images: Images, source: str | Path) -> list[int]:
+    """Return the index of the row of each image."""
+    known = {name: row for row, name in enumerate(names)}
+    lasts: dict[str, int] = {}
+    for name in images.names:
+        lasts[name.rsplit("/", 1)[-1]] = lasts.get(name.rsplit("/", 1)[-1], 0) + 1
+    found = []
+    for name in images.names:
+        last = name.rsplit("/", 1)[-1]
+        row = known.get(name)
+        row = known.get(last) if row is None and lasts[last] == 1 else row
+        if row is None:
+            missing = f"{name!r}{suggest(name, names)}"
+            raise UserError(
+                f"data.vectors must have a row for each image, and {source} has none for {missing}"
+            )
+        found.append(row)
+    return found
+
+
+def _read_cells(path: Path) -> list[list[str]]:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{path} is larger than {LARGEST_FILE >> 20} MiB, which is too large for vectors")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            cells = [row for row in csv.reader(file) if row]
+    except OSError as error:
+        raise UserError(f"the vectors {str(path)!r} cannot be read: {error.strerror}") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a CSV file: {error}") from None
+    if not cells:
+        raise UserError(f"{path} holds no vectors: give a row of numbers for each image")
+    for line, row in enumerate(cells, 1):
+        if len(row) != len(cells[0]):
+            raise UserError(
+                f"the rows of {path} must have equal lengths, got {len(cells[0])} cells in row 1 and "
+                f"{len(row)} in "
+                f"row {line}"
+            )
+    if len(cells[0]) > MOST_COLUMNS + 1:
+        raise UserError(
+            f"{path} must have at most {MOST_COLUMNS} numbers for each image, got {len(cells[0])}"
+        )
+    return cells
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(cell: str, path: str | Path, line: int) -> float:
+    if not _is_number(cell) or not math.isfinite(float(cell)):
+        raise UserError(f"{path} must hold finite numbers, got {cell.strip()!r} in row {line} of its vectors")
+    return float(cell)

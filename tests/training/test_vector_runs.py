@@ -1,0 +1,213 @@
+"""Runs that are conditioned on vectors: training, resume, samples, guidance, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import ddim
+import small_recipes
+import tiny
+from ddim.cli import main
+from ddim.errors import UserError
+from ddim.nn.embedding import VectorEmbedding
+from ddim.nn.residual_unet import ResidualUNetSpec
+from ddim.runs.classes import drop_labels
+from ddim.runs.pipeline import load
+from ddim.runs.sample_folder import Output, write_samples
+from ddim.runs.vector_labels import VectorLabel, draw_rows_of_training, find_vectors
+
+RNG = np.random.default_rng(5)
+VECTORS = np.stack([RNG.uniform(40, 220, 24), RNG.normal(size=24)], axis=1)
+GRAYS = np.rint(VECTORS[:, 0]).astype(np.uint8)[:, None, None, None].repeat(16, 1).repeat(16, 2)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A file of gray images, and a CSV file with their gray level and a number without meaning."""
+    folder = tmp_path_factory.mktemp("given")
+    np.save(folder / "grays.npy", GRAYS)
+    lines = "\n".join(f"{level!r},{other!r}" for level, other in VECTORS.tolist())
+    (folder / "grays.csv").write_text(f"level,other\n{lines}\n")
+    return folder
+
+
+def recipe(given, **changes):
+    fields = {"data__size": 16, "data__vectors": str(given / "grays.csv"), "report__guide": 0.5}
+    return tiny.recipe(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(given):
+    return tiny.train(recipe(given, optim__lr=1e-2), given / "run", str(given / "grays.npy"))
+
+
+def test_the_run_knows_its_vectors(run):
+    pipeline = load(run)
+    assert pipeline.vectors.columns == ("level", "other")
+    assert np.array_equal(pipeline.vectors.rows, VECTORS)
+    assert pipeline.model.vector == pipeline.recipe.net.vector == 2
+    train = VECTORS[pipeline.vectors.train]
+    assert np.allclose(pipeline.vectors.mean, train.mean(0))
+    assert json.loads((run / "run.json").read_text())["data"]["vectors"]["columns"] == ["level", "other"]
+
+
+@pytest.mark.parametrize("name", ["fast", "dit", "ddpm", "edm-vp"])
+def test_every_network_with_classes_takes_vectors_and_nan_is_no_vector(name):
+    spec = replace(small_recipes.make_small(name).net, vector=3, classes=0)
+    with torch.random.fork_rng():
+        net = spec.network(1).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    x, t = torch.linspace(-1, 1, 2 * 16 * 16).reshape(2, 1, 16, 16), torch.tensor([0.3, 0.6])
+    vectors = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.0, -0.5]])
+    kwargs = {"augment": torch.zeros(2, spec.augment)} if spec.augment else {}
+    with_vectors, without = net(x, t, vectors, **kwargs), net(x, t, None, **kwargs)
+    half = net(x, t, torch.stack([vectors[0], torch.full((3,), torch.nan)]), **kwargs)
+    assert not torch.allclose(with_vectors, without)
+    assert torch.allclose(half[0], with_vectors[0], atol=1e-5)
+    assert torch.allclose(half[1], without[1], atol=1e-5)
+    half.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_vectors_are_withheld_as_labels_are():
+    labels = torch.arange(4000.0).reshape(2000, 2)
+    kept, classes = (
+        drop_labels(each, 0.3, torch.Generator().manual_seed(1)) for each in (labels, torch.arange(2000))
+    )
+    withheld = kept.isnan()
+    assert torch.equal(withheld[:, 0], withheld[:, 1])
+    assert torch.equal(withheld[:, 0], classes == -1)
+    assert abs(withheld[:, 0].float().mean() - 0.3) < 0.05
+    assert torch.equal(kept[~withheld], labels[~withheld])
+
+
+def test_an_embedding_of_no_vector_is_zero_and_a_batch_is_independent():
+    with torch.random.fork_rng():
+        embedding = VectorEmbedding(2, 8)
+    batch = torch.tensor([[1.0, 2.0], [torch.nan, torch.nan]])
+    assert (embedding(batch)[1] == 0).all()
+    assert torch.allclose(embedding(batch)[:1], embedding(batch[:1]), atol=1e-6)
+
+
+def test_a_run_with_vectors_resumes_exactly_without_its_file(given, run, tmp_path):
+    chosen = recipe(given, optim__lr=1e-2, data__vectors=str(tmp_path / "moved.csv"))
+    (tmp_path / "moved.csv").write_text((given / "grays.csv").read_text())
+    cut = tiny.train_until_crash(chosen, tmp_path / "cut", tiny.CrashAtSave(1), data=str(given / "grays.npy"))
+    (tmp_path / "moved.csv").unlink()
+    ddim.resume(cut, progress=False)
+    tiny.check_same_run(cut, run, files=4)
+
+
+def test_a_run_that_restarts_needs_the_vectors_with_which_it_began(given, tmp_path):
+    path = tmp_path / "grays.csv"
+    path.write_text((given / "grays.csv").read_text())
+    chosen = recipe(given, data__vectors=str(path))
+    cut = tiny.train_until_crash(
+        chosen, tmp_path / "cut", tiny.At(2, tiny.crash), data=str(given / "grays.npy")
+    )
+    path.write_text(path.read_text().replace("level,other\n1", "level,other\n2").replace("\n4", "\n5"))
+    with pytest.raises(UserError, match="the vectors .* have changed since the run began"):
+        ddim.resume(cut, progress=False)
+
+
+def test_samples_depend_on_seed_and_vector_alone(run):
+    pipeline = load(run)
+    rows = np.array([[60.0, 0.1], [200.0, -0.4], [90.0, 0.0]])
+    together = ddim.sample(pipeline, seeds=[4, 9, 2], vector=rows, progress=False)
+    for k, seed in enumerate([4, 9, 2]):
+        alone = ddim.sample(pipeline, seeds=[seed], vector=rows[k], progress=False)
+        assert torch.equal(alone[0], together[k])
+    other = ddim.sample(pipeline, seeds=[4], vector=rows[1], progress=False)
+    assert not torch.equal(other[0], together[0])
+    guided = ddim.sample(pipeline, seeds=[4], vector=rows[0], guidance=3, progress=False)
+    assert not torch.equal(guided[0], together[0])
+    none = ddim.sample(pipeline, seeds=[4], label="none", progress=False)
+    assert not torch.equal(none[0], together[0])
+
+
+def test_by_default_vectors_are_those_of_training_images(run):
+    pipeline = load(run)
+    drawn = draw_rows_of_training(range(2000), pipeline.vectors).numpy()
+    known = pipeline.vectors.standardise(VECTORS[pipeline.vectors.train])
+    counts = [(drawn == row).all(1).sum() for row in known]
+    assert sum(counts) == 2000
+    assert max(counts) - min(counts) < 0.1 * 2000 / len(known)
+    default = ddim.sample(pipeline, seeds=[7], progress=False)
+    row = drawn[7] * pipeline.vectors.deviation + pipeline.vectors.mean
+    assert torch.allclose(ddim.sample(pipeline, seeds=[7], vector=row, progress=False), default, atol=1e-4)
+
+
+def test_folders_of_samples_record_their_vectors(run, given, tmp_path):
+    pipeline = load(run)
+    label = find_vectors(str(given / "grays.csv"), range(24), pipeline.vectors)
+    assert np.allclose(label.rows, VECTORS)
+    few = VectorLabel(label.rows[:3], (0, 1, 2))
+    written = write_samples(pipeline, range(3), 2, label=few, output=Output(tmp_path / "out"))
+    assert json.loads((written.folder / "record.json").read_text())["label"]["1"] == list(few.rows[1])
+    assert write_samples(pipeline, range(3), 2, label=few, output=Output(tmp_path / "out")).made == 0
+    other = VectorLabel((few.rows[0],))
+    with pytest.raises(UserError, match="holds samples with label"):
+        write_samples(pipeline, range(3), 2, label=other, output=Output(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vector": [1.0]}, r"must hold 2 numbers \(level, other\), got 1 numbers"),
+        ({"vector": [[1.0, 2.0]] * 3}, "a row for each sample, 2, got 3 rows"),
+        ({"vector": [1.0, float("nan")]}, "finite numbers, got nan"),
+        ({"vector": "blue.csv"}, "'blue.csv' cannot be read"),
+        ({"vector": [1.0, 2.0], "label": "none"}, "give label or vector, not both"),
+        ({"label": 1}, "trained with vectors: give vector"),
+        ({"label": "all"}, "trained with vectors: give vector"),
+    ],
+)
+def test_vectors_that_do_not_fit_are_refused(run, options, message):
+    with pytest.raises(UserError, match=message):
+        ddim.sample(run, 2, progress=False, **options)
+
+
+def dotted(fields):
+    return {name.replace("__", "."): value for name, value in fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__labels": "yes"}, "data.vectors .* and data.labels exclude each other"),
+        ({"net__vector": 3}, "net.vector must be 2, the numbers in each row"),
+        ({"net__vector": 2, "net__classes": 4}, "0 if there are classes"),
+        ({"data__vectors": "none", "net__vector": 2}, "without data.vectors the network is never trained"),
+        ({"data__vectors": "missing.csv"}, "'missing.csv' cannot be read"),
+    ],
+)
+def test_recipes_that_contradict_themselves_are_refused(given, tmp_path, changes, message):
+    fields = {"data__size": 16, "data__vectors": str(given / "grays.csv"), **changes}
+    with pytest.raises(UserError, match=message):
+        tiny.train(tiny.override(tiny.BASE, dotted(fields)), tmp_path / "run", str(given / "grays.npy"))
+
+
+def test_a_network_without_vectors_is_refused(given, tmp_path):
+    chosen = replace(recipe(given), net=ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8))
+    with pytest.raises(UserError, match="data.vectors needs a network that can be conditioned on a vector"):
+        tiny.train(chosen, tmp_path / "run", str(given / "grays.npy"))
+
+
+def test_a_run_without_vectors_takes_none(tmp_path):
+    with pytest.raises(UserError, match="trained without vectors"):
+        ddim.sample(tiny.train(tiny.BASE, tmp_path / "run"), 2, vector=[1.0], progress=False)
+
+
+def test_the_command_takes_a_vector_that_begins_with_a_minus(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["sample", str(run), "-n", "1", "--steps", "2", "--json", "--out", "out"]
+    assert main([*words, "--vector", "-3.5,1"]) == 0
+    assert json.loads((tmp_path / "out" / "record.json").read_text())["label"] == [-3.5, 1.0]
+    capsys.readouterr()
+    assert main([*words, "--vector", "1,2", "--label", "1"]) == 2
+    assert "give --label or --vector, not both" in capsys.readouterr().err
