@@ -94,6 +94,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
+        # From now on a browser waits for the server, which still starts.
+        listener.listen(128)
     except OSError as error:
         listener.close()
         hint = "; choose another --port" if port else ""

@@ -1,0 +1,198 @@
+"""A server in a process of its own, and crowds of clients: good ones, slow ones, and some that leave."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs: its host, port, process and log."""
+
+    host: str
+    port: int
+    process: subprocess.Popen
+    log: Path
+
+    @property
+    def address(self):
+        """Where its page is."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def worker(self):
+        """Its worker process, None while there is none."""
+        found = psutil.Process(self.process.pid).children()
+        return next((child for child in found if "ddim.web.worker_process" in child.cmdline()), None)
+
+    def memory(self):
+        """The resident memory of server and worker in MiB."""
+        processes = [psutil.Process(self.process.pid), self.worker]
+        return [round(process.memory_info().rss / 2**20) if process else 0 for process in processes]
+
+
+@contextmanager
+def running_server(folder, *options):
+    """Serve a folder of runs in another process."""
+    command = [sys.executable, "-m", "ddim", "serve", str(folder), "--port", "0", *map(str, options)]
+    # The log goes into a file, because nobody empties a pipe while a test runs.
+    with tempfile.NamedTemporaryFile("r") as log, open(log.name, "w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            while not (found := re.search(r"http://[^\s;]+", Path(log.name).read_text())):
+                assert process.poll() is None, Path(log.name).read_text()
+                time.sleep(0.05)
+            parts = urlsplit(found[0])
+            yield Server(parts.hostname, parts.port, process, Path(log.name))
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+async def connect(server, client=0):
+    """A connection from an address of its own: 127.0.1.0, 127.0.1.1, ..., as if from as many machines."""
+    local = (f"127.0.{1 + client // 250}.{1 + client % 250}", 0)
+    return await asyncio.open_connection(server.host, server.port, local_addr=local)
+
+
+async def ask(server, method, path, body=None, client=0, **headers):
+    """Send one request; returns the status, the headers and the body."""
+    reader, writer = await connect(server, client)
+    try:
+        content = b"" if body is None else json.dumps(body).encode()
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {server.host}:{server.port}", "Connection: close"]
+        lines += [f"Content-Length: {len(content)}", "Content-Type: application/json"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
+        head, _, rest = (await reader.read()).partition(b"\r\n\r\n")
+        first, *others = head.decode().split("\r\n")
+        return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in others), rest
+    finally:
+        writer.close()
+
+
+@dataclass
+class Crowd:
+    """What happened to a crowd.
+
+    Attributes:
+        statuses: how often each status was answered to samples.
+        wrong: the seeds whose images were not the expected ones.
+        images: number of images that were right.
+        health: the seconds of each answer of /healthz.
+        sick: answers of /healthz other than 200.
+        cut: the seconds after which slow clients were cut off.
+    """
+
+    statuses: Counter = field(default_factory=Counter)
+    wrong: list = field(default_factory=list)
+    images: int = 0
+    health: list = field(default_factory=list)
+    sick: int = 0
+    cut: list = field(default_factory=list)
+
+    def percentile(self, share):
+        """A percentile of the seconds of /healthz."""
+        ordered = sorted(self.health)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+async def send_crowd(server, run, expected, *, clients=64, requests=3, slow=16, leaving=64, steps=2):
+    """Send good, slow and leaving clients at once; returns a `Crowd`.
+
+    Args:
+        server: the server.
+        run: the id of the run that is sampled.
+        expected: the bytes of the PNG of each seed.
+        clients: number of clients that sample some seeds and wait for them.
+        requests: number of requests of each of them.
+        slow: number of clients that send their request a byte a second.
+        leaving: number of clients that ask for much and leave.
+        steps: sampling steps of the good clients.
+    """
+    crowd, over = Crowd(), asyncio.Event()
+    health = asyncio.create_task(_watch_health(server, crowd, over))
+    await asyncio.gather(
+        *(_sample(server, run, expected, crowd, k, requests, steps) for k in range(clients)),
+        *(_be_slow(server, run, crowd, 100 + k, k % 2 == 0) for k in range(slow)),
+        *(_leave(server, run, 300 + k, 0.05 * (k % 20)) for k in range(leaving)),
+    )
+    over.set()
+    await health
+    return crowd
+
+
+async def _sample(server, run, expected, crowd, client, requests, steps):
+    seeds = sorted(expected)
+    for number in range(requests):
+        mine = [seeds[(client + number * 7 + j) % len(seeds)] for j in range(2)]
+        while True:
+            body = {"seeds": mine, "steps": steps}
+            status, headers, content = await ask(server, "POST", f"/api/runs/{run}/samples", body, client)
+            crowd.statuses[status] += 1
+            if status not in (429, 503):
+                break
+            assert "retry-after" in headers
+            await asyncio.sleep(1 + client % 10 / 10)
+        if status != 200:
+            continue
+        for image in json.loads(content)["images"]:
+            status, _, png = await ask(server, "GET", image["url"], None, client)
+            if status == 200 and png == expected[image["seed"]]:
+                crowd.images += 1
+            else:
+                crowd.wrong.append(image["seed"])
+
+
+async def _be_slow(server, run, crowd, client, head):
+    """Send the head or the body of a request slowly, until the server has had enough."""
+    reader, writer = await connect(server, client)
+    start = time.monotonic()
+    text = f"POST /api/runs/{run}/samples HTTP/1.1\r\nHost: {server.host}:{server.port}\r\n"
+    if not head:
+        writer.write(f"{text}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n".encode())
+        text = "{" + " " * 998
+    ended = asyncio.create_task(reader.read())
+    for letter in text:
+        try:
+            writer.write(letter.encode())
+            await writer.drain()
+        except OSError:
+            break
+        done, _ = await asyncio.wait({ended}, timeout=1)
+        if done:
+            break
+    crowd.cut.append(time.monotonic() - start)
+    ended.cancel()
+    writer.close()
+
+
+async def _leave(server, run, client, after):
+    reader, writer = await connect(server, client)
+    body = json.dumps({"seeds": list(range(64)), "steps": 200}).encode()
+    lines = [f"POST /api/runs/{run}/samples HTTP/1.1", f"Host: {server.host}:{server.port}"]
+    lines += ["Accept: text/event-stream", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+    await asyncio.wait({asyncio.create_task(reader.read(200))}, timeout=5)
+    await asyncio.sleep(after)
+    writer.transport.abort()
+
+
+async def _watch_health(server, crowd, over):
+    while not over.is_set():
+        start = time.monotonic()
+        status, _, _ = await ask(server, "GET", "/healthz", None, 400)
+        crowd.health.append(time.monotonic() - start)
+        crowd.sick += status != 200
+        await asyncio.sleep(0.1)

@@ -1,0 +1,129 @@
+"""A real server: crowds, slow clients, clients that leave, and requests that a program made up."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ddim.cli import main
+from serving import Crowd, _be_slow, ask, connect, running_server, send_crowd
+
+RUN = "photos-tiny-1"
+
+
+@pytest.fixture(scope="module")
+def server(trained):
+    with running_server(trained) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def expected(trained, tmp_path_factory):
+    """The PNG of each seed, made by the command."""
+    out = tmp_path_factory.mktemp("expected") / "own"
+    assert main(["sample", str(trained / RUN), "-n", "24", "--steps", "2", "--out", str(out), "--quiet"]) == 0
+    return {seed: (out / f"{seed:05d}.png").read_bytes() for seed in range(24)}
+
+
+def test_a_client_that_leaves_frees_the_worker(server):
+    async def run():
+        body = {"seeds": list(range(64)), "steps": 1000}
+        reader, writer = await connect(server)
+        content = json.dumps(body).encode()
+        head = f"POST /api/runs/{RUN}/samples HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        writer.write(head.encode() + content)
+        while b"event: step" not in await reader.readline():
+            pass
+        writer.transport.abort()
+        status, _, _ = await ask(server, "POST", f"/api/runs/{RUN}/samples", {"seeds": [0], "steps": 1}, 1)
+        assert status == 200
+
+    asyncio.run(run())
+
+
+def test_the_page_answers_while_the_worker_samples(server):
+    async def run():
+        reader, writer = await connect(server)
+        content = json.dumps({"seeds": list(range(64)), "steps": 1000}).encode()
+        head = f"POST /api/runs/{RUN}/samples HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        writer.write(head.encode() + content)
+        while b"event: step" not in await reader.readline():
+            pass
+        for path in ("/healthz", "/api/runs", f"/api/runs/{RUN}", f"/api/runs/{RUN}/curves"):
+            status, _, _ = await ask(server, "GET", path)
+            assert status == 200
+        writer.transport.abort()
+
+    asyncio.run(run())
+
+
+def test_requests_that_are_no_http_are_refused(server):
+    async def run():
+        for text in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"A" * 70_000):
+            reader, writer = await connect(server)
+            writer.write(text + b"\r\n\r\n")
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 4")
+            writer.close()
+        status, _, _ = await ask(server, "GET", "/healthz")
+        assert status == 200
+
+    asyncio.run(run())
+
+
+def test_ctrl_c_ends_the_server_and_its_worker(trained):
+    with running_server(trained) as server:
+        while (worker := server.worker) is None:
+            time.sleep(0.05)
+        os.kill(server.process.pid, signal.SIGINT)
+        assert server.process.wait(60) == 128 + signal.SIGINT
+        worker.wait(60)
+        assert not worker.is_running()
+
+
+def test_a_server_that_was_killed_takes_its_worker_along(trained):
+    with running_server(trained) as server:
+        while (worker := server.worker) is None:
+            time.sleep(0.05)
+        server.process.kill()
+        worker.wait(60)
+        assert not worker.is_running()
+
+
+@pytest.mark.slow
+def test_slow_clients_are_cut_off(server):
+    async def run():
+        crowd = Crowd()
+        await asyncio.gather(_be_slow(server, RUN, crowd, 1, True), _be_slow(server, RUN, crowd, 2, False))
+        assert min(crowd.cut) > 9
+        assert max(crowd.cut) < 60
+
+    asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_a_crowd_gets_right_images_or_is_told_to_wait(server, expected):
+    crowd = asyncio.run(send_crowd(server, RUN, expected, clients=64, requests=2, slow=16, leaving=64))
+    assert crowd.wrong == []
+    assert crowd.images == 64 * 2 * 2
+    assert all(status == 200 or 400 <= status < 500 or status == 503 for status in crowd.statuses)
+    assert crowd.sick == 0
+    assert len(crowd.cut) == 16
+    assert max(crowd.cut) < 60
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.slow
+def test_made_up_requests_have_the_answers_that_the_interface_describes(server):
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.address}/api/openapi.json"]
+    command += ["--checks", checks, "--exclude-path", "/api/events", "--max-examples", "15", "--seed", "1"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    assert found.returncode == 0, found.stdout[-6000:]
