@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from ddim.runs.edit_pictures import invert_pictures as invert
     from ddim.runs.edit_pictures import vary_picture as vary
     from ddim.runs.generate import sample
+    from ddim.runs.importing import import_model
     from ddim.runs.pipeline import Pipeline, load
     from ddim.runs.recipe import Recipe
     from ddim.runs.reconstruction import list_averages, reconstruct_average
@@ -82,6 +83,7 @@ _HOMES = {
     "training": "train resume distill Callback Machine",
     "experiments.plan": "plan=plan_training",
     "experiments.export": "export=export_run",
+    "runs.importing": "import_model",
     "runs.pipeline": "load Pipeline",
     "runs.generate": "sample",
     "plots.pictures": "sheet",
@@ -148,6 +150,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "list_averages",
     # Exchange with other programs
     "export",
+    "import_model",
     # Edit images
     "invert",
     "interpolate",

@@ -114,7 +114,8 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
     """
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    # Deeply nested brackets raise RecursionError.
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 

@@ -431,3 +431,13 @@ def test_a_table_that_was_first_read_in_inference_mode_can_be_used_in_training(r
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     (table(torch.tensor([0.3, 0.7])).alpha * scale).sum().backward()
     assert scale.grad > 0
+
+
+def test_the_signal_of_the_sigmoid_table_is_a_sigmoid_from_one_to_zero():
+    """Jabri et al. 2023: gamma(t) with start -3, end 3 and tau 1; only the last beta is limited."""
+    table = BetaTable(200, clip="none", read="log_snr", betas="signal_sigmoid")
+    low, high = 1 / (1 + math.exp(3)), 1 / (1 + math.exp(-3))
+    for k in (1, 50, 100, 150, 199):
+        wanted = (1 / (1 + math.exp(6 * k / 200 - 3)) - low) / (high - low)
+        assert table.powers[k - 1].item() == pytest.approx(wanted, rel=1e-9)
+    assert table.powers[199] == pytest.approx(0.001 * table.powers[198].item())

@@ -1,6 +1,7 @@
 """To diffusers and back: the same output, and the same pictures of the same noise, by its own classes."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -8,8 +9,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from ddim.diffusion.grids import Spaced
+from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
+from ddim.experiments.export import export_run
 from ddim.runs.codec import override
 from ddim.runs.diffusers_format import export_to_diffusers, import_from_diffusers
 from ddim.runs.diffusers_weights import WEIGHTS, convert_from_diffusers, convert_to_diffusers
@@ -38,11 +43,11 @@ def opened(folder):
     return diffusers.DDIMPipeline.from_pretrained(folder, local_files_only=True)
 
 
-def pictures(pipeline, steps):
+def pictures(pipeline, steps, **options):
     """(N, C, H, W) by diffusers, image k of a generator of seed k."""
     pipeline.set_progress_bar_config(disable=True)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    made_by = pipeline(len(SEEDS), generators, num_inference_steps=steps, output_type="np").images
+    made_by = pipeline(len(SEEDS), generators, num_inference_steps=steps, output_type="np", **options).images
     return torch.from_numpy(np.asarray(made_by)).permute(0, 3, 1, 2)
 
 
@@ -107,6 +112,9 @@ def test_an_exported_network_gives_the_same_output(tmp_path, size):
         },
         {"net__embedding": "cos_sin", "net__resample": "strided", "net__head": "8", "net__eps": "1e-5"},
         {"clip": "x0", "predicts": "velocity", "grid__spacing": "trailing"},
+        {**QUAD, "schedule__betas": "cosine", "net__scale_shift": "true", "net__heads": "2"},
+        {"schedule": "cosine", "grid": "uniform", "net__outputs": "2"},
+        {"schedule__clip": "rates", "schedule__read": "floor"},
     ],
     ids=str,
 )
@@ -118,6 +126,81 @@ def test_diffusers_opens_an_exported_run_and_samples_the_same_images(tmp_path, c
     assert nfe == steps
     assert wanted.std() > 0.1
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes, options, note",
+    [
+        ({"clip": "true"}, {"use_clipped_model_output": True}, "give use_clipped_model_output=True"),
+        ({"grid": "quadratic"}, {}, r"evenly spaced timesteps \(trailing\), .* the grid quadratic"),
+        ({"sampler": "dpm_solver", "grid__spacing": "trailing"}, {}, "hold the sampler dpm_solver"),
+        ({"net__outputs": "2"}, {}, "the predicted variance is left out"),
+    ],
+)
+def test_notes_say_what_diffusers_cannot_hold(tmp_path, changes, options, note):
+    """With what they say, diffusers samples the same images."""
+    source = run_of(recipe(**changes), tmp_path / "run")
+    (found,) = export_to_diffusers(load(source), tmp_path / "out").notes
+    assert re.search(note, found)
+    assert "\n" not in found
+    plain = {"grid": "spaced", "sampler": "ddim"} if "clip" not in changes else {}
+    ours = load(source)
+    if plain and "grid" in changes:
+        plain["grid"] = Spaced(1000, "trailing")
+    ours = ours.with_recipe(**{name: value for name, value in plain.items() if name in changes})
+    wanted = pictures(opened(tmp_path / "out"), 10, **options)
+    assert torch.allclose(generate(ours, SEEDS, 10)[0], wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_a_run_with_the_sampler_ddpm_becomes_a_pipeline_of_ddpm(tmp_path, variance):
+    source = run_of(recipe(sampler="ddpm", sampler__variance=variance, clip="true"), tmp_path / "run")
+    exported = export_to_diffusers(load(source), tmp_path / "out")
+    assert (exported.kind, exported.notes) == ("DDPMPipeline", ())
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert torch.allclose(generate(load(source), SEEDS, 10)[0], pictures(pipeline, 10), rtol=0, atol=1e-4)
+
+
+def test_the_noise_of_ddim_is_an_argument_of_the_pipeline(tmp_path):
+    source = run_of(recipe(sampler__eta="0.5"), tmp_path / "run")
+    assert export_to_diffusers(load(source), tmp_path / "out").notes == (
+        "give eta=0.5 to the pipeline, whose scheduler cannot hold it",
+    )
+    wanted = pictures(opened(tmp_path / "out"), 10, eta=0.5)
+    assert torch.allclose(generate(load(source), SEEDS, 10)[0], wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("label", [None, 2])
+def test_classes_go_to_diffusers_and_back(tmp_path, label):
+    """By the loop that the model card shows, because its pipelines pass no label."""
+    chosen = recipe(data__labels="true", net__classes="4")
+    source = run_of(chosen, tmp_path / "run", classes=("a", "b", "c", "d"))
+    exported = export_run(source, tmp_path / "out")
+    assert "label 4 means no class" in exported.notes[0]
+    card = (tmp_path / "out" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    noise = Noise(SEEDS).like(torch.zeros(3, 3, 16, 16))
+    code = code.replace('from_pretrained(".")', "from_pretrained(folder)").replace("(4, 3, 16, 16)", "noise")
+    code = code.replace("torch.randnnoise", "noise").replace(
+        "(4,), 0", f"(3,), {4 if label is None else label}"
+    )
+    code = code.replace("set_timesteps(20)", "set_timesteps(10)")
+    names = {"folder": tmp_path / "out", "noise": noise}
+    exec(code, names)
+    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
+    assert back.classes == ("0", "1", "2", "3")
+    for pipeline in (load(source), back):
+        found, _ = generate(pipeline, SEEDS, 10, label=label)
+        assert torch.allclose(found, names["images"].clamp(0, 1), rtol=0, atol=1e-4)
+
+
+def test_a_network_that_torch_pickled_is_read(run, tmp_path):
+    export_to_diffusers(load(run), tmp_path / "out")
+    weights = tmp_path / "out" / "unet" / WEIGHTS
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
+    assert torch.equal(generate(back, [3], 4)[0], generate(load(run), [3], 4)[0])
 
 
 @few_or_many_steps
@@ -208,35 +291,20 @@ def test_an_imported_run_clips_like_its_pipeline_and_by_default(run, tmp_path):
     [
         ({"net": "unet"}, (0.5, 0.5), "needs the net of recipe ddpm"),
         ({}, (0.4, 0.5), "needs pixels fixed with mean 0.5 and std 0.5"),
-        ({"schedule": "cosine"}, (0.5, 0.5), "needs schedule linear"),
-        ({**QUAD, "schedule__betas": "sigmoid"}, (0.5, 0.5), "beta_table with betas quad"),
-        ({"schedule__clip": "rates"}, (0.5, 0.5), "clip none"),
-        ({"schedule__read": "floor"}, (0.5, 0.5), "read log_snr"),
-        ({"conditioning": "log_snr"}, (0.5, 0.5), "needs conditioning timestep with entries 1000"),
-        ({"conditioning__entries": "100"}, (0.5, 0.5), "needs conditioning timestep with entries 1000"),
+        ({"conditioning": "log_snr"}, (0.5, 0.5), "needs conditioning timestep with scale 1"),
+        ({"conditioning__scale": "0.25"}, (0.5, 0.5), "needs conditioning timestep with scale 1"),
         ({"predicts": "edm"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*edm"),
         ({"predicts": "score"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*score"),
         ({"sampled_on": "cosine"}, (0.5, 0.5), "needs sampled_on none"),
-        ({"grid": "uniform"}, (0.5, 0.5), "needs --grid spaced --grid.entries 1000, .* has .*uniform"),
-        ({"grid": "quadratic"}, (0.5, 0.5), "needs --grid spaced --grid.entries 1000"),
-        ({"grid": "karras", "grid__sigma_min": "0.02"}, (0.5, 0.5), "needs --grid spaced"),
-        ({"grid": "sections"}, (0.5, 0.5), "needs --grid spaced --grid.entries 1000, .* has .*sections"),
-        ({"grid__entries": "100"}, (0.5, 0.5), "needs --grid spaced --grid.entries 1000, .* has .*100"),
-        ({"sampler": "ddpm"}, (0.5, 0.5), "needs sampler ddim with eta 0, this run has .*ddpm"),
-        ({"sampler": "dpm_solver"}, (0.5, 0.5), "needs sampler ddim with eta 0"),
-        ({"sampler__eta": "1"}, (0.5, 0.5), r"needs sampler ddim with eta 0, this run has .*1\.0"),
         ({"data__size": "17"}, (0.5, 0.5), "needs data.size in multiples of 2 .* this run has 17x17"),
         ({"data__size": "16x18", "net__multipliers": "1,2,2", "net__attention": "no,yes,no"}, (0.5, 0.5),
          "needs data.size in multiples of 4 .* this run has 16x18"),
-        ({"data__labels": "true", "net__classes": "4"}, (0.5, 0.5), "needs net.classes 0, this run has 4"),
         ({"augment__probability": "0.1", "net__augment": "9"}, (0.5, 0.5), "needs net.augment 0"),
         ({"net__embedding": "fourier"}, (0.5, 0.5), "needs net.embedding sin_cos or cos_sin"),
         ({"net__resample": "box"}, (0.5, 0.5), "net.resample same or strided"),
-        ({"clip": "true"}, (0.5, 0.5), "needs clip no or x0"),
-        ({"net__scale_shift": "true"}, (0.5, 0.5), "needs net.scale_shift False"),
-        ({"net__classes": "4"}, (0.5, 0.5), "needs net.classes 0, this run has 4"),
-        ({"net__heads": "2"}, (0.5, 0.5), "net.heads 1 or net.head"),
         ({"net__multipliers": "2,2"}, (0.5, 0.5), "net.multipliers that begin with 1"),
+        ({"schedule": "karras_sigma"}, (0.5, 0.5), "needs a schedule with alpha.2 . sigma.2 = 1"),
+        ({"net__heads": "2", "net__attention": "yes,yes"}, (0.5, 0.5), "net.heads 1 or net.head"),
     ],
 )  # fmt: skip
 def test_options_that_diffusers_lacks_are_refused_in_one_sentence(tmp_path, changes, pixels, said):
@@ -287,11 +355,17 @@ def test_nothing_is_written_over(run, tmp_path):
         ("unet", "config.json", {"sample_size": [16]}, "sample_size of one or two .* got .16."),
         ("unet", "config.json", {"sample_size": "16"}, "sample_size of one or two .* got 16"),
         ("unet", "config.json", {"sample_size": [16, 0]}, "sample_size of one or two .* got .16, 0"),
-        ("unet", "config.json", {"block_out_channels": [32, 64]}, "of another size"),
-        ("scheduler", SCHEDULER, {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule must be one of"),
+        ("unet", "config.json", {"block_out_channels": [32, 64]}, "does not fit: it has .* weights"),
+        ("scheduler", SCHEDULER, {"beta_schedule": "laplace"}, "beta_schedule must be one of"),
         ("scheduler", SCHEDULER, {"num_train_timesteps": None}, "num_train_timesteps must be a whole number"),
         ("scheduler", SCHEDULER, {"beta_start": 0.02}, "beta_start must be above 0 and less than beta_end"),
-        ("scheduler", SCHEDULER, {"trained_betas": [0.1]}, "trained_betas"),
+        ("scheduler", SCHEDULER, {"trained_betas": [0.1]}, "trained_betas must be one number for each"),
+        ("scheduler", SCHEDULER, {"trained_betas": [0.5] * 1000}, "no schedule fits"),
+        ("unet", "config.json", {"layers_per_block": 20000}, "80,002 blocks, where the file .* 144 tensors"),
+        ("unet", "config.json", {"layers_per_block": 10**30}, "layers_per_block must be .* 1,000,000"),
+        ("unet", "config.json", {"block_out_channels": [2**40, 2**41]}, "whole numbers above 0"),
+        ("unet", "config.json", {"num_class_embeds": 10**6}, "does not fit: it has .* weights"),
+        ("scheduler", SCHEDULER, {"num_train_timesteps": 10**12}, "num_train_timesteps must be"),
         ("scheduler", SCHEDULER, {"set_alpha_to_one": False}, "set_alpha_to_one False, where only True"),
         ("scheduler", SCHEDULER, {"prediction_type": "flow"}, "prediction_type must be one of"),
         ("scheduler", SCHEDULER, {"timestep_spacing": "linspace"}, "^timestep_spacing must be one of"),
@@ -316,7 +390,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(run, tmp_path):
     with pytest.raises(UserError, match=r"holds no unet/config\.json"):
         import_from_diffusers(tmp_path)
     export_to_diffusers(load(run), tmp_path / "out")
-    (tmp_path / "out" / "unet" / WEIGHTS).write_bytes(b"pickle")
+    (tmp_path / "out" / "unet" / WEIGHTS).write_bytes(b"a pickle, not safetensors")
     with pytest.raises(UserError, match="cannot be read as safetensors"):
         import_from_diffusers(tmp_path / "out", tmp_path / "back")
     (tmp_path / "out" / "unet" / WEIGHTS).unlink()

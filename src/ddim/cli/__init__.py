@@ -73,7 +73,7 @@ GROUPS = {
     },
     "Exchange": {
         "export": "write a run for diffusers, ONNX or torch, with a model card",
-        "import": "turn a diffusers pipeline into a run",
+        "import": "turn a model of another program into a run",
     },
     "Set up": {
         "completion": "print a script that completes commands and options in a shell",

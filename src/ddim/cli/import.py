@@ -1,38 +1,57 @@
 # ruff: noqa: N999  (the name of a command)
-"""`ddim import`: turn a diffusers pipeline into a run."""
+"""`ddim import`: turn a model of another program into a run."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from ddim.cli.output import print_result
+from ddim.cli.output import print_result, say
+
+TAKES_FIELDS = True
 
 _EPILOG = """
-DIR is the folder of a DDIMPipeline or DDPMPipeline with the U-Net of DDPM and weights in safetensors.
+MODEL is one of
+  the folder of a DDIMPipeline or DDPMPipeline of diffusers, with the U-Net of DDPM
+  a checkpoint of denoising-diffusion-pytorch 2 (.pt); its EMA weights are taken
+  a state dict of improved-diffusion or guided-diffusion (.pt)
+Files of torch.save are read by another process, which takes tensors and plain values only; nothing in them
+runs. A checkpoint does not hold the size of its images: give --size. What a state dict does not hold are
+fields of the recipe, such as --net.heads 4, --net.head 64, --schedule beta_table or --schedule.entries 4000.
+
 `ddim sample` then samples as the pipeline's scheduler does, if the grid has "trailing" spacing and the number
 of steps divides the number of table entries. A DDPMScheduler needs many steps, such as --steps 1000; or
 sample the run with --sampler ddim. `ddim train --from RUN` trains its weights further.
 
 examples:
   ddim import ddpm-cifar10-32
-  ddim import pipeline --out runs/imported
+  ddim import results/model-100.pt --size 64
+  ddim import cifar10_uncond_50M_500K.pt --size 32 --schedule beta_table --schedule.entries 4000
 """
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim import`."""
-    parser.usage = "ddim import DIR [--out RUN]"
+    parser.usage = "ddim import MODEL [--size N] [--out RUN] [fields of the recipe]"
     parser.epilog = _EPILOG
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder of a diffusers pipeline")
-    parser.add_argument("--out", type=Path, metavar="RUN", help="run folder (default: a new runs/DIR-ddpm-N)")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a pipeline folder, or a checkpoint file")
+    parser.add_argument(
+        "--size", metavar="N|HxW", help="size of the images of a checkpoint, such as 64 or 96x64"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="RUN", help="run folder (default: a new runs/MODEL-KIND-N)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import the pipeline and print the run folder."""
+    """Import the model and print the run folder."""
     # These imports are here, so that --help does not import torch.
-    from ddim.runs.diffusers_format import import_from_diffusers
+    from ddim.runs.importing import import_model
 
-    folder = import_from_diffusers(args.folder, args.out)
-    print_result(args, {"folder": folder}, f"run: {folder}")
+    fields = args.fields if args.size is None else {**args.fields, "data.size": args.size}
+    imported = import_model(args.model, args.out, fields=fields)
+    for note in imported.notes:
+        say(note)
+    result = {"folder": imported.run, "notes": list(imported.notes)}
+    print_result(args, result, f"run: {imported.run}", imported.run)
     return 0

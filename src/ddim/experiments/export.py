@@ -70,6 +70,21 @@ pipeline = diffusers.{kind}.from_pretrained(".")
 images = pipeline(batch_size=4, num_inference_steps={steps}).images
 """
 
+_LABELLED = """
+import diffusers
+import torch
+
+pipeline = diffusers.{kind}.from_pretrained(".")
+x = torch.randn(4, {channels}, {height}, {width})
+labels = torch.full((4,), 0)  # the class of each image
+pipeline.scheduler.set_timesteps({steps})
+for t in pipeline.scheduler.timesteps:
+    with torch.no_grad():
+        F = pipeline.unet(x, t, class_labels=labels).sample
+    x = pipeline.scheduler.step(F, t, x).prev_sample
+images = x / 2 + 0.5  # (4, C, H, W)
+"""
+
 _SAFETENSORS = f"""
 import safetensors.torch
 
@@ -154,7 +169,9 @@ def _write_format(
     """Write the files of a format; return what it cannot hold, and the blocks that describe it."""
     if to == "diffusers":
         exported = export_to_diffusers(run, folder)
-        code = _DIFFUSERS.format(kind=exported.kind, steps=run.recipe.steps)
+        code = (_LABELLED if run.model.classes else _DIFFUSERS).format(
+            kind=exported.kind, steps=run.recipe.steps, **vars(run.model.shape)
+        )
         about = ["This folder is a pipeline of diffusers.", *exported.notes]
         return exported.notes, [Heading("Use"), *map(Text, about), Code(code.strip())]
     if to == "safetensors":

@@ -12,6 +12,7 @@ from torch import nn
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.dit import DiTSpec
+from ddim.nn.linear_attention_unet import LinearAttentionUNetSpec
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
 
@@ -67,4 +68,5 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
     "ddpm_unet": DDPMUNetSpec,
     "clear_unet": ClearUNetSpec,
     "dit": DiTSpec,
+    "linear_attention_unet": LinearAttentionUNetSpec,
 }

@@ -1,6 +1,6 @@
 """Export to and import from diffusers: DDPM's U-Net in a `DDIMPipeline` folder.
 
-Weights are safetensors files, nothing is unpickled, and diffusers itself is not needed.
+diffusers itself is not needed. Weights are read with little memory, see `ddim.runs.tensor_file`.
 """
 
 from __future__ import annotations
@@ -10,27 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.files import make_folder, read_json, write_atomic, write_json
-from ddim.nn.ema import select_averaged
-from ddim.nn.runtime import choose_runtime
-from ddim.runs import checkpoint
-from ddim.runs.codec import dump, write_recipe
-from ddim.runs.diffusers_config import head_config, make_network_config, make_noise_config, read_configs
+from ddim.runs.codec import override
+from ddim.runs.diffusers_config import make_network_config, make_noise_config
+from ddim.runs.diffusers_options import head_config
+from ddim.runs.diffusers_reading import check_block_count, read_configs
 from ddim.runs.diffusers_weights import (
     WEIGHTS,
     convert_from_diffusers,
     convert_to_diffusers,
     pack_weights,
-    unpack_weights,
 )
-from ddim.runs.folder import make_run_folder
+from ddim.runs.imported_run import build_on_meta, save_imported
 from ddim.runs.pipeline import Pipeline
-from ddim.runs.provenance import list_versions
-from ddim.runs.recipe import build_model
-from ddim.runs.state import RunState
+from ddim.runs.tensor_file import check_weight_count, open_tensors
+
+CLASSES = "class_embedding.weight"
+"""The name of the table of classes, here and in diffusers."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,10 @@ class DiffusersExport:
 
     kind: str
     notes: tuple[str, ...] = ()
+
+
+LARGEST_CONFIG = 2**22
+"""The largest configuration that is read, in bytes."""
 
 
 def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> DiffusersExport:
@@ -58,18 +61,30 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> DiffusersExpo
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder; give a new or empty folder")
-    network = make_network_config(pipeline)
-    noise = make_noise_config(pipeline.recipe)
-    weights = convert_to_diffusers(pipeline.model.net.state_dict())
+    network, noise = make_network_config(pipeline), make_noise_config(pipeline.recipe)
+    weights = convert_to_diffusers(_complete(pipeline))
     for part in ("unet", "scheduler"):
         make_folder(folder / part)
     write_atomic(folder / "unet" / WEIGHTS, pack_weights(weights))
-    write_json(folder / "unet" / "config.json", network)
-    write_json(folder / "scheduler" / "scheduler_config.json", noise)
-    index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIMScheduler"]}
+    write_json(folder / "unet" / "config.json", network.content)
+    write_json(folder / "scheduler" / "scheduler_config.json", noise.content)
+    scheduler = noise.content["_class_name"]
+    kind = scheduler.replace("Scheduler", "Pipeline")
+    index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", scheduler]}
     # This file is written last, because it makes the folder a pipeline.
-    write_json(folder / "model_index.json", head_config("DDIMPipeline") | index)
-    return DiffusersExport("DDIMPipeline")
+    write_json(folder / "model_index.json", head_config(kind) | index)
+    return DiffusersExport(kind, (*network.notes, *noise.notes))
+
+
+def _complete(pipeline: Pipeline) -> dict[str, Tensor]:
+    """Return the weights of the network with a row for no class, and without a predicted variance."""
+    state, channels = dict(pipeline.model.net.state_dict()), pipeline.model.shape.channels
+    for name in ("out_conv.weight", "out_conv.bias"):
+        state[name] = state[name][:channels]
+    if CLASSES in state:
+        # Here, images without a class get a vector of zeros.
+        state[CLASSES] = torch.cat([state[CLASSES], torch.zeros_like(state[CLASSES][:1])])
+    return state
 
 
 def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -95,35 +110,37 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
     network = _read(folder, "unet", "config.json")
     noise = _read(folder, "scheduler", "scheduler_config.json")
     recipe, channels = read_configs(network, noise)
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(recipe, channels)
-    weights = unpack_weights(_part(folder, "unet", WEIGHTS))
-    model.net.load_state_dict(convert_from_diffusers(weights, model.net.state_dict()))
-    pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose_runtime(precision="fp32", compiling=False)
-    run = make_run_folder(None if out is None else Path(out), str(folder), recipe.name)
-    facts = {"folder": str(folder.resolve()), "versions": list_versions()}
-    write_json(run / "import.json", facts)
-    (run / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
-    state = RunState(0, pixels, channels, (), runtime)
-    checkpoint.save(
-        run / "checkpoints",
-        0,
-        {"model": model.state_dict(), "ema/default": select_averaged(model)},
-        {"state": state.to_json(), "recipe": dump(recipe)},
-    )
-    return run
+    classes = 0
+    with open_tensors(_part(folder, "unet", WEIGHTS, "diffusion_pytorch_model.bin")) as file:
+        check_block_count(recipe, len(file.shapes))
+        state = build_on_meta(recipe, channels, folder)
+        check_weight_count(file.shapes, state, file.path)
+        weights = convert_from_diffusers({name: file.read(name) for name in file.shapes}, state)
+    if (rows := weights.get(CLASSES)) is not None:
+        # As `export_to_diffusers` writes it, the last row can mean no class.
+        classes = len(rows) - (len(rows) > 1 and not rows[-1].any())
+        weights[CLASSES] = rows[:classes]
+        recipe = override(recipe, {"net.classes": classes})
+    return save_imported(recipe, channels, weights, folder, out, [str(k) for k in range(classes)])
 
 
-def _part(folder: Path, part: str, file: str) -> Path:
-    """Return the path of a pipeline's file: in the folder `part`, or at the top in older pipelines."""
-    for path in (folder / part / file, folder / file):
-        if path.is_file():
-            return path
-    raise UserError(f"{folder} holds no {part}/{file}, which a diffusers pipeline with safetensors has")
+def _part(folder: Path, part: str, *files: str) -> Path:
+    """Return the path of a pipeline's file: in the folder `part`, or at the top in older pipelines.
+
+    Of several possible files, the first that exists is taken.
+    """
+    for file in files:
+        for path in (folder / part / file, folder / file):
+            if path.is_file():
+                return path
+    raise UserError(f"{folder} holds no {part}/{files[0]}, which a pipeline of diffusers has")
 
 
 def _read(folder: Path, part: str, file: str) -> dict[str, Any]:
-    found = read_json(_part(folder, part, file))
+    path = _part(folder, part, file)
+    if path.stat().st_size > LARGEST_CONFIG:
+        raise UserError(f"{path} is larger than {LARGEST_CONFIG // 2**20} MiB, which no configuration is")
+    found = read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{part}/{file} of {folder} is not a JSON object")
     return found

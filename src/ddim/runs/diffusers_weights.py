@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -80,21 +79,6 @@ def pack_weights(tensors: Mapping[str, Tensor]) -> bytes:
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     # diffusers refuses files without this entry.
     return save(plain, metadata={"format": "pt"})
-
-
-def unpack_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file.
-
-    Raises:
-        UserError: if the file cannot be read.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        return load(path.read_bytes())
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def _theirs(name: str) -> tuple[str, ...]:

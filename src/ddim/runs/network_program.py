@@ -122,6 +122,8 @@ def trace_network(model: Model) -> ExportedProgram:
     Raises:
         UserError: if torch.export cannot follow the code of the network.
     """
+    if model.vector:
+        raise UserError("a run that is conditioned on vectors of numbers can only be exported as safetensors")
     batch = torch.export.Dim("batch", min=1, max=65536)
     inputs = _make_inputs(model, 3, [0.5])
     net = (Labelled if model.classes else Unlabelled)(model.net)

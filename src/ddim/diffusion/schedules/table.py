@@ -143,10 +143,12 @@ class Linear(_Table):
 class BetaTable(_Table):
     """Other tables of beta; `entries`, `clip` and `read` are as in `Linear`.
 
-    `betas` chooses the formula of beta; all formulas but "cosine" are in the code of Ho et al. 2020:
+    `betas` chooses the formula of beta; all formulas but the first two are in the code of Ho et al. 2020:
 
     - "cosine": alpha is the cosine of the time with an offset of 0.008, and beta is at most 0.999 (Nichol &
       Dhariwal 2021, eq. 17).
+    - "signal_sigmoid": alpha^2 falls like a sigmoid function on [-3, 3], shifted and scaled to run from 1 to
+      0, and beta is at most 0.999 (Jabri et al. 2023, with start -3, end 3 and tau 1).
     - "quad": the square root of beta is linear, from `first` to `last`.
     - "sigmoid": beta follows the sigmoid function on [-6, 6], from `first` to `last`.
     - "const": beta is `last` at every entry.
@@ -156,7 +158,7 @@ class BetaTable(_Table):
         betas: the formula of beta along the table.
     """
 
-    betas: Literal["cosine", "quad", "const", "jsd", "sigmoid"] = "cosine"
+    betas: Literal["cosine", "quad", "const", "jsd", "sigmoid", "signal_sigmoid"] = "cosine"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,6 +173,11 @@ class BetaTable(_Table):
             case "cosine":
                 t = torch.arange(self.entries + 1, dtype=torch.float64) / self.entries
                 powers = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+                return (1 - powers[1:] / powers[:-1]).clamp(max=0.999)
+            case "signal_sigmoid":
+                t = torch.arange(self.entries + 1, dtype=torch.float64) / self.entries
+                # The constants that shift and scale alpha^2 to run from 1 to 0: the scale cancels.
+                powers = (3 - 6 * t).sigmoid() - torch.tensor(-3.0, dtype=torch.float64).sigmoid()
                 return (1 - powers[1:] / powers[:-1]).clamp(max=0.999)
             case "quad":
                 return self._line(self.first**0.5, self.last**0.5) ** 2

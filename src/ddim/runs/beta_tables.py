@@ -1,0 +1,45 @@
+"""Find the schedule of a table of betas that another program has stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.schedules import BetaTable, Linear, Schedule
+from ddim.errors import UserError
+
+LONGEST = 100_000
+"""The largest number of entries of a table."""
+
+
+def find_schedule(betas: Tensor) -> Schedule:
+    """Return the schedule with this table of betas (T,).
+
+    Raises:
+        UserError: if no schedule of this library has this table.
+    """
+    entries = betas.numel()
+    if betas.ndim != 1 or not 2 <= entries <= LONGEST:
+        raise UserError(f"betas must be a table of 2 to {LONGEST:,} entries, got shape {tuple(betas.shape)}")
+    table = betas.double()
+    candidates: list[Linear | BetaTable] = []
+    if 0 < table[0] < table[-1] < 1:
+        ends = [float(f"{value:.6g}") for value in (table[0].item(), table[-1].item())]
+        candidates = [make_table(kind, entries, *ends) for kind in ("linear", "quad")]
+    candidates += [make_table(kind, entries) for kind in ("cosine", "signal_sigmoid")]
+    for schedule in candidates:
+        own = 1 - schedule.powers / torch.cat([torch.ones(1), schedule.powers[:-1]])
+        if torch.allclose(own, table, rtol=2e-3, atol=1e-7):
+            return schedule
+    raise UserError(
+        "the betas of the checkpoint are not linear, quadratic, cosine or sigmoid: no schedule fits"
+    )
+
+
+def make_table(kind: Any, entries: int, first: float = 1e-4, last: float = 0.02) -> Linear | BetaTable:  # noqa: ANN401
+    """Return the table "linear", or the `BetaTable` with these `betas`, without clipping."""
+    if kind == "linear":
+        return Linear(entries, first, last, clip="none", read="log_snr")
+    return BetaTable(entries, first, last, clip="none", read="log_snr", betas=kind)

@@ -1,0 +1,73 @@
+"""Create the run of a model that was imported: a run with weights, but without training images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.pixels import Pixels
+from ddim.errors import UserError
+from ddim.files import write_json
+from ddim.nn.ema import select_averaged
+from ddim.nn.runtime import choose_runtime
+from ddim.runs import checkpoint
+from ddim.runs.codec import dump, write_recipe
+from ddim.runs.folder import make_run_folder
+from ddim.runs.provenance import list_versions
+from ddim.runs.recipe import Recipe, build_model
+from ddim.runs.state import RunState
+
+
+def build_on_meta(recipe: Recipe, channels: int, source: Path) -> dict[str, Tensor]:
+    """Return the state of a recipe's network without any memory for its weights, on the device "meta".
+
+    Raises:
+        UserError: if the network is too large for torch; the message names the file or folder `source`.
+    """
+    try:
+        with torch.device("meta"):
+            return build_model(recipe, channels).net.state_dict()
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise UserError(f"{source} cannot be imported: its network is too large") from error
+
+
+def save_imported(  # noqa: PLR0913 (private to the importers)
+    recipe: Recipe,
+    channels: int,
+    weights: Mapping[str, Tensor],
+    source: Path,
+    out: str | Path | None,
+    classes: Sequence[str] = (),
+) -> Path:
+    """Create a run with the weights of a network, and return its folder.
+
+    The network runs in float32. import.json records the source and the versions of packages.
+
+    Args:
+        recipe: the recipe; its pixels are in [-1, 1].
+        channels: the number of image channels.
+        weights: the state of the network.
+        source: the file or folder that was imported.
+        out: the run folder, by default one under runs/.
+        classes: the names of the classes.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model: Model = build_model(recipe, channels)
+    model.net.load_state_dict(weights)
+    pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose_runtime(precision="fp32", compiling=False)
+    run = make_run_folder(None if out is None else Path(out), str(source), recipe.name)
+    kind = "folder" if source.is_dir() else "file"
+    write_json(run / "import.json", {kind: str(source.resolve()), "versions": list_versions()})
+    (run / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
+    state = RunState(0, pixels, channels, tuple(classes), runtime)
+    checkpoint.save(
+        run / "checkpoints",
+        0,
+        {"model": model.state_dict(), "ema/default": select_averaged(model)},
+        {"state": state.to_json(), "recipe": dump(recipe)},
+    )
+    return run

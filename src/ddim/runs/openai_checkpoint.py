@@ -1,0 +1,178 @@
+"""Read state dicts of the `UNetModel` of improved-diffusion and guided-diffusion (Nichol & Dhariwal 2021).
+
+The options of the network follow from the names and shapes of its weights, except the number of attention
+heads. Schedule and timesteps are not stored either; the defaults are those of improved-diffusion.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+
+from torch import Tensor
+
+from ddim.errors import UserError
+from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.runs.named_recipes import ddpm
+from ddim.runs.recipe import Data, Recipe
+from ddim.runs.tensor_file import Shapes
+
+MARK = "input_blocks.0.0.weight"
+"""The name of a weight that every such network has."""
+
+VARIANCE = ("out.2.weight", "out.2.bias")
+"""The weights whose second half predicts the variance. It is left out: this library maps it differently."""
+
+_BLOCK = (
+    ("norm1", "in_layers.0"),
+    ("conv1", "in_layers.2"),
+    ("time_proj", "emb_layers.1"),
+    ("norm2", "out_layers.0"),
+    ("conv2", "out_layers.3"),
+    ("shortcut", "skip_connection"),
+)
+_TOP = {
+    "time_mlp.0": "time_embed.0",
+    "time_mlp.2": "time_embed.2",
+    "class_embedding": "label_emb",
+    "in_conv": "input_blocks.0.0",
+    "out_norm": "out.0",
+    "out_conv": "out.2",
+    "middle.0.block": "middle_block.0",
+    "middle.0.attention": "middle_block.1",
+    "middle.1.block": "middle_block.2",
+}
+"""The beginnings of our names outside the stages, and of theirs."""
+
+
+def find_openai_network(shapes: Shapes) -> tuple[DDPMUNetSpec, int, bool]:
+    """Return the options of the network with weights of these shapes, its image channels, and a flag.
+
+    The flag says whether the network also predicts a variance, which the returned network does not.
+
+    Raises:
+        UserError: if this library has no such network.
+    """
+    width, channels = _shape(shapes, MARK, 4)[:2]
+    outputs = _shape(shapes, "out.2.weight", 4)[0]
+    if outputs not in (channels, 2 * channels):
+        raise UserError(
+            f"the network has {channels} input channels and {outputs} output channels: only networks that "
+            "map images to images can be imported"
+        )
+    total = next(k for k in count() if f"output_blocks.{k}.0.in_layers.0.weight" not in shapes)
+    ups = [k for k in range(total) if _resampling_place(shapes, k)]
+    blocks = ups[0] if ups else total - 1
+    stages = total // (blocks + 1) if blocks > 0 else 0
+    if (
+        not stages
+        or total != stages * (blocks + 1)
+        or ups != [k * (blocks + 1) + blocks for k in range(stages - 1)]
+    ):
+        raise UserError("the network has stages that this library does not have")
+    first = [1 + stage * (blocks + 1) for stage in range(stages)]
+    widths = [_shape(shapes, f"input_blocks.{k}.0.out_layers.3.weight", 4)[0] for k in first]
+    if any(other % width for other in widths):
+        raise UserError(f"the network has stages of {widths} channels, which are not multiples of {width}")
+    in_blocks = stages > 1 and f"input_blocks.{first[1] - 1}.0.in_layers.0.weight" in shapes
+    label = shapes.get("label_emb.weight")
+    spec = DDPMUNetSpec(
+        width=width,
+        multipliers=tuple(other // width for other in widths),
+        blocks=blocks,
+        attention=tuple(f"input_blocks.{k}.1.qkv.weight" in shapes for k in first),
+        heads=4,
+        eps=1e-5,
+        dropout=0.0,
+        embedding="cos_sin",
+        scale_shift=_shape(shapes, "middle_block.0.emb_layers.1.weight", 2)[0] == 2 * widths[-1],
+        resample="box" if in_blocks else "strided",
+        classes=label[0] if label else 0,
+    )
+    return spec, channels, outputs > channels
+
+
+def make_openai_recipe(spec: DDPMUNetSpec, fields: Mapping[str, str]) -> tuple[Recipe, dict[str, str]]:
+    """Return the recipe of a state dict, and the fields with what follows from them.
+
+    Without fields, it has DDPM's table of 1000 entries, as in improved-diffusion. If `schedule.entries` is
+    given, timesteps are scaled to 0 ... 1000, as by its option `rescale_timesteps`.
+
+    Args:
+        spec: the network.
+        fields: fields of the recipe that the user gives, keyed by path.
+    """
+    base = ddpm()
+    # A table of another kind has the same meaning.
+    fields = {"schedule.clip": "none", "schedule.read": "log_snr", **fields}
+    if entries := fields.get("schedule.entries"):
+        follow = ("conditioning.entries", "objective.times.entries", "grid.entries")
+        fields = {**dict.fromkeys(follow, entries), **fields}
+        if entries.isdecimal() and int(entries) > 1:
+            scale = 1000 / int(entries)
+            ends = {"schedule.first": repr(1e-4 * scale), "schedule.last": repr(0.02 * scale)}
+            fields = {"conditioning.scale": repr(scale), **(ends if 0.02 * scale < 1 else {}), **fields}
+    data = Data(labels=spec.classes > 0)
+    return replace(base, name="openai", net=spec, data=data, clip=True), fields
+
+
+def make_translator(spec: DDPMUNetSpec) -> Callable[[str], Sequence[str]]:
+    """Return a function from our name of a weight to its names in a state dict."""
+    stages, step = len(spec.multipliers), spec.blocks + 1
+
+    def translate(name: str) -> Sequence[str]:
+        if match := re.match(r"(down|up)\.(\d+)\.(\d+)\.(block|attention)\.(.*)", name):
+            way, stage, block, part, rest = match[1], int(match[2]), int(match[3]), match[4], match[5]
+            place = stage * step + block
+            theirs = f"input_blocks.{place + 1}" if way == "down" else f"output_blocks.{place}"
+            return [f"{theirs}.{'0' if part == 'block' else '1'}.{_inner(rest)}"]
+        if match := re.match(r"(down|up)sample\.(\d+)\.(.*)", name):
+            stage, rest = int(match[2]), match[3]
+            end = stage * step + spec.blocks
+            if match[1] == "down":
+                place = f"input_blocks.{end + 1}.0"
+                return [f"{place}.op.{rest}", f"{place}.{_inner(rest)}"]
+            after = 2 if spec.attention[stages - 1 - stage] else 1
+            place = f"output_blocks.{end}.{after}"
+            return [f"{place}.conv.{rest}", f"{place}.{_inner(rest)}"]
+        own = next((place for place in _TOP if name.startswith(f"{place}.")), "")
+        return [_TOP.get(own, own) + _inner(name[len(own) :])]
+
+    return translate
+
+
+def order_heads(name: str, value: Tensor, spec: DDPMUNetSpec) -> Tensor:
+    """Return a weight with the order of channels of this library.
+
+    Their attention stores the queries, keys and values of the first head, then those of the second, and so
+    on. Here all queries stand before all keys.
+    """
+    if ".qkv." not in name:
+        return value
+    heads = value.shape[0] // 3 // spec.head if spec.head else spec.heads
+    parts = value.reshape(heads, 3, -1, *value.shape[1:])
+    return parts.transpose(0, 1).reshape(value.shape)
+
+
+def _resampling_place(shapes: Shapes, block: int) -> int:
+    """Return the place of the layer that doubles the resolution after an output block; 0 if there is none."""
+    ends = ("conv.weight", "in_layers.0.weight")
+    return next((k for k in (1, 2) if any(f"output_blocks.{block}.{k}.{end}" in shapes for end in ends)), 0)
+
+
+def _inner(rest: str) -> str:
+    """Return their name of a weight inside a block or an attention."""
+    for ours, theirs in _BLOCK:
+        if rest.lstrip(".").startswith(f"{ours}."):
+            return rest.replace(ours, theirs, 1)
+    return re.sub(r"\bproj\b", "proj_out", rest)
+
+
+def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    """Return the shape of a weight, which must exist and have so many dimensions, none of length 0."""
+    shape = shapes.get(name, ())
+    if len(shape) != dimensions or 0 in shape:
+        raise UserError(f"the checkpoint has no weight {name} with {dimensions} dimensions")
+    return shape

@@ -1,0 +1,259 @@
+"""Checkpoints of other programs become runs that give the outputs of the other program's network."""
+
+import json
+import warnings
+from contextlib import suppress
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from canary import watched
+from ddim.diffusion.noise import Noise
+from ddim.errors import UserError
+from ddim.nn.linear_attention_unet import LinearAttentionUNetSpec
+from ddim.runs.beta_tables import make_table
+from ddim.runs.generate import generate
+from ddim.runs.importing import import_model
+from ddim.runs.lucidrains_checkpoint import make_recipe, translate_name
+from ddim.runs.pipeline import load
+from oracles import made, normal, shaken
+from small_nets import LINEARS
+from unet_model import UNetModel
+
+T = torch.tensor([0, 400, 999])
+
+
+def x(channels=3):
+    return normal(3, channels, 16, 16, dtype=torch.float32)
+
+
+def own(network, **options):
+    """A UNetModel with random weights."""
+    return shaken(made(lambda: network(**options)))
+
+
+# improved-diffusion and guided-diffusion
+
+
+@pytest.mark.parametrize(
+    "options, fields",
+    [
+        ({}, {}),
+        (
+            {"updown": True, "shift": False, "attend": (0, 1), "blocks": 2, "mults": (1, 2, 2)},
+            {"net.heads": 4},
+        ),
+        ({"attend": (), "mults": (1, 1), "channels": 1, "outputs": 2, "heads": 2}, {"net.head": 16}),
+        ({"classes": 5, "mults": (2,), "attend": (0,)}, {}),
+    ],
+)  # fmt: skip
+def test_a_state_dict_of_improved_diffusion_gives_the_same_outputs(options, fields, tmp_path):
+    net = own(UNetModel, **options)
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    imported = import_model(tmp_path / "model.safetensors", tmp_path / "run", size=16, fields=fields)
+    run = load(imported.run)
+    channels, label = options.get("channels", 3), torch.tensor([0, 1, 4]) if "classes" in options else None
+    with torch.no_grad():
+        wanted = net(x(channels), T, label)[:, :channels]
+        found = run.model.net(x(channels), T.float(), label)
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=1e-5, atol=2e-5)
+    assert ("4 were assumed" in str(imported)) == (not fields)
+    assert ("variance was left out" in str(imported)) == ("outputs" in options)
+    assert json.loads((imported.run / "import.json").read_text())["file"].endswith("model.safetensors")
+
+
+def test_a_pickled_state_dict_becomes_a_run_by_the_command(tmp_path, capsys, monkeypatch):
+    from ddim.cli import main
+
+    net = own(UNetModel)
+    torch.save({f"module.{name}": value for name, value in net.state_dict().items()}, tmp_path / "m.pt")
+    monkeypatch.chdir(tmp_path)
+    with watched():
+        assert main(["import", "m.pt", "--size", "16", "--schedule.entries", "4000", "--out", "run"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "run: run\n"
+    assert "4 were assumed" in said.err
+    recipe = load("run").recipe
+    assert (recipe.conditioning.entries, recipe.conditioning.scale) == (4000, 0.25)
+    assert (recipe.grid.entries, recipe.schedule.first, recipe.schedule.last) == (4000, 2.5e-5, 0.005)
+    assert generate(load("run"), [0], 2)[0].shape == (1, 3, 16, 16)
+
+
+# denoising-diffusion-pytorch
+
+
+def theirs(spec, channels=3):
+    """The weights of a network of ours with the names and shapes of denoising-diffusion-pytorch."""
+    net = shaken(made(lambda: spec.network(channels)))
+    found = {}
+    for name, value in net.state_dict().items():
+        possible = translate_name(name)
+        # The last stage has no layer before its convolution; linear attention has a norm behind it.
+        last = "sample." in name and f"sample.{len(spec.attention) - 1}." in name
+        full = (
+            any(f".{k}.attention.proj" in name and a for k, a in enumerate(spec.attention)) and "down" in name
+        )
+        full |= any(f"up.{k}.attention.proj" in name and a for k, a in enumerate(reversed(spec.attention)))
+        full |= name.startswith("middle_attention.proj")
+        chosen = possible[1] if last else possible[0]
+        chosen = possible[-1] if ".proj." in name and not full else chosen
+        found[chosen] = value.reshape(1, -1, 1, 1) if chosen.endswith(".g") else value
+    return net, found
+
+
+def checkpoint(spec, table="signal_sigmoid", predicts="velocity"):
+    """A checkpoint as its Trainer writes it, and the network with the averaged weights."""
+    net, weights = theirs(spec)
+    powers = make_table(table, 100).powers
+    betas = 1 - powers / torch.cat([torch.ones(1), powers[:-1]])
+    snr = powers / (1 - powers)
+    weight = {"velocity": powers, "noise": torch.ones(100), "image": snr.clamp(max=5.0)}[predicts]
+    whole = {f"model.{name}": value for name, value in weights.items()}
+    whole |= {"betas": betas.float(), "loss_weight": weight.float()}
+    averaged = {f"ema_model.{name}": value for name, value in whole.items()}
+    raw = {name: value * 0.5 for name, value in whole.items()}
+    return net, {"step": 7, "model": raw, "ema": {"initted": torch.tensor(True), **averaged}, "opt": {}}
+
+
+@pytest.mark.parametrize("name", LINEARS)
+def test_a_checkpoint_of_lucidrains_gives_the_outputs_of_its_averaged_weights(name, tmp_path):
+    net, content = checkpoint(LINEARS[name])
+    torch.save(content, tmp_path / "model-1.pt")
+    imported = import_model(tmp_path / "model-1.pt", tmp_path / "run", size=16)
+    run = load(imported.run)
+    with torch.no_grad():
+        assert torch.allclose(run.model.net(x(), T.float()), net(x(), T.float()), rtol=0, atol=1e-5)
+    assert run.recipe.net == LINEARS[name]
+    assert run.recipe.schedule == make_table("signal_sigmoid", 100)
+    assert "averaged ones" in str(imported)
+    assert generate(run, [0], 2)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("table", ["linear", "cosine", "signal_sigmoid"])
+@pytest.mark.parametrize("predicts", ["noise", "image", "velocity"])
+def test_schedule_and_output_follow_from_the_tables_of_a_checkpoint(table, predicts):
+    _, content = checkpoint(LinearAttentionUNetSpec(8, (1,), (True,), 1, 4), table, predicts)
+    tables = {name: content["ema"][f"ema_model.{name}"] for name in ("betas", "loss_weight")}
+    recipe = make_recipe(LinearAttentionUNetSpec(), tables)
+    assert recipe.schedule == make_table(table, 100)
+    assert predicts in type(recipe.predicts).__name__.lower()
+
+
+@pytest.fixture(scope="module")
+def lucidrains():
+    """The package, if it is installed: pip install denoising-diffusion-pytorch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("denoising_diffusion_pytorch", exc_type=ImportError)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dim": 16, "dim_mults": (1, 2)},
+        {"dim": 8, "dim_mults": (2, 1), "init_dim": 12, "attn_heads": 2, "full_attn": (True, False)},
+    ],
+)
+def test_their_own_package_gives_the_same_outputs_and_samples(lucidrains, options, tmp_path):
+    net = own(lucidrains.Unet, **options)
+    whole = lucidrains.GaussianDiffusion(net, image_size=16, timesteps=20, sampling_timesteps=10)
+    torch.save({"model": whole.state_dict()}, tmp_path / "model.pt")
+    run = load(import_model(tmp_path / "model.pt", tmp_path / "run", size=16).run)
+    with torch.no_grad():
+        wanted = net(x(), T)
+        assert wanted.std() > 0.1
+        assert torch.allclose(run.model.net(x(), T.float()), wanted, rtol=0, atol=1e-5)
+        start = Noise([3, 4]).like(torch.zeros(2, 3, 16, 16))
+        with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+            patch.setattr(torch, "randn", lambda *a, **o: start)
+            theirs_ = whole.ddim_sample((2, 3, 16, 16))
+    assert torch.allclose(generate(run, [3, 4], 10)[0], theirs_, rtol=0, atol=1e-3)
+
+
+# What cannot be imported
+
+
+LITTLE = LinearAttentionUNetSpec(8, (1, 2), (False, True), 2, 4)
+NETS = {"lucidrains": lambda: theirs(LITTLE)[1], "openai": lambda: dict(own(UNetModel).state_dict())}
+
+
+def without(name):
+    return lambda state: {key: value for key, value in state.items() if name not in key}
+
+
+def replaced(part, change):
+    return lambda state: {key: change(value) if part in key else value for key, value in state.items()}
+
+
+HOSTILE = {
+    "one weight": lambda state: dict(list(state.items())[:1]),
+    "no time": without("time_"),
+    "no middle": without("mid"),
+    "no first": lambda s: {k: v for k, v in s.items() if ".0.0." not in k and "init" not in k},
+    "more": lambda state: {**state, "more.weight": torch.ones(3)},
+    "an odd name": lambda state: {**state, "m\x1b[2Jore\n": torch.ones(3)},
+    "flat": replaced("weight", lambda value: value.flatten().clone()),
+    "empty": replaced("weight", lambda value: value[:0].clone()),
+    "wide": replaced("init_conv.weight", lambda value: torch.ones(2**20, 3, 1, 1)),
+    "wide too": replaced("input_blocks.0.0.weight", lambda value: torch.ones(2**20, 3, 1, 1)),
+    "NaN": replaced("conv", lambda value: value * float("nan")),
+    "infinity in one": replaced("2.bias", lambda value: value / 0),
+    "other shapes": replaced("bias", lambda value: torch.ones(len(value) + 1)),
+    "one less": replaced("time_", lambda value: value[:-1].clone()),
+    "six channels": lambda s: {k: v.repeat(1, 2, 1, 1) if v.shape[1:2] == (3,) else v for k, v in s.items()},
+    "numbers": replaced("weight", lambda value: torch.tensor(1.0)),
+    "many stages": lambda s: {
+        **s,
+        **{f"downs.{k}.0.block1.proj.weight": torch.ones(1, 1, 1, 1) for k in range(2, 3000)},
+        **{f"output_blocks.{k}.0.in_layers.0.weight": torch.ones(1) for k in range(4, 3000)},
+    },
+    "a stage of nothing": lambda s: {**s, "downs.1.0.block1.proj.weight": torch.ones(0, 1, 1, 1),
+                                     "input_blocks.3.0.out_layers.3.weight": torch.ones(0, 1, 1, 1)},
+    "a gap": without("s.1."),
+    "halves": replaced("weight", lambda value: value[: len(value) // 2].clone()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_checkpoints_are_refused_in_one_sentence(kind, name, tmp_path):
+    state = HOSTILE[name](NETS[kind]())
+    if all(torch.equal(value, state[key]) for key, value in NETS[kind]().items() if key in state) and len(
+        state
+    ) == len(NETS[kind]()):
+        pytest.skip("this changes nothing of this network")
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "m.safetensors")
+    with watched(), pytest.raises(UserError) as error:
+        import_model(tmp_path / "m.safetensors", tmp_path / "run", size=16)
+    text = str(error.value)
+    assert text.isprintable()
+    assert len(text) < 500
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({}, "does not hold the size of its images: give --size"),
+        ({"size": 10**6}, "must lie between"),
+        ({"size": 16, "fields": {"data.size": "16"}}, "give the size of the images once"),
+        ({"size": 16, "fields": {"net": "dit"}}, "net must be ddpm_unet"),
+        ({"size": 16, "fields": {"net.heads": "7"}}, "net.heads must divide"),
+        ({"size": 16, "fields": {"schedule.entries": "many"}}, "entries"),
+        ({"size": 16, "fields": {"net.width": "64"}}, "does not fit|must"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_sentence(options, said, tmp_path):
+    save_file(NETS["openai"](), tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match=said) as error:
+        import_model(tmp_path / "m.safetensors", tmp_path / "run", **options)
+    assert "\n" not in str(error.value)
+    with suppress(FileNotFoundError):
+        assert not any((tmp_path / "run").iterdir())
+
+
+def test_a_pipeline_takes_no_size(tmp_path):
+    with pytest.raises(UserError, match="a diffusers pipeline holds its size"):
+        import_model(tmp_path, size=16)

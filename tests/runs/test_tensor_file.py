@@ -1,0 +1,253 @@
+"""Files of others: tensors come out, nothing runs, and no file takes more memory or time than its size."""
+
+import collections
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from canary import watched
+from ddim.errors import UserError
+from ddim.runs.pickle_reader import DEEPEST
+from ddim.runs.tensor_file import open_tensors
+
+
+class Runs:
+    """An object whose pickle calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def read(path):
+    with watched(), open_tensors(path) as file:
+        return {name: file.read(name) for name in file.shapes}
+
+
+def refused(path, said="cannot be"):
+    """The sentence with which a file is refused."""
+    with pytest.raises(UserError, match=said) as error:
+        read(path)
+    text = str(error.value)
+    assert "\n" not in text
+    assert text.isprintable()
+    assert len(text) < 500
+    return text
+
+
+def rewritten(path, name, content, how=zipfile.ZIP_DEFLATED):
+    """Replace a member of a file of torch.save."""
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, data in members.items():
+            hit = member.endswith(name)
+            archive.writestr(member, content if hit else data, how if hit else zipfile.ZIP_STORED)
+
+
+def test_tensors_of_nested_dictionaries_come_out_with_their_names(tmp_path):
+    weight = torch.arange(6.0).reshape(2, 3)
+    content = {
+        "step": 3,
+        "version": "2.3",
+        "opt": {"state": {0: {"exp": torch.ones(2)}}},
+        "model": {"a.weight": weight, "half": weight.half(), "view": weight.T},
+        "ema": collections.OrderedDict(initted=torch.tensor([True]), other=torch.nn.Parameter(weight)),
+    }
+    torch.save(content, tmp_path / "model.pt")
+    found = read(tmp_path / "model.pt")
+    assert found.keys() == {"model/a.weight", "model/half", "model/view", "ema/initted", "ema/other"}
+    assert torch.equal(found["model/view"], weight.T)
+    assert all(value.dtype == torch.float32 for value in found.values())
+
+
+# Pickles. Each of them starts a process that imports torch, which takes a second or two.
+
+
+def harmful(path, canary):
+    """Write a pickle that touches the canary if anything of it runs."""
+    torch.save({"a": torch.ones(3), "b": Runs(os.system, f"touch {canary}")}, path)
+
+
+def legacy(path, canary):
+    path.write_bytes(pickle.dumps({"a": Runs(exec, f"open({str(canary)!r}, 'w')")}))
+
+
+def old_format(path, canary):
+    torch.save({"a": Runs(os.mkdir, str(canary))}, path, _use_new_zipfile_serialization=False)
+
+
+def eval_in_torch(path, canary):
+    """Through a function of torch that evaluates text."""
+    from torch.fx._symbolic_trace import _assert_is_none  # noqa: F401  (there are such functions)
+
+    torch.save({"a": Runs(torch.hub.load, str(canary), "x")}, path)
+
+
+def bomb(path, canary):
+    """A pickle of half a gigabyte of zeros, packed into half a megabyte."""
+    torch.save({"a": torch.ones(3)}, path)
+    rewritten(path, "data.pkl", b"\x80\x02" + b"\x8b" + struct.pack("<i", 2**29 - 1) + bytes(2**29))
+
+
+def storage_bomb(path, canary):
+    torch.save({"a": torch.zeros(2**26)}, path)
+    rewritten(path, "data/0", bytes(2**28))
+
+
+def expanded(path, canary):
+    """A tensor of 40 GB that is one number, repeated."""
+    torch.save({"a": torch.ones(1).expand(10**10)}, path)
+
+
+def nested(path, canary):
+    content = {"a": torch.ones(3)}
+    for _ in range(DEEPEST + 1):
+        content = {"in": content}
+    torch.save(content, path)
+
+
+def brackets(path, canary):
+    torch.save({"a": torch.ones(3)}, path)
+    rewritten(path, "data.pkl", b"\x80\x02" + b"]" * 10**6 + b"a" * (10**6 - 1) + b".")
+
+
+def odd_name(path, canary):
+    torch.save({"a\x1b[2J\n": torch.ones(3)}, path)
+
+
+def truncated(path, canary):
+    torch.save({"a": torch.ones(300)}, path)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def whole_model(path, canary):
+    torch.save(torch.nn.Identity(), path)
+
+
+def sparse(path, canary):
+    torch.save({"a": torch.eye(3).to_sparse()}, path)
+
+
+def not_a_dictionary(path, canary):
+    torch.save([torch.ones(3)], path)
+
+
+def many(path, canary):
+    torch.save({str(k): 0 for k in range(100_002)}, path)
+
+
+def imaginary(path, canary):
+    torch.save({"a": torch.ones(3, dtype=torch.complex64)}, path)
+
+
+PICKLES = [
+    (harmful, "holds more than tensors"),
+    (legacy, "holds more than tensors"),
+    (old_format, "holds more than tensors"),
+    (eval_in_torch, "holds more than tensors"),
+    (bomb, "far more memory|holds more than tensors"),
+    (storage_bomb, "larger than the file|far more memory|damaged"),
+    (expanded, "larger than the file|damaged"),
+    (nested, "nested more than 4 deep"),
+    (brackets, "not a dictionary of tensors|damaged|far more memory"),
+    (odd_name, "name in it is not printable"),
+    (truncated, "damaged"),
+    (whole_model, "holds more than tensors"),
+    (sparse, "not a plain tensor|damaged"),
+    (not_a_dictionary, "not a dictionary of tensors"),
+    (many, "more than 100,000 entries"),
+    (imaginary, "not a plain tensor of numbers"),
+]
+QUICK = (harmful, expanded)
+
+
+@pytest.mark.parametrize(
+    "write, said",
+    [
+        pytest.param(*row, marks=() if row[0] in QUICK else pytest.mark.slow, id=row[0].__name__)
+        for row in PICKLES
+    ],
+)
+def test_hostile_pickles_are_refused_in_one_sentence_and_run_nothing(write, said, tmp_path):
+    path, canary = tmp_path / "model.pt", tmp_path / "canary"
+    write(path, canary)
+    assert "cannot be read as a checkpoint" in refused(path, said)
+    assert not canary.exists()
+    assert {found.name for found in tmp_path.iterdir()} == {"model.pt"}
+
+
+def test_code_that_passed_the_first_fence_ends_the_process(tmp_path, monkeypatch):
+    """With an unpickler that runs everything, in place of the one of torch."""
+    canary, site = tmp_path / "canary", tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import pickle, sys\n"
+        "def late(event, args):\n"
+        "    torch = sys.modules.get('torch')\n"
+        "    if event == 'open' and str(args[0]) in ('/proc/self/statm', '/dev/null') and torch:\n"
+        "        torch.load = lambda path, **options: pickle.loads(open(path, 'rb').read())\n"
+        "sys.addaudithook(late)\n"
+    )
+    path = tmp_path / "model.pt"
+    path.write_bytes(pickle.dumps({"a": Runs(os.system, f"touch {canary}")}))
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    assert "it tries to run code" in refused(path)
+    assert not canary.exists()
+
+
+def test_modules_in_the_current_folder_are_not_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": torch.ones(3)}, "model.pt")
+    for name in ("torch", "json", "safetensors", "numpy", "ddim"):
+        Path(f"{name}.py").write_text("open('canary', 'w')")
+    assert read(Path("model.pt")).keys() == {"a"}
+    assert not Path("canary").exists()
+
+
+# Files that no process of its own is needed for.
+
+
+def test_files_that_are_none_are_refused(tmp_path):
+    (tmp_path / "empty.pt").write_bytes(b"")
+    os.mkfifo(tmp_path / "pipe.pt")
+    (tmp_path / "zero.pt").symlink_to("/dev/zero")
+    with (tmp_path / "huge.pt").open("wb") as file:
+        file.truncate(2**40)
+    for name in ("none", "empty", "pipe", "zero", "huge"):
+        refused(tmp_path / f"{name}.pt", "is not a file|must have 9 bytes")
+
+
+def safetensors(header, length=None):
+    return struct.pack("<Q", len(header) if length is None else length) + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"not safetensors at all",
+        safetensors(b"{}", 2**62),
+        safetensors(b"{" * 10**5),
+        safetensors(b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'),
+        safetensors(b'{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}'),
+        safetensors(b'{"a":{"dtype":"X9","shape":[1],"data_offsets":[0,4]}}') + bytes(4),
+        safetensors(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}') + bytes(4),
+    ],
+)  # fmt: skip
+def test_damaged_safetensors_are_refused_in_one_sentence(content, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    assert "cannot be read as safetensors" in refused(path)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    save_file({"a\n": torch.tensor([1.0, float("nan")])}, tmp_path / "model.safetensors")
+    assert r"a? has infinite numbers or NaN" in refused(tmp_path / "model.safetensors", "cannot be used")
