@@ -30,8 +30,8 @@ SMALL = {
     "report.grid": 2,
     "steps": 3,
 }
-ELSEWHERE = {"install.md", "trackers.md", "changes.md", "tested.md"}
-"""Pages whose examples install programs or call services; other tests show them."""
+ELSEWHERE = {"install.md", "trackers.md", "changes.md", "tested.md", "export.md"}
+"""Pages whose examples install programs, call services or need exported files; other tests show them."""
 PAGES = [
     ROOT / "README.md",
     *(page for page in sorted(DOCS.glob("*.md")) if page.name not in ELSEWHERE),
