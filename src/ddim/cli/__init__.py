@@ -93,8 +93,8 @@ WEIGHTS = (
 """Help of --weights."""
 
 DATA = (
-    "a folder, .zip or .tar[.gz|.xz] of images, a .npy or .npz file, or a built-in data set: blossoms, "
-    "flowers, pets, cifar10"
+    "a folder, .zip or .tar[.gz|.xz] of images, a .npy, .npz or .parquet file, or a built-in data set: "
+    "blossoms, flowers, pets, cifar10"
 )
 """Help of DATA."""
 

@@ -14,6 +14,7 @@ from lzma import LZMAError
 from pathlib import Path
 
 from ddim.data.decode import MAX_BYTES, is_image_name
+from ddim.data.label_files import LABEL_SUFFIXES, LARGEST_LABEL, LabelFile, name_classes
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, explain_bad_name
 from ddim.errors import UserError
 
@@ -86,6 +87,10 @@ class Folder:
         """Yield the files, sorted by path; a file that cannot be read becomes a `Reject`."""
         for name, where in self._files():
             yield _read_file(name, where) if isinstance(where, Path) else Reject(name, where)
+
+    def list_names(self) -> list[str]:
+        """Return the names of all files, sorted."""
+        return [name for name, _ in self._files()]
 
     def _files(self) -> list[tuple[str, Path | str]]:
         """Return a pair for each file, sorted by name: (name, path), or (name, reason) if unreadable."""
@@ -160,7 +165,8 @@ class Zip:
 class Tar:
     """All images in a tar file, in the order of the archive.
 
-    They are not sorted, because a compressed stream has no random access.
+    They are not sorted, because a compressed stream has no random access. As in WebDataset, a file KEY.cls or
+    KEY.json beside KEY.jpg names the class of the image: the image becomes CLASS/KEY.jpg.
     """
 
     path: Path
@@ -181,11 +187,17 @@ class Tar:
         """
         try:
             with tarfile.open(self.path, "r:*") as archive:
-                for info in archive:
-                    if not info.isdir():
-                        yield self._member(archive, info)
+                yield from name_classes(self._read(archive))
         except (OSError, tarfile.TarError, zlib.error, LZMAError, EOFError) as error:
             yield Reject(self.path.name, f"the archive is damaged and cannot be read further: {error}")
+
+    def _read(self, archive: tarfile.TarFile) -> Iterator[Member | Reject | LabelFile]:
+        for info in archive:
+            label = info.name.lower().endswith(LABEL_SUFFIXES)
+            if label and info.isreg() and info.size <= LARGEST_LABEL and (file := archive.extractfile(info)):
+                yield LabelFile(info.name.removeprefix("./"), file.read())
+            elif not info.isdir():
+                yield self._member(archive, info)
 
     @staticmethod
     def _member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member | Reject:

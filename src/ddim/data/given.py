@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import index
 from typing import Any
@@ -45,8 +45,9 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
         data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8, uint16 or floats in [0, 1]. A list or a
             `torch.utils.data.Dataset` is accepted too. Its items are images (C, H, W), (H, W, C) or (H, W),
             or images of Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... If the
-            data set has an attribute `classes`, it names the classes. The channels are on the first axis if
-            it has 1, 3 or 4 entries, else on the last if it has, else on the shortest one.
+            data set has an attribute `classes`, it names the classes. A split of a data set of Hugging Face
+            has images in its column `image` and class labels in `label`. The channels are on the first axis
+            if it has 1, 3 or 4 entries, else on the last if it has, else on the shortest one.
         values: "auto" rounds floats in [0, 1] of 1, 3 or 4 channels to 8 bits; "float32" keeps floats, of any
             range, as they are. 16-bit images, and images of other numbers of channels, are always kept.
 
@@ -57,7 +58,10 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
     """
     if isinstance(data, GivenImages):
         return data if values in ("auto", data.values) else give_images(data.data, values)
-    shape = getattr(data, "shape", None)
+    # A data set of Hugging Face has a shape too: its numbers of rows and columns.
+    shape = None if hasattr(data, "column_names") else getattr(data, "shape", None)
+    if isinstance(data, Mapping):
+        raise UserError(f"data must be one split of a data set, such as data[{next(iter(data), 'train')!r}]")
     if shape is not None and len(shape) != 4:
         gray = ": add the channel, images[:, None]" if len(shape) == 3 else ""
         raise UserError(f"images must have the shape {_SHAPES}, got {tuple(shape)}{gray}")
@@ -80,7 +84,7 @@ class GivenImages:
 
     def __init__(self, data: Any, values: str = "auto") -> None:  # noqa: ANN401
         self.data, self.values = data, values
-        classes = getattr(data, "classes", None)
+        classes = getattr(data, "classes", None) or _find_names(data)
         self.class_names = [str(name) for name in classes] if isinstance(classes, list | tuple) else []
         self.sizes: set[tuple[int, int]] = set()
         self.labelled = False
@@ -114,7 +118,8 @@ class GivenImages:
 
     def members(self, size: tuple[int, int]) -> Iterator[Member]:
         """Yield every image as a file without compression, in a folder for its class; see `Source`."""
-        for number, item in enumerate(self._items()):
+        for number, row in enumerate(self._items()):
+            item = _find_pair(row, number) if isinstance(row, Mapping) else row
             pair = isinstance(item, tuple | list)
             image = item[0] if pair else item
             label = _read_label(item[1], number) if pair and len(item) > 1 else None
@@ -154,6 +159,26 @@ class GivenImages:
         content = hashlib.sha256(json.dumps([classes, sorted(lines)]).encode()).hexdigest()
         values, channels = count_votes(votes)
         return Survey(content, channels, len(lines), 0, values, *ends)
+
+
+def _find_pair(row: Mapping[str, Any], number: int) -> tuple[Any, ...]:
+    """Return the image and the label, if there is one, in a row of a data set of Hugging Face."""
+    image = next((row[name] for name in ("image", "img", "pixel_values") if row.get(name) is not None), None)
+    if image is None:
+        columns = ", ".join(map(str, row))
+        raise UserError(f"row {number} must have an image in a column named image, got the columns {columns}")
+    label = next((row[name] for name in _LABELS if row.get(name) is not None), None)
+    return (image,) if label is None else (image, label)
+
+
+_LABELS = ("label", "labels", "fine_label")
+
+
+def _find_names(data: Any) -> list[str] | None:  # noqa: ANN401
+    """Return the names of the classes of a data set of Hugging Face."""
+    features = getattr(data, "features", None)
+    found = next((features[name] for name in _LABELS if name in features), None) if features else None
+    return getattr(found, "names", None)
 
 
 def _read_label(label: Any, number: int) -> int:  # noqa: ANN401

@@ -15,6 +15,7 @@ from ddim.data.folder import open_path
 from ddim.data.given import GIVEN, PREFIX
 from ddim.data.images import Images, check_size
 from ddim.data.named import NAMED
+from ddim.data.parquet import Parquet, is_parquet
 from ddim.data.sources import Source
 from ddim.data.values import AS_FILES_SAY, Reading
 from ddim.errors import UserError, suggest
@@ -125,6 +126,8 @@ def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
         raise UserError(f"the images {text.removeprefix(PREFIX)} were given from Python: give them again")
     path = os.path.expanduser(text)
     if text and os.path.lexists(path):
+        if is_parquet(Path(path)):
+            return Parquet(Path(path))
         return Arrays(Path(path), reading) if _is_array(path) else open_path(Path(path))
     name, _, copy = text.partition(":")
     if name == "blossoms" and (text == name or re.fullmatch("[1-9][0-9]{0,6}", copy)):

@@ -1,0 +1,85 @@
+"""Files of WebDataset that name the class of an image: KEY.cls or KEY.json beside KEY.jpg."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ddim.data.sources import OTHER, Member, Reject, explain_bad_name
+
+LABEL_SUFFIXES = (".cls", ".json")
+LARGEST_LABEL = 2**20
+"""The largest file of a label, in bytes."""
+
+_KEYS = ("cls", "label", "class")
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A file that may name the class of the images with its key."""
+
+    name: str
+    data: bytes
+
+    def read(self) -> str | None:
+        """Return the name of the class; None if the file names none."""
+        text = self.data.decode("utf-8", "replace").strip()
+        if self.name.lower().endswith(".json"):
+            try:
+                content = json.loads(text)
+            except (ValueError, RecursionError):
+                return None
+            values = [content.get(key) for key in _KEYS] if isinstance(content, dict) else []
+            label = next((value for value in values if value is not None), None)
+            if not isinstance(label, str | int) or isinstance(label, bool):
+                return None
+            text = str(label).strip()
+        return text or None
+
+
+def check_class(text: str) -> str | None:
+    """Return the reason why a text cannot be the name of a class; None if it can."""
+    if not text or len(text) > 200 or "/" in text or text.startswith(".") or explain_bad_name(text):
+        return f"its label cannot be the name of a class: {text[:50]!r}"
+    return None
+
+
+def name_classes(files: Iterable[Member | Reject | LabelFile]) -> Iterator[Member | Reject]:
+    """Yield images and rejected files; an image whose key has a label lies in a folder named like its class.
+
+    The files of one key follow each other, so that only these are in memory.
+    """
+    group: list[Member | Reject | LabelFile] = []
+    try:
+        for file in files:
+            if group and _key(file.name) != _key(group[0].name):
+                yield from _name_group(group)
+                group = []
+            group.append(file)
+    except Exception:
+        # The archive is damaged further on: the files before the damage can be used.
+        yield from _name_group(group)
+        raise
+    yield from _name_group(group)
+
+
+def _key(name: str) -> str:
+    """Return the path of a file up to the first dot of its last part."""
+    folder, slash, last = name.removeprefix("./").rpartition("/")
+    return folder + slash + last.partition(".")[0]
+
+
+def _name_group(group: list[Member | Reject | LabelFile]) -> Iterator[Member | Reject]:
+    labels = [file.read() for file in group if isinstance(file, LabelFile)]
+    label = next((text for text in labels if text), None)
+    for file in group:
+        if isinstance(file, LabelFile):
+            yield Reject(file.name, OTHER)
+        elif isinstance(file, Reject) or label is None:
+            yield file
+        elif reason := check_class(label):
+            yield Reject(file.name, reason)
+        else:
+            folder, slash, last = file.name.rpartition("/")
+            yield Member(f"{folder}{slash}{label}/{last}", file.data)

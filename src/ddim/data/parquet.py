@@ -1,0 +1,171 @@
+"""Images in parquet files, as Hugging Face stores data sets: a column of images, one of labels or none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ddim.data.decode import MAX_BYTES, is_image_name
+from ddim.data.folder import Folder, stamp_paths
+from ddim.data.label_files import check_class
+from ddim.data.labels import find_given_classes
+from ddim.data.sources import Member, Reject, Survey, find_classes
+from ddim.errors import UserError
+
+SUFFIX = ".parquet"
+LARGEST_GROUP = 2**31
+"""The largest row group, in bytes of its columns after decompression; rows are read in parts of a group."""
+
+_IMAGES, _LABELS = ("image", "img", "bytes"), ("label", "labels", "class", "cls")
+_ROWS = 16  # rows that are in memory at once
+_THRIFT = 2**26  # the largest text and the longest list in the description of a file
+
+
+def is_parquet(path: Path) -> bool:
+    """Return whether a path is a parquet file, or a folder that holds such files and no images."""
+    if path.is_file():
+        return path.name.lower().endswith(SUFFIX)
+    if not path.is_dir() or not any((*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}"))):
+        return False
+    return not any(is_image_name(name, b"") for name in Folder(path).list_names())
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """The images of a parquet file, or of all parquet files below a folder, sorted by path."""
+
+    path: Path
+    official: bool = False
+
+    @cached_property
+    def _files(self) -> list[Path]:
+        return [self.path] if self.path.is_file() else sorted(self.path.rglob(f"*{SUFFIX}"))
+
+    def stamp(self) -> str:
+        """Return the paths, sizes and times of the files; see `Source`."""
+        return stamp_paths(*self._files)
+
+    def survey(self) -> Survey | None:
+        """Return None, because the files must be read; see `Source`."""
+        return None
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
+        """Yield every image, named by its number, in a folder for its class; see `Source`.
+
+        Raises:
+            UserError: if a file cannot be read, or its columns are not known.
+        """
+        number = 0
+        for path in self._files:
+            for image, label in self._read_rows(path):
+                yield _make_member(number, image, label)
+                number += 1
+
+    def find_classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
+        """Return the class names, and the class of each member, by the labels in the files; see `Source`."""
+        folders = {name.partition("/")[0] for name in names if "/" in name}
+        if folders and all(folder.isdecimal() and len(folder) == 6 for folder in folders):
+            return find_given_classes(names, self._class_names(self._files[0]))
+        return find_classes(names)
+
+    def _class_names(self, path: Path) -> list[str]:
+        """Return the names of classes that Hugging Face stores beside the columns; [] without them."""
+        with _open_file(path) as file:
+            stored = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+            label = _find_column(file.schema_arrow.names, _LABELS)
+        try:
+            names = json.loads(stored)["info"]["features"][label]["names"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return []
+        return [str(name) for name in names] if isinstance(names, list) else []
+
+    def _read_rows(self, path: Path) -> Iterator[tuple[Any, Any]]:
+        """Yield the image and the label of each row; the label is None without a column of labels."""
+        import pyarrow
+
+        with _open_file(path) as file:
+            image, label = _find_columns(file.schema_arrow, path)
+            columns = [image] if label is None else [image, label]
+            for group in range(file.metadata.num_row_groups):
+                found = file.metadata.row_group(group)
+                if found.total_byte_size > LARGEST_GROUP:
+                    raise UserError(
+                        f"row group {group} of {path} has {found.total_byte_size:,} bytes, more than "
+                        f"{LARGEST_GROUP:,}: write the file with smaller row groups"
+                    )
+            try:
+                for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
+                    for row in batch.to_pylist():
+                        yield row[image], None if label is None else row[label]
+            except (pyarrow.ArrowException, OSError, ValueError) as error:
+                raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def _make_member(number: int, image: object, label: object) -> Member | Reject:
+    name = f"{number:09d}"
+    content = image.get("bytes") if isinstance(image, dict) else image
+    if not isinstance(content, bytes):
+        return Reject(name, "holds no bytes of an image")
+    if len(content) > MAX_BYTES:
+        return Reject(name, f"larger than {MAX_BYTES >> 20} MiB")
+    if label is None:
+        return Member(name, content)
+    index = isinstance(label, int) and not isinstance(label, bool)
+    if index and not 0 <= label < 10**6:
+        return Reject(name, f"its label {label} is no class index")
+    folder = f"{label:06d}" if index else str(label)
+    reason = check_class(folder)
+    return Reject(name, reason) if reason else Member(f"{folder}/{name}", content)
+
+
+def _open_file(path: Path) -> Any:  # noqa: ANN401  (a file of an optional package)
+    """Open a parquet file.
+
+    Raises:
+        UserError: if it cannot be opened, or the package is missing.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError(f"{path} needs pyarrow: `pip install ddim[parquet]` lets ddim read it") from None
+    limits = {"thrift_string_size_limit": _THRIFT, "thrift_container_size_limit": _THRIFT}
+    try:
+        return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20, **limits)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as a parquet file: {' '.join(str(error).split())[:200]}"
+        ) from None
+
+
+def _find_columns(schema: Any, path: Path) -> tuple[str, str | None]:  # noqa: ANN401
+    """Return the names of the columns of images and of labels; None without labels."""
+    import pyarrow.types as kinds
+
+    possible = [
+        field.name
+        for field in schema
+        if kinds.is_binary(field.type)
+        or kinds.is_large_binary(field.type)
+        or (kinds.is_struct(field.type) and "bytes" in [inner.name for inner in field.type])
+    ]
+    image = _find_column(possible, _IMAGES) or (possible[0] if len(possible) == 1 else None)
+    if image is None:
+        raise UserError(
+            f"{path} has no column of images: one named image with the bytes of image files is needed, got "
+            f"{', '.join(schema.names[:20]) or 'no columns'}"
+        )
+    label = _find_column(schema.names, _LABELS)
+    kind = None if label is None else schema.field(label).type
+    usable = kind is not None and (
+        kinds.is_integer(kind) or kinds.is_string(kind) or kinds.is_dictionary(kind)
+    )
+    return image, label if usable else None
+
+
+def _find_column(names: Sequence[str], known: Sequence[str]) -> str | None:
+    return next((name for name in known if name in names), None)
