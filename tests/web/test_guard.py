@@ -1,5 +1,6 @@
 """What the server refuses before it does any work."""
 
+import asyncio
 import secrets
 
 import pytest
@@ -8,7 +9,7 @@ from fastapi.testclient import TestClient
 from ddim.errors import UserError
 from ddim.web.application import build_application
 from ddim.web.serve import check_settings
-from ddim.web.settings import Settings, check_token
+from ddim.web.settings import Limits, Settings, check_token
 
 TOKEN = secrets.token_urlsafe(24)
 
@@ -87,6 +88,40 @@ def test_a_body_may_have_64_kib(open_client):
     assert open_client.post("/api/nothing", content=b"x" * 65537).status_code == 413
     assert open_client.post("/api/nothing", content=b"x" * 65536).status_code in (404, 405)
     assert open_client.post("/api/nothing", content=sized(1)).status_code in (404, 405)
+
+
+def test_one_client_cannot_take_all_answers(trained):
+    async def run():
+        guard = build_application(Settings(trained, limits=Limits(client_requests=2, requests=3)))
+        held, statuses = asyncio.Event(), []
+
+        async def receive():
+            await held.wait()
+            return {"type": "http.disconnect"}
+
+        async def visit(client):
+            async def send(message):
+                statuses.append(message.get("status"))
+
+            scope = {"type": "http", "method": "GET", "path": "/api/events", "query_string": b""}
+            scope |= {"headers": [(b"host", b"localhost")], "client": (client, 1), "root_path": ""}
+            await guard(scope, receive, send)
+
+        async def answered(client):
+            count = len(statuses)
+            tasks.append(asyncio.create_task(visit(client)))
+            while len(statuses) == count:
+                await asyncio.sleep(0.01)
+            return statuses[count]
+
+        tasks = []
+        assert [await answered(client) for client in "aaabb"] == [200, 200, 429, 200, 503]
+        held.set()
+        await asyncio.gather(*tasks)
+        assert await answered("a") == 200
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
 
 
 def test_only_the_token_opens_the_page(secret_client):

@@ -156,7 +156,7 @@ def test_a_training_is_started_stopped_and_resumed(client, monkeypatch):
     """It goes on when the server ends, saves when it is stopped, and ends where it was to end."""
     fields = {"net.widths": "8,16", "net.down": "0,1", "net.up": "1,1", "net.attention": "false,true"}
     fields |= {"report.validation_images": "2", "report.events": "2", "data.validation": "0.3"}
-    body = {"data": "folder", "recipe": "smoke", "images": 4_000_000, "fields": fields, "size": 32}
+    body = {"data": "folder", "recipe": "smoke", "images": 60_000, "fields": fields, "size": 32}
     answer = client.post("/api/runs", json=body)
     assert answer.status_code == 202, answer.text
     own = answer.json()["id"]

@@ -13,6 +13,7 @@ import ipaddress
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -84,7 +85,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.settings = app, settings
         self.names = _list_names(settings.host)
-        self.visits = 0
+        self.visits: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, see ASGI."""
@@ -96,11 +97,11 @@ class Guard:
             return
         visit, start = Visit(scope, Headers(scope=scope)), time.monotonic()
         door = _Door(visit, self.settings, receive, send)
-        self.visits += 1
+        self.visits[visit.client] += 1
         try:
             await self._answer(visit, door)
         finally:
-            self.visits -= 1
+            self.visits -= Counter([visit.client])
             seconds = time.monotonic() - start
             # The query is left out, because it can hold the token.
             path = scope["path"][:200].encode("unicode_escape").decode()
@@ -130,7 +131,12 @@ class Guard:
         Raises:
             Refused: if the request is not allowed.
         """
-        if self.visits > self.settings.limits.requests:
+        limits = self.settings.limits
+        if self.visits[visit.client] > limits.client_requests:
+            raise Refused(
+                429, f"at most {limits.client_requests} requests of one client are answered at once"
+            )
+        if self.visits.total() > limits.requests:
             raise Refused(503, "the server answers too many requests at once; try again")
         hosts = visit.headers.getlist("host")
         if len(hosts) != 1 or not self._knows(hosts[0]):

@@ -29,6 +29,7 @@ class Limits:
         json_bytes: bytes of a JSON body.
         upload_bytes: bytes of an uploaded image.
         requests: requests that are answered at the same time, event streams included.
+        client_requests: those of one client.
         results: results that are kept.
         uploads: uploaded images that are kept.
         head_seconds: seconds in which the head of a request must arrive.
@@ -45,6 +46,7 @@ class Limits:
     json_bytes: int = 64 * 2**10
     upload_bytes: int = 16 * 2**20
     requests: int = 256
+    client_requests: int = 64
     results: int = 256
     uploads: int = 32
     head_seconds: float = 10.0
