@@ -45,16 +45,6 @@ def compare_restored(recipe, stop, steps, folder):
     assert second.documents() == whole.documents()
 
 
-def test_the_sums_of_an_older_checkpoint_go_on():
-    """It calls the number of steps since the last line of the log "updates"."""
-    run, again = tiny.training(updates=2), tiny.training()
-    document = run.documents()["state"]
-    sums = {"updates" if name == "steps" else name: value for name, value in document["sums"].items()}
-    again.restore(run.tensors(), RunState.from_json({**document, "sums": sums}))
-    assert again.sums == run.sums
-    assert again.sums["steps"] == 2
-
-
 CASES = [(net, *plan) for net in tiny.NETS for plan in ((1, 1), (1, 4), (2, 5))]
 
 

@@ -120,11 +120,7 @@ class RunState:
             "pixels": Pixels(tuple(pixels["mean"]), tuple(pixels["std"])),
             "classes": tuple(known["classes"]),
             "runtime": Runtime(**known["runtime"]),
-            # Older checkpoints call the number of steps "updates".
-            "sums": {
-                {"updates": "steps"}.get(name, name): math.nan if value is None else value
-                for name, value in sums.items()
-            },
+            "sums": {name: math.nan if value is None else value for name, value in sums.items()},
             "plan": Plan(**known["plan"]),
             "images": None if images is None else TrainedOn(**images),
             # Older runs have images of 8 bits only.
