@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ddim.cli import COMMANDS, build_parser
+from ddim.cli.output import print_result
 
 _EPILOG = """
 examples:
@@ -25,7 +25,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the script."""
-    sys.stdout.write(write_completion(args.shell))
+    script = write_completion(args.shell)
+    print_result(args, {"shell": args.shell, "script": script}, script)
     return 0
 
 
