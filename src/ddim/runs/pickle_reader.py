@@ -46,7 +46,7 @@ _FORBIDDEN = (
 )
 
 
-def main(path: str, out: str) -> int:
+def convert_pickle(path: str, out: str) -> int:
     """Write the tensors of the checkpoint `path` to the file `out`, and return the exit code.
 
     Tensors in nested dictionaries get names with slashes, such as "ema/model.weight". All else is left out.
@@ -162,4 +162,4 @@ def _refuse(reason: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:3]))
+    sys.exit(convert_pickle(*sys.argv[1:3]))
