@@ -72,8 +72,15 @@ def measure_load(runs: Path, run: str, rounds: int) -> None:
                 f"memory {server.memory()} MiB",
                 flush=True,
             )
-        text = server.log.read_text()
-        print(f"faults in the log: {text.count('Traceback')}")
+        print_faults(server)
+
+
+def print_faults(server) -> None:
+    """Print the number of faults in the log of a server, and the first one."""
+    first, *others = server.log.read_text().split("Traceback")
+    print(f"faults in the log: {len(others)}")
+    if others:
+        print("".join(first.splitlines(keepends=True)[-3:]) + others[0][:4000])
 
 
 def measure_abuse(runs: Path, run: str, cases: int) -> None:
@@ -85,16 +92,15 @@ def measure_abuse(runs: Path, run: str, cases: int) -> None:
         command += [f"{server.address}/api/openapi.json", "--checks", CHECKS, "--exclude-path", "/api/events"]
         # 20 operations share the cases; about 600 more are made to cover the schema.
         command += ["--max-examples", str(max(1, cases // 20)), "--seed", "1"]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         lines = found.stdout.splitlines()
         place = next((k for k, line in enumerate(lines) if line.startswith("Test cases")), -12)
         print(f"schemathesis: exit code {found.returncode}; {' '.join(lines[place : place + 4])}", flush=True)
         if found.returncode:
-            print(found.stdout[-6000:])
+            print("\n".join(line[:300] for line in lines[-150:]))
         statuses = asyncio.run(send_hostile(server, run))
         print(f"hostile requests: {dict(statuses)}; memory {server.memory()} MiB")
-        text = server.log.read_text()
-        print(f"faults in the log: {text.count('Traceback')}")
+        print_faults(server)
 
 
 async def send_hostile(server, run: str) -> Counter:

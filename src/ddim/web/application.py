@@ -86,6 +86,7 @@ def build_application(settings: Settings, trainings: Trainings | None = None) ->
         finally:
             await worker.stop()
             shelves.close()
+            trainings.release()
 
     app = FastAPI(
         title="ddim",

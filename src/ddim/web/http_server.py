@@ -42,6 +42,15 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
             self._forget_timer()
             super().connection_lost(exc)
 
+        def send_400_response(self, msg: str) -> None:
+            """Answer what is no HTTP, or has a head that is too long, as other errors are answered."""
+            content = b'{"error":"this is no HTTP request, or its head is too long"}'
+            if self.transport is not None and not self.transport.is_closing():
+                head = f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
+                start = f"HTTP/1.1 400 Bad Request\r\n{head}Connection: close\r\n\r\n"
+                self.transport.write(start.encode() + content)
+                self.transport.close()
+
         def _watch_head(self) -> None:
             """Start the timer while no request is being answered, and stop it when one begins."""
             busy = self.cycle is not None and not self.cycle.response_complete

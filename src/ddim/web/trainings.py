@@ -53,8 +53,17 @@ class Trainings:
     @property
     def running(self) -> list[Path]:
         """The folders of the trainings that this server started and that still run."""
-        self._children = [child for child in self._children if child.process.poll() is None]
+        ended = [child for child in self._children if child.process.poll() is not None]
+        for child in ended:
+            child.said.close()
+            self._children.remove(child)
         return [child.folder for child in self._children]
+
+    def release(self) -> None:
+        """Close the files of all trainings, when the server ends; the trainings go on."""
+        for child in self._children:
+            child.process.poll()
+            child.said.close()
 
     def can_stop(self, known: Known) -> bool:
         """Return whether the page may stop a run."""
