@@ -18,11 +18,10 @@ from PIL import Image
 import stubs
 import sweeping
 from browsing import CHROMIUM, WIDTHS, contrasts, open_browser, open_page, serve
-from cases import SLOW, mark_slow
 from ddim.plots.pictures import to_uint8
 from ddim.runs.lock import lock_folder
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 
 RUN = "photos-tiny-1"
 HTML = "<img src=x onerror=alert(1)>"
@@ -59,7 +58,7 @@ def browser():
         yield found
 
 
-@pytest.fixture(params=mark_slow(WIDTHS, lambda width: width == 1440))
+@pytest.fixture(params=WIDTHS)
 def width(request):
     return request.param
 
@@ -254,7 +253,6 @@ def test_the_view_of_a_run_follows_its_training(visit, served, width):
 # Looks and keys
 
 
-@SLOW
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_on_its_background(visit, scheme, width):
     with visit(width, color_scheme=scheme) as page:
@@ -283,7 +281,6 @@ def test_the_switch_of_the_theme_is_kept(visit, width):
         assert page.evaluate(paper) == light
 
 
-@SLOW
 def test_each_control_has_a_name_and_each_view_its_landmarks(visit, width):
     roles = ("button", "link", "textbox", "combobox", "spinbutton", "slider", "checkbox", "searchbox")
     with visit(width) as page:
@@ -432,7 +429,6 @@ def test_the_command_and_the_python_can_be_copied(visit, width):
             assert RUN in text
 
 
-@SLOW
 def test_the_python_shown_makes_the_same_image(visit, served):
     with playing(visit, 1440, "5") as page:
         entry = page.locator(".entry").first
@@ -634,7 +630,6 @@ def test_the_data_are_described(visit, served, width):
         wait_until(lambda: is_loaded(page.locator(".data-set img")))
 
 
-@SLOW
 def test_a_run_is_started_stopped_and_resumed(visit, served):
     with visit(1440, refused=True) as page:
         page.go("#/new")
