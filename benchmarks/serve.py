@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 
 import psutil  # noqa: E402
 
-from serving import ask, connect, running_server, send_crowd  # noqa: E402
+from serving import ask, connect, hang_up, running_server, send_crowd  # noqa: E402
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 HOSTILE = [
@@ -135,7 +135,7 @@ async def send_hostile(server, run: str) -> Counter:
         writer.write(text.encode("latin-1"))
         first = await reader.readline()
         statuses[int(first.split()[1]) if first else "closed"] += 1
-        writer.close()
+        await hang_up(writer)
     return statuses
 
 
@@ -192,7 +192,7 @@ async def listen(server) -> None:
         while await reader.read(2**16):
             pass
     finally:
-        writer.close()
+        await hang_up(writer)
 
 
 def read_images(run: Path) -> tuple[int, float]:

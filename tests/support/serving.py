@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -66,6 +66,13 @@ async def connect(server, client=0):
     return await asyncio.open_connection(server.host, server.port, local_addr=local)
 
 
+async def hang_up(writer):
+    """Close a connection at once, as a browser does whose tab is closed."""
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
 async def ask(server, method, path, body=None, client=0, **headers):
     """Send one request; returns the status, the headers and the body."""
     reader, writer = await connect(server, client)
@@ -79,7 +86,7 @@ async def ask(server, method, path, body=None, client=0, **headers):
         first, *others = head.decode().split("\r\n")
         return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in others), rest
     finally:
-        writer.close()
+        await hang_up(writer)
 
 
 @dataclass
@@ -125,7 +132,7 @@ async def send_crowd(server, run, expected, *, clients=64, requests=3, slow=16, 
     health = asyncio.create_task(_watch_health(server, crowd, over))
     await asyncio.gather(
         *(_sample(server, run, expected, crowd, k, requests, steps) for k in range(clients)),
-        *(_be_slow(server, run, crowd, 100 + k, k % 2 == 0) for k in range(slow)),
+        *(be_slow(server, run, crowd, 100 + k, k % 2 == 0) for k in range(slow)),
         *(_leave(server, run, 300 + k, 0.05 * (k % 20)) for k in range(leaving)),
     )
     over.set()
@@ -155,7 +162,7 @@ async def _sample(server, run, expected, crowd, client, requests, steps):
                 crowd.wrong.append(image["seed"])
 
 
-async def _be_slow(server, run, crowd, client, head):
+async def be_slow(server, run, crowd, client, head):
     """Send the head or the body of a request slowly, until the server has had enough."""
     reader, writer = await connect(server, client)
     start = time.monotonic()
@@ -175,7 +182,7 @@ async def _be_slow(server, run, crowd, client, head):
             break
     crowd.cut.append(time.monotonic() - start)
     ended.cancel()
-    writer.close()
+    await hang_up(writer)
 
 
 async def _leave(server, run, client, after):
@@ -184,9 +191,11 @@ async def _leave(server, run, client, after):
     lines = [f"POST /api/runs/{run}/samples HTTP/1.1", f"Host: {server.host}:{server.port}"]
     lines += ["Accept: text/event-stream", "Content-Type: application/json", f"Content-Length: {len(body)}"]
     writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-    await asyncio.wait({asyncio.create_task(reader.read(200))}, timeout=5)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            await reader.read(200)
     await asyncio.sleep(after)
-    writer.transport.abort()
+    await hang_up(writer)
 
 
 async def _watch_health(server, crowd, over):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from ddim.cli import main
-from serving import Crowd, _be_slow, ask, connect, running_server, send_crowd
+from serving import Crowd, ask, be_slow, connect, hang_up, running_server, send_crowd
 
 RUN = "photos-tiny-1"
 
@@ -40,7 +40,7 @@ def test_a_client_that_leaves_frees_the_worker(server):
         writer.write(head.encode() + content)
         while b"event: step" not in await reader.readline():
             pass
-        writer.transport.abort()
+        await hang_up(writer)
         status, _, _ = await ask(server, "POST", f"/api/runs/{RUN}/samples", {"seeds": [0], "steps": 1}, 1)
         assert status == 200
 
@@ -59,22 +59,38 @@ def test_the_page_answers_while_the_worker_samples(server):
         for path in ("/healthz", "/api/runs", f"/api/runs/{RUN}", f"/api/runs/{RUN}/curves"):
             status, _, _ = await ask(server, "GET", path)
             assert status == 200
-        writer.transport.abort()
+        await hang_up(writer)
 
     asyncio.run(run())
 
 
 def test_requests_that_are_no_http_are_refused(server):
     async def run():
-        for text in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"A" * 70_000):
+        for text in (b"\x16\x03\x01\x02\x00", b"GET", b"GET / HTTP/1.1", b"A" * 33_000):
             reader, writer = await connect(server)
-            writer.write(text + b"\r\n\r\n")
-            answer = await reader.read()
+            try:
+                writer.write(text + b"\r\nConnection: close\r\n\r\n")
+                answer = await reader.read()
+            finally:
+                await hang_up(writer)
             assert answer.startswith(b"HTTP/1.1 4")
             assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
-            writer.close()
         status, _, _ = await ask(server, "GET", "/healthz")
         assert status == 200
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_in_the_middle_of_an_upload_is_no_fault(server):
+    async def run():
+        reader, writer = await connect(server)
+        head = "POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        writer.write(head.encode() + b"x" * 10)
+        await writer.drain()
+        await hang_up(writer)
+        while "/api/uploads" not in server.log.read_text():
+            await asyncio.sleep(0.05)
+        assert "Traceback" not in server.log.read_text()
 
     asyncio.run(run())
 
@@ -102,7 +118,7 @@ def test_a_server_that_was_killed_takes_its_worker_along(trained):
 def test_slow_clients_are_cut_off(server):
     async def run():
         crowd = Crowd()
-        await asyncio.gather(_be_slow(server, RUN, crowd, 1, True), _be_slow(server, RUN, crowd, 2, False))
+        await asyncio.gather(be_slow(server, RUN, crowd, 1, True), be_slow(server, RUN, crowd, 2, False))
         assert min(crowd.cut) > 9
         assert max(crowd.cut) < 60
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
 
 from ddim.web.answers import Refused, reply
 from ddim.web.event_stream import EVENTS, Event, EventStream, wait_until_left
@@ -273,8 +274,11 @@ async def _take_upload(desk: Desk, request: Request) -> Upload:
     try:
         # Written as it comes, so that many uploads together do not fill the memory.
         with (folder / UPLOAD).open("wb") as file:
-            async for part in request.stream():
-                file.write(part)
+            try:
+                async for part in request.stream():
+                    file.write(part)
+            except ClientDisconnect:
+                raise Refused(LEFT, "the client left") from None
         job = desk.worker.submit(UploadTask(str(folder / UPLOAD)), client_address(request.scope))
         if not await wait_for_job(desk.worker, job, request):
             raise Refused(LEFT, "the client left")
