@@ -29,6 +29,7 @@ SMALL = {
     "report.validation_images": 8,
     "report.grid": 2,
     "steps": 3,
+    "images": 32,
 }
 ELSEWHERE = {"install.md", "trackers.md", "changes.md", "tested.md", "export.md"}
 """Pages whose examples install programs, call services or need exported files; other tests show them."""
@@ -38,6 +39,8 @@ PAGES = [
     *sorted((DOCS / "notebooks").glob("*.md")),
     *sorted((DOCS / "howto").glob("*.md")),
 ]
+NEEDS = {"averages.md": {"images": 600}, "evaluation.md": {"samples": 100}}
+"""Least budgets: snapshots begin after 64 steps, and KID ranks from 100 images on."""
 QUICK = {"README.md", "index.md", "tutorial.md", "sampling.md", "network.md", "photos.md"}
 """The pages that run in every test run; the others take longer."""
 
@@ -85,6 +88,7 @@ def place(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.moves_global_rng
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses it
 @pytest.mark.parametrize(
     "page", mark_slow(PAGES, lambda page: page.name in QUICK), ids=lambda page: page.stem
 )
@@ -95,6 +99,6 @@ def test_the_examples_of_a_page_run(page, place, small):
     trains = re.search(r"^ddim train photos/ (--minutes \S+)?( +#.*)?$", words, re.MULTILINE)
     if not trains and re.search("runs/photos-fast-1|RUN", words):
         assert main(["train", "photos/", "--images", "32", "--report.snapshots", "2", "--quiet"]) == 0
-    ran = Page(page).run()
+    ran = Page(page, **NEEDS.get(page.name, {})).run()
     plt.close("all")
     assert ran or page.name in ("index.md", "limits.md")
