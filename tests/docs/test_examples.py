@@ -98,7 +98,8 @@ def test_the_examples_of_a_page_run(page, place, small):
         assert main(["train", f"{name}.npy", "--images", "32", "--quiet"]) == 0
     trains = re.search(r"^ddim train photos/ (--minutes \S+)?( +#.*)?$", words, re.MULTILINE)
     if not trains and re.search("runs/photos-fast-1|RUN", words):
-        assert main(["train", "photos/", "--images", "32", "--report.snapshots", "2", "--quiet"]) == 0
+        labels = ["--data.labels", "yes"] if page.name == "guidance.md" else []
+        assert main(["train", "photos/", "--images", "32", "--quiet", *labels]) == 0
     ran = Page(page, **NEEDS.get(page.name, {})).run()
     plt.close("all")
     assert ran or page.name in ("index.md", "limits.md")
