@@ -2,12 +2,7 @@
 
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import time
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import urlsplit
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -17,27 +12,6 @@ HEIGHTS = {390: 844, 1440: 900}
 
 REFUSED = re.compile(r"the server responded with a status of 4\d\d")
 """What Chromium logs by itself for an answer that is an error; only tests of errors allow it."""
-
-
-@contextmanager
-def serve(folder, *options):
-    """Serve a folder of runs in another process; yields its address."""
-    command = [sys.executable, "-m", "ddim", "serve", str(folder), "--port", "0", *map(str, options)]
-    # The log goes into a file, because nobody empties a pipe while a test runs.
-    with tempfile.NamedTemporaryFile("r") as log, open(log.name, "w") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=out)
-        try:
-            yield _read_address(server, Path(log.name))
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
-def _read_address(server, log):
-    while not (found := re.search(r"http://[^\s;]+", log.read_text())):
-        assert server.poll() is None, log.read_text()
-        time.sleep(0.05)
-    return found[0].rstrip("/")
 
 
 @contextmanager

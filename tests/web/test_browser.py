@@ -17,9 +17,10 @@ from PIL import Image
 
 import stubs
 import sweeping
-from browsing import CHROMIUM, WIDTHS, contrasts, open_browser, open_page, serve
+from browsing import CHROMIUM, WIDTHS, contrasts, open_browser, open_page
 from ddim.plots.pictures import to_uint8
 from ddim.runs.lock import lock_folder
+from serving import running_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 
@@ -48,8 +49,8 @@ def served(trained, tmp_path_factory):
     small.mkdir(parents=True)
     for k, image in enumerate(np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)):
         Image.fromarray(image).save(small / f"{k}.png")
-    with serve(folder, "--data", folder.parent / "photos") as address:
-        yield SimpleNamespace(address=address, folder=folder)
+    with running_server(folder, "--data", folder.parent / "photos") as server:
+        yield SimpleNamespace(address=server.address, folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_a_run_that_trains_changes_without_reloading(visit, served, width):
 
 def test_an_empty_folder_says_what_to_do(browser, tmp_path, width):
     (tmp_path / "runs").mkdir()
-    with serve(tmp_path / "runs") as address, open_page(browser, address, width) as page:
+    with running_server(tmp_path / "runs") as server, open_page(browser, server.address, width) as page:
         page.go()
         assert page.get_by_role("heading", name="No runs yet").is_visible()
         assert "ddim train photos/" in page.locator("pre").inner_text()
