@@ -96,7 +96,9 @@ def test_the_examples_of_a_page_run(page, place, small):
     words = page.read_text(encoding="utf-8")
     for name in set(re.findall(r"runs/(\w+)-fast-1", words)) & {"cells"}:
         assert main(["train", f"{name}.npy", "--images", "32", "--quiet"]) == 0
-    trains = re.search(r"^ddim train photos/ (--minutes \S+)?( +#.*)?$", words, re.MULTILINE)
+    trains = re.search(
+        r"^ddim train photos/ (--minutes \S+|--report.snapshots 8)?( +#.*)?$", words, re.MULTILINE
+    )
     if not trains and re.search("runs/photos-fast-1|RUN", words):
         labels = ["--data.labels", "yes"] if page.name == "guidance.md" else []
         assert main(["train", "photos/", "--images", "32", "--quiet", *labels]) == 0

@@ -149,6 +149,8 @@ class Page:
                 made.append(self.images if last == "--minutes" else str(2 * int(self.images)))
             elif last in ("--images", "--evaluate") and word.isdigit() and words[0] != "diagnose":
                 made.append(self.images if last == "--images" else str(self.samples))
+            elif last in ("--random", "--search", "--repeats"):
+                made.append("1")
             elif last == "-n" and word.isdigit():
                 made.append(str(min(int(word), 4 if words[0] in DRAWING else self.samples)))
             elif "*" in word and "=" not in word:
