@@ -140,7 +140,7 @@ def test_dir_lists_what_there_is_and_nothing_else():
     assert set(names) == modules | set(ddim.__all__)
     assert len(ddim.__all__) == len(set(ddim.__all__))
     folders = {path.stem for path in Path(ddim.__file__).parent.iterdir() if not path.stem.startswith("_")}
-    assert folders - modules == {"cli", "files", "py"}
+    assert folders - modules == {"cli", "web", "files", "py"}
     with pytest.raises(AttributeError, match="'ddim' has no attribute 'grid'"):
         _ = ddim.grid
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,12 @@ def running_server(folder, *options):
     command = [sys.executable, "-m", "ddim", "serve", str(folder), "--port", "0", *map(str, options)]
     # The log goes into a file, because nobody empties a pipe while a test runs.
     with tempfile.NamedTemporaryFile("r") as log, open(log.name, "w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
+        # A test that runs in the background ignores Ctrl-C, and its children would inherit this.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess.Popen(command, stdout=out, stderr=out)
+        finally:
+            signal.signal(signal.SIGINT, before)
         try:
             while not (found := re.search(r"http://[^\s;]+", Path(log.name).read_text())):
                 assert process.poll() is None, Path(log.name).read_text()

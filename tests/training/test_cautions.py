@@ -28,7 +28,7 @@ def test_files_that_are_left_out_are_counted_with_the_commonest_reason(tmp_path)
 
 
 def test_the_measured_runs_of_the_rule_are_those_of_the_documentation():
-    page = (Path(__file__).parents[2] / "docs" / "memorisation.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "results" / "memorisation.md").read_text()
     row = r"\| ([\d,]+) images, (\d+) times \| \**([\d.]+) %"
     (few, often, copied), (many, seldom, none) = re.findall(row, page)
     assert f"{copied} % of the samples were copies after {few} images were seen {often} times" in MEASURED
