@@ -106,7 +106,7 @@ export class Entry {
     return h(
       "p",
       { class: "row links" },
-      h("span", { class: "note" }, `${nfe} network evaluations an image, ${duration(seconds)}. Save:`),
+      h("span", { class: "note" }, `${nfe} network evaluation${nfe === 1 ? "" : "s"} an image, ${duration(seconds)}. Save:`),
       link(sheet, "sheet"),
       link(archive, "all (zip)"),
       link(record, "record"),

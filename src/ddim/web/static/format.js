@@ -35,9 +35,10 @@ export function interval(metric) {
   return `${text(value)} (${text(low)} to ${text(high)})`;
 }
 
-/** Return seconds as "40 s", "12 min" or "3 h 20 min". */
+/** Return seconds as "0.4 s", "40 s", "12 min" or "3 h 20 min". */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";
+  if (seconds < 10) return `${Math.max(0, seconds).toFixed(1)} s`;
   if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 90) return `${minutes} min`;
