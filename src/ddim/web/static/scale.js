@@ -2,7 +2,7 @@
 
 /** The height of a chart, and the room around its lines for axes, in pixels. */
 export const HEIGHT = 260;
-export const EDGE = { top: 10, right: 14, bottom: 40, left: 56 };
+export const EDGE = { top: 10, right: 14, bottom: 40, left: 66 };
 
 /** Return up to about `wanted` round numbers in [low, high]. */
 export function ticks(low, high, wanted = 5) {
