@@ -57,7 +57,8 @@ def open_page(browser, address, width=1440, refused=False, **options):
         assert wider <= 0, f"the page is {wider} pixels wider than its window"
     finally:
         context.close()
-    assert [text for text in faults if not (refused and REFUSED.search(text))] == []
+    wrong = [text for text in faults if not (refused and REFUSED.search(text))]
+    assert not wrong, wrong
     # Previews of images have no host: they are blob: and data: addresses.
     assert hosts - {""} == {urlsplit(address).netloc}
 

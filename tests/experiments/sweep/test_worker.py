@@ -92,7 +92,8 @@ def storm(planned, workers, kills, longest, frozen):  # noqa: PLR0913
     for kill in range(kills):
         time.sleep(draw.uniform(0, longest))
         victim = alive.pop(draw.randrange(len(alive)))
-        assert victim.poll() is None, "the sweep was over too soon for this test"
+        if victim.poll() is not None:
+            raise AssertionError(f"a worker ended before the kill: {victim.communicate()[1].decode()}")
         # Every second time with its child, as when a machine is lost.
         children = Path(f"/proc/{victim.pid}/task/{victim.pid}/children")
         orphans = children.read_text().split() if children.exists() and kill % 2 else []
