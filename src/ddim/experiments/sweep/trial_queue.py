@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -132,12 +132,15 @@ class TrialQueue:
 
     @_patient
     def finish(self, taken: TakenTrial, outcome: Outcome) -> None:
-        """Report the outcome of a trial to the study."""
+        """Report the outcome of a trial to the study; a trial that already has an outcome keeps it."""
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         value = None if outcome.failed else outcome.value
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
-        self.study.tell(taken.number, value, state=state, skip_if_finished=True)
+        # Between the check of `tell` and its write, another worker may have ended the trial.
+        with suppress(UpdateFinishedTrialError):
+            self.study.tell(taken.number, value, state=state, skip_if_finished=True)
 
     def free(self, taken: TakenTrial) -> None:
         """Return an unfinished trial to the queue, so that another worker can take it at once."""
