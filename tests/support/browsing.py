@@ -42,7 +42,7 @@ def open_page(browser, address, width=1440, refused=False, **options):
     context = browser.new_context(viewport={"width": width, "height": HEIGHTS[width]}, **options)
     context.set_default_timeout(30_000)
     page, faults, hosts = context.new_page(), [], set()
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda message: faults.append(_told(message)) if message.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
 
@@ -61,6 +61,11 @@ def open_page(browser, address, width=1440, refused=False, **options):
     assert not wrong, wrong
     # Previews of images have no host: they are blob: and data: addresses.
     assert hosts - {""} == {urlsplit(address).netloc}
+
+
+def _told(message):
+    """What a message of the console says, with the address that it is about."""
+    return f"{message.text}: {message.location.get('url')}"
 
 
 CONTRASTS = """() => {
