@@ -535,7 +535,7 @@ def test_variations_the_way_between_and_an_inversion(visit, width):
         page.locator(".entry").last.locator(".tile").nth(3).click()
         wait_until(lambda: "seed 0 and seed 3" in page.locator(".panel").inner_text())
         page.get_by_label("Frames").fill("4")
-        page.get_by_role("button", name="Show the way between").click()
+        page.get_by_role("button", name="Interpolate").click()
         assert finish_entry(page, 4).locator(".tile").count() == 4
         page.get_by_role("button", name="Clear the choice").click()
         wait_until(lambda: not page.locator(".panel").is_visible())
@@ -667,10 +667,10 @@ def test_the_data_are_described(visit, served, width):
 def test_a_run_is_started_stopped_and_resumed(visit, served):
     with visit(1440, refused=True) as page:
         page.go("#/new")
-        sets = page.get_by_label("Images to learn from").locator("option", has_text="small")
+        sets = page.get_by_label("Training images").locator("option", has_text="small")
         wait_until(lambda: sets.count() == 1)
         (small,) = sets.all_inner_texts()
-        page.get_by_label("Images to learn from").select_option(label=small)
+        page.get_by_label("Training images").select_option(label=small)
         page.get_by_label("Recipe", exact=True).select_option("smoke")
         page.get_by_label("Unit").select_option("images")
         page.get_by_label("Train for").fill("10")

@@ -15,7 +15,7 @@ RETRY_SECONDS = 2
 
 
 class Refused(HTTPException):  # noqa: N818 (an answer, not a fault of the server)
-    """A request cannot be answered: the HTTP status, and one sentence for the user."""
+    """Raised if a request cannot be answered; holds the HTTP status and one sentence for the user."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(status, sentence)
@@ -24,7 +24,7 @@ class Refused(HTTPException):  # noqa: N818 (an answer, not a fault of the serve
 
 @dataclass(frozen=True)
 class Problem:
-    """The body of each answer that is an error."""
+    """The body of every error answer."""
 
     error: str
 
@@ -32,8 +32,8 @@ class Problem:
 def reply(content: object, status: int = 200) -> Response:
     """Return an answer with a dataclass, mapping, list or plain value as JSON.
 
-    Numbers that are not finite become null, and text may contain any character, also halves of surrogate
-    pairs from file names.
+    Numbers that are not finite become null. Text may contain any character, even the unpaired surrogates that
+    Python puts into undecodable file names.
     """
     text = json.dumps(as_plain(content), allow_nan=False, separators=(",", ":"))
     headers = {"Retry-After": str(RETRY_SECONDS)} if status in (429, 503) else None
@@ -41,7 +41,9 @@ def reply(content: object, status: int = 200) -> Response:
 
 
 def as_plain(value: Any) -> Any:  # noqa: ANN401 (any answer)
-    """Return a value as JSON can express it: dataclasses as mappings, numbers that are not finite as None."""
+    """Return a copy that JSON can express: dataclasses become mappings, and numbers that are not finite
+    become None.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: as_plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -54,5 +56,5 @@ def as_plain(value: Any) -> Any:  # noqa: ANN401 (any answer)
 
 
 def refuse(refused: Refused) -> Response:
-    """Return the answer to a request that cannot be answered."""
+    """Return the error answer to a request, with the status and the sentence of `refused`."""
     return reply(Problem(refused.sentence), refused.status_code)

@@ -40,7 +40,7 @@ _STATUSES = (400, 401, 403, 404, 408, 409, 413, 422, 429, 503, 504)
 
 @dataclass(frozen=True)
 class Health:
-    """The server answers."""
+    """The answer of /healthz: the server works."""
 
     ok: bool = True
 
@@ -71,7 +71,8 @@ def build_application(settings: Settings, trainings: Trainings | None = None) ->
 
     Args:
         settings: the settings of the server.
-        trainings: the trainings that the page starts, to ask about them later.
+        trainings: starts and stops the trainings; by default a new object. Pass your own to ask later which
+        still run.
     """
     trainings = trainings or Trainings(settings)
     limits = settings.limits
@@ -91,7 +92,7 @@ def build_application(settings: Settings, trainings: Trainings | None = None) ->
     app = FastAPI(
         title="ddim",
         version=__version__,
-        description="Runs of ddim: their state, and samples of their models.",
+        description="The training runs of ddim: their state, and samples of their models.",
         # FastAPI's own pages of documentation load scripts from another server.
         docs_url=None,
         redoc_url=None,
@@ -184,5 +185,5 @@ async def _answer_fault(_request: Request, _error: Exception) -> Response:
 
 
 def write_openapi(app: FastAPI) -> str:
-    """Return the description of the interface as JSON."""
+    """Return the OpenAPI description of the HTTP interface, as JSON."""
     return json.dumps(app.openapi(), indent=2)

@@ -30,7 +30,9 @@ REPORT_POLICY = (
 
 @dataclass(frozen=True)
 class RankedRun:
-    """A run in a ranking; `distinguishable` is its difference from the first run in words."""
+    """A run in a ranking; `distinguishable` says in words whether its value differs from that of the first
+    run.
+    """
 
     id: str
     name: str
@@ -104,7 +106,7 @@ def add_comparison_routes(router: APIRouter, desk: Desk) -> None:
 
 
 def _newest_record(known: Known) -> Path | None:
-    """Return the folder of the newest evaluation of a run, None without any."""
+    """Return the folder of the newest evaluation of a run, or None if it has no evaluation."""
     if known.row.state == "damaged" or not (known.place.path / FOLDER).is_dir():
         return None
     folders = [path for path in list_evaluations(known.place.path) if (path / RECORD).is_file()]

@@ -1,4 +1,4 @@
-"""The images on which the page may train: what lies below the folder of --data, and built-in sets."""
+"""The image sets on which the page may train: those in the folder of --data, and the built-in set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST = 1000
 
 @dataclass(frozen=True)
 class DataSet:
-    """Images with their id and name; kind is "folder", "archive" or "built-in"."""
+    """A set of images: its id, its name, and its kind, "folder", "archive" or "built-in"."""
 
     id: str
     name: str
@@ -29,7 +29,8 @@ class DataSet:
 def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
     """Return the image sets, each with its source for `ddim train`, keyed by id.
 
-    These are the built-in set, the folder itself, its subfolders, and its archives; nothing without a folder.
+    These are the built-in set, the folder itself, its subfolders and its archives. Without a folder (None)
+    the page may not train, and the list is empty.
     """
     if folder is None:
         return {}
@@ -56,7 +57,7 @@ def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
 
 
 def find_data(folder: Path | None, own: str) -> tuple[DataSet, str]:
-    """Return the image set with an id, and its source.
+    """Return the image set with the id `own`, and its source for `ddim train`.
 
     Raises:
         Refused: if there is none.

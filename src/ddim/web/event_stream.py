@@ -27,19 +27,21 @@ QUIET = 15.0
 
 @dataclass(frozen=True)
 class Event:
-    """An event: its name, and its data for JSON."""
+    """An event: its name, and its data, which is sent as JSON."""
 
     name: str
     data: object
 
     def encode(self) -> bytes:
-        """Return the event as it is sent."""
+        """Return the bytes of the event in the format of server-sent events."""
         text = json.dumps(as_plain(self.data), allow_nan=False, separators=(",", ":"))
         return f"event: {self.name}\ndata: {text}\n\n".encode()
 
 
 class EventStream(Response):
-    """An answer that sends events as they come, and ends their generator at once if the client leaves."""
+    """An answer that sends events as they come. If the client leaves, it closes the generator of the events
+    at once.
+    """
 
     media_type = "text/event-stream"
 
@@ -49,7 +51,7 @@ class EventStream(Response):
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events, see ASGI."""
+        """Send the events; the arguments are those of an ASGI application."""
         leaving = asyncio.create_task(wait_until_left(receive))
         coming: asyncio.Task[Event] | None = None
         try:
@@ -75,6 +77,6 @@ class EventStream(Response):
 
 
 async def wait_until_left(receive: Receive) -> None:
-    """Return when the client has left; what it still sends is ignored."""
+    """Wait until the client has closed the connection; ignore what it sends before."""
     while (await receive())["type"] != "http.disconnect":
         pass

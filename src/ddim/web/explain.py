@@ -1,4 +1,6 @@
-"""Explain recipes and list what can be chosen; runs in the worker process, because it needs the classes."""
+"""Explain recipes, and list recipes, samplers and grids. Runs in the worker process, because it needs the
+classes of their parts.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from ddim.web.worker_process import Monitor
 def explain_recipe(task: RecipeTask, _monitor: Monitor) -> dict[str, Any]:
     """Return the value of each field, its value in the recipe of the same name, and a sentence about it.
 
-    A recipe with components of the user's own has no sentences, because their code is not here.
+    If a recipe has the user's own components, the sentences are missing, because this process does not load
+    the user's code.
     """
     recipe = task.recipe
     own = flatten_as_text(recipe)

@@ -1,4 +1,4 @@
-"""What the worker knows about recipes, asked once."""
+"""Ask the worker about recipes, and keep its answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Field:
 
 
 class Explainer:
-    """Asks the worker about recipes, and keeps its answers."""
+    """Asks the worker about recipes once, and keeps its answers."""
 
     def __init__(self, worker: ModelWorker) -> None:
         self._worker = worker
@@ -35,12 +35,12 @@ class Explainer:
         self._fields: dict[str, list[Field]] = {}
 
     async def list_choices(self) -> Mapping[str, Any]:
-        """Return the recipes, their fields, the samplers and the grids."""
+        """Return the named recipes, their fields, the samplers and the grids."""
         self._choices = self._choices or await self._worker.ask(ChoicesTask())
         return self._choices
 
     async def list_fields(self, recipe: Mapping[str, Any]) -> list[Field]:
-        """Return the fields of a recipe with their sentences."""
+        """Return the fields of a recipe, each with a sentence about it."""
         key = json.dumps(recipe, sort_keys=True)
         if key not in self._fields:
             found = await self._worker.ask(RecipeTask(as_plain(recipe)))

@@ -1,4 +1,4 @@
-"""The door of the server: every request passes here before the application sees it.
+"""Check every request before the application gets it.
 
 It checks the name of the host, the origin, the token and the size of the body, cuts off slow clients, adds
 the security headers, turns every fault into one sentence, and writes the log line.
@@ -56,7 +56,7 @@ Clock: TypeAlias = Callable[[], float]
 
 @dataclass
 class Visit:
-    """A request on its way.
+    """A request that is being checked and answered.
 
     Attributes:
         scope: the request as ASGI describes it.
@@ -88,7 +88,7 @@ class Guard:
         self.visits: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, see ASGI."""
+        """Answer a request; the arguments are those of an ASGI application."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -121,12 +121,12 @@ class Guard:
         except Exception:
             log.exception("a request failed")
             answer = refuse(Refused(503, "the server failed at this request; its log has the reason"))
-        # An answer that has begun cannot be replaced; the server then closes the connection.
+        # If the answer has begun, it cannot be replaced; the server closes the connection.
         if not visit.status:
             await answer(visit.scope, door.receive, door.send)
 
     def _check(self, visit: Visit) -> Response | None:
-        """Return the answer to a request that ends here, None for a request that may pass.
+        """Return the guard's own answer, or None if the request may go on to the application.
 
         Raises:
             Refused: if the request is not allowed.
@@ -158,7 +158,7 @@ class Guard:
             return False
         if name in self.names:
             return True
-        # A name can be made to point here (DNS rebinding), an address cannot.
+        # Anybody can make a host name point to this address (DNS rebinding), so names must be known.
         return not is_loopback(self.settings.host) and _is_address(name)
 
     def _check_token(self, visit: Visit) -> Response | None:
@@ -179,7 +179,7 @@ class Guard:
 
 
 class _Door:
-    """The receive and send functions of one request, with limits of size and time."""
+    """Wraps the `receive` and `send` functions of one request with limits of size and time."""
 
     def __init__(self, visit: Visit, settings: Settings, receive: Receive, send: Send) -> None:
         self.visit, self.limits = visit, settings.limits
@@ -189,7 +189,7 @@ class _Door:
         self._until = time.monotonic() + self.limits.body_seconds
 
     async def receive(self) -> Message:
-        """Return the next part of the body; wait without a limit once the body is complete."""
+        """Return the next message of the client. Until the body is complete, the time to wait is limited."""
         if self._whole:
             return await self._receive()
         try:
@@ -239,10 +239,11 @@ def _is_address(name: str) -> bool:
 
 
 def _check_origin(headers: Headers, host: str) -> None:
-    """Check that a request that changes something comes from this page, or from a program.
+    """Check that a request that changes something comes from this page or from a program, not from another
+    site.
 
     Raises:
-        Refused: if a browser sends it for another page.
+        Refused: if a browser sends it for another site.
     """
     origins, site = headers.getlist("origin"), headers.get("sec-fetch-site", "none")
     own = {f"http://{host}".lower(), f"https://{host}".lower()}
@@ -261,6 +262,6 @@ def _read_cookie(headers: Headers) -> str:
 
 
 def _equal(given: Any, token: str) -> bool:  # noqa: ANN401 (what a client sent)
-    """Return whether a secret is right; the time that this takes does not depend on the secret."""
+    """Return whether a token is right; the duration of the comparison tells nothing about the token."""
     one, other = (hashlib.sha256(str(text).encode("utf-8", "replace")).digest() for text in (given, token))
     return hmac.compare_digest(one, other)

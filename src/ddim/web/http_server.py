@@ -1,4 +1,4 @@
-"""uvicorn with a limit of time for the head of each request, which uvicorn itself does not have."""
+"""A uvicorn server with a time limit for the headers of each request; uvicorn itself has no such limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _CONNECTIONS = 1000
 def make_protocol(limits: Limits) -> type[H11Protocol]:
     """Return uvicorn's HTTP protocol, which also closes a connection whose next request comes too slowly.
 
-    A client that sends a byte now and then could otherwise hold a connection for ever (slow loris).
+    Without it, a client that sends a byte now and then could keep a connection open for ever (a slow loris
+    attack).
     """
 
     class TimedProtocol(H11Protocol):
@@ -43,7 +44,9 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def send_400_response(self, msg: str) -> None:
-            """Answer what is no HTTP, or has a head that is too long, as other errors are answered."""
+            """Answer bytes that are not HTTP, or headers that are too long, in the form of all
+            other errors.
+            """
             content = b'{"error":"this is no HTTP request, or its head is too long"}'
             if self.transport is not None and not self.transport.is_closing():
                 head = f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
@@ -52,7 +55,9 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
                 self.transport.close()
 
         def _watch_head(self) -> None:
-            """Start the timer while no request is being answered, and stop it when one begins."""
+            """Run the timer while the connection waits for a request, and stop it while a request is
+            answered.
+            """
             busy = self.cycle is not None and not self.cycle.response_complete
             if busy:
                 self._forget_timer()
@@ -73,7 +78,7 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
 
 
 def make_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
-    """Return a server of an application; give it its sockets."""
+    """Return a uvicorn server for an application; the caller passes open sockets when it starts it."""
     return uvicorn.Server(
         uvicorn.Config(
             app,

@@ -25,15 +25,15 @@ class Job:
     """A task in the queue or in the worker.
 
     Attributes:
-        number: its number.
+        number: identifies the job in messages.
         task: the task.
         client: the address of the client.
-        ahead: number of jobs that are done before it.
-        step: the latest preview, None before the first.
-        result: the result, None before the end.
+        ahead: number of jobs in the queue before it.
+        step: the latest preview, None before the first one.
+        result: the result, None until the job is done.
         failure: why it failed, None if it did not.
         cancelled: whether its client has left.
-        news: set whenever one of the above changes.
+        news: an event that is set whenever a field above changes.
     """
 
     number: int
@@ -48,7 +48,7 @@ class Job:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def finish(self, result: Mapping[str, Any] | None, failure: Refused | None = None) -> None:
-        """Note the result or the failure, unless one is known already."""
+        """Set the result or the failure, unless one is set already."""
         if not self.ended.is_set():
             self.result, self.failure = result, failure
             self.news.set()
@@ -56,7 +56,7 @@ class Job:
 
 
 class ModelWorker:
-    """One worker process, which is started when it is needed, and started anew when it ended."""
+    """Runs one worker process: starts it when it is first needed, and again if it has ended."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -80,7 +80,7 @@ class ModelWorker:
         return len(self._waiting)
 
     async def start(self, *, warm: bool) -> None:
-        """Begin to take jobs; `warm` starts the process at once."""
+        """Begin to take jobs; if `warm` is true, start the process at once."""
         self._tasks = [asyncio.create_task(self._run())]
         if warm:
             self._tasks.append(asyncio.create_task(self._warm()))
@@ -113,7 +113,7 @@ class ModelWorker:
         return job
 
     async def ask(self, task: Task) -> Mapping[str, Any]:
-        """Return the result of a quick task, which does not wait for the queue.
+        """Return the result of a quick task, which is done without waiting in the queue.
 
         Raises:
             Refused: if it fails.
@@ -130,7 +130,7 @@ class ModelWorker:
         return take_result(job)
 
     def cancel(self, job: Job) -> None:
-        """Take a job out of the queue, or ask the worker to stop it after the present sampling step."""
+        """Take a job out of the queue, or ask the worker to stop it after the current sampling step."""
         job.cancelled = True
         if job in self._waiting:
             self._waiting.remove(job)
@@ -168,7 +168,7 @@ class ModelWorker:
 
     async def _do(self, job: Job) -> None:
         try:
-            # The start of the process does not count as time of the job.
+            # The time to start the process does not count towards the job.
             await self._send(Message(job.number, "begin", encode_task(job.task)))
             if job.cancelled:
                 self._write(Message(job.number, "cancel"))
@@ -207,7 +207,7 @@ class ModelWorker:
             if self._process is not None and self._process.returncode is None:
                 return
             try:
-                # Ctrl-C in a terminal reaches a process of another session only through this server.
+                # In its own session the process does not get Ctrl-C from the terminal; this server stops it.
                 self._process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "ddim.web.worker_process"),
                     stdin=PIPE,
@@ -239,7 +239,7 @@ class ModelWorker:
             self._end_process(_GONE)
 
     def _end_process(self, why: str) -> None:
-        """Kill the process; the jobs that it has fail."""
+        """Kill the process; the jobs that it was given fail with the sentence `why`."""
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -261,7 +261,9 @@ def take_result(job: Job) -> Mapping[str, Any]:
 
 
 async def follow_job(job: Job) -> AsyncGenerator[Event, None]:
-    """Yield the events of a job until it ends: "queued" and "step". Steps that come too fast are left out."""
+    """Yield the events of a job until it ends: "queued" and "step". If steps come faster than the client
+    reads, some are left out.
+    """
     yield Event("queued", {"ahead": job.ahead})
     ahead, step = job.ahead, None
     while not job.ended.is_set():

@@ -46,9 +46,10 @@ def perform_task(task: tasks.Task, monitor: Monitor) -> dict[str, Any]:
 
 
 def set_memory_limit() -> None:
-    """Let an allocation fail that is larger than the memory, in place of the whole process.
+    """Limit the memory of this process, so that an allocation that is too large fails with an error.
 
-    A recipe of somebody else can ask for a network of any size.
+    Without the limit the system would kill the whole process. A recipe from somebody else can contain a
+    network of any size.
     """
     if torch.cuda.is_available() or not hasattr(os, "sysconf"):
         return

@@ -1,4 +1,4 @@
-"""Do edits as the commands `ddim vary`, `interpolate`, `inpaint` and `invert`; runs in the worker process."""
+"""Edit images as `ddim vary`, `interpolate`, `inpaint` and `invert` do; runs in the worker process."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Inputs:
 
     @property
     def names(self) -> list[str]:
-        """The names of the files, as the command takes them."""
+        """The names of the files, as they stand in the command."""
         return [file.relative_to(self.folder).as_posix() for file in self.files]
 
     def read(self) -> Tensor:
@@ -84,7 +84,7 @@ def edit_run(task: tasks.EditTask, monitor: Monitor) -> dict[str, Any]:
     try:
         return _edit(task, folder, monitor)
     except UserError as error:
-        # The folder is one of the server; its path would tell nothing to the user.
+        # The folder is temporary, and its path would not help the user.
         raise UserError(str(error).replace(f"{folder}/", "")) from None
 
 
@@ -124,9 +124,10 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
 
 
 def _write_inputs(task: tasks.EditTask, folder: Path, monitor: Monitor) -> list[Path]:
-    """Write the images that the edit starts from into its folder, and return their files.
+    """Write the images that the edit starts from into the folder of the task, and return their paths.
 
-    A seed is sampled first, as `ddim sample` does. An upload is copied, so that the archive has it too.
+    An image that is given by its seed is sampled, as `ddim sample` does. An upload is copied, so that the
+    archive of the result contains it.
     """
     files = []
     for k, upload in enumerate(task.images):
@@ -192,7 +193,9 @@ def _seeds(task: tasks.EditTask) -> range:
 
 
 def _list_images(task: tasks.EditTask, edit: Edit) -> list[dict[str, Any]]:
-    """Return the images of the result; those of an inversion begin with its inputs at the size of the run."""
+    """Return the images of the result. For an inversion, the inputs, resized to the run's size,
+    come first.
+    """
     rows = ["input", "restored"] if task.kind == "invert" else list(edit.rows)[-1:]
     names = [f"{row.replace(' ', '-')}-{k:02d}.png" for row in rows for k in range(len(edit.rows[row]))]
     if task.kind in ("vary", "inpaint"):
@@ -201,7 +204,9 @@ def _list_images(task: tasks.EditTask, edit: Edit) -> list[dict[str, Any]]:
 
 
 def edit_command(task: tasks.EditTask, names: Sequence[str]) -> str:
-    """Return the command that writes the same images; if it starts from samples, after the one for these."""
+    """Return the command that writes the same images. If the edit starts from samples, the command that
+    samples them comes first.
+    """
     words: list[object] = ["ddim", task.kind, task.run, *names]
     if task.kind == "interpolate" and task.seeds:
         words += ["--seeds", ",".join(map(str, task.seeds))]

@@ -55,7 +55,7 @@ def write_sweep_report(task: tasks.ReportTask, _monitor: Monitor) -> dict[str, A
 
 
 def compare_runs(task: tasks.CompareTask, _monitor: Monitor) -> dict[str, Any]:
-    """Compare the newest evaluations of runs with that of the first; see `ddim.compare`."""
+    """Compare the evaluation of the first run with that of each other run; see `ddim.compare`."""
     comparison = compare_evaluations(task.records, metric=task.metric)
     # The rows are sorted; evaluations are known by their folders.
     return {
@@ -82,6 +82,6 @@ def _describe_rank(row: Ranked, metric: str) -> dict[str, Any]:
 
 
 def check_request(task: tasks.TrainingTask, _monitor: Monitor) -> dict[str, Any]:
-    """Check that a training can begin with these fields, and return the name of its recipe."""
+    """Check that a training can start with these fields, and return the name of its recipe."""
     recipe = Request(task.recipe, task.fields).build_recipe()
     return {"recipe": recipe.name}

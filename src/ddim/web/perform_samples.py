@@ -35,7 +35,7 @@ ARCHIVE = "all.zip"
 
 
 class Pipelines:
-    """The runs that were loaded last; a run with a newer checkpoint is loaded again."""
+    """Keeps the runs that were loaded last. If a run has a newer checkpoint, it is loaded again."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Any, ...], LoadedRun] = OrderedDict()
@@ -52,7 +52,7 @@ class Pipelines:
 
 
 def _stamp_run(run: Path) -> tuple[tuple[str, int], ...]:
-    """Return values that change if a run gets another checkpoint, or search results."""
+    """Return values that change if a run gets a new checkpoint or new search results."""
     folders = [path for path in (run / "checkpoints").glob("*") if path.is_dir()]
     return tuple(sorted((path.name, _when_changed(path)) for path in [*folders, run / RUN]))
 
@@ -69,12 +69,12 @@ PIPELINES = Pipelines()
 
 @dataclass
 class Preview:
-    """Draws the states of a sampler as small sheets.
+    """Draws each state of a sampler as a small sheet of images, and sends it.
 
     Attributes:
         pipeline: the model that samples.
         monitor: where the previews go.
-        steps: the number of states of all micro-batches together.
+        steps: the number of states that will come, of all micro-batches together.
         seen: the number of states so far.
     """
 
@@ -89,7 +89,7 @@ class Preview:
         self.monitor.preview(self.seen, max(self.seen, self.steps), partial(self.draw, state))
 
     def draw(self, state: State) -> bytes:
-        """Return the first images of a state as a PNG."""
+        """Return a PNG sheet with the first images of a state."""
         images = self.pipeline.pixels.leave(state.x[:SHOWN].float()).cpu()
         return render_png(shrink(make_sheet(images)))
 
@@ -170,7 +170,7 @@ def sample_command(task: tasks.SampleTask) -> str:
 
 
 def _join_seeds(seeds: Sequence[int]) -> str:
-    """Return seeds as --seeds takes them: runs of consecutive seeds are joined."""
+    """Return seeds as the text for --seeds; consecutive seeds are written as a range, such as 0-15."""
     parts: list[list[int]] = []
     for seed in seeds:
         if parts and seed == parts[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""The files that the worker made for clients: results and uploads, the newest ones, in a temporary folder."""
+"""Keep the newest results and uploads of clients as files in a temporary folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder with its files and their sizes together."""
+    """A folder, the names of its files, and their total size in bytes."""
 
     folder: Path
     names: frozenset[str]
@@ -25,7 +25,7 @@ class Kept:
 
 
 class ResultStore:
-    """Keeps the newest folders; each has an id that cannot be guessed."""
+    """Keeps the newest folders and removes older ones. Each folder has an id that cannot be guessed."""
 
     def __init__(self, root: Path, most: int) -> None:
         self._root, self._most = root, most
@@ -39,7 +39,7 @@ class ResultStore:
         return own, folder
 
     def keep(self, own: str) -> None:
-        """Keep the files that are in a folder now, and remove what is too old."""
+        """Keep the files that a folder contains now, and remove the oldest folders if there are too many."""
         folder = self._root / own
         sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
         self._kept[own] = Kept(folder, frozenset(sizes), sum(sizes.values()))
@@ -55,7 +55,7 @@ class ResultStore:
         """Return a file of a folder.
 
         Raises:
-            Refused: if it is not kept, or not any more.
+            Refused: if there is no such file, or it has been removed.
         """
         kept = self._kept.get(own)
         if kept is None or name not in kept.names:
@@ -71,7 +71,9 @@ class ResultStore:
 
 
 class Shelves:
-    """The results and the uploads of a server, in one temporary folder that goes with the server."""
+    """The results and the uploads of a server, in one temporary folder that is removed when the
+    server ends.
+    """
 
     def __init__(self, results: int, uploads: int) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="ddim-serve-"))
@@ -79,5 +81,5 @@ class Shelves:
         self.uploads = ResultStore(self.root / "uploads", uploads)
 
     def close(self) -> None:
-        """Remove everything."""
+        """Remove the temporary folder."""
         shutil.rmtree(self.root, ignore_errors=True)

@@ -82,7 +82,7 @@ class Sweep:
 def name_id(path: Path, folder: Path) -> str:
     """Return the id of a run or sweep: its path below `folder`, with ~ in place of /.
 
-    A path with other than usual characters gets a hash as its id, so that each id is a part of an address.
+    A path with unusual characters gets a hash as its id, so that every id can stand in an address.
     """
     parts = path.relative_to(folder).parts or (folder.resolve().name or "runs",)
     if all(re.fullmatch(r"[\w.,=+@ -]+", part) and part.isprintable() and part.isascii() for part in parts):
@@ -91,7 +91,7 @@ def name_id(path: Path, folder: Path) -> str:
 
 
 def show_text(text: str) -> str:
-    """Return a text without characters that JSON or UTF-8 cannot carry."""
+    """Return a text in which characters that UTF-8 cannot encode are replaced."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -115,7 +115,9 @@ def list_sheets(run: Path) -> list[tuple[int, Path]]:
 
 
 def make_row(place: Place, run: Run, folder: Path) -> Row:
-    """Return the row of a run; a run whose files hold other than expected values is damaged."""
+    """Return the row of a run. If its files contain unexpected values, the row says that the run
+    is damaged.
+    """
     own = name_id(place.path, folder)
     path = place.path.relative_to(folder)
     name = show_text(str(path) if path.parts else folder.resolve().name)
@@ -175,7 +177,7 @@ def _list_metrics(records: Iterable[Mapping[str, Any]]) -> dict[str, Interval]:
 
 
 def list_intervals(record: Mapping[str, Any]) -> dict[str, Interval]:
-    """Return the metrics of the record of an evaluation, keyed by name."""
+    """Return the metrics in the record of an evaluation with their intervals, keyed by name."""
     found = {name: metric_entry(record, name) for name in METRICS}
     return {
         name: Interval(*(_number(entry.get(part)) for part in ("value", "low", "high")))

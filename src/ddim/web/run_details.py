@@ -40,7 +40,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A sheet of samples, made after a training step."""
+    """A sheet of samples, and the training step at which it was made."""
 
     step: int
     images: int
@@ -79,7 +79,7 @@ class Memorised:
 
 @dataclass(frozen=True)
 class KidPoint:
-    """The KID that a training measured on the way."""
+    """The KID that a training measured after some images."""
 
     images: int
     value: float
@@ -89,7 +89,7 @@ class KidPoint:
 
 @dataclass(frozen=True)
 class NoiseErrors:
-    """The latest validation errors at each log-SNR; null where a step has none."""
+    """The latest validation errors at each log-SNR; null where a validation has none."""
 
     labels: list[str] = field(default_factory=list)
     values: list[list[float | None]] = field(default_factory=list)
@@ -97,7 +97,7 @@ class NoiseErrors:
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of a training; each list has one entry for each line of the log, null without a value."""
+    """The curves of a training. Each list has one entry for each line of the log; null means no value."""
 
     images: list[int]
     loss: list[float | None]
@@ -114,7 +114,7 @@ class Log:
 
 
 def list_checkpoints(run: Run) -> list[Checkpoint]:
-    """Return the checkpoints of a run, the first step first."""
+    """Return the checkpoints of a run, oldest first."""
     batch = int(run.recipe["optim"]["batch"])
     places = [(parse_step(path.name), path.name) for path in (run.path / "checkpoints").glob("step-*")]
     found = sorted((place[0], name) for place, name in places if place and not place[1])
@@ -122,7 +122,7 @@ def list_checkpoints(run: Run) -> list[Checkpoint]:
 
 
 def describe_sheets(own: str, run: Run) -> list[Sheet]:
-    """Return the sheets of samples of a run with the id `own`, the first step first."""
+    """Return the sheets of samples of a run with the id `own`, oldest first."""
     batch = int(run.recipe["optim"]["batch"])
     return [
         Sheet(step, step * batch, api_address("runs", own, "sheets", step))
@@ -131,7 +131,7 @@ def describe_sheets(own: str, run: Run) -> list[Sheet]:
 
 
 def list_films(own: str, run: Run) -> list[NamedFile]:
-    """Return the films beside the sheets of a run."""
+    """Return the films in the folder of the sheets of a run."""
     return [
         NamedFile(name, api_address("runs", own, "films", name)) for name in sorted(_film_files(run.path))
     ]
@@ -194,7 +194,7 @@ def _newest_memorisation(run: Path) -> Path | None:
 
 
 def read_curves(run: Path) -> Curves:
-    """Return the curves of a training, thinned to at most `POINTS` points."""
+    """Return the curves of a training; the losses and errors have at most `POINTS` points."""
     lines = [line for line in read_metrics(run) if isinstance(line.get("images"), int)]
     kid = [
         KidPoint(line["images"], line["kid"], line.get("kid_low"), line.get("kid_high"))
@@ -209,7 +209,7 @@ def read_curves(run: Path) -> Curves:
 
 
 def _thin(lines: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return at most `POINTS` lines; lines of validations are kept before others."""
+    """Return at most `POINTS` lines, evenly spread; lines with validations are preferred."""
     if len(lines) <= POINTS:
         return list(lines)
     judged = judged[:: math.ceil(len(judged) / (POINTS // 2))] if judged else []
@@ -220,7 +220,7 @@ def _thin(lines: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]
 
 
 def _noise_errors(judged: Sequence[Mapping[str, Any]]) -> NoiseErrors:
-    """Return the noise errors at each log-SNR of at most the last 50 validations."""
+    """Return the validation errors at each log-SNR, from at most the last 50 validations."""
     names = [name for name in (judged[-1] if judged else {}) if name.startswith("noise_mae/log_snr_")]
     values = [[_value(line, name) for name in names] for line in judged[-50:]]
     return NoiseErrors([name.removeprefix("noise_mae/log_snr_") for name in names], values)
@@ -252,7 +252,8 @@ def find_picture(run: Path, kind: str, name: str) -> Path:
 
     Args:
         run: the run folder.
-        kind: "sheets", "films", "real" or "pairs".
+        kind: "sheets", "films", "real" (real images) or "pairs" (samples beside their nearest training
+        images).
         name: the step of a sheet or the name of a film; "" for the other kinds.
 
     Raises:
@@ -275,7 +276,7 @@ def find_picture(run: Path, kind: str, name: str) -> Path:
 
 
 def sheet_layout(run: Run) -> tuple[int, list[int]]:
-    """Return the columns of the sheets of a run, and the height and width of its images in pixels.
+    """Return the number of columns of the sheets of a run, and the height and width of one image in pixels.
 
     Sheets are enlarged by a whole number, see `ddim.plots.pictures.enlarge`.
     """

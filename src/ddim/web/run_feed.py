@@ -1,4 +1,4 @@
-"""The list of runs for many listeners: files are polled while somebody listens, and only then."""
+"""Share the list of runs with many listeners. Files are polled only while somebody listens."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class RunFeed:
 
         Args:
             fully: whether to search for new runs, even if this is not due.
-            at_once: whether to look even if the last look is less than `FRESH` ago.
+            at_once: whether to look even if the last look was less than `FRESH` seconds ago.
         """
         async with self._lock:
             now = asyncio.get_running_loop().time()
@@ -87,7 +87,9 @@ class RunFeed:
                 listener.note(change)
 
     async def listen(self) -> AsyncGenerator[Change, None]:
-        """Yield all rows first, then the changes as they come; they are collected for a slow listener."""
+        """Yield all rows first, then the changes as they come. A slow listener gets several
+        changes in one.
+        """
         rows = await self.rows()
         listener = _Listener()
         self._listeners.add(listener)

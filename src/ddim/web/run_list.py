@@ -1,4 +1,4 @@
-"""The list of runs in a folder, kept up to date with as few reads as possible."""
+"""Keep the list of runs in a folder up to date, with as few reads of files as possible."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Stamp = tuple[int, ...]
 
 @dataclass
 class Known:
-    """What is known about a place: its run, its row and the stamps of its files when they were read."""
+    """A run folder (`place`), the run in it, its row, and the stamp of its files when they were read."""
 
     place: Place
     run: Run
@@ -45,7 +45,7 @@ class Change:
 
 
 class Pacer:
-    """Says when work is due, such that it takes at most `SHARE` of the time."""
+    """Says when repeated work is due, so that it takes at most the part `SHARE` of the time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._next = clock, 0.0
@@ -55,18 +55,18 @@ class Pacer:
         return self._clock() >= self._next
 
     def measure(self, work: Callable[[], None]) -> None:
-        """Do the work, and put off the next one by its duration divided by `SHARE`."""
+        """Do the work; the next time is due after its duration divided by `SHARE`."""
         start = self._clock()
         work()
         self._next = self._clock() + max(EVERY, (self._clock() - start) / SHARE)
 
 
 class RunList:
-    """The runs in a folder. Its methods read files, so they block.
+    """The runs in a folder. The methods read files, so they block.
 
     Attributes:
         folder: the folder of the runs.
-        known: what is known about each run, keyed by id.
+        known: a `Known` for each run, keyed by id.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -129,7 +129,7 @@ class RunList:
             return
         inside = self.folder.resolve()
         for place in list_places(self.folder):
-            # A sweep.json of somebody else can name a trial that lies elsewhere.
+            # A sweep.json from somebody else can name a trial outside the folder.
             if place.path.resolve().is_relative_to(inside):
                 yield place
 
@@ -143,18 +143,18 @@ class RunList:
         for own, known in list(self.known.items()):
             if (known.run.state == "running") != running:
                 continue
-            # A process that is killed unlocks its folder but changes no file: read running runs always.
+            # If a process is killed, its lock ends but no file changes, so running runs are always read.
             if running or stamp_place(known.place) != known.stamp:
                 self.known[own] = self._open(known.place)
 
     def _mark(self) -> None:
-        """Update the rows of runs with evaluations: whether they are comparable depends on all runs."""
+        """Update whether each evaluated run is comparable, which depends on the evaluations of all runs."""
         self._unmarked = False
         judged = [known for known in self.known.values() if known.run.records]
         try:
             marked = mark_comparable([known.run for known in judged])
         except (TypeError, ValueError, KeyError, AttributeError):
-            return  # a record has other than expected values; its row is shown without a mark
+            return  # a record has unexpected values; its row is shown without the mark "comparable"
         for known, run in zip(judged, marked, strict=True):
             known.row = make_row(known.place, run, self.folder)
 
@@ -175,7 +175,9 @@ def stamp_place(place: Place) -> Stamp:
 
 
 def read_bounded(place: Place) -> Run:
-    """Return the run at a place; a run with files that cannot be read, or are too large, is damaged."""
+    """Return the run at a place. If its files are too large or cannot be read, the run has the state
+    "damaged".
+    """
     for name, most in LARGEST.items():
         try:
             size = (place.path / name).stat().st_size
@@ -185,6 +187,6 @@ def read_bounded(place: Place) -> Run:
             return Run(place.path, "damaged", why=f"{name} is too large: {size:,} bytes, at most {most:,}")
     try:
         return read_place(place)
-    # A file that somebody else wrote can hold any JSON, so any error here means a damaged run.
+    # A file from somebody else can contain any JSON, so any error here means a damaged run.
     except (UserError, ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError) as error:
         return Run(place.path, "damaged", why=f"it cannot be read: {type(error).__name__}")

@@ -132,7 +132,7 @@ async def _picture(feed: RunFeed, run: str, kind: str, name: str) -> Response:
 
 
 async def _read(work: Callable[[], T]) -> T:
-    """Return the result of work that reads files, done in a thread; a file with a fault is refused."""
+    """Return the result of `work`, which reads files in a thread; a damaged file becomes a refusal."""
     try:
         return await asyncio.to_thread(work)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What a client may ask of the worker. Unknown fields and numbers out of range are refused here."""
+"""The bodies of requests to sample and edit. Unknown fields and numbers out of range are refused here."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class SampleRequest(Body):
 
     @property
     def recipe_fields(self) -> dict[str, str]:
-        """The fields of the recipe that differ, as text keyed by path; options of their own come first."""
+        """The fields of the recipe that the request changes, as text keyed by path. Fields with their own
+        option come first.
+        """
         own = {"sampler": self.sampler, "grid": self.grid}
         chosen = {name: value for name, value in own.items() if value is not None}
         if self.eta is not None:
@@ -115,7 +117,7 @@ class EditRequest(Body):
 
     @property
     def passes(self) -> int:
-        """How often each step is done, about."""
+        """Roughly how often each sampling step is done."""
         return {"vary": 1, "interpolate": 2, "inpaint": self.resample, "invert": 4}[self.kind]
 
 
@@ -129,10 +131,10 @@ def check_work(
         images: number of images.
         steps: sampling steps, None for those of the recipe.
         limits: the limits of the server.
-        passes: how often each step is done.
+        passes: how often each sampling step is done.
 
     Raises:
-        Refused: if it is; the sentence names the limit.
+        Refused: if it is too much; the sentence names the limit.
     """
     if images > limits.images:
         raise Refused(422, f"at most {limits.images} images can be made at a time, got {images}")

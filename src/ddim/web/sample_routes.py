@@ -1,4 +1,4 @@
-"""The addresses that make images: samples, edits, uploads and their results."""
+"""The addresses that make images: samples and edits, uploads, and the files of results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LEFT = 499
 
 @dataclass(frozen=True)
 class MadeImage:
-    """An image of a result: its address, and the seed that it was made from or its name."""
+    """An image of a result: its address, its name, and its seed if it is a sample."""
 
     url: str
     name: str
@@ -41,7 +41,7 @@ class MadeImage:
 
 @dataclass(frozen=True)
 class Result:
-    """Images that were made, the files about them, and how to make the same ones without the page."""
+    """New images, the files about them, and the command and Python code that make the same images."""
 
     id: str
     images: list[MadeImage]
@@ -67,7 +67,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Desk:
-    """What the routes need: the runs, the worker, the kept files and the limits."""
+    """The objects that the routes share: the runs, the worker, the stored files and the limits."""
 
     feed: RunFeed
     worker: ModelWorker
@@ -146,7 +146,7 @@ _UPLOAD_BODY = {
 
 
 async def answer_file(store: ResultStore, own: str, name: str) -> Response:
-    """Return the answer with a file of a result."""
+    """Return an answer that contains a file of a result."""
     path = store.find(own, name)
     try:
         content = await asyncio.to_thread(path.read_bytes)
@@ -163,10 +163,10 @@ def wants_events(request: Request) -> bool:
 
 
 async def _find_ready(feed: RunFeed, own: str) -> Known:
-    """Return a run that can be sampled.
+    """Return the run with an id, if it can be sampled.
 
     Raises:
-        Refused: if there is none, or it is damaged or has not begun.
+        Refused: if there is no such run, or it is damaged or has no checkpoint yet.
     """
     known = await feed.find_run(own)
     if known.row.state == "damaged" or not known.run.facts or known.row.size is None:

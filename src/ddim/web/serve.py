@@ -25,10 +25,10 @@ def serve(  # noqa: PLR0913 (the choices of a user)
 
     Args:
         folder: the folder of the runs. The default folder may be missing.
-        host: the address at which the server listens; other than loopback addresses need a token.
+        host: the address at which the server listens. An address that other machines can reach needs a token.
         port: the port; 0 takes a free one.
         token: a secret that each request must carry: at least 22 random letters, digits, - and _.
-        data: the folder of the images on which the page may train; None forbids to train.
+        data: the folder with the images on which the page may train; without it the page starts no training.
         opening: whether to open the page in a browser.
 
     Raises:
@@ -84,7 +84,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens at an address.
 
     Raises:
-        UserError: if the address is taken, or is none of this machine.
+        UserError: if the port is taken, or the address does not belong to this machine.
     """
     try:
         family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -94,7 +94,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
-        # From now on a browser waits for the server, which still starts.
+        # From now on the socket accepts connections, so a browser waits while the server starts.
         listener.listen(128)
     except OSError as error:
         listener.close()

@@ -17,24 +17,24 @@ TOKEN_VARIETY = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """How much work a server accepts.
+    """Upper limits on the work that a server accepts.
 
     Attributes:
-        images: images of one request.
+        images: number of images of one request.
         steps: sampling steps of one request.
         work: images times steps times pixels of one request.
         waiting: requests that wait for the worker.
         per_client: requests of one client that wait for the worker or use it.
-        job_seconds: seconds of one request in the worker; then the worker is started anew.
+        job_seconds: seconds that the worker may take for one request; after them the worker is restarted.
         json_bytes: bytes of a JSON body.
         upload_bytes: bytes of an uploaded image.
         requests: requests that are answered at the same time, event streams included.
-        client_requests: those of one client.
-        results: results that are kept.
-        uploads: uploaded images that are kept.
-        head_seconds: seconds in which the head of a request must arrive.
+        client_requests: requests of one client that are answered at the same time.
+        results: number of results that are kept.
+        uploads: number of uploaded images that are kept.
+        head_seconds: seconds in which the headers of a request must arrive.
         body_seconds: seconds in which the body of a request must arrive.
-        send_seconds: seconds in which a client must take a part of an answer.
+        send_seconds: seconds in which a client must receive a part of an answer.
     """
 
     images: int = 64
@@ -60,11 +60,12 @@ class Settings:
 
     Attributes:
         folder: the folder whose runs are shown.
-        data: the folder of the images on which the page may train; None forbids to train.
+        data: the folder with the images on which the page may train; without it the page starts no training.
         host: the address at which the server listens.
         token: the secret that each request must carry, or None.
         limits: how much work the server accepts.
-        warm: whether the worker process starts with the server, and not with the first request that needs it.
+        warm: whether the worker process starts together with the server; otherwise the first request that
+        needs it starts it.
     """
 
     folder: Path
@@ -94,7 +95,8 @@ def check_token(token: str | None, host: str) -> None:
     """Check that a server that other machines can reach has a token that nobody can guess.
 
     Raises:
-        UserError: if the token is missing, too short, or has letters that a header or cookie cannot carry.
+        UserError: if the token is missing or too short, or has characters that a header or cookie cannot
+        contain.
     """
     fresh = f"for example this new one: --token {secrets.token_urlsafe(24)}"
     if token is None:

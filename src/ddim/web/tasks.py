@@ -1,6 +1,6 @@
-"""The tasks that the server gives to its worker process, and the lines of JSON in which they are sent.
+"""The tasks that the server gives to its worker process, and the JSON messages that carry them.
 
-This module imports nothing of the web: the worker imports it too.
+The worker imports this module too, so it imports no package of the web server.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class EditTask:
         mask: the file of the mask of "inpaint", or None.
         n: number of results of "vary" and "inpaint", number of frames of "interpolate".
         seed: the first seed of "vary" and "inpaint".
-        steps: number of times in the grid.
+        steps: number of steps of the grid.
         strength: the time up to which "vary" adds noise.
-        resample: how often "inpaint" does each step.
-        exact: whether "invert" solves each step by iteration.
+        resample: how often "inpaint" repeats each step.
+        exact: whether "invert" solves each step exactly, by fixed-point iteration.
         fields: fields of the grid that differ, as text keyed by path.
     """
 
@@ -110,7 +110,9 @@ class CompareTask:
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """Check that a training can begin with a recipe and fields, as text keyed by path. It is done at once."""
+    """Check that a training can start with a recipe and fields (text keyed by path). Does not wait in the
+    queue.
+    """
 
     recipe: str
     fields: dict[str, str]
@@ -118,14 +120,14 @@ class TrainingTask:
 
 @dataclass(frozen=True)
 class RecipeTask:
-    """Explain the fields of a recipe. It is done at once, beside the task that the worker does."""
+    """Explain the fields of a recipe. Does not wait in the queue."""
 
     recipe: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ChoicesTask:
-    """List the recipes, their fields, the samplers and the grids. It is done at once too."""
+    """List the recipes, their fields, the samplers and the grids. Does not wait in the queue."""
 
 
 Task: TypeAlias = (
@@ -164,7 +166,8 @@ class Message:
     Attributes:
         number: the number of the task.
         kind: "begin" or "cancel" to the worker; "step", "done" or "failed" from the worker.
-        content: the task; the preview; the result; or the sentence and the HTTP status of a failure.
+        content: for "begin" the task, for "step" the preview, for "done" the result, for "failed" a sentence
+        and an HTTP status.
     """
 
     number: int
@@ -172,7 +175,7 @@ class Message:
     content: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        """Return the line."""
+        """Return the message as a line of JSON."""
         return json.dumps(asdict(self), allow_nan=False).encode() + b"\n"
 
     @staticmethod

@@ -53,21 +53,21 @@ class TrainingRequest(Body):
 
 
 class ResumeRequest(Body):
-    """Resume a training, for some minutes longer than planned."""
+    """Resume a training; `minutes` extends it beyond its plan."""
 
     minutes: Minutes | None = None
 
 
 @dataclass(frozen=True)
 class Started:
-    """A training that has begun, or is about to begin."""
+    """A new training run: its id."""
 
     id: str
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A training was asked to stop or to go on."""
+    """The answer to a request to stop or resume a training: the request was accepted."""
 
     ok: bool = True
 
@@ -90,7 +90,7 @@ class FieldText:
 
 @dataclass(frozen=True)
 class Recipes:
-    """What can be trained."""
+    """The named recipes, and the fields of recipes that can be changed."""
 
     recipes: list[RecipeText]
     fields: list[FieldText]
@@ -217,6 +217,6 @@ def training_fields(body: TrainingRequest) -> dict[str, str]:
 
 
 def _stem(name: str) -> str:
-    """Return the beginning of the name of a run folder, from the name of its images."""
+    """Return the first part of the name of a run folder, made from the name of its images."""
     word = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(name).stem).strip("-.")
     return word[:60] or "images"

@@ -1,4 +1,6 @@
-"""Trainings that the page starts, stops and resumes. They are separate processes and outlive the server."""
+"""Start, stop and resume trainings for the page. They are separate processes, and go on when the
+server ends.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,16 @@ _SAID_BYTES = 4096
 
 @dataclass
 class Child:
-    """A training that this server started: its process, and what it says on standard error."""
+    """A training that this server started: its folder, its process, and the file with its standard error
+    (`said`).
+    """
 
     folder: Path
     process: subprocess.Popen[bytes]
     said: IO[bytes]
 
     def last_line(self) -> str:
-        """Return the last line that the process wrote."""
+        """Return the last line that the process wrote on standard error."""
         end = self.said.seek(0, os.SEEK_END)
         self.said.seek(max(0, end - _SAID_BYTES))
         lines = [line.strip() for line in self.said.read().decode("utf-8", "replace").splitlines()]
@@ -70,7 +74,9 @@ class Trainings:
         return self._settings.may_train and known.run.state == "running" and known.place.sweep is None
 
     def can_resume(self, known: Known) -> bool:
-        """Return whether the page may resume a run, or train it longer. Trials belong to their sweep."""
+        """Return whether the page may resume a run or train it longer. It may not for the trials
+        of a sweep.
+        """
         ended = known.run.state in ("stopped", "finished")
         saved = (known.place.path / "checkpoints").is_dir()
         return self._settings.may_train and ended and saved and known.place.sweep is None
@@ -81,13 +87,13 @@ class Trainings:
         Args:
             source: the images.
             words: more options of `ddim train`.
-            stem: the beginning of the name of the folder.
+            stem: the first part of the name of the new folder.
 
         Returns:
             The run folder.
 
         Raises:
-            Refused: if it fails at once; the sentence is that of the command.
+            Refused: if the training fails at its start; the sentence is the error of `ddim train`.
         """
         self._check_free()
         folder = make_numbered_folder(self._settings.folder, f"{stem}-")
@@ -95,17 +101,17 @@ class Trainings:
         try:
             await self._wait_for_begin(child, (folder / RUN).is_file)
         except Refused:
-            # An empty folder is no run; a folder with anything in it is kept.
+            # An empty folder is not a run, so it is removed; a folder with files is kept.
             if not any(folder.iterdir()):
                 folder.rmdir()
             raise
         return folder
 
     async def resume(self, folder: Path, minutes: float | None) -> None:
-        """Resume a run, for some minutes longer than planned if they are given.
+        """Resume a run; `minutes` extends it beyond its plan.
 
         Raises:
-            Refused: if it fails at once.
+            Refused: if the training fails at its start; the sentence is the error of `ddim train`.
         """
         self._check_free()
         more = [] if minutes is None else [f"--more={minutes:g}"]
@@ -113,7 +119,7 @@ class Trainings:
         await self._wait_for_begin(child, lambda: is_locked(folder))
 
     def stop(self, folder: Path) -> None:
-        """Ask the process that trains in a folder to save and to stop.
+        """Ask the process that trains in a folder to save a checkpoint and stop.
 
         Raises:
             Refused: if no process of this machine and user trains there.
@@ -137,7 +143,7 @@ class Trainings:
             raise Refused(429, f"{MOST} trainings run already; stop one of them first")
 
     def _spawn(self, folder: Path, words: Sequence[str]) -> Child:
-        # It is open as long as the training runs, and has no name.
+        # The file has no name; it stays open as long as the training runs.
         said = TemporaryFile()  # noqa: SIM115
         try:
             process = subprocess.Popen(
@@ -155,10 +161,11 @@ class Trainings:
         return child
 
     async def _wait_for_begin(self, child: Child, begun: Callable[[], bool]) -> None:
-        """Wait until a training has begun, for at most `PATIENCE`; reading many images takes longer.
+        """Wait until a training has started, at most `PATIENCE` seconds. A training that reads many images
+        may start later.
 
         Raises:
-            Refused: if its process fails before.
+            Refused: if its process fails before it has started.
         """
         until = asyncio.get_running_loop().time() + PATIENCE
         while asyncio.get_running_loop().time() < until and not begun():
@@ -170,7 +177,8 @@ class Trainings:
 
 
 def find_locker(lock: Path) -> int | None:
-    """Return the id of the process that has locked a file, None if there is none or the system does not say.
+    """Return the id of the process that has locked a file, or None if no process has or the system does not
+    tell.
 
     Linux lists locks in /proc/locks: "1: FLOCK ADVISORY WRITE 123 08:01:456 0 EOF" is a lock of process 123
     on the file with inode 456.
@@ -188,7 +196,9 @@ def find_locker(lock: Path) -> int | None:
 
 
 def _has_open(pid: int, file: Path) -> bool:
-    """Return whether a process has opened a file; equal inodes alone could be on different drives."""
+    """Return whether a process has a file open. This is checked because two drives can have equal inode
+    numbers.
+    """
     try:
         return any(
             os.path.samefile(link, file) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists()

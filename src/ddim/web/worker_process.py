@@ -1,7 +1,7 @@
 """The worker process: it loads models and does the tasks of the server, one after another.
 
-It reads messages on standard input and writes messages on standard output, one JSON document a line. It ends
-when the server ends, because its standard input is then closed.
+It reads messages from standard input and writes messages to standard output, one JSON document per line. It
+ends when the server ends, because its standard input is then closed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ PREVIEW_SECONDS = 0.05
 
 
 class Cancelled(Exception):  # noqa: N818 (an event)
-    """The server no longer wants the result of a task."""
+    """Raised if the server no longer needs the result of a task."""
 
 
 class Monitor:
-    """The connection of one task to the server: it sends previews and notices that the task was cancelled."""
+    """Connects one task with the server: sends its previews, and stops it if the server cancelled it."""
 
     def __init__(self, number: int, send: Callable[[Message], None], cancelled: threading.Event) -> None:
         self._number, self._send, self._cancelled = number, send, cancelled
@@ -41,7 +41,9 @@ class Monitor:
             raise Cancelled
 
     def preview(self, step: int, steps: int, draw: Callable[[], bytes] | None = None) -> None:
-        """Send that a step was done, with a small PNG; the task ends here if it was cancelled."""
+        """Tell the server that a step is done, with a small PNG. Raises `Cancelled` if the task was
+        cancelled.
+        """
         self.check()
         if time.monotonic() < self._next and step < steps:
             return
@@ -114,7 +116,7 @@ def run_worker() -> None:
     """Run the worker."""
     wait_briefly()
     keep_freed_memory()
-    # Whatever a library prints must not mix with the messages.
+    # What a library prints must not mix with the messages on standard output.
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     Worker(sys.stdin.buffer, sink).run()

@@ -1,4 +1,4 @@
-// Requests to the server. Every failure becomes an Error whose message is a sentence for the reader.
+// Requests to the server. Every failure becomes an Error whose message is a sentence for the user.
 
 const ABSENT = "The server does not answer. Look whether `ddim serve` still runs, then try again.";
 
@@ -20,7 +20,7 @@ async function sentence(response) {
     if (typeof error === "string") return error;
     if (typeof detail === "string") return detail;
   } catch {
-    /* the answer is no JSON */
+    /* the answer is not JSON */
   }
   return `The server answered ${response.status} ${response.statusText}`.trim() + ".";
 }
@@ -51,7 +51,8 @@ export async function upload(blob, signal) {
 
 /**
  * Send JSON and call `on[event](data)` for each event of the answer; returns the data of the event "done".
- * EventSource cannot send a body, so the stream is read here. To leave is to cancel: the server sees the abort.
+ * EventSource cannot send a body, so the stream is read here. If `signal` aborts the request, the server
+ * cancels the work.
  */
 export async function stream(path, body, on, signal) {
   const options = json(body);

@@ -5,7 +5,10 @@ import { ago, count, duration, interval, number, plural, size, title } from "./f
 
 const SIGNS = { waiting: "…", running: "▶", stopped: "❚❚", finished: "✓", failed: "✕", damaged: "!" };
 
-/** Return the state of a run as a badge; a sign beside the word, because colours alone are not seen by all. */
+/**
+ * Return the state of a run as a badge with a sign and a word, because not everybody can tell the colours
+ * apart.
+ */
 export function badge(state) {
   return h(
     "span",
@@ -18,7 +21,7 @@ export function badge(state) {
 /** Return the address of a run's view. */
 export const runAddress = (id) => `#/run/${encodeURIComponent(id)}`;
 
-/** Return "12,800 of 40,000 images" and what is left of the time. */
+/** Return "12,800 of 40,000 images" and the time that is left. */
 export function progressText(row) {
   const seen = row.total
     ? `${count(row.images)} of ${plural(row.total, "image")}`
@@ -34,7 +37,9 @@ export function progressBar(row) {
   return row.total ? h("progress", { ...props, max: row.total, value: row.images }) : h("progress", props);
 }
 
-/** A card; `update(row)` changes only what differs, so that the focus and the picture stay. */
+/**
+ * The card of a run; `update(row)` changes only the parts that differ, so that the focus and the picture stay.
+ */
 export class Card {
   constructor(row, onpick) {
     this.image = h("img", { class: "pixels", alt: "", loading: "lazy" });

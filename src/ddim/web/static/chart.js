@@ -1,11 +1,12 @@
-// A line chart as SVG: zoom by drag, wheel or keys, values under the pointer, a legend that hides lines.
+// A line chart as SVG, with zoom by drag, wheel or keys, the values at the pointer, and a legend that hides
+// lines.
 
 import { button, h, newId, setText, show, svg } from "./dom.js";
 import { count, number, tickText } from "./format.js";
 import { listenTo } from "./chart_input.js";
 import { EDGE, HEIGHT, domainX, domainY, logTicks, nearest, scale, ticks } from "./scale.js";
 
-/** Return the sentence that says how to use charts; the charts of a page share it. */
+/** Return a paragraph that explains how to use charts; all charts of a page share it. */
 export const chartHint = () =>
   h(
     "p",
@@ -13,11 +14,11 @@ export const chartHint = () =>
     "Drag over a chart to zoom. Click it to zoom with the wheel, or with the keys + and −; ← and → show values, 0 shows all.",
   );
 
-/** A chart; `element` goes into the page, `update(series)` shows other data and keeps the zoom. */
+/** A chart. Put `element` into the page; `update(series)` shows new data and keeps the zoom. */
 export class Chart {
   /**
    * Series are {name, points: [{x, y, low?, high?}], color?}. With `low` and `high`, a point has a bar for its interval.
-   * `hint` is the element of `chartHint`. The signal ends what listens outside the element.
+   * `hint` is the element of `chartHint`. When `signal` aborts, the chart stops to observe its size.
    */
   constructor({ title, xLabel, yLabel, hint, log = false, signal }) {
     Object.assign(this, {

@@ -1,4 +1,4 @@
-// What pointers, wheel and keys do to a chart.
+// Handle pointer, wheel and key events of a chart.
 
 import { svg } from "./dom.js";
 import { EDGE, HEIGHT, nearest } from "./scale.js";
@@ -8,7 +8,7 @@ export function listenTo(chart) {
   const area = chart.svg;
   listenToDrag(chart, area);
   area.addEventListener("dblclick", () => chart.setZoom(null));
-  // The wheel scrolls the page until the chart has the focus, so that nobody is caught on the way down.
+  // The wheel zooms only after the chart has the focus; before, it scrolls the page as usual.
   area.addEventListener(
     "wheel",
     (event) => {
@@ -54,7 +54,7 @@ function listenToDrag(chart, area) {
   });
 }
 
-/** Return where an event is, in units of the drawing. */
+/** Return the position of an event in the units of the SVG. */
 function position(chart, event) {
   const box = chart.svg.getBoundingClientRect();
   return ((event.clientX - box.left) / box.width) * chart.width;
@@ -73,7 +73,7 @@ function act(chart, event) {
   event.preventDefault();
 }
 
-/** Move the cursor by so many points of the longest line; a zoomed chart follows it. */
+/** Move the cursor by `by` points of the longest line; a zoomed chart scrolls with it. */
 function step(chart, by) {
   if (!chart.shown.length) return;
   const { points } = chart.longest;

@@ -1,4 +1,4 @@
-// Several runs side by side: samples of the same seeds, and the table of what may be ranked.
+// Several runs side by side: samples of the same seeds, and a ranking of the runs that are comparable.
 
 import { get, runPath, stream } from "./api.js";
 import { runAddress } from "./card.js";
@@ -11,7 +11,7 @@ import { Tile, drawSheet } from "./tiles.js";
 
 const METRICS = ["kid", "fid", "precision", "recall", "density", "coverage"];
 
-/** Draw the comparison of the runs that the address names. */
+/** Draw the comparison of the runs named in the address. */
 export async function draw(root, { query, runs: asked, about, signal }) {
   const chosen = asked.filter((id) => allRuns().some((row) => row.id === id));
   const metric = METRICS.includes(query.get("metric")) ? query.get("metric") : "kid";
@@ -161,7 +161,7 @@ class SameSeeds {
           seeds.map((seed, k) => [String(seed), ...columns.map(({ tiles }) => tiles[k].canvas)]),
         ),
       );
-      // One after the other, because the server has one model at a time.
+      // The runs are sampled one after the other, because the server uses one model at a time.
       for (const { row, tiles, note } of columns) await this.sample(row, seeds, tiles, note);
       show(this.state, "All runs are sampled.");
     } catch (error) {
@@ -178,7 +178,7 @@ class SameSeeds {
         runPath(row.id, "/samples"),
         { seeds },
         {
-          // The canvases of a table of seeds are those of tiles.
+          // The cells of the table are tiles, so each step is drawn into them.
           step: (step) => drawSheet(tiles, step, row.size ?? [64, 64]).catch(() => {}),
         },
         this.job.signal,
@@ -196,7 +196,7 @@ class SameSeeds {
   }
 }
 
-/** Return the ranking; the server compares each run with the first one that was asked for. */
+/** Return the ranking; the server compares each run with the first run of the request. */
 function rank({ metric, rows, differs, excluded, remark }) {
   const bars = whiskers(rows);
   const choices = Object.entries(differs ?? {});

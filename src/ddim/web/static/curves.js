@@ -1,4 +1,4 @@
-// The curves of a run: loss, errors, errors by noise level, and KID with its intervals.
+// The curves of a run: its loss, its validation errors, these by noise level, and KID with its intervals.
 
 import { Chart, chartHint } from "./chart.js";
 import { h, section, show } from "./dom.js";
@@ -19,7 +19,7 @@ export class Curves {
     this.arrange(false);
   }
 
-  /** Show the charts; most runs measure no KID while they train. */
+  /** Show the charts that have values; most runs measure no KID while they train. */
   arrange(measured) {
     const charts = [this.loss, this.errors, this.noise, ...(measured ? [this.kid] : [])];
     // Charts that stay are not moved, because that takes the focus away.
@@ -42,7 +42,7 @@ export class Curves {
     this.noise.update(
       noise.labels.map((label, k) => ({
         name: /^-?\d/.test(label) ? `log-SNR ${label.replace("-", "−")}` : label,
-        // A ramp from one colour to the other, because the levels have an order.
+        // Noise levels have an order, so their colours go gradually from one colour to another.
         color: `color-mix(in oklch, var(--ramp-b) ${Math.round((100 * k) / last)}%, var(--ramp-a))`,
         points: toPoints(
           noise.images ?? images,

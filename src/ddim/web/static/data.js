@@ -1,4 +1,4 @@
-// The images to learn from: a sheet, the classes, what was left out, and duplicates.
+// A set of training images: a sheet, the classes, the files that were left out, and the duplicates.
 
 import { get } from "./api.js";
 import { fault, h, section, show, svg } from "./dom.js";
@@ -7,7 +7,7 @@ import { table } from "./run_parts.js";
 
 const SHOWN = 100; // rows of a table; more are only counted
 
-/** Draw the list of image sets, and the one that the address names. */
+/** Draw the list of image sets, and the set named in the address. */
 export async function draw(root, { id, about, signal }) {
   root.append(h("h1", {}, "Data"));
   const { entries } = await get("/api/data", signal);

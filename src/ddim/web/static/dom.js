@@ -1,12 +1,12 @@
-// Small helpers that build elements. Text always becomes a text node, so names can hold HTML.
+// Small helpers that build elements. Text always becomes a text node, so HTML in a name has no effect.
 
 const SVG = "http://www.w3.org/2000/svg";
 let ids = 0;
 
-/** Return a new id, to tie a label or a description to its control. */
+/** Return a new id, which connects a label or a description with its control. */
 export const newId = (word) => `${word}-${++ids}`;
 
-/** Return an element with properties and children; functions named on… become listeners. */
+/** Return an element with properties and children; properties such as `onclick` become event listeners. */
 export function h(tag, props = {}, ...children) {
   return fill(document.createElement(tag), props, children);
 }
@@ -20,7 +20,7 @@ function fill(element, props, children) {
   for (const [name, value] of Object.entries(props)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    // The content security policy forbids style attributes; the object model is allowed.
+    // The content security policy forbids style attributes, but scripts may set styles.
     else if (name === "style")
       for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
     else if (name === "value" || name === "checked") element[name] = value;
@@ -47,7 +47,7 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Tell readers of the screen something that the eye sees anyway. */
+/** Tell screen readers about a change that other users see. */
 export function announce(text) {
   setText(document.getElementById("announcer"), text);
 }
@@ -66,7 +66,7 @@ export function tick(label, props = {}) {
   return { box, element: h("label", { class: "tick" }, box, h("span", {}, label)) };
 }
 
-/** Return a menu; options are texts or pairs of a value and a text. */
+/** Return a menu; each option is a text, or a pair of a value and a text. */
 export function menu(options, props = {}) {
   const pairs = options.map((option) => (Array.isArray(option) ? option : [option, option]));
   const element = h(
@@ -88,13 +88,13 @@ export function fault(text) {
   return h("p", { class: "fault", role: "alert" }, text);
 }
 
-/** Return a section with its heading, which names it for those who jump from section to section. */
+/** Return a section with its heading; screen readers use the heading as its name. */
 export function section(title, ...children) {
   const heading = h("h2", { id: newId("heading") }, title);
   return h("section", { "aria-labelledby": heading.id }, heading, ...children);
 }
 
-/** Return text of code with a button that copies it. */
+/** Return a box with code and a button that copies it. */
 export function code(title, text) {
   const copy = button(
     "Copy",
@@ -115,7 +115,8 @@ async function copyText(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Browsers give the clipboard to https and to this machine only; a page in the local network selects instead.
+    // Browsers allow the clipboard only over https and on this machine. Elsewhere the text is selected and
+    // copied.
     const area = h("textarea", { class: "hidden" });
     area.value = text;
     document.body.append(area);

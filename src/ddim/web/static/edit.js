@@ -1,4 +1,4 @@
-// What can be made from the chosen tiles: variations, the way between two, a masked part generated anew, an inversion.
+// Edit the chosen images: vary one, interpolate between two, inpaint a masked part, or invert.
 
 import { getBlob, upload } from "./api.js";
 import { button, fault, field, h, setText, show } from "./dom.js";
@@ -30,7 +30,7 @@ export class EditPanel {
     this.varyButton = button("Vary", () => this.vary());
     this.maskButton = button("Draw a mask", () => this.mask(cell, limits));
     this.invertButton = button("Invert", () => this.invert());
-    this.betweenButton = button("Show the way between", () => this.between());
+    this.betweenButton = button("Interpolate", () => this.between());
     this.save = h("a", { class: "button quiet", download: "" }, "Save PNG");
     this.one = h(
       "div",
@@ -112,17 +112,18 @@ export class EditPanel {
     const drawn = await new MaskDialog(tile, cell, limits.images).ask();
     if (!drawn) return;
     const { blob, n, resample } = drawn;
-    const title = `Masked part of ${tile.name}, generated anew`;
+    const title = `Inpainting of ${tile.name}`;
     await this.begin(title, names(n), { kind: "inpaint", n, resample }, blob);
   }
 
-  /** Upload what the server does not have yet, and begin the edit. */
+  /** Upload the images that the server does not have yet, and start the edit. */
   async begin(title, list, body, mask) {
     const tiles = this.tiles;
     body.steps = Number(this.steps.input.value);
     show(this.message);
     try {
-      // Two seeds are blended by their latents, which is exact; other images are inverted first.
+      // Two samples are interpolated between their latents, which their seeds give exactly; other images are
+      // inverted first.
       const seeded = tiles.length === 2 && tiles.every((tile) => tile.seed !== undefined);
       body.sources = seeded
         ? tiles.map(({ seed }) => ({ seed }))
@@ -134,7 +135,7 @@ export class EditPanel {
     }
   }
 
-  /** Return the source of a tile; a picture that no seed names is uploaded, so that it is the one edited. */
+  /** Return the source of a tile: its seed, or an upload if no seed gives this image. */
   async source(tile, asFile) {
     if (tile.source && !(asFile && "seed" in tile.source)) return tile.source;
     const { upload: id } = await upload(await getBlob(tile.url, this.signal), this.signal);

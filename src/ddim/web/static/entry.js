@@ -1,13 +1,17 @@
-// One piece of work of the playground, as an entry of a notebook: tiles, progress, files, and the code that repeats it.
+// One request of the playground, shown like a notebook cell: tiles, progress, files, and the code that
+// repeats it.
 
 import { stream } from "./api.js";
 import { announce, code, fault, h, newId, setText, show } from "./dom.js";
 import { duration, plural } from "./format.js";
 import { Tile, drawSheet, tileGrid } from "./tiles.js";
 
-/** An entry; `run` asks the server and shows each step. */
+/** An entry; `run` sends the request and shows each step. */
 export class Entry {
-  /** `size` is [height, width] of an image; `row` puts all tiles into one row; `onpick` gets a tile that the reader clicks. */
+  /**
+   * `size` is [height, width] of an image; `row` puts all tiles into one row; `onpick(tile)` is called when the
+   * user clicks a tile.
+   */
   constructor(title, names, size, row, onpick) {
     Object.assign(this, { title, size, row, onpick });
     this.tiles = names.map((name) => new Tile(name, onpick));
@@ -27,7 +31,7 @@ export class Entry {
     );
   }
 
-  /** Ask the server, show the steps and the result. Errors are shown here, and thrown to nobody. */
+  /** Send the request, and show its steps and its result. Errors are shown here and not thrown. */
   async run(path, body, signal) {
     announce(`${this.title}: started`);
     try {
@@ -56,7 +60,7 @@ export class Entry {
     this.bar.max = step.of;
     this.bar.value = step.k;
     setText(this.state, `${Math.round((100 * step.k) / step.of)} % of the network evaluations`);
-    // Only the newest sheet is drawn if the browser is slower than the server.
+    // If the browser is slower than the server, only the newest sheet is drawn.
     this.newest = step;
     if (!this.drawing) this.drawing = this.drawNewest();
   }
@@ -70,7 +74,9 @@ export class Entry {
     this.drawing = null;
   }
 
-  /** Show the files of a result; `sampled` is the request if these are samples. */
+  /**
+   * Show the files of a result. `sampled` is the request if the result consists of samples, else undefined.
+   */
   finish(result, sampled) {
     this.done = true;
     this.work.remove();
@@ -78,9 +84,9 @@ export class Entry {
       this.tiles = result.images.map(({ name }) => new Tile(name.replace(/\.png$/, ""), this.onpick));
       show(this.place, tileGrid(this.tiles, this.title, this.row));
     }
-    // A seed alone names a sample only if nothing else was chosen.
+    // A seed alone is enough to repeat a sample only if no other option was set.
     const plain = sampled && Object.keys(sampled).length === 1;
-    // Between two seeds, latents are blended; a class or guidance would be lost.
+    // An interpolation between two seeds uses their latents only, so a class or guidance would be lost.
     const latent = sampled && sampled.label === undefined && sampled.guidance === undefined;
     result.images.forEach(({ url, seed }, k) => {
       this.tiles[k].seed = latent ? seed : undefined;

@@ -1,4 +1,4 @@
-// Numbers, intervals and times as a reader wants them.
+// Write numbers, intervals and times as text for the user.
 
 /** Return a count with commas: 26,800. */
 export const count = (value) =>
@@ -7,14 +7,14 @@ export const count = (value) =>
 /** Return "1 image" or "2 images". */
 export const plural = (value, word) => `${count(value)} ${word}${value === 1 ? "" : "s"}`;
 
-/** Return a number with three significant digits, without an exponent where it is readable without. */
+/** Return a number with three significant digits; very small and very large numbers have an exponent. */
 export function number(value, digits = 3) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e5 || size < 1e-4) return value.toExponential(digits - 1).replace("e+", "e");
   if (Number.isInteger(value)) return value.toLocaleString("en");
-  // Trailing zeros stay: 0.220 was measured to three digits as 0.219 was.
+  // Trailing zeros stay, because 0.220 is as precise as 0.219.
   return value.toLocaleString("en", { minimumSignificantDigits: digits, maximumSignificantDigits: digits });
 }
 
@@ -24,12 +24,14 @@ export const tickText = (value) =>
     ? Number(value.toPrecision(3)).toExponential()
     : String(Number(value.toPrecision(6)));
 
-/** Return a value with its 95 % interval, all with the same decimals: "0.0019 (0.0011 to 0.0027)". */
+/**
+ * Return a value with its 95 % interval, all with the same number of decimals: "0.0019 (0.0011 to 0.0027)".
+ */
 export function interval(metric) {
   if (!metric || metric.value === null || metric.value === undefined) return "–";
   const { value, low, high } = metric;
   if (low === null || low === undefined || high === null || high === undefined) return number(value);
-  // Two digits of the width of the interval; more would be noise.
+  // The interval's width gets two significant digits; more would be noise.
   const decimals = Math.min(8, Math.max(0, 1 - Math.floor(Math.log10(Math.max(high - low, 1e-12)))));
   const text = (x) => x.toFixed(decimals);
   return `${text(value)} (${text(low)} to ${text(high)})`;
@@ -74,7 +76,7 @@ const TITLES = {
 /** Return the title of a metric or an error. */
 export const title = (name) => TITLES[name] ?? name.replaceAll("_", " ");
 
-/** Return whether a small value of a metric is the good one. */
+/** Return whether smaller values of a metric are better. */
 export const smallIsGood = (name) => !["precision", "recall", "density", "coverage"].includes(name);
 
 /** Return a time, given as ISO 8601 text, as "27 Nov 2026, 04:43". */
@@ -85,7 +87,7 @@ export function moment(text) {
     : time.toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
 }
 
-/** Return a line of a log for the eye: its numbers with names, without the many errors by noise level. */
+/** Return a line of the log as readable text: numbers with names, without the many errors by noise level. */
 export function logLine(line) {
   let entry;
   try {

@@ -1,4 +1,4 @@
-// The runs as the server last told them. One connection serves all views.
+// The latest rows of all runs from the server. All views share one connection.
 
 import { get } from "./api.js";
 
@@ -51,14 +51,14 @@ function listen() {
   source.addEventListener("error", () => {
     banner.textContent = "The connection to the server is lost. The page tries again by itself.";
     banner.hidden = false;
-    // The browser gives up after an answer other than 200, such as 401 or 503 of a restart.
+    // The browser gives up after an answer other than 200, such as 401, or 503 during a restart.
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
   });
   source.addEventListener("runs", (event) => take(JSON.parse(event.data)));
 }
 
 async function take({ changed, gone }) {
-  // Sweeps are not in the events; a run of an unknown sweep means that the list is old.
+  // The events contain no sweeps. If a run belongs to an unknown sweep, the list of sweeps is loaded again.
   const known = new Set(sweeps.map((sweep) => sweep.id));
   const strange = changed.some((row) => row.sweep && !known.has(row.sweep));
   const differing = changed.filter((row) => JSON.stringify(rows.get(row.id)) !== JSON.stringify(row));

@@ -1,4 +1,4 @@
-// Shows the view that the address names, and moves the focus to it.
+// Show the view named in the address, and move the focus to it.
 
 import { get } from "./api.js";
 import { fault, h, show } from "./dom.js";
@@ -30,7 +30,7 @@ let first = true;
 export function parseAddress(hash) {
   const [path, query = ""] = hash.replace(/^#\/?/, "").split("?");
   const [view = "", ...rest] = path.split("/");
-  // Each id of a list is encoded by itself, because a name may hold a comma.
+  // Each id of a list is encoded separately, because a name may contain a comma.
   const runs = (/(?:^|&)runs=([^&]*)/.exec(query)?.[1] ?? "").split(",").filter(Boolean).map(decode);
   return { view, id: decode(rest.join("/")), query: new URLSearchParams(query), runs };
 }
@@ -71,7 +71,8 @@ async function route() {
     if (!root.querySelector("h1")) root.prepend(h("h1", {}, id || TITLES[name]));
     root.append(fault(error.message));
   }
-  // After a link, readers of the screen begin at the new view; the first page keeps the browser's own focus.
+  // After a click on a link, screen readers begin at the new view. The first page keeps the browser's own
+  // focus.
   if (!first && !signal.aborted) main.focus({ preventScroll: true });
   if (!first) scrollTo(0, 0);
   first = false;

@@ -1,4 +1,4 @@
-// A dialog in which the part of an image that is to be generated is painted: with mouse, pen, finger or keys.
+// A dialog in which the user paints the part of an image to generate anew, with mouse, pen, finger or keys.
 
 import { announce, button, field, h, menu, newId, setText } from "./dom.js";
 
@@ -6,14 +6,18 @@ const KEYS =
   "Arrow keys move the brush, the space bar paints, E erases, [ and ] change the size of the brush. With the mouse, the right button erases.";
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-/** A dialog; `ask()` returns {blob, n, resample}, with a PNG whose white pixels are to be generated, or null. */
+/**
+ * A dialog; `ask()` returns {blob, n, resample}, or null if the user cancels. White pixels of the PNG `blob`
+ * are generated.
+ */
 export class MaskDialog {
   constructor(tile, size, most) {
     this.tile = tile;
     const [height, width] = size ?? [64, 64];
     Object.assign(this, { width, height, filled: 0, at: [Math.floor(width / 2), Math.floor(height / 2)] });
     this.mask = new Uint8Array(width * height);
-    // The picture and the mask are two canvases of the model's size; the style sheet enlarges both alike.
+    // The picture and the mask are two canvases of the model's image size; the style sheet enlarges both
+    // equally.
     this.picture = h("canvas", { width, height, class: "pixels" });
     const hint = newId("hint");
     this.canvas = h("canvas", {
@@ -117,13 +121,13 @@ export class MaskDialog {
     const radius = Number(this.brush.value) / 2;
     for (let row = 0; row < this.height; row++)
       for (let column = 0; column < this.width; column++) {
-        // The distance is measured between centres of pixels; a brush of one pixel covers exactly one.
+        // Distances are between centres of pixels, so a brush of one pixel covers exactly one.
         if (Math.hypot(column - x, row - y) < Math.max(radius, 0.5))
           this.mask[row * this.width + column] = on;
       }
   }
 
-  /** Stamp along a line, because a fast pointer reports few positions. */
+  /** Set the pixels along a line, because a fast pointer reports few positions. */
   stroke(from, to, on) {
     const steps = Math.max(1, Math.ceil(Math.hypot(to[0] - from[0], to[1] - from[1])));
     for (let k = 0; k <= steps; k++)
@@ -148,7 +152,7 @@ export class MaskDialog {
     this.mask.forEach((on, k) => {
       if (!on) return;
       filled++;
-      // A chequered veil shows on every picture, whatever its colours.
+      // A chequered pattern is visible on pictures of any colour.
       const light = ((k % this.width) + Math.floor(k / this.width)) % 2 ? 255 : 215;
       pixels.data.set([light, 60, 130, 175], 4 * k);
     });

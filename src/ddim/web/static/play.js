@@ -1,4 +1,4 @@
-// The playground: samples that become clear step by step, and what can be made from them.
+// The playground: draws samples step by step, and edits them.
 
 import { get, runPath } from "./api.js";
 import { fault, field, h, menu, show } from "./dom.js";
@@ -9,7 +9,7 @@ import { allRuns } from "./live.js";
 import { PlayForm } from "./play_form.js";
 import { Uploads } from "./uploads.js";
 
-/** Draw the playground of a run, by default of the run that changed last. */
+/** Draw the playground of a run, by default the run that changed last. */
 export async function draw(root, { id: asked, about, signal }) {
   const rows = allRuns()
     .filter((row) => row.sheet || row.id === asked)
@@ -44,7 +44,7 @@ export async function draw(root, { id: asked, about, signal }) {
   return root;
 }
 
-/** The state of the playground: the chosen tiles, the entries, and the work that goes on. */
+/** The state of the playground: the chosen tiles, the entries, and the request in progress. */
 class Bench {
   constructor(id, detail, about, signal) {
     Object.assign(this, { id, signal, size: detail.size ?? [64, 64], chosen: [], job: null });
@@ -53,7 +53,7 @@ class Bench {
     this.guide = h(
       "p",
       { class: "note guide" },
-      "Samples appear here. Choose one for variations, a mask or an inversion; choose two for the way between them.",
+      "Samples appear here. Choose one to vary, inpaint or invert it; choose two to interpolate between them.",
     );
     this.form = new PlayForm(detail, about.limits, {
       onsubmit: () => this.sample(),
@@ -85,13 +85,13 @@ class Bench {
     );
   }
 
-  /** Begin an edit; its grid is that of the form. */
+  /** Start an edit with the grid of the form. */
   edit(title, names, body) {
     const { grid } = this.form.shared();
     return this.start(title, names, "/edits", grid ? { ...body, fields: { grid } } : body);
   }
 
-  /** Begin a piece of work. One at a time: a second click while it goes on is ignored. */
+  /** Start a request. While it is in progress, further clicks are ignored. */
   async start(title, names, path, body) {
     if (this.job) return;
     show(this.message);
@@ -111,7 +111,7 @@ class Bench {
     this.panel.setBusy(busy);
   }
 
-  /** Choose a tile or let it go. At most two are chosen; a third replaces the first. */
+  /** Choose a tile, or deselect it. At most two are chosen; a third replaces the first. */
   pick(tile) {
     this.choose(
       this.chosen.includes(tile)

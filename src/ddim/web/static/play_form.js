@@ -1,4 +1,4 @@
-// The form of the playground: seeds, steps and what else decides about the samples.
+// The form of the playground: seeds, steps, sampler, class and guidance.
 
 import { button, field, h, menu, tick } from "./dom.js";
 import { nextSeeds, parseSeeds } from "./seeds.js";
@@ -77,7 +77,7 @@ export class PlayForm {
     );
   }
 
-  /** Return the body of a request; throws an Error with a sentence. */
+  /** Return the body of a request; throws an Error with a sentence if a field is wrong. */
   body() {
     const body = { seeds: parseSeeds(this.seeds.value, this.most), ...this.shared() };
     const [low, high] = [optional(this.low), optional(this.high)];
@@ -93,7 +93,7 @@ export class PlayForm {
     });
   }
 
-  /** Return the choices that samples and edits share, but for the steps, whose default differs. */
+  /** Return the options that samples and edits share, except the steps, which have different defaults. */
   shared() {
     return clean({
       steps: optional(this.steps),
@@ -103,9 +103,9 @@ export class PlayForm {
     });
   }
 
-  /** Enable the buttons that make sense while work goes on, or while none does. */
+  /** Enable the right buttons while a request is in progress, or while none is. */
   setBusy(busy) {
-    // The focus must not fall off a button that becomes disabled.
+    // A disabled button loses the focus, so the focus is moved first.
     const moved = busy && document.activeElement === this.make;
     this.make.disabled = busy;
     this.cancel.disabled = !busy;

@@ -1,4 +1,4 @@
-// One run: samples over the training, curves, recipe, evaluations, copies, log, and what can be done with it.
+// The view of one run: samples during training, curves, recipe, evaluations, copies, log, and buttons.
 
 import { get, post, runPath } from "./api.js";
 import { badge, progressBar, progressText } from "./card.js";
@@ -61,7 +61,7 @@ export async function draw(root, { id, about, signal }) {
       checkpoints: saved,
       films: filmed,
     } = detail;
-    // These parts are drawn anew only if they differ, so that folded parts and the focus stay.
+    // These parts are redrawn only if they differ, so that folded parts and the focus stay.
     const key = JSON.stringify([fields, evaluated, copies, saved, filmed]);
     if (shown.key === key) return;
     shown.key = key;
@@ -116,7 +116,9 @@ export async function draw(root, { id, about, signal }) {
   }, signal);
 }
 
-/** Wait for a run that is not in the list yet: a training needs some seconds until it writes its first file. */
+/**
+ * Wait for a run that is not in the list yet, because a training writes its first file after some seconds.
+ */
 async function arrival(root, id, signal) {
   show(
     root,
@@ -131,7 +133,7 @@ async function arrival(root, id, signal) {
   show(root);
 }
 
-/** The buttons that sample from a run, stop it and go on with it. */
+/** The buttons that sample a run, stop it and resume it. */
 class Actions {
   constructor(id, about, refresh) {
     this.id = id;

@@ -1,9 +1,9 @@
-// The parts of a run's view that are tables and pictures.
+// The tables and pictures of a run's view.
 
 import { h, section, tick } from "./dom.js";
 import { count, interval, moment, plural, smallIsGood, title } from "./format.js";
 
-/** Return a table in a box that scrolls sideways on a narrow page; the box can be scrolled with keys too. */
+/** Return a table in a box that scrolls sideways on a narrow page, also with keys. */
 export function table(caption, heads, rows, numbers = heads.length) {
   const side = (k) => (k >= numbers ? { class: "number" } : {});
   return h(
@@ -39,7 +39,7 @@ export function table(caption, heads, rows, numbers = heads.length) {
   );
 }
 
-/** Return the recipe: what differs from the named recipe first, and the rest folded. */
+/** Return the recipe: first the fields that differ from the named recipe, then the others, folded. */
 export function recipe(fields, name) {
   const line = ({ field, value, named, help }) =>
     h(
@@ -122,12 +122,12 @@ export function evaluations(list) {
     h(
       "p",
       { class: "note" },
-      "In brackets: 95 % interval. ↓ small values are good, ↑ large values are good. NFE: network evaluations per image.",
+      "In brackets: 95 % interval. ↓ smaller is better, ↑ larger is better. NFE: network evaluations per image.",
     ),
   );
 }
 
-/** Return the verdict about copies of training images, with the worst pairs. */
+/** Return the result of the memorisation test, with the nearest pairs of sample and training image. */
 export function memorisation(found) {
   if (!found) return null;
   return section(
@@ -149,7 +149,7 @@ export function memorisation(found) {
   );
 }
 
-/** Return the films of a run. They begin only when asked for, because they move. */
+/** Return the films of a run. A film plays only after the user starts it. */
 export function films(list) {
   if (!list.length) return null;
   return section(

@@ -1,4 +1,4 @@
-// All runs as cards, sweeps as groups; the server's events change the cards in place.
+// Show all runs as cards, and sweeps as groups; events of the server update the cards in place.
 
 import { Card } from "./card.js";
 import { announce, field, h, menu, section, setText, show } from "./dom.js";
@@ -137,7 +137,7 @@ function matches(row, text, state) {
 }
 
 function byKey(key) {
-  // Runs without the value come last.
+  // Runs without a value come last.
   return (one, other) => {
     const [a, b] = [key(one) ?? null, key(other) ?? null];
     if (a === null || b === null) return (a === null) - (b === null) || one.name.localeCompare(other.name);

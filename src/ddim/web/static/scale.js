@@ -1,6 +1,6 @@
-// The arithmetic of charts: domains, ticks and positions. Nothing here touches the page.
+// The arithmetic of charts: domains, ticks and positions. Nothing here changes the page.
 
-/** The height of a chart, and the room around its lines for axes, in pixels. */
+/** The height of a chart, and the margins around its lines for the axes, in pixels. */
 export const HEIGHT = 260;
 export const EDGE = { top: 10, right: 14, bottom: 40, left: 66 };
 
@@ -50,7 +50,7 @@ export function domainX(series) {
   return low === high ? [low - 1, high + 1] : [low, high];
 }
 
-/** Return the range of y, intervals included, of the points with x in [from, to], with a margin. */
+/** Return the range of y of the points with x in [from, to], including their intervals and a margin. */
 export function domainY(series, from, to, log) {
   let low = Infinity,
     high = -Infinity;
@@ -64,7 +64,7 @@ export function domainY(series, from, to, log) {
   if (low > high) return log ? [0.1, 1] : [0, 1];
   if (log) return [low / 1.1, high * 1.1];
   const margin = (high - low || Math.abs(high) || 1) * 0.08;
-  // An error or a distance is read against zero where zero is not far away.
+  // The axis begins at zero if zero is near, because errors and distances are judged against zero.
   return [low >= 0 && low < 0.4 * high ? 0 : low - margin, high + margin];
 }
 
@@ -80,7 +80,7 @@ export function nearest(points, x) {
   return Math.abs(points[low].x - x) <= Math.abs(points[high].x - x) ? low : high;
 }
 
-/** Return points {x, y, low, high} of columns, without those that have no value. */
+/** Return the columns as points {x, y, low, high}; points without a value are left out. */
 export function toPoints(xs, ys) {
   const points = [];
   ys.forEach((y, k) => {

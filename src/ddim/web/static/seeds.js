@@ -2,7 +2,7 @@
 
 const LARGEST = 2 ** 32 - 1;
 
-/** Return the seeds of a text; throws an Error with a sentence. */
+/** Return the seeds in a text such as "0-15,40"; throws an Error with a sentence if the text is wrong. */
 export function parseSeeds(text, most) {
   const seeds = [];
   for (const part of text
@@ -24,7 +24,7 @@ export function parseSeeds(text, most) {
   return found;
 }
 
-/** Return the next text of as many seeds, which were not drawn before. */
+/** Return a text for the same number of seeds, all larger than the present ones. */
 export function nextSeeds(text, most) {
   let seeds;
   try {

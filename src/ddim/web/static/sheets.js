@@ -1,11 +1,15 @@
-// The samples of the same seeds over a training: a slider, a button that plays it, and the real images.
+// Samples of the same seeds at each validation of a training: a slider, a button that plays them, and the
+// real images.
 
 import { button, field, h, setText, show } from "./dom.js";
 import { plural } from "./format.js";
 
 const MILLISECONDS = 450;
 
-/** A slider through sheets; `update(sheets, real)` keeps the position, or follows the newest sheet. */
+/**
+ * A slider through sheets. `update(sheets, real)` keeps the position; at the newest sheet it moves on to the
+ * next newest.
+ */
 export class SheetSlider {
   constructor(signal) {
     this.sheets = [];
@@ -43,7 +47,7 @@ export class SheetSlider {
   }
 
   update(sheets, real) {
-    // Who looks at the newest sheet keeps looking at the newest one while the run trains.
+    // If the newest sheet is shown, later sheets replace it while the run trains.
     const following = Number(this.range.value) >= this.sheets.length - 1;
     const same = sheets.length === this.sheets.length;
     Object.assign(this, { sheets, real });
@@ -53,7 +57,7 @@ export class SheetSlider {
     if (!sheets.length || (same && this.kept)) return;
     this.range.max = sheets.length - 1;
     if (following) this.range.value = sheets.length - 1;
-    // All pictures are fetched before they are shown, so that the film does not flicker.
+    // All pictures are loaded before they are shown, so that they do not flicker.
     this.kept = sheets.map(({ url, images }) =>
       h("img", { class: "sheet pixels", src: url, alt: `Samples after ${plural(images, "image")}` }),
     );

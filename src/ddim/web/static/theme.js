@@ -1,5 +1,5 @@
-// Sets the colours before the page is drawn, so that a dark page does not flash white. It is a plain script,
-// because modules run only after the document was read.
+// Set the colours before the page is drawn, so that a dark page does not flash white. This is a plain script,
+// because modules run only after the whole document is read.
 (() => {
   const root = document.documentElement;
   const kept = () => {
@@ -18,7 +18,7 @@
     document.getElementById("theme").addEventListener("click", () => {
       const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
       const next = (root.dataset.theme ?? system) === "dark" ? "light" : "dark";
-      // The choice of the system needs no entry, so that the page follows it again.
+      // If the user chooses the system's theme, the stored choice is emptied: the page follows the system again.
       const entry = next === system ? "" : next;
       choose(entry);
       try {

@@ -1,11 +1,14 @@
-// Images that can be chosen: first blurred canvases that become clear, then the PNG files of the result.
+// Tiles: images that the user can choose. They show each step on a canvas, and then the PNG file of the
+// result.
 
 import { h } from "./dom.js";
 
 const GAP = 2; // pixels between the images of a sheet
 const SHOWN = 16; // images on the sheet of a step
 
-/** A tile. `source` says to the server which image it is: {seed}, {upload}, or null until its file is uploaded. */
+/**
+ * A tile. `source` tells the server which image it is: {seed}, {upload}, or null until its file is uploaded.
+ */
 export class Tile {
   constructor(name, onpick) {
     this.name = name;
@@ -29,7 +32,7 @@ export class Tile {
   /** Draw cell k of a sheet; see `drawSheet`. */
   drawCell(sheet, k, columns, [height, width]) {
     if (this.canvas.width !== width) Object.assign(this.canvas, { width, height });
-    // A large sheet is shrunk by the server, so positions are scaled.
+    // The server shrinks large sheets, so positions are scaled.
     const zoom = sheet.width / (columns * (width + GAP) - GAP);
     const [left, top] = [(k % columns) * (width + GAP), Math.floor(k / columns) * (height + GAP)];
     const context = this.canvas.getContext("2d");
@@ -40,7 +43,7 @@ export class Tile {
   finish(url, source) {
     Object.assign(this, { url, source });
     this.image = h("img", { class: "pixels", src: url, alt: "", draggable: "false" });
-    // The canvas stays until the file is there, so that nothing flickers.
+    // The canvas stays until the file is loaded, so that nothing flickers.
     this.image.decode().then(
       () => this.canvas.replaceWith(this.image),
       () => this.canvas.replaceWith(this.image),
@@ -57,7 +60,7 @@ export class Tile {
   }
 }
 
-/** Return a list of tiles as a group that readers of the screen can name. */
+/** Return the tiles as a group with a label for screen readers. */
 export function tileGrid(tiles, label, row = false) {
   const columns = Math.min(row ? 9 : 8, row ? tiles.length : Math.ceil(Math.sqrt(tiles.length)));
   return h(
@@ -68,8 +71,8 @@ export function tileGrid(tiles, label, row = false) {
 }
 
 /**
- * Draw the sheet of a step into tiles. The server sends at most 16 cells, and says at which tile they begin.
- * `size` is [height, width] of one image.
+ * Draw the sheet of a step into tiles. The sheet has at most 16 cells; `first` is the index of the tile of
+ * the first cell. `size` is [height, width] of one image.
  */
 export async function drawSheet(tiles, { sheet, first = 0, columns }, size) {
   if (!sheet) return;

@@ -68,7 +68,7 @@ export async function draw(root, { about, signal }) {
       },
     },
     field(
-      "Images to learn from",
+      "Training images",
       data,
       about.data_folder
         ? `Images below ${about.data_folder}, and built-in sets`
@@ -89,12 +89,12 @@ export async function draw(root, { about, signal }) {
   if (!entries.length)
     show(
       message,
-      h("p", { class: "why" }, "There are no images to learn from. Start the server with --data FOLDER."),
+      h("p", { class: "why" }, "There are no training images. Start the server with --data FOLDER."),
     );
   return root.append(form);
 }
 
-/** Fields of the recipe that the reader changes, one row each. */
+/** The fields of the recipe that the user changes, one row each. */
 class Changes {
   constructor(fields) {
     this.help = new Map(fields.map((one) => [one.field, one.help]));

@@ -1,4 +1,4 @@
-// Images of the reader: chosen from the disk or dropped, uploaded, and then tiles like any other.
+// Images of the user: chosen or dropped, then uploaded and shown as tiles.
 
 import { upload } from "./api.js";
 import { announce, fault, h, newId, show } from "./dom.js";
@@ -69,7 +69,9 @@ export class Uploads {
     this.input.value = ""; // so that the same file can be chosen again
   }
 
-  /** Return the address of the image as the model sees it: cropped at the centre, at the size of the run. */
+  /**
+   * Return the address of the image as the model gets it: cropped at the centre and resized to the run's size.
+   */
   async preview(file) {
     const image = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
     const [height, width] = this.size ?? [image?.height ?? 64, image?.width ?? 64];
