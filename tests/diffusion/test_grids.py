@@ -187,6 +187,7 @@ def test_karras_steps_outside_the_schedule_are_refused_and_its_start_named(low, 
         ("trailing", 10, [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100]),
         ("trailing", 3, [1000, 667, 333]),
         ("leading", 1000, list(range(1000, 0, -1))),
+        ("leading", 3, [667, 334, 1]),
         ("trailing", 1000, list(range(1000, 0, -1))),
         ("trailing", 1, [1000]),
     ],
@@ -195,6 +196,23 @@ def test_spaced_levels_are_entries_of_the_table(spacing, steps, wanted):
     times = Spaced(1000, spacing)(steps, Linear())
     assert (times * 1000).round().long().tolist() == wanted
     assert torch.allclose(times * 1000, (times * 1000).round(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [7, 30, 501, 600, 999])
+def test_spaced_levels_reach_from_one_end_of_the_table_to_the_other(steps):
+    """Song et al. 2021, appendix D.2: entries floor(c i) with a real c, whose last is close to T."""
+    for spacing in ("leading", "trailing"):
+        index = (Spaced(1000, spacing)(steps, Linear()) * 1000).round()
+        gaps = -index.diff()
+        assert {gaps.min().item(), gaps.max().item()} <= {1000 // steps, 1000 // steps + 1}
+        assert index[0] - index[-1] >= 1000 - 1000 // steps - 1
+    assert (index[0], Spaced(1000, "leading")(steps, Linear())[-1]) == (1000, 1 / 1000)
+
+
+def test_one_step_of_leading_spacing_is_refused():
+    with pytest.raises(UserError, match="steps with leading spacing must be at least 2"):
+        Spaced(1000, "leading")(1, Linear())
+    assert Spaced(1, "leading")(1, Linear()).tolist() == [1.0]
 
 
 def test_more_levels_than_entries_are_refused():

@@ -176,8 +176,9 @@ class Karras:
 class Spaced:
     """Evenly spaced entries of a table of `entries` noise levels, at times i / entries for i = 1 ... entries.
 
-    "leading" spacing starts at the cleanest entry, 1, as in Song et al. 2021 and most code; it omits the
-    noisiest entry. "trailing" starts at the noisiest entry, pure noise (Lin et al. 2024, table 2).
+    "leading" spacing starts at the cleanest entry, 1, and omits the noisiest. "trailing" starts at the
+    noisiest entry, pure noise (Lin et al. 2024, table 2). Places are rounded, not their distance (Song et al.
+    2021, appendix D.2): most code starts 600 of 1000 entries at entry 600, far from pure noise.
 
     Attributes:
         entries: number of entries of the table.
@@ -191,16 +192,15 @@ class Spaced:
         """Return the times; see `Grid`.
 
         Raises:
-            UserError: if `steps` is larger than `entries`.
+            UserError: if `steps` is larger than `entries`; or is 1 with "leading" spacing, at the clean end.
         """
-        check_count("steps", steps)
-        if steps > self.entries:
-            raise UserError(f"steps must be at most {self.entries}, the entries of the grid, got {steps}")
-        if self.spacing == "leading":
-            index = torch.arange(steps - 1, -1, -1) * (self.entries // steps) + 1
-        else:
-            index = (torch.arange(steps, 0, -1, dtype=torch.float64) * self.entries / steps).round()
-        return index.double() / self.entries
+        leading, n = self.spacing == "leading", self.entries
+        check_count("steps with leading spacing" if leading else "steps", steps, 1 + (leading and n > 1))
+        if steps > n:
+            raise UserError(f"steps must be at most {n}, the entries of the grid, got {steps}")
+        k = torch.arange(steps, 0, -1, dtype=torch.float64)
+        index = ((k - 1) * n / steps).floor() + 1 if leading else (k * n / steps).round()
+        return index / n
 
 
 @dataclass(frozen=True)
