@@ -1,6 +1,7 @@
 import errno
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -16,7 +17,7 @@ import torch
 import crash
 from crash import crashed
 from damage import damage_file, flip_bit
-from ddim.errors import NoSpace, UserError
+from ddim.errors import NoSpace, NotFinite, UserError
 from ddim.runs import checkpoint, manifest
 from ddim.runs.checkpoint import Damaged, find_best, find_newest, read_document, read_tensors, save, verify
 
@@ -31,13 +32,13 @@ def names(folder):
 def test_tensors_come_back_bit_for_bit(tmp_path):
     stream = torch.Generator().manual_seed(0)
     base = torch.randn(2, 3, 4, 5, generator=stream)
-    odd = torch.tensor([0x7FC0_1234, -0x8000_0000, 0x7F80_0000, 1], dtype=torch.int64).to(torch.int32)
+    odd = torch.tensor([0x7F7F_FFFF, -0x8000_0000, 1], dtype=torch.int64).to(torch.int32)
     group = {
         "channels_last": base.to(memory_format=torch.channels_last),
         "view": base[:, 1],
         "same memory": base,
         "bfloat16": base.bfloat16(),
-        "NaN with a payload, -0, inf, the smallest": odd.view(torch.float32),
+        "the largest, -0, the smallest": odd.view(torch.float32),
         "scalar": torch.tensor(2**40 + 1),
         "empty": torch.empty(0, 3),
         "bits": torch.tensor([True, False]),
@@ -50,6 +51,19 @@ def test_tensors_come_back_bit_for_bit(tmp_path):
         assert read[name].shape == tensor.shape
         there, here = (x.detach().contiguous().flatten().view(torch.uint8) for x in (read[name], tensor))
         assert torch.equal(there, here), name
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("group", ["model", "ema/default", "optimizer"])
+def test_tensors_that_are_not_finite_are_refused_and_the_last_checkpoint_stays(group, value, tmp_path):
+    before = crash.put(tmp_path, 1)
+    tensors, documents = crash.content(2)
+    name, tensor = next(iter(tensors[group].items()))
+    tensor.view(-1)[-1] = value
+    with pytest.raises(NotFinite, match=f"step-000000002 was not written, because {name} in {group}"):
+        save(tmp_path, 2, tensors, documents)
+    assert list(tmp_path.iterdir()) == [before]
+    assert crash.label(find_newest(tmp_path)) == (1, 0)
 
 
 def test_documents_come_back_exactly(tmp_path):

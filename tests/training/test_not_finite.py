@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from ddim.nn.ema import select_averaged
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.training import Callback, resume
+from ddim.training.callbacks import Checkpoints
 
 KINDS = [
     (where, value) for where in ("loss", "gradient", "data") for value in (math.nan, math.inf, -math.inf)
@@ -208,3 +210,46 @@ def test_a_run_that_broke_down_before_its_first_checkpoint_says_that_there_is_no
     with pytest.raises(NotFinite, match="step 4: no checkpoint was written yet; start a new run"):
         tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[Ruin(1)])
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def ruin_average(training):
+    next(iter(training.average.values())).view(-1)[0] = math.nan
+
+
+def ruin_optimizer(training):
+    next(slot["exp_avg_sq"] for slot in training.optimizer.state.values()).view(-1)[0] = math.inf
+
+
+@pytest.mark.parametrize(("ruin", "file"), [(ruin_average, "ema/default"), (ruin_optimizer, "optimizer")])
+def test_an_average_or_optimiser_that_is_not_finite_is_never_saved(ruin, file, tmp_path):
+    class RuinAt(Callback):
+        def on_step(self, training, values):
+            if training.step == 7:
+                ruin(training)
+
+    folder = tmp_path / "run"
+    said = rf"step-0000000\d\d was not written, because .* in {file} is not finite: the last good"
+    with pytest.raises(NotFinite, match=said):
+        tiny.train(tiny.recipe(), folder, callbacks=[RuinAt()])
+    newest = checkpoint.find_newest(folder / "checkpoints")
+    assert newest.name == "step-000000005"
+    checkpoint.verify(newest)
+    assert {path.name for path in newest.parent.iterdir()} == {"step-000000005"}
+
+
+def test_weights_that_break_at_the_last_step_end_the_run_with_an_error(tmp_path):
+    with pytest.raises(NotFinite, match="not finite at the last step, 10: the last good checkpoint is kept"):
+        tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[Ruin(10)])
+    assert checkpoint.find_newest(tmp_path / "run" / "checkpoints").name == "step-000000005"
+
+
+def test_an_error_that_is_not_finite_is_not_the_best(tmp_path):
+    """JSON has no NaN, and no later error would be below it."""
+    run = tiny.training(tiny.recipe(report__best="image_mae"))
+    saving = Checkpoints(SimpleNamespace(sync=lambda: None), [])
+    saving.folder, saving._recorded, saving._best = tmp_path / "checkpoints", True, -1
+    for error, best in ((math.nan, None), (0.5, 0.5), (math.nan, 0.5), (-math.inf, 0.5), (0.4, 0.4)):
+        run.step += 1
+        saving.on_validation(run, {"image_mae": error})
+        assert run.best == best
+    assert checkpoint.find_best(saving.folder).name == "step-000000005"

@@ -146,13 +146,14 @@ def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: St
 
     Raises:
         UserError: if it cannot be written.
+        NotFinite: if it contains NaN or an infinity.
     """
     target = run / FOLDER / name
     try:
         with temporary_folder(target) as temporary:
             remove_leftovers(target.parent)
             contents = {
-                f"{AVERAGE}.safetensors": pack_tensors(average),
+                f"{AVERAGE}.safetensors": pack_tensors(AVERAGE, average),
                 f"{AVERAGE}.json": render_json(asdict(facts)),
             }
             write_parts(temporary, facts.step, False, contents.items())

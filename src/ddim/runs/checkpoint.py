@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.errors import FULL_DISK, NoSpace, UserError
+from ddim.errors import FULL_DISK, NoSpace, NotFinite, UserError
 from ddim.files import (
     FRESH,
     TEMPORARY,
@@ -88,6 +88,7 @@ def save(
     Raises:
         NoSpace: if the disk has too little space. The space is checked before writing, and no checkpoint is
             changed.
+        NotFinite: if a tensor contains NaN or an infinity; no checkpoint is changed.
         ValueError, TypeError: if a document is not JSON; no checkpoint is changed.
     """
     if step < 0 or keep < 1:
@@ -99,7 +100,7 @@ def save(
     def list_contents() -> Iterator[tuple[str, bytes]]:
         yield from pages.items()
         # A generator holds only one group of tensors at a time in memory.
-        yield from ((f"{name}.safetensors", pack_tensors(group)) for name, group in tensors.items())
+        yield from ((f"{name}.safetensors", pack_tensors(name, group)) for name, group in tensors.items())
 
     try:
         make_folder(folder)
@@ -108,6 +109,8 @@ def save(
         with temporary_folder(target) as temporary:
             write_parts(temporary, step, best, list_contents())
             replace_folder(temporary, target)
+    except NotFinite as error:
+        raise NotFinite(f"{target.name} was not written, because {error}") from None
     except OSError as error:
         if error.errno in FULL_DISK:
             raise NoSpace(

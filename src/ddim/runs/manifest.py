@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError
+from ddim.errors import NotFinite, UserError
 from ddim.files import write_new
 
 if TYPE_CHECKING:
@@ -167,18 +167,26 @@ def render_json(value: object) -> bytes:
     return (json.dumps(value, allow_nan=False, indent=1) + "\n").encode()
 
 
-def pack_tensors(group: Mapping[str, "Tensor"]) -> bytes:
-    """Return tensors of any device and memory layout as the bytes of a safetensors file."""
+def pack_tensors(name: str, group: Mapping[str, "Tensor"]) -> bytes:
+    """Return tensors of any device and memory layout as the bytes of a safetensors file.
+
+    Args:
+        name: the name of the group, for the message.
+        group: the tensors, keyed by name.
+
+    Raises:
+        NotFinite: if a tensor contains NaN or an infinity.
+    """
     import torch
     from safetensors.torch import save as pack
 
-    # Tensors are copied, because the format cannot store channels_last or tensors that share memory.
-    return pack(
-        {
-            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for name, tensor in group.items()
-        }
-    )
+    packed = {}
+    for key, tensor in group.items():
+        # Tensors are copied, because the format cannot store channels_last or tensors that share memory.
+        packed[key] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        if not packed[key].isfinite().all():
+            raise NotFinite(f"{key} in {name} is not finite")
+    return pack(packed)
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ddim.data.batch import gather_batch
-from ddim.errors import UserError, describe_given
+from ddim.errors import NotFinite, UserError, describe_given
 from ddim.files import read_json
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
 from ddim.plots.pictures import enlarge, make_sheet, save_png
@@ -211,7 +212,7 @@ class Checkpoints(Callback):
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         error = values.get(training.recipe.report.best)
-        if error is not None and (training.best is None or error < training.best):
+        if error is not None and math.isfinite(error) and (training.best is None or error < training.best):
             training.best, self._best = error, training.step
         training.due = False
         self.save(training)
@@ -219,6 +220,8 @@ class Checkpoints(Callback):
     def on_end(self, training: Training) -> None:
         """See `Callback`."""
         if training.step != self._saved or training.stopped:
+            if not training.weights_finite:
+                raise NotFinite(f"the weights are not finite at the last step, {training.step}")
             self.save(training)
 
     def _save_guide(self, training: Training) -> None:
@@ -229,13 +232,23 @@ class Checkpoints(Callback):
         checkpoint.save(folder, training.step, training.weights(), training.documents(), keep=1)
         self._guided = True
 
+    def advise(self) -> str:
+        """Return advice for a run that is not finite: which checkpoint exists, and remedies to try."""
+        if checkpoint.find_newest(self.folder):
+            return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
+        return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"
+
     @staticmethod
     def _is_broken(training: Training) -> bool:
         """Return whether a weight or too many losses are not finite: a checkpoint would be useless."""
         return training.finite.in_a_row >= IN_A_ROW or not training.weights_finite
 
     def save(self, training: Training) -> None:
-        """Write a checkpoint now; if a weight or too many losses are not finite, keep the last one."""
+        """Write a checkpoint now; if a weight or too many losses are not finite, keep the last one.
+
+        Raises:
+            NotFinite: if an average or the state of the optimiser is not finite.
+        """
         if self._is_broken(training):
             return
         self.log.sync()

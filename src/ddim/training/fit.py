@@ -15,7 +15,6 @@ from pathlib import Path
 
 from ddim.errors import Interrupted, NotFinite
 from ddim.nn.processes import Processes, run_alone
-from ddim.runs import checkpoint
 from ddim.runs.codec import write_recipe
 from ddim.runs.log import RunLog
 from ddim.runs.signals import Interrupts, note_interrupts
@@ -61,7 +60,7 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
 
     Raises:
         Interrupted: after a signal, when a checkpoint has been saved.
-        NotFinite: if the loss is not finite several times in a row.
+        NotFinite: if the loss is not finite several times in a row, or what is to be saved is not finite.
     """
     alone = training.processes.count == 1
     with _open_lead(training, start) as lead, note_interrupts(twice=alone) as interrupts:
@@ -70,11 +69,15 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
         training.stoppable_together = partial(_stop_together, interrupts, training.processes)
         loop = _Loop(training, measure_kid, interrupts, lead)
         loop.begin(start)
-        with suppress(interrupts.ended):
-            while not (training.complete or training.stopped or loop.signal):
-                loop.advance()
-        loop.raise_if_not_finite()
-        loop.tell(lambda hook: hook.on_end(training))
+        try:
+            with suppress(interrupts.ended):
+                while not (training.complete or training.stopped or loop.signal):
+                    loop.advance()
+            loop.raise_if_not_finite()
+            loop.tell(lambda hook: hook.on_end(training))
+        except NotFinite as error:
+            advice = f": {lead.checkpoints.advise()}" if lead else ""
+            raise NotFinite(f"{error}{advice}") from None
     (signal,) = training.processes.highest(interrupts.number or 0)
     if signal and not training.complete:
         raise Interrupted(signal, start.folder)
@@ -205,11 +208,7 @@ class _Loop:
     def raise_if_not_finite(self) -> None:
         """Raise `NotFinite` if too many steps in a row were not finite; this waits for the device."""
         self._checked = time.monotonic()
-        try:
-            self.training.finite.raise_if_failed()
-        except NotFinite as error:
-            folder = f": {_advise(self.lead.checkpoints.folder)}" if self.lead else ""
-            raise NotFinite(f"{error}{folder}") from None
+        self.training.finite.raise_if_failed()
 
     def _validate(self) -> None:
         """Validate and call the callbacks."""
@@ -220,10 +219,3 @@ class _Loop:
         training.due = False
         if self.lead:
             self.lead.budget.spend(time.monotonic() - began)
-
-
-def _advise(checkpoints: Path) -> str:
-    """Return advice for a run whose loss is not finite: which checkpoint exists, and remedies to try."""
-    if checkpoint.find_newest(checkpoints):
-        return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
-    return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"
