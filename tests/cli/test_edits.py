@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 import tiny
 from ddim.runs import edit_images
 from ddim.runs.codec import override
-from ddim.runs.edit_folder import read_hole
+from ddim.runs.edit_inputs import read_hole
 
 
 @pytest.fixture(scope="module")
@@ -287,4 +287,4 @@ def test_invert_warns_of_noise_at_the_end_of_schedule_or_grid(run, tmp_path, pho
     assert "at the last of these 4 times, sigma is still 0.38" in said
     record, said = edit("invert", clean, tmp_path / "fine", photo)
     assert record["grid"] == {"kind": "uniform_log_snr", "end": 6.0}
-    assert "note:" not in said
+    assert "sigma" not in said

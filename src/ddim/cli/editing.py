@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,8 @@ from ddim.cli.output import say
 from ddim.errors import UserError, check_count
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ddim.diffusion.grids import Grid
-    from ddim.runs.edit_images import Edit
-    from ddim.runs.pipeline import LoadedRun
+    from ddim.runs.edit_folder import WrittenEdit
+    from ddim.runs.file_edits import FileEdit
 
 
 def add_options(parser: argparse.ArgumentParser, *, guided: bool = True) -> None:
@@ -43,60 +39,39 @@ def add_seed_options(parser: argparse.ArgumentParser, n: int) -> None:
     )
 
 
-def open_run(args: argparse.Namespace, command: str, *, real: bool = True) -> tuple[LoadedRun, Grid]:
-    """Load the run that the arguments name.
+def write(args: argparse.Namespace, edit: FileEdit, **options: Any) -> WrittenEdit:  # noqa: ANN401
+    """Load the run that the arguments name, edit with it, and write the results into a folder.
 
     Args:
         args: the parsed arguments.
-        command: the command's name.
-        real: whether the edit starts from real images. If so, `choose_edit_grid` gives its default grid.
-
-    Returns:
-        The run, and the grid of the edit with the fields that the arguments set.
+        edit: the edit.
+        options: the options of guidance.
 
     Raises:
         UserError: if an argument cannot be used.
     """
-    from ddim.plots.pictures import check_zoom
-    from ddim.runs.codec import override
-    from ddim.runs.edit_work import choose_edit_grid
+    from ddim.cli.console import ProgressDisplay
+    from ddim.runs.edit_folder import EditOutput, write_edit
+    from ddim.runs.edit_work import override_edit_grid
 
+    output = EditOutput(args.out, args.zoom, say)
+    run = load_run(args)
+    grid = override_edit_grid(run.recipe, args.fields, real=edit.real)
+    with ProgressDisplay() as progress:
+        return write_edit(run, edit, args.steps, output=output, grid=grid, progress=progress, **options)
+
+
+def check_options(args: argparse.Namespace, command: str) -> None:
+    """Check the options of every edit, before the run is loaded.
+
+    Raises:
+        UserError: if an argument cannot be used.
+    """
     check_count("--steps", args.steps)
     check_fields(args, command, "grid")
-    check_zoom(args.zoom)
     if args.out and args.out.is_dir() and any(args.out.iterdir()):
         raise UserError(f"--out {args.out} holds files already; name a new folder")
     for image in vars(args).get("images") or [vars(args).get("image")]:
         if image and image.is_dir() and args.run.is_file():
             words = shlex.join(["ddim", command, str(image), str(args.run)])
             raise UserError(f"RUN comes before IMAGE: {words}")
-    run = load_run(args)
-    recipe = run.recipe
-    if real and "grid" not in args.fields:
-        recipe = run.with_recipe(grid=choose_edit_grid(recipe)).recipe
-    return run, override(recipe, args.fields).grid
-
-
-def read_inputs(run: LoadedRun, paths: Sequence[Path]) -> Tensor:
-    """Return image files as (B, C, H, W) in [0, 1] of the run's size; print how each one was changed."""
-    from ddim.runs.edit_folder import read_images
-
-    shape = run.model.shape
-    return read_images(paths, (shape.height, shape.width), shape.channels, say, run.values)
-
-
-def save_outputs(args: argparse.Namespace, command: str, edit: Edit, facts: dict[str, Any]) -> Path:
-    """Write an edit into its folder; return the folder.
-
-    Args:
-        args: the parsed arguments.
-        command: the command's name, in the name of a new folder and in the record.
-        edit: the result of the edit.
-        facts: further fields of the record.
-    """
-    from ddim.runs.edit_folder import save_edit
-    from ddim.runs.folder import make_output_folder
-
-    out = make_output_folder(args.out, "edits", command)
-    save_edit(edit, out, command, facts, args.zoom)
-    return out

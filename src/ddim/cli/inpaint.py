@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ddim.cli import RUN, editing
 from ddim.cli.guidance import LABEL_FREE, take_guidance
-from ddim.cli.output import print_result, read_result, say
+from ddim.cli.output import print_result, read_result
 from ddim.errors import check_count, format_count
 
 TAKES_FIELDS = True
@@ -45,24 +44,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Inpaint the image and print the path of the results."""
-    from ddim.cli.console import ProgressDisplay
-    from ddim.runs.edit_folder import read_hole, read_images
-    from ddim.runs.edit_images import inpaint_image
+    from ddim.runs.file_edits import Inpainting
 
     check_count("-n", args.n)
     check_count("--resample", args.resample)
-    run, grid = editing.open_run(args, "inpaint")
-    # The notes on how files were resized are printed only after both files were read without an error.
-    shape, notes = run.model.shape, []
-    size = (shape.height, shape.width)
-    image = read_images([args.image], size, shape.channels, notes.append, run.values)
-    hole = read_hole(args.mask, args.image, size, notes.append)
-    for note in notes:
-        say(note)
-    seeds = range(args.seed, args.seed + args.n)
-    with ProgressDisplay() as progress:
-        options: dict[str, Any] = {"grid": grid, "progress": progress, **take_guidance(args)}
-        edit = inpaint_image(run, image, hole, seeds, args.steps, resample=args.resample, **options)
-    out = editing.save_outputs(args, "inpaint", edit, {"image": str(args.image), "mask": str(args.mask)})
+    editing.check_options(args, "inpaint")
+    edit = Inpainting(args.image, args.mask, range(args.seed, args.seed + args.n), args.resample)
+    out = editing.write(args, edit, **take_guidance(args)).folder
     print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png", out)
     return 0

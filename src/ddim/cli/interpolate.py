@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ddim.cli import RUN, editing
 from ddim.cli.guidance import LABEL_FREE, take_guidance
@@ -39,24 +38,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Interpolate and print the path of the frames."""
-    from ddim.cli.console import ProgressDisplay
-    from ddim.plots.pictures import save_film, to_uint8
-    from ddim.runs.edit_images import interpolate_images, interpolate_seeds
+    from ddim.runs.file_edits import Interpolation
 
-    if (len(args.images) == 2) == (args.seeds is not None) or len(args.images) not in (0, 2):
-        raise UserError("give two images, or --seeds with two seeds, such as --seeds 3,8")
     check_count("--frames", args.frames, 2)
-    seeds = [] if args.seeds is None else _seeds(args.seeds)
-    run, grid = editing.open_run(args, "interpolate", real=not seeds)
-    images = None if seeds else editing.read_inputs(run, args.images)
-    with ProgressDisplay() as progress:
-        options: dict[str, Any] = {"grid": grid, "progress": progress, **take_guidance(args)}
-        if images is None:
-            edit = interpolate_seeds(run, seeds, args.frames, args.steps, **options)
-        else:
-            edit = interpolate_images(run, images, args.frames, args.steps, **options)
-    out = editing.save_outputs(args, "interpolate", edit, {"images": list(map(str, args.images))})
-    save_film(out / "film.webp", list(to_uint8(edit.images)), zoom=args.zoom)
+    edit = Interpolation(args.images, () if args.seeds is None else _seeds(args.seeds), args.frames)
+    editing.check_options(args, "interpolate")
+    out = editing.write(args, edit, **take_guidance(args)).folder
     print_result(args, read_result(out), f"{args.frames} frames: {out}/strip.png", out)
     return 0
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.cli.output import print_result, read_result, say
+from ddim.cli.output import print_result, read_result
 from ddim.errors import format_count
 
 TAKES_FIELDS = True
@@ -43,27 +43,17 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Invert and restore the images, and print the errors."""
-    from safetensors.torch import save
+    from ddim.runs.edit_images import Inversion
+    from ddim.runs.file_edits import Latents
 
-    from ddim.cli.console import ProgressDisplay
-    from ddim.files import write_atomic
-    from ddim.runs.edit_images import invert_images, warn_of_noise
-
-    run, grid = editing.open_run(args, "invert")
-    images = editing.read_inputs(run, args.images)
-    with ProgressDisplay() as progress:
-        edit = invert_images(run, images, args.steps, grid=grid, exact=args.exact, progress=progress)
-    if note := warn_of_noise(edit):
-        say(f"note: {note}")
-    if edit.residual > 0:
-        say(f"note: some steps did not converge (change per iteration {edit.residual:.2g}): take more steps")
-    lines = []
-    for path, error in zip(args.images, edit.errors.tolist(), strict=True):
+    editing.check_options(args, "invert")
+    written = editing.write(args, Latents(args.images, args.exact))
+    lines, out = [], written.folder
+    errors = written.edit.errors.tolist() if isinstance(written.edit, Inversion) else []
+    for path, error in zip(args.images, errors, strict=True):
         shown = f"{error:.3g}" if math.isfinite(error) else "not a finite number"
         lines.append(f"{path}: mean squared error of the round trip {shown}")
-    out = editing.save_outputs(args, "invert", edit, {"images": list(map(str, args.images))})
-    write_atomic(out / "latents.safetensors", save({"latent": edit.latents.contiguous()}))
     steps = f"{format_count(args.steps, 'step')} in each direction"
-    lines.append(f"{format_count(len(edit.latents), 'image')}, {steps}: {out}/strip.png")
+    lines.append(f"{format_count(len(args.images), 'image')}, {steps}: {out}/strip.png")
     print_result(args, read_result(out), "\n".join(lines), out)
     return 0

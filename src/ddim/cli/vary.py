@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ddim.cli import RUN, editing
 from ddim.cli.guidance import LABEL_FREE, take_guidance
@@ -42,18 +41,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Vary the image and print the path of the results."""
-    from ddim.cli.console import ProgressDisplay
-    from ddim.runs.edit_images import vary_image
+    from ddim.runs.file_edits import Variations
 
     check_count("-n", args.n)
     if not 0 < args.strength <= 1:
         raise UserError(f"--strength must lie in (0, 1], got {args.strength}")
-    run, grid = editing.open_run(args, "vary")
-    image = editing.read_inputs(run, [args.image])
-    seeds = range(args.seed, args.seed + args.n)
-    with ProgressDisplay() as progress:
-        options: dict[str, Any] = {"grid": grid, "progress": progress, **take_guidance(args)}
-        edit = vary_image(run, image, args.strength, seeds, args.steps, **options)
-    out = editing.save_outputs(args, "vary", edit, {"image": str(args.image)})
+    editing.check_options(args, "vary")
+    edit = Variations(args.image, args.strength, range(args.seed, args.seed + args.n))
+    out = editing.write(args, edit, **take_guidance(args)).folder
     print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png", out)
     return 0

@@ -1,148 +1,139 @@
-"""Read the image and mask files of an edit, and write its folder: PNGs, strip.png and record.json."""
+"""Write the folder of an edit: a file for each image, strip.png with all images, and record.json.
+
+Images are written without loss, see `sample_files`. An interpolation also gets film.webp, and an inversion
+latents.safetensors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import torch
-from torch import Tensor
+from safetensors.torch import save
 
-from ddim.data.decode import UnusableError
-from ddim.data.deep import decode_any, read_any_header
-from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError
-from ddim.files import write_json
+from ddim.files import write_atomic, write_json
 from ddim.plots.charts import plot_strip, save_figure
-from ddim.plots.pictures import to_uint8
-from ddim.runs.edit_images import Edit
+from ddim.plots.pictures import check_zoom, save_film, to_uint8
+from ddim.runs.edit_images import Edit, Inversion
+from ddim.runs.edit_work import EditOptions, Source
+from ddim.runs.file_edits import FileEdit, Interpolation, describe_inaccuracy
+from ddim.runs.folder import make_output_folder
+from ddim.runs.pipeline import open_pipeline
 from ddim.runs.provenance import describe_times, make_record
 from ddim.runs.sample_files import sample_suffix, to_pixels, write_image
 
+RECORD, STRIP, FILM, LATENTS = "record.json", "strip.png", "film.webp", "latents.safetensors"
 
-def read_images(
-    paths: Sequence[str | Path],
-    size: tuple[int, int],
-    channels: int,
-    on_change: Callable[[str], object] | None = None,
-    values: Values = EIGHT_BITS,
-) -> Tensor:
-    """Return image files as one tensor (B, C, H, W) in [0, 1].
+
+@dataclass(frozen=True)
+class WrittenEdit:
+    """The result of `write_edit`.
+
+    Attributes:
+        folder: the folder of the edit.
+        edit: its images, in memory.
+        files: the files of the images, keyed by row name, such as "input"; the last row is the result.
+    """
+
+    folder: Path
+    edit: Edit
+    files: dict[str, list[Path]]
+
+
+@dataclass(frozen=True)
+class EditOutput:
+    """Options of the files that `write_edit` writes.
+
+    Attributes:
+        folder: the output folder, by default a new folder edits/COMMAND-N.
+        zoom: the integer factor by which the strip and the film are enlarged; see `plot_strip`.
+        on_note: called with sentences: how files were resized, and what makes an inversion less accurate.
+    """
+
+    folder: str | Path | None = None
+    zoom: int | None = None
+    on_note: Callable[[str], object] = lambda note: None
+
+    def __post_init__(self) -> None:
+        check_zoom(self.zoom)
+
+
+def write_edit(
+    model: Source,
+    edit: FileEdit,
+    steps: int = 50,
+    *,
+    output: EditOutput = EditOutput(),  # noqa: B008  (a frozen value)
+    **options: Unpack[EditOptions],
+) -> WrittenEdit:
+    """Edit image files into a folder: a file for each image, a strip (one picture of all) and a record.
+
+    The folder is created after the edit, so an edit that is refused leaves none. The record names files in
+    the folder by their paths in it, and other files as they were given.
 
     Args:
-        paths: image files.
-        size: height and width to which each image is cropped and resized.
-        channels: 1 for gray, 3 for RGB, 4 for RGBA.
-        on_change: called with a sentence for each image that was cropped or resized.
-        values: the type and range of their values.
+        model: a run folder, a pipeline or a model.
+        edit: `Variations`, `Interpolation`, `Inpainting` or `Latents`, see `ddim.runs.file_edits`.
+        steps: number of times in the grid.
+        output: the output folder, and other options of the files.
+        options: grid, guidance and progress, see `EditOptions`.
 
     Raises:
-        UserError: if a file cannot be read or is not an image.
+        UserError: if a file or an option cannot be used, or the folder holds the record of another result.
+
+    Example:
+        >>> written = write_edit(run, Variations("rose.jpg", 0.6, seeds=range(4)))
+        >>> written.folder, written.files["varied"]
     """
-    images = []
-    for path in map(Path, paths):
-        try:
-            found, pixels = decode_any(path.read_bytes(), size, channels, values.type)
-        except OSError as error:
-            raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
-        except UnusableError as error:
-            raise UserError(f"{str(path)!r} cannot be used: {error}") from None
-        if (found.height, found.width) != size and on_change:
-            # The crop has the aspect ratio of the model's images, so its size follows from the smaller scale.
-            scale = min(found.height / size[0], found.width / size[1])
-            cropped = (round(scale * size[0]), round(scale * size[1]))
-            crop = "" if cropped == (found.height, found.width) else f"cropped to {cropped[0]}x{cropped[1]}, "
-            on_change(
-                f"{path}: {found.height}x{found.width}, {crop}resized to {size[0]}x{size[1]}, "
-                "the size of the run (height x width)"
-            )
-        if values.eight_bits:
-            images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255)
-        else:
-            images.append(torch.from_numpy(values.to_unit(pixels)).permute(2, 0, 1))
-    return torch.stack(images)
+    if output.folder is not None and (Path(output.folder) / RECORD).exists():
+        raise UserError(f"folder {output.folder} holds results already; give a new folder")
+    pipeline, notes = open_pipeline(model), []
+    # The notes on how files were resized come only after all files were read without an error.
+    inputs = edit.read(pipeline, notes.append)
+    _tell(notes, output)
+    made = edit.edit(pipeline, inputs, steps, **options)
+    _tell(describe_inaccuracy(made), output)
+    given = None if output.folder is None else Path(output.folder)
+    folder = make_output_folder(given, "edits", edit.command)
+    files = _write_images(made, folder, output.zoom)
+    if isinstance(edit, Interpolation):
+        save_film(folder / FILM, list(to_uint8(made.images)), zoom=output.zoom)
+    if isinstance(made, Inversion):
+        write_atomic(folder / LATENTS, save({"latent": made.latents.contiguous()}))
+    content = {
+        "command": edit.command,
+        **describe_times(made.pipeline, len(made.times)),
+        "network_calls": made.calls,
+        **made.facts,
+        **edit.facts(lambda path: _name_file(Path(path), folder)),
+    }
+    write_json(folder / RECORD, make_record("edit", content, made.pipeline))
+    return WrittenEdit(folder, made, files)
 
 
-def read_hole(
-    path: str | Path,
-    image: str | Path,
-    size: tuple[int, int],
-    on_change: Callable[[str], object] | None = None,
-) -> Tensor:
-    """Return a mask file as a tensor (1, 1, H, W): 1 for pixels to inpaint, 0 for pixels to keep.
-
-    If the mask has no transparency, its light pixels are inpainted. If it has transparency and all its opaque
-    pixels are white, these are taken for strokes of a brush and inpainted. In any other mask with
-    transparency, the transparent pixels are taken for an erased part and inpainted.
-
-    Args:
-        path: the mask file.
-        image: the image file, which must have the same size.
-        size: height and width to which the mask is cropped and resized.
-        on_change: called with a sentence if the mask was cropped or resized, or has transparency.
-
-    Raises:
-        UserError: if the two files have different sizes, no pixel is to be inpainted, or no pixel is to be
-            kept.
-    """
-    mask = read_images([path], size, 4, on_change)
-    light, opaque = mask[:, :3].mean(1, keepdim=True), mask[:, 3:]
-    seen = opaque > 0.5
-    if seen.all():
-        hole = light > 0.5
-    elif (light[seen] > 0.9).all():
-        hole = seen
-    else:
-        hole = ~seen
-    heads = [read_any_header(Path(file).read_bytes()) for file in (image, path)]
-    sizes = [f"{head.height}x{head.width}" for head in heads]
-    if sizes[0] != sizes[1]:
-        raise UserError(f"the mask must have the size of the image, {sizes[0]}, got {sizes[1]}")
-    if hole.all() or not hole.any():
-        raise UserError(
-            f"the mask {str(path)!r} must have white pixels, to inpaint, and black pixels, to keep; or erase "
-            "the part to inpaint, so that it is transparent"
-        )
-    if not seen.all() and on_change:
-        what = "white" if hole[seen].all() else "transparent"
-        share = f"{100 * hole.float().mean():.0f} % of the image"
-        on_change(f"{path}: the {what} part, {share}, will be inpainted")
-    return hole.float()
+def _tell(notes: Sequence[str], output: EditOutput) -> None:
+    for note in notes:
+        output.on_note(note)
 
 
-def save_edit(
-    edit: Edit,
-    folder: str | Path,
-    command: str,
-    facts: dict[str, Any] | None = None,
-    zoom: int | None = None,
-) -> None:
-    """Write each image of an edit, strip.png with all images, and record.json.
+def _name_file(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
-    Images are written without loss, see `sample_files`.
 
-    Args:
-        edit: the result of a function of `edit_images`.
-        folder: an existing folder.
-        command: the name of the edit in the record.
-        facts: more entries of the record, such as the names of the image files.
-        zoom: the factor by which images in strip.png are enlarged; see `plot_strip`.
-    """
-    folder, values = Path(folder), edit.pipeline.values
-    rows = {name: list(to_uint8(images)) for name, images in edit.rows.items()}
-    for name, images in edit.rows.items():
+def _write_images(edit: Edit, folder: Path, zoom: int | None) -> dict[str, list[Path]]:
+    """Write the images and the strip of an edit; return the files of the images, keyed by row."""
+    values, files = edit.pipeline.values, {}
+    for row, images in edit.rows.items():
         suffix = sample_suffix(values, images.shape[1])
-        for k, pixels in enumerate(to_pixels(images, values)):
-            write_image(folder / f"{name.replace(' ', '-')}-{k:02d}{suffix}", pixels)
+        pixels = to_pixels(images, values)
+        files[row] = [folder / f"{row.replace(' ', '-')}-{k:02d}{suffix}" for k in range(len(pixels))]
+        for path, each in zip(files[row], pixels, strict=True):
+            write_image(path, each)
+    rows: dict[str, Any] = {row: list(to_uint8(images)) for row, images in edit.rows.items()}
     heads = [""] * max(map(len, rows.values()))
     notes = {list(rows)[-1]: edit.captions} if edit.captions else None
-    save_figure(folder / "strip.png", plot_strip(rows, heads, notes, zoom=zoom))
-    content = {
-        "command": command,
-        **describe_times(edit.pipeline, len(edit.times)),
-        "network_calls": edit.calls,
-        **edit.facts,
-        **(facts or {}),
-    }
-    write_json(folder / "record.json", make_record("edit", content, edit.pipeline))
+    save_figure(folder / STRIP, plot_strip(rows, heads, notes, zoom=zoom))
+    return files

@@ -1,7 +1,7 @@
 """Edits of real images with a run: invert, interpolate, inpaint, vary.
 
-Each function takes a run and images (B, C, H, W) in [0, 1], and returns an `Edit`. `edit_folder` reads and
-writes the files of an edit.
+Each function takes a run and images (B, C, H, W) in [0, 1], and returns an `Edit`. `edit_inputs` reads
+the files of an edit, and `edit_folder` writes them.
 """
 
 from __future__ import annotations

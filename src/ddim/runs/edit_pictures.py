@@ -16,7 +16,6 @@ from ddim.data.decode import decode_image
 from ddim.data.values import EIGHT_BITS
 from ddim.errors import UserError
 from ddim.plots.pictures import check_images
-from ddim.runs.edit_folder import read_images
 from ddim.runs.edit_images import (
     Edit,
     Inversion,
@@ -26,6 +25,7 @@ from ddim.runs.edit_images import (
     invert_images,
     vary_image,
 )
+from ddim.runs.edit_inputs import read_images
 from ddim.runs.edit_work import EditOptions, Source
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline, open_pipeline

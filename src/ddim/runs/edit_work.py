@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,6 +19,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, State, final_sample, last_state
 from ddim.errors import UserError, check_count
 from ddim.runs.classes import Label, assign_labels, default_label
+from ddim.runs.codec import override
 from ddim.runs.generate import fill_micro_batches
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.guidance_choice import GuidanceOptions, open_task_guidance
@@ -178,6 +179,22 @@ def open_work(
     guidance = open_task_guidance(pipeline, what, steps, label, **guided)
     times = recipe.grid(steps, recipe.sampling_schedule)
     return Work(pipeline, times, real, guidance, label, options.get("progress", ignore_progress))
+
+
+def override_edit_grid(recipe: Recipe, fields: Mapping[str, Any], *, real: bool) -> Grid:
+    """Return the grid of an edit, with the fields of its grid that a user sets.
+
+    Args:
+        recipe: the recipe of the run.
+        fields: new values keyed by field path, such as {"grid": "uniform_log_snr", "grid.end": "1"}.
+        real: whether real images are edited, and not samples.
+
+    Raises:
+        UserError: if there is no such field or value.
+    """
+    if real and "grid" not in fields:
+        recipe = replace(recipe, grid=choose_edit_grid(recipe))
+    return override(recipe, fields).grid
 
 
 def choose_edit_grid(recipe: Recipe) -> Grid:

@@ -4,78 +4,23 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-from torch import Tensor
-
 from ddim.diffusion.grids import Grid
 from ddim.errors import UserError
-from ddim.files import write_atomic
-from ddim.plots.pictures import save_film, to_uint8
-from ddim.runs.codec import override
-from ddim.runs.edit_folder import read_hole, read_images, save_edit
-from ddim.runs.edit_images import (
-    Edit,
-    Inversion,
-    inpaint_image,
-    interpolate_images,
-    interpolate_seeds,
-    invert_images,
-    vary_image,
-    warn_of_noise,
-)
-from ddim.runs.edit_work import choose_edit_grid
-from ddim.runs.pipeline import LoadedRun
-from ddim.runs.sample_folder import FILM, RECORD
+from ddim.runs.edit_folder import FILM, RECORD, STRIP, EditOutput, WrittenEdit, write_edit
+from ddim.runs.edit_work import override_edit_grid
+from ddim.runs.file_edits import FileEdit, Inpainting, Interpolation, Latents, Variations
 from ddim.web import tasks
 from ddim.web.perform_samples import PIPELINES, archive, join_command, sample_command, sample_run
 from ddim.web.worker_process import Monitor
 
 SAMPLED = "sampled"
 """The folder of the samples that an edit starts from."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The inputs of an edit.
-
-    Attributes:
-        run: the loaded run.
-        grid: the grid of the edit.
-        folder: the folder of the task.
-        files: the image files that the edit reads, in this folder.
-        notes: sentences for the user.
-        monitor: where the progress goes.
-    """
-
-    run: LoadedRun
-    grid: Grid
-    folder: Path
-    files: Sequence[Path]
-    notes: list[str]
-    monitor: Monitor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the images of the run."""
-        return self.run.model.shape.height, self.run.model.shape.width
-
-    @property
-    def names(self) -> list[str]:
-        """The names of the files, as they stand in the command."""
-        return [file.relative_to(self.folder).as_posix() for file in self.files]
-
-    def read(self) -> Tensor:
-        """Return the images (B, C, H, W) in [0, 1]."""
-        return read_images(self.files, self.size, self.run.model.shape.channels, self.notes.append)
-
-    def progress(self, _what: str, done: float, total: int) -> None:
-        """Report network evaluations; see `ddim.runs.progress.Progress`."""
-        self.monitor.preview(int(done), total)
+MASK = "mask"
+"""The file of the mask."""
 
 
 def edit_run(task: tasks.EditTask, monitor: Monitor) -> dict[str, Any]:
@@ -92,34 +37,30 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
     unknown = [name for name in task.fields if name.split(".")[0] != "grid"]
     if unknown:
         raise UserError(f"{unknown[0]} cannot be changed for an edit; only grid can")
-    pipeline = PIPELINES.open(task.run)
-    between_seeds = task.kind == "interpolate" and bool(task.seeds)
-    recipe = pipeline.recipe
-    if not between_seeds and "grid" not in task.fields:
-        recipe = pipeline.with_recipe(grid=choose_edit_grid(recipe)).recipe
-    start = time.monotonic()
-    files = [] if between_seeds else _write_inputs(task, folder, monitor)
-    inputs = Inputs(pipeline, override(recipe, task.fields).grid, folder, files, [], monitor)
-    edit, facts = _EDITS[task.kind](task, inputs)
-    save_edit(edit, folder, task.kind, facts)
-    film = None
-    if task.kind == "interpolate":
-        film = FILM
-        save_film(folder / FILM, list(to_uint8(edit.images)))
-    if isinstance(edit, Inversion):
-        write_atomic(folder / "latents.safetensors", save({"latent": edit.latents.contiguous()}))
-    notes = [note.replace(f"{folder}/", "") for note in inputs.notes]
+    pipeline, start = PIPELINES.open(task.run), time.monotonic()
+    files = _write_inputs(task, folder, monitor)
+    edit, notes = _choose_edit(task, files, folder / MASK), []
+    grid = override_edit_grid(pipeline.recipe, task.fields, real=edit.real)
+    written = write_edit(
+        pipeline,
+        edit,
+        task.steps,
+        output=EditOutput(folder, on_note=notes.append),
+        grid=grid,
+        progress=lambda _, done, total: monitor.preview(int(done), total),
+    )
+    names = [file.relative_to(folder).as_posix() for file in files]
     return {
-        "images": _list_images(task, edit),
-        "sheet": "strip.png",
-        "film": film,
+        "images": _list_images(task, written),
+        "sheet": STRIP,
+        "film": FILM if task.kind == "interpolate" else None,
         "record": RECORD,
         "archive": archive(folder),
-        "nfe": edit.calls,
+        "nfe": written.edit.calls,
         "seconds": round(time.monotonic() - start, 3),
-        "command": edit_command(task, inputs.names),
-        "python": edit_call(task, inputs.names, inputs.grid),
-        "notes": notes,
+        "command": edit_command(task, names),
+        "python": edit_call(task, names, grid),
+        "notes": [note.replace(f"{folder}/", "") for note in notes],
     }
 
 
@@ -134,8 +75,8 @@ def _write_inputs(task: tasks.EditTask, folder: Path, monitor: Monitor) -> list[
         files.append(folder / f"upload-{k}")
         shutil.copyfile(upload, files[-1])
     if task.mask is not None:
-        shutil.copyfile(task.mask, folder / "mask")
-    if task.seeds:
+        shutil.copyfile(task.mask, folder / MASK)
+    if task.seeds and task.kind != "interpolate":
         sample_run(_sampling(task, folder / SAMPLED), monitor)
         files += [folder / SAMPLED / f"{seed:05d}.png" for seed in task.seeds]
     return files
@@ -146,58 +87,27 @@ def _sampling(task: tasks.EditTask, folder: Path) -> tasks.SampleTask:
     return tasks.SampleTask(task.run, str(folder), task.seeds)
 
 
-def _vary(task: tasks.EditTask, inputs: Inputs) -> tuple[Edit, dict[str, Any]]:
-    options = {"grid": inputs.grid, "progress": inputs.progress}
-    edit = vary_image(inputs.run, inputs.read(), task.strength, _seeds(task), task.steps, **options)
-    return edit, {"image": inputs.names[0]}
-
-
-def _interpolate(task: tasks.EditTask, inputs: Inputs) -> tuple[Edit, dict[str, Any]]:
-    options = {"grid": inputs.grid, "progress": inputs.progress}
-    if task.seeds:
-        edit = interpolate_seeds(inputs.run, task.seeds, task.n, task.steps, **options)
-    else:
-        edit = interpolate_images(inputs.run, inputs.read(), task.n, task.steps, **options)
-    return edit, {"images": inputs.names}
-
-
-def _inpaint(task: tasks.EditTask, inputs: Inputs) -> tuple[Edit, dict[str, Any]]:
-    image, mask = inputs.files[0], inputs.folder / "mask"
-    pixels, hole = inputs.read(), read_hole(mask, image, inputs.size, inputs.notes.append)
-    options = {"grid": inputs.grid, "progress": inputs.progress}
-    seeds = _seeds(task)
-    edit = inpaint_image(inputs.run, pixels, hole, seeds, task.steps, resample=task.resample, **options)
-    return edit, {"image": inputs.names[0], "mask": mask.name}
-
-
-def _invert(task: tasks.EditTask, inputs: Inputs) -> tuple[Edit, dict[str, Any]]:
-    options = {"grid": inputs.grid, "progress": inputs.progress}
-    edit = invert_images(inputs.run, inputs.read(), task.steps, exact=task.exact, **options)
-    if note := warn_of_noise(edit):
-        inputs.notes.append(note)
-    if edit.residual > 0:
-        inputs.notes.append(f"some steps did not converge (change {edit.residual:.2g}): take more steps")
-    return edit, {"images": inputs.names}
-
-
-_EDITS: dict[str, Callable[[tasks.EditTask, Inputs], tuple[Edit, dict[str, Any]]]] = {
-    "vary": _vary,
-    "interpolate": _interpolate,
-    "inpaint": _inpaint,
-    "invert": _invert,
-}
+def _choose_edit(task: tasks.EditTask, files: Sequence[Path], mask: Path) -> FileEdit:
+    """Return the edit of a task; an interpolation between seeds needs no files."""
+    if task.kind == "interpolate":
+        return Interpolation(files, () if files else task.seeds, task.n)
+    if task.kind == "invert":
+        return Latents(files, task.exact)
+    if task.kind == "inpaint":
+        return Inpainting(files[0], mask, _seeds(task), task.resample)
+    return Variations(files[0], task.strength, _seeds(task))
 
 
 def _seeds(task: tasks.EditTask) -> range:
     return range(task.seed, task.seed + task.n)
 
 
-def _list_images(task: tasks.EditTask, edit: Edit) -> list[dict[str, Any]]:
+def _list_images(task: tasks.EditTask, written: WrittenEdit) -> list[dict[str, Any]]:
     """Return the images of the result. For an inversion, the inputs, resized to the run's size,
     come first.
     """
-    rows = ["input", "restored"] if task.kind == "invert" else list(edit.rows)[-1:]
-    names = [f"{row.replace(' ', '-')}-{k:02d}.png" for row in rows for k in range(len(edit.rows[row]))]
+    rows = ["input", "restored"] if task.kind == "invert" else list(written.files)[-1:]
+    names = [file.name for row in rows for file in written.files[row]]
     if task.kind in ("vary", "inpaint"):
         return [{"name": name, "seed": seed} for name, seed in zip(names, _seeds(task), strict=True)]
     return [{"name": name} for name in names]
@@ -213,7 +123,7 @@ def edit_command(task: tasks.EditTask, names: Sequence[str]) -> str:
     if task.kind == "interpolate":
         words += ["--frames", task.n]
     if task.mask is not None:
-        words += ["--mask", "mask", "--resample", task.resample]
+        words += ["--mask", MASK, "--resample", task.resample]
     if task.kind == "vary":
         words += ["--strength", task.strength]
     if task.kind in ("vary", "inpaint"):
@@ -234,7 +144,7 @@ def edit_call(task: tasks.EditTask, names: Sequence[str], grid: Grid) -> str:
     elif task.kind == "invert":
         parts += [repr(list(names)), *(["exact=True"] if task.exact else [])]
     else:
-        parts += [repr(names[0]), *([repr("mask")] if task.mask else [f"strength={task.strength!r}"])]
+        parts += [repr(names[0]), *([repr(MASK)] if task.mask else [f"strength={task.strength!r}"])]
         parts += [f"seeds=range({task.seed}, {task.seed + task.n})"]
         parts += [f"resample={task.resample}"] if task.mask else []
     parts += [f"steps={task.steps}", *([f"grid=ddim.grids.{grid!r}"] if task.fields else [])]

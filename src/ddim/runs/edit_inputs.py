@@ -1,0 +1,104 @@
+"""Read the image and mask files of an edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddim.data.decode import UnusableError
+from ddim.data.deep import decode_any, read_any_header
+from ddim.data.values import EIGHT_BITS, Values
+from ddim.errors import UserError
+
+
+def read_images(
+    paths: Sequence[str | Path],
+    size: tuple[int, int],
+    channels: int,
+    on_change: Callable[[str], object] | None = None,
+    values: Values = EIGHT_BITS,
+) -> Tensor:
+    """Return image files as one tensor (B, C, H, W) in [0, 1].
+
+    Args:
+        paths: image files.
+        size: height and width to which each image is cropped and resized.
+        channels: 1 for gray, 3 for RGB, 4 for RGBA.
+        on_change: called with a sentence for each image that was cropped or resized.
+        values: the type and range of their values.
+
+    Raises:
+        UserError: if a file cannot be read or is not an image.
+    """
+    images = []
+    for path in map(Path, paths):
+        try:
+            found, pixels = decode_any(path.read_bytes(), size, channels, values.type)
+        except OSError as error:
+            raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+        except UnusableError as error:
+            raise UserError(f"{str(path)!r} cannot be used: {error}") from None
+        if (found.height, found.width) != size and on_change:
+            # The crop has the aspect ratio of the model's images, so its size follows from the smaller scale.
+            scale = min(found.height / size[0], found.width / size[1])
+            cropped = (round(scale * size[0]), round(scale * size[1]))
+            crop = "" if cropped == (found.height, found.width) else f"cropped to {cropped[0]}x{cropped[1]}, "
+            on_change(
+                f"{path}: {found.height}x{found.width}, {crop}resized to {size[0]}x{size[1]}, "
+                "the size of the run (height x width)"
+            )
+        if values.eight_bits:
+            images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255)
+        else:
+            images.append(torch.from_numpy(values.to_unit(pixels)).permute(2, 0, 1))
+    return torch.stack(images)
+
+
+def read_hole(
+    path: str | Path,
+    image: str | Path,
+    size: tuple[int, int],
+    on_change: Callable[[str], object] | None = None,
+) -> Tensor:
+    """Return a mask file as a tensor (1, 1, H, W): 1 for pixels to inpaint, 0 for pixels to keep.
+
+    If the mask has no transparency, its light pixels are inpainted. If it has transparency and all its opaque
+    pixels are white, these are taken for strokes of a brush and inpainted. In any other mask with
+    transparency, the transparent pixels are taken for an erased part and inpainted.
+
+    Args:
+        path: the mask file.
+        image: the image file, which must have the same size.
+        size: height and width to which the mask is cropped and resized.
+        on_change: called with a sentence if the mask was cropped or resized, or has transparency.
+
+    Raises:
+        UserError: if the two files have different sizes, no pixel is to be inpainted, or no pixel is to be
+            kept.
+    """
+    mask = read_images([path], size, 4, on_change)
+    light, opaque = mask[:, :3].mean(1, keepdim=True), mask[:, 3:]
+    seen = opaque > 0.5
+    if seen.all():
+        hole = light > 0.5
+    elif (light[seen] > 0.9).all():
+        hole = seen
+    else:
+        hole = ~seen
+    heads = [read_any_header(Path(file).read_bytes()) for file in (image, path)]
+    sizes = [f"{head.height}x{head.width}" for head in heads]
+    if sizes[0] != sizes[1]:
+        raise UserError(f"the mask must have the size of the image, {sizes[0]}, got {sizes[1]}")
+    if hole.all() or not hole.any():
+        raise UserError(
+            f"the mask {str(path)!r} must have white pixels, to inpaint, and black pixels, to keep; or erase "
+            "the part to inpaint, so that it is transparent"
+        )
+    if not seen.all() and on_change:
+        what = "white" if hole[seen].all() else "transparent"
+        share = f"{100 * hole.float().mean():.0f} % of the image"
+        on_change(f"{path}: the {what} part, {share}, will be inpainted")
+    return hole.float()
