@@ -6,7 +6,9 @@ import struct
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import tiny
 from ddim.cli import main
@@ -44,7 +46,7 @@ class Book(Tracker):
 
     def show(self, step, name, pixels):
         self._call("show")
-        self.shown.append((step, name, pixels.dtype.name, pixels.ndim))
+        self.shown.append((step, name, pixels))
 
     def close(self, finished):
         self._call(f"close {finished}")
@@ -65,17 +67,22 @@ def test_a_tracker_gets_each_line_of_the_log_also_of_a_resumed_run(tmp_path):
     assert more.opened == [("run", "8", "id-1")]
     found = {line["step"]: line for line in [*book.lines, *more.lines] if "loss" in line}
     assert list(found.values()) == [line for line in logged(tmp_path / "run") if "loss" in line]
-    assert [step for step, *_ in book.shown + more.shown] == [5, 10]
+    assert [(step, name) for step, name, _ in book.shown + more.shown] == [(5, "samples"), (10, "samples")]
+    for step, _, pixels in book.shown + more.shown:
+        with Image.open(tmp_path / "run" / "samples" / f"step-{step:09d}.png") as file:
+            assert np.array_equal(pixels, np.asarray(file))
     assert more.calls[-1] == "close True"
 
 
-def test_a_tracker_that_fails_is_named_once_and_changes_nothing(tmp_path):
-    broken = Book(fails=("log",))
+def test_a_tracker_that_fails_is_named_once_and_changes_nothing(tmp_path, monkeypatch):
+    broken, enlarged = Book(fails=("log",)), []
     tiny.train(tiny.recipe(), tmp_path / "plain")
+    monkeypatch.setattr("ddim.training.trackers.enlarge", enlarged.append)
     with pytest.warns(UserWarning, match="goes on without Book, which failed: no network in log") as warned:
         tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[broken])
     assert len(warned) == 1
     assert broken.calls == ["open", "log"]
+    assert enlarged == []
     one, other = (
         find_newest(tmp_path / name / "checkpoints") / "model.safetensors" for name in ("plain", "run")
     )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from PIL import Image
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -196,6 +195,10 @@ class Console(Callback):
         else:
             say(line)
 
+    def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
+        """See `Callback`."""
+        self.sheet = sheet
+
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         errors = describe_errors(values)
@@ -204,8 +207,7 @@ class Console(Callback):
         # While the bar is drawn, sys.stderr is an object of rich without an encoding. So ask the real file.
         if self.bar and can_preview(self.tty.file):
             shape = training.model.shape
-            with Image.open(sheet) as image:
-                samples = split_sheet(np.asarray(image), shape.height, shape.width)
+            samples = split_sheet(self.sheet, shape.height, shape.width)
             say(render_preview(arrange_preview(samples, self.tty.width), self.tty.width))
         self.pace.event(time.monotonic())
 

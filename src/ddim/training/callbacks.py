@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddim.data.batch import gather_batch
 from ddim.errors import NotFinite, UserError, describe_given
@@ -21,6 +22,9 @@ from ddim.runs.log import RunLog
 from ddim.runs.run_path import GUIDE
 from ddim.training.loop import Training
 from ddim.training.step_values import IN_A_ROW
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Callback:
@@ -44,6 +48,9 @@ class Callback:
 
     def on_log(self, training: Training, values: Mapping[str, float]) -> None:
         """Called after each line of the log, with its values: mean losses, or results of a validation."""
+
+    def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
+        """Called at each validation, before `on_validation`, with a sheet of samples (H, W, 3) uint8."""
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """Called after each validation, with its results."""
@@ -127,10 +134,14 @@ class SampleGrid(Callback):
 
     samples/real.png shows held-out images for comparison, or training images if none are held out. If the run
     has labels, sample k has class k % classes.
+
+    Args:
+        log: the log, which also gets the sheets.
+        others: callbacks whose `on_sheet` is called with each sheet.
     """
 
-    def __init__(self, log: RunLog) -> None:
-        self.log = log
+    def __init__(self, log: RunLog, others: list[Callback]) -> None:
+        self.log, self.others = log, others
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
@@ -145,6 +156,8 @@ class SampleGrid(Callback):
         pixels = make_sheet(training.samples)
         save_png(self.folder / f"step-{training.step:09d}.png", enlarge(pixels))
         self.log.image(training.step, "samples", pixels)
+        for callback in self.others:
+            callback.on_sheet(training, pixels)
 
 
 class Snapshots(Callback):

@@ -120,7 +120,7 @@ def _open_lead(training: Training, start: Start) -> Iterator[_Lead | None]:
         checkpoints = Checkpoints(log, given)
         # Callbacks are called in this order. So a checkpoint is written after the samples and the log of its
         # step, and before the user's callbacks are called.
-        hooks: list[Callback] = [SampleGrid(log), Log(log, given), Snapshots(), checkpoints, *given]
+        hooks: list[Callback] = [SampleGrid(log, given), Log(log, given), Snapshots(), checkpoints, *given]
         adapt = start.adapt and training.processes.count == 1
         yield _Lead(hooks, checkpoints, TimeBudget(training, start.began), ThreadWatch(training, adapt))
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ddim.errors import UserError, suggest
 from ddim.files import read_json
-from ddim.plots.pictures import enlarge, make_sheet
+from ddim.plots.pictures import enlarge
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.callbacks import Callback, describe_choices
 from ddim.training.loop import Training
@@ -93,10 +93,9 @@ class Tracker(Callback, ABC):
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         self._try(lambda: self.log(training.step, {"images": training.seen, **finite}))
 
-    def on_validation(self, training: Training, values: dict[str, float]) -> None:
+    def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
         """See `Callback`."""
-        sheet = enlarge(make_sheet(training.samples))
-        self._try(lambda: self.show(training.step, "samples", sheet))
+        self._try(lambda: self.show(training.step, "samples", enlarge(sheet)))
 
     def on_end(self, training: Training) -> None:
         """See `Callback`."""
