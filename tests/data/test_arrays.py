@@ -81,7 +81,7 @@ def test_the_channel_axis_is_the_one_that_is_shorter_than_both_others(shape, axi
 def test_an_ambiguous_axis_is_asked_for_and_can_be_said(tmp_path):
     array = noise16(2, 8, 8, 8)
     path = saved(tmp_path, array)
-    with pytest.raises(UserError, match=r"axis 1 or on the last one: say data.axis first or last"):
+    with pytest.raises(UserError, match=r"axis 1 or the last axis: give data.axis first or last"):
         opened(path, tmp_path / "cache")
     first, last = (opened(path, tmp_path / "cache", axis=axis) for axis in ("first", "last"))
     assert np.array_equal(first.pixels[:].transpose(0, 3, 1, 2), array)
@@ -92,7 +92,7 @@ def test_an_ambiguous_axis_is_asked_for_and_can_be_said(tmp_path):
 def test_the_array_of_images_can_be_named(tmp_path):
     path = tmp_path / "two.npz"
     np.savez(path, before=DEEP, after=DEEP[::-1])
-    with pytest.raises(UserError, match="holds the arrays before, after: say which one .* data.array NAME"):
+    with pytest.raises(UserError, match="holds the arrays before, after: name the one .*--data.array NAME"):
         opened(str(path), tmp_path / "cache")
     assert np.array_equal(opened(str(path), tmp_path / "cache", array="after").pixels, DEEP[::-1])
     with pytest.raises(UserError, match="must be an array in .*, before, after, got 'late'"):

@@ -1,4 +1,4 @@
-"""Images in a .npy or .npz file of NumPy, as a source; the images are read one at a time."""
+"""Source of the images in a .npy or .npz file of NumPy; the images are read one at a time."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ _MOST_LABELS = 10**8
 def find_channel_axis(shape: Sequence[int], axis: str = "auto") -> str | None:
     """Return whether the channels of images of this shape are "first" or "last"; None if this is ambiguous.
 
-    The channels are on the axis that is shorter than both others. If no axis is, they cannot be found.
+    The channels are on the axis that is shorter than both others. If there is no such axis, the answer is
+    None.
 
     Args:
         shape: (C, H, W) or (H, W, C).
-        axis: "first" or "last" if the user says it, else "auto".
+        axis: "first" or "last" if the user gives the axis, else "auto".
     """
     if axis != "auto":
         return axis
@@ -80,7 +81,7 @@ class Arrays:
 
     Attributes:
         path: the file.
-        reading: the channel axis and the name of the array, if the user says them.
+        reading: the channel axis and the name of the array, if the user gives them.
         official: False, because such a file defines no split.
     """
 
@@ -143,7 +144,7 @@ class Arrays:
             channels = None if len(shape) == 3 else find_channel_axis(shape[1:], self.reading.axis)
             if len(shape) == 4 and channels is None:
                 raise UserError(
-                    f"the channels of images {shape} in {self.path} may be on axis 1 or on the last one: say "
+                    f"the channels of images {shape} in {self.path} may be on axis 1 or the last axis: give "
                     "data.axis first or last (--data.axis)"
                 )
             if math.prod(shape[1:]) > MAX_PIXELS:
@@ -180,13 +181,15 @@ class Arrays:
         found = asked or next((name for name in _IMAGES if name in names), None)
         if found is None and len(others) != 1:
             raise UserError(
-                f"{self.path} holds the arrays {', '.join(names[:20]) or 'none'}: say which one holds the "
-                "images with data.array NAME (--data.array)"
+                f"{self.path} holds the arrays {', '.join(names[:20]) or 'none'}: name the one with the "
+                "images in data.array (--data.array NAME)"
             )
         return found or others[0]
 
     def _read_labels(self) -> np.ndarray | None:
-        """Return the class indices (N,) of an array "labels" or "y" beside the images; None without one."""
+        """Return the class indices (N,) in an array "labels" or "y" of the file; None if there is no such
+        array.
+        """
         if not zipfile.is_zipfile(self.path):
             return None
         with zipfile.ZipFile(self.path) as archive:
@@ -209,12 +212,12 @@ class Arrays:
         return labels
 
     def _read_images(self, file: IO[bytes], layout: _Layout) -> Iterator[np.ndarray]:
-        """Yield the images in the layout of the file; only one at a time is in memory."""
+        """Yield the images as the file stores them; only one at a time is in memory."""
         count, each = layout.shape[0], math.prod(layout.shape[1:]) * layout.dtype.itemsize
         if layout.fortran:
             if zipfile.is_zipfile(self.path):
                 raise UserError(
-                    f"{self.path} holds images in the order of Fortran: save np.ascontiguousarray(images)"
+                    f"{self.path} holds images in Fortran order: save np.ascontiguousarray(images)"
                 )
             if self.path.stat().st_size < file.tell() + count * each:
                 raise UserError(f"{self.path} is cut off: {layout.shape} needs {count * each:,} bytes")

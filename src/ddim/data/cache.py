@@ -2,7 +2,7 @@
 
 The name of a data set's folder depends on its contents (names, bytes, size, channels), not on its path. The
 folder is written under a temporary name and renamed when it is complete. Any number of processes can build it
-at the same time. Its files are sealed with hashes, and damaged files are not used.
+at the same time. Its files are checked against stored hashes, and damaged files are not used.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def load_cached(
 def fingerprint_survey(
     known: Survey, size: tuple[int, int], channels: int | None, values: Literal["auto"] | ValueType = "auto"
 ) -> str:
-    """Return the fingerprint of the images of a source, decoded to a size (height, width) and channels."""
+    """Return the fingerprint that the images of a source have after decoding to `size` (height, width) and
+    `channels`.
+    """
     shape = f"{size[0]}x{size[1]}x{channels or known.channels}"
     kind = known.find_values(values).type
     deep = "" if kind == "uint8" else f" {kind} {VERSION}"
@@ -183,8 +185,8 @@ def _surveyed(source: Source) -> Survey:
             with suppress(decode.UnusableError):
                 header = read_any_header(item.data)
                 votes[stored_type(header), header.channels] += 1
-                # A machine that cannot read this format decodes fewer images from the same files. So the
-                # fingerprint must be different there.
+                # A machine that cannot read this format decodes fewer images from the same files, so it must
+                # get another fingerprint.
                 digest += header.format if header.format in ("AVIF", "HEIF") else ""
                 if stored_type(header) == "float32":
                     pixels = read_pixels(item.data)
@@ -218,7 +220,8 @@ def _build(
         rank = sorted(range(len(names)), key=names.__getitem__)
         if rank != list(range(len(names))):
             _reorder(path, rank, shape, kept.type)
-        # A source of images given from Python knows its labels; other labels are names of folders.
+        # A source of images given from Python knows their labels; for other sources the folder names are the
+        # labels.
         label = getattr(source, "find_classes", find_classes)
         classes, labels = label([names[place] for place in rank])
         index = {

@@ -1,7 +1,7 @@
 """Class labels for images without class folders: images that look alike form a cluster, found by k-means.
 
-Images are compared by small thumbnails (see `thumbnails`): by the colours of their parts, not by what they
-show. No network takes part, so nothing is learnt from other images.
+Images are compared by small thumbnails (see `thumbnails`), so by the colours of their parts, not by the
+objects in them. No pretrained network is used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PART = 4096
 
 @dataclass(frozen=True)
 class Clusters:
-    """Class labels that are found by grouping the training images; written as "clusters:16".
+    """Class labels that are found by clustering the training images; written as "clusters:16" in a recipe.
 
     Attributes:
         count: number of clusters.
@@ -54,7 +54,7 @@ class Clusters:
 
     @staticmethod
     def is_meant(text: object) -> bool:
-        """Return whether a value is text that starts with "clusters"; `parse` may still refuse it."""
+        """Return whether a value is a text that starts with "clusters"; `parse` may still reject it."""
         return isinstance(text, str) and text.startswith(_PREFIX.removesuffix(":"))
 
     @classmethod
@@ -74,7 +74,7 @@ class Clusters:
 
 @dataclass(frozen=True, repr=False)
 class ImageClusters:
-    """The clusters of a set of images, and what is needed to find the clusters of other images.
+    """The clusters of a set of images, and the centres that assign other images to them.
 
     Clusters are numbered by their size, from the largest one.
 
@@ -116,7 +116,7 @@ class ImageClusters:
         return labels, distances
 
     def label(self, split: SplitImages) -> SplitImages:
-        """Return `split` with these clusters as the classes of its images, which are those of `labels`."""
+        """Return `split` with the clusters as classes; its images must be the ones that were clustered."""
         images = replace(split.images, labels=self.labels, classes=self.names)
         return replace(split, images=images, clusters=self)
 
@@ -141,8 +141,8 @@ class ImageClusters:
 def group_images(split: SplitImages, count: int, mirrored: bool, seed: int) -> ImageClusters:
     """Return the clusters of similar images; their centres depend on the training images alone.
 
-    If there are more training images than k-means takes (see `ENOUGH`), they are drawn at random. Otherwise
-    the order of the training images makes no difference.
+    If there are more than `ENOUGH` training images, k-means uses a random subset. Otherwise the order of the
+    training images makes no difference.
 
     Args:
         split: the images.
@@ -215,8 +215,8 @@ _SIZE = SIDE * SIDE * 3
 def _compute_features(images: Images, which: np.ndarray, mirrored: bool) -> np.ndarray:
     """Return features (B, d) of images, from the cells of their thumbnails.
 
-    The first half are sums of pairs of cells, left and right, that mirroring exchanges. The other half are
-    the differences of these pairs.
+    Mirroring exchanges pairs of cells, one on the left and one on the right. The first half of the features
+    are the sums of these pairs, the other half their differences.
 
     If `mirrored`, an image and its mirror image have exactly the same features.
     """

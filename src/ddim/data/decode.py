@@ -212,7 +212,9 @@ def _channels(image: Image.Image) -> int:
 
 
 def _draft(image: Image.Image, size: tuple[int, int]) -> None:
-    """Let libjpeg decode at a lower resolution, which is faster; the result is at least twice `size`."""
+    """Make libjpeg decode at a lower resolution, which is faster; the decoded image is at least twice as
+    large as `size`.
+    """
     height, width = size if _orientation(image) < 5 else (size[1], size[0])
     scale = min(image.height / height, image.width / width)
     if scale >= 4:

@@ -1,7 +1,7 @@
-"""Decode images with more than 8 bits: 16-bit and float TIFF, 16-bit PNG, and one image of an array.
+"""Decode images with more than 8 bits per channel: 16-bit and float TIFF, 16-bit PNG, and arrays.
 
-Their values are kept as they are. They change only if an image is resized: then each channel is resized by
-Pillow's bicubic filter in float32, and the result stays within the values of the channel.
+Values change only if an image is resized. Then Pillow's bicubic filter resizes each channel in float32, and
+the result is clipped to the smallest and largest value of the channel.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def decode_any(
         data: the bytes of the file.
         size: (height, width).
         channels: number of channels.
-        wanted: the type of the pixels. Pictures with more bits become "uint8" as in `decode_image`, and
-            8-bit images become "uint16" by the factor 257.
+        wanted: the type of the result. Images with more bits become "uint8" as in `decode_image`; 8-bit
+        images become "uint16" by multiplication with 257.
 
     Returns:
         The header, and the pixels (height, width, channels) of the type `wanted`.
@@ -92,7 +92,7 @@ def decode_any(
     """
     if wanted == "uint8" and not data.startswith(MAGIC):
         if channels not in PICTURE_CHANNELS:
-            raise UnusableError(f"a picture, which cannot have {channels} channels")
+            raise UnusableError(f"an image of 8 bits, which cannot have {channels} channels")
         return decode_image(data, size, channels)
     found = read_any_header(data)
     kind = stored_type(found)
@@ -154,7 +154,8 @@ def _open_array(data: bytes) -> np.ndarray:
 def _read_png(data: bytes) -> np.ndarray:
     """Return the pixels (H, W, C) uint16 of a 16-bit PNG file.
 
-    Pillow decodes colours to 8 bits. It can take these from the high bytes of the file, or from the low ones.
+    Pillow decodes colours to 8 bits, from either the high or the low byte of each value. So colour images are
+    decoded twice.
     """
     halves = []
     for order in ("16B", "16L"):
@@ -163,11 +164,11 @@ def _read_png(data: bytes) -> np.ndarray:
                 again.verify()
             if image.mode.startswith("I"):
                 return np.asarray(image).astype(np.uint16)[..., None]
-            # A PNG file is one tile. It is decoded from the bytes that its raw mode names.
+            # A PNG file is one tile, and its raw mode says which bytes are decoded.
             tiles: list[Any] = image.tile  # pyrefly: ignore[missing-attribute]  (of an image of a file)
             mode = str(tiles[0].args)
             if image.mode not in ("RGB", "RGBA") or mode != f"{image.mode};16B":
-                raise UnusableError("a 16-bit PNG of an unusual kind")
+                raise UnusableError("an unsupported kind of 16-bit PNG")
             tiles[:] = [tiles[0]._replace(args=mode.replace("16B", order))]
             halves.append(np.asarray(image).astype(np.uint16))
     return halves[0] * 256 + halves[1]
@@ -203,7 +204,7 @@ def _read_tiff_header(data: bytes) -> Header | None:
     if width * height * samples > MAX_PIXELS:
         raise UnusableError(too_many(f"{width} x {height} pixels of {samples} channels"))
     if tags[259] is not None and tags[259] not in _COMPRESSIONS:
-        raise UnusableError(f"a TIFF file with compression {tags[259]}, which is not read")
+        raise UnusableError(f"a TIFF file with the unsupported compression {tags[259]}")
     if samples == 1 and more:
         height, width, samples = _open_series(data)[0]
     return Header(height, width, "I;16" if integers else "F", "TIFF", samples)
@@ -217,7 +218,7 @@ def _read_tiff(data: bytes) -> np.ndarray:
     """Return the pixels (H, W, C) uint16 or float32 of a TIFF file of 16-bit integers or of floats."""
     found = _read_tiff_header(data)
     if found is None:
-        raise UnusableError("a TIFF file of an unusual kind")
+        raise UnusableError("an unsupported kind of TIFF file")
     (height, width, channels), page = (found.height, found.width, found.channels), None
     if channels == 1 and not _read_tags(data)[1]:
         with open_image(data) as image:
@@ -233,7 +234,8 @@ def _read_tiff(data: bytes) -> np.ndarray:
 def _open_series(data: bytes, *, decode: bool = False) -> tuple[tuple[int, int, int], np.ndarray]:
     """Return the shape (H, W, C) of the first image of a TIFF file, and its pixels if `decode`.
 
-    The channels are samples, or pages that the file calls channels ("C") or leaves without a meaning ("Q").
+    The channels are the samples of each pixel, or the pages, if the file calls these channels ("C") or does
+    not name their axis ("Q").
     """
     try:
         import imagecodecs  # noqa: F401  (its decoders stop at the size of a strip)
@@ -253,7 +255,7 @@ def _open_series(data: bytes, *, decode: bool = False) -> tuple[tuple[int, int, 
                 raise UnusableError(f"a TIFF file with the axes {series.axes}: give one file for each image")
             if inner and inner[0] not in "SCQ":
                 raise UnusableError(
-                    f"a TIFF file of {len(file.pages)} pages that are no channels: give one file for each "
+                    f"a TIFF file of {len(file.pages)} pages that are not channels: give one file for each "
                     "image"
                 )
             sizes = dict(kept)
@@ -263,7 +265,7 @@ def _open_series(data: bytes, *, decode: bool = False) -> tuple[tuple[int, int, 
             if not decode:
                 return shape, np.zeros(0)
             if any(int(page.compression) not in _COMPRESSIONS for page in series.pages if page):
-                raise UnusableError("a TIFF file with a compression that is not read")
+                raise UnusableError("a TIFF file with an unsupported compression")
             pixels = series.asarray(maxworkers=1).reshape([length for _, length in kept])
             order = [axis for axis, _ in kept]
             last = np.moveaxis(pixels, order.index(inner[0]), -1) if inner else pixels[..., None]

@@ -1,4 +1,6 @@
-"""Image files in a folder, a .zip or a .tar[.gz|.xz|.bz2]; archives are read in place and not extracted."""
+"""Sources of the image files in a folder, a .zip or a .tar[.gz|.xz|.bz2]; archives are not extracted to the
+disk.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from ddim.data.label_files import LABEL_SUFFIXES, LARGEST_LABEL, LabelFile, name
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, explain_bad_name
 from ddim.errors import UserError
 
-# These seconds are longer than the resolution of file times on any common file system. A file that is older
-# gets other times if it changes again.
+# In seconds, and longer than the resolution of file times on common file systems. If a file older than this
+# changes again, its times change too.
 _CLOCK_TICK = 2.0
 _TOO_LARGE = f"larger than {MAX_BYTES >> 20} MiB"
 
@@ -212,7 +214,9 @@ class Tar:
 
 
 def stamp_paths(*paths: Path) -> str:
-    """Return paths, sizes and times of files and folders; "" if one was changed in the last two seconds."""
+    """Return a text with the paths, sizes and times of files and folders; "" if one changed in the last two
+    seconds.
+    """
     try:
         return "\n".join(f"{path.resolve()}\0{_times(path)}" for path in paths)
     except (OSError, _TooYoungError):
@@ -220,7 +224,9 @@ def stamp_paths(*paths: Path) -> str:
 
 
 class _TooYoungError(Exception):
-    """The file was written in the last two seconds; another change now might not change its times."""
+    """Raised if a file was written in the last two seconds, because another change now might not change its
+    times.
+    """
 
 
 def _times(path: Path) -> str:

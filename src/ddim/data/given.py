@@ -1,4 +1,4 @@
-"""Images that are given from Python: a tensor, an array, or a data set of torch, as a source.
+"""Source of images that are given from Python: a tensor, an array, or a data set of torch.
 
 A recipe contains the text of such a source, "given:NAME:HASH". The source can be opened only in the process
 in which the images were given; another process must be given the images again.
@@ -47,18 +47,19 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
             or images of Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... If the
             data set has an attribute `classes`, it names the classes. A split of a data set of Hugging Face
             has images in its column `image` and class labels in `label`. The channels are on the first axis
-            if it has 1, 3 or 4 entries, else on the last if it has, else on the shortest one.
-        values: "auto" rounds floats in [0, 1] of 1, 3 or 4 channels to 8 bits; "float32" keeps floats, of any
-            range, as they are. 16-bit images, and images of other numbers of channels, are always kept.
+            if its length is 1, 3 or 4; else on the last axis if its length is; else on the shortest axis.
+        values: "auto" rounds floats in [0, 1] to 8 bits if the images have 1, 3 or 4 channels; "float32"
+        keeps floats of any range. 16-bit images, and images with other numbers of channels, are never
+        rounded.
 
-    A source that this function returned before with the same `values` is returned as it is.
+    `data` may also be a source that this function returned before.
 
     Raises:
         UserError: if the data are not images; the message says what is wrong and how to convert them.
     """
     if isinstance(data, GivenImages):
         return data if values in ("auto", data.values) else give_images(data.data, values)
-    # A data set of Hugging Face has a shape too: its numbers of rows and columns.
+    # The shape of a Hugging Face data set is not that of images, but its numbers of rows and columns.
     shape = None if hasattr(data, "column_names") else getattr(data, "shape", None)
     if isinstance(data, Mapping):
         raise UserError(f"data must be one split of a data set, such as data[{next(iter(data), 'train')!r}]")
@@ -66,7 +67,7 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
         gray = ": add the channel, images[:, None]" if len(shape) == 3 else ""
         raise UserError(f"images must have the shape {_SHAPES}, got {tuple(shape)}{gray}")
     if isinstance(data, tuple | list) and len(data) == 2 and len(getattr(data[0], "shape", ())) == 4:
-        raise UserError(f"images and labels cannot be given apart, in a {type(data).__name__}: {PAIRS}")
+        raise UserError(f"images and labels cannot be given separately, in a {type(data).__name__}: {PAIRS}")
     if shape is None and not hasattr(data, "__getitem__") and not hasattr(data, "__iter__"):
         raise UserError(
             "data must be a path, a name, a tensor or array of images or a data set, "
@@ -137,7 +138,8 @@ class GivenImages:
         return find_given_classes(names, self.class_names)
 
     def _items(self) -> Iterable[Any]:
-        # A `for` loop over a data set of torch ends only if the data set raises IndexError. So count instead.
+        # A `for` loop over a data set of torch ends only if the data set raises IndexError, so the items are
+        # counted.
         sized = hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")
         return (self.data[k] for k in range(len(self.data))) if sized else self.data
 

@@ -35,7 +35,8 @@ class Images:
         official: sorted indices (train, validation) if the source defines a split, else None.
         folder: the folder of these images in the cache; None if they are not cached.
         values: the type of the pixels, and how they map to [0, 1].
-        vectors: (N, d) float32, the standardised vectors of the images, see `ImageVectors`; None without.
+        vectors: (N, d) float32, the standardised vectors of the images, see `ImageVectors`; None if there are
+        none.
     """
 
     pixels: np.ndarray | SealedPixels
@@ -81,8 +82,8 @@ class Images:
 class SplitImages:
     """Images, and the sorted, disjoint int64 indices of the training images and of the validation images.
 
-    If the classes are clusters that were found in the images, `clusters` has what is needed to find the
-    clusters of other images. If the images have vectors, `vectors` has what is needed to standardise others.
+    `clusters` is set if the classes are clusters found in these images, and `vectors` if the images have
+    vectors. They can cluster other images, and standardise other vectors, in the same way.
     """
 
     images: Images

@@ -1,9 +1,9 @@
 """k-means (Lloyd 1982) with k-means++ seeding (Arthur & Vassilvitskii 2007).
 
 If training mirrors images at random, an image and its mirror image should have the same cluster. Mirroring
-keeps the first features of an image and changes the sign of all others. The distance of an image from a
-centre is therefore the smaller of two: that of the image itself, and that of its mirror image. A centre is
-the mean of its images, each of them mirrored if its mirror image is nearer to the centre.
+keeps the first `kept` features of an image and changes the sign of all others. The distance of an image from
+a centre is therefore the smaller of two distances: that of the image, and that of its mirror image. A centre
+is the mean of its images, each of them mirrored if its mirror image is nearer to the centre.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _update(kept: np.ndarray, turning: np.ndarray, labels: np.ndarray, centres: 
 
 
 def _draw_centres(features: np.ndarray, count: int, kept: int, draw: np.random.Generator) -> np.ndarray:
-    """Return the features of random images, as first centres.
+    """Return the features of random images, which are the initial centres.
 
     The probability of an image is proportional to its squared distance from the nearest centre drawn so far.
     """

@@ -1,4 +1,4 @@
-"""Files of WebDataset that name the class of an image: KEY.cls or KEY.json beside KEY.jpg."""
+"""Read the files in which WebDataset stores the class of an image: KEY.cls or KEY.json beside KEY.jpg."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEYS = ("cls", "label", "class")
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A file that may name the class of the images with its key."""
+    """A file that may contain the class of the images with the same key."""
 
     name: str
     data: bytes
@@ -46,9 +46,10 @@ def check_class(text: str) -> str | None:
 
 
 def name_classes(files: Iterable[Member | Reject | LabelFile]) -> Iterator[Member | Reject]:
-    """Yield images and rejected files; an image whose key has a label lies in a folder named like its class.
+    """Yield images and rejected files; if a label file has the key of an image, the image is renamed to
+    CLASS/NAME.
 
-    The files of one key follow each other, so that only these are in memory.
+    The files of one key must follow each other; only these are in memory at the same time.
     """
     group: list[Member | Reject | LabelFile] = []
     try:

@@ -1,4 +1,4 @@
-"""Class labels that are numbers, as the names of the folders of members: "000003/000000017" has class 3."""
+"""Class indices that are stored as folder names: the member "000003/000000017" has class 3."""
 
 from __future__ import annotations
 

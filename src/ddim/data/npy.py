@@ -19,10 +19,10 @@ class NotAnArrayError(Exception):
 
 
 def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Return the shape, whether the order is that of Fortran, and the type of the array in a .npy file.
+    """Return the shape of the array in a .npy file, whether it is in Fortran order, and its dtype.
 
     Raises:
-        NotAnArrayError: if this is no such file, or its type is not a simple one.
+        NotAnArrayError: if the file is not a .npy file, or its dtype is not a plain type of numbers.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -40,7 +40,7 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:
-    """Return the array in a .npy file of `size` bytes; no more memory is taken than the file has bytes.
+    """Return the array in a .npy file of `size` bytes; this never allocates more than `size` bytes.
 
     Raises:
         NotAnArrayError: for the reasons of `read_npy_header`, or if the file has too few bytes.
@@ -57,7 +57,7 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
 
 
 def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
-    """Return the beginning of a .npy file, which the values follow in the order of C, little-endian."""
+    """Return the header of a .npy file; the values must follow in C order, little-endian."""
     file = io.BytesIO()
     described = {"descr": np.dtype(dtype).newbyteorder("<").str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, described)

@@ -45,7 +45,7 @@ def open_images(
             text of images that were given from Python is accepted too, see `give_images`.
         size: (height, width) in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); None takes the most frequent number in the files.
-        reading: how values are read, by default as the files say.
+        reading: how pixel values are read; by default the files determine it.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
         progress: called with (done, total) while images are decoded.
 
@@ -62,7 +62,7 @@ def open_images(
 
 
 def limit_range(images: Images, reading: Reading) -> Images:
-    """Return images with the range of values that the user says.
+    """Return images with the range of values that the user gave in `reading`.
 
     Raises:
         UserError: if they have 8 bits, or values outside this range.

@@ -1,4 +1,4 @@
-"""The random order, mirroring and split of images, as functions of a seed, without state.
+"""The random order, mirroring and split of images, as stateless functions of a seed.
 
 The image at position p of a run (0, 1, 2, ... over all epochs), and whether it is mirrored, depend on p and
 the seed alone. They do not depend on the batch size, the number of processes or the step of a resume.

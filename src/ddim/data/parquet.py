@@ -1,4 +1,6 @@
-"""Images in parquet files, as Hugging Face stores data sets: a column of images, one of labels or none."""
+"""Source of images in parquet files, as Hugging Face stores data sets: a column of images and, optionally,
+one of labels.
+"""
 
 from __future__ import annotations
 
@@ -66,14 +68,18 @@ class Parquet:
                 number += 1
 
     def find_classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
-        """Return the class names, and the class of each member, by the labels in the files; see `Source`."""
+        """Return the class names, and the class index of each member from the labels in the files; see
+        `find_given_classes`.
+        """
         folders = {name.partition("/")[0] for name in names if "/" in name}
         if folders and all(folder.isdecimal() and len(folder) == 6 for folder in folders):
             return find_given_classes(names, self._class_names(self._files[0]))
         return find_classes(names)
 
     def _class_names(self, path: Path) -> list[str]:
-        """Return the names of classes that Hugging Face stores beside the columns; [] without them."""
+        """Return the class names that Hugging Face stores in the metadata of the file; [] if
+        there are none.
+        """
         with _open_file(path) as file:
             stored = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
             label = _find_column(file.schema_arrow.names, _LABELS)
@@ -84,7 +90,9 @@ class Parquet:
         return [str(name) for name in names] if isinstance(names, list) else []
 
     def _read_rows(self, path: Path) -> Iterator[tuple[Any, Any]]:
-        """Yield the image and the label of each row; the label is None without a column of labels."""
+        """Yield the image and the label of each row; the label is None if the file has no column
+        of labels.
+        """
         import pyarrow
 
         with _open_file(path) as file:
@@ -143,7 +151,7 @@ def _open_file(path: Path) -> Any:  # noqa: ANN401  (a file of an optional packa
 
 
 def _find_columns(schema: Any, path: Path) -> tuple[str, str | None]:  # noqa: ANN401
-    """Return the names of the columns of images and of labels; None without labels."""
+    """Return the name of the image column, and that of the label column or None."""
     import pyarrow.types as kinds
 
     possible = [

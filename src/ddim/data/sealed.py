@@ -1,4 +1,4 @@
-"""Files of decoded images whose bytes are checked against hashes when they are first read."""
+"""Store decoded images with hashes of their bytes, and check each part when it is first read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _CHUNK = 2**20
 
 
 def write_seal(pixels: Path, size: int, *pages: str) -> None:
-    """Write `SEAL`: the hashes of each chunk of the file `pixels`, and of the files `pages` beside it.
+    """Write the file `SEAL`: the hash of each chunk of the file `pixels`, and the hashes of the small files
+    `pages` beside it.
 
     A chunk is a whole number of images, each of `size` bytes.
     """

@@ -34,7 +34,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class Survey:
-    """Facts about a source that are known before images are decoded.
+    """What is known about a source before its images are decoded.
 
     Attributes:
         content: a SHA-256 of the names and bytes of all files.
@@ -55,7 +55,9 @@ class Survey:
     high: float = -math.inf
 
     def find_values(self, wanted: Literal["auto"] | ValueType = "auto") -> Values:
-        """Return the values of the images, of the most frequent or the `wanted` type, with their range."""
+        """Return the type and range of the pixel values; the type is `wanted`, or with "auto" the most
+        frequent one.
+        """
         kind = self.values if wanted == "auto" else wanted
         if kind == "float32":
             return Values("float32", *choose_range(min(self.low, self.high), self.high))

@@ -1,4 +1,4 @@
-"""Small thumbnails of images in a perceptual colour space, from which images are grouped by their looks.
+"""Compute small thumbnails in a perceptual colour space, by which images are compared and clustered.
 
 All values are rounded to multiples of `STEP`, so that they do not depend on the machine or on the number of
 threads. Sums of millions of such values are exact in float64.
@@ -38,8 +38,8 @@ _CHUNK = 2**23
 def compute_thumbnails(images: Images, which: np.ndarray) -> np.ndarray:
     """Return thumbnails (B, SIDE, SIDE, 3) float64 in Oklab of the images at indices `which`.
 
-    The linear light of each cell is averaged. Transparent images are laid on white. The thumbnail of a
-    mirrored image is exactly the mirrored thumbnail.
+    Each cell is the mean of its pixels in linear light. Transparent pixels are composited on white. The
+    thumbnail of a mirrored image is exactly the mirrored thumbnail.
     """
     height, width, channels = images.pixels.shape[1:]
     if not images.values.eight_bits or channels not in PICTURE_CHANNELS:

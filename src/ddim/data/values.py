@@ -26,7 +26,7 @@ PICTURE_CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True)
 class Values:
-    """The values of the pixels of a set of images: an image in [0, 1] is (value - low) / (high - low).
+    """The type and range of the pixel values of images: (value - low) / (high - low) lies in [0, 1].
 
     Attributes:
         type: the type of the values.
@@ -77,7 +77,7 @@ EIGHT_BITS = Values()
 
 @dataclass(frozen=True)
 class Reading:
-    """How the values of image files are read; each field None or "auto" follows the files.
+    """How the user wants pixel values to be read; where a field is None or "auto", the files determine it.
 
     Attributes:
         values: the type in which values are kept; "auto" for that of most files.
@@ -92,10 +92,10 @@ class Reading:
     array: str | None = None
 
     def limit(self, found: Values, find_ends: Callable[[], tuple[float, float]]) -> Values:
-        """Return the values of a set of images with the range of this reading.
+        """Return the type and range of pixel values, with the range of this reading if it has one.
 
         Args:
-            found: the values of the images, with the range that follows from the files.
+            found: the type and range that follow from the files.
             find_ends: returns the smallest and the largest value of the images.
 
         Raises:
@@ -122,9 +122,9 @@ AS_FILES_SAY = Reading()
 
 
 def choose_range(low: float, high: float) -> tuple[float, float]:
-    """Return the values that become 0 and 1 of float images with this smallest and largest value.
+    """Return which two values of float images become 0 and 1, for images whose values lie in [low, high].
 
-    They are 0 and 1 if these hold all values, and else the smallest and the largest value.
+    They are 0 and 1 if all values lie between these, else `low` and `high`.
     """
     if low >= 0 and high <= 1:
         return 0.0, 1.0
@@ -132,5 +132,7 @@ def choose_range(low: float, high: float) -> tuple[float, float]:
 
 
 def choose_channels(channels: int) -> int | None:
-    """Return the number of channels to which pictures are converted; None if images are no pictures."""
+    """Return the number of channels to which images are converted; None if they have other than 1, 3 or 4
+    channels.
+    """
     return channels if channels in PICTURE_CHANNELS else None

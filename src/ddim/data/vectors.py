@@ -1,4 +1,6 @@
-"""Vectors of numbers that describe images: read from a CSV file, matched with images, standardised."""
+"""Read vectors of numbers that describe images from a CSV file, match them with the images, and standardise
+them.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ _NAMES = ("name", "image", "file", "filename", "path")
 
 @dataclass(frozen=True)
 class VectorTable:
-    """The content of a CSV file: the heads of the columns of numbers, and the rows (N, d) float64.
+    """The content of a CSV file: the names of the columns, and the numbers.
 
     Attributes:
-        columns: the heads, or "0", "1", ... if the file has none.
+        columns: the column names of the numbers, or "0", "1", ... if the file has none.
         names: the name of the image of each row; None if the rows have the order of the images.
-        rows: the numbers.
+        rows: the numbers, (N, d) float64.
     """
 
     columns: tuple[str, ...]
@@ -46,7 +48,7 @@ class VectorTable:
 
 @dataclass(frozen=True, repr=False)
 class ImageVectors:
-    """The vectors of a set of images, and what is needed to standardise other vectors in the same way.
+    """The vectors of a set of images, and the mean and deviation that standardise them and other vectors.
 
     Attributes:
         columns: the name of each number.
@@ -76,7 +78,7 @@ class ImageVectors:
         return ((rows - self.mean) / self.deviation).astype(np.float32)
 
     def label(self, split: SplitImages) -> SplitImages:
-        """Return `split` with these vectors, standardised; its images are those of `rows`."""
+        """Return `split` with the standardised vectors; its images must be those of `rows`."""
         images = replace(split.images, vectors=self.standardise(self.rows))
         return replace(split, images=images, vectors=self)
 
@@ -96,10 +98,12 @@ class ImageVectors:
 
 
 def read_vectors(path: str | Path) -> VectorTable:
-    """Return the vectors in a CSV file: one row for each image, its name or nothing, then its numbers.
+    """Return the vectors in a CSV file. Each row belongs to one image: its numbers, after its name if there
+    are names.
 
-    A first row with a cell that is not a number holds heads. The first column holds names if its head is
-    "name", "image", "file", "filename" or "path", or if one of its cells is not a number.
+    If a cell of the first row is not a number, this row holds the column names. The first column holds the
+    names of the images if it is called "name", "image", "file", "filename" or "path", or if one of its cells
+    is not a number.
 
     Raises:
         UserError: if the file cannot be read, a cell is not a finite number, or rows have different lengths.
@@ -129,7 +133,8 @@ def read_vectors(path: str | Path) -> VectorTable:
 
 
 def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) -> ImageVectors:
-    """Return the vectors of images, by the names of their files or in the order of these names.
+    """Return the vector of each image, found by the image's file name, or by its position if the table has no
+    names.
 
     A name in the table is the path of a file in the data, or its last part if this is unique.
 

@@ -81,7 +81,9 @@ def mark_comparable(found: Sequence[Run]) -> list[Run]:
 
 
 def describe_mismatches(mismatches: Iterable[Mismatch]) -> str:
-    """Return, as text, the conditions in which an evaluation differs from most, with its own values."""
+    """Return a text with the conditions in which an evaluation differs from most others, and its values of
+    these.
+    """
     return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in mismatches)
 
 

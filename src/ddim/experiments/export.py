@@ -1,4 +1,4 @@
-"""Export a run: write its network in a format of other programs, with a model card beside it."""
+"""Export a run: write its network in a format that other programs read, with a model card beside it."""
 
 from __future__ import annotations
 
@@ -121,8 +121,9 @@ def export_run(
 ) -> Export:
     """Write a run as a folder for other programs, with a model card README.md.
 
-    The folder appears only when it is complete. "onnx" and "torch" programs are compared with the network
-    first, with 1, 3 and 8 images. They take any number of images, and need sampling.json to sample.
+    The folder appears only when it is complete. With "onnx" or "torch", the network becomes a program that
+    takes any number of images. Before it is kept, its outputs for 1, 3 and 8 images are compared with those
+    of the network. The file sampling.json says how to sample with it.
 
     Args:
         run: a run folder, RUN/best, or a checkpoint folder.
@@ -136,8 +137,8 @@ def export_run(
         The folder, and sentences about what the format cannot hold.
 
     Raises:
-        UserError: if the format cannot hold the model, a program gives other outputs than the network, a
-            package is missing, or the folder is not empty.
+        UserError: if the format cannot hold the model, the outputs of the program differ from those of the
+        network, a package is missing, or the folder is not empty.
 
     Example:
         >>> ddim.export("runs/photos-fast-1", to="onnx")
@@ -166,7 +167,9 @@ def export_run(
 def _write_format(
     run: LoadedRun, folder: Path, to: str, steps: int | None
 ) -> tuple[tuple[str, ...], list[Block]]:
-    """Write the files of a format; return what it cannot hold, and the blocks that describe it."""
+    """Write the files of a format; return sentences about what it cannot hold, and the first blocks of the
+    model card.
+    """
     if to == "diffusers":
         exported = export_to_diffusers(run, folder)
         code = (_LABELLED if run.model.classes else _DIFFUSERS).format(

@@ -1,4 +1,4 @@
-"""Write the model card of an exported run: its data, recipe, numbers, samples and verdict of memorisation."""
+"""Write the model card of an exported run: its data, recipe, metrics, samples and memorisation test."""
 
 from __future__ import annotations
 

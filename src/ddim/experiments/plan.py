@@ -61,7 +61,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     runs: str | Path = "runs",
     progress: Progress = ignore_progress,
 ) -> TrainingPlan:
-    """Measure how fast this machine trains a recipe, and return what to expect of some training times.
+    """Measure how fast this machine trains a recipe, and return what to expect after some training times.
 
     Real training steps are run for a few seconds, with the precision, compilation and threads that `train`
     would choose. No run folder is written: only decoded images and compiled networks stay in their caches.
@@ -81,7 +81,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
 
     Returns:
         For each budget, the images that a run sees, the number of epochs ("passes"), the validation error and
-        KID. If a budget holds few images, the plan also lists changed recipes that see more.
+        KID. If a run sees few images within a budget, the plan also lists changed recipes that see more.
 
     Raises:
         UserError: if the images or the recipe cannot be used, or the memory of this machine is too small.

@@ -1,4 +1,4 @@
-"""Measured runs of named recipes, for users who have no run of their own yet.
+"""The measured errors of our runs of named recipes, for users who have no run of their own yet.
 
 The recorded runs were trained on other images than those of the user.
 """
@@ -16,7 +16,7 @@ class RecordedRun:
     Attributes:
         recipe: the named recipe.
         size: (height, width) of its images.
-        data: one or two words for its images.
+        data: one or two words that describe its images.
         source: where the numbers are published.
         points: (images seen, validation error), sorted by the images. The error is the image MAE of the EMA
             weights.

@@ -119,7 +119,7 @@ def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
 
 
 def _values_that_differ(places: Sequence[Hashable], values: Sequence[str | None]) -> list[str]:
-    """Return the values, but `MISSING` for each value whose place has only one distinct value.
+    """Return the values. If all values of a place are equal, `MISSING` stands for each of them.
 
     Entry k of `places` is the place of value k. An unknown value (None) counts as equal to the first known
     value of its place.

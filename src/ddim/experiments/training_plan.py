@@ -1,4 +1,6 @@
-"""The plan of a training: a table of what to expect of each budget, and the runs that it is based on."""
+"""The plan of a training: a table of the errors to expect with each budget, and the runs that it
+is based on.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ class TrainingPlan(Tabular):
         runs: the expected run for each budget, in the order of the budgets.
         train: number of training images.
         held_out: number of validation images.
-        alternatives: changed recipes that see more images in the same time, if a budget holds few images.
+        alternatives: changed recipes that see more images in the same time, if the run sees few images.
         own: the user's finished runs, from which errors and KID are taken.
         recorded: the recorded runs, from which errors and KID are taken.
         cautions: warnings about the machine and the images.

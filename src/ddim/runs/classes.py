@@ -71,7 +71,9 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
 
 
 def label_images(recipe: Recipe, images: Images, which: np.ndarray) -> Tensor | None:
-    """Return class labels (B,) or vectors (B, d) of training images, at `which`; None for a run without."""
+    """Return the class labels (B,) or vectors (B, d) of the images at indices `which`; None for a run without
+    both.
+    """
     if images.vectors is not None and recipe.data.vectors is not None:
         return torch.from_numpy(images.vectors[which])
     if not recipe.data.labels or images.labels is None:
@@ -132,7 +134,7 @@ def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Te
 
 
 def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) -> Label:
-    """Return the label that a user gives as a class index, a word or None.
+    """Return the label for what a user gives: a class name or index, a special word, or None.
 
     Args:
         label: a class name, a class index as a number or as text, "all" for all classes in turn, "natural"
@@ -167,7 +169,7 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
 
 
 def _find_word(label: str | int) -> Label:
-    """Return the label of a run with vectors that a word stands for."""
+    """Return the label that a word stands for, in a run that was trained with vectors."""
     if label in ("natural", "none"):
         return "natural" if label == "natural" else None
     raise UserError(
@@ -177,7 +179,7 @@ def _find_word(label: str | int) -> Label:
 
 
 def default_label(recipe: Recipe) -> Label:
-    """Return the label of samples without a given one: "natural" for clusters and vectors, else None."""
+    """Return the label of samples if the user gives none: "natural" for clusters and vectors, else None."""
     known = isinstance(recipe.data.labels, Clusters) or recipe.data.vectors is not None
     return "natural" if known else None
 
@@ -220,7 +222,7 @@ def assign_labels(
 
 
 def draw_class(seed: int, counts: Sequence[int]) -> int:
-    """Return the class of the sample of a seed, so that classes are as frequent as `counts` says.
+    """Return the class of the sample with a seed, so that classes are about as frequent as in `counts`.
 
     The multiples of the golden ratio, taken modulo 1, fill the unit interval evenly (Knuth 1998, vol. 3,
     section 6.4). So the frequencies of n seeds in a row are nearer to `counts` than those of random classes.

@@ -33,7 +33,7 @@ from ddim.runs.recipe import Recipe
 
 @dataclass(frozen=True)
 class DiffusersConfig:
-    """The content of a JSON file of diffusers, and sentences about what it cannot hold."""
+    """The content of a JSON file of diffusers, and sentences about options that it cannot hold."""
 
     content: dict[str, Any]
     notes: tuple[str, ...] = ()

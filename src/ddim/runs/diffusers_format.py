@@ -77,7 +77,9 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> DiffusersExpo
 
 
 def _complete(pipeline: Pipeline) -> dict[str, Tensor]:
-    """Return the weights of the network with a row for no class, and without a predicted variance."""
+    """Return the weights of the network with an embedding row for "no class", and without a predicted
+    variance.
+    """
     state, channels = dict(pipeline.model.net.state_dict()), pipeline.model.shape.channels
     for name in ("out_conv.weight", "out_conv.bias"):
         state[name] = state[name][:channels]
@@ -127,7 +129,7 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
 def _part(folder: Path, part: str, *files: str) -> Path:
     """Return the path of a pipeline's file: in the folder `part`, or at the top in older pipelines.
 
-    Of several possible files, the first that exists is taken.
+    The first of `files` that exists is used.
     """
     for file in files:
         for path in (folder / part / file, folder / file):
@@ -139,7 +141,9 @@ def _part(folder: Path, part: str, *files: str) -> Path:
 def _read(folder: Path, part: str, file: str) -> dict[str, Any]:
     path = _part(folder, part, file)
     if path.stat().st_size > LARGEST_CONFIG:
-        raise UserError(f"{path} is larger than {LARGEST_CONFIG // 2**20} MiB, which no configuration is")
+        raise UserError(
+            f"{path} is larger than {LARGEST_CONFIG // 2**20} MiB, which is too large for a configuration"
+        )
     found = read_json(path)
     if not isinstance(found, dict):
         raise UserError(f"{part}/{file} of {folder} is not a JSON object")

@@ -119,8 +119,8 @@ def check_block_count(recipe: Recipe, tensors: int) -> None:
     # A block has two norms, two convolutions and a linear layer, each with a weight and a bias.
     if 10 * blocks > tensors:
         raise UserError(
-            f"the weights do not fit their config.json, which describes {blocks:,} blocks, where the file of "
-            f"the weights has {tensors:,} tensors"
+            f"the weights do not fit their config.json, which describes {blocks:,} blocks, but the file of "
+            f"the weights has only {tensors:,} tensors"
         )
 
 

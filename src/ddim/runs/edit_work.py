@@ -94,7 +94,7 @@ class Work:
         self.expected += batches * evaluations * (2 if self.guidance.on else 1)
 
     def leave(self, x0: Tensor) -> Tensor:
-        """Return x0, which is in model units, as images in [0, 1] on the CPU."""
+        """Return x0, given in model units, as images in [0, 1] on the CPU."""
         return self.pipeline.pixels.leave(x0.float()).cpu()
 
     def precision(self, exact: bool = False) -> AbstractContextManager[Any]:
@@ -153,13 +153,13 @@ def open_work(
         steps: number of times in the grid.
         real: True to edit real images, False to edit samples; the default grid depends on this.
         inverts: whether the edit needs latents of real images, which guidance makes inaccurate.
-        seeded: whether each result has a seed of its own, and so the default label of samples. Other edits
-            need one model for all images, and use no class.
+        seeded: whether each result has its own seed; its default label is then that of samples. Other edits
+        use no class, because all their images need the same model.
         options: see `EditOptions`.
 
     Raises:
         UserError: if the edit uses no class, but the network was never trained without one; the grid cannot
-            have `steps` times, or the edit cannot be guided like this.
+            have `steps` times, or this edit cannot use guidance.
     """
     check_count("steps", steps)
     guided: dict[str, Any] = {k: v for k, v in options.items() if k in GuidanceOptions.__annotations__}

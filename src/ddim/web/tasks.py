@@ -53,7 +53,7 @@ class EditTask:
         mask: the file of the mask of "inpaint", or None.
         n: number of results of "vary" and "inpaint", number of frames of "interpolate".
         seed: the first seed of "vary" and "inpaint".
-        steps: number of steps of the grid.
+        steps: number of times in the grid.
         strength: the time up to which "vary" adds noise.
         resample: how often "inpaint" repeats each step.
         exact: whether "invert" solves each step exactly, by fixed-point iteration.

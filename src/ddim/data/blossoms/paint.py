@@ -1,4 +1,4 @@
-"""Drawing in numpy: smooth fields, discs, and blades (petals and leaves) with light and shadow.
+"""Draw in NumPy: smooth fields of colour, discs, and blades (petals and leaves) with light and shadow.
 
 Positions are in units of half the shorter side; x points right, y down, and (0, 0) is the centre of the
 image. Images are drawn at twice their size and averaged, and edges are one pixel wide.

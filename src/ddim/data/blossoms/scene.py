@@ -57,7 +57,8 @@ class Scene:
     def place_flower(self, spread: float = 0.16, tilt: float = 0.5) -> Place:
         """Return a random position and orientation of a flower.
 
-        `spread` is the largest offset, and `tilt` the largest relative shortening of the tilted plane.
+        `spread` is the largest offset along x and y, in units of half the shorter side. `tilt` is the largest
+        relative shortening of the tilted plane.
         """
         x, y = self.random.uniform(-spread, spread, 2) + (self.x, self.y)
         short, turn = 1 - tilt * self.random.random() ** 1.5, self.between(0, math.tau)
@@ -133,7 +134,8 @@ class Scene:
     def paint_stamens(self, place: Place, count: int, reach: float, thread: str, tip: str) -> None:
         """Paint `count` stamens from the centre outwards: threads with a dot at the end.
 
-        `reach` is about their length; `thread` and `tip` are the colours of thread and dot, such as "f5c842".
+        `reach` is their approximate length; `thread` and `tip` are the colours of thread and dot, such as
+        "f5c842".
         """
         look = Blade(blend(parse_rgb(thread), parse_rgb(thread)), width=0.05, rise=0.2, fall=0.2, shadow=0.1)
         for number in range(count):

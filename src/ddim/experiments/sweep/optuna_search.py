@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def propose(study: Study, trial_id: int, space: Space, seed: int) -> Choice:
-    """Return proposed values for a trial of a study; a second call for a trial returns the same values.
+    """Return the values that Optuna proposes for a trial; a second call for the same trial returns the same
+    values.
 
     Args:
         study: the study of the sweep, which minimises its objective.

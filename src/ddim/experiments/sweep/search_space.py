@@ -51,7 +51,9 @@ class Range:
         return self.text(min(max(value, self.low), self.high))
 
     def text(self, value: float) -> str:
-        """Return a value as the text of an option; six digits keep names and tables readable."""
+        """Return a value as the text of an option, with six significant digits, so that names and tables stay
+        short.
+        """
         return str(round(value)) if self.whole else f"{value:.6g}"
 
 

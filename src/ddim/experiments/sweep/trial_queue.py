@@ -194,11 +194,12 @@ class TrialQueue:
 
     @contextmanager
     def _alone(self, wait: bool) -> Iterator[bool]:
-        """Lock the sweep's folder and yield True; if it is locked, wait if `wait`, else yield False.
+        """Lock the sweep's folder and yield True. If another worker has locked it, wait if `wait` is true,
+        else yield False.
 
         A worker that keeps the lock for longer than the grace period counts as frozen. Then this worker
-        proceeds without the lock. A trial may be enqueued twice in this way, but the worker that takes it the
-        second time finds its outcome.
+        proceeds without the lock. In this case a trial may be enqueued twice, but the second worker that
+        takes it finds its outcome.
         """
         with ExitStack() as stack:
             while True:
