@@ -81,6 +81,7 @@ def test_a_stage_that_begins_anew_is_measured_anew(capsys, clock):
     ]
 
 
+@pytest.mark.slow
 def test_samples_grow_in_the_terminal_during_training(tmp_path):
     (tmp_path / "tiny.yaml").write_text(write_recipe(tiny.recipe()))
     fast = ["--threads", "1", "--precision", "fp32", "--no-compile"]

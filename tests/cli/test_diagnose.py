@@ -63,6 +63,7 @@ def test_the_figure_is_among_the_runs_events(run, command):
     assert "diagnostics" in read_events(run / "events" / "diagnostics")[1]
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_its_variance_is_diagnosed(tmp_path, command):
     recipe = replace(AWARE, objective=Hybrid(times=TableTimes(8)), conditioning=LogSNR())
     run = tiny.train(recipe, tmp_path / "run")

@@ -22,6 +22,7 @@ def stop_commands(folder, signals, *options):
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_four_signals_while_images_are_decoded_and_in_the_first_steps(tmp_path):
     stop_commands(tmp_path, 4, "--phases", "decode,first step")
 

@@ -41,7 +41,7 @@ PAGES = [
 ]
 NEEDS = {"averages.md": {"images": 600}, "evaluation.md": {"samples": 100}}
 """Least budgets: snapshots begin after 64 steps, and KID ranks from 100 images on."""
-QUICK = {"README.md", "index.md", "tutorial.md", "sampling.md", "network.md", "photos.md"}
+QUICK = {"README.md", "index.md", "sampling.md", "network.md"}
 """The pages that run in every test run; the others take longer."""
 
 

@@ -93,6 +93,7 @@ def test_a_run_is_sampled_on_its_searched_grid(run, tmp_path):
     assert math.isfinite(entry["error"])
 
 
+@pytest.mark.slow
 def test_ddim_sample_in_python_and_on_the_command_line_gives_the_same_samples(run, tmp_path):
     """Both use the searched times of the EMA weights for six steps, and the recipe's grid otherwise."""
     found = searched_grids.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})

@@ -30,6 +30,7 @@ def test_kid_of_two_halves_of_real_images_is_not_distinguishable_from_zero(table
     assert halves.low < 0 < halves.high
 
 
+@pytest.mark.slow
 def test_kid_rises_with_the_strength_of_each_distortion(table):
     (halves,) = table["none"]
     kinds = [rows for name, rows in table.items() if name != "none"]

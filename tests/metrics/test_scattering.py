@@ -78,6 +78,7 @@ def test_a_quarter_turn_moves_each_angle_by_four():
     torch.testing.assert_close(turned, straight.roll(4))
 
 
+@pytest.mark.slow
 def test_kid_finds_blur_noise_and_large_pixels():
     images = np.array(open_images("blossoms:24", (64, 64)).pixels)
     extractor = load_extractor("scattering")

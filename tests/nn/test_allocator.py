@@ -30,6 +30,7 @@ def faults(keep):
     return int(found.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
 def test_freed_memory_is_reused_without_asking_the_system():
     # At least one for each 2 MB, or for each 4 kB.

@@ -48,6 +48,7 @@ def run(net):
         return net(torch.ones(2, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler itself
 def test_a_pickle_planted_in_the_shared_folder_of_the_compiler_does_not_run(shared, tmp_path):
     # A lone matrix product is compiled without C++, in a second.

@@ -42,6 +42,7 @@ def test_gradients_masks_and_statistics_are_the_same_bits_with_fewer_bytes_kept(
     assert little < whole / 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is")  # of the compiler itself
 def test_a_compiled_network_updates_its_statistics_once_and_keeps_fewer_bytes():
     plain = shaken(build(SPECS["keras of one block"])).train()

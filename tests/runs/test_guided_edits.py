@@ -110,6 +110,7 @@ def test_the_sampling_error_of_guided_samples_is_measured_against_guided_samples
     assert plain(EDM(), times[::2]) != error(EDM(), times[::2])
 
 
+@pytest.mark.slow
 def test_an_ablation_can_be_guided(run, capsys):
     words = ["ablate", str(run), "--evaluations", "3", "--seeds", "1", "--json"]
     found = []

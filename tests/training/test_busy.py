@@ -70,6 +70,7 @@ def busy(monkeypatch):
     monkeypatch.setattr("ddim.training.threads.count_cores", lambda: 2)
 
 
+@pytest.mark.slow
 def test_a_change_of_threads_is_saved_at_once_and_survives_a_resume(busy, tmp_path):
     machine, before = replace(tiny.MACHINE, threads=None), torch.get_num_threads()
     told = Told()

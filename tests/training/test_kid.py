@@ -117,6 +117,7 @@ def test_recipes_with_impossible_kid_are_refused(changes, sentence):
         tiny.recipe(**changes)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_given_by_its_name(tmp_path, capsys, monkeypatch):
     """RUN/best is no folder, but every command that looks at a run takes it."""
     recipe = tiny.recipe(**CHANGES, **BAD)

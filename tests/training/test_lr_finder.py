@@ -18,6 +18,7 @@ def quick_recipe(**changes):
     return replace(tiny.recipe(**changes), net=net)
 
 
+@pytest.mark.slow
 def test_the_suggested_rate_is_neither_too_small_nor_too_large():
     """It learns in thirty steps what a thousandth of it does not, and a thousand times it breaks."""
 
@@ -77,6 +78,7 @@ def test_a_run_after_a_range_test_starts_from_untouched_weights_and_keeps_the_pl
         assert len(image.convert("RGB").getcolors(1 << 20)) > 2
 
 
+@pytest.mark.slow
 def test_the_range_test_of_a_run_from_another_uses_its_weights(tmp_path):
     parent = tiny.train(quick_recipe(optim__lr=0.01), tmp_path / "parent")
     fresh, begun = (find_learning_rate(quick_recipe(), tiny.MACHINE, source) for source in (None, parent))

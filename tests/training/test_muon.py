@@ -103,6 +103,7 @@ def test_a_step_that_is_not_finite_changes_nothing():
     assert all(torch.equal(value, slots[name]) for name, value in run.tensors()["optimizer"].items())
 
 
+@pytest.mark.slow
 def test_a_run_that_crashed_ends_like_an_uninterrupted_one(tmp_path):
     recipe = replace(tiny.recipe("layer norm", report__checkpoint="0"), optim=replace(MUON, batch=8))
     whole = tiny.train(recipe, tmp_path / "whole")

@@ -58,6 +58,7 @@ def check_cases(one, several, cases):
                 assert distance(*({n: t[n] for n in mine} for t in (before, after))) < 1e-5, (case, group)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_draw_what_one_draws_and_learn_what_one_learns(tmp_path):
     """Noise, times, flips and labels are the same bits; losses and weights are equal up to rounding."""
@@ -72,6 +73,7 @@ def small_run(folder, *options, name="luz"):
     return ["-m", "ddim", "train", "--recipe", recipe, "--no-compile", *options]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes(tmp_path, capsys):
     run = tmp_path / "run"

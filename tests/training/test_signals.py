@@ -122,6 +122,7 @@ def test_a_signal_ends_a_validation_at_once_and_it_is_made_again(step, tmp_path,
     assert (folder / sheet).read_bytes() == (whole / sheet).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_step_leaves_the_last_validation_to_the_resumed_run(tmp_path):
     whole = tiny.train(tiny.recipe(), tmp_path / "whole")
     folder = tmp_path / "run"

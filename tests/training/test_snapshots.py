@@ -124,6 +124,7 @@ def test_an_error_in_a_snapshot_leaves_it_complete_or_absent(flushes, whole, tmp
     assert stored(folder) == stored(whole)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_trained_longer_has_the_snapshots_of_the_longer_run(whole, tmp_path):
     longer = tiny.train(recipe(images=160, optim__decay="constant"), tmp_path / "longer")
     folder = tiny.train(recipe(optim__decay="constant"), tmp_path / "run")

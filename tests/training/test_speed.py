@@ -35,6 +35,7 @@ def test_the_speed_is_that_of_the_steps_after_the_warm_up():
     assert found.parameters == sum(p.numel() for p in tiny.training(recipe).parameters.values())
 
 
+@pytest.mark.slow
 def test_a_measurement_changes_nothing_of_the_caller():
     recipe, threads, state = tiny.recipe(), torch.get_num_threads(), torch.get_rng_state()
     measure_speed(recipe, parts(recipe), Runtime(threads=2), cost=1e-4)

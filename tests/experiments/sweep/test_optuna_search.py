@@ -28,6 +28,7 @@ def search(request, tmp_path):
     return queue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", [40], indirect=True)
 def test_a_search_comes_nearer_to_the_best_values_than_chance(search):
     losses = []

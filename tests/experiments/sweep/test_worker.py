@@ -230,6 +230,7 @@ def test_ctrl_c_stops_the_child_and_frees_the_trial_at_once(tmp_path, number):
     check_all_ended_once(planned, 1)
 
 
+@pytest.mark.slow
 def test_the_child_of_a_killed_worker_runs_on_undisturbed(tmp_path):
     planned = sweeping.plan_sweep(tmp_path, ["a"])
     run = planned.run_folder(planned.trials[0])
@@ -273,6 +274,7 @@ def test_a_trial_runs_again_if_its_outcome_is_removed(tmp_path):
     assert [outcome.exit_code for outcome in outcomes(planned).values()] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_that_wakes_kills_its_child_and_writes_no_outcome(tmp_path):
     planned = sweeping.plan_sweep(tmp_path, ["a"])
     trial = planned.trials[0]
