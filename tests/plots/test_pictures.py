@@ -10,6 +10,7 @@ from PIL import Image
 
 from ddim.errors import UserError
 from ddim.plots.pictures import (
+    LARGEST_ZOOM,
     check_picture_path,
     enlarge,
     find_unused_path,
@@ -217,3 +218,7 @@ def test_a_film_holds_every_frame_exactly_and_shows_the_last_longer(tmp_path):
 def test_a_film_without_frames_is_refused(tmp_path):
     with pytest.raises(UserError, match="an animation needs at least 1 frame"):
         save_film(tmp_path / "film.webp", [])
+
+
+def test_the_smallest_image_is_enlarged_as_far_as_is_allowed():
+    assert enlarge(np.zeros((8, 8, 3), np.uint8)).shape == (8 * LARGEST_ZOOM, 8 * LARGEST_ZOOM, 3)

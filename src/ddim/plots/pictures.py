@@ -152,7 +152,7 @@ def enlarge(pixels: np.ndarray, zoom: int | None = None) -> np.ndarray:
     Raises:
         UserError: for the reason given in `check_zoom`.
     """
-    zoom = max(1, round(SHEET / max(pixels.shape[:2]))) if zoom is None else zoom
+    zoom = min(LARGEST_ZOOM, max(1, round(SHEET / max(pixels.shape[:2])))) if zoom is None else zoom
     check_zoom(zoom)
     return pixels.repeat(zoom, 0).repeat(zoom, 1)
 
