@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -43,6 +44,42 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
+
+
+# Reading what others wrote
+
+
+def measure_file(path: Path) -> int:
+    """Return the size of a regular file in bytes, without opening it.
+
+    Opening a named pipe or a device can block for ever. A file of /proc is a regular file of size 0, and
+    reading it can block or never end: do not open a file of size 0.
+
+    Raises:
+        UserError: if it is no regular file.
+        OSError: if there is no such file.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{str(path)!r} is not a regular file: give a file with content")
+    return found.st_size
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """Return the content of a regular file of at most `most` bytes.
+
+    Raises:
+        UserError: if it is no regular file, or larger.
+        OSError: if it cannot be read.
+    """
+    size = measure_file(path)
+    if size:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        if len(content) <= most:
+            return content
+        raise UserError(f"{str(path)!r} is larger than {most >> 20} MiB, and is not read")
+    return b""
 
 
 # Writing

@@ -171,14 +171,14 @@ def special(folder: Path) -> dict[str, str]:
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "nowhere.png").symlink_to("missing.png")
     (folder / "again").symlink_to(folder, target_is_directory=True)
-    # Even root cannot read what is not mapped.
-    (folder / "unreadable.png").symlink_to("/proc/self/mem")
+    # A file of /proc has the size 0. It is not opened, because reading it can block.
+    (folder / "kernel.png").symlink_to("/proc/kmsg")
     return {
         "pipe.png": "not a regular file",
         "loop.png": "cannot be read",
         "nowhere.png": "cannot be read",
         "again": "a link to a folder",
-        "unreadable.png": "cannot be read",
+        "kernel.png": "an empty file",
     }
 
 

@@ -6,19 +6,18 @@ from __future__ import annotations
 
 import os
 import stat
-import tarfile
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from lzma import LZMAError
 from pathlib import Path
 
+from ddim.data.archives import DAMAGED, Allowance, is_tar, open_zip, read_tar
 from ddim.data.decode import MAX_BYTES, is_image_name
 from ddim.data.label_files import LABEL_SUFFIXES, LARGEST_LABEL, LabelFile, name_classes
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, explain_bad_name
 from ddim.errors import UserError
+from ddim.files import measure_file
 
 # In seconds, and longer than the resolution of file times on common file systems. If a file older than this
 # changes again, its times change too.
@@ -35,25 +34,18 @@ def open_path(path: Path) -> Source:
     try:
         if path.is_dir():
             return Folder(path)
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"{str(path)!r} does not exist: give a folder, a .zip or a .tar[.gz|.xz]")
-        if zipfile.is_zipfile(path):
+        # An empty file may be one of /proc, which never ends.
+        if measure_file(path) and zipfile.is_zipfile(path):
             return Zip(path)
-        if _is_tar(path):
+        if measure_file(path) and is_tar(path):
             return Tar(path)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
     if is_image_name(path.name, b""):
         raise UserError(f"{str(path)!r} is one image: give a folder of images, such as {str(path.parent)!r}")
     raise UserError(f"{str(path)!r} is not an archive: give a folder, a .zip or a .tar[.gz|.xz]")
-
-
-def _is_tar(path: Path) -> bool:
-    try:
-        return tarfile.is_tarfile(path)
-    except (EOFError, zlib.error, LZMAError):
-        # If the first bytes are damaged, tarfile raises the errors of the decompressors.
-        return False
 
 
 @dataclass(frozen=True)
@@ -141,13 +133,11 @@ class Zip:
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield the files, sorted by path; a file that cannot be read becomes a `Reject`."""
-        try:
-            archive = zipfile.ZipFile(self.path)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{str(self.path)!r} cannot be opened as a zip file: {error}") from None
-        with archive:
+        allowance = Allowance(self.path)
+        with open_zip(self.path) as archive:
             for info in sorted(archive.infolist(), key=lambda info: info.filename):
-                if not info.is_dir():
+                if not info.filename.endswith("/"):
+                    allowance.take(min(info.file_size, MAX_BYTES))
                     yield self._member(archive, info)
 
     @staticmethod
@@ -157,9 +147,7 @@ class Zip:
         try:
             with archive.open(info) as file:
                 return _check_member(info.filename, file.read(MAX_BYTES + 1))
-        except (OSError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, RuntimeError) as error:
-            # An encrypted file raises RuntimeError; a method that Python cannot decompress raises
-            # NotImplementedError, which is a RuntimeError.
+        except DAMAGED as error:
             return Reject(info.filename, f"cannot be unpacked: {error}")
 
 
@@ -188,29 +176,26 @@ class Tar:
         A file that cannot be read becomes a `Reject`, and so does the rest of a damaged archive.
         """
         try:
-            with tarfile.open(self.path, "r:*") as archive:
-                yield from name_classes(self._read(archive))
-        except (OSError, tarfile.TarError, zlib.error, LZMAError, EOFError) as error:
+            yield from name_classes(self._read())
+        except UserError:
+            raise
+        except DAMAGED as error:
             yield Reject(self.path.name, f"the archive is damaged and cannot be read further: {error}")
 
-    def _read(self, archive: tarfile.TarFile) -> Iterator[Member | Reject | LabelFile]:
-        for info in archive:
-            label = info.name.lower().endswith(LABEL_SUFFIXES)
-            if label and info.isreg() and info.size <= LARGEST_LABEL and (file := archive.extractfile(info)):
-                yield LabelFile(info.name.removeprefix("./"), file.read())
-            elif not info.isdir():
-                yield self._member(archive, info)
-
-    @staticmethod
-    def _member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member | Reject:
-        if info.issym() or info.islnk():
-            return Reject(info.name, "a link")
-        if not info.isreg():
-            return Reject(info.name, "not a regular file")
-        if info.size > MAX_BYTES:
-            return Reject(info.name, _TOO_LARGE)
-        file = archive.extractfile(info)
-        return _check_member(info.name, file.read() if file else b"")
+    def _read(self) -> Iterator[Member | Reject | LabelFile]:
+        allowance = Allowance(self.path)
+        for info, file in read_tar(self.path, allowance):
+            if file is None:
+                if not info.isdir():
+                    link = info.issym() or info.islnk()
+                    yield Reject(info.name, "a link" if link else "not a regular file")
+            elif info.size > MAX_BYTES:
+                yield Reject(info.name, _TOO_LARGE)
+            else:
+                allowance.take(info.size)
+                label = info.name.lower().endswith(LABEL_SUFFIXES) and info.size <= LARGEST_LABEL
+                name, content = info.name.removeprefix("./"), file.read()
+                yield LabelFile(name, content) if label else _check_member(name, content)
 
 
 def stamp_paths(*paths: Path) -> str:
@@ -239,14 +224,15 @@ def _times(path: Path) -> str:
 
 def _read_file(name: str, path: Path) -> Member | Reject:
     try:
-        # This is checked first, because opening a named pipe would block.
-        if not stat.S_ISREG(path.stat().st_mode):
-            return Reject(name, "not a regular file")
+        if not measure_file(path):
+            return _check_member(name, b"")
         with path.open("rb") as file:
             head = file.read(16)
             if not is_image_name(name, head):
                 return Reject(name, OTHER)
             return _check_member(name, head + file.read(MAX_BYTES + 1 - len(head)))
+    except UserError:
+        return Reject(name, "not a regular file")
     except OSError as error:
         return Reject(name, f"cannot be read: {error.strerror}")
 

@@ -12,6 +12,9 @@ LABEL_SUFFIXES = (".cls", ".json")
 LARGEST_LABEL = 2**20
 """The largest file of a label, in bytes."""
 
+_LARGEST_SAMPLE, _MOST_FILES = 2**28, 64
+"""The bytes and files of the largest sample of a WebDataset."""
+
 _KEYS = ("cls", "label", "class")
 
 
@@ -49,15 +52,23 @@ def name_classes(files: Iterable[Member | Reject | LabelFile]) -> Iterator[Membe
     """Yield images and rejected files; if a label file has the key of an image, the image is renamed to
     CLASS/NAME.
 
-    The files of one key must follow each other; only these are in memory at the same time.
+    The files of one key must follow each other; only these are in memory at the same time. A key with more
+    files or bytes than a sample has, such as "scan" of scan.0001.png to scan.9999.png, gives no class.
     """
     group: list[Member | Reject | LabelFile] = []
+    key, size = None, 0
     try:
         for file in files:
-            if group and _key(file.name) != _key(group[0].name):
+            if _key(file.name) != key:
                 yield from _name_group(group)
-                group = []
+                group, key, size = [], _key(file.name), 0
+            size += 0 if isinstance(file, Reject) else len(file.data)
             group.append(file)
+            if size > _LARGEST_SAMPLE or len(group) > _MOST_FILES:
+                yield from _name_group(
+                    [LabelFile(f.name, b"") if isinstance(f, LabelFile) else f for f in group]
+                )
+                group, size = [], _LARGEST_SAMPLE
     except Exception:
         # The archive is damaged further on: the files before the damage can be used.
         yield from _name_group(group)

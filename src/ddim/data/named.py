@@ -8,16 +8,16 @@ files and are not read.
 from __future__ import annotations
 
 import os
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddim.data.archives import DAMAGED, Allowance, read_tar
+from ddim.data.decode import MAX_BYTES
 from ddim.data.folder import open_path, stamp_paths
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey
 from ddim.errors import UserError
-from ddim.files import cache_folder, download_file
+from ddim.files import cache_folder, download_file, read_file
 
 
 @dataclass(frozen=True)
@@ -190,18 +190,20 @@ def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     try:
         if path.is_dir():
             for name in wanted:
-                data = (path / name).read_bytes()
+                data = read_file(path / name, MAX_BYTES)
                 missing.discard(name)
                 yield name, data
         else:
-            with tarfile.open(path, "r:*") as archive:
-                for info in archive:
-                    name = info.name.rsplit("/", 1)[-1]
-                    file = archive.extractfile(info) if info.isreg() and name in missing else None
-                    if file:
-                        missing.discard(name)
-                        yield name, file.read()
-    except (OSError, tarfile.TarError, zlib.error, EOFError) as error:
+            allowance = Allowance(path)
+            for info, file in read_tar(path, allowance):
+                name = info.name.rsplit("/", 1)[-1]
+                if file and name in missing and info.size <= MAX_BYTES:
+                    allowance.take(info.size)
+                    missing.discard(name)
+                    yield name, file.read()
+    except UserError:
+        raise
+    except DAMAGED as error:
         raise UserError(
             f"{str(path)!r} cannot be read ({error}) and lacks {', '.join(sorted(missing))}: get a new copy"
         ) from None

@@ -97,6 +97,8 @@ class Source(Protocol):
 
 def explain_bad_name(name: str) -> str | None:
     """Return the reason why a file name cannot be stored or printed, or None if it can."""
+    if not name:
+        return "its name is empty"
     kinds = {unicodedata.category(letter) for letter in name}
     if "Cs" in kinds:
         return "its name is not UTF-8"

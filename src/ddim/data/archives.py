@@ -1,0 +1,188 @@
+"""Open zip and tar files that others wrote, with bounds on the memory and time that they can ask for.
+
+An archive may unpack to `EXPANSION` times its size, and `SLACK` bytes more. Images are compressed already, so
+honest archives are far below this bound.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Self
+
+from ddim.data.decode import BROKEN
+from ddim.errors import UserError
+
+EXPANSION, SLACK = 250, 2**26
+"""How many times its size an archive may unpack to, and how many bytes more."""
+
+DAMAGED = (*BROKEN, zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, lzma.LZMAError)
+"""The errors that damaged archives raise. Encrypted ones and unknown methods raise RuntimeErrors."""
+
+# Each member costs at least so many bytes of the allowance, because thousands of tiny ones take time too.
+_LEAST = 4096
+# Headers that belong to the next member, such as its long name: the largest one, and the most in a row.
+_LARGEST_HEADER, _MOST_HEADERS = 2**20, 16
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+_PACKED: dict[bytes, Any] = {
+    b"\x1f\x8b": gzip,
+    b"BZh": bz2,
+    b"\xfd7zXZ\0": lzma,
+    b"\x5d\0\0": lzma,
+}
+
+
+class Allowance:
+    """The bytes that may still be unpacked from an archive."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.total = path, EXPANSION * path.stat().st_size + SLACK
+        self.left = self.total
+
+    def take(self, count: int) -> None:
+        """Note that a member of `count` bytes is unpacked.
+
+        Raises:
+            UserError: if the archive has used up its allowance.
+        """
+        self.left -= max(count, _LEAST)
+        if self.left < 0:
+            raise self.refusal()
+
+    def refusal(self) -> UserError:
+        """Return the error of an archive that unpacks to too much."""
+        return UserError(
+            f"{str(self.path)!r} unpacks to more than {EXPANSION} times its size: unpack it with another "
+            "program, and give the folder"
+        )
+
+
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip file for a block.
+
+    Raises:
+        UserError: if it cannot be opened.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except DAMAGED as error:
+        raise UserError(f"{str(path)!r} cannot be opened as a zip file: {error}") from None
+    with archive:
+        yield archive
+
+
+def read_tar(path: Path, allowance: Allowance) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    """Yield the header of each member of a tar file, which may be packed, and its content if it is a file.
+
+    The content must be read before the next member.
+
+    Raises:
+        *DAMAGED: if the archive is damaged, or no tar file.
+        UserError: if it unpacks to more than the allowance.
+    """
+    with _open_tar(path, allowance) as archive:
+        while (info := archive.next()) is not None:
+            # Else every header would stay in memory.
+            archive.members.clear()  # pyrefly: ignore[missing-attribute]
+            allowance.take(0)
+            yield info, archive.extractfile(info) if info.isreg() else None
+
+
+def is_tar(path: Path) -> bool:
+    """Return whether a file is a tar file, which may be packed.
+
+    Raises:
+        UserError: if its first header unpacks to too much.
+    """
+    try:
+        with _open_tar(path, Allowance(path)):
+            return True
+    except UserError:
+        raise
+    except DAMAGED:
+        return False
+
+
+@contextmanager
+def _open_tar(path: Path, allowance: Allowance) -> Iterator[tarfile.TarFile]:
+    with path.open("rb") as file:
+        head = file.read(6)
+        file.seek(0)
+        packed = next((module for magic, module in _PACKED.items() if head.startswith(magic)), None)
+        content: Any = file if packed is None else _Unpacked(packed.open(file), allowance)
+        with _Archive(fileobj=content) as archive:
+            yield archive
+
+
+class _Unpacked:
+    """An unpacked file that can be read as far as an allowance permits."""
+
+    def __init__(self, file: IO[bytes], allowance: Allowance) -> None:
+        self.file, self.allowance = file, allowance
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def read(self, size: int) -> bytes:
+        self._check(self.file.tell() + size)
+        return self.file.read(size)
+
+    def seek(self, place: int) -> int:
+        self._check(place)
+        return self.file.seek(place)
+
+    def _check(self, place: int) -> None:
+        if place > self.allowance.total:
+            raise self.allowance.refusal()
+
+
+class _Info(tarfile.TarInfo):
+    """The header of a member, whose size is checked before it is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Return the header in a block; see `tarfile.TarInfo`."""
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # pyrefly: ignore[missing-attribute]
+            raise
+        except tarfile.HeaderError as error:
+            # tarfile would take this for the end of the archive.
+            raise tarfile.ReadError(str(error)) from None
+        if info.type in _HEADERS and info.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {info.size:,} bytes")
+        return info
+
+    @classmethod
+    def fromtarfile(cls, tarfile: Any) -> Self:  # noqa: ANN401  (an `_Archive`)
+        """Return the next header of an archive; see `tarfile.TarInfo`."""
+        with tarfile.count_header():
+            return super().fromtarfile(tarfile)
+
+
+class _Archive(tarfile.TarFile):
+    """A tar file that is read with `_Info`."""
+
+    tarinfo, in_a_row = _Info, 0
+
+    @contextmanager
+    def count_header(self) -> Iterator[None]:
+        """Count a header for a block, in which those that follow it for the same member are read."""
+        self.in_a_row += 1
+        if self.in_a_row > _MOST_HEADERS:
+            raise tarfile.ReadError(f"more than {_MOST_HEADERS} headers of one member")
+        yield
+        self.in_a_row -= 1
