@@ -236,7 +236,7 @@ def test_hostile_checkpoints_are_refused_in_one_sentence(kind, name, tmp_path):
 @pytest.mark.parametrize(
     "options, said",
     [
-        ({}, "does not hold the size of its images: give --size"),
+        ({}, "does not contain the size of its images: give --size"),
         ({"size": 10**6}, "must lie between"),
         ({"size": 16, "fields": {"data.size": "16"}}, "give the size of the images once"),
         ({"size": 16, "fields": {"net": "dit"}}, "net must be ddpm_unet"),
@@ -255,5 +255,5 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(options, said, tmp_
 
 
 def test_a_pipeline_takes_no_size(tmp_path):
-    with pytest.raises(UserError, match="a diffusers pipeline holds its size"):
+    with pytest.raises(UserError, match="a diffusers pipeline contains its image size"):
         import_model(tmp_path, size=16)

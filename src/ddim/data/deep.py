@@ -82,7 +82,7 @@ def decode_any(
         size: (height, width).
         channels: number of channels.
         wanted: the type of the result. Images with more bits become "uint8" as in `decode_image`; 8-bit
-        images become "uint16" by multiplication with 257.
+            images become "uint16" by multiplication with 257.
 
     Returns:
         The header, and the pixels (height, width, channels) of the type `wanted`.

@@ -36,7 +36,7 @@ class Images:
         folder: the folder of these images in the cache; None if they are not cached.
         values: the type of the pixels, and how they map to [0, 1].
         vectors: (N, d) float32, the standardised vectors of the images, see `ImageVectors`; None if there are
-        none.
+            none.
     """
 
     pixels: np.ndarray | SealedPixels

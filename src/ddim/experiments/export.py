@@ -138,7 +138,7 @@ def export_run(
 
     Raises:
         UserError: if the format cannot hold the model, the outputs of the program differ from those of the
-        network, a package is missing, or the folder is not empty.
+            network, a package is missing, or the folder is not empty.
 
     Example:
         >>> ddim.export("runs/photos-fast-1", to="onnx")

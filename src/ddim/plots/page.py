@@ -76,7 +76,7 @@ class Folded:
 
 @dataclass(frozen=True)
 class Code:
-    """A program, or a command; `language` is the name that Markdown knows."""
+    """A program or a command; `language` is its name in a fence of Markdown, such as "python" or "sh"."""
 
     text: str
     language: str = "python"

@@ -40,7 +40,7 @@ GAP = 2
 def to_uint8(images: Tensor) -> np.ndarray:
     """Return images (B, C, H, W), in [0, 1] or uint8, as pictures (B, H, W, 1, 3 or 4) uint8.
 
-    Values are clamped to [0, 1] and rounded to 256 levels; NaN becomes 0. Of images with more than four
+    Values are clamped to [0, 1] and rounded to 256 levels; NaN becomes 0. If images have more than four
     channels, the first three are shown as red, green and blue. Two channels are shown as red and green.
 
     Raises:

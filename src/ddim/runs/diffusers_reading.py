@@ -93,7 +93,7 @@ def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
     wanted = (groups,) if net["resnet_time_scale_shift"] == "scale_shift" else (None, groups)
     if net["attn_norm_num_groups"] not in wanted:
         raise UserError(
-            f"config.json has attn_norm_num_groups {_shown(net['attn_norm_num_groups'])}, where only "
+            f"config.json has attn_norm_num_groups {_shown(net['attn_norm_num_groups'])}, but only "
             f"{wanted[-1]} can be imported"
         )
     up = [str(kind).replace("Down", "Up") for kind in reversed(down)]
@@ -191,7 +191,7 @@ def _same(given: Mapping[str, Any], wanted: Mapping[str, Any], file: str) -> Non
     """Check that options of a file have the wanted values; options that are missing are not compared."""
     for name, value in wanted.items():
         if given.get(name, value) != value:
-            raise UserError(f"{file} has {name} {given[name]}, where only {value} can be imported")
+            raise UserError(f"{file} has {name} {given[name]}, but only {value} can be imported")
 
 
 def _back(table: Mapping[Any, Any], value: Any, name: str) -> Any:  # noqa: ANN401  (a row of any table)

@@ -154,7 +154,7 @@ def open_work(
         real: True to edit real images, False to edit samples; the default grid depends on this.
         inverts: whether the edit needs latents of real images, which guidance makes inaccurate.
         seeded: whether each result has its own seed; its default label is then that of samples. Other edits
-        use no class, because all their images need the same model.
+            use no class, because all their images need the same model.
         options: see `EditOptions`.
 
     Raises:

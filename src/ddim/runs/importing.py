@@ -1,4 +1,4 @@
-"""Import models of other programs as runs: pipelines of diffusers, and checkpoints of known networks."""
+"""Import models of other libraries as runs: pipelines of diffusers, and checkpoints of known networks."""
 
 from __future__ import annotations
 
@@ -40,20 +40,23 @@ def import_model(
     size: int | tuple[int, int] | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Imported:
-    """Turn a model of another program into a run, with which this library samples, evaluates and trains.
+    """Convert a model of another library to a run, which can be sampled, evaluated and trained further.
+
+    The model is one of these:
 
     - The folder of a diffusers pipeline with the U-Net of DDPM.
     - A checkpoint of denoising-diffusion-pytorch, with its EMA weights if it has them.
     - A state dict of improved-diffusion or guided-diffusion.
 
-    A checkpoint is a file of torch.save, or safetensors. It is read by another process, which unpickles
-    tensors and plain values only, with little memory.
+    A checkpoint is a file written by torch.save, or a safetensors file. A separate process with limited
+    memory reads it, and unpickles only tensors and plain values.
 
     Args:
         source: the folder or the file.
         out: the run folder, by default a new one under runs/.
-        size: the side, or height and width, of the images of a checkpoint, which does not hold it.
-        fields: fields of the recipe that a checkpoint does not hold, keyed by path, such as {"net.heads": 1}.
+        size: image size of a checkpoint, a side or (height, width), because checkpoints do not contain it.
+        fields: fields of the recipe that the checkpoint does not contain, keyed by path, such as
+            {"net.heads": 1}.
 
     Raises:
         UserError: if the model is not one of these, or the file is damaged or unsafe.
@@ -64,7 +67,9 @@ def import_model(
     source, given = Path(source), {name: option_text(value) for name, value in (fields or {}).items()}
     if source.is_dir():
         if given or size is not None:
-            raise UserError("a diffusers pipeline holds its size and all its options: leave them out")
+            raise UserError(
+                "a diffusers pipeline contains its image size and options: leave out --size and all fields"
+            )
         return Imported(import_from_diffusers(source, out))
     if size is not None:
         if "data.size" in given:
@@ -80,7 +85,7 @@ def import_model(
             if (prefix := _find_prefix(file.shapes, mark)) is not None:
                 if "data.size" not in given:
                     raise UserError(
-                        f"{source} does not hold the size of its images: give --size, such as --size 64"
+                        f"{source} does not contain the size of its images: give --size, such as --size 64"
                     )
                 return read(file, prefix, given, out)
     raise UserError(
@@ -133,9 +138,9 @@ def _import_openai(file: TensorFile, prefix: str, fields: dict[str, str], out: s
 
 
 def _convert(net: TensorFile, recipe: Recipe, channels: int, translate: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Check a recipe and the weights of its network, and return the weights with our names."""
+    """Check a recipe and the weights of its network, and return the weights under this library's names."""
     if channels not in _CHANNELS:
-        raise UserError(f"{net.path} is a network for {channels} channels, where images have 1, 3 or 4")
+        raise UserError(f"{net.path} has a network for {channels} channels, but images have 1, 3 or 4")
     check_recipe(recipe)
     state = build_on_meta(recipe, channels, net.path)
     check_weight_count(net.shapes, state, net.path)
@@ -143,7 +148,7 @@ def _convert(net: TensorFile, recipe: Recipe, channels: int, translate: Any) -> 
 
 
 def _find_prefix(names: Iterable[str], mark: str) -> str | None:
-    """Return what stands before the names of a network's weights; None if there is no such network.
+    """Return the common prefix of the names of a network's weights; None if there is no such network.
 
     If there are several networks, the averaged one is preferred, then the one with the shortest prefix.
     """

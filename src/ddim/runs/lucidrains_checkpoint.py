@@ -94,9 +94,8 @@ def find_network(shapes: Shapes) -> tuple[LinearAttentionUNetSpec, int]:
 
 
 def translate_name(name: str) -> tuple[str, ...]:
-    """Return the possible names in their checkpoints of one of our weights.
-
-    There are two where a convolution may stand behind or before a layer without weights.
+    """Return the names that one of our weights may have in such a checkpoint. There are two names if a
+    convolution may stand before or after a layer without weights.
     """
     if match := re.match(r"(down|up)sample\.(\d+)\.(.*)", name):
         place, last = f"{match[1]}s.{match[2]}.3", match[3]

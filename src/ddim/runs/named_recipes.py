@@ -148,13 +148,13 @@ def iddpm() -> Recipe:
 
 @dataclass(frozen=True)
 class SizeChoices:
-    """What `fast`, `flow` and `dit` choose by the size of the images; see `choose_by_size`.
+    """The options of `fast`, `flow` and `dit` that depend on the image size; see `choose_by_size`.
 
     Attributes:
-        noise: factor of sigma / alpha, 1 for 64 pixels or less.
+        noise: factor by which sigma / alpha is multiplied; 1 for 64 pixels or less.
         shift: what the factor adds to the log-SNR, at most 0.
-        stages: further stages of a U-Net, above its four for 64 pixels.
-        patch: pixels of a transformer's patch, 4 for 64 pixels.
+        stages: extra stages of a U-Net, in addition to its four for 64 pixels.
+        patch: side of a transformer's patch in pixels, 4 for 64 pixels.
     """
 
     noise: float
@@ -164,13 +164,14 @@ class SizeChoices:
 
 
 def choose_by_size(size: tuple[int, int]) -> SizeChoices:
-    """Return what follows from the size (height, width) of the images, for recipes made for 64 pixels.
+    """Return the options that depend on the image size (height, width), for recipes made for 64 pixels.
 
-    Images of 64 pixels or less change nothing. In larger images, a pixel that repeats its neighbours is
-    easier to guess. So if the sides are twice as long, the noise is twice as strong: the mean of four pixels
-    is then as noisy as one pixel of the smaller image (Hoogeboom et al. 2023, section 2.1; Esser et al. 2024,
-    section 5.3.2). Each further stage halves the image once more, so that the lowest stage has 8 to 15 pixels
-    on its shorter side. The patch is the even number that keeps the number of tokens most nearly.
+    Images of 64 pixels or less change nothing. In larger images, neighbouring pixels are more alike, so a
+    noisy pixel is easier to guess. If the sides are twice as long, the noise is therefore twice as strong:
+    the mean of four pixels is then as noisy as one pixel of the smaller image (Hoogeboom et al. 2023, section
+    2.1; Esser et al. 2024, section 5.3.2). Each further stage halves the image once more, so that the lowest
+    stage has 8 to 15 pixels on its shorter side. The patch is the even number that keeps the number of tokens
+    closest to that of 64 pixels.
     """
     ratio = max(1.0, math.sqrt(size[0] * size[1]) / 64)
     stages = max(0, int(math.log2(min(size) / 64)))
@@ -181,8 +182,8 @@ def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
     """The default: the best images after minutes of training on two cores; see docs/results/fast.md.
 
     Larger images get further stages, so that the lowest stage has 8 to 15 pixels on its shorter side: 5
-    stages for 128 pixels, 6 for 256. Their noise is stronger, by the ratio of their side to 64 pixels: a
-    pixel that repeats its neighbours is easier to guess (Hoogeboom et al. 2023, section 2.1). All else was
+    stages for 128 pixels, 6 for 256. Their noise is stronger, by the ratio of their side to 64 pixels,
+    because neighbouring pixels are more alike (Hoogeboom et al. 2023, section 2.1). All other options were
     chosen for 64 pixels.
     """
     by_size = choose_by_size(size)
@@ -216,8 +217,8 @@ def flow(size: tuple[int, int] = (64, 64)) -> Recipe:
 
     The network predicts eps - x0 on the straight path from image to noise. Training times are logit-normal.
     The sampler is DDIM, which is Euler's method on this path. `--sampler dpm_solver` and all other samplers
-    work too. Images above 64 pixels get the further stages of `fast`. Their times of training and of sampling
-    are nearer to noise, by the ratio of their side to 64 pixels (section 5.3.2 of the paper). `--grid.shift
+    work too. Images above 64 pixels get the further stages of `fast`. Their training and sampling times are
+    shifted towards noise, by the ratio of their side to 64 pixels (section 5.3.2 of the paper). `--grid.shift
     3` chooses another ratio for sampling.
     """
     base, by_size = fast(size), choose_by_size(size)

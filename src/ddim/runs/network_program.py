@@ -42,7 +42,7 @@ Run = Callable[[Sequence[Tensor]], Tensor]
 
 
 class Labelled(nn.Module):
-    """A network whose inputs have the names `INPUTS`."""
+    """Wraps a network so that its inputs are called x, condition and label."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Labelled(nn.Module):
 
 
 class Unlabelled(nn.Module):
-    """A network without class labels, whose inputs have the first names in `INPUTS`."""
+    """Wraps a network without class labels so that its inputs are called x and condition."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def write_program(model: Model, conditions: Sequence[float], path: Path) -> None
 def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
     """Write the network of a model as ONNX, for any batch size, and check the file with onnxruntime.
 
-    The arguments and errors are those of `write_program`.
+    The arguments and errors are the same as for `write_program`.
 
     Raises:
         UserError: also if a package of the extra `onnx` is missing.
@@ -163,13 +163,15 @@ def check_program(model: Model, conditions: Sequence[float], run: Run, kind: str
         if not difference <= TOLERANCE * largest:
             raise UserError(
                 f"the {kind} program gives other outputs than the network, so nothing was written: the "
-                f"largest difference for {count} images is {difference:.3g}, where the largest output is "
+                f"largest difference for {count} images is {difference:.3g}, and the largest output is "
                 f"{largest:.3g}"
             )
 
 
 def _make_inputs(model: Model, count: int, conditions: Sequence[float]) -> list[Tensor]:
-    """Return normal x (count, C, H, W), conditions (count,) in turn and, with classes, labels (count,)."""
+    """Return inputs for `count` images: random x (count, C, H, W), the conditions in turn (count,), and
+    labels (count,) if there are classes.
+    """
     draw = torch.Generator().manual_seed(count)
     x = torch.randn(model.blank(count).shape, generator=draw)
     # Both ends are among them.

@@ -95,10 +95,10 @@ def find_openai_network(shapes: Shapes) -> tuple[DDPMUNetSpec, int, bool]:
 
 
 def make_openai_recipe(spec: DDPMUNetSpec, fields: Mapping[str, str]) -> tuple[Recipe, dict[str, str]]:
-    """Return the recipe of a state dict, and the fields with what follows from them.
+    """Return the recipe of a state dict, and `fields` together with the fields that follow from them.
 
     Without fields, it has DDPM's table of 1000 entries, as in improved-diffusion. If `schedule.entries` is
-    given, timesteps are scaled to 0 ... 1000, as by its option `rescale_timesteps`.
+    given, timesteps are scaled to 0 ... 1000, as with the option `rescale_timesteps` of improved-diffusion.
 
     Args:
         spec: the network.
@@ -119,7 +119,7 @@ def make_openai_recipe(spec: DDPMUNetSpec, fields: Mapping[str, str]) -> tuple[R
 
 
 def make_translator(spec: DDPMUNetSpec) -> Callable[[str], Sequence[str]]:
-    """Return a function from our name of a weight to its names in a state dict."""
+    """Return a function that maps our name of a weight to its possible names in a state dict."""
     stages, step = len(spec.multipliers), spec.blocks + 1
 
     def translate(name: str) -> Sequence[str]:
@@ -146,8 +146,8 @@ def make_translator(spec: DDPMUNetSpec) -> Callable[[str], Sequence[str]]:
 def order_heads(name: str, value: Tensor, spec: DDPMUNetSpec) -> Tensor:
     """Return a weight with the order of channels of this library.
 
-    Their attention stores the queries, keys and values of the first head, then those of the second, and so
-    on. Here all queries stand before all keys.
+    Improved-diffusion stores the queries, keys and values of the first head, then those of the second head,
+    and so on. This library stores all queries, then all keys, then all values.
     """
     if ".qkv." not in name:
         return value
@@ -163,7 +163,7 @@ def _resampling_place(shapes: Shapes, block: int) -> int:
 
 
 def _inner(rest: str) -> str:
-    """Return their name of a weight inside a block or an attention."""
+    """Return the name that improved-diffusion gives to a weight inside a block or an attention layer."""
     for ours, theirs in _BLOCK:
         if rest.lstrip(".").startswith(f"{ours}."):
             return rest.replace(ours, theirs, 1)

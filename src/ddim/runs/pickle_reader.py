@@ -1,8 +1,8 @@
 """Turn a checkpoint that torch pickled into a safetensors file, in a process of its own.
 
-`python -m ddim.runs.pickle_reader CHECKPOINT OUT` does this; `ddim.runs.tensor_file` calls it. There are
-three fences: torch reads tensors and plain values only; the process may use little more memory and time than
-the file needs; and it cannot start programs, connect to other machines or write other files.
+`python -m ddim.runs.pickle_reader CHECKPOINT OUT` does this; `ddim.runs.tensor_file` calls it. Three
+restrictions make this safe. torch reads only tensors and plain values. The process may use little more memory
+and time than the file needs. It cannot start programs, connect to other machines or write other files.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ _FORBIDDEN = (
 def convert_pickle(path: str, out: str) -> int:
     """Write the tensors of the checkpoint `path` to the file `out`, and return the exit code.
 
-    Tensors in nested dictionaries get names with slashes, such as "ema/model.weight". All else is left out.
+    Tensors in nested dictionaries get names with slashes, such as "ema/model.weight". Other values are left
+    out.
     """
     # These imports are here, because the limit of the memory is in addition to what torch needs.
     import torch

@@ -14,9 +14,9 @@ from ddim.errors import UserError, suggest
 
 
 def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911, PLR0912
-    """Return the plain value of JSON or of the text of an option.
+    """Convert JSON, or the text of an option, to a plain value.
 
-    It is a number, text, truth value, tuple or `Clusters`.
+    A plain value is a number, text, truth value, tuple or `Clusters`.
 
     Args:
         data: the JSON or text.

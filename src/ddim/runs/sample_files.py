@@ -1,4 +1,4 @@
-"""Files of samples without loss: PNG for pictures of 8 bits and for gray of 16 bits, .npy for all others."""
+"""Write samples without loss: as PNG if they are 8-bit pictures or 16-bit gray, as .npy otherwise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ STACK = "samples.npy"
 
 
 def is_picture(values: Values, channels: int) -> bool:
-    """Return whether images with these values and channels are pictures of 8 bits."""
+    """Return whether images with these values and channels are 8-bit pictures: 8 bits, and 1, 3 or 4
+    channels.
+    """
     return values.eight_bits and channels in PICTURE_CHANNELS
 
 
@@ -46,7 +48,9 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
 
 
 def read_saved_image(path: Path, shape: tuple[int, int, int], values: Values) -> np.ndarray | None:
-    """Return an image (H, W, C) that `write_image` wrote; None if it is missing, damaged or another one."""
+    """Return an image (H, W, C) that `write_image` wrote; None if it is missing or damaged, or has another
+    shape or type.
+    """
     try:
         if path.suffix == ".npy":
             with path.open("rb") as file:

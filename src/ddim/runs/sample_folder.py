@@ -2,7 +2,7 @@
 
 Samples are PNG files of 8 bits, or of 16 bits for gray images of 16 bits. Samples of other values or channels
 are .npy files (H, W, C). If they are not pictures of 8 bits, or the run was trained on a file of arrays,
-samples.npy holds those of the last call in the order of the seeds.
+the file samples.npy contains the samples of the last call, in the order of the seeds.
 
 The sheet is one image that shows the samples. The film is an animated WebP of the sampling process. The
 record contains all sampling options.
@@ -235,7 +235,9 @@ def _write_part(folder: Path, seeds: Sequence[int], images: Tensor, pipeline: Lo
 
 
 def _stack_samples(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> None:
-    """Write the samples as one array too, if they are no pictures of 8 bits, or the images were an array."""
+    """Write the samples as one array too, if they are not 8-bit pictures, or the run was trained
+    on an array.
+    """
     from_array = pipeline.recipe.data.source.lower().endswith(SUFFIXES)
     if from_array or not is_picture(pipeline.values, pipeline.model.shape.channels):
         names = [_name_sample(folder, seed, pipeline) for seed in seeds]

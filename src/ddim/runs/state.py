@@ -103,7 +103,7 @@ class RunState:
     values: Values = EIGHT_BITS
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON; a sum that is not finite becomes null."""
+        """Return the state as JSON; a sum of losses that is not finite becomes null."""
         sums = {name: value if math.isfinite(value) else None for name, value in self.sums.items()}
         return asdict(self) | {"sums": sums, "values": self.values.to_json()}
 

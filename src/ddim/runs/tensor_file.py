@@ -107,7 +107,7 @@ def fill_weights(
         # 1x1 convolutions and their like may have axes of length 1 more or less.
         if [size for size in shape if size > 1] != [size for size in like.shape if size > 1]:
             raise UserError(
-                f"{file.path} does not fit: {there} has shape {shape}, where the network has "
+                f"{file.path} does not fit: {there} has shape {shape}, but the network has "
                 f"{tuple(like.shape)}"
             )
         filled[name] = file.read(there).reshape(like.shape)
@@ -125,7 +125,7 @@ def check_weight_count(shapes: Shapes, state: Mapping[str, Tensor], path: Path) 
     wanted = sum(value.numel() for value in state.values())
     found = sum(torch.Size(shape).numel() for shape in shapes.values())
     if wanted > MOST_WEIGHTS or found != wanted:
-        raise UserError(f"{path} does not fit: it has {found:,} weights, where the network has {wanted:,}")
+        raise UserError(f"{path} does not fit: it has {found:,} weights, but the network has {wanted:,}")
 
 
 def _check_file(path: Path) -> None:

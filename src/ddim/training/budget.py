@@ -88,7 +88,9 @@ class TimeBudget:
         return self._measure()[1] >= self.window and self.training.seen > self.marked[1]
 
     def spend(self, validation: float) -> None:
-        """Record the seconds of a validation: they do not lower the speed, and predict later validations."""
+        """Record the seconds of a validation; they do not count as training time, and predict later
+        validations.
+        """
         self.validations.append(validation)
         if self.marked is not None:
             self.marked = self.marked[0] + validation, self.marked[1]

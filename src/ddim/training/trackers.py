@@ -222,7 +222,7 @@ TRACKERS: dict[str, type[Tracker]] = {kind.package: kind for kind in (WandB, MLf
 
 
 def make_tracker(name: str) -> Tracker:
-    """Return the tracker with a name.
+    """Return a new tracker of the kind `name`, such as "wandb".
 
     Raises:
         UserError: if there is no such tracker, or its package is not installed.

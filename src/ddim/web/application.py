@@ -72,7 +72,7 @@ def build_application(settings: Settings, trainings: Trainings | None = None) ->
     Args:
         settings: the settings of the server.
         trainings: starts and stops the trainings; by default a new object. Pass your own to ask later which
-        still run.
+            still run.
     """
     trainings = trainings or Trainings(settings)
     limits = settings.limits

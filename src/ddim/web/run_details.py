@@ -253,7 +253,7 @@ def find_picture(run: Path, kind: str, name: str) -> Path:
     Args:
         run: the run folder.
         kind: "sheets", "films", "real" (real images) or "pairs" (samples beside their nearest training
-        images).
+            images).
         name: the step of a sheet or the name of a film; "" for the other kinds.
 
     Raises:

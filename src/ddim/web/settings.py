@@ -65,7 +65,7 @@ class Settings:
         token: the secret that each request must carry, or None.
         limits: how much work the server accepts.
         warm: whether the worker process starts together with the server; otherwise the first request that
-        needs it starts it.
+            needs it starts it.
     """
 
     folder: Path
@@ -96,7 +96,7 @@ def check_token(token: str | None, host: str) -> None:
 
     Raises:
         UserError: if the token is missing or too short, or has characters that a header or cookie cannot
-        contain.
+            contain.
     """
     fresh = f"for example this new one: --token {secrets.token_urlsafe(24)}"
     if token is None:

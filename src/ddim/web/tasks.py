@@ -167,7 +167,7 @@ class Message:
         number: the number of the task.
         kind: "begin" or "cancel" to the worker; "step", "done" or "failed" from the worker.
         content: for "begin" the task, for "step" the preview, for "done" the result, for "failed" a sentence
-        and an HTTP status.
+            and an HTTP status.
     """
 
     number: int
