@@ -3,10 +3,13 @@
 import json
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 
-from ddim.files import atomic_file, write_json, write_once
+from ddim.files import atomic_file, remove_folder, temporary_folder, write_atomic, write_json, write_once
+from ddim.files.locks import LOCK, remove_leftovers
 from race import race
 
 
@@ -56,6 +59,77 @@ def test_a_link_whose_answer_was_lost_counts_as_our_own(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", answers_late)
     write_once(tmp_path / "page", b"mine")
     assert (tmp_path / "page").read_bytes() == b"mine"
+
+
+# Leftovers
+
+HOLD = """
+import sys
+from pathlib import Path
+from ddim.files import atomic_file, temporary_folder, write_json
+folder = Path(sys.argv[1])
+with atomic_file(folder / "page") as file, temporary_folder(folder / "images") as images:
+    file.write(b"half")
+    write_json(images / "index.json", [])
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_leftovers_are_removed_when_their_process_is_dead_and_not_because_they_are_old(tmp_path):
+    write_atomic(tmp_path / "before", b"")
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], **streams) as writer:
+        assert writer.stdout.readline() == b"held\n"
+        left = sorted(tmp_path.glob(".tmp-*"))
+        assert len(left) == 2
+        for path in left:
+            os.utime(path, (0, 0))
+        remove_leftovers(tmp_path)
+        assert sorted(tmp_path.glob(".tmp-*")) == left
+        writer.kill()
+        writer.wait()
+        mine = tmp_path / ".tmp-thesis"
+        mine.mkdir()
+        remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [mine, tmp_path / "before"]
+
+
+def test_the_first_write_into_a_folder_removes_the_leftovers_in_it(tmp_path):
+    for write in (lambda folder: write_json(folder / "page", []), lambda folder: fill(folder / "pages")):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        # One process died before it locked its folder, and one while it removed another.
+        for k, name in enumerate((LOCK, "model.safetensors")):
+            (folder / f".tmp-{k:032x}-pages").mkdir(parents=True)
+            (folder / f".tmp-{k:032x}-pages" / name).write_bytes(b"")
+        (folder / f".tmp-{9:032x}-page").write_bytes(b"half")
+        write(folder)
+        assert [path.name[0] for path in folder.iterdir()] == ["p"]
+
+
+def fill(folder):
+    with temporary_folder(folder) as temporary:
+        temporary.rename(folder)
+
+
+def test_writers_survive_others_that_remove_leftovers_all_the_time(tmp_path):
+    (tmp_path / "victim").mkdir()
+
+    def work(k):
+        for turn in range(20):
+            if k % 2:
+                remove_leftovers(tmp_path)
+            else:
+                write_atomic(tmp_path / f"page-{k}", str(turn).encode())
+                fill(tmp_path / f"folder-{k}-{turn}")
+                remove_folder(tmp_path / f"folder-{k}-{turn}")
+
+    race(work, 8)
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["victim", *[f"page-{k}" for k in range(0, 8, 2)]]
+    )
+    assert all((tmp_path / f"page-{k}").read_bytes() == b"19" for k in range(0, 8, 2))
 
 
 # Documents

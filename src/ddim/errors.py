@@ -6,6 +6,7 @@ This module does not import torch.
 import difflib
 import errno
 import math
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,13 +33,13 @@ class UserError(ValueError):
 
 
 class FolderLocked(UserError):  # noqa: N818 (the name says what has happened)
-    """Another process is training in the run folder."""
+    """Another process is training in a run folder or writing into an output folder."""
 
     exit_code = 4
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
-            f"another process is training in {folder}: wait until it ends, or choose another folder"
+            f"another process is writing into {folder}: wait until it ends, or choose another folder"
         )
 
 
@@ -49,7 +50,7 @@ class NotFinite(RuntimeError):  # noqa: N818
 
 
 class NoSpace(OSError):  # noqa: N818
-    """The disk has no room for a checkpoint; the checkpoints that exist are untouched."""
+    """The disk or the quota is full; what was written before, such as checkpoints, is untouched."""
 
     exit_code = 3
 
@@ -82,6 +83,72 @@ class ProcessGone(RuntimeError):  # noqa: N818 (the name says what has happened)
     """Another process of the command is gone: it was killed, or the memory of its machine was full."""
 
     exit_code = 1
+
+
+class OutOfMemory(RuntimeError):  # noqa: N818
+    """The memory is full."""
+
+    exit_code = 1
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether the reason of an error is a full disk or quota, or a file that became too large."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL_DISK
+    # Other libraries, such as torch with its compiler and safetensors, name the reason only in their message.
+    return isinstance(error, NoSpace) or any(os.strerror(code) in str(error) for code in FULL_DISK)
+
+
+def is_full_memory(error: BaseException) -> bool:
+    """Return whether the reason of an error is that the memory, of the machine or of a GPU, is full."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # torch.OutOfMemoryError is known by its name, because this module does not import torch. For the memory
+    # of the machine, torch raises a RuntimeError, which names the reason only in its message.
+    named = any(type(error).__name__ == name for name in ("OutOfMemoryError", "OutOfMemory"))
+    said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+    return isinstance(error, MemoryError) or named or said
+
+
+_LESS_MEMORY = (
+    "end other programs, or train with a smaller --size or --optim.batch, with --optim.accumulate 4, or with "
+    "--recompute"
+)
+_MEMORY_SIGNS = ("DefaultCPUAllocator", "not enough memory", "out of memory", "std::bad_alloc")
+
+
+def explain_error(error: BaseException) -> BaseException:
+    """Return the error for the user about a full memory or disk, or about a file; another error as it is."""
+    if is_full_memory(error):
+        return OutOfMemory(f"the memory is full: {_LESS_MEMORY}")
+    if isinstance(error, OSError):
+        return explain_os_error(error)
+    if is_full_disk(error):
+        said = " ".join(str(error).split())
+        return NoSpace(f"the disk is full: make room, then repeat the command ({said})")
+    return error
+
+
+def explain_os_error(error: OSError, what: str = "", advice: str = "") -> UserError | NoSpace:
+    """Return the error for the user about a file or folder that the system refused.
+
+    Every `OSError` reaches users in this form: `NoSpace` if the disk or the quota is full, else `UserError`.
+
+    Args:
+        error: the error of the system.
+        what: what cannot be done; by default that its path cannot be used.
+        advice: what to do.
+    """
+    if isinstance(error, NoSpace):
+        return error
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    path = error.filename2 or error.filename
+    if not what and path is not None:
+        what = f"{os.fsdecode(path)} cannot be used"
+    full = error.errno in FULL_DISK
+    advice = advice or ("make room, then repeat the command" if full else "")
+    sentence = (f"{what} ({reason})" if what else reason) + (f": {advice}" if advice else "")
+    return NoSpace(sentence) if full else UserError(sentence)
 
 
 def check_positive(owner: str, **values: float) -> None:

@@ -15,6 +15,7 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.cli.sample import parse_seeds
+from ddim.files.locks import LOCK, lock_folder
 from ddim.plots.pictures import enlarge, make_sheet, save_png, to_uint8
 from ddim.runs import checkpoint, sample_folder
 from ddim.runs.pipeline import load
@@ -29,7 +30,11 @@ def run(tmp_path_factory):
 
 def sample_files(run, out, *words):
     assert main(["sample", str(run), "--out", str(out), *map(str, words)]) == 0
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    return read_files(out)
+
+
+def read_files(out):
+    return {path.name: path.read_bytes() for path in out.iterdir() if path.name != LOCK}
 
 
 def test_a_sample_depends_on_its_seed_and_not_on_the_number_of_samples(run, tmp_path):
@@ -194,7 +199,7 @@ def test_only_missing_and_damaged_samples_are_made(run, tmp_path, monkeypatch, c
     command("sample", run, "--out", tmp_path / "a", "-n", 3, "--steps", 2, "--film")
     assert made == [1, 4, 0, 1, 2]
     sample_files(run, tmp_path / "a", *words)
-    again = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    again = read_files(tmp_path / "a")
     for name in whole.keys() - {"record.json"}:
         assert again[name] == whole[name], name
 
@@ -243,6 +248,16 @@ def test_a_folder_with_other_files_is_refused(run, tmp_path, refused):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
 
 
+def test_two_commands_do_not_write_into_one_folder(run, tmp_path, command):
+    """Both would find its samples missing, and each would record its own."""
+    first = sample_files(run, tmp_path, "-n", 2, "--steps", 2)
+    with lock_folder(tmp_path):
+        said = command("sample", run, "-n", 3, "--steps", 2, "--out", tmp_path, code=4).err
+    assert said.startswith(f"ddim: another process is writing into {tmp_path}: wait until it ends")
+    assert read_files(tmp_path) == first
+    assert len(sample_files(run, tmp_path, "-n", 3, "--steps", 2)) == len(first) + 1
+
+
 def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path, refused):
     """More seeds are added to it; anything else is refused and changes nothing."""
     words = ["--steps", 2, "--out", tmp_path / "a"]
@@ -259,7 +274,7 @@ def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path
     ):
         said = refused("sample", run, *words, *other)
         assert said == f"folder {tmp_path / 'a'} holds samples with {why}; give a new folder"
-    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == both
+    assert read_files(tmp_path / "a") == both
     (tmp_path / "mine.txt").write_text("mine")
     assert "must be a folder" in refused("sample", run, "--out", tmp_path / "mine.txt")
     assert "cannot be created" in refused("sample", run, "--out", tmp_path / "mine.txt" / "b")

@@ -17,7 +17,7 @@ STEPS = 4
 TRIAL = f"""
 import json, sys, time
 from pathlib import Path
-from ddim.runs.lock import lock_folder
+from ddim.files.locks import lock_folder
 run, pause = Path(sys.argv[1]), float(sys.argv[2])
 run.mkdir(parents=True, exist_ok=True)
 with lock_folder(run):

@@ -19,8 +19,8 @@ from PIL import Image
 import stubs
 import sweeping
 from browsing import CHROMIUM, WIDTHS, contrasts, open_browser, open_page
+from ddim.files.locks import lock_folder
 from ddim.plots.pictures import to_uint8
-from ddim.runs.lock import lock_folder
 from serving import running_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import tiny
-from ddim.runs.lock import is_locked, lock_folder
+from ddim.files.locks import is_locked, lock_folder
 from ddim.web import trainings
 from ddim.web.application import build_application
 from ddim.web.data_sets import list_data

@@ -30,12 +30,11 @@ from ddim.data.images import Images
 from ddim.data.sealed import SEAL, SealedPixels, read_seal, write_seal
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, count_votes, find_classes
 from ddim.data.values import EIGHT_BITS, Values, ValueType
-from ddim.errors import UserError
+from ddim.errors import UserError, explain_os_error
 from ddim.files import (
     cache_folder,
     make_folder,
     publish_folder,
-    remove_leftovers,
     temporary_folder,
     write_atomic,
     write_new,
@@ -210,8 +209,6 @@ def _build(
     progress: Callable[[int], None],
 ) -> None:
     """Decode all images of the source into the folder; after an error the folder does not exist."""
-    make_folder(folder.parent)
-    remove_leftovers(folder.parent)
     with temporary_folder(folder) as beside:
         path = beside / _PIXELS[kept.type]
         names, headers, refused = _decode_all(source, shape, path, progress)
@@ -340,10 +337,8 @@ def _writable(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"the cache folder {str(root)!r} cannot be written ({error.strerror}): "
-            "set DDIM_CACHE to a folder that can be written"
-        ) from None
+        what = f"the cache folder {str(root)!r} cannot be written"
+        raise explain_os_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
 
 
 def _sha(data: bytes) -> str:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, format_count
+from ddim.errors import UserError, explain_os_error, format_count
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
 from ddim.evaluation.record import (
     FEATURES,
@@ -37,7 +37,6 @@ from ddim.files import (
     atomic_file,
     hash_file,
     publish_folder,
-    remove_leftovers,
     temporary_folder,
     write_json,
 )
@@ -221,10 +220,7 @@ def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
         try:
             folder = stack.enter_context(temporary_folder(parent / "evaluation"))
         except OSError as error:
-            raise UserError(f"an evaluation cannot be written in {parent}: {error.strerror}") from None
-        if out is None:
-            # Beside `out` nothing is removed, because files there may not belong to this library.
-            remove_leftovers(parent)
+            raise explain_os_error(error, f"an evaluation cannot be written in {parent}") from None
         yield folder
 
 

@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ddim.files import cache_folder, make_folder, remove_leftovers, write_atomic
+from ddim.files import cache_folder, make_folder, write_atomic
 from ddim.metrics.features import Extractor
 from ddim.nn.processes import current_processes
 from ddim.runs.classes import Label
@@ -89,7 +89,6 @@ class SampledParts:
             make_folder(folder)
         except OSError as error:
             raise unwritable_cache(folder, error) from None
-        remove_leftovers(folder)
         processes = current_processes()
         parts = [*split_into_parts(self.pipeline, self.seeds, BATCH)]
         for first in range(0, len(parts), processes.count):

@@ -16,10 +16,10 @@ from ddim.errors import UserError, suggest
 from ddim.evaluation.record import RECORD, list_evaluations, metric_entry, read_evaluation
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import read_json
+from ddim.files.locks import is_locked
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, flatten_as_text
 from ddim.runs.folder import RUN
-from ddim.runs.lock import is_locked
 from ddim.runs.log import METRICS, read_metrics
 from ddim.runs.manifest import parse_step
 
@@ -110,7 +110,13 @@ def list_places(folder: str | Path) -> list[Place]:
     if not folder.is_dir():
         raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
     found: dict[Path, Place] = {}
-    for place, inner, files in os.walk(folder):
+
+    def refuse(error: OSError) -> None:
+        # A folder of runs that cannot be read must not look like one without runs.
+        if Path(error.filename) == folder:
+            raise error
+
+    for place, inner, files in os.walk(folder, onerror=refuse):
         path = Path(place)
         inner.sort()
         trials = _list_trials(path) if SWEEP in files else []

@@ -18,11 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError
+from ddim.errors import UserError, explain_os_error
 from ddim.files import (
     FRESH,
     remove_folder,
-    remove_leftovers,
     replace_folder,
     settle_folder,
     temporary_folder,
@@ -151,7 +150,6 @@ def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: St
     target = run / FOLDER / name
     try:
         with temporary_folder(target) as temporary:
-            remove_leftovers(target.parent)
             contents = {
                 f"{AVERAGE}.safetensors": pack_tensors(AVERAGE, average),
                 f"{AVERAGE}.json": render_json(asdict(facts)),
@@ -160,7 +158,7 @@ def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: St
             _finish_replacing(target)
             replace_folder(temporary, target)
     except OSError as error:
-        raise UserError(f"average {name} cannot be written to {target.parent}: {error.strerror}") from None
+        raise explain_os_error(error, f"average {name} cannot be written to {target.parent}") from None
     return target
 
 

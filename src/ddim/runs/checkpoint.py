@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 from ddim.errors import FULL_DISK, NoSpace, NotFinite, UserError
 from ddim.files import (
     FRESH,
-    TEMPORARY,
     make_folder,
     remove_folder,
     replace_folder,
     settle_folder,
     temporary_folder,
 )
+from ddim.files.locks import TEMPORARY
 from ddim.runs.manifest import (
     MANIFEST,
     Damaged,

@@ -5,8 +5,9 @@ import os
 import re
 from pathlib import Path
 
-from ddim.errors import UserError
+from ddim.errors import UserError, explain_os_error
 from ddim.files import make_folder, read_json, sync_folder, write_json
+from ddim.files.locks import LOCK, TEMPORARY
 
 RUN = "run.json"
 """The file that makes a folder a run: its recipe, images, runtime and start."""
@@ -44,12 +45,17 @@ def check_unused(out: Path, more: str = "") -> None:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, not a folder; give a new or empty folder")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and not is_unused(out):
         raise UserError(f"folder {out} is not empty; give a new or empty folder{more}")
     above = next(path for path in (out, *out.resolve().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         why = "cannot be written to" if above.is_dir() else "is a file"
         raise UserError(f"folder {out} cannot be created: {above} {why}")
+
+
+def is_unused(folder: Path) -> bool:
+    """Return whether a folder is empty, apart from what a killed process has left there."""
+    return all(path.name == LOCK or path.name.startswith(TEMPORARY) for path in folder.iterdir())
 
 
 def list_numbered_folders(parent: Path) -> list[Path]:
@@ -101,7 +107,7 @@ def make_output_folder(out: Path | None, parent: str, stem: str, *, least: bool 
     except OSError as error:
         # The system may report which part of the path is at fault.
         where = error.filename or out or parent
-        raise UserError(f"folder {where} cannot be created: {error.strerror}") from None
+        raise explain_os_error(error, f"folder {where} cannot be created") from None
     return out
 
 

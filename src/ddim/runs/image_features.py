@@ -18,8 +18,8 @@ import numpy as np
 from ddim.data import Images
 from ddim.data.batch import gather_batch
 from ddim.data.values import PICTURE_CHANNELS
-from ddim.errors import UserError
-from ddim.files import atomic_file, cache_folder, hash_file, make_folder, remove_leftovers, write_atomic
+from ddim.errors import NoSpace, UserError, explain_os_error
+from ddim.files import atomic_file, cache_folder, hash_file, make_folder, write_atomic
 from ddim.metrics.features import Extractor, release_pages, write_npy_header
 from ddim.plots.pictures import to_pictures, to_uint8
 
@@ -73,7 +73,6 @@ def compute_features(
     path = _path(identity)
     try:
         make_folder(path.parent)
-        remove_leftovers(path.parent)
         with atomic_file(path) as file:
             write_npy_header(file, (len(of.which), extractor.dimensions))
             for first in range(0, len(of.which), BATCH):
@@ -98,12 +97,10 @@ def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
     return np.concatenate([*parts, to_uint8(gather_batch(images, which[:0]))])
 
 
-def unwritable_cache(folder: Path, error: OSError) -> UserError:
+def unwritable_cache(folder: Path, error: OSError) -> UserError | NoSpace:
     """Return the error for a folder of the cache in which features cannot be kept."""
-    return UserError(
-        f"features cannot be kept in {folder} ({error.strerror}): "
-        "set DDIM_CACHE to a folder that can be written"
-    )
+    what = f"features cannot be kept in {folder}"
+    return explain_os_error(error, what, "set DDIM_CACHE to a folder that can be written")
 
 
 def find_features(identity: str) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
-from ddim.files import write_json
+from ddim.files import write_atomic, write_json
 from ddim.nn.ema import select_averaged
 from ddim.nn.runtime import choose_runtime
 from ddim.runs import checkpoint
@@ -62,7 +62,7 @@ def save_imported(  # noqa: PLR0913 (private to the importers)
     run = make_run_folder(None if out is None else Path(out), str(source), recipe.name)
     kind = "folder" if source.is_dir() else "file"
     write_json(run / "import.json", {kind: str(source.resolve()), "versions": list_versions()})
-    (run / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
+    write_atomic(run / "recipe.yaml", write_recipe(recipe).encode())
     state = RunState(0, pixels, channels, tuple(classes), runtime)
     checkpoint.save(
         run / "checkpoints",

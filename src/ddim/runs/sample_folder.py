@@ -11,7 +11,8 @@ record contains all sampling options.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +27,12 @@ from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import State
 from ddim.errors import UserError
 from ddim.files import read_json, write_json
+from ddim.files.locks import lock_folder
 from ddim.nn.processes import current_processes
 from ddim.plots.pictures import check_zoom, enlarge, make_sheet, save_film, save_png
 from ddim.runs.classes import Label
 from ddim.runs.flat import flatten_as_text
-from ddim.runs.folder import make_output_folder
+from ddim.runs.folder import is_unused, make_output_folder
 from ddim.runs.generate import (
     Film,
     Watch,
@@ -127,7 +129,8 @@ def write_samples(
         progress: called with "samples" after each sampling step.
 
     Raises:
-        UserError: if a seed, the label or the guidance cannot be used, or the folder holds other files.
+        UserError: if a seed, the label or the guidance cannot be used, the folder holds other files, or
+            another process is writing into it.
     """
     check_seeds(seeds)
     check_label(pipeline.recipe, label)
@@ -137,30 +140,45 @@ def write_samples(
     record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance), pipeline)
     check_same_sampling(record)
     # Process 0 alone reads and writes the folder; the others may be on machines that do not see it.
-    todo = processes.broadcast(_plan(pipeline, seeds, output, record) if processes.leads else None)
-    frames, nfe, seconds = Film(pipeline.pixels, todo.shown), todo.there["nfe"], 0.0
-    watch = _watch_both(frames.add if todo.filming else None, output.watch)
-    make = partial(generate, pipeline, steps=steps, label=label, guidance=guidance, watch=watch)
-    done, together = len(seeds) - len(todo.missing), pipeline.runtime.micro_batch * processes.count
-    for part in split_into_parts(pipeline, todo.missing, together):
-        start, onward = time.monotonic(), continue_progress(progress, done, len(seeds))
+    folder = _make_folder(output.folder, record) if processes.leads else None
+    with nullcontext() if folder is None else lock_folder(folder):
+        plan = None if folder is None else _plan(pipeline, seeds, folder, output, record)
+        todo = processes.broadcast(plan)
+        frames = Film(pipeline.pixels, todo.shown)
+        watch = _watch_both(frames.add if todo.filming else None, output.watch)
+        make = partial(generate, pipeline, steps=steps, label=label, guidance=guidance, watch=watch)
+        nfe, seconds = _make_missing(pipeline, todo, len(seeds), make, progress)
+        if todo.filming:
+            frames.collect()
+        if not processes.leads:
+            return processes.broadcast(None)
+        sheet = _draw(todo, pipeline, frames, output)
+        _stack_samples(todo.folder, seeds, pipeline)
+        end = {"nfe": nfe, "seeds": sorted({*todo.there["seeds"], *seeds})}
+        end |= {"seconds": round(todo.there["seconds"] + seconds, 2)}
+        end |= {"film": todo.shown if output.film else todo.there["film"]}
+        write_json(todo.folder / RECORD, {**record, **end})
+        return processes.broadcast(Written(todo.folder, sheet, len(todo.missing), seconds, nfe))
+
+
+def _make_missing(
+    pipeline: LoadedRun, todo: _Plan, count: int, make: Callable[..., Any], progress: Progress
+) -> tuple[int, float]:
+    """Make and write the missing of `count` samples; return the NFE and the seconds of sampling.
+
+    `make` is `generate` with all arguments but the seeds and the progress.
+    """
+    processes = current_processes()
+    nfe, seconds, done = todo.there["nfe"], 0.0, count - len(todo.missing)
+    for part in split_into_parts(pipeline, todo.missing, pipeline.runtime.micro_batch * processes.count):
+        start, onward = time.monotonic(), continue_progress(progress, done, count)
         mine, made = make(share_seeds(pipeline, part), progress=onward)
         images, (nfe,) = gather_samples(pipeline, mine), processes.highest(made)
         check_samples(images, part, pipeline)
         done, seconds = done + len(part), seconds + time.monotonic() - start
         if processes.leads:
             _write_part(todo.folder, part, images, pipeline)
-    if todo.filming:
-        frames.collect()
-    if not processes.leads:
-        return processes.broadcast(None)
-    sheet = _draw(todo, pipeline, frames, output)
-    _stack_samples(todo.folder, seeds, pipeline)
-    end = {"nfe": nfe, "seeds": sorted({*todo.there["seeds"], *seeds})}
-    end |= {"seconds": round(todo.there["seconds"] + seconds, 2)}
-    end |= {"film": todo.shown if output.film else todo.there["film"]}
-    write_json(todo.folder / RECORD, {**record, **end})
-    return processes.broadcast(Written(todo.folder, sheet, len(todo.missing), seconds, nfe))
+    return nfe, seconds
 
 
 def _watch_both(one: Watch | None, other: Watch | None) -> Watch | None:
@@ -193,8 +211,10 @@ class _Plan:
     missing: list[int]
 
 
-def _plan(pipeline: LoadedRun, seeds: Sequence[int], output: Output, record: dict[str, Any]) -> _Plan:
-    folder, there = _open_folder(None if output.folder is None else Path(output.folder), record)
+def _plan(
+    pipeline: LoadedRun, seeds: Sequence[int], folder: Path, output: Output, record: dict[str, Any]
+) -> _Plan:
+    there = _open_folder(folder, record)
     shown = list(seeds[:SHOWN])
     filming = output.film and not (there["film"] == shown and (folder / FILM).is_file())
     filmed = frozenset(shown if filming else ())
@@ -252,31 +272,43 @@ def _make_sheet(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> np.n
     return make_sheet(torch.from_numpy(np.stack(samples)).permute(0, 3, 1, 2))
 
 
-def _open_folder(out: Path | None, record: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Create the output folder, or check that the samples in it were made as `record` says.
-
-    Returns:
-        The folder; and the NFE, seeds, seconds and film of the samples that are in it already.
-    """
-    there: dict[str, Any] = {"nfe": 0, "seeds": [], "seconds": 0.0, "film": None}
-    before = None
-    if out and out.exists() and not out.is_dir():
-        raise UserError(f"the output must be a folder, got the file {out}")
-    if out and out.is_dir() and any(out.iterdir()):
-        if not (out / RECORD).is_file():
-            raise UserError(f"folder {out} holds files that are not samples; give a new folder")
-        before = read_json(out / RECORD)
-        if not isinstance(before, dict) or before.get("kind") != "samples":
-            raise UserError(f"folder {out} holds a record of something other than samples; give a new folder")
-        if others := _differences(before, record):
-            raise UserError(f"folder {out} holds samples with {others}; give a new folder")
+def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
+    """Create the output folder, and return its path; refuse a folder with other files, unchanged."""
+    if out is not None:
+        _read_record(Path(out), record)
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
     named = find_run_folder(record["checkpoint"]["path"])
-    folder = make_output_folder(out, "samples", named.resolve().name)
+    return make_output_folder(None if out is None else Path(out), "samples", named.resolve().name)
+
+
+def _open_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the NFE, seeds, seconds and film of the samples that are in the folder already."""
+    there: dict[str, Any] = {"nfe": 0, "seeds": [], "seconds": 0.0, "film": None}
+    before = _read_record(folder, record)
     if before is None:
         # The record marks the folder as a folder of samples, so that the same call can finish it later.
         write_json(folder / RECORD, record | there)
-    return folder, there | {name: value for name, value in (before or {}).items() if name in there}
+        return there
+    return there | {name: value for name, value in before.items() if name in there}
+
+
+def _read_record(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of the samples in a folder, after checking that they were made as `record` says.
+
+    If the folder does not exist or is empty, return None.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"the output must be a folder, got the file {folder}")
+    if not folder.exists() or is_unused(folder):
+        return None
+    if not (folder / RECORD).is_file():
+        raise UserError(f"folder {folder} holds files that are not samples; give a new folder")
+    before = read_json(folder / RECORD)
+    if not isinstance(before, dict) or before.get("kind") != "samples":
+        raise UserError(f"folder {folder} holds a record of something other than samples; give a new folder")
+    if others := _differences(before, record):
+        raise UserError(f"folder {folder} holds samples with {others}; give a new folder")
+    return before
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

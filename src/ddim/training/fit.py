@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from ddim.errors import Interrupted, NotFinite
+from ddim.files import write_atomic
 from ddim.nn.processes import Processes, run_alone
 from ddim.runs.codec import write_recipe
 from ddim.runs.log import RunLog
@@ -114,7 +115,7 @@ def _open_lead(training: Training, start: Start) -> Iterator[_Lead | None]:
         return
     if start.resumed is None:
         # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
-        (start.folder / "recipe.yaml").write_text(write_recipe(training.recipe), encoding="utf-8")
+        write_atomic(start.folder / "recipe.yaml", write_recipe(training.recipe).encode())
     with RunLog(start.folder, start.resumed, training.due) as log:
         given = list(start.callbacks)
         checkpoints = Checkpoints(log, given)

@@ -10,10 +10,10 @@ from typing import Any
 
 from ddim.errors import UserError, check_positive
 from ddim.files import read_json
+from ddim.files.locks import lock_folder
 from ddim.runs import checkpoint
 from ddim.runs.averages import FOLDER as AVERAGES
 from ddim.runs.folder import RUN, make_numbered_folder, record_in_run
-from ddim.runs.lock import lock_folder
 from ddim.runs.log import METRICS, read_metrics
 from ddim.runs.run_path import GUIDE
 from ddim.training.loop import Training

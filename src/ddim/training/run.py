@@ -12,12 +12,12 @@ from typing import Any
 from ddim.data import SplitImages
 from ddim.data.given import give_images
 from ddim.errors import UserError
-from ddim.files import TEMPORARY, read_json, write_json
+from ddim.files import read_json, write_json
+from ddim.files.locks import lock_folder
 from ddim.nn.processes import current_processes, join_processes
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
-from ddim.runs.folder import RUN, check_unused, make_run_folder
-from ddim.runs.lock import lock_folder
+from ddim.runs.folder import RUN, check_unused, is_unused, make_run_folder
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
 from ddim.runs.progress import Progress
@@ -282,4 +282,4 @@ def _reopen(saved: _Saved, recipe: Recipe, start: Start, progress: Progress) -> 
 
 def _is_aborted(folder: Path) -> bool:
     """Return whether a folder is from a run that was killed before it wrote its first file."""
-    return folder.is_dir() and all(path.name.startswith((".lock", TEMPORARY)) for path in folder.iterdir())
+    return folder.is_dir() and is_unused(folder)

@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
+from ddim.files.locks import is_locked
 from ddim.runs.folder import RUN, make_numbered_folder
-from ddim.runs.lock import is_locked
 from ddim.web.answers import Refused
 from ddim.web.run_list import Known
 from ddim.web.settings import Settings

@@ -22,8 +22,8 @@ from ddim.experiments.sweep.outcome import read_outcome
 from ddim.experiments.sweep.plan import SweepRequest
 from ddim.experiments.sweep.trial_queue import TrialQueue
 from ddim.experiments.sweep.worker import run_trials, trial_commands
+from ddim.files.locks import is_locked
 from ddim.runs.codec import dump, override, write_recipe
-from ddim.runs.lock import is_locked
 from ddim.runs.named_recipes import smoke
 from evaluated_runs import record, run
 from postgres import postgres

@@ -24,8 +24,8 @@ from ddim.experiments.sweep.storage import (
     sqlite_address,
     without_password,
 )
-from ddim.files import TEMPORARY, make_folder, read_json, write_json, write_once
-from ddim.runs.folder import make_output_folder, make_run_folder
+from ddim.files import make_folder, read_json, write_json, write_once
+from ddim.runs.folder import is_unused, make_output_folder, make_run_folder
 
 _FOLDERS = ("trials", "recipes", "logs", "results")
 
@@ -162,8 +162,7 @@ def _make_folder(out: Path | None, request: SweepRequest) -> Path:
     if out is not None and not out.is_file():
         # The folder is created before its content is listed: another worker may create it at the same moment.
         make_output_folder(out, "", "")
-        names = [path.name for path in out.iterdir()]
-        if SWEEP in names or all(name.startswith(TEMPORARY) for name in names):
+        if (out / SWEEP).exists() or is_unused(out):
             return out
     return make_run_folder(out, request.data or "blossoms", f"{Path(request.recipe).stem}-sweep")
 

@@ -25,9 +25,9 @@ from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import STEPS, Trial, Unfit, build_recipe
 from ddim.experiments.sweep.search_space import parse_space
 from ddim.experiments.sweep.trial_queue import TakenTrial, TrialQueue
+from ddim.files.locks import is_locked
 from ddim.metrics.catalogue import DEFAULT
 from ddim.runs.folder import RUN
-from ddim.runs.lock import is_locked
 from ddim.runs.signals import stop_on_signals
 
 POLL = 0.2
@@ -235,7 +235,7 @@ def _stop(queue: TrialQueue, active: Sequence[_Job]) -> None:
             for job in active:
                 queue.beat(job.taken)
             time.sleep(0.05)
-    except (KeyboardInterrupt, UserError):
+    except (KeyboardInterrupt, UserError, NoSpace):
         for job in active:
             job.end(kill=True)
     for job in active:

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from ddim.errors import FolderLocked
-from ddim.runs.lock import lock_folder
+from ddim.files.locks import lock_folder
 
 HOLD = """
 import sys, pathlib
-from ddim.runs.lock import lock_folder
+from ddim.files.locks import lock_folder
 with lock_folder(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     input()
@@ -24,7 +24,7 @@ def test_a_lock_excludes_other_processes_until_its_process_ends(tmp_path):
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(FolderLocked, match="another process is training in"), lock_folder(tmp_path):
+        with pytest.raises(FolderLocked, match="another process is writing into"), lock_folder(tmp_path):
             pass
         other.kill()
     with lock_folder(tmp_path):

@@ -1,7 +1,8 @@
 """Write files and folders so that a crash or a power cut leaves each one complete or absent.
 
 An unfinished file or folder has a temporary name ``.tmp-...`` in the same folder. When it is complete and
-flushed to the disk, it is renamed to its final name.
+flushed to the disk, it is renamed to its final name. Its process holds a lock on it. So a leftover of a
+killed process is known by its lock, which ended with the process.
 """
 
 import hashlib
@@ -9,23 +10,17 @@ import json
 import os
 import shutil
 import stat
-import time
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ddim.errors import UserError
-
-TEMPORARY = ".tmp-"
-"""Prefix of the name of an unfinished file or folder."""
+from ddim.files.locks import LOCK, NEW, TEMPORARY, create_owned, remove_leftovers_once, temporary_name
 
 FRESH = ".new"
 """Ending of the name of a complete folder that is about to replace another; see `replace_folder`."""
-
-_DAY = 24 * 3600
 
 
 def cache_folder(folder: str | Path | None = None) -> Path:
@@ -93,14 +88,19 @@ def write_new(path: Path, content: bytes) -> None:
     Raises:
         FileExistsError: if the file exists.
     """
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    file = os.open(path, NEW, 0o666)
     try:
-        rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-        os.fsync(file)
+        with _named(path):
+            _write(file, content)
+            os.fsync(file)
     finally:
         os.close(file)
+
+
+def _write(file: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(file, rest) :]
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -108,17 +108,15 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     After a crash, `path` is the old file or the new file, never an incomplete file.
     """
-    with _renamed_at_end(path, os.replace) as temporary:
-        write_new(temporary, content)
+    with _renamed_at_end(path, os.replace) as file:
+        _write(file, content)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path` if the block ends without an error; see `write_atomic`."""
-    with _renamed_at_end(path, os.replace) as temporary, temporary.open("xb") as file:
+    with _renamed_at_end(path, os.replace) as number, os.fdopen(number, "wb", closefd=False) as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_once(path: Path, content: bytes) -> None:
@@ -129,8 +127,8 @@ def write_once(path: Path, content: bytes) -> None:
     Raises:
         FileExistsError: if the file exists, or another process created it first.
     """
-    with _renamed_at_end(path, _link_once) as temporary:
-        write_new(temporary, content)
+    with _renamed_at_end(path, _link_once) as file:
+        _write(file, content)
 
 
 def write_json(path: Path, document: object) -> None:
@@ -174,15 +172,15 @@ def download_file(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> P
     """
     from torchvision.datasets.utils import download_url
 
-    make_folder(path.parent)
-    remove_leftovers(path.parent)
-    with _renamed_at_end(path, os.replace) as temporary:
-        download_url(url, temporary.parent, temporary.name)
-        with temporary.open("r+b") as file:
+    with temporary_folder(path) as folder:
+        download_url(url, folder, path.name)
+        with (folder / path.name).open("r+b") as file:
             found = hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
             os.fsync(file.fileno())
         if not found.startswith(hashes):
             raise OSError(f"the {kind} of the downloaded file is {found}, not {' or '.join(hashes)}")
+        os.replace(folder / path.name, path)
+    sync_folder(path.parent)
     return path
 
 
@@ -194,12 +192,29 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     the block. Missing parents of `path` are created.
     """
     make_folder(path.parent)
-    temporary = _temporary(path)
-    try:
-        temporary.mkdir()
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    remove_leftovers_once(path.parent)
+    while True:
+        # The temporary name is that of a locked folder around the yielded one.
+        outer = temporary_name(path)
+        try:
+            with _named(path):
+                outer.mkdir()
+                lock = None
+                with suppress(FileNotFoundError):  # Another process took the empty folder for a leftover.
+                    lock = create_owned(outer / LOCK)
+            if lock is None:
+                continue
+            try:
+                (outer / path.name).mkdir()
+                yield outer / path.name
+            finally:
+                os.close(lock)
+            return
+        finally:
+            with suppress(OSError):
+                (outer / LOCK).unlink()
+                outer.rmdir()
+            shutil.rmtree(outer, ignore_errors=True)
 
 
 def publish_folder(temporary: Path, path: Path) -> None:
@@ -241,24 +256,10 @@ def settle_folder(fresh: Path) -> None:
 def remove_folder(path: Path) -> None:
     """Remove a folder so that a crash leaves it complete or absent."""
     # The folder is renamed first, because a partly deleted one would look like a damaged one.
-    rubbish = _temporary(path)
+    rubbish = temporary_name(path)
     os.rename(path, rubbish)
-    shutil.rmtree(rubbish)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove unfinished files and folders from `folder` that are at least a day old.
-
-    They belong to processes that were killed.
-    """
-    for left in folder.glob(f"{TEMPORARY}*"):
-        with suppress(OSError):
-            if left.stat().st_mtime > time.time() - _DAY:
-                continue
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink()
+    with suppress(FileNotFoundError):  # Nobody holds a lock on it, so another process may remove it too.
+        shutil.rmtree(rubbish)
 
 
 def hash_file(path: Path) -> str:
@@ -280,21 +281,40 @@ def sync_folder(folder: Path) -> None:
             os.close(file)
 
 
-def _temporary(path: Path) -> Path:
-    """Return a temporary name in the folder of `path` that no other process uses."""
-    # A process id would not be enough: machines that share a drive can have equal process ids.
-    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let an OSError of the block name `path`, if it names a temporary file or no file at all."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and TEMPORARY in os.fsdecode(error.filename or TEMPORARY):
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
-def _renamed_at_end(path: Path, rename: Callable[[Path, Path], None]) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; call `rename(temporary, path)` when the block has succeeded."""
-    temporary = _temporary(path)
-    try:
-        yield temporary
-        rename(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _renamed_at_end(path: Path, rename: Callable[[Path, Path], None]) -> Iterator[int]:
+    """Yield the descriptor of a new file beside `path`; call `rename(its path, path)` after the block.
+
+    The file is flushed to the disk before. After an error it is removed.
+    """
+    remove_leftovers_once(path.parent)
+    while True:
+        temporary = temporary_name(path)
+        try:
+            with _named(path), ExitStack() as closing:
+                file = create_owned(temporary)
+                if file is None:
+                    continue
+                closing.callback(os.close, file)
+                yield file
+                os.fsync(file)
+                if os.name == "nt":  # Windows renames only closed files.
+                    closing.close()
+                rename(temporary, path)
+            break
+        finally:
+            temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -1,0 +1,151 @@
+"""Locks of files and folders: they end with the process that holds them.
+
+Only one process at a time trains in a run folder or writes into an output folder. A process also locks its
+unfinished files, ``.tmp-...``. So a leftover of a killed process is known by its lock, which nobody holds.
+"""
+
+import errno
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from ddim.errors import FolderLocked
+
+LOCK = ".lock"
+"""Name of the file whose lock is the lock of its folder."""
+
+TEMPORARY = ".tmp-"
+"""Prefix of the name of an unfinished file or folder."""
+
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+"""Flags that create a file, and refuse an existing one."""
+
+_LEFT = re.compile(rf"{re.escape(TEMPORARY)}[0-9a-f]{{32}}-.")
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+"""The error numbers of systems and drives that have no file locks."""
+
+
+def try_lock(file: int, *, shared: bool = False) -> bool | None:
+    """Lock an open file until it is closed, unless another process has locked it; this never waits.
+
+    Returns:
+        Whether the file is now locked; None if this system (Windows) or drive has no such locks.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except ModuleNotFoundError:
+        return None
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files and folders of dead processes from `folder`.
+
+    They are known by their locks, which nobody holds. On systems and drives without locks nothing is removed.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for left in [Path(entry.path) for entry in entries if _LEFT.match(entry.name)]:
+            with suppress(OSError):
+                _remove_if_dead(left)
+
+
+def remove_leftovers_once(folder: Path) -> None:
+    """Call `remove_leftovers` if this process has not called this function with this folder before.
+
+    Files are written one by one into a folder that may hold 50,000 of them, so it is listed only once.
+    """
+    _remove_at_first(os.path.abspath(folder))
+
+
+@cache
+def _remove_at_first(folder: str) -> None:
+    remove_leftovers(Path(folder))
+
+
+def _remove_if_dead(left: Path) -> None:
+    is_folder = left.is_dir()
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+    # A folder without a lock belongs to a process that died while it created or removed the folder.
+    file = os.open(left / LOCK, flags | os.O_CREAT, 0o666) if is_folder else os.open(left, flags)
+    try:
+        if not try_lock(file):
+            return
+        if is_folder:
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink()
+    finally:
+        os.close(file)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a temporary name in the folder of `path` that no other process uses."""
+    # A process id would not be enough: machines that share a drive can have equal process ids.
+    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+
+
+def create_owned(place: Path) -> int | None:
+    """Create a file, lock it, and return its descriptor.
+
+    Returns None if another process took the file for a leftover before it was locked: choose another name.
+    """
+    try:
+        file = os.open(place, NEW, 0o666)
+    except FileExistsError:
+        return None
+    with suppress(FileNotFoundError):
+        if try_lock(file) is not False and os.path.samestat(os.fstat(file), place.stat()):
+            return file
+    os.close(file)
+    return None
+
+
+# Folders
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder for the process that trains in it or writes it, until the block or the process ends.
+
+    Windows and some network drives have no such locks. There nothing is locked: do not write into one folder
+    from two processes.
+
+    Raises:
+        FolderLocked: if another process has locked the folder.
+    """
+    file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if try_lock(file) is False:
+            time.sleep(0.05)  # `is_locked` in another process locks the folder for less than this
+            if try_lock(file) is False:
+                raise FolderLocked(folder)
+        yield
+    finally:
+        # The file is not removed: otherwise two processes could lock two files of the same name.
+        os.close(file)
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process has locked the folder now; False if locks are not supported."""
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        return try_lock(file, shared=True) is False
+    finally:
+        os.close(file)
