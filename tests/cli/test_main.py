@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 import ddim
 from ddim import cli
@@ -21,6 +22,7 @@ from ddim.runs.signals import Stopped
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
 """Modules that take tenths of a second, or more, to import."""
 RUN = Path("runs/one")
+MEMORY = "the memory is full: end other programs, or train with a smaller --size or --optim.batch"
 SAVED = "stopped and saved; continue with `ddim train --resume --out runs/one`"
 
 
@@ -165,8 +167,22 @@ def failing(monkeypatch):
         (lambda: Stopped(signal.SIGHUP), 129, "stopped"),
         (lambda: NotFinite("the loss was not finite"), 1, "the loss was not finite"),
         (lambda: NoSpace("the disk is full"), 3, "the disk is full"),
-        (lambda: OSError(errno.ENOSPC, "No space left"), 3, "OSError: [Errno 28] No space left"),
-        (lambda: OSError(errno.EACCES, "Not yours", "f"), 1, "PermissionError: [Errno 13] Not yours: 'f'"),
+        (lambda: OSError(errno.ENOSPC, "Full"), 3, "Full: make room, then repeat the command"),
+        (
+            lambda: OSError(errno.EDQUOT, "Used up", "f"),
+            3,
+            "f cannot be used (Used up): make room, then repeat the command",
+        ),
+        (lambda: OSError(errno.EACCES, "Not yours", "f"), 2, "f cannot be used (Not yours)"),
+        (lambda: OSError(errno.EXDEV, "Far", ".tmp-f", None, "f"), 2, "f cannot be used (Far)"),
+        (
+            lambda: RuntimeError("g++: No space left on device"),
+            3,
+            "the disk is full: make room, then repeat the command (g++: No space left on device)",
+        ),
+        (MemoryError, 1, MEMORY),
+        (lambda: torch.OutOfMemoryError("CUDA: 2 GiB"), 1, MEMORY),
+        (lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, MEMORY),
         (lambda: RuntimeError("two\n\n  lines"), 1, "RuntimeError: two lines"),
     ],
 )

@@ -25,13 +25,14 @@ from ddim.cli.own import name_own_parts, take_own
 from ddim.cli.parser import Parser
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import (
-    FULL_DISK,
     Interrupted,
     NoSpace,
     NotFinite,
     OtherProcessFailed,
+    OutOfMemory,
     ProcessGone,
     UserError,
+    explain_error,
     suggest,
 )
 from ddim.nn.allocator import keep_freed_memory
@@ -153,9 +154,8 @@ def _run_command(argv: list[str]) -> int:
             hint = f"; perhaps you meant `ddim train {shlex.quote(name)}`"
         sys.stderr.write(f"ddim: {name!r} is not a command{hint}; `ddim` lists the commands\n")
         return 2
-    command = import_module(f"ddim.cli.{name}")
-    parser = build_parser(name)
     try:
+        command, parser = import_module(f"ddim.cli.{name}"), build_parser(name)
         words, fields = join_lists(argv[1:]), {}
         if any(word.partition("=")[0] == "--own" for word in words):
             words = take_own(words)
@@ -295,20 +295,21 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
 
 def _report(error: BaseException) -> int:
     """Print an error as one sentence and return its exit code."""
+    error = explain_error(error)
     # A signal or a lost process ends all processes alike, so the message does not name this process.
     alike = isinstance(error, Interrupted | Stopped | ProcessGone)
     who = f"process {read_rank()}: " if read_rank() and not alike else ""
     # The other process has printed its error already.
     if isinstance(error, OtherProcessFailed):
         return error.exit_code
-    if isinstance(error, UserError | NotFinite | NoSpace | Interrupted | Stopped | ProcessGone):
+    if isinstance(error, UserError | NotFinite | NoSpace | Interrupted | Stopped | ProcessGone | OutOfMemory):
         sys.stderr.write(f"ddim: {who}{error}\n")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return _report(Stopped(signal.SIGINT))
     message = " ".join(str(error).split())
     sys.stderr.write(f"ddim: {who}{type(error).__name__}: {message} (--debug shows the traceback)\n")
-    return NoSpace.exit_code if isinstance(error, OSError) and error.errno in FULL_DISK else 1
+    return 1
 
 
 def _overview() -> str:

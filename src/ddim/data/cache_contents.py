@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddim.data.named import ARCHIVES
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError, explain_os_error, suggest
 from ddim.files import cache_folder
 
 # Each part has a folder within the cache folder, a pattern of file names, and a description. Files with other
@@ -86,4 +86,4 @@ def _remove(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be removed: {error.strerror}") from None
+        raise explain_os_error(error, f"{path} cannot be removed") from None

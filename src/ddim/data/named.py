@@ -16,7 +16,7 @@ from ddim.data.archives import DAMAGED, Allowance, read_tar
 from ddim.data.decode import MAX_BYTES
 from ddim.data.folder import open_path, stamp_paths
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey
-from ddim.errors import UserError
+from ddim.errors import UserError, is_full_disk
 from ddim.files import cache_folder, download_file, read_file
 
 
@@ -241,6 +241,8 @@ def locate_archive(archive: Archive, copy: Path | None) -> Path:
     try:
         return download_file(archive.url, downloads / archive.file, "md5", (archive.md5,))
     except (OSError, RuntimeError) as error:
+        if is_full_disk(error):
+            raise
         raise UserError(
             f"{archive.name} cannot be downloaded ({error}): put {archive.file} from {archive.url} "
             f"into a folder, and give {archive.name}:FOLDER as data.source"

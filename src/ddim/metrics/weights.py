@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddim.errors import UserError
+from ddim.errors import UserError, is_full_disk
 from ddim.files import cache_folder, download_file
 
 
@@ -68,6 +68,8 @@ def locate_weights(name: str) -> Path:
     try:
         return download_file(known.url, ours / known.names[0], "sha256", known.hashes)
     except (OSError, RuntimeError) as error:
+        if is_full_disk(error):
+            raise
         raise UserError(
             f"the weights of {name} are not on this machine and cannot be downloaded ({error}): get "
             f"{known.url} and put it into {str(ours)!r}, or give the file as --features-weights FILE"

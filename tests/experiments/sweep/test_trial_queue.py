@@ -1,15 +1,16 @@
 """The queue of trials works on when a database or a worker does not answer."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from optuna.exceptions import StorageInternalError
 
 import sweeping
-from ddim.errors import UserError
+from ddim.errors import NoSpace, UserError
 from ddim.experiments.sweep import trial_queue
 from ddim.experiments.sweep.trial_queue import TrialQueue
-from ddim.runs.lock import lock_folder
+from ddim.files.locks import lock_folder
 
 
 @pytest.fixture
@@ -36,6 +37,16 @@ def test_a_worker_waits_for_a_database_that_does_not_answer(queue, monkeypatch):
     queue.interval = 0
     with pytest.raises(UserError, match="has not answered for 0 s: the server is gone"):
         queue.beat(trial_queue.TakenTrial(queue.sweep.trials[0], 0, 1))
+
+
+def test_a_full_disk_under_the_database_is_no_database_that_may_answer_later(queue):
+    with queue.storage.engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    trial = queue.sweep.trials[0]
+    queue._trials["a"] = replace(trial, fields={"note": "x" * 10**6})
+    with pytest.raises(NoSpace, match="the disk of its storage is full: make room"):
+        queue.refill()
 
 
 def test_a_worker_that_froze_while_it_filled_the_queue_does_not_stop_the_others(queue):

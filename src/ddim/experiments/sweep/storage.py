@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError
+from ddim.errors import NoSpace, UserError
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -102,11 +102,22 @@ def storage_errors() -> tuple[type[Exception], ...]:
     return StorageInternalError, SQLAlchemyError
 
 
+def is_full(error: BaseException) -> bool:
+    """Return whether an error of the storage says that the disk of its SQLite file is full."""
+    import sqlite3
+
+    # Optuna wraps the error of SQLAlchemy, which wraps that of the driver.
+    causes = (error, error.__cause__, error.__context__)
+    found = [getattr(cause, "orig", None) for cause in causes]
+    return any(getattr(one, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL for one in found)
+
+
 def _open(address: str, heartbeat: int, grace: int) -> RDBStorage:
     from optuna.storages import RDBStorage
     from sqlalchemy import make_url
 
-    kind = make_url(without_password(address)).get_backend_name()
+    shown = without_password(address)
+    kind = make_url(shown).get_backend_name()
     options: dict[str, Any] = {"pool_pre_ping": True}
     if kind == "sqlite":
         options = {"connect_args": {"timeout": TIMEOUT}}
@@ -118,8 +129,9 @@ def _open(address: str, heartbeat: int, grace: int) -> RDBStorage:
         extra = ": pip install 'ddim[postgres]'" if kind == "postgresql" else f" ({error})"
         raise UserError(f"--storage needs a driver for {kind}, which is not installed{extra}") from None
     except storage_errors() as error:
+        if is_full(error):
+            raise NoSpace(f"{shown}: the disk is full: make room, then join the sweep again") from None
         reason = str(getattr(error, "orig", None) or error)
-        shown = without_password(address)
         raise UserError(f"storage {shown} cannot be opened: {' '.join(reason.split())}") from None
     _guard_transactions(storage, kind)
     return storage

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from ddim.errors import FolderLocked, UserError
+from ddim.errors import FolderLocked, NoSpace, UserError
 from ddim.experiments.sweep.folder import Sweep
 from ddim.experiments.sweep.optuna_search import propose
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import Trial
 from ddim.experiments.sweep.search_space import Choice, Space
-from ddim.experiments.sweep.storage import connect, storage_errors
-from ddim.runs.lock import lock_folder
+from ddim.experiments.sweep.storage import connect, is_full, storage_errors
+from ddim.files.locks import lock_folder
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -63,6 +63,9 @@ def _patient(
             try:
                 return method(queue, *args, **kwargs)
             except storage_errors() as error:
+                if is_full(error):
+                    full = "the disk of its storage is full"
+                    raise NoSpace(f"{queue.sweep.folder}: {full}: make room, then join it again") from None
                 if time.monotonic() > end:
                     raise UserError(
                         f"the storage of {queue.sweep.folder} has not answered for {PATIENCE:.0f} s: {error}"
