@@ -137,7 +137,7 @@ def test_what_needs_8_bits_is_refused(tmp_path, changes, message):
 
 
 def test_the_likelihood_of_16_bits_is_refused(runs):
-    with pytest.raises(UserError, match="are those of 8-bit images, and this run has uint16"):
+    with pytest.raises(UserError, match="are measured for 8-bit images, but this run has uint16"):
         bits_per_dim(runs["eight"][0])
 
 

@@ -42,7 +42,7 @@ from ddim.runs.signals import Stopped, stop_on_signals
 
 GROUPS = {
     "Make": {
-        "plan": "measure what some minutes of training buy on this machine",
+        "plan": "measure what to expect from some minutes of training on this machine",
         "train": "train a diffusion model on your images",
         "sample": "generate new images with a trained model",
         "distill": "train a student that needs only one or two steps for an image",
@@ -74,7 +74,7 @@ GROUPS = {
     },
     "Exchange": {
         "export": "write a run for diffusers, ONNX or torch, with a model card",
-        "import": "turn a model of another program into a run",
+        "import": "convert a model of another library to a run",
     },
     "Set up": {
         "completion": "print a script that completes commands and options in a shell",

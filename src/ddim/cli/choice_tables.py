@@ -48,7 +48,7 @@ def format_choices_table(table: EvaluationTable) -> str:
     from ddim.evaluation.table import EXPLAINED, format_entry
 
     heads = ["", *table.columns]
-    text = f"{table.title}\n± is half of the 95 % confidence interval; * marks the best value of a column\n\n"
+    text = f"{table.title}\n± is the half-width of the 95 % interval; * marks the best value of a column\n\n"
     text += format_table(heads, table.value_rows(), numbers=1)
     if table.yardstick:
         text += f"\nreal images in place of samples: {format_entry(table.yardstick)}\n"

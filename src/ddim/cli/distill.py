@@ -17,7 +17,7 @@ _EPILOG = """
 The student starts from the EMA weights of RUN and is trained on the same images by consistency tuning (Geng
 et al. 2024). It then generates an image in 2 network evaluations, or in 1; RUN needs about 20. A training
 step of the student costs about 1.3 times as much as one of RUN. The student is a run like any other: `ddim
-sample`, `ddim evaluate` and `ddim train --resume --out STUDENT` take it.
+sample`, `ddim evaluate` and `ddim train --resume --out STUDENT` work with it.
 
 Every field of its recipe is an option, such as --optim.lr 3e-4. `ddim train --help-recipe objective` explains
 the fields of the loss. --grid.sigma_min is the noise level (sigma / alpha) of the second sampling step;

@@ -36,7 +36,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a new or empty folder (default: a new exports/RUN-FORMAT-N)",
     )
-    parser.add_argument("--to", default="diffusers", metavar="FORMAT", help="the format (default: diffusers)")
+    parser.add_argument(
+        "--to", default="diffusers", metavar="FORMAT", help="output format (default: diffusers)"
+    )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(
         "--steps", type=int, metavar="N", help="sampling steps in sampling.json (default: the run's)"

@@ -1,5 +1,5 @@
 # ruff: noqa: N999  (the name of a command)
-"""`ddim import`: turn a model of another program into a run."""
+"""`ddim import`: convert a model of another library to a run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ TAKES_FIELDS = True
 _EPILOG = """
 MODEL is one of
   the folder of a DDIMPipeline or DDPMPipeline of diffusers, with the U-Net of DDPM
-  a checkpoint of denoising-diffusion-pytorch 2 (.pt); its EMA weights are taken
+  a checkpoint of denoising-diffusion-pytorch 2 (.pt); its EMA weights are used
   a state dict of improved-diffusion or guided-diffusion (.pt)
-Files of torch.save are read by another process, which takes tensors and plain values only; nothing in them
-runs. A checkpoint does not hold the size of its images: give --size. What a state dict does not hold are
-fields of the recipe, such as --net.heads 4, --net.head 64, --schedule beta_table or --schedule.entries 4000.
+A separate process reads files of torch.save. It accepts tensors and plain values only, and runs nothing that
+the file contains. A checkpoint does not contain the size of its images: give --size. For a state dict, give
+other options that it does not contain as fields of the recipe, such as --net.heads 4, --net.head 64,
+--schedule beta_table or --schedule.entries 4000.
 
-`ddim sample` then samples as the pipeline's scheduler does, if the grid has "trailing" spacing and the number
-of steps divides the number of table entries. A DDPMScheduler needs many steps, such as --steps 1000; or
-sample the run with --sampler ddim. `ddim train --from RUN` trains its weights further.
+`ddim sample` then samples exactly as the pipeline's scheduler does, if the grid has "trailing" spacing and
+the number of steps divides the number of table entries. A DDPMScheduler needs many steps, such as --steps
+1000; or sample the run with --sampler ddim. `ddim train --from RUN` trains its weights further.
 
 examples:
   ddim import ddpm-cifar10-32
@@ -35,9 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "ddim import MODEL [--size N] [--out RUN] [fields of the recipe]"
     parser.epilog = _EPILOG
     parser.add_argument("model", type=Path, metavar="MODEL", help="a pipeline folder, or a checkpoint file")
-    parser.add_argument(
-        "--size", metavar="N|HxW", help="size of the images of a checkpoint, such as 64 or 96x64"
-    )
+    parser.add_argument("--size", metavar="N|HxW", help="image size of a checkpoint, such as 64 or 96x64")
     parser.add_argument(
         "--out", type=Path, metavar="RUN", help="run folder (default: a new runs/MODEL-KIND-N)"
     )

@@ -30,7 +30,7 @@ def add_training_machine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     add_threads_option(
         parser,
-        "processor threads (default: one for each core that other programs leave free, now and later)",
+        "processor threads (default: one for each core that other programs leave free, adapted in training)",
     )
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16 (default: auto)")
     parser.add_argument(

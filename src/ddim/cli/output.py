@@ -1,4 +1,6 @@
-"""Print the result of a command on standard output, as text or JSON, and all else on standard error."""
+"""Print the result of a command on standard output, as text or JSON, and everything else on
+standard error.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     """Add --json and --quiet, which every command has."""
     parser.add_argument("--json", action="store_true", help="print the whole result as one JSON document")
     parser.add_argument(
-        "--quiet", action="store_true", help="print errors and the result only, or its folder"
+        "--quiet", action="store_true", help="print only errors and the result, or the result's folder"
     )
 
 
@@ -30,7 +32,7 @@ def print_result(args: argparse.Namespace, result: object, text: str, folder: Pa
         args: the parsed arguments.
         result: plain values and paths; numbers that are not finite become null.
         text: the result for a reader, one or more lines.
-        folder: the folder to which the command wrote. It is given if scripts need nothing else of the text.
+        folder: the folder to which the command wrote, if a script needs nothing else from the text.
     """
     text = str(folder) if folder is not None and args.quiet else text
     shown = json.dumps(_as_json(result), indent=2, allow_nan=False) if args.json else text.rstrip("\n")

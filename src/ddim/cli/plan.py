@@ -1,4 +1,6 @@
-"""`ddim plan`: measure how fast this machine trains, and print what to expect of some training times."""
+"""`ddim plan`: measure how fast this machine trains, and print what to expect from some minutes
+of training.
+"""
 
 from __future__ import annotations
 

@@ -25,9 +25,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "ddim serve [FOLDER] [--host H] [--port 8000] [--token T] [--data FOLDER] [--open]"
     parser.epilog = _EPILOG
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path("runs"), metavar="FOLDER", help="runs (default: runs)"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="folder of the runs (default: runs)",
     )
-    parser.add_argument("--host", default="127.0.0.1", metavar="H", help="address (default: 127.0.0.1)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="address to listen at (default: 127.0.0.1)"
+    )
     parser.add_argument(
         "--port", type=int, default=8000, metavar="P", help="port; 0 takes a free one (default: 8000)"
     )
@@ -35,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--token", metavar="T", help="secret of at least 22 random letters and digits (default: none)"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="allow trainings on the images below this folder"
+        "--data", type=Path, metavar="FOLDER", help="let the page start trainings on images in this folder"
     )
     parser.add_argument("--open", action="store_true", dest="opening", help="open the page in a browser")
 

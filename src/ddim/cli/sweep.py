@@ -77,8 +77,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help=(
-            "evaluate each run with N samples, as `ddim evaluate` does; with class folders, of all classes "
-            "in turn"
+            "evaluate each run with N samples, as `ddim evaluate` does; if the images are in class folders, "
+            "the samples cycle through all classes"
         ),
     )
     parser.add_argument(
@@ -89,7 +89,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, metavar="SWEEP", help="a new folder, or a sweep to work on (default: under runs/)"
     )
     parser.add_argument(
-        "--storage", metavar="ADDRESS", help="database of the queue (default: a SQLite file in the folder)"
+        "--storage", metavar="ADDRESS", help="database for the queue (default: a SQLite file in the folder)"
     )
 
 

@@ -209,7 +209,9 @@ def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, f
 
 
 def find_copies_by_pixels(own: SplitImages, samples: np.ndarray, flip: bool) -> Verdict:
-    """Return the copies among samples (N, H, W, C) uint8, by pixels; if `flip`, also of mirror images."""
+    """Return the copies among samples (N, H, W, C) uint8, found by pixels; with `flip`, also
+    mirrored copies.
+    """
     train, valid = take_pictures(own.images, own.train), take_pictures(own.images, own.validation)
     return find_copies(samples, train, valid, also=mirror(train) if flip else None)
 
@@ -221,7 +223,7 @@ def find_copies_by_features(
     extractor: Extractor,
     progress: Progress = ignore_progress,
 ) -> Verdict:
-    """Return the copies among samples (N, H, W, C) uint8, by the features of a network.
+    """Return the copies among samples (N, H, W, C) uint8, found by the features of a network.
 
     The features of the run's images are kept in the cache.
 

@@ -2,9 +2,9 @@
 
 The optimal prediction of the noise, E[eps | x_t], is orthogonal to its own error at every noise level:
 E[eps_hat . (eps - eps_hat)] = 0. The regression of eps on eps_hat then has slope 1. A slope below 1 means
-that predictions are too large; a slope above 1 means that they are too small. Of all factors, the slope is
-the one that corrects the predictions best. All this holds for the squared error. A network that is trained on
-the absolute error may have another slope, if the distribution of the noise given x_t is skewed.
+that predictions are too large; a slope above 1 means that they are too small. Multiplied by the slope, the
+predictions have the smallest squared error. All this holds for the squared error. A network that is trained
+on the absolute error may have another slope, if the distribution of the noise given x_t is skewed.
 """
 
 from __future__ import annotations

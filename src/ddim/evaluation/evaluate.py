@@ -82,7 +82,8 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
             a folder, an archive, or a tensor or array (N, C, H, W) in [0, 1] or uint8.
         reference: the images to compare with: a folder, an archive or the name of a data set; by default the
             run's held-out images.
-        n: number of samples, by default 1000. Of a folder or tensor the first `n` images are used, or all.
+        n: number of samples, by default 1000. If `images` is a folder, archive, tensor or array, its first
+            `n` images are used, by default all.
         steps: number of sampling steps, by default the number in the recipe.
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
         grid: the grid of times (timesteps) at which the network is evaluated, or its name. See `ddim.grids`.

@@ -73,8 +73,8 @@ def search_grid(
         out: a new or empty folder for grids.json, by default the run folder.
 
     Returns:
-        The times, their mean squared error, and the error of every named grid. For the sampler multistep, KID
-        takes the place of the error, and the noise levels that were tried that of the named grids.
+        The times, their mean squared error, and the error of every named grid. For the sampler multistep, the
+        KID replaces the mean squared error, and the noise levels that were tried replace the named grids.
 
     Raises:
         UserError: if the sampler is stochastic, except multistep. Also if the schedule has too few different
@@ -88,7 +88,7 @@ def search_grid(
     steps, seeds = 10 if steps is None else steps, 16 if seeds is None else seeds
     check_count("seeds", seeds)
     if recipe.sampler.stochastic:
-        raise UserError("--sampler must be deterministic: fresh noise leads to other samples")
+        raise UserError("--sampler must be deterministic, because fresh noise would change the samples")
     # If `end` is given, only the first time of the run's grid is needed. It is then taken from the grid with
     # the run's own number of steps, because a grid with `steps` times may not exist.
     first, last = choose_ends(recipe, max(steps, 2) if end is None else recipe.steps, end)

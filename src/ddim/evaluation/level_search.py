@@ -38,8 +38,8 @@ def search_levels(
 ) -> SearchedGrid:
     """Return the times whose samples have the lowest KID against the validation images.
 
-    The noise levels that are tried lie around that of the run's own grid, which must be `Karras`. The first
-    step stays where it is.
+    Noise levels around that of the run's own grid are tried; this grid must be `Karras`. The first step keeps
+    its noise level.
 
     Args:
         run: the student.

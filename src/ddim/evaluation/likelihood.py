@@ -186,7 +186,7 @@ def _check_run(run: LoadedRun) -> None:
     """Check that a run has 8-bit images, and was trained at noise levels that distinguish their values."""
     if not run.values.eight_bits:
         raise UserError(
-            f"the bits per dimension are those of 8-bit images, and this run has {run.values.type}"
+            f"bits per dimension are measured for 8-bit images, but this run has {run.values.type}"
         )
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
 

@@ -75,8 +75,8 @@ def measure_yardstick(
     """Return the metrics of real images against the reference, as a yardstick for the metrics of samples.
 
     The real images come from the same source as the reference, but are not part of it. For example, they are
-    training images if the reference is the held-out images. There are as many as samples, if the source has
-    enough, because some metrics depend on the number of images. The result is kept in the cache.
+    training images if the reference is the held-out images. Their number is that of the samples, if the
+    source has enough, because some metrics depend on the number of images. The result is kept in the cache.
 
     Args:
         reference: the images that samples are compared with.

@@ -111,7 +111,8 @@ class EvaluationTable(Tabular):
         return self.ranked and len(known) > 1 and self._value(cell) == best(known)
 
     def value_rows(self, best: str = "* {}") -> list[list[str]]:
-        """Return each row as text: its name, and its values with half of their 95 % confidence intervals.
+        """Return each row as text: its name, then each value with the half-width of its 95 % confidence
+        interval.
 
         `best` is the format of the best value of a column; {} stands for the value.
         """
@@ -152,7 +153,7 @@ class EvaluationTable(Tabular):
         """Return the table as a LaTeX tabular of the package booktabs; the best of each column is bold."""
         rows = self.value_rows(r"\textbf{{{}}}")
         lines = [
-            f"% {self.title}; ± is half of the 95 % confidence interval",
+            f"% {self.title}; ± is the half-width of the 95 % confidence interval",
             rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}",
             r"\toprule",
             " & ".join(["", *map(_escape_latex, self.columns)]) + r" \\",
@@ -204,7 +205,9 @@ class EvaluationTable(Tabular):
 
 
 def format_entry(entry: Mapping[str, Any]) -> str:
-    """Return a metric's entry as text: its value, and half of its 95 % confidence interval if it has one."""
+    """Return a metric's entry as text: its value, and the half-width of its 95 % confidence interval if it
+    has one.
+    """
     if not entry:
         return "none"
     digits = _digits(entry["value"])

@@ -38,7 +38,7 @@ def build_blocks(table: EvaluationTable) -> list[Block]:
         for texts, bolds in zip(table.value_rows("{}"), best, strict=True)
     ]
     blocks: list[Block] = [
-        Text("± is half of the 95 % confidence interval; the best value of each column is bold."),
+        Text("± is the half-width of the 95 % confidence interval; the best value of each column is bold."),
         Table(heads, values, 1, table.notes),
     ]
     if table.yardstick:
@@ -111,6 +111,6 @@ def _nfe(cell: TableCell) -> int:
 
 
 def _half(cell: TableCell, metric: str) -> float:
-    """Return half of the 95 % confidence interval of a cell; 0 for a metric without intervals."""
+    """Return the half-width of the 95 % confidence interval of a cell; 0 for a metric without intervals."""
     low, high = cell.evaluation.interval(metric) or (0.0, 0.0)
     return (high - low) / 2

@@ -88,7 +88,7 @@ def clear() -> Recipe:
 
 
 def ddpm() -> Recipe:
-    """Song et al. 2021: DDPM's network, table and training for CIFAR-10 (Ho et al. 2020), with DDIM.
+    """Song et al. 2021: DDPM's network, betas and training for CIFAR-10 (Ho et al. 2020), with DDIM.
 
     The original draws times t for half of a batch, and uses T - 1 - t for the other half. Here the table is
     cut into equal slices, and each image of a batch gets a time from one slice: the distribution is the same,
@@ -112,7 +112,7 @@ def ddpm() -> Recipe:
 
 
 def iddpm() -> Recipe:
-    """Nichol & Dhariwal 2021, improved DDPM for CIFAR-10: cosine table, learned variance, hybrid loss.
+    """Nichol & Dhariwal 2021, improved DDPM for CIFAR-10: cosine betas, learned variance, hybrid loss.
 
     The EMA is warmed up. `--ema.more 0.999,0.99` keeps several EMAs, as the original does. The variance stays
     between its bounds; in the original it may leave them. `--objective.times loss_aware` draws times in
