@@ -1,7 +1,8 @@
-"""A folder with one tiny run, and an application that shows it."""
+"""A folder with tiny runs, and one server that shows them to all tests that change no run."""
 
 import shutil
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
@@ -9,23 +10,57 @@ import tiny
 from ddim.web.application import build_application
 from ddim.web.settings import Settings
 
+RUN = "photos-tiny-1"
+
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A folder of runs with one finished run; copy it to change it."""
     folder = tmp_path_factory.mktemp("page") / "runs"
-    tiny.train(tiny.BASE, folder / "photos-tiny-1")
+    tiny.train(tiny.BASE, folder / RUN)
     return folder
+
+
+@pytest.fixture(scope="session")
+def vector_run(trained):
+    """The id of a run in the same folder: gray images, conditioned on two numbers."""
+    draws = np.random.default_rng(5)
+    grays = draws.integers(40, 221, 24)
+    sources = trained.parent / "sources"
+    sources.mkdir(exist_ok=True)
+    np.save(sources / "grays.npy", grays.astype(np.uint8)[:, None, None, None].repeat(16, 1).repeat(16, 2))
+    rows = [f"{gray},{other:.3f}" for gray, other in zip(grays, draws.normal(size=24), strict=True)]
+    (sources / "grays.csv").write_text("\n".join(["level,other", *rows]))
+    recipe = tiny.recipe(data__size=16, data__vectors=str(sources / "grays.csv"), report__guide=0.5)
+    tiny.train(recipe, trained / "vectors-1", str(sources / "grays.npy"), progress=False)
+    return "vectors-1"
+
+
+@pytest.fixture(scope="session")
+def weaker_run(trained):
+    """The id of a run in the same folder that can guide the first one: its early checkpoint."""
+    shutil.copytree(trained / RUN, trained / "weaker")
+    shutil.rmtree(trained / "weaker" / "checkpoints")
+    (trained / "weaker" / "guide").rename(trained / "weaker" / "checkpoints")
+    return "weaker"
+
+
+@pytest.fixture(scope="session")
+def client(trained):
+    """A client of one server of this folder, whose worker starts once for all tests."""
+    with TestClient(build_application(Settings(trained)), base_url="http://127.0.0.1:8000") as found:
+        yield found
 
 
 @pytest.fixture
 def runs(trained, tmp_path):
-    """A copy of the folder of runs."""
-    return shutil.copytree(trained, tmp_path / "runs")
+    """A folder with a copy of the first run, for tests that change it."""
+    shutil.copytree(trained / RUN, tmp_path / "runs" / RUN)
+    return tmp_path / "runs"
 
 
 @pytest.fixture
-def client(runs):
-    """A client of a server of this folder."""
+def copy_client(runs):
+    """A client of a server of this copy."""
     with TestClient(build_application(Settings(runs)), base_url="http://127.0.0.1:8000") as found:
         yield found

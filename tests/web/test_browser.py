@@ -40,8 +40,8 @@ VIEWS = {
 
 
 @pytest.fixture(scope="module")
-def served(trained, tmp_path_factory):
-    """A server of three runs and a sweep."""
+def served(trained, vector_run, tmp_path_factory):
+    """A server of four runs, one of them with vectors, and a sweep."""
     folder = shutil.copytree(trained, tmp_path_factory.mktemp("served") / "runs")
     for name in ("second", HTML):
         shutil.copytree(folder / RUN, folder / name)
@@ -458,6 +458,68 @@ def test_the_python_shown_makes_the_same_image(visit, served):
     assert np.array_equal(to_uint8(made)[0], pixels(file))
 
 
+def make_samples(page, run, seeds, **fields):
+    """Fill in the form of the playground of a run by the names of its fields, and make samples."""
+    page.go(f"#/play/{run}")
+    form = page.locator(".play-form")
+    form.get_by_label("Seeds", exact=True).fill(seeds)
+    for name, value in fields.items():
+        form.get_by_label(name.replace("_", " "), exact=True).fill(value)
+    return form
+
+
+def read_code(page, entry, title):
+    """The command or the Python code of an entry."""
+    if not entry.locator("details[open]").count():
+        entry.locator("summary", has_text="Repeat this elsewhere").click()
+    return entry.locator(".code", has_text=title).locator("pre").inner_text()
+
+
+def test_samples_of_a_run_with_vectors_take_numbers(visit, width):
+    with visit(width) as page:
+        form = make_samples(page, "vectors-1", "0-1", level="130.5", Guidance_scale="2")
+        wait_until(lambda: re.search(r"level\s+\d+ to \d+\s", form.inner_text()))
+        form.get_by_role("button", name="Make samples").click()
+        page.get_by_role("alert").filter(has_text="all numbers of the vector, or none").wait_for()
+        form.get_by_label("other", exact=True).fill("-0.25")
+        form.get_by_role("button", name="Make samples").click()
+        entry = finish_entry(page, 1)
+        assert "--vector=130.5,-0.25 --guidance 2.0" in read_code(page, entry, "Command line")
+        names = {}
+        exec(read_code(page, entry, "Python"), names)
+        for made, file in zip(to_uint8(names["images"]), tile_files(page, entry), strict=True):
+            assert np.array_equal(made, pixels(file)[..., :1])
+
+
+def test_samples_and_edits_are_guided_by_a_weaker_model(visit, width):
+    with visit(width, refused=True) as page:
+        form = make_samples(page, RUN, "3,5", Guidance_scale="2")
+        form.get_by_label("Guide with").select_option("@guide")
+        form.locator("summary", has_text="More choices").click()
+        form.get_by_label("from", exact=True).fill("-3.5")
+        form.get_by_role("button", name="Make samples").click()
+        options = "--guidance 2.0 --guidance-interval=-3.5, --guide-with=@guide"
+        assert options in read_code(page, finish_entry(page, 1), "Command line")
+
+        samples = page.locator(".entry").last
+        samples.locator(".tile").nth(0).click()
+        panel = page.locator(".panel")
+        panel.locator("summary", has_text="Guidance").click()
+        panel.get_by_label("Guidance scale").fill("3")
+        panel.get_by_label("Guide with").select_option("@guide")
+        panel.get_by_label("Steps", exact=True).fill("3")
+        panel.get_by_label("Variations").fill("1")
+        panel.get_by_role("button", name="Vary").click()
+        variation = finish_entry(page, 2)
+        assert "--guidance 3.0 --guide-with=@guide" in read_code(page, variation, "Command line")
+        panel.get_by_role("button", name="Invert").click()
+        page.locator(".entry").get_by_role("alert").filter(has_text="cannot be guided").wait_for()
+        samples.locator(".tile").nth(1).click()
+        panel.get_by_role("button", name="Interpolate").click()
+        way = finish_entry(page, 4)
+        assert "--seeds 3,5" in read_code(page, way, "Command line")
+
+
 def test_a_mistake_is_answered_with_a_sentence(visit, width):
     with visit(width, refused=True) as page:
         page.go(f"#/play/{RUN}")
@@ -471,7 +533,7 @@ def test_a_mistake_is_answered_with_a_sentence(visit, width):
             page.get_by_role("alert").filter(has_text=sentence).wait_for()
         wait_until(lambda: page.locator(".entry").count() == 0)
         page.get_by_label("Seeds", exact=True).fill("0")
-        page.get_by_label("Guidance scale").fill("3")
+        page.locator(".play-form").get_by_label("Guidance scale").fill("3")
         page.get_by_role("button", name="Make samples").click()
         alert = page.locator(".entry").get_by_role("alert")
         alert.wait_for()

@@ -10,18 +10,13 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from cases import mark_slow
 from ddim.cli import main
 from ddim.web.application import build_application
 from ddim.web.settings import Limits, Settings
 
 RUN = "photos-tiny-1"
 EDITS = f"/api/runs/{RUN}/edits"
-
-
-@pytest.fixture(scope="module")
-def client(trained):
-    with TestClient(build_application(Settings(trained)), base_url="http://127.0.0.1:8000") as found:
-        yield found
 
 
 def png(pixels):
@@ -50,18 +45,32 @@ KINDS = {
     "vary": {"n": 2, "strength": 0.6, "steps": 3, "seed": 5},
     "inpaint": {"n": 1, "resample": 2, "steps": 3},
     "interpolate": {"frames": 3, "steps": 3, "fields": {"grid": "uniform"}},
-    "invert": {"steps": 4, "exact": True},
+    "invert": {"steps": 4},
 }
+GUIDED = {"guidance": 2.5, "guide_with": "@guide", "interval": [-3.1234567, 9.0]}
+CASES = [
+    ("vary", "upload", {}),
+    ("vary", "upload", GUIDED),
+    ("vary", "seed", GUIDED | {"guide_with": "weaker"}),
+    ("inpaint", "seed", {}),
+    ("inpaint", "upload", GUIDED),
+    ("interpolate", "upload", {}),
+    ("interpolate", "seed", GUIDED),
+    ("invert", "upload", {}),
+    ("invert", "seed", {"exact": True}),
+]
+QUICK = CASES[2:3] + CASES[4:5] + CASES[6:8]
 
 
-@pytest.mark.parametrize("start", ["upload", "seed"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_edits_equal_those_of_the_commands(client, kind, start, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("kind, start, more", mark_slow(CASES, lambda case: case in QUICK))
+def test_edits_equal_those_of_the_commands(
+    client, kind, start, more, weaker_run, tmp_path, monkeypatch, capsys
+):
     count = 2 if kind == "interpolate" else 1
     sources = [
         {"seed": 3 + k} if start == "seed" else {"upload": upload(client, photo(k))} for k in range(count)
     ]
-    body = {"kind": kind, "sources": sources, **KINDS[kind]}
+    body = {"kind": kind, "sources": sources, **KINDS[kind], **more}
     if kind == "inpaint":
         body["mask"] = upload(client, mask(32 if start == "seed" else 40))
     answer = client.post(EDITS, json=body)

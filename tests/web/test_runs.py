@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,8 +23,8 @@ def test_the_server_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_list_says_what_the_index_says(client, runs):
-    answer = client.get("/api/runs").json()
+def test_the_list_says_what_the_index_says(copy_client, runs):
+    answer = copy_client.get("/api/runs").json()
     (row,) = answer["runs"]
     run = read_run(runs / RUN)
     assert answer["sweeps"] == []
@@ -33,14 +34,14 @@ def test_the_list_says_what_the_index_says(client, runs):
     assert row["parameters"] == run.facts["parameters"]
 
 
-def test_the_sheet_of_a_row_is_the_file_of_the_last_step(client, runs):
-    (row,) = client.get("/api/runs").json()["runs"]
-    answer = client.get(row["sheet"])
+def test_the_sheet_of_a_row_is_the_file_of_the_last_step(copy_client, runs):
+    (row,) = copy_client.get("/api/runs").json()["runs"]
+    answer = copy_client.get(row["sheet"])
     assert answer.headers["content-type"] == "image/png"
     assert answer.content == max((runs / RUN / "samples").glob("step-*.png")).read_bytes()
 
 
-def test_the_details_hold_the_recipe_and_the_pictures(client, runs):
+def test_the_details_hold_the_recipe_and_the_pictures(client, trained):
     found = client.get(f"/api/runs/{RUN}").json()
     fields = {field["field"]: field["value"] for field in found["fields"]}
     assert fields["optim.batch"] == "8"
@@ -52,21 +53,21 @@ def test_the_details_hold_the_recipe_and_the_pictures(client, runs):
     assert found["can_sample"]
 
 
-def test_the_curves_are_the_log(client, runs):
+def test_the_curves_are_the_log(client, trained):
     curves = client.get(f"/api/runs/{RUN}/curves").json()
-    lines = [json.loads(line) for line in (runs / RUN / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (trained / RUN / "metrics.jsonl").read_text().splitlines()]
     assert curves["images"] == [line["images"] for line in lines]
     assert curves["loss"] == [line.get("loss") for line in lines]
     assert curves["errors"]["image_mae"] == [line.get("image_mae") for line in lines]
     assert client.get(f"/api/runs/{RUN}/log").json()["lines"][-1] == json.dumps(lines[-1])
 
 
-def test_long_curves_are_thinned_and_keep_validations(client, runs):
+def test_long_curves_are_thinned_and_keep_validations(copy_client, runs):
     log = runs / RUN / "metrics.jsonl"
     lines = [{"step": k, "images": 8 * k, "time": float(k), "loss": 1 / k} for k in range(1, 10_000)]
     lines += [{"step": 9_999, "images": 79_992, "time": 1e4, "image_mae": 0.5, "noise_mae": 0.5}]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    curves = client.get(f"/api/runs/{RUN}/curves").json()
+    curves = copy_client.get(f"/api/runs/{RUN}/curves").json()
     assert 1000 < len(curves["images"]) <= 2000
     assert curves["errors"]["image_mae"][-1] == 0.5
     assert {len(curves["images"])} == {len(curves["loss"]), len(curves["errors"]["noise_mae"])}
@@ -85,10 +86,10 @@ def test_only_listed_pictures_are_shown(client, name):
     assert client.get(f"/api/runs/{RUN}/sheets/{name}").status_code == 404
 
 
-def test_a_link_to_a_file_outside_of_the_run_is_not_shown(client, runs, tmp_path):
+def test_a_link_to_a_file_outside_of_the_run_is_not_shown(copy_client, runs, tmp_path):
     (tmp_path / "secret").write_bytes(b"secret")
     (runs / RUN / "samples/step-000000099.png").symlink_to(tmp_path / "secret")
-    assert client.get(f"/api/runs/{RUN}/sheets/99").status_code == 404
+    assert copy_client.get(f"/api/runs/{RUN}/sheets/99").status_code == 404
 
 
 DAMAGES = {
@@ -104,34 +105,35 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("text", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_run_is_a_row_with_its_reason(client, runs, text):
+def test_a_damaged_run_is_a_row_with_its_reason(copy_client, runs, text):
     (runs / "broken").mkdir()
     (runs / "broken/run.json").write_text(text)
-    rows = {row["id"]: row for row in client.get("/api/runs").json()["runs"]}
+    rows = {row["id"]: row for row in copy_client.get("/api/runs").json()["runs"]}
     assert rows[RUN]["state"] == "finished"
     assert rows["broken"]["state"] == "damaged"
     assert rows["broken"]["why"]
     assert str(runs) not in rows["broken"]["why"]
-    assert client.get("/api/runs/broken").status_code == 200
+    assert copy_client.get("/api/runs/broken").status_code == 200
 
 
-def test_a_file_that_would_fill_the_memory_is_not_read(client, runs):
+def test_a_file_that_would_fill_the_memory_is_not_read(copy_client, runs):
     with (runs / RUN / "metrics.jsonl").open("ab") as file:
         file.truncate(2**40)
-    (row,) = client.get("/api/runs").json()["runs"]
+    (row,) = copy_client.get("/api/runs").json()["runs"]
     assert row["state"] == "damaged"
     assert "metrics.jsonl is too large" in row["why"]
 
 
-def test_names_are_never_html(client, runs):
+def test_names_are_never_html(copy_client, runs):
     name = "<img src=x onerror=alert(1)>"
     (runs / RUN).rename(runs / name)
-    answer = client.get("/api/runs")
+    shutil.rmtree(runs / name / "checkpoints")  # the details of a run that can be sampled need the worker
+    answer = copy_client.get("/api/runs")
     (row,) = answer.json()["runs"]
     assert answer.headers["content-type"] == "application/json"
     assert row["name"] == name
     assert row["id"].startswith("run-")
-    assert client.get(f"/api/runs/{row['id']}").json()["name"] == name
+    assert copy_client.get(f"/api/runs/{row['id']}").json()["name"] == name
 
 
 def test_ids_are_unique_and_parts_of_an_address(tmp_path):
@@ -154,13 +156,13 @@ def test_a_trial_that_lies_elsewhere_is_left_out(runs, tmp_path):
     assert found.rows == []
 
 
-def test_the_trials_of_a_sweep_name_their_sweep(client, runs):
+def test_the_trials_of_a_sweep_name_their_sweep(copy_client, runs):
     recipe = read_run(runs / RUN).recipe
     trials = [{"name": f"trial-{k}", "recipe": recipe} for k in range(2)]
     (runs / "sweep/trials").mkdir(parents=True)
     (runs / "sweep/sweep.json").write_text(json.dumps({"kind": "sweep", "schema": 1, "trials": trials}))
     (runs / RUN).rename(runs / "sweep/trials/trial-0")
-    answer = client.get("/api/runs").json()
+    answer = copy_client.get("/api/runs").json()
     ids = ["sweep~trials~trial-0", "sweep~trials~trial-1"]
     assert answer["sweeps"] == [{"id": "sweep", "name": "sweep", "runs": ids}]
     assert [(row["id"], row["state"]) for row in answer["runs"]] == [

@@ -5,22 +5,19 @@ import json
 import shlex
 import zipfile
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from ddim.cli import main
+from ddim.web.answers import Refused
 from ddim.web.application import build_application
+from ddim.web.results import ResultStore
 from ddim.web.settings import Limits, Settings
 
 RUN = "photos-tiny-1"
 SAMPLES = f"/api/runs/{RUN}/samples"
-
-
-@pytest.fixture(scope="module")
-def client(trained):
-    """A client of one server, whose worker starts once for all tests of this module."""
-    with TestClient(build_application(Settings(trained)), base_url="http://127.0.0.1:8000") as found:
-        yield found
 
 
 def events(answer):
@@ -38,11 +35,22 @@ def comparable(record):
     [
         {"seeds": [3, 4, 5, 9], "steps": 3, "film": True},
         {"seeds": [0], "sampler": "ddim", "eta": 0.5, "grid": "uniform", "fields": {"clip": "yes"}},
+        {
+            "seeds": [3, 4],
+            "steps": 3,
+            "guidance": 2.5,
+            "guide_with": "@guide",
+            "interval": [-3.1234567, None],
+        },
+        {"seeds": [3], "steps": 3, "guidance": 2.0, "guide_with": "weaker"},
+        {"seeds": [0, 1], "steps": 2, "vector": [120.7, -0.3]},
+        {"seeds": [0, 1], "steps": 2, "vector": [-1.5, 1e-05], "guidance": 2, "interval": [-4, 3]},
     ],
-    ids=["film", "fields"],
+    ids=["film", "fields", "guided by its guide", "guided by a run", "vector", "guided vector"],
 )
-def test_samples_equal_those_of_the_command(client, options, tmp_path, capsys):
-    answer = client.post(SAMPLES, json=options)
+def test_samples_equal_those_of_the_command(client, options, vector_run, weaker_run, tmp_path, capsys):
+    run = vector_run if "vector" in options else RUN
+    answer = client.post(f"/api/runs/{run}/samples", json=options)
     assert answer.status_code == 200, answer.text
     found = answer.json()
     words = shlex.split(found["command"])
@@ -62,10 +70,9 @@ def test_samples_equal_those_of_the_command(client, options, tmp_path, capsys):
     python = {}
     exec(found["python"], python)
     pixels = (python["images"].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    from PIL import Image
-
     for image, own in zip(found["images"], pixels, strict=True):
-        assert (own == Image.open(io.BytesIO(client.get(image["url"]).content))).all()
+        file = Image.open(io.BytesIO(client.get(image["url"]).content))
+        assert np.array_equal(own.squeeze(), np.asarray(file))
     capsys.readouterr()
 
 
@@ -167,11 +174,17 @@ def test_results_are_found_by_their_ids_only(client):
         assert client.get(f"/api/results/{path}").status_code == 404
 
 
-def test_old_results_make_room(trained):
-    application = build_application(Settings(trained, limits=Limits(results=2)))
-    with TestClient(application, base_url="http://localhost") as client:
-        made = [client.post(SAMPLES, json={"seeds": [seed], "steps": 1}).json() for seed in range(3)]
-        assert [client.get(found["sheet"]).status_code for found in made] == [404, 200, 200]
+def test_old_results_make_room(tmp_path):
+    store, made = ResultStore(tmp_path, 2), []
+    for _ in range(3):
+        own, folder = store.make()
+        (folder / "grid.png").write_bytes(b"picture")
+        store.keep(own)
+        made.append(own)
+    with pytest.raises(Refused, match="newer ones took its place"):
+        store.find(made[0], "grid.png")
+    assert [store.find(own, "grid.png").is_file() for own in made[1:]] == [True, True]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_details_explain_the_recipe(client):

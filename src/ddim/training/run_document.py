@@ -56,12 +56,18 @@ def describe_run(
 
 
 def describe_vectors(vectors: ImageVectors) -> dict[str, Any]:
-    """Return what run.json says about the vectors of the images: columns, hash, mean and deviation."""
+    """Return what run.json says about the vectors of the images.
+
+    These are the columns and a hash, and the mean, deviation and range over the training images.
+    """
+    rows = vectors.rows[vectors.train]
     return {
         "columns": list(vectors.columns),
         "sha256": vectors.sha256,
         "mean": vectors.mean.tolist(),
         "deviation": vectors.deviation.tolist(),
+        "low": rows.min(0).tolist(),
+        "high": rows.max(0).tolist(),
     }
 
 

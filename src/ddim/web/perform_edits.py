@@ -8,19 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.diffusion.grids import Grid
 from ddim.errors import UserError
 from ddim.runs.edit_folder import FILM, RECORD, STRIP, EditOutput, WrittenEdit, write_edit
 from ddim.runs.edit_work import override_edit_grid
 from ddim.runs.file_edits import FileEdit, Inpainting, Interpolation, Latents, Variations
 from ddim.web import tasks
-from ddim.web.perform_samples import PIPELINES, archive, join_command, sample_command, sample_run
+from ddim.web.perform_samples import PIPELINES, archive, sample_run
+from ddim.web.repeat import MASK, SAMPLED, edit_call, edit_command, guidance_options, sampling_of
 from ddim.web.worker_process import Monitor
-
-SAMPLED = "sampled"
-"""The folder of the samples that an edit starts from."""
-MASK = "mask"
-"""The file of the mask."""
 
 
 def edit_run(task: tasks.EditTask, monitor: Monitor) -> dict[str, Any]:
@@ -48,6 +43,7 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
         output=EditOutput(folder, on_note=notes.append),
         grid=grid,
         progress=lambda _, done, total: monitor.preview(int(done), total),
+        **guidance_options(task),
     )
     names = [file.relative_to(folder).as_posix() for file in files]
     return {
@@ -77,14 +73,9 @@ def _write_inputs(task: tasks.EditTask, folder: Path, monitor: Monitor) -> list[
     if task.mask is not None:
         shutil.copyfile(task.mask, folder / MASK)
     if task.seeds and task.kind != "interpolate":
-        sample_run(_sampling(task, folder / SAMPLED), monitor)
+        sample_run(sampling_of(task, folder / SAMPLED), monitor)
         files += [folder / SAMPLED / f"{seed:05d}.png" for seed in task.seeds]
     return files
-
-
-def _sampling(task: tasks.EditTask, folder: Path) -> tasks.SampleTask:
-    """Return the task that samples the seeds which an edit starts from."""
-    return tasks.SampleTask(task.run, str(folder), task.seeds)
 
 
 def _choose_edit(task: tasks.EditTask, files: Sequence[Path], mask: Path) -> FileEdit:
@@ -111,44 +102,3 @@ def _list_images(task: tasks.EditTask, written: WrittenEdit) -> list[dict[str, A
     if task.kind in ("vary", "inpaint"):
         return [{"name": name, "seed": seed} for name, seed in zip(names, _seeds(task), strict=True)]
     return [{"name": name} for name in names]
-
-
-def edit_command(task: tasks.EditTask, names: Sequence[str]) -> str:
-    """Return the command that writes the same images. If the edit starts from samples, the command that
-    samples them comes first.
-    """
-    words: list[object] = ["ddim", task.kind, task.run, *names]
-    if task.kind == "interpolate" and task.seeds:
-        words += ["--seeds", ",".join(map(str, task.seeds))]
-    if task.kind == "interpolate":
-        words += ["--frames", task.n]
-    if task.mask is not None:
-        words += ["--mask", MASK, "--resample", task.resample]
-    if task.kind == "vary":
-        words += ["--strength", task.strength]
-    if task.kind in ("vary", "inpaint"):
-        words += ["-n", task.n, "--seed", task.seed]
-    words += ["--steps", task.steps, *(["--exact"] if task.exact else [])]
-    for name, value in task.fields.items():
-        words += [f"--{name}", value]
-    first = f"{sample_command(_sampling(task, Path()))} --out {SAMPLED}\n" if names and task.seeds else ""
-    return first + join_command(words)
-
-
-def edit_call(task: tasks.EditTask, names: Sequence[str], grid: Grid) -> str:
-    """Return Python code that makes the same images from the same files."""
-    parts: list[str] = [repr(task.run)]
-    if task.kind == "interpolate":
-        parts += [f"seeds={list(task.seeds)!r}"] if task.seeds else [repr(list(names))]
-        parts += [f"frames={task.n}"]
-    elif task.kind == "invert":
-        parts += [repr(list(names)), *(["exact=True"] if task.exact else [])]
-    else:
-        parts += [repr(names[0]), *([repr(MASK)] if task.mask else [f"strength={task.strength!r}"])]
-        parts += [f"seeds=range({task.seed}, {task.seed + task.n})"]
-        parts += [f"resample={task.resample}"] if task.mask else []
-    parts += [f"steps={task.steps}", *([f"grid=ddim.grids.{grid!r}"] if task.fields else [])]
-    call = f"import ddim\nedit = ddim.{task.kind}({', '.join(parts)})"
-    if not (names and task.seeds):
-        return call
-    return f"# after: {sample_command(_sampling(task, Path()))} --out {SAMPLED}\n{call}"

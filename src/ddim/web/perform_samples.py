@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from ddim.diffusion.samplers import State
 from ddim.errors import UserError
 from ddim.evaluation.conditions import SAMPLING_FIELDS
 from ddim.plots.pictures import make_sheet, render_png
-from ddim.runs.classes import find_label
+from ddim.runs.condition import choose_condition
 from ddim.runs.folder import RUN
 from ddim.runs.generate import with_options
 from ddim.runs.guidance_choice import open_guidance
@@ -25,6 +24,7 @@ from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.sample_folder import FILM, RECORD, Output, write_samples
 from ddim.web import tasks
+from ddim.web.repeat import guidance_options, sample_call, sample_command
 from ddim.web.worker_process import Monitor
 
 KEPT = 4
@@ -108,10 +108,9 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
     pipeline = PIPELINES.open(task.run)
     steps = pipeline.recipe.choose_steps(task.steps)
     pipeline, _ = with_options(pipeline, task.fields, steps)
-    label = find_label(task.label, pipeline.recipe, pipeline.classes)
+    label = choose_condition(pipeline, task.label, task.vector, task.seeds)
     check_label(pipeline.recipe, label)
-    interval = None if task.interval is None else (task.interval[0], task.interval[1])
-    guidance = open_guidance(pipeline, label, steps, task.guidance, interval)
+    guidance = open_guidance(pipeline, label, steps, **guidance_options(task))
     batches = -(-len(task.seeds) // pipeline.runtime.micro_batch)
     preview = Preview(pipeline, monitor, batches * (steps + 1))
     output = Output(task.folder, task.film, watch=preview.watch if task.previews else None)
@@ -145,61 +144,3 @@ def archive(folder: Path) -> str:
         for name in names:
             file.write(folder / name, name)
     return ARCHIVE
-
-
-def join_command(words: Sequence[object]) -> str:
-    """Return a command as a shell takes it."""
-    return shlex.join(map(str, words))
-
-
-def sample_command(task: tasks.SampleTask) -> str:
-    """Return the command that writes the same files as a task."""
-    words: list[object] = ["ddim", "sample", task.run, "--seeds", _join_seeds(task.seeds)]
-    if task.steps is not None:
-        words += ["--steps", task.steps]
-    for name, value in task.fields.items():
-        words += [f"--{name}", value]
-    if task.label is not None:
-        words += ["--label", task.label]
-    if task.guidance is not None:
-        words += ["--guidance", task.guidance]
-    if task.interval is not None:
-        ends = ",".join("" if end is None else f"{end:g}" for end in task.interval)
-        words += [f"--guidance-interval={ends}"]
-    return join_command([*words, *(["--film"] if task.film else [])])
-
-
-def _join_seeds(seeds: Sequence[int]) -> str:
-    """Return seeds as the text for --seeds; consecutive seeds are written as a range, such as 0-15."""
-    parts: list[list[int]] = []
-    for seed in seeds:
-        if parts and seed == parts[-1][-1] + 1:
-            parts[-1].append(seed)
-        else:
-            parts.append([seed])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def sample_call(task: tasks.SampleTask, pipeline: LoadedRun) -> str:
-    """Return Python code that samples the same images."""
-    seeds = list(task.seeds)
-    consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
-    shown = f"range({seeds[0]}, {seeds[-1] + 1})" if consecutive and len(seeds) > 1 else repr(seeds)
-    options: list[str] = [f"seeds={shown}"]
-    lines, model = ["import ddim"], repr(task.run)
-    if task.steps is not None:
-        options.append(f"steps={task.steps}")
-    names = {name.split(".")[0] for name in task.fields}
-    if names - {"sampler", "grid"}:
-        lines += ["from dataclasses import replace", "from ddim.runs.codec import override"]
-        lines += [f"pipeline = ddim.load({model})"]
-        lines += [f"recipe = override(pipeline.recipe, {dict(task.fields)!r})"]
-        model = "replace(pipeline, recipe=recipe)"
-    modules = {"sampler": "ddim.samplers", "grid": "ddim.grids"}
-    for name in sorted(names & set(modules)):
-        options.append(f"{name}={modules[name]}.{getattr(pipeline.recipe, name)!r}")
-    given: Mapping[str, Any] = {"label": task.label, "guidance": task.guidance}
-    options += [f"{name}={value!r}" for name, value in given.items() if value is not None]
-    if task.interval is not None:
-        options.append(f"guidance_interval={tuple(task.interval)!r}")
-    return "\n".join([*lines, f"images = ddim.sample({model}, {', '.join(options)})"])

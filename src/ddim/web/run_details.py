@@ -78,6 +78,15 @@ class Memorised:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A number of the vectors of a run: its name, and its range among the training images."""
+
+    name: str
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class KidPoint:
     """The KID that a training measured after some images."""
 
@@ -172,6 +181,14 @@ def _describe_conditions(record: Mapping[str, Any]) -> str:
         f"{generated['images']:,} samples against {reference['images']:,} {part}images of {name}, "
         f"features {features['extractor']}"
     )
+
+
+def list_columns(facts: Mapping[str, Any]) -> list[Column]:
+    """Return the numbers of the vectors of a run, from its run.json; none without vectors."""
+    vectors = (facts.get("data") or {}).get("vectors") or {}
+    names = [show_text(str(name)) for name in vectors.get("columns") or ()]
+    ends = [vectors.get(end) or [None] * len(names) for end in ("low", "high")]
+    return [Column(*each) for each in zip(names, *ends, strict=True)]
 
 
 def describe_memorisation(own: str, run: Path) -> Memorised | None:

@@ -46,6 +46,11 @@ class RunFeed:
         await self.refresh()
         return self._runs.rows
 
+    async def all_runs(self) -> dict[str, Known]:
+        """Return what is known about each run, keyed by id."""
+        await self.refresh()
+        return dict(self._runs.known)
+
     async def sweeps(self) -> list[Sweep]:
         """Return all sweeps."""
         await self.refresh()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,9 +15,11 @@ from ddim.runs.flat import flatten_as_text
 from ddim.web.answers import Refused, reply
 from ddim.web.event_stream import EVENTS, Event, EventStream
 from ddim.web.explainer import Explainer, Field
+from ddim.web.guides import Guide, list_guides
 from ddim.web.rows import Row, Sweep, api_address, show_text
 from ddim.web.run_details import (
     Checkpoint,
+    Column,
     Curves,
     Evaluated,
     Log,
@@ -29,6 +31,7 @@ from ddim.web.run_details import (
     describe_sheets,
     find_picture,
     list_checkpoints,
+    list_columns,
     list_films,
     read_curves,
     read_log,
@@ -63,6 +66,9 @@ class Details(Row):
     evaluations: list[Evaluated] = field(default_factory=list)
     memorisation: Memorised | None = None
     class_names: list[str] = field(default_factory=list)
+    vector: list[Column] = field(default_factory=list)
+    draws_labels: bool = False
+    guides: list[Guide] = field(default_factory=list)
     samplers: list[str] = field(default_factory=list)
     grids: list[str] = field(default_factory=list)
     steps: int | None = None
@@ -84,8 +90,8 @@ def add_run_routes(router: APIRouter, feed: RunFeed, explain: Explainer, trainin
 
     @router.get("/runs/{run}", response_model=Details)
     async def show_run(run: str) -> Response:
-        known = await feed.find_run(run)
-        details = await _read(lambda: _describe(run, known))
+        known, others = await feed.find_run(run), await feed.all_runs()
+        details = await _read(lambda: _describe(run, known, {**others, run: known}))
         can_stop, can_resume = trainings.can_stop(known), trainings.can_resume(known)
         details = replace(details, can_stop=can_stop, can_resume=can_resume)
         if not details.can_sample:
@@ -141,13 +147,14 @@ async def _read(work: Callable[[], T]) -> T:
         raise Refused(409, f"a file of this run is damaged: {type(error).__name__}") from None
 
 
-def _describe(own: str, known: Known) -> Details:
+def _describe(own: str, known: Known, others: Mapping[str, Known]) -> Details:
     row, run = known.row, known.run
     if row.state == "damaged" or not run.recipe:
         return Details(**vars(row))
     fields = [Field(name, show_text(value)) for name, value in flatten_as_text(run.recipe).items()]
     checkpoints = list_checkpoints(run)
     columns, cell = sheet_layout(run)
+    data = run.recipe["data"]
     names = (run.facts.get("data") or {}).get("classes") or []
     return Details(
         **vars(row),
@@ -161,6 +168,10 @@ def _describe(own: str, known: Known) -> Details:
         evaluations=describe_evaluations(run, known.run),
         memorisation=describe_memorisation(own, run.path),
         class_names=[show_text(str(name)) for name in names] if row.classes else [],
+        vector=list_columns(run.facts),
+        # As in `ddim.runs.classes.default_label`: classes that are clusters, and vectors, are drawn.
+        draws_labels=isinstance(data.get("labels"), Mapping) or data.get("vectors") is not None,
+        guides=list_guides(own, others),
         steps=int(run.recipe["steps"]),
         can_sample=bool(checkpoints),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,6 +15,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f
 FieldPath = Annotated[str, Field(max_length=100, pattern=r"^[a-z_0-9]+(\.[a-z_0-9]+)*$")]
 Scale = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 LogSNR = Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Steps = Annotated[int, Field(ge=1, le=10**6)]
 
@@ -25,7 +26,26 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class SampleRequest(Body):
+class GuidedBody(Body):
+    """The options of guidance: scale, the log-SNRs with guidance, and the id of the weaker model."""
+
+    guidance: Scale | None = None
+    interval: list[LogSNR | None] | None = Field(None, min_length=2, max_length=2)
+    guide_with: Name | None = None
+
+    @model_validator(mode="after")
+    def _check_interval(self) -> Self:
+        if self.interval and None not in self.interval and not self.interval[0] < self.interval[1]:  # type: ignore[operator]
+            raise ValueError("interval must have its lower end first")
+        return self
+
+    @property
+    def evaluations(self) -> int:
+        """The number of network evaluations of a step: two if it is guided."""
+        return 1 if self.guidance in (None, 1) else 2
+
+
+class SampleRequest(GuidedBody):
     """Sample images; each option is that of `ddim sample`."""
 
     seeds: list[Seed] = Field(min_length=1, max_length=1000)
@@ -33,9 +53,8 @@ class SampleRequest(Body):
     sampler: Name | None = None
     grid: Name | None = None
     eta: Share | None = None
-    guidance: Scale | None = None
-    interval: list[LogSNR | None] | None = Field(None, min_length=2, max_length=2)
     label: Annotated[int, Field(ge=0, lt=10**6)] | Name | None = None
+    vector: list[Number] | None = Field(None, min_length=1, max_length=1024)
     film: bool = False
     fields: dict[FieldPath, Name] = Field(default_factory=dict, max_length=32)
 
@@ -43,8 +62,8 @@ class SampleRequest(Body):
     def _check(self) -> SampleRequest:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must name each seed once")
-        if self.interval and None not in self.interval and not self.interval[0] < self.interval[1]:  # type: ignore[operator]
-            raise ValueError("interval must have its lower end first")
+        if self.label is not None and self.vector is not None:
+            raise ValueError("give label or vector, not both")
         return self
 
     @property
@@ -55,7 +74,7 @@ class SampleRequest(Body):
         own = {"sampler": self.sampler, "grid": self.grid}
         chosen = {name: value for name, value in own.items() if value is not None}
         if self.eta is not None:
-            chosen["sampler.eta"] = f"{self.eta:g}"
+            chosen["sampler.eta"] = repr(self.eta)
         return {**chosen, **self.fields}
 
 
@@ -72,7 +91,7 @@ class Source(Body):
         return self
 
 
-class EditRequest(Body):
+class EditRequest(GuidedBody):
     """Edit images; each option is that of `ddim vary`, `interpolate`, `inpaint` or `invert`."""
 
     kind: Literal["vary", "interpolate", "inpaint", "invert"]
@@ -118,7 +137,8 @@ class EditRequest(Body):
     @property
     def passes(self) -> int:
         """Roughly how often each sampling step is done."""
-        return {"vary": 1, "interpolate": 2, "inpaint": self.resample, "invert": 4}[self.kind]
+        often = {"vary": 1, "interpolate": 2, "inpaint": self.resample, "invert": 4}[self.kind]
+        return often * self.evaluations
 
 
 def check_work(

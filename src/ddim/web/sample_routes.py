@@ -15,12 +15,13 @@ from starlette.requests import ClientDisconnect
 from ddim.web.answers import Refused, reply
 from ddim.web.event_stream import EVENTS, Event, EventStream, wait_until_left
 from ddim.web.guard import client_address
+from ddim.web.guides import find_guide
 from ddim.web.model_worker import Job, ModelWorker, follow_job, take_result
 from ddim.web.results import ResultStore, Shelves
 from ddim.web.rows import api_address
 from ddim.web.run_feed import RunFeed
 from ddim.web.run_list import Known
-from ddim.web.sample_requests import EditRequest, SampleRequest, check_work
+from ddim.web.sample_requests import EditRequest, GuidedBody, SampleRequest, check_work
 from ddim.web.settings import Limits
 from ddim.web.tasks import EditTask, SampleTask, Task, UploadTask
 
@@ -77,13 +78,13 @@ class Desk:
 
 def add_sample_routes(router: APIRouter, desk: Desk) -> None:
     """Add the addresses to a router."""
-    streams: dict[int | str, dict[str, Any]] = EVENTS
+    _add_edit_route(router, desk)
 
-    @router.post("/runs/{run}/samples", response_model=Result, responses=streams)
+    @router.post("/runs/{run}/samples", response_model=Result, responses=EVENTS)
     async def make_samples(run: str, body: SampleRequest, request: Request) -> Response:
         known = await _find_ready(desk.feed, run)
-        check_work(known.run.recipe, len(body.seeds), body.steps, desk.limits)
-        streaming = wants_events(request)
+        check_work(known.run.recipe, len(body.seeds), body.steps, desk.limits, body.evaluations)
+        guide, streaming = await _find_guide(desk.feed, run, body), wants_events(request)
 
         def build(folder: Path) -> Task:
             return SampleTask(
@@ -92,22 +93,35 @@ def add_sample_routes(router: APIRouter, desk: Desk) -> None:
                 body.seeds,
                 body.steps,
                 body.recipe_fields,
-                body.label,
-                body.guidance,
-                body.interval,
-                body.film,
-                streaming,
+                label=body.label,
+                vector=body.vector,
+                guidance=body.guidance,
+                interval=body.interval,
+                guide_with=guide,
+                film=body.film,
+                previews=streaming,
             )
 
         return await _make(desk, request, build)
 
-    @router.post("/runs/{run}/edits", response_model=Result, responses=streams)
+    @router.post("/uploads", response_model=Upload, openapi_extra=_UPLOAD_BODY)
+    async def upload_image(request: Request) -> Response:
+        return reply(await _take_upload(desk, request))
+
+    @router.get("/results/{result}/{name}", response_class=Response)
+    async def show_result(result: str, name: str) -> Response:
+        return await answer_file(desk.shelves.results, result, name)
+
+
+def _add_edit_route(router: APIRouter, desk: Desk) -> None:
+    @router.post("/runs/{run}/edits", response_model=Result, responses=EVENTS)
     async def make_edits(run: str, body: EditRequest, request: Request) -> Response:
         known = await _find_ready(desk.feed, run)
         check_work(known.run.recipe, body.count, body.steps, desk.limits, body.passes)
         images = [_find_upload(desk, source.upload) for source in body.sources if source.upload is not None]
         mask = None if body.mask is None else _find_upload(desk, body.mask)
         seeds = [source.seed for source in body.sources if source.seed is not None]
+        guide = await _find_guide(desk.feed, run, body)
 
         def build(folder: Path) -> Task:
             return EditTask(
@@ -124,17 +138,12 @@ def add_sample_routes(router: APIRouter, desk: Desk) -> None:
                 body.resample,
                 body.exact,
                 body.fields,
+                guidance=body.guidance,
+                interval=body.interval,
+                guide_with=guide,
             )
 
         return await _make(desk, request, build)
-
-    @router.post("/uploads", response_model=Upload, openapi_extra=_UPLOAD_BODY)
-    async def upload_image(request: Request) -> Response:
-        return reply(await _take_upload(desk, request))
-
-    @router.get("/results/{result}/{name}", response_class=Response)
-    async def show_result(result: str, name: str) -> Response:
-        return await answer_file(desk.shelves.results, result, name)
 
 
 _UPLOAD_BODY = {
@@ -172,6 +181,13 @@ async def _find_ready(feed: RunFeed, own: str) -> Known:
     if known.row.state == "damaged" or not known.run.facts or known.row.size is None:
         raise Refused(409, f"this run cannot be sampled: {known.row.why or 'it has not begun'}")
     return known
+
+
+async def _find_guide(feed: RunFeed, own: str, body: GuidedBody) -> str | None:
+    """Return the weaker model of a request as the worker takes it, None if the request names none."""
+    if body.guide_with is None:
+        return None
+    return await asyncio.to_thread(find_guide, body.guide_with, own, await feed.all_runs())
 
 
 def _find_upload(desk: Desk, own: str) -> str:

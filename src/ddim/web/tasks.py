@@ -22,8 +22,10 @@ class SampleTask:
         steps: sampling steps, None for those of the recipe.
         fields: fields of the recipe that differ, as text keyed by path, such as {"sampler": "ddim"}.
         label: class name, class index, "all", "natural", "none" or None.
+        vector: the numbers of the vector of all images, or None.
         guidance: guidance scale, or None.
         interval: the log-SNRs with guidance, or None.
+        guide_with: the weaker model that guides, "@guide" or a run folder, or None.
         film: whether to write a film.
         previews: whether to send a preview of each step.
     """
@@ -34,8 +36,10 @@ class SampleTask:
     steps: int | None = None
     fields: dict[str, str] = field(default_factory=dict)
     label: str | int | None = None
+    vector: list[float] | None = None
     guidance: float | None = None
     interval: list[float | None] | None = None
+    guide_with: str | None = None
     film: bool = False
     previews: bool = False
 
@@ -58,6 +62,9 @@ class EditTask:
         resample: how often "inpaint" repeats each step.
         exact: whether "invert" solves each step exactly, by fixed-point iteration.
         fields: fields of the grid that differ, as text keyed by path.
+        guidance: guidance scale, or None.
+        interval: the log-SNRs with guidance, or None.
+        guide_with: the weaker model that guides, "@guide" or a run folder, or None.
     """
 
     run: str
@@ -73,6 +80,9 @@ class EditTask:
     resample: int = 5
     exact: bool = False
     fields: dict[str, str] = field(default_factory=dict)
+    guidance: float | None = None
+    interval: list[float | None] | None = None
+    guide_with: str | None = None
 
 
 @dataclass(frozen=True)

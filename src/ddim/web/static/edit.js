@@ -2,6 +2,7 @@
 
 import { getBlob, upload } from "./api.js";
 import { button, fault, field, h, setText, show } from "./dom.js";
+import { GuidanceFields } from "./guidance.js";
 import { MaskDialog } from "./mask.js";
 
 const whole = (label, value, min, max) => {
@@ -11,8 +12,9 @@ const whole = (label, value, min, max) => {
 
 /** A panel at the foot of the window, shown while a tile is chosen. */
 export class EditPanel {
-  constructor({ cell, limits, onedit, onclear, signal }) {
-    Object.assign(this, { onedit, signal, tiles: [] });
+  constructor({ detail, limits, onedit, onclear, signal }) {
+    Object.assign(this, { detail, onedit, signal, tiles: [] });
+    this.guidance = new GuidanceFields(detail, detail.draws_labels ? "this run without its label" : "nothing");
     this.title = h("p", { class: "chosen", role: "status" });
     this.strength = h("input", {
       type: "range",
@@ -28,7 +30,7 @@ export class EditPanel {
     this.frames = whole("Frames", Math.min(9, limits.images), 2, limits.images);
     this.steps = whole("Steps", Math.min(50, limits.steps), 1, limits.steps);
     this.varyButton = button("Vary", () => this.vary());
-    this.maskButton = button("Draw a mask", () => this.mask(cell, limits));
+    this.maskButton = button("Draw a mask", () => this.mask(limits));
     this.invertButton = button("Invert", () => this.invert());
     this.betweenButton = button("Interpolate", () => this.between());
     this.save = h("a", { class: "button quiet", download: "" }, "Save PNG");
@@ -53,6 +55,12 @@ export class EditPanel {
         button("Clear", onclear, { class: "quiet", "aria-label": "Clear the choice" }),
       ),
       h("div", { class: "row" }, this.one, this.two, this.steps.element, this.save),
+      h(
+        "details",
+        {},
+        h("summary", {}, "Guidance"),
+        h("div", { class: "row guidance" }, this.guidance.scale, this.guidance.guide, this.guidance.interval),
+      ),
       this.message,
     );
   }
@@ -107,9 +115,9 @@ export class EditPanel {
     await this.begin(`Inversion of ${tile.name}`, ["image", "restored from its latent"], { kind: "invert" });
   }
 
-  async mask(cell, limits) {
+  async mask(limits) {
     const [tile] = this.tiles;
-    const drawn = await new MaskDialog(tile, cell, limits.images).ask();
+    const drawn = await new MaskDialog(tile, this.detail.size, limits.images).ask();
     if (!drawn) return;
     const { blob, n, resample } = drawn;
     const title = `Inpainting of ${tile.name}`;
@@ -119,12 +127,16 @@ export class EditPanel {
   /** Upload the images that the server does not have yet, and start the edit. */
   async begin(title, list, body, mask) {
     const tiles = this.tiles;
-    body.steps = Number(this.steps.input.value);
+    Object.assign(body, { steps: Number(this.steps.input.value) }, this.guidance.body());
     show(this.message);
     try {
       // Two samples are interpolated between their latents, which their seeds give exactly; other images are
-      // inverted first.
-      const seeded = tiles.length === 2 && tiles.every((tile) => tile.seed !== undefined);
+      // inverted first. An interpolation uses no class and no vector, but it can be guided.
+      const plain = (tile) => !tile.guided || body.guidance !== undefined;
+      const seeded =
+        tiles.length === 2 &&
+        !this.detail.draws_labels &&
+        tiles.every((tile) => tile.seed !== undefined && plain(tile));
       body.sources = seeded
         ? tiles.map(({ seed }) => ({ seed }))
         : await Promise.all(tiles.map((tile) => this.source(tile, tiles.length > 1)));

@@ -60,7 +60,7 @@ class Bench {
       oncancel: () => this.job?.abort(),
     });
     this.panel = new EditPanel({
-      cell: detail.size,
+      detail,
       limits: about.limits,
       onedit: (...edit) => this.edit(...edit),
       onclear: () => this.choose([]),
@@ -87,7 +87,7 @@ class Bench {
 
   /** Start an edit with the grid of the form. */
   edit(title, names, body) {
-    const { grid } = this.form.shared();
+    const grid = this.form.chosenGrid();
     return this.start(title, names, "/edits", grid ? { ...body, fields: { grid } } : body);
   }
 

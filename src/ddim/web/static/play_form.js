@@ -1,10 +1,9 @@
 // The form of the playground: seeds, steps, sampler, class and guidance.
 
 import { button, field, h, menu, tick } from "./dom.js";
+import { number } from "./format.js";
+import { GuidanceFields, clean, numeric, optional } from "./guidance.js";
 import { nextSeeds, parseSeeds } from "./seeds.js";
-
-const optional = (input) => (input.value.trim() === "" ? undefined : Number(input.value));
-const numeric = (props) => h("input", { type: "number", inputmode: "decimal", ...props });
 
 /** A form; `body()` returns the request, `onsubmit` and `oncancel` are called by its buttons. */
 export class PlayForm {
@@ -30,17 +29,12 @@ export class PlayForm {
       inputmode: "numeric",
       placeholder: detail.steps,
     });
-    this.guidance = numeric({ min: 0, step: 0.1, placeholder: 1 });
+    this.guidance = new GuidanceFields(detail, unguided(detail));
+    this.vector = detail.vector.map(() => numeric({ placeholder: "–" }));
     this.sampler = menu([["", `the recipe's${named(detail.sampler_default)}`], ...detail.samplers]);
     this.grid = menu([["", `the recipe's${named(detail.grid_default)}`], ...detail.grids]);
-    this.eta = numeric({ min: 0, max: 1, step: 0.1, placeholder: "the recipe's" });
-    this.low = numeric({ step: 0.5, placeholder: "all" });
-    this.high = numeric({ step: 0.5, placeholder: "all" });
+    this.eta = numeric({ min: 0, max: 1, placeholder: "the recipe's" });
     this.label = menu(labels(detail.class_names));
-    this.guide = menu([
-      ["", detail.class_names.length ? "this run without its class" : "none"],
-      ...(detail.guides ?? []),
-    ]);
     this.film = tick("Make a film from noise to the samples");
     this.make = h("button", { type: "submit", class: "main" }, "Make samples");
     this.cancel = button("Cancel", oncancel, { disabled: true });
@@ -56,7 +50,9 @@ export class PlayForm {
       },
       h("div", { class: "row joined" }, field("Seeds", this.seeds, "such as 0-15,40"), others),
       detail.class_names.length ? field("Class", this.label) : null,
-      h("div", { class: "row" }, field("Steps", this.steps), field("Guidance scale", this.guidance)),
+      vectorFields(detail.vector, this.vector),
+      h("div", { class: "row" }, field("Steps", this.steps), this.guidance.scale),
+      this.guidance.guide,
       h(
         "details",
         {},
@@ -64,13 +60,7 @@ export class PlayForm {
         field("Sampler", this.sampler),
         field("Sampling times (grid)", this.grid),
         field("Eta", this.eta, "0 deterministic, 1 as stochastic as DDPM; for ddim and dpm_solver"),
-        detail.guides?.length ? field("Guide with", this.guide, "A weaker model of this run") : null,
-        h(
-          "fieldset",
-          {},
-          h("legend", {}, "Guide only at log-SNRs"),
-          h("div", { class: "row" }, field("from", this.low), field("to", this.high)),
-        ),
+        this.guidance.interval,
         this.film.element,
       ),
       h("div", { class: "row" }, this.make, this.cancel),
@@ -79,28 +69,31 @@ export class PlayForm {
 
   /** Return the body of a request; throws an Error with a sentence if a field is wrong. */
   body() {
-    const body = { seeds: parseSeeds(this.seeds.value, this.most), ...this.shared() };
-    const [low, high] = [optional(this.low), optional(this.high)];
-    if ((low === undefined) !== (high === undefined))
-      throw new Error("Guidance at some log-SNRs needs both ends, from and to.");
     return clean({
-      ...body,
+      seeds: parseSeeds(this.seeds.value, this.most),
+      steps: optional(this.steps),
       sampler: this.sampler.value || undefined,
+      grid: this.chosenGrid(),
       eta: optional(this.eta),
-      interval: low === undefined ? undefined : [low, high],
       label: this.label.value || undefined,
+      vector: this.readVector(),
+      ...this.guidance.body(),
       film: this.film.box.checked || undefined,
     });
   }
 
-  /** Return the options that samples and edits share, except the steps, which have different defaults. */
-  shared() {
-    return clean({
-      steps: optional(this.steps),
-      grid: this.grid.value || undefined,
-      guidance: optional(this.guidance),
-      guide_with: this.guide.value || undefined,
-    });
+  /** Return the chosen grid, which edits use too; undefined for the default. */
+  chosenGrid() {
+    return this.grid.value || undefined;
+  }
+
+  /** Return the vector, undefined if its fields are empty; throws an Error if only some are filled. */
+  readVector() {
+    const numbers = this.vector.map(optional);
+    const missing = numbers.filter((number) => number === undefined).length;
+    if (missing === numbers.length) return undefined;
+    if (missing) throw new Error("Give all numbers of the vector, or none.");
+    return numbers;
   }
 
   /** Enable the right buttons while a request is in progress, or while none is. */
@@ -116,8 +109,32 @@ export class PlayForm {
 
 const named = (name) => (name ? ` (${name})` : "");
 
-const clean = (body) =>
-  Object.fromEntries(Object.entries(body).filter(([, value]) => value !== undefined && !Number.isNaN(value)));
+/** Return the text for samples without a weaker model: what guides them instead. */
+function unguided({ class_names: names, vector }) {
+  if (vector.length) return "this run without its vector";
+  return names.length ? "this run without its class" : "nothing";
+}
+
+/** Return the fields of the vector of all images, each with its range among the training images. */
+function vectorFields(columns, inputs) {
+  if (!columns.length) return null;
+  const range = ({ low, high }) => (low === null ? "" : `${number(low)} to ${number(high)}`);
+  return h(
+    "fieldset",
+    { class: "vector" },
+    h("legend", {}, "Vector of all images"),
+    h(
+      "div",
+      { class: "numbers" },
+      columns.map((column, k) => field(column.name, inputs[k], range(column))),
+    ),
+    h(
+      "small",
+      { class: "note" },
+      "The ranges are those of the training images. Leave all empty, and each sample gets the vector of one.",
+    ),
+  );
+}
 
 function labels(names) {
   return [

@@ -1,0 +1,129 @@
+"""The weaker models that the page offers to guide a run, and what it asks of a run with vectors."""
+
+import json
+import shutil
+
+import pytest
+
+import sweeping
+from ddim.web.guides import list_guides
+from ddim.web.run_list import RunList
+
+RUN = "photos-tiny-1"
+
+
+def guides(folder, own=RUN):
+    """The ids of the guides of a run in a folder."""
+    found = RunList(folder)
+    found.refresh(fully=True)
+    return [guide.id for guide in list_guides(own, found.known)]
+
+
+def change(runs, name, **fields):
+    """Copy the first run, and set fields of its run.json by path; dots are written as double underscores."""
+    shutil.copytree(runs / RUN, runs / name)
+    document = json.loads((runs / name / "run.json").read_text())
+    for path, value in fields.items():
+        *parts, last = path.split("__")
+        place = document
+        for part in parts:
+            place = place[part]
+        place[last] = value
+    (runs / name / "run.json").write_text(json.dumps(document))
+
+
+def test_a_run_is_guided_by_its_early_checkpoint_and_by_runs_of_the_same_images(runs):
+    assert guides(runs) == ["@guide"]
+    change(runs, "other")
+    assert guides(runs) == ["@guide", "other"]
+    assert guides(runs, "other") == ["@guide", RUN]
+    shutil.rmtree(runs / "other" / "checkpoints")
+    shutil.rmtree(runs / RUN / "guide")
+    assert guides(runs) == []
+
+
+def test_runs_that_wait_or_are_damaged_are_not_offered(runs):
+    sweeping.plan_sweep(runs / "rates", ["0.001"])
+    for name, text in {"a": "{}", "b": '{"recipe": {"data": 3}}', "c": '{"recipe": {"data": {}}}'}.items():
+        (runs / name).mkdir()
+        (runs / name / "run.json").write_text(text)
+    assert guides(runs) == ["@guide"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"data__fingerprint": "0" * 64},
+        {"recipe__data__size": [64, 64]},
+        {"recipe__data__validation": 0.5},
+        {"recipe__seed": 1},
+        {"recipe__pixels": {"kind": "fixed", "mean": 0.5, "std": 0.5}},
+        {"recipe__data__labels": True, "recipe__data__unlabelled": 0.0},
+    ],
+    ids=str,
+)
+def test_a_run_that_does_not_fit_is_not_offered(runs, fields):
+    change(runs, "other", **fields)
+    assert guides(runs) == ["@guide"]
+
+
+def test_a_guide_with_labels_fits_if_it_also_learned_images_without_or_has_the_same(runs):
+    change(runs, "labelled", recipe__data__labels=True, data__classes=["a", "b"])
+    change(runs, "others", recipe__data__labels=True, data__classes=["a", "c"])
+    assert sorted(guides(runs)) == ["@guide", "labelled", "others"]
+    assert guides(runs, "labelled") == ["@guide", RUN]
+    change(runs, "twin", recipe__data__labels=True, data__classes=["a", "b"])
+    assert sorted(guides(runs, "labelled")) == ["@guide", RUN, "twin"]
+
+
+def test_the_details_offer_guides_and_name_the_numbers_of_vectors(client, vector_run):
+    found = client.get(f"/api/runs/{RUN}").json()
+    assert found["guides"][0] == {"id": "@guide", "name": "its early checkpoint"}
+    assert found["vector"] == []
+    assert not found["draws_labels"]
+    found = client.get(f"/api/runs/{vector_run}").json()
+    assert [column["name"] for column in found["vector"]] == ["level", "other"]
+    assert found["draws_labels"]
+    level = found["vector"][0]
+    assert 40 <= level["low"] < level["high"] <= 220
+
+
+@pytest.mark.parametrize(
+    ("run", "body", "said"),
+    [
+        (RUN, {"guide_with": "/etc"}, "guide_with must be @guide, or the id of a run"),
+        (RUN, {"guide_with": "@raw"}, "guide_with must be @guide, or the id of a run"),
+        (RUN, {"guide_with": "../photos-tiny-1@guide"}, "guide_with must be @guide, or the id of a run"),
+        (RUN, {"guide_with": "vectors-1"}, "guide_with must be @guide, or the id of a run"),
+        (RUN, {"guide_with": "@guide", "guidance": None}, "guide_with needs a guidance scale too"),
+        (RUN, {"interval": [-1, 2], "guidance": None}, "guidance_interval needs a guidance scale too"),
+        (RUN, {}, "guidance needs a label, and this run was trained without labels"),
+        (RUN, {"vector": [1.0, 2.0]}, "vector must be left out, since this run was trained without"),
+        ("vectors-1", {"vector": [1.0]}, "vector must hold 2 numbers (level, other), got 1 numbers"),
+        ("vectors-1", {"vector": [1.0, 2.0], "label": 1}, "give label or vector, not both"),
+        ("vectors-1", {"label": "rose"}, "label must be left out, since this run was trained with vectors"),
+    ],
+    ids=str,
+)
+def test_guidance_and_vectors_that_cannot_be_used_are_one_sentence(client, vector_run, run, body, said):
+    answer = client.post(f"/api/runs/{run}/samples", json={"seeds": [0], "guidance": 2.0, **body})
+    assert answer.status_code == 422
+    assert said in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"kind": "vary"}, "a variation uses no class label, so only a weaker model can guide it"),
+        ({"kind": "invert", "guide_with": "@guide"}, "an inversion cannot be guided"),
+        ({"kind": "vary", "guide_with": "nothing"}, "guide_with must be @guide"),
+        ({"kind": "vary", "interval": [2, 1], "guide_with": "@guide"}, "interval must have its lower end"),
+    ],
+    ids=str,
+)
+def test_edits_that_cannot_be_guided_are_one_sentence(client, body, said):
+    body = {"sources": [{"seed": 0}], "guidance": 2.0, **body}
+    answer = client.post(f"/api/runs/{RUN}/edits", json=body)
+    assert answer.status_code == 422
+    assert said in answer.json()["error"]
