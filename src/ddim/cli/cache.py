@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PART",
-        help='remove parts: images, surveys, features, compiler, downloads, weights, or "all" of them',
+        help='remove parts: images, surveys, features, compiler, downloads, hub, weights, or "all" of them',
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ddim.errors import UserError, describe_given
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.folder import check_unused, make_numbered_folder, make_output_folder
+from ddim.runs.hub_run import locate_run
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.run_path import names_checkpoint
 
@@ -45,7 +46,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
     """
     if not isinstance(run, LoadedRun):
         check_run_path(run)
-    folder = run.checkpoint.run if isinstance(run, LoadedRun) else Path(run)
+    folder = run.checkpoint.run if isinstance(run, LoadedRun) else locate_run(run)
     if out is not None:
         check_unused(Path(out))
     elif (folder / MANIFEST).is_file() or names_checkpoint(folder):

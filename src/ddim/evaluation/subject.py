@@ -19,6 +19,7 @@ from ddim.data import Images, open_images
 from ddim.data.batch import gather_batch
 from ddim.data.decode import UnusableError
 from ddim.data.deep import read_any_header
+from ddim.data.hub import names_repository
 from ddim.data.open import find_source, source_exists
 from ddim.data.sources import Member
 from ddim.data.values import choose_channels
@@ -41,6 +42,7 @@ from ddim.runs.generate import P, sample_uint8, with_options
 from ddim.runs.guidance import Guidance, Interval, count_evaluations
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.guidance_name import name_guidance
+from ddim.runs.hub_run import locate_run
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
 from ddim.runs.progress import READING, Progress
@@ -163,7 +165,9 @@ class Subject:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a path is a run folder, RUN/best, RUN/guide or a checkpoint, and not images."""
+    """Return whether a path names a run, in a folder or on the Hub, or a checkpoint, and not images."""
+    if names_repository(path):
+        return True
     return any((path / name).exists() for name in (RUN, "checkpoints", MANIFEST)) or names_checkpoint(path)
 
 
@@ -198,7 +202,8 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
 
 
 def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Progress) -> Subject:
-    source, path = str(path), find_named_checkpoint(path) or path
+    source, path = str(path), locate_run(path)
+    path = find_named_checkpoint(path) or path
     run = load(path, samples.weights, device=samples.device, threads=samples.threads)
     selected = open_reference(run, reference, partial(progress, READING))
     run, label, guidance = prepare_sampling(run, samples)

@@ -150,7 +150,7 @@ def export_run(
     if out is not None:
         check_unused(Path(out))
     loaded = load(run, weights, own=own, device="cpu")
-    name = find_run_folder(run).resolve().name
+    name = find_run_folder(loaded.checkpoint.run).resolve().name
     parent = Path("exports") if out is None else Path(out).parent
     with temporary_folder(parent / name if out is None else Path(out)) as folder:
         notes, opening = _write_format(loaded, folder, to, steps)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.values import EIGHT_BITS, Values
@@ -26,9 +26,12 @@ from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
 from ddim.runs.codec import dump, load_recipe
+from ddim.runs.fitting import build_fitting_model
+from ddim.runs.hub_run import locate_run
 from ddim.runs.kinds import choose_value
 from ddim.runs.own_parts import give_parts
-from ddim.runs.recipe import Fixed, Recipe, build_model
+from ddim.runs.published import choose_published
+from ddim.runs.recipe import Fixed, Recipe
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import find_checkpoint
 from ddim.runs.searched_grids import find_saved_grid
@@ -176,7 +179,8 @@ def load(
     """Load the newest undamaged checkpoint of a run, ready to sample.
 
     Args:
-        run: a run folder, RUN/best for its best checkpoint, or a checkpoint folder.
+        run: a run folder, RUN/best for its best checkpoint, a checkpoint folder, or hub:OWNER/NAME[@REVISION]
+            for a run on the Hugging Face Hub, which is downloaded once (the extra `hub`).
         weights: "ema", "raw", the name of another EMA of the run (see `ddim.nn.ema.name_averages`), or of an
             average that `ddim.reconstruct_average` or `ddim.pick_average` made, such as "picked".
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]. A run folder stores
@@ -195,31 +199,26 @@ def load(
     """
     give_parts(own)
     check_threads(threads)
+    run = locate_run(run)
     path = find_checkpoint(run)
     # The files are hashed now, because a training in progress may soon remove them.
     sha256 = checkpoint.hash_checkpoint(path)
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     state = load_state(path)
-    stored = find_stored_average(path, weights, recipe)
-    # Building a model draws initial weights, which must not change the caller's random state.
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(recipe, state.channels)
+    published = choose_published(path, weights)
+    stored = None if published else find_stored_average(path, weights, recipe)
     tensors = checkpoint.read_tensors(path, "model")
     if stored is not None:
         tensors |= checkpoint.read_tensors(stored, AVERAGE)
-    elif weights != "raw":
+    elif not published and weights != "raw":
         tensors |= checkpoint.read_tensors(path, f"ema/{'default' if weights == 'ema' else weights}")
-    if wrong := find_misfit(model, tensors):
-        raise checkpoint.Damaged(
-            f"{path}/model.safetensors does not fit its recipe: {wrong} is missing or of another shape"
-        )
-    model.load_state_dict(tensors)
+    model = build_fitting_model(path, recipe, state.channels, tensors)
     runtime = _runtime(state.runtime, device, compiling, threads)
     runtime.place(model.eval().requires_grad_(False))
     model.net = runtime.compiled(model.net, frozen=True)
     average = None if stored is None else checkpoint.hash_checkpoint(stored)
     clusters = read_clusters(path, recipe)
-    loaded = LoadedCheckpoint(path, sha256, weights, state, Path(run), average, clusters)
+    loaded = LoadedCheckpoint(path, sha256, published or weights, state, run, average, clusters)
     more = {"values": state.values, "vectors": load_vectors(path, recipe)}
     counts = count_images(clusters)
     return LoadedRun(model, state.pixels, recipe, runtime, loaded, class_counts=counts, **more)
@@ -321,17 +320,6 @@ def load_state(path: Path) -> RunState:
         return RunState.from_json(document)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise checkpoint.Damaged(f"{path}/state.json is not the state of a run: {error}") from None
-
-
-def find_misfit(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of a weight that is missing in `tensors` or in the model, or has another shape there.
-
-    Return None if there is no such weight.
-    """
-    state = model.state_dict()
-    wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
-    wrong += [name for name in tensors if name not in state]
-    return wrong[0] if wrong else None
 
 
 def _runtime(recorded: Runtime, device: str | None, compiling: bool, threads: int | None) -> Runtime:

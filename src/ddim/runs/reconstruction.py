@@ -34,6 +34,7 @@ from ddim.runs.averages import (
     store_average,
 )
 from ddim.runs.codec import load_recipe
+from ddim.runs.hub_run import locate_run
 from ddim.runs.pipeline import load_state
 from ddim.runs.recipe import Recipe
 from ddim.runs.run_path import find_checkpoint, find_run_folder
@@ -98,6 +99,7 @@ def open_averages(run: str | Path, path: Path | None = None) -> Averages:
     Raises:
         UserError: if the run has no checkpoint, or no snapshots.
     """
+    run = locate_run(run)
     path = path or find_checkpoint(run)
     folder = find_run_folder(run)
     if folder.resolve() == path.resolve():

@@ -1,14 +1,16 @@
-"""Paths that name a run: its folder, RUN/best, RUN/guide, or one of its checkpoints."""
+"""Names of a run: its folder, RUN/best, RUN/guide, one of its checkpoints, or hub:OWNER/NAME[@REVISION]."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
 
+from ddim.data.hub import names_repository
 from ddim.errors import UserError
 from ddim.files import read_json
 from ddim.runs import checkpoint
 from ddim.runs.folder import RUN
+from ddim.runs.hub_run import locate_run
 from ddim.runs.manifest import parse_step
 
 CHECKPOINTS = "checkpoints"
@@ -75,9 +77,13 @@ def parse_place(text: str, own: Path | None) -> tuple[Path, str]:
             "guide", the step of a checkpoint, or weights such as "raw"; the default is EMA weights.
         own: the run that is meant if the path is left out, as in "@guide"; None if there is no such run.
 
+    The text hub:OWNER/NAME@REVISION names a run on the Hub as a whole: it holds one set of weights.
+
     Raises:
         UserError: if the path is left out and `own` is None.
     """
+    if names_repository(text):
+        return Path(text), "ema"
     if not text:
         if own is None:
             raise UserError(
@@ -98,12 +104,13 @@ def find_checkpoint(run: str | Path) -> Path:
     """Return the folder of the checkpoint that a path names.
 
     Args:
-        run: a run folder, for its newest undamaged checkpoint; RUN/best or RUN/guide; or a checkpoint folder.
+        run: a run folder, for its newest undamaged checkpoint; RUN/best or RUN/guide; a checkpoint folder; or
+            hub:OWNER/NAME, for a run on the Hub.
 
     Raises:
         UserError: if there is no such checkpoint, or the checkpoint folder is damaged.
     """
-    run = Path(run)
+    run = locate_run(run)
     if found := find_named_checkpoint(run):
         return found
     if not run.is_dir():

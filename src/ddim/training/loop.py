@@ -26,7 +26,8 @@ from ddim.nn.recompute import recompute_blocks
 from ddim.nn.replica import Replica, replicate
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import dump
-from ddim.runs.pipeline import CLUSTERS, VECTORS, find_misfit
+from ddim.runs.fitting import find_misfit
+from ddim.runs.pipeline import CLUSTERS, VECTORS
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw_batch, draw_rows
@@ -312,7 +313,7 @@ class Training:
         Raises:
             UserError: if the weights do not fit this network.
         """
-        if wrong := find_misfit(self.model, tensors):
+        if wrong := find_misfit(self.model.state_dict(), tensors):
             raise UserError(
                 f"--from loads weights that do not fit the network of recipe {self.recipe.name}: {wrong} is "
                 "missing or has another shape; leave out --recipe and --net to use the network of the weights"

@@ -10,6 +10,7 @@ from ddim.data.open import absolute_source
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError
 from ddim.runs.codec import dump
+from ddim.runs.hub_run import pin_run
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import list_versions
 from ddim.training.loop import Training
@@ -32,7 +33,7 @@ def describe_run(
     return {
         "recipe": dump(training.recipe),
         "seed": training.recipe.seed,
-        "source": None if source is None else str(source.resolve()),
+        "source": None if source is None else pin_run(source),
         # The hash identifies the weights, because a source that is trained further has other weights.
         "source_sha256": None if parent is None else parent.checkpoint.sha256,
         "data": {

@@ -1,0 +1,253 @@
+"""Repositories on the Hugging Face Hub: their names, their files, and their errors in one sentence.
+
+This needs the extra `hub`. Strangers write what a repository holds: only files that the caller names are
+downloaded, with a limit of size, into the cache of `huggingface_hub`. Nothing in them runs.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from ddim.errors import FULL_DISK, UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+PREFIX = "hub:"
+"""How the name of a repository begins where a run is named too."""
+
+# The rules of the Hub, without its lengths. The name and the revision become parts of paths in the cache.
+_WORD = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
+_NAME = re.compile(
+    rf"(?:{PREFIX})?(?P<owner>{_WORD})/(?P<name>{_WORD})(?:@(?P<revision>[A-Za-z0-9_][\w./-]*))?", re.ASCII
+)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+class HubError(UserError):
+    """The Hub did not do what was asked of it. The message says why."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository on the Hub: its owner, its name, and a branch, tag or commit; None for the main branch."""
+
+    owner: str
+    name: str
+    revision: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Its name on the Hub, OWNER/NAME."""
+        return f"{self.owner}/{self.name}"
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.id}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A downloaded file, and the commit of the repository that it belongs to."""
+
+    path: Path
+    commit: str
+
+
+def names_repository(run: str | Path) -> bool:
+    """Return whether a name of a run begins with "hub:"."""
+    return str(run).startswith(PREFIX)
+
+
+def parse_repository(text: str | Path) -> Repository:
+    """Return the repository that OWNER/NAME or OWNER/NAME@REVISION names; "hub:" may stand before it.
+
+    Raises:
+        UserError: if the name has another form.
+    """
+    shown = text.as_posix() if isinstance(text, PurePath) else text
+    found = _NAME.fullmatch(shown)
+    if not found or ".." in shown or "--" in found["owner"] + "/" + found["name"]:
+        raise UserError(
+            "a repository on the Hub is named hub:OWNER/NAME or hub:OWNER/NAME@REVISION, such as "
+            f"hub:ada/flowers, got {shown!r}"
+        )
+    return Repository(found["owner"], found["name"], found["revision"])
+
+
+def connect_to_hub(purpose: str) -> HfApi:
+    """Return the client of the Hub.
+
+    Args:
+        purpose: the subject of the message, such as "pushing a run".
+
+    Raises:
+        UserError: if the package is not installed.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise UserError(f"{purpose} needs huggingface_hub: pip install 'ddim[hub]' ({error})") from None
+    return HfApi(library_name="ddim", library_version=version("ddim"))
+
+
+def check_login(purpose: str) -> None:
+    """Check that there is a token of the user for the Hub.
+
+    Raises:
+        HubError: if there is none.
+    """
+    if not _has_token():
+        raise HubError(f"{purpose} needs a token with the right to write: {_LOGIN}")
+
+
+def find_file(repository: Repository, file: str, largest: int) -> HubFile:
+    """Download a small file that marks what a repository is, and return it with the commit.
+
+    If the Hub cannot be reached or refuses, the copy of an earlier download is taken, and a warning says so;
+    a setting of `huggingface_hub` such as HF_HUB_OFFLINE=1 asks for this, and there is no warning. A commit
+    in place of a branch needs no connection after its first download.
+
+    Args:
+        repository: the repository.
+        file: the name of the file.
+        largest: the largest size in bytes.
+
+    Raises:
+        HubError: if there is no such repository, revision or file, or no connection and no copy.
+    """
+    api = connect_to_hub(str(repository))
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    revision = repository.revision or "main"
+    known = try_to_load_from_cache(repository.id, file, revision=revision)
+    copy = HubFile(Path(known), Path(known).parent.name) if isinstance(known, str) else None
+    if copy is not None and _COMMIT.fullmatch(revision):
+        return copy
+    try:
+        with explain_errors(repository):
+            _check_size(api, repository, file, revision, largest)
+            # With the name of a branch, not the commit, so that the cache remembers what the branch was.
+            path = Path(api.hf_hub_download(repository.id, file, revision=revision))
+    except HubError as error:
+        if copy is None:
+            raise
+        if not isinstance(error.__cause__, OfflineModeIsEnabled):
+            warnings.warn(f"{error}; its copy of commit {copy.commit[:12]} is used", stacklevel=2)
+        return copy
+    return HubFile(path, path.parent.name)
+
+
+def download_part(
+    repository: Repository, commit: str, file: str, largest: int, *, again: bool = False
+) -> Path:
+    """Return the path of a file of a commit in the cache of `huggingface_hub`; download it if necessary.
+
+    Args:
+        repository: the repository.
+        commit: the commit.
+        file: the name of the file.
+        largest: the largest size in bytes.
+        again: whether to download it even if there is a copy, which may be damaged.
+
+    Raises:
+        HubError: if it cannot be downloaded or is larger.
+    """
+    api = connect_to_hub(str(repository))
+    from huggingface_hub import try_to_load_from_cache
+
+    known = try_to_load_from_cache(repository.id, file, revision=commit)
+    if isinstance(known, str) and not again:
+        return Path(known)
+    with explain_errors(repository):
+        _check_size(api, repository, file, commit, largest)
+        return Path(api.hf_hub_download(repository.id, file, revision=commit, force_download=again))
+
+
+@contextmanager
+def explain_errors(repository: Repository) -> Iterator[None]:
+    """Turn all errors of the Hub and of the network in a block into a `HubError`.
+
+    A full disk stays an OSError.
+    """
+    from huggingface_hub import errors
+
+    # Version 2 has other errors of HTTP than version 1, by the same name.
+    http: Any = errors.HTTPError  # type: ignore[attr-defined]
+    others = errors.EntryNotFoundError, errors.XetDownloadError
+    try:
+        yield
+    except UserError:
+        raise
+    except (http, OSError, ValueError, RuntimeError, *others) as error:
+        # A failed upload is a RuntimeError, whose cause is the error of HTTP.
+        cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
+        if isinstance(cause, OSError) and cause.errno in FULL_DISK:
+            raise
+        raise HubError(_explain(cause, repository)) from cause
+
+
+def _explain(error: BaseException, repository: Repository) -> str:  # noqa: PLR0911 (one for each kind of error)
+    from huggingface_hub import errors
+
+    name = repository.id
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, so that the Hub cannot be asked for {name}: unset it"
+    if isinstance(error, errors.GatedRepoError):
+        return f"{name} is gated: accept its conditions at https://huggingface.co/{name}, then {_LOGIN}"
+    if isinstance(error, errors.DisabledRepoError):
+        return f"the Hub has disabled {name}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{name} has no branch, tag or commit {repository.revision or 'main'}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        if _has_token():
+            return f"the Hub has no model {name} that your token can read"
+        return f"the Hub has no public model {name}; if it is private, {_LOGIN}"
+    if isinstance(error, errors.EntryNotFoundError) and isinstance(error, errors.HfHubHTTPError):
+        return f"{name} is not a run of ddim: it has no {_last_part(error)}; `ddim push` uploads runs"
+    if isinstance(error, errors.HfHubHTTPError):
+        return _explain_status(error.response.status_code, error, name)
+    reason = " ".join(str(error).split())[:300]
+    if isinstance(error, errors.HTTPError):  # type: ignore[attr-defined]
+        return f"the Hub cannot be reached for {name}: {reason or type(error).__name__}"
+    return f"{name} cannot be downloaded or uploaded: {reason or type(error).__name__}"
+
+
+def _explain_status(status: int, error: BaseException, name: str) -> str:
+    if status == 401:
+        return f"the Hub does not know your token: {_LOGIN}"
+    if status == 403:
+        return f"your token may not do this with {name}: a token with the right to write is needed"
+    if status == 429:
+        return "the Hub takes no more requests from you for now (429): wait some minutes"
+    said = getattr(error, "server_message", None) or f"status {status}"
+    return f"the Hub answered with an error for {name}: {' '.join(str(said).split())[:300]}"
+
+
+def _last_part(error: Any) -> str:  # noqa: ANN401 (an error with a response)
+    return str(error.response.url).split("?")[0].rsplit("/", 1)[-1]
+
+
+def _has_token() -> bool:
+    from huggingface_hub import get_token
+
+    return get_token() is not None
+
+
+def _check_size(api: HfApi, repository: Repository, file: str, revision: str, largest: int) -> None:
+    """Check the size that the Hub states for a file, before it is downloaded."""
+    from huggingface_hub import hf_hub_url
+
+    url = hf_hub_url(repository.id, file, revision=revision, endpoint=api.endpoint)
+    size = api.get_hf_file_metadata(url=url).size
+    if size is None or size > largest:
+        shown = "an unknown size" if size is None else f"{size:,} bytes"
+        raise UserError(f"{file} of {repository} is refused: it has {shown}, at most {largest:,} are allowed")

@@ -1,0 +1,96 @@
+"""Build the model of a recipe around stored weights, with no more memory than the weights need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ddim.diffusion.denoiser import Model
+from ddim.runs.manifest import Damaged
+from ddim.runs.own_parts import is_own
+from ddim.runs.recipe import Recipe, build_model
+
+_CALLS, _MORE_CALLS = 100, 5000
+"""Calls of torch functions for each stored tensor, and besides; our networks need about 10 for a tensor."""
+
+
+def build_fitting_model(path: Path, recipe: Recipe, channels: int, tensors: Mapping[str, Tensor]) -> Model:
+    """Return the model of a recipe with the weights `tensors`.
+
+    A run may come from a stranger, so the network is first built without memory, and only as far as these
+    tensors can reach: a recipe with a million blocks is refused at once.
+
+    Args:
+        path: the checkpoint, for messages.
+        recipe: the recipe.
+        channels: the number of image channels.
+        tensors: the weights, keyed by name.
+
+    Raises:
+        Damaged: if they do not fit the network of the recipe.
+    """
+    # A network of the user may need real tensors when it is built, and is no stranger's.
+    wrong = None if is_own(recipe.net) else _find_misfit_on_meta(recipe, channels, tensors)
+    if wrong:
+        raise _describe_misfit(path, wrong)
+    # Building a model draws initial weights, which must not change the caller's random state.
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(recipe, channels)
+    if wrong := find_misfit(model.state_dict(), tensors):
+        raise _describe_misfit(path, wrong)
+    model.load_state_dict(tensors)
+    return model
+
+
+def find_misfit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of a weight that is missing in `tensors` or in the state, or has another shape there.
+
+    Return None if there is no such weight.
+    """
+    wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
+    wrong += [name for name in tensors if name not in state]
+    return wrong[0] if wrong else None
+
+
+def _find_misfit_on_meta(recipe: Recipe, channels: int, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return what does not fit, without memory for weights; see `find_misfit`."""
+    try:
+        with torch.device("meta"), _Limit(_CALLS * len(tensors) + _MORE_CALLS):
+            return find_misfit(build_model(recipe, channels).state_dict(), tensors)
+    except (_TooMany, RuntimeError, OverflowError, MemoryError):
+        return "a weight"
+
+
+def _describe_misfit(path: Path, wrong: str) -> Damaged:
+    return Damaged(
+        f"{path}/model.safetensors does not fit its recipe: {wrong} is missing or of another shape"
+    )
+
+
+class _TooMany(Exception):  # noqa: N818 (an event inside this module)
+    """A network has more weights than its file."""
+
+
+class _Limit(TorchFunctionMode):
+    """Ends a block after a number of calls of torch functions by this thread."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.left = calls
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401  (torch's)
+        self.left -= 1
+        if self.left < 0:
+            raise _TooMany
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,164 @@
+"""Runs on the Hugging Face Hub, named as hub:OWNER/NAME[@REVISION]: download one and return its checkpoint.
+
+A repository is one published checkpoint (see `ddim.runs.published`) with a model card beside it. Its manifest
+says which files belong to it. Only files of known names and allowed sizes are downloaded, and they get to
+their place in the cache only if all bytes are those of the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ddim.data.hub import (
+    HubError,
+    HubFile,
+    Repository,
+    download_part,
+    find_file,
+    names_repository,
+    parse_repository,
+)
+from ddim.errors import UserError
+from ddim.files import cache_folder, publish_folder, remove_folder, remove_leftovers, temporary_folder
+from ddim.runs.manifest import MANIFEST, Damaged, read_document, read_manifest, verify
+from ddim.runs.published import PUBLISHED
+
+FOLDER = "hub"
+"""The folder in the cache with the downloaded runs: OWNER--NAME/COMMIT/NAME."""
+
+_WEIGHTS, _TEXT = 2**34, 2**26
+NEEDED = ("model.safetensors", "state.json", "recipe.json", f"{PUBLISHED}.json")
+"""The files that every published checkpoint has."""
+ALLOWED = {
+    "model.safetensors": _WEIGHTS,
+    "state.json": _TEXT,
+    "recipe.json": _TEXT,
+    f"{PUBLISHED}.json": _TEXT,
+    "clusters.safetensors": _WEIGHTS,
+    "vectors.safetensors": _WEIGHTS,
+    "grids.json": _TEXT,
+    "guidance.json": _TEXT,
+}
+"""The files of a published checkpoint, with their largest sizes in bytes."""
+
+_SAMPLING = ("net", "schedule", "sampled_on", "conditioning", "predicts", "sampler", "grid", "steps")
+LARGEST_NUMBER = 1_000_000
+"""The largest whole number in the parts of a recipe that sampling uses: larger ones would fill the memory."""
+
+
+def locate_run(run: str | Path) -> Path:
+    """Return the path of a run; a run that is named hub:OWNER/NAME is downloaded first.
+
+    Raises:
+        UserError: if the run on the Hub cannot be downloaded, or is not a published run.
+    """
+    return fetch_run(parse_repository(run)) if names_repository(run) else Path(run)
+
+
+def pin_run(run: Path) -> str:
+    """Return a name of a run that stays valid: its absolute path, or hub:OWNER/NAME@COMMIT.
+
+    Raises:
+        UserError: if the run on the Hub cannot be found.
+    """
+    if not names_repository(run):
+        return str(run.resolve())
+    return str(replace(parse_repository(run), revision=locate_run(run).parent.name))
+
+
+def fetch_run(repository: Repository) -> Path:
+    """Return the folder of the checkpoint of a run on the Hub; what is in the cache is not downloaded again.
+
+    Raises:
+        HubError: if it cannot be downloaded.
+        UserError: if it is not a published run, or is damaged.
+    """
+    mark = find_file(repository, MANIFEST, _TEXT)
+    name = repository.name
+    folder = cache_folder() / FOLDER / f"{repository.owner}--{name}" / mark.commit / name
+    if folder.is_dir():
+        try:
+            verify(folder)
+            return folder
+        except Damaged:
+            remove_folder(folder)
+    try:
+        _assemble(repository, mark, folder)
+    except Damaged as damage:
+        # The copy in the cache of huggingface_hub may be damaged, and the file on the Hub sound.
+        try:
+            _assemble(repository, mark, folder, again=True)
+        except HubError:
+            raise damage from None
+    return folder
+
+
+def _assemble(repository: Repository, mark: HubFile, folder: Path, *, again: bool = False) -> None:
+    """Download the files of a published checkpoint, check all of them, and move them to `folder`."""
+    with temporary_folder(folder) as temporary:
+        remove_leftovers(folder.parent)
+        try:
+            for name, largest in _list_parts(repository, mark, temporary, again=again):
+                _copy(download_part(repository, mark.commit, name, largest, again=again), temporary / name)
+            verify(temporary)
+            _check_numbers(read_document(temporary, "recipe"), repository)
+        except Damaged as damage:
+            raise Damaged(str(damage).replace(str(temporary), str(repository))) from None
+        try:
+            publish_folder(temporary, folder)
+        except OSError:
+            # Another process may have been quicker.
+            if not folder.is_dir():
+                raise
+
+
+def _list_parts(
+    repository: Repository, mark: HubFile, temporary: Path, *, again: bool
+) -> Iterator[tuple[str, int]]:
+    """Copy the manifest into a folder; yield the names of the other files and their sizes in the manifest."""
+    path = download_part(repository, mark.commit, MANIFEST, _TEXT, again=True) if again else mark.path
+    _copy(path, temporary / MANIFEST)
+    files = read_manifest(temporary).files
+    for name in NEEDED:
+        if name not in files:
+            raise UserError(f"{repository} is not a published run: its {MANIFEST} does not list {name}")
+    for name, entry in files.items():
+        if name not in ALLOWED:
+            raise UserError(f"{repository} is refused: {name!r} does not belong to a published run")
+        size = entry.get("size") if isinstance(entry, dict) else None
+        if type(size) is not int or not 0 <= size <= ALLOWED[name]:
+            raise UserError(
+                f"{repository} is refused: {name} must have at most {ALLOWED[name]:,} bytes, got {size!r}"
+            )
+        yield name, size
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Link or copy a file of the cache of huggingface_hub, which is a link to a file with another name."""
+    real = os.path.realpath(path)
+    try:
+        os.link(real, target)
+    except OSError:
+        shutil.copyfile(real, target)
+
+
+def _check_numbers(recipe: object, repository: Repository) -> None:
+    parts = {name: recipe.get(name) for name in _SAMPLING} if isinstance(recipe, dict) else {}
+    for number in _whole_numbers(parts):
+        if abs(number) > LARGEST_NUMBER:
+            raise UserError(
+                f"{repository} is refused: a whole number in its recipe is above {LARGEST_NUMBER:,}, {number}"
+            )
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:  # noqa: ANN401 (JSON)
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _whole_numbers(inner)

@@ -1,0 +1,40 @@
+"""The mark of a published run: a checkpoint with one set of weights and nothing that only training needs.
+
+Its ``published.json`` says which weights `model.safetensors` holds. The grids and the guidance that
+`ddim search` found are parts of the checkpoint too.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ddim.errors import UserError
+from ddim.runs.manifest import Damaged, read_document, read_manifest
+
+PUBLISHED = "published"
+"""The name of the document."""
+
+
+def choose_published(path: Path, weights: str) -> str | None:
+    """Return the name of the weights of a published run; None if the checkpoint `path` is not one.
+
+    Args:
+        path: the checkpoint.
+        weights: the name that the user gave. "ema", which is the default, means the weights that there are.
+
+    Raises:
+        UserError: if other weights are asked for.
+        Damaged: if the document is of another form.
+    """
+    if f"{PUBLISHED}.json" not in read_manifest(path).files:
+        return None
+    document = read_document(path, PUBLISHED)
+    held = document.get("weights") if isinstance(document, dict) else None
+    if not isinstance(held, str) or not re.fullmatch(r"[\w.-]{1,100}", held, re.ASCII):
+        raise Damaged(f"{path} is damaged: {PUBLISHED}.json does not name the weights")
+    if weights not in ("ema", held):
+        raise UserError(
+            f"run {path.name} was published with its weights {held} alone: leave weights out, got {weights!r}"
+        )
+    return held
