@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from ddim.evaluation.tabulate import tabulate
     from ddim.experiments.export import export_run as export
     from ddim.experiments.plan import plan_training as plan
+    from ddim.experiments.push import push_run as push
     from ddim.plots.pictures import sheet
     from ddim.runs.edit_pictures import inpaint_picture as inpaint
     from ddim.runs.edit_pictures import interpolate
@@ -83,6 +84,7 @@ _HOMES = {
     "training": "train resume distill Callback Machine",
     "experiments.plan": "plan=plan_training",
     "experiments.export": "export=export_run",
+    "experiments.push": "push=push_run",
     "runs.importing": "import_model",
     "runs.pipeline": "load Pipeline",
     "runs.generate": "sample",
@@ -150,6 +152,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "list_averages",
     # Exchange with other programs
     "export",
+    "push",
     "import_model",
     # Edit images
     "invert",

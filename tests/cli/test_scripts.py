@@ -11,6 +11,7 @@ from PIL import Image
 import tiny
 from ddim.cli import COMMANDS
 from ddim.runs.codec import override
+from hub_server import TOKEN, hub_in_use
 from small_recipes import make_small
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "scripts.md"
@@ -21,6 +22,7 @@ PROMISED = {
 EVALUATE = "evaluate run -n 100 --steps 2 --features scattering --part all"
 WORDS = [
     "export ddpm out",
+    "push run ada/flowers",
     "import out --out back",
     "completion bash",
     "plan blossoms:200 --recipe smoke --minutes 1",
@@ -56,7 +58,8 @@ def test_the_page_has_every_command_that_ends():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_each_command_prints_the_keys_that_the_page_promises(here, command):
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub
+def test_each_command_prints_the_keys_that_the_page_promises(here, command, tmp_path_factory, monkeypatch):
     tiny.write_grays(here / "photos", range(0, 250, 50))
     hole = np.zeros((32, 32), np.uint8)
     hole[8:16, 8:16] = 255
@@ -66,7 +69,9 @@ def test_each_command_prints_the_keys_that_the_page_promises(here, command):
     tiny.train(cosine, here / "run")
     tiny.train(override(make_small("ddpm"), {"images": 16, "data.source": "blossoms:40"}), here / "ddpm")
     found = {}
-    for words in WORDS:
-        document = json.loads(command(*words.split(), "--json", "--quiet").out)
-        found[words.split()[0]] = set(document[0] if isinstance(document, list) else document)
+    with hub_in_use(tmp_path_factory.mktemp("hub")):
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        for words in WORDS:
+            document = json.loads(command(*words.split(), "--json", "--quiet").out)
+            found[words.split()[0]] = set(document[0] if isinstance(document, list) else document)
     assert found == PROMISED

@@ -14,6 +14,7 @@ from ddim.cli import main
 from ddim.runs import named_recipes
 from ddim.runs.codec import override
 from examples import DOCS, ROOT, Page
+from hub_server import TOKEN, hub_in_use
 
 FAST = named_recipes.fast
 SMALL = {
@@ -87,12 +88,23 @@ def place(folder, tmp_path, monkeypatch):
     return here
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on this machine, on which the user is ada."""
+    with hub_in_use(tmp_path / "hub"):
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield
+
+
 @pytest.mark.moves_global_rng
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's compiler uses it
 @pytest.mark.parametrize(
     "page", mark_slow(PAGES, lambda page: page.name in QUICK), ids=lambda page: page.stem
 )
-def test_the_examples_of_a_page_run(page, place, small):
+def test_the_examples_of_a_page_run(page, place, small, request):
+    if page.name == "share.md":
+        request.getfixturevalue("hub")
     words = page.read_text(encoding="utf-8")
     for name in set(re.findall(r"runs/(\w+)-fast-1", words)) & {"cells"}:
         assert main(["train", f"{name}.npy", "--images", "32", "--quiet"]) == 0

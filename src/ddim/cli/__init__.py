@@ -74,6 +74,7 @@ GROUPS = {
     },
     "Exchange": {
         "export": "write a run for diffusers, ONNX or torch, with a model card",
+        "push": "upload a run to the Hugging Face Hub, for others to sample",
         "import": "convert a model of another library to a run",
     },
     "Set up": {
@@ -99,7 +100,10 @@ DATA = (
 )
 """Help of DATA."""
 
-RUN = "a run folder, one of its checkpoints, or RUN/best (or RUN/guide) for its best (or early) checkpoint"
+RUN = (
+    "a run folder, one of its checkpoints, RUN/best (or RUN/guide) for its best (or early) checkpoint, or "
+    "hub:OWNER/NAME[@REVISION] for a run on the Hugging Face Hub"
+)
 """Help of RUN in commands that only read a run."""
 
 STEPS = "sampling steps (default: the run's, 20 in most recipes)"

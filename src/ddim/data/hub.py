@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import FULL_DISK, UserError
+from ddim.errors import UserError, is_full_disk
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -190,7 +190,7 @@ def explain_errors(repository: Repository) -> Iterator[None]:
     except (http, OSError, ValueError, RuntimeError, *others) as error:
         # A failed upload is a RuntimeError, whose cause is the error of HTTP.
         cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
-        if isinstance(cause, OSError) and cause.errno in FULL_DISK:
+        if is_full_disk(cause):
             raise
         raise HubError(_explain(cause, repository)) from cause
 

@@ -24,7 +24,7 @@ from ddim.data.hub import (
     parse_repository,
 )
 from ddim.errors import UserError
-from ddim.files import cache_folder, publish_folder, remove_folder, remove_leftovers, temporary_folder
+from ddim.files import cache_folder, publish_folder, remove_folder, temporary_folder
 from ddim.runs.manifest import MANIFEST, Damaged, read_document, read_manifest, verify
 from ddim.runs.published import PUBLISHED
 
@@ -101,7 +101,6 @@ def fetch_run(repository: Repository) -> Path:
 def _assemble(repository: Repository, mark: HubFile, folder: Path, *, again: bool = False) -> None:
     """Download the files of a published checkpoint, check all of them, and move them to `folder`."""
     with temporary_folder(folder) as temporary:
-        remove_leftovers(folder.parent)
         try:
             for name, largest in _list_parts(repository, mark, temporary, again=again):
                 _copy(download_part(repository, mark.commit, name, largest, again=again), temporary / name)

@@ -1,0 +1,51 @@
+"""`ddim push`: upload a run to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from ddim.cli import RUN, WEIGHTS
+from ddim.cli.output import print_result, say
+
+_EPILOG = """
+What is uploaded is said before: the weights as safetensors, the recipe, a model card with the numbers of the
+run, a sheet of samples, and what sampling needs. Training images, folders of this machine and code stay here.
+A new repository is private; its settings on the Hub make it public. The lines above the card, such as the
+licence, stay as they are if the run is pushed again.
+
+It needs pip install 'ddim[hub]' and a token with the right to write: `hf auth login`, or the variable
+HF_TOKEN. Anyone who can read the repository then gives hub:OWNER/NAME in place of a run:
+  ddim sample hub:ada/photos
+  ddim sample hub:ada/photos@COMMIT
+
+examples:
+  ddim push runs/photos-fast-1 ada/photos
+  ddim push runs/photos-fast-1 ada/photos --weights picked
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `ddim push`."""
+    parser.usage = "ddim push RUN OWNER/NAME [--weights W]"
+    parser.epilog = _EPILOG
+    parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
+    parser.add_argument("to", metavar="OWNER/NAME", help="the repository on the Hub")
+    parser.add_argument("--weights", default="ema", help=WEIGHTS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Upload the run and print its address."""
+    # These imports are here, so that --help does not import torch.
+    from ddim.experiments.push import push_run
+
+    pushed = push_run(args.run, args.to, weights=args.weights, announce=_announce)
+    print_result(args, vars(pushed), str(pushed))
+    return 0
+
+
+def _announce(files: Mapping[str, int]) -> None:
+    for name, size in files.items():
+        say(f"  {name:<20} {size / 1e6:>12,.3f} MB")
+    say(f"uploads these {len(files)} files, {sum(files.values()) / 1e6:,.1f} MB")

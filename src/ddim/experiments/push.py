@@ -1,0 +1,155 @@
+"""Share a run on the Hugging Face Hub: upload a published checkpoint with its model card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ddim.data.hub import Repository, check_login, connect_to_hub, explain_errors, find_file, parse_repository
+from ddim.errors import UserError
+from ddim.experiments.model_card import CARD, make_card
+from ddim.files import write_atomic
+from ddim.plots.page import Block, Code, Heading, Text
+from ddim.runs.codec import write_recipe
+from ddim.runs.manifest import MANIFEST
+from ddim.runs.pipeline import LoadedRun, load
+from ddim.runs.publishing import write_published
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+WEIGHTS = "model.safetensors"
+_HEAD = "---\nlibrary_name: ddim\n{task}tags:\n- ddim\n- diffusion\n---\n"
+_TASK = "pipeline_tag: unconditional-image-generation\n"
+
+_USE = """
+import ddim
+
+images = ddim.sample("hub:{name}", n=16)  # (16, C, H, W) in [0, 1]; image k depends on seed k alone
+ddim.sheet(images)
+"""
+
+
+@dataclass(frozen=True)
+class Push:
+    """The result of `push_run`.
+
+    Attributes:
+        name: the name of the run, hub:OWNER/NAME.
+        url: the address of its page.
+        commit: the commit that holds the files.
+        private: whether only the owner can see the repository.
+        files: the size of each file in bytes, keyed by its name.
+        notes: sentences about what was left out or may surprise.
+    """
+
+    name: str
+    url: str
+    commit: str
+    private: bool
+    files: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        seen = "only you can see it, until you make it public in its settings" if self.private else "public"
+        return "\n".join([f"{self.name}: {self.url} ({seen})", *self.notes])
+
+
+def push_run(
+    run: str | Path,
+    to: str,
+    *,
+    weights: str = "ema",
+    own: Sequence[Any] = (),
+    announce: Callable[[Mapping[str, int]], object] = lambda files: None,
+) -> Push:
+    """Upload a run to the Hugging Face Hub, in one commit; `load` and `sample` then take hub:OWNER/NAME.
+
+    The weights are a safetensors file, with the recipe, a model card, a sheet of samples and what sampling
+    needs. Training images, folders of your machine and code are not uploaded. A new repository is private.
+    It needs the extra `hub`, and a token with the right to write.
+
+    Args:
+        run: a run folder, RUN/best, or a checkpoint folder.
+        to: the repository, as OWNER/NAME.
+        weights: "ema", "raw" or another average, as for `ddim.load`.
+        own: the components of the run that you wrote, as for `ddim.load`.
+        announce: called with the size of each file in bytes, keyed by its name, before the upload.
+
+    Raises:
+        UserError: if there is no token, the Hub refuses, or the repository holds another model.
+
+    Example:
+        >>> ddim.push("runs/photos-fast-1", "ada/photos")
+        >>> ddim.sample("hub:ada/photos", n=16)
+    """
+    repository = parse_repository(to)
+    if repository.revision:
+        raise UserError(f"a run is pushed to the main branch: give OWNER/NAME without @, got {to!r}")
+    api = connect_to_hub("pushing a run")
+    check_login(f"pushing to {repository.id}")
+    loaded = load(run, weights, own=own, device="cpu")
+    with TemporaryDirectory(prefix="ddim-") as temporary:
+        folder = Path(temporary)
+        published = write_published(loaded, folder)
+        write_atomic(folder / "recipe.yaml", write_recipe(published.recipe).encode())
+        card, images = make_card(loaded, _describe_use(loaded, repository))
+        for file, png in images.items():
+            write_atomic(folder / file, png)
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        announce(sizes | {CARD: len(card.encode())})
+        with explain_errors(repository):
+            api.create_repo(repository.id, private=True, exist_ok=True)
+            head = _find_head(api, repository) or _HEAD.format(task="" if loaded.model.classes else _TASK)
+            write_atomic(folder / CARD, (head + card).encode())
+            commit, private = _upload(api, repository, folder, loaded)
+    files = sizes | {CARD: len((head + card).encode())}
+    return Push(str(repository), f"{api.endpoint}/{repository.id}", commit, private, files, published.notes)
+
+
+def _upload(api: HfApi, repository: Repository, folder: Path, run: LoadedRun) -> tuple[str, bool]:
+    """Upload the files of a folder, and return the commit and whether the repository is private."""
+    from huggingface_hub import CommitOperationAdd
+
+    added = [CommitOperationAdd(path.name, str(path)) for path in sorted(folder.iterdir())]
+    message = (
+        f"Upload a run of ddim after {run.checkpoint.state.step:,} steps, {run.checkpoint.weights} weights"
+    )
+    done = api.create_commit(repository.id, added, commit_message=message)
+    return done.oid, bool(api.model_info(repository.id).private)
+
+
+def _find_head(api: HfApi, repository: Repository) -> str | None:
+    """Return the lines above the card in a repository, with the licence and tags of its owner, or None.
+
+    Raises:
+        UserError: if the repository holds a model that is not a published run.
+    """
+    found = api.get_paths_info(repository.id, [WEIGHTS, MANIFEST, CARD])
+    names = {entry.path for entry in found}
+    if WEIGHTS in names and MANIFEST not in names:
+        raise UserError(
+            f"{repository.id} holds another model, whose {WEIGHTS} would be lost: give a new name"
+        )
+    if CARD not in names:
+        return None
+    text = find_file(repository, CARD, 2**20).path.read_text(encoding="utf-8", errors="replace")
+    head = re.match(r"---\r?\n.*?\n---\r?\n", text, re.DOTALL)
+    return head[0] if head else None
+
+
+def _describe_use(run: LoadedRun, repository: Repository) -> list[Block]:
+    about = (
+        f"This is a run of ddim. {WEIGHTS} holds its {run.checkpoint.weights} weights, and recipe.yaml its "
+        f"recipe. {MANIFEST} has the SHA-256 of every file that sampling needs."
+    )
+    return [
+        Heading("Use"),
+        Text(about),
+        Code(f"ddim sample {repository} -n 16", "sh"),
+        Code(_USE.format(name=repository.id).strip()),
+    ]

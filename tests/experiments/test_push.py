@@ -1,0 +1,145 @@
+"""Pushing a run to a Hub: what is uploaded, what stays here, and what is refused."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+
+import ddim
+from ddim.errors import UserError
+from ddim.files import write_json
+from ddim.runs.codec import read_recipe
+from ddim.runs.publishing import hide_folders
+from hub_server import TOKEN, hub_in_use
+from untrained import recipe, run_of
+
+# huggingface_hub calls its own HTTP library in an older way.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+FILES = {"MANIFEST.json", "README.md", "model.safetensors", "published.json", "recipe.json", "recipe.yaml"}
+FILES |= {"state.json"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("secret-folder") / "flowers"
+    chosen = recipe(data__source=str(folder.parent / "my photos"))
+    return run_of(chosen, folder, others={"ema/default": 1.25}, images=200)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with hub_in_use(tmp_path / "home") as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+
+
+def newest(hub, name="ada/flowers"):
+    return list(hub.repositories[name].commits.values())[-1]
+
+
+def test_a_pushed_run_samples_to_the_bits_of_the_local_run(hub, run):
+    announced = []
+    pushed = ddim.push(run, "ada/flowers", announce=announced.append)
+    files = newest(hub)
+    assert set(files) - {".gitattributes"} == set(pushed.files) == FILES
+    assert {name: len(files[name]) for name in FILES} == pushed.files
+    assert set(announced[0]) == FILES
+    assert (pushed.name, pushed.private) == ("hub:ada/flowers", True)
+    assert pushed.commit == list(hub.repositories["ada/flowers"].commits)[-1]
+    assert "only you can see it" in str(pushed)
+    there, here = (ddim.sample(name, n=2, steps=2) for name in (f"hub:ada/flowers@{pushed.commit}", run))
+    assert torch.equal(there, here)
+
+
+def test_the_weights_are_plain_safetensors_of_the_average(hub, run):
+    from safetensors.torch import load
+
+    ddim.push(run, "ada/flowers")
+    weights = load(newest(hub)["model.safetensors"])
+    wanted = ddim.load(run).model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in wanted.items())
+    assert weights.keys() == wanted.keys()
+
+
+def test_no_folder_of_the_machine_is_uploaded(hub, run, tmp_path):
+    ddim.push(run, "ada/flowers")
+    assert all(b"secret-folder" not in content for content in newest(hub).values())
+    (tmp_path / "recipe.yaml").write_bytes(newest(hub)["recipe.yaml"])
+    assert read_recipe(tmp_path / "recipe.yaml").data.source == "my photos"
+
+
+@pytest.mark.parametrize(
+    "source, shown",
+    [("blossoms:200", "blossoms:200"), ("pets:/home/ada/pets", "pets"), ("/home/ada/a.zip", "a.zip")],
+)
+def test_the_name_of_the_images_stays(source, shown):
+    chosen = recipe(data__source=source)
+    assert hide_folders(chosen).data.source == shown
+    with_vectors = replace(chosen, data=replace(chosen.data, vectors="/home/ada/ages.csv"))
+    assert hide_folders(with_vectors).data.vectors == "ages.csv"
+
+
+def test_the_card_says_how_to_use_the_run_and_keeps_the_licence_of_its_owner(hub, run):
+    ddim.push(run, "ada/flowers")
+    card = newest(hub)["README.md"].decode()
+    _, head, text = card.split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == "ddim"
+    assert "ddim sample hub:ada/flowers" in text
+    chosen = f"---\nlicense: cc0-1.0\n---\n{text}".encode()
+    hub.repositories["ada/flowers"].add({"README.md": chosen})
+    ddim.push(run, "ada/flowers", weights="raw")
+    card = newest(hub)["README.md"].decode()
+    assert card.startswith("---\nlicense: cc0-1.0\n---\n")
+    assert "holds its raw weights" in card
+    assert ddim.load("hub:ada/flowers").checkpoint.weights == "raw"
+
+
+def test_an_own_public_repository_stays_public(hub, run):
+    hub.repository("ada/flowers")
+    pushed = ddim.push(run, "hub:ada/flowers")
+    assert not pushed.private
+    assert "(public)" in str(pushed)
+
+
+def test_guidance_by_another_checkpoint_is_left_out_and_said(hub, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "flowers")
+    own, other = {"scale": 2.0, "interval": None, "guide": None}, {"scale": 1.5, "guide": "@guide"}
+    write_json(folder / "guidance.json", {"weights=ema steps=2": own, "weights=ema steps=3": other})
+    pushed = ddim.push(folder, "ada/flowers")
+    assert list(json.loads(newest(hub)["guidance.json"])) == ["weights=ema steps=2"]
+    assert pushed.notes == ("guidance by another checkpoint that ddim search found is left out",)
+
+
+@pytest.mark.parametrize(
+    "token, to, said",
+    [
+        (None, "ada/flowers", "^pushing to ada/flowers needs a token with the right to write: log in with"),
+        ("hf_wrong", "ada/flowers", "^the Hub does not know your token: log in with"),
+        (TOKEN, "eve/flowers", "^your token may not do this with eve/flowers: a token with the right to"),
+        (TOKEN, "flowers", "^a repository on the Hub is named hub:OWNER/NAME"),
+        (TOKEN, "ada/flowers@v1", "^a run is pushed to the main branch: give OWNER/NAME without @"),
+        (TOKEN, "ada/bert", "^ada/bert holds another model, whose model.safetensors would be lost"),
+    ],
+)
+def test_each_refusal_is_one_sentence_and_nothing_is_uploaded(hub, run, monkeypatch, token, to, said):
+    hub.repository("ada/bert", {"model.safetensors": b"of another library"})
+    if token is None:
+        monkeypatch.delenv("HF_TOKEN")
+    else:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(UserError, match=said) as error:
+        ddim.push(run, to)
+    assert "\n" not in str(error.value)
+    assert not any("/commit/" in path or method == "PUT" for method, path in hub.requests)
+
+
+def test_without_a_connection_nothing_is_uploaded(hub, run, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="^HF_HUB_OFFLINE is set, so that the Hub cannot be asked for"):
+        ddim.push(run, "ada/flowers")
+    assert not hub.requests
