@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from ddim.files import atomic_file, remove_folder, temporary_folder, write_atomic, write_json, write_once
+from ddim.files import atomic_file, remove_folder, temporary_folder, write_atomic, write_once
+from ddim.files.documents import write_json
 from ddim.files.locks import LOCK, remove_leftovers
 from race import race
 
@@ -66,7 +67,8 @@ def test_a_link_whose_answer_was_lost_counts_as_our_own(tmp_path, monkeypatch):
 HOLD = """
 import sys
 from pathlib import Path
-from ddim.files import atomic_file, temporary_folder, write_json
+from ddim.files import atomic_file, temporary_folder
+from ddim.files.documents import write_json
 folder = Path(sys.argv[1])
 with atomic_file(folder / "page") as file, temporary_folder(folder / "images") as images:
     file.write(b"half")

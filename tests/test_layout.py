@@ -199,6 +199,17 @@ def test_rooms_know_few_other_rooms():
     assert 30 < len(between) <= 70
 
 
+def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_users_need_them():
+    plain = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in SOURCES
+        if re.search(r"\b(read|write)_json\b", path.read_text())
+    }
+    # The formats of diffusers and of exports; recipes of trials; and sweep.json, whose seal is checked there.
+    others = {"runs/diffusers_format.py", "experiments/export.py", "experiments/sweep/folder.py"}
+    assert plain == {"files/documents.py", "experiments/sweep/document.py", *others}
+
+
 def test_the_root_holds_the_rooms_and_at_most_five_files():
     assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= 5
 

@@ -18,6 +18,7 @@ from ddim.cli.sample import parse_seeds
 from ddim.files.locks import LOCK, lock_folder
 from ddim.plots.pictures import enlarge, make_sheet, save_png, to_uint8
 from ddim.runs import checkpoint, sample_folder
+from ddim.runs.folder import record_in_run
 from ddim.runs.pipeline import load
 
 
@@ -331,8 +332,7 @@ def test_a_run_without_its_parent_folder_gets_a_suggestion(run, tmp_path, monkey
 
 def test_a_run_that_lost_its_checkpoints_says_so(run, tmp_path, refused):
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("step-*"))
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    (tmp_path / "run" / "run.json").write_text(json.dumps({**facts, "checkpointed": True}))
+    record_in_run(tmp_path / "run", checkpointed=True)
     assert f"the checkpoints of run {tmp_path}/run are gone" in refused("sample", tmp_path / "run")
 
 

@@ -27,6 +27,7 @@ from ddim.evaluation.evaluate import evaluate_source, measure_metrics
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.subject import Samples
+from ddim.files.documents import read_sealed
 from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
@@ -111,7 +112,7 @@ def test_the_record_holds_what_the_metrics_depend_on(run):
     found = evaluate_source(
         run, Samples(40, 3, seed=7, weights="raw", fields={"sampler": "edm"}), extractor=stub()
     )
-    record = json.loads((run / "evaluations" / "1" / "record.json").read_text())
+    record = read_sealed(run / "evaluations" / "1" / "record.json")
     assert record == found.record
     newest = checkpoint.find_newest(run / "checkpoints")
     assert record["sampling"]["checkpoint"]["sha256"] == checkpoint.hash_checkpoint(newest)
@@ -161,9 +162,11 @@ def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_pa
     of_some = evaluate_source("made", reference=reference, extractor=stub())
     assert (of_some.record["generated"]["images"], of_some.record["sampling"]) == (40, None)
     assert of_some.record["generated"]["fingerprint"] != of_files.record["generated"]["fingerprint"]
-    for text in ("{", json.dumps({"seeds": [k for k in range(41) if k != 7]})):
-        (tmp_path / "made" / "record.json").write_text(text)
-        assert evaluate_source("made", reference=reference, extractor=stub()).record["sampling"] is None
+    (tmp_path / "made" / "record.json").write_text(json.dumps({"seeds": [k for k in range(41) if k != 7]}))
+    assert evaluate_source("made", reference=reference, extractor=stub()).record["sampling"] is None
+    (tmp_path / "made" / "record.json").write_text("{")
+    with pytest.raises(UserError, match="made/record.json is damaged"):
+        evaluate_source("made", reference=reference, extractor=stub())
 
 
 def test_features_of_another_evaluation_are_not_reused(run):

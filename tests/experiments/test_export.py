@@ -15,7 +15,7 @@ import ddim
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
 from ddim.experiments.export import FORMATS, export_run
-from ddim.files import read_json, write_json
+from ddim.files.documents import read_json, write_json
 from ddim.nn.unet import UNetSpec
 from ddim.runs import network_program
 from ddim.runs.codec import override

@@ -153,7 +153,7 @@ def test_a_sweep_file_of_another_program_is_ignored(tmp_path, text):
         ({"schema": 2}, "sweep.json has schema 2, this version reads 1"),
         ({"trials": [{}]}, "sweep.json is damaged"),
         ({"trials": None}, "sweep.json is damaged"),
-        (None, "sweep.json cannot be read"),
+        (None, "sweep.json is damaged: it is not JSON"),
     ],
 )
 def test_an_unreadable_sweep_is_listed_beside_the_runs(tmp_path, change, said):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from damage import flip_bit
 from ddim.errors import UserError
 from ddim.runs import log as log_module
 from ddim.runs.log import RunLog, read_metrics, show_in_tensorboard
@@ -173,9 +174,47 @@ def test_reading_leaves_out_only_an_incomplete_last_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"step": 3')
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
-    path.write_bytes(b'{"step": 1}\nrubbish\n{"step": 3}\n')
-    with pytest.raises(UserError, match="line 2"):
+    for last in (b'{"step": 3}\n', b""):
+        path.write_bytes(b'{"step": 1}\nrubbish\n' + last)
+        with pytest.raises(UserError, match="line 2 is damaged"):
+            read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda line: b"garbage\n",
+        lambda line: line.replace(b'"loss": 0.25', b'"loss": 0.2'),
+        lambda line: line.replace(b'"seal"', b'"sea1"'),
+        lambda line: flip_bit(line, line.index(b"images") + 9),
+        lambda line: line[:-8] + b"\n",
+        lambda line: bytes(len(line) - 1) + b"\n",
+    ],
+)
+def test_a_damaged_line_is_named_and_on_resume_it_is_left_out_with_a_warning(change, tmp_path):
+    logged(tmp_path, range(1, 6))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert b'"loss": 0.25' not in lines[1]
+    lines[0] = change(lines[0])
+    path.write_bytes(b"".join(lines))
+    damaged = path.read_bytes()
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1 is damaged"):
         read_metrics(tmp_path)
+    with pytest.warns(UserWarning, match=r"in line 1: this is left out, and damaged-1-metrics\.jsonl is"):
+        logged(tmp_path, [], resumed=4)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 3, 4]
+    assert (tmp_path / "damaged-1-metrics.jsonl").read_bytes() == damaged
+    logged(tmp_path, [], resumed=4)
+    assert sorted(path.name for path in tmp_path.glob("damaged*")) == ["damaged-1-metrics.jsonl"]
+
+
+def test_lines_of_earlier_versions_have_no_seal(tmp_path):
+    logged(tmp_path, [2])
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "images": 64, "loss": null}\n' + path.read_bytes())
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+    assert "seal" not in read_metrics(tmp_path)[1]
 
 
 def test_images_shown_during_training_hide_no_part_of_its_curves(tmp_path, monkeypatch):

@@ -172,7 +172,7 @@ def _contents(run):
     files += [file for file in (run / "averages").rglob("*") if file.is_file()]
     found = {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    log = [{name: value for name, value in line.items() if name != "time"} for line in lines]
+    log = [{name: value for name, value in line.items() if name not in ("time", "seal")} for line in lines]
     return {**found, "metrics.jsonl": log, "step": path.name}
 
 

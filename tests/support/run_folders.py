@@ -3,6 +3,7 @@
 import json
 
 from ddim.runs.codec import dump, override
+from ddim.runs.manifest import render_json, write_parts
 from ddim.runs.named_recipes import smoke
 from stubs import written
 
@@ -19,9 +20,9 @@ def make(folder, images=960, seen=(480, 960), errors=ERRORS, step=None, **recipe
     lines += [{**lines[-1], **errors}] if seen else []
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if step is not None:
-        (folder / "checkpoints" / f"step-{step:09d}").mkdir(parents=True)
-        state = {"plan": {"total": 320}}
-        (folder / "checkpoints" / f"step-{step:09d}" / "state.json").write_text(json.dumps(state))
+        place = folder / "checkpoints" / f"step-{step:09d}"
+        place.mkdir(parents=True)
+        write_parts(place, step, False, [("state.json", render_json({"plan": {"total": 320}}))])
     return folder
 
 

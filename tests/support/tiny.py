@@ -130,7 +130,7 @@ def digests(folder, files=3):
 def metrics(folder):
     """The lines of a run's log without their times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in ("time", "seal")} for line in lines]
 
 
 class At(Callback):

@@ -16,6 +16,7 @@ from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.time_sampling import LossAware
 from ddim.errors import UserError
 from ddim.experiments.index import read_run
+from ddim.files.documents import read_sealed, write_sealed
 from ddim.nn.ema import Exponential, Power
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
@@ -251,9 +252,9 @@ def test_a_log_without_checkpoints_of_an_earlier_version_is_not_emptied(whole, t
     folder = tmp_path / "run"
     shutil.copytree(whole("layer norm"), folder)
     lose_all(folder)
-    facts = json.loads((folder / "run.json").read_text())
+    facts = read_sealed(folder / "run.json")
     del facts["checkpointed"]
-    (folder / "run.json").write_text(json.dumps(facts))
+    write_sealed(folder / "run.json", facts)
     with pytest.raises(UserError, match="checkpoints is missing"):
         resume(folder)
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ddim.experiments.index import find_runs, read_run
+from ddim.runs.log import read_metrics
 from ddim.web.rows import name_id
 from ddim.web.run_list import RunList
 
@@ -55,7 +56,7 @@ def test_the_details_hold_the_recipe_and_the_pictures(client, trained):
 
 def test_the_curves_are_the_log(client, trained):
     curves = client.get(f"/api/runs/{RUN}/curves").json()
-    lines = [json.loads(line) for line in (trained / RUN / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(trained / RUN)
     assert curves["images"] == [line["images"] for line in lines]
     assert curves["loss"] == [line.get("loss") for line in lines]
     assert curves["errors"]["image_mae"] == [line.get("image_mae") for line in lines]
@@ -144,7 +145,7 @@ def test_ids_are_unique_and_parts_of_an_address(tmp_path):
     assert all("/" not in each and each.isascii() for each in ids)
 
 
-def test_a_trial_that_lies_elsewhere_is_left_out(runs, tmp_path):
+def test_a_sweep_with_a_trial_that_lies_elsewhere_is_damaged(runs, tmp_path):
     outside = tmp_path / "outside"
     (runs / RUN).rename(outside)
     trial = {"name": "../../../outside", "recipe": read_run(outside).recipe}
@@ -152,8 +153,10 @@ def test_a_trial_that_lies_elsewhere_is_left_out(runs, tmp_path):
     (runs / "sweep/sweep.json").write_text(json.dumps({"kind": "sweep", "schema": 1, "trials": [trial]}))
     found = RunList(runs)
     found.refresh(fully=True)
-    assert find_runs(runs)
-    assert found.rows == []
+    (row,) = found.rows
+    assert row.state == "damaged"
+    assert row.why.startswith("sweep.json is damaged: ")
+    assert [run.path for run in find_runs(runs)] == [runs / "sweep"]
 
 
 def test_the_trials_of_a_sweep_name_their_sweep(copy_client, runs):

@@ -212,16 +212,16 @@ def test_runs_are_compared_and_those_without_an_evaluation_are_named(trained, tm
 def test_the_report_on_a_sweep_runs_no_code(trained, tmp_path):
     runs = tmp_path / "runs"
     recipe = json.loads((trained / RUN / "run.json").read_text())["recipe"]
-    shutil.copytree(trained / RUN, runs / "sweep/trials/<b>1")
-    sweep = {"kind": "sweep", "schema": 1, "trials": [{"name": "<b>1", "recipe": recipe}]}
-    (runs / "sweep/sweep.json").write_text(json.dumps(sweep))
+    shutil.copytree(trained / RUN, runs / "<b>sweep/trials/1")
+    sweep = {"kind": "sweep", "schema": 1, "trials": [{"name": "1", "recipe": recipe}]}
+    (runs / "<b>sweep/sweep.json").write_text(json.dumps(sweep))
     with TestClient(build_application(Settings(runs)), base_url="http://localhost") as client:
         (found,) = client.get("/api/runs").json()["sweeps"]
         answer = client.get(f"/api/sweeps/{found['id']}/report")
         assert answer.headers["content-type"].startswith("text/html")
         assert "sandbox" in answer.headers["content-security-policy"]
         assert "script" not in answer.headers["content-security-policy"]
-        assert "<b>1" not in answer.text
+        assert "<b>sweep" not in answer.text
         assert client.get("/api/sweeps/none/report").status_code == 404
 
 

@@ -20,7 +20,7 @@ from ddim.data import Images
 from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
 from ddim.errors import format_count
-from ddim.files import read_json
+from ddim.files.documents import read_sealed
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.folder import RUN
@@ -236,7 +236,7 @@ class Console(Callback):
             say("\n".join(filter(None, [self.shown, self.advice])))
         else:
             say(f"run {folder} is finished: nothing to resume")
-        recipe = read_json(folder / RUN)["recipe"]
+        recipe = read_sealed(folder / RUN)["recipe"]
         name, lines = recipe["report"]["best"], read_metrics(folder)
         measured = [line for line in lines if line.get(name) is not None]
         best = min(measured, key=lambda line: line[name], default=None)

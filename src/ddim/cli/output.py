@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddim.files import read_json
+from ddim.files.documents import read_sealed
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def print_result(args: argparse.Namespace, result: object, text: str, folder: Pa
 
 def read_result(folder: Path) -> dict[str, Any]:
     """Return the result that a command wrote into a folder: the folder and its record."""
-    return {"folder": folder, **read_json(folder / "record.json")}
+    return {"folder": folder, **read_sealed(folder / "record.json")}
 
 
 def say(text: str) -> None:

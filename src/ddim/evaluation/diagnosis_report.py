@@ -14,7 +14,7 @@ from ddim.evaluation.denoising import LevelErrors
 from ddim.evaluation.diagnose import Diagnosis
 from ddim.evaluation.gradient_noise import BATCHES
 from ddim.evaluation.run_folder import make_results_folder
-from ddim.files import write_json
+from ddim.files.documents import write_sealed
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
@@ -44,7 +44,7 @@ def write_diagnosis(d: Diagnosis, run: LoadedRun, out: str | Path | None = None)
     save_png(folder / "figure.png", image)
     if out is None:
         show_in_tensorboard(found.run, step, "diagnostics", image)
-    write_json(folder / "record.json", make_record("diagnosis", diagnosis_record(d), run))
+    write_sealed(folder / "record.json", make_record("diagnosis", diagnosis_record(d), run))
     return folder
 
 

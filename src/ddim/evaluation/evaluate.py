@@ -33,13 +33,8 @@ from ddim.evaluation.record import (
 )
 from ddim.evaluation.reference import BY_ARGUMENT, Part, Reference, name_source
 from ddim.evaluation.subject import Samples, Source, Subject, open_subject
-from ddim.files import (
-    atomic_file,
-    hash_file,
-    publish_folder,
-    temporary_folder,
-    write_json,
-)
+from ddim.files import atomic_file, hash_file, publish_folder, temporary_folder
+from ddim.files.documents import write_sealed
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, load_extractor, write_npy_header
 from ddim.nn.processes import current_processes, join_processes
@@ -188,7 +183,7 @@ def _evaluate_as_lead(
             "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
-        write_json(folder / RECORD, make_record("evaluation", content, schema=SCHEMA))
+        write_sealed(folder / RECORD, make_record("evaluation", content, schema=SCHEMA))
         found = read_evaluation(_publish(folder, subject, out))
     if out is None and not subject.stem:
         _show(subject.home.parent, found)

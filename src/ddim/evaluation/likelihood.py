@@ -23,7 +23,7 @@ from ddim.diffusion.variational_bound import Variance
 from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.reference import Reference, name_source, open_reference
 from ddim.evaluation.run_folder import load_given_run, make_results_folder
-from ddim.files import write_json
+from ddim.files.documents import write_sealed
 from ddim.plots.tabular import Tabular
 from ddim.runs.classes import NULL, label_any_images
 from ddim.runs.image_features import ImageSet
@@ -237,5 +237,5 @@ def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:
 def write_likelihood(found: Likelihood, run: LoadedRun, out: str | Path | None = None) -> Path:
     """Write the record into `out`, by default the next free folder RUN/likelihoods/N/; return the folder."""
     folder = make_results_folder(run, "likelihoods", out)
-    write_json(folder / "record.json", make_record("likelihood", found.record, run))
+    write_sealed(folder / "record.json", make_record("likelihood", found.record, run))
     return folder

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ddim.errors import UserError
-from ddim.files import cache_folder, read_json, write_json
+from ddim.files import cache_folder
+from ddim.files.documents import read_sealed, write_sealed
 from ddim.metrics.catalogue import LEAST, METRICS
 from ddim.metrics.features import Extractor
 from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity
@@ -96,10 +97,13 @@ def measure_yardstick(
     real = ImageSet(reference.images, chosen, reference.source, part)
     facts = [real.identity(extractor), reference.identity(extractor), version("ddim")]
     path = cache_folder() / "features" / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.json"
-    with suppress(UserError):
-        return read_json(path)
+    try:
+        if path.exists():
+            return read_sealed(path)
+    except UserError:
+        warnings.warn(f"the cache file {path} is damaged, so it is computed again", stacklevel=1)
     features = compute_features(real, extractor, progress)
     metrics, _ = measure_metrics(features, compute_features(reference, extractor))
     found = {"images": len(chosen), "part": part, "sha256": facts[0], "metrics": metrics}
-    write_json(path, found)
+    write_sealed(path, found)
     return found

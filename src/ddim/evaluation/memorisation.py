@@ -25,7 +25,7 @@ from ddim.evaluation.copies import (
 )
 from ddim.evaluation.denoising import Gap, measure_gap
 from ddim.evaluation.run_folder import make_results_folder, open_run_folder
-from ddim.files import read_json, write_json
+from ddim.files.documents import read_sealed, write_sealed
 from ddim.metrics.features import Extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
@@ -63,7 +63,7 @@ class Memorisation(Tabular):
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary for each sample: seed, closeness, copy or not, nearest training image."""
-        return read_json(self.folder / "record.json")["samples"]
+        return read_sealed(self.folder / "record.json")["samples"]
 
     def __repr__(self) -> str:
         return f"{self}\n{self.folder}"
@@ -134,7 +134,7 @@ def check_memorisation(
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
         "sampling": sampling_record(run, seeds, steps, nfes[0], label),
     }
-    write_json(folder / "record.json", make_record("memorisation", content, run))
+    write_sealed(folder / "record.json", make_record("memorisation", content, run))
     return Memorisation(verdict, gap, duplicates, folder)
 
 

@@ -6,7 +6,6 @@ of the seeds) and ``grid.png``. The evaluations of a run are ``RUN/evaluations/1
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, format_count
+from ddim.files.documents import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.folder import list_numbered_folders
@@ -113,14 +113,8 @@ def read_evaluation(path: Path) -> Evaluation:
         UserError: if there is no evaluation, or the record is damaged, of another type or of another schema.
     """
     file = _record_of(path)
-    try:
-        record = json.loads(file.read_bytes(), parse_constant=_refuse)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    # Deeply nested brackets raise RecursionError.
-    except (ValueError, RecursionError):
-        raise UserError(f"{file} is damaged: it is not JSON") from None
-    if not isinstance(record, dict) or record.get("kind") != "evaluation":
+    record = read_sealed(file)
+    if record.get("kind") != "evaluation":
         raise UserError(f"{file} is not the record of an evaluation: make one with `ddim evaluate`")
     schema = record.get("schema")
     if schema != SCHEMA:
@@ -194,10 +188,6 @@ def _record_of(path: Path) -> Path:
     if not whole:
         raise UserError(f"{path} holds no evaluation: make one with `ddim evaluate {shlex.quote(str(path))}`")
     return whole[-1] / RECORD
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def _fault(record: dict[str, Any], wanted: dict[str, Any], path: str = "") -> str | None:

@@ -31,7 +31,7 @@ from ddim.errors import UserError, check_count, describe_given, format_count
 from ddim.evaluation.record import FOLDER, describe_part, is_sampling
 from ddim.evaluation.reference import BY_ARGUMENT, Reference, open_reference, select_reference
 from ddim.evaluation.sample_features import Part, SampledParts
-from ddim.files import read_json
+from ddim.files.documents import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, release_pages
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
@@ -341,10 +341,8 @@ def _select_samples(source: Path, images: Images) -> tuple[np.ndarray, dict[str,
         return np.arange(len(images)), None
     places = {int(name[:-4]): k for k, name in enumerate(images.names) if re.fullmatch(r"\d{5,}\.png", name)}
     seeds = sorted(places)
-    sampling = None
-    with suppress(UserError):
-        record = read_json(source / "record.json")
-        if is_sampling(record) and record["seeds"] == seeds:
-            outside = {"schema", "kind", "time", "seconds", "film"}
-            sampling = {name: value for name, value in record.items() if name not in outside}
+    sampling, record = None, read_sealed(source / "record.json")
+    if is_sampling(record) and record["seeds"] == seeds:
+        outside = {"schema", "kind", "time", "seconds", "film"}
+        sampling = {name: value for name, value in record.items() if name not in outside}
     return np.array([places[seed] for seed in seeds], np.int64), sampling

@@ -14,19 +14,16 @@ from typing import Any
 
 from ddim.errors import UserError, suggest
 from ddim.evaluation.record import RECORD, list_evaluations, metric_entry, read_evaluation
+from ddim.experiments.sweep.document import SWEEP, read_plan
 from ddim.experiments.sweep.outcome import read_outcome
-from ddim.files import read_json
+from ddim.files.documents import read_sealed
 from ddim.files.locks import is_locked
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, flatten_as_text
 from ddim.runs.folder import RUN
 from ddim.runs.log import METRICS, read_metrics
-from ddim.runs.manifest import parse_step
+from ddim.runs.manifest import parse_step, read_document
 
-SWEEP = "sweep.json"
-"""The file that marks a folder as a sweep."""
-SCHEMA = 1
-"""The version of the layout of ``sweep.json``."""
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
 """The columns that every run has, in addition to its metrics and the fields of its recipe."""
 PACE = 5
@@ -145,17 +142,22 @@ def read_run(path: str | Path) -> Run:
     """Return the run in a folder; if it cannot be read, its state is "damaged" and `why` has the reason."""
     path = Path(path)
     try:
-        facts = read_json(path / RUN)
-        lines = read_metrics(path)
-        records, why = _read_records(path)
-        recipe = facts["recipe"]
-        # The lock is checked before checkpoints are listed. In the other order, a run that saves its last
-        # checkpoint and ends in between would look as if it had stopped early.
-        locked = is_locked(path)
-        saved, total = _saved_step_and_budget(path, _planned_images(facts))
-        images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
-    except (UserError, KeyError, TypeError) as error:
-        return Run(path, "damaged", why=str(error))
+        return _read_run(path)
+    # A file can contain any JSON, or be unreadable. One such run must not hide the others.
+    except Exception as error:  # noqa: BLE001
+        return Run(path, "damaged", why=_describe_fault(path, error))
+
+
+def _read_run(path: Path) -> Run:
+    facts = read_sealed(path / RUN)
+    lines = read_metrics(path)
+    records, why = _read_records(path)
+    recipe = facts["recipe"]
+    # The lock is checked before checkpoints are listed. In the other order, a run that saves its last
+    # checkpoint and ends in between would look as if it had stopped early.
+    locked = is_locked(path)
+    saved, total = _saved_step_and_budget(path, _planned_images(facts))
+    images = max(lines[-1]["images"] if lines else 0, saved * recipe["optim"]["batch"])
     errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
     changed = max((path / name).stat().st_mtime for name in (METRICS, RUN) if (path / name).exists())
     # The log of a stopped run can be ahead of its last checkpoint, so the checkpoint decides.
@@ -248,17 +250,11 @@ def _list_trials(sweep: Path) -> list[Place]:
         if the file is damaged.
     """
     try:
-        document = read_json(sweep / SWEEP)
-        if not isinstance(document, Mapping) or document.get("kind") != "sweep":
-            return []
-        if document["schema"] != SCHEMA:
-            raise UserError(f"{SWEEP} has schema {document['schema']}, this version reads {SCHEMA}")
-        return [
-            Place(sweep / "trials" / trial["name"], sweep, trial["recipe"] or {})
-            for trial in document["trials"]
-        ]
-    except (UserError, KeyError, TypeError) as error:
-        return [Place(sweep, fault=_describe_fault(sweep, SWEEP, error))]
+        document = read_plan(sweep)
+    except UserError as error:
+        return [Place(sweep, fault=_describe_fault(sweep, error))]
+    trials = document["trials"] if document else []
+    return [Place(sweep / "trials" / trial["name"], sweep, trial["recipe"] or {}) for trial in trials]
 
 
 def _read_trial(place: Place, result: Path) -> Run:
@@ -268,8 +264,7 @@ def _read_trial(place: Place, result: Path) -> Run:
     try:
         outcome = read_outcome(result)
     except UserError as error:
-        fault = _describe_fault(result.parents[1], f"results/{result.name}", error)
-        return replace(run, why=fault)
+        return replace(run, why=_describe_fault(result.parents[1], error))
     if outcome is None or not outcome.failed:
         return run
     changed = run.changed or result.stat().st_mtime
@@ -286,7 +281,7 @@ def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
         try:
             records.append(read_evaluation(folder / RECORD).record)
         except UserError as error:
-            faults.append(_describe_fault(path, RECORD, error))
+            faults.append(_describe_fault(path, error))
     return tuple(records), "; ".join(faults)
 
 
@@ -299,9 +294,13 @@ def _estimate_seconds_left(lines: Sequence[Mapping[str, Any]], total: int | None
     return None if images <= 0 or seconds <= 0 else (total - recent[-1]["images"]) * seconds / images
 
 
-def _describe_fault(folder: Path, file: str, error: Exception) -> str:
+def _describe_fault(folder: Path, error: Exception) -> str:
     """Return a text about an error in a file, without its folder's path, because others may see reports."""
-    text = str(error) if isinstance(error, UserError) else f"{file} is damaged: {error!r}"
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.filename} cannot be read: {error.strerror}"
+    elif not isinstance(error, UserError):
+        text = f"{RUN} or another file is damaged: {type(error).__name__} {error}"
     return text.replace(f"{folder}{os.sep}", "")
 
 
@@ -321,7 +320,8 @@ def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | N
     whole = {place[0]: folder for place, folder in places if place and not place[1]}
     step = max(whole, default=0)
     if budget is None and whole:
-        budget = read_json(whole[step] / "state.json")["plan"]["total"]
+        state: Any = read_document(whole[step], "state")
+        budget = state["plan"]["total"]
     return step, budget
 
 

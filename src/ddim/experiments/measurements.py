@@ -14,7 +14,7 @@ from ddim.errors import UserError, format_count
 from ddim.evaluation.copies import format_share
 from ddim.experiments.evaluations import is_last_step
 from ddim.experiments.index import Run
-from ddim.files import read_json
+from ddim.files.documents import read_sealed
 from ddim.metrics.statistics import Estimate
 from ddim.runs.folder import list_numbered_folders
 
@@ -80,7 +80,7 @@ def read_measurements(run: Path) -> Measurements:
         found = []
         for folder in folders:
             try:
-                found.append(describe(read_json(folder / "record.json")))
+                found.append(describe(read_sealed(folder / "record.json")))
             except (UserError, KeyError, TypeError):
                 damaged.append(f"{kind}/{folder.name}/record.json")
         return found

@@ -6,7 +6,6 @@ killed process is known by its lock, which ended with the process.
 """
 
 import hashlib
-import json
 import os
 import shutil
 import stat
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ddim.errors import UserError
 from ddim.files.locks import LOCK, NEW, TEMPORARY, create_owned, remove_leftovers_once, temporary_name
@@ -129,29 +128,6 @@ def write_once(path: Path, content: bytes) -> None:
     """
     with _renamed_at_end(path, _link_once) as file:
         _write(file, content)
-
-
-def write_json(path: Path, document: object) -> None:
-    """Write `document` as JSON to `path`; see `write_atomic`. After an error, `path` is unchanged.
-
-    Raises:
-        ValueError: if the document contains NaN or an infinity.
-        TypeError: if the document contains a value that JSON cannot express.
-    """
-    write_atomic(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
-
-
-def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
-    """Return the JSON document in a file.
-
-    Raises:
-        UserError: if the file cannot be read or is not JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    # Deeply nested brackets raise RecursionError.
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def download_file(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> Path:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ddim.errors import UserError
-from ddim.files import make_folder, read_json, write_atomic, write_json
+from ddim.files import make_folder, write_atomic
+from ddim.files.documents import read_json, write_json
 from ddim.runs.codec import override
 from ddim.runs.diffusers_config import make_network_config, make_noise_config
 from ddim.runs.diffusers_options import head_config

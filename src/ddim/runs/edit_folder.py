@@ -14,7 +14,8 @@ from typing import Any, Unpack
 from safetensors.torch import save
 
 from ddim.errors import UserError
-from ddim.files import write_atomic, write_json
+from ddim.files import write_atomic
+from ddim.files.documents import write_sealed
 from ddim.plots.charts import plot_strip, save_figure
 from ddim.plots.pictures import check_zoom, save_film, to_uint8
 from ddim.runs.edit_images import Edit, Inversion
@@ -110,7 +111,7 @@ def write_edit(
         **made.facts,
         **edit.facts(lambda path: _name_file(Path(path), folder)),
     }
-    write_json(folder / RECORD, make_record("edit", content, made.pipeline))
+    write_sealed(folder / RECORD, make_record("edit", content, made.pipeline))
     return WrittenEdit(folder, made, files)
 
 

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from ddim.errors import UserError, explain_os_error
-from ddim.files import make_folder, read_json, sync_folder, write_json
+from ddim.files import make_folder, sync_folder
+from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import LOCK, TEMPORARY
 
 RUN = "run.json"
@@ -33,7 +34,7 @@ def make_run_folder(out: Path | None, data: str, recipe: str) -> Path:
 
 def record_in_run(folder: Path, **facts: object) -> None:
     """Add facts to the run.json of a run folder; facts of the same names are replaced."""
-    write_json(folder / RUN, {**read_json(folder / RUN), **facts})
+    write_sealed(folder / RUN, {**read_sealed(folder / RUN), **facts})
 
 
 def check_unused(out: Path, more: str = "") -> None:
@@ -56,6 +57,16 @@ def check_unused(out: Path, more: str = "") -> None:
 def is_unused(folder: Path) -> bool:
     """Return whether a folder is empty, apart from what a killed process has left there."""
     return all(path.name == LOCK or path.name.startswith(TEMPORARY) for path in folder.iterdir())
+
+
+def check_name(name: object, file: Path) -> None:
+    """Check that a name that was read from a file can become the name of a folder.
+
+    Raises:
+        UserError: if it is no such name, or would lead to another folder.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{,199}", name):
+        raise UserError(f"{file} is damaged: {name!r:.80} cannot be the name of a folder")
 
 
 def list_numbered_folders(parent: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from ddim.data.given import PREFIX
 from ddim.data.open import absolute_source, fingerprint_source, limit_range, source_exists
 from ddim.data.values import Reading, choose_channels
 from ddim.errors import UserError
-from ddim.files import read_json, write_json
+from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
 from ddim.runs.pipeline import LoadedRun
@@ -127,22 +127,22 @@ def record_new_place(run: Path, source: str) -> None:
     Raises:
         UserError: if the images there are not those that the run was trained on.
     """
-    document = read_json(run / RUN)
+    document = read_sealed(run / RUN)
     data, facts = load_recipe(document["recipe"]).data, document["data"]
     found = (fingerprint_source(source, data.size, data.channels, each) for each in list_readings(data))
     if facts["fingerprint"] not in found:
         raise UserError(f"data {source} does not hold the images on which {run} was trained")
     place = absolute_source(source)
     if facts.get("path") != place:
-        write_json(run / RUN, document | {"data": {**facts, "path": place}})
+        write_sealed(run / RUN, document | {"data": {**facts, "path": place}})
 
 
 def _recorded_path(run: Path) -> str | None:
     """Return the absolute path of the images that a run recorded; None if it is not known."""
-    try:
-        return read_json(run / RUN)["data"].get("path")
-    except (UserError, KeyError):
+    if not (run / RUN).is_file():
         return None  # The checkpoint was copied out of its run.
+    data = read_sealed(run / RUN).get("data")
+    return data.get("path") if isinstance(data, dict) else None
 
 
 def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
-from ddim.files import write_atomic, write_json
+from ddim.files import write_atomic
+from ddim.files.documents import write_sealed
 from ddim.nn.ema import select_averaged
 from ddim.nn.runtime import choose_runtime
 from ddim.runs import checkpoint
@@ -61,7 +62,7 @@ def save_imported(  # noqa: PLR0913 (private to the importers)
     pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose_runtime(precision="fp32", compiling=False)
     run = make_run_folder(None if out is None else Path(out), str(source), recipe.name)
     kind = "folder" if source.is_dir() else "file"
-    write_json(run / "import.json", {kind: str(source.resolve()), "versions": list_versions()})
+    write_sealed(run / "import.json", {kind: str(source.resolve()), "versions": list_versions()})
     write_atomic(run / "recipe.yaml", write_recipe(recipe).encode())
     state = RunState(0, pixels, channels, tuple(classes), runtime)
     checkpoint.save(

@@ -5,13 +5,15 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ddim.errors import UserError
 from ddim.files import make_folder, write_atomic
+from ddim.files.documents import seal, unseal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,20 +26,22 @@ SHOWN_EVERY = 10.0
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log, in order; numbers that were not finite are None.
 
-    An incomplete last line is left out.
+    An incomplete last line, without a line break, is left out.
 
     Raises:
-        UserError: if any other line cannot be read.
+        UserError: if any other line cannot be read, or has changed since it was written.
     """
     folder = Path(folder)
-    lines = _lines(folder)
     metrics = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(folder), 1):
         entry = _entry(line)
         if entry is not None:
             metrics.append(entry)
-        elif number < len(lines):
-            raise UserError(f"{folder / METRICS}, line {number} is not a line of a run's log: {line[:40]!r}")
+        elif line.endswith(b"\n"):
+            raise UserError(
+                f"{folder / METRICS}, line {number} is damaged: {line[:40]!r}; put back a copy, or resume "
+                "the run, which leaves such lines out"
+            )
     return metrics
 
 
@@ -48,6 +52,7 @@ class RunLog:
         folder: the run folder.
         resumed: the step of the checkpoint that the run continues from; None starts a new log. Lines of later
             steps are removed, so that the log equals the log of an uninterrupted run, except for its times.
+        Damaged lines are removed with a warning, which names a copy of the old log.
         due: whether the validation of step `resumed` will be repeated; the line of this validation is then
             removed too.
     """
@@ -56,7 +61,8 @@ class RunLog:
         # tensorboardX.SummaryWriter would lose events when the process is killed: it has a queue and threads.
         from tensorboardX.event_file_writer import EventsWriter
 
-        write_atomic(folder / METRICS, b"".join(_kept(folder, resumed, due)))
+        kept = [] if resumed is None else _keep_lines(folder, resumed, due)
+        write_atomic(folder / METRICS, b"".join(kept))
         self._file = (folder / METRICS).open("ab")
         first = 0 if resumed is None else resumed + 1
         # Without this suffix, a run that is resumed within a second would overwrite its own events.
@@ -90,7 +96,7 @@ class RunLog:
             line[name] = number if math.isfinite(number) else None
             if line[name] is not None:
                 self._show(step, summary=scalar(name, number))
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.write(json.dumps(seal(line)).encode() + b"\n")
         self._file.flush()
 
     def hyperparameters(self, fields: Mapping[str, str], metrics: Sequence[str]) -> None:
@@ -172,19 +178,36 @@ def _lines(folder: Path) -> list[bytes]:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """Return a line of the log as a mapping, or None if it is incomplete or is not a line of a log."""
+    """Return a line of the log as a mapping, or None if it is incomplete, damaged or no line of a log."""
     try:
-        entry = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+        found = json.loads(line) if line.endswith(b"\n") else None
+        entry = unseal(found, METRICS) if isinstance(found, dict) else {}
+    # Deeply nested brackets raise RecursionError.
+    except (ValueError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
+    numbers = all(value is None or isinstance(value, int | float) for value in entry.values())
+    return entry if numbers and isinstance(entry.get("step"), int) else None
 
 
-def _kept(folder: Path, resumed: int | None, due: bool) -> Iterator[bytes]:
-    if resumed is not None:
-        for line in _lines(folder):
-            entry = _entry(line)
-            # A line without a loss is the line of a validation.
-            removed = entry is None or (due and entry["step"] == resumed and "loss" not in entry)
-            if entry is not None and not removed and entry["step"] <= resumed:
-                yield line
+def _keep_lines(folder: Path, resumed: int, due: bool) -> list[bytes]:
+    """Return the lines up to step `resumed`; warn about damaged lines and keep a copy of the whole log."""
+    kept, damaged = [], []
+    for number, line in enumerate(_lines(folder), 1):
+        entry = _entry(line)
+        if entry is None:
+            # A process that is killed can leave an incomplete line, of a later step than the checkpoint.
+            damaged += [number] if line.endswith(b"\n") else []
+        # A line without a loss is the line of a validation.
+        elif entry["step"] <= resumed and not (due and entry["step"] == resumed and "loss" not in entry):
+            kept.append(line)
+    if damaged:
+        k = 1
+        while (copy := folder / f"damaged-{k}-{METRICS}").exists():
+            k += 1
+        write_atomic(copy, (folder / METRICS).read_bytes())
+        lines = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more" if len(damaged) > 1 else "")
+        warnings.warn(
+            f"{folder / METRICS} is damaged in {lines}: this is left out, and {copy.name} is the old log",
+            stacklevel=2,
+        )
+    return kept

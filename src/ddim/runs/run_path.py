@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ddim.data.hub import names_repository
 from ddim.errors import UserError
-from ddim.files import read_json
+from ddim.files.documents import read_sealed
 from ddim.runs import checkpoint
 from ddim.runs.folder import RUN
 from ddim.runs.hub_run import locate_run
@@ -128,7 +128,7 @@ def find_checkpoint(run: str | Path) -> Path:
             f"`ddim runs {shlex.quote(str(run))}` lists the runs below it"
         )
     if found is None:
-        if read_json(run / RUN).get("checkpointed"):
+        if read_sealed(run / RUN).get("checkpointed"):
             raise UserError(f"the checkpoints of run {run} are gone: put them back into {run}/checkpoints")
         raise UserError(f"run {run} holds no checkpoint yet")
     return found

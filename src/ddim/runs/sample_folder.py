@@ -26,7 +26,7 @@ from ddim.data.arrays import SUFFIXES
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import State
 from ddim.errors import UserError
-from ddim.files import read_json, write_json
+from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import lock_folder
 from ddim.nn.processes import current_processes
 from ddim.plots.pictures import check_zoom, enlarge, make_sheet, save_film, save_png
@@ -157,7 +157,7 @@ def write_samples(
         end = {"nfe": nfe, "seeds": sorted({*todo.there["seeds"], *seeds})}
         end |= {"seconds": round(todo.there["seconds"] + seconds, 2)}
         end |= {"film": todo.shown if output.film else todo.there["film"]}
-        write_json(todo.folder / RECORD, {**record, **end})
+        write_sealed(todo.folder / RECORD, {**record, **end})
         return processes.broadcast(Written(todo.folder, sheet, len(todo.missing), seconds, nfe))
 
 
@@ -287,7 +287,7 @@ def _open_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     before = _read_record(folder, record)
     if before is None:
         # The record marks the folder as a folder of samples, so that the same call can finish it later.
-        write_json(folder / RECORD, record | there)
+        write_sealed(folder / RECORD, record | there)
         return there
     return there | {name: value for name, value in before.items() if name in there}
 
@@ -303,7 +303,7 @@ def _read_record(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not (folder / RECORD).is_file():
         raise UserError(f"folder {folder} holds files that are not samples; give a new folder")
-    before = read_json(folder / RECORD)
+    before = read_sealed(folder / RECORD)
     if not isinstance(before, dict) or before.get("kind") != "samples":
         raise UserError(f"folder {folder} holds a record of something other than samples; give a new folder")
     if others := _differences(before, record):

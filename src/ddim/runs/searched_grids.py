@@ -11,7 +11,7 @@ from typing import Any
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
-from ddim.files import read_json, write_json
+from ddim.files.documents import read_sealed, write_sealed
 from ddim.plots.tabular import Tabular
 from ddim.runs.codec import dump
 
@@ -63,11 +63,12 @@ def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: Sear
         # The error of a grid that diverged is infinite. JSON has no infinity, so it becomes null.
         "named": {name: e if math.isfinite(e) else None for name, e in found.named.items()},
     }
-    write_json(run / FILE, entries)
+    write_sealed(run / FILE, entries)
 
 
 def _is_grid(entry: dict[str, Any]) -> bool:
-    return isinstance(entry.get("times"), list)
+    times = entry.get("times")
+    return isinstance(times, list) and all(isinstance(t, int | float) for t in times)
 
 
 def read_entries(file: Path, is_valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -82,10 +83,8 @@ def read_entries(file: Path, is_valid: Callable[[dict[str, Any]], bool]) -> dict
     """
     if not file.is_file():
         return {}
-    entries = read_json(file)
-    if not isinstance(entries, dict) or not all(
-        isinstance(entry, dict) and is_valid(entry) for entry in entries.values()
-    ):
+    entries = read_sealed(file)
+    if not all(isinstance(entry, dict) and is_valid(entry) for entry in entries.values()):
         raise UserError(f"{file} was not written by ddim search or is damaged: remove it")
     return entries
 

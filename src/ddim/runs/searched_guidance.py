@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.diffusion.samplers import Sampler
-from ddim.files import write_json
+from ddim.files.documents import write_sealed
 from ddim.runs.searched_grids import read_entries, sampling_key
 
 FILE = "guidance.json"
@@ -61,11 +61,14 @@ def save_guidance(
     if found is not None:
         entries[key] = asdict(found)
     if found is not None or before is not None:
-        write_json(run / FILE, entries)
+        write_sealed(run / FILE, entries)
 
 
 def _is_guidance(entry: dict[str, Any]) -> bool:
-    return isinstance(entry.get("scale"), int | float)
+    interval, guide = entry.get("interval"), entry.get("guide")
+    ends = interval if isinstance(interval, list) and len(interval) == 2 else [""]
+    known = interval is None or all(end is None or isinstance(end, int | float) for end in ends)
+    return known and isinstance(entry.get("scale"), int | float) and isinstance(guide, str | None)
 
 
 def _key(sampler: Sampler, steps: int, weights: str, labelled: bool) -> str:

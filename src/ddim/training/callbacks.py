@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ddim.data.batch import gather_batch
 from ddim.errors import NotFinite, UserError, describe_given
-from ddim.files import read_json
+from ddim.files.documents import read_sealed
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs import checkpoint
@@ -199,7 +199,7 @@ class Checkpoints(Callback):
         """See `Callback`."""
         self.folder = folder / "checkpoints"
         self._last, self._saved, self._best = time.monotonic(), training.step, -1
-        self._recorded = bool(read_json(folder / RUN).get("checkpointed"))
+        self._recorded = bool(read_sealed(folder / RUN).get("checkpointed"))
         self._guided = checkpoint.find_newest(folder / GUIDE) is not None
 
     def on_step(self, training: Training, values: Mapping[str, float]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ddim.data.open import find_array_size, fingerprint_source, source_exists
 from ddim.errors import UserError
-from ddim.files import read_json
+from ddim.files.documents import read_sealed
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import RUN
 from ddim.runs.images import list_readings
@@ -114,7 +114,7 @@ def separate_budget(request: Request, out: str | Path | None) -> tuple[Request, 
     images = str(request.fields.get("images", ""))
     if out is None or not images.isdecimal() or not (Path(out) / RUN).is_file():
         return request, None
-    begun = read_json(Path(out) / RUN)["recipe"]["images"]
+    begun = read_sealed(Path(out) / RUN)["recipe"]["images"]
     if begun == int(images):
         return request, None
     fields = {name: value for name, value in request.fields.items() if name != "images"}
@@ -152,7 +152,7 @@ def _with_budget_of(out: Path, request: Request) -> Request:
     """
     if {"images", "minutes"} & request.fields.keys():
         return request
-    recipe = read_json(out / RUN)["recipe"]
+    recipe = read_sealed(out / RUN)["recipe"]
     name = "minutes" if recipe["images"] is None else "images"
     return replace(request, fields={**request.fields, name: str(recipe[name])})
 
@@ -165,7 +165,7 @@ def find_difference(folder: Path, request: Request) -> Difference | None:
     Raises:
         UserError: if the run's recipe cannot be read.
     """
-    facts = read_json(folder / RUN)
+    facts = read_sealed(folder / RUN)
     recipe = load_recipe(facts["recipe"])
     requested = {name: value for name, _, value in list_fields(_expected(recipe, facts, request))}
     pairs = [Difference(name, value, requested.get(name)) for name, _, value in list_fields(recipe)]

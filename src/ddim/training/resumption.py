@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from ddim.errors import UserError, check_positive
-from ddim.files import read_json
+from ddim.files.documents import read_sealed
 from ddim.files.locks import lock_folder
 from ddim.runs import checkpoint
 from ddim.runs.averages import FOLDER as AVERAGES
@@ -84,7 +84,7 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
         "more_minutes": more,
         "lr": training.plan.rate(training.recipe.optim, training.seen),
     }
-    record_in_run(folder, extended=[*read_json(folder / RUN).get("extended", []), entry])
+    record_in_run(folder, extended=[*read_sealed(folder / RUN).get("extended", []), entry])
 
 
 def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = False) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from ddim.data import SplitImages
 from ddim.data.given import give_images
 from ddim.errors import UserError
-from ddim.files import read_json, write_json
+from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import lock_folder
 from ddim.nn.processes import current_processes, join_processes
 from ddim.nn.runtime import Runtime, check_runtime, find_device
@@ -142,7 +142,7 @@ def _start(
         folder = Path(processes.broadcast(folder))
         with lock_folder(folder) if processes.leads else nullcontext():
             if processes.leads:
-                write_json(folder / RUN, describe_run(training, machine, source, parent))
+                write_sealed(folder / RUN, describe_run(training, machine, source, parent))
             parent = None  # frees the memory of its network
             fit(training, measure_kid, replace(start, folder=folder))
     return folder
@@ -220,7 +220,7 @@ class _Saved:
 
 def _read_saved(folder: Path, data: object) -> _Saved:
     """Return the data in run.json and the newest checkpoint, after checking `data`; see `resume`."""
-    document = read_json(folder / RUN)
+    document = read_sealed(folder / RUN)
     accept_images(folder, document["recipe"]["data"]["source"], data)
     path = checkpoint.find_newest(folder / "checkpoints")
     if path is None:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 from ddim.errors import UserError, suggest
-from ddim.files import read_json
+from ddim.files.documents import read_sealed
 from ddim.plots.pictures import enlarge
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.callbacks import Callback, describe_choices
@@ -81,7 +81,7 @@ class Tracker(Callback, ABC):
         Raises:
             UserError: if the tracker cannot start, for example without a network or without a login.
         """
-        known = read_json(folder / RUN).get("trackers", {})
+        known = read_sealed(folder / RUN).get("trackers", {})
         try:
             mine = self.open(folder, describe_choices(training), known.get(self.package))
         except Exception as error:

@@ -12,7 +12,7 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.evaluation.record import evaluation_name
 from ddim.experiments.index import Run
-from ddim.files import read_json
+from ddim.files.documents import SEAL, read_sealed
 from ddim.runs.flat import ERRORS
 from ddim.runs.folder import REAL_IMAGES, list_numbered_folders
 from ddim.runs.log import METRICS, read_metrics
@@ -197,7 +197,7 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
     if newest is None:
         return None
     try:
-        record = read_json(newest / "record.json")
+        record = read_sealed(newest / "record.json")
         verdict, copies = str(record["verdict"]), record["copies"]
         count, of = int(copies["count"]), int(copies["of"])
     except (UserError, TypeError, ValueError, LookupError, OverflowError):
@@ -253,7 +253,7 @@ def _value(line: Mapping[str, Any], name: str) -> float | None:
 
 
 def read_log(run: Path) -> Log:
-    """Return the last lines of the log of a run."""
+    """Return the last lines of the log of a run, without their seals."""
     try:
         with (run / METRICS).open("rb") as file:
             end = file.seek(0, 2)
@@ -261,7 +261,8 @@ def read_log(run: Path) -> Log:
             lines = file.read().splitlines()
     except OSError:
         return Log([])
-    return Log([line[:_LINE_BYTES].decode("utf-8", "replace") for line in lines[-LINES:]])
+    shown = (line[:_LINE_BYTES].decode("utf-8", "replace") for line in lines[-LINES:])
+    return Log([re.sub(rf', "{SEAL}": "\w*"}}$', "}", line) for line in shown])
 
 
 def find_picture(run: Path, kind: str, name: str) -> Path:

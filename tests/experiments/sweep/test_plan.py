@@ -8,10 +8,14 @@ import pytest
 from ddim.data.blossoms.source import Blossoms
 from ddim.data.named import NAMED
 from ddim.errors import UserError
+from ddim.experiments.index import find_runs
 from ddim.experiments.sweep import folder as sweep_folder
 from ddim.experiments.sweep.folder import begin_sweep, read_sweep, write_trial_recipe
+from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import SweepRequest, plan_trials
+from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs.codec import load_recipe, override
+from ddim.runs.folder import check_name
 from ddim.runs.named_recipes import smoke
 from race import race
 
@@ -280,8 +284,8 @@ def test_a_sweep_needs_a_field_or_repeats(tmp_path):
 
 def test_a_sweep_of_another_schema_is_refused(tmp_path):
     begin_sweep(request(), tmp_path / "sweep")
-    document = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
-    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({**document, "schema": 2}))
+    file = tmp_path / "sweep" / "sweep.json"
+    write_sealed(file, {**read_sealed(file), "schema": 2})
     with pytest.raises(UserError, match="has schema 2, this version reads 1"):
         read_sweep(tmp_path / "sweep")
 
@@ -297,7 +301,13 @@ def test_random_draws_from_a_range_may_repeat():
     [
         ([], "was not written by `ddim sweep`"),
         ({"schema": 1}, "was not written by `ddim sweep`"),
-        ({"kind": "sweep", "schema": 1}, "is damaged: 'request'"),
+        ({"kind": "sweep", "schema": 1}, "is damaged: its trials are not a list"),
+        ({"kind": "sweep", "schema": 1, "trials": []}, "is damaged: 'request'"),
+        ({"kind": "sweep", "schema": 1, "trials": [], "request": {"fields": 3}}, "is damaged: "),
+        (
+            {"kind": "sweep", "schema": 1, "trials": [{"name": "a", "recipe": []}]},
+            "is damaged: trial a has no recipe",
+        ),
         ({"kind": "sweep", "schema": 1, "trials": [], "request": {"new": 1}}, "is damaged: .*'new'"),
     ],
 )
@@ -311,3 +321,49 @@ def test_sweeps_are_numbered_under_runs_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = [str(begin_sweep(request(), None).folder) for _ in range(2)]
     assert folders == ["runs/blossoms-smoke-sweep-1", "runs/blossoms-smoke-sweep-2"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil", "/tmp/evil", "a/b", "a\\b", "", ".", "..", ".hidden", "a\n", 3, None]
+)
+def test_a_trial_whose_name_is_no_folder_name_is_refused_everywhere(name, tmp_path):
+    """A name of a file becomes a path: it must not lead out of the folder of the sweep."""
+    planned = begin_sweep(request(), tmp_path / "sweep")
+    file = planned.folder / "sweep.json"
+    document = read_sealed(file)
+    document["trials"][1]["name"] = name
+    write_sealed(file, document)
+    with pytest.raises(UserError, match=r"sweep\.json is damaged: .* cannot be the name of a folder"):
+        read_sweep(planned.folder)
+    (run,) = find_runs(tmp_path)
+    assert (run.state, run.path) == ("damaged", planned.folder)
+    assert run.why.startswith("sweep.json is damaged: ")
+
+
+def test_the_names_of_planned_trials_are_folder_names(tmp_path):
+    for trial in plan_trials(request(fields={"data.source": "[blossoms:8,blossoms:9]", "seed": "[0,1]"})):
+        check_name(trial.name, tmp_path)
+
+
+def test_a_changed_recipe_file_of_a_trial_does_not_change_the_trial(tmp_path):
+    planned = begin_sweep(request(), tmp_path / "sweep")
+    trial = planned.trials[0]
+    file = planned.recipe_file(trial)
+    for text in (None, json.dumps(trial.recipe | {"seed": 9}), "{"):
+        if text is not None:
+            file.write_text(text)
+        planned.make_folders()
+        write_trial_recipe(planned, trial)
+        assert json.loads(file.read_text()) == trial.recipe
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"exit_code": None}, {"message": 3}, {"seconds": "1"}, {"value": "nan"}, {"more": 1}]
+)
+def test_a_damaged_outcome_is_named(change, tmp_path):
+    file = tmp_path / "1.json"
+    Outcome(0, 1.5, "", 0.25).write(file)
+    assert read_outcome(file) == Outcome(0, 1.5, "", 0.25)
+    write_sealed(file, {**read_sealed(file), **change} if change else {})
+    with pytest.raises(UserError, match=r"1\.json is damaged: "):
+        read_outcome(file)

@@ -8,7 +8,6 @@ A trial runs as a process `ddim train --resume`, so another worker can resume it
 
 from __future__ import annotations
 
-import json
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.experiments.index import SCHEMA, SWEEP
+from ddim.experiments.sweep.document import SCHEMA, SWEEP, read_plan
 from ddim.experiments.sweep.plan import SweepRequest, Trial, plan_trials, shared_recipe
 from ddim.experiments.sweep.storage import (
     check_address,
@@ -24,7 +23,8 @@ from ddim.experiments.sweep.storage import (
     sqlite_address,
     without_password,
 )
-from ddim.files import make_folder, read_json, write_json, write_once
+from ddim.files import make_folder, write_once
+from ddim.files.documents import render_sealed, write_json
 from ddim.runs.folder import is_unused, make_output_folder, make_run_folder
 
 _FOLDERS = ("trials", "recipes", "logs", "results")
@@ -116,7 +116,7 @@ def begin_sweep(
         }
         # Another worker may create the file at the same moment; the first file counts.
         with suppress(FileExistsError):
-            write_once(out / SWEEP, json.dumps(document, indent=1).encode() + b"\n")
+            write_once(out / SWEEP, render_sealed(document))
     sweep = read_sweep(out)
     if request is not None:
         _check_same_request(sweep, request)
@@ -135,26 +135,21 @@ def read_sweep(folder: str | Path) -> Sweep:
     path = folder / SWEEP
     if not path.is_file():
         raise UserError(f"{folder} is not a sweep: it holds no {SWEEP}")
-    document = read_json(path)
-    if not isinstance(document, dict) or document.get("kind") != "sweep":
+    document = read_plan(folder)
+    if document is None:
         raise UserError(f"{path} was not written by `ddim sweep`: give the folder of a sweep")
-    if document.get("schema") != SCHEMA:
-        raise UserError(f"{folder} has schema {document.get('schema')}, this version reads {SCHEMA}")
     try:
-        request, trials = (
-            SweepRequest(**document["request"]),
-            tuple(Trial(**trial) for trial in document["trials"]),
-        )
+        request = SweepRequest(**document["request"])
+        trials = tuple(Trial(**trial) for trial in document["trials"])
         return Sweep(folder, request, document["storage"], document["study"], document["base"], trials)
-    except (KeyError, TypeError) as error:
+    # Values of other types raise AttributeError too.
+    except (UserError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
 
 
 def write_trial_recipe(sweep: Sweep, trial: Trial) -> None:
-    """Write the recipe file of a trial, unless it exists."""
-    path = sweep.recipe_file(trial)
-    if not path.exists():
-        write_json(path, trial.recipe)
+    """Write the recipe file of a trial. The plan has a seal, so a file that exists is written anew."""
+    write_json(sweep.recipe_file(trial), trial.recipe)
 
 
 def _make_folder(out: Path | None, request: SweepRequest) -> Path:

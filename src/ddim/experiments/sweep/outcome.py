@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ddim.errors import UserError
-from ddim.files import read_json, write_once
+from ddim.files import write_once
+from ddim.files.documents import read_sealed, render_sealed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Outcome:
     def write(self, path: Path) -> None:
         """Write the outcome to a file, unless the file exists already."""
         with suppress(FileExistsError):
-            write_once(path, json.dumps(asdict(self), indent=1).encode() + b"\n")
+            write_once(path, render_sealed(asdict(self)))
 
 
 def read_outcome(path: Path) -> Outcome | None:
@@ -46,8 +46,12 @@ def read_outcome(path: Path) -> Outcome | None:
     """
     if not path.exists():
         return None
-    document = read_json(path)
+    document = read_sealed(path)
     try:
-        return Outcome(**document)
+        found = Outcome(**document)
     except TypeError as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    kinds = (found.exit_code, int), (found.seconds, int | float), (found.message, str)
+    if not all(isinstance(*pair) for pair in (*kinds, (found.value, int | float | None))):
+        raise UserError(f"{path} is damaged: an entry has another type")
+    return found

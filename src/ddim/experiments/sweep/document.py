@@ -1,0 +1,40 @@
+"""Read and check sweep.json, the plan of a sweep. This module imports neither torch nor Optuna."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ddim.errors import UserError
+from ddim.files.documents import SEAL, read_json, unseal
+from ddim.runs.folder import check_name
+
+SWEEP = "sweep.json"
+"""The file that marks a folder as a sweep."""
+SCHEMA = 1
+"""The version of the layout of ``sweep.json``."""
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """Return the content of sweep.json in a folder, with checked trials; None if another program wrote it.
+
+    Raises:
+        UserError: if the file is damaged or has another schema, or the name of a trial is no folder name.
+    """
+    path = folder / SWEEP
+    document = read_json(path)
+    if not isinstance(document, dict) or (document.get("kind") != "sweep" and SEAL not in document):
+        return None
+    document = unseal(document, path)
+    if document.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {document.get('schema')}, this version reads {SCHEMA}")
+    trials = document.get("trials")
+    if not isinstance(trials, list) or not all(isinstance(trial, dict) for trial in trials):
+        raise UserError(f"{path} is damaged: its trials are not a list of tables")
+    for trial in trials:
+        # The name becomes the name of a folder and of files.
+        check_name(trial.get("name"), path)
+        # A search draws the recipe of a trial when a worker starts it.
+        if not isinstance(trial.get("recipe"), dict | None):
+            raise UserError(f"{path} is damaged: trial {trial['name']} has no recipe")
+    return document
