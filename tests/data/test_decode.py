@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bad_images import animation, encoded, interlaced, picture, with_orientation
+from bad_images import animation, encoded, interlaced, picture, png, usable, with_orientation
 from ddim.data.decode import UnusableError, decode_image, is_image_name, read_header
 
 
@@ -170,3 +170,20 @@ def test_without_pillow_heif_a_heic_photo_is_refused_with_the_remedy(monkeypatch
     assert is_image_name("IMG_0001", data[:16])
     with pytest.raises(UnusableError, match="a HEIC photo: `pip install pillow-heif` lets ddim read it"):
         decode_image(data, (8, 8), 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_large_images_are_converted_in_strips_to_the_same_bits(channels, monkeypatch):
+    whole = {name: pixels_of(data, (16, 24), channels) for name, data in usable().items()}
+    # Strips of one or two rows, and of three with one row left.
+    for strip in (96, 150):
+        monkeypatch.setattr("ddim.data.decode._STRIP", strip)
+        for name, data in usable().items():
+            np.testing.assert_array_equal(pixels_of(data, (16, 24), channels), whole[name], name)
+
+
+@pytest.mark.parametrize("size", [(1, 64_000_000), (64_000_000, 1), (1, 65_537)])
+def test_an_image_with_a_huge_side_is_refused_by_its_header(size):
+    """Pillow keeps a pointer for each row: 64 million rows take half a gigabyte before they have pixels."""
+    with pytest.raises(UnusableError, match="a side of more than 65,536"):
+        pixels_of(png(*size, 8, 0, b""), (8, 8))

@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,8 +20,12 @@ VERSION = 1
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 128 * 2**20
+# Pillow keeps a pointer for each row, so an image of one column takes far more memory than its pixels.
+MAX_SIDE = 2**16
 # A progressive JPEG has about ten scans; thousands of them in a small file keep a decoder busy for minutes.
 MAX_SCANS = 100
+
+_STRIP = 2**21  # pixels that are converted at once
 
 _READ = (
     ".jpg .jpeg .jpe .jfif .png .apng .webp .avif .heic .heif .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm"
@@ -114,6 +118,10 @@ def open_image(data: bytes) -> Iterator[Image.Image]:
         with warnings.catch_warnings(action="ignore"), _open_file(data) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnusableError(too_many(f"{image.width} x {image.height} pixels"))
+            if max(image.size) > MAX_SIDE:
+                raise UnusableError(
+                    f"{image.width} x {image.height} pixels: a side of more than {MAX_SIDE:,}"
+                )
             if image.width * image.height == 0:
                 raise UnusableError("has no pixels")
             if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
@@ -231,13 +239,23 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
+    low, high = 0.0, 65535.0
+    if image.mode in ("I", "F"):
+        ends = [(values.min(), values.max()) for values in map(_finite_values, _cut_strips(image))]
+        low, high = min(float(low) for low, _ in ends), max(float(high) for _, high in ends)
+        low, high = _range(low, high, image.mode == "F")
+
+    def scale(part: Image.Image) -> Image.Image:
+        return Image.fromarray(np.rint((_finite_values(part) - low) * (255 / (high - low))).astype(np.uint8))
+
+    return _convert_strips(image, "L", scale)
+
+
+def _finite_values(image: Image.Image) -> np.ndarray:
     values = np.asarray(image).astype(np.float32)
     if not np.isfinite(values).all():
         raise UnusableError("contains values that are not finite")
-    low, high = 0.0, 65535.0
-    if image.mode in ("I", "F"):
-        low, high = _range(float(values.min()), float(values.max()), image.mode == "F")
-    return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
+    return values
 
 
 def _range(low: float, high: float, floats: bool) -> tuple[float, float]:
@@ -248,16 +266,37 @@ def _range(low: float, high: float, floats: bool) -> tuple[float, float]:
 
 
 def _with_channels(image: Image.Image, channels: int) -> Image.Image:
-    if channels == 4:
-        return image.convert("RGBA")
-    if image.has_transparency_data:
+    if image.mode == _MODES[channels] and not (image.has_transparency_data and channels < 4):
+        return image
+    return _convert_strips(image, _MODES[channels], lambda part: _convert_part(part, channels))
+
+
+def _convert_part(image: Image.Image, channels: int) -> Image.Image:
+    if channels < 4 and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return (
-        image.convert("RGB").convert("L")
-        if channels == 1 and image.mode != "L"
-        else image.convert(_MODES[channels])
-    )
+    if channels == 1 and image.mode != "L":
+        image = image.convert("RGB")
+    return image.convert(_MODES[channels])
+
+
+def _cut_strips(image: Image.Image) -> Iterator[Image.Image]:
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _convert_strips(
+    image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """Return `convert` of an image, which must work on each pixel alone, with little memory for its steps."""
+    if image.width * image.height <= _STRIP:
+        return convert(image)
+    whole, top = Image.new(mode, image.size), 0
+    for part in _cut_strips(image):
+        whole.paste(convert(part), (0, top))
+        top += part.height
+    return whole
 
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}

@@ -68,7 +68,10 @@ def read_any_header(data: bytes) -> Header:
         return found
     found = read_header(data)
     if found.format == "PNG" and data[24] == 16 and data[25] in _PNG_CHANNELS:
-        return Header(found.height, found.width, "I;16", "PNG", _PNG_CHANNELS[data[25]])
+        channels = _PNG_CHANNELS[data[25]]
+        if found.height * found.width * channels > MAX_PIXELS:
+            raise UnusableError(too_many(f"{found.width} x {found.height} pixels of {channels} channels"))
+        return Header(found.height, found.width, "I;16", "PNG", channels)
     return found
 
 
