@@ -9,12 +9,15 @@ import math
 import os
 import shlex
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import SupportsIndex
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of the operating system for a full disk, a full quota and a file that became too large."""
 
+
+_LONGEST, _MOST = 200, 2000  # letters and number of the words among which `suggest` looks
 
 LARGEST_EXCESS = 1e-3
 """How far pixels may lie outside [0, 1].
@@ -237,5 +240,7 @@ def suggest(word: str, possible: Iterable[str], likeness: float = 0.6) -> str:
         possible: the words that are allowed; the most similar word is suggested.
         likeness: the smallest similarity of a suggestion, in [0, 1], by `difflib`.
     """
-    found = difflib.get_close_matches(word, list(possible), 1, likeness)
+    # Comparing takes time with the square of the length. Words of a file can be long, and many.
+    near = islice((other for other in possible if len(other) <= _LONGEST), _MOST)
+    found = difflib.get_close_matches(word[:_LONGEST], list(near), 1, likeness)
     return f"; perhaps you meant {found[0]}" if found else ""

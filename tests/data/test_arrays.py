@@ -134,7 +134,7 @@ def broken_npy(shape, content=b"", dtype="<u2"):
         (broken_npy((2, 8, -8), b"\0" * 200), "cut off|must have the shape"),
         (b"\x93NUMPY\1\0\xff\xff{", "a damaged array file"),
         (b"no array", "a damaged array file"),
-        (b"", "a damaged array file"),
+        (b"", "it is empty"),
     ],
 )
 def test_what_are_no_images_is_refused_in_one_sentence(tmp_path, content, message):
@@ -184,3 +184,30 @@ def test_arrays_and_tensors_from_python_keep_16_bits_and_any_channels(tmp_path):
     assert open_images(rounded.text, (9, 12), cache=tmp_path).values.eight_bits
     assert np.array_equal(open_images(kept.text, (9, 12), cache=tmp_path).pixels, floats)
     assert give_images(rounded, "float32").text == kept.text
+
+
+def zeros(path, members):
+    """Write a .npz file whose arrays are zeros, of which only the headers are true."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (shape, dtype, count) in members.items():
+            archive.writestr(f"{name}.npy", broken_npy(shape, bytes(count), dtype))
+    return str(path)
+
+
+def test_a_npz_file_that_unpacks_to_much_more_than_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddim.data.archives.SLACK", 10**6)
+    bombs = {
+        "large": {"images": ((400, 200, 200), "|u1", 16 * 10**6)},
+        "many": {"images": ((2 * 10**4, 8, 8), "|u1", 64 * 2 * 10**4)},
+    }
+    for name, members in bombs.items():
+        with pytest.raises(UserError, match="unpacks to more than 250 times its size"):
+            opened(zeros(tmp_path / f"{name}.npz", members), tmp_path / "cache")
+    labels = {"images": ((2, 8, 8), "|u1", 128), "labels": ((3 * 10**6,), "|u1", 3 * 10**6)}
+    with pytest.raises(UserError, match="labels .* cannot be read: a damaged array file: .* needs 3,000,000"):
+        opened(zeros(tmp_path / "labels.npz", labels), tmp_path / "cache")
+
+
+def test_a_file_of_millions_of_images_of_one_pixel_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"at least 64 values, got \(1, 1\)"):
+        opened(saved(tmp_path, np.zeros((10**6, 1, 1), np.uint8)), tmp_path / "cache")

@@ -94,3 +94,26 @@ def test_other_files_are_refused(tmp_path):
         file.truncate(2**29)
     with pytest.raises(UserError, match="larger than 256 MiB"):
         read_vectors(tmp_path / "large.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("1.25," * 10**6, "lines of at most 65,536 letters"),
+        ('1,"\n",' * 100, "is not a CSV file: unexpected end of data"),
+        ("1\n" * 30, "at most 20 rows"),
+        ("1,2\n1," + "y" * 50_000 + "\n", "finite numbers, got 'y{50}' in row 2"),
+    ],
+)
+def test_lines_and_rows_are_bounded(tmp_path, monkeypatch, content, message):
+    monkeypatch.setattr("ddim.data.vectors.MOST_ROWS", 20)
+    with pytest.raises(UserError, match=message) as refused:
+        read_vectors(written(tmp_path, content))
+    assert len(str(refused.value)) < 500
+
+
+def test_a_name_that_stands_twice_among_many_is_found_at_once(tmp_path):
+    """Comparing each name with all before it would take hours."""
+    names = "".join(f"{k}.png,{k}\n" for k in range(100_000))
+    with pytest.raises(UserError, match="two rows for '99999.png'"):
+        read_vectors(written(tmp_path, f"{names}99999.png,1\n"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,13 +14,16 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from ddim.data.archives import DAMAGED, Allowance, open_zip
 from ddim.data.decode import MAX_PIXELS
 from ddim.data.folder import stamp_paths
+from ddim.data.images import SMALLEST
 from ddim.data.labels import find_given_classes
 from ddim.data.npy import NotAnArrayError, read_npy, read_npy_header, render_npy
 from ddim.data.sources import Member, Survey
 from ddim.data.values import PICTURE_CHANNELS, Reading
 from ddim.errors import UserError
+from ddim.files import measure_file
 
 SUFFIXES = (".npy", ".npz")
 """The endings of files that hold arrays."""
@@ -29,7 +31,7 @@ SUFFIXES = (".npy", ".npz")
 _IMAGES, _LABELS = ("images", "x", "arr_0"), ("labels", "y")
 _TYPES = ("uint8", "uint16", "float16", "float32", "float64")
 _SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
-_MOST_LABELS = 10**8
+_MOST_LABELS, _LARGEST_IMAGE = 10**8, 2**28  # bytes
 
 
 def find_channel_axis(shape: Sequence[int], axis: str = "auto") -> str | None:
@@ -127,9 +129,9 @@ class Arrays:
         return find_given_classes(names)
 
     @contextmanager
-    def _open(self, wanted: str | None = None) -> Iterator[tuple[IO[bytes], _Layout]]:
+    def _open(self) -> Iterator[tuple[IO[bytes], _Layout]]:
         """Open the array of images, and check that its shape and type are those of images."""
-        with self._open_array(wanted) as file:
+        with self._open_array() as file:
             try:
                 shape, fortran, dtype = read_npy_header(file)
             except NotAnArrayError as error:
@@ -147,10 +149,16 @@ class Arrays:
                     f"the channels of images {shape} in {self.path} may be on axis 1 or the last axis: give "
                     "data.axis first or last (--data.axis)"
                 )
-            if math.prod(shape[1:]) > MAX_PIXELS:
+            values = math.prod(shape[1:])
+            if values > MAX_PIXELS or values * dtype.itemsize > _LARGEST_IMAGE:
                 raise UserError(
-                    f"images must have at most {MAX_PIXELS // 10**6} million values, got {shape[1:]} in "
-                    f"{self.path}"
+                    f"images must have at most {MAX_PIXELS // 10**6} million values and "
+                    f"{_LARGEST_IMAGE >> 20} MiB, got {shape[1:]} of {dtype} in {self.path}"
+                )
+            if values < SMALLEST**2:
+                # Else a small file could hold millions of images.
+                raise UserError(
+                    f"images must have at least {SMALLEST**2} values, got {shape[1:]} in {self.path}"
                 )
             yield file, _Layout(shape, fortran, dtype, channels)
 
@@ -158,16 +166,25 @@ class Arrays:
     def _open_array(self, wanted: str | None = None) -> Iterator[IO[bytes]]:
         """Open the .npy file, or the array `wanted` of a .npz file; None for the array of images."""
         try:
-            if not zipfile.is_zipfile(self.path):
+            if not self._is_zip:
+                if not measure_file(self.path):
+                    raise UserError(f"{self.path} holds no images: it is empty")
                 with self.path.open("rb") as file:
                     yield file
                 return
-            with zipfile.ZipFile(self.path) as archive:
+            with open_zip(self.path) as archive:
                 name = wanted or self._find_images(archive)
                 with archive.open(f"{name}.npy") as file:
                     yield file
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except UserError:
+            raise
+        except DAMAGED as error:
             raise UserError(f"{str(self.path)!r} cannot be read: {error}") from None
+
+    @property
+    def _is_zip(self) -> bool:
+        # An empty file may be one of /proc, which never ends.
+        return measure_file(self.path) > 0 and zipfile.is_zipfile(self.path)
 
     def _find_images(self, archive: zipfile.ZipFile) -> str:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -190,15 +207,15 @@ class Arrays:
         """Return the class indices (N,) in an array "labels" or "y" of the file; None if there is no such
         array.
         """
-        if not zipfile.is_zipfile(self.path):
+        if not self._is_zip:
             return None
-        with zipfile.ZipFile(self.path) as archive:
+        with open_zip(self.path) as archive:
             name = next((name for name in _LABELS if f"{name}.npy" in archive.namelist()), None)
             if name is None or name == self.reading.array:
                 return None
         with self._open_array(name) as file:
             try:
-                labels = read_npy(file, _MOST_LABELS)
+                labels = read_npy(file, min(_MOST_LABELS, Allowance(self.path).total))
             except NotAnArrayError as error:
                 raise UserError(f"the labels in {self.path} cannot be read: {error}") from None
         labels = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
@@ -215,7 +232,7 @@ class Arrays:
         """Yield the images as the file stores them; only one at a time is in memory."""
         count, each = layout.shape[0], math.prod(layout.shape[1:]) * layout.dtype.itemsize
         if layout.fortran:
-            if zipfile.is_zipfile(self.path):
+            if self._is_zip:
                 raise UserError(
                     f"{self.path} holds images in Fortran order: save np.ascontiguousarray(images)"
                 )
@@ -223,7 +240,10 @@ class Arrays:
                 raise UserError(f"{self.path} is cut off: {layout.shape} needs {count * each:,} bytes")
             yield from np.memmap(self.path, layout.dtype, "r", file.tell(), layout.shape, "F")
             return
+        allowance = Allowance(self.path) if self._is_zip else None
         for number in range(count):
+            if allowance:
+                allowance.take(each)
             content = file.read(each)
             if len(content) < each:
                 raise UserError(f"{self.path} is cut off in image {number} of {count}")

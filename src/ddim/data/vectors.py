@@ -8,7 +8,9 @@ import csv
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ import numpy as np
 
 from ddim.data.images import Images, SplitImages
 from ddim.errors import UserError, suggest
+from ddim.files import measure_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +29,11 @@ LARGEST_FILE = 2**28
 
 MOST_COLUMNS = 1024
 """The largest number of numbers for each image."""
+
+MOST_ROWS = 5_000_000
+"""The largest number of rows."""
+
+_LONGEST_LINE = 2**16
 
 _NAMES = ("name", "image", "file", "filename", "path")
 """The heads of a first column that holds the names of images."""
@@ -108,28 +116,25 @@ def read_vectors(path: str | Path) -> VectorTable:
     Raises:
         UserError: if the file cannot be read, a cell is not a finite number, or rows have different lengths.
     """
-    cells = _read_cells(Path(path))
-    heads = None if all(map(_is_number, cells[0][1:])) and len(cells) > 1 else cells[0]
-    if heads is None and not _is_number(cells[0][0]) and cells[0][0].strip().lower() in _NAMES:
-        heads = cells[0]
-    if len(cells[0]) == 1 and not _is_number(cells[0][0]):
-        heads = cells[0]
-    body = cells if heads is None else cells[1:]
-    named = (heads is not None and heads[0].strip().lower() in _NAMES) or not all(
-        _is_number(r[0]) for r in body
-    )
-    first = int(named)
-    if not body or len(cells[0]) <= first:
+    heads, firsts, numbers = None, [], array("d")
+    for row in _read_rows(Path(path)):
+        if not firsts and heads is None and _holds_heads(row):
+            heads = row
+        else:
+            firsts.append(row[0].strip())
+            numbers.extend(_parse(cell, path, len(firsts)) for cell in row[1:])
+    named = (heads is not None and heads[0].strip().lower() in _NAMES) or not all(map(_is_number, firsts))
+    rows = np.array(numbers).reshape(len(firsts), -1) if numbers else np.zeros((len(firsts), 0))
+    if not named:
+        first = [_parse(cell, path, line) for line, cell in enumerate(firsts, 1)]
+        rows = np.column_stack([np.array(first), rows])
+    if not rows.size or (heads is None and len(rows) < 2):
         raise UserError(f"{path} holds no vectors: give a row of numbers for each image")
-    rows = np.array([[_parse(cell, path, line) for cell in row[first:]] for line, row in enumerate(body, 1)])
-    columns = (
-        [str(k) for k in range(rows.shape[1])] if heads is None else [head.strip() for head in heads[first:]]
-    )
-    names = tuple(row[0].strip() for row in body) if named else None
-    if names is not None and len(set(names)) < len(names):
-        twice = next(name for k, name in enumerate(names) if name in names[:k])
+    columns = [str(k) for k in range(rows.shape[1])] if heads is None else [h.strip() for h in heads[named:]]
+    twice = next((name for name, count in Counter(firsts).items() if count > 1), None) if named else None
+    if twice is not None:
         raise UserError(f"{path} has two rows for {twice!r}: give one row for each image")
-    return VectorTable(tuple(columns), names, rows)
+    return VectorTable(tuple(columns), tuple(firsts) if named else None, rows)
 
 
 def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) -> ImageVectors:
@@ -186,30 +191,51 @@ def _find_rows(names: Sequence[str], images: Images, source: str | Path) -> list
     return found
 
 
-def _read_cells(path: Path) -> list[list[str]]:
+def _read_rows(path: Path) -> Iterator[list[str]]:
+    """Yield the rows of a CSV file, which must have equal lengths; empty lines are left out."""
+    length = count = 0
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{path} is larger than {LARGEST_FILE >> 20} MiB, which is too large for vectors")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            cells = [row for row in csv.reader(file) if row]
+        for line in _read_lines(path):
+            row = next(csv.reader([line], strict=True))
+            if not row:
+                continue
+            length, count = length or len(row), count + 1
+            if length > MOST_COLUMNS + 1:
+                raise UserError(
+                    f"{path} must have at most {MOST_COLUMNS} numbers for each image, got {length}"
+                )
+            if len(row) != length:
+                raise UserError(
+                    f"the rows of {path} must have equal lengths, got {length} cells in row 1 and {len(row)} "
+                    f"in row {count}"
+                )
+            if count > MOST_ROWS:
+                raise UserError(f"{path} must have at most {MOST_ROWS:,} rows")
+            yield row
     except OSError as error:
         raise UserError(f"the vectors {str(path)!r} cannot be read: {error.strerror}") from None
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a CSV file: {error}") from None
-    if not cells:
-        raise UserError(f"{path} holds no vectors: give a row of numbers for each image")
-    for line, row in enumerate(cells, 1):
-        if len(row) != len(cells[0]):
-            raise UserError(
-                f"the rows of {path} must have equal lengths, got {len(cells[0])} cells in row 1 and "
-                f"{len(row)} in "
-                f"row {line}"
-            )
-    if len(cells[0]) > MOST_COLUMNS + 1:
-        raise UserError(
-            f"{path} must have at most {MOST_COLUMNS} numbers for each image, got {len(cells[0])}"
-        )
-    return cells
+
+
+def _read_lines(path: Path) -> Iterator[str]:
+    size = measure_file(path)
+    if size > LARGEST_FILE:
+        raise UserError(f"{path} is larger than {LARGEST_FILE >> 20} MiB, which is too large for vectors")
+    if not size:
+        return
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        while line := file.readline(_LONGEST_LINE + 1):
+            if len(line) > _LONGEST_LINE:
+                raise UserError(f"{path} must have lines of at most {_LONGEST_LINE:,} letters")
+            yield line
+
+
+def _holds_heads(row: Sequence[str]) -> bool:
+    """Return whether the first row of a file holds the names of its columns."""
+    if not all(map(_is_number, row[1:])):
+        return True
+    return not _is_number(row[0]) and (len(row) == 1 or row[0].strip().lower() in _NAMES)
 
 
 def _is_number(cell: str) -> bool:
@@ -222,5 +248,6 @@ def _is_number(cell: str) -> bool:
 
 def _parse(cell: str, path: str | Path, line: int) -> float:
     if not _is_number(cell) or not math.isfinite(float(cell)):
-        raise UserError(f"{path} must hold finite numbers, got {cell.strip()!r} in row {line} of its vectors")
+        shown = cell.strip()[:50]
+        raise UserError(f"{path} must hold finite numbers, got {shown!r} in row {line} of its vectors")
     return float(cell)
