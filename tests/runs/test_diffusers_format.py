@@ -361,7 +361,7 @@ def test_nothing_is_written_over(run, tmp_path):
         ("scheduler", SCHEDULER, {"beta_start": 0.02}, "beta_start must be above 0 and less than beta_end"),
         ("scheduler", SCHEDULER, {"trained_betas": [0.1]}, "trained_betas must be one number for each"),
         ("scheduler", SCHEDULER, {"trained_betas": [0.5] * 1000}, "no schedule fits"),
-        ("unet", "config.json", {"layers_per_block": 20000}, "80,002 blocks, but the file .* 144 tensors"),
+        ("unet", "config.json", {"layers_per_block": 20000}, "far larger than its weights"),
         ("unet", "config.json", {"layers_per_block": 10**30}, "layers_per_block must be .* 1,000,000"),
         ("unet", "config.json", {"block_out_channels": [2**40, 2**41]}, "whole numbers above 0"),
         ("unet", "config.json", {"num_class_embeds": 10**6}, "does not fit: it has .* weights"),

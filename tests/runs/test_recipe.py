@@ -396,6 +396,23 @@ def test_yaml_as_people_write_it_is_read(text, wanted, tmp_path):
         "",
         "just words",
         "--- 1\n--- 2",
+        "seed: !!int ''",
+        "minutes: !!float ''",
+        "name: !!timestamp x",
+        "name: !!binary x",
+        "seed: !!bool x",
+        "name: !!pairs [x]",
+        f"seed: 0x{'f' * 5000}",
+        f"minutes: 0b{'1' * 20_000}",
+        f"seed: 1{':59' * 20_000}",
+        f"name: [{'x' * 20_000}]",
+        f"{'x' * 100_000}: 1",
+        f"net: {'x' * 100_000}",
+        "[" * 100_000,
+        "a: {" * 50_000,
+        "? " * 50_000,
+        "- " * 50_000,
+        "x" * 2**19,
     ],
     ids=lambda text: repr(text[:30]),
 )
@@ -405,6 +422,7 @@ def test_hostile_and_broken_files_are_refused_in_one_sentence(text, tmp_path, mo
     with pytest.raises(UserError) as refused:
         read_recipe(tmp_path / "recipe.yaml")
     assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 1000
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
 
 

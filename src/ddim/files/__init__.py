@@ -55,7 +55,7 @@ def measure_file(path: Path) -> int:
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{str(path)!r} is not a regular file: give a file with content")
+        raise UserError(f"{str(path)!r} cannot be read: it is not a regular file")
     return found.st_size
 
 

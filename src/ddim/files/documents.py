@@ -9,8 +9,11 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.files import read_file, write_atomic
 
-LARGEST = 64 * 2**20
-"""The most bytes of a document that is read. The largest that ddim writes lists 100,000 images."""
+LARGEST = 32 * 2**20
+"""The most bytes of a document that is read: three bytes, such as [],, can take 72 bytes of memory.
+
+The largest document that ddim writes lists 100,000 images.
+"""
 
 SEAL = "seal"
 """The entry of a document with the SHA-256 of its other entries."""
@@ -26,18 +29,18 @@ def write_json(path: Path, document: object) -> None:
     write_atomic(path, json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
-    """Return the JSON document in a file.
+def read_json(path: Path, most: int = LARGEST) -> Any:  # noqa: ANN401 (JSON)
+    """Return the JSON document in a file of at most `most` bytes.
 
     Raises:
-        UserError: if the file cannot be read, is not JSON, or is larger than `LARGEST`.
+        UserError: if the file cannot be read, is not JSON, or is larger.
     """
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is not a number in JSON")
 
     try:
-        return json.loads(read_file(path, LARGEST), parse_constant=refuse)
+        return json.loads(read_file(path, most), parse_constant=refuse)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UserError:

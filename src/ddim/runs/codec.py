@@ -19,11 +19,15 @@ import yaml
 
 from ddim.data.clusters import Clusters
 from ddim.errors import UserError
+from ddim.files import read_file
 from ddim.nn.own_network import OwnNetwork
 from ddim.runs.kinds import Slot, kind_name, list_slots
 from ddim.runs.own_parts import identify_part, is_own
-from ddim.runs.plain_values import describe_type, parse_plain
+from ddim.runs.plain_values import describe_type, parse_plain, show_value
 from ddim.runs.recipe import Recipe
+
+LARGEST_RECIPE = 2**18
+"""The largest file of a recipe, in bytes. Reading long numbers takes long."""
 
 
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)
@@ -95,7 +99,7 @@ def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
     if isinstance(data, str):
         data = {"kind": data}
     if not isinstance(data, Mapping):
-        raise UserError(f"{path or 'a recipe'} must be a table of fields, got {data!r}")
+        raise UserError(f"{path or 'a recipe'} must be a table of fields, got {show_value(data)}")
     given = dict(data)
     name = given.pop("kind", slot.usual)
     kind = slot.find_kind(name, path, given.pop("sha256", None))
@@ -141,13 +145,21 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, LARGEST_RECIPE).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path} cannot be read: {error}") from error
     try:
         data = yaml.load(text, _Loader)
-    # An invalid date or number raises ValueError, a thousand nested brackets raise RecursionError.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # PyYAML raises any of these for values that do not fit their tags, and for deep nesting.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     return load_recipe(data)
 
@@ -208,6 +220,15 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError("aliases are not allowed in a recipe")
         return super().compose_node(parent, index)
 
+    def construct_yaml_int(self, node: Any) -> int:  # noqa: ANN401  (PyYAML's)
+        """Refuse integers of hundreds of digits, which Python does not convert to floats or text."""
+        number = super().construct_yaml_int(node)
+        if number.bit_length() > 1024:
+            raise yaml.YAMLError("a number with too many digits")
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("^(?:true|false|True|False)$"), list("tTfF")

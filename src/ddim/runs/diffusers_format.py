@@ -18,14 +18,15 @@ from ddim.files.documents import read_json, write_json
 from ddim.runs.codec import override
 from ddim.runs.diffusers_config import make_network_config, make_noise_config
 from ddim.runs.diffusers_options import head_config
-from ddim.runs.diffusers_reading import check_block_count, read_configs
+from ddim.runs.diffusers_reading import read_configs
 from ddim.runs.diffusers_weights import (
     WEIGHTS,
     convert_from_diffusers,
     convert_to_diffusers,
     pack_weights,
 )
-from ddim.runs.imported_run import build_on_meta, save_imported
+from ddim.runs.fitting import build_on_meta
+from ddim.runs.imported_run import save_imported
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.tensor_file import check_weight_count, open_tensors
 
@@ -115,8 +116,7 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
     recipe, channels = read_configs(network, noise)
     classes = 0
     with open_tensors(_part(folder, "unet", WEIGHTS, "diffusion_pytorch_model.bin")) as file:
-        check_block_count(recipe, len(file.shapes))
-        state = build_on_meta(recipe, channels, folder)
+        state = build_on_meta(recipe, channels, len(file.shapes), folder).net.state_dict()
         check_weight_count(file.shapes, state, file.path)
         weights = convert_from_diffusers({name: file.read(name) for name in file.shapes}, state)
     if (rows := weights.get(CLASSES)) is not None:
@@ -140,12 +140,7 @@ def _part(folder: Path, part: str, *files: str) -> Path:
 
 
 def _read(folder: Path, part: str, file: str) -> dict[str, Any]:
-    path = _part(folder, part, file)
-    if path.stat().st_size > LARGEST_CONFIG:
-        raise UserError(
-            f"{path} is larger than {LARGEST_CONFIG // 2**20} MiB, which is too large for a configuration"
-        )
-    found = read_json(path)
+    found = read_json(_part(folder, part, file), LARGEST_CONFIG)
     if not isinstance(found, dict):
         raise UserError(f"{part}/{file} of {folder} is not a JSON object")
     return found

@@ -9,7 +9,6 @@ import torch
 
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError
-from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.runs.beta_tables import find_schedule, make_table
 from ddim.runs.codec import dump, load_recipe
 from ddim.runs.diffusers_options import (
@@ -103,24 +102,6 @@ def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
         raise UserError(
             "config.json can be imported with DownBlock2D and AttnDownBlock2D, and block_out_channels that "
             f"are multiples of the first, got {down} and {widths}"
-        )
-
-
-def check_block_count(recipe: Recipe, tensors: int) -> None:
-    """Check that a file with so many tensors can hold the blocks of a recipe, before any block is built.
-
-    Raises:
-        UserError: if it cannot.
-    """
-    net = recipe.net
-    if not isinstance(net, DDPMUNetSpec):
-        return
-    blocks = len(net.widths) * (2 * net.blocks + 1)
-    # A block has two norms, two convolutions and a linear layer, each with a weight and a bias.
-    if 10 * blocks > tensors:
-        raise UserError(
-            f"the weights do not fit their config.json, which describes {blocks:,} blocks, but the file of "
-            f"the weights has only {tensors:,} tensors"
         )
 
 

@@ -34,10 +34,7 @@ def build_fitting_model(path: Path, recipe: Recipe, channels: int, tensors: Mapp
     Raises:
         Damaged: if they do not fit the network of the recipe.
     """
-    # A network of the user may need real tensors when it is built, and is no stranger's.
-    wrong = None if is_own(recipe.net) else _find_misfit_on_meta(recipe, channels, tensors)
-    if wrong:
-        raise _describe_misfit(path, wrong)
+    check_fit(path, recipe, channels, tensors)
     # Building a model draws initial weights, which must not change the caller's random state.
     with torch.random.fork_rng(devices=[]):
         model = build_model(recipe, channels)
@@ -45,6 +42,41 @@ def build_fitting_model(path: Path, recipe: Recipe, channels: int, tensors: Mapp
         raise _describe_misfit(path, wrong)
     model.load_state_dict(tensors)
     return model
+
+
+def check_fit(path: Path, recipe: Recipe, channels: int, tensors: Mapping[str, Tensor]) -> None:
+    """Check that weights fit the network of a recipe, without memory for the network.
+
+    The arguments and errors are those of `build_fitting_model`.
+    """
+    # A network of the user may need real tensors when it is built, and is no stranger's.
+    if is_own(recipe.net):
+        return
+    model = build_on_meta(recipe, channels, len(tensors), path)
+    if wrong := find_misfit(model.state_dict(), tensors):
+        raise _describe_misfit(path, wrong)
+
+
+def build_on_meta(recipe: Recipe, channels: int, tensors: int, source: Path) -> Model:
+    """Return the model of a recipe on the device "meta", where its weights take no memory.
+
+    Args:
+        recipe: the recipe.
+        channels: the number of image channels.
+        tensors: the number of tensors of the file; a network with far more of them is not built.
+        source: the file or folder with the weights, for messages.
+
+    Raises:
+        Damaged: if the network is too large.
+    """
+    try:
+        with torch.device("meta"), _Limit(_CALLS * tensors + _MORE_CALLS):
+            return build_model(recipe, channels)
+    # A number of channels of a wrong type raises TypeError.
+    except (_TooMany, RuntimeError, OverflowError, MemoryError, TypeError) as error:
+        raise Damaged(
+            f"{source} cannot be used: it describes a network that is far larger than its weights"
+        ) from error
 
 
 def find_misfit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
@@ -55,15 +87,6 @@ def find_misfit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> s
     wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
     wrong += [name for name in tensors if name not in state]
     return wrong[0] if wrong else None
-
-
-def _find_misfit_on_meta(recipe: Recipe, channels: int, tensors: Mapping[str, Tensor]) -> str | None:
-    """Return what does not fit, without memory for weights; see `find_misfit`."""
-    try:
-        with torch.device("meta"), _Limit(_CALLS * len(tensors) + _MORE_CALLS):
-            return find_misfit(build_model(recipe, channels).state_dict(), tensors)
-    except (_TooMany, RuntimeError, OverflowError, MemoryError):
-        return "a weight"
 
 
 def _describe_misfit(path: Path, wrong: str) -> Damaged:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError
 from ddim.files import write_atomic
 from ddim.files.documents import write_sealed
 from ddim.nn.ema import select_averaged
@@ -21,19 +20,6 @@ from ddim.runs.folder import make_run_folder
 from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.state import RunState
-
-
-def build_on_meta(recipe: Recipe, channels: int, source: Path) -> dict[str, Tensor]:
-    """Return the state of a recipe's network without any memory for its weights, on the device "meta".
-
-    Raises:
-        UserError: if the network is too large for torch; the message names the file or folder `source`.
-    """
-    try:
-        with torch.device("meta"):
-            return build_model(recipe, channels).net.state_dict()
-    except (RuntimeError, OverflowError, MemoryError) as error:
-        raise UserError(f"{source} cannot be imported: its network is too large") from error
 
 
 def save_imported(  # noqa: PLR0913 (private to the importers)

@@ -12,9 +12,10 @@ from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.runs import lucidrains_checkpoint, openai_checkpoint
 from ddim.runs.codec import override
 from ddim.runs.diffusers_format import import_from_diffusers
+from ddim.runs.fitting import build_on_meta
 from ddim.runs.flat import option_text
 from ddim.runs.folder import check_unused
-from ddim.runs.imported_run import build_on_meta, save_imported
+from ddim.runs.imported_run import save_imported
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_recipe
 from ddim.runs.tensor_file import TensorFile, check_weight_count, fill_weights, open_tensors
@@ -142,7 +143,7 @@ def _convert(net: TensorFile, recipe: Recipe, channels: int, translate: Any) -> 
     if channels not in _CHANNELS:
         raise UserError(f"{net.path} has a network for {channels} channels, but images have 1, 3 or 4")
     check_recipe(recipe)
-    state = build_on_meta(recipe, channels, net.path)
+    state = build_on_meta(recipe, channels, len(net.shapes), net.path).net.state_dict()
     check_weight_count(net.shapes, state, net.path)
     return fill_weights(net, state, translate)
 

@@ -23,6 +23,7 @@ from ddim.nn.ema import AVERAGES, Averaging
 from ddim.nn.networks import NETWORKS, NetworkSpec
 from ddim.nn.own_network import OwnNetwork
 from ddim.runs.own_parts import find_part, is_own
+from ddim.runs.plain_values import show_value
 from ddim.runs.recipe import PIXELS, PixelRule
 
 FAMILIES: dict[Any, Mapping[str, type]] = {
@@ -114,7 +115,9 @@ class Slot:
                 return own
         if not isinstance(name, str) or name not in self.kinds:
             hint = suggest_part(str(name), self.options)
-            raise UserError(f"{path or 'kind'} must be one of {', '.join(self.options)}, got {name!r}{hint}")
+            raise UserError(
+                f"{path or 'kind'} must be one of {', '.join(self.options)}, got {show_value(name)}{hint}"
+            )
         return self.kinds[name]
 
     def check_part(self, part: Any, path: str) -> None:  # noqa: ANN401

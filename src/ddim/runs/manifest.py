@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddim.errors import NotFinite, UserError
 from ddim.files import write_new
+from ddim.files.documents import LARGEST as LARGEST_DOCUMENT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -225,7 +226,10 @@ def _parse(path: Path, name: str, content: bytes) -> Any:  # noqa: ANN401 (JSON)
 def _load(path: Path, name: str) -> bytes:
     try:
         # Only plain files are opened: a link may lead anywhere, and reading a pipe may never end.
-        if stat.S_ISREG((path / name).lstat().st_mode):
+        found = (path / name).lstat()
+        if stat.S_ISREG(found.st_mode):
+            if name.endswith(".json") and found.st_size > LARGEST_DOCUMENT:
+                raise Damaged(f"{path} is damaged: {name} is larger than {LARGEST_DOCUMENT >> 20} MiB")
             return (path / name).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Damaged(f"{path} is damaged: {name} is missing") from error

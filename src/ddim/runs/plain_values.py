@@ -27,7 +27,7 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0
         UserError: if `data` is not such a value.
     """
     origin, args = get_origin(wanted), get_args(wanted)
-    refusal = UserError(f"{path} must be {describe_type(wanted)}, got {data!r}")
+    refusal = UserError(f"{path} must be {describe_type(wanted)}, got {show_value(data)}")
     if origin in (Union, types.UnionType):
         if data in (None, "none") and types.NoneType in args:
             return None
@@ -73,6 +73,16 @@ def _parse_number(data: Any, wanted: type, refusal: UserError) -> int | float:  
     if not math.isfinite(number) or (wanted is int and number != int(number)):
         raise refusal
     return int(number) if wanted is int else number
+
+
+def show_value(value: Any) -> str:  # noqa: ANN401  (JSON)
+    """Return a value of a file as Python writes it, but not too long."""
+    try:
+        text = repr(value)
+    # Python does not write integers of more than 4300 digits, and no deeply nested lists.
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__} that is too long to be shown"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def describe_type(wanted: Any) -> str:  # noqa: ANN401

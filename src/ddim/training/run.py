@@ -17,6 +17,7 @@ from ddim.files.locks import lock_folder
 from ddim.nn.processes import current_processes, join_processes
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
+from ddim.runs.fitting import check_fit
 from ddim.runs.folder import RUN, check_unused, is_unused, make_run_folder
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
@@ -243,6 +244,8 @@ def _continue(
         parts = parts if clusters is None else clusters.label(parts)
         vectors = processes.broadcast(load_vectors(path, recipe) if processes.leads else None)
         parts = parts if vectors is None else vectors.label(parts)
+        if processes.leads:
+            check_fit(path, recipe, state.channels, checkpoint.read_tensors(path, "model"))
         training = Training(recipe, parts, state.pixels, runtime, Plan(None))
         names = training.tensors() if processes.leads else ()
         tensors = {name: checkpoint.read_tensors(path, name) for name in names}
