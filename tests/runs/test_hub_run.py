@@ -265,7 +265,7 @@ HOSTILE = {
     "weights with a path": (add("published.json", b'{"weights": "../x"}'), "does not name the weights"),
     "a million blocks": (
         change_json("recipe.json", lambda tree: tree["net"].update(blocks=1_000_000)),
-        "model.safetensors does not fit its recipe",
+        "describes a network that is far larger than its weights",
     ),
     "a wide network": (
         change_json("recipe.json", lambda tree: tree["net"].update(width=1_000_000 // 8 * 8)),
