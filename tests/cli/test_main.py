@@ -22,7 +22,7 @@ from ddim.runs.signals import Stopped
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
 """Modules that take tenths of a second, or more, to import."""
 RUN = Path("runs/one")
-MEMORY = "the memory is full: end other programs, or train with a smaller --size or --optim.batch"
+MEMORY = "the memory is full: end other programs; for a training, use a smaller --size or --optim.batch"
 SAVED = "stopped and saved; continue with `ddim train --resume --out runs/one`"
 
 
@@ -233,3 +233,27 @@ def test_a_closed_pipe_is_not_an_error():
     done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+PRESSED = """
+import sys
+
+class Press:
+    def find_spec(name, *_):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Press)
+sys.argv = ["ddim", "runs"]
+from ddim.__main__ import run_program
+sys.exit(run_program())
+"""
+
+
+@pytest.mark.parametrize("module", ["ddim.cli", "ddim.cli.parser", "ddim.cli.runs"])
+def test_ctrl_c_while_the_program_starts_prints_no_traceback(module):
+    """As in the first tenth of a second, in which Python imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRESSED.format(module=module)], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"ddim: stopped\n")

@@ -1,6 +1,6 @@
-"""Commands of `ddim` stopped with SIGINT, SIGTERM and SIGHUP at random moments, and given again.
+"""Commands of `ddim` stopped with SIGINT, SIGTERM, SIGHUP and SIGUSR1 at random moments, and given again.
 
-`python tests/support/signals.py FOLDER [--signals 60] [--phases compile,decode,...] [--seed 0]` runs each
+`python tests/support/signals.py FOLDER [--signals 80] [--phases compile,decode,...] [--seed 0]` runs each
 command once undisturbed, and once stopped again and again. It prints a report as JSON, and exits with 1
 unless every stop had the right exit code, took at most 10 s, left no unfinished file and no process behind,
 and both ended with the same results. A command that ends by itself as the signal arrives is not stopped; then
@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -32,11 +33,12 @@ from ddim.runs import checkpoint
 from ddim.runs.signals import stop_on_signals
 from kill import Life, different, wait_for
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SLOWEST = 10
 LAST_MOMENT = 1
 """Seconds in which a command may still end by itself after a signal: it had done its work."""
 READY = "ready for signals"
+OTHER = "process 1 is "
 SMOKE = ["--recipe", "smoke", "--images"]
 EXACT = ["--threads", "1", "--precision", "fp32"]
 TRAIN = [*SMOKE, "320", *EXACT]
@@ -49,7 +51,9 @@ UNFINISHED = (".tmp-*", ".building-*", ".running*")
 class Phase:
     """A command, stopped up to `longest` seconds after a line with `mark`; by default half of its duration.
 
-    With `fresh` it starts each time with an empty cache, and without what the stopped one saved.
+    With `fresh` it starts each time with an empty cache, and without what the stopped one saved. With
+    `alone` false, two processes share it, and the signal is sent to one of them. A command without --out has
+    `out` false.
     """
 
     name: str
@@ -57,6 +61,8 @@ class Phase:
     mark: str = READY
     longest: float | None = None
     fresh: bool = False
+    alone: bool = True
+    out: bool = True
 
 
 def _phases(folder):
@@ -66,8 +72,20 @@ def _phases(folder):
         Phase("decode", ["train", str(folder / "photos"), *TRAIN, "--no-compile"], longest=1, fresh=True),
         Phase("first step", ["train", *PLAIN], "run folder", 0.4, fresh=True),
         Phase("events", ["train", *LONGER, *events], "run folder"),
+        Phase("lr finder", ["train", *PLAIN, "--find-lr"], longest=4, fresh=True),
+        Phase("two processes", ["train", *LONGER, *events], "run folder", alone=False),
+        Phase("distill", ["distill", run, "--images", "960", "--no-compile"], "run folder"),
         Phase("sample", ["sample", run, "-n", "300"]),
+        Phase("sample in two", ["sample", run, "-n", "300"], alone=False),
         Phase("evaluate", ["evaluate", run, "-n", "200", "--part", "train"]),
+        Phase("evaluate in two", ["evaluate", run, "-n", "200", "--part", "train"], alone=False),
+        Phase("edit", ["vary", run, str(folder / "photos" / "0.png"), "-n", "8", "--steps", "100"]),
+        Phase("diagnose", ["diagnose", run]),
+        Phase("likelihood", ["likelihood", run, "-n", "24", "--part", "train"]),
+        Phase("memorisation", ["memorisation", run, "-n", "40"]),
+        Phase("ablate", ["ablate", run], out=False),
+        Phase("plan", ["plan", "blossoms:60", "--recipe", "smoke"], out=False),
+        Phase("data", ["data", str(folder / "photos"), "--size", "32"], out=False, fresh=True),
         Phase("search", ["search", run, "--steps", "3", "--seeds", "2"]),
         Phase(
             "sweep", ["sweep", "blossoms:60", "optim.lr=[1e-3,2e-3]", *SMOKE, "480", "--jobs", "2"], longest=8
@@ -122,9 +140,30 @@ def _live(folder, phase, out):
             signal.signal(kind, signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL)
         ddim.cli.stop_on_signals = _tell_when_ready
         ddim.metrics.features.load_extractor = lambda *_: stubs.stub()
+        if not phase.alone:
+            _become_two(port)
 
-    resume = ["--resume"] if phase.words[0] == "train" and out.exists() else []
-    return Life([*phase.words, "--out", str(out), *resume], prepare, phase.mark)
+    words, port = phase.words, find_port()
+    if words[0] in ("train", "distill") and (out / "run.json").exists():
+        words = [*words, "--resume"] if words[0] == "train" else ["train", "--resume"]
+    return Life([*words, *(["--out", str(out)] if phase.out else [])], prepare, phase.mark)
+
+
+def _become_two(port):
+    """Fork process 1 of two, as torchrun starts them; process 0 prints its process id."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"LOCAL_WORLD_SIZE": "2", "DDIM_PATIENCE": "30"}
+    other = os.fork()
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(int(not other))
+    if other:
+        os.write(2, f"{OTHER}{other}\n".encode())
+
+
+def find_port():
+    """A port that nobody uses now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @contextmanager
@@ -140,7 +179,11 @@ def _stop(life, number, result, complete):
     `complete` says whether the command has all the results of the undisturbed one.
     """
     said, began = len(life.said), time.monotonic()
-    (os.kill if number == signal.SIGTERM else os.killpg)(life.pid, number)
+    others = [int(line.removeprefix(OTHER)) for line in life.said if line.startswith(OTHER)]
+    if others:
+        os.kill(others[0] if result.signals % 2 else life.pid, number)
+    else:
+        (os.kill if number in (signal.SIGTERM, signal.SIGUSR1) else os.killpg)(life.pid, number)
     _wait(life, 60)
     took = time.monotonic() - began
     if not life.over():
@@ -151,7 +194,9 @@ def _stop(life, number, result, complete):
         return
     right, lines = life.code == 128 + number, life.said[said:]
     sentences = [line for line in lines if line.startswith("ddim: ")]
-    plain = lines[-1:] == sentences and "Traceback" not in "".join(life.said)
+    # Two processes stop at the same moment. A training says it in each, and torch may log a lost connection.
+    plain = 1 <= len(sentences) <= 1 + len(others) and bool(others or lines[-1:] == sentences)
+    plain &= "Traceback" not in "".join(life.said)
     result.signals, result.right_code = result.signals + 1, result.right_code + right
     result.slowest = round(max(result.slowest, took), 2)
     if not (right and plain and took <= SLOWEST):
@@ -200,7 +245,7 @@ def _contents(out):
 def report():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--signals", type=int, default=60)
+    parser.add_argument("--signals", type=int, default=80)
     parser.add_argument("--phases", help="names, with commas between them (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -208,6 +253,7 @@ def report():
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("photos", "tmp"):
         (folder / name).mkdir(parents=True)
+    os.chdir(folder)  # for the sheet of `ddim data`
     os.environ |= {"TMPDIR": str(folder / "tmp"), "DDIM_CACHE": str(folder / "cache")}
     # Else torch makes a folder in TMPDIR when it is imported.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "cache" / "compiler")

@@ -20,7 +20,7 @@ from ddim.runs.signals import Stopped, note_interrupts, stop_on_signals
 from ddim.training import Callback, resume
 from ddim.training.loop import Training
 
-KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +30,7 @@ def foreground():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     yield
     for kind, handler in kept.items():
         signal.signal(kind, handler)

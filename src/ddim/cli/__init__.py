@@ -37,7 +37,7 @@ from ddim.errors import (
 )
 from ddim.nn.allocator import keep_freed_memory
 from ddim.nn.cores import wait_briefly
-from ddim.nn.launch import count_launched, read_rank
+from ddim.nn.launch import count_launched, quiet_lost_connections, read_rank
 from ddim.runs.signals import Stopped, stop_on_signals
 
 GROUPS = {
@@ -128,6 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is None:
         # Only the program `ddim` itself changes environment variables, not a caller that gives `argv`.
         wait_briefly()
+        quiet_lost_connections()
     with drop_unread_output():
         code = _run_command(sys.argv[1:] if argv is None else argv)
         try:

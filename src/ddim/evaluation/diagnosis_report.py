@@ -13,7 +13,7 @@ from ddim.diffusion.log_snr import BIN
 from ddim.evaluation.denoising import LevelErrors
 from ddim.evaluation.diagnose import Diagnosis
 from ddim.evaluation.gradient_noise import BATCHES
-from ddim.evaluation.run_folder import make_results_folder
+from ddim.evaluation.run_folder import write_results
 from ddim.files.documents import write_sealed
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.plots import charts
@@ -40,11 +40,14 @@ def write_diagnosis(d: Diagnosis, run: LoadedRun, out: str | Path | None = None)
     found, step = run.checkpoint, run.checkpoint.state.step
     figure = draw_diagnosis(d, f"{found.run.resolve().name}, step {step}, {found.weights} weights")
     image = charts.rasterise(figure)
-    folder = make_results_folder(run, "diagnostics", out)
-    save_png(folder / "figure.png", image)
+
+    def write(folder: Path) -> None:
+        save_png(folder / "figure.png", image)
+        write_sealed(folder / "record.json", make_record("diagnosis", diagnosis_record(d), run))
+
+    folder = write_results(run, "diagnostics", out, write)
     if out is None:
         show_in_tensorboard(found.run, step, "diagnostics", image)
-    write_sealed(folder / "record.json", make_record("diagnosis", diagnosis_record(d), run))
     return folder
 
 

@@ -22,7 +22,7 @@ from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.variational_bound import Variance
 from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.reference import Reference, name_source, open_reference
-from ddim.evaluation.run_folder import load_given_run, make_results_folder
+from ddim.evaluation.run_folder import load_given_run, write_results
 from ddim.files.documents import write_sealed
 from ddim.plots.tabular import Tabular
 from ddim.runs.classes import NULL, label_any_images
@@ -236,6 +236,5 @@ def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:
 
 def write_likelihood(found: Likelihood, run: LoadedRun, out: str | Path | None = None) -> Path:
     """Write the record into `out`, by default the next free folder RUN/likelihoods/N/; return the folder."""
-    folder = make_results_folder(run, "likelihoods", out)
-    write_sealed(folder / "record.json", make_record("likelihood", found.record, run))
-    return folder
+    record = make_record("likelihood", found.record, run)
+    return write_results(run, "likelihoods", out, lambda folder: write_sealed(folder / "record.json", record))

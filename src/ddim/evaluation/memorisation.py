@@ -24,7 +24,7 @@ from ddim.evaluation.copies import (
     format_share,
 )
 from ddim.evaluation.denoising import Gap, measure_gap
-from ddim.evaluation.run_folder import make_results_folder, open_run_folder
+from ddim.evaluation.run_folder import open_run_folder, write_results
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.metrics.features import Extractor
 from ddim.plots import charts
@@ -123,18 +123,21 @@ def check_memorisation(
     else:
         verdict = find_copies_by_features(own, samples, flip, extractor, progress)
     gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
-    folder = make_results_folder(run, "memorisation", out)
     image = charts.rasterise(draw_pairs(verdict, samples, own))
-    save_png(folder / "pairs.png", image)
-    if out is None:
-        share = {"copies": float(verdict.samples.share.value)}
-        show_in_tensorboard(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
     content = {
         **memorisation_record(verdict, list(seeds), own, gap, duplicates),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
         "sampling": sampling_record(run, seeds, steps, nfes[0], label),
     }
-    write_sealed(folder / "record.json", make_record("memorisation", content, run))
+
+    def write(folder: Path) -> None:
+        save_png(folder / "pairs.png", image)
+        write_sealed(folder / "record.json", make_record("memorisation", content, run))
+
+    folder = write_results(run, "memorisation", out, write)
+    if out is None:
+        share = {"copies": float(verdict.samples.share.value)}
+        show_in_tensorboard(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
     return Memorisation(verdict, gap, duplicates, folder)
 
 

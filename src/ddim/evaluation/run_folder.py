@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ddim.errors import UserError, describe_given
+from ddim.files import publish_folder, temporary_folder
 from ddim.runs.checkpoint import MANIFEST
-from ddim.runs.folder import check_unused, make_numbered_folder, make_output_folder
+from ddim.runs.folder import check_unused, make_numbered_folder
 from ddim.runs.hub_run import locate_run
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.run_path import names_checkpoint
@@ -56,14 +58,21 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
     return load_given_run(run)
 
 
-def make_results_folder(run: LoadedRun, kind: str, out: str | Path | None = None) -> Path:
-    """Create a folder for results, and return its path.
+def write_results(run: LoadedRun, kind: str, out: str | Path | None, write: Callable[[Path], object]) -> Path:
+    """Write the files of a result into a new folder, and return its path.
+
+    The folder gets its name when it is complete, so a command that is stopped leaves none.
 
     Args:
         run: the run.
         kind: the name of the folder in the run folder, such as "diagnostics".
         out: the folder; None for the next RUN/<kind>/N.
+        write: writes the files into a temporary folder.
     """
-    if out is None:
-        return make_numbered_folder(run.checkpoint.run / kind)
-    return make_output_folder(Path(out), "", "")
+    parent = run.checkpoint.run / kind
+    with temporary_folder(parent / kind if out is None else Path(out)) as folder:
+        write(folder)
+        if out is None:
+            return make_numbered_folder(parent, filled=folder)
+        publish_folder(folder, Path(out))
+        return Path(out)

@@ -18,3 +18,13 @@ def read_rank() -> int:
 def count_restarts() -> int:
     """Return how often torchrun has restarted the processes of this command after one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def quiet_lost_connections() -> None:
+    """Let torch log no warning about connections that end with another process of the command.
+
+    If one process is stopped, the others lose their connection to it. torch would print its C++ stack for
+    each. Call this function before torch is imported.
+    """
+    if count_launched() > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

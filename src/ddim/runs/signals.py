@@ -1,4 +1,4 @@
-"""Signals that ask a process to stop: Ctrl-C, SIGTERM, and SIGHUP from a terminal that was closed.
+"""Signals that ask a process to stop: Ctrl-C, SIGTERM, SIGHUP from a closed terminal, Slurm's SIGUSR1.
 
 A command is stopped by an exception, `Stopped`. A training finishes only what must not be interrupted, saves
 a checkpoint, and then stops; see `note_interrupts`.
@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-STOPS = ("SIGINT", "SIGTERM", "SIGHUP")
+STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+"""Slurm sends SIGUSR1 some time before it ends a job, if the user asks for it (--signal=USR1@120)."""
 
 IMPORT_PATIENCE = 8.0
 """A signal that arrives while a module is imported waits for the end of the import, at most these seconds."""

@@ -47,8 +47,8 @@ def run_trials(
 ) -> None:
     """Run trials, `jobs` at a time, until all trials of the sweep have ended, here or in other workers.
 
-    If a trial fails, its outcome records this, and the other trials continue. After Ctrl-C, SIGTERM or
-    SIGHUP, the running commands save a checkpoint and stop, and their trials return to the queue.
+    If a trial fails, its outcome records this, and the other trials continue. After Ctrl-C, SIGTERM,
+    SIGHUP or SIGUSR1, the running commands save a checkpoint and stop, and their trials return to the queue.
 
     Args:
         sweep: the sweep.
@@ -60,7 +60,7 @@ def run_trials(
 
     Raises:
         UserError: if `jobs` is below 1, Optuna is not installed, or the storage does not answer.
-        Stopped: after Ctrl-C, SIGTERM or SIGHUP.
+        Stopped: after Ctrl-C, SIGTERM, SIGHUP or SIGUSR1.
         NoSpace: if the disk is full.
     """
     check_jobs(jobs)
