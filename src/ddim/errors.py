@@ -88,10 +88,17 @@ class ProcessGone(RuntimeError):  # noqa: N818 (the name says what has happened)
     exit_code = 1
 
 
+SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
+"""What a user can do if a training does not fit into the memory."""
+
+
 class OutOfMemory(RuntimeError):  # noqa: N818
-    """The memory is full."""
+    """The memory of the machine or of a GPU is full."""
 
     exit_code = 1
+
+    def __init__(self) -> None:
+        super().__init__(f"the memory is full: end other programs; for a training, {SMALLER}")
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -108,22 +115,18 @@ def is_full_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     # torch.OutOfMemoryError is known by its name, because this module does not import torch. For the memory
     # of the machine, torch raises a RuntimeError, which names the reason only in its message.
-    named = any(type(error).__name__ == name for name in ("OutOfMemoryError", "OutOfMemory"))
+    named = type(error).__name__ == "OutOfMemoryError"
     said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
     return isinstance(error, MemoryError) or named or said
 
 
-_LESS_MEMORY = (
-    "end other programs, or train with a smaller --size or --optim.batch, with --optim.accumulate 4, or with "
-    "--recompute"
-)
 _MEMORY_SIGNS = ("DefaultCPUAllocator", "not enough memory", "out of memory", "std::bad_alloc")
 
 
 def explain_error(error: BaseException) -> BaseException:
     """Return the error for the user about a full memory or disk, or about a file; another error as it is."""
     if is_full_memory(error):
-        return OutOfMemory(f"the memory is full: {_LESS_MEMORY}")
+        return OutOfMemory()
     if isinstance(error, OSError):
         return explain_os_error(error)
     if is_full_disk(error):

@@ -1,14 +1,19 @@
-"""The estimated memory of a training."""
+"""The estimated memory of a training, and trainings whose memory is full."""
 
 from dataclasses import replace
 
 import pytest
+import torch
 
 import ddim.training.memory
 import tiny
-from ddim.errors import UserError
+from ddim.errors import OutOfMemory, UserError
 from ddim.nn.runtime import Runtime
-from ddim.training.memory import check_memory, estimate_memory, find_free_memory
+from ddim.runs.codec import override
+from ddim.training import Callback, resume
+from ddim.training.batches import Batch
+from ddim.training.loop import Training
+from ddim.training.memory import advance_within_memory, check_memory, estimate_memory, find_free_memory
 
 
 def test_activations_grow_with_the_batch_and_the_pixels_and_weights_do_not():
@@ -52,3 +57,96 @@ def test_a_training_that_does_not_fit_is_refused_with_both_numbers(monkeypatch):
 def test_the_free_memory_of_this_machine_is_known():
     assert 2**20 < find_free_memory("cpu") < 2**50
     assert find_free_memory("mps") is None
+
+
+# A full memory
+
+ERRORS = {
+    "machine": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    "GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "NumPy": MemoryError("Unable to allocate 3 GiB"),
+}
+CASES = {
+    "one part": (tiny.recipe(), 1e-6),
+    # Another number of images changes the rounding of this network by more.
+    "two parts, dropout": (
+        override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3}),
+        2e-5,
+    ),
+}
+
+
+def fill_memory(monkeypatch, most, error, first=0):
+    """Let a part of a batch of more than `most` images fail from step `first` on; returns the failures."""
+    sound, failures = Batch.part, []
+
+    def part(batch, which, images, *given):
+        found = sound(batch, which, images, *given)
+        if len(images) > most and len(reached) >= first:
+            failures.append(len(images))
+            raise error
+        return found
+
+    reached = []
+    step = Training.advance
+    monkeypatch.setattr(Training, "advance", lambda run: [step(run), reached.append(0)][0])
+    monkeypatch.setattr(Batch, "part", part)
+    return failures
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("most", [3, 1])
+def test_a_training_goes_on_in_smaller_parts_with_the_same_numbers(error, name, most, monkeypatch):
+    recipe, close = CASES[name]
+    whole = tiny.training(recipe)
+    expected = [whole.advance()["loss"] for _ in range(4)]
+    failures = fill_memory(monkeypatch, most, ERRORS[error], first=2)
+    run, losses, news = tiny.training(recipe), [], []
+    for _ in range(4):
+        values, changed = advance_within_memory(run)
+        losses.append(values["loss"])
+        news.append(changed)
+    assert losses == pytest.approx(expected, rel=close)
+    parts = {3: 4, 1: 8}[most]
+    said = f"the memory was full: batches are trained in {parts} parts now (optim.accumulate {parts})"
+    assert news == ["", "", said, ""]
+    assert max(failures) == 8 // recipe.optim.accumulate
+    assert run.recipe.optim == replace(recipe.optim, accumulate=parts)
+
+
+def test_a_run_keeps_its_smaller_parts_when_it_is_resumed(tmp_path, monkeypatch):
+    news = []
+
+    class Listen(Callback):
+        """Notes what changes."""
+
+        def on_change(self, training, text):
+            """See `Callback`."""
+            news.append((training.step, text))
+
+    def train(folder, *callbacks):
+        with monkeypatch.context() as patch:
+            fill_memory(patch, 4, ERRORS["machine"])
+            return tiny.train(tiny.recipe(), folder, callbacks=[Listen(), *callbacks])
+
+    whole = train(tmp_path / "whole")
+    said = "the memory was full: batches are trained in 2 parts now (optim.accumulate 2)"
+    assert (1, said) in news
+    with pytest.raises(tiny.PowerCutError):
+        train(tmp_path / "run", tiny.At(2, lambda _: tiny.crash()))
+    # The memory has room again, but the same parts give the same bits.
+    resume(tmp_path / "run")
+    assert tiny.digests(tmp_path / "run") == tiny.digests(whole)
+
+
+@pytest.mark.parametrize("net", ["batch norm", "layer norm"])
+def test_a_training_that_cannot_be_divided_ends_with_advice(net, monkeypatch):
+    """Batch norm would have other statistics, and a single image cannot be divided."""
+    run = tiny.training(tiny.recipe(net))
+    before = tiny.bits(run)
+    fill_memory(monkeypatch, 0, ERRORS["machine"])
+    with pytest.raises(OutOfMemory, match="the memory is full: .*--optim.accumulate 4"):
+        advance_within_memory(run)
+    assert run.recipe.optim.accumulate == (1 if net == "batch norm" else 8)
+    assert tiny.different(before, tiny.bits(run)) == []

@@ -23,6 +23,7 @@ from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid, Snapshots
 from ddim.training.kid import MeasureKID
 from ddim.training.loop import Training
+from ddim.training.memory import advance_within_memory
 from ddim.training.threads import ThreadWatch, fit_to_machine
 from ddim.training.validation import sample_preview, validate
 
@@ -164,11 +165,15 @@ class _Loop:
         """
         training, lead = self.training, self.lead
         if not training.due:
-            values = training.advance()
+            values, changed = advance_within_memory(training)
             training.due = training.plan.total is not None and training.step in training.validation_steps()
             if training.due or self._check:
                 self.raise_if_not_finite()
             self.tell(lambda hook: hook.on_step(training, values))
+            if changed and lead:
+                # As below, a run that is resumed from here continues with the same parts.
+                self.tell(lambda hook: hook.on_change(training, changed))
+                lead.checkpoints.save(training)
         if self._agree_on_end_of_measurement():
             self._validate()
             if lead:

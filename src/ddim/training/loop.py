@@ -16,7 +16,7 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.loss import make_memory
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError
+from ddim.errors import OutOfMemory, UserError, is_full_memory
 from ddim.nn import ema
 from ddim.nn.batch_norm import share_batch_norm
 from ddim.nn.blocks import number_rows
@@ -141,8 +141,8 @@ class Training:
     def advance(self) -> StepValues:
         """Train for one step, and return its loss, gradient norm and learning rate.
 
-        If the loss or gradient is not finite, the weights are not updated, but `step` still increases. An
-        interrupted call leaves the training unchanged.
+        If the loss or gradient is not finite, the weights are not updated, but `step` still increases. A call
+        that is interrupted, or raises OutOfMemory, leaves the training unchanged.
 
         On an accelerator this does not wait until the step is computed. A loss is read only when it is asked
         for, and `finite.raise_if_failed` raises an error if too many losses were not finite.
@@ -156,10 +156,12 @@ class Training:
         try:
             with self.stoppable():
                 loss, times, losses = self._backward()
-        except BaseException:
+        except BaseException as error:
             for buffer, before in buffers:
                 buffer.copy_(before)
             self.optimizer.zero_grad(set_to_none=True)
+            if is_full_memory(error):
+                raise OutOfMemory from error
             raise
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf, foreach=True)
         finite = self.finite.judge(self.step + 1, loss, norm)

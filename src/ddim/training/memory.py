@@ -1,4 +1,4 @@
-"""Estimate the memory that a training needs, before it is allocated."""
+"""Estimate the memory that a training needs, and train with less if the memory is full."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from math import prod
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError
+from ddim.errors import SMALLER, OutOfMemory, UserError
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
 from ddim.nn.runtime import Runtime
 from ddim.runs.recipe import Recipe, build_model
-
-SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
-"""What a user can do if a training does not fit into the memory."""
+from ddim.training.loop import Training
+from ddim.training.step_values import StepValues
 
 SMALL = 32
 """Side in pixels of the image for which activations are counted; a network with many stages needs more."""
@@ -91,3 +90,41 @@ def check_memory(recipe: Recipe, channels: int, runtime: Runtime) -> None:
             f"training {recipe.name} at {height}x{width} with batches of {recipe.optim.batch} needs about "
             f"{needed / 2**30:.0f} GiB of memory, and {free / 2**30:.0f} GiB are free: {SMALLER}"
         )
+
+
+def advance_within_memory(training: Training) -> tuple[StepValues, str]:
+    """Train for one step; while the memory is full, halve the parts in which a batch passes the network.
+
+    The batch stays the same, and so do its gradient and its loss, up to rounding. The recipe of the training
+    gets the larger `optim.accumulate`, which its checkpoints keep.
+
+    Returns:
+        The values of the step, and a sentence if parts were halved, else "".
+
+    Raises:
+        OutOfMemory: if the parts cannot be halved: they are single images, several processes would have to
+            agree, or the network has batch norm, whose statistics depend on the parts.
+    """
+    before = training.recipe.optim.accumulate
+    while True:
+        try:
+            values = training.advance()
+            break
+        except OutOfMemory:
+            if not _can_halve(training):
+                raise
+        # The error, which holds tensors of the failed step, is gone here.
+        if training.runtime.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        optim = training.recipe.optim
+        training.recipe = replace(training.recipe, optim=replace(optim, accumulate=2 * optim.accumulate))
+    after = training.recipe.optim.accumulate
+    if after == before:
+        return values, ""
+    return values, f"the memory was full: batches are trained in {after} parts now (optim.accumulate {after})"
+
+
+def _can_halve(training: Training) -> bool:
+    optim = training.recipe.optim
+    batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in training.model.modules())
+    return training.processes.count == 1 and not batch_norm and optim.batch % (2 * optim.accumulate) == 0

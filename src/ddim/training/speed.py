@@ -13,13 +13,12 @@ import torch
 
 from ddim.data import SplitImages
 from ddim.diffusion.denoising_error import denoising_error
-from ddim.errors import UserError
+from ddim.errors import SMALLER, UserError, is_full_memory
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Recipe
 from ddim.training.budget import WARM_UP
 from ddim.training.loop import Training
-from ddim.training.memory import SMALLER
 from ddim.training.start import start_training
 
 SECONDS = 6.0
@@ -103,7 +102,7 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
                 steps, now = steps + 1, time.monotonic()
             validation = _estimate_validation(training)
         except (MemoryError, RuntimeError) as error:
-            if not _is_memory_error(error):
+            if not is_full_memory(error):
                 raise
             raise UserError(f"a training step needs more memory than is free: {SMALLER}") from error
     return Speed(
@@ -160,8 +159,3 @@ def _time_saving(training: Training) -> float:
         checkpoint.save(Path(folder), training.step, training.tensors(), training.documents(), best=True)
         return time.monotonic() - begin
     return 0.0
-
-
-def _is_memory_error(error: BaseException) -> bool:
-    # On a CPU, torch raises a plain RuntimeError: only its text shows that memory was missing.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
