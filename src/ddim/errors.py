@@ -124,7 +124,7 @@ _MEMORY_SIGNS = ("DefaultCPUAllocator", "not enough memory", "out of memory", "s
 
 
 def explain_error(error: BaseException) -> BaseException:
-    """Return the error for the user about a full memory or disk, or about a file; another error as it is."""
+    """Return a clear error if the memory or disk is full or a file cannot be used, else the error itself."""
     if is_full_memory(error):
         return OutOfMemory()
     if isinstance(error, OSError):

@@ -104,7 +104,8 @@ def test_a_training_that_sees_few_images_says_once_what_would_be_wiser(
     seen, sentences, capsys, clock, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "ddim.training.wiser.time_image", lambda recipe, channels, precision: float(max(recipe.net.widths))
+        "ddim.training.alternatives.time_image",
+        lambda recipe, channels, precision: float(max(recipe.net.widths)),
     )
     run = tiny.training(tiny.recipe(images=seen))
     run.recipe = replace(run.recipe, net=UNetSpec())
@@ -125,7 +126,7 @@ def test_a_training_that_sees_few_images_says_once_what_would_be_wiser(
 
 
 def test_a_resumed_training_is_not_advised_again(capsys, clock, tmp_path, monkeypatch):
-    monkeypatch.setattr("ddim.training.wiser.time_image", lambda *_: pytest.fail("was measured"))
+    monkeypatch.setattr("ddim.training.alternatives.time_image", lambda *_: pytest.fail("was measured"))
     run = tiny.training(tiny.recipe(images=4_000))
     run.recipe, run.step = replace(run.recipe, net=UNetSpec()), 5
     shown = console.Console()

@@ -167,7 +167,7 @@ READS = {
 
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 def test_damaged_pixels_are_refused_when_they_are_first_read(read, opened, monkeypatch):
-    monkeypatch.setattr("ddim.data.sealed._CHUNK", 2 * 8 * 8 * 3)  # two images
+    monkeypatch.setattr("ddim.data.checked_pixels._CHUNK", 2 * 8 * 8 * 3)  # two images
     first = opened()
     kept = np.array(first.pixels)
     damage_file(first.folder / "images.u8", lambda data: data[: len(data) // 2] + bytes(len(data) // 2))
@@ -181,7 +181,7 @@ def test_damaged_pixels_are_refused_when_they_are_first_read(read, opened, monke
 
 
 def test_every_byte_of_the_cache_is_sealed(opened, monkeypatch):
-    monkeypatch.setattr("ddim.data.sealed._CHUNK", 5 * 8 * 8 * 3)  # the last chunk is shorter
+    monkeypatch.setattr("ddim.data.checked_pixels._CHUNK", 5 * 8 * 8 * 3)  # the last chunk is shorter
     folder = opened().folder
     for place in range(0, 6 * 8 * 8 * 3, 191):
         damage_file(folder / "images.u8", lambda data, place=place: flip_bit(data, place))

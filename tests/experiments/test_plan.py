@@ -80,7 +80,7 @@ def test_few_images_are_answered_with_what_would_be_wiser(monkeypatch):
     def cost(recipe, channels, precision):
         return 1e-3 * recipe.data.size[0] * max(recipe.net.widths) / (32 * 256)
 
-    for module in ("ddim.training.wiser", "ddim.experiments.plan"):
+    for module in ("ddim.training.alternatives", "ddim.experiments.plan"):
         monkeypatch.setattr(f"{module}.time_image", cost)
     recipe = ddim.Recipe(data=tiny.BASE.data, optim=tiny.BASE.optim, steps=2, report=tiny.BASE.report)
     text = repr(make(recipe, minutes="0.1"))

@@ -520,7 +520,7 @@ def test_a_checkpoint_of_a_newer_ddim_is_refused_and_not_changed(tmp_path, monke
         patch.setattr(manifest, "SCHEMA", 2)
         path = crash.put(tmp_path, 1)
     for open_ in (find_newest, find_best, lambda _: verify(path), lambda _: read_document(path, "state")):
-        with pytest.raises(UserError, match=r"newer ddim .*schema is 2.*upgrade ddim") as caught:
+        with pytest.raises(UserError, match=r"newer ddim .*schema 2.*upgrade ddim") as caught:
             open_(tmp_path)
         assert not isinstance(caught.value, Damaged)
     assert names(tmp_path) == ["step-000000001"]

@@ -151,7 +151,9 @@ def test_a_guide_with_other_classes_is_refused():
     weak = run(WEAK, sha="b", labels=True)
     weak.checkpoint.state.classes = ("b", "a")
     guidance = Guidance(2.0, guide=Guide("weak", weak))
-    with pytest.raises(UserError, match="the guide must have the classes of the model, 2 classes, got 2"):
+    with pytest.raises(
+        UserError, match="the guide must have the 2 classes of the model, with the same names, got 2"
+    ):
         check_guidance(run(STRONG, labels=True), "all", 3, guidance)
 
 

@@ -19,7 +19,7 @@ from ddim.cli import main
 from ddim.errors import UserError
 from ddim.nn.processes import Processes
 from ddim.runs.codec import write_recipe
-from ddim.training.several import check_processes
+from ddim.training.shared_settings import check_processes
 from in_processes import CASES, launch
 from in_processes import main as train_cases
 from kill_processes import Launch

@@ -25,6 +25,7 @@ from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.folder import RUN
 from ddim.runs.log import read_metrics
+from ddim.training.alternatives import advise
 from ddim.training.callbacks import Callback
 from ddim.training.cautions import list_cautions
 from ddim.training.loop import Training
@@ -36,7 +37,6 @@ from ddim.training.pace import (
     format_duration,
     format_minutes,
 )
-from ddim.training.wiser import advise
 
 EVERY = 15.0
 """Seconds between lines of progress where no bar is drawn."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import DATA, ZOOM
-from ddim.cli.output import print_result
+from ddim.cli.output import escape, print_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,13 +146,6 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
     sheet = make_sheet(torch.from_numpy(cells.reshape(-1, *cells.shape[2:])).permute(0, 3, 1, 2), _COLUMNS)
     sizes = dict(zip(clusters.names, clusters.counts.tolist(), strict=True))
     return _Clusters(sizes, [*_list_counts("clusters", Counter(sizes), "training images")], sheet)
-
-
-def escape(text: str) -> str:
-    """Return a text in which characters that could control a terminal are written as escapes."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )
 
 
 def _counts(

@@ -59,3 +59,10 @@ def _as_json(value: Any) -> Any:  # noqa: ANN401  (any JSON, and paths)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
+
+
+def escape(text: str) -> str:
+    """Return a text in which characters that could control a terminal are written as escapes."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )

@@ -55,7 +55,7 @@ def find_channel_axis(shape: Sequence[int], axis: str = "auto") -> str | None:
 def encode_array(pixels: np.ndarray) -> bytes:
     """Return an image (H, W, C) as the bytes of a file without compression.
 
-    8-bit images of 1, 3 or 4 channels become PPM or PNG files, all others .npy files, see `deep`.
+    8-bit images of 1, 3 or 4 channels become PPM or PNG files, all others .npy files, see `high_bit_depth`.
     """
     if pixels.dtype != np.uint8 or pixels.shape[2] not in PICTURE_CHANNELS:
         return render_npy(pixels)

@@ -25,9 +25,9 @@ from typing import Literal
 import numpy as np
 
 from ddim.data import decode
-from ddim.data.deep import VERSION, decode_any, read_any_header, read_pixels, stored_type
+from ddim.data.checked_pixels import SEAL, SealedPixels, read_seal, write_seal
+from ddim.data.high_bit_depth import VERSION, decode_any, read_any_header, read_pixels, stored_type
 from ddim.data.images import Images
-from ddim.data.sealed import SEAL, SealedPixels, read_seal, write_seal
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, count_votes, find_classes
 from ddim.data.values import EIGHT_BITS, Values, ValueType
 from ddim.errors import UserError, explain_os_error

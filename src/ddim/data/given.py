@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ddim.data.arrays import encode_array, find_channel_axis
-from ddim.data.deep import read_any_header, read_pixels, stored_type
+from ddim.data.high_bit_depth import read_any_header, read_pixels, stored_type
 from ddim.data.labels import find_given_classes
 from ddim.data.sources import Member, Survey, count_votes
 from ddim.data.values import PICTURE_CHANNELS, ValueType

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ddim.data.checked_pixels import SealedPixels
 from ddim.data.order import split_indices
-from ddim.data.sealed import SealedPixels
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError
 

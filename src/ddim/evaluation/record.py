@@ -120,7 +120,7 @@ def read_evaluation(path: Path) -> Evaluation:
     if schema != SCHEMA:
         newer = isinstance(schema, int) and schema > SCHEMA
         mend = "a newer ddim wrote it and can read it" if newer else "evaluate again"
-        raise UserError(f"{file} has schema {schema!r} and this ddim reads schema {SCHEMA}: {mend}")
+        raise UserError(f"{file} has schema {schema!r}, but this version reads schema {SCHEMA}: {mend}")
     fault = _fault(record, _FIELDS) or _fault_of_metrics(record["metrics"])
     if fault is None and record.get("sampling") is not None:
         fault = _fault(record, {"sampling": _SAMPLING})

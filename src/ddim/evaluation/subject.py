@@ -18,7 +18,7 @@ from torch import Tensor
 from ddim.data import Images, open_images
 from ddim.data.batch import gather_batch
 from ddim.data.decode import UnusableError
-from ddim.data.deep import read_any_header
+from ddim.data.high_bit_depth import read_any_header
 from ddim.data.hub import names_repository
 from ddim.data.open import find_source, source_exists
 from ddim.data.sources import Member

@@ -23,6 +23,7 @@ from ddim.runs.notebook_cell import with_bar
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
+from ddim.training.alternatives import list_alternatives
 from ddim.training.cautions import MEASURED, describe_few, describe_rejects
 from ddim.training.forecast import forecast_run
 from ddim.training.memory import check_memory
@@ -39,7 +40,6 @@ from ddim.training.start import (
     time_image,
     use_data,
 )
-from ddim.training.wiser import list_alternatives
 
 MINUTES = (10, 40, 240)
 """The training times, in minutes, that are planned if the user gives no budget."""

@@ -12,10 +12,10 @@ from ddim.errors import format_count
 from ddim.experiments.learning_curves import LearningCurve
 from ddim.plots.tabular import Row, Tabular
 from ddim.runs.recipe import Recipe
+from ddim.training.alternatives import ENOUGH, Alternative, describe_alternative
 from ddim.training.forecast import Forecast
 from ddim.training.pace import format_duration
 from ddim.training.speed import Speed
-from ddim.training.wiser import ENOUGH, Alternative, describe_alternative
 
 NOT_MEASURED = "not measured"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddim.data.decode import UnusableError
-from ddim.data.deep import decode_any, read_any_header
+from ddim.data.high_bit_depth import decode_any, read_any_header
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError
 

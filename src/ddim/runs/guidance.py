@@ -181,8 +181,8 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
         check_unconditional(guide.recipe, "guidance without a label")
     if guide.recipe.data.labels and label is not None and guide.classes != pipeline.classes:
         raise UserError(
-            f"the guide must have the classes of the model, {len(pipeline.classes)} classes, got "
-            f"{len(guide.classes)} classes or other names"
+            f"the guide must have the {len(pipeline.classes)} classes of the model, with the same names, got "
+            f"{len(guide.classes)} classes"
         )
     _check_vectors(pipeline, label, guide)
     mine = pipeline.checkpoint.clusters if isinstance(pipeline, LoadedRun) else None

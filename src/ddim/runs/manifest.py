@@ -130,8 +130,8 @@ def read_manifest(path: Path) -> Manifest:
         raise Damaged(f"{path} is damaged: {MANIFEST} has changed since it was written")
     if fields["schema"] > SCHEMA:
         raise UserError(
-            f"{path} was written by a newer ddim (schema is {fields['schema']}, this one reads {SCHEMA}): "
-            "upgrade ddim"
+            f"{path} was written by a newer ddim (it has schema {fields['schema']}, but this version reads "
+            f"schema {SCHEMA}): upgrade ddim"
         )
     kinds = {name: type(value) for name, value in fields.items()}
     if kinds != {"schema": int, "step": int, "best": bool, "files": dict}:

@@ -48,7 +48,8 @@ LARGEST_ERROR = 0.1
 
 @dataclass(frozen=True)
 class Averages:
-    """The averages from which others can be reconstructed: those of a checkpoint and of earlier snapshots.
+    """The averages from which averages of other widths are reconstructed: those of a checkpoint and of
+    earlier snapshots.
 
     Attributes:
         run: the run folder.
@@ -90,7 +91,7 @@ class Averages:
 
 
 def open_averages(run: str | Path, path: Path | None = None) -> Averages:
-    """Return the averages of a run that others can be reconstructed from.
+    """Return the averages of a run from which averages of other widths can be reconstructed.
 
     Args:
         run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.

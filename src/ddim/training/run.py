@@ -32,7 +32,7 @@ from ddim.training.kid import prepare_kid
 from ddim.training.loop import Plan, Training
 from ddim.training.resumption import Larger, check_never_saved, extend_budget
 from ddim.training.run_document import check_same_vectors, describe_run, name_data
-from ddim.training.several import adopt_processes, check_processes, check_same_images, choose_for_all
+from ddim.training.shared_settings import adopt_processes, check_processes, check_same_images, choose_for_all
 from ddim.training.start import (
     Machine,
     accept_images,

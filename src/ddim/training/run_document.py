@@ -14,7 +14,7 @@ from ddim.runs.hub_run import pin_run
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import list_versions
 from ddim.training.loop import Training
-from ddim.training.several import describe_processes
+from ddim.training.shared_settings import describe_processes
 from ddim.training.start import Machine
 
 

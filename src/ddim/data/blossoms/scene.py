@@ -28,9 +28,9 @@ class Scene:
         canvas: the image.
         random: the random stream of the image.
         light: the angle of the light, in radians.
-        scale: the size of the flower.
-        x: the horizontal position of the flower, to the right.
-        y: the vertical position of the flower, downwards.
+        scale: factor of the size of the flower.
+        x: the horizontal position of the flower, in units of half the shorter side, to the right.
+        y: the vertical position of the flower, in the same units, downwards.
     """
 
     canvas: Canvas

@@ -48,7 +48,7 @@ def read_seal(folder: Path) -> dict[str, Any]:
     """
     seal = json.loads((folder / SEAL).read_text("utf-8"))
     if any(hash_file(folder / page) != digest for page, digest in seal["pages"].items()):
-        raise ValueError("a page has changed")
+        raise ValueError("a file has changed")
     return seal
 
 

@@ -1,4 +1,4 @@
-"""Say how many images a run will see, and propose a smaller network or size if these are few."""
+"""Propose a smaller network or image size if a run will see few images."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from ddim.data import open_images
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import open_decoded
 from ddim.data.decode import UnusableError
-from ddim.data.deep import decode_any, read_any_header, resize_values, stored_type
+from ddim.data.high_bit_depth import decode_any, read_any_header, resize_values, stored_type
 from ddim.data.values import Reading, Values
 from ddim.errors import UserError
 from deep_files import noise16, png16

@@ -1,13 +1,13 @@
-"""What a run of some speed brings, and what would be wiser."""
+"""Forecasts of the images that a run sees, and proposals of faster recipes."""
 
 import pytest
 
-import ddim.training.wiser
+import ddim.training.alternatives
 import tiny
 from ddim.nn.unet import UNetSpec
 from ddim.runs.codec import override
 from ddim.runs.named_recipes import fast, find_recipe, smoke
-from ddim.training.wiser import (
+from ddim.training.alternatives import (
     ENOUGH,
     advise,
     change_size,
@@ -24,7 +24,7 @@ def costs(monkeypatch):
     def cost(recipe, channels, precision):
         return recipe.data.size[0] * recipe.data.size[1] * max(recipe.net.widths)
 
-    monkeypatch.setattr(ddim.training.wiser, "time_image", cost)
+    monkeypatch.setattr(ddim.training.alternatives, "time_image", cost)
 
 
 def test_a_recipe_of_another_size_is_the_named_recipe_of_that_size():
@@ -65,7 +65,7 @@ def test_a_size_above_64_pixels_is_lowered_first_and_keeps_its_shape(costs):
 def test_nothing_is_wiser_for_enough_images_small_networks_or_small_gains(costs, monkeypatch):
     assert list_alternatives(fast(), ENOUGH, 3) == []
     assert list_alternatives(smoke(), 10, 3) == []
-    monkeypatch.setattr(ddim.training.wiser, "time_image", lambda recipe, channels, precision: 1.0)
+    monkeypatch.setattr(ddim.training.alternatives, "time_image", lambda recipe, channels, precision: 1.0)
     assert list_alternatives(fast(), 1000, 3) == []
 
 

@@ -1,4 +1,6 @@
-"""Check or choose what the processes of a training have in common: its batch, its images and its runtime."""
+"""Check or choose the settings that the processes of a training share: its batch, its images and
+its runtime.
+"""
 
 from __future__ import annotations
 
