@@ -286,7 +286,7 @@ def test_a_sweep_of_another_schema_is_refused(tmp_path):
     begin_sweep(request(), tmp_path / "sweep")
     file = tmp_path / "sweep" / "sweep.json"
     write_sealed(file, {**read_sealed(file), "schema": 2})
-    with pytest.raises(UserError, match="has schema 2, this version reads 1"):
+    with pytest.raises(UserError, match="has schema 2, but this version reads schema 1"):
         read_sweep(tmp_path / "sweep")
 
 

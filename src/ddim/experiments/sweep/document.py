@@ -27,7 +27,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
         return None
     document = unseal(document, path)
     if document.get("schema") != SCHEMA:
-        raise UserError(f"{path} has schema {document.get('schema')}, this version reads {SCHEMA}")
+        raise UserError(f"{path} has schema {document.get('schema')}, but this version reads schema {SCHEMA}")
     trials = document.get("trials")
     if not isinstance(trials, list) or not all(isinstance(trial, dict) for trial in trials):
         raise UserError(f"{path} is damaged: its trials are not a list of tables")
