@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 import tiny
 from ddim.web.application import build_application
 from ddim.web.settings import Settings
+from deep_files import noise16
 
 RUN = "photos-tiny-1"
 
@@ -34,6 +35,17 @@ def vector_run(trained):
     recipe = tiny.recipe(data__size=16, data__vectors=str(sources / "grays.csv"), report__guide=0.5)
     tiny.train(recipe, trained / "vectors-1", str(sources / "grays.npy"), progress=False)
     return "vectors-1"
+
+
+@pytest.fixture(scope="session")
+def deep_run(trained):
+    """The id of a run in the same folder: images of 8 channels of 16 bits."""
+    sources = trained.parent / "sources"
+    sources.mkdir(exist_ok=True)
+    np.save(sources / "cells.npy", noise16(20, 4, 4, 8).repeat(4, 1).repeat(4, 2))
+    recipe = tiny.recipe(data__size=16)
+    tiny.train(recipe, trained / "cells-1", str(sources / "cells.npy"), progress=False)
+    return "cells-1"
 
 
 @pytest.fixture(scope="session")

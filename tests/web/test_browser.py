@@ -40,8 +40,8 @@ VIEWS = {
 
 
 @pytest.fixture(scope="module")
-def served(trained, vector_run, tmp_path_factory):
-    """A server of four runs, one of them with vectors, and a sweep."""
+def served(trained, vector_run, deep_run, tmp_path_factory):
+    """A server of five runs, one of them with vectors and one of 8 channels, and a sweep."""
     folder = shutil.copytree(trained, tmp_path_factory.mktemp("served") / "runs")
     for name in ("second", HTML):
         shutil.copytree(folder / RUN, folder / name)
@@ -489,6 +489,35 @@ def test_samples_of_a_run_with_vectors_take_numbers(visit, width):
         exec(read_code(page, entry, "Python"), names)
         for made, file in zip(to_uint8(names["images"]), tile_files(page, entry), strict=True):
             assert np.array_equal(made, pixels(file)[..., :1])
+
+
+def test_images_of_eight_channels_are_shown_saved_and_edited(visit, width):
+    with visit(width) as page:
+        form = make_samples(page, "cells-1", "2-3")
+        form.get_by_role("button", name="Make samples").click()
+        entry = finish_entry(page, 1)
+        wait_until(lambda: "the first 3 of 8 channels" in entry.inner_text())
+        shown = pixels(tile_files(page, entry)[1])
+        entry.locator(".tile").nth(1).click()
+        exact = np.load(io.BytesIO(download(page, page.get_by_role("link", name="Save array"))))
+        assert (exact.shape, exact.dtype) == ((16, 16, 8), np.uint16)
+        assert abs(np.rint(exact[..., :3] / 65535.0 * 255) - shown).max() <= 1
+        page.locator(".panel").get_by_label("Steps", exact=True).fill("3")
+        page.get_by_role("button", name="Invert").click()
+        # The input of the inversion is the exact array.
+        assert np.array_equal(pixels(tile_files(page, finish_entry(page, 2))[0]), shown)
+        page.go("#/compare?runs=cells-1,vectors-1")
+        page.locator("h1", has_text="Compare").wait_for()
+        page.get_by_role("textbox", name="Seeds").fill("2,3")
+        page.get_by_role("button", name="Sample all runs").click()
+        page.get_by_text("All runs are sampled.").wait_for(timeout=90_000)
+        cells = page.get_by_role("region", name="Samples of the same seeds").locator("td img")
+        wait_until(lambda: cells.count() == 4)
+        assert np.array_equal(
+            pixels(page.request.get(cells.nth(2).evaluate("image => image.src")).body()), shown
+        )
+        page.go("#/run/cells-1")
+        wait_until(lambda: is_loaded(page.locator(".sheet-frame img")))
 
 
 def test_samples_and_edits_are_guided_by_a_weaker_model(visit, width):

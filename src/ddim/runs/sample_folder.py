@@ -240,18 +240,19 @@ def _image_shape(pipeline: LoadedRun) -> tuple[int, int, int]:
     return shape.height, shape.width, shape.channels
 
 
-def _name_sample(folder: Path, seed: int, pipeline: LoadedRun) -> Path:
+def name_sample(folder: Path, seed: int, pipeline: LoadedRun) -> Path:
+    """Return the path of the sample of a seed in a folder of samples."""
     return folder / f"{seed:05d}{sample_suffix(pipeline.values, pipeline.model.shape.channels)}"
 
 
 def _read_sample(folder: Path, seed: int, pipeline: LoadedRun) -> np.ndarray | None:
     """Return a sample (H, W, C) from its file, or None if the file is missing or damaged."""
-    return read_saved_image(_name_sample(folder, seed, pipeline), _image_shape(pipeline), pipeline.values)
+    return read_saved_image(name_sample(folder, seed, pipeline), _image_shape(pipeline), pipeline.values)
 
 
 def _write_part(folder: Path, seeds: Sequence[int], images: Tensor, pipeline: LoadedRun) -> None:
     for seed, pixels in zip(seeds, to_pixels(images, pipeline.values), strict=True):
-        write_image(_name_sample(folder, seed, pipeline), pixels)
+        write_image(name_sample(folder, seed, pipeline), pixels)
 
 
 def _stack_samples(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> None:
@@ -260,7 +261,7 @@ def _stack_samples(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> N
     """
     from_array = pipeline.recipe.data.source.lower().endswith(SUFFIXES)
     if from_array or not is_picture(pipeline.values, pipeline.model.shape.channels):
-        names = [_name_sample(folder, seed, pipeline) for seed in seeds]
+        names = [name_sample(folder, seed, pipeline) for seed in seeds]
         write_stack(folder, names, _image_shape(pipeline), pipeline.values)
 
 

@@ -12,9 +12,12 @@ from ddim.errors import UserError
 from ddim.runs.edit_folder import FILM, RECORD, STRIP, EditOutput, WrittenEdit, write_edit
 from ddim.runs.edit_work import override_edit_grid
 from ddim.runs.file_edits import FileEdit, Inpainting, Interpolation, Latents, Variations
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.sample_folder import name_sample
 from ddim.web import tasks
 from ddim.web.perform_samples import PIPELINES, archive, sample_run
 from ddim.web.repeat import MASK, SAMPLED, edit_call, edit_command, guidance_options, sampling_of
+from ddim.web.views import describe_views, write_views
 from ddim.web.worker_process import Monitor
 
 
@@ -33,7 +36,7 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
     if unknown:
         raise UserError(f"{unknown[0]} cannot be changed for an edit; only grid can")
     pipeline, start = PIPELINES.open(task.run), time.monotonic()
-    files = _write_inputs(task, folder, monitor)
+    files = _write_inputs(task, folder, pipeline, monitor)
     edit, notes = _choose_edit(task, files, folder / MASK), []
     grid = override_edit_grid(pipeline.recipe, task.fields, real=edit.real)
     written = write_edit(
@@ -46,21 +49,22 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
         **guidance_options(task),
     )
     names = [file.relative_to(folder).as_posix() for file in files]
+    stored = archive(folder)
     return {
-        "images": _list_images(task, written),
+        "images": _list_images(task, written, pipeline),
         "sheet": STRIP,
         "film": FILM if task.kind == "interpolate" else None,
         "record": RECORD,
-        "archive": archive(folder),
+        "archive": stored,
         "nfe": written.edit.calls,
         "seconds": round(time.monotonic() - start, 3),
         "command": edit_command(task, names),
         "python": edit_call(task, names, grid),
-        "notes": [note.replace(f"{folder}/", "") for note in notes],
+        "notes": [*describe_views(pipeline), *(note.replace(f"{folder}/", "") for note in notes)],
     }
 
 
-def _write_inputs(task: tasks.EditTask, folder: Path, monitor: Monitor) -> list[Path]:
+def _write_inputs(task: tasks.EditTask, folder: Path, pipeline: LoadedRun, monitor: Monitor) -> list[Path]:
     """Write the images that the edit starts from into the folder of the task, and return their paths.
 
     An image that is given by its seed is sampled, as `ddim sample` does. An upload is copied, so that the
@@ -74,7 +78,7 @@ def _write_inputs(task: tasks.EditTask, folder: Path, monitor: Monitor) -> list[
         shutil.copyfile(task.mask, folder / MASK)
     if task.seeds and task.kind != "interpolate":
         sample_run(sampling_of(task, folder / SAMPLED), monitor)
-        files += [folder / SAMPLED / f"{seed:05d}.png" for seed in task.seeds]
+        files += [name_sample(folder / SAMPLED, seed, pipeline) for seed in task.seeds]
     return files
 
 
@@ -93,12 +97,12 @@ def _seeds(task: tasks.EditTask) -> range:
     return range(task.seed, task.seed + task.n)
 
 
-def _list_images(task: tasks.EditTask, written: WrittenEdit) -> list[dict[str, Any]]:
+def _list_images(task: tasks.EditTask, written: WrittenEdit, pipeline: LoadedRun) -> list[dict[str, Any]]:
     """Return the images of the result. For an inversion, the inputs, resized to the run's size,
     come first.
     """
     rows = ["input", "restored"] if task.kind == "invert" else list(written.files)[-1:]
-    names = [file.name for row in rows for file in written.files[row]]
+    views = write_views([file for row in rows for file in written.files[row]], pipeline)
     if task.kind in ("vary", "inpaint"):
-        return [{"name": name, "seed": seed} for name, seed in zip(names, _seeds(task), strict=True)]
-    return [{"name": name} for name in names]
+        return [{**view, "seed": seed} for view, seed in zip(views, _seeds(task), strict=True)]
+    return [dict(view) for view in views]

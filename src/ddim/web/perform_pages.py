@@ -7,6 +7,7 @@ from typing import Any
 
 from ddim.data import open_images
 from ddim.data.decode import UnusableError, decode_image
+from ddim.data.deep import ARRAY, read_any_header, read_pixels, stored_type
 from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, compare_evaluations
 from ddim.evaluation.compare import Row as Ranked
@@ -26,7 +27,12 @@ MOST = 1000
 def check_upload(task: tasks.UploadTask, _monitor: Monitor) -> dict[str, Any]:
     """Decode an image within the limits of the project, and return its width and height."""
     try:
-        header, _ = decode_image(Path(task.file).read_bytes(), (64, 64), 3)
+        data = Path(task.file).read_bytes()
+        header = read_any_header(data)
+        if stored_type(header) == "uint8" and header.format != ARRAY:
+            decode_image(data, (64, 64), 3)
+        else:
+            read_pixels(data)
     except UnusableError as error:
         raise UserError(f"this image cannot be used: {error}") from None
     return {"width": header.width, "height": header.height}

@@ -22,9 +22,10 @@ from ddim.runs.generate import with_options
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.recipe_checks import check_label
-from ddim.runs.sample_folder import FILM, RECORD, Output, write_samples
+from ddim.runs.sample_folder import FILM, RECORD, Output, name_sample, write_samples
 from ddim.web import tasks
 from ddim.web.repeat import guidance_options, sample_call, sample_command
+from ddim.web.views import describe_views, write_views
 from ddim.web.worker_process import Monitor
 
 KEPT = 4
@@ -123,17 +124,19 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
         output=output,
         progress=lambda *_: monitor.check(),
     )
-    images = [{"seed": seed, "name": f"{seed:05d}.png"} for seed in task.seeds]
+    stored = archive(written.folder)
+    views = write_views([name_sample(written.folder, seed, pipeline) for seed in task.seeds], pipeline)
     return {
-        "images": images,
+        "images": [{"seed": seed, **view} for seed, view in zip(task.seeds, views, strict=True)],
         "sheet": "grid.png",
         "film": FILM if task.film else None,
         "record": RECORD,
-        "archive": archive(written.folder),
+        "archive": stored,
         "nfe": written.nfe,
         "seconds": round(written.seconds, 3),
         "command": sample_command(task),
         "python": sample_call(task, pipeline),
+        "notes": describe_views(pipeline),
     }
 
 

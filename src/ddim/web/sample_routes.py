@@ -33,10 +33,14 @@ LEFT = 499
 
 @dataclass(frozen=True)
 class MadeImage:
-    """An image of a result: its address, its name, and its seed if it is a sample."""
+    """An image of a result: the address of a picture of it, the name and address of its file, its seed.
+
+    The picture is the file itself, unless a browser cannot show it, such as an array of 8 channels.
+    """
 
     url: str
     name: str
+    file: str
     seed: int | None = None
 
 
@@ -269,7 +273,10 @@ def _describe_result(store: ResultStore, own: str, found: Mapping[str, Any]) -> 
     def address(name: str) -> str:
         return api_address("results", own, name)
 
-    images = [MadeImage(address(each["name"]), each["name"], each.get("seed")) for each in found["images"]]
+    images = [
+        MadeImage(address(each["view"]), each["name"], address(each["name"]), each.get("seed"))
+        for each in found["images"]
+    ]
     return Result(
         own,
         images,

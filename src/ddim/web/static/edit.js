@@ -87,7 +87,10 @@ export class EditPanel {
           ? `Chosen: ${tiles[0].name}`
           : "",
     );
-    if (tiles.length === 1) this.save.href = tiles[0].url;
+    if (tiles.length === 1) {
+      this.save.href = tiles[0].file;
+      setText(this.save, tiles[0].file.endsWith(".npy") ? "Save array" : "Save PNG");
+    }
     show(this.message);
   }
 
@@ -150,7 +153,7 @@ export class EditPanel {
   /** Return the source of a tile: its seed, or an upload if no seed gives this image. */
   async source(tile, asFile) {
     if (tile.source && !(asFile && "seed" in tile.source)) return tile.source;
-    const { upload: id } = await upload(await getBlob(tile.url, this.signal), this.signal);
+    const { upload: id } = await upload(await getBlob(tile.file, this.signal), this.signal);
     return { upload: id };
   }
 }

@@ -81,17 +81,17 @@ export class Entry {
     this.done = true;
     this.work.remove();
     if (result.images.length !== this.tiles.length) {
-      this.tiles = result.images.map(({ name }) => new Tile(name.replace(/\.png$/, ""), this.onpick));
+      this.tiles = result.images.map(({ name }) => new Tile(name.replace(/\.\w+$/, ""), this.onpick));
       show(this.place, tileGrid(this.tiles, this.title, this.row));
     }
     // A seed alone is enough to repeat a sample only if no other option was set.
     const plain = sampled && Object.keys(sampled).length === 1;
     // An interpolation between two seeds uses their latents only, so a class or vector would be lost.
     const latent = sampled && sampled.label === undefined && sampled.vector === undefined;
-    result.images.forEach(({ url, seed }, k) => {
+    result.images.forEach(({ url, file, seed }, k) => {
       this.tiles[k].seed = latent ? seed : undefined;
       this.tiles[k].guided = sampled?.guidance !== undefined;
-      this.tiles[k].finish(url, plain ? { seed } : null);
+      this.tiles[k].finish(url, plain ? { seed } : null, file);
     });
     show(
       this.files,

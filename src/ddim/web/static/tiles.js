@@ -39,9 +39,9 @@ export class Tile {
     context.drawImage(sheet, zoom * left, zoom * top, zoom * width, zoom * height, 0, 0, width, height);
   }
 
-  /** Show the finished image. */
-  finish(url, source) {
-    Object.assign(this, { url, source });
+  /** Show the finished image at `url`. `file` is its exact file, which may be an array. */
+  finish(url, source, file = url) {
+    Object.assign(this, { file, source });
     this.image = h("img", { class: "pixels", src: url, alt: "", draggable: "false" });
     // The canvas stays until the file is loaded, so that nothing flickers.
     this.image.decode().then(

@@ -11,7 +11,7 @@ export class Uploads {
     const hint = newId("hint");
     this.input = h("input", {
       type: "file",
-      accept: "image/*",
+      accept: "image/*,.npy,.tif,.tiff",
       multiple: true,
       id: newId("file"),
       "aria-describedby": hint,

@@ -1,0 +1,42 @@
+"""List the images of a result for the page, with a PNG for each one that a browser cannot show as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ddim.plots.pictures import save_png
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.sample_files import is_picture, read_saved_image, show_image
+
+
+def describe_views(pipeline: LoadedRun) -> list[str]:
+    """Return a sentence for the user if pictures show less than the files contain."""
+    channels, values = pipeline.model.shape.channels, pipeline.values
+    if is_picture(values, channels):
+        return []
+    part = f"the first {min(channels, 3)} of {channels} channels" if channels > 4 else "all channels"
+    return [f"The pictures show {part} in 8 bits; the files hold the exact values ({values.type})."]
+
+
+def write_views(paths: Iterable[Path], pipeline: LoadedRun) -> list[dict[str, str]]:
+    """Return the name of each image file, and of the picture that shows it.
+
+    Pictures of 8 bits show themselves. Of images with more bits or channels, a file view-*.png is written
+    beside them, as `show_image` draws it. Call this after `archive`, which holds the exact values only.
+
+    Args:
+        paths: the image files of a result, all in one folder.
+        pipeline: the run that made them.
+    """
+    shape, values = pipeline.model.shape, pipeline.values
+    if is_picture(values, shape.channels):
+        return [{"name": path.name, "view": path.name} for path in paths]
+    found = []
+    for path in paths:
+        pixels = read_saved_image(path, (shape.height, shape.width, shape.channels), values)
+        view = path.with_name(f"view-{path.stem}.png")
+        if pixels is not None:
+            save_png(view, show_image(pixels, values))
+        found.append({"name": path.name, "view": view.name})
+    return found
