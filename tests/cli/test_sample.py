@@ -322,12 +322,19 @@ def test_a_missing_or_empty_run_is_refused(tmp_path, refused):
     assert "holds no checkpoint yet" in refused("sample", tmp_path)
 
 
-def test_a_run_without_its_parent_folder_gets_a_suggestion(run, tmp_path, monkeypatch, refused):
+def test_a_run_that_does_not_exist_gets_a_suggestion(run, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    Path("runs").mkdir()
-    Path("runs/first").symlink_to(run)
-    said = refused("sample", "first")
-    assert said == "run first is not a folder; perhaps you meant runs/first"
+    Path("runs/photos-fast-9").mkdir(parents=True)  # not a run
+    for name in ("photos-fast-1", "other"):
+        Path("runs", name).symlink_to(run)
+    hint = "; perhaps you meant runs/photos-fast-1"
+    for wrong in ("photos-fast-1", "runs/photos-fast-2", "runs/foto-fast-1"):
+        assert refused("sample", wrong) == f"run {wrong} is not a folder{hint}"
+    assert refused("evaluate", "photos-fast-1", "-n", 20) == (
+        f"-n is for runs, and photos-fast-1 is not a run{hint}"
+    )
+    assert refused("evaluate", "photos-fast-1").endswith(hint)
+    assert "`ddim train` creates runs" in refused("sample", "runs/unlike")
 
 
 def test_a_run_that_lost_its_checkpoints_says_so(run, tmp_path, refused):

@@ -115,11 +115,14 @@ def run(args: argparse.Namespace) -> int:
     from ddim.metrics.catalogue import DEFAULT
     from ddim.metrics.features import load_extractor
     from ddim.nn.processes import current_processes
+    from ddim.runs.run_path import suggest_run
 
     given = {name: getattr(args, name) for name in _OF_RUNS if getattr(args, name) is not None}
     if (names := [*given, *args.fields]) and not is_run(Path(args.source)):
         dashes = "-" if names[0] == "n" else "--"
-        raise UserError(f"{dashes}{names[0].replace('_', '-')} is for runs, and {args.source} is not a run")
+        option = dashes + names[0].replace("_", "-")
+        hint = suggest_run(Path(args.source))
+        raise UserError(f"{option} is for runs, and {args.source} is not a run{hint}")
     single = {name: given[name] for name in ("n", "seed", "label", "device") if name in given}
     single["threads"] = args.threads
     choices = parse_choices(

@@ -49,7 +49,7 @@ from ddim.runs.progress import READING, Progress
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.recipe_data import Data
-from ddim.runs.run_path import find_named_checkpoint, find_run_folder, names_checkpoint
+from ddim.runs.run_path import find_named_checkpoint, find_run_folder, names_checkpoint, suggest_run
 
 SAMPLES = 1000
 """The default number of samples of a run."""
@@ -196,7 +196,8 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
         return _sample_run(source, samples, reference, progress)
     if reference.data is None:
         if not source_exists(str(source)):
-            raise UserError(f"{source} does not exist: name a run or a folder or archive of images")
+            what = "name a run or a folder or archive of images"
+            raise UserError(f"{source} does not exist: {what}{suggest_run(source)}")
         raise UserError(f"{source} is not a run: name the reference images, {BY_ARGUMENT}")
     return _read_images(source, samples.n, reference, decoding)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from pathlib import Path
 
@@ -100,6 +101,17 @@ def parse_place(text: str, own: Path | None) -> tuple[Path, str]:
     return (step, weights) if step != path and step.is_dir() else (path, name)
 
 
+def suggest_run(run: Path) -> str:
+    """Return "; perhaps you meant RUN" for a path that does not exist, or "" if no run has a similar name.
+
+    The runs beside the path and those in runs/ are compared.
+    """
+    folders = [folder for folder in (run.parent, Path("runs")) if folder.is_dir()]
+    runs = {file.parent.name: file.parent for folder in folders for file in folder.glob(f"*/{RUN}")}
+    near = difflib.get_close_matches(run.name, runs, 1, 0.6)
+    return f"; perhaps you meant {runs[near[0]]}" if near else ""
+
+
 def find_checkpoint(run: str | Path) -> Path:
     """Return the folder of the checkpoint that a path names.
 
@@ -114,10 +126,8 @@ def find_checkpoint(run: str | Path) -> Path:
     if found := find_named_checkpoint(run):
         return found
     if not run.is_dir():
-        near = Path("runs") / run
-        create = "`ddim train` creates runs, in runs/ or in the folder of --out"
-        hint = f"perhaps you meant {near}" if (near / RUN).is_file() else create
-        raise UserError(f"run {run} is not a folder; {hint}")
+        create = "; `ddim train` creates runs, in runs/ or in the folder of --out"
+        raise UserError(f"run {run} is not a folder{suggest_run(run) or create}")
     if (run / checkpoint.MANIFEST).is_file():
         checkpoint.verify(run)
         return run
