@@ -7,7 +7,7 @@ from typing import Any
 
 from ddim.data import open_images
 from ddim.data.decode import UnusableError, decode_image
-from ddim.data.deep import ARRAY, read_any_header, read_pixels, stored_type
+from ddim.data.high_bit_depth import ARRAY, read_any_header, read_pixels, stored_type
 from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, compare_evaluations
 from ddim.evaluation.compare import Row as Ranked
