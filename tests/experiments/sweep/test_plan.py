@@ -269,7 +269,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "photo.png").touch()
     with pytest.raises(UserError, match="is not empty; give a new or empty folder$"):
         begin_sweep(request(), tmp_path)
-    with pytest.raises(UserError, match="photo.png cannot be created: File exists"):
+    with pytest.raises(UserError, match=r"photo.png cannot be created \(File exists\)"):
         begin_sweep(request(), tmp_path / "photo.png" / "sweep")
     with pytest.raises(UserError, match="is not a sweep"):
         read_sweep(tmp_path)
