@@ -136,7 +136,7 @@ def explain_error(error: BaseException) -> BaseException:
 
 
 def explain_os_error(error: OSError, what: str = "", advice: str = "") -> UserError | NoSpace:
-    """Return the error for the user about a file or folder that the system refused.
+    """Return the error that users see if the system refuses a file or folder.
 
     Every `OSError` reaches users in this form: `NoSpace` if the disk or the quota is full, else `UserError`.
 
@@ -243,7 +243,7 @@ def suggest(word: str, possible: Iterable[str], likeness: float = 0.6) -> str:
         possible: the words that are allowed; the most similar word is suggested.
         likeness: the smallest similarity of a suggestion, in [0, 1], by `difflib`.
     """
-    # Comparing takes time with the square of the length. Words of a file can be long, and many.
+    # The time to compare words grows with the square of their length, and a file can have many long words.
     near = islice((other for other in possible if len(other) <= _LONGEST), _MOST)
     found = difflib.get_close_matches(word[:_LONGEST], list(near), 1, likeness)
     return f"; perhaps you meant {found[0]}" if found else ""

@@ -30,7 +30,7 @@ def test_a_run_is_pushed_and_sampled(hub, run, command, tmp_path):
     said = command("push", run, "ada/flowers")
     assert said.out.startswith(f"hub:ada/flowers: {hub.address}/ada/flowers (only you can see it")
     assert "model.safetensors" in said.err
-    assert "uploads these 7 files" in said.err
+    assert "uploading 7 files" in said.err
     found = json.loads(command("push", run, "ada/flowers", "--json").out)
     assert found["private"] is True
     assert found["commit"] == list(hub.repositories["ada/flowers"].commits)[-1]

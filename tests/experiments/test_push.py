@@ -140,6 +140,6 @@ def test_each_refusal_is_one_sentence_and_nothing_is_uploaded(hub, run, monkeypa
 
 def test_without_a_connection_nothing_is_uploaded(hub, run, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="^HF_HUB_OFFLINE is set, so that the Hub cannot be asked for"):
+    with pytest.raises(UserError, match="^HF_HUB_OFFLINE is set, so .* cannot be looked up on the Hub"):
         ddim.push(run, "ada/flowers")
     assert not hub.requests

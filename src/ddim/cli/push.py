@@ -10,10 +10,10 @@ from ddim.cli import RUN, WEIGHTS
 from ddim.cli.output import print_result, say
 
 _EPILOG = """
-What is uploaded is said before: the weights as safetensors, the recipe, a model card with the numbers of the
-run, a sheet of samples, and what sampling needs. Training images, folders of this machine and code stay here.
-A new repository is private; its settings on the Hub make it public. The lines above the card, such as the
-licence, stay as they are if the run is pushed again.
+The command first lists what it uploads: the weights as safetensors, the recipe, a model card with the numbers
+of the run, a sheet of samples, and what sampling needs. Training images, folders of this machine and code
+stay here. A new repository is private; its settings on the Hub make it public. The lines above the card, such
+as the licence, stay as they are if the run is pushed again.
 
 It needs pip install 'ddim[hub]' and a token with the right to write: `hf auth login`, or the variable
 HF_TOKEN. Anyone who can read the repository then gives hub:OWNER/NAME in place of a run:
@@ -48,4 +48,4 @@ def run(args: argparse.Namespace) -> int:
 def _announce(files: Mapping[str, int]) -> None:
     for name, size in files.items():
         say(f"  {name:<20} {size / 1e6:>12,.3f} MB")
-    say(f"uploads these {len(files)} files, {sum(files.values()) / 1e6:,.1f} MB")
+    say(f"uploading {len(files)} files, {sum(files.values()) / 1e6:,.1f} MB")

@@ -1,4 +1,4 @@
-"""Open zip and tar files that others wrote, with bounds on the memory and time that they can ask for.
+"""Open zip and tar files from other people, with limits on the memory and time that reading them can take.
 
 An archive may unpack to `EXPANSION` times its size, and `SLACK` bytes more. Images are compressed already, so
 honest archives are far below this bound.
@@ -20,14 +20,14 @@ from ddim.data.decode import BROKEN
 from ddim.errors import UserError
 
 EXPANSION, SLACK = 250, 2**26
-"""How many times its size an archive may unpack to, and how many bytes more."""
+"""The unpacked size may be at most this many times the size of the archive, plus this many bytes."""
 
 DAMAGED = (*BROKEN, zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, lzma.LZMAError)
 """The errors that damaged archives raise. Encrypted ones and unknown methods raise RuntimeErrors."""
 
-# Each member costs at least so many bytes of the allowance, because thousands of tiny ones take time too.
+# Each member uses at least this many bytes of the allowance, because thousands of tiny ones take time too.
 _LEAST = 4096
-# Headers that belong to the next member, such as its long name: the largest one, and the most in a row.
+# Limits of headers that belong to the next member, such as its long name: bytes of one, and number in a row.
 _LARGEST_HEADER, _MOST_HEADERS = 2**20, 16
 _HEADERS = (
     tarfile.GNUTYPE_LONGNAME,

@@ -183,7 +183,7 @@ class Arrays:
 
     @property
     def _is_zip(self) -> bool:
-        # An empty file may be one of /proc, which never ends.
+        # An empty file may be a file of /proc, and reading it may never end.
         return measure_file(self.path) > 0 and zipfile.is_zipfile(self.path)
 
     def _find_images(self, archive: zipfile.ZipFile) -> str:

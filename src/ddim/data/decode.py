@@ -289,7 +289,9 @@ def _cut_strips(image: Image.Image) -> Iterator[Image.Image]:
 def _convert_strips(
     image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
-    """Return `convert` of an image, which must work on each pixel alone, with little memory for its steps."""
+    """Return `convert(image)`, computed strip by strip to save memory; `convert` must treat each
+    pixel alone.
+    """
     if image.width * image.height <= _STRIP:
         return convert(image)
     whole, top = Image.new(mode, image.size), 0

@@ -36,7 +36,7 @@ def open_path(path: Path) -> Source:
             return Folder(path)
         if not path.exists():
             raise UserError(f"{str(path)!r} does not exist: give a folder, a .zip or a .tar[.gz|.xz]")
-        # An empty file may be one of /proc, which never ends.
+        # An empty file may be a file of /proc, and reading it may never end.
         if measure_file(path) and zipfile.is_zipfile(path):
             return Zip(path)
         if measure_file(path) and is_tar(path):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PREFIX = "hub:"
-"""How the name of a repository begins where a run is named too."""
+"""The prefix that tells the name of a repository from the path of a run."""
 
 # The rules of the Hub, without its lengths. The name and the revision become parts of paths in the cache.
 _WORD = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
@@ -33,7 +33,7 @@ _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 class HubError(UserError):
-    """The Hub did not do what was asked of it. The message says why."""
+    """The Hub refused a request or failed. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def find_file(repository: Repository, file: str, largest: int) -> HubFile:
     try:
         with explain_errors(repository):
             _check_size(api, repository, file, revision, largest)
-            # With the name of a branch, not the commit, so that the cache remembers what the branch was.
+            # The branch is named, not the commit, so that the cache stores which commit the branch had.
             path = Path(api.hf_hub_download(repository.id, file, revision=revision))
     except HubError as error:
         if copy is None:
@@ -180,7 +180,7 @@ def explain_errors(repository: Repository) -> Iterator[None]:
     """
     from huggingface_hub import errors
 
-    # Version 2 has other errors of HTTP than version 1, by the same name.
+    # Versions 1 and 2 have different HTTP errors of the same name.
     http: Any = errors.HTTPError  # type: ignore[attr-defined]
     others = errors.EntryNotFoundError, errors.XetDownloadError
     try:
@@ -200,7 +200,7 @@ def _explain(error: BaseException, repository: Repository) -> str:  # noqa: PLR0
 
     name = repository.id
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return f"HF_HUB_OFFLINE is set, so that the Hub cannot be asked for {name}: unset it"
+        return f"HF_HUB_OFFLINE is set, so {name} cannot be looked up on the Hub: unset it"
     if isinstance(error, errors.GatedRepoError):
         return f"{name} is gated: accept its conditions at https://huggingface.co/{name}, then {_LOGIN}"
     if isinstance(error, errors.DisabledRepoError):

@@ -40,7 +40,7 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
-# Reading what others wrote
+# Reading files from other people
 
 
 def measure_file(path: Path) -> int:
@@ -50,7 +50,7 @@ def measure_file(path: Path) -> int:
     reading it can block or never end: do not open a file of size 0.
 
     Raises:
-        UserError: if it is no regular file.
+        UserError: if it is not a regular file.
         OSError: if there is no such file.
     """
     found = path.stat()
@@ -63,7 +63,7 @@ def read_file(path: Path, most: int) -> bytes:
     """Return the content of a regular file of at most `most` bytes.
 
     Raises:
-        UserError: if it is no regular file, or larger.
+        UserError: if it is not a regular file, or larger.
         OSError: if it cannot be read.
     """
     size = measure_file(path)

@@ -10,7 +10,7 @@ from ddim.errors import UserError
 from ddim.files import read_file, write_atomic
 
 LARGEST = 32 * 2**20
-"""The most bytes of a document that is read: three bytes, such as [],, can take 72 bytes of memory.
+"""The largest document that is read, in bytes; three of its bytes, such as [],, can take 72 bytes of memory.
 
 The largest document that ddim writes lists 100,000 images.
 """

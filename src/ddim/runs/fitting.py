@@ -16,7 +16,9 @@ from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe, build_model
 
 _CALLS, _MORE_CALLS = 100, 5000
-"""Calls of torch functions for each stored tensor, and besides; our networks need about 10 for a tensor."""
+"""The allowed calls of torch functions: for each stored tensor, and in addition. Our networks need 10 a
+tensor.
+"""
 
 
 def build_fitting_model(path: Path, recipe: Recipe, channels: int, tensors: Mapping[str, Tensor]) -> Model:
@@ -49,7 +51,7 @@ def check_fit(path: Path, recipe: Recipe, channels: int, tensors: Mapping[str, T
 
     The arguments and errors are those of `build_fitting_model`.
     """
-    # A network of the user may need real tensors when it is built, and is no stranger's.
+    # A network that the user wrote may need real tensors when it is built, and can be trusted.
     if is_own(recipe.net):
         return
     model = build_on_meta(recipe, channels, len(tensors), path)

@@ -63,7 +63,7 @@ def check_name(name: object, file: Path) -> None:
     """Check that a name that was read from a file can become the name of a folder.
 
     Raises:
-        UserError: if it is no such name, or would lead to another folder.
+        UserError: if it is not such a name, or would lead to another folder.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{,199}", name):
         raise UserError(f"{file} is damaged: {name!r:.80} cannot be the name of a folder")

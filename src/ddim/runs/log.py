@@ -52,7 +52,7 @@ class RunLog:
         folder: the run folder.
         resumed: the step of the checkpoint that the run continues from; None starts a new log. Lines of later
             steps are removed, so that the log equals the log of an uninterrupted run, except for its times.
-        Damaged lines are removed with a warning, which names a copy of the old log.
+            Damaged lines are removed with a warning, which names a copy of the old log.
         due: whether the validation of step `resumed` will be repeated; the line of this validation is then
             removed too.
     """

@@ -164,7 +164,8 @@ def write_samples(
 def _make_missing(
     pipeline: LoadedRun, todo: _Plan, count: int, make: Callable[..., Any], progress: Progress
 ) -> tuple[int, float]:
-    """Make and write the missing of `count` samples; return the NFE and the seconds of sampling.
+    """Generate and write those of `count` samples that are missing; return the NFE and the seconds of
+    sampling.
 
     `make` is `generate` with all arguments but the seeds and the progress.
     """

@@ -93,7 +93,7 @@ def check_memory(recipe: Recipe, channels: int, runtime: Runtime) -> None:
 
 
 def advance_within_memory(training: Training) -> tuple[StepValues, str]:
-    """Train for one step; while the memory is full, halve the parts in which a batch passes the network.
+    """Train for one step; while the memory is full, halve the size of the parts in which a batch is trained.
 
     The batch stays the same, and so do its gradient and its loss, up to rounding. The recipe of the training
     gets the larger `optim.accumulate`, which its checkpoints keep.
@@ -113,7 +113,7 @@ def advance_within_memory(training: Training) -> tuple[StepValues, str]:
         except OutOfMemory:
             if not _can_halve(training):
                 raise
-        # The error, which holds tensors of the failed step, is gone here.
+        # Here the error is gone, and with it the tensors of the failed step.
         if training.runtime.device.startswith("cuda"):
             torch.cuda.empty_cache()
         optim = training.recipe.optim

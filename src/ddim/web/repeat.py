@@ -116,7 +116,9 @@ def _first_line(task: tasks.EditTask, names: Sequence[str]) -> str:
 
 
 def _guidance_words(task: tasks.SampleTask | tasks.EditTask) -> list[str]:
-    """Return the options of guidance of a command. As words of their own, numbers could look like options."""
+    """Return the options of guidance of a command; "=" joins a value such as -2,5, which looks like an
+    option.
+    """
     words = []
     if task.guidance is not None:
         words += ["--guidance", repr(task.guidance)]

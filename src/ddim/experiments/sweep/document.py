@@ -19,7 +19,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     """Return the content of sweep.json in a folder, with checked trials; None if another program wrote it.
 
     Raises:
-        UserError: if the file is damaged or has another schema, or the name of a trial is no folder name.
+        UserError: if the file is damaged or has another schema, or the name of a trial is not a folder name.
     """
     path = folder / SWEEP
     document = read_json(path)

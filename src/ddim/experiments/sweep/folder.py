@@ -148,7 +148,9 @@ def read_sweep(folder: str | Path) -> Sweep:
 
 
 def write_trial_recipe(sweep: Sweep, trial: Trial) -> None:
-    """Write the recipe file of a trial. The plan has a seal, so a file that exists is written anew."""
+    """Write the recipe file of a trial, and replace an existing one: the plan has a hash, the
+    file has none.
+    """
     write_json(sweep.recipe_file(trial), trial.recipe)
 
 

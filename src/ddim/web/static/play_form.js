@@ -131,7 +131,7 @@ function vectorFields(columns, inputs) {
     h(
       "small",
       { class: "note" },
-      "The ranges are those of the training images. Leave all empty, and each sample gets the vector of one.",
+      "The ranges are those of the training images. If all are empty, each sample gets a training image's vector.",
     ),
   );
 }
