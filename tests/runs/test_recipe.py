@@ -335,6 +335,11 @@ def test_naming_the_present_kind_keeps_its_fields():
         ("objective.on", "nois", "perhaps you meant noise"),
         ("ema.gamma", "1", "ema.gamma is not a field of exponential; it is a field of power"),
         ("grid.shares", "1,2", "grid.shares is not a field of uniform; it is a field of sections"),
+        (
+            "net.width",
+            "8",
+            "net.width is not a field of unet; perhaps you meant net.widths; it is a field of",
+        ),
         ("grid.xyzzyx", "1", "grid.xyzzyx is not a field of a recipe; valid here: shift"),
         ("batch_size", "3", "batch_size is not a field of a recipe; perhaps you meant optim.batch"),
         # Not steps: the part was named.

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from ddim.data.clusters import Clusters
-from ddim.errors import UserError
+from ddim.errors import UserError, suggest
 from ddim.files import read_file
 from ddim.nn.own_network import OwnNetwork
 from ddim.runs.kinds import Slot, kind_name, list_slots
@@ -268,7 +268,8 @@ def _unknown(path: str, name: str, kind: type, above: str, slot: Slot) -> str:
     own = next(other for other, found in slot.kinds.items() if found is kind)
     known = [f.name for f in fields(kind)]
     if others := [o for o, found in slot.kinds.items() if name in [f.name for f in fields(found)]]:
-        return f"{path} is not a field of {own}; it is a field of {' and '.join(others)}"
+        hint = suggest(path, [f"{above}.{field}" for field in known], 0.9)
+        return f"{path} is not a field of {own}{hint}; it is a field of {' and '.join(others)}"
     here = difflib.get_close_matches(name, known, 1, 0.6)
     paths = [row[0] for row in list_fields(Recipe())] if above else list_paths()
     words = (name,) if above else (name, *name.split("_"))
