@@ -1,6 +1,7 @@
 """The plan of a training, from Python."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,18 @@ def test_a_plan_has_a_row_for_each_budget():
 
 def test_the_usual_budgets_are_10_40_and_240_minutes():
     assert [row["minutes"] for row in make().to_records()] == [10, 40, 240]
+
+
+def test_the_wait_for_the_compiler_is_named(monkeypatch):
+    def measure(*_):
+        raise UserError("measured")
+
+    monkeypatch.setattr(ddim.experiments.plan, "measure_speed", measure)
+    for compiling in (True, False):
+        works, machine = [], replace(tiny.MACHINE, compiling=compiling)
+        with pytest.raises(UserError, match="measured"):
+            plan_training(None, tiny.BASE, machine=machine, progress=lambda what, *_, w=works: w.append(what))
+        assert ("compiling" in works[-1]) == compiling
 
 
 def test_a_budget_in_images_gets_its_minutes():

@@ -47,6 +47,9 @@ MINUTES = (10, 40, 240)
 SPEED = "measuring the speed"
 """The name of the work that a `Progress` callback gets during the measurements."""
 
+COMPILING = f"compiling the network and {SPEED}"
+"""The same if the network is compiled first: on a busy machine this takes minutes."""
+
 
 @with_bar
 def plan_training(  # noqa: PLR0913 (the choices of a notebook)
@@ -173,7 +176,7 @@ def _measure_speeds(
     speeds: dict[bool, Speed] = {}
     for each in chosen:
         if each.compile not in speeds:
-            progress(SPEED, len(speeds), len(set(chosen)))
+            progress(COMPILING if each.compile else SPEED, len(speeds), len(set(chosen)))
             speeds[each.compile] = measure_speed(recipe, parts, each, cost)
     return [speeds[each.compile] for each in chosen]
 
