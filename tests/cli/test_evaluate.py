@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,15 @@ def test_features_are_taken_by_name(run, command):
 def test_mistakes_are_one_sentence(run, words, sentence, refused):
     words = [str(run) if word == "RUN" else word for word in words]
     assert sentence in refused("evaluate", *words)
+
+
+def test_a_stopped_evaluation_says_what_continues(run, monkeypatch, capsys):
+    def stop(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("ddim.evaluation.evaluate.measure_metrics", stop)
+    assert main(["evaluate", str(run), "-n", "20"]) == 130
+    assert capsys.readouterr().err.endswith("ddim: stopped; the same command continues\n")
 
 
 def test_evaluations_are_ranked_and_their_differing_settings_are_listed(run, tmp_path, command, refused):

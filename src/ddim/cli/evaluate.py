@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError
 from ddim.evaluation.conditions import SAMPLING_FIELDS
+from ddim.runs.signals import Stopped
 
 if TYPE_CHECKING:
     from ddim.evaluation.record import Evaluation
@@ -138,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     fields = {name: choices.pop(name) for name in args.fields}
     samples = Samples(**single, **choices, fields=fields)
     extractor = load_extractor(args.features or DEFAULT, args.features_weights)
-    with ProgressDisplay() as progress:
+    with _saying_what_continues(), ProgressDisplay() as progress:
         found = evaluate_source(
             args.source,
             samples,
@@ -151,6 +154,15 @@ def run(args: argparse.Namespace) -> int:
     if current_processes().leads:
         print_result(args, read_result(found.folder), "\n".join(_lines(found)))
     return 0
+
+
+@contextmanager
+def _saying_what_continues() -> Generator[None]:
+    """Say what continues an evaluation that is stopped in the block: features of samples are kept."""
+    try:
+        yield
+    except Stopped as stopped:
+        raise Stopped(stopped.number, "stopped; the same command continues") from None
 
 
 def _tabulate(
@@ -167,7 +179,7 @@ def _tabulate(
     if args.out is not None:
         check_unused(args.out)
     extractor = load_extractor(args.features or DEFAULT, args.features_weights)
-    with ProgressDisplay() as progress:
+    with _saying_what_continues(), ProgressDisplay() as progress:
         table = tabulate(
             args.source,
             choices,

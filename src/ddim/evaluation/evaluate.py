@@ -172,7 +172,9 @@ def _evaluate_as_lead(
         features, nfe, kept = _extract_features(subject, extractor, folder, seconds, progress)
         began = time.monotonic()
         metrics, notes = measure_metrics(features, truth)
-        yardstick = measure_yardstick(selected, subject.count, extractor, partial(progress, "yardstick"))
+        yardstick = measure_yardstick(
+            selected, subject.count, extractor, partial(progress, "real against real")
+        )
         seconds["metrics"] = time.monotonic() - began
         content = {
             "metrics": metrics,
