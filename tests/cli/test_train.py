@@ -105,7 +105,7 @@ def test_a_run_shows_its_progress_and_the_next_command(here, train_command):
     text = "\n".join(lines)
     assert "32 training images, and 8 held out to measure the error" in text
     assert "80 images on cpu, fp32, 1 thread" in text
-    assert re.search(r"step 5: validation error 0\.\d{3}, lower is better; samples ", text)
+    assert re.search(r"after 40 images: validation error 0\.\d{3}, lower is better; samples ", text)
     assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d left", text)
     assert "\x1b" not in text
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"

@@ -203,7 +203,7 @@ class Console(Callback):
         """See `Callback`."""
         errors = describe_errors(values)
         sheet = self.folder / "samples" / f"step-{training.step:09d}.png"
-        say(f"step {training.step:,}: {errors}{'; ' if errors else ''}samples {sheet}")
+        say(f"after {training.seen:,} images: {errors}{'; ' if errors else ''}samples {sheet}")
         # While the bar is drawn, sys.stderr is an object of rich without an encoding. So ask the real file.
         if self.bar and can_preview(self.tty.file):
             shape = training.model.shape
@@ -237,12 +237,13 @@ class Console(Callback):
         else:
             say(f"run {folder} is finished: nothing to resume")
         recipe = read_sealed(folder / RUN)["recipe"]
+        labels = " --label all" if recipe["data"]["labels"] is True else ""
         name, lines = recipe["report"]["best"], read_metrics(folder)
         measured = [line for line in lines if line.get(name) is not None]
         best = min(measured, key=lambda line: line[name], default=None)
         if best is not None and best["step"] < lines[-1]["step"]:
-            say(f"the best checkpoint, {folder}/best, was saved after {best['images']:,} images")
-        labels = " --label all" if recipe["data"]["labels"] is True else ""
+            command = f"ddim sample {shlex.quote(f'{folder}/best')}{labels}"
+            say(f"the best checkpoint was saved after {best['images']:,} images: `{command}` samples it")
         run = shlex.quote(str(folder))
         say(f"next: ddim sample {run}{labels}    generates new images")
         say(f"      ddim evaluate {run}{labels}    measures how close they are to real images")
