@@ -1,6 +1,7 @@
 """Edits that a weaker model guides, and edits that cannot be guided."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,18 @@ def test_a_guided_edit_evaluates_two_networks_in_its_interval_only(name, run):
     assert plain.calls == far.calls == guided.calls / 2
     assert guided.facts["guide"]["name"] == "@guide"
     assert "guidance" not in plain.facts
+
+
+@pytest.mark.parametrize(("name", "count"), [("vary", 2), ("inpaint", 1), ("interpolate", 3)])
+def test_the_states_of_an_edit_are_shown_with_the_places_of_their_images(name, count, run):
+    seen, pipeline = [], load(run)
+    small = replace(pipeline, runtime=replace(pipeline.runtime, micro_batch=2))
+    plain = EDITS[name](small)
+    watched = EDITS[name](small, watch=lambda places, state: seen.append((list(places), len(state.x))))
+    assert torch.equal(plain.images, watched.images)
+    assert all(len(places) == images for places, images in seen)
+    assert sorted({place for places, _ in seen for place in places}) == list(range(count))
+    assert {places[0] for places, _ in seen} == set(range(0, count, 2))
 
 
 def test_the_ends_of_a_guided_interpolation_are_the_guided_samples(run):

@@ -66,6 +66,12 @@ def running_server(folder, *options):
             process.wait(30)
 
 
+def read_stream(text):
+    """The events of a stream: names and data."""
+    blocks = [block.split("\n") for block in text.split("\n\n") if block.startswith("event: ")]
+    return [(head.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for head, data in blocks]
+
+
 async def connect(server, client=0):
     """A connection from an address of its own: 127.0.1.0, 127.0.1.1, ..., as if from as many machines."""
     local = (f"127.0.{1 + client // 250}.{1 + client % 250}", 0)

@@ -1,7 +1,9 @@
 """Uploads and edits: the same images as those of the commands, from hostile files too."""
 
+import base64
 import io
 import json
+import math
 import shlex
 import zipfile
 
@@ -14,6 +16,7 @@ from cases import mark_slow
 from ddim.cli import main
 from ddim.web.application import build_application
 from ddim.web.settings import Limits, Settings
+from serving import read_stream
 
 RUN = "photos-tiny-1"
 EDITS = f"/api/runs/{RUN}/edits"
@@ -86,7 +89,7 @@ def test_edits_equal_those_of_the_commands(
         assert client.get(image["url"]).content == (tmp_path / "own" / image["name"]).read_bytes()
     own = json.loads((tmp_path / "own/record.json").read_text())
     record = client.get(found["record"]).json()
-    assert {**record, "time": 0} == {**own, "time": 0}
+    assert {**record, "time": 0, "seal": 0} == {**own, "time": 0, "seal": 0}
     if kind == "interpolate":
         assert client.get(found["film"]).content == (tmp_path / "own/film.webp").read_bytes()
     python = {}
@@ -95,6 +98,24 @@ def test_edits_equal_those_of_the_commands(
     for image, own in zip(found["images"][-len(pixels) :], pixels, strict=True):
         assert (own == Image.open(io.BytesIO(client.get(image["url"]).content))).all()
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("kind", ["vary", "inpaint", "interpolate"])
+def test_a_stream_shows_the_steps_of_an_edit(client, kind):
+    body = {"kind": kind, "steps": 4, "sources": [{"upload": upload(client, photo())}]}
+    if kind == "interpolate":
+        body |= {"sources": [{"seed": 1}, {"seed": 2}], "frames": 5}
+    if kind == "inpaint":
+        body |= {"mask": upload(client, mask()), "n": 2, "resample": 1}
+    answer = client.post(EDITS, json=body, headers={"Accept": "text/event-stream"})
+    found = read_stream(answer.text)
+    assert found[-1][0] == "done", found[-1]
+    steps = [data for name, data in found if name == "step" and data["sheet"]]
+    assert steps
+    count, columns = len(found[-1][1]["images"]), steps[-1]["columns"]
+    assert columns == math.ceil(math.sqrt(count))
+    with Image.open(io.BytesIO(base64.b64decode(steps[-1]["sheet"].partition(",")[2]))) as sheet:
+        assert sheet.size == (34 * columns - 2, 34 * math.ceil(count / columns) - 2)
 
 
 def test_an_upload_says_its_size(client):

@@ -15,19 +15,14 @@ from ddim.web.answers import Refused
 from ddim.web.application import build_application
 from ddim.web.results import ResultStore
 from ddim.web.settings import Limits, Settings
+from serving import read_stream
 
 RUN = "photos-tiny-1"
 SAMPLES = f"/api/runs/{RUN}/samples"
 
 
-def events(answer):
-    """The events of a stream: names and data."""
-    blocks = [block.split("\n") for block in answer.text.split("\n\n") if block.startswith("event: ")]
-    return [(head.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for head, data in blocks]
-
-
 def comparable(record):
-    return {name: value for name, value in record.items() if name not in ("time", "seconds")}
+    return {name: value for name, value in record.items() if name not in ("time", "seconds", "seal")}
 
 
 @pytest.mark.parametrize(
@@ -80,7 +75,7 @@ def test_a_stream_shows_each_step_and_ends_with_the_result(client):
     options = {"seeds": [1, 2], "steps": 4}
     answer = client.post(SAMPLES, json=options, headers={"Accept": "text/event-stream"})
     assert answer.headers["content-type"].startswith("text/event-stream")
-    found = events(answer)
+    found = read_stream(answer.text)
     names = [name for name, _ in found]
     assert names[0] == "queued"
     assert names[-1] == "done"
@@ -88,6 +83,7 @@ def test_a_stream_shows_each_step_and_ends_with_the_result(client):
     assert steps[-1]["k"] == steps[-1]["of"] == 5
     assert [step["k"] for step in steps] == sorted({step["k"] for step in steps})
     assert all(step["sheet"].startswith("data:image/png;base64,") for step in steps)
+    assert {(step["first"], step["columns"]) for step in steps} == {(0, 2)}
     whole = client.post(SAMPLES, json=options).json()
     for one, other in zip(found[-1][1]["images"], whole["images"], strict=True):
         assert client.get(one["url"]).content == client.get(other["url"]).content

@@ -102,7 +102,7 @@ def make_sheet(images: Tensor, columns: int | None = None, gap: int = GAP) -> np
     """
     cells = blend_alpha(to_uint8(images))
     count, height, width, _ = cells.shape
-    columns = math.ceil(math.sqrt(count)) if columns is None else columns
+    columns = count_columns(count) if columns is None else columns
     if count < 1 or columns < 1 or gap < 0:
         raise UserError(
             "a sheet needs at least 1 image and 1 column, and a gap of at least 0, "
@@ -115,6 +115,11 @@ def make_sheet(images: Tensor, columns: int | None = None, gap: int = GAP) -> np
         top, left = k // columns * (height + gap), k % columns * (width + gap)
         sheet[top : top + height, left : left + width] = cell
     return sheet
+
+
+def count_columns(count: int) -> int:
+    """Return the default number of images in a row of a sheet of `count` images."""
+    return math.ceil(math.sqrt(count))
 
 
 def sheet(

@@ -153,7 +153,7 @@ def interpolate_seeds(
         first, second = initial_noise(work.denoise.schedule, Noise(seeds), blank, work.times[0])
         latents = interpolate_latents(first, second, frames)
         work.expect(frames, work.pipeline.recipe.sampler.evaluations(steps))
-        x0 = work.in_batches(lambda z: work.sample(work.pipeline.recipe.sampler, z), latents)
+        x0 = work.sample(work.pipeline.recipe.sampler, latents)
     captions = _name_fractions(frames, _name_seeds(seeds))
     return _finish(work, {"frame": work.leave(x0)}, {"between_seeds": list(seeds)}, captions)
 
@@ -184,7 +184,7 @@ def interpolate_images(
         x0 = work.pipeline.pixels.enter(images)
         first, second = work.in_batches(lambda x0: invert(work.denoise, x0, work.times).latent, x0)
         latents = interpolate_latents(first, second, frames)
-        way = work.in_batches(lambda z: work.sample(DDIM(), z), latents)
+        way = work.sample(DDIM(), latents)
         # The ends are made with `restore`: like `invert`, it leaves out the denoising at the last time.
         ends = latents[[0, -1]]
         way[[0, -1]] = work.in_batches(lambda z: restore(work.denoise, z, work.times), ends)

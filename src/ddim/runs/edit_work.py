@@ -20,7 +20,7 @@ from ddim.diffusion.samplers import Sampler, State, final_sample, last_state
 from ddim.errors import UserError, check_count
 from ddim.runs.classes import Label, assign_labels, default_label
 from ddim.runs.codec import override
-from ddim.runs.generate import fill_micro_batches
+from ddim.runs.generate import Watch, fill_micro_batches
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.guidance_choice import GuidanceOptions, open_task_guidance
 from ddim.runs.pipeline import Pipeline, open_pipeline
@@ -39,10 +39,14 @@ class EditOptions(GuidanceOptions, total=False):
             and edits of real images use `choose_edit_grid`.
         progress: called with "network evaluations" and their number; see `Progress`. Each evaluation is of
             one micro-batch.
+        watch: called for each state of each micro-batch of samples, with the places of its images in the
+            result and the state; None for nobody. An inversion has no such states: its steps lead from the
+            image to noise.
     """
 
     grid: Grid | str | None
     progress: Progress
+    watch: Watch | None
 
 
 @dataclass
@@ -57,6 +61,7 @@ class Work:
         label: the label of the results, which have seeds; None for no class.
         progress: see `EditOptions`.
         expected: the number of network evaluations that the edit will make, as far as it is known.
+        watch: see `EditOptions`.
     """
 
     pipeline: Pipeline
@@ -66,6 +71,7 @@ class Work:
     label: Label = None
     progress: Progress = ignore_progress
     expected: int = 0
+    watch: Watch | None = None
     _counters: list[Counted] = field(default_factory=list)
 
     @cached_property
@@ -103,8 +109,20 @@ class Work:
 
     def sample(self, sampler: Sampler, latents: Tensor) -> Tensor:
         """Return the samples x0 (B, C, H, W), in model units, of latents (B, C, H, W)."""
-        states = sampler(self.denoise, latents, self.times, Noise(range(len(latents))))
-        return final_sample(self.denoise, last_state(states))
+        parts = iter(torch.arange(len(latents)).split(self.pipeline.runtime.micro_batch))
+
+        def sample_part(z: Tensor) -> Tensor:
+            states = sampler(self.denoise, z, self.times, Noise(range(len(z))))
+            return final_sample(self.denoise, last_state(self._watched(states, next(parts).tolist())))
+
+        return self.in_batches(sample_part, latents)
+
+    def _watched(self, states: Iterator[State], places: Sequence[int]) -> Iterator[State]:
+        """Yield states, and show those of the images at these places; a micro-batch may have more images."""
+        for state in states:
+            if self.watch is not None:
+                self.watch(places, State(state.x[: len(places)], state.t, state.x0[: len(places)]))
+            yield state
 
     def in_batches(self, act: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Return `act(x)` for x (B, C, H, W), computed in micro-batches of the run's fixed size."""
@@ -123,14 +141,17 @@ class Work:
             act: samples with a denoiser, from zeros (B, C, H, W) and the noise of B seeds; yields states.
             seeds: one seed for each image.
         """
-        results, pipeline = [], self.pipeline
+        results, pipeline, done = [], self.pipeline, 0
         for mine, filled, blank in fill_micro_batches(pipeline, seeds):
             labels = assign_labels(
                 self.label, filled, pipeline.model.classes, pipeline.class_counts, pipeline.vectors
             )
             denoise = self._condition(labels)
+            places = range(done, done + len(mine))
+            done += len(mine)
             with self.precision():
-                x0 = final_sample(denoise, last_state(act(denoise, blank, Noise(filled))))
+                states = self._watched(act(denoise, blank, Noise(filled)), places)
+                x0 = final_sample(denoise, last_state(states))
                 results.append(self.leave(x0)[: len(mine)])
         return torch.cat(results)
 
@@ -178,7 +199,8 @@ def open_work(
     check_steps(recipe, steps)
     guidance = open_task_guidance(pipeline, what, steps, label, **guided)
     times = recipe.grid(steps, recipe.sampling_schedule)
-    return Work(pipeline, times, real, guidance, label, options.get("progress", ignore_progress))
+    progress, watch = options.get("progress", ignore_progress), options.get("watch")
+    return Work(pipeline, times, real, guidance, label, progress, watch=watch)
 
 
 def override_edit_grid(recipe: Recipe, fields: Mapping[str, Any], *, real: bool) -> Grid:

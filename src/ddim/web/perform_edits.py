@@ -16,6 +16,7 @@ from ddim.runs.pipeline import LoadedRun
 from ddim.runs.sample_folder import name_sample
 from ddim.web import tasks
 from ddim.web.perform_samples import PIPELINES, archive, sample_run
+from ddim.web.preview import EditPreview
 from ddim.web.repeat import MASK, SAMPLED, edit_call, edit_command, guidance_options, sampling_of
 from ddim.web.views import describe_views, write_views
 from ddim.web.worker_process import Monitor
@@ -39,14 +40,17 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
     files = _write_inputs(task, folder, pipeline, monitor)
     edit, notes = _choose_edit(task, files, folder / MASK), []
     grid = override_edit_grid(pipeline.recipe, task.fields, real=edit.real)
+    preview = EditPreview(pipeline, monitor)
+    options = guidance_options(task)
     written = write_edit(
         pipeline,
         edit,
         task.steps,
         output=EditOutput(folder, on_note=notes.append),
         grid=grid,
-        progress=lambda _, done, total: monitor.preview(int(done), total),
-        **guidance_options(task),
+        progress=preview.progress,
+        watch=preview.watch if task.previews else None,
+        **options,
     )
     names = [file.relative_to(folder).as_posix() for file in files]
     stored = archive(folder)

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import zipfile
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ddim.diffusion.samplers import State
 from ddim.errors import UserError
 from ddim.evaluation.conditions import SAMPLING_FIELDS
-from ddim.plots.pictures import make_sheet, render_png
 from ddim.runs.condition import choose_condition
 from ddim.runs.folder import RUN
 from ddim.runs.generate import with_options
@@ -24,14 +17,13 @@ from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.sample_folder import FILM, RECORD, Output, name_sample, write_samples
 from ddim.web import tasks
+from ddim.web.preview import SamplePreview
 from ddim.web.repeat import guidance_options, sample_call, sample_command
 from ddim.web.views import describe_views, write_views
 from ddim.web.worker_process import Monitor
 
 KEPT = 4
 """Number of loaded runs that are kept in memory."""
-SHOWN = 16
-"""The largest number of images in a preview."""
 ARCHIVE = "all.zip"
 
 
@@ -68,39 +60,6 @@ def _when_changed(path: Path) -> int:
 PIPELINES = Pipelines()
 
 
-@dataclass
-class Preview:
-    """Draws each state of a sampler as a small sheet of images, and sends it.
-
-    Attributes:
-        pipeline: the model that samples.
-        monitor: where the previews go.
-        steps: the number of states that will come, of all micro-batches together.
-        seen: the number of states so far.
-    """
-
-    pipeline: LoadedRun
-    monitor: Monitor
-    steps: int
-    seen: int = 0
-
-    def watch(self, _seeds: Sequence[int], state: State) -> None:
-        """Send a preview of a state; see `ddim.runs.generate.Watch`."""
-        self.seen += 1
-        self.monitor.preview(self.seen, max(self.seen, self.steps), partial(self.draw, state))
-
-    def draw(self, state: State) -> bytes:
-        """Return a PNG sheet with the first images of a state."""
-        images = self.pipeline.pixels.leave(state.x[:SHOWN].float()).cpu()
-        return render_png(shrink(make_sheet(images)))
-
-
-def shrink(pixels: np.ndarray, side: int = 512) -> np.ndarray:
-    """Return an image (H, W, 3) uint8 with at most `side` pixels in each direction, by leaving out pixels."""
-    step = -(-max(pixels.shape[:2]) // side)
-    return pixels[::step, ::step]
-
-
 def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
     """Sample a run as `ddim sample` does, into the folder of the task."""
     unknown = [name for name in task.fields if name.split(".")[0] not in SAMPLING_FIELDS]
@@ -113,7 +72,7 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
     check_label(pipeline.recipe, label)
     guidance = open_guidance(pipeline, label, steps, **guidance_options(task))
     batches = -(-len(task.seeds) // pipeline.runtime.micro_batch)
-    preview = Preview(pipeline, monitor, batches * (steps + 1))
+    preview = SamplePreview(pipeline, monitor, task.seeds, batches * (steps + 1))
     output = Output(task.folder, task.film, watch=preview.watch if task.previews else None)
     written = write_samples(
         pipeline,

@@ -125,7 +125,7 @@ def _add_edit_route(router: APIRouter, desk: Desk) -> None:
         images = [_find_upload(desk, source.upload) for source in body.sources if source.upload is not None]
         mask = None if body.mask is None else _find_upload(desk, body.mask)
         seeds = [source.seed for source in body.sources if source.seed is not None]
-        guide = await _find_guide(desk.feed, run, body)
+        guide, streaming = await _find_guide(desk.feed, run, body), wants_events(request)
 
         def build(folder: Path) -> Task:
             return EditTask(
@@ -145,6 +145,7 @@ def _add_edit_route(router: APIRouter, desk: Desk) -> None:
                 guidance=body.guidance,
                 interval=body.interval,
                 guide_with=guide,
+                previews=streaming,
             )
 
         return await _make(desk, request, build)

@@ -65,6 +65,7 @@ class EditTask:
         guidance: guidance scale, or None.
         interval: the log-SNRs with guidance, or None.
         guide_with: the weaker model that guides, "@guide" or a run folder, or None.
+        previews: whether to send a preview of each step.
     """
 
     run: str
@@ -83,6 +84,7 @@ class EditTask:
     guidance: float | None = None
     interval: list[float | None] | None = None
     guide_with: str | None = None
+    previews: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import BinaryIO
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 from ddim.errors import UserError
 from ddim.nn.allocator import keep_freed_memory
@@ -22,6 +23,15 @@ from ddim.web.tasks import QUICK, Message, decode_task
 
 PREVIEW_SECONDS = 0.05
 """The least time between two previews; more would only fill the connection."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A preview: a PNG sheet, the place of its first image in the result, and the number of its columns."""
+
+    png: bytes
+    first: int
+    columns: int
 
 
 class Cancelled(Exception):  # noqa: N818 (an event)
@@ -40,7 +50,7 @@ class Monitor:
         if self._cancelled.is_set():
             raise Cancelled
 
-    def preview(self, step: int, steps: int, draw: Callable[[], bytes] | None = None) -> None:
+    def preview(self, step: int, steps: int, draw: Callable[[], Drawn] | None = None) -> None:
         """Tell the server that a step is done, with a small PNG. Raises `Cancelled` if the task was
         cancelled.
         """
@@ -48,9 +58,12 @@ class Monitor:
         if time.monotonic() < self._next and step < steps:
             return
         self._next = time.monotonic() + PREVIEW_SECONDS
-        png = None if draw is None else base64.b64encode(draw()).decode()
-        sheet = None if png is None else f"data:image/png;base64,{png}"
-        self._send(Message(self._number, "step", {"k": step, "of": steps, "sheet": sheet}))
+        content: dict[str, Any] = {"k": step, "of": steps, "sheet": None}
+        if draw is not None:
+            drawn = draw()
+            sheet = f"data:image/png;base64,{base64.b64encode(drawn.png).decode()}"
+            content |= {"sheet": sheet, "first": drawn.first, "columns": drawn.columns}
+        self._send(Message(self._number, "step", content))
 
 
 class Worker:
