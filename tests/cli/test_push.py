@@ -1,10 +1,18 @@
-"""`ddim push`, and the name of a run on the Hub where commands take a run."""
+"""`ddim push`, and names on the Hub where commands take a run or images."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from hub_server import TOKEN, hub_in_use
+from ddim.evaluation.evaluate import evaluate_source
+from ddim.evaluation.reference import Reference
+from ddim.evaluation.subject import Samples
+from ddim.files.documents import read_json
+from hub_server import TOKEN, hub_in_use, publish
+from stubs import stub
 from untrained import recipe, run_of
 
 # huggingface_hub calls its own HTTP library in an older way.
@@ -15,7 +23,8 @@ NAME = "hub:ada/flowers"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return run_of(recipe(data__source="blossoms:40"), tmp_path_factory.mktemp("run") / "flowers")
+    chosen = recipe(data__source="blossoms:40", data__size="32", optim__batch=4)
+    return run_of(chosen, tmp_path_factory.mktemp("run") / "flowers", images=36)
 
 
 @pytest.fixture
@@ -38,3 +47,57 @@ def test_a_run_is_pushed_and_sampled(hub, run, command, tmp_path):
         command("sample", source, "-n", 2, "--steps", 2)
     first, second = (tmp_path / "samples" / f"flowers-{k}" / "00001.png" for k in (1, 2))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_run_of_the_hub_is_evaluated_into_the_current_folder(hub, run):
+    publish(hub, "ada/flowers", run)
+    found = evaluate_source(NAME, Samples(n=20, steps=2), Reference("blossoms:40"), extractor=stub())
+    assert found.value("kid") is not None
+    assert found.folder.parent == Path("evaluations")
+    assert found.record["generated"]["source"] == NAME
+
+
+def test_results_that_belong_to_a_run_folder_need_a_folder(hub, run, refused):
+    publish(hub, "ada/flowers", run)
+    for name in ("diagnose", "search", "memorisation"):
+        assert refused(name, NAME).endswith("results are added to a run: give the run folder, or --out DIR")
+    assert "is a checkpoint outside a run" in refused("ema", NAME)
+
+
+def test_a_guide_can_be_a_run_of_the_hub(hub, run, command):
+    publish(hub, "ada/flowers", run)
+    command("sample", run, "-n", 1, "--steps", 2, "--guidance", 1.5, "--guide-with", NAME, "--out", "guided")
+    assert read_json(Path("guided/record.json"))["guidance"]
+
+
+@pytest.mark.slow
+def test_a_training_takes_its_images_and_its_weights_from_the_hub(hub, run, command):
+    commit = publish(hub, "ada/flowers", run).find("main")
+    grays = {k: Image.fromarray(np.full((32, 32, 3), 10 * k, np.uint8)) for k in range(1, 9)}
+    Path("pictures").mkdir()
+    for k, gray in grays.items():
+        gray.save(f"pictures/{k}.png")
+    files = {path.name: path.read_bytes() for path in Path("pictures").iterdir()}
+    hub.repository("datasets/ada/grays", files)
+    assert "8 images" in command("data", "hub:ada/grays").out
+    options = ("--images", 8, "--data.validation", 0, "--report.checkpoint", 0, "--report.guide", 0)
+    command("train", "hub:ada/grays", "--from", NAME, *options, "--quiet")
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("grays-")
+    facts = read_json(folder / "run.json")
+    assert facts["source"] == f"{NAME}@{commit}"
+    assert (facts["data"]["source"], facts["data"]["path"]) == ("hub:ada/grays", "hub:ada/grays")
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("sample", "hub:flowers"), "a repository on the Hub is named hub:OWNER/NAME or"),
+        (("sample", "hub:ada/none"), "the Hub has no model ada/none that your token can read"),
+        (("train", "hub:ada/none"), "the Hub has no data set ada/none that your token can read"),
+        (("push", "nothing", "ada/flowers"), "run nothing is not a folder"),
+        (("push", "RUN", "ada/flowers", "--weights", "none"), "weights must be ema or raw, got 'none'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_exit_code_2(hub, run, refused, words, said):
+    assert refused(*(run if word == "RUN" else word for word in words)).startswith(said)

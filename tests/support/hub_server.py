@@ -134,10 +134,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.body()
         self.answer(200, {"errors": [], "warnings": []})
 
-    def describe(self, name, revision):
+    def describe(self, name, revision, kind="models"):
+        if kind == "datasets":
+            name = f"datasets/{name}"
         if found := self.allowed(name):
             commit = found.find(revision or "main")
-            siblings = [{"rfilename": file} for file in found.commits[commit]]
+            if commit is None:
+                self.refuse(404, "RevisionNotFound", "Revision not found")
+                return
+            files = found.commits[commit]
+            sizes = {file: self.hub.sizes.get(file, len(content)) for file, content in files.items()}
+            siblings = [{"rfilename": file, "size": size} for file, size in sizes.items()]
             self.answer(200, {"id": name, "sha": commit, "private": found.private, "siblings": siblings})
 
     def paths(self, name, revision):
@@ -204,10 +211,13 @@ _ROUTES = [
     (rf"POST /api/models/{_NAME}/preupload/{_REVISION}", _Handler.preupload),
     (rf"POST /api/models/{_NAME}/paths-info/{_REVISION}", _Handler.paths),
     (rf"POST /api/models/{_NAME}/commit/{_REVISION}", _Handler.commit),
-    (rf"GET /api/models/{_NAME}(/revision/{_REVISION})?", _Handler.describe),
+    (rf"GET /api/(?P<kind>models|datasets)/{_NAME}(/revision/{_REVISION})?", _Handler.describe),
     (rf"POST /{_NAME}\.git/info/lfs/objects/batch", _Handler.batch),
     (r"PUT /objects/(?P<oid>\w+)", _Handler.put),
-    (rf"(GET|HEAD) /{_NAME}/resolve/(?P<revision>[\w.-]+)/(?P<file>.+)", _Handler.resolve),
+    (
+        r"(GET|HEAD) /(?P<name>(datasets/)?[\w.-]+/[\w.-]+)/resolve/(?P<revision>[\w.-]+)/(?P<file>.+)",
+        _Handler.resolve,
+    ),
 ]
 
 

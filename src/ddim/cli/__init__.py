@@ -95,8 +95,8 @@ WEIGHTS = (
 """Help of --weights."""
 
 DATA = (
-    "a folder, .zip or .tar[.gz|.xz] of images, a .npy, .npz or .parquet file, or a built-in data set: "
-    "blossoms, flowers, pets, cifar10"
+    "a folder, .zip or .tar[.gz|.xz] of images, a .npy, .npz or .parquet file, a built-in data set: "
+    "blossoms, flowers, pets, cifar10, or hub:OWNER/NAME[@REVISION], a data set on the Hugging Face Hub"
 )
 """Help of DATA."""
 

@@ -6,14 +6,16 @@ downloaded, with a limit of size, into the cache of `huggingface_hub`. Nothing i
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ddim.errors import UserError, is_full_disk
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PREFIX = "hub:"
-"""The prefix that tells the name of a repository from the path of a run."""
+"""The prefix that tells the name of a repository from a path."""
 
 # The rules of the Hub, without its lengths. The name and the revision become parts of paths in the cache.
 _WORD = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
@@ -29,6 +31,7 @@ _NAME = re.compile(
     rf"(?:{PREFIX})?(?P<owner>{_WORD})/(?P<name>{_WORD})(?:@(?P<revision>[A-Za-z0-9_][\w./-]*))?", re.ASCII
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_NOUNS = {"model": "model", "dataset": "data set"}
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -38,11 +41,24 @@ class HubError(UserError):
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository on the Hub: its owner, its name, and a branch, tag or commit; None for the main branch."""
+    """A repository on the Hub.
+
+    Attributes:
+        owner: the user or organisation.
+        name: its name.
+        revision: a branch, tag or commit; None for the main branch.
+        kind: what it holds, in the words of the Hub.
+    """
 
     owner: str
     name: str
     revision: str | None = None
+    kind: Literal["model", "dataset"] = "model"
+
+    @property
+    def path(self) -> str:
+        """Its path on the Hub, such as datasets/OWNER/NAME."""
+        return self.id if self.kind == "model" else f"datasets/{self.id}"
 
     @property
     def id(self) -> str:
@@ -51,6 +67,14 @@ class Repository:
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.id}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A commit of a repository, and the sizes of its files in bytes, keyed by name."""
+
+    commit: str
+    sizes: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -66,7 +90,12 @@ def names_repository(run: str | Path) -> bool:
     return str(run).startswith(PREFIX)
 
 
-def parse_repository(text: str | Path) -> Repository:
+def is_commit(revision: str) -> bool:
+    """Return whether a revision is the whole name of a commit, whose files never change."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def parse_repository(text: str | Path, kind: Literal["model", "dataset"] = "model") -> Repository:
     """Return the repository that OWNER/NAME or OWNER/NAME@REVISION names; "hub:" may stand before it.
 
     Raises:
@@ -79,7 +108,7 @@ def parse_repository(text: str | Path) -> Repository:
             "a repository on the Hub is named hub:OWNER/NAME or hub:OWNER/NAME@REVISION, such as "
             f"hub:ada/flowers, got {shown!r}"
         )
-    return Repository(found["owner"], found["name"], found["revision"])
+    return Repository(found["owner"], found["name"], found["revision"], kind)
 
 
 def connect_to_hub(purpose: str) -> HfApi:
@@ -125,12 +154,11 @@ def find_file(repository: Repository, file: str, largest: int) -> HubFile:
     """
     api = connect_to_hub(str(repository))
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import OfflineModeIsEnabled
 
     revision = repository.revision or "main"
     known = try_to_load_from_cache(repository.id, file, revision=revision)
     copy = HubFile(Path(known), Path(known).parent.name) if isinstance(known, str) else None
-    if copy is not None and _COMMIT.fullmatch(revision):
+    if copy is not None and is_commit(revision):
         return copy
     try:
         with explain_errors(repository):
@@ -140,10 +168,53 @@ def find_file(repository: Repository, file: str, largest: int) -> HubFile:
     except HubError as error:
         if copy is None:
             raise
-        if not isinstance(error.__cause__, OfflineModeIsEnabled):
-            warnings.warn(f"{error}; its copy of commit {copy.commit[:12]} is used", stacklevel=2)
+        warn_of_copy(error, copy.commit)
         return copy
     return HubFile(path, path.parent.name)
+
+
+def warn_of_copy(error: HubError, commit: str) -> None:
+    """Warn that the copy of a commit is used because of an error, unless the user asked for no connection."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if not isinstance(error.__cause__, OfflineModeIsEnabled):
+        warnings.warn(f"{error}; its copy of commit {commit[:12]} is used", stacklevel=3)
+
+
+def list_files(repository: Repository) -> Listing:
+    """Return the commit of a data set and the sizes of its files.
+
+    Raises:
+        HubError: if there is no such repository or revision, or no connection.
+    """
+    api = connect_to_hub(str(repository))
+    with explain_errors(repository):
+        found = api.dataset_info(repository.id, revision=repository.revision, files_metadata=True)
+    sizes = {file.rfilename: file.size for file in found.siblings or () if file.size is not None}
+    return Listing(str(found.sha), sizes)
+
+
+def download_listed(repository: Repository, commit: str, file: str, size: int) -> Path:
+    """Return the path of a file of a data set in the cache of `huggingface_hub`; download it if necessary.
+
+    Raises:
+        HubError: if it cannot be downloaded or has another size.
+    """
+    api = connect_to_hub(str(repository))
+    with explain_errors(repository):
+        path = Path(api.hf_hub_download(repository.id, file, repo_type=repository.kind, revision=commit))
+    if path.stat().st_size != size:
+        raise HubError(f"{file} of {repository} is refused: it has another size than the Hub says")
+    return path
+
+
+def copy_file(path: Path, target: Path) -> None:
+    """Link or copy a file of the cache of `huggingface_hub`, which is a link to a file with another name."""
+    real = os.path.realpath(path)
+    try:
+        os.link(real, target)
+    except OSError:
+        shutil.copyfile(real, target)
 
 
 def download_part(
@@ -202,20 +273,23 @@ def _explain(error: BaseException, repository: Repository) -> str:  # noqa: PLR0
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"HF_HUB_OFFLINE is set, so {name} cannot be looked up on the Hub: unset it"
     if isinstance(error, errors.GatedRepoError):
-        return f"{name} is gated: accept its conditions at https://huggingface.co/{name}, then {_LOGIN}"
+        place = f"https://huggingface.co/{repository.path}"
+        return f"{name} is gated: accept its conditions at {place}, then {_LOGIN}"
     if isinstance(error, errors.DisabledRepoError):
         return f"the Hub has disabled {name}"
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{name} has no branch, tag or commit {repository.revision or 'main'}"
     if isinstance(error, errors.RepositoryNotFoundError):
+        noun = _NOUNS[repository.kind]
         if _has_token():
-            return f"the Hub has no model {name} that your token can read"
-        return f"the Hub has no public model {name}; if it is private, {_LOGIN}"
+            return f"the Hub has no {noun} {name} that your token can read"
+        return f"the Hub has no public {noun} {name}; if it is private, {_LOGIN}"
     if isinstance(error, errors.EntryNotFoundError) and isinstance(error, errors.HfHubHTTPError):
         return f"{name} is not a run of ddim: it has no {_last_part(error)}; `ddim push` uploads runs"
     if isinstance(error, errors.HfHubHTTPError):
         return _explain_status(error.response.status_code, error, name)
-    reason = " ".join(str(error).split())[:300]
+    # Of several sentences, the later ones are advice about the functions of huggingface_hub.
+    reason = " ".join(str(error).split()).split(". ")[0][:300]
     if isinstance(error, errors.HTTPError):  # type: ignore[attr-defined]
         return f"the Hub cannot be reached for {name}: {reason or type(error).__name__}"
     return f"{name} cannot be downloaded or uploaded: {reason or type(error).__name__}"

@@ -13,6 +13,8 @@ from ddim.data.blossoms.source import Blossoms
 from ddim.data.cache import fingerprint_survey, load_cached, survey_source
 from ddim.data.folder import open_path
 from ddim.data.given import GIVEN, PREFIX
+from ddim.data.hub import names_repository, parse_repository
+from ddim.data.hub_data import fetch_data
 from ddim.data.images import Images, check_size
 from ddim.data.named import NAMED
 from ddim.data.parquet import Parquet, is_parquet
@@ -41,8 +43,9 @@ def open_images(
     Args:
         source: a folder, a .zip, a .tar[.gz|.xz], a .npy, a .npz, or the name of a built-in data set:
             "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". A local copy of the last three is
-            given as "pets:/path/to/copy". If a path with such a name exists, the path takes precedence. The
-            text of images that were given from Python is accepted too, see `give_images`.
+            given as "pets:/path/to/copy". "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face Hub.
+            If a path with such a name exists, it takes precedence. The text of images that were given from
+            Python is accepted too, see `give_images`.
         size: (height, width) in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); None takes the most frequent number in the files.
         reading: how pixel values are read; by default the files determine it.
@@ -71,8 +74,9 @@ def limit_range(images: Images, reading: Reading) -> Images:
 
 
 def source_exists(text: str) -> bool:
-    """Return whether a text is an existing path or begins with the name of a data set; nothing is opened."""
-    return text in GIVEN or os.path.exists(os.path.expanduser(text)) or text.partition(":")[0] in NAMES
+    """Return whether a text is an existing path, or begins as the name of a data set; nothing is opened."""
+    known = text in GIVEN or names_repository(text) or text.partition(":")[0] in NAMES
+    return known or os.path.exists(os.path.expanduser(text))
 
 
 def absolute_source(text: str) -> str:
@@ -129,6 +133,8 @@ def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
         if is_parquet(Path(path)):
             return Parquet(Path(path))
         return Arrays(Path(path), reading) if _is_array(path) else open_path(Path(path))
+    if names_repository(text):
+        return find_source(str(fetch_data(parse_repository(text, "dataset"))), reading)
     name, _, copy = text.partition(":")
     if name == "blossoms" and (text == name or re.fullmatch("[1-9][0-9]{0,6}", copy)):
         return Blossoms(int(copy)) if copy else Blossoms()

@@ -7,8 +7,6 @@ their place in the cache only if all bytes are those of the manifest.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from ddim.data.hub import (
     HubError,
     HubFile,
     Repository,
+    copy_file,
     download_part,
     find_file,
     names_repository,
@@ -103,7 +102,9 @@ def _assemble(repository: Repository, mark: HubFile, folder: Path, *, again: boo
     with temporary_folder(folder) as temporary:
         try:
             for name, largest in _list_parts(repository, mark, temporary, again=again):
-                _copy(download_part(repository, mark.commit, name, largest, again=again), temporary / name)
+                copy_file(
+                    download_part(repository, mark.commit, name, largest, again=again), temporary / name
+                )
             verify(temporary)
             _check_numbers(read_document(temporary, "recipe"), repository)
         except Damaged as damage:
@@ -121,7 +122,7 @@ def _list_parts(
 ) -> Iterator[tuple[str, int]]:
     """Copy the manifest into a folder; yield the names of the other files and their sizes in the manifest."""
     path = download_part(repository, mark.commit, MANIFEST, _TEXT, again=True) if again else mark.path
-    _copy(path, temporary / MANIFEST)
+    copy_file(path, temporary / MANIFEST)
     files = read_manifest(temporary).files
     for name in NEEDED:
         if name not in files:
@@ -135,15 +136,6 @@ def _list_parts(
                 f"{repository} is refused: {name} must have at most {ALLOWED[name]:,} bytes, got {size!r}"
             )
         yield name, size
-
-
-def _copy(path: Path, target: Path) -> None:
-    """Link or copy a file of the cache of huggingface_hub, which is a link to a file with another name."""
-    real = os.path.realpath(path)
-    try:
-        os.link(real, target)
-    except OSError:
-        shutil.copyfile(real, target)
 
 
 def _check_numbers(recipe: object, repository: Repository) -> None:

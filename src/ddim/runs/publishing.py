@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ddim.data.hub import names_repository
 from ddim.data.open import NAMES
 from ddim.runs.codec import dump
 from ddim.runs.manifest import pack_tensors, render_json, write_parts
@@ -66,11 +67,13 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
 def hide_folders(recipe: Recipe) -> Recipe:
     """Return a recipe whose images and vectors have the names of their files alone."""
     data = recipe.data
+    on_hub = names_repository(data.source)
     built_in = data.source.partition(":")[0] in NAMES
     # "blossoms:200" is a name with a number; "pets:/path" is a name with a folder.
     source = data.source.partition(":")[0] if built_in and "/" in data.source else data.source
+    source = source if on_hub else Path(source).name
     vectors = None if data.vectors is None else Path(data.vectors).name
-    return replace(recipe, data=replace(data, source=Path(source).name, vectors=vectors))
+    return replace(recipe, data=replace(data, source=source, vectors=vectors))
 
 
 def _list_searched(run: LoadedRun) -> tuple[dict[str, dict[str, Any]], bool]:

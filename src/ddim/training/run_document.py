@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.data.given import PREFIX
+from ddim.data.hub import names_repository, parse_repository
 from ddim.data.open import absolute_source
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError
@@ -93,6 +94,8 @@ def check_same_vectors(training: Training, document: dict[str, Any]) -> None:
 
 def name_data(data: str) -> str:
     """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
+    if names_repository(data):
+        return parse_repository(data).name
     data = data.removeprefix(PREFIX)
     name = Path(data.split(":", maxsplit=1)[0] if ":" in data and not Path(data).exists() else data).name
     return name.split(".")[0] or "images"
