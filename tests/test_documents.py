@@ -70,7 +70,7 @@ def test_a_changed_value_breaks_the_seal_and_the_message_says_what_to_do(change,
 @pytest.mark.parametrize(
     "text", ["[]", "3", '"seal"', "null", '{"a": NaN}', '{"a": Infinity}', "[" * 100_000, "\xff"]
 )
-def test_what_is_no_document_is_named(text, tmp_path):
+def test_files_that_are_not_documents_are_named(text, tmp_path):
     path = tmp_path / "record.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=r"record\.json is damaged: "):

@@ -60,7 +60,7 @@ def test_without_a_terminal_a_line_every_quarter_of_a_minute_tells_the_time_left
     ]
 
 
-def test_what_an_earlier_call_made_does_not_shorten_the_time_left(capsys, clock):
+def test_samples_of_an_earlier_call_do_not_shorten_the_time_left(capsys, clock):
     with console.ProgressDisplay() as progress:
         for done in range(500):
             progress("samples", done, 1000)
@@ -100,7 +100,7 @@ def test_samples_grow_in_the_terminal_during_training(tmp_path):
 
 
 @pytest.mark.parametrize(("seen", "sentences"), [(4_000, 1), (400_000, 0)])
-def test_a_training_that_sees_few_images_says_once_what_would_be_wiser(
+def test_a_training_that_sees_few_images_names_alternatives_once(
     seen, sentences, capsys, clock, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(

@@ -75,7 +75,7 @@ def test_mistakes_are_explained(words, said, run, refused):
 
 
 @pytest.mark.slow
-def test_a_run_without_snapshots_is_told_how_to_keep_them(tmp_path, refused, command):
+def test_a_run_without_snapshots_is_refused_with_advice(tmp_path, refused, command):
     run = tmp_path / "run"
     said = command("train", "--recipe", "smoke", "--images", 32, "--out", run, "--no-compile").err
     assert "ddim ema" not in said

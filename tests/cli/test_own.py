@@ -96,7 +96,7 @@ def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(
         ),
     ],
 )
-def test_what_cannot_be_used_is_said_in_a_sentence(words, message, elsewhere, tmp_path, capsys):
+def test_invalid_components_are_refused_in_one_sentence(words, message, elsewhere, tmp_path, capsys):
     (tmp_path / "broken.py").write_text("1 / 0\n")
     assert main(words.split()) == 2
     assert message in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_an_archive_that_unpacks_to_much_more_than_its_size_is_refused(make, tmp
         open_images(path, (8, 8), cache=tmp_path / "cache")
 
 
-def test_what_is_skipped_counts_too(tmp_path, monkeypatch):
+def test_skipped_members_count_too(tmp_path, monkeypatch):
     """A tar file that is packed has to be unpacked up to the next member."""
     monkeypatch.setattr("ddim.data.archives.SLACK", 10**6)
     path = as_tar("gz")(tmp_path / "data", {"a.png": good(), "b.bin": bytes(10**7), "c.png": good()})
@@ -99,7 +99,7 @@ def test_a_copy_of_cifar10_that_is_a_bomb_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/proc/kmsg")])
 @pytest.mark.parametrize("name", ["a.zip", "a.npy", "a.npz", "a.parquet"])
-def test_what_is_no_regular_file_is_not_opened(make, name, tmp_path):
+def test_only_regular_files_are_opened(make, name, tmp_path):
     """Opening a named pipe, or reading the messages of the kernel, would never end."""
     make(tmp_path / name)
     with pytest.raises(UserError) as refused:

@@ -78,7 +78,7 @@ def test_the_channel_axis_is_the_one_that_is_shorter_than_both_others(shape, axi
     assert find_channel_axis(shape) == axis
 
 
-def test_an_ambiguous_axis_is_asked_for_and_can_be_said(tmp_path):
+def test_an_ambiguous_axis_is_refused_and_can_be_given(tmp_path):
     array = noise16(2, 8, 8, 8)
     path = saved(tmp_path, array)
     with pytest.raises(UserError, match=r"axis 1 or the last axis: give data.axis first or last"):
@@ -137,7 +137,7 @@ def broken_npy(shape, content=b"", dtype="<u2"):
         (b"", "it is empty"),
     ],
 )
-def test_what_are_no_images_is_refused_in_one_sentence(tmp_path, content, message):
+def test_arrays_that_are_not_images_are_refused_in_one_sentence(tmp_path, content, message):
     path = tmp_path / "images.npy"
     if isinstance(content, bytes):
         path.write_bytes(content)

@@ -104,7 +104,7 @@ def test_different_sizes_need_a_size(tmp_path):
         ([(PIXELS[0], 0), PIXELS[1]], "every image needs a label, or none: 1 of 2"),
     ],
 )
-def test_what_are_no_images_is_refused_with_the_way_to_convert_it(data, message):
+def test_objects_that_are_not_images_are_refused_with_the_way_to_convert_them(data, message):
     with pytest.raises(UserError, match=message):
         give_images(data)
 

@@ -78,7 +78,7 @@ def test_training_images_have_mean_0_and_deviation_1(tmp_path):
         ("1," * 1100 + "1\n", "at most 1024 numbers"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_sentence(tmp_path, text, message):
+def test_vectors_that_do_not_fit_are_refused_in_one_sentence(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as refused:
         matched(tmp_path, text)
     assert "\n" not in str(refused.value)

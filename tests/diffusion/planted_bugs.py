@@ -20,7 +20,7 @@ BUGS = [
         "log-SNR is computed from rates and not from powers",
         "diffusion/schedules/level.py",
         "return 2 * (self.alpha.log() - self.sigma.log()) => return self.alpha.log() - self.sigma.log()",
-        "diffusion/test_schedules.py::test_variance_preserving_has_the_log_snr_that_was_asked_for",
+        "diffusion/test_schedules.py::test_variance_preserving_has_the_given_log_snr",
         "diffusion/test_schedules.py::test_the_inverse_comes_back_to_the_same_level_and_is_never_later",
     ),
     bug(

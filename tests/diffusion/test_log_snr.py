@@ -92,12 +92,12 @@ class Pair(Schedule):
         (0.5, "schedule float must return a ddim.Level"),
     ],
 )
-def test_a_schedule_of_ones_own_must_fall_from_image_to_noise(schedule, message):
+def test_a_schedule_of_the_user_must_fall_from_image_to_noise(schedule, message):
     with pytest.raises(UserError, match=message):
         Model(torch.nn.Identity(), schedule)
     with pytest.raises(UserError, match=message):
         log_snr.check_schedule(schedule)
 
 
-def test_a_schedule_of_ones_own_may_have_plateaus_and_no_noise_at_all():
+def test_a_schedule_of_the_user_may_have_plateaus_and_no_noise_at_all():
     log_snr.check_schedule(Own(lambda t: (1.5 - 1.5 * t).clamp(0, 1)))

@@ -58,7 +58,7 @@ def test_powers_of_signal_and_noise_add_up_to_one(schedule):
 
 
 @every_schedule
-def test_noise_only_grows(schedule):
+def test_the_log_snr_never_rises(schedule):
     log_snr = schedule(TIMES).log_snr
     assert (log_snr.diff() <= 0).all()
     assert log_snr[0] > log_snr[-1]
@@ -240,7 +240,7 @@ def test_the_clip_of_powers_collapses_the_same_times_as_torch_luz(clip, noisy, c
 
 
 @pytest.mark.parametrize("clip, low, high", [("powers", 0.1414, 0.9747), ("rates", 0.02, 0.95)])
-def test_a_clip_bounds_what_its_name_says(clip, low, high):
+def test_a_clip_bounds_the_rate_or_the_power_as_named(clip, low, high):
     alpha = Linear(clip=clip)(TIMES).alpha
     assert alpha.min().item() == pytest.approx(low, abs=1e-4)
     assert alpha.max().item() == pytest.approx(high, abs=1e-4)
@@ -351,7 +351,7 @@ def test_a_level_over_images_multiplies_each_by_its_own_rate():
     assert Cosine()(torch.tensor(0.5)).over(x).sigma.shape == (1, 1, 1, 1)
 
 
-def test_variance_preserving_has_the_log_snr_that_was_asked_for():
+def test_variance_preserving_has_the_given_log_snr():
     wanted = torch.linspace(-30, 30, 61, dtype=torch.float64)
     at = variance_preserving(wanted)
     assert torch.allclose(at.log_snr, wanted, rtol=1e-12)

@@ -88,7 +88,7 @@ def test_differences_are_those_of_the_values_and_paired(run):
     assert choice.rows[1]["high"] - choice.rows[1]["low"] < 0.2 * values[0]
 
 
-def test_kid_of_samples_decides_if_it_is_asked_for(run, monkeypatch):
+def test_kid_of_samples_decides_if_by_is_kid(run, monkeypatch):
     monkeypatch.setattr("ddim.evaluation.average_choice.load_extractor", stub)
     choice = pick_average(run, "kid", widths=[0.05, 0.2], n=24)
     parts = open_split(load(run).recipe)

@@ -123,7 +123,7 @@ def test_a_comparison_has_numbers_in_its_records_and_sentences_in_its_text(make,
     assert "difference_low" not in repr(found)
 
 
-def test_evaluations_of_one_name_are_told_apart_by_their_folders(make):
+def test_evaluations_of_one_name_are_distinguished_by_their_folders(make):
     found = compare_evaluations([make("a"), make("b"), make("c", generated__source="other")])
     assert sorted(found.names) == sorted(
         [f"images of a ({row.evaluation.folder})" for row in found.rows[:2]] + ["images of other"]

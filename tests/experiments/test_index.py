@@ -48,7 +48,7 @@ def test_the_remaining_time_of_a_running_run_follows_its_pace(tmp_path):
         assert read_run(folder).seconds_left == pytest.approx(30)
 
 
-def test_a_newcomer_without_runs_is_told_how_to_make_one(tmp_path, monkeypatch, capsys):
+def test_without_runs_the_message_says_how_to_train_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["runs"]) == 0
     assert "no runs in runs yet: `ddim train" in capsys.readouterr().err

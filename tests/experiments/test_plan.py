@@ -89,7 +89,7 @@ def test_a_plan_is_text_html_and_plain_values():
     assert document["measured"][0]["images_per_second"] > 0
 
 
-def test_few_images_are_answered_with_what_would_be_wiser(monkeypatch):
+def test_few_images_are_answered_with_alternatives(monkeypatch):
     def cost(recipe, channels, precision):
         return 1e-3 * recipe.data.size[0] * max(recipe.net.widths) / (32 * 256)
 

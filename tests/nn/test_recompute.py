@@ -87,7 +87,7 @@ class Own(Recomputable):
         return x + torch.sigmoid(self.conv(torch.sigmoid(x)) * conditioning[:, None, None, None])
 
 
-def test_a_block_of_ones_own_recomputes_too():
+def test_a_block_of_the_user_recomputes_too():
     results = []
     for recompute in (False, True):
         net = made(lambda: nn.Sequential(Own()))

@@ -84,7 +84,7 @@ def test_the_ends_of_a_guided_interpolation_are_the_guided_samples(run):
         (lambda run: ddim.vary(run, IMAGE, guide_with="@guide"), "guide_with needs a guidance scale too"),
     ],
 )
-def test_what_cannot_be_guided_is_refused_in_one_sentence(edit, said, run):
+def test_edits_that_cannot_be_guided_are_refused_in_one_sentence(edit, said, run):
     with pytest.raises(UserError, match=said):
         edit(run)
 

@@ -49,7 +49,7 @@ def test_a_line_holds_the_step_the_images_the_time_and_the_values(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
 
 
-def test_what_is_not_finite_is_null_and_the_step_stays(tmp_path):
+def test_values_that_are_not_finite_are_null_and_the_step_stays(tmp_path):
     with RunLog(tmp_path) as log:
         log.write(1, 64, {"loss": math.nan, "norm": math.inf, "low": -math.inf, "rate": 0.1})
 

@@ -168,7 +168,7 @@ class Table(mine.Straight):
         ({"net": lambda: 3}, "must return a torch.nn.Module, got int"),
     ],
 )
-def test_what_cannot_be_a_part_is_refused_in_a_sentence(changes, message):
+def test_values_that_cannot_be_a_part_are_refused_in_one_sentence(changes, message):
     with pytest.raises(UserError, match=message):
         check_training(replace(mine.RECIPE, **changes))
 
@@ -267,7 +267,7 @@ class Alone:
         return mine.Euler()(denoise, x, times, noise)
 
 
-def test_a_sampler_must_be_one(tmp_path):
+def test_an_object_that_is_not_a_sampler_is_refused(tmp_path):
     pipeline = ddim.load(tiny.train(tiny.BASE, tmp_path / "run"))
     with pytest.raises(UserError, match="sampler must be a Sampler, and Straight has no"):
         ddim.sample(pipeline, n=2, steps=2, sampler=mine.Straight())

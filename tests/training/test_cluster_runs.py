@@ -196,7 +196,7 @@ def test_more_clusters_than_half_the_training_images_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_images_without_folders_are_told_of_clusters(tmp_path):
+def test_images_without_folders_are_refused_with_advice_on_clusters(tmp_path):
     tiny.write_grays(tmp_path / "photos", range(0, 200, 20))
     with pytest.raises(UserError, match="--data.labels clusters:16 finds 16 classes of similar images"):
         tiny.train(tiny.recipe(data__labels=True), tmp_path / "run", tmp_path / "photos")

@@ -130,7 +130,7 @@ def test_more_channels_are_shown_as_red_green_and_blue(runs):
         ({"data__range": (0, 100)}, "data.range must hold all values of the images, .* got 0 to 100"),
     ],
 )
-def test_what_needs_8_bits_is_refused(tmp_path, changes, message):
+def test_options_that_need_8_bits_are_refused(tmp_path, changes, message):
     recipe = tiny.recipe(data__size=16, **changes)
     with pytest.raises(UserError, match=message):
         tiny.train(recipe, tmp_path / "run", saved(tmp_path, "eight", SMOOTH))

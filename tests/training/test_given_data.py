@@ -99,7 +99,7 @@ def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
         (PIXELS, {"callbacks": [print]}, "must be an instance of ddim.Callback, got a builtin_function"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(data, options, message, tmp_path):
+def test_invalid_images_are_refused_before_a_folder_is_made(data, options, message, tmp_path):
     with pytest.raises(UserError, match=message):
         tiny.train(RECIPE, tmp_path / "run", data, **options)
     assert not list(tmp_path.iterdir())

@@ -294,7 +294,7 @@ def test_a_finished_run_trains_longer_and_records_it(whole, tmp_path):
         resume(folder, images=112)
 
 
-def test_a_budget_that_is_no_whole_number_of_batches_can_be_asked_for_again(whole, tmp_path):
+def test_a_budget_that_is_not_a_multiple_of_the_batch_can_be_repeated(whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole("layer norm"), folder)
     for _ in range(2):

@@ -165,7 +165,7 @@ def test_a_run_that_trains_changes_without_reloading(visit, served, width):
         )
 
 
-def test_an_empty_folder_says_what_to_do(browser, tmp_path, width):
+def test_an_empty_folder_shows_what_to_do(browser, tmp_path, width):
     (tmp_path / "runs").mkdir()
     with running_server(tmp_path / "runs") as server, open_page(browser, server.address, width) as page:
         page.go()

@@ -124,7 +124,7 @@ def test_an_upload_says_its_size(client):
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", photo()[:-40]])
-def test_what_is_no_image_is_refused_with_a_reason(client, content):
+def test_uploads_that_are_not_images_are_refused_with_a_reason(client, content):
     answer = client.post("/api/uploads", content=content)
     assert answer.status_code == 422
     assert "cannot be used" in answer.json()["error"]

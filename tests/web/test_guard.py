@@ -159,7 +159,7 @@ def test_the_log_has_a_line_for_each_request_without_the_token(secret_client, ca
 
 
 @pytest.mark.parametrize("token", [None, "", "short", "a" * 40, "with space in the middle of it", "ü" * 30])
-def test_other_machines_need_a_token_that_nobody_guesses(token):
+def test_other_machines_need_a_strong_token(token):
     with pytest.raises(UserError, match="--token"):
         check_token(token, "0.0.0.0")
 

@@ -126,7 +126,7 @@ def test_slow_clients_are_cut_off(server):
 
 
 @pytest.mark.slow
-def test_a_crowd_gets_right_images_or_is_told_to_wait(server, expected):
+def test_many_clients_get_right_images_or_status_429(server, expected):
     crowd = asyncio.run(send_crowd(server, RUN, expected, clients=64, requests=2, slow=16, leaving=64))
     assert crowd.wrong == []
     assert crowd.images == 64 * 2 * 2

@@ -24,7 +24,7 @@ def test_the_server_imports_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_list_says_what_the_index_says(copy_client, runs):
+def test_the_list_equals_the_index(copy_client, runs):
     answer = copy_client.get("/api/runs").json()
     (row,) = answer["runs"]
     run = read_run(runs / RUN)
@@ -176,7 +176,7 @@ def test_the_trials_of_a_sweep_name_their_sweep(copy_client, runs):
 class TestList:
     """What is read again, and when."""
 
-    def test_changes_are_told_once(self, runs, monkeypatch):
+    def test_changes_are_reported_once(self, runs, monkeypatch):
         found = RunList(runs)
         assert [row.id for row in found.refresh(fully=True).changed] == [RUN]
         assert found.refresh(fully=True).changed == []

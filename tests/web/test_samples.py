@@ -126,7 +126,7 @@ def test_a_stream_shows_each_step_and_ends_with_the_result(client):
         '"seeds": [1.5]',
     ],
 )
-def test_what_cannot_be_sampled_is_one_sentence(client, change):
+def test_invalid_requests_for_samples_are_refused_in_one_sentence(client, change):
     text = "{" + ('"seeds": [0], ' if "seeds" not in change else "") + change + "}"
     answer = client.post(SAMPLES, content=text, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422

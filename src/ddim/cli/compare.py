@@ -39,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="RECORD|RUN",
-        help="two or more; the first is compared with the others",
+        help="two or more evaluations or runs; the first is compared with the others",
     )
     parser.add_argument(
         "--metric", default="kid", metavar="NAME", help=f"{', '.join(METRICS)} (default: kid)"

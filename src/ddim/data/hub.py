@@ -140,9 +140,9 @@ def check_login(purpose: str) -> None:
 def find_file(repository: Repository, file: str, largest: int) -> HubFile:
     """Download a small file that marks what a repository is, and return it with the commit.
 
-    If the Hub cannot be reached or refuses, the copy of an earlier download is taken, and a warning says so;
-    a setting of `huggingface_hub` such as HF_HUB_OFFLINE=1 asks for this, and there is no warning. A commit
-    in place of a branch needs no connection after its first download.
+    If the Hub cannot be reached or refuses, the copy of an earlier download is used, with a warning. With
+    HF_HUB_OFFLINE=1 or another such setting, the copy is used without a warning. A commit in place of a
+    branch needs no connection after its first download.
 
     Args:
         repository: the repository.

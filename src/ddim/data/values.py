@@ -99,7 +99,7 @@ class Reading:
             find_ends: returns the smallest and the largest value of the images.
 
         Raises:
-            UserError: if the images have 8 bits, or values outside the range.
+            UserError: if the user gave a range, and the images have 8 bits or values outside this range.
         """
         if self.range is None:
             return found

@@ -157,8 +157,7 @@ def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) ->
     elif len(rows) != len(split.images):
         raise UserError(
             f"data.vectors must have a row for each of the {len(split.images):,} images, got {len(rows):,} "
-            "rows in "
-            f"{source}: add a first column with the names of the images if some could not be used"
+            f"rows in {source}: if some images were rejected, add a first column with the names of the images"
         )
     mean, deviation = rows[split.train].mean(0), rows[split.train].std(0)
     for column, spread, middle in zip(table.columns, deviation, mean, strict=True):

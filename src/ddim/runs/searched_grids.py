@@ -72,7 +72,7 @@ def _is_grid(entry: dict[str, Any]) -> bool:
 
 
 def read_entries(file: Path, is_valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Return the entries of a file in which searches save what they found; {} if there is no such file.
+    """Return the entries of a file in which `ddim search` saves its results; {} if there is no such file.
 
     Args:
         file: the file, keyed by `sampling_key`.

@@ -57,7 +57,7 @@ class RunFeed:
         return self._runs.sweeps
 
     async def find_run(self, own: str) -> Known:
-        """Return what is known about the run with an id.
+        """Return what is known about the run with the id `own`.
 
         Raises:
             Refused: if there is no such run.
@@ -70,7 +70,7 @@ class RunFeed:
         return self._runs.known[own]
 
     def find_sweep(self, own: str) -> Path | None:
-        """Return the folder of the sweep with an id, None if there is none."""
+        """Return the folder of the sweep with the id `own`, None if there is none."""
         return self._runs.find_sweep(own)
 
     async def refresh(self, *, fully: bool = False, at_once: bool = False) -> None:

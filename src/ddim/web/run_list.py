@@ -110,7 +110,7 @@ class RunList:
         return [Sweep(name_id(path, self.folder), path.name, runs) for path, runs in found.items()]
 
     def find_sweep(self, own: str) -> Path | None:
-        """Return the folder of the sweep with an id, None if there is none."""
+        """Return the folder of the sweep with the id `own`, None if there is none."""
         paths = {known.place.sweep for known in self.known.values() if known.place.sweep is not None}
         return next((path for path in paths if name_id(path, self.folder) == own), None)
 

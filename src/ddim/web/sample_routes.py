@@ -177,7 +177,7 @@ def wants_events(request: Request) -> bool:
 
 
 async def _find_ready(feed: RunFeed, own: str) -> Known:
-    """Return the run with an id, if it can be sampled.
+    """Return the run with the id `own`, if it can be sampled.
 
     Raises:
         Refused: if there is no such run, or it is damaged or has no checkpoint yet.

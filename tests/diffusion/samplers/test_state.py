@@ -69,7 +69,7 @@ class Steps(Sampler):
             yield State(x, s.item(), p.x0)
 
 
-def test_a_sampler_of_ones_own_needs_only_its_steps():
+def test_a_sampler_of_the_user_needs_only_its_steps():
     """It gets the first state, float64 times and a call without gradients, and equals DDIM."""
 
     class Learns(Gaussian):
