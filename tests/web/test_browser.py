@@ -753,6 +753,10 @@ def test_the_data_are_described(visit, served, width):
             lambda: "twin.png" in page.get_by_role("region", name="Images that are equal").inner_text()
         )
         wait_until(lambda: is_loaded(page.locator(".data-set img")))
+        page.get_by_label("Crop and resize to").select_option("32")
+        wait_until(lambda: "32 × 32 px" in page.locator(".data-set p").first.inner_text())
+        wait_until(lambda: is_loaded(page.locator(".data-set img")))
+        wait_until(lambda: page.get_by_label("Crop and resize to").input_value() == "32")
 
 
 def test_a_run_is_started_stopped_and_resumed(visit, served):

@@ -80,6 +80,18 @@ def test_a_set_is_described_as_the_command_does(client):
         assert sheet.format == "PNG"
 
 
+def test_a_set_is_shown_at_the_size_that_is_asked_for(client):
+    found = client.get("/api/data/folder~one?size=16").json()
+    assert found["size"] == [16, 16]
+    with Image.open(io.BytesIO(client.get(found["sheet"]).content)) as sheet:
+        # Four images in two columns with a gap of two pixels, enlarged by a whole number.
+        assert sheet.width % 34 == 0
+    for size in ("4", "100000", "x"):
+        answer = client.get(f"/api/data/folder~one?size={size}")
+        assert answer.status_code == 422
+        assert "size" in answer.json()["error"]
+
+
 @pytest.mark.parametrize("own", ["..", "folder~..", "folder~elsewhere", "%2fetc", "blossoms"])
 def test_only_listed_sets_are_shown_or_trained(client, own):
     assert client.get(f"/api/data/{own}").status_code == 404

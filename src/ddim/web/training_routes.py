@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field, model_validator
 
 from ddim.web.answers import Refused, reply
@@ -25,8 +25,8 @@ from ddim.web.trainings import Trainings
 
 Minutes = Annotated[float, Field(gt=0, le=60 * 24 * 365, allow_inf_nan=False)]
 SHEET = "sheet.png"
-SIZE = [64, 64]
-"""The size at which a set of images is shown."""
+ShownSize = Annotated[int, Query(ge=8, le=256)]
+"""Height and width in pixels at which a set of images is shown."""
 
 
 class TrainingRequest(Body):
@@ -188,11 +188,11 @@ def _add_data_routes(router: APIRouter, desk: Desk, settings: Settings) -> None:
         return reply(DataSets([entry for entry, _ in found.values()]))
 
     @router.get("/data/{data}", response_model=DataDetails)
-    async def show_data(data: str, request: Request) -> Response:
+    async def show_data(data: str, request: Request, size: ShownSize = 64) -> Response:
         _, source = await asyncio.to_thread(find_data, settings.data, data)
         own, folder = desk.shelves.results.make()
         try:
-            task = DataTask(source, SIZE, str(folder / SHEET))
+            task = DataTask(source, [size, size], str(folder / SHEET))
             job = desk.worker.submit(task, client_address(request.scope))
             if not await wait_for_job(desk.worker, job, request):
                 raise Refused(LEFT, "the client left")

@@ -1,14 +1,15 @@
 // A set of training images: a sheet, the classes, the files that were left out, and the duplicates.
 
 import { get } from "./api.js";
-import { fault, h, section, show, svg } from "./dom.js";
+import { fault, field, h, menu, section, show, svg } from "./dom.js";
 import { count, plural, size } from "./format.js";
 import { table } from "./run_parts.js";
 
+const SIZES = [32, 64, 128, 256]; // pixels at which images are shown
 const SHOWN = 100; // rows of a table; more are only counted
 
 /** Draw the list of image sets, and the set named in the address. */
-export async function draw(root, { id, about, signal }) {
+export async function draw(root, { id, query, about, signal }) {
   root.append(h("h1", {}, "Data"));
   const { entries } = await get("/api/data", signal);
   if (!entries.length)
@@ -22,6 +23,8 @@ export async function draw(root, { id, about, signal }) {
       ),
     );
   const place = h("div", { class: "data-set" });
+  const size = SIZES.includes(Number(query.get("size"))) ? Number(query.get("size")) : 64;
+  const address = (own) => `#/data/${encodeURIComponent(own)}?size=${size}`;
   root.append(
     h(
       "nav",
@@ -29,7 +32,7 @@ export async function draw(root, { id, about, signal }) {
       entries.map((one) =>
         h(
           "a",
-          { href: `#/data/${encodeURIComponent(one.id)}`, "aria-current": one.id === id ? "true" : null },
+          { href: address(one.id), "aria-current": one.id === id ? "true" : null },
           one.name,
           h("small", {}, one.kind),
         ),
@@ -53,18 +56,29 @@ export async function draw(root, { id, about, signal }) {
     h("progress", { "aria-label": "Reading" }),
   );
   try {
-    show(place, describe(chosen, await get(`/api/data/${encodeURIComponent(id)}`, signal)));
+    const found = await get(`/api/data/${encodeURIComponent(id)}?size=${size}`, signal);
+    const sizes = menu(
+      SIZES.map((each) => [String(each), `${each} × ${each} px`]),
+      {
+        value: String(size),
+        onchange: () => {
+          location.hash = `#/data/${encodeURIComponent(id)}?size=${sizes.value}`;
+        },
+      },
+    );
+    show(place, describe(chosen, found, field("Crop and resize to", sizes)));
   } catch (error) {
     if (error.name !== "AbortError") show(place, fault(error.message));
   }
   return root;
 }
 
-function describe({ name }, found) {
+function describe({ name }, found, sizes) {
   return [
     section(
       name,
       h("p", {}, `${plural(found.images, "image")}${found.size ? `, ${size(found.size)}` : ""}.`),
+      sizes,
       found.sheet ? h("img", { class: "pixels sheet", src: found.sheet, alt: `Images of ${name}` }) : null,
     ),
     h("div", {}, classes(found.classes), rejects(found.rejects), duplicates(found.duplicates)),
