@@ -8,7 +8,16 @@ import sys
 
 import pytest
 
-from ddim.files import atomic_file, remove_folder, temporary_folder, write_atomic, write_once
+from ddim.errors import Notice
+from ddim.files import (
+    atomic_file,
+    cache_folder,
+    cache_folders,
+    remove_folder,
+    temporary_folder,
+    write_atomic,
+    write_once,
+)
 from ddim.files.documents import write_json
 from ddim.files.locks import LOCK, remove_leftovers
 from race import race
@@ -161,3 +170,35 @@ def test_a_failed_write_leaves_the_old_document_and_nothing_else(call, tmp_path,
             write_json(path, {"seed": 2})
     assert json.loads(path.read_text()) == {"seed": 1}
     assert [inner.name for inner in tmp_path.iterdir()] == ["run.json"]
+
+
+# The cache folder
+
+
+@pytest.fixture
+def foreign(tmp_path, monkeypatch):
+    """A cache folder of another user, in DDIM_CACHE; returns it and the user's own."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    (shared / "features").mkdir(parents=True)
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: own)
+    monkeypatch.setenv("DDIM_CACHE", str(shared))
+    monkeypatch.setattr(os, "geteuid", lambda: shared.stat().st_uid + 1)
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(shared / "features")))
+    return shared, own
+
+
+def test_a_cache_of_another_user_is_read_and_ones_own_is_written(foreign):
+    shared, own = foreign
+    with pytest.warns(Notice) as said:
+        assert cache_folders() == [shared, own]
+    assert cache_folder() == own
+    sentence = f"the cache folder {shared} belongs to another user: it is only read, new files go to {own}"
+    assert [str(one.message) for one in said] == [sentence]
+    # The warning names the line of the caller, not one of the package.
+    assert said[0].filename == __file__
+
+
+def test_a_home_folder_in_the_variable_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DDIM_CACHE", "~/cache")
+    assert cache_folder() == tmp_path / "cache"

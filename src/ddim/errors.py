@@ -8,6 +8,8 @@ import errno
 import math
 import os
 import shlex
+import sys
+import warnings
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -155,6 +157,18 @@ def explain_os_error(error: OSError, what: str = "", advice: str = "") -> UserEr
     advice = advice or ("make room, then repeat the command" if full else "")
     sentence = (f"{what} ({reason})" if what else reason) + (f": {advice}" if advice else "")
     return NoSpace(sentence) if full else UserError(sentence)
+
+
+class Notice(UserWarning):
+    """A sentence for users about something that this package did, such as skipping a damaged file."""
+
+
+def warn_user(text: str) -> None:
+    """Warn with a sentence; the warning names the line outside of this package that led to it."""
+    package, level, frame = os.path.dirname(__file__) + os.sep, 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, Notice, stacklevel=level)
 
 
 def check_positive(owner: str, **values: float) -> None:

@@ -15,7 +15,7 @@ import torch
 import ddim
 from ddim import cli
 from ddim.cli import COMMANDS, main
-from ddim.errors import Interrupted, NoSpace, NotFinite, UserError
+from ddim.errors import Interrupted, NoSpace, NotFinite, Notice, UserError
 from ddim.runs import checkpoint
 from ddim.runs.signals import Stopped
 
@@ -204,7 +204,7 @@ def test_debug_raises_the_error(error, failing):
 
 def test_a_warning_of_the_package_is_one_line(monkeypatch):
     def run(args):
-        shown.append(warnings.formatwarning("a file is damaged", UserWarning, checkpoint.__file__, 1))
+        shown.append(warnings.formatwarning("a file is damaged", Notice, __file__, 1))
         shown.append(warnings.formatwarning("deprecated", UserWarning, os.__file__, 1))
         return 0
 

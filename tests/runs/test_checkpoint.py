@@ -245,6 +245,27 @@ def test_a_failure_of_any_system_call_leaves_the_old_or_the_new(code, kind, tmp_
     assert n > 20
 
 
+def test_a_checkpoint_that_is_replaced_or_removed_while_it_is_read_is_read_again(tmp_path):
+    """A training saves a checkpoint of the same step again, and removes old ones."""
+    for change in (lambda: crash.put(tmp_path, 20, 1), lambda: crash.put(tmp_path, 30, keep=1)):
+        crash.put(tmp_path, 20)
+        changes = [change]
+
+        def read(path, changes=changes):
+            state = checkpoint.read_document(path, "state")
+            if changes:
+                changes.pop()()
+            return state, checkpoint.read_document(path, "recipe")
+
+        state, recipe = checkpoint.read_steadily(lambda: find_newest(tmp_path, pytest.fail), read)
+        assert recipe["name"] == f"{state['step']}-{state['version']}"
+        assert (state["step"], state["version"]) == crash.label(find_newest(tmp_path))
+    # A checkpoint that is damaged itself is not read for ever.
+    damage_file(find_newest(tmp_path) / "state.json", flip_bit)
+    with pytest.raises(Damaged):
+        checkpoint.read_steadily(lambda: tmp_path / "step-000000030", verify)
+
+
 def test_a_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
     crash.put(tmp_path, 1)
     usage = namedtuple("usage", "total used free")

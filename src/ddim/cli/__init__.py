@@ -28,6 +28,7 @@ from ddim.errors import (
     Interrupted,
     NoSpace,
     NotFinite,
+    Notice,
     OtherProcessFailed,
     OutOfMemory,
     ProcessGone,
@@ -220,12 +221,12 @@ def _call(command: ModuleType, name: str, args: argparse.Namespace) -> int:
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
     """Show the warnings of this package as one sentence, without a line of code."""
-    usual, own = warnings.formatwarning, str(Path(__file__).parents[1])
+    usual = warnings.formatwarning
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
-        if filename.startswith(own) and category is UserWarning:
+        if issubclass(category, Notice):
             return f"ddim: {message}\n"
         return usual(message, category, filename, lineno, line)
 

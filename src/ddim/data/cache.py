@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,9 +29,10 @@ from ddim.data.high_bit_depth import VERSION, decode_any, read_any_header, read_
 from ddim.data.images import Images
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, count_votes, find_classes
 from ddim.data.values import EIGHT_BITS, Values, ValueType
-from ddim.errors import UserError, explain_os_error
+from ddim.errors import UserError, explain_os_error, warn_user
 from ddim.files import (
     cache_folder,
+    cache_folders,
     make_folder,
     publish_folder,
     temporary_folder,
@@ -73,13 +73,13 @@ def load_cached(
     channels, kept = channels or known.channels, known.find_values(values)
     fingerprint = fingerprint_survey(known, size, channels, values)
     shape = (*size, channels)
-    folder = root / _name_folder(fingerprint, shape, kept.type)
-    found = _read(folder, fingerprint, shape)
+    name = _name_folder(fingerprint, shape, kept.type)
+    folder = root / name
+    kept_there = (_read(place / name, fingerprint, shape) for place in cache_folders(cache))
+    found = next(filter(None, kept_there), None)
     if found is None:
         if (folder / SEAL).exists():
-            warnings.warn(
-                f"the cache folder {folder} is damaged, so the images are decoded again", stacklevel=1
-            )
+            warn_user(f"the cache folder {folder} is damaged, so the images are decoded again")
 
         def tell(done: int) -> None:
             if progress:
@@ -110,7 +110,8 @@ def fingerprint_survey(
 
 def open_decoded(fingerprint: str, size: tuple[int, int], *, cache: Path | None = None) -> Images | None:
     """Return the cached images with this fingerprint, or None; their source need not exist any more."""
-    for folder in sorted(cache_folder(cache).glob(f"{fingerprint[:32]}-{size[0]}x{size[1]}x*")):
+    pattern = f"{fingerprint[:32]}-{size[0]}x{size[1]}x*"
+    for folder in (found for root in cache_folders(cache) for found in sorted(root.glob(pattern))):
         shape = re.fullmatch(r"x(\d+)(-\w+)?", folder.name[len(f"{fingerprint[:32]}-{size[0]}x{size[1]}") :])
         if shape and (found := _read(folder, fingerprint, (*size, int(shape[1])))):
             return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +106,10 @@ class SealedPixels:
         if hashlib.sha256(part.data).hexdigest() != self._digests[chunk]:
             # Without the file of hashes, the images are decoded again. Another process may have removed this
             # file already, or the cache may be read-only.
-            with suppress(OSError):
-                self._path.with_name(SEAL).unlink()
-            raise UserError(
-                f"the decoded images in {self._path.parent} are damaged on the disk: repeat the command to "
-                "decode them again"
-            )
+            advice = "repeat the command to decode them again"
+            try:
+                self._path.with_name(SEAL).unlink(missing_ok=True)
+            except OSError:
+                advice = "set DDIM_CACHE to a folder of your own"
+            raise UserError(f"the decoded images in {self._path.parent} are damaged on the disk: {advice}")
         self._unread[chunk] = False

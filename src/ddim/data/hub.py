@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
-from ddim.errors import UserError, is_full_disk
+from ddim.errors import UserError, is_full_disk, warn_user
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -178,7 +177,7 @@ def warn_of_copy(error: HubError, commit: str) -> None:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if not isinstance(error.__cause__, OfflineModeIsEnabled):
-        warnings.warn(f"{error}; its copy of commit {commit[:12]} is used", stacklevel=3)
+        warn_user(f"{error}; its copy of commit {commit[:12]} is used")
 
 
 def list_files(repository: Repository) -> Listing:

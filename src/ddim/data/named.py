@@ -17,7 +17,7 @@ from ddim.data.decode import MAX_BYTES
 from ddim.data.folder import open_path, stamp_paths
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey
 from ddim.errors import UserError, is_full_disk
-from ddim.files import cache_folder, download_file, read_file
+from ddim.files import cache_folder, cache_folders, download_file, read_file
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,8 @@ def locate_archive(archive: Archive, copy: Path | None) -> Path:
     if copy is not None:
         roots = [copy.parent if copy.is_file() else copy]
     else:
-        roots = [Path(root) for root in (os.environ.get("DDIM_DATA"),) if root] + [downloads]
+        roots = [Path(root) for root in (os.environ.get("DDIM_DATA"),) if root]
+        roots += [folder / "downloads" for folder in cache_folders()]
     for root in roots:
         for folder in (root, root / _TORCHVISION[archive.name]):
             if (folder / archive.unpacked).is_dir():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim.errors import UserError
+from ddim.errors import UserError, warn_user
 from ddim.files import cache_folder
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.metrics.catalogue import LEAST, METRICS
@@ -101,7 +100,7 @@ def measure_yardstick(
         if path.exists():
             return read_sealed(path)
     except UserError:
-        warnings.warn(f"the cache file {path} is damaged, so it is computed again", stacklevel=1)
+        warn_user(f"the cache file {path} is damaged, so it is computed again")
     features = compute_features(real, extractor, progress)
     metrics, _ = measure_metrics(features, compute_features(reference, extractor))
     found = {"images": len(chosen), "part": part, "sha256": facts[0], "metrics": metrics}

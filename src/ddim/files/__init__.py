@@ -11,11 +11,11 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
-from ddim.errors import UserError
+from ddim.errors import UserError, warn_user
 from ddim.files.locks import LOCK, NEW, TEMPORARY, create_owned, remove_leftovers_once, temporary_name
 
 FRESH = ".new"
@@ -23,13 +23,42 @@ FRESH = ".new"
 
 
 def cache_folder(folder: str | Path | None = None) -> Path:
-    """Return the cache folder: `folder` if given, else $DDIM_CACHE, else the user's cache folder.
+    """Return the cache folder for new files: `folder` if given, else $DDIM_CACHE, else the user's own.
 
-    Everything in it can be computed or downloaded again.
+    Everything in it can be computed or downloaded again. If the folder belongs to another user, who allows no
+    new files in it, the result is the user's own cache folder, and a warning says so once.
+    """
+    return cache_folders(folder)[-1]
+
+
+def cache_folders(folder: str | Path | None = None) -> list[Path]:
+    """Return the folders in which cached files are looked for; the last one is for new files.
+
+    There are two if the cache folder belongs to another user; see `cache_folder`.
     """
     import platformdirs
 
-    return Path(folder or os.environ.get("DDIM_CACHE") or platformdirs.user_cache_path("ddim"))
+    own = platformdirs.user_cache_path("ddim")
+    chosen = Path(folder or os.environ.get("DDIM_CACHE") or own).expanduser()
+    if chosen == own or not any(_is_foreign(path) for path in (chosen, *(chosen / part for part in _SHARED))):
+        return [chosen]
+    _say_foreign(chosen, own)
+    return [chosen, own]
+
+
+_SHARED = ("surveys", "features", "compiler", "downloads", "weights")
+
+
+def _is_foreign(folder: Path) -> bool:
+    """Return whether a folder belongs to another user, and this user cannot write to it."""
+    with suppress(OSError, AttributeError):  # Windows has no user ids.
+        return folder.stat().st_uid != os.geteuid() and not os.access(folder, os.W_OK)
+    return False
+
+
+@cache
+def _say_foreign(folder: Path, own: Path) -> None:
+    warn_user(f"the cache folder {folder} belongs to another user: it is only read, new files go to {own}")
 
 
 def make_folder(folder: Path) -> None:

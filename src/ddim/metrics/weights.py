@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.errors import UserError, is_full_disk
-from ddim.files import cache_folder, download_file
+from ddim.files import cache_folder, cache_folders, download_file
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ def locate_weights(name: str) -> Path:
         UserError: if the file is in neither folder and cannot be downloaded; the message names its address.
     """
     known, ours = KNOWN[name], cache_folder() / "weights"
-    for folder in (ours, Path(torch.hub.get_dir()) / "checkpoints"):
+    shared = [folder / "weights" for folder in cache_folders()]
+    for folder in (*shared, Path(torch.hub.get_dir()) / "checkpoints"):
         for file in known.names:
             if (folder / file).is_file():
                 return folder / file

@@ -8,10 +8,10 @@ import shutil
 import stat
 import tempfile
 import time
-import warnings
 from contextlib import suppress
 from pathlib import Path
 
+from ddim.errors import warn_user
 from ddim.files import cache_folder, make_folder
 
 _VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
@@ -71,10 +71,9 @@ def _make_private(folder: Path) -> Path:
             return folder.resolve()
     except OSError as error:
         reason = f" ({error.strerror})"
-    warnings.warn(
+    warn_user(
         f"{folder} is not a folder that only you can write to{reason}, so this command compiles networks "
-        "anew: remove that folder, or set DDIM_CACHE to a folder of your own",
-        stacklevel=1,
+        "anew: remove that folder, or set DDIM_CACHE to a folder of your own"
     )
     fresh = tempfile.mkdtemp(prefix="ddim-compiler-")
     atexit.register(shutil.rmtree, fresh, ignore_errors=True)

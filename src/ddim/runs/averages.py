@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import re
 import shlex
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError, explain_os_error
+from ddim.errors import UserError, explain_os_error, warn_user
 from ddim.files import (
     FRESH,
     remove_folder,
@@ -108,9 +107,7 @@ def remove_later_snapshots(run: Path, step: int) -> None:
     checkpoint.remove_later(run / FOLDER / SNAPSHOTS, step)
 
 
-def list_snapshots(
-    run: Path, before: int, on_damage: Callable[[str], object] = warnings.warn
-) -> list[Snapshot]:
+def list_snapshots(run: Path, before: int, on_damage: Callable[[str], object] = warn_user) -> list[Snapshot]:
     """Return the undamaged snapshots of steps below `before`, the oldest first.
 
     `on_damage` is called with a sentence about each damaged snapshot, which is left out.

@@ -8,13 +8,12 @@ file that names the newest checkpoint could be out of date. Damaged checkpoints 
 
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from ddim.errors import FULL_DISK, NoSpace, NotFinite, UserError
+from ddim.errors import FULL_DISK, NoSpace, NotFinite, UserError, warn_user
 from ddim.files import (
     FRESH,
     make_folder,
@@ -51,11 +50,14 @@ __all__ = [
     "hash_checkpoint",
     "is_best",
     "read_document",
+    "read_steadily",
     "read_tensors",
     "remove_later",
     "save",
     "verify",
 ]
+
+T = TypeVar("T")
 
 _SLACK = 1 << 20
 
@@ -121,7 +123,7 @@ def save(
     return target
 
 
-def find_newest(folder: Path, on_damage: Callable[[str], object] = warnings.warn) -> Path | None:
+def find_newest(folder: Path, on_damage: Callable[[str], object] = warn_user) -> Path | None:
     """Return the newest undamaged checkpoint in `folder`, or None.
 
     A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped; `on_damage` is called with a
@@ -133,9 +135,29 @@ def find_newest(folder: Path, on_damage: Callable[[str], object] = warnings.warn
     return _find(folder, on_damage, lambda manifest: True)
 
 
-def find_best(folder: Path, on_damage: Callable[[str], object] = warnings.warn) -> Path | None:
+def find_best(folder: Path, on_damage: Callable[[str], object] = warn_user) -> Path | None:
     """Return the newest undamaged checkpoint saved with `best`, or None; see `find_newest`."""
     return _find(folder, on_damage, lambda manifest: manifest.best)
+
+
+def read_steadily(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
+    """Return `read(find())` of a checkpoint that was not replaced meanwhile.
+
+    A training in progress may remove or replace the checkpoint while it is read. Then it is looked for again,
+    so that it is neither called damaged nor read in parts of two.
+    """
+    while True:
+        path = find()
+        before = _identity(path)
+        try:
+            found = read(path)
+        except UserError:
+            if _identity(path) == before:
+                raise
+            continue
+        # A checkpoint that was removed after the last file was read is whole.
+        if _identity(path) in (before, None):
+            return found
 
 
 def remove_later(folder: Path, step: int) -> None:

@@ -19,7 +19,7 @@ from ddim.data import Images
 from ddim.data.batch import gather_batch
 from ddim.data.values import PICTURE_CHANNELS
 from ddim.errors import NoSpace, UserError, explain_os_error
-from ddim.files import atomic_file, cache_folder, hash_file, make_folder, write_atomic
+from ddim.files import atomic_file, cache_folder, cache_folders, hash_file, make_folder, write_atomic
 from ddim.metrics.features import Extractor, release_pages, write_npy_header
 from ddim.plots.pictures import to_pictures, to_uint8
 
@@ -105,10 +105,11 @@ def unwritable_cache(folder: Path, error: OSError) -> UserError | NoSpace:
 
 def find_features(identity: str) -> np.ndarray | None:
     """Return the cached features with this `ImageSet.identity`; None if they are missing or damaged."""
-    path = _path(identity)
-    with suppress(OSError, ValueError):
-        if _seal(path).read_text("ascii") == hash_file(path):
-            return np.lib.format.open_memmap(path, mode="r")
+    for folder in cache_folders():
+        path = folder / "features" / f"{identity}.npy"
+        with suppress(OSError, ValueError):
+            if _seal(path).read_text("ascii") == hash_file(path):
+                return np.lib.format.open_memmap(path, mode="r")
     return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from ddim.data.cache import open_decoded
 from ddim.data.given import PREFIX
 from ddim.data.open import absolute_source, fingerprint_source, limit_range, source_exists
 from ddim.data.values import Reading, choose_channels
-from ddim.errors import UserError
+from ddim.errors import UserError, warn_user
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
@@ -94,9 +93,8 @@ def reopen_images(
     images = open_decoded(fingerprint, data.size)
     if images is None:
         raise problem or UserError(_explain_missing(run, data.source) + said)
-    warnings.warn(
-        f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used",
-        stacklevel=1,
+    warn_user(
+        f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used"
     )
     return limit_range(images, data.reading)
 

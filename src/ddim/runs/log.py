@@ -5,13 +5,12 @@ import math
 import os
 import time
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ddim.errors import UserError
+from ddim.errors import UserError, warn_user
 from ddim.files import make_folder, write_atomic
 from ddim.files.documents import seal, unseal
 
@@ -206,8 +205,7 @@ def _keep_lines(folder: Path, resumed: int, due: bool) -> list[bytes]:
             k += 1
         write_atomic(copy, (folder / METRICS).read_bytes())
         lines = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more" if len(damaged) > 1 else "")
-        warnings.warn(
-            f"{folder / METRICS} is damaged in {lines}: this is left out, and {copy.name} is the old log",
-            stacklevel=2,
+        warn_user(
+            f"{folder / METRICS} is damaged in {lines}: this is left out, and {copy.name} is the old log"
         )
     return kept

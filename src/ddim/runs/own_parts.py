@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import linecache
 import textwrap
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import is_dataclass
 from functools import lru_cache, partial
@@ -20,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from ddim.errors import UserError
+from ddim.errors import UserError, warn_user
 from ddim.nn.own_network import OwnNetwork
 
 _GIVEN: dict[str, dict[str, Any]] = {}
@@ -99,9 +98,7 @@ def find_part(name: str, digest: str | None, path: str) -> Any:  # noqa: ANN401 
     if digest is None or known:
         newest = next(reversed(known.values()), None)
         if digest is not None:
-            warnings.warn(
-                f"{path} {name} has other source code than in the run: its results may differ", stacklevel=2
-            )
+            warn_user(f"{path} {name} has other source code than in the run: its results may differ")
         return newest
     raise UserError(
         f"{path} is {name}, which was written by the user of the run and is not stored in it: give it again, "

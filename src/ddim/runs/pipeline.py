@@ -200,8 +200,17 @@ def load(
     give_parts(own)
     check_threads(threads)
     run = locate_run(run)
-    path = find_checkpoint(run)
-    # The files are hashed now, because a training in progress may soon remove them.
+
+    def read(path: Path) -> LoadedRun:
+        return _load(path, run, weights, compiling=compiling, device=device, threads=threads)
+
+    return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
+
+
+def _load(
+    path: Path, run: Path, weights: str, *, compiling: bool, device: str | None, threads: int | None
+) -> LoadedRun:
+    """Load the checkpoint `path` of a run; see `load`."""
     sha256 = checkpoint.hash_checkpoint(path)
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     state = load_state(path)
@@ -287,7 +296,10 @@ def read_run_recipe(run: str | Path) -> Recipe:
     Raises:
         UserError: if there is no checkpoint.
     """
-    return load_recipe(checkpoint.read_document(find_checkpoint(run), "recipe"))
+    found = checkpoint.read_steadily(
+        lambda: find_checkpoint(run), lambda path: checkpoint.read_document(path, "recipe")
+    )
+    return load_recipe(found)
 
 
 def read_clusters(path: Path, recipe: Recipe) -> ImageClusters | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 import uuid
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -17,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError, suggest, warn_user
 from ddim.files.documents import read_sealed
 from ddim.plots.pictures import enlarge
 from ddim.runs.folder import RUN, record_in_run
@@ -110,7 +109,7 @@ class Tracker(Callback, ABC):
         except Exception as error:
             self._failed = True
             text = " ".join(str(error).split())
-            warnings.warn(f"the training goes on without {self.title}, which failed: {text}", stacklevel=2)
+            warn_user(f"the training goes on without {self.title}, which failed: {text}")
 
 
 class WandB(Tracker):
