@@ -113,16 +113,16 @@ def _stop_phase(folder, phase, count, draw):
         if life.over():
             life.ends(0)
             result.completed += 1
-            result.wrong += _differing(whole, stopped) if whole.exists() else []
+            result.wrong += find_differing(whole, stopped) if whole.exists() else []
             continue
-        _stop(life, draw.choice(STOPS), result, lambda: whole.exists() and not _differing(whole, stopped))
+        _stop(life, draw.choice(STOPS), result, lambda: whole.exists() and not find_differing(whole, stopped))
         _inspect(folder, life, result)
         if _newest(stopped) < before:
             result.wrong.append(f"the newest checkpoint was step {before}, and is lost")
     life = _live(folder, phase, stopped)
     life.ends(0)
     _inspect(folder, life, result)
-    result.wrong += _differing(whole, stopped) if whole.exists() else []
+    result.wrong += find_differing(whole, stopped) if whole.exists() else []
     return result
 
 
@@ -219,14 +219,20 @@ def _inspect(folder, life, result):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def draw_photos(folder, count):
+    """Write so many photos of noise."""
+    for k, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (count, 48, 48, 3), np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+
+
 def _newest(run):
     if path := checkpoint.find_newest(run / "checkpoints"):
         checkpoint.verify(path)
     return int(path.name[5:]) if path else -1
 
 
-def _differing(whole, stopped):
-    """Names of results that differ from those of the undisturbed command."""
+def find_differing(whole, stopped):
+    """Return the names of the results that differ from those of the undisturbed command."""
     if (whole / "checkpoints").exists():
         return different(whole, stopped) if _newest(stopped) == _newest(whole) else ["step"]
     one, other = (_contents(folder) for folder in (whole, stopped))
@@ -258,8 +264,7 @@ def report():
     # Else torch makes a folder in TMPDIR when it is imported.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "cache" / "compiler")
     chosen = [p for p in _phases(folder) if not args.phases or p.name in args.phases.split(",")]
-    for k, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (600, 48, 48, 3), np.uint8)):
-        Image.fromarray(pixels).save(folder / "photos" / f"{k}.png")
+    draw_photos(folder / "photos", 600)
     if any(str(folder / "run") in phase.words for phase in chosen):
         _live(folder, Phase("run", ["train", *PLAIN]), folder / "run").ends(0)
     found = {}
