@@ -98,6 +98,16 @@ def test_a_huge_row_group_is_refused_before_it_is_read(tmp_path, monkeypatch):
         open_images(path, (8, 8), cache=tmp_path / "cache")
 
 
+@pytest.mark.parametrize("as_struct", [False, True])
+def test_a_large_image_that_a_small_file_repeats_is_refused(tmp_path, monkeypatch, as_struct):
+    monkeypatch.setattr("ddim.data.archives.SLACK", 10**6)
+    bomb = FILES[0] + bytes(10**6)
+    images = [{"bytes": bomb, "more": [0] * 1000}] * 40 if as_struct else [bomb] * 40
+    path = write(tmp_path / "a.parquet", {"image": images}, compression="zstd")
+    with pytest.raises(UserError, match="unpacks to more than 250 times its size"):
+        open_images(path, (8, 8), cache=tmp_path / "cache")
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     write(path, {"image": FILES})

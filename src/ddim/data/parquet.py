@@ -11,19 +11,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ddim.data.archives import DAMAGED, Allowance
 from ddim.data.decode import MAX_BYTES, is_image_name
 from ddim.data.folder import Folder, stamp_paths
 from ddim.data.label_files import check_class
 from ddim.data.labels import find_given_classes
 from ddim.data.sources import Member, Reject, Survey, find_classes
 from ddim.errors import UserError
+from ddim.files import measure_file
 
 SUFFIX = ".parquet"
 LARGEST_GROUP = 2**31
 """The largest row group, in bytes of its columns after decompression; rows are read in parts of a group."""
 
 _IMAGES, _LABELS = ("image", "img", "bytes"), ("label", "labels", "class", "cls")
-_ROWS = 16  # rows that are in memory at once
 _THRIFT = 2**26  # the largest text and the longest list in the description of a file
 
 
@@ -97,20 +98,36 @@ class Parquet:
 
         with _open_file(path) as file:
             image, label = _find_columns(file.schema_arrow, path)
-            columns = [image] if label is None else [image, label]
-            for group in range(file.metadata.num_row_groups):
-                found = file.metadata.row_group(group)
-                if found.total_byte_size > LARGEST_GROUP:
-                    raise UserError(
-                        f"row group {group} of {path} has {found.total_byte_size:,} bytes, more than "
-                        f"{LARGEST_GROUP:,}: write the file with smaller row groups"
-                    )
+            _check_groups(file.metadata, path)
+            structured = pyarrow.types.is_struct(file.schema_arrow.field(image).type)
+            # Other fields beside the bytes are not read.
+            columns = [f"{image}.bytes" if structured else image, *([] if label is None else [label])]
+            allowance = Allowance(path)
             try:
-                for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
+                # A small file can repeat a large value, so only one row is in memory.
+                for batch in file.iter_batches(1, columns=columns, use_threads=False):
                     for row in batch.to_pylist():
+                        allowance.take(_measure(row[image]))
                         yield row[image], None if label is None else row[label]
-            except (pyarrow.ArrowException, OSError, ValueError) as error:
+            except UserError:
+                raise
+            except (pyarrow.ArrowException, *DAMAGED) as error:
                 raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def _check_groups(metadata: Any, path: Path) -> None:  # noqa: ANN401  (of an optional package)
+    for group in range(metadata.num_row_groups):
+        size = metadata.row_group(group).total_byte_size
+        if size > LARGEST_GROUP:
+            raise UserError(
+                f"row group {group} of {path} has {size:,} bytes, more than {LARGEST_GROUP:,}: write the "
+                "file with smaller row groups"
+            )
+
+
+def _measure(image: object) -> int:
+    content = image.get("bytes") if isinstance(image, dict) else image
+    return len(content) if isinstance(content, bytes) else 0
 
 
 def _make_member(number: int, image: object, label: object) -> Member | Reject:
@@ -141,10 +158,12 @@ def _open_file(path: Path) -> Any:  # noqa: ANN401  (a file of an optional packa
         import pyarrow.parquet
     except ImportError:
         raise UserError(f"{path} needs pyarrow: `pip install ddim[parquet]` lets ddim read it") from None
+    if not measure_file(path):
+        raise UserError(f"{path} cannot be read as a parquet file: it is empty")
     limits = {"thrift_string_size_limit": _THRIFT, "thrift_container_size_limit": _THRIFT}
     try:
         return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20, **limits)
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, *DAMAGED) as error:
         raise UserError(
             f"{path} cannot be read as a parquet file: {' '.join(str(error).split())[:200]}"
         ) from None
