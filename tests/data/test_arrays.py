@@ -133,6 +133,8 @@ def broken_npy(shape, content=b"", dtype="<u2"):
         (broken_npy((2, 10**6, 10**6)), "at most 64 million values"),
         (broken_npy((2, 8, -8), b"\0" * 200), "cut off|must have the shape"),
         (b"\x93NUMPY\1\0\xff\xff{", "a damaged array file"),
+        (b"\x93NUMPY\1\0\xe8\x03" + b"(" * 900 + b")" * 100, "a damaged array file"),
+        (broken_npy((2,), b"", [(f"a{k}", "<f4") for k in range(400)]), "an array of .*: save it as numbers"),
         (b"no array", "a damaged array file"),
         (b"", "it is empty"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 from typing import IO
 
 import numpy as np
@@ -12,6 +13,9 @@ MAGIC = b"\x93NUMPY"
 """The first bytes of a .npy file."""
 
 _HEADER = 10_000  # the longest header in bytes; one of a simple type has about a hundred
+
+
+_BAD_HEADER = (ValueError, SyntaxError, TypeError, KeyError, EOFError, RecursionError, MemoryError)
 
 
 class NotAnArrayError(Exception):
@@ -30,12 +34,13 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
         shape, fortran, dtype = read(file, max_header_size=_HEADER)
-    except (ValueError, SyntaxError, TypeError, KeyError, EOFError, RecursionError, MemoryError) as error:
+    # NumPy reads the header as Python code of literals, in two ways.
+    except (*_BAD_HEADER, tokenize.TokenError) as error:
         raise NotAnArrayError(f"a damaged array file: {' '.join(str(error).split())[:200]}") from None
     if dtype.hasobject:
         raise NotAnArrayError("an array of Python objects, which could run code: save it as numbers")
     if dtype.kind not in "biuf":
-        raise NotAnArrayError(f"an array of {dtype}: save it as numbers")
+        raise NotAnArrayError(f"an array of {str(dtype)[:100]}: save it as numbers")
     return shape, fortran, dtype
 
 
