@@ -320,6 +320,8 @@ def test_a_missing_or_empty_run_is_refused(tmp_path, refused):
     assert shlex.split(refused("sample", spaced).split("`")[1]) == ["ddim", "runs", str(spaced)]
     (tmp_path / "run.json").write_text("{}")
     assert "holds no checkpoint yet" in refused("sample", tmp_path)
+    (tmp_path / "imported" / "checkpoints").mkdir(parents=True)
+    assert "the checkpoints of run" in refused("sample", tmp_path / "imported")
 
 
 def test_a_run_that_does_not_exist_gets_a_suggestion(run, tmp_path, monkeypatch, refused):

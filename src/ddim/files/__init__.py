@@ -101,7 +101,7 @@ def read_file(path: Path, most: int) -> bytes:
             content = file.read(most + 1)
         if len(content) <= most:
             return content
-        raise UserError(f"{str(path)!r} is larger than {most >> 20} MiB, and is not read")
+        raise UserError(f"{str(path)!r} is larger than {most / 2**20:g} MiB, and is not read")
     return b""
 
 

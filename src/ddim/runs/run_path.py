@@ -138,7 +138,8 @@ def find_checkpoint(run: str | Path) -> Path:
             f"`ddim runs {shlex.quote(str(run))}` lists the runs below it"
         )
     if found is None:
-        if read_sealed(run / RUN).get("checkpointed"):
+        # An imported run has no run.json, and had a checkpoint from its beginning.
+        if not (run / RUN).exists() or read_sealed(run / RUN).get("checkpointed"):
             raise UserError(f"the checkpoints of run {run} are gone: put them back into {run}/checkpoints")
         raise UserError(f"run {run} holds no checkpoint yet")
     return found
