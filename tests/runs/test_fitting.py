@@ -53,6 +53,12 @@ def test_channels_that_no_image_has_are_refused(tmp_path):
             load(rewritten(run_of(recipe(), tmp_path), lambda d, c=channels: d["state"].update(channels=c)))
 
 
+def test_a_billion_threads_are_refused(tmp_path):
+    """OpenMP ends the process if it cannot have the memory of so many."""
+    with pytest.raises(Damaged, match="threads must be at least 1 and at most"):
+        load(rewritten(run_of(recipe(), tmp_path), lambda d: d["state"]["runtime"].update(threads=10**9)))
+
+
 def test_every_network_that_fits_is_built_on_meta():
     from small_recipes import make_small
 

@@ -72,6 +72,9 @@ class Runtime:
     micro_batch: int = 16
     recompute: bool = False
 
+    def __post_init__(self) -> None:
+        check_threads(self.threads)
+
     def __enter__(self) -> Self:
         """Set the number of threads and the precision of convolutions."""
         _outer.settings.append((torch.get_num_threads(), _convolutions().fp32_precision))
