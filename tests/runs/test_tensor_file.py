@@ -4,7 +4,6 @@ import collections
 import os
 import pickle
 import struct
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,18 +12,26 @@ from safetensors.torch import save_file
 
 from canary import watched
 from ddim.errors import UserError
-from ddim.runs.pickle_reader import DEEPEST
 from ddim.runs.tensor_file import open_tensors
-
-
-class Runs:
-    """An object whose pickle calls a function."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
+from hostile_checkpoints import (
+    Runs,
+    bomb,
+    brackets,
+    eval_in_torch,
+    expanded,
+    harmful,
+    imaginary,
+    legacy,
+    many,
+    nested,
+    not_a_dictionary,
+    odd_name,
+    old_format,
+    sparse,
+    storage_bomb,
+    truncated,
+    whole_model,
+)
 
 
 def read(path):
@@ -41,16 +48,6 @@ def refused(path, said="cannot be"):
     assert text.isprintable()
     assert len(text) < 500
     return text
-
-
-def rewritten(path, name, content, how=zipfile.ZIP_DEFLATED):
-    """Replace a member of a file of torch.save."""
-    with zipfile.ZipFile(path) as archive:
-        members = {member: archive.read(member) for member in archive.namelist()}
-    with zipfile.ZipFile(path, "w") as archive:
-        for member, data in members.items():
-            hit = member.endswith(name)
-            archive.writestr(member, content if hit else data, how if hit else zipfile.ZIP_STORED)
 
 
 def test_tensors_of_nested_dictionaries_come_out_with_their_names(tmp_path):
@@ -70,83 +67,6 @@ def test_tensors_of_nested_dictionaries_come_out_with_their_names(tmp_path):
 
 
 # Pickles. Each of them starts a process that imports torch, which takes a second or two.
-
-
-def harmful(path, canary):
-    """Write a pickle that touches the canary if anything of it runs."""
-    torch.save({"a": torch.ones(3), "b": Runs(os.system, f"touch {canary}")}, path)
-
-
-def legacy(path, canary):
-    path.write_bytes(pickle.dumps({"a": Runs(exec, f"open({str(canary)!r}, 'w')")}))
-
-
-def old_format(path, canary):
-    torch.save({"a": Runs(os.mkdir, str(canary))}, path, _use_new_zipfile_serialization=False)
-
-
-def eval_in_torch(path, canary):
-    """Through a function of torch that evaluates text."""
-    from torch.fx._symbolic_trace import _assert_is_none  # noqa: F401  (there are such functions)
-
-    torch.save({"a": Runs(torch.hub.load, str(canary), "x")}, path)
-
-
-def bomb(path, canary):
-    """A pickle of half a gigabyte of zeros, packed into half a megabyte."""
-    torch.save({"a": torch.ones(3)}, path)
-    rewritten(path, "data.pkl", b"\x80\x02" + b"\x8b" + struct.pack("<i", 2**29 - 1) + bytes(2**29))
-
-
-def storage_bomb(path, canary):
-    torch.save({"a": torch.zeros(2**26)}, path)
-    rewritten(path, "data/0", bytes(2**28))
-
-
-def expanded(path, canary):
-    """A tensor of 40 GB that is one number, repeated."""
-    torch.save({"a": torch.ones(1).expand(10**10)}, path)
-
-
-def nested(path, canary):
-    content = {"a": torch.ones(3)}
-    for _ in range(DEEPEST + 1):
-        content = {"in": content}
-    torch.save(content, path)
-
-
-def brackets(path, canary):
-    torch.save({"a": torch.ones(3)}, path)
-    rewritten(path, "data.pkl", b"\x80\x02" + b"]" * 10**6 + b"a" * (10**6 - 1) + b".")
-
-
-def odd_name(path, canary):
-    torch.save({"a\x1b[2J\n": torch.ones(3)}, path)
-
-
-def truncated(path, canary):
-    torch.save({"a": torch.ones(300)}, path)
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def whole_model(path, canary):
-    torch.save(torch.nn.Identity(), path)
-
-
-def sparse(path, canary):
-    torch.save({"a": torch.eye(3).to_sparse()}, path)
-
-
-def not_a_dictionary(path, canary):
-    torch.save([torch.ones(3)], path)
-
-
-def many(path, canary):
-    torch.save({str(k): 0 for k in range(100_002)}, path)
-
-
-def imaginary(path, canary):
-    torch.save({"a": torch.ones(3, dtype=torch.complex64)}, path)
 
 
 PICKLES = [
