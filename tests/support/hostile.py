@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -21,11 +22,30 @@ from confined import Outcome, attempt, warm_up
 from hostile_cases import CASES, PARTLY
 
 
+def _write(name: str, folder: Path) -> list[str]:
+    """Write a case by a process of its own, whose memory does not count, and return the words."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.write(writing, json.dumps(CASES[name](folder)).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        words = file.read()
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError(f"case {name} could not be written")
+    return json.loads(words)
+
+
 def meet(name: str, folder: Path) -> tuple[Outcome, str | None]:
     """Run a case in a new folder; return what it did, and its fault or None."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    words = CASES[name](folder)
+    words = _write(name, folder)
     before = {path.name for path in folder.iterdir()}
     outcome = attempt(words, folder)
     fault = outcome.find_fault(0 if name in PARTLY else 2)
