@@ -121,6 +121,8 @@ class Page:
                 for extra in found.split(",")
             }
             assert extras <= EXTRAS.keys(), where
+        elif words[:3] == ["python3", "-m", "venv"]:
+            assert len(words) == 4, where
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file(), where
         else:
