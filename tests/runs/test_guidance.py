@@ -152,7 +152,7 @@ def test_a_guide_with_other_classes_is_refused():
     weak.checkpoint.state.classes = ("b", "a")
     guidance = Guidance(2.0, guide=Guide("weak", weak))
     with pytest.raises(
-        UserError, match="the guide must have the 2 classes of the model, with the same names, got 2"
+        UserError, match="the guide must have the 2 classes of the model, in the same order, got other names"
     ):
         check_guidance(run(STRONG, labels=True), "all", 3, guidance)
 

@@ -14,7 +14,9 @@ from torch import Tensor
 def copy_to_device(
     owner: Hashable, name: str, device: torch.device, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Return the attribute `name` of a frozen dataclass, numbers or a tensor, as a tensor on a device."""
+    """Return the attribute `name` of a frozen dataclass as a tensor on a device; it holds numbers or a
+    tensor.
+    """
     # The tensor may be used in training later, where one that was created in inference mode cannot be.
     with torch.inference_mode(False):
         return torch.as_tensor(getattr(owner, name), dtype=dtype).to(device, copy=True)

@@ -180,9 +180,10 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
     if guide.recipe.data.conditional and label is None:
         check_unconditional(guide.recipe, "guidance without a label")
     if guide.recipe.data.labels and label is not None and guide.classes != pipeline.classes:
+        count, found = len(pipeline.classes), len(guide.classes)
         raise UserError(
-            f"the guide must have the {len(pipeline.classes)} classes of the model, with the same names, got "
-            f"{len(guide.classes)} classes"
+            f"the guide must have the {count} classes of the model, in the same order, got "
+            + (f"{found} classes" if found != count else "other names or another order")
         )
     _check_vectors(pipeline, label, guide)
     mine = pipeline.checkpoint.clusters if isinstance(pipeline, LoadedRun) else None
@@ -205,9 +206,8 @@ def _check_vectors(pipeline: Pipeline, label: Label, guide: LoadedRun) -> None:
         return
     if own is None or own.columns != other.columns or not np.array_equal(own.mean, other.mean):
         raise UserError(
-            "the guide must have the vectors of the model, got others: train it on the same images with "
-            "the same "
-            "data.vectors and seed"
+            "the guide must have the vectors of the model, got other vectors: train it on the same images "
+            "with the same data.vectors and seed"
         )
 
 

@@ -18,7 +18,9 @@ SHOWN = 16
 
 
 def draw_state(pipeline: LoadedRun, first: int, state: State) -> Drawn:
-    """Return a sheet of the first images of a state; the first one has the place `first` in the result."""
+    """Return a sheet of the first images of a state; its first image is image number `first` of
+    the result.
+    """
     images = pipeline.pixels.leave(state.x[:SHOWN].float()).cpu()
     return Drawn(render_png(shrink(make_sheet(images))), first, count_columns(len(images)))
 
