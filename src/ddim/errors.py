@@ -249,6 +249,20 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def escape(text: str, kept: str = "") -> str:
+    r"""Return a text that cannot control a terminal: other characters are written as escapes, such as \x1b.
+
+    Names in files and archives can contain sequences that move the cursor, hide text or add lines.
+
+    Args:
+        text: the text.
+        kept: characters that stay as they are, such as line breaks.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
 def suggest(word: str, possible: Iterable[str], likeness: float = 0.6) -> str:
     """Return "; perhaps you meant WORD" for the end of an error message, or "" if no word is similar.
 

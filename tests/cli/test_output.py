@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 from argparse import Namespace
 from pathlib import Path
 
@@ -11,7 +13,10 @@ import tiny
 from cases import mark_slow
 from ddim.cli import COMMANDS
 from ddim.cli.output import print_result, say
+from ddim.errors import escape
 from ddim.runs.checkpoint import find_newest
+from run_folders import make
+from terminal import run_in_terminal
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +114,49 @@ def test_out_is_checked_before_the_work(name, run, tmp_path, monkeypatch, refuse
     assert f"{tmp_path} is not empty" in refused(name, run, *OUT[name], "--out", tmp_path)
     said = refused(name, run, *OUT[name], "--out", tmp_path / "file" / "results")
     assert said.endswith(f"cannot be created: {tmp_path / 'file'} is a file")
+
+
+HOSTILE = "ev\x1b[2J\x1b]0;title\x07il\r\u202e\udce9"
+ESCAPED = r"ev\x1b[2J\x1b]0;title\x07il\r\u202e\udce9"
+
+
+def test_messages_are_escaped_and_line_breaks_and_tabs_stay(capsys):
+    say(f"one\ttwo\n{HOSTILE}")
+    assert capsys.readouterr().err == f"one\ttwo\n{ESCAPED}\n"
+    assert escape("Ünï 日本.png") == "Ünï 日本.png"
+
+
+def test_no_name_of_a_run_controls_the_terminal(tmp_path):
+    """Names of folders, of recipes and in messages; a line break in a name makes no line of its own."""
+    folder = tmp_path / "runs"
+    make(folder / "a\nb", name=HOSTILE[:-1])
+    broken = folder / os.fsdecode(b"lat\xe9\x1b[31m")
+    make(broken)
+    (broken / "run.json").write_text('{"recipe": "\\u001b[31m"}')
+    for words in (
+        ["runs", "runs"],
+        ["runs", "runs", "--where", f"{HOSTILE}=1"],
+        ["evaluate", broken],
+        ["sample", HOSTILE],
+    ):
+        _, said = run_in_terminal([*tiny.COMMAND[1:], *words], tmp_path)
+        assert "\x1b" not in said.replace("\x1b[0m", ""), words
+        assert "\x07" not in said
+        assert "\u202e" not in said
+        assert not [line for line in said.splitlines() if line.startswith("b ")]
+    listed = run_in_terminal([*tiny.COMMAND[1:], "runs", "runs"], tmp_path)[1]
+    assert r"a\nb  " in listed
+    assert ESCAPED[:-6] in listed
+    assert r"lat\udce9\x1b[31m: " in listed
+
+
+def test_programs_get_the_bytes_of_a_name(tmp_path):
+    """The output of --quiet is the path of a folder, with which a script goes on."""
+    name = b"lat\xe9"
+    done = subprocess.run(
+        [*tiny.COMMAND, "plot", "schedule", "--out", name + b".png", "--quiet"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, name + b".png\n")

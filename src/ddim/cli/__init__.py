@@ -33,6 +33,7 @@ from ddim.errors import (
     OutOfMemory,
     ProcessGone,
     UserError,
+    escape,
     explain_error,
     suggest,
 )
@@ -309,7 +310,8 @@ def _report(error: BaseException) -> int:
     if isinstance(error, OtherProcessFailed):
         return error.exit_code
     if isinstance(error, UserError | NotFinite | NoSpace | Interrupted | Stopped | ProcessGone | OutOfMemory):
-        sys.stderr.write(f"ddim: {who}{error}\n")
+        # An error is one line, also if a name in it contains a line break.
+        sys.stderr.write(f"ddim: {who}{escape(str(error))}\n")
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return _report(Stopped(signal.SIGINT))

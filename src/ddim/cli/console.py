@@ -15,7 +15,8 @@ import numpy as np
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ddim.cli.output import say
+from ddim.cli.output import draw, say
+from ddim.cli.streams import unescaped
 from ddim.data import Images
 from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
@@ -59,7 +60,7 @@ class ProgressDisplay:
     """
 
     def __init__(self) -> None:
-        self.tty = Terminal(file=sys.stderr)
+        self.tty = Terminal(file=unescaped(sys.stderr))
         self.bar: Progress | None = None
         self.what, self.done = "", math.inf
         self.marks: deque[tuple[float, float]] = deque()
@@ -127,7 +128,7 @@ class Console(Callback):
     """
 
     def __init__(self) -> None:
-        self.tty = Terminal(file=sys.stderr)
+        self.tty = Terminal(file=unescaped(sys.stderr))
         self.preparing = ProgressDisplay()
         self.bar: Progress | None = None
         self.shown, self.advice = "", ""
@@ -208,7 +209,7 @@ class Console(Callback):
         if self.bar and can_preview(self.tty.file):
             shape = training.model.shape
             samples = split_sheet(self.sheet, shape.height, shape.width)
-            say(render_preview(arrange_preview(samples, self.tty.width), self.tty.width))
+            draw(render_preview(arrange_preview(samples, self.tty.width), self.tty.width))
         self.pace.event(time.monotonic())
 
     def on_change(self, training: Training, text: str) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.cli import DATA, ZOOM
-from ddim.cli.output import escape, print_result
+from ddim.cli.output import print_result
+from ddim.errors import escape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

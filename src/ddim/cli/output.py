@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ddim.cli.streams import unescaped
+from ddim.errors import escape
 from ddim.files.documents import read_sealed
 
 
@@ -47,8 +49,16 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def say(text: str) -> None:
     """Print a line on standard error; if a progress bar is drawn there, the bar stays below the line."""
-    sys.stderr.write(text + "\n")
+    # While a bar is drawn, sys.stderr is an object of rich, which does not escape.
+    sys.stderr.write(escape(text, "\n\t") + "\n")
     sys.stderr.flush()
+
+
+def draw(text: str) -> None:
+    """Print a picture of coloured characters on standard error; see `say`."""
+    stream = unescaped(sys.stderr)
+    stream.write(text + "\n")
+    stream.flush()
 
 
 def _as_json(value: Any) -> Any:  # noqa: ANN401  (any JSON, and paths)
@@ -59,10 +69,3 @@ def _as_json(value: Any) -> Any:  # noqa: ANN401  (any JSON, and paths)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
-
-
-def escape(text: str) -> str:
-    """Return a text in which characters that could control a terminal are written as escapes."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )

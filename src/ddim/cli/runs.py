@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ddim.cli.output import print_result, say
 from ddim.cli.tables import format_table, format_tabs
-from ddim.errors import UserError
+from ddim.errors import UserError, escape
 
 if TYPE_CHECKING:
     from ddim.experiments.index import Run
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     print_result(args, [run_record(each) for each in found], text)
     for each in found:
         if each.why:
-            say(f"{'' if each.comparable else '* '}{_name(each, folder)}: {each.why}")
+            say(f"{'' if each.comparable else '* '}{escape(f'{_name(each, folder)}: {each.why}')}")
     return 0
 
 

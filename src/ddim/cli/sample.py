@@ -11,7 +11,7 @@ from ddim.cli import RUN, STEPS, WEIGHTS, ZOOM, check_fields
 from ddim.cli.choices import read_registry
 from ddim.cli.guidance import EPILOG, add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
-from ddim.cli.output import print_result, read_result, say
+from ddim.cli.output import draw, print_result, read_result, say
 from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.conditions import SAMPLING_FIELDS
 
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     if can_preview(sys.stderr):
         shape, columns = pipeline.model.shape, shutil.get_terminal_size().columns
         samples = split_sheet(written.sheet, shape.height, shape.width)[: len(seeds)]
-        say(render_preview(arrange_preview(samples, columns, rows=2), columns))
+        draw(render_preview(arrange_preview(samples, columns, rows=2), columns))
     made = f"{format_count(len(seeds), 'image')}"
     if written.made < len(seeds):
         made += f", of which {len(seeds) - written.made:,} were there before"

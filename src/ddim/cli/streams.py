@@ -1,4 +1,4 @@
-"""Drop output that nobody reads any more, so that the command can finish its work."""
+"""The standard streams of a command: they escape what could control a terminal, and drop unread output."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from ddim.errors import escape
+
 
 @contextmanager
 def drop_unread_output() -> Iterator[None]:
@@ -17,10 +19,14 @@ def drop_unread_output() -> Iterator[None]:
 
     The reader may be `head`, a `tee` that died, or a terminal that was closed. Other errors, such as a full
     disk, are raised.
+
+    Text for a terminal, and all messages, are escaped: see `escape`. Programs get the exact text of results,
+    with the bytes of names that are not UTF-8. Use `unescaped` to draw.
     """
     before = sys.stdout, sys.stderr
     # A stream is None if the shell closed its descriptor, as `>&-` does. Its text is dropped too.
-    streams = [_Stream(stream or open(os.devnull, "w")) for stream in before]  # noqa: SIM115
+    out, err = (stream or open(os.devnull, "w") for stream in before)  # noqa: SIM115
+    streams = [_Stream(out, escaping=out.isatty()), _Stream(err, escaping=True)]
     sys.stdout, sys.stderr = streams  # type: ignore[assignment]
     try:
         yield
@@ -30,11 +36,22 @@ def drop_unread_output() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-class _Stream:
-    """A text stream whose output is dropped once nobody can read it."""
+def unescaped(stream: TextIO) -> TextIO:
+    """Return a stream to which a bar or a picture can be drawn, with sequences that control a terminal."""
+    # pyrefly: ignore[bad-return]
+    return _Stream(stream.stream, escaping=False) if isinstance(stream, _Stream) else stream
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+
+class _Stream:
+    """A text stream whose output is dropped once nobody can read it.
+
+    Args:
+        stream: the stream that gets the text.
+        escaping: whether characters that could control a terminal are escaped.
+    """
+
+    def __init__(self, stream: TextIO, escaping: bool) -> None:
+        self.stream, self.escaping = stream, escaping
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (any attribute of the stream)
         """Return an attribute of the stream, such as its encoding."""
@@ -42,8 +59,13 @@ class _Stream:
 
     def write(self, text: str) -> int:
         """Write the text, or drop it if nobody can read it."""
+        text = escape(text, "\n\t") if self.escaping else text
         try:
             return self.stream.write(text)
+        except UnicodeEncodeError:
+            # A name that is not UTF-8 keeps its bytes, so that a program can use it.
+            self.stream.flush()
+            return self.stream.buffer.write(text.encode(self.stream.encoding, "surrogateescape"))
         except OSError as error:
             self._close(error)
             return len(text)

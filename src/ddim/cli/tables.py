@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ddim.errors import escape
+
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int | None = None) -> str:
     """Return rows as lines of text with aligned columns, without colours or wrapping.
@@ -22,7 +24,7 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: in
         right = numbers is not None and index >= numbers
         table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="crop")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     # The console is wide enough for any table, because a path that is cut short cannot be copied.
     console = Console(width=10**5, color_system=None, markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
@@ -32,4 +34,4 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: in
 
 def format_tabs(rows: Sequence[Sequence[str]]) -> str:
     """Return rows as lines of text with tabs between the cells, for `cut` and other programs."""
-    return "".join("\t".join(row) + "\n" for row in rows)
+    return "".join("\t".join(map(escape, row)) + "\n" for row in rows)

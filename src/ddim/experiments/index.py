@@ -19,7 +19,7 @@ from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files.documents import read_sealed
 from ddim.files.locks import is_locked
 from ddim.metrics import catalogue
-from ddim.runs.flat import ERRORS, flatten_as_text
+from ddim.runs.flat import ERRORS, check_shown_fields, flatten_as_text
 from ddim.runs.folder import RUN
 from ddim.runs.log import METRICS, read_metrics
 from ddim.runs.manifest import parse_step, read_document
@@ -152,7 +152,7 @@ def _read_run(path: Path) -> Run:
     facts = read_sealed(path / RUN)
     lines = read_metrics(path)
     records, why = _read_records(path)
-    recipe = facts["recipe"]
+    recipe = check_shown_fields(facts["recipe"])
     # The lock is checked before checkpoints are listed. In the other order, a run that saves its last
     # checkpoint and ends in between would look as if it had stopped early.
     locked = is_locked(path)

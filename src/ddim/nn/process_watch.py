@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from torch.distributed import PrefixStore, TCPStore
 
-from ddim.errors import OtherProcessFailed, ProcessGone, UserError
+from ddim.errors import OtherProcessFailed, ProcessGone, UserError, escape
 from ddim.nn.meeting import Meeting
 
 T = TypeVar("T")
@@ -228,7 +228,7 @@ class ProcessWatch:
         """End this process, whose main thread waits for another process; print `sentence` if `say` is set."""
         if say:
             with suppress(OSError):
-                (sys.__stderr__ or sys.stderr).write(f"ddim: {sentence}\n")
+                (sys.__stderr__ or sys.stderr).write(f"ddim: {escape(sentence)}\n")
                 (sys.__stderr__ or sys.stderr).flush()
         os._exit(1)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ddim.errors import UserError
+
 ERRORS = ("noise_mae", "image_mae")
 """The names under which the log of a training holds the denoising errors on validation images."""
 
@@ -42,3 +44,17 @@ def option_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(option_text(item) for item in value)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def check_shown_fields(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the document of a recipe, after checking the types of what tables show.
+
+    Raises:
+        UserError: if a value is of another type.
+    """
+    data = recipe.get("data", {})
+    texts = (recipe.get("name", ""), data.get("source", ""))
+    size = data.get("size", [])
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(side, int) for side in size):
+        raise UserError("the recipe is damaged: its name, data.source or data.size is of another type")
+    return recipe

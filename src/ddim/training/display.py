@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from ddim.errors import escape
 from ddim.runs.notebook_cell import Cell, in_notebook
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
@@ -113,7 +114,7 @@ class Display(Callback):
 def _write(line: str) -> None:
     # If a message cannot be written, the training goes on.
     with suppress(OSError):
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(escape(line, "\n\t") + "\n")
 
 
 def split_progress(progress: bool | Progress) -> tuple[list[Callback], Progress]:

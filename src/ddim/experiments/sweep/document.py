@@ -7,6 +7,7 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.files.documents import SEAL, read_json, unseal
+from ddim.runs.flat import check_shown_fields
 from ddim.runs.folder import check_name
 
 SWEEP = "sweep.json"
@@ -35,6 +36,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
         # The name becomes the name of a folder and of files.
         check_name(trial.get("name"), path)
         # A search draws the recipe of a trial when a worker starts it.
-        if not isinstance(trial.get("recipe"), dict | None):
+        if not isinstance(trial.get("recipe", ()), dict | None):
             raise UserError(f"{path} is damaged: trial {trial['name']} has no recipe")
+        check_shown_fields(trial["recipe"] or {})
     return document
