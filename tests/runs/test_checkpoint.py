@@ -17,9 +17,13 @@ import torch
 import crash
 from crash import crashed
 from damage import damage_file, flip_bit
+from ddim.diffusion.pixels import Pixels
 from ddim.errors import NoSpace, NotFinite, UserError
+from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint, manifest
 from ddim.runs.checkpoint import Damaged, find_best, find_newest, read_document, read_tensors, save, verify
+from ddim.runs.pipeline import load_state
+from ddim.runs.state import RunState
 
 
 def names(folder):
@@ -545,3 +549,23 @@ def test_a_checkpoint_of_a_newer_ddim_is_refused_and_not_changed(tmp_path, monke
             open_(tmp_path)
         assert not isinstance(caught.value, Damaged)
     assert names(tmp_path) == ["step-000000001"]
+
+
+STATE = RunState(3, Pixels.fixed(0.5, 0.5, 3), 3, ("a", "b"), Runtime()).to_json()
+
+
+@pytest.mark.parametrize("name", sorted(STATE))
+def test_a_sealed_state_without_a_field_or_with_another_type_is_named_or_has_the_default(name, tmp_path):
+    """The manifest agrees with the file: a program wrote it, not an accident."""
+    assert load_state(crash.forged(tmp_path / "whole", {"state.json": manifest.render_json(STATE)})).step == 3
+    missing = {key: value for key, value in STATE.items() if key != name}
+    for k, document in enumerate([missing, *({**STATE, name: value} for value in ("x", [], {}, -1.5))]):
+        path = crash.forged(tmp_path / str(k), {"state.json": manifest.render_json(document)})
+        try:
+            state = load_state(path)
+        except Damaged as damage:
+            sentence = str(damage)
+            assert sentence.startswith(f"{path}/state.json is not the state of a run: ")
+            continue
+        assert isinstance(state.step, int)
+        assert isinstance(state.channels, int)

@@ -124,3 +124,9 @@ def test_a_given_folder_is_used_when_new_or_empty_and_never_overwritten(tmp_path
     with pytest.raises(UserError, match="is a file"):
         make_run_folder(tmp_path / "a" / "b" / "mine.txt", "blossoms", "fast")
     assert (tmp_path / "a" / "b" / "mine.txt").read_text() == "mine"
+
+
+def test_a_long_name_of_images_is_cut_before_anything_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for letter in ("x", "日"):
+        assert make_run_folder(None, letter * 250, "smoke").name == f"{letter * 50}-smoke-1"

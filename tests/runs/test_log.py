@@ -166,6 +166,11 @@ def test_images_reach_tensorboard_pixel_by_pixel(shape, tmp_path):
     assert np.array_equal(shown, np.broadcast_to(expected, shown.shape))
 
 
+def test_the_table_of_hyperparameters_takes_a_path_that_is_no_utf_8(tmp_path):
+    with RunLog(tmp_path) as log:
+        log.hyperparameters({"data.source": os.fsdecode(b"lat\xe9")}, ["loss"])
+
+
 # Reading
 
 

@@ -142,4 +142,5 @@ def _take(folder: Path, filled: Path | None) -> bool:
 def _word(name: str) -> str:
     last = os.path.basename(os.path.abspath(name))
     last = re.sub(r"\.(zip|tar|tgz|txz|tar\.gz|tar\.xz|yaml|yml|json)$", "", last, flags=re.IGNORECASE)
-    return re.sub(r"[^\w.-]+", "-", last).strip("-.") or "images"
+    # A file name has at most 255 bytes, and a letter at most 4.
+    return re.sub(r"[^\w.-]+", "-", last)[:50].strip("-.") or "images"

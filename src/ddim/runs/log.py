@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ddim.errors import UserError, warn_user
+from ddim.errors import UserError, escape, warn_user
 from ddim.files import make_folder, write_atomic
 from ddim.files.documents import seal, unseal
 
@@ -107,7 +107,9 @@ class RunLog:
         """
         from tensorboardX.summary import hparams
 
-        experiment, session, _ = hparams(fields, dict.fromkeys(metrics, 0.0))
+        experiment, session, _ = hparams(
+            {k: escape(v) for k, v in fields.items()}, dict.fromkeys(metrics, 0.0)
+        )
         for summary in (experiment, session):
             self._show(0, summary=summary)
 

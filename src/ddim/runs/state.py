@@ -126,4 +126,10 @@ class RunState:
             # Older runs have images of 8 bits only.
             "values": Values(**known["values"]) if "values" in known else EIGHT_BITS,
         }
+        kinds = {"step": int, "channels": int, "not_finite": int, "due": bool, "stopped": str | None}
+        for name, kind in (kinds | {"best": int | float | None}).items():
+            if not isinstance(known.get(name, getattr(cls, name, None)), kind):
+                raise TypeError(f"{name} has another type")
+        if known["step"] < 0 or known["channels"] < 1:
+            raise ValueError("step or channels is too small")
         return cls(**known)
