@@ -611,7 +611,7 @@ def painted(page):
     return (rgba[..., 3] > 100) & (rgba[..., 0] > 150)
 
 
-def test_variations_the_way_between_and_an_inversion(visit, width):
+def test_variations_an_interpolation_and_an_inversion(visit, width):
     with playing(visit, width) as page:
         samples = page.locator(".entry").first
         images = [pixels(data) for data in tile_files(page, samples)]
