@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ddim.data.open import find_array_size
 from ddim.data.values import Reading
 from ddim.errors import UserError
 from deep_files import noise16
+from refusals import check_refused
 
 DEEP = noise16(5, 9, 12, 8)
 
@@ -140,14 +142,8 @@ def broken_npy(shape, content=b"", dtype="<u2"):
     ],
 )
 def test_arrays_that_are_not_images_are_refused_in_one_sentence(tmp_path, content, message):
-    path = tmp_path / "images.npy"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        np.save(path, content, allow_pickle=True)
-    with pytest.raises(UserError, match=message) as refused:
-        open_images(str(path), (8, 8), cache=tmp_path / "cache")
-    assert "\n" not in str(refused.value)
+    save = partial(np.save, allow_pickle=True)
+    check_refused(tmp_path / "images.npy", content, message, save)
 
 
 def test_labels_must_fit_the_images(tmp_path):

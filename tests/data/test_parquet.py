@@ -14,6 +14,7 @@ from ddim.data import open_images
 from ddim.data.given import give_images
 from ddim.data.parquet import is_parquet
 from ddim.errors import UserError
+from refusals import check_refused
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 LABELS = [2, 0, 1, 1, 2, 0]
@@ -81,14 +82,7 @@ def test_a_row_that_cannot_be_used_does_not_stop_the_others(tmp_path):
     ],
 )
 def test_other_files_are_refused_in_one_sentence(tmp_path, content, message):
-    path = tmp_path / "a.parquet"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        write(path, content)
-    with pytest.raises(UserError, match=message) as refused:
-        open_images(str(path), (8, 8), cache=tmp_path / "cache")
-    assert "\n" not in str(refused.value)
+    check_refused(tmp_path / "a.parquet", content, message, write)
 
 
 def test_a_huge_row_group_is_refused_before_it_is_read(tmp_path, monkeypatch):
