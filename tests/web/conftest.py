@@ -10,6 +10,7 @@ import tiny
 from ddim.web.application import build_application
 from ddim.web.settings import Settings
 from deep_files import noise16
+from serving import running_server
 
 RUN = "photos-tiny-1"
 
@@ -58,9 +59,19 @@ def weaker_run(trained):
 
 
 @pytest.fixture(scope="session")
-def client(trained):
-    """A client of one server of this folder, whose worker starts once for all tests."""
+def client(trained, vector_run, deep_run, weaker_run):
+    """A client of one server of this folder, whose worker starts once for all tests.
+
+    All runs are there before it starts, because a server looks for new ones once a second.
+    """
     with TestClient(build_application(Settings(trained)), base_url="http://127.0.0.1:8000") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def server(trained):
+    """A server of this folder in a process of its own."""
+    with running_server(trained) as found:
         yield found
 
 

@@ -23,6 +23,7 @@ def change(runs, name, **fields):
     """Copy the first run, and set fields of its run.json by path; dots are written as double underscores."""
     shutil.copytree(runs / RUN, runs / name)
     document = json.loads((runs / name / "run.json").read_text())
+    document.pop("seal", None)  # a sealed file that was changed is damaged
     for path, value in fields.items():
         *parts, last = path.split("__")
         place = document

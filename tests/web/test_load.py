@@ -17,12 +17,6 @@ RUN = "photos-tiny-1"
 
 
 @pytest.fixture(scope="module")
-def server(trained):
-    with running_server(trained) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def expected(trained, tmp_path_factory):
     """The PNG of each seed, made by the command."""
     out = tmp_path_factory.mktemp("expected") / "own"
@@ -95,6 +89,7 @@ def test_a_client_that_leaves_in_the_middle_of_an_upload_is_no_fault(server):
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_server_and_its_worker(trained):
     with running_server(trained) as server:
         while (worker := server.worker) is None:
@@ -105,6 +100,7 @@ def test_ctrl_c_ends_the_server_and_its_worker(trained):
         assert not worker.is_running()
 
 
+@pytest.mark.slow
 def test_a_server_that_was_killed_takes_its_worker_along(trained):
     with running_server(trained) as server:
         while (worker := server.worker) is None:

@@ -9,17 +9,15 @@ import pytest
 from ddim.cli import main
 from ddim.web.settings import TOKEN_LETTERS, Limits
 from ddim.web.trainings import MOST
-from serving import running_server
 
 TEXT = (Path(__file__).parents[2] / "docs/page.md").read_text()
 RUN = "photos-tiny-1"
 
 
-def test_the_example_samples_through_the_server(trained, tmp_path, monkeypatch, capsys):
+def test_the_example_samples_through_the_server(server, tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    with running_server(trained) as server:
-        exec(code.replace("http://127.0.0.1:8000", server.address).replace("photos-fast-1", RUN), {})
+    exec(code.replace("http://127.0.0.1:8000", server.address).replace("photos-fast-1", RUN), {})
     command = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert main([*command[1:], "--out", "own", "--quiet"]) == 0
     for seed in range(4):

@@ -39,7 +39,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(trained, data, tmp_path_factory):
-    runs = shutil.copytree(trained, tmp_path_factory.mktemp("training") / "runs")
+    runs = tmp_path_factory.mktemp("training") / "runs"
+    shutil.copytree(trained / RUN, runs / RUN)
     settings = Settings(runs, data=data)
     with TestClient(build_application(settings), base_url="http://127.0.0.1:8000") as found:
         found.runs = runs
@@ -202,39 +203,50 @@ def write_evaluation(run, number, **values):
     np.save(folder / "features.npy", np.zeros((4, 4), np.float32))
 
 
-def test_runs_are_compared_and_those_without_an_evaluation_are_named(trained, tmp_path):
-    runs = tmp_path / "runs"
+def list_rows(client):
+    """The rows of the list of runs, keyed by id."""
+    return {row["id"]: row for row in client.get("/api/runs").json()["runs"]}
+
+
+def read_kid(row):
+    """The KID of a row, None without an evaluation."""
+    return row["metrics"].get("kid", {}).get("value")
+
+
+def test_runs_are_compared_and_those_without_an_evaluation_are_named(client, trained):
+    runs = client.runs
     for name in "abc":
         shutil.copytree(trained / RUN, runs / name)
     for name, kid in (("a", 0.3), ("b", 0.2)):
         write_evaluation(runs / name, 1, kid=kid, step=10)
-    with TestClient(build_application(Settings(runs)), base_url="http://localhost") as client:
-        found = client.get("/api/compare?runs=a,b,c&metric=kid").json()
-        assert [(row["id"], row["value"]) for row in found["rows"]] == [("b", 0.2), ("a", 0.3)]
-        assert [row["id"] for row in found["excluded"]] == ["c"]
-        assert "ddim evaluate" in found["excluded"][0]["why"]
-        for query, status in (("a", 422), ("a,none", 404), ("a,b&metric=beauty", 422), ("a,..", 404)):
-            assert client.get(f"/api/compare?runs={query}").status_code == status
-        details = client.get("/api/runs/a").json()
-        assert details["evaluations"][0]["metrics"]["kid"] == {"value": 0.3, "low": 0.29, "high": 0.31}
-        assert details["evaluations"][0]["comparable"]
-        assert details["metrics"]["kid"]["value"] == 0.3
+    kid = {"a": 0.3, "b": 0.2, "c": None}
+    wait_for(lambda: kid.items() <= {own: read_kid(row) for own, row in list_rows(client).items()}.items())
+    found = client.get("/api/compare?runs=a,b,c&metric=kid").json()
+    assert [(row["id"], row["value"]) for row in found["rows"]] == [("b", 0.2), ("a", 0.3)]
+    assert [row["id"] for row in found["excluded"]] == ["c"]
+    assert "ddim evaluate" in found["excluded"][0]["why"]
+    for query, status in (("a", 422), ("a,none", 404), ("a,b&metric=beauty", 422), ("a,..", 404)):
+        assert client.get(f"/api/compare?runs={query}").status_code == status
+    details = client.get("/api/runs/a").json()
+    assert details["evaluations"][0]["metrics"]["kid"] == {"value": 0.3, "low": 0.29, "high": 0.31}
+    assert details["evaluations"][0]["comparable"]
+    assert details["metrics"]["kid"]["value"] == 0.3
 
 
-def test_the_report_on_a_sweep_runs_no_code(trained, tmp_path):
-    runs = tmp_path / "runs"
+def test_the_report_on_a_sweep_runs_no_code(client, trained):
+    runs = client.runs
     recipe = json.loads((trained / RUN / "run.json").read_text())["recipe"]
     shutil.copytree(trained / RUN, runs / "<b>sweep/trials/1")
     sweep = {"kind": "sweep", "schema": 1, "trials": [{"name": "1", "recipe": recipe}]}
     (runs / "<b>sweep/sweep.json").write_text(json.dumps(sweep))
-    with TestClient(build_application(Settings(runs)), base_url="http://localhost") as client:
-        (found,) = client.get("/api/runs").json()["sweeps"]
-        answer = client.get(f"/api/sweeps/{found['id']}/report")
-        assert answer.headers["content-type"].startswith("text/html")
-        assert "sandbox" in answer.headers["content-security-policy"]
-        assert "script" not in answer.headers["content-security-policy"]
-        assert "<b>sweep" not in answer.text
-        assert client.get("/api/sweeps/none/report").status_code == 404
+    wait_for(lambda: client.get("/api/runs").json()["sweeps"])
+    (found,) = client.get("/api/runs").json()["sweeps"]
+    answer = client.get(f"/api/sweeps/{found['id']}/report")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert "script" not in answer.headers["content-security-policy"]
+    assert "<b>sweep" not in answer.text
+    assert client.get("/api/sweeps/none/report").status_code == 404
 
 
 def test_the_page_starts_no_more_than_a_few_trainings(client, monkeypatch):

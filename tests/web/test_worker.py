@@ -68,6 +68,7 @@ def test_a_cancelled_job_stops_between_two_steps_and_the_next_one_is_done(traine
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_job_that_waits_is_cancelled_at_once(trained, tmp_path):
     async def run():
         async with started() as worker:
@@ -100,6 +101,7 @@ def test_a_full_queue_and_a_greedy_client_are_refused(trained, tmp_path):
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_quick_tasks_do_not_wait_for_the_queue(trained, tmp_path):
     async def run():
         async with started() as worker:
@@ -110,6 +112,7 @@ def test_quick_tasks_do_not_wait_for_the_queue(trained, tmp_path):
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_job_that_takes_too_long_ends_and_the_worker_is_started_anew(trained, tmp_path):
     async def run():
         async with started() as worker:
@@ -129,6 +132,7 @@ def test_a_job_that_takes_too_long_ends_and_the_worker_is_started_anew(trained, 
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_killed_fails_its_job_and_is_started_anew(trained, tmp_path):
     async def run():
         async with started() as worker:
@@ -143,6 +147,7 @@ def test_a_worker_that_was_killed_fails_its_job_and_is_started_anew(trained, tmp
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_the_worker_ends_with_the_server(trained, tmp_path):
     async def run():
         async with started() as worker:
@@ -153,6 +158,7 @@ def test_the_worker_ends_with_the_server(trained, tmp_path):
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_fault_is_a_sentence_and_the_worker_goes_on(trained, tmp_path):
     async def run():
         async with started() as worker:
