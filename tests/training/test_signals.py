@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import weakref
 
 import pytest
@@ -142,6 +143,24 @@ def test_an_error_that_the_signal_caused_is_no_error():
         interrupts.number = None
         with pytest.raises(RuntimeError, match="failed"), interrupts.at_once():
             raise RuntimeError("g++ failed")
+
+
+def test_a_warning_about_the_exception_of_a_signal_is_not_shown():
+    """torch's compiler prints a traceback if an exception ends a backward pass that it reads."""
+
+    def backward():
+        try:
+            signal.raise_signal(signal.SIGUSR1)
+        finally:
+            warnings.warn("Error detected in NativeLayerNormBackward0", stacklevel=1)
+
+    with warnings.catch_warnings(record=True, action="always") as shown:
+        with note_interrupts() as interrupts, contextlib.suppress(interrupts.ended), interrupts.at_once():
+            backward()
+        assert interrupts.number == signal.SIGUSR1
+        assert shown == []
+        warnings.warn("another", stacklevel=1)
+        assert [str(one.message) for one in shown] == ["another"]
 
 
 def test_a_terminal_that_closes_sends_two_signals_and_the_run_is_saved(tmp_path):

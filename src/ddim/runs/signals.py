@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -128,6 +129,7 @@ class Interrupts:
         self.twice = twice
         self.number: int | None = None
         self.inside = False
+        self._quiet = ExitStack()
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -149,6 +151,7 @@ class Interrupts:
             raise _BlockStopped from error
         finally:
             self.inside = False
+            self._quiet.close()
 
     ended = _BlockStopped
 
@@ -160,6 +163,8 @@ class Interrupts:
             sys.stderr.write(f"saving{'; a second signal stops at once' if self.twice else ''}\n")
         if self.inside:
             _stop_compilers()
+            # torch's compiler warns of errors in backward passes, with a traceback; here, of this exception.
+            self._quiet.enter_context(warnings.catch_warnings(action="ignore"))
             raise _BlockStopped
 
 
