@@ -271,6 +271,7 @@ def report():
     for k, phase in enumerate(chosen):
         count = args.signals // len(chosen) + (k < args.signals % len(chosen))
         found[phase.name] = vars(_stop_phase(folder, phase, count, draw))
+        print(phase.name, found[phase.name], file=sys.stderr, flush=True)
     print(json.dumps({"seconds": round(time.monotonic() - began, 1), "phases": found}))
     return any(r["wrong"] or r["litter"] or r["right_code"] < r["signals"] for r in found.values())
 
