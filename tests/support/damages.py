@@ -1,0 +1,238 @@
+"""Damage checkpoints and documents at random, and see whether the damage is named.
+
+`python tests/support/damages.py FOLDER --checkpoints 750 --documents 500` prints a report as JSON, and fails
+if a damaged checkpoint was loaded or a changed content was believed.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import crash
+from ddim.data import open_images
+from ddim.diffusion.samplers import DDIM
+from ddim.errors import UserError
+from ddim.evaluation.record import read_evaluation
+from ddim.experiments.index import read_run
+from ddim.experiments.sweep.folder import begin_sweep, read_sweep
+from ddim.experiments.sweep.outcome import Outcome, read_outcome
+from ddim.experiments.sweep.plan import SweepRequest
+from ddim.files.documents import read_sealed, write_sealed
+from ddim.runs import checkpoint
+from ddim.runs.folder import record_in_run
+from ddim.runs.log import RunLog, read_metrics
+from ddim.runs.searched_grids import SearchedGrid, find_saved_grid, save_grid
+from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
+from run_folders import make, write_evaluation
+
+
+def flip(data, draw):
+    """Flip one bit."""
+    place = draw.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :]
+
+
+def truncate(data, draw):
+    """Keep a beginning, never all of it."""
+    return data[: draw.randrange(len(data))]
+
+
+def blank(data, draw):
+    """Set up to 512 bytes to zero, as a lost sector does."""
+    place = draw.randrange(len(data))
+    length = len(data[place : place + 512])
+    return data[:place] + bytes(length) + data[place + length :]
+
+
+def cut(data, draw):
+    """Leave out 1 to 16 bytes."""
+    place = draw.randrange(len(data))
+    return data[:place] + data[place + draw.randint(1, 16) :]
+
+
+def digit(data, draw):
+    """Change one digit, as a careless edit does."""
+    places = [k for k, byte in enumerate(data) if chr(byte).isdigit()]
+    place = draw.choice(places)
+    other = draw.choice([d for d in b"0123456789" if d != data[place]])
+    return data[:place] + bytes([other]) + data[place + 1 :]
+
+
+BYTES = (flip, truncate, blank, cut, digit)
+
+
+def damage_checkpoint(path, kind, draw):
+    """Damage one file of a checkpoint; return its name."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    file = draw.choice(files)
+    if kind == "missing":
+        file.unlink()
+    elif kind == "extra":
+        file = file.with_name(f"{file.name}.{draw.randrange(100)}")
+        file.write_bytes(b"{}")
+    elif kind == "swapped":
+        other = path.with_name("step-000000001") / file.relative_to(path)
+        file.write_bytes(other.read_bytes())
+    else:
+        file.write_bytes({"flip": flip, "truncate": truncate}[kind](file.read_bytes(), draw))
+    return file.name
+
+
+def damage_checkpoints(folder, count, seed=0):
+    """Damage `count` checkpoints: 2 of 3 by a flipped bit, 4 of 15 by truncation, 1 of 15 by other files."""
+    draw, outcomes = random.Random(seed), Counter()
+    crash.put(folder / "whole", 1)
+    crash.put(folder / "whole", 2)
+    kinds = ["flip"] * 10 + ["truncate"] * 4
+    for k in range(count):
+        kind = draw.choice(("missing", "extra", "swapped")) if k % 15 == 14 else kinds[k % 15]
+        run = folder / "run"
+        shutil.copytree(folder / "whole", run)
+        newest = run / "step-000000002"
+        name = damage_checkpoint(newest, kind, draw)
+        said = []
+        found = crash.label(checkpoint.find_newest(run, on_damage=said.append))
+        if found != (1, 0):
+            outcomes["loaded"] += 1
+        # Another manifest does not fit the files, so the message names one of these.
+        elif len(said) == 1 and newest.name in said[0] and (name in said[0] or kind == "swapped"):
+            outcomes[kind] += 1
+        else:
+            outcomes["unnamed"] += 1
+        shutil.rmtree(run)
+    return outcomes
+
+
+def write_documents(folder):
+    """Write one document of each kind; return {name: (file, function that reads it)}."""
+    run = make(folder / "run", step=60)
+    record_in_run(run, checkpointed=True)
+    with RunLog(run) as log:
+        for step in range(1, 9):
+            log.write(step, 16 * step, {"loss": 1 / step, "image_mae": 0.1 * step})
+    save_grid(run, DDIM(), 3, "ema", SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2}))
+    save_guidance(run, DDIM(), 3, "ema", SavedGuidance(2.0, (None, 1.5), "@guide"), labelled=False)
+    write_evaluation(run, 1, kid=0.1)
+    record = run / "evaluations" / "1" / "record.json"
+    write_sealed(record, read_sealed(record))
+    sweep = begin_sweep(
+        SweepRequest(recipe="smoke", fields={"objective.error": "[l1,mse]"}), folder / "sweep"
+    )
+    sweep.make_folders()
+    outcome = folder / "sweep" / "results" / "1.json"
+    Outcome(0, 12.5, "finished", 0.25).write(outcome)
+
+    def facts():
+        found = read_run(run)
+        if found.state == "damaged":
+            raise UserError(found.why)
+        return found.facts
+
+    return {
+        "run.json": (run / "run.json", facts),
+        "metrics.jsonl": (run / "metrics.jsonl", lambda: read_metrics(run)),
+        "grids.json": (run / "grids.json", lambda: find_saved_grid(run, DDIM(), 3, "ema")),
+        "guidance.json": (
+            run / "guidance.json",
+            lambda: find_saved_guidance(run, DDIM(), 3, "ema", labelled=False),
+        ),
+        "record.json": (record, lambda: read_evaluation(record).record),
+        "sweep.json": (folder / "sweep" / "sweep.json", lambda: read_sweep(folder / "sweep")),
+        "1.json": (outcome, lambda: read_outcome(outcome)),
+    }
+
+
+def damage_documents(folder, count, seed=0):
+    """Damage each document `count` times; return {name: how often it was named or believed}."""
+    draw, report = random.Random(seed), {}
+    for name, (file, read) in write_documents(folder).items():
+        whole, wanted, outcomes = file.read_bytes(), read(), Counter()
+        for k in range(count):
+            damage = BYTES[k % len(BYTES)]
+            data = damage(whole, draw)
+            file.write_bytes(data)
+            try:
+                found = read()
+            except UserError as error:
+                outcomes["named" if name in str(error) else "unnamed"] += 1
+                continue
+            if contents_equal(found, wanted):
+                outcomes["read as written"] += 1
+            elif name == "metrics.jsonl" and found == wanted[: len(found)]:
+                # A process that is killed leaves such a log. The checkpoint of a run says how far it came.
+                outcomes["shorter"] += 1
+            else:
+                outcomes["believed"] += 1
+                print(name, damage.__name__, repr(found)[:200], file=sys.stderr)
+        file.write_bytes(whole)
+        report[name] = outcomes
+    return report
+
+
+def contents_equal(found, wanted):
+    """Whether content is as written; a damaged key of the seal may be left as one more entry."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return {key: found.get(key) for key in wanted} == wanted and len(found) <= len(wanted) + 1
+    return found == wanted
+
+
+def damage_cache(folder, count, seed=0):
+    """Damage decoded images and their pages; return how often they were named, decoded again or believed."""
+    draw, outcomes = random.Random(seed), Counter()
+
+    def read():
+        return open_images("blossoms:12", size=(32, 32), cache=folder / "cache")
+
+    wanted = read()
+    pixels, home = wanted.pixels[:].copy(), wanted.folder
+    if home is None:
+        return outcomes
+    files = sorted(file for file in home.iterdir() if file.is_file() and file.name[0] != ".")
+    whole = {file: file.read_bytes() for file in files}
+    for k in range(count):
+        file = files[k % len(files)]
+        file.write_bytes(BYTES[k // len(files) % 4](whole[file], draw) if whole[file] else b"x")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                found = read()
+                same = (found.pixels[:] == pixels).all() and found.names == wanted.names
+                outcomes[
+                    "believed" if not same else "decoded again, said" if said else "read as written"
+                ] += 1
+            except UserError as error:
+                outcomes["named" if str(home) in str(error) else "unnamed"] += 1
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        for each, data in whole.items():
+            each.write_bytes(data)
+    return outcomes
+
+
+def failures(report):
+    """The number of damages that were loaded or believed, or whose file was not named."""
+    return sum(outcomes[word] for outcomes in report.values() for word in ("loaded", "believed", "unnamed"))
+
+
+def main():
+    """Print the report; exit with 1 if a damage was believed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--checkpoints", type=int, default=750)
+    parser.add_argument("--documents", type=int, default=500)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True)
+    report = {"checkpoints": damage_checkpoints(args.folder / "checkpoints", args.checkpoints)}
+    report |= damage_documents(args.folder / "documents", args.documents)
+    report["cache"] = damage_cache(args.folder, args.documents)
+    print(json.dumps(report, indent=1))
+    return failures(report) > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
