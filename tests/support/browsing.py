@@ -40,7 +40,7 @@ def open_page(browser, address, width=1440, refused=False, **options):
         options: of the browser context, such as `color_scheme`.
     """
     context = browser.new_context(viewport={"width": width, "height": HEIGHTS[width]}, **options)
-    context.set_default_timeout(12_000)
+    context.set_default_timeout(30_000)
     page, faults, hosts = context.new_page(), [], set()
     page.on("console", lambda message: faults.append(_told(message)) if message.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))

@@ -4,15 +4,19 @@ import io
 import json
 import shlex
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from ddim.cli import main
+from ddim.diffusion.samplers import State
 from ddim.web.answers import Refused
 from ddim.web.application import build_application
+from ddim.web.preview import SamplePreview
 from ddim.web.results import ResultStore
 from ddim.web.settings import Limits, Settings
 from serving import read_stream
@@ -87,6 +91,17 @@ def test_a_stream_shows_each_step_and_ends_with_the_result(client):
     whole = client.post(SAMPLES, json=options).json()
     for one, other in zip(found[-1][1]["images"], whole["images"], strict=True):
         assert client.get(one["url"]).content == client.get(other["url"]).content
+
+
+def test_the_sheet_of_a_later_micro_batch_says_where_it_begins():
+    drawn = []
+    monitor = SimpleNamespace(preview=lambda step, steps, draw: drawn.append(draw()))
+    pipeline = SimpleNamespace(pixels=SimpleNamespace(leave=lambda x: x))
+    preview = SamplePreview(pipeline, monitor, [7, 3, 9, 5, 8], 2)
+    for seeds in ([7, 3], [9, 5, 8]):
+        images = torch.zeros(len(seeds), 3, 8, 8)
+        preview.watch(seeds, State(images, 0.5, images))
+    assert [(sheet.first, sheet.columns) for sheet in drawn] == [(0, 2), (2, 2)]
 
 
 @pytest.mark.parametrize(
