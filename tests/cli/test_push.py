@@ -57,6 +57,17 @@ def test_a_run_of_the_hub_is_evaluated_into_the_current_folder(hub, run):
     assert found.record["generated"]["source"] == NAME
 
 
+def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, run, refused, tmp_path):
+    mine = run_of(recipe(data__source=str(tmp_path / "photos"), data__size="32"), tmp_path / "mine", images=9)
+    (tmp_path / "photos").mkdir()
+    publish(hub, "ada/flowers", mine)
+    hub.requests.clear()
+    assert refused("evaluate", NAME, "-n", 20) == (
+        "run flowers was published without its training images, 'photos': name images with --data, or with "
+        "`reference` in Python"
+    )
+
+
 def test_results_that_belong_to_a_run_folder_need_a_folder(hub, run, refused):
     publish(hub, "ada/flowers", run)
     for name in ("diagnose", "search", "memorisation"):

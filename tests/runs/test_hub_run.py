@@ -251,7 +251,10 @@ def drop(name):
 HOSTILE = {
     "another file": (add("payload.py"), "is refused: 'payload.py' does not belong to a published run"),
     "a pickle": (add("model.pkl"), "is refused: 'model.pkl' does not belong"),
-    "a folder": (add("ema/default.safetensors"), "is refused: 'ema/default.safetensors' does not belong"),
+    "a part in a folder": (
+        add("ema/default.safetensors"),
+        "is refused: 'ema/default.safetensors' does not belong",
+    ),
     "no weights": (
         drop("model.safetensors"),
         "is not a published run: its MANIFEST.json does not list model",
@@ -278,6 +281,14 @@ HOSTILE = {
     "many steps": (
         change_json("recipe.json", lambda tree: tree.update(steps=10**9)),
         "a whole number in its",
+    ),
+    "a folder": (
+        change_json("recipe.json", lambda tree: tree["data"].update(source="/home/ada/photos")),
+        "is refused: its recipe names a folder of this machine, '/home/ada/photos'",
+    ),
+    "the current folder": (
+        change_json("recipe.json", lambda tree: tree["data"].update(source="..")),
+        "is refused: its recipe names a folder of this machine, '..'",
     ),
     "many channels": (change_json("state.json", lambda tree: tree.update(channels=10**9)), "does not fit"),
 }

@@ -20,7 +20,7 @@ _PARTS = {
     "features": ("features", r"(samples-)?[0-9a-f]{64}(\.\w+)?", "features of images and samples"),
     "compiler": ("", "compiler", "networks compiled by torch.compile"),
     "downloads": ("downloads", "|".join(re.escape(a.file) for a in ARCHIVES), "downloaded data sets"),
-    "hub": ("hub", r"[\w.-]+--[\w.-]+", "runs from the Hugging Face Hub"),
+    "hub": ("hub", r"[\w.-]+--[\w.-]+", "runs and data sets of the Hugging Face Hub"),
     "weights": ("weights", r".*-[0-9a-f]{8}\.pth", "downloaded weights of feature networks"),
 }
 PARTS = tuple(_PARTS)

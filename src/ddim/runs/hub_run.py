@@ -7,6 +7,7 @@ their place in the cache only if all bytes are those of the manifest.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -106,7 +107,7 @@ def _assemble(repository: Repository, mark: HubFile, folder: Path, *, again: boo
                     download_part(repository, mark.commit, name, largest, again=again), temporary / name
                 )
             verify(temporary)
-            _check_numbers(read_document(temporary, "recipe"), repository)
+            _check_recipe(read_document(temporary, "recipe"), repository)
         except Damaged as damage:
             raise Damaged(str(damage).replace(str(temporary), str(repository))) from None
         try:
@@ -138,8 +139,14 @@ def _list_parts(
         yield name, size
 
 
-def _check_numbers(recipe: object, repository: Repository) -> None:
-    parts = {name: recipe.get(name) for name in _SAMPLING} if isinstance(recipe, dict) else {}
+def _check_recipe(recipe: object, repository: Repository) -> None:
+    """Check that a recipe needs no huge numbers for sampling, and names no folder of this machine."""
+    tree: dict[str, Any] = recipe if isinstance(recipe, dict) else {}
+    data = tree.get("data") if isinstance(tree.get("data"), dict) else {}
+    for name in (data.get("source"), data.get("vectors")):
+        if isinstance(name, str) and not names_repository(name) and re.search(r"^[.~]|[/\\]", name):
+            raise UserError(f"{repository} is refused: its recipe names a folder of this machine, {name!r}")
+    parts = {name: tree.get(name) for name in _SAMPLING}
     for number in _whole_numbers(parts):
         if abs(number) > LARGEST_NUMBER:
             raise UserError(

@@ -14,13 +14,14 @@ from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import open_decoded
 from ddim.data.given import PREFIX
-from ddim.data.open import absolute_source, fingerprint_source, limit_range, source_exists
+from ddim.data.open import NAMES, absolute_source, fingerprint_source, limit_range, source_exists
 from ddim.data.values import Reading, choose_channels
 from ddim.errors import UserError, warn_user
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
 from ddim.runs.pipeline import LoadedRun
+from ddim.runs.published import is_published
 from ddim.runs.recipe_data import Data
 
 
@@ -39,11 +40,14 @@ def reopen_run_images(
     """Return the images that a run was trained on; see `reopen_images`.
 
     Raises:
-        UserError: if the run was imported, or its images are missing or have changed.
+        UserError: if the run was imported or published, or its images are missing or have changed.
     """
     run, known = trained.checkpoint.run, trained.checkpoint.state.images
+    said, source = f": {otherwise}" if otherwise else "", trained.recipe.data.source
+    # A stranger may have chosen the name, so no path and no other repository is opened by it.
+    if is_published(trained.checkpoint.path) and source.partition(":")[0] not in NAMES:
+        raise UserError(f"run {run.name} was published without its training images, {source!r}{said}")
     if known is None:
-        said = f": {otherwise}" if otherwise else ""
         raise UserError(f"run {run} was imported and has no training images{said}")
     data = replace(trained.recipe.data, channels=choose_channels(trained.checkpoint.state.channels))
     return reopen_images(run, data, known.fingerprint, progress, otherwise)

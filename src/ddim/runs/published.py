@@ -16,6 +16,11 @@ PUBLISHED = "published"
 """The name of the document."""
 
 
+def is_published(path: Path) -> bool:
+    """Return whether the checkpoint `path` is a published run."""
+    return f"{PUBLISHED}.json" in read_manifest(path).files
+
+
 def choose_published(path: Path, weights: str) -> str | None:
     """Return the name of the weights of a published run; None if the checkpoint `path` is not one.
 
@@ -27,7 +32,7 @@ def choose_published(path: Path, weights: str) -> str | None:
         UserError: if other weights are asked for.
         Damaged: if the document is of another form.
     """
-    if f"{PUBLISHED}.json" not in read_manifest(path).files:
+    if not is_published(path):
         return None
     document = read_document(path, PUBLISHED)
     held = document.get("weights") if isinstance(document, dict) else None

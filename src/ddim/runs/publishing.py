@@ -71,9 +71,14 @@ def hide_folders(recipe: Recipe) -> Recipe:
     built_in = data.source.partition(":")[0] in NAMES
     # "blossoms:200" is a name with a number; "pets:/path" is a name with a folder.
     source = data.source.partition(":")[0] if built_in and "/" in data.source else data.source
-    source = source if on_hub else Path(source).name
-    vectors = None if data.vectors is None else Path(data.vectors).name
+    source = source if on_hub else _name_file(source)
+    vectors = None if data.vectors is None else _name_file(data.vectors)
     return replace(recipe, data=replace(data, source=source, vectors=vectors))
+
+
+def _name_file(path: str) -> str:
+    """Return the last part of a path, without dots at its start, which a reader of the run refuses."""
+    return Path(path).name.lstrip(".~") or "images"
 
 
 def _list_searched(run: LoadedRun) -> tuple[dict[str, dict[str, Any]], bool]:
