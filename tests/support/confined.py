@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -85,6 +86,8 @@ def warm_up() -> None:
     import ddim.runs.importing
     import ddim.training.run  # noqa: F401
 
+    # The first call writes a file to find out which folder can be used.
+    tempfile.gettempdir()
     torch.set_num_threads(1)
     gc.collect()
 

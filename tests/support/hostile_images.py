@@ -108,7 +108,8 @@ def _large(folder: Path, kind: str, mode: str) -> list[str]:
     (folder / "photos").mkdir()
     from PIL import Image
 
-    image = Image.new(mode, (8000, 8000))
+    side = 5500 if kind in ("TIFF", "BMP") else 8000
+    image = Image.new(mode, (side, side))
     image.save(
         folder / "photos" / f"a.{kind.lower()}", kind, **({"compress_level": 1} if kind == "PNG" else {})
     )

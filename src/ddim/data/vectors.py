@@ -30,7 +30,7 @@ LARGEST_FILE = 2**28
 MOST_COLUMNS = 1024
 """The largest number of numbers for each image."""
 
-MOST_ROWS = 5_000_000
+MOST_ROWS = 2_000_000
 """The largest number of rows."""
 
 _LONGEST_LINE = 2**16

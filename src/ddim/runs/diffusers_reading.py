@@ -30,6 +30,7 @@ from ddim.runs.diffusers_options import (
     WHOLE,
 )
 from ddim.runs.named_recipes import ddpm
+from ddim.runs.plain_values import show_value
 from ddim.runs.recipe import Recipe
 
 LARGEST_NUMBER = 1_000_000
@@ -84,7 +85,7 @@ def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
     widths, down, channels = net["block_out_channels"], net["down_block_types"], net["in_channels"]
     if not all(type(width) is int and 0 < width <= LARGEST_NUMBER for width in widths):
         raise UserError(
-            f"config.json needs block_out_channels that are whole numbers above 0, got {_shown(widths)}"
+            f"config.json needs block_out_channels that are whole numbers above 0, got {show_value(widths)}"
         )
     if type(channels) is not int or channels not in (1, 3, 4):
         raise UserError(f"config.json needs in_channels 1, 3 or 4, as images have, got {channels}")
@@ -92,7 +93,7 @@ def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
     wanted = (groups,) if net["resnet_time_scale_shift"] == "scale_shift" else (None, groups)
     if net["attn_norm_num_groups"] not in wanted:
         raise UserError(
-            f"config.json has attn_norm_num_groups {_shown(net['attn_norm_num_groups'])}, but only "
+            f"config.json has attn_norm_num_groups {show_value(net['attn_norm_num_groups'])}, but only "
             f"{wanted[-1]} can be imported"
         )
     up = [str(kind).replace("Down", "Up") for kind in reversed(down)]
@@ -109,7 +110,9 @@ def _read_schedule(table: Mapping[str, Any]) -> Schedule:
     """Return the schedule of a scheduler_config.json, whose missing options are filled in."""
     entries = table["num_train_timesteps"]
     if (betas := table["trained_betas"]) is not None:
-        numbers = isinstance(betas, list) and all(type(beta) in (int, float) for beta in betas)
+        numbers = isinstance(betas, list) and all(
+            type(beta) in (int, float) and 0 <= beta <= 1 for beta in betas
+        )
         if not numbers or len(betas) != entries:
             raise UserError("trained_betas must be one number for each of num_train_timesteps to be imported")
         return find_schedule(torch.tensor(betas, dtype=torch.float64))
@@ -122,7 +125,7 @@ def _find_sides(size: Any) -> list[int]:  # noqa: ANN401 (JSON)
     sides = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise UserError(
-            f"config.json needs a sample_size of one or two whole numbers above 0, got {_shown(size)}"
+            f"config.json needs a sample_size of one or two whole numbers above 0, got {show_value(size)}"
         )
     return sides
 
@@ -155,7 +158,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
         if not known and (name, value) not in NOT_GIVEN:
             raise UserError(
                 f"{name} must be a whole number above 0, and at most {LARGEST_NUMBER:,}, to be imported, "
-                f"got {_shown(value)}"
+                f"got {show_value(value)}"
             )
     for name in FRACTIONS:
         value = given[name]
@@ -183,9 +186,3 @@ def _back(table: Mapping[Any, Any], value: Any, name: str) -> Any:  # noqa: ANN4
     raise UserError(
         f"{name} must be one of {', '.join(map(str, table.values()))} to be imported, got {value}"
     )
-
-
-def _shown(value: object) -> str:
-    """Return a value of a file as text, not too long and without control characters."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in str(value)[:200])
-    return text if len(str(value)) <= 200 else f"{text}..."

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
@@ -19,6 +19,9 @@ from ddim.runs.imported_run import save_imported
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_recipe
 from ddim.runs.tensor_file import TensorFile, check_weight_count, fill_weights, open_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHANNELS = (1, 3, 4)
 
@@ -138,7 +141,9 @@ def _import_openai(file: TensorFile, prefix: str, fields: dict[str, str], out: s
     return Imported(save_imported(recipe, channels, weights, file.path, out, names), tuple(notes))
 
 
-def _convert(net: TensorFile, recipe: Recipe, channels: int, translate: Any) -> dict[str, Any]:  # noqa: ANN401
+def _convert(
+    net: TensorFile, recipe: Recipe, channels: int, translate: Callable[[str], Sequence[str]]
+) -> dict[str, Tensor]:
     """Check a recipe and the weights of its network, and return the weights under this library's names."""
     if channels not in _CHANNELS:
         raise UserError(f"{net.path} has a network for {channels} channels, but images have 1, 3 or 4")

@@ -31,7 +31,7 @@ from ddim.nn.linear_attention_unet import LinearAttentionUNetSpec
 from ddim.runs.beta_tables import find_schedule
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.recipe import Recipe
-from ddim.runs.tensor_file import Shapes
+from ddim.runs.tensor_file import Shapes, find_shape
 
 MARK = "init_conv.weight"
 """The name of a weight that every such network has."""
@@ -86,7 +86,7 @@ def find_network(shapes: Shapes) -> tuple[LinearAttentionUNetSpec, int]:
     full = tuple(f"downs.{k}.2.to_out.weight" in shapes for k in range(stages))
     if "mid_attn.mem_kv" not in shapes or width < 1 or any(end % width for end in ends):
         raise UserError("the network is not the Unet of denoising-diffusion-pytorch 2")
-    _, heads, memory, head = _shape(shapes, "mid_attn.mem_kv", 4)
+    _, heads, memory, head = find_shape(shapes, "mid_attn.mem_kv", 4)
     spec = LinearAttentionUNetSpec(
         width, tuple(end // width for end in ends), full, heads, head, memory, stem=widths[0]
     )
@@ -160,14 +160,6 @@ def _find_parameterisation(betas: Tensor, weight: Tensor) -> Parameterisation:
     raise UserError("the loss weights of the checkpoint are not those of noise, image or velocity")
 
 
-def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
-    """Return the shape of a tensor, which must exist and have so many dimensions, none of length 0."""
-    shape = shapes.get(name, ())
-    if len(shape) != dimensions or 0 in shape:
-        raise UserError(f"the checkpoint has no weight {name} with {dimensions} dimensions")
-    return shape
-
-
 def _size(shapes: Shapes, name: str, axis: int) -> int:
     """Return the length of an axis of a weight, which is a matrix or a stack of filters."""
-    return _shape(shapes, name, 2 if name.startswith("time_mlp") else 4)[axis]
+    return find_shape(shapes, name, 2 if name.startswith("time_mlp") else 4)[axis]

@@ -17,7 +17,7 @@ from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.recipe import Data, Recipe
-from ddim.runs.tensor_file import Shapes
+from ddim.runs.tensor_file import Shapes, find_shape
 
 MARK = "input_blocks.0.0.weight"
 """The name of a weight that every such network has."""
@@ -55,8 +55,8 @@ def find_openai_network(shapes: Shapes) -> tuple[DDPMUNetSpec, int, bool]:
     Raises:
         UserError: if this library has no such network.
     """
-    width, channels = _shape(shapes, MARK, 4)[:2]
-    outputs = _shape(shapes, "out.2.weight", 4)[0]
+    width, channels = find_shape(shapes, MARK, 4)[:2]
+    outputs = find_shape(shapes, "out.2.weight", 4)[0]
     if outputs not in (channels, 2 * channels):
         raise UserError(
             f"the network has {channels} input channels and {outputs} output channels: only networks that "
@@ -73,7 +73,7 @@ def find_openai_network(shapes: Shapes) -> tuple[DDPMUNetSpec, int, bool]:
     ):
         raise UserError("the network has stages that this library does not have")
     first = [1 + stage * (blocks + 1) for stage in range(stages)]
-    widths = [_shape(shapes, f"input_blocks.{k}.0.out_layers.3.weight", 4)[0] for k in first]
+    widths = [find_shape(shapes, f"input_blocks.{k}.0.out_layers.3.weight", 4)[0] for k in first]
     if any(other % width for other in widths):
         raise UserError(f"the network has stages of {widths} channels, which are not multiples of {width}")
     in_blocks = stages > 1 and f"input_blocks.{first[1] - 1}.0.in_layers.0.weight" in shapes
@@ -87,7 +87,7 @@ def find_openai_network(shapes: Shapes) -> tuple[DDPMUNetSpec, int, bool]:
         eps=1e-5,
         dropout=0.0,
         embedding="cos_sin",
-        scale_shift=_shape(shapes, "middle_block.0.emb_layers.1.weight", 2)[0] == 2 * widths[-1],
+        scale_shift=find_shape(shapes, "middle_block.0.emb_layers.1.weight", 2)[0] == 2 * widths[-1],
         resample="box" if in_blocks else "strided",
         classes=label[0] if label else 0,
     )
@@ -168,11 +168,3 @@ def _inner(rest: str) -> str:
         if rest.lstrip(".").startswith(f"{ours}."):
             return rest.replace(ours, theirs, 1)
     return re.sub(r"\bproj\b", "proj_out", rest)
-
-
-def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
-    """Return the shape of a weight, which must exist and have so many dimensions, none of length 0."""
-    shape = shapes.get(name, ())
-    if len(shape) != dimensions or 0 in shape:
-        raise UserError(f"the checkpoint has no weight {name} with {dimensions} dimensions")
-    return shape

@@ -116,6 +116,18 @@ def fill_weights(
     return filled
 
 
+def find_shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    """Return the shape of a tensor, which must exist and have so many dimensions, none of length 0.
+
+    Raises:
+        UserError: if there is no such tensor.
+    """
+    shape = shapes.get(name, ())
+    if len(shape) != dimensions or 0 in shape:
+        raise UserError(f"the checkpoint has no weight {name} with {dimensions} dimensions")
+    return shape
+
+
 def check_weight_count(shapes: Shapes, state: Mapping[str, Tensor], path: Path) -> None:
     """Check, before memory is used, that a file has as many numbers as a network on the device "meta".
 
