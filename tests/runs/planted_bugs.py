@@ -30,8 +30,8 @@ BUGS = [
     ),
     bug(
         "files are not flushed before they are renamed",
-        "files.py",
-        "        os.fsync(file)\n    finally:\n        os.close(file)\n\n\ndef write_atomic =>     finally:\n        os.close(file)\n\n\ndef write_atomic",
+        "files/__init__.py",
+        "                yield file\n                os.fsync(file)\n =>                 yield file\n",
         "test_files.py::test_a_failed_write_leaves_the_old_document_and_nothing_else",
     ),
     bug(

@@ -195,7 +195,9 @@ class Spaced:
             UserError: if `steps` is larger than `entries`; or is 1 with "leading" spacing, at the clean end.
         """
         leading, n = self.spacing == "leading", self.entries
-        check_count("steps with leading spacing" if leading else "steps", steps, 1 + (leading and n > 1))
+        check_count(
+            "steps with leading spacing" if leading else "steps", steps, 2 if leading and n > 1 else 1
+        )
         if steps > n:
             raise UserError(f"steps must be at most {n}, the entries of the grid, got {steps}")
         k = torch.arange(steps, 0, -1, dtype=torch.float64)
