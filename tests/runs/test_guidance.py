@@ -162,8 +162,9 @@ def test_a_guide_with_other_classes_is_refused():
     [
         ({"guidance": 2.0}, "guidance needs a label, and this run was trained without labels: .*guide_with"),
         ({"guidance": "2"}, "guidance must be a number, got '2'"),
-        ({"guidance": -1.0}, "guidance must be at least 0 and finite, got -1"),
-        ({"guidance": math.nan}, "guidance must be at least 0 and finite, got nan"),
+        ({"guidance": -1.0}, "guidance must be at least 0 and at most 1,000,000, got -1"),
+        ({"guidance": 1e308}, "guidance must be at least 0 and at most 1,000,000, got 1e\\+308"),
+        ({"guidance": math.nan}, "guidance must be at least 0 and at most 1,000,000, got nan"),
         ({"guide_with": "b"}, "guide_with needs a guidance scale too, such as guidance 2"),
         ({"guidance_interval": (0, 1)}, "guidance_interval needs a guidance scale too"),
         ({"guidance": 2, "guidance_interval": (1, 1)}, "guidance_interval must have low < high, got 1 and 1"),

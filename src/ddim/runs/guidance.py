@@ -31,6 +31,10 @@ Interval = tuple[float | None, float | None]
 """The lowest and the highest log-SNR with guidance; None for an end that is open."""
 
 
+LARGEST_SCALE = 1e6
+"""The largest guidance scale; useful scales are below 20."""
+
+
 @dataclass(frozen=True)
 class Guide:
     """A weaker model that guides another model.
@@ -77,8 +81,9 @@ class Guidance:
     def __post_init__(self) -> None:
         if isinstance(self.scale, bool) or not isinstance(self.scale, Real):
             raise UserError(f"guidance must be a number, got {self.scale!r}")
-        if not 0 <= self.scale < math.inf:
-            raise UserError(f"guidance must be at least 0 and finite, got {self.scale}")
+        # A larger scale is beyond what float32 keeps of the difference of two predictions.
+        if not 0 <= self.scale <= LARGEST_SCALE:
+            raise UserError(f"guidance must be at least 0 and at most 1,000,000, got {self.scale}")
         if not self.low < self.high:
             raise UserError(f"guidance_interval must have low < high, got {self.low:g} and {self.high:g}")
 
