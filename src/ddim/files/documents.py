@@ -51,7 +51,7 @@ def read_json(path: Path, most: int = LARGEST) -> Any:  # noqa: ANN401 (JSON)
 
 
 def seal(document: Mapping[str, object]) -> dict[str, Any]:
-    """Return a document with a last entry `SEAL`, the SHA-256 of its other entries.
+    """Return a document with a first entry `SEAL`, the SHA-256 of its other entries.
 
     A seal shows accidents and careless edits, not malice: whoever writes a file can also seal it.
 
@@ -60,7 +60,8 @@ def seal(document: Mapping[str, object]) -> dict[str, Any]:
         TypeError: if the document contains a value that JSON cannot express.
     """
     plain = json.loads(json.dumps(document, allow_nan=False))
-    return plain | {SEAL: _hash_entries(plain)}
+    # The first entry, because a few lost bytes at the end could join a seal to the text before it.
+    return {SEAL: _hash_entries(plain), **plain}
 
 
 def unseal(document: Mapping[str, Any], name: object) -> dict[str, Any]:

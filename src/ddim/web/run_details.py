@@ -262,7 +262,7 @@ def read_log(run: Path) -> Log:
     except OSError:
         return Log([])
     shown = (line[:_LINE_BYTES].decode("utf-8", "replace") for line in lines[-LINES:])
-    return Log([re.sub(rf', "{SEAL}": "\w*"}}$', "}", line) for line in shown])
+    return Log([re.sub(rf'"{SEAL}": "\w*", ', "", line, count=1) for line in shown])
 
 
 def find_picture(run: Path, kind: str, name: str) -> Path:
