@@ -17,6 +17,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.time_sampling import LossAware, TableTimes
 from ddim.evaluation import diagnose, gradient_noise
+from ddim.files.documents import read_sealed
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
@@ -41,7 +42,7 @@ def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, co
     for _ in range(2):
         said = command("diagnose", run, "--images", "4", "--levels", "5").out
         folder = max((run / "diagnostics").iterdir(), key=lambda path: int(path.name))
-        records.append(json.loads((folder / "record.json").read_text()))
+        records.append(read_sealed(folder / "record.json"))
         assert f"{folder}/figure.png" in said
         assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "record.json"]
     assert "38 % of uniform times lie on one noise level, log-SNR -3.89" in said

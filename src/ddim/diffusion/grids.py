@@ -195,14 +195,12 @@ class Spaced:
             UserError: if `steps` is larger than `entries`; or is 1 with "leading" spacing, at the clean end.
         """
         leading, n = self.spacing == "leading", self.entries
-        check_count(
-            "steps with leading spacing" if leading else "steps", steps, 2 if leading and n > 1 else 1
-        )
+        name, least = ("steps with leading spacing", min(2, n)) if leading else ("steps", 1)
+        check_count(name, steps, least)
         if steps > n:
             raise UserError(f"steps must be at most {n}, the entries of the grid, got {steps}")
         k = torch.arange(steps, 0, -1, dtype=torch.float64)
-        index = ((k - 1) * n / steps).floor() + 1 if leading else (k * n / steps).round()
-        return index / n
+        return (((k - 1) * n / steps).floor() + 1 if leading else (k * n / steps).round()) / n
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def meet(rank: int, count: int, limit: timedelta) -> Meeting:
     """
     end = time.monotonic() + limit.total_seconds()
     if not _stores:
-        _stores.append(_find_store(rank, count, end, limit))
+        _stores.append(_find_store(rank, end, limit))
     meeting = Meeting(_stores[0], f"meeting {next(_meetings)}")
     store = PrefixStore(meeting.prefix, meeting.store)
     store.set(f"here/{rank}", "")
@@ -62,17 +62,36 @@ def meet(rank: int, count: int, limit: timedelta) -> Meeting:
     return meeting
 
 
-def _find_store(rank: int, count: int, end: float, limit: timedelta) -> TCPStore:
+def _find_store(rank: int, end: float, limit: timedelta) -> TCPStore:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return TCPStore(address, port, count, rank == 0, limit)
+        # torch's own wait for the other processes would block signals, so `meet` waits for them.
+        return _open(address, port, limit) if rank == 0 else _connect(address, port, end, limit)
     launcher = TCPStore(address, port, is_master=False, timeout=limit)
-    return _open(launcher, address, limit) if rank == 0 else _find(launcher, address, end, limit)
+    return _announce(launcher, address, limit) if rank == 0 else _find(launcher, address, end, limit)
 
 
-def _open(launcher: TCPStore, address: str, limit: timedelta) -> TCPStore:
+def _open(address: str, port: int, limit: timedelta) -> TCPStore:
+    return TCPStore(address, port, None, True, limit, wait_for_workers=False)
+
+
+def _connect(address: str, port: int, end: float, limit: timedelta) -> TCPStore:
+    """Return the store at an address, in tries of two seconds until `end`."""
+    while True:
+        try:
+            store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=2))
+        except RuntimeError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+        else:
+            store.set_timeout(limit)
+            return store
+
+
+def _announce(launcher: TCPStore, address: str, limit: timedelta) -> TCPStore:
     """Return a new store in this process, after writing its port into the store of torchrun."""
-    store = TCPStore(address, 0, None, True, limit, wait_for_workers=False)
+    store = _open(address, 0, limit)
     name = uuid.uuid4().hex
     store.set(_NAME, name)
     launcher.set(_DOOR, f"{store.port} {name}")
