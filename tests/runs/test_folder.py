@@ -104,9 +104,9 @@ def test_a_folder_that_cannot_be_created_is_refused_in_one_sentence(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("mine")
     for make in (make_output_folder, make_run_folder):
-        with pytest.raises(UserError, match=r"cannot be created: (\S*mine is a file|File exists)$"):
+        with pytest.raises(UserError, match=r"cannot be created \((\S*mine is a file|File exists|Not a directory)\)$"):
             make(Path("mine/a"), "edits", "vary")
-    with pytest.raises(UserError, match=r"cannot be created: (\S*mine is a file|File exists)$"):
+    with pytest.raises(UserError, match=r"cannot be created \((\S*mine is a file|File exists|Not a directory)\)$"):
         make_output_folder(None, "mine", "vary")
     assert make_output_folder(Path("new/one"), "edits", "vary").is_dir()
     assert [make_output_folder(None, "edits", "vary").as_posix() for _ in "ab"] == [
