@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -147,8 +146,7 @@ def _add_static(app: FastAPI) -> None:
         headers = {"ETag": tag, "Cache-Control": "no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(None, 304, headers)
-        kind = _TYPES[path.suffix] or mimetypes.guess_type(path.name)[0]
-        return Response(content, headers=headers, media_type=kind)
+        return Response(content, headers=headers, media_type=_TYPES[path.suffix])
 
     @app.get("/", include_in_schema=False)
     async def show_index(request: Request) -> Response:
