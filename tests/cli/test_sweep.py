@@ -119,7 +119,7 @@ def test_a_search_goes_on_after_it_proposed_impossible_values(here, command):
 
 @pytest.fixture
 def planned(here):
-    sweep = sweeping.plan_sweep(here / "runs" / "s", ["a", "b b"])
+    sweep = sweeping.plan_sweep(here / "runs" / "s", ["a", "b.b"])
     run_trials(sweep, 1, lambda text: None, sweeping.counting(sweep))
     return sweep
 
@@ -130,7 +130,7 @@ def test_a_table_in_a_pipe_has_tabs_and_no_control_codes(command):
     assert head.split("\t")[:6] == ["name", "recipe", "data", "size", "images", "state"]
     assert [row.split("\t")[:6] for row in rows] == [
         ["s/trials/a", "-", "-", "-", "4/4", "finished"],
-        ["s/trials/b b", "-", "-", "-", "4/4", "finished"],
+        ["s/trials/b.b", "-", "-", "-", "4/4", "finished"],
     ]
     assert all(len(row.split("\t")) == len(head.split("\t")) for row in rows)
 

@@ -353,7 +353,7 @@ def test_nothing_is_written_over(run, tmp_path):
         ("unet", "config.json", {"dropout": 1}, "dropout must be at least 0 and less than 1"),
         ("unet", "config.json", {"sample_size": None}, "sample_size of one or two .* got None"),
         ("unet", "config.json", {"sample_size": [16]}, "sample_size of one or two .* got .16."),
-        ("unet", "config.json", {"sample_size": "16"}, "sample_size of one or two .* got 16"),
+        ("unet", "config.json", {"sample_size": "16"}, "sample_size of one or two .* got .16."),
         ("unet", "config.json", {"sample_size": [16, 0]}, "sample_size of one or two .* got .16, 0"),
         ("unet", "config.json", {"block_out_channels": [32, 64]}, "does not fit: it has .* weights"),
         ("scheduler", SCHEDULER, {"beta_schedule": "laplace"}, "beta_schedule must be one of"),

@@ -5,6 +5,7 @@ flushed to the disk, it is renamed to its final name. Its process holds a lock o
 killed process is known by its lock, which ended with the process.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -263,8 +264,15 @@ def remove_folder(path: Path) -> None:
     # The folder is renamed first, because a partly deleted one would look like a damaged one.
     rubbish = temporary_name(path)
     os.rename(path, rubbish)
-    with suppress(FileNotFoundError):  # Nobody holds a lock on it, so another process may remove it too.
-        shutil.rmtree(rubbish)
+    # Nobody holds a lock on it, so another process may remove it too, and first put its lock there.
+    for _ in range(5):
+        try:
+            shutil.rmtree(rubbish)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
+        if not rubbish.exists():
+            break
 
 
 def hash_file(path: Path) -> str:

@@ -108,7 +108,7 @@ def create_owned(place: Path) -> int | None:
     except FileExistsError:
         return None
     with suppress(FileNotFoundError):
-        if try_lock(file) is not False and os.path.samestat(os.fstat(file), place.stat()):
+        if try_lock(file) is not False and os.path.samestat(os.fstat(file), os.stat(place)):
             return file
     os.close(file)
     return None
