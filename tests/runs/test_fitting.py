@@ -48,8 +48,9 @@ def test_a_recipe_that_asks_for_more_than_its_weights_is_refused(net, tmp_path):
 
 
 def test_channels_that_no_image_has_are_refused(tmp_path):
+    reason = "larger than its weights|does not fit its recipe|is not the state of a run"
     for channels in (10**12, "x", None, -1):
-        with pytest.raises(UserError, match="larger than its weights|is not the state of a run"):
+        with pytest.raises(UserError, match=reason):
             load(rewritten(run_of(recipe(), tmp_path), lambda d, c=channels: d["state"].update(channels=c)))
 
 
