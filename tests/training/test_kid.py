@@ -139,7 +139,9 @@ def test_the_best_checkpoint_is_given_by_its_name(tmp_path, capsys, monkeypatch)
     assert "best is a checkpoint, and results are added to a run" in capsys.readouterr().err
     assert not (run / "best").exists()
     Console().done(run)
-    assert f"{run}/best, was saved after {least * recipe.optim.batch:,} images" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{run}/best" in said
+    assert f"after {least * recipe.optim.batch:,} images" in said
     assert main(["compare", str(run / "best"), str(run)]) == 2
     assert f"name an evaluation, {run}/evaluations/N" in capsys.readouterr().err
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import tiny
 from ddim.cli import main
 from ddim.errors import UserError
+from ddim.files.locks import LOCK
 from ddim.nn.processes import Processes
 from ddim.runs.codec import write_recipe
 from ddim.training.shared_settings import check_processes
@@ -87,7 +88,9 @@ def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes
     assert launch(2, "-m", "ddim", *words, tmp_path / "two").returncode == 0
     assert main([*map(str, words), str(tmp_path / "one")]) == 0
     for out in (tmp_path / "one", tmp_path / "two"):
-        files.append({path.name: path.read_bytes() for path in out.iterdir() if path.name != "record.json"})
+        files.append(
+            {path.name: path.read_bytes() for path in out.iterdir() if path.name not in ("record.json", LOCK)}
+        )
     assert len(files[0]) == 42
     assert files[0] == files[1]
     # The rest runs in the process of this test.

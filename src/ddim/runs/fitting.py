@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ddim.diffusion.denoiser import Model
+from ddim.diffusion.schedules import Cosine
 from ddim.runs.manifest import Damaged
 from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe, build_model
@@ -54,6 +56,9 @@ def check_fit(path: Path, recipe: Recipe, channels: int, tensors: Mapping[str, T
     # A network that the user wrote may need real tensors when it is built, and can be trusted.
     if is_own(recipe.net):
         return
+    # So may a schedule; it has no weights, and another one takes its place.
+    if is_own(recipe.schedule):
+        recipe = replace(recipe, schedule=Cosine())
     model = build_on_meta(recipe, channels, len(tensors), path)
     if wrong := find_misfit(model.state_dict(), tensors):
         raise _describe_misfit(path, wrong)
