@@ -49,3 +49,13 @@ def good() -> bytes:
 def data(path: Path) -> list[str]:
     """The command that reads a source of images."""
     return ["data", path.name, "--size", "8"]
+
+
+def lengthened(size: int) -> Callable[[Path], object]:
+    """Return the function that writes a file of `size` zero bytes, which take no room on the disk."""
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            file.truncate(size)
+
+    return write

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from hostile_cases import GIB, add, case
+from hostile_cases import GIB, add, case, lengthened
 from hostile_checkpoints import HOSTILE, NETS, PICKLES, changes_network
 from untrained import recipe, run_of
 
@@ -107,36 +107,28 @@ def damaged_run(change: Callable[[Path], object]) -> Callable[[Path], list[str]]
     return make
 
 
-def _replace(name: str, make: Callable[[Path], object]) -> Callable[[Path], object]:
-    def change(path: Path) -> None:
-        (path / name).unlink()
-        make(path / name)
+def content(part: str, write: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Return the change of a file."""
+
+    def change(folder: Path) -> None:
+        (folder / part).unlink()
+        write(folder / part)
 
     return change
 
 
-def _lengthen(size: int) -> Callable[[Path], object]:
-    def make(path: Path) -> None:
-        with path.open("wb") as file:
-            file.truncate(size)
-
-    return make
-
-
 for _file in ("MANIFEST.json", "recipe.json", "model.safetensors"):
     _word = _file.partition(".")[0].lower()
-    add(f"run_with_a_pipe_as_{_word}", damaged_run(_replace(_file, os.mkfifo)))
-    add(
-        f"run_with_a_link_as_{_word}", damaged_run(_replace(_file, lambda path: path.symlink_to("/dev/zero")))
-    )
-add("run_with_a_manifest_of_a_gibibyte", damaged_run(_replace("MANIFEST.json", _lengthen(GIB))))
+    add(f"run_with_a_pipe_as_{_word}", damaged_run(content(_file, os.mkfifo)))
+    add(f"run_with_a_link_as_{_word}", damaged_run(content(_file, lambda path: path.symlink_to("/dev/zero"))))
+add("run_with_a_manifest_of_a_gibibyte", damaged_run(content("MANIFEST.json", lengthened(GIB))))
 add(
     "run_with_a_nested_manifest",
-    damaged_run(_replace("MANIFEST.json", lambda p: p.write_bytes(b"[" * 10**6))),
+    damaged_run(content("MANIFEST.json", lambda p: p.write_bytes(b"[" * 10**6))),
 )
 add(
     "run_with_a_pickle_as_model",
-    damaged_run(_replace("model.safetensors", lambda p: p.write_bytes(b"\x80\4cos\nsystem\n."))),
+    damaged_run(content("model.safetensors", lambda p: p.write_bytes(b"\x80\4cos\nsystem\n."))),
 )
 
 
@@ -207,16 +199,6 @@ def config(part: str = "unet/config.json", **values: object) -> Callable[[Path],
     return change
 
 
-def content(part: str, write: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Return the change of a file."""
-
-    def change(folder: Path) -> None:
-        (folder / part).unlink()
-        write(folder / part)
-
-    return change
-
-
 NOISE, WEIGHTS = "scheduler/scheduler_config.json", "unet/diffusion_pytorch_model.safetensors"
 HEADER = b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
 PIPELINES = {
@@ -239,7 +221,7 @@ PIPELINES = {
     "of_many_timesteps": config(NOISE, num_train_timesteps=10**30),
     "of_beta_1e308": config(NOISE, beta_end=1e308),
     "of_nested_json": content("unet/config.json", lambda path: path.write_bytes(b"[" * 10**6)),
-    "of_a_gibibyte": content("unet/config.json", _lengthen(GIB)),
+    "of_a_gibibyte": content("unet/config.json", lengthened(GIB)),
     "with_a_pipe": content("unet/config.json", os.mkfifo),
     "with_a_device": content(NOISE, lambda path: path.symlink_to("/dev/zero")),
     "with_a_huge_header": content(WEIGHTS, lambda p: p.write_bytes(struct.pack("<Q", 2**62) + b"{}")),

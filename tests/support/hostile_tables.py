@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hostile_cases import GIB, Case, add, case, data, good, partly
+from hostile_cases import GIB, Case, add, case, data, good, lengthened, partly
 
 
 def npy(header: bytes, content: bytes = b"", version: tuple[int, int] = (1, 0)) -> bytes:
@@ -152,20 +152,12 @@ def vectors(write: Callable[[Path], object]) -> Case:
     return make
 
 
-def _sparse(size: int) -> Callable[[Path], object]:
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            file.truncate(size)
-
-    return write
-
-
-add("csv_of_1_gib", vectors(_sparse(GIB)))
+add("csv_of_1_gib", vectors(lengthened(GIB)))
 add(
     "csv_of_one_line_of_200_mib",
     vectors(lambda path: path.write_bytes(b"1.25,2.5,3.75," * (200 * 2**20 // 14))),
 )
-add("csv_of_200_mib_of_zeros", vectors(_sparse(200 * 2**20)))
+add("csv_of_200_mib_of_zeros", vectors(lengthened(200 * 2**20)))
 add("csv_of_30_million_rows", vectors(lambda path: path.write_bytes(b"1\n" * 30_000_000)))
 add("csv_of_one_row_in_many_lines", vectors(lambda path: path.write_bytes(b'1,"\n",' * 10_000_000)))
 add("csv_of_a_long_number", vectors(lambda path: path.write_bytes(b"1" * 100_000 + b"\n2\n")))
