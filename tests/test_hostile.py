@@ -77,7 +77,7 @@ def test_a_hostile_file_is_refused_in_one_sentence_and_runs_nothing(name, tmp_pa
 @pytest.mark.timeout(600)
 def test_hostile_files_stay_within_limits_of_memory_and_time(tmp_path):
     script = Path(__file__).parent / "support" / "hostile.py"
-    command = [sys.executable, str(script), str(tmp_path), "--json", *SLOW]
+    command = [sys.executable, str(script), str(tmp_path), *SLOW, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)
     assert report["faults"] == {}
