@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,7 +43,7 @@ PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 
 
 @contextmanager
-def others(count: int) -> Iterator[None]:
+def others(count: int) -> Generator[None]:
     """Let processes compute inside the block."""
     command = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]

@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
@@ -220,7 +220,7 @@ def _call(command: ModuleType, name: str, args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _plain_warnings() -> Iterator[None]:
+def _plain_warnings() -> Generator[None]:
     """Show the warnings of this package as one sentence, without a line of code."""
     usual = warnings.formatwarning
 

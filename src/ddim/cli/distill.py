@@ -84,4 +84,4 @@ def _is_restarted(out: Path | None) -> bool:
         return False
     if out is None:
         raise UserError("after a restart the student is resumed, so its folder must be given: --out STUDENT")
-    return bool(processes.broadcast((out / RUN).is_file() if processes.leads else None))
+    return processes.broadcast((out / RUN).is_file() if processes.leads else None)

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -14,7 +14,7 @@ from ddim.errors import escape
 
 
 @contextmanager
-def drop_unread_output() -> Iterator[None]:
+def drop_unread_output() -> Generator[None]:
     """Inside the block, drop text that is written to standard output or error after its reader is gone.
 
     The reader may be `head`, a `tee` that died, or a terminal that was closed. Other errors, such as a full

@@ -11,7 +11,7 @@ import gzip
 import lzma
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Self
@@ -70,7 +70,7 @@ class Allowance:
 
 
 @contextmanager
-def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+def open_zip(path: Path) -> Generator[zipfile.ZipFile]:
     """Open a zip file for a block.
 
     Raises:
@@ -117,7 +117,7 @@ def is_tar(path: Path) -> bool:
 
 
 @contextmanager
-def _open_tar(path: Path, allowance: Allowance) -> Iterator[tarfile.TarFile]:
+def _open_tar(path: Path, allowance: Allowance) -> Generator[tarfile.TarFile]:
     with path.open("rb") as file:
         head = file.read(6)
         file.seek(0)
@@ -179,7 +179,7 @@ class _Archive(tarfile.TarFile):
     tarinfo, in_a_row = _Info, 0
 
     @contextmanager
-    def count_header(self) -> Iterator[None]:
+    def count_header(self) -> Generator[None]:
         """Count a header for a block, in which those that follow it for the same member are read."""
         self.in_a_row += 1
         if self.in_a_row > _MOST_HEADERS:

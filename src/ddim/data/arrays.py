@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,7 +129,7 @@ class Arrays:
         return find_given_classes(names)
 
     @contextmanager
-    def _open(self) -> Iterator[tuple[IO[bytes], _Layout]]:
+    def _open(self) -> Generator[tuple[IO[bytes], _Layout]]:
         """Open the array of images, and check that its shape and type are those of images."""
         with self._open_array() as file:
             try:
@@ -163,7 +163,7 @@ class Arrays:
             yield file, _Layout(shape, fortran, dtype, channels)
 
     @contextmanager
-    def _open_array(self, wanted: str | None = None) -> Iterator[IO[bytes]]:
+    def _open_array(self, wanted: str | None = None) -> Generator[IO[bytes]]:
         """Open the .npy file, or the array `wanted` of a .npz file; None for the array of images."""
         try:
             if not self._is_zip:

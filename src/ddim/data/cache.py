@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple
 from importlib.util import find_spec
@@ -314,7 +314,7 @@ def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images
             folder=folder,
             values=values,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -334,7 +334,7 @@ def _nothing(text: str, refused: Sequence[Reject]) -> str:
 
 
 @contextmanager
-def _writable(root: Path) -> Iterator[None]:
+def _writable(root: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:

@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -107,7 +107,7 @@ def _open_file(data: bytes) -> Image.Image:
 
 
 @contextmanager
-def open_image(data: bytes) -> Iterator[Image.Image]:
+def open_image(data: bytes) -> Generator[Image.Image]:
     """Open an image and check its header; decoding errors inside the block become UnusableErrors."""
     if not data:
         raise UnusableError("an empty file")

@@ -275,5 +275,5 @@ def _open_series(data: bytes, *, decode: bool = False) -> tuple[tuple[int, int, 
             return shape, last
     except UnusableError:
         raise
-    except (*BROKEN, tifffile.TiffFileError) as error:
+    except BROKEN as error:
         raise UnusableError(f"damaged: {error or type(error).__name__}") from None

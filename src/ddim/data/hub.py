@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -243,7 +243,7 @@ def download_part(
 
 
 @contextmanager
-def explain_errors(repository: Repository) -> Iterator[None]:
+def explain_errors(repository: Repository) -> Generator[None]:
     """Turn all errors of the Hub and of the network in a block into a `HubError`.
 
     A full disk stays an OSError.

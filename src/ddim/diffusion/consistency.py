@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -119,7 +119,7 @@ class Consistency:
 
 
 @contextmanager
-def same_dropout(x: Tensor) -> Iterator[None]:
+def same_dropout(x: Tensor) -> Generator[None]:
     """Restore the state of torch's global generators after the block, on the CPU and on the device of x.
 
     Dropout after the block then draws the same masks as inside it.

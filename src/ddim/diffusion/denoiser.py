@@ -173,17 +173,20 @@ class Model(nn.Module):
     @property
     def classes(self) -> int:
         """Number of classes of the network; 0 if it takes no class labels."""
-        return getattr(self.net, "classes", 0)
+        return self._count("classes")
 
     @property
     def vector(self) -> int:
         """Length of the vectors on which the network is conditioned; 0 if it takes none."""
-        return getattr(self.net, "vector", 0)
+        return self._count("vector")
 
     @property
     def augment(self) -> int:
         """Number of augmentation labels of the network; 0 if it takes none."""
-        return getattr(self.net, "augment", 0)
+        return self._count("augment")
+
+    def _count(self, name: str) -> int:
+        return getattr(self.net, name, 0)
 
     def with_labels(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
         """Return a denoiser that calls this model with fixed labels.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -293,7 +293,7 @@ def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> _Measurement:
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def _restored(model: nn.Module) -> Generator[None]:
     """Restore the weights of a model at the end of the block."""
     before: Mapping[str, Tensor] = {name: value.clone() for name, value in model.state_dict().items()}
     try:

@@ -8,7 +8,7 @@ no record.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -208,7 +208,7 @@ def _check_counts(subject: Subject) -> None:
 
 
 @contextmanager
-def _unfinished_folder(subject: Subject, out: Path | None) -> Iterator[Path]:
+def _unfinished_folder(subject: Subject, out: Path | None) -> Generator[Path]:
     """Yield a temporary folder for an evaluation; remove it at the end if it was not renamed.
 
     The folder is created before features are computed, so that an unusable path is reported at once.

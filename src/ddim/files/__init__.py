@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -142,7 +142,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Generator[BinaryIO]:
     """Open a temporary file that replaces `path` if the block ends without an error; see `write_atomic`."""
     with _renamed_at_end(path, os.replace) as number, os.fdopen(number, "wb", closefd=False) as file:
         yield file
@@ -191,7 +191,7 @@ def download_file(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> P
 
 
 @contextmanager
-def temporary_folder(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path) -> Generator[Path]:
     """Create an empty temporary folder beside `path` and yield it; the block fills it.
 
     The block then renames it with `publish_folder`. A folder that was not renamed is removed at the end of
@@ -295,7 +295,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path) -> Generator[None]:
     """Let an OSError of the block name `path`, if it names a temporary file or no file at all."""
     try:
         yield
@@ -306,7 +306,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _renamed_at_end(path: Path, rename: Callable[[Path, Path], None]) -> Iterator[int]:
+def _renamed_at_end(path: Path, rename: Callable[[Path, Path], None]) -> Generator[int]:
     """Yield the descriptor of a new file beside `path`; call `rename(its path, path)` after the block.
 
     The file is flushed to the disk before. After an error it is removed.

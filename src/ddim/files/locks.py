@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -118,7 +118,7 @@ def create_owned(place: Path) -> int | None:
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Generator[None]:
     """Lock a folder for the process that trains in it or writes it, until the block or the process ends.
 
     Windows and some network drives have no such locks. There nothing is locked: do not write into one folder

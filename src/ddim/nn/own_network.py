@@ -37,10 +37,9 @@ class OwnNetwork:
             module = self.network()
         self.kinds = sorted({type(layer) for layer in module.modules()}, key=lambda kind: kind.__qualname__)
         self.layers = repr(module)
-        self.classes: int = getattr(module, "classes", 0)
-        self.augment: int = getattr(module, "augment", 0)
-        self.outputs: int = getattr(module, "outputs", 1)
-        self.vector: int = getattr(module, "vector", 0)
+        absent = {"classes": 0, "augment": 0, "outputs": 1, "vector": 0}
+        stated: list[int] = [getattr(module, name, value) for name, value in absent.items()]
+        self.classes, self.augment, self.outputs, self.vector = stated
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -124,7 +124,7 @@ def current_processes() -> Processes:
 
 
 @contextmanager
-def join_processes() -> Iterator[Processes]:
+def join_processes() -> Generator[Processes]:
     """Join the processes that torchrun started, and yield them; leave them at the end of the block.
 
     If an error ends the block, all processes end: the process that failed first with its error, the others
@@ -176,7 +176,7 @@ def join_processes() -> Iterator[Processes]:
 
 
 @contextmanager
-def run_alone() -> Iterator[None]:
+def run_alone() -> Generator[None]:
     """Let this process work alone inside the block: nothing is shared with other processes."""
     _joined.append(Processes())
     try:

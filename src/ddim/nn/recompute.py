@@ -5,7 +5,7 @@ Chen et al. 2016, "Training deep nets with sublinear memory cost": only the inpu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -43,7 +43,7 @@ class Recomputable(nn.Module):
 
 
 @contextmanager
-def copy_buffers(net: nn.Module) -> Iterator[None]:
+def copy_buffers(net: nn.Module) -> Generator[None]:
     """Let a network use copies of its buffers inside the block.
 
     A second forward pass on the same batch then does not update the statistics of batch norm again.

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -113,7 +113,7 @@ class Runtime:
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     @contextmanager
-    def precise(self) -> Iterator[None]:
+    def precise(self) -> Generator[None]:
         """Enter the runtime for a forward pass, with bf16 autocast if `precision` is "bf16"."""
         kind, enabled = self.device.split(":")[0], self.precision == "bf16"
         # Cast weights are not cached: the cache could outlive a training step, which changes the weights.
@@ -228,7 +228,7 @@ def check_threads(threads: int | None) -> None:
 
 
 @contextmanager
-def limit_threads(threads: int | None) -> Iterator[None]:
+def limit_threads(threads: int | None) -> Generator[None]:
     """Set the number of torch's threads inside the block; None changes nothing.
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -182,7 +182,7 @@ def _make_inputs(model: Model, count: int, conditions: Sequence[float]) -> list[
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Hide the warnings and the log of torch's exporters inside the block."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

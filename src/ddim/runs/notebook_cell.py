@@ -6,7 +6,7 @@ import base64
 import html
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -69,7 +69,7 @@ class Cell:
 
 
 @contextmanager
-def open_progress(progress: bool | Progress) -> Iterator[Progress]:
+def open_progress(progress: bool | Progress) -> Generator[Progress]:
     """Yield a progress function for the argument `progress` of a public function.
 
     A function is yielded unchanged. In a notebook cell, True yields a function that shows a bar, which is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -279,7 +279,7 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Generator[None]:
     """Set every layer to eval mode inside the block, and restore each layer's mode after it."""
     modes = [(layer, layer.training) for layer in model.modules()]
     model.eval()

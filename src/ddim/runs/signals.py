@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -39,7 +39,7 @@ class _BlockStopped(BaseException):
 
 
 @contextmanager
-def handle_signals(handler: Callable[[int], None]) -> Iterator[Callable[[], None]]:
+def handle_signals(handler: Callable[[int], None]) -> Generator[Callable[[], None]]:
     """Call `handler` with the number of each signal of `STOPS` that arrives inside the block.
 
     The earlier handlers are restored at the end of the block, or earlier by the function that is yielded. A
@@ -104,7 +104,7 @@ def _call_soon(function: Callable[[FrameType | None], object]) -> bool:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[None]:
+def stop_on_signals() -> Generator[None]:
     """Raise `Stopped` in the block when a signal of `STOPS` arrives, so that unfinished files are removed."""
 
     def stop(number: int) -> None:
@@ -132,7 +132,7 @@ class Interrupts:
         self._quiet = ExitStack()
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def at_once(self) -> Generator[None]:
         """Run a block that ends at once when a signal arrives; wrap it in `suppress(Interrupts.ended)`.
 
         If a signal has arrived before, the block does not run. If an error follows the signal, the error
@@ -169,7 +169,7 @@ class Interrupts:
 
 
 @contextmanager
-def note_interrupts(twice: bool = True) -> Iterator[Interrupts]:
+def note_interrupts(twice: bool = True) -> Generator[Interrupts]:
     """Yield `Interrupts` that note the first signal of `STOPS`.
 
     Args:
@@ -190,7 +190,7 @@ def note_interrupts(twice: bool = True) -> Iterator[Interrupts]:
 
 
 @contextmanager
-def _raise_again(kind: type[BaseException]) -> Iterator[None]:
+def _raise_again(kind: type[BaseException]) -> Generator[None]:
     """Raise an exception of class `kind` again, 0.05 s later, if Python ignored it in the block.
 
     Python ignores exceptions in the callbacks of weak references. A signal may arrive in such a callback,

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +64,7 @@ class TensorFile:
 
 
 @contextmanager
-def open_tensors(path: Path) -> Iterator[TensorFile]:
+def open_tensors(path: Path) -> Generator[TensorFile]:
     """Open a file of tensors for a block.
 
     A file with the ending .safetensors is safetensors, any other is a checkpoint of torch. The latter is
@@ -151,7 +151,7 @@ def _check_file(path: Path) -> None:
 
 
 @contextmanager
-def _open_safetensors(path: Path, given: Path) -> Iterator[TensorFile]:
+def _open_safetensors(path: Path, given: Path) -> Generator[TensorFile]:
     """Open a safetensors file; `given` is the path for messages."""
     from safetensors import SafetensorError, safe_open
 

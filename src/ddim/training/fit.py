@@ -7,7 +7,7 @@ the others follow its decisions.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -86,7 +86,7 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
 
 
 @contextmanager
-def _stop_together(interrupts: Interrupts, processes: Processes) -> Iterator[None]:
+def _stop_together(interrupts: Interrupts, processes: Processes) -> Generator[None]:
     """Run a block that a signal ends at once; if one process is stopped in it, all stop at its end."""
     stopped = 0
     try:
@@ -109,7 +109,7 @@ class _Lead:
 
 
 @contextmanager
-def _open_lead(training: Training, start: Start) -> Iterator[_Lead | None]:
+def _open_lead(training: Training, start: Start) -> Generator[_Lead | None]:
     """Open the log and yield the objects that only process 0 has; yield None in the other processes."""
     if not training.processes.leads:
         yield None

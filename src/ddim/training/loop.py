@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -217,7 +217,7 @@ class Training:
         return net.no_sync() if isinstance(net, Replica) and not last else nullcontext()
 
     @contextmanager
-    def averaged(self) -> Iterator[Model]:
+    def averaged(self) -> Generator[Model]:
         """Yield the model in eval mode with its EMA weights, and restore the raw weights at the end.
 
         The block is `stoppable_together`, so it must not exchange anything with other processes.
@@ -337,7 +337,7 @@ class Training:
 
 
 @contextmanager
-def seed_globally(device: str, seed: int, use: int, step: int) -> Iterator[None]:
+def seed_globally(device: str, seed: int, use: int, step: int) -> Generator[None]:
     """Seed torch's global generators inside the block, because dropout can use no other generator."""
     cuda = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=cuda):

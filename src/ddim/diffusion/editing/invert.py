@@ -80,6 +80,7 @@ def invert(
         past.append((then.log_snr, denoise(x_s, s).eps))
         x = move(x_s, _extrapolate(now.log_snr, past), then, now)
         if exact:
+            change = math.inf
             for _ in range(rounds):
                 better = move(x_s, denoise(x, t).eps, then, now)
                 change = (better - x).abs().max().item()

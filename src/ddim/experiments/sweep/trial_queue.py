@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import wraps
@@ -196,7 +196,7 @@ class TrialQueue:
         return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     @contextmanager
-    def _alone(self, wait: bool) -> Iterator[bool]:
+    def _alone(self, wait: bool) -> Generator[bool]:
         """Lock the sweep's folder and yield True. If another worker has locked it, wait if `wait` is true,
         else yield False.
 
