@@ -19,12 +19,12 @@ from ddim.web.comparison_routes import add_comparison_routes
 from ddim.web.explainer import Explainer
 from ddim.web.guard import Guard
 from ddim.web.model_worker import ModelWorker
-from ddim.web.results import Shelves
+from ddim.web.results import ResultStores
 from ddim.web.rows import show_text
 from ddim.web.run_feed import RunFeed
 from ddim.web.run_list import RunList
 from ddim.web.run_routes import add_run_routes
-from ddim.web.sample_routes import Desk, add_sample_routes
+from ddim.web.sample_routes import Services, add_sample_routes
 from ddim.web.settings import Settings
 from ddim.web.training_routes import add_training_routes
 from ddim.web.trainings import Trainings
@@ -76,7 +76,7 @@ def build_application(settings: Settings, trainings: Trainings | None = None) ->
     trainings = trainings or Trainings(settings)
     limits = settings.limits
     feed, worker = RunFeed(RunList(settings.folder)), ModelWorker(limits)
-    shelves = Shelves(limits.results, limits.uploads)
+    stores = ResultStores(limits.results, limits.uploads)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
@@ -85,7 +85,7 @@ def build_application(settings: Settings, trainings: Trainings | None = None) ->
             yield
         finally:
             await worker.stop()
-            shelves.close()
+            stores.close()
             trainings.release()
 
     app = FastAPI(
@@ -104,10 +104,10 @@ def build_application(settings: Settings, trainings: Trainings | None = None) ->
     app.add_exception_handler(Exception, _answer_fault)
     router = APIRouter(prefix="/api", responses={status: {"model": Problem} for status in _STATUSES})
     _add_about(app, router, settings)
-    desk, explain = Desk(feed, worker, shelves, limits), Explainer(worker)
-    add_sample_routes(router, desk)
-    add_training_routes(router, desk, explain, trainings, settings)
-    add_comparison_routes(router, desk)
+    services, explain = Services(feed, worker, stores, limits), Explainer(worker)
+    add_sample_routes(router, services)
+    add_training_routes(router, services, explain, trainings, settings)
+    add_comparison_routes(router, services)
     add_run_routes(router, feed, explain, trainings)
     app.include_router(router)
     _add_static(app)

@@ -16,8 +16,8 @@ from ddim.web.answers import Refused, reply
 from ddim.web.guard import client_address
 from ddim.web.model_worker import take_result
 from ddim.web.rows import show_text
-from ddim.web.run_list import Known
-from ddim.web.sample_routes import LEFT, Desk, wait_for_job
+from ddim.web.run_list import ListedRun
+from ddim.web.sample_routes import LEFT, Services, wait_for_job
 from ddim.web.tasks import CompareTask, ReportTask, Task
 
 MOST = 64
@@ -63,7 +63,7 @@ class Ranking:
     remark: str | None
 
 
-def add_comparison_routes(router: APIRouter, desk: Desk) -> None:
+def add_comparison_routes(router: APIRouter, services: Services) -> None:
     """Add the addresses to a router."""
 
     @router.get("/compare", response_model=Ranking)
@@ -75,7 +75,7 @@ def add_comparison_routes(router: APIRouter, desk: Desk) -> None:
         names = list(dict.fromkeys(filter(None, runs.split(","))))
         if not 2 <= len(names) <= MOST:
             raise Refused(422, f"a comparison needs 2 to {MOST} runs, got {len(names)}")
-        chosen = [(own, await desk.feed.find_run(own)) for own in names]
+        chosen = [(own, await services.feed.find_run(own)) for own in names]
         judged = [(own, known) for own, known in chosen if _newest_record(known) is not None]
         missing = [
             ExcludedRun(own, known.row.name, "it has no evaluation: make one with `ddim evaluate`")
@@ -85,27 +85,27 @@ def add_comparison_routes(router: APIRouter, desk: Desk) -> None:
         if len(judged) < 2:
             return reply(Ranking(metric, METRICS[metric].lower_is_better, [], {}, missing, None))
         records = [str(_newest_record(known)) for _, known in judged]
-        found = await _do(desk, request, CompareTask(records, metric))
+        found = await _do(services, request, CompareTask(records, metric))
         places = {str(_newest_record(known)): (own, known) for own, known in judged}
         return reply(_rank(found, places, missing))
 
     @router.get("/sweeps/{sweep}/report", response_class=Response)
     async def show_report(sweep: str, request: Request) -> Response:
-        await desk.feed.refresh()
-        path = desk.feed.find_sweep(sweep)
+        await services.feed.refresh()
+        path = services.feed.find_sweep(sweep)
         if path is None:
             raise Refused(404, "there is no sweep of this name")
-        own, folder = desk.shelves.results.make()
+        own, folder = services.stores.results.make()
         try:
             out = folder / "report.html"
-            await _do(desk, request, ReportTask(str(path), str(out), show_text(path.name)))
+            await _do(services, request, ReportTask(str(path), str(out), show_text(path.name)))
             content = await asyncio.to_thread(out.read_bytes)
         finally:
-            desk.shelves.results.discard(own)
+            services.stores.results.discard(own)
         return Response(content, headers={"Content-Security-Policy": REPORT_POLICY}, media_type="text/html")
 
 
-def _newest_record(known: Known) -> Path | None:
+def _newest_record(known: ListedRun) -> Path | None:
     """Return the folder of the newest evaluation of a run, or None if it has no evaluation."""
     if known.row.state == "damaged" or not (known.place.path / FOLDER).is_dir():
         return None
@@ -114,7 +114,7 @@ def _newest_record(known: Known) -> Path | None:
 
 
 def _rank(
-    found: Mapping[str, Any], places: Mapping[str, tuple[str, Known]], missing: list[ExcludedRun]
+    found: Mapping[str, Any], places: Mapping[str, tuple[str, ListedRun]], missing: list[ExcludedRun]
 ) -> Ranking:
     rows, excluded, kept = [], list(missing), []
     for number, each in enumerate(found["rows"]):
@@ -130,9 +130,9 @@ def _rank(
     return Ranking(found["metric"], found["lower_is_better"], rows, differs, excluded, found["remark"])
 
 
-async def _do(desk: Desk, request: Request, task: Task) -> Mapping[str, Any]:
+async def _do(services: Services, request: Request, task: Task) -> Mapping[str, Any]:
     """Return the result of a task; cancel it if the client leaves."""
-    job = desk.worker.submit(task, client_address(request.scope))
-    if not await wait_for_job(desk.worker, job, request):
+    job = services.worker.submit(task, client_address(request.scope))
+    if not await wait_for_job(services.worker, job, request):
         raise Refused(LEFT, "the client left")
     return take_result(job)

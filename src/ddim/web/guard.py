@@ -55,7 +55,7 @@ Clock: TypeAlias = Callable[[], float]
 
 
 @dataclass
-class Visit:
+class ClientRequest:
     """A request that is being checked and answered.
 
     Attributes:
@@ -85,7 +85,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.settings = app, settings
         self.names = _list_names(settings.host)
-        self.visits: Counter[str] = Counter()
+        self.open_requests: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; the arguments are those of an ASGI application."""
@@ -95,24 +95,24 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        visit, start = Visit(scope, Headers(scope=scope)), time.monotonic()
-        door = _Door(visit, self.settings, receive, send)
-        self.visits[visit.client] += 1
+        request, start = ClientRequest(scope, Headers(scope=scope)), time.monotonic()
+        connection = _Connection(request, self.settings, receive, send)
+        self.open_requests[request.client] += 1
         try:
-            await self._answer(visit, door)
+            await self._answer(request, connection)
         finally:
-            self.visits -= Counter([visit.client])
+            self.open_requests -= Counter([request.client])
             seconds = time.monotonic() - start
             # The query is left out, because it can hold the token.
             path = scope["path"][:200].encode("unicode_escape").decode()
-            words = (visit.client, scope["method"], path, visit.status or "-", 1000 * seconds)
+            words = (request.client, scope["method"], path, request.status or "-", 1000 * seconds)
             log.info("%s %s %s %s %.0f ms", *words)
 
-    async def _answer(self, visit: Visit, door: _Door) -> None:
+    async def _answer(self, request: ClientRequest, connection: _Connection) -> None:
         try:
-            answer = self._check(visit)
+            answer = self._check(request)
             if answer is None:
-                await self.app(visit.scope, door.receive, door.send)
+                await self.app(request.scope, connection.receive, connection.send)
                 return
         except Refused as refused:
             answer = refuse(refused)
@@ -122,34 +122,34 @@ class Guard:
             log.exception("a request failed")
             answer = refuse(Refused(503, "the server failed at this request; its log has the reason"))
         # If the answer has begun, it cannot be replaced; the server closes the connection.
-        if not visit.status:
-            await answer(visit.scope, door.receive, door.send)
+        if not request.status:
+            await answer(request.scope, connection.receive, connection.send)
 
-    def _check(self, visit: Visit) -> Response | None:
+    def _check(self, request: ClientRequest) -> Response | None:
         """Return the guard's own answer, or None if the request may go on to the application.
 
         Raises:
             Refused: if the request is not allowed.
         """
         limits = self.settings.limits
-        if self.visits[visit.client] > limits.client_requests:
+        if self.open_requests[request.client] > limits.client_requests:
             raise Refused(
                 429, f"at most {limits.client_requests} requests of one client are answered at once"
             )
-        if self.visits.total() > limits.requests:
+        if self.open_requests.total() > limits.requests:
             raise Refused(503, "the server answers too many requests at once; try again")
-        hosts = visit.headers.getlist("host")
+        hosts = request.headers.getlist("host")
         if len(hosts) != 1 or not self._knows(hosts[0]):
             raise Refused(400, "this server is not known by the name in the header Host; see --host")
-        if visit.scope["method"] not in READS:
-            _check_origin(visit.headers, hosts[0])
-        length = visit.headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()) or int(length[:20]) > self._most(visit):
-            raise Refused(413, f"the body may have at most {self._most(visit):,} bytes")
-        return self._check_token(visit)
+        if request.scope["method"] not in READS:
+            _check_origin(request.headers, hosts[0])
+        length = request.headers.get("content-length", "0")
+        if not (length.isascii() and length.isdigit()) or int(length[:20]) > self._most(request):
+            raise Refused(413, f"the body may have at most {self._most(request):,} bytes")
+        return self._check_token(request)
 
-    def _most(self, visit: Visit) -> int:
-        return body_limit(self.settings, visit.scope["path"])
+    def _most(self, request: ClientRequest) -> int:
+        return body_limit(self.settings, request.scope["path"])
 
     def _knows(self, host: str) -> bool:
         try:
@@ -161,8 +161,8 @@ class Guard:
         # Anybody can make a host name point to this address (DNS rebinding), so names must be known.
         return not is_loopback(self.settings.host) and _is_address(name)
 
-    def _check_token(self, visit: Visit) -> Response | None:
-        token, scope = self.settings.token, visit.scope
+    def _check_token(self, request: ClientRequest) -> Response | None:
+        token, scope = self.settings.token, request.scope
         if token is None or scope["path"] == "/healthz":
             return None
         query = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=None)
@@ -171,20 +171,20 @@ class Guard:
                 raise Refused(401, "the token in this address is wrong; `ddim serve` prints the address")
             cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
             return Response(None, 303, {"Location": "/", "Set-Cookie": cookie})
-        scheme, _, given = visit.headers.get("authorization", "").partition(" ")
-        given = given.strip() if scheme.lower() == "bearer" else _read_cookie(visit.headers)
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        given = given.strip() if scheme.lower() == "bearer" else _read_cookie(request.headers)
         if not _equal(given, token):
             raise Refused(401, "this page needs its token: open the address that `ddim serve` printed")
         return None
 
 
-class _Door:
+class _Connection:
     """Wraps the `receive` and `send` functions of one request with limits of size and time."""
 
-    def __init__(self, visit: Visit, settings: Settings, receive: Receive, send: Send) -> None:
-        self.visit, self.limits = visit, settings.limits
+    def __init__(self, request: ClientRequest, settings: Settings, receive: Receive, send: Send) -> None:
+        self.request, self.limits = request, settings.limits
         self._receive, self._send = receive, send
-        self._most = body_limit(settings, visit.scope["path"])
+        self._most = body_limit(settings, request.scope["path"])
         self._read, self._whole = 0, False
         self._until = time.monotonic() + self.limits.body_seconds
 
@@ -207,7 +207,7 @@ class _Door:
     async def send(self, message: Message) -> None:
         """Send a part of the answer, with the security headers; give up on a client that does not read."""
         if message["type"] == "http.response.start":
-            self.visit.status = message["status"]
+            self.request.status = message["status"]
             headers = MutableHeaders(raw=[*message.get("headers", [])])
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddim.experiments.index import Run
 from ddim.web.answers import Refused
-from ddim.web.run_list import Known
+from ddim.web.run_list import ListedRun
 
 OWN = "@guide"
 """The id of the early checkpoint of the run itself, as in `--guide-with @guide`."""
@@ -25,7 +25,7 @@ class Guide:
     name: str
 
 
-def list_guides(own: str, known: Mapping[str, Known]) -> list[Guide]:
+def list_guides(own: str, known: Mapping[str, ListedRun]) -> list[Guide]:
     """Return the models that can guide a run, its own early checkpoint first, then the newest runs.
 
     Args:
@@ -42,7 +42,7 @@ def list_guides(own: str, known: Mapping[str, Known]) -> list[Guide]:
     return found + [Guide(other.row.id, f"run {other.row.name}") for other in saved[:MOST]]
 
 
-def find_guide(given: str, own: str, known: Mapping[str, Known]) -> str:
+def find_guide(given: str, own: str, known: Mapping[str, ListedRun]) -> str:
     """Return a guide as `ddim sample --guide-with` takes it.
 
     Args:

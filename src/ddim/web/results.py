@@ -70,7 +70,7 @@ class ResultStore:
         return sum(kept.size for kept in self._kept.values())
 
 
-class Shelves:
+class ResultStores:
     """The results and the uploads of a server, in one temporary folder that is removed when the
     server ends.
     """

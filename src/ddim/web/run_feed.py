@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ddim.web.answers import Refused
 from ddim.web.rows import Row, Sweep
-from ddim.web.run_list import EVERY, Change, Known, RunList
+from ddim.web.run_list import EVERY, Change, ListedRun, RunList
 
 FRESH = 1.0
 """Seconds for which a list is new enough to answer a request without a new look at the files."""
@@ -46,7 +46,7 @@ class RunFeed:
         await self.refresh()
         return self._runs.rows
 
-    async def all_runs(self) -> dict[str, Known]:
+    async def all_runs(self) -> dict[str, ListedRun]:
         """Return what is known about each run, keyed by id."""
         await self.refresh()
         return dict(self._runs.known)
@@ -56,7 +56,7 @@ class RunFeed:
         await self.refresh()
         return self._runs.sweeps
 
-    async def find_run(self, own: str) -> Known:
+    async def find_run(self, own: str) -> ListedRun:
         """Return what is known about the run with the id `own`.
 
         Raises:

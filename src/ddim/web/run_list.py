@@ -27,7 +27,7 @@ Stamp = tuple[int, ...]
 
 
 @dataclass
-class Known:
+class ListedRun:
     """A run folder (`place`), the run in it, its row, and the stamp of its files when they were read."""
 
     place: Place
@@ -66,12 +66,12 @@ class RunList:
 
     Attributes:
         folder: the folder of the runs.
-        known: a `Known` for each run, keyed by id.
+        known: a `ListedRun` for each run, keyed by id.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, ListedRun] = {}
         self._search, self._read = Pacer(), Pacer()
         self._lock, self._unmarked = threading.Lock(), False
 
@@ -133,11 +133,11 @@ class RunList:
             if place.path.resolve().is_relative_to(inside):
                 yield place
 
-    def _open(self, place: Place) -> Known:
+    def _open(self, place: Place) -> ListedRun:
         self._unmarked = True
         stamp = stamp_place(place)
         run = read_bounded(place)
-        return Known(place, run, make_row(place, run, self.folder), stamp)
+        return ListedRun(place, run, make_row(place, run, self.folder), stamp)
 
     def _reread(self, *, running: bool) -> None:
         for own, known in list(self.known.items()):

@@ -38,7 +38,7 @@ from ddim.web.run_details import (
     sheet_layout,
 )
 from ddim.web.run_feed import RunFeed
-from ddim.web.run_list import Known
+from ddim.web.run_list import ListedRun
 from ddim.web.trainings import Trainings
 
 T = TypeVar("T")
@@ -147,7 +147,7 @@ async def _read(work: Callable[[], T]) -> T:
         raise Refused(409, f"a file of this run is damaged: {type(error).__name__}") from None
 
 
-def _describe(own: str, known: Known, others: Mapping[str, Known]) -> Details:
+def _describe(own: str, known: ListedRun, others: Mapping[str, ListedRun]) -> Details:
     row, run = known.row, known.run
     if row.state == "damaged" or not run.recipe:
         return Details(**vars(row))

@@ -17,10 +17,10 @@ from ddim.web.event_stream import EVENTS, Event, EventStream, wait_until_left
 from ddim.web.guard import client_address
 from ddim.web.guides import find_guide
 from ddim.web.model_worker import Job, ModelWorker, follow_job, take_result
-from ddim.web.results import ResultStore, Shelves
+from ddim.web.results import ResultStore, ResultStores
 from ddim.web.rows import api_address
 from ddim.web.run_feed import RunFeed
-from ddim.web.run_list import Known
+from ddim.web.run_list import ListedRun
 from ddim.web.sample_requests import EditRequest, GuidedBody, SampleRequest, check_work
 from ddim.web.settings import Limits
 from ddim.web.tasks import EditTask, SampleTask, Task, UploadTask
@@ -71,24 +71,24 @@ class Upload:
 
 
 @dataclass(frozen=True)
-class Desk:
+class Services:
     """The objects that the routes share: the runs, the worker, the stored files and the limits."""
 
     feed: RunFeed
     worker: ModelWorker
-    shelves: Shelves
+    stores: ResultStores
     limits: Limits
 
 
-def add_sample_routes(router: APIRouter, desk: Desk) -> None:
+def add_sample_routes(router: APIRouter, services: Services) -> None:
     """Add the addresses to a router."""
-    _add_edit_route(router, desk)
+    _add_edit_route(router, services)
 
     @router.post("/runs/{run}/samples", response_model=Result, responses=EVENTS)
     async def make_samples(run: str, body: SampleRequest, request: Request) -> Response:
-        known = await _find_ready(desk.feed, run)
-        check_work(known.run.recipe, len(body.seeds), body.steps, desk.limits, body.evaluations)
-        guide, streaming = await _find_guide(desk.feed, run, body), wants_events(request)
+        known = await _find_ready(services.feed, run)
+        check_work(known.run.recipe, len(body.seeds), body.steps, services.limits, body.evaluations)
+        guide, streaming = await _find_guide(services.feed, run, body), wants_events(request)
 
         def build(folder: Path) -> Task:
             return SampleTask(
@@ -106,26 +106,28 @@ def add_sample_routes(router: APIRouter, desk: Desk) -> None:
                 previews=streaming,
             )
 
-        return await _make(desk, request, build)
+        return await _make(services, request, build)
 
     @router.post("/uploads", response_model=Upload, openapi_extra=_UPLOAD_BODY)
     async def upload_image(request: Request) -> Response:
-        return reply(await _take_upload(desk, request))
+        return reply(await _take_upload(services, request))
 
     @router.get("/results/{result}/{name}", response_class=Response)
     async def show_result(result: str, name: str) -> Response:
-        return await answer_file(desk.shelves.results, result, name)
+        return await answer_file(services.stores.results, result, name)
 
 
-def _add_edit_route(router: APIRouter, desk: Desk) -> None:
+def _add_edit_route(router: APIRouter, services: Services) -> None:
     @router.post("/runs/{run}/edits", response_model=Result, responses=EVENTS)
     async def make_edits(run: str, body: EditRequest, request: Request) -> Response:
-        known = await _find_ready(desk.feed, run)
-        check_work(known.run.recipe, body.count, body.steps, desk.limits, body.passes)
-        images = [_find_upload(desk, source.upload) for source in body.sources if source.upload is not None]
-        mask = None if body.mask is None else _find_upload(desk, body.mask)
+        known = await _find_ready(services.feed, run)
+        check_work(known.run.recipe, body.count, body.steps, services.limits, body.passes)
+        images = [
+            _find_upload(services, source.upload) for source in body.sources if source.upload is not None
+        ]
+        mask = None if body.mask is None else _find_upload(services, body.mask)
         seeds = [source.seed for source in body.sources if source.seed is not None]
-        guide, streaming = await _find_guide(desk.feed, run, body), wants_events(request)
+        guide, streaming = await _find_guide(services.feed, run, body), wants_events(request)
 
         def build(folder: Path) -> Task:
             return EditTask(
@@ -148,7 +150,7 @@ def _add_edit_route(router: APIRouter, desk: Desk) -> None:
                 previews=streaming,
             )
 
-        return await _make(desk, request, build)
+        return await _make(services, request, build)
 
 
 _UPLOAD_BODY = {
@@ -176,7 +178,7 @@ def wants_events(request: Request) -> bool:
     return "text/event-stream" in request.headers.get("accept", "").lower()
 
 
-async def _find_ready(feed: RunFeed, own: str) -> Known:
+async def _find_ready(feed: RunFeed, own: str) -> ListedRun:
     """Return the run with the id `own`, if it can be sampled.
 
     Raises:
@@ -195,26 +197,26 @@ async def _find_guide(feed: RunFeed, own: str, body: GuidedBody) -> str | None:
     return await asyncio.to_thread(find_guide, body.guide_with, own, await feed.all_runs())
 
 
-def _find_upload(desk: Desk, own: str) -> str:
-    return str(desk.shelves.uploads.find(own, UPLOAD))
+def _find_upload(services: Services, own: str) -> str:
+    return str(services.stores.uploads.find(own, UPLOAD))
 
 
-async def _make(desk: Desk, request: Request, build: Callable[[Path], Task]) -> Response:
+async def _make(services: Services, request: Request, build: Callable[[Path], Task]) -> Response:
     """Return the answer to a request for images, as one JSON document or as events."""
-    own, folder = desk.shelves.results.make()
+    own, folder = services.stores.results.make()
     try:
-        job = desk.worker.submit(build(folder), client_address(request.scope))
+        job = services.worker.submit(build(folder), client_address(request.scope))
     except BaseException:
-        desk.shelves.results.discard(own)
+        services.stores.results.discard(own)
         raise
     if wants_events(request):
-        return EventStream(_stream(desk, job, own))
+        return EventStream(_stream(services, job, own))
     try:
-        if not await wait_for_job(desk.worker, job, request):
+        if not await wait_for_job(services.worker, job, request):
             return Response(None, LEFT)
-        return reply(_describe_result(desk.shelves.results, own, take_result(job)))
+        return reply(_describe_result(services.stores.results, own, take_result(job)))
     finally:
-        _tidy(desk, job, own)
+        _tidy(services, job, own)
 
 
 async def wait_for_job(worker: ModelWorker, job: Job, request: Request) -> bool:
@@ -231,33 +233,33 @@ async def wait_for_job(worker: ModelWorker, job: Job, request: Request) -> bool:
             worker.cancel(job)
 
 
-async def _stream(desk: Desk, job: Job, own: str) -> AsyncGenerator[Event, None]:
+async def _stream(services: Services, job: Job, own: str) -> AsyncGenerator[Event, None]:
     events = follow_job(job)
     try:
         async for event in events:
             yield event
         try:
-            yield Event("done", _describe_result(desk.shelves.results, own, take_result(job)))
+            yield Event("done", _describe_result(services.stores.results, own, take_result(job)))
         except Refused as refused:
             yield Event("failed", {"error": refused.sentence, "status": refused.status_code})
     finally:
         await events.aclose()
         if not job.ended.is_set():
-            desk.worker.cancel(job)
-        _tidy(desk, job, own)
+            services.worker.cancel(job)
+        _tidy(services, job, own)
 
 
-def _tidy(desk: Desk, job: Job, own: str) -> None:
+def _tidy(services: Services, job: Job, own: str) -> None:
     """Remove the folder of a job that has no result; a job that still runs may write until it ends."""
     if job.result is not None:
         return
     if job.ended.is_set():
-        desk.shelves.results.discard(own)
+        services.stores.results.discard(own)
         return
 
     async def discard_later() -> None:
         await job.ended.wait()
-        desk.shelves.results.discard(own)
+        services.stores.results.discard(own)
 
     task = asyncio.create_task(discard_later())
     _TIDYING.add(task)
@@ -293,8 +295,8 @@ def _describe_result(store: ResultStore, own: str, found: Mapping[str, Any]) -> 
     )
 
 
-async def _take_upload(desk: Desk, request: Request) -> Upload:
-    own, folder = desk.shelves.uploads.make()
+async def _take_upload(services: Services, request: Request) -> Upload:
+    own, folder = services.stores.uploads.make()
     try:
         # Written as it comes, so that many uploads together do not fill the memory.
         with (folder / UPLOAD).open("wb") as file:
@@ -303,12 +305,12 @@ async def _take_upload(desk: Desk, request: Request) -> Upload:
                     file.write(part)
             except ClientDisconnect:
                 raise Refused(LEFT, "the client left") from None
-        job = desk.worker.submit(UploadTask(str(folder / UPLOAD)), client_address(request.scope))
-        if not await wait_for_job(desk.worker, job, request):
+        job = services.worker.submit(UploadTask(str(folder / UPLOAD)), client_address(request.scope))
+        if not await wait_for_job(services.worker, job, request):
             raise Refused(LEFT, "the client left")
         found = take_result(job)
-        desk.shelves.uploads.keep(own)
+        services.stores.uploads.keep(own)
     except BaseException:
-        desk.shelves.uploads.discard(own)
+        services.stores.uploads.discard(own)
         raise
     return Upload(own, int(found["width"]), int(found["height"]))

@@ -18,7 +18,7 @@ from ddim.web.guard import client_address
 from ddim.web.model_worker import take_result
 from ddim.web.rows import api_address, name_id
 from ddim.web.sample_requests import Body, FieldPath, Name
-from ddim.web.sample_routes import LEFT, Desk, wait_for_job
+from ddim.web.sample_routes import LEFT, Services, wait_for_job
 from ddim.web.settings import Settings
 from ddim.web.tasks import DataTask, TrainingTask
 from ddim.web.trainings import Trainings
@@ -132,10 +132,10 @@ class DataDetails:
 
 
 def add_training_routes(
-    router: APIRouter, desk: Desk, explain: Explainer, trainings: Trainings, settings: Settings
+    router: APIRouter, services: Services, explain: Explainer, trainings: Trainings, settings: Settings
 ) -> None:
     """Add the addresses to a router."""
-    _add_data_routes(router, desk, settings)
+    _add_data_routes(router, services, settings)
 
     @router.get("/recipes", response_model=Recipes)
     async def list_recipes() -> Response:
@@ -151,15 +151,15 @@ def add_training_routes(
         if body.recipe not in names:
             raise Refused(422, f"recipe must be one of {', '.join(names)}")
         fields = training_fields(body)
-        await desk.worker.ask(TrainingTask(body.recipe, fields))
+        await services.worker.ask(TrainingTask(body.recipe, fields))
         words = [f"--recipe={body.recipe}", *(f"--{name}={value}" for name, value in fields.items())]
         folder = await trainings.start(source, words, f"{_stem(entry.name)}-{body.recipe}")
-        await desk.feed.refresh(fully=True, at_once=True)
+        await services.feed.refresh(fully=True, at_once=True)
         return reply(Started(name_id(folder, settings.folder)), 202)
 
     @router.post("/runs/{run}/stop", response_model=Asked, status_code=202)
     async def stop_training(run: str) -> Response:
-        known = await desk.feed.find_run(run)
+        known = await services.feed.find_run(run)
         if not settings.may_train:
             raise Refused(403, "this server may not stop trainings: start it with --data FOLDER")
         if not trainings.can_stop(known):
@@ -169,7 +169,7 @@ def add_training_routes(
 
     @router.post("/runs/{run}/resume", response_model=Asked, status_code=202)
     async def resume_training(run: str, body: ResumeRequest) -> Response:
-        known = await desk.feed.find_run(run)
+        known = await services.feed.find_run(run)
         if not settings.may_train:
             raise Refused(403, "this server may not resume trainings: start it with --data FOLDER")
         if not trainings.can_resume(known):
@@ -177,11 +177,11 @@ def add_training_routes(
         if known.run.state == "finished" and body.minutes is None:
             raise Refused(409, "this run is finished; give minutes to train it longer")
         await trainings.resume(known.place.path, body.minutes)
-        await desk.feed.refresh(fully=True, at_once=True)
+        await services.feed.refresh(fully=True, at_once=True)
         return reply(Asked(), 202)
 
 
-def _add_data_routes(router: APIRouter, desk: Desk, settings: Settings) -> None:
+def _add_data_routes(router: APIRouter, services: Services, settings: Settings) -> None:
     @router.get("/data", response_model=DataSets)
     async def list_data_sets() -> Response:
         found = await asyncio.to_thread(list_data, settings.data)
@@ -190,16 +190,16 @@ def _add_data_routes(router: APIRouter, desk: Desk, settings: Settings) -> None:
     @router.get("/data/{data}", response_model=DataDetails)
     async def show_data(data: str, request: Request, size: ShownSize = 64) -> Response:
         _, source = await asyncio.to_thread(find_data, settings.data, data)
-        own, folder = desk.shelves.results.make()
+        own, folder = services.stores.results.make()
         try:
             task = DataTask(source, [size, size], str(folder / SHEET))
-            job = desk.worker.submit(task, client_address(request.scope))
-            if not await wait_for_job(desk.worker, job, request):
+            job = services.worker.submit(task, client_address(request.scope))
+            if not await wait_for_job(services.worker, job, request):
                 raise Refused(LEFT, "the client left")
             found = dict(take_result(job))
-            desk.shelves.results.keep(own)
+            services.stores.results.keep(own)
         except BaseException:
-            desk.shelves.results.discard(own)
+            services.stores.results.discard(own)
             raise
         return reply({**found, "sheet": api_address("results", own, SHEET)})
 

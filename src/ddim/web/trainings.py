@@ -19,7 +19,7 @@ from typing import IO
 from ddim.files.locks import is_locked
 from ddim.runs.folder import RUN, make_numbered_folder
 from ddim.web.answers import Refused
-from ddim.web.run_list import Known
+from ddim.web.run_list import ListedRun
 from ddim.web.settings import Settings
 
 PATIENCE = 20.0
@@ -69,11 +69,11 @@ class Trainings:
             child.process.poll()
             child.said.close()
 
-    def can_stop(self, known: Known) -> bool:
+    def can_stop(self, known: ListedRun) -> bool:
         """Return whether the page may stop a run."""
         return self._settings.may_train and known.run.state == "running" and known.place.sweep is None
 
-    def can_resume(self, known: Known) -> bool:
+    def can_resume(self, known: ListedRun) -> bool:
         """Return whether the page may resume a run or train it longer. It may not for the trials
         of a sweep.
         """
