@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -65,28 +66,18 @@ def meet(rank: int, count: int, limit: timedelta) -> Meeting:
 def _find_store(rank: int, end: float, limit: timedelta) -> TCPStore:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        # torch's own wait for the other processes would block signals, so `meet` waits for them.
-        return _open(address, port, limit) if rank == 0 else _connect(address, port, end, limit)
+        if rank == 0:
+            # torch's own wait for the other processes would block signals, so `meet` waits for them.
+            return _open(address, port, limit)
+        return _connect(address, lambda: (port, None), end, limit)
     launcher = TCPStore(address, port, is_master=False, timeout=limit)
-    return _announce(launcher, address, limit) if rank == 0 else _find(launcher, address, end, limit)
+    if rank == 0:
+        return _announce(launcher, address, limit)
+    return _connect(address, lambda: _read_door(launcher), end, limit)
 
 
 def _open(address: str, port: int, limit: timedelta) -> TCPStore:
     return TCPStore(address, port, None, True, limit, wait_for_workers=False)
-
-
-def _connect(address: str, port: int, end: float, limit: timedelta) -> TCPStore:
-    """Return the store at an address, in tries of two seconds until `end`."""
-    while True:
-        try:
-            store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=2))
-        except RuntimeError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)
-        else:
-            store.set_timeout(limit)
-            return store
 
 
 def _announce(launcher: TCPStore, address: str, limit: timedelta) -> TCPStore:
@@ -98,20 +89,41 @@ def _announce(launcher: TCPStore, address: str, limit: timedelta) -> TCPStore:
     return store
 
 
-def _find(launcher: TCPStore, address: str, end: float, limit: timedelta) -> TCPStore:
-    """Return the store of process 0.
+def _read_door(launcher: TCPStore) -> tuple[int, str] | None:
+    """Return port and name of the store of process 0; None before process 0 has written them."""
+    if not launcher.check([_DOOR]):
+        return None
+    port, name = launcher.get(_DOOR).decode().split()
+    return int(port), name
 
-    The port in the store of torchrun may still be that of a process that was killed. Therefore the store that
-    is found must have the name that is given with the port; else this function looks again.
+
+def _connect(
+    address: str, find: Callable[[], tuple[int, str | None] | None], end: float, limit: timedelta
+) -> TCPStore:
+    """Return the store of process 0, in tries of two seconds until `end`.
+
+    The port in the store of torchrun may still be that of a process that was killed. Therefore the store must
+    have the name that is given with the port; else this function looks again.
+
+    Args:
+        address: the address of process 0.
+        find: returns the port and the name of the store; no name if any store at this port will do.
+        end: when to stop, on the clock of `time.monotonic`.
+        limit: how long each later request to the store may take.
+
+    Raises:
+        UserError: if there is no such store at `end`.
     """
-    while True:
-        port, name = launcher.get(_DOOR).decode().split()
+    fault = None
+    while time.monotonic() < end:
+        found = find()
         try:
-            store = TCPStore(address, int(port), is_master=False, timeout=timedelta(seconds=2))
-            if store.get(_NAME).decode() == name:
-                store.set_timeout(limit)
-                return store
-        except RuntimeError:
-            if time.monotonic() > end:
-                raise
+            if found:
+                store = TCPStore(address, found[0], is_master=False, timeout=timedelta(seconds=2))
+                if found[1] is None or store.get(_NAME).decode() == found[1]:
+                    store.set_timeout(limit)
+                    return store
+        except RuntimeError as error:
+            fault = error
         time.sleep(0.2)
+    raise UserError(f"process 0 has not started at {address} within {limit}") from fault
