@@ -1,9 +1,11 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -214,7 +216,20 @@ def test_a_damaged_line_is_named_and_on_resume_it_is_left_out_with_a_warning(cha
     assert sorted(path.name for path in tmp_path.glob("damaged*")) == ["damaged-1-metrics.jsonl"]
 
 
-def test_lines_of_earlier_versions_have_no_seal(tmp_path):
+@pytest.mark.parametrize(
+    ("left", "lost"), [(12, None), (8, r"2 lines .* of step 9"), (0, r"10 lines .* of step 1")]
+)
+def test_a_resumed_log_whose_end_was_lost_is_named(left, lost, tmp_path):
+    logged(tmp_path, range(1, left + 1))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        RunLog(tmp_path, resumed=10, every=1).close()
+    assert len(said) == (lost is not None)
+    if lost:
+        assert re.search(rf"metrics\.jsonl lacks {lost}", str(said[0].message))
+
+
+def test_lines_without_a_seal_are_read(tmp_path):
     logged(tmp_path, [2])
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "images": 64, "loss": null}\n' + path.read_bytes())

@@ -248,7 +248,7 @@ def test_a_run_whose_checkpoints_are_lost_is_not_started_again_unasked(lose, sai
         set_aside(folder)
 
 
-def test_a_log_without_checkpoints_of_an_earlier_version_is_not_emptied(whole, tmp_path):
+def test_a_run_that_does_not_say_whether_it_saved_keeps_its_log(whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole("layer norm"), folder)
     lose_all(folder)

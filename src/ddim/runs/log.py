@@ -10,14 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ddim.errors import UserError, escape, warn_user
-from ddim.files import make_folder, write_atomic
+from ddim.errors import UserError, escape, format_count, warn_user
+from ddim.files import make_folder, read_file, write_atomic
 from ddim.files.documents import seal, unseal
 
 if TYPE_CHECKING:
     import numpy as np
 
 METRICS = "metrics.jsonl"
+LARGEST_LOG = 2**31
+"""The largest log that is read, in bytes: millions of lines."""
 SHOWN_EVERY = 10.0
 """Seconds between two flushes of the events. TensorBoard sees an event only after its flush."""
 
@@ -54,13 +56,17 @@ class RunLog:
             Damaged lines are removed with a warning, which names a copy of the old log.
         due: whether the validation of step `resumed` will be repeated; the line of this validation is then
             removed too.
+        every: the number of steps between two lines with losses. If it is given, a warning says how many of
+            these lines are missing up to step `resumed`.
     """
 
-    def __init__(self, folder: Path, resumed: int | None = None, due: bool = False) -> None:
+    def __init__(
+        self, folder: Path, resumed: int | None = None, due: bool = False, every: int | None = None
+    ) -> None:
         # tensorboardX.SummaryWriter would lose events when the process is killed: it has a queue and threads.
         from tensorboardX.event_file_writer import EventsWriter
 
-        kept = [] if resumed is None else _keep_lines(folder, resumed, due)
+        kept = [] if resumed is None else _keep_lines(folder, resumed, due, every)
         write_atomic(folder / METRICS, b"".join(kept))
         self._file = (folder / METRICS).open("ab")
         first = 0 if resumed is None else resumed + 1
@@ -173,7 +179,7 @@ def show_in_tensorboard(
 
 def _lines(folder: Path) -> list[bytes]:
     try:
-        return (folder / METRICS).read_bytes().splitlines(keepends=True)
+        return read_file(folder / METRICS, LARGEST_LOG).splitlines(keepends=True)
     except FileNotFoundError:
         return []
 
@@ -190,9 +196,13 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     return entry if numbers and isinstance(entry.get("step"), int) else None
 
 
-def _keep_lines(folder: Path, resumed: int, due: bool) -> list[bytes]:
-    """Return the lines up to step `resumed`; warn about damaged lines and keep a copy of the whole log."""
+def _keep_lines(folder: Path, resumed: int, due: bool, every: int | None) -> list[bytes]:
+    """Return the lines up to step `resumed`; warn about damaged lines and keep a copy of the whole log.
+
+    If no line is damaged, warn about missing lines; see `RunLog`.
+    """
     kept, damaged = [], []
+    missing = set(range(every, resumed + 1, every)) if every else set()
     for number, line in enumerate(_lines(folder), 1):
         entry = _entry(line)
         if entry is None:
@@ -201,11 +211,18 @@ def _keep_lines(folder: Path, resumed: int, due: bool) -> list[bytes]:
         # A line without a loss is the line of a validation.
         elif entry["step"] <= resumed and not (due and entry["step"] == resumed and "loss" not in entry):
             kept.append(line)
+            if "loss" in entry:
+                missing.discard(entry["step"])
+    if missing and not damaged:
+        warn_user(
+            f"{folder / METRICS} lacks {format_count(len(missing), 'line')} with losses, the first of step "
+            f"{min(missing)}: put back a copy, or the curves of this run stay incomplete"
+        )
     if damaged:
         k = 1
         while (copy := folder / f"damaged-{k}-{METRICS}").exists():
             k += 1
-        write_atomic(copy, (folder / METRICS).read_bytes())
+        write_atomic(copy, read_file(folder / METRICS, LARGEST_LOG))
         lines = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more" if len(damaged) > 1 else "")
         warn_user(
             f"{folder / METRICS} is damaged in {lines}: this is left out, and {copy.name} is the old log"

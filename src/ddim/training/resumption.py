@@ -103,8 +103,7 @@ def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = Fal
     """
     if larger:
         raise UserError(f"run {folder} has no checkpoint to train longer from: resume it without more first")
-    # Runs of earlier versions do not record whether they saved a checkpoint.
-    if not document.get("checkpointed", bool(read_metrics(folder))):
+    if not document.get("checkpointed", True):
         return
     there = folder / "checkpoints"
     damaged = sorted(path.name for path in there.glob("damaged-*"))
