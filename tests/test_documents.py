@@ -62,7 +62,7 @@ def test_a_changed_value_breaks_the_seal_and_the_message_says_what_to_do(change,
     path.write_text(json.dumps(read_json(path) | change))
     with pytest.raises(UserError, match='has changed since ddim wrote it; put back a copy, .* entry "seal"'):
         read_sealed(path)
-    # A user who means the change removes the seal. Documents of earlier versions have none.
+    # A user who means the change removes the seal.
     path.write_text(json.dumps(DOCUMENT | change))
     assert read_sealed(path) == DOCUMENT | change
 

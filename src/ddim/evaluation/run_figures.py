@@ -17,6 +17,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.evaluation.schedule_figures import Shown, describe_start, name_schedules
+from ddim.files import read_file
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
 from ddim.runs.notebook_cell import with_bar
@@ -39,13 +40,13 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
     Raises:
         UserError: if there is no usable image.
     """
-    from ddim.data.decode import UnusableError, decode_image, is_image_name
+    from ddim.data.decode import MAX_BYTES, UnusableError, decode_image, is_image_name
     from ddim.data.open import find_source
     from ddim.data.sources import Member
 
     path, refusal = Path(source).expanduser(), ""
     if is_image_name(path.name, b"") and not path.is_dir():
-        members = iter([Member(path.name, _bytes(path))])
+        members = iter([Member(path.name, _read(path, MAX_BYTES))])
     else:
         members = find_source(source).members(size)
     for member in members:
@@ -60,9 +61,9 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
     raise UserError(f"{source!r} has no usable image{refusal}")
 
 
-def _bytes(path: Path) -> bytes:
+def _read(path: Path, most: int) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, most)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
 

@@ -23,7 +23,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ddim.files import cache_folder, make_folder, write_atomic
+from ddim.errors import UserError
+from ddim.files import cache_folder, make_folder, read_file, write_atomic
 from ddim.metrics.features import Extractor
 from ddim.nn.processes import current_processes
 from ddim.runs.classes import Label
@@ -33,6 +34,9 @@ from ddim.runs.image_features import BATCH, unwritable_cache
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import sample_conditions
+
+LARGEST_PART = 2**32
+"""The largest file of a part that is read, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,8 @@ class SampledParts:
 
 def _read(path: Path) -> Part | None:
     """Return a part from its file, or None if the file is missing or damaged."""
-    with suppress(OSError, SafetensorError, KeyError):
-        digest, content = (whole := path.read_bytes())[:32], whole[32:]
+    with suppress(OSError, UserError, SafetensorError, KeyError):
+        digest, content = (whole := read_file(path, LARGEST_PART))[:32], whole[32:]
         if hashlib.sha256(content).digest() == digest:
             found = safetensors.torch.load(content)
             return Part(found["features"].numpy(), found.get("images"), int(found["nfe"]), kept=True)

@@ -67,7 +67,7 @@ def seal(document: Mapping[str, object]) -> dict[str, Any]:
 def unseal(document: Mapping[str, Any], name: object) -> dict[str, Any]:
     """Return a document without its seal, after checking that nothing has changed since it was sealed.
 
-    A document without a seal is returned as it is: an earlier version wrote it, or a user removed the seal.
+    A document without a seal is returned as it is: a user changed it on purpose, and removed the seal.
 
     Args:
         document: the document.

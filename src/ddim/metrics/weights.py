@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.errors import UserError, is_full_disk
-from ddim.files import cache_folder, cache_folders, download_file
+from ddim.files import cache_folder, cache_folders, download_file, read_file
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class Weights:
     url: str
     hashes: tuple[str, ...]
 
+
+LARGEST_WEIGHTS = 2**30
+"""The largest file of weights that is read, in bytes; those in `KNOWN` have at most 2**27."""
 
 # No other files are loaded: other weights would give other numbers under the same name.
 KNOWN = {
@@ -84,7 +87,7 @@ def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
         UserError: if the file cannot be read, or its hash is not in `KNOWN`.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path, LARGEST_WEIGHTS)
     except OSError as error:
         raise UserError(f"the weights {str(path)!r} cannot be read ({error.strerror})") from None
     sha = hashlib.sha256(content).hexdigest()

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddim.data.decode import UnusableError
+from ddim.data.decode import MAX_BYTES, UnusableError
 from ddim.data.high_bit_depth import decode_any, read_any_header
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError
+from ddim.files import read_file
 
 
 def read_images(
@@ -36,7 +37,7 @@ def read_images(
     images = []
     for path in map(Path, paths):
         try:
-            found, pixels = decode_any(path.read_bytes(), size, channels, values.type)
+            found, pixels = decode_any(read_file(path, MAX_BYTES), size, channels, values.type)
         except OSError as error:
             raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
         except UnusableError as error:
@@ -88,7 +89,7 @@ def read_hole(
         hole = seen
     else:
         hole = ~seen
-    heads = [read_any_header(Path(file).read_bytes()) for file in (image, path)]
+    heads = [read_any_header(read_file(Path(file), MAX_BYTES)) for file in (image, path)]
     sizes = [f"{head.height}x{head.width}" for head in heads]
     if sizes[0] != sizes[1]:
         raise UserError(f"the mask must have the size of the image, {sizes[0]}, got {sizes[1]}")
