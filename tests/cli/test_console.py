@@ -91,8 +91,8 @@ def test_samples_grow_in_the_terminal_during_training(tmp_path):
     # A line is what was written after the bar in it was erased.
     lines = [line.rsplit("\x1b[2K", 1)[-1] for line in said.split("\r\n")]
     plain = "\n".join(re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", line) for line in lines)
-    previews = re.findall(r"step (\d+): validation error[^\n]*\n((?:▀+\n)+)", plain)
-    assert [step for step, _ in previews] == ["5", "10"]
+    previews = re.findall(r"after (\d+) images: validation error[^\n]*\n((?:▀+\n)+)", plain)
+    assert [seen for seen, _ in previews] == ["40", "80"]
     # Two samples of 24 x 24 pixels and a gap.
     for _, preview in previews:
         assert [len(line) for line in preview.splitlines()] == [49] * 12

@@ -32,7 +32,7 @@ SMALL = {
     "steps": 3,
     "images": 32,
 }
-ELSEWHERE = {"install.md", "trackers.md", "changes.md", "tested.md", "export.md", "page.md"}
+ELSEWHERE = {"install.md", "trackers.md", "changes.md", "tested.md", "export.md", "page.md", "promises.md"}
 """Pages whose examples install programs, call services or need exported files; other tests show them."""
 PAGES = [
     ROOT / "README.md",

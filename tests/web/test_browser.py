@@ -364,8 +364,9 @@ def pixels(data):
 
 
 def tile_files(page, entry):
-    """The files that the tiles of an entry show."""
-    wait_until(lambda: all(is_loaded(tile) for tile in entry.locator(".tile img").all()))
+    """The files that the tiles of an entry show, after each has got its file."""
+    tiles, images = entry.locator(".tile"), entry.locator(".tile img")
+    wait_until(lambda: images.count() == tiles.count() and all(map(is_loaded, images.all())))
     return [
         page.request.get(tile.evaluate("image => image.src")).body()
         for tile in entry.locator(".tile img").all()
