@@ -2,11 +2,12 @@
 
 Usage:
 
-    python benchmarks/serve.py RUNS RUN [--load] [--abuse] [--pace] [--cases 2000] [--rounds 3] [--seconds 60]
+    python benchmarks/serve.py RUNS RUN [--load] [--abuse] [--pace] [--rounds 3] [--requests 20]
+        [--cases 2000] [--seconds 60]
 
 RUNS is a folder of runs, and RUN the id of one with a checkpoint. Without an option all parts are measured.
---load sends, in each round, 64 clients that sample and wait, 16 that send a byte a second, and 64 that ask
-for much and leave; it prints the statuses, wrong images, the latency of /healthz and the memory.
+--load sends, in each round, 64 clients that sample and wait so many times, 16 that send a byte a second, and
+64 that ask for much and leave; it prints the statuses, wrong images, the latency of /healthz and the memory.
 --abuse sends requests that schemathesis makes up from /api/openapi.json, and hand-written hostile ones.
 --pace trains `blossoms` and opens and closes the page in turn; it prints the ratio of the paces, and the
 share of a core that server and worker use while the page is open.
@@ -54,7 +55,7 @@ def expect_images(run: Path, steps: int, out: Path) -> dict[int, bytes]:
     return {seed: (out / f"{seed:05d}.png").read_bytes() for seed in range(24)}
 
 
-def measure_load(runs: Path, run: str, rounds: int) -> None:
+def measure_load(runs: Path, run: str, rounds: int, requests: int) -> None:
     """Send crowds, and print what happened to them."""
     with tempfile.TemporaryDirectory() as folder, running_server(runs) as server:
         expected = expect_images(runs / run.replace("~", "/"), 2, Path(folder) / "own")
@@ -62,7 +63,7 @@ def measure_load(runs: Path, run: str, rounds: int) -> None:
         print(f"memory of server and worker before: {server.memory()} MiB")
         for number in range(rounds):
             start = time.monotonic()
-            crowd = asyncio.run(send_crowd(server, run, expected))
+            crowd = asyncio.run(send_crowd(server, run, expected, requests=requests))
             health = [1000 * crowd.percentile(share) for share in (0.5, 0.99, 1)]
             print(
                 f"round {number + 1}, {time.monotonic() - start:.0f} s: statuses {dict(crowd.statuses)}, "
@@ -216,11 +217,12 @@ def main() -> None:
         parser.add_argument(f"--{part}", action="store_true")
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60)
     args = parser.parse_args()
     every = not (args.load or args.abuse or args.pace)
     if args.load or every:
-        measure_load(args.runs, args.run, args.rounds)
+        measure_load(args.runs, args.run, args.rounds, args.requests)
     if args.abuse or every:
         measure_abuse(args.runs, args.run, args.cases)
     if args.pace or every:

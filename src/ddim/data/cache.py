@@ -39,6 +39,7 @@ from ddim.files import (
     write_atomic,
     write_new,
 )
+from ddim.files.locks import remove_leftovers_once
 
 _INDEX, _REJECTS = "index.json", "rejects.json"
 _PIXELS: dict[ValueType, str] = {"uint8": "images.u8", "uint16": "images.u16", "float32": "images.f32"}
@@ -69,6 +70,8 @@ def load_cached(
         UserError: if no image can be used, or the cache folder cannot be written.
     """
     root = cache_folder(cache)
+    # A command that finds its images here writes nothing, which would remove them too.
+    remove_leftovers_once(root)
     known = survey_source(source, root)
     channels, kept = channels or known.channels, known.find_values(values)
     fingerprint = fingerprint_survey(known, size, channels, values)

@@ -25,6 +25,7 @@ from ddim.experiments.sweep.storage import (
 )
 from ddim.files import make_folder, write_once
 from ddim.files.documents import render_sealed, write_json
+from ddim.files.locks import remove_leftovers_once
 from ddim.runs.folder import is_unused, make_output_folder, make_run_folder
 
 _FOLDERS = ("trials", "recipes", "logs", "results")
@@ -117,6 +118,7 @@ def begin_sweep(
         # Another worker may create the file at the same moment; the first file counts.
         with suppress(FileExistsError):
             write_once(out / SWEEP, render_sealed(document))
+    remove_leftovers_once(out)
     sweep = read_sweep(out)
     if request is not None:
         _check_same_request(sweep, request)
