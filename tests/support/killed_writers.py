@@ -1,0 +1,313 @@
+"""Stop each function that writes files before each of its changes of a folder, and look at what is left.
+
+`python tests/support/killed_writers.py FOLDER` kills the process; with --fault, the change fails with EIO
+instead. It prints the number of places of each function as JSON. --writers NAMES chooses functions, and
+--every N tries each Nth place. It is a script because it forks, and because an audit hook stays for good.
+"""
+
+import argparse
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+import crash
+import ddim
+import stubs
+import tiny
+from ddim.data import open_images
+from ddim.errors import UserError
+from ddim.evaluation import evaluate
+from ddim.evaluation.diagnosis_report import write_diagnosis
+from ddim.experiments.index import find_runs
+from ddim.experiments.report import write_report
+from ddim.experiments.sweep.folder import begin_sweep
+from ddim.experiments.sweep.outcome import Outcome
+from ddim.experiments.sweep.plan import SweepRequest
+from ddim.files import locks
+from ddim.runs.edit_folder import EditOutput, write_edit
+from ddim.runs.file_edits import Variations
+from ddim.runs.sample_folder import Output, write_samples
+from ddim.runs.searched_guidance import SavedGuidance, save_guidance
+
+CHANGES = {"os.rename": 0, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.link": 1, "os.symlink": 1}
+"""The audit events of changes of a folder, with the argument that is the path that changes."""
+
+SAMPLES = "samples/record.json"
+
+TIMES = ("time", "seconds", "seal", "study", "kept")
+"""Entries of documents that differ between two equal calls."""
+
+
+# Stopping before the n-th change
+
+
+def ignore(event):
+    """Do nothing before a change."""
+
+
+class Stop:
+    """Counts the changes below a folder, and stops the process before one of them."""
+
+    def __init__(self):
+        self.folder, self.left, self.act, self.direct = Path(), 0, None, []
+        sys.addaudithook(self._see)
+
+    @contextmanager
+    def watch(self, folder, n=0, act=ignore):
+        """Call `act` before the n-th change below `folder` in this block; never if n is 0."""
+        self.folder, self.left, self.act, self.direct = folder, n, act, []
+        try:
+            yield
+        finally:
+            self.act = None
+
+    def _see(self, event, args):
+        if self.act and (event in CHANGES or event == "open"):
+            path = args[CHANGES.get(event, 0)]
+            writes = event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR)
+            if writes and isinstance(path, str | bytes | os.PathLike):
+                place = Path(os.fsdecode(path))
+                # Removing a folder names its files relative to it.
+                inside = place.is_relative_to(self.folder)
+                parts = place.relative_to(self.folder).parts if inside else ()
+                # A file is written under a temporary name, and renamed when it is complete. Events are added.
+                if (
+                    inside
+                    and event == "open"
+                    and not any(part[0] == "." or part == "events" for part in parts)
+                ):
+                    self.direct.append(str(place))
+                if inside or not place.is_absolute():
+                    self.count(event)
+
+    def count(self, event):
+        """Count one change."""
+        self.left -= 1
+        if self.left == 0:
+            self.act(event)
+
+
+STOP = Stop()
+
+
+def stopped(work, folder, n, fault):
+    """Run `work(folder)` in a forked process until its n-th change; return the kind of this change, or "".
+
+    Then the process is killed. If `fault` is true, the change raises EIO, and `work` must raise an error for
+    users or go on without this change.
+    """
+    reader, writer = os.pipe()
+
+    def act(event):
+        os.write(writer, event.encode())
+        if fault:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run():
+        fsync = os.fsync
+
+        def counted(file):
+            if STOP.act:
+                STOP.count("fsync")
+            fsync(file)
+
+        os.fsync = counted
+        try:
+            with STOP.watch(folder, n, act):
+                work(folder)
+        except (OSError, UserError):
+            if not fault:
+                raise
+
+    crash.child(run)
+    os.close(writer)
+    with open(reader, "rb") as said:
+        return said.read().decode()
+
+
+# What is left
+
+
+def timeless(value):
+    """Return a JSON value without the entries of TIMES."""
+    if isinstance(value, dict):
+        return {key: timeless(inner) for key, inner in value.items() if key not in TIMES}
+    return [timeless(inner) for inner in value] if isinstance(value, list) else value
+
+
+def visible(folder):
+    """Return the files below a folder that have no temporary name, as {path: content}.
+
+    Events have random names, and surveys are kept or not, depending on the age of the images.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if (
+            path.is_file()
+            and not any(part.startswith(".") for part in name.parts)
+            and not {"events", "surveys"} & {*name.parts}
+        ):
+            data = path.read_bytes()
+            if path.suffix == ".json":
+                document = timeless(json.loads(data))
+                if str(name) == SAMPLES:
+                    # This record says how far the samples are, so that another call goes on.
+                    made = [document.pop(key) for key in ("seeds", "nfe", "film")][0]
+                    assert all((path.parent / f"{seed:05d}.png").is_file() for seed in made)
+                data = json.dumps(document).encode()
+            found[str(name)] = hashlib.sha256(data.replace(os.fsencode(folder), b"FOLDER")).hexdigest()
+    return found
+
+
+def litter(folder):
+    """Return the temporary files and folders below a folder."""
+    return [str(path) for path in folder.rglob(".*") if path.name.startswith((".tmp", ".building", ".new"))]
+
+
+def check_left(left, old, new):
+    """Check that each file is old or new, and that beside a new record are all files of its folder."""
+    for name, content in left.items():
+        assert content in (old.get(name), new.get(name)), f"{name} is neither old nor new"
+    for name in old:
+        assert name in left or name not in new, f"{name} is lost"
+    for name in left:
+        if name.endswith("record.json") and name not in old and name != SAMPLES:
+            home = name.removesuffix("record.json")
+            assert {n for n in left if n.startswith(home)} == {n for n in new if n.startswith(home)}, home
+
+
+def repeat(work, home, new):
+    """Call `work` again, and check that it leaves no temporary file, and opens no other file for writing.
+
+    It may refuse to write anything if all that it writes is there.
+    """
+    try:
+        with STOP.watch(home):
+            work(home)
+        assert not STOP.direct, STOP.direct
+    except UserError:
+        if visible(home) != new:
+            raise
+    else:
+        assert not litter(home), litter(home)
+
+
+def measure(work, folder, fault, every):
+    """Stop `work` before each change; return the number of places that were tried."""
+    home = folder / "here"  # Always the same path, because files may name it.
+
+    def put(start):
+        shutil.rmtree(home, ignore_errors=True)
+        shutil.copytree(start, home)
+
+    def states():
+        put(folder / "start")
+        for _ in range(2):
+            crash.child(lambda: repeat(work, home, visible(home)))
+            yield visible(home)
+
+    # Import here what each child would import again, and forget which folders were looked through.
+    put(folder / "start")
+    work(home)
+    locks._remove_at_first.cache_clear()
+    old = visible(folder / "start")
+    new, twice = states()
+    tried = 0
+    for n in itertools.count(1, every):
+        put(folder / "start")
+        event = stopped(work, home, n, fault)
+        if not event:
+            break
+        check_left(visible(home), old, new)
+        # What cannot be removed stays until the next start.
+        assert not fault or event in ("os.remove", "os.rmdir") or not litter(home), (n, event, litter(home))
+        crash.child(lambda: repeat(work, home, new))
+        again = visible(home)
+        assert again in (new, twice), (n, set(again.items()) ^ set(new.items()))
+        tried += 1
+    return tried
+
+
+# The functions
+
+
+def prepare(folder):
+    """Make the images and the run that the functions need."""
+    (folder / "photos").mkdir(parents=True)
+    for k, image in enumerate(tiny.images(40, (16, 16)).pixels):
+        Image.fromarray(image).save(folder / "photos" / f"{k}.png")
+    fields = {
+        "data__source": str(folder / "photos"),
+        "data__size": 16,
+        "data__validation": 0.5,
+        "report__snapshots": 8,
+    }
+    tiny.train(tiny.recipe(images=640, **fields), folder / "run", progress=False)
+
+
+def sweep(folder):
+    """Begin a sweep and write the outcome of a trial."""
+    request = SweepRequest(recipe="smoke", fields={"objective.error": "[l1,mse]"})
+    begin_sweep(request, folder / "sweep").make_folders()
+    Outcome(0, 12.5, "finished", 0.25).write(folder / "sweep" / "results" / "1.json")
+
+
+WRITERS = {
+    "samples": lambda folder: write_samples(
+        ddim.load(folder / "run"), range(3), 2, output=Output(folder / "samples", film=True)
+    ),
+    "evaluation": lambda folder: ddim.evaluate(folder / "run", n=20, steps=1, part="train", progress=False),
+    "grids": lambda folder: ddim.search(folder / "run", 3, seeds=2),
+    "guidance": lambda folder: save_guidance(
+        folder / "run", ddim.DDIM(), 3, "ema", SavedGuidance(2.0, (None, 1.5), "@guide"), labelled=False
+    ),
+    "memorisation": lambda folder: ddim.memorisation(folder / "run", 4, 1),
+    "diagnosis": lambda folder: write_diagnosis(
+        ddim.diagnose(folder / "run", 4, 3), ddim.load(folder / "run")
+    ),
+    "edit": lambda folder: write_edit(
+        folder / "run",
+        Variations(folder / "photos" / "0.png", seeds=range(2)),
+        2,
+        output=EditOutput(folder / "edit"),
+    ),
+    "cache": lambda folder: open_images(str(folder / "photos"), size=(8, 8), cache=folder / "cache"),
+    "sweep": sweep,
+    "safetensors": lambda folder: ddim.export(folder / "run", folder / "out", to="safetensors"),
+    "report": lambda folder: write_report(find_runs(folder), folder / "report.html", "Runs"),
+    "average": lambda folder: ddim.reconstruct_average(folder / "run", 0.2),
+}
+
+
+def main():
+    """Print the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--writers", nargs="+", default=[*WRITERS], choices=WRITERS)
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--fault", action="store_true")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # Threads do not survive a fork.
+    os.environ["DDIM_CACHE"] = str(args.folder.absolute() / "here" / "cache")
+    evaluate.load_extractor = lambda *_: stubs.stub()  # features that need no time and no weights
+    crash.child(lambda: prepare(args.folder / "start"))
+    report = {name: measure(WRITERS[name], args.folder, args.fault, args.every) for name in args.writers}
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
