@@ -117,6 +117,19 @@ def test_a_damaged_run_is_a_row_with_its_reason(copy_client, runs, text):
     assert copy_client.get("/api/runs/broken").status_code == 200
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"seal": "0", "verdict": "no copies"}', "{}"])
+def test_a_damaged_memorisation_test_is_named(copy_client, runs, text):
+    folder = runs / RUN / "memorisation" / "1"
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(text)
+    assert copy_client.get(f"/api/runs/{RUN}").json()["memorisation"] == {
+        "sentence": "the record of memorisation test 1 is damaged",
+        "copies": None,
+        "n": None,
+        "pairs_url": None,
+    }
+
+
 def test_a_file_that_would_fill_the_memory_is_not_read(copy_client, runs):
     with (runs / RUN / "metrics.jsonl").open("ab") as file:
         file.truncate(2**40)

@@ -192,7 +192,7 @@ def list_columns(facts: Mapping[str, Any]) -> list[Column]:
 
 
 def describe_memorisation(own: str, run: Path) -> Memorised | None:
-    """Return the newest memorisation test of a run, None if there is none that can be read."""
+    """Return the newest memorisation test of a run, or that it is damaged; None if there is none."""
     newest = _newest_memorisation(run)
     if newest is None:
         return None
@@ -201,7 +201,7 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
         verdict, copies = str(record["verdict"]), record["copies"]
         count, of = int(copies["count"]), int(copies["of"])
     except (UserError, TypeError, ValueError, LookupError, OverflowError):
-        return None
+        return Memorised(f"the record of memorisation test {newest.name} is damaged", None, None, None)
     url = api_address("runs", own, "pairs") if (newest / PAIRS).is_file() else None
     return Memorised(show_text(verdict), count, of, url)
 
