@@ -2,7 +2,7 @@
 
 import pytest
 
-from damages import damage_cache, damage_checkpoints, damage_documents, failures
+from damages import damage_cache, damage_caches, damage_checkpoints, damage_documents, failures
 
 
 @pytest.mark.parametrize("count", [15, pytest.param(150, marks=pytest.mark.slow)])
@@ -26,3 +26,11 @@ def test_no_damaged_file_of_the_cache_is_believed(count, tmp_path):
     found = damage_cache(tmp_path, count)
     assert failures({"cache": found}) == 0
     assert found.total() == count
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(120, marks=pytest.mark.slow)])
+def test_no_damaged_survey_feature_or_average_is_believed(count, tmp_path):
+    report = damage_caches(tmp_path, count)
+    assert failures(report) == 0
+    assert report["average"] == {"named": count}
+    assert report["features"] == {"not used": count}

@@ -9,21 +9,31 @@ import json
 import random
 import shutil
 import sys
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 import crash
+import tiny
 from ddim.data import open_images
+from ddim.data.cache import survey_source
+from ddim.data.folder import _CLOCK_TICK
+from ddim.data.open import find_source
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.evaluation.record import read_evaluation
+from ddim.evaluation.sample_features import Part, _keep, _read
 from ddim.experiments.index import read_run
 from ddim.experiments.sweep.folder import begin_sweep, read_sweep
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import SweepRequest
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs import checkpoint
+from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run
 from ddim.runs.log import RunLog, read_metrics
 from ddim.runs.searched_grids import SearchedGrid, find_saved_grid, save_grid
@@ -214,6 +224,54 @@ def damage_cache(folder, count, seed=0):
     return outcomes
 
 
+def damage_files(files, read, count, draw):
+    """Damage some files `count` times; return how often they were named, not used or believed."""
+    wanted, outcomes = read(), Counter()
+    whole = {file: file.read_bytes() for file in files}
+    for k in range(count):
+        file = files[k % len(files)]
+        file.write_bytes(BYTES[k // len(files) % 4](whole[file], draw))
+        try:
+            found = read()
+            outcomes["not used" if found is None else "as before" if found == wanted else "believed"] += 1
+        except UserError as error:
+            outcomes["named" if any(part in str(error) for part in file.parts[-3:]) else "unnamed"] += 1
+        for each, data in whole.items():
+            each.write_bytes(data)
+    return outcomes
+
+
+def damage_caches(folder, count, seed=0):
+    """Damage a survey, a stored average and kept features; return {name: outcomes}, see `damage_files`."""
+    draw = random.Random(seed)
+    photos, cache = folder / "photos", folder / "cache"
+    photos.mkdir(parents=True)
+    for k, image in enumerate(tiny.images(4).pixels):
+        Image.fromarray(image).save(photos / f"{k}.png")
+    time.sleep(_CLOCK_TICK + 0.1)  # The survey of younger files is not kept.
+    source = find_source(str(photos))
+    survey_source(source, cache)
+    part = folder / "part"
+    _keep(part, Part(np.eye(3), None, 5), pictured=False)
+    crash.keep(folder / "run", 1)
+    average = folder / "run" / "averages" / "mine"
+
+    def read_part():
+        found = _read(part)
+        return None if found is None else (found.features.tolist(), found.nfe)
+
+    def read_average():
+        return read_stored(average), checkpoint.read_tensors(average, "average")["weight"].tolist()
+
+    return {
+        "survey": damage_files(
+            [*(cache / "surveys").iterdir()], lambda: survey_source(source, cache), count, draw
+        ),
+        "features": damage_files([part], read_part, count, draw),
+        "average": damage_files(sorted(average.iterdir()), read_average, count, draw),
+    }
+
+
 def failures(report):
     """The number of damages that were loaded or believed, or whose file was not named."""
     return sum(outcomes[word] for outcomes in report.values() for word in ("loaded", "believed", "unnamed"))
@@ -230,6 +288,7 @@ def main():
     report = {"checkpoints": damage_checkpoints(args.folder / "checkpoints", args.checkpoints)}
     report |= damage_documents(args.folder / "documents", args.documents)
     report["cache"] = damage_cache(args.folder, args.documents)
+    report |= damage_caches(args.folder / "caches", args.documents)
     print(json.dumps(report, indent=1))
     return failures(report) > 0
 

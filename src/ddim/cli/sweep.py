@@ -37,7 +37,8 @@ resumes its trial after a minute. The queue of trials is a SQLite file in the fo
 machines share the folder and need a database server for the queue:
   --storage postgresql+psycopg://user@host/database     PostgreSQL; pip install 'ddim[postgres]'
   --storage mysql+pymysql://user@host/database          MySQL; pip install pymysql
-sweep.json keeps this address without its password. Workers that join need --storage only for a password.
+sweep.json keeps this address without its password. Workers that join need --storage only for a password or a
+SQLite file outside of the folder.
 
 --search lets Optuna propose values from the outcomes so far. It minimises the KID with --evaluate, else the
 image_mae of validation images, which is not comparable between schedules or pixel scalings. All trials are

@@ -213,7 +213,8 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
         recipe: the recipe of the checkpoint.
 
     Raises:
-        UserError: if there are no such weights, or the stored average belongs to another checkpoint.
+        UserError: if there are no such weights, they are damaged, or the stored average belongs to another
+            checkpoint.
     """
     tracked = track_averages(recipe.ema, recipe.report.snapshots)
     possible = ["ema", "raw", *(name for name in tracked if name != "default")]
@@ -222,6 +223,8 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
     run = find_run_folder(path)
     stored = {} if run == path else find_stored(run)
     if weights not in stored:
+        if run != path and (damaged := run / FOLDER / weights).is_dir() and weights != SNAPSHOTS:
+            read_stored(damaged)
         possible += stored
         raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
     facts = read_stored(stored[weights])

@@ -42,11 +42,12 @@ def test_a_sweep_has_its_queue_in_its_folder_or_at_an_address(tmp_path):
     sweep = begin_sweep(REQUEST, tmp_path / "shared", address)
     TrialQueue(sweep).refill()
     assert not (tmp_path / "shared" / "study.db").exists()
-    # Whoever joins need not name it again, but may name no other.
-    assert begin_sweep(None, tmp_path / "shared") == begin_sweep(None, tmp_path / "shared", address) == sweep
-    assert TrialQueue(begin_sweep(None, tmp_path / "shared")).take().trial == sweep.trials[0]
-    with pytest.raises(UserError, match="has its storage at sqlite:.*queue.db: give it as --storage"):
-        begin_sweep(None, tmp_path / "shared", "sqlite:///other.db")
+    assert begin_sweep(None, tmp_path / "shared", address) == sweep
+    assert TrialQueue(begin_sweep(None, tmp_path / "shared", address)).take().trial == sweep.trials[0]
+    # Whoever joins names this file, because sweep.json could name any file of the user.
+    for other in ("sqlite:///other.db", None):
+        with pytest.raises(UserError, match="has its storage at sqlite:.*queue.db: give it as --storage"):
+            begin_sweep(None, tmp_path / "shared", other)
 
 
 def test_sweeps_may_share_a_database(tmp_path):

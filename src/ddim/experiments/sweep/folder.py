@@ -20,6 +20,7 @@ from ddim.experiments.sweep.plan import SweepRequest, Trial, plan_trials, shared
 from ddim.experiments.sweep.storage import (
     check_address,
     check_optuna,
+    is_file_address,
     sqlite_address,
     without_password,
 )
@@ -87,7 +88,8 @@ def begin_sweep(
         request: the user's request; None joins a sweep with any request.
         out: the folder; None creates a new folder in runs/.
         storage: the address of a database for Optuna's storage. None means a SQLite file in the folder for a
-            new sweep, and the storage of an existing sweep.
+            new sweep, and the storage of an existing sweep, which may be on a server, but not in a file
+            outside of the folder.
 
     Raises:
         UserError: if Optuna is not installed, the request is invalid, the storage cannot be opened, or the
@@ -122,7 +124,9 @@ def begin_sweep(
     sweep = read_sweep(out)
     if request is not None:
         _check_same_request(sweep, request)
-    if storage and without_password(storage) != sweep.storage:
+    # A folder from other people could name any SQLite file of the user, and tables would be added to it.
+    refused = without_password(storage) != sweep.storage if storage else is_file_address(sweep.storage)
+    if refused:
         raise UserError(f"sweep {sweep.folder} has its storage at {sweep.address}: give it as --storage")
     return sweep
 

@@ -53,6 +53,11 @@ def sqlite_address(file: Path) -> str:
     return address.replace("{", "{{").replace("}", "}}")
 
 
+def is_file_address(address: str | None) -> bool:
+    """Return whether an address is that of a SQLite file."""
+    return address is not None and address.startswith("sqlite")
+
+
 def without_password(address: str) -> str:
     """Return an address with its password removed.
 
