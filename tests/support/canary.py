@@ -1,5 +1,6 @@
 """A canary: it dies if a file that is only read starts programs, or lets Python run code."""
 
+import platform
 import sys
 from contextlib import contextmanager
 
@@ -24,10 +25,11 @@ def _hook(event, args):
         _WATCHING[-1]["reader"] = True
     started = event in ("os.fork", "os.posix_spawn", "os.exec") and _WATCHING[-1].get("reader")
     if event.startswith((*_FORBIDDEN, "subprocess.")) and not reader and not started:
-        _WATCHING[-1].setdefault("events", []).append(event)
+        _WATCHING[-1].setdefault("events", []).append((event, args))
 
 
 sys.addaudithook(_hook)
+platform.processor()  # Python asks the program uname, once in a process.
 
 
 @contextmanager
