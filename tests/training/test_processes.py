@@ -195,6 +195,6 @@ def is_running(pid):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_whose_processes_are_killed_goes_on_by_itself_to_the_same_bits(tmp_path):
-    words = [SUPPORT / "kill_processes.py", tmp_path, "--kills", "2", "--agents", "1"]
+    words = [SUPPORT / "kill_processes.py", tmp_path, "--kills", "1", "--agents", "1"]
     done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -85,7 +85,8 @@ def measure_file(path: Path) -> int:
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"{str(path)!r} cannot be read: it is not a regular file")
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+        raise UserError(f"{str(path)!r} cannot be read: it is {kind}")
     return found.st_size
 
 
