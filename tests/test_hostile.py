@@ -36,6 +36,7 @@ QUICK = [
     "recipe_that_calls",
     "recipe_of_5000_hex_digits",
     "recipe_of_depth_100_000",
+    "run_of_a_long_table",
     "run_of_a_module",
     "run_of_a_kind_with_a_path",
     "run_with_a_pipe_as_manifest",

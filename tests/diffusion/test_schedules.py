@@ -381,6 +381,8 @@ def test_schedules_are_values():
         lambda: LinearBeta(0, 20),
         lambda: LinearBeta(20, 0.1),
         lambda: Linear(entries=1),
+        lambda: Linear(entries=10**30),
+        lambda: BetaTable(betas="cosine", entries=100_001),
         lambda: Linear(first=0.02, last=1e-4),
         lambda: Linear(last=1.0),
         lambda: Linear(min_signal=0.96),

@@ -124,7 +124,7 @@ add("parquet_of_a_delta_bomb", table(
 add("parquet_of_a_million_nothings", table({"image": lambda: [None] * 10**6 + [b""]}))
 add("parquet_with_lists_in_its_images", table(
     {"image": lambda: [{"bytes": good(), "more": [0] * 3 * 10**7}] * 2}, compression="zstd",
-))  # fmt: skip
+), part=True)  # fmt: skip
 add("parquet_with_labels_that_lead_out", table({"image": [good()], "label": ["../../canary"]}))
 add("parquet_cut_off", table({"image": [good()] * 50}, lambda content: content[:-100] + content[-8:]))
 add(

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules import BetaTable, Linear, Schedule
+from ddim.diffusion.schedules.table import LONGEST
 from ddim.errors import UserError
-
-LONGEST = 100_000
-"""The largest number of entries of a table."""
 
 
 def find_schedule(betas: Tensor) -> Schedule:

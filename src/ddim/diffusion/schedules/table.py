@@ -14,6 +14,9 @@ from ddim.diffusion.device_copies import copy_to_device
 from ddim.diffusion.schedules.level import Level, as_double, variance_preserving
 from ddim.errors import UserError
 
+LONGEST = 100_000
+"""The largest number of entries of a table."""
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -45,11 +48,10 @@ class _Table:
             raise UserError(
                 f"{kind} needs 0 < min_signal < max_signal <= 1, got {self.min_signal} and {self.max_signal}"
             )
-        if self.entries < 2 or not 0 < self.first < self.last < 1:
-            raise UserError(
-                f"{kind} needs entries >= 2 and 0 < first < last < 1, "
-                f"got {self.entries}, {self.first} and {self.last}"
-            )
+        if not 2 <= self.entries <= LONGEST:
+            raise UserError(f"{kind} needs 2 to {LONGEST:,} entries, got {self.entries:,}")
+        if not 0 < self.first < self.last < 1:
+            raise UserError(f"{kind} needs 0 < first < last < 1, got {self.first} and {self.last}")
 
     def __call__(self, t: Tensor | float) -> Level:
         """Return the noise level at times t; see `Schedule`."""
