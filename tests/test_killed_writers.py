@@ -19,7 +19,9 @@ def count_places(folder, *options):
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("fault", [[], ["--fault"]], ids=["killed", "EIO"])
+@pytest.mark.parametrize(
+    "fault", [[], pytest.param(["--fault"], marks=pytest.mark.slow)], ids=["killed", "EIO"]
+)
 def test_small_documents_are_old_or_new(fault, tmp_path):
     places = count_places(tmp_path, "--writers", *QUICK, *fault)
     assert places["guidance"] >= 4
