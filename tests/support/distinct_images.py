@@ -2,12 +2,19 @@
 
 import numpy as np
 import torch
+from PIL import Image
 
 
 def random_images(count, height=16, width=16, channels=3, seed=0):
     """Return images (B, H, W, C) uint8 of random pixels."""
     shape = (count, height, width, channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def draw_photos(folder, count):
+    """Write so many photos of random pixels."""
+    for k, pixels in enumerate(random_images(count, 48, 48)):
+        Image.fromarray(pixels).save(folder / f"{k}.png")
 
 
 def to_tensor(pixels):

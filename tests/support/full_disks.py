@@ -25,8 +25,9 @@ import ddim.metrics.features
 import stubs
 from ddim.errors import NoSpace
 from ddim.runs import checkpoint
+from distinct_images import draw_photos
 from kill import Life
-from signals import LONGER, PLAIN, UNFINISHED, draw_photos, find_differing
+from signals import LONGER, PLAIN, UNFINISHED, find_differing
 
 SIZE = 64 * 2**20
 FILL = "filling"

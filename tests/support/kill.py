@@ -3,6 +3,9 @@
 `python tests/support/kill.py FOLDER [--kills 20] [--saving 5] [--seed 0] -- OPTIONS OF ddim train ...`
 runs it once undisturbed and once killed, both in FOLDER, and prints a report as JSON; it exits with 1
 unless both ended with the same bits. It is a script because it forks: each life costs no import.
+
+With --recipes in place of the options, this is done with each named recipe on a small network, with photos
+that each life decodes anew, and with a network that each life compiles.
 """
 
 import argparse
@@ -24,6 +27,10 @@ import ddim.cli.console
 import ddim.training  # noqa: F401  (imported before the forks)
 from ddim.cli import main
 from ddim.runs import checkpoint
+from ddim.runs.codec import override, write_recipe
+from ddim.runs.named_recipes import RECIPES
+from distinct_images import draw_photos
+from small_recipes import make_small
 
 
 @dataclass
@@ -38,10 +45,11 @@ class Report:
     seconds: float = 0.0
 
 
-def torture(folder, options, kills, saving, seed=0, longest=1.0):
+def torture(folder, options, kills, saving, seed=0, longest=1.0, cache=None):  # noqa: PLR0913
     """Kill a run `kills` times: `saving` of them in a save, the others within `longest` seconds.
 
-    `options` are those of `ddim train` without --out. RuntimeError where the run ends too soon or fails.
+    `options` are those of `ddim train` without --out. The folder `cache` is removed before each life.
+    RuntimeError where the run ends too soon or fails.
     """
     began, draw, report = time.monotonic(), random.Random(seed), Report()
     whole, killed = folder / "whole", folder / "killed"
@@ -51,6 +59,8 @@ def torture(folder, options, kills, saving, seed=0, longest=1.0):
         # A save flushes about ten files and folders: some die in their first save, some in their second.
         aim = report.kills < saving
         dying = partial(_die_in_a_save, killed, draw.randint(1, 16)) if aim else None
+        if cache:
+            shutil.rmtree(cache, ignore_errors=True)
         life = Life(training(killed, options), dying)
         if not aim:
             _wait_and_kill(life, killed, draw, longest, report)
@@ -176,6 +186,29 @@ def _contents(run):
     return {**found, "metrics.jsonl": log, "step": path.name}
 
 
+def torture_recipes(folder, kills, saving, seed=0, longest=1.0):
+    """Kill a run of each named recipe, and one that compiles; {name: report}."""
+    cache = folder / "cache"
+    os.environ["DDIM_CACHE"] = str(cache)
+    (folder / "photos").mkdir()
+    draw_photos(folder / "photos", 300)
+    cases = {name: make_small(name) for name in RECIPES}
+    cases["compiled"] = cases["luz"]
+    found = {}
+    for k, (name, recipe) in enumerate(cases.items()):
+        share = len(range(k, kills, len(cases)))
+        fields = {"data.source": str(folder / "photos"), "images": 400 * (share + 2), "report.events": 8}
+        fields |= {"report.checkpoint": 0.2, "report.snapshots": 4, "optim.warmup": 80}
+        (folder / name).mkdir()
+        (folder / name / "recipe.yaml").write_text(write_recipe(override(recipe, fields)))
+        compiling = "--compile" if name == "compiled" else "--no-compile"
+        options = ["--recipe", str(folder / name / "recipe.yaml"), "--threads", "1", compiling]
+        longer = 20 * longest if name == "compiled" else longest
+        found[name] = torture(folder / name, options, share, min(saving, share), seed + k, longer, cache)
+        print(name, vars(found[name]), file=sys.stderr, flush=True)
+    return found
+
+
 def report():
     """Parse, torture, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -184,14 +217,20 @@ def report():
     parser.add_argument("--saving", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=1.0)
+    parser.add_argument("--recipes", action="store_true")
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     args, options = parser.parse_args(words[:split]), words[split + 1 :]
     shutil.rmtree(args.folder, ignore_errors=True)
     args.folder.mkdir(parents=True)
-    found = torture(args.folder, options, args.kills, args.saving, args.seed, args.longest)
-    print(json.dumps(vars(found)))
-    return 1 if found.different or found.saving < args.saving else 0
+    shared = args.kills, args.saving, args.seed, args.longest
+    found = (
+        torture_recipes(args.folder, *shared)
+        if args.recipes
+        else {"run": torture(args.folder, options, *shared)}
+    )
+    print(json.dumps({name: vars(report) for name, report in found.items()}, indent=1))
+    return any(report.different or report.saving < args.saving for report in found.values())
 
 
 if __name__ == "__main__":

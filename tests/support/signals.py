@@ -21,9 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-from PIL import Image
-
 import ddim.evaluation.evaluate
 import ddim.evaluation.grid_search
 import ddim.experiments.sweep.worker
@@ -31,6 +28,7 @@ import ddim.metrics.features
 import stubs
 from ddim.runs import checkpoint
 from ddim.runs.signals import stop_on_signals
+from distinct_images import draw_photos
 from kill import Life, different, wait_for
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -217,12 +215,6 @@ def _inspect(folder, life, result):
     for path in found:
         result.litter.append(str(path.relative_to(folder)))
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def draw_photos(folder, count):
-    """Write so many photos of noise."""
-    for k, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (count, 48, 48, 3), np.uint8)):
-        Image.fromarray(pixels).save(folder / f"{k}.png")
 
 
 def _newest(run):

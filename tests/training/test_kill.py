@@ -16,7 +16,7 @@ def torture(folder, kills, saving, longest, *options):
     words += [str(longest), "--", *RUN, *options]
     done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
-    report = json.loads(done.stdout)
+    report = json.loads(done.stdout)["run"]
     assert report["different"] == []
     assert report["kills"] == kills
     assert report["saving"] >= saving
