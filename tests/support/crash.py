@@ -25,6 +25,7 @@ from ddim.errors import UserError
 from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, find_stored, list_stored, store_average
 from ddim.runs.pipeline import load_state
+from power_cuts import Disk, hash_state
 
 MAY_FAIL = ("open", "write", "fsync", "mkdir", "rename")
 CALLS = (*MAY_FAIL, "close", "replace", "unlink", "rmdir", "link", "symlink")
@@ -239,115 +240,7 @@ def kept(run):
     return facts.width
 
 
-# Power cuts: a file system in memory that knows what has reached the disk.
-
-
-class File:
-    """A file's bytes, and those of them that were synced."""
-
-    def __init__(self, data=b""):
-        self.data = self.synced = data
-
-
-class Folder:
-    """A folder's names, and those that were synced."""
-
-    def __init__(self, names=None):
-        self.names = names or {}
-        self.synced = dict(self.names)
-
-
-def loaded(path):
-    """The tree at `path`, all of it synced."""
-    if path.is_dir():
-        return Folder({inner.name: loaded(inner) for inner in path.iterdir()})
-    return File(path.read_bytes())
-
-
-class Disk:
-    """Follows the system calls under `root`."""
-
-    def __init__(self, root):
-        self.root, self.tree, self.paths, self.files = root, loaded(root), {}, {}
-
-    def after(self, name, args, keywords, result):
-        """Take one call into account; the hook for `watched`."""
-        if name in {"write", "fsync", "close"}:
-            if args[0] in self.files:
-                getattr(self, f"_{name}")(self.files[args[0]], args, result)
-            return
-        place = self._place(args[0], keywords.get("dir_fd"))
-        if place is None:
-            return
-        parent, last = self._parent(place)
-        if name == "open":
-            if parent is None:
-                node = self.tree
-            elif args[1] & os.O_CREAT:
-                assert args[1] & os.O_EXCL, "a file is written over in place"
-                node = parent.names[last] = File()
-            else:
-                node = parent.names[last]
-            self.files[result], self.paths[result] = node, place
-        elif name == "mkdir":
-            parent.names[last] = Folder()
-        elif name in {"rename", "replace"}:
-            there, new = self._parent(self._place(args[1], None))
-            there.names[new] = parent.names.pop(last)
-        elif name in {"unlink", "rmdir"}:
-            del parent.names[last]
-        else:
-            raise AssertionError(f"the model of a disk does not know {name}")
-
-    def _write(self, node, args, result):
-        node.data += bytes(args[1][:result])
-
-    def _fsync(self, node, args, result):
-        if isinstance(node, File):
-            node.synced = node.data
-        else:
-            node.synced = dict(node.names)
-
-    def _close(self, node, args, result):
-        del self.files[args[0]], self.paths[args[0]]
-
-    def _place(self, path, directory):
-        whole = Path(os.fspath(path)) if directory is None else self.paths.get(directory, Path("/")) / path
-        return whole if whole == self.root or self.root in whole.parents else None
-
-    def _parent(self, place):
-        *parts, last = place.relative_to(self.root).parts or [None]
-        if last is None:
-            return None, None
-        node = self.tree
-        for part in parts:
-            node = node.names[part]
-        return node, last
-
-
-# What may be left of a file that was not synced, and which folders still lack the names that were not synced.
-LEFT = {
-    "all": lambda file: file.data,
-    "none": lambda file: file.synced,
-    "zeros": lambda file: file.synced + bytes(len(file.data) - len(file.synced)),
-    "half": lambda file: file.synced + file.data[len(file.synced) : (len(file.synced) + len(file.data)) // 2],
-}
-NAMES = {
-    "all": lambda depth: True,
-    "none": lambda depth: False,
-    "inside checkpoints": lambda depth: depth > 1,
-    "outside checkpoints": lambda depth: depth <= 1,
-}
-
-
-def left(node, data, names, depth=0, place=""):
-    """What a power cut leaves, as {path: bytes, or None for a folder}."""
-    if isinstance(node, File):
-        return {place: LEFT[data](node)}
-    found = {place: None} if place else {}
-    for name, inner in (node.names if NAMES[names](depth) else node.synced).items():
-        found |= left(inner, data, names, depth + 1, f"{place}/{name}" if place else name)
-    return found
+# Power cuts
 
 
 def replay(folder):
@@ -359,11 +252,12 @@ def replay(folder):
         before(run)
         disk, states = Disk(run), {}
 
-        def note(*call, disk=disk, states=states):
-            disk.after(*call)
-            for data, names in itertools.product(LEFT, NAMES):
-                state = left(disk.tree, data, names)
-                states[hashlib.sha256(repr(sorted(state.items())).encode()).digest()] = state
+        def note(call, args, keywords, result, disk=disk, states=states):
+            assert call != "open" or not args[1] & os.O_CREAT or args[1] & os.O_EXCL, "written over in place"
+            if call == "fsync":
+                disk.fsync(args[0])
+            for state in disk.states():
+                states[hash_state(state)] = state
 
         with watched(note):
             save(run)
@@ -373,9 +267,9 @@ def replay(folder):
             found = checkpoint.find_best(folder / f"{name}-{k}" / PLACE, on_damage=str)
             assert label(found) in best, (name, k)
         # Once save() has returned, nothing can take the new checkpoint away.
-        for data, names in itertools.product(LEFT, NAMES):
-            place = folder / f"{name}-done-{data}-{names}"
-            assert recovered(place, left(disk.tree, data, names)) == done, (name, data, names)
+        for k, state in enumerate(disk.states()):
+            assert recovered(folder / f"{name}-done-{k}", state) == done, (name, k)
+        disk.close()
         report[name] = len(states)
     return report
 

@@ -1,8 +1,10 @@
 """Stop each function that writes files before each of its changes of a folder, and look at what is left.
 
-`python tests/support/killed_writers.py FOLDER` kills the process; with --fault, the change fails with EIO
-instead. It prints the number of places of each function as JSON. --writers NAMES chooses functions, and
---every N tries each Nth place. It is a script because it forks, and because an audit hook stays for good.
+`python tests/support/killed_writers.py FOLDER` kills the process. With --fault, the change fails with EIO
+instead. With --power, the power of the machine is cut: what was not flushed to the disk may be lost. It
+prints the number of places of each function as JSON (with --power, of different folders that may be left).
+--writers NAMES chooses functions, and --every N tries each Nth place. It is a script because it forks, and
+because an audit hook stays for good.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from ddim.runs.edit_folder import EditOutput, write_edit
 from ddim.runs.file_edits import Variations
 from ddim.runs.sample_folder import Output, write_samples
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
+from power_cuts import Disk, hash_state
 
 CHANGES = {"os.rename": 0, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.link": 1, "os.symlink": 1}
 """The audit events of changes of a folder, with the argument that is the path that changes."""
@@ -101,6 +104,24 @@ class Stop:
 STOP = Stop()
 
 
+@contextmanager
+def counted_flushes(after=ignore):
+    """Count each flush to the disk as a change, and call `after(file)` after it."""
+    fsync = os.fsync
+
+    def counted(file):
+        if STOP.act:
+            STOP.count("fsync")
+        fsync(file)
+        after(file)
+
+    os.fsync = counted
+    try:
+        yield
+    finally:
+        os.fsync = fsync
+
+
 def stopped(work, folder, n, fault):
     """Run `work(folder)` in a forked process until its n-th change; return the kind of this change, or "".
 
@@ -116,16 +137,8 @@ def stopped(work, folder, n, fault):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def run():
-        fsync = os.fsync
-
-        def counted(file):
-            if STOP.act:
-                STOP.count("fsync")
-            fsync(file)
-
-        os.fsync = counted
         try:
-            with STOP.watch(folder, n, act):
+            with counted_flushes(), STOP.watch(folder, n, act):
                 work(folder)
         except (OSError, UserError):
             if not fault:
@@ -205,40 +218,85 @@ def repeat(work, home, new):
         assert not litter(home), litter(home)
 
 
-def measure(work, folder, fault, every):
+def measure(work, folder, fault, power, every):
     """Stop `work` before each change; return the number of places that were tried."""
-    home = folder / "here"  # Always the same path, because files may name it.
+    home, start = folder / "here", folder / "start"  # Always the same path, because files may name it.
 
-    def put(start):
+    def put():
         shutil.rmtree(home, ignore_errors=True)
         shutil.copytree(start, home)
 
     def states():
-        put(folder / "start")
+        put()
         for _ in range(2):
             crash.child(lambda: repeat(work, home, visible(home)))
             yield visible(home)
 
+    def stops():
+        for n in itertools.count(1, every):
+            put()
+            event = stopped(work, home, n, fault)
+            if not event:
+                break
+            # What cannot be removed stays until the next start.
+            assert not fault or event in ("os.remove", "os.rmdir") or not litter(home), (event, litter(home))
+            yield n
+
+    def cuts():
+        put()
+        for n, (state, ended) in enumerate(cut_power(work, home)):
+            if n % every == 0:
+                put()
+                lay_out(home, state)
+                assert not ended or visible(home) == new, "a power cut after the end takes something away"
+                yield n
+
     # Import here what each child would import again, and forget which folders were looked through.
-    put(folder / "start")
+    put()
     work(home)
     locks._remove_at_first.cache_clear()
-    old = visible(folder / "start")
+    old = visible(start)
     new, twice = states()
     tried = 0
-    for n in itertools.count(1, every):
-        put(folder / "start")
-        event = stopped(work, home, n, fault)
-        if not event:
-            break
-        check_left(visible(home), old, new)
-        # What cannot be removed stays until the next start.
-        assert not fault or event in ("os.remove", "os.rmdir") or not litter(home), (n, event, litter(home))
+    for n in cuts() if power else stops():
+        left = visible(home)
+        check_left(left, old, new)
         crash.child(lambda: repeat(work, home, new))
         again = visible(home)
         assert again in (new, twice), (n, set(again.items()) ^ set(new.items()))
         tried += 1
     return tried
+
+
+def cut_power(work, home):
+    """Call `work(home)`; return what a power cut may leave, and whether the call had ended."""
+    found, disk = {}, Disk(home)
+
+    def look(event="", ended=False):
+        for state in disk.states():
+            found[hash_state(state)] = state, ended
+        # This is called before each change, whatever the number of the first one.
+        STOP.left = 1
+
+    with counted_flushes(disk.fsync), STOP.watch(home, 1, look):
+        work(home)
+        look(ended=True)
+    disk.close()
+    locks._remove_at_first.cache_clear()
+    return found.values()
+
+
+def lay_out(home, state):
+    """Bring a folder into a state; the times of unchanged files stay."""
+    for path in sorted(home.rglob("*"), reverse=True):
+        if str(path.relative_to(home)) not in state:
+            path.rmdir() if path.is_dir() else path.unlink()
+    for name, data in state.items():
+        path = home / name
+        if data is None:
+            path.mkdir(exist_ok=True)
+        elif not path.exists() or path.read_bytes() != data:
+            path.write_bytes(data)
 
 
 # The functions
@@ -298,14 +356,18 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--writers", nargs="+", default=[*WRITERS], choices=WRITERS)
     parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--fault", action="store_true")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--fault", action="store_true")
+    how.add_argument("--power", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # Threads do not survive a fork.
     os.environ["DDIM_CACHE"] = str(args.folder.absolute() / "here" / "cache")
     evaluate.load_extractor = lambda *_: stubs.stub()  # features that need no time and no weights
     crash.child(lambda: prepare(args.folder / "start"))
-    report = {name: measure(WRITERS[name], args.folder, args.fault, args.every) for name in args.writers}
+    report = {
+        name: measure(WRITERS[name], args.folder, args.fault, args.power, args.every) for name in args.writers
+    }
     print(json.dumps(report, indent=1))
 
 
