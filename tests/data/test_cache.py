@@ -1,8 +1,10 @@
 """The cache is built once, and again when the source changes or the cache is damaged."""
 
 import errno
+import itertools
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from bad_images import encoded, picture
 from damage import damage_file, flip_bit
 from ddim.data import cache as cache_module
-from ddim.data import open_images
+from ddim.data import open_images, survey
 from ddim.data.cache import read_headers
 from ddim.errors import NoSpace, UserError
 from race import race
@@ -97,7 +99,7 @@ def test_added_and_removed_files_are_noticed(opened, folder):
 def test_unchanged_old_files_are_not_read_again(opened, folder, monkeypatch):
     monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
     first = opened()
-    monkeypatch.setattr(cache_module, "_surveyed", lambda source: pytest.fail("read again"))
+    monkeypatch.setattr(survey.Reading, "add", lambda *_: pytest.fail("read again"))
     assert opened().fingerprint == first.fingerprint
     (folder / "rose" / "0.png").write_bytes(noise(2) + b" ")
     with pytest.raises(pytest.fail.Exception, match="read again"):
@@ -115,10 +117,56 @@ def test_a_damaged_note_about_old_files_is_not_believed(opened, monkeypatch, tmp
 
 def test_files_written_a_moment_ago_are_read_again(opened, monkeypatch):
     opened()
-    read, inner = [], cache_module._surveyed
-    monkeypatch.setattr(cache_module, "_surveyed", lambda source: read.append(source) or inner(source))
+    read, inner = [], survey.Reading.add
+    monkeypatch.setattr(
+        survey.Reading, "add", lambda reading, item: read.append(item) or inner(reading, item)
+    )
     opened()
-    assert len(read) == 1
+    assert len(read) == 6
+
+
+def test_a_file_that_could_not_be_read_once_is_tried_again(opened, monkeypatch):
+    monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
+    failing(monkeypatch, lambda opening: True)
+    assert len(opened()) == 5
+    monkeypatch.undo()
+    monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
+    assert len(opened()) == 6
+
+
+def test_a_file_that_can_be_read_only_once_is_named_and_nothing_is_kept(opened, monkeypatch, tmp_path):
+    failing(monkeypatch, lambda opening: opening == 2)
+    with pytest.raises(
+        UserError, match=r"could not be read again: 'rose/0.png' cannot be read: Input/output"
+    ):
+        opened()
+    assert not list((tmp_path / "cache").glob("*x*"))
+    monkeypatch.undo()
+    assert len(opened()) == 6
+
+
+def test_files_that_change_while_they_are_read_are_refused(opened, folder, monkeypatch):
+    decode = cache_module._decode_all
+
+    def change(*args):
+        (folder / "rose" / "0.png").write_bytes(noise(5))
+        return decode(*args)
+
+    monkeypatch.setattr(cache_module, "_decode_all", change)
+    with pytest.raises(UserError, match="changed while it was read: try again"):
+        opened()
+
+
+def failing(monkeypatch, when):
+    """Let a file fail with an input/output error whenever `when(how often it has been opened)`."""
+    opening, count = Path.open, itertools.count(1)
+
+    def open_or_fail(path, *args, **options):
+        if path.parts[-2:] == ("rose", "0.png") and when(next(count)):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opening(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", open_or_fail)
 
 
 DAMAGE = {

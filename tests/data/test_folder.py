@@ -12,9 +12,10 @@ import pytest
 from archives import as_folder, as_tar, as_zip
 from bad_images import encoded, picture
 from ddim.data import open_images
-from ddim.data.cache import read_rejects, survey_source
+from ddim.data.cache import read_rejects
 from ddim.data.open import find_source
 from ddim.data.sources import find_classes
+from ddim.data.survey import survey_source
 from ddim.errors import UserError
 from ddim.files import cache_folder
 

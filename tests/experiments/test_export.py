@@ -257,6 +257,18 @@ def test_only_evaluations_of_these_weights_are_shown(tmp_path):
     assert "Not measured" in card
 
 
+@pytest.mark.parametrize("place", ["run.json", "evaluations/1/record.json", "memorisation/1/record.json"])
+def test_no_card_is_made_of_a_damaged_record(place, tmp_path):
+    """It would say that nothing was measured."""
+    source = run_of(small(), tmp_path / "run", images=5)
+    damaged = source / place
+    damaged.parent.mkdir(parents=True, exist_ok=True)
+    damaged.write_text("{")
+    with pytest.raises(UserError, match=place):
+        export_run(source, tmp_path / "out", "safetensors")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_card_has_the_verdict_of_the_memorisation_test(tmp_path):
     source = run_of(small(), tmp_path / "run", images=5)
     path = source / "memorisation" / "1" / "record.json"

@@ -4,8 +4,8 @@
 runs it once undisturbed and once killed, both in FOLDER, and prints a report as JSON; it exits with 1
 unless both ended with the same bits. It is a script because it forks: each life costs no import.
 
-With --recipes in place of the options, this is done with each named recipe on a small network, with photos
-that each life decodes anew, and with a network that each life compiles.
+With `--recipes`, or `--recipes NAMES`, in place of the options, this is done with named recipes on small
+networks and photos that each life decodes anew, and with a network that each life compiles ("compiled").
 """
 
 import argparse
@@ -31,6 +31,8 @@ from ddim.runs.codec import override, write_recipe
 from ddim.runs.named_recipes import RECIPES
 from distinct_images import draw_photos
 from small_recipes import make_small
+
+COMPILED = "compiled"
 
 
 @dataclass
@@ -143,10 +145,14 @@ def _die_in_a_save(run, flushes):
 
 
 def _wait_and_kill(life, run, draw, longest, report):
-    # Some die while they start: before they compile, or before their first step.
-    if report.kills % 4 == 0:
+    # Some die while they start: before they have a run folder, or before their first step, perhaps compiling.
+    if report.kills % 8 == 0:
         report.starting += 1
         life.marked.wait(draw.uniform(0, longest))
+    elif report.kills % 8 == 4:
+        report.starting += 1
+        wait_for(life, life.marked.is_set)
+        time.sleep(draw.uniform(0, longest))
     else:
         wait_for(life, life.marked.is_set)
         # The first line that this process logs says that it has compiled, and makes steps.
@@ -186,24 +192,26 @@ def _contents(run):
     return {**found, "metrics.jsonl": log, "step": path.name}
 
 
-def torture_recipes(folder, kills, saving, seed=0, longest=1.0):
-    """Kill a run of each named recipe, and one that compiles; {name: report}."""
+def torture_recipes(folder, names, kills, saving, seed=0, longest=1.0):  # noqa: PLR0913
+    """Kill a run of each of these recipes, `kills` times in all; {name: report}."""
     cache = folder / "cache"
     os.environ["DDIM_CACHE"] = str(cache)
     (folder / "photos").mkdir()
     draw_photos(folder / "photos", 300)
-    cases = {name: make_small(name) for name in RECIPES}
-    cases["compiled"] = cases["luz"]
     found = {}
-    for k, (name, recipe) in enumerate(cases.items()):
-        share = len(range(k, kills, len(cases)))
-        fields = {"data.source": str(folder / "photos"), "images": 400 * (share + 2), "report.events": 8}
+    for k, name in enumerate(names):
+        share = len(range(k, kills, len(names)))
+        compiling = name == COMPILED
+        recipe = make_small("luz" if compiling else name)
+        # A compiled network is fast, and has much to do before its first step.
+        images = (4000 if compiling else 400) * (share + 2)
+        fields = {"data.source": str(folder / "photos"), "images": images, "report.events": 8}
         fields |= {"report.checkpoint": 0.2, "report.snapshots": 4, "optim.warmup": 80}
         (folder / name).mkdir()
         (folder / name / "recipe.yaml").write_text(write_recipe(override(recipe, fields)))
-        compiling = "--compile" if name == "compiled" else "--no-compile"
-        options = ["--recipe", str(folder / name / "recipe.yaml"), "--threads", "1", compiling]
-        longer = 20 * longest if name == "compiled" else longest
+        options = ["--recipe", str(folder / name / "recipe.yaml"), "--threads", "1"]
+        options.append("--compile" if compiling else "--no-compile")
+        longer = 5 * longest if compiling else longest
         found[name] = torture(folder / name, options, share, min(saving, share), seed + k, longer, cache)
         print(name, vars(found[name]), file=sys.stderr, flush=True)
     return found
@@ -217,7 +225,7 @@ def report():
     parser.add_argument("--saving", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, default=1.0)
-    parser.add_argument("--recipes", action="store_true")
+    parser.add_argument("--recipes", nargs="*", choices=[*RECIPES, COMPILED])
     words = sys.argv[1:]
     split = words.index("--") if "--" in words else len(words)
     args, options = parser.parse_args(words[:split]), words[split + 1 :]

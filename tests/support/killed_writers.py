@@ -1,10 +1,10 @@
 """Stop each function that writes files before each of its changes of a folder, and look at what is left.
 
-`python tests/support/killed_writers.py FOLDER` kills the process. With --fault, the change fails with EIO
-instead. With --power, the power of the machine is cut: what was not flushed to the disk may be lost. It
-prints the number of places of each function as JSON (with --power, of different folders that may be left).
---writers NAMES chooses functions, and --every N tries each Nth place. It is a script because it forks, and
-because an audit hook stays for good.
+`python tests/support/killed_writers.py FOLDER` kills the process, and prints the number of places of each
+function as JSON. Something else happens with `--instead write-error` or `read-error`: the change, or a file
+that is opened to be read, fails with EIO; or with `power-cut`: what was not flushed to the disk may be lost
+(the numbers are of different folders that may be left). `--writers NAMES` chooses functions, and `--every N`
+tries each Nth place. It is a script because it forks, and because an audit hook stays for good.
 """
 
 import argparse
@@ -46,6 +46,9 @@ from power_cuts import Disk, hash_state
 CHANGES = {"os.rename": 0, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.link": 1, "os.symlink": 1}
 """The audit events of changes of a folder, with the argument that is the path that changes."""
 
+READS = ("os.listdir", "os.scandir")
+"""The audit events of reading a folder. That of a file is "open", which may also be a change."""
+
 SAMPLES = "samples/record.json"
 
 TIMES = ("time", "seconds", "seal", "study", "kept")
@@ -55,7 +58,7 @@ TIMES = ("time", "seconds", "seal", "study", "kept")
 # Stopping before the n-th change
 
 
-def ignore(event):
+def ignore(*_):
     """Do nothing before a change."""
 
 
@@ -63,42 +66,43 @@ class Stop:
     """Counts the changes below a folder, and stops the process before one of them."""
 
     def __init__(self):
-        self.folder, self.left, self.act, self.direct = Path(), 0, None, []
+        self.folder, self.left, self.act, self.reads, self.direct = Path(), 0, None, False, []
         sys.addaudithook(self._see)
 
     @contextmanager
-    def watch(self, folder, n=0, act=ignore):
-        """Call `act` before the n-th change below `folder` in this block; never if n is 0."""
-        self.folder, self.left, self.act, self.direct = folder, n, act, []
+    def watch(self, folder, n=0, act=ignore, reads=False):
+        """Call `act` before the n-th change, or read, below `folder` in this block; never if n is 0."""
+        self.folder, self.left, self.act, self.reads, self.direct = folder, n, act, reads, []
         try:
             yield
         finally:
             self.act = None
 
     def _see(self, event, args):
-        if self.act and (event in CHANGES or event == "open"):
-            path = args[CHANGES.get(event, 0)]
-            writes = event != "open" or args[2] & (os.O_WRONLY | os.O_RDWR)
-            if writes and isinstance(path, str | bytes | os.PathLike):
-                place = Path(os.fsdecode(path))
-                # Removing a folder names its files relative to it.
-                inside = place.is_relative_to(self.folder)
-                parts = place.relative_to(self.folder).parts if inside else ()
-                # A file is written under a temporary name, and renamed when it is complete. Events are added.
-                if (
-                    inside
-                    and event == "open"
-                    and not any(part[0] == "." or part == "events" for part in parts)
-                ):
-                    self.direct.append(str(place))
-                if inside or not place.is_absolute():
-                    self.count(event)
+        if not self.act or event not in ("open", *CHANGES, *READS):
+            return
+        path = args[CHANGES.get(event, 0)]
+        if not isinstance(path, str | bytes | os.PathLike):
+            return
+        place = Path(os.fsdecode(path))
+        inside = place.is_relative_to(self.folder)
+        changes = event in CHANGES or (event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR))
+        if changes and event == "open" and inside and not has_temporary_name(place.relative_to(self.folder)):
+            self.direct.append(str(place))
+        # Removing a folder names its files relative to it.
+        if bool(changes) != self.reads and (inside or (changes and not place.is_absolute())):
+            self.count(event, str(place))
 
-    def count(self, event):
+    def count(self, event, path=""):
         """Count one change."""
         self.left -= 1
         if self.left == 0:
-            self.act(event)
+            self.act(event, path)
+
+
+def has_temporary_name(name):
+    """Return whether a file may be incomplete; events are added to their file, and have random names."""
+    return any(part.startswith(".") or part == "events" for part in name.parts)
 
 
 STOP = Stop()
@@ -110,7 +114,7 @@ def counted_flushes(after=ignore):
     fsync = os.fsync
 
     def counted(file):
-        if STOP.act:
+        if STOP.act and not STOP.reads:
             STOP.count("fsync")
         fsync(file)
         after(file)
@@ -122,26 +126,26 @@ def counted_flushes(after=ignore):
         os.fsync = fsync
 
 
-def stopped(work, folder, n, fault):
-    """Run `work(folder)` in a forked process until its n-th change; return the kind of this change, or "".
+def stopped(work, folder, n, instead):
+    """Run `work(folder)` in a forked process until its n-th change or read; return the kind of this, or "".
 
-    Then the process is killed. If `fault` is true, the change raises EIO, and `work` must raise an error for
-    users or go on without this change.
+    Then the process is killed. If `instead` is an error, the change or read raises EIO, and `work` must raise
+    an error for users or go on without it.
     """
     reader, writer = os.pipe()
 
-    def act(event):
+    def act(event, path):
         os.write(writer, event.encode())
-        if fault:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+        if instead:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path or None)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def run():
         try:
-            with counted_flushes(), STOP.watch(folder, n, act):
+            with counted_flushes(), STOP.watch(folder, n, act, instead == "read-error"):
                 work(folder)
         except (OSError, UserError):
-            if not fault:
+            if not instead:
                 raise
 
     crash.child(run)
@@ -163,17 +167,16 @@ def timeless(value):
 def visible(folder):
     """Return the files below a folder that have no temporary name, as {path: content}.
 
-    Events have random names, and surveys are kept or not, depending on the age of the images.
+    Surveys are kept or not, depending on the age of the images.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if (
-            path.is_file()
-            and not any(part.startswith(".") for part in name.parts)
-            and not {"events", "surveys"} & {*name.parts}
-        ):
+        if path.is_file() and not has_temporary_name(name) and "surveys" not in name.parts:
             data = path.read_bytes()
+            # A report names the runs that could not be read.
+            if path.suffix in (".html", ".md") and os.strerror(errno.EIO).encode() in data:
+                continue
             if path.suffix == ".json":
                 document = timeless(json.loads(data))
                 if str(name) == SAMPLES:
@@ -218,7 +221,7 @@ def repeat(work, home, new):
         assert not litter(home), litter(home)
 
 
-def measure(work, folder, fault, power, every):
+def measure(work, folder, instead, every):
     """Stop `work` before each change; return the number of places that were tried."""
     home, start = folder / "here", folder / "start"  # Always the same path, because files may name it.
 
@@ -235,11 +238,14 @@ def measure(work, folder, fault, power, every):
     def stops():
         for n in itertools.count(1, every):
             put()
-            event = stopped(work, home, n, fault)
+            event = stopped(work, home, n, instead)
             if not event:
                 break
             # What cannot be removed stays until the next start.
-            assert not fault or event in ("os.remove", "os.rmdir") or not litter(home), (event, litter(home))
+            assert not instead or event in ("os.remove", "os.rmdir") or not litter(home), (
+                event,
+                litter(home),
+            )
             yield n
 
     def cuts():
@@ -258,7 +264,7 @@ def measure(work, folder, fault, power, every):
     old = visible(start)
     new, twice = states()
     tried = 0
-    for n in cuts() if power else stops():
+    for n in cuts() if instead == "power-cut" else stops():
         left = visible(home)
         check_left(left, old, new)
         crash.child(lambda: repeat(work, home, new))
@@ -272,7 +278,7 @@ def cut_power(work, home):
     """Call `work(home)`; return what a power cut may leave, and whether the call had ended."""
     found, disk = {}, Disk(home)
 
-    def look(event="", ended=False):
+    def look(*_, ended=False):
         for state in disk.states():
             found[hash_state(state)] = state, ended
         # This is called before each change, whatever the number of the first one.
@@ -356,18 +362,14 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--writers", nargs="+", default=[*WRITERS], choices=WRITERS)
     parser.add_argument("--every", type=int, default=1)
-    how = parser.add_mutually_exclusive_group()
-    how.add_argument("--fault", action="store_true")
-    how.add_argument("--power", action="store_true")
+    parser.add_argument("--instead", choices=("write-error", "read-error", "power-cut"))
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # Threads do not survive a fork.
     os.environ["DDIM_CACHE"] = str(args.folder.absolute() / "here" / "cache")
     evaluate.load_extractor = lambda *_: stubs.stub()  # features that need no time and no weights
     crash.child(lambda: prepare(args.folder / "start"))
-    report = {
-        name: measure(WRITERS[name], args.folder, args.fault, args.power, args.every) for name in args.writers
-    }
+    report = {name: measure(WRITERS[name], args.folder, args.instead, args.every) for name in args.writers}
     print(json.dumps(report, indent=1))
 
 

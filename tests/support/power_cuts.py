@@ -22,7 +22,7 @@ NAMES = (
     *(lambda depth, place, k=k: depth > k for k in range(4)),
     *(lambda depth, place, k=k: place % 2 == k for k in range(2)),
 )
-"""Whether a name is that of now or the flushed one, by the depth of its folder and its place in the folder."""
+"""Whether a name is that of now or the flushed one, by its folder's depth and its place in the folder."""
 
 
 @dataclass

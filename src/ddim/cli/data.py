@@ -78,9 +78,10 @@ def run(args: argparse.Namespace) -> int:
     """Print a summary of the source and write a sheet of its images."""
     from ddim.cli.console import ProgressDisplay
     from ddim.data import open_images, parse_size
-    from ddim.data.cache import find_enlarged, read_headers, read_rejects, survey_source
+    from ddim.data.cache import find_enlarged, read_headers, read_rejects
     from ddim.data.clusters import Clusters
     from ddim.data.open import find_array_size, find_source
+    from ddim.data.survey import survey_source
     from ddim.data.values import Reading
     from ddim.files import cache_folder
     from ddim.plots.pictures import (

@@ -8,16 +8,13 @@ at the same time. Its files are checked against stored hashes, and damaged files
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, astuple
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -25,18 +22,17 @@ import numpy as np
 
 from ddim.data import decode
 from ddim.data.checked_pixels import SEAL, SealedPixels, read_seal, write_seal
-from ddim.data.high_bit_depth import VERSION, decode_any, read_any_header, read_pixels, stored_type
+from ddim.data.high_bit_depth import VERSION, decode_any
 from ddim.data.images import Images
-from ddim.data.sources import OTHER, Member, Reject, Source, Survey, count_votes, find_classes
+from ddim.data.sources import OTHER, Reject, Source, Survey, find_classes
+from ddim.data.survey import Reading, explained_writing, hash_text, survey_source
 from ddim.data.values import EIGHT_BITS, Values, ValueType
-from ddim.errors import UserError, explain_os_error, warn_user
+from ddim.errors import UserError, warn_user
 from ddim.files import (
     cache_folder,
     cache_folders,
-    make_folder,
     publish_folder,
     temporary_folder,
-    write_atomic,
     write_new,
 )
 from ddim.files.locks import remove_leftovers_once
@@ -88,8 +84,8 @@ def load_cached(
             if progress:
                 progress(done, known.count)
 
-        with _writable(root):
-            _build(source, text, folder, shape, kept, tell)
+        with explained_writing(root):
+            _build(source, text, known, folder, shape, kept, tell)
         found = _read(folder, fingerprint, shape)
     if found is None:
         raise UserError(
@@ -108,7 +104,7 @@ def fingerprint_survey(
     shape = f"{size[0]}x{size[1]}x{channels or known.channels}"
     kind = known.find_values(values).type
     deep = "" if kind == "uint8" else f" {kind} {VERSION}"
-    return _sha(f"{decode.VERSION} {known.content} {shape}{deep}".encode())
+    return hash_text(f"{decode.VERSION} {known.content} {shape}{deep}")
 
 
 def open_decoded(fingerprint: str, size: tuple[int, int], *, cache: Path | None = None) -> Images | None:
@@ -150,63 +146,10 @@ def find_enlarged(images: Images) -> list[decode.Header]:
     return [header for header in read_headers(images) if header.height < height or header.width < width]
 
 
-def survey_source(source: Source, root: Path) -> Survey:
-    """Return the survey of a source.
-
-    A survey that is stored in the cache folder `root` is used if the files have not changed since then.
-    """
-    if known := source.survey():
-        return known
-    stamp = source.stamp()
-    key = " ".join((*decode.list_readable(), *(["tiff"] if find_spec("tifffile") else []), VERSION, stamp))
-    note = root / "surveys" / f"{_sha(key.encode('utf-8', 'surrogateescape'))}.json"
-    if stamp:
-        try:
-            stored = json.loads(note.read_text("utf-8"))
-            if stored.pop("seal") == _sha(json.dumps(stored).encode()):
-                return Survey(**stored)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            pass
-    found = _surveyed(source)
-    if stamp and source.stamp() == stamp:
-        with _writable(root):
-            make_folder(note.parent)
-            fields = asdict(found)
-            write_atomic(note, json.dumps(fields | {"seal": _sha(json.dumps(fields).encode())}).encode())
-    return found
-
-
-def _surveyed(source: Source) -> Survey:
-    lines: list[tuple[str, str]] = []
-    votes: Counter[tuple[ValueType, int]] = Counter()
-    count = others = 0
-    low, high = math.inf, -math.inf
-    for item in source.members((0, 0)):
-        if isinstance(item, Member):
-            count += 1
-            digest = _sha(item.data)
-            with suppress(decode.UnusableError):
-                header = read_any_header(item.data)
-                votes[stored_type(header), header.channels] += 1
-                # A machine that cannot read this format decodes fewer images from the same files, so it must
-                # get another fingerprint.
-                digest += header.format if header.format in ("AVIF", "HEIF") else ""
-                if stored_type(header) == "float32":
-                    pixels = read_pixels(item.data)
-                    low, high = min(low, float(pixels.min())), max(high, float(pixels.max()))
-            lines.append((item.name, digest))
-        elif item.reason == OTHER:
-            others += 1
-        else:
-            lines.append((item.name, item.reason))
-    values, channels = count_votes(votes)
-    content = _sha(json.dumps(sorted(lines)).encode())
-    return Survey(content, channels, count, others, values, low, high)
-
-
 def _build(
     source: Source,
     text: str,
+    known: Survey,
     folder: Path,
     shape: tuple[int, int, int],
     kept: Values,
@@ -215,7 +158,11 @@ def _build(
     """Decode all images of the source into the folder; after an error the folder does not exist."""
     with temporary_folder(folder) as beside:
         path = beside / _PIXELS[kept.type]
-        names, headers, refused = _decode_all(source, shape, path, progress)
+        reading = Reading()
+        names, headers, refused = _decode_all(source, shape, path, reading, progress)
+        # Generated images are not read.
+        if not source.survey() and reading.survey() != known:
+            raise UserError(_changed(text, reading))
         if not names:
             raise UserError(_nothing(text, refused))
         rank = sorted(range(len(names)), key=names.__getitem__)
@@ -241,7 +188,11 @@ def _build(
 
 
 def _decode_all(
-    source: Source, shape: tuple[int, int, int], path: Path, progress: Callable[[int], None]
+    source: Source,
+    shape: tuple[int, int, int],
+    path: Path,
+    reading: Reading,
+    progress: Callable[[int], None],
 ) -> tuple[list[str], list[decode.Header], list[Reject]]:
     names: list[str] = []
     headers: list[decode.Header] = []
@@ -250,6 +201,7 @@ def _decode_all(
     wanted = next(kind for kind, name in _PIXELS.items() if name == path.name)
     with path.open("wb") as file:
         for item in source.members(shape[:2]):
+            reading.add(item)
             if isinstance(item, Reject):
                 if item.reason != OTHER:
                     refused.append(item)
@@ -326,6 +278,13 @@ def _official(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(train), np.flatnonzero(~train)
 
 
+def _changed(text: str, reading: Reading) -> str:
+    if reading.unreadable:
+        first = reading.unreadable[0]
+        return f"{text!r} could not be read again: {first.name!r} {first.reason}; try again"
+    return f"{text!r} changed while it was read: try again when its files no longer change"
+
+
 def _nothing(text: str, refused: Sequence[Reject]) -> str:
     if not refused:
         return f"{text!r} contains no image: give {', '.join(decode.FORMATS)} files"
@@ -334,16 +293,3 @@ def _nothing(text: str, refused: Sequence[Reject]) -> str:
         f"{text!r} contains no image that can be used: {len(refused)} files were refused, "
         f"the first, {first.name!r}, because: {first.reason}"
     )
-
-
-@contextmanager
-def _writable(root: Path) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        what = f"the cache folder {str(root)!r} cannot be written"
-        raise explain_os_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
-
-
-def _sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 from ddim.data.archives import DAMAGED, Allowance, is_tar, open_zip, read_tar
 from ddim.data.decode import MAX_BYTES, is_image_name
 from ddim.data.label_files import LABEL_SUFFIXES, LARGEST_LABEL, LabelFile, name_classes
-from ddim.data.sources import OTHER, Member, Reject, Source, Survey, explain_bad_name
+from ddim.data.sources import OTHER, Member, Reject, Source, Survey, Unreadable, explain_bad_name
 from ddim.errors import UserError
 from ddim.files import measure_file
 
@@ -148,7 +148,8 @@ class Zip:
             with archive.open(info) as file:
                 return _check_member(info.filename, file.read(MAX_BYTES + 1))
         except DAMAGED as error:
-            return Reject(info.filename, f"cannot be unpacked: {error}")
+            kind = Unreadable if isinstance(error, OSError) else Reject
+            return kind(info.filename, f"cannot be unpacked: {error}")
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ class Tar:
         except UserError:
             raise
         except DAMAGED as error:
-            yield Reject(self.path.name, f"the archive is damaged and cannot be read further: {error}")
+            kind = Unreadable if isinstance(error, OSError) else Reject
+            yield kind(self.path.name, f"the archive is damaged and cannot be read further: {error}")
 
     def _read(self) -> Iterator[Member | Reject | LabelFile]:
         allowance = Allowance(self.path)
@@ -234,7 +236,7 @@ def _read_file(name: str, path: Path) -> Member | Reject:
     except UserError:
         return Reject(name, "not a regular file")
     except OSError as error:
-        return Reject(name, f"cannot be read: {error.strerror}")
+        return Unreadable(name, f"cannot be read: {error.strerror}")
 
 
 def _check_member(name: str, data: bytes) -> Member | Reject:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ddim.data.arrays import SUFFIXES, Arrays
 from ddim.data.blossoms.source import Blossoms
-from ddim.data.cache import fingerprint_survey, load_cached, survey_source
+from ddim.data.cache import fingerprint_survey, load_cached
 from ddim.data.folder import open_path
 from ddim.data.given import GIVEN, PREFIX
 from ddim.data.hub import names_repository, parse_repository
@@ -19,6 +19,7 @@ from ddim.data.images import Images, check_size
 from ddim.data.named import NAMED
 from ddim.data.parquet import Parquet, is_parquet
 from ddim.data.sources import Source
+from ddim.data.survey import survey_source
 from ddim.data.values import AS_FILES_SAY, Reading
 from ddim.errors import UserError, suggest
 from ddim.files import cache_folder

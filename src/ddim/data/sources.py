@@ -32,6 +32,10 @@ class Reject:
     reason: str
 
 
+class Unreadable(Reject):
+    """A file that the system could not read this time."""
+
+
 @dataclass(frozen=True)
 class Survey:
     """What is known about a source before its images are decoded.

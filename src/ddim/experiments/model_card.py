@@ -37,9 +37,15 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
     Args:
         run: the exported run.
         opening: the first blocks, which describe the format.
+
+    Raises:
+        UserError: if a record of the run cannot be read: a card must not say that nothing was measured.
     """
     folder = find_run_folder(run.checkpoint.run)
     evaluations = find_own_evaluations(run, folder)
+    measured = read_measurements(folder)
+    if measured.damaged:
+        raise UserError(f"{folder / measured.damaged[0]} is damaged: put back a copy, or remove its folder")
     picture = _find_picture(run, folder, evaluations)
     blocks = [
         Text(_summarise(run)),
@@ -49,7 +55,7 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
         Heading("Numbers"),
         *_numbers(evaluations),
         Heading("Memorisation"),
-        Text(read_measurements(folder).verdict or "Not measured. The command ddim memorisation measures it."),
+        Text(measured.verdict or "Not measured. The command ddim memorisation measures it."),
         Heading("Samples"),
         Picture(SAMPLES, picture[1])
         if picture
@@ -66,13 +72,14 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
 
 
 def find_own_evaluations(run: LoadedRun, folder: Path) -> list[Evaluation]:
-    """Return the evaluations in a run folder that measured the checkpoint and the weights of a loaded run."""
+    """Return the evaluations in a run folder that measured the checkpoint and the weights of a loaded run.
+
+    Raises:
+        UserError: if one is damaged.
+    """
     found = []
     for path in list_evaluations(folder):
-        try:
-            evaluation = read_evaluation(path)
-        except UserError:
-            continue
+        evaluation = read_evaluation(path)
         sampling: Mapping[str, Any] = evaluation.record.get("sampling") or {}
         checkpoint, average = sampling.get("checkpoint") or {}, sampling.get("average") or {}
         measured = checkpoint.get("sha256"), sampling.get("weights"), average.get("sha256")
@@ -97,6 +104,8 @@ def _describe_images(run: LoadedRun, folder: Path) -> str:
     if state.images is None:
         return "The run was imported, and its training images are not known."
     listed: Run | None = read_run(folder) if (folder / RUN).is_file() else None
+    if listed and listed.state == "damaged":
+        raise UserError(listed.why)
     seen = f", which it saw {listed.images:,} times in all" if listed and listed.images else ""
     named = run.classes if run.model.classes <= 200 else ()
     names = f" Classes: {', '.join(named)}." if run.model.classes and named else ""

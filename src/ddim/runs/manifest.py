@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -230,7 +231,7 @@ def _load(path: Path, name: str) -> bytes:
         if stat.S_ISREG(found.st_mode):
             if name.endswith(".json") and found.st_size > LARGEST_DOCUMENT:
                 raise Damaged(f"{path} is damaged: {name} is larger than {LARGEST_DOCUMENT >> 20} MiB")
-            return (path / name).read_bytes()
+            return _read_twice(path / name)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise Damaged(f"{path} is damaged: {name} is missing") from error
     except OSError as error:
@@ -238,6 +239,17 @@ def _load(path: Path, name: str) -> bytes:
             raise
         raise Damaged(f"{path} is damaged: {name} cannot be read ({error.strerror})") from error
     raise Damaged(f"{path} is damaged: {name} is not a plain file")
+
+
+def _read_twice(file: Path) -> bytes:
+    """Read a file, and try again after an input/output error, which may be a moment's fault of a drive."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    time.sleep(0.1)
+    return file.read_bytes()
 
 
 def _compare(path: Path, manifest: Manifest, name: str) -> bytes:
