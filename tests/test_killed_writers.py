@@ -1,4 +1,4 @@
-"""Functions that write files are stopped, or meet an error, at a change of a folder: each file left is old or new."""
+"""Functions that write files meet a kill, an error or a power cut: each file left is old or new."""
 
 import json
 import subprocess
