@@ -232,11 +232,11 @@ def report():
     shutil.rmtree(args.folder, ignore_errors=True)
     args.folder.mkdir(parents=True)
     shared = args.kills, args.saving, args.seed, args.longest
-    found = (
-        torture_recipes(args.folder, *shared)
-        if args.recipes
-        else {"run": torture(args.folder, options, *shared)}
-    )
+    names = [*RECIPES, COMPILED] if args.recipes == [] else args.recipes
+    if names:
+        found = torture_recipes(args.folder, names, *shared)
+    else:
+        found = {"run": torture(args.folder, options, *shared)}
     print(json.dumps({name: vars(report) for name, report in found.items()}, indent=1))
     return any(report.different or report.saving < args.saving for report in found.values())
 

@@ -16,11 +16,17 @@ STEPS = 4
 
 TRIAL = f"""
 import json, sys, time
+from contextlib import ExitStack
 from pathlib import Path
+from ddim.errors import FolderLocked
 from ddim.files.locks import lock_folder
 run, pause = Path(sys.argv[1]), float(sys.argv[2])
 run.mkdir(parents=True, exist_ok=True)
-with lock_folder(run):
+with ExitStack() as locked:
+    try:
+        locked.enter_context(lock_folder(run))
+    except FolderLocked as error:
+        sys.exit(error.exit_code)
     (run / "run.json").write_text(json.dumps({{"recipe": {{"optim": {{"batch": 1}}, "images": {STEPS}}}}}))
     log = (run / "metrics.jsonl").open("a")
     done = len((run / "metrics.jsonl").read_text().splitlines())

@@ -39,6 +39,22 @@ def test_a_worker_waits_for_a_database_that_does_not_answer(queue, monkeypatch):
         queue.beat(trial_queue.TakenTrial(queue.sweep.trials[0], 0, 1))
 
 
+def test_a_worker_that_waited_long_for_a_trial_keeps_it(queue, monkeypatch):
+    change = queue.storage.set_trial_state_values
+
+    def change_late(*args):
+        time.sleep(2.5)
+        return change(*args)
+
+    queue.refill()
+    monkeypatch.setattr(queue.storage, "set_trial_state_values", change_late)
+    taken = queue.take()
+    other = TrialQueue(queue.sweep, grace=1)
+    other.refill()
+    assert other.take() is None
+    assert queue.beat(taken)
+
+
 def test_a_full_disk_under_the_database_is_no_database_that_may_answer_later(queue):
     with queue.storage.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()

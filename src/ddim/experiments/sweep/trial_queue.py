@@ -112,6 +112,8 @@ class TrialQueue:
             except UpdateFinishedTrialError:
                 continue
             if taken:
+                # If the database was slow, the first heartbeat is old.
+                self.storage.record_heartbeat(trial_id)
                 return TakenTrial(self._trials[waiting.user_attrs["name"]], waiting.number, trial_id)
         return None
 
