@@ -72,3 +72,12 @@ def test_a_worker_that_froze_while_it_filled_the_queue_does_not_stop_the_others(
         time.sleep(1.1)
         queue.refill()
     assert queue.take().trial.name == "a"
+
+
+def test_a_worker_that_fills_the_queue_for_long_is_not_disturbed(queue):
+    with lock_folder(queue.sweep.folder):
+        for _ in range(4):
+            queue._show_life()
+            queue.refill()
+            assert queue.take() is None
+            time.sleep(0.5)

@@ -10,6 +10,7 @@ killed at any moment. Therefore every trial that is not done, not waiting and no
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Generator
@@ -25,7 +26,7 @@ from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import Trial
 from ddim.experiments.sweep.search_space import Choice, Space
 from ddim.experiments.sweep.storage import connect, is_full, storage_errors
-from ddim.files.locks import lock_folder
+from ddim.files.locks import LOCK, lock_folder
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -90,7 +91,8 @@ class TrialQueue:
     def __init__(self, sweep: Sweep, address: str | None = None, grace: int = GRACE) -> None:
         self.sweep, self.grace, self.interval = sweep, grace, max(1, grace // BEATS)
         self._trials = {trial.name: trial for trial in sweep.trials}
-        self._refused: float | None = None
+        # When the lock of the folder last showed life, and its time then.
+        self._alive, self._touched = 0.0, 0
         # The folder is locked, because workers that begin at the same moment would create the same tables.
         with self._alone(wait=True):
             self.storage, self.study = connect(address or sweep.address, sweep.study, self.interval, grace)
@@ -180,6 +182,7 @@ class TrialQueue:
                 done = outcome is not None and (outcome.value is None or TrialState.COMPLETE in states)
                 if done or states & {TrialState.WAITING, TrialState.RUNNING}:
                     continue
+                self._show_life()
                 if tries:
                     self._retry(tries[-1])
                 else:
@@ -202,9 +205,9 @@ class TrialQueue:
         """Lock the sweep's folder and yield True. If another worker has locked it, wait if `wait` is true,
         else yield False.
 
-        A worker that keeps the lock for longer than the grace period counts as frozen. Then this worker
-        proceeds without the lock. In this case a trial may be enqueued twice, but the second worker that
-        takes it finds its outcome.
+        A worker that keeps the lock without a sign of life for the grace period counts as frozen. Then this
+        worker proceeds without the lock. In this case a trial may be enqueued twice, but the second worker
+        that takes it finds its outcome.
         """
         with ExitStack() as stack:
             while True:
@@ -212,13 +215,18 @@ class TrialQueue:
                     stack.enter_context(lock_folder(self.sweep.folder))
                     break
                 except FolderLocked:
-                    now = time.monotonic()
-                    self._refused = self._refused or now
-                    if now - self._refused > self.grace:
+                    now, touched = time.monotonic(), (self.sweep.folder / LOCK).stat().st_mtime_ns
+                    if touched != self._touched:
+                        self._alive, self._touched = now, touched
+                    if now - self._alive > self.grace:
                         break
                     if not wait:
                         yield False
                         return
                     time.sleep(0.05)
-            self._refused = None
+            self._show_life()
             yield True
+
+    def _show_life(self) -> None:
+        """Tell the workers that wait for the lock that this one goes on, because filling a queue takes long."""
+        os.utime(self.sweep.folder / LOCK)
