@@ -228,5 +228,5 @@ class TrialQueue:
             yield True
 
     def _show_life(self) -> None:
-        """Tell the workers that wait for the lock that this one goes on, because filling a queue takes long."""
+        """Tell workers that wait for the lock that this one goes on, because filling a queue takes long."""
         os.utime(self.sweep.folder / LOCK)
