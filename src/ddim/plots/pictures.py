@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from ddim.errors import UserError, check_pixels
+from ddim.errors import UserError, check_pixels, warn_user
 from ddim.files import write_atomic
 
 if TYPE_CHECKING:
@@ -207,12 +207,19 @@ def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
 
 
 def read_sheet(path: Path, height: int, width: int) -> list[np.ndarray]:
-    """Return the images of a sheet's PNG file, each (height, width, 3) uint8; [] if it cannot be read."""
+    """Return the images of a sheet's PNG file, each (height, width, 3) uint8; [] if it does not exist.
+
+    If it cannot be read, the result is [] too, and a warning says why.
+    """
     try:
         with Image.open(path) as image:
             return split_sheet(np.asarray(image.convert("RGB")), height, width)
-    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
-        return []
+    except FileNotFoundError:
+        pass
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of these for damaged files
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        warn_user(f"{path} cannot be read, and is left out: {reason}")
+    return []
 
 
 def blend_alpha(pixels: np.ndarray) -> np.ndarray:
