@@ -248,9 +248,7 @@ def test_growth_shows_the_first_sample_after_each_step(trained):
         first = to_uint8(images(4, 32, 32) // (90 - step))[0]
         np.testing.assert_array_equal(strip[::3, left : left + 96 : 3], first)
     (trained / "a0" / "samples" / "step-000000030.png").write_text("torn")
-    with pytest.warns(
-        UserWarning, match="step-000000030.png cannot be read, and is left out: cannot identify"
-    ):
+    with pytest.warns(UserWarning, match="step-000000030.png cannot be read, and is left out: it is damaged"):
         assert growth(read_run(trained / "a0")) is None
 
 
