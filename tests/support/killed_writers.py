@@ -1,10 +1,10 @@
-"""Stop each function that writes files before each of its changes of a folder, and look at what is left.
+"""Stop each function that writes files at each of its changes of a folder, and look at what is left.
 
-`python tests/support/killed_writers.py FOLDER` kills the process, and prints the number of places of each
-function as JSON. Something else happens with `--instead write-error` or `read-error`: the change, or a file
-that is opened to be read, fails with EIO; or with `power-cut`: what was not flushed to the disk may be lost
-(the numbers are of different folders that may be left). `--writers NAMES` chooses functions, and `--every N`
-tries each Nth place. It is a script because it forks, and because an audit hook stays for good.
+`python tests/support/killed_writers.py FOLDER` prints the number of places of each function and fault as
+JSON. The faults are: the process is killed; a change, or a file that is opened to be read, fails with EIO;
+the power is cut, so that what was not flushed to the disk may be lost (the numbers are of different folders
+that may be left). `--faults` and `--writers` choose some by name, and `--every N` tries each Nth place. It is
+a script because it forks, and because an audit hook stays for good.
 """
 
 import argparse
@@ -48,6 +48,8 @@ CHANGES = {"os.rename": 0, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.lin
 
 READS = ("os.listdir", "os.scandir")
 """The audit events of reading a folder. That of a file is "open", which may also be a change."""
+
+FAULTS = ("kill", "write-error", "read-error", "power-cut")
 
 SAMPLES = "samples/record.json"
 
@@ -126,26 +128,26 @@ def counted_flushes(after=ignore):
         os.fsync = fsync
 
 
-def stopped(work, folder, n, instead):
+def stopped(work, folder, n, fault):
     """Run `work(folder)` in a forked process until its n-th change or read; return the kind of this, or "".
 
-    Then the process is killed. If `instead` is an error, the change or read raises EIO, and `work` must raise
+    Then the process is killed. If `fault` is an error, the change or read raises EIO, and `work` must raise
     an error for users or go on without it.
     """
     reader, writer = os.pipe()
 
     def act(event, path):
         os.write(writer, event.encode())
-        if instead:
+        if fault != "kill":
             raise OSError(errno.EIO, os.strerror(errno.EIO), path or None)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def run():
         try:
-            with counted_flushes(), STOP.watch(folder, n, act, instead == "read-error"):
+            with counted_flushes(), STOP.watch(folder, n, act, fault == "read-error"):
                 work(folder)
         except (OSError, UserError):
-            if not instead:
+            if fault == "kill":
                 raise
 
     crash.child(run)
@@ -190,10 +192,10 @@ def litter(folder):
     return [str(path) for path in folder.rglob(".*") if path.name.startswith((".tmp", ".building", ".new"))]
 
 
-def check_left(left, old, new, instead):
+def check_left(left, old, new, fault):
     """Check that each file is old or new, and that beside a new record are all files of its folder."""
     for name, content in left.items():
-        if name.startswith("report") and name in new and instead == "read-error":
+        if name.startswith("report") and name in new and fault == "read-error":
             continue  # A report leaves out what cannot be read, and says so.
         assert content in (old.get(name), new.get(name)), f"{name} is neither old nor new"
     for name in old:
@@ -220,57 +222,61 @@ def repeat(work, home, new):
         assert not litter(home), litter(home)
 
 
-def measure(work, folder, instead, every):
-    """Stop `work` before each change; return the number of places that were tried."""
-    home, start = folder / "here", folder / "start"  # Always the same path, because files may name it.
+class Writer:
+    """A function that writes files, and what is in its folder before a call, after it, and after a second."""
 
-    def put():
-        shutil.rmtree(home, ignore_errors=True)
-        shutil.copytree(start, home)
+    def __init__(self, work, folder):
+        # The folder has always the same path, because files may name it.
+        self.work, self.home, self.start = work, folder / "here", folder / "start"
+        # Import here what each child would import again, and forget which folders were looked through.
+        self.put()
+        work(self.home)
+        locks._remove_at_first.cache_clear()
+        self.old = visible(self.start)
+        self.put()
+        self.new = {}  # So the first call is no repetition.
+        self.new = self.call()
+        self.twice = self.call()
 
-    def states():
-        put()
-        for _ in range(2):
-            crash.child(lambda: repeat(work, home, visible(home)))
-            yield visible(home)
+    def put(self):
+        """Lay out what is there before a call."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        shutil.copytree(self.start, self.home)
 
-    def stops():
+    def call(self):
+        """Call the function to its end; return what is left."""
+        crash.child(lambda: repeat(self.work, self.home, self.new))
+        return visible(self.home)
+
+    def measure(self, fault, every):
+        """Stop the function at each `every`-th place; return the number of places that were tried."""
+        tried = 0
+        for n in self._cuts(every) if fault == "power-cut" else self._stops(fault, every):
+            check_left(visible(self.home), self.old, self.new, fault)
+            again = self.call()
+            assert again in (self.new, self.twice), (n, set(again.items()) ^ set(self.new.items()))
+            tried += 1
+        return tried
+
+    def _stops(self, fault, every):
         for n in itertools.count(1, every):
-            put()
-            event = stopped(work, home, n, instead)
+            self.put()
+            event = stopped(self.work, self.home, n, fault)
             if not event:
                 break
             # What cannot be removed stays until the next start.
-            assert not instead or event in ("os.remove", "os.rmdir") or not litter(home), (
-                event,
-                litter(home),
-            )
+            if fault != "kill" and event not in ("os.remove", "os.rmdir"):
+                assert not litter(self.home), (event, litter(self.home))
             yield n
 
-    def cuts():
-        put()
-        for n, (state, ended) in enumerate(cut_power(work, home)):
+    def _cuts(self, every):
+        self.put()
+        for n, (state, ended) in enumerate(cut_power(self.work, self.home)):
             if n % every == 0:
-                put()
-                lay_out(home, state)
-                assert not ended or visible(home) == new, "a power cut after the end takes something away"
+                self.put()
+                lay_out(self.home, state)
+                assert not ended or visible(self.home) == self.new, "a power cut takes away what was done"
                 yield n
-
-    # Import here what each child would import again, and forget which folders were looked through.
-    put()
-    work(home)
-    locks._remove_at_first.cache_clear()
-    old = visible(start)
-    new, twice = states()
-    tried = 0
-    for n in cuts() if instead == "power-cut" else stops():
-        left = visible(home)
-        check_left(left, old, new, instead)
-        crash.child(lambda: repeat(work, home, new))
-        again = visible(home)
-        assert again in (new, twice), (n, set(again.items()) ^ set(new.items()))
-        tried += 1
-    return tried
 
 
 def cut_power(work, home):
@@ -361,14 +367,17 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--writers", nargs="+", default=[*WRITERS], choices=WRITERS)
     parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--instead", choices=("write-error", "read-error", "power-cut"))
+    parser.add_argument("--faults", nargs="+", default=FAULTS, choices=FAULTS)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # Threads do not survive a fork.
     os.environ["DDIM_CACHE"] = str(args.folder.absolute() / "here" / "cache")
     evaluate.load_extractor = lambda *_: stubs.stub()  # features that need no time and no weights
     crash.child(lambda: prepare(args.folder / "start"))
-    report = {name: measure(WRITERS[name], args.folder, args.instead, args.every) for name in args.writers}
+    report = {}
+    for name in args.writers:
+        writer = Writer(WRITERS[name], args.folder)
+        report[name] = {fault: writer.measure(fault, args.every) for fault in args.faults}
     print(json.dumps(report, indent=1))
 
 
