@@ -147,6 +147,8 @@ def test_a_damaged_average_is_not_loaded(run):
     damage_file(average.folder / "average.json", flip_bit)
     with pytest.raises(UserError, match="width-0.08 is damaged"):
         load(run, "width-0.08")
+    with pytest.warns(UserWarning, match="width-0.08 is damaged.*it is left out"):
+        assert list_stored(run) == {}
 
 
 def test_an_average_belongs_to_the_checkpoint_it_was_made_from(run):

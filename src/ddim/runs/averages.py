@@ -173,18 +173,25 @@ def _finish_replacing(target: Path) -> None:
 
 
 def list_stored(run: Path) -> dict[str, StoredAverage]:
-    """Return the stored averages of a run, keyed by name; damaged ones are left out."""
-    return {name: read_stored(path) for name, path in find_stored(run).items()}
+    """Return the stored averages of a run, keyed by name; a damaged one is left out with a warning."""
+    found = {}
+    for name, path in find_stored(run).items():
+        try:
+            found[name] = read_stored(path)
+        except Damaged as error:
+            warn_user(f"{error}; it is left out")
+    return found
 
 
 def find_stored(run: Path) -> dict[str, Path]:
-    """Return the folders of the stored averages of a run, keyed by name; damaged ones are left out."""
+    """Return the folders of the stored averages of a run, keyed by name. They may be damaged."""
     found = {}
-    # The folder "picked.new" comes after "picked", which it is about to replace.
+    # The folder "picked.new" comes after "picked", which it is about to replace if it is whole.
     for path in sorted((run / FOLDER).glob("[!.]*")):
         if path.name != SNAPSHOTS and path.is_dir():
             with suppress(Damaged):
-                read_stored(path)
+                if path.name.endswith(FRESH):
+                    read_stored(path)
                 found[path.name.removesuffix(FRESH)] = path
     return found
 
@@ -223,8 +230,6 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
     run = find_run_folder(path)
     stored = {} if run == path else find_stored(run)
     if weights not in stored:
-        if run != path and (damaged := run / FOLDER / weights).is_dir() and weights != SNAPSHOTS:
-            read_stored(damaged)
         possible += stored
         raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
     facts = read_stored(stored[weights])
