@@ -74,8 +74,10 @@ class Disk:
         if place:
             yield place, None
         now = self._now(key)
+        # File systems keep the order of renames and removals, but new names may come in any order.
+        grown = entry.synced.items() <= now.items()
         for k, name in enumerate(sorted(now.keys() | entry.synced)):
-            inner = (now if names(depth, k) else entry.synced).get(name)
+            inner = (now if names(depth, k if grown else 0) else entry.synced).get(name)
             if inner:
                 yield from self._left(inner, data, names, depth + 1, f"{place}/{name}" if place else name)
 
