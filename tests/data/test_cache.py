@@ -99,7 +99,7 @@ def test_added_and_removed_files_are_noticed(opened, folder):
 def test_unchanged_old_files_are_not_read_again(opened, folder, monkeypatch):
     monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
     first = opened()
-    monkeypatch.setattr(survey.Reading, "add", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(survey.SurveyBuilder, "add", lambda *_: pytest.fail("read again"))
     assert opened().fingerprint == first.fingerprint
     (folder / "rose" / "0.png").write_bytes(noise(2) + b" ")
     with pytest.raises(pytest.fail.Exception, match="read again"):
@@ -117,9 +117,9 @@ def test_a_damaged_note_about_old_files_is_not_believed(opened, monkeypatch, tmp
 
 def test_files_written_a_moment_ago_are_read_again(opened, monkeypatch):
     opened()
-    read, inner = [], survey.Reading.add
+    read, inner = [], survey.SurveyBuilder.add
     monkeypatch.setattr(
-        survey.Reading, "add", lambda reading, item: read.append(item) or inner(reading, item)
+        survey.SurveyBuilder, "add", lambda builder, item: read.append(item) or inner(builder, item)
     )
     opened()
     assert len(read) == 6

@@ -25,7 +25,7 @@ from ddim.data.checked_pixels import SEAL, SealedPixels, read_seal, write_seal
 from ddim.data.high_bit_depth import VERSION, decode_any
 from ddim.data.images import Images
 from ddim.data.sources import OTHER, Reject, Source, Survey, find_classes
-from ddim.data.survey import Reading, explained_writing, hash_text, survey_source
+from ddim.data.survey import SurveyBuilder, explained_writing, hash_text, survey_source
 from ddim.data.values import EIGHT_BITS, Values, ValueType
 from ddim.errors import UserError, warn_user
 from ddim.files import (
@@ -158,11 +158,11 @@ def _build(
     """Decode all images of the source into the folder; after an error the folder does not exist."""
     with temporary_folder(folder) as beside:
         path = beside / _PIXELS[kept.type]
-        reading = Reading()
-        names, headers, refused = _decode_all(source, shape, path, reading, progress)
+        builder = SurveyBuilder()
+        names, headers, refused = _decode_all(source, shape, path, builder, progress)
         # Generated images are not read.
-        if not source.survey() and reading.survey() != known:
-            raise UserError(_changed(text, reading))
+        if not source.survey() and builder.survey() != known:
+            raise UserError(_changed(text, builder))
         if not names:
             raise UserError(_nothing(text, refused))
         rank = sorted(range(len(names)), key=names.__getitem__)
@@ -191,7 +191,7 @@ def _decode_all(
     source: Source,
     shape: tuple[int, int, int],
     path: Path,
-    reading: Reading,
+    builder: SurveyBuilder,
     progress: Callable[[int], None],
 ) -> tuple[list[str], list[decode.Header], list[Reject]]:
     names: list[str] = []
@@ -201,7 +201,7 @@ def _decode_all(
     wanted = next(kind for kind, name in _PIXELS.items() if name == path.name)
     with path.open("wb") as file:
         for item in source.members(shape[:2]):
-            reading.add(item)
+            builder.add(item)
             if isinstance(item, Reject):
                 if item.reason != OTHER:
                     refused.append(item)
@@ -278,9 +278,9 @@ def _official(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(train), np.flatnonzero(~train)
 
 
-def _changed(text: str, reading: Reading) -> str:
-    if reading.unreadable:
-        first = reading.unreadable[0]
+def _changed(text: str, builder: SurveyBuilder) -> str:
+    if builder.unreadable:
+        first = builder.unreadable[0]
         return f"{text!r} could not be read again: {first.name!r} {first.reason}; try again"
     return f"{text!r} changed while it was read: try again when its files no longer change"
 

@@ -37,12 +37,12 @@ def survey_source(source: Source, root: Path) -> Survey:
     if stamp:
         with suppress(UserError, TypeError):
             return Survey(**read_sealed(note))
-    reading = Reading()
+    builder = SurveyBuilder()
     for item in source.members((0, 0)):
-        reading.add(item)
-    found = reading.survey()
+        builder.add(item)
+    found = builder.survey()
     # A file that could not be read now may be readable next time, and its times do not show it.
-    if stamp and not reading.unreadable and source.stamp() == stamp:
+    if stamp and not builder.unreadable and source.stamp() == stamp:
         with explained_writing(root):
             make_folder(note.parent)
             # JSON has no infinity, which is the bound if there are no float images.
@@ -56,7 +56,7 @@ _NO_BOUNDS = (math.inf, -math.inf)
 
 
 @dataclass
-class Reading:
+class SurveyBuilder:
     """The survey of the files that have been read so far.
 
     Attributes:
