@@ -72,7 +72,7 @@ def test_results_that_belong_to_a_run_folder_need_a_folder(hub, run, refused):
     publish(hub, "ada/flowers", run)
     for name in ("diagnose", "search", "memorisation"):
         assert refused(name, NAME).endswith("results are added to a run: give the run folder, or --out DIR")
-    assert "is a checkpoint outside a run" in refused("ema", NAME)
+    assert "is only a checkpoint" in refused("ema", NAME)
 
 
 def test_a_guide_can_be_a_run_of_the_hub(hub, run, command):

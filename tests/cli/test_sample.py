@@ -290,7 +290,7 @@ def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path
         (["--seed", "-1"], "seed must lie in [0, 2^32), got -1"),
         (["--seeds", "3-1"], "--seeds must be a list such as 0-35,70, got '3-1'"),
         (["--seeds", "a"], "--seeds must be a list such as 0-35,70, got 'a'"),
-        (["--seeds", "1,1"], "--seeds must name each seed once, got '1,1'"),
+        (["--seeds", "1,1"], "--seeds must not contain a seed twice, got '1,1'"),
         (["--seeds", "1", "-n", "3"], "--seeds lists the seeds; leave out -n and --seed"),
         (["--weights", "best"], "weights must be ema or raw, got 'best'"),
         (["--device", "abacus"], "device must be one of auto, cpu"),

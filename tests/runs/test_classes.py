@@ -316,11 +316,11 @@ def test_a_run_always_trained_with_a_class_can_sample_a_class():
 
 def test_a_class_that_the_network_does_not_have_is_refused(trained):
     for label in (2, -2):
-        with pytest.raises(UserError, match="label must be a class, 0 to 1, or -1 for none, got"):
+        with pytest.raises(UserError, match="label must be a class from 0 to 1, or -1 for none, got"):
             trained.model.with_labels(label)
     # Of a picture no class is None alone, which a run may not know.
     for label in (2, NULL, "red"):
-        with pytest.raises(UserError, match='label must be a class, 0 to 1, or "all", or none, got'):
+        with pytest.raises(UserError, match='label must be a class from 0 to 1, or "all", or left out, got'):
             generate(trained, [0], 1, label=label)
 
 

@@ -200,5 +200,5 @@ def parse_seeds(text: str | None, n: int | None, first: int | None) -> list[int]
             raise UserError(f"--seeds must be a list such as 0-35,70, got {text!r}")
         seeds += range(int(low), int(bounds[1]) + 1)
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds must name each seed once, got {text!r}")
+        raise UserError(f"--seeds must not contain a seed twice, got {text!r}")
     return seeds

@@ -205,7 +205,8 @@ def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
         raise
     except DAMAGED as error:
         raise UserError(
-            f"{str(path)!r} cannot be read ({error}) and lacks {', '.join(sorted(missing))}: get a new copy"
+            f"{str(path)!r} is damaged ({error}), without a readable {', '.join(sorted(missing))}: "
+            "get a new copy"
         ) from None
     if missing:
         raise UserError(f"{str(path)!r} lacks {', '.join(sorted(missing))}: get a new copy")

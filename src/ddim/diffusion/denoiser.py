@@ -216,7 +216,7 @@ class Model(nn.Module):
         labels = None if label is None else torch.as_tensor(label)
         if labels is not None and not (labels.min() >= -1 and labels.max() < self.classes):
             raise UserError(
-                f"label must be a class, 0 to {self.classes - 1}, or -1 for none, got {labels.tolist()}"
+                f"label must be a class from 0 to {self.classes - 1}, or -1 for none, got {labels.tolist()}"
             )
         return Labelled(self, labels, augment)
 

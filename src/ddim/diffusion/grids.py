@@ -298,7 +298,7 @@ SPACINGS: dict[str, Spacing] = {
 
 
 def _shift(t: Tensor, shift: float) -> Tensor:
-    """Return times at which t / (1 - t) is `shift` times as large."""
+    """Return s for each time t, so that s / (1 - s) = shift * t / (1 - t)."""
     return shift * t / (1 + (shift - 1) * t)
 
 

@@ -204,7 +204,7 @@ def _guides_itself(run: LoadedRun, label: Label) -> bool:
 
 
 def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str]) -> list[Guidance]:
-    """Return checked guidance of scale 2 with each guide; classifier-free guidance is first, if possible."""
+    """Return guidance of scale 2 by each guide, checked; classifier-free guidance is first, if possible."""
     names = [*([None] if _guides_itself(run, label) else []), *named]
     return [open_guidance(run, label, steps, 2.0, None, name) for name in names]
 

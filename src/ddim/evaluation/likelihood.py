@@ -223,7 +223,7 @@ def _classes(run: LoadedRun, chosen: ImageSet) -> Tensor | None:
 
 
 def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:
-    """Return the fields of a record that describe the images, as JSON."""
+    """Return what a record says about the images, as a dict for JSON."""
     return {
         "source": chosen.source,
         "fingerprint": chosen.images.fingerprint,

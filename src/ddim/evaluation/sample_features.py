@@ -81,7 +81,7 @@ class SampledParts:
     progress: Progress = ignore_progress
 
     def __call__(self, extractor: Extractor, shown: int) -> Iterator[Part]:
-        """Yield the parts in the order of the seeds; the parts of the first `shown` samples have images.
+        """Yield features part by part, in the order of the seeds; the first `shown` samples come with images.
 
         If there are several processes, they share the work, but each process yields all parts.
 

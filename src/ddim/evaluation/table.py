@@ -44,7 +44,7 @@ class TableCell:
 
 @dataclass(frozen=True, repr=False)
 class EvaluationTable(Tabular):
-    """Evaluations of all combinations of choices; see `ddim.evaluation.tabulate.tabulate`.
+    """One evaluation for each combination of options, such as samplers and numbers of steps; see `tabulate`.
 
     Attributes:
         metric: the metric that is shown; the evaluations contain all metrics.

@@ -153,7 +153,7 @@ def _interpolate(points: Sequence[tuple[int, float]], images: int) -> float | No
 
 
 def _relevant(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return the fields of a recipe that change its errors or its samples, as text keyed by field path."""
+    """Return the fields of a recipe that can change the errors or samples of its runs, as {path: text}."""
     return _leave_out(flatten_as_text(recipe), IRRELEVANT)
 
 

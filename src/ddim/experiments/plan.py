@@ -1,4 +1,4 @@
-"""Plan a training before it is run: measure its speed, and look up the errors of finished similar runs."""
+"""Plan a training run: measure its speed, and look up the validation errors of similar finished runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Share a run on the Hugging Face Hub: upload a published checkpoint with its model card."""
+"""Share a run on the Hugging Face Hub: upload its checkpoint with a model card."""
 
 from __future__ import annotations
 

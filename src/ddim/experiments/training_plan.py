@@ -54,7 +54,7 @@ class TrainingPlan(Tabular):
         held_out: number of validation images.
         alternatives: changed recipes that see more images in the same time, if the run sees few images.
         own: the user's finished runs, from which errors and KID are taken.
-        recorded: the recorded runs, from which errors and KID are taken.
+        recorded: the finished runs whose results come with ddim; errors and KID are taken from them.
         cautions: warnings about the machine and the images.
     """
 

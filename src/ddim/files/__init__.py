@@ -239,9 +239,9 @@ def publish_folder(temporary: Path, path: Path) -> None:
 def replace_folder(temporary: Path, path: Path) -> None:
     """Rename a filled temporary folder to `path`, in place of the folder there; see `publish_folder`.
 
-    A rename cannot replace a folder that has content, so the new folder first gets the ending `FRESH`. While
-    both folders exist, readers must prefer the new one, and its writer later calls `settle_folder`: a process
-    that is killed may leave it so.
+    A rename cannot replace a folder that has content. So the new folder first gets the ending `FRESH`, then
+    the old one is removed, then the new one gets its final name. A process that is killed may leave both
+    folders: readers must prefer the new one, and the next writer must call `settle_folder`.
     """
     if not path.exists():
         publish_folder(temporary, path)

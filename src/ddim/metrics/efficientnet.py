@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Liu 2020) with ImageNet weights from a package: features without a download."""
+"""EfficientNet-Lite0 (Liu 2020), which computes features of images; a Python package holds its weights."""
 
 from __future__ import annotations
 

@@ -36,10 +36,11 @@ def load_inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Ten
 
 
 def load_inception_torchvision(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """Load torchvision's Inception v3, which the R torch/luz repository used.
+    """Load torchvision's Inception v3, which the luz DDIM repository (in R) used.
 
-    Its input lies in [-1, 1]. torchvision normalises images by ImageNet's statistics, and the network then
-    undoes this; both are omitted here.
+    The returned network takes pixels in [0, 255] and maps them to [-1, 1], which Inception expects.
+    torchvision normalises images by ImageNet's statistics, and its network then undoes this; both steps are
+    left out.
 
     Returns:
         The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 2048), pooled.

@@ -89,9 +89,9 @@ def kid_difference(
 ) -> tuple[float, float, float]:
     """Return the KID of one set minus the KID of another set, against the same reference.
 
-    The interval is computed by the jackknife, as in `kid`. Each reference image is left out of both values at
-    once. In `paired` sets, row k of both sets is left out at once, so that the variation common to both
-    cancels.
+    The interval is computed by the jackknife, as in `kid`. A reference image is left out of both values
+    together. In `paired` sets, row k is left out of both sets together. So the variation that both have in
+    common cancels.
 
     Args:
         one: features (N, d) of the first set.

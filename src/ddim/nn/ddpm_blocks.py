@@ -57,7 +57,7 @@ class Block(Recomputable):
         self.shortcut = kind(channels, out, 1) if project or channels != out else nn.Identity()
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """Apply to x (B, channels, H, W), given embedded (B, embedding); return (B, out, H, W).
+        """Return the output (B, out, H, W) for x (B, channels, H, W) and the embedding (B, embedding).
 
         If the block has a layer `resize`, the height and width are those that this layer produces.
         """
@@ -80,7 +80,7 @@ class AttentionBlock(nn.Module):
         self.block, self.attention = block, attention or nn.Identity()
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """Apply to x (B, channels, H, W), given embedded (B, embedding); return (B, out, H, W)."""
+        """Return the output (B, out, H, W) for x (B, channels, H, W) and the embedding (B, embedding)."""
         return self.attention(self.block(x, embedded))
 
 

@@ -21,7 +21,7 @@ def count_restarts() -> int:
 
 
 def quiet_lost_connections() -> None:
-    """Let torch log no warning about connections that end with another process of the command.
+    """Silence torch's warnings about lost connections to another process of the command that has ended.
 
     If one process is stopped, the others lose their connection to it. torch would print its C++ stack for
     each. Call this function before torch is imported.

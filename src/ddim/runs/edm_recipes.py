@@ -93,8 +93,8 @@ def edm_ve() -> Recipe:
 def edm_iddpm() -> Recipe:
     """`edm` with the preconditioning, noise levels and weighting of Nichol & Dhariwal (table 1, iDDPM).
 
-    The cosine schedule is continuous and has no offset (C2 = 0.008 in table 1). It ends at the signal rate
-    of the last entry in the original's table of 1000 entries.
+    The cosine schedule is continuous. It leaves out the offset of 0.008, which is called C2 in table 1. It
+    ends at the signal rate of the last of the 1000 noise levels of Nichol & Dhariwal (2021).
     """
     return replace(
         edm(),

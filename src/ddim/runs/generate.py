@@ -191,7 +191,7 @@ def sample_states(
         UserError: if there are no times.
     """
     if not len(times):
-        raise UserError("a sampling run needs at least one time in its grid, got none")
+        raise UserError("the grid of sampling times is empty: it needs at least one time")
     noise = Noise(seeds)
     x = initial_noise(denoise.schedule, noise, blank, times[0])
     state = State(x, times[0].item(), torch.zeros_like(x))

@@ -140,7 +140,7 @@ def _list_parts(
 
 
 def _check_recipe(recipe: object, repository: Repository) -> None:
-    """Check that a recipe needs no huge numbers for sampling, and names no folder of this machine."""
+    """Check that sampling with a recipe needs no huge memory, and that it names no folder of this machine."""
     tree: dict[str, Any] = recipe if isinstance(recipe, dict) else {}
     data = tree.get("data") if isinstance(tree.get("data"), dict) else {}
     for name in (data.get("source"), data.get("vectors")):

@@ -111,7 +111,7 @@ def check_label(recipe: Recipe, label: Label) -> None:
         )
     if label not in (None, "all", "natural", *range(recipe.net.classes)):
         last = recipe.net.classes - 1
-        raise UserError(f'label must be a class, 0 to {last}, or "all", or none, got {label!r}')
+        raise UserError(f'label must be a class from 0 to {last}, or "all", or left out, got {label!r}')
     if label is None:
         check_unconditional(recipe, "sampling without a label")
 

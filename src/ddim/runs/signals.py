@@ -156,7 +156,7 @@ class Interrupts:
     ended = _BlockStopped
 
     def note(self, number: int) -> None:
-        """Note the signal, and end the block of `at_once` in which it arrived."""
+        """Remember the signal. If it arrived in a block `with at_once()`, leave this block now."""
         self.number = number
         # If the signal interrupted another write to stderr, this write may fail. The run must still be saved.
         with suppress(Exception):

@@ -55,8 +55,8 @@ def list_alternatives(
     """Return changed recipes that are at least `GAIN` times as fast; none if the run sees `ENOUGH` images.
 
     Two changes are tried, and the speed of each is measured for a second or two. The first is a smaller size:
-    64 pixels in place of more, or 32 in place of 33 to 64. The second is half of the channels, for the U-Net
-    of `fast`.
+    64 pixels if the images are larger, or 32 if they have 33 to 64. The second is half as many channels; it
+    is tried for the U-Net of the recipe `fast` only.
 
     Args:
         recipe: the recipe of the run.

@@ -63,7 +63,7 @@ def order_parameters(model: nn.Module, optim: Optim) -> dict[str, nn.Parameter]:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Return whether Muon trains this parameter: the weight of a linear layer or of an inner convolution."""
+    """Return whether Muon trains this parameter: a linear layer, or a convolution inside the network."""
     return parameter.dim() >= 2 and min(parameter.shape[:2]) > LEAST
 
 

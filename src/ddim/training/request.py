@@ -105,7 +105,9 @@ def find_resumable(
 
 
 def separate_budget(request: Request, out: str | Path | None) -> tuple[Request, int | None]:
-    """Separate a new budget in images for the run in `out` from the options that must agree with the run.
+    """Take the new number of images out of a request to continue the run in `out`.
+
+    All other options must agree with the run.
 
     Returns:
         The request without the new budget, and the new budget. If the request has no new budget, or `out`

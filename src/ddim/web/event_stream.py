@@ -39,8 +39,8 @@ class Event:
 
 
 class EventStream(Response):
-    """An answer that sends events as they come. If the client leaves, it closes the generator of the events
-    at once.
+    """An HTTP response that sends events as they come. If the client disconnects, the generator of the events
+    is closed at once.
     """
 
     media_type = "text/event-stream"

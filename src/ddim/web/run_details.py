@@ -192,7 +192,7 @@ def list_columns(facts: Mapping[str, Any]) -> list[Column]:
 
 
 def describe_memorisation(own: str, run: Path) -> Memorised | None:
-    """Return the newest memorisation test of a run, or that it is damaged; None if there is none."""
+    """Return the newest memorisation test of a run, which may be marked as damaged; None without a test."""
     newest = _newest_memorisation(run)
     if newest is None:
         return None
@@ -253,7 +253,7 @@ def _value(line: Mapping[str, Any], name: str) -> float | None:
 
 
 def read_log(run: Path) -> Log:
-    """Return the last lines of the log of a run, without their seals."""
+    """Return the last lines of the log of a run, without the checksum in each line."""
     try:
         with (run / METRICS).open("rb") as file:
             end = file.seek(0, 2)

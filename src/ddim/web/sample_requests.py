@@ -61,7 +61,7 @@ class SampleRequest(GuidedBody):
     @model_validator(mode="after")
     def _check(self) -> SampleRequest:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds must name each seed once")
+            raise ValueError("seeds must not contain a seed twice")
         if self.label is not None and self.vector is not None:
             raise ValueError("give label or vector, not both")
         return self

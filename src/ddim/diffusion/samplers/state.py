@@ -112,7 +112,7 @@ def last_state(states: Iterable[State]) -> State:
     """
     end = deque(states, maxlen=1)
     if not end:
-        raise UserError("a sampling run needs at least one time in its grid, got none")
+        raise UserError("the grid of sampling times is empty: it needs at least one time")
     return end[0]
 
 

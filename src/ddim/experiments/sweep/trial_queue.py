@@ -81,7 +81,7 @@ class TrialQueue:
 
     Args:
         sweep: the sweep.
-        address: the address of the storage, for example with a password; by default the sweep's address.
+        address: the address of the storage, if it is not that of the sweep, for example to add a password.
         grace: seconds without a heartbeat after which a worker counts as dead.
 
     Raises:

@@ -118,7 +118,7 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = 
 
 
 def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
-    """Return a finished run's newest evaluation that has the options of a sweep's evaluations, or None."""
+    """Return the newest evaluation of a finished run that was made as a sweep makes it, or None."""
     if run.state != "finished":
         return None
 
