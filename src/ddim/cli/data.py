@@ -55,7 +55,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--channels",
         type=int,
         metavar="C",
-        help="1 for grayscale, 3 for RGB, 4 for RGBA (default: the number of most files)",
+        help="1 for grayscale, 3 for RGB, 4 for RGBA (default: as in most files)",
     )
     parser.add_argument(
         "--axis", choices=("first", "last"), help="the axis of the channels in a .npy or .npz file"

@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=128,
         metavar="N",
-        help="number of training images, and of held-out images (default: 128)",
+        help="most training images, and most held-out images, to measure (default: 128)",
     )
     parser.add_argument(
         "--levels", type=int, default=12, metavar="N", help="number of noise levels (default: 12)"

@@ -39,7 +39,7 @@ _FIELDS = """
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help with options and their descriptions side by side."""
+    """A help text that shows options beside their descriptions."""
 
     def __init__(self, prog: str, **options: Any) -> None:  # noqa: ANN401  (argparse's own options)
         super().__init__(prog, **{"max_help_position": 32, **options})

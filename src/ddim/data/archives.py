@@ -71,7 +71,7 @@ class Allowance:
 
 @contextmanager
 def open_zip(path: Path) -> Generator[zipfile.ZipFile]:
-    """Open a zip file for a block.
+    """Open a zip file until the end of a `with` block.
 
     Raises:
         UserError: if it cannot be opened.

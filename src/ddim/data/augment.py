@@ -127,7 +127,7 @@ def prepare_transformations(labels: Tensor, height: int, width: int) -> Transfor
 def apply_augmentation(x: Tensor, labels: Tensor) -> Tensor:
     """Return images (B, C, H, W) of floats, transformed by labels (B, 9); labels of zero change nothing.
 
-    This reads the labels, and so waits for an accelerator. `apply_transformations` does not wait.
+    If the labels are on a GPU, this waits until it has computed them. `apply_transformations` does not wait.
     """
     return apply_transformations(x, prepare_transformations(labels.cpu(), *x.shape[2:]))
 

@@ -66,9 +66,7 @@ class Clusters:
         """
         number = text.removeprefix(_PREFIX)
         if not text.startswith(_PREFIX) or not (number.isascii() and number.isdecimal()):
-            raise UserError(
-                f"data.labels clusters needs the number of clusters, such as clusters:16, got {text!r}"
-            )
+            raise UserError(f"data.labels needs the number of clusters, such as clusters:16, got {text!r}")
         return cls(int(number))
 
 

@@ -40,7 +40,7 @@ class Aspect(Enum):
 
 @dataclass(frozen=True)
 class Features:
-    """The features of images: extractor, SHA-256 of its weights, resizing, number of dimensions."""
+    """How features are computed: extractor, SHA-256 of its weights, resizing, number of dimensions."""
 
     extractor: str
     weights: str
@@ -53,7 +53,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Units:
-    """The unit of denoising errors: the fields of a recipe that define it, with their values."""
+    """The fields of a recipe that define the unit of its denoising errors, with their values."""
 
     fields: tuple[tuple[str, str], ...]
 
@@ -90,10 +90,11 @@ class ReferenceSet:
 class Sampling:
     """How images were sampled, relative to the run's own recipe.
 
-    `label` is None for the default of the run: no class, or the frequencies of training if its classes are
-    clusters. `guide` names the weaker model that guides: a version of the run itself, such as "@guide", or
-    the path and hash of another run. `changes` lists the fields of sampler, grid, schedule and clipping, with
-    their values, that differ from the run's recipe. All grids that `ddim search` found count as equal.
+    If `label` is None, the samples have no class; if the classes are clusters, they have each class as often
+    as the training images. `guide` names the weaker model that guides: a version of the run itself, such as
+    "@guide", or the path and hash of another run. `changes` lists the fields of sampler, grid, schedule and
+    clipping, with their values, that differ from the run's recipe. All grids that `ddim search` found are
+    equal in comparisons.
     """
 
     steps: int

@@ -124,7 +124,7 @@ def diagnose(
 
     Args:
         run: a run folder, or the result of `ddim.load`.
-        images: largest number of training images, and of held-out images.
+        images: at most so many training images are used, and as many held-out images.
         count: number of noise levels.
         progress: called while images are decoded and denoised, and while gradients are computed.
 

@@ -1,4 +1,4 @@
-"""Bits per dimension of images under the model of a run, with a standard error and a record."""
+"""Bits per dimension of images under the model of a run, with a standard error; written to a file."""
 
 from __future__ import annotations
 

@@ -323,7 +323,7 @@ def _read_images(
 
 
 def _first_size(source: Path) -> tuple[int, int]:
-    """Return (height, width) of the first image of a source that can be read."""
+    """Return (height, width) of the first readable image of a source."""
     for item in find_source(str(source)).members((64, 64)):
         if isinstance(item, Member):
             with suppress(UnusableError):

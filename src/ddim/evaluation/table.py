@@ -92,7 +92,7 @@ class EvaluationTable(Tabular):
 
     @property
     def yardstick(self) -> Mapping[str, Any] | None:
-        """The metric of real images in place of samples, see `metric_entry`; None if it was not measured."""
+        """The metric of real images measured like samples, see `metric_entry`; None if it was not measured."""
         found = self.cells[0].evaluation.record.get("yardstick")
         return (metric_entry(found, self.metric) or None) if found else None
 
@@ -130,7 +130,7 @@ class EvaluationTable(Tabular):
         return format_entry(metric_entry(cell.evaluation.record, self.metric))
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return one flat dictionary for each cell: its choices, NFE, metrics, intervals and difference."""
+        """Return a flat dictionary for each cell: choices, NFE, metrics, intervals, and the difference."""
         return [self._record(cell) for cell in self.cells]
 
     def describe(self) -> dict[str, Any]:

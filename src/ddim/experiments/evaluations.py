@@ -81,9 +81,7 @@ def mark_comparable(found: Sequence[Run]) -> list[Run]:
 
 
 def describe_mismatches(mismatches: Iterable[Mismatch]) -> str:
-    """Return a text with the conditions in which an evaluation differs from most others, and its values of
-    these.
-    """
+    """Return a text with the conditions in which an evaluation differs from most others, and its values."""
     return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in mismatches)
 
 

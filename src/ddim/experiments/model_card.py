@@ -141,7 +141,7 @@ def _numbers(evaluations: Sequence[Evaluation]) -> list[Block]:
 def _find_picture(
     run: LoadedRun, folder: Path, evaluations: Sequence[Evaluation]
 ) -> tuple[bytes, str] | None:
-    """Return a PNG file with samples of these weights and a caption; None if the run folder has none."""
+    """Return a PNG file with samples of the run's weights, and its caption; None if there are no samples."""
     for evaluation in reversed(evaluations):
         if (sheet := evaluation.folder / GRID).is_file():
             return sheet.read_bytes(), f"The first samples of {evaluation.name}."

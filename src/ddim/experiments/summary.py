@@ -172,7 +172,7 @@ def summarise_metrics(configuration: Configuration, common: Conditions | None) -
 
 
 def earlier_evaluations(configuration: Configuration) -> list[tuple[Run, Mapping[str, Any]]]:
-    """Return (run, newest record) for each counted run that was evaluated only before its last step."""
+    """Return (run, newest record) for each finished run that was evaluated only before its last step."""
     missed = [run for run in configuration.counted if run.records and newest_record(run) is None]
     return [(run, run.records[-1]) for run in missed]
 

@@ -1,8 +1,8 @@
 """Write files and folders so that a crash or a power cut leaves each one complete or absent.
 
 An unfinished file or folder has a temporary name ``.tmp-...`` in the same folder. When it is complete and
-flushed to the disk, it is renamed to its final name. Its process holds a lock on it. So a leftover of a
-killed process is known by its lock, which ended with the process.
+flushed to the disk, it is renamed to its final name. The process that
+writes it holds a lock on it, which ends with the process. So one without a lock is a leftover.
 """
 
 import errno

@@ -174,7 +174,7 @@ def _between(
 
 
 def _within(x: np.ndarray, of_x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return the sums of the kernel over pairs of different x (n, d): of each x (n,) and each subset (S,).
+    """Return sums of the kernel over pairs of rows of x (n, d): for each row (n,) and each subset (S,).
 
     `of_x` (S, n) holds ones for the members of each subset and zeros elsewhere; None means no subsets.
     """

@@ -122,8 +122,8 @@ class DiT(nn.Module):
 
     Images are padded to whole patches, and the output is cropped. Each patch is projected to a token, and the
     sines and cosines of its row and column are added. The blocks are conditioned on the sum of the embeddings
-    of the conditioning, of the class and of the augmentation. Images without a class have a learned vector of
-    their own.
+    of the conditioning, of the class and of the augmentation. Images without a class share one learned
+    vector.
     """
 
     def __init__(self, channels: int, spec: DiTSpec) -> None:

@@ -55,7 +55,7 @@ class Exponential:
         return 1 - min(self.decay, (k - 1) / (k + 8))
 
     def at(self, value: float) -> Self:
-        """Return the method with `value` as its decay; see `Averaging`."""
+        """Return this kind of average with the decay `value`; see `Averaging`."""
         return replace(self, decay=value, more=())
 
 
@@ -83,7 +83,7 @@ class Power:
         return 1 - (1 - 1 / k) ** (self.gamma + 1)
 
     def at(self, value: float) -> Self:
-        """Return the method with `value` as its power; see `Averaging`."""
+        """Return this kind of average with the power `value`; see `Averaging`."""
         return replace(self, gamma=value, more=())
 
 

@@ -18,11 +18,11 @@ from ddim.nn.unet import UNetSpec
 
 
 class NetworkSpec(Protocol):
-    """The options of a network, a frozen dataclass with a method that builds the network.
+    """The options of a network, as a frozen dataclass with a method that builds the network.
 
     The network is called as net(x, conditioning, label), or net(x, conditioning, label, augment) if `augment`
-    is above 0. The arguments are x (B, C, H, W), conditioning (B,), class indices label (B,) or vectors label
-    (B, vector) or None, and augment (B, augment) or None. The output is (B, outputs * C, H, W). Like its
+    is above 0. The arguments are x (B, C, H, W), conditioning (B,), label (class indices (B,), vectors
+    (B, vector), or None), and augment (B, augment) or None. The output is (B, outputs * C, H, W). Like its
     spec, the network has the attributes `classes`, `augment`, `outputs` and `vector`.
     """
 

@@ -136,7 +136,7 @@ def find_newest(folder: Path, on_damage: Callable[[str], object] = warn_user) ->
 
 
 def find_best(folder: Path, on_damage: Callable[[str], object] = warn_user) -> Path | None:
-    """Return the newest undamaged checkpoint saved with `best`, or None; see `find_newest`."""
+    """Return the newest undamaged checkpoint that is marked as best, or None; see `find_newest`."""
     return _find(folder, on_damage, lambda manifest: manifest.best)
 
 

@@ -262,8 +262,8 @@ def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: 
 def _unknown(path: str, name: str, kind: type, above: str, slot: Slot) -> str:
     """Return the message about an unknown field, with a suggestion.
 
-    If other kinds have the field, the message names them. Otherwise it suggests a similar field of this kind
-    or of the whole recipe.
+    If other classes for this place have the field, the message names them. Otherwise it suggests a similar
+    field of this class or of the whole recipe.
     """
     own = next(other for other, found in slot.kinds.items() if found is kind)
     known = [f.name for f in fields(kind)]

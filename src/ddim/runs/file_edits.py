@@ -143,7 +143,7 @@ class Interpolation(FileEdit):
         return interpolate_seeds(pipeline, self.seeds, self.frames, steps, **options)
 
     def facts(self, name: Name) -> dict[str, Any]:
-        """Return the names of the images."""
+        """Return {"images": their names}."""
         return {"images": list(map(name, self.images))}
 
 
@@ -203,7 +203,7 @@ class Latents(FileEdit):
         return invert_images(pipeline, inputs[0], steps, exact=self.exact, **options)
 
     def facts(self, name: Name) -> dict[str, Any]:
-        """Return the names of the images."""
+        """Return {"images": their names}."""
         return {"images": list(map(name, self.images))}
 
 

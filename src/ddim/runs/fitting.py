@@ -87,7 +87,7 @@ def build_on_meta(recipe: Recipe, channels: int, tensors: int, source: Path) -> 
 
 
 def find_misfit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of a weight that is missing in `tensors` or in the state, or has another shape there.
+    """Return the name of a weight that only one of the two has, or that has two different shapes.
 
     Return None if there is no such weight.
     """

@@ -68,7 +68,7 @@ class Guidance:
         scale: guidance scale; 1 turns guidance off.
         low: the lowest log-SNR at which guidance is used.
         high: the highest log-SNR at which guidance is used.
-        guide: the weaker model; None for classifier-free guidance, by the sampled model without its label.
+        guide: the weaker model; None for classifier-free guidance, by the same model without a label.
         searched: whether `ddim search` found these values.
     """
 

@@ -111,12 +111,12 @@ def translate_name(name: str) -> tuple[str, ...]:
 
 
 def make_recipe(spec: LinearAttentionUNetSpec, tables: Mapping[str, Tensor]) -> Recipe:
-    """Return the recipe of a checkpoint, with the data size of recipe `ddpm`.
+    """Return the recipe of a checkpoint, with the image size of the recipe `ddpm`.
 
     Args:
         spec: the network.
         tables: the tensors `betas` and `loss_weight` of `GaussianDiffusion`. If they are missing, its
-            defaults are used: 1000 entries, its sigmoid schedule, and the velocity.
+            defaults are used: 1000 noise levels, the sigmoid schedule, and a network that predicts velocity.
 
     Raises:
         UserError: if the tables are those of another schedule or another loss.

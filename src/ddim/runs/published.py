@@ -22,15 +22,15 @@ def is_published(path: Path) -> bool:
 
 
 def choose_published(path: Path, weights: str) -> str | None:
-    """Return the name of the weights of a published run; None if the checkpoint `path` is not one.
+    """Return the name of the weights of a published run; None if `path` is not of a published run.
 
     Args:
         path: the checkpoint.
-        weights: the name that the user gave. "ema", which is the default, means the weights that there are.
+        weights: the name that the user gave. "ema", which is the default, means those that were published.
 
     Raises:
         UserError: if other weights are asked for.
-        Damaged: if the document is of another form.
+        Damaged: if the file that names the weights is damaged.
     """
     if not is_published(path):
         return None

@@ -72,7 +72,7 @@ class Averages:
         return earlier + [Profile(self.step, gamma) for gamma in self.names]
 
     def combine(self, width: float) -> Combination:
-        """Return the combination of these averages that is nearest to the average of a width."""
+        """Return the combination of these averages that is nearest to an average with this width."""
         return combine_profiles(self.profiles, Profile(self.step, power_of_width(width)))
 
     def sum(self, coefficients: Sequence[float]) -> dict[str, Tensor]:
@@ -241,7 +241,7 @@ class AverageList(Tabular):
 
 
 def list_averages(run: str | Path) -> AverageList:
-    """Return the widths that can be reconstructed for a run, with the errors of their reconstructions.
+    """Return the widths of the averages that can be reconstructed for a run, with the errors of these.
 
     Args:
         run: as in `reconstruct_average`.

@@ -50,7 +50,7 @@ class Plan:
         return {math.ceil((self.total or 0) * k / count / batch) for k in range(1, count + 1)}
 
     def step_at(self, share: float, batch: int) -> int | None:
-        """Return the step after which this share of the budget is used; None without a total."""
+        """Return the step at which this share of the budget is used; None if no budget is set."""
         return None if self.total is None else math.ceil(share * self.total / batch)
 
     def rate(self, optim: Optim, seen: int) -> float:

@@ -1,4 +1,4 @@
-"""Prepare a training: its recipe, its images and their pixels, its runtime and its initial weights."""
+"""Prepare a training run: its recipe, its images, its runtime and its initial weights."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def load_named_recipe(name: str, source: Path | None, size: tuple[int, int] | No
 
     Args:
         name: the name or the file.
-        source: a run whose field `pixels` the recipe gets, or None.
+        source: a run from which the recipe gets its field `pixels`, or None.
         size: see `find_recipe`.
     """
     recipe = find_recipe(name, size)

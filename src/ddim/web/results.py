@@ -47,7 +47,7 @@ class ResultStore:
             self.discard(next(iter(self._kept)))
 
     def discard(self, own: str) -> None:
-        """Remove a folder."""
+        """Remove the folder `own`."""
         self._kept.pop(own, None)
         shutil.rmtree(self._root / own, ignore_errors=True)
 

@@ -23,7 +23,7 @@ class Inpaint(ShortRepr, Sampler):
 
     It is algorithm 1 of RePaint. Each step is an ancestral step in the masked part, and draws the known part
     from q(x_s | x0). The step is repeated `resample` times, with noise added back in between, so that the two
-    parts fit together. Sampling with N times takes resample * (N - 1) network evaluations; the final sample
+    parts fit together. A grid of N times takes resample * (N - 1) network evaluations; the final sample
     takes one more. Apply `paste` to the final sample.
 
     Attributes:

@@ -45,7 +45,7 @@ class AdamsBashforth(Sampler):
     Runge-Kutta method of order `order` - 1, each with order - 2 additional evaluations. On a table whose
     `read` is "floor", which has no noise levels between its entries, these steps have order 1.
 
-    Sampling with N times takes N - 1 network evaluations, plus the additional evaluations of the start. The
+    A grid of N times takes N - 1 network evaluations, plus the additional evaluations of the start. The
     final sample takes one more.
 
     Attributes:

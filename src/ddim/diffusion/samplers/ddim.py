@@ -18,7 +18,7 @@ from ddim.errors import UserError
 class DDIM(Sampler):
     """DDIM (Song et al. 2021, eq. 12 and 16): eta 0 is deterministic, eta 1 is ancestral sampling (DDPM).
 
-    It works for any schedule. Sampling with N times takes N - 1 network evaluations; the final sample takes
+    It works for any schedule. A grid of N times takes N - 1 network evaluations; the final sample takes
     one more.
 
     Attributes:

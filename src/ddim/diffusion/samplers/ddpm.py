@@ -27,7 +27,7 @@ class DDPM(Sampler):
     - "learned": between "small" and "large". For each pixel, the network predicts how to interpolate between
       their logarithms (Nichol & Dhariwal 2021, eq. 15).
 
-    Sampling with N times takes N - 1 network evaluations; the final sample takes one more.
+    A grid of N times takes N - 1 network evaluations; the final sample takes one more.
 
     Attributes:
         variance: variance of a step; "learned" needs a network that was trained to predict it.

@@ -25,7 +25,7 @@ class EDM(Sampler):
     twice: at its start, and after the fraction `alpha` of its length. An `alpha` of 1 is Heun's method, 1/2
     the midpoint method, 2/3 Ralston's method. Order 1 is Euler's method.
 
-    Sampling with N times takes 2 (N - 1) network evaluations, or N - 1 for order 1. The final sample takes
+    A grid of N times takes 2 (N - 1) network evaluations, or N - 1 for order 1. The final sample takes
     one more.
 
     `s_churn`, `s_min`, `s_max` and `s_noise` are parameters of the paper. Before each step, "churn" adds

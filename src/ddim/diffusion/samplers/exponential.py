@@ -48,7 +48,7 @@ class DPMSolver(Sampler):
     limits the deterministic method to order 2. "exact" begins with one single step of order 2 (2S). This
     costs one more evaluation and keeps order 3.
 
-    Sampling with N times takes N - 1 network evaluations, plus one for an "exact" start. The final sample
+    A grid of N times takes N - 1 network evaluations, plus one for an "exact" start. The final sample
     takes one more. The method 3M of diffusers and k-diffusion differs from this method: its weight of the
     second difference is half of the exact weight, so it has order 2 with any start.
 
@@ -103,11 +103,11 @@ class DPMSolver(Sampler):
 
 @dataclass(frozen=True)
 class UniPC(Sampler):
-    """UniPC, the unified predictor-corrector, on clean images (Zhao et al. 2023).
+    """UniPC, the unified predictor-corrector, with predictions of clean images (Zhao et al. 2023).
 
     The predictor of each step uses the last `order` predictions of the network. The next evaluation, at the
     end of the step, also corrects the step; this needs no additional evaluation. The order of convergence is
-    `order` + 1, but at most 3, because the first step limits it. Sampling with N times takes N - 1 network
+    `order` + 1, but at most 3, because the first step limits it. A grid of N times takes N - 1 network
     evaluations; the final sample takes one more.
 
     `variant` is the paper's B(h): "bh1" is h, "bh2" is e^h - 1. It matters only for steps that use exactly
