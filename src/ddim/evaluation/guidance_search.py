@@ -192,8 +192,8 @@ def _list_guides(run: LoadedRun, label: Label) -> list[str]:
         return [own]
     if not _guides_itself(run, label):
         raise UserError(
-            f"run {run.checkpoint.run} has no labels and no {GUIDE} checkpoint (report.guide): name a weaker "
-            "model to guide with, guides (--guide-with RUN)"
+            f"run {run.checkpoint.run} has no labels and no {GUIDE} checkpoint (report.guide): name weaker "
+            "models as `guides` (--guide-with RUN)"
         )
     return []
 

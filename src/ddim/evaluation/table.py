@@ -92,7 +92,7 @@ class EvaluationTable(Tabular):
 
     @property
     def yardstick(self) -> Mapping[str, Any] | None:
-        """The metric of real images measured like samples, see `metric_entry`; None if it was not measured."""
+        """The metric of real images measured like samples, see `metric_entry`; None if not measured."""
         found = self.cells[0].evaluation.record.get("yardstick")
         return (metric_entry(found, self.metric) or None) if found else None
 

@@ -39,9 +39,9 @@ class EditOptions(GuidanceOptions, total=False):
             and edits of real images use `choose_edit_grid`.
         progress: called with "network evaluations" and their number; see `Progress`. Each evaluation is of
             one micro-batch.
-        watch: called as watch(places, state) for each state of each micro-batch of samples; `places` are those
-            of its images in the result. None: it is not called. An inversion has no such states: its steps lead from the
-            image to noise.
+        watch: called as watch(places, state) for each state of each micro-batch of samples; `places` are
+            those of its images in the result. An inversion has no such states: its steps lead from the image
+            to noise.
     """
 
     grid: Grid | str | None
