@@ -1,10 +1,10 @@
-"""The averages of a run that are kept beside its checkpoints, in RUN/averages.
+"""Store and find averages of a run's weights. They are kept beside its checkpoints, in RUN/averages.
 
 ``snapshots/step-000000123/`` holds the averages of two powers after this step (see
 `ddim.nn.power_averages`), as ``<power>.safetensors``. Training writes these folders. Any other folder, such
-as ``width-0.05/``, is an average that `ddim.reconstruct_average` or `ddim.pick_average` stored:
-``average.safetensors`` and ``average.json``. Like a checkpoint, each folder has a manifest with the SHA-256
-of its files. Even after a crash, each folder is complete or absent.
+as ``width-0.05/``, holds an average that `ddim.reconstruct_average` or `ddim.pick_average` stored, in the
+files ``average.safetensors`` and ``average.json``. Like a checkpoint, each folder has a manifest with the
+SHA-256 of its files. Even after a crash, each folder is complete or absent.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Snapshot:
 
     @property
     def size(self) -> int:
-        """Its size in bytes."""
+        """The size of the snapshot in bytes."""
         return sum(entry["size"] for entry in read_manifest(self.path).files.values())
 
 
@@ -65,8 +65,9 @@ class StoredAverage:
     """An average that was reconstructed and stored under a name.
 
     Attributes:
-        width: its relative width; None for a default average that is not a power-function average.
-        gamma: its power; None for a default average that is not a power-function average.
+        width: the relative width of the average; None for a default average that is not a power-function
+            average.
+        gamma: the power of the average; None for a default average that is not a power-function average.
         error: the error of its reconstruction; see `ddim.nn.power_averages.Combination`.
         step: the step of the checkpoint to which it belongs.
         weights: the SHA-256 of the weights of this checkpoint.
@@ -138,11 +139,11 @@ def _list_folders(run: Path) -> list[tuple[int, Path]]:
 def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: StoredAverage) -> Path:
     """Store an average of a run, and return its folder; an older average with this name is replaced.
 
-    After a crash, the average with this name is the older one or the new one.
+    Even after a crash, either the older or the new average is stored completely.
 
     Raises:
-        UserError: if it cannot be written.
-        NotFinite: if it contains NaN or an infinity.
+        UserError: if the average cannot be written.
+        NotFinite: if the average contains NaN or an infinity.
     """
     target = run / FOLDER / name
     try:
@@ -160,7 +161,7 @@ def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: St
 
 
 def _finish_replacing(target: Path) -> None:
-    """Finish the replacement of a stored average by a process that was killed."""
+    """Finish or undo the replacement of a stored average that a killed process left unfinished."""
     fresh = target.with_name(target.name + FRESH)
     if not fresh.exists():
         return
@@ -200,7 +201,7 @@ def read_stored(path: Path) -> StoredAverage:
     """Return the facts about the average that is stored in a folder.
 
     Raises:
-        Damaged: if it is damaged.
+        Damaged: if the facts are damaged.
     """
     document = read_document(path, AVERAGE)
     try:
@@ -255,7 +256,7 @@ def check_average_name(name: str) -> str:
     """Check the name under which an average is to be stored, and return it.
 
     Raises:
-        UserError: if it is not a plain word, or a name with another meaning, such as "ema".
+        UserError: if the name is not a plain word, or has another meaning, such as "ema".
     """
     plain = re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII)
     taken = ("ema", "raw", SNAPSHOTS, BEST, GUIDE)

@@ -1,4 +1,4 @@
-"""Find the schedule of a table of betas that another program has stored."""
+"""Find the schedule that matches a table of betas from another program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddim.errors import UserError
 
 
 def find_schedule(betas: Tensor) -> Schedule:
-    """Return the schedule with this table of betas (T,).
+    """Return the schedule whose table of betas is `betas` (T,), up to rounding.
 
     Raises:
         UserError: if no schedule of this library has this table.
@@ -37,7 +37,7 @@ def find_schedule(betas: Tensor) -> Schedule:
 
 
 def make_table(kind: Any, entries: int, first: float = 1e-4, last: float = 0.02) -> Linear | BetaTable:  # noqa: ANN401
-    """Return the table "linear", or the `BetaTable` with these `betas`, without clipping."""
+    """Return a table of betas without clipping: `Linear` for "linear", else the `BetaTable` of this kind."""
     if kind == "linear":
         return Linear(entries, first, last, clip="none", read="log_snr")
     return BetaTable(entries, first, last, clip="none", read="log_snr", betas=kind)

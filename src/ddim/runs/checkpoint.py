@@ -141,10 +141,10 @@ def find_best(folder: Path, on_damage: Callable[[str], object] = warn_user) -> P
 
 
 def read_steadily(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
-    """Return `read(find())` of a checkpoint that was not replaced meanwhile.
+    """Return `read(find())`; find and read again if the checkpoint was replaced meanwhile.
 
-    A training in progress may remove or replace the checkpoint while it is read. Then it is looked for again,
-    so that it is neither called damaged nor read in parts of two.
+    A training in progress may remove or replace the checkpoint while it is read. Without another attempt, an
+    undamaged checkpoint could be called damaged, or the result could mix parts of two checkpoints.
     """
     while True:
         path = find()
@@ -161,7 +161,10 @@ def read_steadily(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
 
 
 def remove_later(folder: Path, step: int) -> None:
-    """Remove the checkpoints of later steps than `step` from `folder`; see `save` about other processes."""
+    """Remove the checkpoints of steps after `step` from `folder`.
+
+    Only one process may write to the folder at a time; see `save`.
+    """
     for path in _checkpoints(folder):
         place = parse_step(path.name)
         if place and place[0] > step:
@@ -191,7 +194,8 @@ def _check_space(
 def _finish_writing(folder: Path) -> None:
     """Clean up after a process that was killed while it wrote a checkpoint.
 
-    Its unfinished checkpoints are removed. A complete folder ``step-....new`` gets its final name.
+    The unfinished checkpoints of that process are removed. A complete folder ``step-....new`` gets its final
+    name.
     """
     for path in folder.glob(f"{TEMPORARY}*"):
         if path.is_dir() and not path.is_symlink():

@@ -25,11 +25,11 @@ NULL = -1
 """The label of an image without a class, in a batch of labels."""
 
 Label: TypeAlias = int | Literal["all", "natural"] | VectorLabel | None
-"""The label of samples: a class index, None for none, "all" for all classes in turn, "natural" or vectors.
+"""The label of samples: a class index, None for no class, "all", "natural" or vectors.
 
-With "all", the sample of seed s has class s % classes. With "natural", the classes are as frequent as among
-the training images; see `draw_class`. If the run was trained with vectors, "natural" draws those of training
-images.
+With "all", the classes take turns: the sample of seed s has class s % classes. With "natural", the classes
+are as frequent as among the training images; see `draw_class`. If the run was trained with vectors, "natural"
+draws vectors of training images.
 """
 
 
@@ -39,7 +39,8 @@ images.
 def count_classes(recipe: Recipe, images: Images) -> Recipe:
     """Return the recipe with `net.classes` set to the number of classes, if the run uses labels.
 
-    The classes are those of `images`: class folders, or clusters that `ImageClusters.label` made classes.
+    The classes are those of `images`: class folders, or clusters, which `ImageClusters.label` turns into
+    classes.
 
     Raises:
         UserError: if the run uses labels, but the images have no class folders, or `net.classes` is set to a
@@ -71,8 +72,9 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
 
 
 def label_images(recipe: Recipe, images: Images, which: np.ndarray) -> Tensor | None:
-    """Return the class labels (B,) or vectors (B, d) of the images at indices `which`; None for a run without
-    both.
+    """Return the class labels (B,) or vectors (B, d) of the images at indices `which`.
+
+    Return None for a run with neither labels nor vectors.
     """
     if images.vectors is not None and recipe.data.vectors is not None:
         return torch.from_numpy(images.vectors[which])
@@ -88,10 +90,10 @@ def label_any_images(
     which: np.ndarray,
     clusters: ImageClusters | None = None,
 ) -> Tensor | None:
-    """Return class labels (B,) of images that a run was not trained on.
+    """Return the class labels (B,) or vectors (B, d) of images that a run was not trained on.
 
-    The class of an image is the one with the name of its folder. If the classes are clusters, it is the
-    nearest cluster.
+    The class of an image is the class with the name of its folder. If the classes are clusters, its class is
+    the nearest cluster.
 
     Args:
         recipe: the recipe of the run.
@@ -101,7 +103,8 @@ def label_any_images(
         clusters: the clusters of the run, if its labels are clusters.
 
     Returns:
-        Class indices, with `NULL` where a folder is not a class of the run; None for a run without labels.
+        Class indices, with `NULL` where a folder is not a class of the run. For a run with vectors: the
+        vectors of the images, or NaN if the images have none. None for a run with neither.
     """
     if recipe.data.vectors is not None:
         none = torch.full((len(which), recipe.net.vector), torch.nan)
@@ -117,7 +120,7 @@ def label_any_images(
 
 
 def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
-    """Return labels, of which some are replaced by `NULL` (Ho & Salimans 2022, algorithm 1) or by NaN.
+    """Return the labels with random ones replaced by `NULL` (Ho & Salimans 2022, algorithm 1) or by NaN.
 
     Args:
         labels: class labels (B,), or vectors (B, d), which are replaced by NaN.
@@ -134,7 +137,7 @@ def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Te
 
 
 def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) -> Label:
-    """Return the label for what a user gives: a class name or index, a special word, or None.
+    """Convert what a user gives (a class name or index, a special word, or None) to a `Label`.
 
     Args:
         label: a class name, a class index as a number or as text, "all" for all classes in turn, "natural"
@@ -199,7 +202,7 @@ def assign_labels(
     counts: Sequence[int],
     vectors: ImageVectors | None = None,
 ) -> Tensor | int | None:
-    """Return the class labels of samples with these seeds, as `Model.with_labels` takes them.
+    """Return the class labels or vectors of samples with these seeds, for `Model.with_labels`.
 
     Args:
         label: the label of the samples.
@@ -222,10 +225,11 @@ def assign_labels(
 
 
 def draw_class(seed: int, counts: Sequence[int]) -> int:
-    """Return the class of the sample with a seed, so that classes are about as frequent as in `counts`.
+    """Return the class of the sample with this seed, so that classes are about as frequent as in `counts`.
 
     The multiples of the golden ratio, taken modulo 1, fill the unit interval evenly (Knuth 1998, vol. 3,
-    section 6.4). So the frequencies of n seeds in a row are nearer to `counts` than those of random classes.
+    section 6.4). So the class frequencies of n consecutive seeds are nearer to `counts` than those of random
+    classes.
 
     Args:
         seed: the seed of the sample.

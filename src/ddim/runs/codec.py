@@ -27,7 +27,7 @@ from ddim.runs.plain_values import describe_type, parse_plain, show_value
 from ddim.runs.recipe import Recipe
 
 LARGEST_RECIPE = 2**18
-"""The largest file of a recipe, in bytes. Reading long numbers takes long."""
+"""The largest size of a recipe file, in bytes. Very long numbers would be slow to read."""
 
 
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)

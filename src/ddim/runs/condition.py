@@ -22,7 +22,7 @@ def choose_condition(
         seeds: the seeds of the samples.
 
     Raises:
-        UserError: if both are given, or the run was not trained with them.
+        UserError: if label and vector are both given, or the run was not trained with what is given.
     """
     if vector is None:
         return find_label(label, pipeline.recipe, pipeline.classes)

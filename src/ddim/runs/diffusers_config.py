@@ -33,7 +33,7 @@ from ddim.runs.recipe import Recipe
 
 @dataclass(frozen=True)
 class DiffusersConfig:
-    """The content of a JSON file of diffusers, and sentences about options that it cannot hold."""
+    """The content of a JSON file of diffusers, and sentences about options that the file cannot hold."""
 
     content: dict[str, Any]
     notes: tuple[str, ...] = ()
@@ -218,7 +218,7 @@ def _list_betas(recipe: Recipe, entries: int) -> dict[str, Any]:
 
 
 def _find_spacing(recipe: Recipe, entries: int) -> str | None:
-    """Return the spacing of diffusers with the times of the recipe's grid; None if there is none."""
+    """Return the spacing in diffusers that gives the timesteps of the recipe's grid; None if none does."""
     grid = recipe.grid
     if isinstance(grid, Spaced) and grid.entries == entries:
         return grid.spacing

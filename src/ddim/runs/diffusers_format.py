@@ -31,12 +31,12 @@ from ddim.runs.pipeline import Pipeline
 from ddim.runs.tensor_file import check_weight_count, open_tensors
 
 CLASSES = "class_embedding.weight"
-"""The name of the table of classes, here and in diffusers."""
+"""The name of the weights of the class embedding, here and in diffusers."""
 
 
 @dataclass(frozen=True)
 class DiffusersExport:
-    """What was written: the class of the pipeline, and sentences about what diffusers cannot hold."""
+    """The result of an export: the class of the pipeline, and sentences about what diffusers cannot hold."""
 
     kind: str
     notes: tuple[str, ...] = ()
@@ -50,14 +50,15 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> DiffusersExpo
     """Write a model as a `DDIMPipeline` folder, from which diffusers samples the same images.
 
     On a grid with trailing spacing, the images are the same only if the number of steps divides the number
-    of entries of the schedule. Otherwise diffusers steps to noise levels outside its own grid.
+    of entries of the schedule. Otherwise diffusers steps to noise levels outside its own grid. If diffusers
+    cannot hold the grid or the sampler of the model, the notes of the result say so.
 
     Args:
         pipeline: a model with DDPM's network.
         folder: a new or empty folder.
 
     Raises:
-        UserError: if diffusers lacks the network, pixels, schedule, conditioning, grid or sampler of the
+        UserError: if diffusers lacks the network, pixels, schedule, conditioning or parameterisation of the
             model, or the folder is not empty.
     """
     folder = Path(folder)

@@ -1,4 +1,4 @@
-"""Options of DDPM's network and schedulers in diffusers: names, defaults, and the names of our parts."""
+"""Options of DDPM's network and schedulers in diffusers: names, defaults, and matching parts of a recipe."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ WHOLE = (
     "num_train_timesteps",
 )
 NOT_GIVEN = (("attention_head_dim", None), ("num_class_embeds", None))
-"""Options that can be missing: one head, and no classes."""
+"""Options that can be None. None means one head, or no classes."""
 FRACTIONS = ("norm_eps", "dropout", "beta_start", "beta_end")
 
 SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
@@ -76,7 +76,7 @@ BETAS = {
     ("beta_table", "quad"): "scaled_linear",
     ("beta_table", "cosine"): "squaredcos_cap_v2",
 }
-"""Kind of a table and its `betas`, and the name in diffusers. Other tables are lists, `trained_betas`."""
+"""Names of beta tables in diffusers, keyed by kind and `betas`. Others are lists, `trained_betas`."""
 PREDICTS: dict[Any, str] = {
     PredictsNoise(): "epsilon",
     PredictsImage(): "sample",

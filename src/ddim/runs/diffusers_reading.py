@@ -40,7 +40,7 @@ LARGEST_NUMBER = 1_000_000
 def read_configs(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[Recipe, int]:
     """Return the recipe `ddpm` with the options from two files of diffusers, and the number of channels.
 
-    `net.classes` is the number of rows of the network's table of classes.
+    `net.classes` is the number of rows of the class embedding.
 
     Args:
         network: the content of config.json.
@@ -78,7 +78,7 @@ def read_configs(network: Mapping[str, Any], noise: Mapping[str, Any]) -> tuple[
 
 
 def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
-    """Check channels and blocks; `network` is config.json, and `net` the same with defaults filled in."""
+    """Check channels and blocks. `network` is config.json; `net` is config.json with defaults filled in."""
     for name, kind in {"block_out_channels": list, "down_block_types": list, "in_channels": int}.items():
         if not isinstance(net.get(name), kind) or not net[name]:
             raise UserError(f"config.json does not describe a UNet2DModel: its {name} is {net.get(name)}")

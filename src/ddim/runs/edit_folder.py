@@ -1,7 +1,7 @@
 """Write the folder of an edit: a file for each image, strip.png with all images, and record.json.
 
-Images are written without loss, see `sample_files`. An interpolation also gets film.webp, and an inversion
-latents.safetensors.
+Images are written without loss, see `sample_files`. An interpolation also gets film.webp. An inversion
+also gets latents.safetensors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class WrittenEdit:
 
     Attributes:
         folder: the folder of the edit.
-        edit: its images, in memory.
+        edit: the edit, with its images in memory.
         files: the files of the images, keyed by row name, such as "input"; the last row is the result.
     """
 
@@ -51,7 +51,7 @@ class EditOutput:
     Attributes:
         folder: the output folder, by default a new folder edits/COMMAND-N.
         zoom: the integer factor by which the strip and the film are enlarged; see `plot_strip`.
-        on_note: called with sentences: how files were resized, and what makes an inversion less accurate.
+        on_note: called with sentences on how files were resized and what makes an inversion less accurate.
     """
 
     folder: str | Path | None = None
@@ -70,15 +70,15 @@ def write_edit(
     output: EditOutput = EditOutput(),  # noqa: B008  (a frozen value)
     **options: Unpack[EditOptions],
 ) -> WrittenEdit:
-    """Edit image files into a folder: a file for each image, a strip (one picture of all) and a record.
+    """Edit image files, and write a folder: a file for each image, a strip of all images, and a record.
 
-    The folder is created after the edit, so an edit that is refused leaves none. The record names files in
-    the folder by their paths in it, and other files as they were given.
+    The folder is created after the edit, so an edit that is refused leaves no folder. The record names files
+    in the folder by their paths relative to the folder, and other files by the given paths.
 
     Args:
         model: a run folder, a pipeline or a model.
         edit: `Variations`, `Interpolation`, `Inpainting` or `Latents`, see `ddim.runs.file_edits`.
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
         output: the output folder, and other options of the files.
         options: grid, guidance and progress, see `EditOptions`.
 

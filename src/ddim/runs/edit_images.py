@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOISY = 0.05
-"""An image without noise can be inverted well if sigma at the last time of the grid is at most this."""
+"""The largest sigma, at the last timestep of the grid, with which images without noise are inverted well."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Edit:
     captions: Sequence[str] = ()
 
     def __repr__(self) -> str:
-        """Return one line: the rows of images, the number of times and of network evaluations."""
+        """Return one line with the rows of images and the numbers of timesteps and network evaluations."""
         rows = ", ".join(f"{name} {tuple(images.shape)}" for name, images in self.rows.items())
         return f"Edit({rows}; {len(self.times)} times, {self.calls} network evaluations)"
 
@@ -77,8 +77,8 @@ class Inversion(Edit):
     Attributes:
         latents: the latents (B, C, H, W) of the images.
         errors: mean squared errors (B,) between the images and their reconstructions from the latents.
-        residual: for an exact inversion, the change in the last iteration of a step that did not converge,
-            the largest if there are several such steps; 0 if every step converged.
+        residual: for an exact inversion, the largest change in the last iteration of a step that did not
+            converge; 0 if every step converged.
     """
 
     latents: Tensor = torch.zeros(0)
@@ -96,13 +96,13 @@ def invert_images(
     Args:
         source: a run folder, a pipeline or a model.
         images: (B, C, H, W) in [0, 1], of the model's size.
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
         exact: whether each step is solved by iteration, in float32, instead of by extrapolation.
         options: see `EditOptions`.
 
     Raises:
         UserError: if the network was never trained without a class label, or the grid cannot have `steps`
-            times.
+            timesteps.
     """
     work = open_work(source, "an inversion", steps, inverts=True, **options)
     # Exact steps take more evaluations. Their number is not known in advance, so the shown total then grows.
@@ -138,7 +138,7 @@ def interpolate_seeds(
         source: a run folder, a pipeline or a model.
         seeds: two seeds.
         frames: number of images, including both ends.
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
         options: see `EditOptions`.
 
     Raises:
@@ -169,7 +169,7 @@ def interpolate_images(
         source: a run folder, a pipeline or a model.
         images: two images (2, C, H, W) in [0, 1].
         frames: number of images, including both ends.
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
         options: see `EditOptions`.
 
     Raises:
@@ -211,7 +211,7 @@ def inpaint_image(
         image: (1, C, H, W) in [0, 1].
         hole: (1, 1, H, W), 1 for pixels to inpaint and 0 for pixels to keep.
         seeds: one seed for each result.
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
         resample: how often each step is done. Noise is added before each repetition, so that the inpainted
             part fits the rest.
         options: see `EditOptions`.
@@ -261,7 +261,7 @@ def vary_image(
         image: (1, C, H, W) in [0, 1].
         strength: time in (0, 1]; 0.3 changes details, 0.6 shapes, 1 nearly everything.
         seeds: one seed for each result.
-        steps: number of times in the grid; only times below `strength` are used.
+        steps: number of timesteps in the grid; only timesteps below `strength` are used.
         options: see `EditOptions`.
 
     Raises:

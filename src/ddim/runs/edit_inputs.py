@@ -29,7 +29,7 @@ def read_images(
         size: height and width to which each image is cropped and resized.
         channels: 1 for gray, 3 for RGB, 4 for RGBA.
         on_change: called with a sentence for each image that was cropped or resized.
-        values: the type and range of their values.
+        values: the type and range of the pixel values.
 
     Raises:
         UserError: if a file cannot be read or is not an image.

@@ -51,7 +51,7 @@ def invert_pictures(
     Args:
         model: a run folder, a pipeline or a model.
         images: one image or several.
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
         exact: whether each step is solved by iteration instead of by extrapolation.
         options: grid, guidance and progress, see `EditOptions`.
 
@@ -79,7 +79,7 @@ def interpolate(
         model: a run folder, a pipeline or a model.
         images: two images.
         frames: number of images in the result, including both ends.
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
         seeds: two seeds, in place of `images`.
         options: grid, guidance and progress, see `EditOptions`.
 
@@ -114,7 +114,7 @@ def inpaint_picture(
         mask: an image of the same size, white in the part to inpaint and black elsewhere. In a tensor (H, W),
             black is 0, and white is 1 or the gray level 255.
         seeds: one seed for each result.
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
         resample: how often each step is done; see `inpaint_image`.
         options: grid, guidance and progress, see `EditOptions`.
 
@@ -143,7 +143,7 @@ def vary_picture(
         image: the image.
         strength: time in (0, 1] up to which noise is added; larger values change more.
         seeds: one seed for each result.
-        steps: number of times in the grid; only times below `strength` are used.
+        steps: number of timesteps in the grid; only timesteps below `strength` are used.
         options: grid, guidance and progress, see `EditOptions`.
 
     Example:

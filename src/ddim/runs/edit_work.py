@@ -37,11 +37,11 @@ class EditOptions(GuidanceOptions, total=False):
     Attributes:
         grid: the grid of times (timesteps) or its name. By default, edits of samples use the grid of the run,
             and edits of real images use `choose_edit_grid`.
-        progress: called with "network evaluations" and their number; see `Progress`. Each evaluation is of
+        progress: called with "network evaluations" and their number; see `Progress`. Each evaluation is on
             one micro-batch.
-        watch: called as watch(places, state) for each state of each micro-batch of samples; `places` are
-            those of its images in the result. An inversion has no such states: its steps lead from the image
-            to noise.
+        watch: called as watch(places, state) for each state of each micro-batch of samples; `places` are the
+            positions of the micro-batch's images in the result. An inversion has no such states: its steps
+            lead from the image to noise.
     """
 
     grid: Grid | str | None
@@ -58,7 +58,7 @@ class Work:
         times: the times (N,) of the grid.
         real: whether real images are edited, and not samples.
         guidance: the guidance of the edit.
-        label: the label of the results, which have seeds; None for no class.
+        label: the label of results that are sampled with seeds; None for no class.
         progress: see `EditOptions`.
         expected: the number of network evaluations that the edit will make, as far as it is known.
         watch: see `EditOptions`.
@@ -95,7 +95,10 @@ class Work:
         return sum(counter.evaluations for counter in self._counters)
 
     def expect(self, images: int, evaluations: int) -> None:
-        """Add to `expected` the work for a number of images: `evaluations` steps for each micro-batch."""
+        """Add the network evaluations for a number of images to `expected`.
+
+        Each micro-batch needs `evaluations` of them, or twice as many with guidance.
+        """
         batches = math.ceil(images / self.pipeline.runtime.micro_batch)
         self.expected += batches * evaluations * (2 if self.guidance.on else 1)
 
@@ -118,7 +121,10 @@ class Work:
         return self.in_batches(sample_part, latents)
 
     def _watched(self, states: Iterator[State], places: Sequence[int]) -> Iterator[State]:
-        """Yield states, and show those of the images at these places; a micro-batch may have more images."""
+        """Yield the states of a micro-batch, and call `watch` with them.
+
+        `watch` gets the images at `places`. Further images only fill up the micro-batch.
+        """
         for state in states:
             if self.watch is not None:
                 self.watch(places, State(state.x[: len(places)], state.t, state.x0[: len(places)]))
@@ -138,7 +144,7 @@ class Work:
         """Return one image in [0, 1] for each seed, made in micro-batches.
 
         Args:
-            act: samples with a denoiser, from zeros (B, C, H, W) and the noise of B seeds; yields states.
+            act: takes a denoiser, zeros (B, C, H, W) and the noise of B seeds, and yields sampling states.
             seeds: one seed for each image.
         """
         results, pipeline, done = [], self.pipeline, 0
@@ -171,16 +177,16 @@ def open_work(
     Args:
         source: a run folder, a pipeline or a model.
         what: the name of the edit in messages, such as "an inversion".
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
         real: True to edit real images, False to edit samples; the default grid depends on this.
         inverts: whether the edit needs latents of real images, which guidance makes inaccurate.
-        seeded: whether each result has its own seed; its default label is then that of samples. Other edits
-            use no class, because all their images need the same model.
+        seeded: whether each result has its own seed; its label is then the default label of samples. Other
+            edits use no class, because all their images need the same model.
         options: see `EditOptions`.
 
     Raises:
-        UserError: if the edit uses no class, but the network was never trained without one; the grid cannot
-            have `steps` times, or this edit cannot use guidance.
+        UserError: if the edit uses no class, but the network was never trained without a class. Also if the
+            grid cannot have `steps` timesteps, or this edit cannot use guidance.
     """
     check_count("steps", steps)
     guided: dict[str, Any] = {k: v for k, v in options.items() if k in GuidanceOptions.__annotations__}
@@ -204,7 +210,7 @@ def open_work(
 
 
 def override_edit_grid(recipe: Recipe, fields: Mapping[str, Any], *, real: bool) -> Grid:
-    """Return the grid of an edit, with the fields of its grid that a user sets.
+    """Return the grid of an edit, after changing the fields that a user sets.
 
     Args:
         recipe: the recipe of the run.
@@ -212,7 +218,7 @@ def override_edit_grid(recipe: Recipe, fields: Mapping[str, Any], *, real: bool)
         real: whether real images are edited, and not samples.
 
     Raises:
-        UserError: if there is no such field or value.
+        UserError: if a field does not exist, or a value is invalid.
     """
     if real and "grid" not in fields:
         recipe = replace(recipe, grid=choose_edit_grid(recipe))

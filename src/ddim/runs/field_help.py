@@ -33,7 +33,7 @@ def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
 
 
 def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
-    """Yield each class that a field of a recipe can hold: its name, a sentence and the rows of its fields.
+    """Yield the name, a sentence and the rows of fields, for each class that a field of a recipe can hold.
 
     Nothing is yielded if the field holds a plain value or does not exist.
     """
@@ -49,8 +49,8 @@ def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
 def explain_field(value: Any, path: str) -> list[Row]:  # noqa: ANN401
     """Return the row of one field of a recipe, such as "optim.lr".
 
-    A part of the recipe may be of a kind without this field. Then the rows of the other kinds of this part
-    that have the field are returned, without repetitions. The list is empty if no kind has the field.
+    The recipe may have a part of a class without this field. Then the rows come from the other possible
+    classes of the part that have the field, without repetitions. The list is empty if no class has it.
     """
     own = [row for row in explain_fields(value) if row[0] == path]
     others = [row for _, _, rows in explain_kinds(path.rpartition(".")[0]) for row in rows if row[0] == path]

@@ -33,7 +33,7 @@ class FileEdit(ABC):
     """An edit of image files.
 
     Attributes:
-        command: the name of its command.
+        command: the name of the command that makes this edit.
     """
 
     command: ClassVar[str]
@@ -52,7 +52,7 @@ class FileEdit(ABC):
         """Return the images (B, C, H, W) in [0, 1], and further inputs of `edit`.
 
         Args:
-            pipeline: the model; its images have the size and the values that are returned.
+            pipeline: the model, which sets the size, the channels and the type of values of the images.
             on_note: called with a sentence for each file that was cropped or resized.
 
         Raises:
@@ -66,7 +66,7 @@ class FileEdit(ABC):
     def edit(
         self, pipeline: Pipeline, inputs: Sequence[Tensor], steps: int, **options: Unpack[EditOptions]
     ) -> Edit:
-        """Return the result, from what `read` returned; see `EditOptions`."""
+        """Return the result of the edit; `inputs` is what `read` returned. See `EditOptions`."""
 
     @abstractmethod
     def facts(self, name: Name) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Variations(FileEdit):
         return vary_image(pipeline, inputs[0], self.strength, self.seeds, steps, **options)
 
     def facts(self, name: Name) -> dict[str, Any]:
-        """Return the name of the image."""
+        """Return {"image": name of the image}."""
         return {"image": name(self.image)}
 
 
@@ -104,7 +104,7 @@ class Interpolation(FileEdit):
     """Images between two image files, or between the samples of two seeds; see `interpolate_images`.
 
     Raises:
-        UserError: if there are not either two images or two seeds.
+        UserError: unless there are two images and no seeds, or two seeds and no images.
     """
 
     images: Sequence[str | Path] = ()
@@ -131,7 +131,7 @@ class Interpolation(FileEdit):
         return not self.seeds
 
     def read(self, pipeline: Pipeline, on_note: Callable[[str], object]) -> tuple[Tensor, ...]:
-        """Return the images; nothing for an interpolation between seeds."""
+        """Return the images; an empty tuple for an interpolation between seeds."""
         return super().read(pipeline, on_note) if self.real else ()
 
     def edit(
@@ -143,13 +143,13 @@ class Interpolation(FileEdit):
         return interpolate_seeds(pipeline, self.seeds, self.frames, steps, **options)
 
     def facts(self, name: Name) -> dict[str, Any]:
-        """Return {"images": their names}."""
+        """Return {"images": names of the images}."""
         return {"images": list(map(name, self.images))}
 
 
 @dataclass(frozen=True)
 class Inpainting(FileEdit):
-    """New content for the masked part of an image file, one for each seed; see `inpaint_image`."""
+    """New content for the masked part of an image file, one result for each seed; see `inpaint_image`."""
 
     image: str | Path
     mask: str | Path
@@ -160,7 +160,7 @@ class Inpainting(FileEdit):
 
     @property
     def files(self) -> Sequence[str | Path]:
-        """The image file; the mask is another kind of file."""
+        """The image file, without the mask file."""
         return [self.image]
 
     def read(self, pipeline: Pipeline, on_note: Callable[[str], object]) -> tuple[Tensor, ...]:
@@ -178,7 +178,7 @@ class Inpainting(FileEdit):
         return inpaint_image(pipeline, image, hole, self.seeds, steps, resample=self.resample, **options)
 
     def facts(self, name: Name) -> dict[str, Any]:
-        """Return the names of the image and the mask."""
+        """Return {"image": name of the image, "mask": name of the mask}."""
         return {"image": name(self.image), "mask": name(self.mask)}
 
 
@@ -203,12 +203,12 @@ class Latents(FileEdit):
         return invert_images(pipeline, inputs[0], steps, exact=self.exact, **options)
 
     def facts(self, name: Name) -> dict[str, Any]:
-        """Return {"images": their names}."""
+        """Return {"images": names of the images}."""
         return {"images": list(map(name, self.images))}
 
 
 def describe_inaccuracy(edit: Edit) -> list[str]:
-    """Return sentences about an inversion that is less accurate than it could be."""
+    """Return a sentence for each reason why an inversion is inaccurate; none for other edits."""
     if not isinstance(edit, Inversion):
         return []
     cautions = [noisy] if (noisy := warn_of_noise(edit)) else []

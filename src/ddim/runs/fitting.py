@@ -18,16 +18,17 @@ from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe, build_model
 
 _CALLS, _MORE_CALLS = 100, 5000
-"""The allowed calls of torch functions: for each stored tensor, and in addition. Our networks need 10 a
-tensor.
+"""The allowed calls of torch functions: `_CALLS` for each stored tensor, and `_MORE_CALLS` in addition.
+
+Our networks need 10 calls for each tensor.
 """
 
 
 def build_fitting_model(path: Path, recipe: Recipe, channels: int, tensors: Mapping[str, Tensor]) -> Model:
     """Return the model of a recipe with the weights `tensors`.
 
-    A run may come from a stranger, so the network is first built without memory, and only as far as these
-    tensors can reach: a recipe with a million blocks is refused at once.
+    A run may come from a stranger, so the network is first built without memory. Building stops early if the
+    network is far larger than the stored weights, such as a network with a million blocks.
 
     Args:
         path: the checkpoint, for messages.
@@ -36,7 +37,7 @@ def build_fitting_model(path: Path, recipe: Recipe, channels: int, tensors: Mapp
         tensors: the weights, keyed by name.
 
     Raises:
-        Damaged: if they do not fit the network of the recipe.
+        Damaged: if the weights do not fit the network of the recipe.
     """
     check_fit(path, recipe, channels, tensors)
     # Building a model draws initial weights, which must not change the caller's random state.
@@ -87,7 +88,7 @@ def build_on_meta(recipe: Recipe, channels: int, tensors: int, source: Path) -> 
 
 
 def find_misfit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of a weight that only one of the two has, or that has two different shapes.
+    """Return the name of a weight that `state` or `tensors` lacks, or that has different shapes in them.
 
     Return None if there is no such weight.
     """
@@ -103,11 +104,11 @@ def _describe_misfit(path: Path, wrong: str) -> Damaged:
 
 
 class _TooMany(Exception):  # noqa: N818 (an event inside this module)
-    """A network has more weights than its file."""
+    """A block has made more calls of torch functions than `_Limit` allows."""
 
 
 class _Limit(TorchFunctionMode):
-    """Ends a block after a number of calls of torch functions by this thread."""
+    """Ends a `with` block by `_TooMany` after `calls` calls of torch functions in this thread."""
 
     def __init__(self, calls: int) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from typing import Any
 from ddim.errors import UserError
 
 ERRORS = ("noise_mae", "image_mae")
-"""The names under which the log of a training holds the denoising errors on validation images."""
+"""The names of the denoising errors on validation images in the log of a training."""
 
 
 def flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -47,10 +47,10 @@ def option_text(value: object) -> str:
 
 
 def check_shown_fields(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the document of a recipe, after checking the types of what tables show.
+    """Check the types of the fields that tables show, and return the recipe (as JSON) unchanged.
 
     Raises:
-        UserError: if a value is of another type.
+        UserError: if a field has a wrong type.
     """
     data = recipe.get("data", {})
     texts = (recipe.get("name", ""), data.get("source", ""))

@@ -11,7 +11,7 @@ from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import LOCK, TEMPORARY
 
 RUN = "run.json"
-"""The file that makes a folder a run: its recipe, images, runtime and start."""
+"""The file that makes a folder a run. It describes the recipe, images, runtime and start of the run."""
 REAL_IMAGES = "samples/real.png"
 """The sheet of real images that a run writes for comparison with its samples."""
 
@@ -63,7 +63,7 @@ def check_name(name: object, file: Path) -> None:
     """Check that a name that was read from a file can become the name of a folder.
 
     Raises:
-        UserError: if it is not such a name, or would lead to another folder.
+        UserError: if the name is not valid, or would lead to another folder.
     """
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{,199}", name):
         raise UserError(f"{file} is damaged: {name!r:.80} cannot be the name of a folder")

@@ -55,8 +55,8 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
 ) -> Tensor:
     """Sample images; image k depends on the k-th seed alone.
 
-    By default, the grid and the guidance that `ddim search` saved for this sampler and number of steps are
-    used. If none were saved, the grid of the recipe is used, and no guidance.
+    The defaults are the grid and the guidance that `ddim search` saved for this sampler and number of steps.
+    If no grid was saved, the grid of the recipe is used. If no guidance was saved, guidance is off.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
@@ -68,7 +68,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         seeds: the seed of each image, in place of `n` and `seed`.
         label: class name or index; "all": seed s has class s % classes; None: no class. If the classes are
             clusters, None means "natural", classes as frequent as in training, and "none" means no class.
-        vector: d numbers, or (n, d), for a run trained with vectors; None draws those of training images.
+        vector: d numbers, or (n, d), for a run trained with vectors; None draws training vectors.
         guidance: guidance scale (Ho & Salimans 2022); 1 turns guidance off.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
         guide_with: a weaker model that guides (Karras et al. 2024): a run, or a version of this run such as
@@ -118,8 +118,8 @@ def generate(
     Args:
         pipeline: the model that generates the images.
         seeds: image k is a function of seeds[k] alone.
-        steps: number of sampling steps, which is the number of times in the grid; by default the number in
-            the recipe.
+        steps: number of sampling steps, which is the number of timesteps in the grid; by default the number
+            in the recipe.
         label: class index; "all": seed s has class s % classes; "natural": classes are as frequent as in
             training; None: no class.
         guidance: the guidance, see `open_guidance`; inside its interval each step needs twice the NFE.
@@ -225,7 +225,7 @@ def sample_uint8(
 def fill_micro_batches(
     pipeline: Pipeline, seeds: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor]]:
-    """Yield for each micro-batch its seeds, these seeds padded to a fixed size B, and zeros (B, C, H, W)."""
+    """Yield each micro-batch: its seeds, these seeds padded to a fixed size B, and zeros (B, C, H, W)."""
     size = pipeline.runtime.micro_batch
     for mine in split_into_parts(pipeline, seeds):
         filled = [*mine] + [0] * (size - len(mine))
@@ -251,7 +251,7 @@ def with_options(pipeline: P, fields: Mapping[str, Any], steps: int) -> tuple[P,
     Args:
         pipeline: the pipeline.
         fields: new values keyed by field path, as for `override`.
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
 
     Raises:
         UserError: if the fields do not fit together, or the grid cannot have `steps` times.

@@ -99,7 +99,7 @@ class Guidance:
         return None if ends == (None, None) else (ends[0], ends[1])
 
     def describe(self) -> dict[str, Any]:
-        """Return the entries that a record has about guidance, as JSON; if it is off, only the scale."""
+        """Return the entries of a record about guidance, as JSON; only the scale if guidance is off."""
         found: dict[str, Any] = {"guidance": self.scale}
         if self.on and self.interval:
             found["guidance_interval"] = list(self.interval)
@@ -236,7 +236,7 @@ def count_evaluations(pipeline: Pipeline, steps: int, guidance: Guidance = OFF) 
 
 @dataclass(frozen=True)
 class _Zero:
-    """A denoiser that predicts 0 for every clean image."""
+    """A denoiser whose predicted clean image is always 0."""
 
     schedule: Schedule
 

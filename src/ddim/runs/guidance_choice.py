@@ -68,11 +68,11 @@ def open_guidance(
 class GuidanceOptions(TypedDict, total=False):
     """The guidance options of tasks that take no class label, such as edits.
 
-    Only a weaker model can guide them. If the classes of the run are clusters, most of these tasks have the
-    default label of samples, and then classifier-free guidance is possible too.
+    Only a weaker model can guide such tasks. If the classes of the run are clusters, most of these tasks have
+    the default label of samples, and then classifier-free guidance is possible too.
 
     Attributes:
-        guidance: guidance scale; None and 1 are no guidance.
+        guidance: guidance scale; None or 1 for no guidance.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all.
         guide_with: the weaker model, such as "@guide"; see `open_guide`.
     """
@@ -90,7 +90,7 @@ def open_task_guidance(
     Args:
         pipeline: the model, with its grid.
         what: the task in words, such as "a variation"; messages use it.
-        steps: number of times in the grid.
+        steps: number of timesteps in the grid.
         label: the label of the samples: `default_label`, or None.
         options: see `GuidanceOptions`.
 
@@ -147,7 +147,7 @@ def open_guide(pipeline: Pipeline, named: str | Path | LoadedRun) -> Guide:
 
 
 def _read_interval(interval: Interval | None) -> tuple[float, float]:
-    """Return the ends of an interval as numbers."""
+    """Return the ends of an interval as numbers; an open end becomes infinite."""
     if interval is None:
         return -math.inf, math.inf
     ends = tuple(interval) if isinstance(interval, tuple | list) else ()

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def name_guidance(record: Mapping[str, Any]) -> str:
-    """Return guidance in words, such as "guidance 2, log-SNR -2 to 5, guide @guide"; "" if it is off.
+    """Return guidance in words, such as "guidance 2, log-SNR -2 to 5, guide @guide"; "" without guidance.
 
     Args:
         record: the entries "guidance", "guidance_interval" and "guide" of a record; any may be missing.

@@ -1,8 +1,8 @@
 """Runs on the Hugging Face Hub, named as hub:OWNER/NAME[@REVISION]: download one and return its checkpoint.
 
-A repository is one published checkpoint (see `ddim.runs.published`) with a model card beside it. Its manifest
-says which files belong to it. Only files of known names and allowed sizes are downloaded, and they get to
-their place in the cache only if all bytes are those of the manifest.
+A repository is one published checkpoint (see `ddim.runs.published`) with a model card beside it. The
+manifest of the checkpoint lists its files. Only files of known names and allowed sizes are downloaded. They
+are moved to their place in the cache only if all bytes match the manifest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ddim.runs.manifest import MANIFEST, Damaged, read_document, read_manifest, 
 from ddim.runs.published import PUBLISHED
 
 FOLDER = "hub"
-"""The folder in the cache with the downloaded runs: OWNER--NAME/COMMIT/NAME."""
+"""The folder of the cache that holds each downloaded run, as OWNER--NAME/COMMIT/NAME."""
 
 _WEIGHTS, _TEXT = 2**34, 2**26
 NEEDED = ("model.safetensors", "state.json", "recipe.json", f"{PUBLISHED}.json")
@@ -72,7 +72,7 @@ def pin_run(run: Path) -> str:
 
 
 def fetch_run(repository: Repository) -> Path:
-    """Return the folder of the checkpoint of a run on the Hub; what is in the cache is not downloaded again.
+    """Return the folder of the checkpoint of a run on the Hub; download it unless the cache has it.
 
     Raises:
         HubError: if it cannot be downloaded.
@@ -140,7 +140,7 @@ def _list_parts(
 
 
 def _check_recipe(recipe: object, repository: Repository) -> None:
-    """Check that sampling with a recipe needs no huge memory, and that it names no folder of this machine."""
+    """Check that a recipe names no folder of this machine, and contains no number that needs huge memory."""
     tree: dict[str, Any] = recipe if isinstance(recipe, dict) else {}
     data = tree.get("data") if isinstance(tree.get("data"), dict) else {}
     for name in (data.get("source"), data.get("vectors")):
