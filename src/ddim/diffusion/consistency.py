@@ -19,8 +19,8 @@ from ddim.errors import check_positive
 WIDER, FASTER = 8.0, 0.5
 """The constants k and b of the paper: the gap, relative to tau, is wider at low noise than at high noise.
 
-At the lowest noise it is 1 + k / 2 times as wide as at the highest. The paper has b = 1 for images with a
-standard deviation of 0.5, so b is 0.5 for a standard deviation of 1.
+At the lowest noise this relative gap is 1 + k / 2 times as wide as at the highest. The paper has b = 1 for
+images with a standard deviation of 0.5, so b is 0.5 for a standard deviation of 1.
 """
 
 SMOOTH = 1e-3
@@ -52,8 +52,8 @@ class Consistency:
         loss = d(f(x_t, t), stopgrad f(x_r, r)) / (tau_t - tau_r),  tau = sigma / alpha.
 
     d is a pseudo-Huber distance, sqrt(mean squared error + c^2) - c. At tau_r = 0 the target is x0 itself,
-    and the loss is that of a diffusion model: the error of the predicted noise. Training starts there, from
-    the weights of a diffusion model. The gap between t and r then shrinks:
+    and the loss is that of a diffusion model: the error of the predicted noise. Training starts at tau_r = 0,
+    from the weights of a diffusion model. The gap between t and r then shrinks:
 
         tau_r = max(0, 1 - (1 + 8 sigmoid(-tau_t / (2 sigma_data))) / 2^(halvings * progress)) tau_t.
 
@@ -63,8 +63,9 @@ class Consistency:
     A consistency function has a boundary condition: an image without noise is mapped to itself. But the
     cleanest noise level of a schedule may still have noise. If tau_r is below the tau of this level, tau_r
     counts as 0 and the target is the clean image x0. So the network is never evaluated at less noise than the
-    schedule has. With `fast` the cleanest level has tau = 0.01 (log-SNR 9.2). Its network predicts the
-    velocity v, and x0 = alpha x_t - sigma v differs from x_t by about 0.01 there.
+    schedule has. With recipe `fast` the cleanest level has tau = 0.01 (log-SNR 9.2). The network of this
+    recipe predicts the velocity v. At the cleanest level, x0 = alpha x_t - sigma v differs from x_t by about
+    0.01.
 
     Attributes:
         times: the distribution from which training times are drawn. See `paper_times`.

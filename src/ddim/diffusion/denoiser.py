@@ -83,7 +83,7 @@ class Function(nn.Module):
         self.classes, self.augment = getattr(function, "classes", 0), getattr(function, "augment", 0)
 
     def forward(self, *args: Tensor | None, **options: Tensor) -> Tensor:
-        """Call the function that is wrapped, and return its output."""
+        """Call the wrapped function and return its output."""
         return self.function(*args, **options)
 
 

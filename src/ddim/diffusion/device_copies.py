@@ -14,8 +14,9 @@ from torch import Tensor
 def copy_to_device(
     owner: Hashable, name: str, device: torch.device, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Return the attribute `name` of a frozen dataclass as a tensor on a device; it holds numbers or a
-    tensor.
+    """Return the attribute `name` of the frozen dataclass `owner` as a tensor on a device.
+
+    The attribute holds numbers or a tensor.
     """
     # The tensor may be used in training later, where one that was created in inference mode cannot be.
     with torch.inference_mode(False):

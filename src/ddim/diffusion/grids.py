@@ -47,7 +47,7 @@ class Uniform:
 
     Attributes:
         shift: t becomes shift * t / (1 + (shift - 1) * t) (Esser et al. 2024, eq. 23). On `linear_path` this
-            multiplies sigma / alpha by `shift`; images of n times as many pixels need the root of n.
+            multiplies sigma / alpha by `shift`; images with n times as many pixels need the shift sqrt(n).
     """
 
     shift: float = 1.0
@@ -177,8 +177,9 @@ class Spaced:
     """Evenly spaced entries of a table of `entries` noise levels, at times i / entries for i = 1 ... entries.
 
     "leading" spacing starts at the cleanest entry, 1, and omits the noisiest. "trailing" starts at the
-    noisiest entry, pure noise (Lin et al. 2024, table 2). Places are rounded, not their distance (Song et al.
-    2021, appendix D.2): most code starts 600 of 1000 entries at entry 600, far from pure noise.
+    noisiest entry, pure noise (Lin et al. 2024, table 2). The places of the entries are rounded, not the
+    distance between them (Song et al. 2021, appendix D.2). Most code rounds the distance: it starts 600 steps
+    on 1000 entries at entry 600, far from pure noise.
 
     Attributes:
         entries: number of entries of the table.
@@ -192,7 +193,8 @@ class Spaced:
         """Return the times; see `Grid`.
 
         Raises:
-            UserError: if `steps` is larger than `entries`; or is 1 with "leading" spacing, at the clean end.
+            UserError: if `steps` is larger than `entries`, or is 1 with "leading" spacing. The only time
+                would then be at the clean end.
         """
         leading, n = self.spacing == "leading", self.entries
         name, least = ("steps with leading spacing", min(2, n)) if leading else ("steps", 1)

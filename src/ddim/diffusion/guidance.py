@@ -145,7 +145,7 @@ class Thresholded(ShortRepr):
 
     Saharia et al. 2022, section 2.3. Pixels are first scaled so that `low` (black) is -1 and `high` (white)
     is 1 in each channel. Let s be the `quantile` of the absolute values of the scaled pixels of an image. If
-    s is above 1, they are clipped to [-s, s] and divided by s.
+    s is above 1, the scaled pixels of this image are clipped to [-s, s] and divided by s.
     """
 
     inner: Denoiser

@@ -15,7 +15,7 @@ from ddim.diffusion.time_sampling import TimeSampling
 from ddim.errors import check_positive
 
 FARTHEST = 20.0
-"""u has knots from log-SNR -20 to 20, and is constant outside of this range."""
+"""The function u of `LearnedWeight` has knots from log-SNR -20 to 20, and is constant outside this range."""
 
 BETAS = (0.9, 0.99)
 """Decay rates of the two moments of Adam."""
@@ -29,7 +29,7 @@ class LearnedWeight:
     all noise levels contribute equally (Kendall et al. 2018). u is trained beside the network, by Adam. Its
     gradient needs only the losses of the images. Here u is linear between knots; the paper has one layer on
     Fourier features. Checkpoints hold u, and sampling does not use it. The weighted loss in the log tends to
-    1, so it does not show the progress of training; validation errors do.
+    1, so it does not show the progress of training; the validation errors show it.
 
     Attributes:
         spacing: distance of the knots of u, in units of log-SNR.

@@ -73,10 +73,11 @@ def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
 
 
 def plateaus(schedule: Schedule, least: float = 0.01) -> dict[float, float]:
-    """Return the plateaus of a schedule, the noise levels that many times share: {log-SNR: share of times}.
+    """Return the plateaus of a schedule as {log-SNR: share of times}, such as {-3.89: 0.38}.
 
-    Only shares of at least `least` are returned, by increasing log-SNR, such as {-3.89: 0.38}. A continuous
-    schedule has no plateaus. All times of a plateau train the network on the same noise level.
+    A plateau is a noise level that a share of at least `least` of all times in [0, 1] has. Plateaus are
+    returned by increasing log-SNR. A continuous schedule has no plateaus. All times of a plateau train the
+    network on the same noise level.
     """
     found, counts = schedule(midpoints()).log_snr.unique(return_counts=True)
     share = counts / SLICES

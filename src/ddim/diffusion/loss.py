@@ -168,7 +168,7 @@ LOSSES: dict[str, type[Loss]] = {"objective": Objective, "hybrid": Hybrid, "cons
 
 
 def make_memory(loss: Loss, schedule: Schedule, device: str = "cpu") -> Memory | None:
-    """Return an empty memory of losses if the times or the weights of a loss depend on them, else None.
+    """Return an empty memory if the times or the weights of a loss depend on past losses, else None.
 
     Args:
         loss: the loss.

@@ -57,7 +57,7 @@ class Noise:
 def stream(device: str, seed: int, use: int, step: int) -> torch.Generator:
     """Return the random generator, on the device, for one use at one training step.
 
-    It depends on the arguments alone, so a resumed run draws the same numbers.
+    The generator depends on the arguments alone, so a resumed run draws the same numbers.
 
     Args:
         device: the device of the generator, such as "cpu".

@@ -33,7 +33,10 @@ class TimeSampling(Protocol):
 
 
 class Memory(Protocol):
-    """The past losses that training remembers; the times that it draws, or their weights, depend on them."""
+    """The past losses that training remembers.
+
+    The times that training draws, or the weights of these times, depend on the past losses.
+    """
 
     def to(self, device: str) -> Self:
         """Move the remembered losses to a device, and return `self`. The device must support float64."""
@@ -140,7 +143,7 @@ class TableTimes:
 class LossAware(TableTimes):
     """Entry i of a table with probability p_i proportional to sqrt(E[loss_i^2]).
 
-    Nichol & Dhariwal 2021, eq. 18; the mean is over the last `history` losses at the entry. A fraction
+    Nichol & Dhariwal 2021, eq. 18; E is the mean over the last `history` losses at the entry. A fraction
     `uniform` of the draws is uniform. All draws are uniform until each entry has `history` losses. The loss
     of a draw has weight 1 / (entries p_i), so that the expected loss is the same as with uniform times.
 
@@ -205,7 +208,7 @@ class LossMemory:
     def update(self, times: Tensor, losses: Tensor, valid: Tensor | bool = True) -> None:
         """Store the losses (B,) at times (B,) of the table, in the order of the batch, if `valid` is true.
 
-        All losses are stored at once, by operations that do not wait for an accelerator.
+        All losses of a batch are stored together, by operations that do not wait for an accelerator.
         """
         entries, history = self.losses.shape
         index = (times * entries).round().long() - 1

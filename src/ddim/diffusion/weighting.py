@@ -62,9 +62,10 @@ class EDMWeight:
 class MinSNR:
     """The squared error of the image has the weight min(SNR, gamma), whatever quantity the loss is on.
 
-    Min-SNR-gamma (Hang et al. 2023). Errors of other quantities are larger by known factors, by which the
-    weight is divided: it is min(SNR, gamma) / SNR on noise, and min(SNR, gamma) / (SNR + 1) on the velocity
-    of a variance-preserving schedule. The paper's losses are squared errors; others get the same weights.
+    Min-SNR-gamma (Hang et al. 2023). The squared error of another quantity is a known multiple of the squared
+    error of the image, and the weight is divided by this factor. The weight is min(SNR, gamma) / SNR on
+    noise, and min(SNR, gamma) / (SNR + 1) on the velocity of a variance-preserving schedule. The paper's
+    losses are squared errors; other losses get the same weights.
 
     Attributes:
         gamma: the largest weight of the image; noise levels with a higher SNR do not weigh more.

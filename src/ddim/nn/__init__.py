@@ -1,1 +1,1 @@
-"""Networks, functions (x, conditioning, label) -> F; EMA of their weights; device, precision, compilation."""
+"""Networks (x, conditioning, label) -> F, and their EMA weights, device, precision and compilation."""

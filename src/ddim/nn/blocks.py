@@ -168,7 +168,10 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
 
 
 def token_attention(qkv: Tensor, heads: int) -> Tensor:
-    """Apply scaled dot-product attention over N tokens: queries, keys and values (B, N, 3C) to (B, N, C)."""
+    """Apply scaled dot-product attention over N tokens and return (B, N, C).
+
+    `qkv` holds queries, keys and values (B, N, 3C).
+    """
     b, n, _ = qkv.shape
     q, k, v = qkv.reshape(b, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
     if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and n <= EXPLICIT_PIXELS:

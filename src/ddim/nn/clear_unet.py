@@ -128,9 +128,10 @@ class Stage(nn.Module):
 
 
 class ClearUNet(nn.Module):
-    """The network (x, conditioning) -> F, with F shaped like x; any height and width (padded and cropped).
+    """The network (x, conditioning) -> F, with F shaped like x, for images of any height and width.
 
-    Initial weights are drawn as in Keras; the last convolution is zero, which makes F initially zero.
+    Images are padded, and the output is cropped. Initial weights are drawn as in Keras. The last
+    convolution is initially zero, which makes F initially zero.
     """
 
     classes, augment, outputs = 0, 0, 1
@@ -156,7 +157,7 @@ class ClearUNet(nn.Module):
         zero_init(self.out_conv)
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
-        """Apply to x (B, C, H, W), given conditioning (B,); return F (B, C, H, W). `label` is not used."""
+        """Return F (B, C, H, W) for x (B, C, H, W) and conditioning (B,). `label` is not used."""
         with torch.autocast(x.device.type, enabled=False):
             embedded = self.time_mlp(self.embedding(conditioning))
         return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)

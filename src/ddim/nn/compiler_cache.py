@@ -62,7 +62,7 @@ def _is_complete(library: Path) -> bool:
 
 
 def _make_private(folder: Path) -> Path:
-    """Return `folder`, created if it is missing, or a new temporary folder if other users could change it."""
+    """Return `folder`, created if missing, or a new temporary folder if other users could change `folder`."""
     reason = ""
     try:
         make_folder(folder.parent)
@@ -98,7 +98,7 @@ def _is_private(folder: Path) -> bool:
 
 
 def _move_headers(folder: Path) -> None:
-    """Make torch keep precompiled headers in `folder`; for them it ignores $TORCHINDUCTOR_CACHE_DIR."""
+    """Make torch keep precompiled headers in `folder`: torch ignores $TORCHINDUCTOR_CACHE_DIR for them."""
     from torch._inductor import codecache, config
 
     if not hasattr(codecache, "_HEADER_DIR"):

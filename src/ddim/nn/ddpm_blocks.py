@@ -13,7 +13,7 @@ from ddim.nn.recompute import Recomputable
 
 
 class Block(Recomputable):
-    """A residual block: twice group norm, swish and 3x3 convolution, conditioned on the embedding.
+    """A residual block that applies group norm, swish and a 3x3 convolution twice, given the embedding.
 
     Args:
         channels: channels of the input; if they differ from `out`, a 1x1 convolution projects the input.

@@ -42,11 +42,12 @@ from ddim.nn.embedding import Fourier, Positional, VectorEmbedding, check_labels
 Resample = Literal["same", "strided", "box", "blur"]
 """How the resolution changes between stages.
 
-- "same": a 3x3 convolution of stride 2, padded only at the bottom and right (as in TensorFlow), halves it. A
-  nearest-neighbour upsampling before a 3x3 convolution doubles it.
+- "same": a 3x3 convolution of stride 2 halves the resolution. Its input is padded only at the bottom and
+  right, as in TensorFlow. A nearest-neighbour upsampling before a 3x3 convolution doubles the resolution.
 - "strided": as "same", but the convolution of stride 2 is padded on all sides.
-- "box": residual blocks halve it with 2x2 mean pooling, and double it with nearest-neighbour upsampling.
-- "blur": residual blocks halve and double it with the filter 1, 3, 3, 1.
+- "box": residual blocks halve the resolution with 2x2 mean pooling, and double it with nearest-neighbour
+  upsampling.
+- "blur": residual blocks halve and double the resolution with the filter 1, 3, 3, 1.
 """
 
 
@@ -168,9 +169,10 @@ class DDPMUNetSpec:
 
 
 class DDPMUNet(nn.Module):
-    """The network (x, conditioning, label, augment) -> F; any height and width (padded and cropped).
+    """The network (x, conditioning, label, augment) -> F, for images of any height and width.
 
-    The residual branches, the attention and the last convolution are initially zero.
+    Images are padded, and the output is cropped. The residual branches, the attention and the last
+    convolution are initially zero.
     """
 
     def __init__(self, channels: int, spec: DDPMUNetSpec) -> None:

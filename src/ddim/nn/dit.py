@@ -20,7 +20,8 @@ from ddim.nn.recompute import Recomputable
 LABEL_STD = 0.4
 """Standard deviation of the initial vectors of classes and augmentation labels.
 
-With it, these vectors have about the norm of the embedded conditioning. Smaller ones would be learned late.
+With this value, these vectors have about the norm of the embedded conditioning. Smaller vectors would be
+learned late.
 """
 
 
@@ -109,7 +110,7 @@ class DiTBlock(Recomputable):
         zero_init(self.modulation)
 
     def forward(self, tokens: Tensor, embedded: Tensor) -> Tensor:
-        """Apply to tokens (B, N, width), given embedded (B, width); the shape stays the same."""
+        """Apply the block to tokens (B, N, width), given embedded (B, width); the shape stays the same."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedded)[:, None].chunk(6, dim=2)
         h = self.norm1(tokens) * (1 + scale1) + shift1
         tokens = tokens + gate1 * self.proj(token_attention(self.qkv(h), self.heads))

@@ -28,7 +28,7 @@ class Averaging(Protocol):
         """
 
     def at(self, value: float) -> Averaging:
-        """Return this method with `value` as its main parameter, and with an empty `more`."""
+        """Return this averaging method with `value` as its main parameter, and with an empty `more`."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class HalfLife:
         return 1 - 0.5 ** (batch / half) if half else 1.0
 
     def at(self, value: float) -> Self:
-        """Return the method with `value` as its half-life; see `Averaging`."""
+        """Return this kind of average with the half-life `value`; see `Averaging`."""
         return replace(self, images=value, more=())
 
 

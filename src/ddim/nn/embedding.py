@@ -14,7 +14,7 @@ def check_labels(classes: int, augment: int, vector: int) -> None:
     """Check the numbers of labels on which a network is conditioned.
 
     Raises:
-        UserError: if one is negative, or `classes` and `vector` are both above 0.
+        UserError: if a number is negative, or `classes` and `vector` are both above 0.
     """
     if min(classes, augment) < 0:
         raise UserError(f"net.classes and net.augment must be at least 0, got {classes}, {augment}")

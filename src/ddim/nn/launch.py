@@ -24,7 +24,7 @@ def quiet_lost_connections() -> None:
     """Silence torch's warnings about lost connections to another process of the command that has ended.
 
     If one process is stopped, the others lose their connection to it. torch would print its C++ stack for
-    each. Call this function before torch is imported.
+    each lost connection. Call this function before torch is imported.
     """
     if count_launched() > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -29,8 +29,9 @@ class LinearAttentionUNetSpec:
     """Options of `LinearAttentionUNet`; the defaults are those of the original network with 64 channels.
 
     Attributes:
-        width: channels of which `multipliers` are multiples; the embedding has four times as many; even.
-        multipliers: channels at the end of each stage, as multiples of `width`; each stage halves the image.
+        width: the number of channels that `multipliers` multiply; even; the embedding has 4 * width channels.
+        multipliers: channels at the end of each stage, as multiples of `width`; all stages but the last
+            halve height and width.
         attention: whether each stage has full attention in place of linear attention.
         heads: number of attention heads.
         head: channels per head.
@@ -91,7 +92,10 @@ class PixelNorm(nn.Module):
 
 
 class ResidualBlock(Recomputable):
-    """A residual block: twice 3x3 convolution, norm and swish; the embedding scales and shifts the first."""
+    """A residual block that applies a 3x3 convolution, a norm and swish twice.
+
+    The embedding scales and shifts the output of the first norm.
+    """
 
     def __init__(
         self, channels: int, out: int, embedding: int, dropout: float, *, exact: bool = False
@@ -105,7 +109,7 @@ class ResidualBlock(Recomputable):
         self.shortcut = nn.Identity() if channels == out else kind(channels, out, 1)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """Apply to x (B, channels, H, W), given embedded (B, embedding); return (B, out, H, W)."""
+        """Return the output (B, out, H, W) for x (B, channels, H, W) and embedded (B, embedding)."""
         scale, shift = self.time_proj(F.silu(embedded))[:, :, None, None].chunk(2, dim=1)
         h = self.dropout(F.silu(self.norm1(self.conv1(x)) * (scale + 1) + shift))
         return F.silu(self.norm2(self.conv2(h))) + self.shortcut(x)
@@ -135,7 +139,7 @@ class MemoryAttention(Recomputable):
         self.out_norm = PixelNorm(channels) if linear else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to (B, channels, H, W); the shape stays the same."""
+        """Apply the attention to x (B, channels, H, W); the shape stays the same."""
         b, _, height, width = x.shape
         # Each (B, heads, head, H * W).
         q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, -1, height * width).unbind(1)
@@ -153,7 +157,7 @@ class MemoryAttention(Recomputable):
 
 
 class Stage(nn.Module):
-    """Two residual blocks and an attention at one resolution; `now` and `out` are channels."""
+    """Two residual blocks and an attention at one resolution; each block maps `now` channels to `out`."""
 
     def __init__(self, now: int, out: int, spec: LinearAttentionUNetSpec, *, linear: bool) -> None:
         super().__init__()
@@ -171,9 +175,10 @@ class Stage(nn.Module):
 
 
 class LinearAttentionUNet(nn.Module):
-    """The network (x, conditioning) -> F, with F shaped like x; any height and width (padded and cropped).
+    """The network (x, conditioning) -> F, with F shaped like x, for images of any height and width.
 
-    The last convolution is initially zero, which makes F initially zero.
+    Images are padded, and the output is cropped. The last convolution is initially zero, which makes F
+    initially zero.
     """
 
     classes, augment, outputs = 0, 0, 1
@@ -207,7 +212,7 @@ class LinearAttentionUNet(nn.Module):
         self.out_conv = zero_init(ExactConv2d(widths[0], channels, 1))
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
-        """Apply to x (B, C, H, W), given conditioning (B,); return F (B, C, H, W). `label` is not used."""
+        """Return F (B, C, H, W) for x (B, C, H, W) and conditioning (B,). `label` is not used."""
         with torch.autocast(x.device.type, enabled=False):
             embedded = self.time_mlp(self.embedding(conditioning))
         return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)

@@ -34,7 +34,7 @@ class Meeting:
 
 
 def meet(rank: int, count: int, limit: timedelta) -> Meeting:
-    """Wait until all processes have arrived; return the store that they share.
+    """Wait until all processes have arrived; return the store that they share and the prefix of its keys.
 
     torchrun keeps one store for all restarts of its processes. This store still holds the addresses of killed
     processes, and new processes may try to reach them. So process 0 opens a new store, and writes its port
@@ -100,14 +100,15 @@ def _read_door(launcher: TCPStore) -> tuple[int, str] | None:
 def _connect(
     address: str, find: Callable[[], tuple[int, str | None] | None], end: float, limit: timedelta
 ) -> TCPStore:
-    """Return the store of process 0, in tries of two seconds until `end`.
+    """Connect to the store of process 0 and return it; try again, for two seconds each time, until `end`.
 
     The port in the store of torchrun may still be that of a process that was killed. Therefore the store must
     have the name that is given with the port; else this function looks again.
 
     Args:
         address: the address of process 0.
-        find: returns the port and the name of the store; no name if any store at this port will do.
+        find: returns the port and the name of the store, or None if they are not known yet. The name is None
+            if any store at this port will do.
         end: when to stop, on the clock of `time.monotonic`.
         limit: how long each later request to the store may take.
 

@@ -33,7 +33,7 @@ An average of relative width 0.10 has 0.002 % of its mass before this step, and 
 """
 
 FIRST = 64
-"""The first step with a snapshot. Before it, averages are mostly of the warm-up."""
+"""The first step with a snapshot. Earlier averages consist mostly of weights from the warm-up."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Profile:
 
     Attributes:
         step: the number of updates after which the average was taken.
-        gamma: its power.
+        gamma: the power of the average.
     """
 
     step: int
@@ -54,7 +54,7 @@ class Combination:
     """A combination of averages that reconstructs another average.
 
     Attributes:
-        coefficients: one for each average; their sum is 1.
+        coefficients: one coefficient for each average; the sum of the coefficients is 1.
         error: the expected distance of the combination from the wanted average, for weights that move like a
             random walk. It is a fraction of the distance of the wanted average from the last weights.
     """
@@ -64,7 +64,7 @@ class Combination:
 
 
 def track_averages(rule: Averaging, snapshots: int) -> dict[str, Averaging]:
-    """Return the rules of all averages that a run tracks, keyed by name: the recipe's and the snapshots'.
+    """Return the rules of all averages that a run tracks, for its recipe and its snapshots, keyed by name.
 
     Args:
         rule: the averaging method of the recipe.
@@ -123,7 +123,7 @@ def _place(step: int, count: int) -> int:
 
 
 def inner_products(one: Sequence[Profile], other: Sequence[Profile]) -> np.ndarray:
-    """Return the integrals of (1 - P(t)) (1 - Q(t)) over t, for all pairs of cumulative profiles (N, M).
+    """Return the integrals (N, M) of (1 - P(t)) (1 - Q(t)) over t, for all pairs of cumulative profiles.
 
     A cumulative profile is 1 after its step. Each integral therefore ends at the earlier of the two steps.
     """

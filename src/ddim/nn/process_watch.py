@@ -92,11 +92,11 @@ class ProcessWatch:
             self._store.set(f"beat/{self.rank}", LEFT)
 
     def take_turns(self, work: Callable[[], T], first: bool, place: str) -> T:
-        """Return the result of `work`, which starts after the first process of this machine has done it.
+        """Call `work` after the first process of this machine has called it; return the result of `work`.
 
         Args:
             work: the function to call.
-            first: whether this process is the first.
+            first: whether this process is the first of its machine.
             place: a name that identifies the machine and the work.
         """
         key = f"turn/{place}"
@@ -110,7 +110,7 @@ class ProcessWatch:
         return work()
 
     def report(self, sentence: str, exit_code: int) -> bool:
-        """Tell the others why this process ends; return whether it is the first to fail."""
+        """Tell the other processes why this process ends; return whether this one is the first to fail."""
         mine = json.dumps([self.rank, sentence, exit_code])
         try:
             first = self._store.compare_set("failed", "", mine).decode() == mine
@@ -158,7 +158,7 @@ class ProcessWatch:
         return ProcessGone(_say_gone(silent)) if silent else error
 
     def failure(self) -> OtherProcessFailed | None:
-        """Return the first failure that was reported; None if there is none, or this process reported it.
+        """Return the first reported failure; None if there is no failure, or this process reported it.
 
         The failure is kept, because process 0 may end, and the store with it, before the next call.
 
@@ -175,7 +175,8 @@ class ProcessWatch:
     def _wait_for_readers(self) -> None:
         """Wait until all processes have read the report, because the store ends with process 0.
 
-        A frozen process never reads it, and this thread may not rest for the whole of `patience`.
+        A frozen process never reads the report. The wait is at most half of `patience`, because the thread
+        that gives the signs of life may call this method.
         """
         end = time.monotonic() + min(READ_WITHIN, self.patience / 2)
         keys = [f"read/{rank}" for rank in range(self.count)]
@@ -209,7 +210,7 @@ class ProcessWatch:
                 self._end(f"{self._names[0]} has not answered for {self.patience:g} s", say=self.rank == 1)
 
     def _look(self, seen: dict[int, tuple[str, int]]) -> None:
-        """End this process if another one failed, or has given no sign of life for too long."""
+        """End this process if another process failed, or has given no sign of life for too long."""
         if self.failure() is not None:
             # The main thread fails at its next exchange with the failed process, and closes this watch.
             # Inside an exchange it may wait forever, so after some seconds this thread ends the process.

@@ -186,7 +186,7 @@ def run_alone() -> Generator[None]:
 
 
 def _share_failure(watch: ProcessWatch, error: BaseException) -> BaseException:
-    """Report the error that ends this process, and return the error that it should end with."""
+    """Report the error that ends this process, and return the error with which it should end."""
     if isinstance(error, OtherProcessFailed):
         return error
     failed = isinstance(error, RuntimeError) and not hasattr(error, "exit_code")

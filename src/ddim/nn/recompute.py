@@ -19,7 +19,8 @@ from ddim.errors import UserError
 class Recomputable(nn.Module):
     """A block that keeps only its inputs for the backward pass if `recompute` is set.
 
-    Outputs and gradients do not depend on `recompute`. A block must not contain another such block.
+    Outputs and gradients do not depend on `recompute`. A `Recomputable` block must not contain
+    another one.
 
     Attributes:
         recompute: whether the backward pass computes the activations again; see `recompute_blocks`.

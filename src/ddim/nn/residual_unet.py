@@ -83,7 +83,10 @@ class ResidualBlock(Recomputable):
 
 
 class ResidualUNet(nn.Module):
-    """The network (x, conditioning) -> F, with F shaped like x; any height and width (padded and cropped)."""
+    """The network (x, conditioning) -> F, with F shaped like x, for images of any height and width.
+
+    Images are padded, and the output is cropped.
+    """
 
     classes, augment, outputs = 0, 0, 1
 
@@ -112,7 +115,7 @@ class ResidualUNet(nn.Module):
             zero_init(self.out_conv)
 
     def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
-        """Apply to x (B, C, H, W), given conditioning (B,); return F (B, C, H, W). `label` is not used."""
+        """Return F (B, C, H, W) for x (B, C, H, W) and conditioning (B,). `label` is not used."""
         embedded = self.embedding(conditioning)[:, :, None, None]
         return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)
 

@@ -178,7 +178,7 @@ def choose_runtime(
     threads: int | None = None,
     seconds: float = 0.0,
 ) -> Runtime:
-    """Return a runtime for a training run on this machine; what is not given is chosen for this machine.
+    """Return a runtime for a training run; options that are not given are chosen for this machine.
 
     Args:
         device: a device; "auto" is the accelerator if there is one, else the CPU.

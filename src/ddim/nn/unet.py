@@ -88,8 +88,8 @@ class ChannelNorm(nn.LayerNorm):
 class Block(Recomputable):
     """A residual block of two 3x3 convolutions; between them the embedding scales and shifts the channels.
 
-    The initial weights make it the identity. Scale and shift are as in Dhariwal & Nichol 2021, section 3, but
-    without a second norm.
+    The initial weights make the block the identity. Scale and shift are as in Dhariwal & Nichol 2021, section
+    3, but without a second norm.
     """
 
     def __init__(self, channels: int, embedding: int) -> None:
@@ -100,7 +100,7 @@ class Block(Recomputable):
         self.conv2 = zero_init(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """Apply to x (B, channels, H, W), given embedded (B, embedding); return (B, channels, H, W)."""
+        """Return the output (B, channels, H, W) for x (B, channels, H, W) and embedded (B, embedding)."""
         scale, shift = self.time_proj(embedded)[:, :, None, None].chunk(2, dim=1)
         h = self.conv1(F.silu(self.norm(x))) * (1 + scale) + shift
         return x + self.conv2(F.silu(h))
@@ -124,14 +124,16 @@ class Stage(nn.Module):
         self.attention = build_attention(channels) if attend else nn.Identity()
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        """Apply to x (B, channels, H, W), given embedded (B, embedding); return (B, channels, H, W)."""
+        """Return the output (B, channels, H, W) for x (B, channels, H, W) and embedded (B, embedding)."""
         for block in self.blocks:
             x = block(x, embedded)
         return self.attention(x)
 
 
 class UNet(nn.Module):
-    """The network (x, conditioning) -> F, with F shaped like x; any height and width (padded and cropped).
+    """The network (x, conditioning) -> F, with F shaped like x, for images of any height and width.
+
+    Images are padded, and the output is cropped.
 
     A projection of the augmentation labels is added to the embedding of the conditioning (Karras et al. 2022,
     appendix F.2), and so is a vector for the class. Initially, both have about the same norm as the

@@ -21,10 +21,10 @@ from ddim.errors import UserError
 class Inpaint(ShortRepr, Sampler):
     """A sampler that generates the image where `mask` is 1, and keeps the image `known` where `mask` is 0.
 
-    It is algorithm 1 of RePaint. Each step is an ancestral step in the masked part, and draws the known part
-    from q(x_s | x0). The step is repeated `resample` times, with noise added back in between, so that the two
-    parts fit together. A grid of N times takes resample * (N - 1) network evaluations; the final sample
-    takes one more. Apply `paste` to the final sample.
+    This sampler is algorithm 1 of RePaint. Each step is an ancestral step in the masked part, and draws the
+    known part from q(x_s | x0). The step is done `resample` times, with noise added back in between, so that
+    the two parts fit together. A grid of N times takes resample * (N - 1) network evaluations; the final
+    sample takes one more. Apply `paste` to the final sample.
 
     Attributes:
         known: images (B or 1, C, H, W) in model units.

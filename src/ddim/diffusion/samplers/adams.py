@@ -38,7 +38,7 @@ class AdamsBashforth(Sampler):
     The variable of the polynomial is sigma / alpha. If `steps` is "unequal", the polynomial goes through the
     slopes at their actual noise levels. If it is "equal", the textbook weights for equal steps are used on
     any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). If the steps in sigma / alpha
-    are not equal, "equal" has at most order 2; if their size does not change smoothly, it has order 1.
+    are not equal, "equal" has at most order 2. If the step sizes do not change smoothly, "equal" has order 1.
 
     `start` defines the first steps, which have no earlier slopes. "ramp" uses orders 1, 2, 3, ...; its first
     step limits the whole run to order 2. "exact" keeps the full order: it begins with order - 2 steps of a

@@ -23,7 +23,7 @@ FLOOR = 1e-11
 
 @dataclass(frozen=True)
 class RunErrors:
-    """The NFE of one sampling run, the largest error of its last state, and that of its final sample."""
+    """The NFE of a sampling run, and the largest errors of its last state and of its final sample."""
 
     nfe: int
     state: float

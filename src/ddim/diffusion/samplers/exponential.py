@@ -48,9 +48,9 @@ class DPMSolver(Sampler):
     limits the deterministic method to order 2. "exact" begins with one single step of order 2 (2S). This
     costs one more evaluation and keeps order 3.
 
-    A grid of N times takes N - 1 network evaluations, plus one for an "exact" start. The final sample
-    takes one more. The method 3M of diffusers and k-diffusion differs from this method: its weight of the
-    second difference is half of the exact weight, so it has order 2 with any start.
+    A grid of N times takes N - 1 network evaluations, plus one for an "exact" start of order 3. The final
+    sample takes one more. The method 3M of diffusers and k-diffusion differs from this method: its weight of
+    the second difference is half of the exact weight, so it has order 2 with any start.
 
     Attributes:
         order: 1, 2 or 3.

@@ -35,7 +35,7 @@ class State(ShortRepr):
 class Sampler(Protocol):
     """A sampler: a frozen dataclass whose call is a generator of states, one for each time of the grid.
 
-    A class that inherits from this one only needs `walk`, which yields the states after the first. A sampler
+    A class that inherits from this class only needs `walk`, which yields all states but the first. A sampler
     whose first state is not x defines `__call__` itself.
     """
 

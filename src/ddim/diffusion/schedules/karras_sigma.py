@@ -16,9 +16,9 @@ from ddim.errors import UserError
 class KarrasSigma:
     """alpha = 1, and sigma^(1 / rho) linear in t from `sigma_min` to `sigma_max` (Karras et al. 2022, eq. 5).
 
-    If rho is None, log sigma is linear in t. This is the limit of large rho, and the variance-exploding SDE
-    of Song et al. 2021b, appendix C. The image at t = 0 is not clean: sigma(0) = sigma_min. The last noise
-    level of a grid is above sigma_min, because no grid contains t = 0.
+    If rho is None, log sigma is linear in t. This is the limit of large rho, and it is the variance-exploding
+    SDE of Song et al. 2021b, appendix C. The image at t = 0 is not clean: sigma(0) = sigma_min. The last
+    noise level of a grid is above sigma_min, because no grid contains t = 0.
 
     Attributes:
         sigma_min: noise rate sigma at t = 0.

@@ -93,6 +93,6 @@ class LinearIn:
 
     @property
     def _ends(self) -> tuple[Tensor, Tensor]:
-        """The quantity that is linear in t, at t = 0 and at t = 1."""
+        """The values of the chosen quantity at t = 0 and at t = 1."""
         start, end = torch.tensor([self.start, self.end], dtype=torch.float64)
         return self._transforms[0](start), self._transforms[0](end)

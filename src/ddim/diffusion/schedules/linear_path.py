@@ -16,12 +16,12 @@ class LinearPath:
     """alpha falls linearly with t and sigma = 1 - alpha: x_t lies on the straight line from x0 to eps.
 
     This is the path of flow matching with optimal transport (Lipman et al. 2023, eq. 22), of rectified flow
-    (Liu et al. 2023, eq. 1) and of Esser et al. 2024, eq. 13. Along it dx_t / dsigma = eps - x0, and a step
-    of DDIM is a step of Euler's method.
+    (Liu et al. 2023, eq. 1) and of Esser et al. 2024, eq. 13. Along this path dx_t / dsigma = eps - x0, and a
+    step of DDIM is a step of Euler's method.
 
-    The papers let alpha run from 1 to 0. There the log-SNR is infinite, and no sampler but Euler's can start.
-    Here alpha runs from `max_signal` to `min_signal`, by default from log-SNR 13.8 to -13.8. The time is
-    rescaled: sigma(t) = t up to 0.001.
+    The papers let alpha run from 1 to 0. At these ends the log-SNR is infinite, and no sampler but Euler's
+    method can start. Here alpha runs from `max_signal` to `min_signal`, by default from log-SNR 13.8 to
+    -13.8. The time is rescaled: by default sigma(t) differs from t by at most 0.001.
 
     Attributes:
         min_signal: signal rate alpha at t = 1.

@@ -34,7 +34,7 @@ class Schedule(Protocol):
     def inverse(self, log_snr: Tensor | float) -> Tensor:
         """Return the earliest time at which the log-SNR is at most this value: float64, clamped to [0, 1].
 
-        The default implementation finds it by bisection, to the last bit.
+        The default implementation finds this time by bisection, to the last bit.
         """
         wanted = as_double(log_snr)
         early, late = torch.zeros_like(wanted), torch.ones_like(wanted)

@@ -67,7 +67,10 @@ class _Table:
         return variance_preserving(torch.where(t > 0, log_snr, torch.inf))
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """Return the time of a log-SNR; see `Schedule`. With `read` "log_snr", it is at least 1 / entries."""
+        """Return the time of a log-SNR; see `Schedule`.
+
+        If `read` is "log_snr", the time is at least 1 / entries.
+        """
         wanted = -as_double(log_snr).contiguous()
         table = copy_to_device(self, "log_snr", wanted.device)
         # `index` is the first entry whose log-SNR is at most the wanted one, with a tolerance of 1e-9.
