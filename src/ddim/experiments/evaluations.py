@@ -49,7 +49,10 @@ def common_conditions(found: Iterable[Run]) -> Conditions | None:
 
 
 def newest_record(run: Run, conditions: Conditions | None = None) -> Record | None:
-    """Return the newest valid record of a run or None; if `conditions` is given, only under these."""
+    """Return the newest valid record of a run, or None if there is none.
+
+    If `conditions` is given, only evaluations under these conditions count.
+    """
     for record in reversed(run.records):
         if represents_run(run, record) and conditions in (None, evaluation_conditions(record, run.recipe)):
             return record
@@ -81,7 +84,7 @@ def mark_comparable(found: Sequence[Run]) -> list[Run]:
 
 
 def describe_mismatches(mismatches: Iterable[Mismatch]) -> str:
-    """Return a text with the conditions in which an evaluation differs from most others, and its values."""
+    """Return a text with the conditions in which an evaluation differs from most others, and their values."""
     return ", ".join(f"different {each.aspect.value} ({_describe(each.one)})" for each in mismatches)
 
 

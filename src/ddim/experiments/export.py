@@ -27,7 +27,7 @@ FORMATS = {
     "torch": "a program of torch.export, for torch without ddim",
     "safetensors": "the weights alone, with their names in ddim",
 }
-"""The formats, with descriptions."""
+"""A description of each export format, keyed by its name."""
 
 WEIGHTS = "model.safetensors"
 
@@ -123,8 +123,8 @@ def export_run(
     """Write a run as a folder for other programs, with a model card README.md.
 
     The folder appears only when it is complete. With "onnx" or "torch", the network becomes a program that
-    takes any number of images. Before it is kept, its outputs for 1, 3 and 8 images are compared with those
-    of the network. The file sampling.json says how to sample with it.
+    takes any number of images. Before the program is kept, its outputs for 1, 3 and 8 images are compared
+    with those of the network. The file sampling.json says how to sample with the program.
 
     Args:
         run: a run folder, RUN/best, or a checkpoint folder.

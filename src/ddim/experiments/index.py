@@ -98,7 +98,7 @@ def find_runs(folder: str | Path) -> list[Run]:
 
 
 def list_places(folder: str | Path) -> list[Place]:
-    """Return the places of the runs that `find_runs` finds, sorted by path; only sweeps are read.
+    """Return the places of the runs that `find_runs` finds, sorted by path; sweeps are read, but not runs.
 
     Raises:
         UserError: if `folder` is not a folder.
@@ -246,8 +246,8 @@ def _list_trials(sweep: Path) -> list[Place]:
     """Return the places of the trials of a sweep.
 
     Returns:
-        One place for each trial; an empty list if another program wrote the file; a single place with a fault
-        if the file is damaged.
+        One place for each trial; an empty list if another program wrote sweep.json; a single place with a
+        fault if sweep.json is damaged.
     """
     try:
         document = read_plan(sweep)
@@ -272,7 +272,7 @@ def _read_trial(place: Place, result: Path) -> Run:
 
 
 def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
-    """Return the records of a run's evaluations, oldest first, and a text about unreadable ones or ""."""
+    """Return the records of a run's evaluations, oldest first, and a text about unreadable records, or ""."""
     records, faults = [], []
     for folder in list_evaluations(path):
         # An evaluation that stopped may have left a folder without a record, which is skipped.
@@ -313,7 +313,7 @@ def _planned_images(facts: Mapping[str, Any]) -> int | None:
 def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | None]:
     """Return the step of the newest checkpoint, and the training budget in images.
 
-    If `budget` is None, because the run has a time budget, it is read from the checkpoint.
+    If `budget` is None, because the run has a time budget, the budget is read from the checkpoint.
     """
     places = ((parse_step(folder.name), folder) for folder in (path / "checkpoints").glob("step-*"))
     # A checkpoint that is about to replace another one may be unfinished, so it does not count.

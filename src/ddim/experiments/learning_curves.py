@@ -1,4 +1,4 @@
-"""The errors that finished runs had after a number of training images: the user's runs and recorded runs."""
+"""Look up the errors that the user's runs and recorded runs had after a number of training images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class LearningCurve:
 
     Attributes:
         name: the run folder, or where a recorded run is published.
-        data: a word for the images of a recorded run; "" for a run of the user, which has the same images.
+        data: a word for the images of a recorded run; "" for a run of the user, which has the images
+            of the planned run.
         images: number of training images that the run saw.
         points: (images seen, validation error), sorted by the images.
         kid: KID of the finished run; None if it was not measured.
@@ -99,8 +100,8 @@ def interpolate_error(curves: Sequence[LearningCurve], images: int) -> float | N
 
     If some runs are shorter than `images` and others longer, their last errors are interpolated. The last
     errors are preferred, because the learning rate has decayed there. If all runs are longer, the result is
-    the error of the shortest run after this number of images. A run that ends there is usually a little
-    better. All interpolation is linear in log(images).
+    the error of the shortest run after this number of images. A run that ends after this number usually has a
+    slightly lower error. All interpolation is linear in log(images).
     """
     ends = sorted(curve.points[-1] for curve in curves if curve.points)
     if (found := _interpolate(ends, images)) is not None:
@@ -123,7 +124,7 @@ def interpolate_recorded(
     curves: Sequence[LearningCurve],
     images: int,
 ) -> float | None:
-    """Return the result of `interpolate` on the runs of one data set: the first one that gives a result.
+    """Return the result of `interpolate` on the runs of the first data set that gives a result, or None.
 
     Runs on different data sets are never combined.
     """

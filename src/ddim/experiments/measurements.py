@@ -60,7 +60,7 @@ class Measurements:
         bits: the likelihoods, oldest first.
         pairs: the PNG file with the samples that are closest to training images.
         diagnosis: the PNG file with the errors at each noise level.
-        damaged: the records that cannot be read.
+        damaged: the paths, relative to the run folder, of the records that cannot be read.
     """
 
     copies: str = ""

@@ -20,7 +20,7 @@ from ddim.runs.provenance import list_versions
 from ddim.runs.run_path import find_run_folder
 
 CARD, SAMPLES = "README.md", "samples.png"
-"""The names of the card and of the picture of samples beside it."""
+"""File names of the model card and of the sheet of samples beside it."""
 
 LICENCE = (
     "None was chosen. Whoever publishes this model chooses its licence, and checks that the licences of the "
@@ -75,7 +75,7 @@ def find_own_evaluations(run: LoadedRun, folder: Path) -> list[Evaluation]:
     """Return the evaluations in a run folder that measured the checkpoint and the weights of a loaded run.
 
     Raises:
-        UserError: if one is damaged.
+        UserError: if the record of an evaluation is damaged.
     """
     found = []
     for path in list_evaluations(folder):

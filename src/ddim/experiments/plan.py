@@ -48,7 +48,7 @@ SPEED = "measuring the speed"
 """The name of the work that a `Progress` callback gets during the measurements."""
 
 COMPILING = f"compiling the network and {SPEED}"
-"""The same if the network is compiled first: on a busy machine this takes minutes."""
+"""The name of this work if the network is compiled first, which takes minutes on a busy machine."""
 
 
 @with_bar

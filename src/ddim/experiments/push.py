@@ -69,9 +69,9 @@ def push_run(
 ) -> Push:
     """Upload a run to the Hugging Face Hub, in one commit; `load` and `sample` then take hub:OWNER/NAME.
 
-    The weights are a safetensors file, with the recipe, a model card, a sheet of samples and what sampling
-    needs. Training images, folders of your machine and code are not uploaded. A new repository is private.
-    It needs the extra `hub`, and a token with the right to write.
+    The repository gets the weights as a safetensors file, the recipe, a model card, a sheet of samples and
+    the other files for sampling. Training images, your code and the folders of your machine are not uploaded.
+    A new repository is private. Pushing needs the extra `hub`, and a token with the right to write.
 
     Args:
         run: a run folder, RUN/best, or a checkpoint folder.
@@ -124,7 +124,7 @@ def _upload(api: HfApi, repository: Repository, folder: Path, run: LoadedRun) ->
 
 
 def _find_head(api: HfApi, repository: Repository) -> str | None:
-    """Return the lines above the card in a repository, with the licence and tags of its owner, or None.
+    """Return the header of the model card in a repository, with its licence and tags; None without a header.
 
     Raises:
         UserError: if the repository holds a model that is not a published run.

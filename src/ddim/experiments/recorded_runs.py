@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A measured run.
+    """The measured errors of one of our runs.
 
     Attributes:
         recipe: the named recipe.

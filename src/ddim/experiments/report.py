@@ -218,8 +218,8 @@ def _tails(row: Configuration, mean: Sequence[Mapping[str, Any]]) -> list[list[d
 def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return the mean of several logs.
 
-    The mean has a line for each number of images that is in all logs. In this line are the means of those
-    values that all logs have at this number of images.
+    The mean has a line for each number of images that is in all logs. This line has the mean of each value
+    that all logs have at this number of images.
     """
     pages: list[dict[int, dict[str, float]]] = []
     for log in logs:

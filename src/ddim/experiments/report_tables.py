@@ -1,4 +1,4 @@
-"""The tables of a report: results of configurations with notes, fields that differ, and runs."""
+"""Build the tables of a report: the results of configurations, the fields that differ, and the runs."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
 
 
 def _few_images(rows: Sequence[Configuration], common: Conditions) -> Iterator[str]:
-    """Yield notes on precision and density of few images, and of runs whose recall is 0."""
+    """Yield notes that precision and density say little: with few images, or for runs whose recall is 0."""
     few = min(common.images, common.reference.images)
     if few < find_metric("precision").least:
         yield f"With so few images ({few}), FID, precision and density say little."

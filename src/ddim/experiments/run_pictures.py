@@ -14,7 +14,7 @@ from ddim.runs.folder import REAL_IMAGES
 def last_samples(run: Run) -> np.ndarray | None:
     """Return the first samples of a run's last sheet as an enlarged strip, (H, W, 3) uint8.
 
-    Returns None if the run has no recipe, or no sheet that can be read.
+    Return None if the run has no recipe or no sheet, or if its last sheet cannot be read.
     """
     files = _sheets(run)
     return make_strip(read_cells(files[-1], run)) if files else None
@@ -38,7 +38,7 @@ def growth(run: Run) -> tuple[np.ndarray, list[int]] | None:
 
 
 def read_cells(path: Path, run: Run) -> list[np.ndarray]:
-    """Return the first images of a sheet that the run wrote, (h, w, 3) uint8; [] if it cannot be read."""
+    """Return the first images (h, w, 3) uint8 of a sheet of the run; [] if the sheet cannot be read."""
     if not run.recipe:
         return []
     height, width = run.recipe["data"]["size"]

@@ -152,7 +152,7 @@ def have_same_images(found: Sequence[Run]) -> bool:
 
 
 def summarise_values(values: Sequence[float], interval: tuple[float, float] | None = None) -> Spread:
-    """Return mean and sample standard deviation (n - 1) of values; `interval` is for a single value."""
+    """Return mean and sample standard deviation (n - 1) of values; `interval` is that of a single value."""
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
@@ -178,7 +178,10 @@ def earlier_evaluations(configuration: Configuration) -> list[tuple[Run, Mapping
 
 
 def other_conditions(configuration: Configuration, common: Conditions) -> list[Conditions]:
-    """Return the conditions of the newest evaluations of those counted runs that have none under `common`."""
+    """Return the other conditions of counted runs that were not evaluated under `common`, without repeats.
+
+    For each such run, these are the conditions of its newest evaluation.
+    """
     missed = [run for run in configuration.counted if newest_record(run, common) is None]
     found = (evaluation_conditions(rec, run.recipe) for run in missed if (rec := newest_record(run)))
     return list(dict.fromkeys(found))

@@ -19,23 +19,23 @@ from ddim.training.start import time_image
 ENOUGH = 40_000
 """A run that sees fewer images than this would gain from seeing more.
 
-The validation error of the recorded run of `fast` fell from 0.267 to 0.225 over its first 42,576 images, and
-to 0.211 over the next 170,000 (docs/results/fast.md).
+In the recorded run of `fast`, the validation error was 0.267 after 5,520 images, 0.225 after 42,576 images
+and 0.211 after 212,864 images (docs/results/fast.md).
 """
 
 GAIN = 1.5
-"""A smaller network or size is proposed if a run then sees at least this factor more images in its time."""
+"""A smaller network or image size is proposed if it multiplies the images seen by at least this factor."""
 
 USUAL, SMALL = 64, 32
-"""Sides in pixels that are proposed instead of larger ones.
+"""Image sides in pixels that are proposed instead of larger sides.
 
-The recipes were chosen for the first one, and the second one is half of it.
+The recipes were chosen for `USUAL`, and `SMALL` is half of `USUAL`.
 """
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """A changed recipe that sees more images in the same time.
+    """A changed recipe, with which a run sees more images in the same time.
 
     Attributes:
         option: the option that makes this change, such as "--size 64".
@@ -54,9 +54,9 @@ def list_alternatives(
 ) -> list[Alternative]:
     """Return changed recipes that are at least `GAIN` times as fast; none if the run sees `ENOUGH` images.
 
-    Two changes are tried, and the speed of each is measured for a second or two. The first is a smaller size:
-    64 pixels if the images are larger, or 32 if they have 33 to 64. The second is half as many channels; it
-    is tried for the U-Net of the recipe `fast` only.
+    Two changes are tried, and the speed of each is measured for a second or two. One change is a smaller
+    size: 64 pixels if the images are larger, or 32 pixels if they have 33 to 64 pixels. The other change is
+    half as many channels. It is tried only for a U-Net that is at least as wide as that of the recipe `fast`.
 
     Args:
         recipe: the recipe of the run.
@@ -118,7 +118,7 @@ def format_passes(images: int, train: int) -> str:
 
 
 def change_size(recipe: Recipe, size: tuple[int, int]) -> Recipe:
-    """Return the recipe with another size.
+    """Return the recipe with another image size.
 
     The named recipes choose some fields by the size. These fields change too, as with --size, but not if the
     user has set them to another value.

@@ -1,4 +1,4 @@
-"""Draw the batches of training: the images, times, noise and labels of one step."""
+"""Draw the batches of training: the images, timesteps, noise and labels of each step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ from ddim.runs.recipe import Recipe
 
 @dataclass(frozen=True)
 class Rows:
-    """Images of a batch: their indices (b,), and whether each is mirrored (b,); None mirrors none."""
+    """Images of a batch.
+
+    Attributes:
+        which: the indices (b,) of the images.
+        mirrored: whether each image is mirrored (b,); None if no image is mirrored.
+    """
 
     which: np.ndarray
     mirrored: np.ndarray | None
@@ -42,8 +47,8 @@ class Batch:
 
     Args:
         rows: the images of the batch.
-        times: times (B,) of the images.
-        weights: weights (B,) of the times in the loss.
+        times: timesteps (B,) of the images.
+        weights: weights (B,) of the timesteps in the loss.
         noise: standard normal noise (B, C, H, W).
         dequantisation: uniform noise (B, C, H, W) within the bin of an 8-bit value, or None.
         augment_labels: augmentation labels (B, 9) on the CPU, which define the augmentation, or None.
@@ -71,7 +76,8 @@ class Batch:
             runtime: how the network runs.
 
         Returns:
-            The model, conditioned on the labels of the part; and the images x0, times and noise of the part.
+            The model, conditioned on the labels of the part; and the images x0, timesteps and noise of the
+            part.
         """
         dequantisation = None if self.dequantisation is None else self.dequantisation[part]
         x0 = runtime.images(pixels.enter(to_unit(images, dequantisation)))
@@ -157,5 +163,5 @@ def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[
 
 
 def earliest_time(recipe: Recipe) -> float:
-    """Return the earliest of 100,000 training times; the network is hardly trained at earlier times."""
+    """Return the smallest of 100,000 training timesteps; the network is hardly trained at smaller ones."""
     return draw_times(recipe, midpoints(), None)[0].min().item()

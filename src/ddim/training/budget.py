@@ -30,7 +30,7 @@ TRAINED = 0.25
 
 
 class Budgeted(Protocol):
-    """A training as its budget sees it: a `Training`, or a simulated one."""
+    """The parts of a training that `TimeBudget` uses; the training is a `Training` or a simulated one."""
 
     step: int
     plan: Plan
@@ -58,7 +58,7 @@ class TimeBudget:
 
     Args:
         training: the training whose speed is measured.
-        began: the time when the command started, because the time to read the images counts too.
+        began: time of `clock` when the command started; the time to read the images counts too.
         clock: returns the time in seconds, by default `time.monotonic`.
     """
 
@@ -88,8 +88,10 @@ class TimeBudget:
         return self._measure()[1] >= self.window and self.training.seen > self.marked[1]
 
     def spend(self, validation: float) -> None:
-        """Record the seconds of a validation; they do not count as training time, and predict later
-        validations.
+        """Record how many seconds a validation took.
+
+        These seconds do not count as training time. The durations of later validations are estimated from
+        them.
         """
         self.validations.append(validation)
         if self.marked is not None:
@@ -103,8 +105,8 @@ class TimeBudget:
     def replan(self) -> str | None:
         """Change the training length if the run would end early or late by a tenth of the time budget.
 
-        The length changes if two measurements in a row ask for a change in the same direction, so that a
-        short disturbance does not change it. Near the end one measurement is enough.
+        The length changes only if two measurements in a row ask for a change in the same direction. So a
+        short disturbance does not change the length. Near the end one measurement is enough.
 
         Returns:
             A sentence about the change; None if nothing changes, or the speed is not yet measured.
@@ -136,7 +138,7 @@ class TimeBudget:
     def _left(self, validations: int) -> float:
         """Return the seconds left for training, if this number of validations is still to come.
 
-        Each of them is expected to take as long as the fastest validation so far.
+        Each of these validations is expected to take as long as the fastest validation so far.
         """
         left = max(0.0, self.deadline - self.clock())
         least = TRAINED if len(self.validations) > 1 else TRAINED_AT_FIRST

@@ -88,7 +88,7 @@ def describe_choices(training: Training) -> dict[str, str]:
 
 
 class Log(Callback):
-    """Writes to metrics.jsonl and TensorBoard: mean losses every `report.log` steps, and validation results.
+    """Writes mean losses every `report.log` steps, and validation results, to metrics.jsonl and TensorBoard.
 
     The fields of the recipe are also written to TensorBoard.
 
@@ -184,8 +184,8 @@ class Snapshots(Callback):
 class Checkpoints(Callback):
     """Writes a checkpoint at each validation, every `report.checkpoint` seconds, and at the end.
 
-    The newest two checkpoints are kept, and the checkpoint with the lowest value of the error that the field
-    `report.best` names. RUN/guide holds the weights after the share `report.guide` of the budget.
+    The newest two checkpoints are kept. The checkpoint with the lowest value of the metric `report.best` is
+    kept too. RUN/guide holds the weights after the share `report.guide` of the budget.
 
     Args:
         log: the log, which is flushed to the disk before each checkpoint.
@@ -246,21 +246,23 @@ class Checkpoints(Callback):
         self._guided = True
 
     def advise(self) -> str:
-        """Return advice for a run that is not finite: which checkpoint exists, and remedies to try."""
+        """Return advice to a user after `NotFinite`: whether a checkpoint exists, and remedies to try."""
         if checkpoint.find_newest(self.folder):
             return "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
         return "no checkpoint was written yet; start a new run with a lower optim.lr or --precision fp32"
 
     @staticmethod
     def _is_broken(training: Training) -> bool:
-        """Return whether a weight or too many losses are not finite: a checkpoint would be useless."""
+        """Return whether a weight or too many losses are not finite, so a checkpoint would be useless."""
         return training.finite.in_a_row >= IN_A_ROW or not training.weights_finite
 
     def save(self, training: Training) -> None:
-        """Write a checkpoint now; if a weight or too many losses are not finite, keep the last one.
+        """Write a checkpoint now, unless a weight or too many losses are not finite.
+
+        In that case the last checkpoint is kept.
 
         Raises:
-            NotFinite: if an average or the state of the optimiser is not finite.
+            NotFinite: if EMA weights or the state of the optimiser are not finite.
         """
         if self._is_broken(training):
             return

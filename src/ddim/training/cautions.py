@@ -1,4 +1,4 @@
-"""Warnings about the images of a run, for the user to read before training: unusable files, or few images."""
+"""Warn users before training about the images of a run: about unusable files, or few images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEASURED = (
     "in measured runs, 95.5 % of the samples were copies after 64 images were seen 750 times each, and "
     "none of 200 after 6,480 images were seen 11 times each"
 )
-"""The results of two runs (docs/results/memorisation.md), for users whose number of images lies between."""
+"""The results of two runs (docs/results/memorisation.md), for users with between 64 and 6,480 images."""
 
 
 def list_cautions(images: Images, train: int, run: Path) -> list[str]:

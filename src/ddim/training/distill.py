@@ -1,4 +1,7 @@
-"""Distil a run: train a student, from the weights of the run, that samples in one or two evaluations."""
+"""Distil a run: train a student that samples in one or two network evaluations.
+
+The student starts from the weights of the run.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ from ddim.training.start import Machine, change_recipe
 MIDDLE = 10.0
 """sigma / alpha at the second step, in standard deviations of the images.
 
-The paper has 3.05 for 64 pixels, after millions of training images. After minutes of training, the second
-step must correct more: on flowers of 16 pixels, 9 to 14 were best after 1,000 updates.
+The paper (Geng et al. 2024) has 3.05 for 64 pixels, after millions of training images. After minutes of
+training, the second step must correct more: on flowers of 16 pixels, 9 to 14 were best after 1,000 updates.
 """
 
 
@@ -39,11 +42,11 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     callbacks: Sequence[Callback] = (),
     progress: bool | Progress = True,
 ) -> Path:
-    """Train a student that samples in two steps, from the EMA weights of a run, and return its folder.
+    """Train a two-step student, starting from the EMA weights of a run, and return the folder of the student.
 
-    The student has the network of the run and is trained on its images by consistency tuning, see
-    `ddim.diffusion.consistency.Consistency`. It is a run like any other: it can be resumed, sampled and
-    evaluated. Samples have 2 steps by default, and can have 1 or more.
+    The student has the network of the run. It is trained on the images of the run by consistency tuning, see
+    `ddim.diffusion.consistency.Consistency`. The student is a run like any other: it can be resumed, sampled
+    and evaluated. Samples have 2 steps by default, and can have 1 or more.
 
     Args:
         run: the run folder of the teacher, RUN/best or a checkpoint.

@@ -28,7 +28,7 @@ from ddim.training.threads import ThreadWatch, fit_to_machine
 from ddim.training.validation import sample_preview, validate
 
 CHECKED_EVERY = 1.0
-"""Seconds between two checks that the losses are finite; each check waits for an accelerator."""
+"""Seconds between two checks that the losses are finite; each check waits until an accelerator is done."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
 
     Raises:
         Interrupted: after a signal, when a checkpoint has been saved.
-        NotFinite: if the loss is not finite several times in a row, or what is to be saved is not finite.
+        NotFinite: if the loss is not finite several times in a row, or a value to be saved is not finite.
     """
     alone = training.processes.count == 1
     with _open_lead(training, start) as lead, note_interrupts(twice=alone) as interrupts:
@@ -87,7 +87,10 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
 
 @contextmanager
 def _stop_together(interrupts: Interrupts, processes: Processes) -> Generator[None]:
-    """Run a block that a signal ends at once; if one process is stopped in it, all stop at its end."""
+    """Run a block that a signal ends immediately.
+
+    If one process is stopped in the block, all processes stop at the end of the block.
+    """
     stopped = 0
     try:
         with interrupts.at_once():

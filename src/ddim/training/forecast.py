@@ -1,4 +1,4 @@
-"""Forecast how many images a run will see: its time budget, planned on a simulated training."""
+"""Forecast how many images a run will see, by planning its time budget on a simulated training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ddim.training.budget import WARM_UP, TimeBudget
 from ddim.training.speed import Speed
 
 LONG = 200_000
-"""A budget in minutes that holds more steps than this is not simulated: planning takes next to none of it."""
+"""A budget in minutes with more steps than this is not simulated: planning takes almost none of its time."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Forecast:
     """What a run is expected to do.
 
     Attributes:
-        images: training images that it will see, where each repetition counts.
+        images: number of training images that it will see, counting repetitions.
         seconds: how long it will take, from the command to its last validation.
     """
 
@@ -89,7 +89,7 @@ class _SimulatedRun:
         self.step += 1
 
     def validation_steps(self) -> set[int]:
-        """Return the steps after which the run validates; they are kept until its length changes."""
+        """Return the steps after which the run validates; they are cached until its length changes."""
         if self._steps[0] != self.plan.total:
             found = self.plan.validation_steps(self.recipe.report.events, self.recipe.optim.batch)
             self._steps = self.plan.total, found

@@ -14,8 +14,8 @@ from ddim.runs.recipe import Recipe
 def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -> SplitImages:
     """Return the images with their clusters as classes, or `split` itself if the recipe has other labels.
 
-    Process 0 finds the clusters, and all processes use them. A run that starts from the weights of a run with
-    clusters takes over its centres, because its network knows these classes.
+    Process 0 finds the clusters, and all processes use them. If `parent` has clusters, the new run takes over
+    their centres, because its network knows these classes.
 
     Args:
         recipe: the recipe of the new run.

@@ -23,9 +23,9 @@ MeasureKID = Callable[[], dict[str, float]]
 def prepare_kid(training: Training) -> MeasureKID:
     """Return a function that measures the KID of `report.kid` samples, with its 95 % confidence interval.
 
-    Samples come from the EMA weights, with the same seeds each time, in `steps` steps. If the run has labels,
-    the classes are taken in turn, or as often as in training if they are clusters. The reference set is all
-    validation images.
+    Samples come from the EMA weights, with the same seeds each time, in the recipe's number of steps. If the
+    run has labels, the samples have each class in turn. If the classes are clusters, the samples have each
+    class as often as in training. The reference set is all validation images.
 
     Raises:
         UserError: if there are too few validation images, or the packages for features are missing.

@@ -43,9 +43,9 @@ class Training:
     loss-aware times or learned weights, and `RunState`. All else is a function of the recipe's seed and of
     `step`: the order of the images, their mirroring, times (timesteps), noise and dropout.
 
-    With several processes (see `ddim.nn.processes`), each has the whole state, and trains on its part of each
-    batch. Gradients and losses are combined over all processes, so that their states stay equal. Up to
-    rounding, the states equal that of a training in one process.
+    With several processes (see `ddim.nn.processes`), each process has the whole state, and trains on its part
+    of each batch. Gradients and losses are combined over all processes, so that all processes have the same
+    state. Up to rounding, this state equals that of a training in one process.
 
     Args:
         recipe: the recipe of the run.
@@ -144,8 +144,8 @@ class Training:
         If the loss or gradient is not finite, the weights are not updated, but `step` still increases. A call
         that is interrupted, or raises OutOfMemory, leaves the training unchanged.
 
-        On an accelerator this does not wait until the step is computed. A loss is read only when it is asked
-        for, and `finite.raise_if_failed` raises an error if too many losses were not finite.
+        On an accelerator the call does not wait until the step is computed. A loss is read only when it is
+        asked for, and `finite.raise_if_failed` raises an error if too many losses were not finite.
         """
         o, exact = self.recipe.optim, self.runtime.exact_device
         rate = self.plan.rate(o, self.seen)

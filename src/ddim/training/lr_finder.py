@@ -49,7 +49,7 @@ def range_test(
         low: the first learning rate.
         high: the last learning rate; the rates in between grow by a constant factor.
         updates: number of updates. The test ends early when the loss is four times its lowest value.
-        progress: called with "learning rates" after each update.
+        progress: called with "learning rates" before each update.
 
     Raises:
         UserError: if no loss was finite.
@@ -95,13 +95,15 @@ class CurvePlot(Callback):
 def find_learning_rate(
     recipe: Recipe, machine: Machine, source: Path | None = None, progress: Progress = ignore_progress
 ) -> Curve:
-    """Return the curve of a range test, on the images of a recipe and with the initial weights of its run.
+    """Run a learning-rate range test on the images of a recipe, and return its curve.
+
+    The test starts from the weights from which the run would start.
 
     Args:
         recipe: the recipe.
         machine: how the test uses the machine.
         source: the run whose weights the new run starts from, if there is one.
-        progress: called while images are decoded and after each update.
+        progress: called while images are decoded and before each update.
     """
     check_training(recipe, None if source is None else read_run_recipe(source))
     parts = open_split(recipe, progress)

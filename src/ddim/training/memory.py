@@ -1,4 +1,4 @@
-"""Estimate the memory that a training needs, and train with less if the memory is full."""
+"""Estimate the memory that a training needs, and train with less memory if the memory is full."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from ddim.training.loop import Training
 from ddim.training.step_values import StepValues
 
 SMALL = 32
-"""Side in pixels of the image for which activations are counted; a network with many stages needs more."""
+"""Side in pixels of the image for which activations are counted; many stages need a larger image."""
 
 
 def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
-    """Return the bytes that training needs at least: weights, gradients, optimiser, EMAs and activations.
+    """Return the least memory in bytes for training: weights, gradients, optimiser, EMAs and activations.
 
     The activations that autograd keeps are counted for one small image. They are then scaled up to the size
-    of the real images, and to the number of images that are trained at once (batch / accumulate). Attention
+    of the real images, and to the number of images in one forward pass (batch / accumulate). Attention
     over many pixels needs more than this. With bf16, activations are assumed to take half the bytes.
 
     Args:
@@ -95,8 +95,8 @@ def check_memory(recipe: Recipe, channels: int, runtime: Runtime) -> None:
 def advance_within_memory(training: Training) -> tuple[StepValues, str]:
     """Train for one step; while the memory is full, halve the size of the parts in which a batch is trained.
 
-    The batch stays the same, and so do its gradient and its loss, up to rounding. The recipe of the training
-    gets the larger `optim.accumulate`, which its checkpoints keep.
+    The batch stays the same, and so do its gradient and its loss, up to rounding. The larger
+    `optim.accumulate` is written into the recipe of the training, and so into its checkpoints.
 
     Returns:
         The values of the step, and a sentence if parts were halved, else "".

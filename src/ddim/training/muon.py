@@ -34,7 +34,7 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 def build_optimizer(
     parameters: Mapping[str, nn.Parameter], optim: Optim, precision: str
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a recipe for these parameters; it keeps their order.
+    """Return the optimiser of a recipe; it keeps the order of the parameters.
 
     Args:
         parameters: the parameters, ordered as by `order_parameters`.

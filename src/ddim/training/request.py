@@ -47,7 +47,7 @@ class Request:
         return self.change(load_named_recipe(self.recipe or "fast", source, self.find_size(data)))
 
     def find_size(self, data: object = None) -> tuple[int, int] | None:
-        """Return the requested size of the images, or that of the images `data`; None if both are unknown."""
+        """Return the requested image size, else that of `data` or of a requested array file, else None."""
         return find_size(self.fields.get("data.size"), data) or self._find_array_size()
 
     def change(self, recipe: Recipe) -> Recipe:
@@ -56,7 +56,7 @@ class Request:
         return change_recipe(recipe, self.fields if size is None else {**self.fields, "data.size": size})
 
     def _find_array_size(self) -> tuple[int, int] | None:
-        """Return the size of the images in the file of arrays that is requested; None for other sources."""
+        """Return the image size of the requested array file; None if another source is requested."""
         axis, array = self.fields.get("data.axis", "auto"), self.fields.get("data.array")
         reading = override(Recipe(), {"data.axis": axis, "data.array": array}).data.reading
         return find_array_size(self.fields.get("data.source", ""), reading)
@@ -105,13 +105,13 @@ def find_resumable(
 
 
 def separate_budget(request: Request, out: str | Path | None) -> tuple[Request, int | None]:
-    """Take the new number of images out of a request to continue the run in `out`.
+    """Separate a new budget in images from a request to continue the run in `out`.
 
     All other options must agree with the run.
 
     Returns:
         The request without the new budget, and the new budget. If the request has no new budget, or `out`
-        holds no run: the request itself, and None.
+        holds no run, the unchanged request and None are returned.
     """
     images = str(request.fields.get("images", ""))
     if out is None or not images.isdecimal() or not (Path(out) / RUN).is_file():
@@ -148,9 +148,9 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
 
 
 def _with_budget_of(out: Path, request: Request) -> Request:
-    """Return the request with the budget of a run, if it gives no budget itself.
+    """Return the request with the budget of a run, if the request itself gives no budget.
 
-    The budget of the recipe in the request is only a default, so the run need not have it.
+    The budget of the requested recipe is only a default, so the run may have another budget.
     """
     if {"images", "minutes"} & request.fields.keys():
         return request

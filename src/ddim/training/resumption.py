@@ -42,7 +42,7 @@ class Larger:
 
 
 def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
-    """Raise the budget of a restored run, save this in its newest checkpoint, and record it in run.json.
+    """Raise the budget of a restored run, and save the new budget in its newest checkpoint and run.json.
 
     The learning rate continues as if its decay had been planned over the new budget from the start.
 
@@ -145,8 +145,8 @@ def _set_aside(folder: Path) -> Path | None:
 def _measure_pace(folder: Path) -> float:
     """Return the images per second of training in the newest half of a run's log.
 
-    Times between two log lines are left out if they include a validation or a pause (see `PAUSE`). If the log
-    is so short that all of them include a validation, all are used.
+    An interval between two log lines is left out if it includes a validation or a pause (see `PAUSE`). If the
+    log is so short that every interval includes a validation, intervals with validations are used too.
     """
     lines = read_metrics(folder)
     pairs = list(zip(lines, lines[1:], strict=False))

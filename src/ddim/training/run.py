@@ -70,14 +70,14 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     Args:
         data: a folder, an archive or the name of a built-in data set (see `ddim.data.open_images`); by
             default the source in the recipe. A tensor or array of images, or a `torch.utils.data.Dataset`,
-            can be given too (see `ddim.data.give_images`): by default its images keep their size, like those
-            of a .npy or .npz file, and its labels are used if it has labels and the network takes classes.
+            can be given too (see `ddim.data.give_images`). By default, its images keep their size, like those
+            of a .npy or .npz file. Its labels are used if it has labels and the network takes classes.
         recipe: the name of a recipe, a YAML file or a `Recipe`.
         minutes: training time; by default the budget of the recipe.
         images: training length in images, counting repetitions, in place of `minutes`.
         size: height and width in pixels, such as 64, "64x96" or (64, 96).
-        labels: whether the network is conditioned on class labels, the names of the image folders; or
-            "clusters:16" for 16 classes of similar images, see `ddim.data.clusters`.
+        labels: whether the network is conditioned on class labels, which are the names of the image folders;
+            or "clusters:16" for 16 classes of similar images, see `ddim.data.clusters`.
         seed: seed of the weights, the image order, the noise and the split.
         out: the run folder, by default runs/DATA-RECIPE-N.
         source: a run whose EMA weights the new run starts from. A recipe given by name also gets the field
@@ -168,8 +168,8 @@ def resume(
         folder: the run folder.
         more: minutes to train longer than planned, at the speed in the log of the run.
         images: a larger budget of training images, in place of `more`.
-        data: the new path of the images, if they have moved; the run records it. If the images were given
-            from Python in another process, give the images themselves.
+        data: the new path of the images, if they have moved; the run records this path. If the images were
+            given from Python in another process, give the images themselves.
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]. A run folder stores
             only their names and the hashes of their sources. The process that started the run can omit them.
         callbacks: as in `train`.
@@ -206,11 +206,13 @@ def resume(
 
 @dataclass(frozen=True)
 class _Saved:
-    """The data of a run to resume; only process 0 must be able to read the folder, and tells the others.
+    """The data of a run to resume.
+
+    Only process 0 must be able to read the run folder. It sends the data to the other processes.
 
     Attributes:
         document: the content of run.json.
-        recipe: the document of the recipe.
+        recipe: the recipe as a JSON document.
         newest: the newest checkpoint and its state; None if there is no checkpoint.
     """
 

@@ -74,7 +74,7 @@ def describe_vectors(vectors: ImageVectors) -> dict[str, Any]:
 
 
 def check_same_vectors(training: Training, document: dict[str, Any]) -> None:
-    """Check that the vectors of a run that is restarted are those with which it began.
+    """Check that a restarted run has the same vectors as when it began.
 
     Args:
         training: the training.

@@ -71,7 +71,7 @@ def adopt_processes(
     Args:
         document: the content of run.json, in which process 0 records the change.
         runtime: the recorded runtime. If the number of processes changed and the user gave no number of
-            threads, this number is chosen again.
+            threads, the number of threads is chosen again.
         start: how the run is resumed.
         processes: the processes.
     """

@@ -44,8 +44,8 @@ class Speed:
         images: number of training images in the timed steps.
         seconds: total seconds of the timed steps.
         start: seconds to prepare the training: initial weights, statistics of the pixels.
-        warm_up: seconds of the first `WARM_UP` steps, in which a network that is compiled gets compiled. They
-            are scaled to the batch size of the recipe.
+        warm_up: seconds of the first `WARM_UP` steps, scaled to the batch size of the recipe. They include
+            the compilation of the network, if it is compiled.
         validation: seconds of one validation: errors on validation images, samples and a checkpoint.
         parameters: number of weights of the network.
         recipe: the recipe; its number of classes is that of the images.

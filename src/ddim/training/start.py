@@ -42,11 +42,11 @@ class Machine:
     Args:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "auto", "fp32" or "bf16".
-        compiling: whether to use torch.compile; None compiles only if this saves time over the run.
+        compiling: whether to use torch.compile; None compiles only if this makes the whole run shorter.
         threads: number of processor threads; None uses one thread for each core that other programs leave
             free, and changes the number during training if they leave more or fewer cores.
-        recompute: whether the backward pass recomputes the activations of each block: less memory, same
-            results.
+        recompute: whether the backward pass recomputes the activations of each block, which needs less
+            memory and gives the same results.
     """
 
     device: str = "auto"
@@ -92,7 +92,7 @@ def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
 
 
 def find_size(size: object, data: object) -> tuple[int, int] | None:
-    """Return the (height, width) of the training images if the user gives it, or else gives the images.
+    """Return the (height, width) that a user gives, or else that of the given images; None if unknown.
 
     Args:
         size: the size as a user gives it, such as 64, "64x96" or (64, 96), or None.
@@ -144,11 +144,11 @@ def accept_images(folder: Path, source: str, data: object) -> None:
 
     Args:
         folder: the run folder.
-        source: the source of the images in its recipe.
+        source: the source of the images in the recipe of the run.
         data: the new path of the images, or the images themselves; None if the recorded path is still right.
 
     Raises:
-        UserError: if they are not the training images of the run.
+        UserError: if the given images are not the training images of the run.
     """
     if isinstance(data, str | Path):
         # A repeated command may give the old path of images that have moved. This path no longer exists, and
@@ -164,7 +164,7 @@ def accept_images(folder: Path, source: str, data: object) -> None:
 
 
 def reopen_split(folder: Path, recipe: Recipe, fingerprint: str, progress: Progress) -> SplitImages:
-    """Return the images of a run that is resumed, split; see `ddim.runs.images.reopen_images`."""
+    """Return the split images of a run that is resumed; see `ddim.runs.images.reopen_images`."""
     images = reopen_images(folder, recipe.data, fingerprint, partial(progress, READING))
     return split_images(images, recipe.data.validation, recipe.seed)
 

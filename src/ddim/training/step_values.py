@@ -1,6 +1,6 @@
 """The values that a training step returns, and a count of steps whose values are not finite.
 
-Both stay on the device, so that training need not wait for it.
+The values and the count stay on the device, so that training need not wait for the device.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ IN_A_ROW = 3
 class StepValues(Mapping[str, float]):
     """The loss, gradient norm and learning rate of a step, keyed "loss", "gradient_norm" and "lr".
 
-    They are read from the device when they are asked for. On an accelerator this waits for the step, so a
-    callback that reads them at every step slows training down.
+    Each value is read from the device only when it is asked for. On an accelerator, reading waits for the
+    step, so a callback that reads values at every step slows training down.
     """
 
     def __init__(self, values: Mapping[str, Tensor | float]) -> None:
@@ -43,7 +43,7 @@ class StepValues(Mapping[str, float]):
 
 
 class FiniteCheck:
-    """Counts the steps in a row whose loss or gradient is not finite, on the device.
+    """Counts, on the device, the steps in a row whose loss or gradient is not finite.
 
     After `IN_A_ROW` such steps no later step counts as finite, so that the weights do not change any more
     until `raise_if_failed` is called.

@@ -115,7 +115,7 @@ class Tracker(Callback, ABC):
 class WandB(Tracker):
     """Reports a training to Weights & Biases; WANDB_MODE=offline keeps everything in the run folder.
 
-    See `Tracker`. The horizontal axis of its charts is the number of training images.
+    See `Tracker`. The horizontal axis of the charts is the number of training images.
     """
 
     title, package, install = "Weights & Biases", "wandb", "pip install 'ddim[wandb]'"
@@ -152,7 +152,7 @@ class WandB(Tracker):
 class MLflow(Tracker):
     """Reports a training to MLflow, to the server or file that MLFLOW_TRACKING_URI names.
 
-    See `Tracker`. The project is called experiment there.
+    See `Tracker`. MLflow calls a project an experiment.
     """
 
     title, package, install = "MLflow", "mlflow", "pip install 'ddim[mlflow]'"

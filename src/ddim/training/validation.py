@@ -44,7 +44,7 @@ def validate(training: Training) -> dict[str, float]:
 
 
 def choose_times(recipe: Recipe, split: SplitImages) -> Tensor:
-    """Return the evenly spaced times (N,) of a validation, one for each image; N is 0 without images."""
+    """Return the evenly spaced timesteps (N,) of a validation, one for each image; N is 0 without images."""
     count = min(recipe.report.validation_images, len(split.validation))
     return (torch.arange(count, dtype=torch.float64) + 0.5) / max(1, count)
 
@@ -55,13 +55,13 @@ def denoise_validation_images(
 ) -> list[DenoisingError]:
     """Return the denoising errors of a model on the validation images of a run, batch by batch.
 
-    The images, the evenly spaced times and the noise are the same in each validation. A network with class
-    labels gets the labels of the images.
+    The images, the evenly spaced timesteps and the noise are the same in each validation. A network with
+    class labels gets the labels of the images.
 
     Args:
         pipeline: the model, with the recipe, the pixels and the runtime of the run.
         split: the images of the run.
-        share: returns the batches that this process takes, of the numbers of all batches.
+        share: takes the indices of all batches, and returns the indices of those for this process.
     """
     recipe, runtime = pipeline.recipe, pipeline.runtime
     times = choose_times(recipe, split)

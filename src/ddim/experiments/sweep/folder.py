@@ -1,9 +1,9 @@
 """Create and read the folder of a sweep.
 
 ``sweep.json`` holds the plan. Workers write the rest: ``trials/<name>/`` is the run folder of a trial,
-``recipes/<name>.json`` its recipe, ``logs/<name>.txt`` the output of its commands, and
-``results/<name>.json`` its outcome. ``study.db`` is Optuna's storage, if the sweep does not use a database.
-A trial runs as a process `ddim train --resume`, so another worker can resume it if its worker dies.
+``recipes/<name>.json`` holds its recipe, ``logs/<name>.txt`` holds the output of its commands, and
+``results/<name>.json`` holds its outcome. ``study.db`` is Optuna's storage, if the sweep does not use a
+database. A trial runs as a process `ddim train --resume`, so another worker can resume it if its worker dies.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FOLDERS = ("trials", "recipes", "logs", "results")
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep.
+    """A sweep: its folder, the user's request, Optuna's storage and the planned trials.
 
     Attributes:
         folder: the folder of the sweep.
@@ -82,14 +82,14 @@ class Sweep:
 def begin_sweep(
     request: SweepRequest | None, out: str | Path | None = None, storage: str | None = None
 ) -> Sweep:
-    """Return the sweep in the folder `out`, which a worker then joins; create it if it does not exist.
+    """Return the sweep in the folder `out`, so that a worker can join it; create the sweep if there is none.
 
     Args:
         request: the user's request; None joins a sweep with any request.
         out: the folder; None creates a new folder in runs/.
-        storage: the address of a database for Optuna's storage. None means a SQLite file in the folder for a
-            new sweep, and the storage of an existing sweep, which may be on a server, but not in a file
-            outside of the folder.
+        storage: the address of a database for Optuna's storage. For a new sweep, None means a SQLite file in
+            its folder. For an existing sweep, None means its own storage. But if an existing sweep was
+            created with the address of a SQLite file, this address must be given again.
 
     Raises:
         UserError: if Optuna is not installed, the request is invalid, the storage cannot be opened, or the
@@ -154,8 +154,9 @@ def read_sweep(folder: str | Path) -> Sweep:
 
 
 def write_trial_recipe(sweep: Sweep, trial: Trial) -> None:
-    """Write the recipe file of a trial, and replace an existing one: the plan has a hash, the
-    file has none.
+    """Write the recipe file of a trial, and replace an existing file.
+
+    The recipe is not read from an existing file, because only the plan is protected by a hash.
     """
     write_json(sweep.recipe_file(trial), trial.recipe)
 

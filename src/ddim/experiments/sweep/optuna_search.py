@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 def propose(study: Study, trial_id: int, space: Space, seed: int) -> Choice:
-    """Return the values that Optuna proposes for a trial; a second call for the same trial returns the same
-    values.
+    """Return the values that Optuna proposes for a trial.
+
+    A second call for the same trial returns the same values.
 
     Args:
         study: the study of the sweep, which minimises its objective.

@@ -32,7 +32,11 @@ class Values:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, whole numbers if `whole`; log-uniform if low > 0, else uniform."""
+    """A range of numbers from `low` to `high`.
+
+    If `whole` is true, the range has only whole numbers. The distribution is log-uniform if `low` > 0, else
+    uniform.
+    """
 
     low: float
     high: float
@@ -51,8 +55,9 @@ class Range:
         return self.text(min(max(value, self.low), self.high))
 
     def text(self, value: float) -> str:
-        """Return a value as the text of an option, with six significant digits, so that names and tables stay
-        short.
+        """Return a value as the text of an option.
+
+        Numbers that need not be whole get six significant digits, so that names and tables stay short.
         """
         return str(round(value)) if self.whole else f"{value:.6g}"
 

@@ -150,7 +150,7 @@ class TrialQueue:
             self.study.tell(taken.number, value, state=state, skip_if_finished=True)
 
     def free(self, taken: TakenTrial) -> None:
-        """Return an unfinished trial to the queue, so that another worker can take it at once."""
+        """Return an unfinished trial to the queue, so that another worker can take it immediately."""
         from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
@@ -202,8 +202,9 @@ class TrialQueue:
 
     @contextmanager
     def _alone(self, wait: bool) -> Generator[bool]:
-        """Lock the sweep's folder and yield True. If another worker has locked it, wait if `wait` is true,
-        else yield False.
+        """Lock the sweep's folder, and yield whether this worker may proceed.
+
+        If another worker has locked the folder, this worker waits if `wait` is true, else False is yielded.
 
         A worker that keeps the lock without a sign of life for the grace period counts as frozen. Then this
         worker proceeds without the lock. In this case a trial may be enqueued twice, but the second worker
@@ -228,5 +229,5 @@ class TrialQueue:
             yield True
 
     def _show_life(self) -> None:
-        """Tell workers that wait for the lock that this one goes on, because filling a queue takes long."""
+        """Show the workers that wait for the lock that this worker goes on; filling a queue takes long."""
         os.utime(self.sweep.folder / LOCK)

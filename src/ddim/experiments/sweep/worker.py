@@ -87,7 +87,7 @@ def run_trials(
 
 
 def check_jobs(jobs: int) -> None:
-    """Check that at least one trial is to run at a time.
+    """Check that `jobs`, the number of trials at a time, is at least 1.
 
     Raises:
         UserError: if `jobs` is below 1.
@@ -97,7 +97,7 @@ def check_jobs(jobs: int) -> None:
 
 
 def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = None) -> list[list[str]]:
-    """Return the commands of a trial: train, and evaluate if the sweep asks for it and it is not done."""
+    """Return the commands of a trial: train, and evaluate if the sweep asks for a missing evaluation."""
     run = sweep.run_folder(trial)
     ddim = [sys.executable, "-m", "ddim"]
     train = [*ddim, "train", "--recipe", str(sweep.recipe_file(trial)), "--out", str(run), "--resume"]
@@ -118,7 +118,7 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = 
 
 
 def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
-    """Return the newest evaluation of a finished run that was made as a sweep makes it, or None."""
+    """Return the newest evaluation of a finished run that has the settings of sweeps, or None."""
     if run.state != "finished":
         return None
 
@@ -226,7 +226,7 @@ class _Job:
 def _stop(queue: TrialQueue, active: Sequence[_Job]) -> None:
     """End the child processes and return their trials to the queue.
 
-    The children save first. A second Ctrl-C kills them at once.
+    The children save first. A second Ctrl-C kills them immediately.
     """
     for job in active:
         job.end()
