@@ -125,7 +125,8 @@ def main(argv: list[str] | None = None) -> int:
     The exit code is 0 for success, 1 for an internal error, 2 for a mistake of the user, 3 for a full disk, 4
     if another process trains in the run folder, and 128 + N after signal N.
 
-    Without `argv`, the arguments of this process are used, and the process ends at once after a signal.
+    Without `argv`, the arguments of this process are used. After a signal, the process then ends without
+    waiting for its threads.
     """
     if argv is None:
         # Only the program `ddim` itself changes environment variables, not a caller that gives `argv`.
@@ -221,7 +222,7 @@ def _call(command: ModuleType, name: str, args: argparse.Namespace) -> int:
 
 @contextmanager
 def _plain_warnings() -> Generator[None]:
-    """Show the warnings of this package as one sentence, without a line of code."""
+    """Inside the block, show each warning of this package as one sentence, without a line of code."""
     usual = warnings.formatwarning
 
     def show(
@@ -262,7 +263,7 @@ def _split_fields(words: list[str], options: list[str]) -> tuple[list[str], dict
 
 
 def _check_quotes(words: list[str]) -> None:
-    """Check that no path with spaces was split by the shell into several of these words."""
+    """Check that the shell has not split a path with spaces into several of these words."""
     for first, word in enumerate(words):
         for end in range(first + 2, min(len(words), first + 8) + 1):
             whole = " ".join(words[first:end])

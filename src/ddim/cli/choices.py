@@ -1,4 +1,7 @@
-"""The lists in --help, read from the source of the registries, because importing them would import torch."""
+"""Make the lists in --help from the source of the registries.
+
+The registries are not imported, because this would import torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 def read_registry(module: str, registry: str) -> dict[str, str]:
     """Return the first lines of the docstrings of the classes in a registry, without importing its module.
 
-    The registry is a dictionary literal {kind name: class} in the source of the module.
+    The registry is a dictionary literal {name: class} in the source of the module.
 
     Args:
         module: the module's name within the package, such as "diffusion.samplers".
@@ -45,9 +48,10 @@ def _parse(module: str) -> ast.Module:
 
 
 def _find_definition(tree: ast.Module, name: str) -> tuple[ast.Module, ast.ClassDef | ast.FunctionDef] | None:
-    """Return the definition of a class or function that a module defines or imports; None if it has none.
+    """Find the definition of a class or function that a module defines or imports.
 
-    The definition is the second value. The first value is the module that contains the definition.
+    The first returned value is the module that contains the definition. The second value is the definition.
+    Without a definition, the result is None.
     """
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:

@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare the evaluations, print the tables and write the page."""
+    """Compare the evaluations, print the tables, and write a page if --out is given."""
     # These imports are here, so that --help does not import torch.
     from ddim.evaluation.compare import compare_evaluations, comparison_record
     from ddim.evaluation.comparison_page import HEAD, choice_rows, ranking_rows, write_comparison

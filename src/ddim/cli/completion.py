@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the script."""
+    """Print the script that completes commands in the given shell."""
     script = write_completion(args.shell)
     print_result(args, {"shell": args.shell, "script": script}, script)
     return 0

@@ -50,7 +50,7 @@ PACE = 60.0
 
 
 HEARD = 5.0
-"""Seconds of training after which its speed is known well enough to say what it will bring."""
+"""Seconds of training after which its speed is known well enough to give advice."""
 
 
 class ProgressDisplay:
@@ -80,7 +80,10 @@ class ProgressDisplay:
             self.bar = None
 
     def __call__(self, what: str, done: float, total: int) -> None:
-        """Show that `done` of `total` are done; another `what`, or a smaller `done`, begins a new stage."""
+        """Show that `done` of `total` parts of the work `what` are done.
+
+        Another `what`, or a smaller `done`, begins a new stage.
+        """
         now = time.monotonic()
         if what != self.what or done < self.done:
             self.what, self.shown = what, now
@@ -121,7 +124,7 @@ def start_bar(terminal: Terminal) -> Progress:
 
 
 class Console(Callback):
-    """Prints the choices of a run, its progress and its validations; a context manager.
+    """Prints the settings of a training, its progress and its validations; a context manager.
 
     Attributes:
         preparing: shows the progress before training starts.
@@ -145,7 +148,7 @@ class Console(Callback):
             self.bar.stop()
 
     def on_start(self, training: Training, folder: Path) -> None:
-        """See `Callback`."""
+        """Print the settings of the training, and start the bar; see `Callback`."""
         self.preparing.stop()
         self.folder = folder
         images, runtime = training.split.images, training.runtime
@@ -178,7 +181,7 @@ class Console(Callback):
             self.task = self.bar.add_task("training", total=training.plan.total, line="")
 
     def on_step(self, training: Training, values: Mapping[str, float]) -> None:
-        """See `Callback`."""
+        """Update the bar, or print a line of progress now and then; see `Callback`."""
         now = time.monotonic()
         self.pace.update(now)
         if not self.advised and training.plan.total and self.pace.seconds > HEARD:
@@ -197,11 +200,11 @@ class Console(Callback):
             say(line)
 
     def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
-        """See `Callback`."""
+        """Keep the sheet of samples for the next call of `on_validation`; see `Callback`."""
         self.sheet = sheet
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
-        """See `Callback`."""
+        """Print the validation errors and the path of the sheet of samples; see `Callback`."""
         errors = describe_errors(values)
         sheet = self.folder / "samples" / f"step-{training.step:09d}.png"
         say(f"after {training.seen:,} images: {errors}{'; ' if errors else ''}samples {sheet}")
@@ -213,12 +216,12 @@ class Console(Callback):
         self.pace.event(time.monotonic())
 
     def on_change(self, training: Training, text: str) -> None:
-        """See `Callback`."""
+        """Print the text, and measure the speed anew; see `Callback`."""
         say(text)
         self.pace = Pace(time.monotonic(), training.recipe.optim.batch)
 
     def on_end(self, training: Training) -> None:
-        """See `Callback`."""
+        """Prepare the lines about the ended training that `done` prints; see `Callback`."""
         seconds = time.monotonic() - self.began
         self.shown = f"{training.seen:,} images seen in {format_duration(seconds)}"
         whole = time.monotonic() - self.created
@@ -255,8 +258,8 @@ class Console(Callback):
 def _typical_size(images: Images) -> str:
     """Return the median size of the images that are enlarged, after cropping and before resizing.
 
-    The size has the form of --size. It is "" unless more than half of the images are enlarged, and also if
-    the size is too small for training.
+    The size has the form of --size. The text is "" if at most half of the images are enlarged, or if the size
+    is too small for training or is the size of the run.
     """
     _, height, width, _ = images.pixels.shape
     small = find_enlarged(images)

@@ -1,4 +1,4 @@
-"""`ddim data`: counts, sizes, rejected files with reasons, duplicates and a sheet of the images."""
+"""`ddim data`: print counts, sizes, duplicates and rejected files with reasons; write a sheet of images."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Clusters:
-    """The clusters of images: the number of training images of each, its lines of text, and a sheet."""
+    """The clusters of images: the number of training images in each, the lines to print, and a sheet."""
 
     sizes: dict[str, int]
     lines: list[str]

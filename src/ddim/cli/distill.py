@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _is_restarted(out: Path | None) -> bool:
-    """Return whether torchrun restarted this command after the run `out` was begun, so it must be resumed.
+    """Return whether the run `out` must be resumed: it had begun when torchrun restarted this command.
 
     Raises:
         UserError: if the command was restarted, and the folder of the student is not given.

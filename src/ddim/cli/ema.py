@@ -67,7 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List widths, reconstruct one, or choose the best."""
+    """List the widths, reconstruct the average of one width, or choose the best width."""
     from ddim.runs.reconstruction import list_averages, reconstruct_average
 
     if args.pick and args.width is not None:
@@ -100,7 +100,7 @@ def _pick(args: argparse.Namespace) -> AverageChoice:
 
 
 def _describe_choice(choice: AverageChoice) -> str:
-    """Return the table of all measured widths, and the sentences about the best."""
+    """Return the table of all measured widths, and the sentences about the best width."""
     from ddim.evaluation.average_choice import COLUMNS, describe_choice
 
     column = COLUMNS[choice.by]

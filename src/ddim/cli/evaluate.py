@@ -158,7 +158,10 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _saying_what_continues() -> Generator[None]:
-    """Say what continues an evaluation that is stopped in the block: features of samples are kept."""
+    """If a signal stops the block, say that the same command continues the evaluation.
+
+    The command can continue because features of samples are kept.
+    """
     try:
         yield
     except Stopped as stopped:
@@ -244,7 +247,7 @@ def _lines(found: Evaluation) -> list[str]:
 
 
 def _yardstick_lines(yardstick: dict[str, Any], samples: int) -> list[str]:
-    """Return the lines about the scores that real images in place of the samples would get."""
+    """Return the lines about the scores that real images would get in place of the samples."""
     m, part = yardstick["metrics"], {"train": "training", "valid": "held-out"}[yardstick["part"]]
     k = m["kid"]
     others = ", ".join(

@@ -10,7 +10,7 @@ from ddim.errors import UserError
 
 INTERVAL = "--guidance-interval"
 NAMES = ("guidance", "guidance_interval", "guide_with")
-"""The names of these options among parsed arguments."""
+"""The names of the options of guidance among parsed arguments."""
 
 EPILOG = """
 guidance makes samples more typical and less varied; each guided step evaluates a network twice:
@@ -84,9 +84,9 @@ def parse_interval(text: str) -> tuple[float | None, float | None]:
 
 
 def join_lists(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line, with options that take lists of numbers joined to them by "=".
+    """Return the words of a command line; "=" joins each list of numbers to its option.
 
-    As a word of its own, a value such as -2,5 would look like another option to argparse.
+    As a separate word, a value such as -2,5 would look like another option to argparse.
     """
     joined: list[str] = []
     for word in words:

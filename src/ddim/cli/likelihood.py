@@ -57,7 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure the bits and print their mean."""
+    """Measure the bits per dimension of the images, and print their mean."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.likelihood import bits_per_dim, write_likelihood
     from ddim.evaluation.record import describe_part

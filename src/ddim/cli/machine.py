@@ -54,7 +54,7 @@ def choose_machine(args: argparse.Namespace) -> Machine:
 
 
 def load_run(args: argparse.Namespace, *, compiling: bool = False) -> LoadedRun:
-    """Return the run that the arguments name, loaded with their weights, device and threads."""
+    """Load the run that the arguments name, with the weights, device and threads that the arguments give."""
     from ddim.runs.pipeline import load
 
     return load(args.run, args.weights, compiling=compiling, device=args.device, threads=args.threads)

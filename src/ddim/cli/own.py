@@ -30,7 +30,7 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
     """Return the object NAME of FILE.py:NAME. The file is run first, but only once in a process.
 
     Raises:
-        UserError: if the file cannot be run, or has no such name.
+        UserError: if the text has another form, or the file cannot be run or has no such name.
     """
     found = _NAMED.fullmatch(text)
     if not found:
@@ -48,7 +48,7 @@ def take_own(words: list[str]) -> list[str]:
     """Load the parts that `--own FILE.py` or `--own FILE.py:NAME` names; return all other words.
 
     Raises:
-        UserError: if a file cannot be run.
+        UserError: if --own has a text of another form, or a file cannot be run.
     """
     rest, following = [], iter(words)
     for word in following:
@@ -67,7 +67,7 @@ def take_own(words: list[str]) -> list[str]:
 
 
 def name_own_parts(fields: dict[str, str]) -> dict[str, str]:
-    """Load each part that a field names as FILE.py:NAME; return the fields with the names of the parts."""
+    """Load each part that a field names as FILE.py:NAME; return all fields, with the names of the parts."""
     return {path: _give([load_own(text)]) if names_own(text) else text for path, text in fields.items()}
 
 
@@ -79,10 +79,12 @@ def _give(parts: Iterable[Any]) -> str:
 
 
 def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
-    """Return the callback of FILE.py:NAME, which is an instance, or a class that needs no arguments.
+    """Return the callback that FILE.py:NAME names.
+
+    NAME is an instance, or a class that needs no arguments. For a class, a new instance is returned.
 
     Raises:
-        UserError: if it is not a callback.
+        UserError: if NAME is not a callback.
     """
     from ddim.training import Callback
 

@@ -39,14 +39,14 @@ _FIELDS = """
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """A help text that shows options beside their descriptions."""
+    """Formats a help text, so that options stand beside their descriptions."""
 
     def __init__(self, prog: str, **options: Any) -> None:  # noqa: ANN401  (argparse's own options)
         super().__init__(prog, **{"max_help_position": 32, **options})
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """Add the kinds of figure, each with its options."""
+    """Add a subcommand with its options for each kind of figure."""
     parser.epilog = _EPILOG
     parser.formatter_class = _Formatter
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, title="kinds")

@@ -52,7 +52,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print the table of runs."""
     from ddim.experiments.evaluations import mark_comparable
     from ddim.experiments.index import filter_runs, find_runs, run_record, sort_runs
 

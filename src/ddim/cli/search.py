@@ -78,7 +78,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search for the best times or guidance; print every setting that was tried."""
+    """Search for the best sampling times or guidance, and print every setting that was tried."""
     kinds = {False: ("n", "label", "guide_with"), True: ("end", "seeds", "out")}
     for name in kinds[args.guidance]:
         if getattr(args, name) is not None:

@@ -15,13 +15,13 @@ from ddim.errors import escape
 
 @contextmanager
 def drop_unread_output() -> Generator[None]:
-    """Inside the block, drop text that is written to standard output or error after its reader is gone.
+    """Inside the block, drop text that is written to standard output or error after the reader is gone.
 
     The reader may be `head`, a `tee` that died, or a terminal that was closed. Other errors, such as a full
     disk, are raised.
 
-    Text for a terminal, and all messages, are escaped: see `escape`. Programs get the exact text of results,
-    with the bytes of names that are not UTF-8. Use `unescaped` to draw.
+    Text for a terminal, and all messages, are escaped: see `escape`. Programs get the exact text of results.
+    Names that are not UTF-8 keep their bytes. Use `unescaped` to draw.
     """
     before = sys.stdout, sys.stderr
     # A stream is None if the shell closed its descriptor, as `>&-` does. Its text is dropped too.
@@ -37,7 +37,7 @@ def drop_unread_output() -> Generator[None]:
 
 
 def unescaped(stream: TextIO) -> TextIO:
-    """Return a stream to which a bar or a picture can be drawn, with sequences that control a terminal."""
+    """Return a stream without escaping, on which a bar or a picture can be drawn."""
     # pyrefly: ignore[bad-return]
     return _Stream(stream.stream, escaping=False) if isinstance(stream, _Stream) else stream
 
@@ -79,7 +79,7 @@ class _Stream:
             self.stream.flush()
 
     def _close(self, error: OSError) -> None:
-        """Drop all further output. Raise the error again if its cause is not that the reader is gone."""
+        """Drop all further output. Raise the error again, unless it means that the reader is gone."""
         file = self.stream.fileno()
         terminal = stat.S_ISCHR(os.fstat(file).st_mode)
         # The descriptor now leads nowhere. Otherwise Python would try to write the rest again when it exits.

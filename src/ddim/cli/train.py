@@ -171,7 +171,10 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _find_run(request: Request, out: Path | None) -> tuple[Path | None, str, int | None]:
-    """Return the run to resume, or None; the reason if it is None; and its new budget in images, or None."""
+    """Return the run to resume, the reason if there is none, and the new budget in images.
+
+    The run is None if a new run must begin. The budget is None if it does not change.
+    """
     from ddim.training.request import find_resumable, separate_budget
 
     request, images = separate_budget(request, out)
@@ -179,7 +182,7 @@ def _find_run(request: Request, out: Path | None) -> tuple[Path | None, str, int
 
 
 def print_run(args: argparse.Namespace, console: Console, folder: Path) -> int:
-    """Say how the training ended, and print the run folder; with --json its state and errors too."""
+    """Say how the training ended, and print the run folder; with --json also its state and errors."""
     from ddim.experiments.index import read_run, run_record
     from ddim.nn.processes import current_processes
 

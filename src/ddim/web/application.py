@@ -56,7 +56,7 @@ class ShownLimits:
 
 @dataclass(frozen=True)
 class About:
-    """What the server is and allows."""
+    """The server: its version, its folders, whether it may train, and its limits."""
 
     version: str
     folder: str
@@ -70,8 +70,8 @@ def build_application(settings: Settings, trainings: Trainings | None = None) ->
 
     Args:
         settings: the settings of the server.
-        trainings: starts and stops the trainings; by default a new object. Pass your own to ask later which
-            still run.
+        trainings: starts and stops the trainings; by default a new object. Pass your own object to ask it
+            later which trainings still run.
     """
     trainings = trainings or Trainings(settings)
     limits = settings.limits

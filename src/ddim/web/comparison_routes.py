@@ -25,13 +25,15 @@ MOST = 64
 REPORT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 )
-"""A report is one file with its style and pictures inside, and without scripts."""
+"""The content security policy of a report: one file with its style and pictures inside, without scripts."""
 
 
 @dataclass(frozen=True)
 class RankedRun:
-    """A run in a ranking; `distinguishable` says in words whether its value differs from that of the first
-    run.
+    """A run in a ranking.
+
+    `distinguishable` says in words whether the value of this run differs from that of the first run that was
+    asked for.
     """
 
     id: str
@@ -64,7 +66,7 @@ class Ranking:
 
 
 def add_comparison_routes(router: APIRouter, services: Services) -> None:
-    """Add the addresses to a router."""
+    """Add the addresses that compare runs to a router."""
 
     @router.get("/compare", response_model=Ranking)
     async def compare(

@@ -14,7 +14,7 @@ BUILT_IN = "blossoms"
 """The built-in set that needs no download."""
 ARCHIVES = (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz")
 MOST = 1000
-"""The largest number of entries of the list."""
+"""The largest number of entries of the folder that are considered."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def find_data(folder: Path | None, own: str) -> tuple[DataSet, str]:
     """Return the image set with the id `own`, and its source for `ddim train`.
 
     Raises:
-        Refused: if there is none.
+        Refused: if the server has no folder of images, or no image set has this id.
     """
     if folder is None:
         raise Refused(403, "this server shows no images: start it with --data FOLDER")

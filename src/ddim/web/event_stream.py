@@ -1,4 +1,4 @@
-"""Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html."""
+"""Send server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }
-"""The description of an answer that is a stream of events."""
+"""The OpenAPI description of an answer that is a stream of events."""
 
 QUIET = 15.0
 """Seconds without an event after which a comment is sent, so that no proxy closes the connection."""
@@ -39,8 +39,9 @@ class Event:
 
 
 class EventStream(Response):
-    """An HTTP response that sends events as they come. If the client disconnects, the generator of the events
-    is closed at once.
+    """An HTTP response that sends events as they come.
+
+    If the client disconnects, the generator of the events is closed immediately.
     """
 
     media_type = "text/event-stream"

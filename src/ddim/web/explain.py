@@ -1,5 +1,6 @@
-"""Explain recipes, and list recipes, samplers and grids. Runs in the worker process, because it needs the
-classes of their parts.
+"""Explain recipes, and list recipes, samplers and grids.
+
+The functions run in the worker process, because they need the classes of the components of a recipe.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ddim.web.worker_process import Monitor
 
 
 def explain_recipe(task: RecipeTask, _monitor: Monitor) -> dict[str, Any]:
-    """Return the value of each field, its value in the recipe of the same name, and a sentence about it.
+    """Return the fields of a recipe, each with its value, its value in the named recipe, and a sentence.
 
     If a recipe has the user's own components, the sentences are missing, because this process does not load
     the user's code.

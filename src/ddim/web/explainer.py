@@ -1,4 +1,4 @@
-"""Ask the worker about recipes, and keep its answers."""
+"""Ask the worker about recipes, and keep the answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RECIPES_KEPT = 256
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a recipe: its value here and in the named recipe, and a sentence about it."""
+    """A field of a recipe: its value, its value in the named recipe, and a sentence about the field."""
 
     field: str
     value: str
@@ -27,7 +27,7 @@ class Field:
 
 
 class Explainer:
-    """Asks the worker about recipes once, and keeps its answers."""
+    """Asks the worker about each recipe once, and keeps the answers."""
 
     def __init__(self, worker: ModelWorker) -> None:
         self._worker = worker

@@ -37,7 +37,10 @@ POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
-"""The page runs only its own files: no code inside its HTML, and nothing of other servers."""
+"""The content security policy of the page.
+
+The page runs only its own files: no code inside its HTML, and nothing from other servers.
+"""
 
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -49,7 +52,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-store",
 }
-"""The headers of every answer that does not set them itself."""
+"""The headers that every answer gets, unless the answer sets them itself."""
 
 Clock: TypeAlias = Callable[[], float]
 
@@ -80,7 +83,7 @@ def client_address(scope: Scope) -> str:
 
 
 class Guard:
-    """Passes the requests that are allowed on to an application."""
+    """Passes allowed requests on to an application, and answers all others itself."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.settings = app, settings
@@ -239,11 +242,12 @@ def _is_address(name: str) -> bool:
 
 
 def _check_origin(headers: Headers, host: str) -> None:
-    """Check that a request that changes something comes from this page or from a program, not from another
-    site.
+    """Check that this page or a program sent a request, and not another site.
+
+    Call this only for requests that change something.
 
     Raises:
-        Refused: if a browser sends it for another site.
+        Refused: if a browser sent the request for another site.
     """
     origins, site = headers.getlist("origin"), headers.get("sec-fetch-site", "none")
     own = {f"http://{host}".lower(), f"https://{host}".lower()}

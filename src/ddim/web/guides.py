@@ -14,7 +14,7 @@ from ddim.web.run_list import ListedRun
 OWN = "@guide"
 """The id of the early checkpoint of the run itself, as in `--guide-with @guide`."""
 MOST = 50
-"""The largest number of other runs that are offered."""
+"""The largest number of other runs that are offered as guides."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def list_guides(own: str, known: Mapping[str, ListedRun]) -> list[Guide]:
     """Return the models that can guide a run, its own early checkpoint first, then the newest runs.
 
     Args:
-        own: the id of the run.
+        own: the id of the run that is guided.
         known: all runs, keyed by id.
     """
     run = known[own].run
@@ -51,7 +51,7 @@ def find_guide(given: str, own: str, known: Mapping[str, ListedRun]) -> str:
         known: all runs, keyed by id.
 
     Raises:
-        Refused: if the run cannot be guided by it.
+        Refused: if this guide cannot guide the run.
     """
     if given not in {guide.id for guide in list_guides(own, known)}:
         raise Refused(
@@ -63,9 +63,9 @@ def find_guide(given: str, own: str, known: Mapping[str, ListedRun]) -> str:
 
 
 def fits(run: Run, other: Run) -> bool:
-    """Return whether a run can be guided by another one, as far as their run.json files tell.
+    """Return whether `other` can guide `run`, as far as their run.json files tell.
 
-    Both must have the same images, split in the same way, because the map from pixels to model units is
+    Both runs must have the same images, split in the same way, because the map from pixels to model units is
     measured on the training images.
     """
     if _traits(run) != _traits(other):

@@ -12,14 +12,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ddim.web.settings import Limits
 
 _CONNECTIONS = 1000
-"""Connections at the same time; more are refused at once."""
+"""The largest number of connections at the same time; requests on further connections are refused."""
 
 
 def make_protocol(limits: Limits) -> type[H11Protocol]:
     """Return uvicorn's HTTP protocol, which also closes a connection whose next request comes too slowly.
 
-    Without it, a client that sends a byte now and then could keep a connection open for ever (a slow loris
-    attack).
+    Without this limit, a client that sends a byte now and then could keep a connection open for ever (a slow
+    loris attack).
     """
 
     class TimedProtocol(H11Protocol):
@@ -78,7 +78,7 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
 
 
 def make_server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
-    """Return a uvicorn server for an application; the caller passes open sockets when it starts it."""
+    """Return a uvicorn server for an application; the caller starts the server with open sockets."""
     return uvicorn.Server(
         uvicorn.Config(
             app,

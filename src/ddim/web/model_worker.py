@@ -33,7 +33,8 @@ class Job:
         result: the result, None until the job is done.
         failure: why it failed, None if it did not.
         cancelled: whether its client has left.
-        news: an event that is set whenever a field above changes.
+        news: an event that is set whenever `ahead`, `step`, `result` or `failure` changes.
+        ended: an event that is set when the job has ended.
     """
 
     number: int
@@ -48,7 +49,7 @@ class Job:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def finish(self, result: Mapping[str, Any] | None, failure: Refused | None = None) -> None:
-        """Set the result or the failure, unless one is set already."""
+        """End the job with a result or a failure, unless it has ended already."""
         if not self.ended.is_set():
             self.result, self.failure = result, failure
             self.news.set()
@@ -80,7 +81,7 @@ class ModelWorker:
         return len(self._waiting)
 
     async def start(self, *, warm: bool) -> None:
-        """Begin to take jobs; if `warm` is true, start the process at once."""
+        """Begin to take jobs; if `warm` is true, start the process immediately."""
         self._tasks = [asyncio.create_task(self._run())]
         if warm:
             self._tasks.append(asyncio.create_task(self._warm()))
@@ -113,10 +114,10 @@ class ModelWorker:
         return job
 
     async def ask(self, task: Task) -> Mapping[str, Any]:
-        """Return the result of a quick task, which is done without waiting in the queue.
+        """Return the result of a quick task, which does not wait in the queue.
 
         Raises:
-            Refused: if it fails.
+            Refused: if the task fails.
         """
         job = self._enter(task, "")
         try:
@@ -201,7 +202,7 @@ class ModelWorker:
         """Start the process if there is none.
 
         Raises:
-            Refused: if it cannot be started.
+            Refused: if the process cannot be started.
         """
         async with self._starting:
             if self._process is not None and self._process.returncode is None:
@@ -221,7 +222,7 @@ class ModelWorker:
             self._tasks.append(asyncio.create_task(self._read(self._process)))
 
     async def _read(self, process: Process) -> None:
-        """Pass the messages of a process on, until it ends."""
+        """Pass the messages of a worker process on to their jobs, until the process ends."""
         while process.stdout is not None and (line := await process.stdout.readline()):
             message = Message.decode(line)
             job = self._jobs.get(message.number)
@@ -253,7 +254,7 @@ def take_result(job: Job) -> Mapping[str, Any]:
     """Return the result of a job that has ended.
 
     Raises:
-        Refused: if it failed.
+        Refused: if the job failed.
     """
     if job.failure is not None:
         raise job.failure
@@ -261,8 +262,9 @@ def take_result(job: Job) -> Mapping[str, Any]:
 
 
 async def follow_job(job: Job) -> AsyncGenerator[Event, None]:
-    """Yield the events of a job until it ends: "queued" and "step". If steps come faster than the client
-    reads, some are left out.
+    """Yield the events "queued" and "step" of a job, until the job ends.
+
+    If steps come faster than the client reads, some are left out.
     """
     yield Event("queued", {"ahead": job.ahead})
     ahead, step = job.ahead, None

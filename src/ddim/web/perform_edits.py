@@ -23,7 +23,10 @@ from ddim.web.worker_process import Monitor
 
 
 def edit_run(task: tasks.EditTask, monitor: Monitor) -> dict[str, Any]:
-    """Edit images with a run into the folder of the task, as the command of the same name does."""
+    """Edit images with a run, as the command of the same name does; return a description of the results.
+
+    The files of the results are written into the folder of the task.
+    """
     folder = Path(task.folder)
     try:
         return _edit(task, folder, monitor)
@@ -102,9 +105,7 @@ def _seeds(task: tasks.EditTask) -> range:
 
 
 def _list_images(task: tasks.EditTask, written: WrittenEdit, pipeline: LoadedRun) -> list[dict[str, Any]]:
-    """Return the images of the result. For an inversion, the inputs, resized to the run's size,
-    come first.
-    """
+    """Return the images of the result. For an inversion, the inputs come first, resized to the run's size."""
     rows = ["input", "restored"] if task.kind == "invert" else list(written.files)[-1:]
     views = write_views([file for row in rows for file in written.files[row]], pipeline)
     if task.kind in ("vary", "inpaint"):

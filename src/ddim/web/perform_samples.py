@@ -34,7 +34,7 @@ class Pipelines:
         self._kept: OrderedDict[tuple[Any, ...], LoadedRun] = OrderedDict()
 
     def open(self, run: str) -> LoadedRun:
-        """Return a loaded run."""
+        """Return the run in the folder `run`, loaded now or kept from an earlier call."""
         key = (run, _stamp_run(Path(run)))
         if key not in self._kept:
             self._kept[key] = load(run)
@@ -61,7 +61,10 @@ PIPELINES = Pipelines()
 
 
 def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
-    """Sample a run as `ddim sample` does, into the folder of the task."""
+    """Sample a run as `ddim sample` does, and return a description of the result.
+
+    The files of the result are written into the folder of the task.
+    """
     unknown = [name for name in task.fields if name.split(".")[0] not in SAMPLING_FIELDS]
     if unknown:
         raise UserError(f"{unknown[0]} cannot be changed for sampling; only {', '.join(SAMPLING_FIELDS)} can")
@@ -100,7 +103,7 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
 
 
 def archive(folder: Path) -> str:
-    """Write all files of a folder into a .zip in it, and return its name."""
+    """Write all files of a folder into a .zip file in this folder, and return the name of the .zip file."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != ARCHIVE)
     with zipfile.ZipFile(folder / ARCHIVE, "w", zipfile.ZIP_STORED) as file:
         for name in names:

@@ -18,8 +18,9 @@ SHOWN = 16
 
 
 def draw_state(pipeline: LoadedRun, first: int, state: State) -> Drawn:
-    """Return a sheet of the first images of a state; its first image is image number `first` of
-    the result.
+    """Return a sheet of the first images of a state.
+
+    `first` is the place in the result of the first image of the state.
     """
     images = pipeline.pixels.leave(state.x[:SHOWN].float()).cpu()
     return Drawn(render_png(shrink(make_sheet(images))), first, count_columns(len(images)))
@@ -33,7 +34,7 @@ def shrink(pixels: np.ndarray, side: int = 512) -> np.ndarray:
 
 @dataclass
 class SamplePreview:
-    """Sends each state of a sampler.
+    """Sends a preview of each state of a sampler to the server.
 
     Attributes:
         pipeline: the model that samples.
@@ -59,12 +60,13 @@ class SamplePreview:
 
 @dataclass
 class EditPreview:
-    """Sends the progress of an edit with its latest state.
+    """Sends the progress of an edit, with its latest state, to the server.
 
     Attributes:
         pipeline: the model that edits.
         monitor: where the previews go.
-        latest: the place of the first image of the latest state in the result, and the state.
+        latest: the place in the result of the first image of the latest state, and this state; None before
+            the first state.
     """
 
     pipeline: LoadedRun

@@ -43,7 +43,7 @@ def sample_command(task: tasks.SampleTask) -> str:
 
 
 def sample_call(task: tasks.SampleTask, pipeline: LoadedRun) -> str:
-    """Return Python code that samples the same images."""
+    """Return Python code that samples the same images as a task."""
     seeds = list(task.seeds)
     consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
     shown = f"range({seeds[0]}, {seeds[-1] + 1})" if consecutive and len(seeds) > 1 else repr(seeds)
@@ -73,8 +73,9 @@ def sampling_of(task: tasks.EditTask, folder: Path) -> tasks.SampleTask:
 
 
 def edit_command(task: tasks.EditTask, names: Sequence[str]) -> str:
-    """Return the command that writes the same images. If the edit starts from samples, the command that
-    samples them comes first.
+    """Return the command that writes the same images as a task.
+
+    If the edit starts from samples, the command that samples them comes first.
     """
     words: list[object] = ["ddim", task.kind, task.run, *names]
     if task.kind == "interpolate" and task.seeds:
@@ -93,7 +94,7 @@ def edit_command(task: tasks.EditTask, names: Sequence[str]) -> str:
 
 
 def edit_call(task: tasks.EditTask, names: Sequence[str], grid: Grid) -> str:
-    """Return Python code that makes the same images from the same files."""
+    """Return Python code that makes the same images as a task from the same files."""
     parts: list[str] = [repr(task.run)]
     if task.kind == "interpolate":
         parts += [f"seeds={list(task.seeds)!r}"] if task.seeds else [repr(list(names))]
@@ -116,8 +117,9 @@ def _first_line(task: tasks.EditTask, names: Sequence[str]) -> str:
 
 
 def _guidance_words(task: tasks.SampleTask | tasks.EditTask) -> list[str]:
-    """Return the options of guidance of a command; "=" joins a value such as -2,5, which looks like an
-    option.
+    """Return the options of guidance of a command, as words.
+
+    A value such as -2,5 looks like an option, so "=" joins it to its option.
     """
     words = []
     if task.guidance is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ddim.web.answers import Refused
 
 MOST_BYTES = 4 * 2**30
-"""The most bytes of all results together; older ones are removed first."""
+"""The largest total size of the folders in a store, in bytes; the oldest folders are removed first."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ResultStore:
         return own, folder
 
     def keep(self, own: str) -> None:
-        """Keep the files that a folder contains now, and remove the oldest folders if there are too many."""
+        """Keep the current files of the folder with the id `own`; remove the oldest folders if needed."""
         folder = self._root / own
         sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
         self._kept[own] = Kept(folder, frozenset(sizes), sum(sizes.values()))
@@ -47,12 +47,12 @@ class ResultStore:
             self.discard(next(iter(self._kept)))
 
     def discard(self, own: str) -> None:
-        """Remove the folder `own`."""
+        """Remove the folder with the id `own`."""
         self._kept.pop(own, None)
         shutil.rmtree(self._root / own, ignore_errors=True)
 
     def find(self, own: str, name: str) -> Path:
-        """Return a file of a folder.
+        """Return the path of a file in the folder with the id `own`.
 
         Raises:
             Refused: if there is no such file, or it has been removed.
@@ -63,7 +63,7 @@ class ResultStore:
         return kept.folder / name
 
     def names(self, own: str) -> frozenset[str]:
-        """Return the names of the files of a folder."""
+        """Return the names of the files in the folder with the id `own`."""
         return self._kept[own].names
 
     def _total(self) -> int:

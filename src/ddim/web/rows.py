@@ -101,7 +101,7 @@ def api_address(*parts: str | int) -> str:
 
 
 def list_sheets(run: Path) -> list[tuple[int, Path]]:
-    """Return the sheets of samples of a run with their training steps, the first step first."""
+    """Return the training step and the path of each sheet of samples of a run, sorted by step."""
     found = []
     try:
         with os.scandir(run / "samples") as entries:

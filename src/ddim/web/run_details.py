@@ -1,4 +1,4 @@
-"""What the page of one run shows: its recipe, pictures, evaluations, curves and log."""
+"""Describe one run for its page: checkpoints, pictures, evaluations, curves and log."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Memorised:
 
 @dataclass(frozen=True)
 class Column:
-    """A number of the vectors of a run: its name, and its range among the training images."""
+    """One number of the vectors of a run: its name, and its range among the training images."""
 
     name: str
     low: float | None
@@ -88,7 +88,7 @@ class Column:
 
 @dataclass(frozen=True)
 class KidPoint:
-    """The KID that a training measured after some images."""
+    """The KID that a training measured after `images` training images."""
 
     images: int
     value: float
@@ -98,7 +98,7 @@ class KidPoint:
 
 @dataclass(frozen=True)
 class NoiseErrors:
-    """The latest validation errors at each log-SNR; null where a validation has none."""
+    """The latest validation errors at each log-SNR; null where a validation has no value."""
 
     labels: list[str] = field(default_factory=list)
     values: list[list[float | None]] = field(default_factory=list)
@@ -140,7 +140,7 @@ def describe_sheets(own: str, run: Run) -> list[Sheet]:
 
 
 def list_films(own: str, run: Run) -> list[NamedFile]:
-    """Return the films in the folder of the sheets of a run."""
+    """Return the name and address of each film of the run with the id `own`."""
     return [
         NamedFile(name, api_address("runs", own, "films", name)) for name in sorted(_film_files(run.path))
     ]
@@ -184,7 +184,7 @@ def _describe_conditions(record: Mapping[str, Any]) -> str:
 
 
 def list_columns(facts: Mapping[str, Any]) -> list[Column]:
-    """Return the numbers of the vectors of a run, from its run.json; none without vectors."""
+    """Return the columns of the vectors of a run, from its run.json; [] for a run without vectors."""
     vectors = (facts.get("data") or {}).get("vectors") or {}
     names = [show_text(str(name)) for name in vectors.get("columns") or ()]
     ends = [vectors.get(end) or [None] * len(names) for end in ("low", "high")]
@@ -192,7 +192,10 @@ def list_columns(facts: Mapping[str, Any]) -> list[Column]:
 
 
 def describe_memorisation(own: str, run: Path) -> Memorised | None:
-    """Return the newest memorisation test of a run, which may be marked as damaged; None without a test."""
+    """Return the newest memorisation test of a run, or None if the run has no test.
+
+    If the record of the test is damaged, the returned sentence says so.
+    """
     newest = _newest_memorisation(run)
     if newest is None:
         return None
@@ -266,7 +269,7 @@ def read_log(run: Path) -> Log:
 
 
 def find_picture(run: Path, kind: str, name: str) -> Path:
-    """Return a picture of a run, which is a file inside the run folder.
+    """Return the path of a picture of a run. The file lies inside the run folder.
 
     Args:
         run: the run folder.

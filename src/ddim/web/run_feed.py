@@ -12,7 +12,7 @@ from ddim.web.rows import Row, Sweep
 from ddim.web.run_list import EVERY, Change, ListedRun, RunList
 
 FRESH = 1.0
-"""Seconds for which a list is new enough to answer a request without a new look at the files."""
+"""Seconds during which the list of runs answers requests without reading the files again."""
 
 
 @dataclass(eq=False)
@@ -74,11 +74,11 @@ class RunFeed:
         return self._runs.find_sweep(own)
 
     async def refresh(self, *, fully: bool = False, at_once: bool = False) -> None:
-        """Look at the files, and tell the listeners.
+        """Read the files that may have changed, and tell the listeners about changes.
 
         Args:
             fully: whether to search for new runs, even if this is not due.
-            at_once: whether to look even if the last look was less than `FRESH` seconds ago.
+            at_once: whether to read even if the last reading was less than `FRESH` seconds ago.
         """
         async with self._lock:
             now = asyncio.get_running_loop().time()

@@ -19,9 +19,12 @@ from ddim.web.rows import Row, Sweep, make_row, name_id
 SHARE = 0.01
 """The largest share of the time that is spent on reading files while somebody looks at the page."""
 EVERY = 2.0
-"""Seconds between two looks at running runs, at least."""
+"""The least number of seconds between two readings of the files."""
 LARGEST = {RUN: 16 * 2**20, METRICS: 128 * 2**20, "sweep.json": 64 * 2**20}
-"""The most bytes of a file that is read. A larger file would fill the memory, and is not written by ddim."""
+"""The largest number of bytes of each file that is read.
+
+A larger file would fill the memory, and is not written by ddim.
+"""
 
 Stamp = tuple[int, ...]
 
@@ -45,7 +48,7 @@ class Change:
 
 
 class Pacer:
-    """Says when repeated work is due, so that it takes at most the part `SHARE` of the time."""
+    """Says when repeated work is due, so that the work takes at most the share `SHARE` of the time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._next = clock, 0.0
@@ -55,7 +58,10 @@ class Pacer:
         return self._clock() >= self._next
 
     def measure(self, work: Callable[[], None]) -> None:
-        """Do the work; the next time is due after its duration divided by `SHARE`."""
+        """Do the work, and set the time when it is due again.
+
+        The pause is the duration of the work divided by `SHARE`, but at least `EVERY` seconds.
+        """
         start = self._clock()
         work()
         self._next = self._clock() + max(EVERY, (self._clock() - start) / SHARE)

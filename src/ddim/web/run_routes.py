@@ -78,7 +78,7 @@ class Details(Row):
 
 
 def add_run_routes(router: APIRouter, feed: RunFeed, explain: Explainer, trainings: Trainings) -> None:
-    """Add the addresses to a router."""
+    """Add the addresses that show runs to a router."""
 
     @router.get("/runs", response_model=Runs)
     async def list_runs() -> Response:
@@ -138,7 +138,11 @@ async def _picture(feed: RunFeed, run: str, kind: str, name: str) -> Response:
 
 
 async def _read(work: Callable[[], T]) -> T:
-    """Return the result of `work`, which reads files in a thread; a damaged file becomes a refusal."""
+    """Return the result of `work`, which reads files and is therefore called in a thread.
+
+    Raises:
+        Refused: if a file is damaged.
+    """
     try:
         return await asyncio.to_thread(work)
     except UserError as error:

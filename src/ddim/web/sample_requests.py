@@ -41,7 +41,7 @@ class GuidedBody(Body):
 
     @property
     def evaluations(self) -> int:
-        """The number of network evaluations of a step: two if it is guided."""
+        """The number of network evaluations of a sampling step: two with guidance, else one."""
         return 1 if self.guidance in (None, 1) else 2
 
 
@@ -68,8 +68,9 @@ class SampleRequest(GuidedBody):
 
     @property
     def recipe_fields(self) -> dict[str, str]:
-        """The fields of the recipe that the request changes, as text keyed by path. Fields with their own
-        option come first.
+        """The fields of the recipe that the request changes, as text keyed by path.
+
+        Fields with an option of their own, such as `sampler`, come first.
         """
         own = {"sampler": self.sampler, "grid": self.grid}
         chosen = {name: value for name, value in own.items() if value is not None}
@@ -136,7 +137,7 @@ class EditRequest(GuidedBody):
 
     @property
     def passes(self) -> int:
-        """Roughly how often each sampling step is done."""
+        """Roughly the number of network evaluations for each sampling step."""
         often = {"vary": 1, "interpolate": 2, "inpaint": self.resample, "invert": 4}[self.kind]
         return often * self.evaluations
 
@@ -151,10 +152,10 @@ def check_work(
         images: number of images.
         steps: sampling steps, None for those of the recipe.
         limits: the limits of the server.
-        passes: how often each sampling step is done.
+        passes: roughly the number of network evaluations for each sampling step.
 
     Raises:
-        Refused: if it is too much; the sentence names the limit.
+        Refused: if the request is too much work; the sentence names the limit.
     """
     if images > limits.images:
         raise Refused(422, f"at most {limits.images} images can be made at a time, got {images}")

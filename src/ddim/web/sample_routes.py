@@ -33,7 +33,7 @@ LEFT = 499
 
 @dataclass(frozen=True)
 class MadeImage:
-    """An image of a result: the address of a picture of it, the name and address of its file, its seed.
+    """An image of a result: the address of its picture, the name and address of its file, and its seed.
 
     The picture is the file itself, unless a browser cannot show it, such as an array of 8 channels.
     """
@@ -81,7 +81,7 @@ class Services:
 
 
 def add_sample_routes(router: APIRouter, services: Services) -> None:
-    """Add the addresses to a router."""
+    """Add the addresses that make images to a router."""
     _add_edit_route(router, services)
 
     @router.post("/runs/{run}/samples", response_model=Result, responses=EVENTS)
@@ -250,7 +250,7 @@ async def _stream(services: Services, job: Job, own: str) -> AsyncGenerator[Even
 
 
 def _tidy(services: Services, job: Job, own: str) -> None:
-    """Remove the folder of a job that has no result; a job that still runs may write until it ends."""
+    """Remove the folder of a job that has no result; if the job still runs, do this when it has ended."""
     if job.result is not None:
         return
     if job.ended.is_set():
@@ -267,7 +267,7 @@ def _tidy(services: Services, job: Job, own: str) -> None:
 
 
 _TIDYING: set[asyncio.Task[None]] = set()
-"""References to tasks; without one, a task may be removed before it ends."""
+"""The tasks that remove folders. Python may delete a task without a reference before the task ends."""
 
 
 def _describe_result(store: ResultStore, own: str, found: Mapping[str, Any]) -> Result:

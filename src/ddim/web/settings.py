@@ -1,4 +1,4 @@
-"""What a server shows and to whom, and how much work it accepts."""
+"""The settings of a server: what it shows and to whom, and how much work it accepts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from ddim.errors import UserError
 
 TOKEN_LETTERS = 22
-"""The least length of a token: 22 letters of 64 kinds, drawn at random, are 132 bits."""
+"""The least length of a token. 22 random letters from an alphabet of 64 letters have 132 bits."""
 TOKEN_VARIETY = 8
 """The least number of different letters in a token; 22 random letters practically always have more."""
 
@@ -22,9 +22,9 @@ class Limits:
     Attributes:
         images: number of images of one request.
         steps: sampling steps of one request.
-        work: images times steps times pixels of one request.
+        work: images times steps times network evaluations for each step times pixels of one request.
         waiting: requests that wait for the worker.
-        per_client: requests of one client that wait for the worker or use it.
+        per_client: requests of one client that wait for the worker or use the worker.
         job_seconds: seconds that the worker may take for one request; after them the worker is restarted.
         json_bytes: bytes of a JSON body.
         upload_bytes: bytes of an uploaded image.

@@ -168,7 +168,7 @@ TASKS: dict[str, type[Task]] = {
     )
 }
 QUICK = (TrainingTask, RecipeTask, ChoicesTask)
-"""Tasks that the worker does at once, while it samples."""
+"""Tasks that the worker does immediately, even while it samples."""
 
 
 @dataclass(frozen=True)
@@ -192,16 +192,16 @@ class Message:
 
     @staticmethod
     def decode(line: bytes) -> Message:
-        """Return the message in a line."""
+        """Return the message that a line of JSON contains."""
         return Message(**json.loads(line))
 
 
 def encode_task(task: Task) -> dict[str, Any]:
-    """Return a task as JSON."""
+    """Return a task as a dictionary that JSON can express."""
     return {"task": type(task).__name__, **asdict(task)}
 
 
 def decode_task(content: Mapping[str, Any]) -> Task:
-    """Return the task in JSON."""
+    """Return the task that such a dictionary describes; see `encode_task`."""
     fields = dict(content)
     return TASKS[fields.pop("task")](**fields)

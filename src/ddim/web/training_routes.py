@@ -134,7 +134,7 @@ class DataDetails:
 def add_training_routes(
     router: APIRouter, services: Services, explain: Explainer, trainings: Trainings, settings: Settings
 ) -> None:
-    """Add the addresses to a router."""
+    """Add the addresses of trainings, recipes and images to a router."""
     _add_data_routes(router, services, settings)
 
     @router.get("/recipes", response_model=Recipes)

@@ -1,5 +1,6 @@
-"""Start, stop and resume trainings for the page. They are separate processes, and go on when the
-server ends.
+"""Start, stop and resume trainings for the page.
+
+The trainings are separate processes, and go on when the server ends.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ddim.web.settings import Settings
 PATIENCE = 20.0
 """Seconds for which a request waits to see whether a training begins or fails."""
 MOST = 8
-"""The most trainings that the page starts and that run at the same time."""
+"""The largest number of trainings of the page that run at the same time."""
 _SAID_BYTES = 4096
 
 
@@ -74,8 +75,9 @@ class Trainings:
         return self._settings.may_train and known.run.state == "running" and known.place.sweep is None
 
     def can_resume(self, known: ListedRun) -> bool:
-        """Return whether the page may resume a run or train it longer. It may not for the trials
-        of a sweep.
+        """Return whether the page may resume a run or train it longer.
+
+        The page may not do this with the trials of a sweep.
         """
         ended = known.run.state in ("stopped", "finished")
         saved = (known.place.path / "checkpoints").is_dir()
@@ -85,7 +87,7 @@ class Trainings:
         """Start a training in a new folder.
 
         Args:
-            source: the images.
+            source: the images, as `ddim train` takes them.
             words: more options of `ddim train`.
             stem: the first part of the name of the new folder.
 
@@ -177,8 +179,7 @@ class Trainings:
 
 
 def find_locker(lock: Path) -> int | None:
-    """Return the id of the process that has locked a file, or None if no process has or the system does not
-    tell.
+    """Return the id of the process that has locked a file; None if there is none or the system does not tell.
 
     Linux lists locks in /proc/locks: "1: FLOCK ADVISORY WRITE 123 08:01:456 0 EOF" is a lock of process 123
     on the file with inode 456.

@@ -1,4 +1,4 @@
-"""List the images of a result for the page, with a PNG for each one that a browser cannot show as it is."""
+"""List the images of a result for the page, with a PNG for each image that a browser cannot show itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ddim.runs.sample_files import is_picture, read_saved_image, show_image
 
 
 def describe_views(pipeline: LoadedRun) -> list[str]:
-    """Return a sentence for the user if pictures show less than the files contain."""
+    """Return a list with a sentence for the user if pictures show less than the files contain, else []."""
     channels, values = pipeline.model.shape.channels, pipeline.values
     if is_picture(values, channels):
         return []
@@ -22,8 +22,9 @@ def describe_views(pipeline: LoadedRun) -> list[str]:
 def write_views(paths: Iterable[Path], pipeline: LoadedRun) -> list[dict[str, str]]:
     """Return the name of each image file, and of the picture that shows it.
 
-    Pictures of 8 bits show themselves. Of images with more bits or channels, a file view-*.png is written
-    beside them, as `show_image` draws it. Call this after `archive`, which holds the exact values only.
+    An image of 8 bits is its own picture. If the images have more bits or channels, a picture view-*.png is
+    written beside each file, as `show_image` draws it. Call this after `archive`, so that the archive holds
+    only the exact values.
 
     Args:
         paths: the image files of a result, all in one folder.

@@ -51,8 +51,12 @@ class Monitor:
             raise Cancelled
 
     def preview(self, step: int, steps: int, draw: Callable[[], Drawn] | None = None) -> None:
-        """Tell the server that a step is done, with a small PNG. Raises `Cancelled` if the task was
-        cancelled.
+        """Tell the server that step `step` of `steps` is done, with a small PNG from `draw`.
+
+        Steps that come too fast are not sent, except the last step.
+
+        Raises:
+            Cancelled: if the task was cancelled.
         """
         self.check()
         if time.monotonic() < self._next and step < steps:
@@ -67,7 +71,7 @@ class Monitor:
 
 
 class Worker:
-    """Reads tasks from the server in one thread, and does them in the main thread."""
+    """Does the tasks of the server: quick tasks in the thread that reads tasks, others in the main thread."""
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self._source, self._sink = source, sink
@@ -126,7 +130,7 @@ class Worker:
 
 
 def run_worker() -> None:
-    """Run the worker."""
+    """Run the worker on standard input and output, until the server ends."""
     wait_briefly()
     keep_freed_memory()
     # What a library prints must not mix with the messages on standard output.
