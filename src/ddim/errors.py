@@ -24,14 +24,15 @@ _LONGEST, _MOST = 200, 2000  # letters and number of the words among which `sugg
 LARGEST_EXCESS = 1e-3
 """How far pixels may lie outside [0, 1].
 
-The distance is less than half of an 8-bit level, 1/510, so that such pixels round to 0 or 255.
+This distance is less than half of an 8-bit level (1/510), so such pixels round to 0 or 255.
 """
 
 
 class UserError(ValueError):
-    """The input cannot be used. The message says in one sentence what is wrong, what was given, what to do.
+    """Raised if the user's input cannot be used.
 
-    The command line prints the message without a traceback and exits with code 2.
+    The message says in one sentence what is wrong, what was given and what to do. The command line prints the
+    message without a traceback and exits with code 2.
     """
 
     exit_code = 2
@@ -144,7 +145,7 @@ def explain_os_error(error: OSError, what: str = "", advice: str = "") -> UserEr
 
     Args:
         error: the error of the system.
-        what: what cannot be done; by default that its path cannot be used.
+        what: the start of the message: what cannot be done. By default, the path in `error` cannot be used.
         advice: what to do.
     """
     if isinstance(error, NoSpace):
@@ -187,7 +188,7 @@ def check_positive(owner: str, **values: float) -> None:
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Check that a number of steps, times or images is allowed, before memory is allocated for them.
+    """Check that a number of steps, noise levels or images is allowed, before memory is allocated for them.
 
     Args:
         name: the name of the number in the message.
@@ -204,14 +205,14 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 
 def check_pixels(kind: str, low: float, high: float, what: str = "images", where: str = "") -> None:
-    """Check that pixel values, which are not uint8, are floats in [0, 1].
+    """Check that pixel values of another type than uint8 are floats in [0, 1].
 
     Args:
         kind: the type of the values, such as "float32"; only float types are accepted.
         low: the smallest value; it may lie below 0 by `LARGEST_EXCESS`.
         high: the largest value; it may lie above 1 by `LARGEST_EXCESS`.
         what: the subject of the message.
-        where: the end of the message, such as " in image 3".
+        where: the place of the values in the message, such as " in image 3".
 
     Raises:
         UserError: if the values are not floats in [0, 1]; the message says how to convert them.

@@ -23,7 +23,10 @@ EXPANSION, SLACK = 250, 2**26
 """The unpacked size may be at most this many times the size of the archive, plus this many bytes."""
 
 DAMAGED = (*BROKEN, zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, lzma.LZMAError)
-"""The errors that damaged archives raise. Encrypted ones and unknown methods raise RuntimeErrors."""
+"""The exceptions that damaged archives raise.
+
+Encrypted archives and unknown compression methods raise a RuntimeError.
+"""
 
 # Each member uses at least this many bytes of the allowance, because thousands of tiny ones take time too.
 _LEAST = 4096
@@ -52,7 +55,7 @@ class Allowance:
         self.left = self.total
 
     def take(self, count: int) -> None:
-        """Note that a member of `count` bytes is unpacked.
+        """Subtract the `count` bytes of a member, but at least 4096, from the allowance.
 
         Raises:
             UserError: if the archive has used up its allowance.
@@ -85,13 +88,13 @@ def open_zip(path: Path) -> Generator[zipfile.ZipFile]:
 
 
 def read_tar(path: Path, allowance: Allowance) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """Yield the header of each member of a tar file, which may be packed, and its content if it is a file.
+    """Yield pairs (header, content) of the members of a tar file; content is None if a member is not a file.
 
-    The content must be read before the next member.
+    The tar file may be compressed. The content must be read before the next pair is taken.
 
     Raises:
-        *DAMAGED: if the archive is damaged, or no tar file.
-        UserError: if it unpacks to more than the allowance.
+        *DAMAGED: if the archive is damaged, or is not a tar file.
+        UserError: if the archive unpacks to more than the allowance.
     """
     with _open_tar(path, allowance) as archive:
         while (info := archive.next()) is not None:
@@ -102,7 +105,7 @@ def read_tar(path: Path, allowance: Allowance) -> Iterator[tuple[tarfile.TarInfo
 
 
 def is_tar(path: Path) -> bool:
-    """Return whether a file is a tar file, which may be packed.
+    """Return whether a file is a tar file, which may be compressed.
 
     Raises:
         UserError: if its first header unpacks to too much.
@@ -150,7 +153,7 @@ class _Unpacked:
 
 
 class _Info(tarfile.TarInfo):
-    """The header of a member, whose size is checked before it is read."""
+    """The header of a member; a header that is too large is refused before its content is read."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -180,7 +183,7 @@ class _Archive(tarfile.TarFile):
 
     @contextmanager
     def count_header(self) -> Generator[None]:
-        """Count a header for a block, in which those that follow it for the same member are read."""
+        """Count one header while a `with` block reads the next headers of the same member."""
         self.in_a_row += 1
         if self.in_a_row > _MOST_HEADERS:
             raise tarfile.ReadError(f"more than {_MOST_HEADERS} headers of one member")

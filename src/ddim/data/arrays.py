@@ -37,8 +37,8 @@ _MOST_LABELS, _LARGEST_IMAGE = 10**8, 2**28  # bytes
 def find_channel_axis(shape: Sequence[int], axis: str = "auto") -> str | None:
     """Return whether the channels of images of this shape are "first" or "last"; None if this is ambiguous.
 
-    The channels are on the axis that is shorter than both others. If there is no such axis, the answer is
-    None.
+    The channels are on the first or the last axis if this axis is shorter than both others. Otherwise the
+    result is None.
 
     Args:
         shape: (C, H, W) or (H, W, C).
@@ -92,7 +92,7 @@ class Arrays:
     official: bool = False
 
     def stamp(self) -> str:
-        """Return the path, size and times of the file, and how it is read; see `Source`."""
+        """Return the path, size and timestamps of the file, and how it is read; see `Source`."""
         found = stamp_paths(self.path)
         return f"{found}\0{self.reading.axis}\0{self.reading.array}" if found else ""
 
@@ -164,7 +164,7 @@ class Arrays:
 
     @contextmanager
     def _open_array(self, wanted: str | None = None) -> Generator[IO[bytes]]:
-        """Open the .npy file, or the array `wanted` of a .npz file; None for the array of images."""
+        """Open the .npy file, or the array `wanted` of a .npz file; if None, the array of images."""
         try:
             if not self._is_zip:
                 if not measure_file(self.path):
@@ -204,9 +204,7 @@ class Arrays:
         return found or others[0]
 
     def _read_labels(self) -> np.ndarray | None:
-        """Return the class indices (N,) in an array "labels" or "y" of the file; None if there is no such
-        array.
-        """
+        """Return the class indices (N,) in the array "labels" or "y"; None if there is no such array."""
         if not self._is_zip:
             return None
         with open_zip(self.path) as archive:

@@ -95,8 +95,8 @@ class Transformations:
         mirrored: whether each image is mirrored left to right, (B,).
         upended: whether each image is mirrored top to bottom, (B,).
         moved: indices (n,) of the images that are resampled.
-        inverse: for these, the matrices (n, 2, 2) from positions in the result to positions in the image.
-        shift: for these, translations (n, 2) to the right and down, in pixels.
+        inverse: matrices (n, 2, 2) of the images `moved`, from positions in the result to those in the image.
+        shift: translations (n, 2) of the images `moved`, to the right and down, in pixels.
     """
 
     mirrored: Tensor
@@ -127,7 +127,8 @@ def prepare_transformations(labels: Tensor, height: int, width: int) -> Transfor
 def apply_augmentation(x: Tensor, labels: Tensor) -> Tensor:
     """Return images (B, C, H, W) of floats, transformed by labels (B, 9); labels of zero change nothing.
 
-    If the labels are on a GPU, this waits until it has computed them. `apply_transformations` does not wait.
+    If the labels are on a GPU, this waits until the GPU has computed them. `apply_transformations` does not
+    wait.
     """
     return apply_transformations(x, prepare_transformations(labels.cpu(), *x.shape[2:]))
 

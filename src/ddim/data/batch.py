@@ -18,7 +18,7 @@ def gather_batch(images: Images, which: np.ndarray, flips: np.ndarray | None = N
     Args:
         images: all images.
         which: indices (B,).
-        flips: (B,) bool, whether to mirror each image left to right; None mirrors none.
+        flips: (B,) bool, whether to mirror each image left to right; if None, no image is mirrored.
 
     Returns:
         (B, C, H, W) in channels_last memory format, always a copy: uint8, or float32 in [0, 1] if the images

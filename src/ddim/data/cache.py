@@ -98,9 +98,7 @@ def load_cached(
 def fingerprint_survey(
     known: Survey, size: tuple[int, int], channels: int | None, values: Literal["auto"] | ValueType = "auto"
 ) -> str:
-    """Return the fingerprint that the images of a source have after decoding to `size` (height, width) and
-    `channels`.
-    """
+    """Return the fingerprint of the images of a source, decoded to `size` (height, width) and `channels`."""
     shape = f"{size[0]}x{size[1]}x{channels or known.channels}"
     kind = known.find_values(values).type
     deep = "" if kind == "uint8" else f" {kind} {VERSION}"
@@ -108,7 +106,7 @@ def fingerprint_survey(
 
 
 def open_decoded(fingerprint: str, size: tuple[int, int], *, cache: Path | None = None) -> Images | None:
-    """Return the cached images with this fingerprint, or None; their source need not exist any more."""
+    """Return the images with this fingerprint if they are cached, else None; their source may be gone."""
     pattern = f"{fingerprint[:32]}-{size[0]}x{size[1]}x*"
     for folder in (found for root in cache_folders(cache) for found in sorted(root.glob(pattern))):
         shape = re.fullmatch(r"x(\d+)(-\w+)?", folder.name[len(f"{fingerprint[:32]}-{size[0]}x{size[1]}") :])
@@ -250,7 +248,7 @@ def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
 
 
 def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images | None:
-    """Return the data set in a folder, or None if it is missing or damaged."""
+    """Return the images in a folder of the cache, or None if the folder is missing or damaged."""
     try:
         seal = read_seal(folder)
         index = json.loads((folder / _INDEX).read_text("utf-8"))

@@ -24,7 +24,7 @@ _PARTS = {
     "weights": ("weights", r".*-[0-9a-f]{8}\.pth", "downloaded weights of feature networks"),
 }
 PARTS = tuple(_PARTS)
-"""The parts of the cache."""
+"""The names of the parts of the cache."""
 
 
 @dataclass(frozen=True)

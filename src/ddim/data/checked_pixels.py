@@ -21,10 +21,9 @@ _CHUNK = 2**20
 
 
 def write_seal(pixels: Path, size: int, *pages: str) -> None:
-    """Write the file `SEAL`: the hash of each chunk of the file `pixels`, and the hashes of the small files
-    `pages` beside it.
+    """Write the file `SEAL` with the hashes of the chunks of `pixels`, and of the files `pages` beside it.
 
-    A chunk is a whole number of images, each of `size` bytes.
+    A chunk of the file `pixels` is a whole number of images, each of `size` bytes.
     """
     rows = max(1, _CHUNK // size)
     chunks = []
@@ -52,7 +51,7 @@ def read_seal(folder: Path) -> dict[str, Any]:
 
 
 class SealedPixels:
-    """Images (N, H, W, C) in a file, a read-only array whose rows are checked when they are first read.
+    """A read-only array of the images (N, H, W, C) in a file; its rows are checked when they are first read.
 
     It is indexed like a NumPy array, but new axes and ellipses are not supported. Indexing returns a NumPy
     array.

@@ -1,6 +1,6 @@
 """Class labels for images without class folders: images that look alike form a cluster, found by k-means.
 
-Images are compared by small thumbnails (see `thumbnails`), so by the colours of their parts, not by the
+Images are compared by small thumbnails (see `thumbnails`). So the colours of their parts decide, not the
 objects in them. No pretrained network is used.
 """
 
@@ -27,7 +27,10 @@ In Oklab both colour axes span less than a third of the range of lightness.
 """
 
 ENOUGH = 10_000
-"""The largest number of images in k-means. For more than 200 clusters it is 50 for each cluster instead."""
+"""The largest number of images in k-means.
+
+For more than 200 clusters, the largest number is 50 images for each cluster instead.
+"""
 
 _PREFIX = "clusters:"
 _USE = 4  # the streams 1 to 3 are those of `ddim.data.order`
@@ -100,7 +103,7 @@ class ImageClusters:
         return tuple(f"cluster-{k:0{digits}d}" for k in range(count))
 
     def find_labels(self, images: Images, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nearest cluster (B,) int64 of each image, and its squared distance (B,) to the centre.
+        """Return the nearest cluster (B,) int64 of each image, and the squared distance (B,) to its centre.
 
         Args:
             images: any images, of any size.
@@ -190,7 +193,7 @@ def apply_centres(split: SplitImages, centres: np.ndarray, mirrored: bool) -> Im
 
 
 def list_typical(clusters: ImageClusters, split: SplitImages, count: int) -> list[np.ndarray]:
-    """Return the indices of the training images of each cluster that are nearest to its centre.
+    """Return, for each cluster, the indices of the training images that are nearest to its centre.
 
     Args:
         clusters: the clusters of these images.
@@ -214,7 +217,7 @@ def _compute_features(images: Images, which: np.ndarray, mirrored: bool) -> np.n
     """Return features (B, d) of images, from the cells of their thumbnails.
 
     Mirroring exchanges pairs of cells, one on the left and one on the right. The first half of the features
-    are the sums of these pairs, the other half their differences.
+    are the sums of these pairs; the other half are their differences.
 
     If `mirrored`, an image and its mirror image have exactly the same features.
     """

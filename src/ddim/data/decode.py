@@ -64,7 +64,7 @@ BROKEN = (
     struct.error,
     zlib.error,
 )
-"""The errors that Pillow's decoders can raise for damaged files."""
+"""The exceptions that Pillow's decoders can raise for damaged files."""
 
 
 class UnusableError(Exception):
@@ -90,7 +90,7 @@ def is_image_name(name: str, head: bytes) -> bool:
 
 
 def list_readable() -> tuple[str, ...]:
-    """Return the formats that can be read here: HEIF only if pillow-heif is installed."""
+    """Return the formats that can be read; HEIF is among them only if pillow-heif is installed."""
     return (*FORMATS, "HEIF") if find_spec("pillow_heif") else FORMATS
 
 
@@ -150,7 +150,7 @@ def read_header(data: bytes) -> Header:
 
 
 def decode_image(data: bytes, size: tuple[int, int], channels: int) -> tuple[Header, np.ndarray]:
-    """Decode a file: rotate the image by EXIF, crop it at the centre to the aspect of `size`, resize it.
+    """Decode a file, rotate the image by EXIF, crop its centre to the aspect ratio of `size`, and resize it.
 
     Resizing is Pillow's bicubic, which is antialiased. Only the first frame of an animation is decoded.
 
@@ -220,8 +220,9 @@ def _channels(image: Image.Image) -> int:
 
 
 def _draft(image: Image.Image, size: tuple[int, int]) -> None:
-    """Make libjpeg decode at a lower resolution, which is faster; the decoded image is at least twice as
-    large as `size`.
+    """Make libjpeg decode a large image at a lower resolution, which is faster.
+
+    The lower resolution is still at least twice as large as `size`.
     """
     height, width = size if _orientation(image) < 5 else (size[1], size[0])
     scale = min(image.height / height, image.width / width)
@@ -289,8 +290,9 @@ def _cut_strips(image: Image.Image) -> Iterator[Image.Image]:
 def _convert_strips(
     image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
-    """Return `convert(image)`, computed strip by strip to save memory; `convert` must treat each
-    pixel alone.
+    """Return `convert(image)`, computed strip by strip to save memory.
+
+    `convert` must treat each pixel alone.
     """
     if image.width * image.height <= _STRIP:
         return convert(image)
@@ -311,9 +313,9 @@ def _fit(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def find_crop(whole: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Return the largest crop with the aspect of `size` at the centre of an image: left, top, right, bottom.
+    """Return the box (left, top, right, bottom) of the largest central crop with the aspect ratio of `size`.
 
-    Both sizes are (height, width).
+    The size of the image, `whole`, and `size` are (height, width).
     """
     height, width = size
     scale = min(whole[0] / height, whole[1] / width)

@@ -14,7 +14,7 @@ def group_equal_images(images: Images) -> list[list[int]]:
     """Group the images whose pixels are equal after crop and resize.
 
     Returns:
-        The indices of the images of each group; groups with images of several classes come first.
+        The indices of the images in each group of two or more; groups with several classes come first.
     """
     groups: dict[bytes, list[int]] = defaultdict(list)
     for index, pixels in enumerate(images.pixels):

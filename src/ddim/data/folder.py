@@ -1,5 +1,6 @@
-"""Sources of the image files in a folder, a .zip or a .tar[.gz|.xz|.bz2]; archives are not extracted to the
-disk.
+"""Sources of the image files in a folder, a .zip or a .tar[.gz|.xz|.bz2].
+
+Archives are not extracted to the disk.
 """
 
 from __future__ import annotations
@@ -52,14 +53,14 @@ def open_path(path: Path) -> Source:
 class Folder:
     """All images below a folder, sorted by path.
 
-    Links to files, and links to folders outside this one, are followed.
+    Links to files, and links to folders outside this folder, are followed.
     """
 
     path: Path
     official: bool = False
 
     def stamp(self) -> str:
-        """Return the path, and names, sizes and times of all files; see `Source`."""
+        """Return the path of the folder, and the names, sizes and timestamps of all files; see `Source`."""
         lines = []
         for name, where in self._files():
             if not isinstance(where, Path):
@@ -124,7 +125,7 @@ class Zip:
     official: bool = False
 
     def stamp(self) -> str:
-        """Return the path, size and times of the archive; see `Source`."""
+        """Return the path, size and timestamps of the archive; see `Source`."""
         return stamp_paths(self.path)
 
     def survey(self) -> Survey | None:
@@ -156,15 +157,15 @@ class Zip:
 class Tar:
     """All images in a tar file, in the order of the archive.
 
-    They are not sorted, because a compressed stream has no random access. As in WebDataset, a file KEY.cls or
-    KEY.json beside KEY.jpg names the class of the image: the image becomes CLASS/KEY.jpg.
+    The images are not sorted, because a compressed stream has no random access. As in WebDataset, a file
+    KEY.cls or KEY.json beside KEY.jpg names the class of the image: the image becomes CLASS/KEY.jpg.
     """
 
     path: Path
     official: bool = False
 
     def stamp(self) -> str:
-        """Return the path, size and times of the archive; see `Source`."""
+        """Return the path, size and timestamps of the archive; see `Source`."""
         return stamp_paths(self.path)
 
     def survey(self) -> Survey | None:
@@ -201,8 +202,9 @@ class Tar:
 
 
 def stamp_paths(*paths: Path) -> str:
-    """Return a text with the paths, sizes and times of files and folders; "" if one changed in the last two
-    seconds.
+    """Return a text with the paths, sizes and timestamps of files and folders.
+
+    The text is "" if a file or folder changed in the last two seconds, or cannot be read.
     """
     try:
         return "\n".join(f"{path.resolve()}\0{_times(path)}" for path in paths)
@@ -211,8 +213,9 @@ def stamp_paths(*paths: Path) -> str:
 
 
 class _TooYoungError(Exception):
-    """Raised if a file was written in the last two seconds, because another change now might not change its
-    times.
+    """Raised if a file was written in the last two seconds.
+
+    Another change now might not change the timestamps of the file.
     """
 
 

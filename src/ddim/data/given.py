@@ -27,13 +27,13 @@ from ddim.data.values import PICTURE_CHANNELS, ValueType
 from ddim.errors import UserError, check_pixels
 
 PREFIX = "given:"
-"""The start of the text of every such source."""
+"""The start of the text of every source of images that are given from Python."""
 
 GIVEN: dict[str, GivenImages] = {}
 """The sources that were given in this process, keyed by their texts."""
 
 PAIRS = "give pairs (image, label), such as torch.utils.data.TensorDataset(images, labels)"
-"""The advice for images with labels."""
+"""The advice in error messages on how to give images with labels."""
 
 _SHAPES = "(N, C, H, W) or (N, H, W, C)"
 
@@ -47,7 +47,8 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
             or images of Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... If the
             data set has an attribute `classes`, it names the classes. A split of a data set of Hugging Face
             has images in its column `image` and class labels in `label`. The channels are on the first axis
-            if its length is 1, 3 or 4; else on the last axis if its length is; else on the shortest axis.
+            if its length is 1, 3 or 4; else on the last axis if its length is 1, 3 or 4; else on the shortest
+            axis.
         values: "auto" rounds floats in [0, 1] to 8 bits if the images have 1, 3 or 4 channels; "float32"
             keeps floats of any range. 16-bit images, and images with other numbers of channels, are never
             rounded.
@@ -205,10 +206,13 @@ def _encode(image: Any, name: str, *, keep: bool) -> bytes:  # noqa: ANN401
 
 
 def _to_pixels(image: Any, name: str, *, keep: bool) -> np.ndarray:  # noqa: ANN401
-    """Return a tensor or array as pixels (H, W, C), uint8, uint16 or float32; floats only if `keep`.
+    """Return a tensor or array as pixels (H, W, C), uint8, uint16 or float32.
+
+    Floats are kept if `keep` is set or the number of channels is not 1, 3 or 4; else they are rounded to
+    uint8.
 
     Raises:
-        UserError: if it does not have the shape of an image, or its values are of another type or range.
+        UserError: if the shape is not that of an image, or the values are of another type or range.
     """
     if hasattr(image, "detach"):
         image = image.detach().cpu()

@@ -32,7 +32,7 @@ from ddim.data.values import PICTURE_CHANNELS, ValueType
 # Increase this number with every change that affects the decoded values; it is part of their fingerprints.
 VERSION = "1"
 ARRAY = "NPY"
-"""The format of an image of an array; its mode is the type of its values."""
+"""The `Header.format` of an image from an array; the `Header.mode` is then the type of its values."""
 
 # Other methods of compression are not needed for such images, and their decoders are less used.
 _COMPRESSIONS = (1, 5, 8, 32773, 32946)
@@ -78,7 +78,7 @@ def read_any_header(data: bytes) -> Header:
 def decode_any(
     data: bytes, size: tuple[int, int], channels: int, wanted: ValueType = "uint8"
 ) -> tuple[Header, np.ndarray]:
-    """Decode a file, crop it at the centre to the aspect of `size`, and resize it.
+    """Decode a file, crop it at the centre to the aspect ratio of `size`, and resize it.
 
     Args:
         data: the bytes of the file.
@@ -91,7 +91,7 @@ def decode_any(
         The header, and the pixels (height, width, channels) of the type `wanted`.
 
     Raises:
-        UnusableError: if the image cannot be decoded, or not to these channels and values.
+        UnusableError: if the image cannot be decoded, or cannot be converted to these channels and this type.
     """
     if wanted == "uint8" and not data.startswith(MAGIC):
         if channels not in PICTURE_CHANNELS:
@@ -237,8 +237,8 @@ def _read_tiff(data: bytes) -> np.ndarray:
 def _open_series(data: bytes, *, decode: bool = False) -> tuple[tuple[int, int, int], np.ndarray]:
     """Return the shape (H, W, C) of the first image of a TIFF file, and its pixels if `decode`.
 
-    The channels are the samples of each pixel, or the pages, if the file calls these channels ("C") or does
-    not name their axis ("Q").
+    The channels are the samples of each pixel. Pages are channels if tifffile calls the axis of the pages "C"
+    (channels) or "Q" (unknown).
     """
     try:
         import imagecodecs  # noqa: F401  (its decoders stop at the size of a strip)

@@ -1,7 +1,7 @@
-"""Repositories on the Hugging Face Hub: their names, their files, and their errors in one sentence.
+"""Parse names of repositories on the Hugging Face Hub, download files, and explain errors in one sentence.
 
-This needs the extra `hub`. Strangers write what a repository holds: only files that the caller names are
-downloaded, with a limit of size, into the cache of `huggingface_hub`. Nothing in them runs.
+This needs the extra `hub`. Strangers write the content of a repository. So only files that the caller names
+are downloaded, with a limit of size, into the cache of `huggingface_hub`. No code in them runs.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Repository:
 
     Attributes:
         owner: the user or organisation.
-        name: its name.
+        name: the name of the repository, without its owner.
         revision: a branch, tag or commit; None for the main branch.
-        kind: what it holds, in the words of the Hub.
+        kind: what the repository holds, in the words of the Hub.
     """
 
     owner: str
@@ -56,12 +56,12 @@ class Repository:
 
     @property
     def path(self) -> str:
-        """Its path on the Hub, such as datasets/OWNER/NAME."""
+        """The path of the repository on the Hub, such as datasets/OWNER/NAME."""
         return self.id if self.kind == "model" else f"datasets/{self.id}"
 
     @property
     def id(self) -> str:
-        """Its name on the Hub, OWNER/NAME."""
+        """The name of the repository on the Hub, OWNER/NAME."""
         return f"{self.owner}/{self.name}"
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ class HubFile:
 
 
 def names_repository(run: str | Path) -> bool:
-    """Return whether a name of a run begins with "hub:"."""
+    """Return whether the name of a run or data set begins with "hub:"."""
     return str(run).startswith(PREFIX)
 
 
@@ -111,13 +111,13 @@ def parse_repository(text: str | Path, kind: Literal["model", "dataset"] = "mode
 
 
 def connect_to_hub(purpose: str) -> HfApi:
-    """Return the client of the Hub.
+    """Return a client for the Hub.
 
     Args:
         purpose: the subject of the message, such as "pushing a run".
 
     Raises:
-        UserError: if the package is not installed.
+        UserError: if the package `huggingface_hub` is not installed.
     """
     try:
         from huggingface_hub import HfApi
@@ -127,10 +127,10 @@ def connect_to_hub(purpose: str) -> HfApi:
 
 
 def check_login(purpose: str) -> None:
-    """Check that there is a token of the user for the Hub.
+    """Check that the user has a token for the Hub.
 
     Raises:
-        HubError: if there is none.
+        HubError: if there is no token.
     """
     if not _has_token():
         raise HubError(f"{purpose} needs a token with the right to write: {_LOGIN}")
@@ -140,8 +140,8 @@ def find_file(repository: Repository, file: str, largest: int) -> HubFile:
     """Download a small file that marks what a repository is, and return it with the commit.
 
     If the Hub cannot be reached or refuses, the copy of an earlier download is used, with a warning. With
-    HF_HUB_OFFLINE=1 or another such setting, the copy is used without a warning. A commit in place of a
-    branch needs no connection after its first download.
+    HF_HUB_OFFLINE=1 or another such setting, the copy is used without a warning. If
+    `repository.revision` is a commit, no connection is needed after the first download.
 
     Args:
         repository: the repository.
@@ -150,6 +150,7 @@ def find_file(repository: Repository, file: str, largest: int) -> HubFile:
 
     Raises:
         HubError: if there is no such repository, revision or file, or no connection and no copy.
+        UserError: if the file is larger than `largest`, or its size is unknown.
     """
     api = connect_to_hub(str(repository))
     from huggingface_hub import try_to_load_from_cache
@@ -197,7 +198,7 @@ def download_listed(repository: Repository, commit: str, file: str, size: int) -
     """Return the path of a file of a data set in the cache of `huggingface_hub`; download it if necessary.
 
     Raises:
-        HubError: if it cannot be downloaded or has another size.
+        HubError: if the file cannot be downloaded, or its size is not `size`.
     """
     api = connect_to_hub(str(repository))
     with explain_errors(repository):
@@ -208,7 +209,10 @@ def download_listed(repository: Repository, commit: str, file: str, size: int) -
 
 
 def copy_file(path: Path, target: Path) -> None:
-    """Link or copy a file of the cache of `huggingface_hub`, which is a link to a file with another name."""
+    """Create a hard link `target` to a file in the cache of `huggingface_hub`, or copy the file.
+
+    If `path` is a symbolic link, the file to which the link leads is used.
+    """
     real = os.path.realpath(path)
     try:
         os.link(real, target)
@@ -226,10 +230,11 @@ def download_part(
         commit: the commit.
         file: the name of the file.
         largest: the largest size in bytes.
-        again: whether to download it even if there is a copy, which may be damaged.
+        again: whether to download the file even if there is a copy, which may be damaged.
 
     Raises:
-        HubError: if it cannot be downloaded or is larger.
+        HubError: if the file cannot be downloaded.
+        UserError: if the file is larger than `largest`, or its size is unknown.
     """
     api = connect_to_hub(str(repository))
     from huggingface_hub import try_to_load_from_cache

@@ -1,8 +1,8 @@
-"""Data sets on the Hugging Face Hub, named as hub:OWNER/NAME[@REVISION]: download the files with images.
+"""Download the files with the images of data sets on the Hugging Face Hub, hub:OWNER/NAME[@REVISION].
 
-Files are chosen by their names: parquet files, else one archive or file of arrays, else images. If some of
-them belong to a split "train", the others are left out. They are read as local files are: nothing in them
-runs.
+The files are chosen by their names: parquet files if there are any, else one archive or file of arrays, else
+image files. If some of the chosen files belong to a split "train", the other files are left out. The files
+are read like local files: no code in them runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ddim.files.documents import read_sealed, write_sealed
 FOLDER = "hub"
 """The folder in the cache with the downloaded data sets: datasets--OWNER--NAME/COMMIT/NAME."""
 REVISIONS = "revisions.json"
-"""The file beside the commits that says which commit a branch was."""
+"""The file beside the folders of the commits; it stores the last known commit of each branch or tag."""
 MOST_FILES = 100_000
 
 _PARQUET = (".parquet",)
@@ -43,8 +43,8 @@ def fetch_data(repository: Repository) -> Path:
     """Return the file or folder with the images of a data set; what is in the cache is not downloaded again.
 
     Raises:
-        HubError: if it cannot be downloaded.
-        UserError: if it holds no images, or several archives.
+        HubError: if the data set cannot be downloaded.
+        UserError: if the data set holds no images, several archives, or too many files.
         NoSpace: if the disk has too little space.
     """
     name, revision = repository.name, repository.revision or "main"
@@ -119,6 +119,6 @@ def _download(repository: Repository, commit: str, sizes: Mapping[str, int], fol
 
 
 def _find_single(folder: Path) -> Path:
-    """Return the only file of a folder, or else the folder."""
+    """Return the only file of a folder if it is not an image, else the folder."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return files[0] if len(files) == 1 and not is_image_name(files[0].name, b"") else folder

@@ -83,7 +83,8 @@ class SplitImages:
     """Images, and the sorted, disjoint int64 indices of the training images and of the validation images.
 
     `clusters` is set if the classes are clusters found in these images, and `vectors` if the images have
-    vectors. They can cluster other images, and standardise other vectors, in the same way.
+    vectors. `clusters` can assign other images to the same clusters, and `vectors` can standardise other
+    vectors in the same way.
     """
 
     images: Images

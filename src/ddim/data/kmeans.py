@@ -71,7 +71,10 @@ def _iterate(features: np.ndarray, centres: np.ndarray, kept: int) -> tuple[floa
 
 
 def _update(kept: np.ndarray, turning: np.ndarray, labels: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Return the mean features of each cluster; an image is mirrored if this is nearer to the old centre."""
+    """Return the mean features of each cluster, which are the new centres.
+
+    An image is first mirrored if its mirror image is nearer to the old centre.
+    """
     count, size = len(centres), len(labels)
     toward = np.einsum("nd,nd->n", turning, centres[labels, kept.shape[1] :])
     places = labels, np.arange(size)

@@ -26,7 +26,7 @@ class LabelFile:
     data: bytes
 
     def read(self) -> str | None:
-        """Return the name of the class; None if the file names none."""
+        """Return the name of the class; None if the file names no class."""
         text = self.data.decode("utf-8", "replace").strip()
         if self.name.lower().endswith(".json"):
             try:
@@ -49,11 +49,10 @@ def check_class(text: str) -> str | None:
 
 
 def name_classes(files: Iterable[Member | Reject | LabelFile]) -> Iterator[Member | Reject]:
-    """Yield images and rejected files; if a label file has the key of an image, the image is renamed to
-    CLASS/NAME.
+    """Yield images and rejected files; an image whose key has a label file is renamed to CLASS/NAME.
 
-    The files of one key must follow each other; only these are in memory at the same time. A key with more
-    files or bytes than a sample has, such as "scan" of scan.0001.png to scan.9999.png, gives no class.
+    The files of one key must follow each other; only the files of one key are in memory together. A key with
+    too many files or bytes for one sample, such as "scan" of scan.0001.png to scan.9999.png, gives no class.
     """
     group: list[Member | Reject | LabelFile] = []
     key, size = None, 0

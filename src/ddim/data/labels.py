@@ -14,7 +14,7 @@ def find_given_classes(
 
     Args:
         names: the names of the members.
-        class_names: the names of the classes, used if there is one for each class.
+        class_names: the names of the classes, used if each class has one name and all names differ.
 
     Raises:
         UserError: if only some images have a label.

@@ -1,4 +1,4 @@
-"""Oxford Flowers 102, Oxford-IIIT Pets and CIFAR-10, from a local copy or by download.
+"""Open Oxford Flowers 102, Oxford-IIIT Pets and CIFAR-10, from a local copy or by download.
 
 The archives are read in place and not extracted, and nothing in them is run as code. CIFAR-10 is read in its
 binary version, because the Python version is a pickle, which can run code. The labels of Flowers are MATLAB
@@ -22,7 +22,7 @@ from ddim.files import cache_folder, cache_folders, download_file, read_file
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download: data set, address, MD5 (hex), and the name of the folder after unpacking."""
+    """A file to download, with its data set, address, MD5 (hex) and the name of its unpacked folder."""
 
     name: str
     url: str
@@ -58,20 +58,20 @@ _CIFAR10_RECORD = 1 + 3 * 32 * 32
 
 
 def open_flowers(copy: Path | None) -> Source:
-    """Return the 8,189 photographs of Oxford Flowers 102, without labels and without an official split.
+    """Return a source of the 8,189 photographs of Oxford Flowers 102, without labels or an official split.
 
     Args:
-        copy: the user's copy of the archive; None finds or downloads it (see `locate_archive`).
+        copy: the user's copy of the archive; if None, `locate_archive` finds or downloads the archive.
     """
     path = locate_archive(FLOWERS, copy)
     return Renamed(open_path(path), lambda name: name.rsplit("/", 1)[-1], stamp_paths(path), official=False)
 
 
 def open_pets(copy: Path | None) -> Source:
-    """Return the images of Oxford-IIIT Pets: 3,680 for training and 3,669 for validation, 37 breeds.
+    """Return a source of Oxford-IIIT Pets: 3,680 images for training and 3,669 for validation, of 37 breeds.
 
     Args:
-        copy: the user's copy of the archives; None finds or downloads them (see `locate_archive`).
+        copy: the user's copy of the archives; if None, `locate_archive` finds or downloads the archives.
     """
     path, lists = locate_archive(PETS, copy), locate_archive(PETS_LISTS, copy)
     parts: dict[str, str] = {}
@@ -90,10 +90,10 @@ def open_pets(copy: Path | None) -> Source:
 
 
 def open_cifar10(copy: Path | None) -> Source:
-    """Return CIFAR-10: 50,000 images of 32x32 for training and 10,000 for validation, 10 classes.
+    """Return a source of CIFAR-10: 50,000 images of 32x32 for training, 10,000 for validation, 10 classes.
 
     Args:
-        copy: the user's copy of the archive; None finds or downloads it (see `locate_archive`).
+        copy: the user's copy of the archive; if None, `locate_archive` finds or downloads the archive.
     """
     return Cifar10(locate_archive(CIFAR10, copy))
 
@@ -122,7 +122,7 @@ class Renamed:
     official: bool
 
     def stamp(self) -> str:
-        """Return paths, sizes and times of all files on which the source depends; see `Source`."""
+        """Return the paths, sizes and timestamps of all files on which the source depends; see `Source`."""
         own = self.source.stamp()
         return f"{own}\0{self.stamped}\0{self.official}" if own and self.stamped else ""
 
@@ -143,13 +143,13 @@ class Renamed:
 
 @dataclass(frozen=True)
 class Cifar10:
-    """CIFAR-10 in its binary version: records of a label and 3 x 32 x 32 bytes, returned as PPM files."""
+    """Source of CIFAR-10 in its binary version; records of a label and 3 x 32 x 32 bytes become PPM files."""
 
     path: Path
     official: bool = True
 
     def stamp(self) -> str:
-        """Return paths, sizes and times of the files of batches; see `Source`."""
+        """Return the paths, sizes and timestamps of the batch files, or of the archive; see `Source`."""
         return (
             stamp_paths(*(self.path / name for name in _CIFAR10_FILES))
             if self.path.is_dir()
@@ -184,7 +184,7 @@ def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     """Yield the wanted files, as (name, bytes), from a folder or a tar file.
 
     Raises:
-        UserError: if one of them is missing.
+        UserError: if a wanted file is missing or cannot be read.
     """
     missing = set(wanted)
     try:
@@ -213,12 +213,12 @@ def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
 
 
 def locate_archive(archive: Archive, copy: Path | None) -> Path:
-    """Return the path of a local copy, the archive file or its unpacked folder; download it if necessary.
+    """Return the path of a local copy (archive file or unpacked folder); download the archive if necessary.
 
     Args:
         archive: the file to find.
-        copy: the folder or file to search. None searches $DDIM_DATA and earlier downloads; if the archive is
-            not there, it is downloaded.
+        copy: the folder or file to search. If None, $DDIM_DATA and earlier downloads are searched; if the
+            archive is not there, it is downloaded.
 
     Raises:
         UserError: if there is no copy and the download fails; the message says where to put which file.

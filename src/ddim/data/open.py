@@ -42,13 +42,13 @@ def open_images(
     are kept, see `Images.values`.
 
     Args:
-        source: a folder, a .zip, a .tar[.gz|.xz], a .npy, a .npz, or the name of a built-in data set:
-            "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". A local copy of the last three is
-            given as "pets:/path/to/copy". "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face Hub.
-            If a path with such a name exists, it takes precedence. The text of images that were given from
-            Python is accepted too, see `give_images`.
+        source: a folder, a .zip, a .tar[.gz|.xz], a .npy, a .npz, a .parquet, or the name of a built-in data
+            set: "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". A local copy of the last three
+            is given as "pets:/path/to/copy". "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face
+            Hub. If a path with such a name exists, the path takes precedence. The text of a source that
+            `give_images` returned is accepted too.
         size: (height, width) in pixels.
-        channels: 1 (gray), 3 (RGB) or 4 (RGBA); None takes the most frequent number in the files.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); if None, the most frequent number in the files is used.
         reading: how pixel values are read; by default the files determine it.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
         progress: called with (done, total) while images are decoded.
@@ -69,19 +69,19 @@ def limit_range(images: Images, reading: Reading) -> Images:
     """Return images with the range of values that the user gave in `reading`.
 
     Raises:
-        UserError: if they have 8 bits, or values outside this range.
+        UserError: if a range is given, but the images have 8 bits or values outside this range.
     """
     return replace(images, values=reading.limit(images.values, images.find_ends))
 
 
 def source_exists(text: str) -> bool:
-    """Return whether a text is an existing path, or begins as the name of a data set; nothing is opened."""
+    """Return whether a text is an existing path, or begins like the name of a data set; nothing is opened."""
     known = text in GIVEN or names_repository(text) or text.partition(":")[0] in NAMES
     return known or os.path.exists(os.path.expanduser(text))
 
 
 def absolute_source(text: str) -> str:
-    """Return the source that a text names, independent of the working folder: a path becomes absolute."""
+    """Return the text of a source with its path made absolute, so that the working folder does not matter."""
     if os.path.lexists(os.path.expanduser(text)):
         return os.path.abspath(os.path.expanduser(text))
     name, colon, copy = text.partition(":")

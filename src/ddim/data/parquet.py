@@ -1,5 +1,6 @@
-"""Source of images in parquet files, as Hugging Face stores data sets: a column of images and, optionally,
-one of labels.
+"""Source of images in parquet files, in which Hugging Face stores data sets.
+
+Such a file has a column of images and, optionally, a column of labels.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _THRIFT = 2**26  # the largest text and the longest list in the description of a
 
 
 def is_parquet(path: Path) -> bool:
-    """Return whether a path is a parquet file, or a folder that holds such files and no images."""
+    """Return whether a path is a parquet file, or a folder that holds parquet files and no images."""
     if path.is_file():
         return path.name.lower().endswith(SUFFIX)
     if not path.is_dir() or not any((*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}"))):
@@ -49,7 +50,7 @@ class Parquet:
         return [self.path] if self.path.is_file() else sorted(self.path.rglob(f"*{SUFFIX}"))
 
     def stamp(self) -> str:
-        """Return the paths, sizes and times of the files; see `Source`."""
+        """Return the paths, sizes and timestamps of the files; see `Source`."""
         return stamp_paths(*self._files)
 
     def survey(self) -> Survey | None:
@@ -69,8 +70,9 @@ class Parquet:
                 number += 1
 
     def find_classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
-        """Return the class names, and the class index of each member from the labels in the files; see
-        `find_given_classes`.
+        """Return the class names, and the class index of each member from the labels in the files.
+
+        See `find_given_classes`.
         """
         folders = {name.partition("/")[0] for name in names if "/" in name}
         if folders and all(folder.isdecimal() and len(folder) == 6 for folder in folders):
@@ -78,9 +80,7 @@ class Parquet:
         return find_classes(names)
 
     def _class_names(self, path: Path) -> list[str]:
-        """Return the class names that Hugging Face stores in the metadata of the file; [] if
-        there are none.
-        """
+        """Return the class names that Hugging Face stores in the metadata of the file, or []."""
         with _open_file(path) as file:
             stored = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
             label = _find_column(file.schema_arrow.names, _LABELS)
@@ -91,9 +91,7 @@ class Parquet:
         return [str(name) for name in names] if isinstance(names, list) else []
 
     def _read_rows(self, path: Path) -> Iterator[tuple[Any, Any]]:
-        """Yield the image and the label of each row; the label is None if the file has no column
-        of labels.
-        """
+        """Yield the image and the label of each row; the label is None if there is no column of labels."""
         import pyarrow
 
         with _open_file(path) as file:
@@ -151,7 +149,7 @@ def _open_file(path: Path) -> Any:  # noqa: ANN401  (a file of an optional packa
     """Open a parquet file.
 
     Raises:
-        UserError: if it cannot be opened, or the package is missing.
+        UserError: if the file cannot be opened, or the package `pyarrow` is missing.
     """
     try:
         import pyarrow
@@ -170,7 +168,7 @@ def _open_file(path: Path) -> Any:  # noqa: ANN401  (a file of an optional packa
 
 
 def _find_columns(schema: Any, path: Path) -> tuple[str, str | None]:  # noqa: ANN401
-    """Return the name of the image column, and that of the label column or None."""
+    """Return the names of the image column and of the label column; None if there is no label column."""
     import pyarrow.types as kinds
 
     possible = [

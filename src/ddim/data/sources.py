@@ -59,8 +59,9 @@ class Survey:
     high: float = -math.inf
 
     def find_values(self, wanted: Literal["auto"] | ValueType = "auto") -> Values:
-        """Return the type and range of the pixel values; the type is `wanted`, or with "auto" the most
-        frequent one.
+        """Return the type and range of the pixel values.
+
+        The type is `wanted`. If `wanted` is "auto", the most frequent type is used.
         """
         kind = self.values if wanted == "auto" else wanted
         if kind == "float32":

@@ -1,4 +1,4 @@
-"""What the files of a source hold, found by reading them once, and kept in the cache until they change."""
+"""Survey the files of a source: read them once, and keep the result in the cache until they change."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from ddim.files.documents import read_sealed, write_sealed
 
 
 def survey_source(source: Source, root: Path) -> Survey:
-    """Return the survey of a source.
+    """Return what is known about a source before its images are decoded; see `Survey`.
 
     A survey that is stored in the cache folder `root` is used if the files have not changed since then.
+    Otherwise all files are read.
 
     Raises:
         UserError: if the cache folder cannot be written.
@@ -74,7 +75,7 @@ class SurveyBuilder:
     _high: float = -math.inf
 
     def add(self, item: Member | Reject) -> None:
-        """Take a file into account."""
+        """Add a file to the survey."""
         if isinstance(item, Member):
             self.count += 1
             digest = hashlib.sha256(item.data).hexdigest()
@@ -97,7 +98,7 @@ class SurveyBuilder:
                 self.unreadable.append(item)
 
     def survey(self) -> Survey:
-        """Return the survey."""
+        """Return the survey of the files that were added."""
         values, channels = count_votes(self._votes)
         content = hash_text(json.dumps(sorted(self._lines)))
         return Survey(content, channels, self.count, self.others, values, self._low, self._high)

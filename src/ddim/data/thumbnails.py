@@ -16,7 +16,7 @@ SIDE = 8
 """Height and width of a thumbnail."""
 
 STEP = 2.0**-16
-"""The thumbnails are multiples of this number; black has the lightness 0, and white 1."""
+"""The values in thumbnails are multiples of this number; black has the lightness 0, and white 1."""
 
 # `_CONES` maps linear RGB to the responses of the eye's cones. `_OKLAB` maps the cube roots of the responses
 # to Oklab (Ottosson 2020, "A perceptual color space for image processing"): lightness, green to red, and blue

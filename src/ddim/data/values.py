@@ -21,7 +21,10 @@ LARGEST = {"uint8": 255.0, "uint16": 65535.0}
 """The largest value of each integer type."""
 
 PICTURE_CHANNELS = (1, 3, 4)
-"""The numbers of channels of pictures: gray, RGB and RGBA. Other images are shown in part."""
+"""The numbers of channels of pictures: gray, RGB and RGBA.
+
+At most the first three channels of other images are shown.
+"""
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,10 @@ class Reading:
     """How the user wants pixel values to be read; where a field is None or "auto", the files determine it.
 
     Attributes:
-        values: the type in which values are kept; "auto" for that of most files.
+        values: the type in which values are kept; "auto" for the type of most files.
         range: the values that become 0 and 1.
-        axis: the axis of an array that holds the channels.
-        array: the name of the array in a .npz file that holds the images.
+        axis: the axis that holds the channels in an array.
+        array: the name of the array that holds the images in a .npz file.
     """
 
     values: Literal["auto"] | ValueType = "auto"
@@ -118,13 +121,13 @@ class Reading:
 
 
 AS_FILES_SAY = Reading()
-"""The reading that follows the files."""
+"""The default `Reading`, in which the files determine every field."""
 
 
 def choose_range(low: float, high: float) -> tuple[float, float]:
-    """Return which two values of float images become 0 and 1, for images whose values lie in [low, high].
+    """Return the two values that become 0 and 1, for float images whose values lie in [low, high].
 
-    They are 0 and 1 if all values lie between these, else `low` and `high`.
+    The result is (0, 1) if all values lie between 0 and 1, else (`low`, `high`).
     """
     if low >= 0 and high <= 1:
         return 0.0, 1.0
@@ -132,7 +135,5 @@ def choose_range(low: float, high: float) -> tuple[float, float]:
 
 
 def choose_channels(channels: int) -> int | None:
-    """Return the number of channels to which images are converted; None if they have other than 1, 3 or 4
-    channels.
-    """
+    """Return `channels` if images can be converted to this number of channels (1, 3 or 4), else None."""
     return channels if channels in PICTURE_CHANNELS else None

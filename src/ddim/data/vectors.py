@@ -1,6 +1,4 @@
-"""Read vectors of numbers that describe images from a CSV file, match them with the images, and standardise
-them.
-"""
+"""Read a vector of numbers for each image from a CSV file, match it with the image, and standardise it."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ LARGEST_FILE = 2**28
 """The largest CSV file, in bytes."""
 
 MOST_COLUMNS = 1024
-"""The largest number of numbers for each image."""
+"""The largest length of the vector of an image."""
 
 MOST_ROWS = 2_000_000
 """The largest number of rows."""
@@ -36,7 +34,7 @@ MOST_ROWS = 2_000_000
 _LONGEST_LINE = 2**16
 
 _NAMES = ("name", "image", "file", "filename", "path")
-"""The heads of a first column that holds the names of images."""
+"""The headings that mark a first column as the names of the images."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class VectorTable:
 
     Attributes:
         columns: the column names of the numbers, or "0", "1", ... if the file has none.
-        names: the name of the image of each row; None if the rows have the order of the images.
+        names: the name of the image of each row; None if the rows are in the order of the images.
         rows: the numbers, (N, d) float64.
     """
 
@@ -56,7 +54,7 @@ class VectorTable:
 
 @dataclass(frozen=True, repr=False)
 class ImageVectors:
-    """The vectors of a set of images, and the mean and deviation that standardise them and other vectors.
+    """The vectors of a set of images, and the mean and deviation that standardise these and other vectors.
 
     Attributes:
         columns: the name of each number.
@@ -82,7 +80,7 @@ class ImageVectors:
         return hashlib.sha256(json.dumps(self.columns).encode() + self.rows.tobytes()).hexdigest()
 
     def standardise(self, rows: np.ndarray) -> np.ndarray:
-        """Return vectors (B, d) as float32 with mean 0 and deviation 1 over the training images."""
+        """Return vectors (B, d) as float32, scaled to mean 0 and deviation 1 over the training images."""
         return ((rows - self.mean) / self.deviation).astype(np.float32)
 
     def label(self, split: SplitImages) -> SplitImages:
@@ -106,8 +104,9 @@ class ImageVectors:
 
 
 def read_vectors(path: str | Path) -> VectorTable:
-    """Return the vectors in a CSV file. Each row belongs to one image: its numbers, after its name if there
-    are names.
+    """Return the vectors in a CSV file.
+
+    Each row holds the numbers of one image, after the name of the image if the file has names.
 
     If a cell of the first row is not a number, this row holds the column names. The first column holds the
     names of the images if it is called "name", "image", "file", "filename" or "path", or if one of its cells
@@ -138,10 +137,10 @@ def read_vectors(path: str | Path) -> VectorTable:
 
 
 def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) -> ImageVectors:
-    """Return the vector of each image, found by the image's file name, or by its position if the table has no
-    names.
+    """Return the vector of each image, with the mean and deviation over the training images.
 
-    A name in the table is the path of a file in the data, or its last part if this is unique.
+    The vector is found by the file name of the image, or by its position if the table has no names. A name in
+    the table is the path of a file in the data, or the last part of this path if this part is unique.
 
     Args:
         table: the vectors.
@@ -149,7 +148,8 @@ def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) ->
         source: the name of the table, for messages.
 
     Raises:
-        UserError: if an image has no row, or a column has the same value for all training images.
+        UserError: if an image has no row, a table without names has another number of rows, or a column has
+            the same value for all training images.
     """
     rows = table.rows
     if table.names is not None:

@@ -1,8 +1,8 @@
 """Write files and folders so that a crash or a power cut leaves each one complete or absent.
 
 An unfinished file or folder has a temporary name ``.tmp-...`` in the same folder. When it is complete and
-flushed to the disk, it is renamed to its final name. The process that
-writes it holds a lock on it, which ends with the process. So one without a lock is a leftover.
+flushed to the disk, it is renamed to its final name. The process that writes an unfinished file holds a lock
+on it, which ends with the process. So an unfinished file without a lock is a leftover.
 """
 
 import errno
@@ -35,7 +35,7 @@ def cache_folder(folder: str | Path | None = None) -> Path:
 def cache_folders(folder: str | Path | None = None) -> list[Path]:
     """Return the folders in which cached files are looked for; the last one is for new files.
 
-    There are two if the cache folder belongs to another user; see `cache_folder`.
+    There are two folders if the cache folder belongs to another user; see `cache_folder`.
     """
     import platformdirs
 
@@ -310,7 +310,7 @@ def _named(path: Path) -> Generator[None]:
 def _renamed_at_end(path: Path, rename: Callable[[Path, Path], None]) -> Generator[int]:
     """Yield the descriptor of a new file beside `path`; call `rename(its path, path)` after the block.
 
-    The file is flushed to the disk before. After an error it is removed.
+    The file is flushed to the disk before `rename` is called. After an error, the file is removed.
     """
     remove_leftovers_once(path.parent)
     while True:

@@ -1,4 +1,7 @@
-"""JSON documents, with seals that show whether they have changed since they were written."""
+"""Read and write JSON documents whose seals show whether they have changed since they were written.
+
+A seal is the SHA-256 of all other entries of a document.
+"""
 
 import hashlib
 import json
@@ -10,7 +13,7 @@ from ddim.errors import UserError
 from ddim.files import read_file, write_atomic
 
 LARGEST = 32 * 2**20
-"""The largest document that is read, in bytes; three of its bytes, such as [],, can take 72 bytes of memory.
+"""The largest document that is read, in bytes. Three bytes of JSON, such as `[],`, can take 72 in memory.
 
 The largest document that ddim writes lists 100,000 images.
 """
@@ -71,7 +74,7 @@ def unseal(document: Mapping[str, Any], name: object) -> dict[str, Any]:
 
     Args:
         document: the document.
-        name: its file, for the message.
+        name: the file of the document, for the message.
 
     Raises:
         UserError: if an entry has changed.

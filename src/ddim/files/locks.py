@@ -1,7 +1,7 @@
 """Locks of files and folders: they end with the process that holds them.
 
 Only one process at a time trains in a run folder or writes into an output folder. A process also locks its
-unfinished files, ``.tmp-...``. So a leftover of a killed process is known by its lock, which nobody holds.
+unfinished files, ``.tmp-...``. So if nobody holds the lock of such a file, its process has ended.
 """
 
 import errno
@@ -55,7 +55,8 @@ def try_lock(file: int, *, shared: bool = False) -> bool | None:
 def remove_leftovers(folder: Path) -> None:
     """Remove the unfinished files and folders of dead processes from `folder`.
 
-    They are known by their locks, which nobody holds. On systems and drives without locks nothing is removed.
+    Such files are recognised by their locks, which nobody holds. On systems and drives without locks,
+    nothing is removed.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for left in [Path(entry.path) for entry in entries if _LEFT.match(entry.name)]:
@@ -66,7 +67,7 @@ def remove_leftovers(folder: Path) -> None:
 def remove_leftovers_once(folder: Path) -> None:
     """Call `remove_leftovers` if this process has not called this function with this folder before.
 
-    Files are written one by one into a folder that may hold 50,000 of them, so it is listed only once.
+    Files are written one by one into a folder that may hold 50,000 files, so the folder is listed only once.
     """
     _remove_at_first(os.path.abspath(folder))
 

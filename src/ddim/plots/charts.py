@@ -52,7 +52,7 @@ ENDINGS = (".png", ".svg", ".pdf")
 
 
 def save_figure(path: str | Path, figure: Figure) -> None:
-    """Write a figure as a PNG, SVG or PDF file, by the ending of its name; equal figures give equal files.
+    """Write a figure as PNG, SVG or PDF, by the ending of the file name; equal figures give equal files.
 
     Raises:
         UserError: if the name has another ending, or its folder does not exist.

@@ -1,4 +1,4 @@
-"""Output of images: PNG files, sheets of several images, animations, and previews in the terminal.
+"""Write images as PNG files and animations, and arrange several images on a sheet.
 
 Images are (H, W, C) uint8 arrays with 1 (gray), 3 (RGB) or 4 (RGBA) channels.
 """
@@ -207,9 +207,9 @@ def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
 
 
 def read_sheet(path: Path, height: int, width: int) -> list[np.ndarray]:
-    """Return the images of a sheet's PNG file, each (height, width, 3) uint8; [] if it does not exist.
+    """Return the images of a sheet's PNG file, each (height, width, 3) uint8; [] if there is no file.
 
-    If it cannot be read, the result is [] too, and a warning says why.
+    If the file cannot be read, the result is [] too, and a warning says why.
     """
     try:
         with Image.open(path) as image:
@@ -280,7 +280,7 @@ def save_film(
     Args:
         path: the path of the file.
         frames: images (H, W, 1, 3 or 4) uint8, all of one size.
-        seconds: duration of all frames except the last. The last frame is then shown for `seconds` / 2.
+        seconds: total duration of all frames except the last. The last frame is then shown for `seconds` / 2.
         zoom: see `enlarge`.
 
     Raises:

@@ -72,12 +72,12 @@ class Tabular:
 
 
 def embed_png(content: bytes) -> str:
-    """Return a PNG file as HTML."""
+    """Return an HTML element that contains the image of a PNG file."""
     return f'<img style="max-width:100%" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
 
 
 SHOWN = 24
-"""Largest number of rows in the text of a table."""
+"""The largest number of rows of a table that its text and its HTML show."""
 
 
 def format_rows(rows: Sequence[Row]) -> str:

@@ -1,6 +1,6 @@
 """The twelve kinds of flowers of the synthetic data set.
 
-Each is a function that paints a flower into a scene.
+Each kind is a function that paints a flower into a scene.
 """
 
 from __future__ import annotations

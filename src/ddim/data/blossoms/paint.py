@@ -1,4 +1,4 @@
-"""Draw in NumPy: smooth fields of colour, discs, and blades (petals and leaves) with light and shadow.
+"""Draw smooth fields of colour, discs, and blades (petals and leaves) with light and shadow, in NumPy.
 
 Positions are in units of half the shorter side; x points right, y down, and (0, 0) is the centre of the
 image. Images are drawn at twice their size and averaged, and edges are one pixel wide.
@@ -244,9 +244,9 @@ def paint_stalk(
         canvas: the image.
         start: the upper end (x, y).
         end: the lower end (x, y).
-        bow: how far its middle is curved sideways.
-        width: half of its width.
-        colour: (3,); it is lit from the left.
+        bow: how far the middle of the stalk is curved sideways.
+        width: half of the width of the stalk.
+        colour: the colour (3,); the stalk is lit from the left.
     """
     top, bottom = start[1], end[1]
     box = canvas.window(

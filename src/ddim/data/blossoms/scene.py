@@ -134,8 +134,8 @@ class Scene:
     def paint_stamens(self, place: Place, count: int, reach: float, thread: str, tip: str) -> None:
         """Paint `count` stamens from the centre outwards: threads with a dot at the end.
 
-        `reach` is their approximate length; `thread` and `tip` are the colours of thread and dot, such as
-        "f5c842".
+        `reach` is the approximate length of a stamen. `thread` and `tip` are the colours of thread and dot,
+        such as "f5c842".
         """
         look = Blade(blend(parse_rgb(thread), parse_rgb(thread)), width=0.05, rise=0.2, fall=0.2, shadow=0.1)
         for number in range(count):

@@ -48,7 +48,7 @@ class Blossoms:
 
 
 def name_kind(index: int) -> str:
-    """Return the kind of flower, the class name, of the image with this index."""
+    """Return the class name, which is the kind of flower, of the image with this index."""
     return _draw_kind(index)[0]
 
 
