@@ -20,13 +20,13 @@ SHOWN = 64
 
 
 def draw_images(images: Images) -> np.ndarray:
-    """Return a sheet of images in random order."""
+    """Return one image (H, W, 3) uint8 that shows up to `SHOWN` images in random order."""
     shown = shuffle_epoch(len(images), 0, 0)[:SHOWN]
     return make_sheet(torch.from_numpy(take_pictures(images, shown)).permute(0, 3, 1, 2))
 
 
 def summarise_images(source: str, images: Images) -> dict[str, Any]:
-    """Return the summary of a source as plain values."""
+    """Return the counts, sizes, classes, rejected files and duplicates of a source as plain values."""
     headers, labels = read_headers(images), images.labels
     counts = None if labels is None else Counter(labels.tolist())
     return {

@@ -62,9 +62,9 @@ def reopen_images(
 ) -> Images:
     """Return the images of a run, read from the place where they are now.
 
-    They are searched first at the absolute path that the run recorded, then at the path in its recipe, which
-    may be relative to the working folder. If the images are at neither path, their decoded copies in the
-    cache are used, with a warning.
+    The images are searched first at the absolute path that the run recorded, then at the path in its recipe,
+    which may be relative to the working folder. If the images are at neither path, their decoded copies in
+    the cache are used, with a warning.
 
     Args:
         run: the run folder.
@@ -106,7 +106,7 @@ def reopen_images(
 def list_readings(data: Data) -> list[Reading]:
     """Return the ways in which the image files of a run may have been read.
 
-    Older runs have read files with more than 8 bits in 8 bits.
+    Older runs read pixel values of more than 8 bits as 8-bit values.
     """
     return [data.reading, *([replace(data.reading, values="uint8")] if data.values == "auto" else [])]
 
@@ -124,10 +124,10 @@ def _explain_missing(run: Path, source: str) -> str:
 
 
 def record_new_place(run: Path, source: str) -> None:
-    """Record in a run folder that its training images are now in `source`: a path or the name of a data set.
+    """Record `source`, a path or the name of a data set, as the new place of the training images of a run.
 
     Raises:
-        UserError: if the images there are not those that the run was trained on.
+        UserError: if the images in `source` are not those that the run was trained on.
     """
     document = read_sealed(run / RUN)
     data, facts = load_recipe(document["recipe"]).data, document["data"]
@@ -140,7 +140,7 @@ def record_new_place(run: Path, source: str) -> None:
 
 
 def _recorded_path(run: Path) -> str | None:
-    """Return the absolute path of the images that a run recorded; None if it is not known."""
+    """Return the absolute path that a run recorded for its images; None if it recorded no path."""
     if not (run / RUN).is_file():
         return None  # The checkpoint was copied out of its run.
     data = read_sealed(run / RUN).get("data")

@@ -30,14 +30,14 @@ def save_imported(  # noqa: PLR0913 (private to the importers)
     out: str | Path | None,
     classes: Sequence[str] = (),
 ) -> Path:
-    """Create a run with the weights of a network, and return its folder.
+    """Create a run with the weights of a network, and return the run folder.
 
     The network runs in float32. import.json records the source and the versions of packages.
 
     Args:
         recipe: the recipe; its pixels are in [-1, 1].
         channels: the number of image channels.
-        weights: the state of the network.
+        weights: the state dict of the network.
         source: the file or folder that was imported.
         out: the run folder, by default one under runs/.
         classes: the names of the classes.

@@ -154,7 +154,7 @@ def _convert(
 
 
 def _find_prefix(names: Iterable[str], mark: str) -> str | None:
-    """Return the common prefix of the names of a network's weights; None if there is no such network.
+    """Return the common prefix of the names of a network's weights; None if no network has the weight `mark`.
 
     If there are several networks, the averaged one is preferred, then the one with the shortest prefix.
     """

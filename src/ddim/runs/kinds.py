@@ -160,7 +160,7 @@ def choose_value(kind: type, name: str, value: Any, now: Any = None) -> Any:  # 
         kind: the class with the field.
         name: the name of the field.
         value: the value, or the name of a registered part. A name gives a part with default fields.
-        now: the present value of the field. It is returned if `value` is its name, so it keeps its fields.
+        now: the present value of the field. If `value` names the class of `now`, `now` is returned unchanged.
 
     Raises:
         UserError: if no part has this name, if the value is a class, or if the value is a part that the user

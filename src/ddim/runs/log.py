@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"
 LARGEST_LOG = 2**31
-"""The largest log that is read, in bytes: millions of lines."""
+"""The size in bytes of the largest log that is read. Such a log has millions of lines."""
 SHOWN_EVERY = 10.0
 """Seconds between two flushes of the events. TensorBoard sees an event only after its flush."""
 

@@ -34,7 +34,7 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.tensor_file import Shapes, find_shape
 
 MARK = "init_conv.weight"
-"""The name of a weight that every such network has."""
+"""The name of a weight that every `Unet` of denoising-diffusion-pytorch has."""
 
 _PLACES = {
     "in_conv": "init_conv",
@@ -46,7 +46,7 @@ _PLACES = {
     "out_block": "final_res_block",
     "out_conv": "final_conv",
 }
-"""The beginnings of our names outside the stages, and of theirs."""
+"""The beginnings of weight names outside the stages: this library's, each with that in the checkpoint."""
 
 _PARTS = {"block1": 0, "block2": 1, "attention": 2}
 
@@ -61,14 +61,17 @@ _INNER = (
     (r"\.memory$", ".mem_kv"),
     (r"\.qkv\.", ".to_qkv."),
 )
-"""Replacements inside a block or an attention, from our names to theirs, applied in this order."""
+"""Replacements that turn this library's weight names into those of the checkpoint, in order of use.
+
+They are for the weights inside a block or an attention layer.
+"""
 
 
 def find_network(shapes: Shapes) -> tuple[LinearAttentionUNetSpec, int]:
     """Return the options of the network with weights of these shapes, and its number of image channels.
 
     Raises:
-        UserError: if there is no such network.
+        UserError: if this library has no such network.
     """
     stages = next(k for k in count() if f"downs.{k}.0.block1.proj.weight" not in shapes)
     widths = [_size(shapes, f"downs.{k}.0.block1.proj.weight", 0) for k in range(stages)]
@@ -94,8 +97,9 @@ def find_network(shapes: Shapes) -> tuple[LinearAttentionUNetSpec, int]:
 
 
 def translate_name(name: str) -> tuple[str, ...]:
-    """Return the names that one of our weights may have in such a checkpoint. There are two names if a
-    convolution may stand before or after a layer without weights.
+    """Return two possible names in such a checkpoint for a weight of this library.
+
+    Two are needed, because a convolution is alone in some stages and inside an `nn.Sequential` in others.
     """
     if match := re.match(r"(down|up)sample\.(\d+)\.(.*)", name):
         place, last = f"{match[1]}s.{match[2]}.3", match[3]
@@ -119,7 +123,7 @@ def make_recipe(spec: LinearAttentionUNetSpec, tables: Mapping[str, Tensor]) -> 
             defaults are used: 1000 noise levels, the sigmoid schedule, and a network that predicts velocity.
 
     Raises:
-        UserError: if the tables are those of another schedule or another loss.
+        UserError: if no schedule or no loss of this library has these tables.
     """
     schedule: Schedule = BetaTable(1000, clip="none", read="log_snr", betas="signal_sigmoid")
     predicts: Parameterisation = PredictsVelocity()
@@ -144,7 +148,10 @@ def make_recipe(spec: LinearAttentionUNetSpec, tables: Mapping[str, Tensor]) -> 
 
 
 def _find_parameterisation(betas: Tensor, weight: Tensor) -> Parameterisation:
-    """Return what the network predicts, from the loss weights (T,), which may be those of min-SNR 5."""
+    """Return what the network predicts, found from the betas (T,) and the loss weights (T,).
+
+    The loss weights may be those of min-SNR with gamma 5.
+    """
     powers = (1 - betas.double()).cumprod(0)
     snr = powers / (1 - powers)
     for top in (torch.inf, 5.0):

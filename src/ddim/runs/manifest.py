@@ -161,10 +161,10 @@ def write_parts(folder: Path, step: int, best: bool, contents: Iterable[tuple[st
 
 
 def render_json(value: object) -> bytes:
-    """Return a document as the bytes of its file.
+    """Return a value as the bytes of a JSON file.
 
     Raises:
-        ValueError, TypeError: if the document is not JSON, or contains NaN.
+        ValueError, TypeError: if the value cannot be written as JSON, or contains NaN or an infinity.
     """
     return (json.dumps(value, allow_nan=False, indent=1) + "\n").encode()
 
@@ -242,7 +242,10 @@ def _load(path: Path, name: str) -> bytes:
 
 
 def _read_twice(file: Path) -> bytes:
-    """Read a file, and try again after an input/output error, which may be a moment's fault of a drive."""
+    """Return the bytes of a file; after an input/output error, read it once more.
+
+    Such an error may be a short fault of the drive.
+    """
     try:
         return file.read_bytes()
     except OSError as error:

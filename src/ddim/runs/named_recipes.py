@@ -291,7 +291,7 @@ FOR_SIZE: dict[str, Callable[[tuple[int, int]], Recipe]] = {"fast": fast, "flow"
 
 
 def find_recipe(name: str, size: tuple[int, int] | None = None) -> Recipe:
-    """Return the recipe with this name, or from a YAML or JSON file of this name.
+    """Return the recipe with this name, or read it from the YAML or JSON file with this name.
 
     Args:
         name: the name or the file.

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 PROGRAM, ONNX = "model.pt2", "model.onnx"
-"""The names of the files."""
+"""The file names of a network as a program of `torch.export` and as ONNX."""
 
 INPUTS = ("x", "condition", "label")
 """The names of the inputs; only networks with classes have a label. The output is `OUTPUT`."""
 OUTPUT = "F"
 
 TOLERANCE = 1e-4
-"""The largest difference between the outputs of a program and of the network.
+"""The largest allowed difference between the outputs of a program and of the network.
 
-It is relative to the largest output of the network, if this is above 1.
+It is relative to the largest output of the network, if that output is above 1.
 """
 
 BATCHES = (1, 3, 8)
-"""The numbers of images with which a program is checked."""
+"""The batch sizes with which a program is checked."""
 
 Run = Callable[[Sequence[Tensor]], Tensor]
 """A function from the inputs of a network to its output."""
@@ -68,7 +68,7 @@ class Unlabelled(nn.Module):
 def write_program(model: Model, conditions: Sequence[float], path: Path) -> None:
     """Write the network of a model by `torch.export`, for any batch size, and check the file.
 
-    `torch.export.load` reads the file. This module loads it only to check it, right after writing it.
+    `torch.export.load` reads the file. This module loads the file only to check it, right after writing.
 
     Args:
         model: the model, in eval mode on the CPU.
@@ -169,8 +169,10 @@ def check_program(model: Model, conditions: Sequence[float], run: Run, kind: str
 
 
 def _make_inputs(model: Model, count: int, conditions: Sequence[float]) -> list[Tensor]:
-    """Return inputs for `count` images: random x (count, C, H, W), the conditions in turn (count,), and
-    labels (count,) if there are classes.
+    """Return inputs of the network for `count` images.
+
+    They are random x (count, C, H, W), conditions (count,) evenly chosen from `conditions`, and labels
+    (count,) if there are classes.
     """
     draw = torch.Generator().manual_seed(count)
     x = torch.randn(model.blank(count).shape, generator=draw)

@@ -1,7 +1,7 @@
 """Read state dicts of the `UNetModel` of improved-diffusion and guided-diffusion (Nichol & Dhariwal 2021).
 
 The options of the network follow from the names and shapes of its weights, except the number of attention
-heads. Schedule and timesteps are not stored either; the defaults are those of improved-diffusion.
+heads. The schedule and the timesteps are not stored either; the defaults are those of improved-diffusion.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from ddim.runs.recipe import Data, Recipe
 from ddim.runs.tensor_file import Shapes, find_shape
 
 MARK = "input_blocks.0.0.weight"
-"""The name of a weight that every such network has."""
+"""The name of a weight that every `UNetModel` has."""
 
 VARIANCE = ("out.2.weight", "out.2.bias")
-"""The weights whose second half predicts the variance. It is left out: this library maps it differently."""
+"""The weights whose second half predicts the variance.
+
+That half is left out, because this library maps the variance in another way.
+"""
 
 _BLOCK = (
     ("norm1", "in_layers.0"),
@@ -44,13 +47,13 @@ _TOP = {
     "middle.0.attention": "middle_block.1",
     "middle.1.block": "middle_block.2",
 }
-"""The beginnings of our names outside the stages, and of theirs."""
+"""The beginnings of weight names outside the stages: this library's, each with that in the state dict."""
 
 
 def find_openai_network(shapes: Shapes) -> tuple[DDPMUNetSpec, int, bool]:
     """Return the options of the network with weights of these shapes, its image channels, and a flag.
 
-    The flag says whether the network also predicts a variance, which the returned network does not.
+    The flag says whether the network also predicts a variance. The returned options leave the variance out.
 
     Raises:
         UserError: if this library has no such network.
@@ -97,8 +100,9 @@ def find_openai_network(shapes: Shapes) -> tuple[DDPMUNetSpec, int, bool]:
 def make_openai_recipe(spec: DDPMUNetSpec, fields: Mapping[str, str]) -> tuple[Recipe, dict[str, str]]:
     """Return the recipe of a state dict, and `fields` together with the fields that follow from them.
 
-    Without fields, it has DDPM's table of 1000 entries, as in improved-diffusion. If `schedule.entries` is
-    given, timesteps are scaled to 0 ... 1000, as with the option `rescale_timesteps` of improved-diffusion.
+    Without fields, the recipe has DDPM's table of 1000 entries, as in improved-diffusion. If
+    `schedule.entries` is given, timesteps are scaled to 0 ... 1000, as with the option `rescale_timesteps` of
+    improved-diffusion.
 
     Args:
         spec: the network.

@@ -85,7 +85,7 @@ def find_part(name: str, digest: str | None, path: str) -> Any:  # noqa: ANN401 
     Args:
         name: the name of the part.
         digest: the hash that a run recorded. If no given part has this hash, the newest part with this name
-            is returned, with a warning. None also stands for the newest part with this name; the result is
+            is returned, with a warning. If `digest` is None, the newest part with this name is returned, or
             None if no such part was given.
         path: the path of the part in a recipe, for messages.
 
@@ -112,7 +112,7 @@ def find_changed_parts(recorded: Any, now: Any, path: str = "") -> Iterator[str]
     Args:
         recorded: the first recipe, as `dump` returns it.
         now: the second recipe, as `dump` returns it.
-        path: the path of both in a recipe, if they are parts of a recipe.
+        path: the path of `recorded` and `now` in a recipe, if they are parts of a recipe.
     """
     if isinstance(recorded, dict) and isinstance(now, dict):
         if recorded.get("sha256") != now.get("sha256"):
@@ -171,7 +171,7 @@ def _list_codes(thing: type | Callable[..., Any]) -> Iterator[CodeType]:
 
 
 def _find_definition(text: str, thing: type | Callable[..., Any], line: int) -> str | None:
-    """Return the definition of a class or function that includes a line of a file's text, or None."""
+    """Return the definition of a class or function in `text` that includes line number `line`, or None."""
     try:
         tree = ast.parse(text)
     except SyntaxError:

@@ -1,4 +1,4 @@
-"""Turn a checkpoint that torch pickled into a safetensors file, in a process of its own.
+"""Turn a checkpoint that torch pickled into a safetensors file, in a separate process.
 
 `python -m ddim.runs.pickle_reader CHECKPOINT OUT` does this; `ddim.runs.tensor_file` calls it. Three
 restrictions make this safe. torch reads only tensors and plain values. The process may use little more memory
@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MOST_TENSORS, LONGEST_NAME, DEEPEST = 100_000, 300, 4
-"""Limits of a checkpoint: number of tensors, characters of a name, and nested dictionaries."""
+"""Limits of a checkpoint: number of tensors, characters of a name, and levels of nested dictionaries."""
 
 SLACK = 2**29
-"""Bytes that the process may use in addition to a multiple of the size of the file."""
+"""Bytes of memory that the process may use in addition to a multiple of the size of the file."""
 
 REFUSED = 3
-"""The exit code of this process if the file cannot be read; it has printed why."""
+"""The exit code of this process if the file cannot be read. The process has then printed the reason."""
 
 _SKIPPED = ("opt", "optimizer", "scaler")
 """Dictionaries of a checkpoint that hold no weights."""
@@ -141,7 +141,7 @@ def _flatten(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def _check_sizes(found: Mapping[str, Any], size: int) -> None:
-    """Check the kinds of tensors, and that they are not larger than a file of `size` bytes."""
+    """Check that all tensors are plain, and together not larger than a file of `size` bytes."""
     import torch
 
     total = 0

@@ -80,7 +80,7 @@ class Pipeline:
         return ()
 
     def describe(self) -> dict[str, Any]:
-        """Return the entries about this pipeline in a record, as JSON."""
+        """Return the recipe and the runtime, as JSON, for a record."""
         return {"recipe": dump(self.recipe), "runtime": vars(self.runtime)}
 
     def with_recipe(self, **fields: Any) -> Self:  # noqa: ANN401 (any field of a recipe)
@@ -124,7 +124,7 @@ class LoadedCheckpoint:
         weights: "ema", "raw" or the name of another average.
         state: the state of the run at the checkpoint.
         run: the argument of `load`: a run folder, RUN/best or a checkpoint folder.
-        average: the SHA-256 (hex) of the average, if `weights` names a stored one that `ddim ema` made.
+        average: SHA-256 (hex) of the average, if `weights` names one that `ddim ema` stored; else None.
         clusters: the clusters of the training images; None if the labels of the run are not clusters.
     """
 

@@ -1,4 +1,4 @@
-"""Plain values of recipe fields (numbers, texts, tuples): from JSON or text, and their types in words."""
+"""Convert JSON or text to plain values of recipe fields (numbers, texts, tuples); describe their types."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _parse_number(data: Any, wanted: type, refusal: UserError) -> int | float:  
 
 
 def show_value(value: Any) -> str:  # noqa: ANN401  (JSON)
-    """Return a value of a file as Python writes it, but not too long."""
+    """Return the `repr` of a value from a file, cut after 200 characters."""
     try:
         text = repr(value)
     # Python does not write integers of more than 4300 digits, and no deeply nested lists.

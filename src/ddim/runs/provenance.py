@@ -143,7 +143,7 @@ def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:
 def list_versions(threads: int | None = None) -> dict[str, Any]:
     """Return versions of Python and packages, the platform, the processor and the number of threads.
 
-    `threads` is the number of threads with which a result was computed; None takes torch's present number.
+    `threads` is the number of threads with which a result was computed, by default torch's current number.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""The mark of a published run: a checkpoint with one set of weights and nothing that only training needs.
+"""Recognise published runs: checkpoints with one set of weights and nothing that only training needs.
 
-Its ``published.json`` says which weights `model.safetensors` holds. The grids and the guidance that
-`ddim search` found are parts of the checkpoint too.
+The file ``published.json`` of such a checkpoint says which weights `model.safetensors` holds. The grids and
+the guidance that `ddim search` found are parts of the checkpoint too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ddim.errors import UserError
 from ddim.runs.manifest import Damaged, read_document, read_manifest
 
 PUBLISHED = "published"
-"""The name of the document."""
+"""The name of the JSON document that only a published run has."""
 
 
 def is_published(path: Path) -> bool:
@@ -22,11 +22,11 @@ def is_published(path: Path) -> bool:
 
 
 def choose_published(path: Path, weights: str) -> str | None:
-    """Return the name of the weights of a published run; None if `path` is not of a published run.
+    """Return the name of the weights of a published run; None if `path` is not a published run.
 
     Args:
         path: the checkpoint.
-        weights: the name that the user gave. "ema", which is the default, means those that were published.
+        weights: the name that the user gave. "ema", which is the default, means the published weights.
 
     Raises:
         UserError: if other weights are asked for.

@@ -24,7 +24,7 @@ from ddim.runs.state import RunState
 
 @dataclass(frozen=True)
 class Published:
-    """What was written: the recipe, and sentences about what was left out or may surprise."""
+    """The result of `write_published`: the recipe, and sentences about what was left out or may surprise."""
 
     recipe: Recipe
     notes: tuple[str, ...]
@@ -33,8 +33,8 @@ class Published:
 def write_published(run: LoadedRun, folder: Path) -> Published:
     """Write the checkpoint, its state and its recipe into a new folder, with a manifest.
 
-    The checkpoint samples to the same bits as the run with these weights. The folders of the images and of
-    vectors are left out of the recipe.
+    Samples of the checkpoint are bit-identical to samples of the run with these weights. The folders of the
+    images and of the vectors are left out of the recipe.
     """
     found, recipe, notes = run.checkpoint, hide_folders(run.recipe), []
     tensors: dict[str, Mapping[str, Tensor]] = {"model": run.model.state_dict()}
@@ -65,7 +65,7 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
 
 
 def hide_folders(recipe: Recipe) -> Recipe:
-    """Return a recipe whose images and vectors have the names of their files alone."""
+    """Return the recipe without the folders of its images and vectors; only the file names stay."""
     data = recipe.data
     on_hub = names_repository(data.source)
     built_in = data.source.partition(":")[0] in NAMES

@@ -259,7 +259,7 @@ class Recipe:
         return self.sampled_on or self.schedule
 
     def choose_steps(self, steps: int | None) -> int:
-        """Return a number of sampling steps that is given, or the recipe's own number if it is None.
+        """Return `steps`, or the recipe's own number of sampling steps if `steps` is None.
 
         Raises:
             UserError: if the number is not allowed.

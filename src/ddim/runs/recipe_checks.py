@@ -75,10 +75,10 @@ def check_recorded(recipe: Recipe) -> None:
 
 
 def check_steps(recipe: Recipe, steps: int) -> None:
-    """Check that the recipe's grid can have `steps` times, all at noise levels of training.
+    """Check that the recipe's grid can have `steps` times, all in the noise range of training.
 
     Raises:
-        UserError: if the grid cannot have so many times, or the training has no such noise levels.
+        UserError: if the grid cannot have this number of times, or a noise level is outside this range.
     """
     levels = recipe.sampling_schedule(recipe.grid(steps, recipe.sampling_schedule))
     if recipe.sampled_on:

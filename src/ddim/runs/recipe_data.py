@@ -29,12 +29,13 @@ class Data:
         unlabelled: share of the labels that is dropped, drawn anew each time an image is seen. The network
             then also learns images without a class, which guidance needs (Ho & Salimans 2022).
         vectors: a CSV file with numbers for each image, on which the network is conditioned in place of a
-            class: a column with names, or rows in the order of the images, then the numbers. See
-            `ddim.data.vectors`. `unlabelled` holds for vectors too.
-        values: the type in which the values of pixels are kept: "auto" for that of most files, "uint8" to
+            class; each row holds the name of an image and its numbers, or only numbers if the rows are in the
+            order of the images. See `ddim.data.vectors`. `unlabelled` holds for vectors too.
+        values: the type in which the values of pixels are kept: "auto" for the type of most files, "uint8" to
             round them to 8 bits, "uint16" or "float32".
-        range: the values LOW,HIGH of 16-bit or float images that become black and white; None for 0 and the
-            largest integer, or for floats 0 and 1 if these hold all values, else their smallest and largest.
+        range: the values LOW,HIGH of 16-bit or float images that become black and white; None means 0 and
+            the largest integer, or for floats 0 and 1 if all values lie between these, else the smallest and
+            the largest value.
         axis: the axis of a file of arrays that holds the channels, "first" or "last" after the images; "auto"
             for the axis that is shorter than height and width.
         array: the array of a .npz file that holds the images; None finds it.

@@ -1,4 +1,4 @@
-"""Reconstruct the average of any width from the snapshots of a run (Karras et al. 2024, appendix C)."""
+"""Reconstruct weight averages of any width from the snapshots of a run (Karras et al. 2024, appendix C)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.run_path import find_checkpoint, find_run_folder
 
 WIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
-"""The widths that are listed, and tried by `ddim.pick_average`."""
+"""The widths that `list_averages` lists and `ddim.pick_average` tries."""
 
 LARGEST_ERROR = 0.1
 """Largest error of a reconstruction that `ddim.pick_average` tries; see `Combination`."""
@@ -48,14 +48,15 @@ LARGEST_ERROR = 0.1
 
 @dataclass(frozen=True)
 class Averages:
-    """The averages from which averages of other widths are reconstructed: those of a checkpoint and of
-    earlier snapshots.
+    """The averages of a checkpoint and of earlier snapshots.
+
+    Averages of other widths are reconstructed from them.
 
     Attributes:
         run: the run folder.
         path: the checkpoint.
-        step: its step.
-        names: the names of its power-function averages, keyed by power.
+        step: the step of the checkpoint.
+        names: the names of the checkpoint's power-function averages, keyed by power.
         snapshots: the snapshots of earlier steps, the oldest first.
     """
 
@@ -153,7 +154,7 @@ class ReconstructedAverage(Tabular):
 
 
 def describe_average(name: str, facts: StoredAverage) -> dict[str, Any]:
-    """Return a row about a stored average."""
+    """Return the table row of a stored average: name, width, power, error and step."""
     return {
         "weights": name,
         "width": facts.width,
@@ -164,7 +165,7 @@ def describe_average(name: str, facts: StoredAverage) -> dict[str, Any]:
 
 
 def reconstruct_average(run: str | Path, width: float, *, name: str | None = None) -> ReconstructedAverage:
-    """Reconstruct the average of a relative width from the snapshots of a run, and store it in RUN/averages.
+    """Reconstruct a weight average of this relative width from a run's snapshots; store it in RUN/averages.
 
     The width is the standard deviation of the profile of a power-function average, as a fraction of the run.
     The error of the reconstruction is small around the widths of the snapshots, 0.05 and 0.10, and grows for
@@ -173,7 +174,7 @@ def reconstruct_average(run: str | Path, width: float, *, name: str | None = Non
     Args:
         run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.
         width: the relative width, above 0 and below 0.289, such as 0.05.
-        name: the name under which it is stored, by default "width-0.05" for the width 0.05.
+        name: the name under which the average is stored, by default "width-0.05" for the width 0.05.
 
     Raises:
         UserError: if the run has no snapshots, or the width or the name cannot be used.
@@ -199,7 +200,7 @@ def describe_combination(averages: Averages, width: float, found: Combination) -
 
 
 def list_widths(averages: Averages) -> list[float]:
-    """Return, sorted, the widths of the averages that the run tracks and the other widths in `WIDTHS`."""
+    """Return a sorted list of the widths that the run tracks and of the other widths in `WIDTHS`."""
     own = [relative_width(gamma) for gamma in averages.names]
     others = [width for width in WIDTHS if not any(math.isclose(width, one, rel_tol=0.01) for one in own)]
     return sorted([*own, *others])
@@ -228,7 +229,7 @@ class AverageList(Tabular):
         return self.rows
 
     def describe(self) -> str:
-        """Return a line about the snapshots of the run."""
+        """Return a line with the run folder, and the steps and the size of its snapshots."""
         steps = ", ".join(map(str, self.snapshots))
         return f"{self.run}: snapshots of steps {steps}, {self.size / 1e6:.1f} MB"
 
@@ -241,7 +242,7 @@ class AverageList(Tabular):
 
 
 def list_averages(run: str | Path) -> AverageList:
-    """Return the widths of the averages that can be reconstructed for a run, with the errors of these.
+    """Return the widths of the averages that can be reconstructed for a run, each width with its error.
 
     Args:
         run: as in `reconstruct_average`.

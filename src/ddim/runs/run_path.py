@@ -15,14 +15,14 @@ from ddim.runs.hub_run import locate_run
 from ddim.runs.manifest import parse_step
 
 CHECKPOINTS = "checkpoints"
-"""The folder in a run folder with its checkpoints."""
+"""The name of the folder with the checkpoints of a run, inside the run folder."""
 
 BEST = "best"
 """The last part of the path RUN/best. No such folder exists: the path means the best checkpoint of a run."""
 
 
 GUIDE = "guide"
-"""The folder in a run folder with the early checkpoint that training keeps to guide samples."""
+"""The name of the folder, inside a run folder, with the early checkpoint that is kept to guide samples."""
 
 
 def names_checkpoint(run: str | Path) -> bool:
@@ -104,7 +104,7 @@ def parse_place(text: str, own: Path | None) -> tuple[Path, str]:
 def suggest_run(run: Path) -> str:
     """Return "; perhaps you meant RUN" for a path that does not exist, or "" if no run has a similar name.
 
-    The runs beside the path and those in runs/ are compared.
+    The name is compared with the names of the runs beside the path and in runs/.
     """
     folders = [folder for folder in (run.parent, Path("runs")) if folder.is_dir()]
     runs = {file.parent.name: file.parent for folder in folders for file in folder.glob(f"*/{RUN}")}

@@ -19,18 +19,16 @@ from ddim.files import atomic_file, write_atomic
 from ddim.plots.pictures import render_deep_png, render_png, to_uint8
 
 STACK = "samples.npy"
-"""The file with all samples of a folder, of runs whose images are not pictures of 8 bits."""
+"""The file with the samples of the last call as one array; see `ddim.runs.sample_folder`."""
 
 
 def is_picture(values: Values, channels: int) -> bool:
-    """Return whether images with these values and channels are 8-bit pictures: 8 bits, and 1, 3 or 4
-    channels.
-    """
+    """Return whether images with these values and channels are pictures: 8 bits and 1, 3 or 4 channels."""
     return values.eight_bits and channels in PICTURE_CHANNELS
 
 
 def sample_suffix(values: Values, channels: int) -> str:
-    """Return the ending of the file of an image with these values and channels."""
+    """Return the file ending, ".png" or ".npy", for an image with these values and channels."""
     return ".png" if is_picture(values, channels) or (values.type, channels) == ("uint16", 1) else ".npy"
 
 
@@ -48,8 +46,9 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
 
 
 def read_saved_image(path: Path, shape: tuple[int, int, int], values: Values) -> np.ndarray | None:
-    """Return an image (H, W, C) that `write_image` wrote; None if it is missing or damaged, or has another
-    shape or type.
+    """Return an image (H, W, C) that `write_image` wrote.
+
+    The result is None if the file is missing or damaged, or the image has another shape or type.
     """
     try:
         if path.suffix == ".npy":
@@ -65,7 +64,7 @@ def read_saved_image(path: Path, shape: tuple[int, int, int], values: Values) ->
 
 
 def show_image(pixels: np.ndarray, values: Values) -> np.ndarray:
-    """Return an image (H, W, C) of such values as a picture (H, W, 1, 3 or 4) uint8; see `to_uint8`."""
+    """Return an image (H, W, C) as a uint8 picture (H, W, C'), C' = 1, 3 or 4; see `to_uint8`."""
     if is_picture(values, pixels.shape[2]):
         return pixels
     unit = torch.from_numpy(values.to_unit(pixels))

@@ -1,8 +1,8 @@
 """Write a folder of samples: a file for each seed, a sheet, a film and a record.
 
 Samples are PNG files of 8 bits, or of 16 bits for gray images of 16 bits. Samples of other values or channels
-are .npy files (H, W, C). If they are not pictures of 8 bits, or the run was trained on a file of arrays,
-the file samples.npy contains the samples of the last call, in the order of the seeds.
+are .npy files (H, W, C). If the samples are not pictures of 8 bits, or the run was trained on a file of
+arrays, the file samples.npy contains the samples of the last call, in the order of the seeds.
 
 The sheet is one image that shows the samples. The film is an animated WebP of the sampling process. The
 record contains all sampling options.
@@ -164,10 +164,10 @@ def write_samples(
 def _make_missing(
     pipeline: LoadedRun, todo: _Plan, count: int, make: Callable[..., Any], progress: Progress
 ) -> tuple[int, float]:
-    """Generate and write those of `count` samples that are missing; return the NFE and the seconds of
-    sampling.
+    """Generate and write the missing samples; return the NFE and the seconds of sampling.
 
-    `make` is `generate` with all arguments but the seeds and the progress.
+    `count` is the number of all samples, including those that exist already. `make` is `generate` with all
+    arguments but the seeds and the progress.
     """
     processes = current_processes()
     nfe, seconds, done = todo.there["nfe"], 0.0, count - len(todo.missing)
@@ -257,9 +257,7 @@ def _write_part(folder: Path, seeds: Sequence[int], images: Tensor, pipeline: Lo
 
 
 def _stack_samples(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> None:
-    """Write the samples as one array too, if they are not 8-bit pictures, or the run was trained
-    on an array.
-    """
+    """Also write the samples as one array if they are not 8-bit pictures or the run was trained on arrays."""
     from_array = pipeline.recipe.data.source.lower().endswith(SUFFIXES)
     if from_array or not is_picture(pipeline.values, pipeline.model.shape.channels):
         names = [name_sample(folder, seed, pipeline) for seed in seeds]
@@ -275,7 +273,10 @@ def _make_sheet(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> np.n
 
 
 def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
-    """Create the output folder, and return its path; refuse a folder with other files, unchanged."""
+    """Create the output folder, and return its path.
+
+    A folder that holds other files is refused and left unchanged.
+    """
     if out is not None:
         _read_record(Path(out), record)
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.

@@ -18,10 +18,10 @@ from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe_checks import check_steps
 
 GUIDE = "sampling.json"
-"""The name of the file."""
+"""The name of the JSON file beside an exported network."""
 
 VERSION = 1
-"""The version of its layout."""
+"""The version of the layout of this JSON file."""
 
 FORMULAS = (
     "x = start * noise, with standard normal noise",
@@ -31,11 +31,11 @@ FORMULAS = (
     "x = alpha * x0 + sigma * eps, with alpha and sigma of the next step; x0 after the last step",
     "image in [0, 1] = x0 * pixels.std + pixels.mean, for each channel",
 )
-"""The formulas of DDIM (Song et al. 2021, eq. 12) with the entries of the document."""
+"""The formulas of DDIM (Song et al. 2021, eq. 12), written with the entries of the JSON file."""
 
 
 def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str, Any]:
-    """Return the document: shape, pixels, classes, clipping, and the coefficients of each step of DDIM.
+    """Return the content of `GUIDE`: shape, pixels, classes, clipping, and coefficients of each DDIM step.
 
     The times are those of the grid that `ddim search` saved for DDIM and this number of steps, or else of the
     grid of the recipe. All coefficients already contain the effect of another sampling schedule
@@ -74,7 +74,7 @@ def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str,
 
 
 def describe_levels(pipeline: Pipeline, times: Tensor) -> list[dict[str, float]]:
-    """Return the coefficients of the formulas at decreasing times (N,), one dictionary for each time.
+    """Return the coefficients of `FORMULAS` at decreasing times (N,), one dictionary for each time.
 
     Raises:
         UserError: if a coefficient is not finite, or the model was not trained at one of the noise levels.

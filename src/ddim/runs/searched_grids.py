@@ -75,7 +75,7 @@ def read_entries(file: Path, is_valid: Callable[[dict[str, Any]], bool]) -> dict
     """Return the entries of a file in which `ddim search` saves its results; {} if there is no such file.
 
     Args:
-        file: the file, keyed by `sampling_key`.
+        file: the file, whose entries are keyed by `sampling_key`.
         is_valid: returns whether an entry has the fields that it needs.
 
     Raises:
@@ -90,6 +90,6 @@ def read_entries(file: Path, is_valid: Callable[[dict[str, Any]], bool]) -> dict
 
 
 def sampling_key(sampler: Sampler, steps: int, weights: str) -> str:
-    """Return the key of what a search found for this sampler, number of steps and weights."""
+    """Return the key under which a search saves its result for this sampler, number of steps and weights."""
     fields = dump(sampler, named=True)
     return " ".join([f"steps={steps}", f"weights={weights}", *(f"{k}={v}" for k, v in fields.items())])

@@ -24,7 +24,7 @@ class SavedGuidance:
         scale: guidance scale; 1 is no guidance.
         interval: (lowest, highest) log-SNR with guidance, in which None is an open end. None in place of the
             pair means that guidance is used at all noise levels.
-        guide: the name of the guide, such as "@guide"; None for the run without its label.
+        guide: the name of the guide, such as "@guide"; None if the guide is the run itself without a label.
     """
 
     scale: float = 1.0

@@ -18,10 +18,13 @@ from pathlib import Path
 from types import FrameType
 
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-"""Slurm sends SIGUSR1 some time before it ends a job, if the user asks for it (--signal=USR1@120)."""
+"""The names of the signals that ask a process to stop.
+
+Slurm sends SIGUSR1 some time before it ends a job, if the user asks for it (--signal=USR1@120).
+"""
 
 IMPORT_PATIENCE = 8.0
-"""A signal that arrives while a module is imported waits for the end of the import, at most these seconds."""
+"""Seconds that a signal waits at most for the end of an import during which it arrives."""
 
 _COMPILERS = {"g++", "c++", "cc1plus", "as", "collect2", "ld", "clang", "clang++"}
 
@@ -42,7 +45,7 @@ class _BlockStopped(BaseException):
 def handle_signals(handler: Callable[[int], None]) -> Generator[Callable[[], None]]:
     """Call `handler` with the number of each signal of `STOPS` that arrives inside the block.
 
-    The earlier handlers are restored at the end of the block, or earlier by the function that is yielded. A
+    The earlier handlers are restored at the end of the block, or earlier if the yielded function is called. A
     signal that the process already ignores stays ignored, for example under `nohup`. Signals that this system
     does not have are skipped. Outside the main thread, where Python allows no handlers, nothing is done.
     """
@@ -87,7 +90,7 @@ def _count_imports(frame: FrameType | None) -> int:
 
 
 def _call_soon(function: Callable[[FrameType | None], object]) -> bool:
-    """Call `function` with the frame that runs 0.05 s from now; return False on systems without timers.
+    """Call `function` after 0.05 s, with the frame that runs then; return False on systems without timers.
 
     The timer is a signal. A thread would need locks, which the interrupted code may hold.
     """
@@ -120,7 +123,7 @@ class Interrupts:
     """Notes the first signal that arrives; the signal ends a block of `at_once`.
 
     Attributes:
-        twice: whether a second signal stops the process at once. The message to the user depends on this.
+        twice: whether a second signal stops the process immediately. The message to the user depends on this.
         number: the number of the first signal; None if no signal has arrived.
         inside: whether a block of `at_once` is running.
     """
@@ -133,7 +136,7 @@ class Interrupts:
 
     @contextmanager
     def at_once(self) -> Generator[None]:
-        """Run a block that ends at once when a signal arrives; wrap it in `suppress(Interrupts.ended)`.
+        """Run a block that ends immediately when a signal arrives; wrap it in `suppress(Interrupts.ended)`.
 
         If a signal has arrived before, the block does not run. If an error follows the signal, the error
         counts as an effect of the signal. For example, Ctrl-C also reaches the processes of the compiler, and

@@ -27,7 +27,7 @@ class Plan:
     decayed: float = 0.0
 
     def part(self, seen: int) -> float:
-        """Return the part of the learning-rate decay that is over after `seen` images; 0 without a total."""
+        """Return the finished part of the learning-rate decay after `seen` images; 0 if `total` is None."""
         if self.total is None:
             return 0.0
         part = (seen - self.settled) / max(1, self.total - self.settled)
@@ -43,14 +43,14 @@ class Plan:
         return Plan(total, settled=seen, decayed=self.part(seen))
 
     def validation_steps(self, count: int, batch: int) -> set[int]:
-        """Return `count` evenly spaced steps after which a run validates; the last is its end.
+        """Return `count` evenly spaced steps after which a run validates; the last one is the end of the run.
 
-        Without a total the only step is 0.
+        If `total` is None, the only step is 0.
         """
         return {math.ceil((self.total or 0) * k / count / batch) for k in range(1, count + 1)}
 
     def step_at(self, share: float, batch: int) -> int | None:
-        """Return the step at which this share of the budget is used; None if no budget is set."""
+        """Return the step at which training has used this share of the budget; None if no budget is set."""
         return None if self.total is None else math.ceil(share * self.total / batch)
 
     def rate(self, optim: Optim, seen: int) -> float:
@@ -63,7 +63,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The images of a run: `fingerprint` is the SHA-256 of all images, `train` the number for training."""
+    """The images of a run: `fingerprint` is the SHA-256 of all images, `train` counts the training images."""
 
     fingerprint: str
     train: int
@@ -86,6 +86,7 @@ class RunState:
         images: the images of the run; None for a run that was imported.
         stopped: the reason for which a callback stopped the run at this step; None if no callback did.
         due: whether a signal stopped the validation of `step`, which must then be repeated.
+        values: the type and range of the values of the training images.
     """
 
     step: int

@@ -1,7 +1,7 @@
 """Read the tensors of files that others wrote: safetensors, and checkpoints that torch pickled.
 
-Nothing in such a file runs, and no more memory is used than the file has bytes. Names and shapes are known
-before tensors are read, so that a caller can refuse a file that does not fit.
+No code in such a file is run, and the size of the file limits the memory that is used. Names and shapes are
+known before tensors are read, so that a caller can refuse a file that does not fit.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TensorFile:
         """Return a tensor as float32.
 
         Raises:
-            UserError: if it is not finite.
+            UserError: if the tensor contains NaN or an infinity.
         """
         value = self.content(name).float()
         if not value.isfinite().all():
@@ -58,17 +58,17 @@ class TensorFile:
         return value
 
     def within(self, prefix: str) -> TensorFile:
-        """Return the part of the file whose names begin with `prefix`, which is left out of the names."""
+        """Return the part of the file whose names begin with `prefix`; the new names lack this prefix."""
         inner = {name[len(prefix) :]: shape for name, shape in self.shapes.items() if name.startswith(prefix)}
         return TensorFile(self.path, inner, lambda name: self.content(prefix + name))
 
 
 @contextmanager
 def open_tensors(path: Path) -> Generator[TensorFile]:
-    """Open a file of tensors for a block.
+    """Yield an open file of tensors, which is closed at the end of the block.
 
-    A file with the ending .safetensors is safetensors, any other is a checkpoint of torch. The latter is
-    first turned into safetensors by another process, see `ddim.runs.pickle_reader`.
+    A file with the ending .safetensors is read as safetensors, and any other file as a checkpoint of torch.
+    Another process first turns such a checkpoint into safetensors; see `ddim.runs.pickle_reader`.
 
     Raises:
         UserError: if the file cannot be read, or holds more than tensors and plain values.
@@ -93,7 +93,7 @@ def fill_weights(
     Args:
         file: the tensors.
         state: the state of the network; it can be on the device "meta".
-        translate: returns the possible names in the file of one of our names.
+        translate: maps the name of a weight in `state` to its possible names in the file.
 
     Raises:
         UserError: if a tensor is missing, has another shape, or has no place in the network.
@@ -117,10 +117,10 @@ def fill_weights(
 
 
 def find_shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
-    """Return the shape of a tensor, which must exist and have so many dimensions, none of length 0.
+    """Return the shape of the tensor `name`.
 
     Raises:
-        UserError: if there is no such tensor.
+        UserError: if there is no tensor with this name and number of dimensions, or a dimension has length 0.
     """
     shape = shapes.get(name, ())
     if len(shape) != dimensions or 0 in shape:
@@ -129,10 +129,12 @@ def find_shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
 
 
 def check_weight_count(shapes: Shapes, state: Mapping[str, Tensor], path: Path) -> None:
-    """Check, before memory is used, that a file has as many numbers as a network on the device "meta".
+    """Check that a file has as many weights as a network on the device "meta".
+
+    This check comes before memory is used for the weights.
 
     Raises:
-        UserError: if it has another number, or more than `MOST_WEIGHTS`.
+        UserError: if the numbers differ, or the network has more than `MOST_WEIGHTS`.
     """
     wanted = sum(value.numel() for value in state.values())
     found = sum(torch.Size(shape).numel() for shape in shapes.values())
@@ -169,7 +171,7 @@ def _open_safetensors(path: Path, given: Path) -> Generator[TensorFile]:
 
 
 def _unpickle(path: Path, out: Path) -> None:
-    """Turn a pickled checkpoint into a safetensors file by a process with little memory and no rights."""
+    """Turn a pickled checkpoint into a safetensors file in a process with limited memory and rights."""
     # -P: Python does not search modules in the current folder, which may hold anything.
     command = [sys.executable, "-P", "-m", "ddim.runs.pickle_reader", str(path.resolve()), str(out)]
     seconds = 300 + path.stat().st_size / 10**6

@@ -65,9 +65,9 @@ def count_vectors(recipe: Recipe, vectors: ImageVectors | None) -> Recipe:
 
 
 def draw_rows_of_training(seeds: Sequence[int], vectors: ImageVectors) -> Tensor:
-    """Return the standardised vectors (B, d) of training images, one for each seed, spread evenly over them.
+    """Return the standardised vectors (B, d) of evenly drawn training images, one image for each seed.
 
-    See `ddim.runs.classes.draw_class` for the order in which they are drawn.
+    See `ddim.runs.classes.draw_class` for the order in which the images are drawn.
     """
     which = [vectors.train[(seed * _GOLDEN % 2**64) * len(vectors.train) >> 64] for seed in seeds]
     return torch.from_numpy(vectors.standardise(vectors.rows[which]))
