@@ -233,6 +233,20 @@ def test_runs_are_compared_and_those_without_an_evaluation_are_named(client, tra
     assert details["metrics"]["kid"]["value"] == 0.3
 
 
+def test_the_evaluation_that_is_comparable_with_other_runs_is_marked_even_if_a_newer_one_is_not(
+    client, trained
+):
+    for name in "ef":
+        shutil.copytree(trained / RUN, client.runs / name)
+        write_evaluation(client.runs / name, 1, kid=0.3, step=10)
+    write_evaluation(client.runs / "e", 2, kid=0.1, step=10, samples=7)
+    wait_for(lambda: {"e", "f"} <= list_rows(client).keys())
+    shown = client.get("/api/runs/e").json()["evaluations"]
+    assert [(each["metrics"]["kid"]["value"], each["comparable"]) for each in shown] == [
+        (0.3, True), (0.1, False)
+    ]  # fmt: skip
+
+
 def test_the_report_on_a_sweep_runs_no_code(client, trained):
     runs = client.runs
     recipe = json.loads((trained / RUN / "run.json").read_text())["recipe"]

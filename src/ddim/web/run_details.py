@@ -152,14 +152,14 @@ def _film_files(path: Path) -> dict[str, Path]:
     }
 
 
-def describe_evaluations(run: Run, common: Run) -> list[Evaluated]:
+def describe_evaluations(run: Run, common: Run | None) -> list[Evaluated]:
     """Return the evaluations of a run, oldest first.
 
     Args:
         run: the run with all records of its evaluations.
-        common: the run with the one record that is comparable with those of other runs, if it has one.
+        common: the run with one record, as `mark_comparable` returns it; None if the run has no record.
     """
-    chosen = common.records[-1] if common.records and common.comparable else None
+    chosen = common.records[-1] if common and common.comparable else None
     return [
         Evaluated(
             show_text(evaluation_name(record)),

@@ -31,12 +31,21 @@ Stamp = tuple[int, ...]
 
 @dataclass
 class ListedRun:
-    """A run folder (`place`), the run in it, its row, and the stamp of its files when they were read."""
+    """A run in the list of the page.
+
+    Attributes:
+        place: the run folder.
+        run: the run, with all its evaluations.
+        row: the row of the run.
+        stamp: the stamp of its files when they were read.
+        marked: the run with one evaluation, as `mark_comparable` returns it; None if it has no evaluations.
+    """
 
     place: Place
     run: Run
     row: Row
     stamp: Stamp
+    marked: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ class RunList:
         except (TypeError, ValueError, KeyError, AttributeError):
             return  # a record has unexpected values; its row is shown without the mark "comparable"
         for known, run in zip(judged, marked, strict=True):
-            known.row = make_row(known.place, run, self.folder)
+            known.row, known.marked = make_row(known.place, run, self.folder), run
 
 
 def stamp_place(place: Place) -> Stamp:

@@ -169,7 +169,7 @@ def _describe(own: str, known: ListedRun, others: Mapping[str, ListedRun]) -> De
         real_sheet=api_address("runs", own, "real") if _has_picture(run.path, "real") else None,
         sheet_columns=columns,
         cell=cell,
-        evaluations=describe_evaluations(run, known.run),
+        evaluations=describe_evaluations(run, known.marked),
         memorisation=describe_memorisation(own, run.path),
         class_names=[show_text(str(name)) for name in names] if row.classes else [],
         vector=list_columns(run.facts),
