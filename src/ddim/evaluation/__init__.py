@@ -1,1 +1,1 @@
-"""Questions about one run: how good its samples are, and why."""
+"""Measure how good the samples of a run are, and find the reasons."""

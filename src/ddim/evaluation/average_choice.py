@@ -1,4 +1,7 @@
-"""Choose the width of a run's average after training: reconstruct several, measure each, keep the best."""
+"""Choose the width of a run's average of weights after training.
+
+Averages of several widths are reconstructed and measured, and the best average is kept.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ from ddim.training.validation import denoise_validation_images
 
 Measure = Literal["validation", "kid"]
 COLUMNS: dict[Measure, str] = {"validation": "validation_error", "kid": "kid"}
-"""The names of the measured values in the rows of a choice."""
+"""The name of the measured value in the rows of an `AverageChoice`, for each measure."""
 
 SAMPLES = 500
 """The default number of samples whose KID is measured for each width."""
@@ -116,8 +119,9 @@ def pick_average(
     """Reconstruct averages of several widths, measure each, and store the best in RUN/averages.
 
     The default average of the run is always compared too, so the kept average never has a worse value. The
-    validation error is the mean absolute error of denoised images (`image_mae`). It has the images, times and
-    noise of the validations in training. `ddim.load(run, weights="picked")` then loads the kept average.
+    validation error is the mean absolute error of denoised images (`image_mae`). It is measured on the same
+    images, times and noise as the validations during training. Afterwards `ddim.load(run, weights="picked")`
+    loads the kept average.
 
     Args:
         run: a run folder or RUN/best, or the result of `ddim.load`.
@@ -130,7 +134,7 @@ def pick_average(
 
     Raises:
         UserError: if the run has no snapshots or no held-out images, or was loaded with torch.compile. Also
-            if it is a student of `ddim distill` and `by` is "validation".
+            if the run is a student of `ddim distill` and `by` is "validation".
 
     Example:
         >>> ddim.pick_average("runs/photos-fast-1")
@@ -185,13 +189,14 @@ class _Best:
 
 @dataclass(frozen=True)
 class _Measurement:
-    """How averages are measured and compared.
+    """The functions that measure and compare averages.
 
     Attributes:
         column: the name of the measured value.
         measure: measures the weights that the model has now, and returns a row for each image or seed.
         value: returns one number for these rows; lower is better.
-        difference: returns the value of some rows minus that of other rows, and its 95 % interval.
+        difference: returns the value of the first rows minus the value of the second rows, and the ends of
+            its 95 % interval.
     """
 
     column: str
@@ -203,7 +208,7 @@ class _Measurement:
 def _choose_widths(
     averages: Averages, widths: Sequence[float] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the widths to try, and those that are left out because of their errors."""
+    """Return the widths to try, and the left-out widths, whose error of reconstruction is too large."""
     if widths is not None:
         return tuple(float(width) for width in widths), ()
     # The default average is always measured, so it needs no width here.

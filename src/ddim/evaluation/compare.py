@@ -162,7 +162,7 @@ Compared: TypeAlias = str | Path | Evaluation
 def compare_evaluations(
     evaluations: Sequence[Compared] | Compared, *others: Compared, metric: str = "kid"
 ) -> Comparison:
-    """Compare evaluations with the first evaluation.
+    """Rank evaluations by a metric, and measure their differences from the first evaluation.
 
     Args:
         evaluations: a list of evaluations, or the first evaluation. Each is a result of `evaluate`, or the
@@ -221,7 +221,7 @@ def _read(named: str | Path) -> Evaluation:
 
 
 def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
-    """Return the evaluations that can be ranked with the first one, best first, then the others in order.
+    """Return the evaluations that can be ranked with the first, best first, then the rest in the given order.
 
     Raises:
         UserError: if there are fewer than two evaluations, or none can be ranked with the first evaluation.
@@ -293,8 +293,8 @@ def _jackknife(
 ) -> tuple[float, float, float]:
     """Return (value, low, high) of the statistic of `one` minus that of `other`, by a jackknife over tenths.
 
-    Each round leaves out a tenth of all three sets at once. The variances of independent sets still add up,
-    because their tenths are independent.
+    Each round leaves out a tenth of each of the three sets together. The variances of independent sets still
+    add up, because their tenths are independent.
 
     Args:
         statistic: the metric, as a function of generated and reference features.

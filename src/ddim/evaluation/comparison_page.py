@@ -1,4 +1,4 @@
-"""A comparison of evaluations as tables, and as a page with their samples."""
+"""Write a comparison of evaluations as tables, and as a page with their samples."""
 
 from __future__ import annotations
 

@@ -90,11 +90,11 @@ class ReferenceSet:
 class Sampling:
     """How images were sampled, relative to the run's own recipe.
 
-    If `label` is None, the samples have no class; if the classes are clusters, they have each class as often
-    as the training images. `guide` names the weaker model that guides: a version of the run itself, such as
-    "@guide", or the path and hash of another run. `changes` lists the fields of sampler, grid, schedule and
-    clipping, with their values, that differ from the run's recipe. All grids that `ddim search` found are
-    equal in comparisons.
+    If `label` is None, the samples have no class. For classes that are clusters, None means that the samples
+    have each class as often as the training images. `guide` names the weaker model that guides: a version of
+    the run itself, such as "@guide", or the path and hash of another run. `changes` lists the fields of
+    sampler, grid, schedule and clipping that differ from the run's recipe, with their values. All grids that
+    `ddim search` found are equal in comparisons.
     """
 
     steps: int

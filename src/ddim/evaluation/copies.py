@@ -1,11 +1,11 @@
 """Find samples that are copies of training images, by a threshold learned from real images alone.
 
 A sample counts as a copy if its nearest training image is unusually close, compared with its next neighbours
-(`closeness`, see `ddim.metrics.neighbours`). A real image falls below the threshold with a bounded
-probability: at most 1 % if the threshold is learned from about 300 images or more. The threshold is learned
-from the training images, each compared with the others, and from half of the held-out images. The other half
-is compared with the training images, as samples are: its share of copies is the rate of false alarms. The
-bound holds for any distribution of images and for any model.
+(`closeness`, see `ddim.metrics.neighbours`). The closeness of a real image is below the threshold with a
+bounded probability: at most 1 % if the threshold is learned from about 300 images or more. The threshold is
+learned from the training images, each compared with the others, and from half of the held-out images. The
+other half is compared with the training images in the same way as samples. The share of copies in this half
+is the rate of false alarms. The bound holds for any distribution of images and for any model.
 
 Real images that are near-duplicates of training images are left out, both from learning the threshold and
 from measuring false alarms. A few near-duplicates would move the threshold to 0, and no sample could then
@@ -209,8 +209,9 @@ def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, f
 
 
 def find_copies_by_pixels(own: SplitImages, samples: np.ndarray, flip: bool) -> Verdict:
-    """Return the copies among samples (N, H, W, C) uint8, found by pixels; with `flip`, also
-    mirrored copies.
+    """Return the copies among samples (N, H, W, C) uint8, found by pixels.
+
+    If `flip` is True, mirrored copies are found too.
     """
     train, valid = take_pictures(own.images, own.train), take_pictures(own.images, own.validation)
     return find_copies(samples, train, valid, also=mirror(train) if flip else None)

@@ -1,4 +1,7 @@
-"""Diagnose a run: errors and calibration at each noise level, times, useful noise levels, gradient noise."""
+"""Diagnose a run by its errors and calibration at each noise level, and by its times.
+
+The diagnosis also has the range of useful noise levels and the gradient noise scale.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IMAGES, LEVELS = 128, 12
-"""The default number of images of each part (training and held out), and of noise levels."""
+"""The default number of images of each part (training, held out), and the default number of noise levels."""
 
 SPECTRUM = 512
 """Largest number of training images from which the useful noise levels are computed."""
@@ -120,11 +123,13 @@ def diagnose(
     count: int = LEVELS,
     progress: Progress = ignore_progress,
 ) -> Diagnosis:
-    """Return measurements of a run on its own images, at `count` noise levels in equal steps of log-SNR.
+    """Measure denoising errors, calibration, noise range and gradient noise of a run on its own images.
+
+    Errors are measured at `count` noise levels in equal steps of log-SNR.
 
     Args:
         run: a run folder, or the result of `ddim.load`.
-        images: at most so many training images are used, and as many held-out images.
+        images: largest number of training images, and of held-out images, whose errors are measured.
         count: number of noise levels.
         progress: called while images are decoded and denoised, and while gradients are computed.
 

@@ -30,12 +30,12 @@ _SIDES = {"training": charts.COLOURS[0], "held out": charts.COLOURS[1]}
 
 
 def write_diagnosis(d: Diagnosis, run: LoadedRun, out: str | Path | None = None) -> Path:
-    """Write record and figure into a folder, and return the folder.
+    """Write the record and the figure of a diagnosis into a folder, and return the folder.
 
     Args:
         d: the diagnosis.
         run: the run.
-        out: the folder. The default is RUN/diagnostics/N/; TensorBoard then shows the figure too.
+        out: the folder, by default RUN/diagnostics/N/. With this default, TensorBoard also shows the figure.
     """
     found, step = run.checkpoint, run.checkpoint.state.step
     figure = draw_diagnosis(d, f"{found.run.resolve().name}, step {step}, {found.weights} weights")

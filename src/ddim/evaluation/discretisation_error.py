@@ -29,7 +29,10 @@ SamplingError = Callable[[Sampler, Tensor], float]
 
 
 def choose_ends(recipe: Recipe, steps: int, end: float | None) -> tuple[float, float]:
-    """Return the first and last of the `steps` times of a recipe's grid; `end`, if given, is the last."""
+    """Return the first and the last time of a recipe's grid of `steps` times; `end` replaces the last time.
+
+    If `end` is None, the last time of the grid is returned.
+    """
     first, last = find_grid_ends(recipe, steps)
     return first, last if end is None else end
 
@@ -74,7 +77,7 @@ def sample_in_model_units(
     progress: Progress = ignore_progress,
     guidance: Guidance = OFF,
 ) -> Tensor:
-    """Return samples (B, C, H, W) in model units on the CPU, one for each seed, with its default label.
+    """Return samples (B, C, H, W) in model units on the CPU, one per seed, with the run's default label.
 
     Sampling runs in float32, so that rounding adds nothing to the error.
 
@@ -87,7 +90,7 @@ def sample_in_model_units(
         guidance: the guidance of the samples.
 
     Raises:
-        UserError: if samples have no label by default, but every training image of the run had one.
+        UserError: if samples have no label by default, but every training image of the run had a label.
     """
     label, model = default_label(pipeline.recipe), pipeline.model
     if label is None:
@@ -114,7 +117,7 @@ def sample_in_model_units(
 
 
 def count_reference_levels(steps: int) -> int:
-    """Return the number of times in the grid of the reference: 10 * `steps`, but at least 100.
+    """Return the number of timesteps in the grid of the reference: 10 * `steps`, but at least 100.
 
     Heun's method has order 2: with 10 times as many steps it has a hundredth of the error.
     """
@@ -138,7 +141,7 @@ def error_against_reference(
         pipeline: the run.
         end: the last time.
         seeds: the seeds of the samples.
-        levels: number of times in the grid of the reference.
+        levels: number of timesteps in the grid of the reference.
         first: the first time.
         progress: called with "reference samples" after each step.
         guidance: the guidance of all samples, also of the reference.

@@ -90,7 +90,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         features: the network that computes the features, "efficientnet-lite0" or another name in
             `ddim.metrics.catalogue.EXTRACTORS`.
         out: a new or empty folder, by default RUN/evaluations/N for a run, else evaluations/NAME-N.
-        progress: True shows a bar in a notebook cell, False nothing; or a function, see `Progress`.
+        progress: True shows a bar in a notebook cell, False shows nothing; or a function, see `Progress`.
 
     Returns:
         The metrics with their 95 % confidence intervals, as a table.
@@ -147,7 +147,7 @@ def evaluate_source(
 def evaluate_subject(
     subject: Subject, extractor: Extractor, out: Path | None, progress: Progress
 ) -> Evaluation:
-    """Evaluate a subject, write the folder of the evaluation, and return it; processes share the sampling."""
+    """Evaluate a subject, write its record, and return the evaluation; processes share the sampling."""
     processes = current_processes()
     if subject.sampled:
         check_same_sampling(subject.sampling or {})

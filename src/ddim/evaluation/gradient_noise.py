@@ -29,9 +29,10 @@ BATCHES = 16
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """tr(Sigma) / |G|^2 in images (eq. 2.9), with its 95 % confidence interval.
+    """The gradient noise scale tr(Sigma) / |G|^2 in images (eq. 2.9), with its 95 % confidence interval.
 
-    It is infinite if the gradient cannot be distinguished from 0.
+    G is the expected gradient, and Sigma is the covariance of the gradients of single images. The scale is
+    infinite if the gradient cannot be distinguished from 0.
 
     Args:
         value: `noise` / `signal`.
@@ -40,7 +41,8 @@ class NoiseScale:
         signal: an unbiased estimate of |G|^2.
         noise: an unbiased estimate of the trace of the covariance of a batch's gradient, times the batch
             size. If the images of a batch are independent, this is tr(Sigma), the trace for single images.
-            Training stratifies the times of a batch, one in each equal slice, which makes it smaller.
+            Training stratifies the times of a batch, with one time in each of equal slices. This makes the
+            estimate smaller.
     """
 
     value: float
@@ -67,7 +69,7 @@ class NoiseScale:
 
 
 _FAR = 3
-"""A batch size is far from the noise scale if one of them is more than this factor times the other."""
+"""A batch size is far from the noise scale if the ratio of the larger to the smaller exceeds this factor."""
 
 _MEANINGS = {
     "far below": "gradients are mostly noise, and larger batches would help",
@@ -115,7 +117,7 @@ def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Te
 
 
 def find_loss(run: LoadedRun) -> LossFunction:
-    """Return the loss of a run at the step of its checkpoint."""
+    """Return the loss function of a run at the step of its checkpoint."""
     state = run.checkpoint.state
     return run.recipe.objective.at(state.plan.part(state.step * run.recipe.optim.batch))
 
@@ -152,7 +154,7 @@ def collect_gradients(
 
 
 def space_steps(images: int, batch: int) -> range:
-    """Return the numbers of `BATCHES` updates, so far apart that no two use images of the same epoch.
+    """Return the steps of `BATCHES` updates, so far apart that no two updates use images of the same epoch.
 
     Batches of one epoch are not independent: they have no image in common, so their deviations cancel.
     """
@@ -165,8 +167,8 @@ def draw_parts(
 ) -> Iterator[tuple[Denoiser, Tensor, Tensor, Tensor, Tensor]]:
     """Yield the micro-batches of the training update `step`.
 
-    Each one is a tuple: the model, with the labels of the images fixed; the images x0; their times; their
-    noise; and the weight (b,) of each image in the loss.
+    Each micro-batch is a tuple of the model, the images x0, their times, their noise, and the weight (b,) of
+    each image in the loss. The model is conditioned on the labels of the images.
     """
     runtime = run.runtime
     batch = batches.draw_batch(run.recipe, own, run.model, runtime, step, memory)
@@ -179,7 +181,7 @@ def draw_parts(
 
 
 def load_loss_memory(run: LoadedRun) -> Memory | None:
-    """Return the past losses in the checkpoint if its times or weights depend on them, else None."""
+    """Return the past losses in a checkpoint; None if times and weights do not depend on past losses."""
     memory = make_memory(run.recipe.objective, run.recipe.schedule)
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))

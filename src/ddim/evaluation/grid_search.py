@@ -43,7 +43,10 @@ LEAST_GAP = 0.25
 """Smallest gap in log-SNR, as a fraction of the mean gap. A smaller gap would overfit the samples."""
 
 FIRST_SEED = 2**31
-"""First seed of the samples of a search. Users rarely use such large seeds, so their samples differ."""
+"""First seed of the samples of a search.
+
+Users rarely use such large seeds, so their samples differ from the samples of a search.
+"""
 
 
 @with_bar
@@ -63,8 +66,8 @@ def search_grid(
 
     Args:
         run: a run folder, or the result of `ddim.load`.
-        steps: number of sampling steps, at least 3; by default 10. For the sampler multistep at least 2, by
-            default the recipe's.
+        steps: number of sampling steps, at least 3; by default 10. For the sampler multistep, at least 2; by
+            default the number in the recipe.
         end: the last time, by default the last time of the run's own grid.
         seeds: number of samples whose error is measured, by default 16, or 500 for the sampler multistep.
         fields: changes of the recipe's sampler and grid, as `override` takes them.
@@ -133,7 +136,7 @@ def search_times(
 
     First the best named grid is mixed with each other named grid, on the scale of log-SNR. Then each time in
     turn moves towards a neighbour by a part of the gap in log-SNR. A change that lowers the error is kept.
-    After a sweep over all times that lowers the error by at most 2 %, moves are halved.
+    If a sweep over all times lowers the error by at most 2 %, the moves are halved.
 
     Args:
         steps: number of times, at least 3.

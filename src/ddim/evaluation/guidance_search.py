@@ -2,7 +2,8 @@
 
 Settings are compared by the KID of their samples against validation images. The best setting is then compared
 with no guidance, on fresh samples and at an equal number of network evaluations. It is kept only if its KID
-is lower at 95 %. This test is needed because the lowest of many noisy KIDs is partly low by chance.
+is distinguishably lower at 95 %. This test is needed because the lowest of many noisy KIDs is partly low by
+chance.
 """
 
 from __future__ import annotations
@@ -146,8 +147,8 @@ def search_guidance(
 ) -> SearchedGuidance:
     """Search for the guide, scale and interval of guidance with the lowest KID, and save them with the run.
 
-    Sampling with the same sampler, number of steps and weights then uses them, unless a guidance scale is
-    given. The best setting is compared with no guidance on fresh samples, with equally many network
+    Sampling with the same sampler, number of steps and weights then uses this guidance, unless a guidance
+    scale is given. The best setting is compared with no guidance on fresh samples, with equally many network
     evaluations. If no gain is distinguishable at 95 %, no guidance is saved. The reference images are the
     validation images. After an interruption, the same call continues where the search stopped.
 
@@ -199,12 +200,15 @@ def _list_guides(run: LoadedRun, label: Label) -> list[str]:
 
 
 def _guides_itself(run: LoadedRun, label: Label) -> bool:
-    """Return whether classifier-free guidance is possible: the run without its label is the guide."""
+    """Return whether classifier-free guidance is possible, in which the run without a label is the guide."""
     return label is not None and bool(run.recipe.data.labels) and run.recipe.data.unlabelled > 0
 
 
 def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str]) -> list[Guidance]:
-    """Return guidance of scale 2 by each guide, checked; classifier-free guidance is first, if possible."""
+    """Return guidance of scale 2 by each guide, after a check of each guide.
+
+    Classifier-free guidance is first, if it is possible.
+    """
     names = [*([None] if _guides_itself(run, label) else []), *named]
     return [open_guidance(run, label, steps, 2.0, None, name) for name in names]
 
@@ -234,7 +238,7 @@ class _Search:
     total: int = 0
 
     def find(self, guides: Sequence[Guidance], announce: Callable[[str], object]) -> SearchedGuidance:
-        """Try each guide at each scale, then the best in intervals; compare the winner on fresh samples."""
+        """Try each guide at each scale, then the best in intervals; test the winner on fresh samples."""
         settings = [replace(guide, scale=scale) for guide in guides for scale in SCALES]
         intervals = self.list_intervals()
         most = count_evaluations(self.at(self.steps), self.steps, settings[0])
@@ -291,7 +295,8 @@ class _Search:
     def equal_steps(self, nfe: int) -> int:
         """Return the largest number of steps without guidance that costs at most `nfe`.
 
-        Numbers of steps that the grid does not allow are skipped. If none is left, it is `self.steps`.
+        Numbers of steps that the grid does not allow are skipped. If no number is left, the result is
+        `self.steps`.
         """
         for steps in range(count_levels(self.run.recipe.sampler, nfe), 1, -1):
             with suppress(UserError):

@@ -1,7 +1,7 @@
 """Search for the best noise level of a student's last sampling step.
 
-Noise levels are compared by the KID of their samples against the validation images. Samples with more steps
-cannot be the reference, as in `grid_search`, because a student adds fresh noise at each step.
+Noise levels are compared by the KID of their samples against the validation images. In `grid_search`, the
+reference is samples with more steps. This is not possible for a student, which adds fresh noise at each step.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FACTOR = 1.6
 """Ratio of two neighbouring noise levels that are tried."""
 
 TRIED = range(-4, 4)
-"""Exponents k of the tried levels: `FACTOR` to the power k, times the level of the student's own grid."""
+"""Exponents k: a tried level is `FACTOR` to the power k, times the last level of the student's own grid."""
 
 
 def search_levels(
@@ -38,8 +38,8 @@ def search_levels(
 ) -> SearchedGrid:
     """Return the times whose samples have the lowest KID against the validation images.
 
-    Noise levels around that of the run's own grid are tried; this grid must be `Karras`. The first step keeps
-    its noise level.
+    The tried noise levels lie around the last noise level of the run's own grid, which must be `Karras`. The
+    first step keeps its noise level.
 
     Args:
         run: the student.
@@ -49,7 +49,7 @@ def search_levels(
         progress: called with "grids" while samples are made.
 
     Raises:
-        UserError: if there is no step to search, or the grid is of another kind.
+        UserError: if there is no step to search, or the run's own grid is not `Karras`.
     """
     own = run.recipe.grid
     if steps < 2 or not isinstance(own, Karras):

@@ -1,4 +1,4 @@
-"""Bits per dimension of images under the model of a run, with a standard error; written to a file."""
+"""Measure bits per dimension of images under the model of a run; write them, with an error, to a file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Likelihood(Tabular):
     record: dict[str, Any]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return the bits per dimension of each image."""
+        """Return one dictionary for each image, with its bits per dimension."""
         return [{"image": k, "bits_per_dim": bits} for k, bits in enumerate(self.bits.tolist())]
 
     def __repr__(self) -> str:
@@ -84,8 +84,9 @@ def bits_per_dim(
 ) -> Likelihood:
     """Measure the bits per dimension of images under the model of a run; `write_likelihood` saves them.
 
-    If the run was trained with labels, each image is conditioned on the nearest cluster, or on the class that
-    is named like its folder, or on no class if the run has no class of this name.
+    If the run was trained with labels, each image is conditioned on the class that is named like its folder,
+    or on no class if the run has no class of this name. If the classes are clusters, each image is
+    conditioned on the nearest cluster.
 
     Args:
         run: a run folder, or the result of `ddim.load`.
@@ -194,7 +195,7 @@ def _check_run(run: LoadedRun) -> None:
 def _choose_images(
     run: LoadedRun, reference: Reference, n: int, decoding: Callable[[int, int], None]
 ) -> ImageSet:
-    """Return `n` random images of a reference, or all if there are fewer; all calls draw the same images."""
+    """Return `n` random images of a reference, or all if it has fewer; every call draws the same images."""
     chosen = open_reference(run, reference, decoding)
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")

@@ -33,7 +33,7 @@ NO_RECALL = "recall is 0: samples cover no reference image, so precision and den
 
 
 def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[str, Any], list[str]]:
-    """Return the metrics of features (N, d) and (M, d), in the form of a record, and notes on them.
+    """Return the metrics of features (N, d) and (M, d), in the form of a record, and notes on the metrics.
 
     A note is a sentence about a number that is missing or easily misread.
     """
@@ -75,7 +75,7 @@ def measure_yardstick(
     """Return the metrics of real images against the reference, as a yardstick for the metrics of samples.
 
     The real images come from the same source as the reference, but are not part of it. For example, they are
-    training images if the reference is the held-out images. Their number is that of the samples, if the
+    training images if the reference is the held-out images. There are as many real images as samples, if the
     source has enough, because some metrics depend on the number of images. The result is kept in the cache.
 
     Args:

@@ -1,4 +1,7 @@
-"""Check whether a run repeats its training images: copies among samples, and the gap to held-out images."""
+"""Check whether a run repeats its training images.
+
+The check finds copies among samples, and measures the gap between errors on held-out and training images.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ def check_memorisation(
     progress: Progress = ignore_progress,
     out: str | Path | None = None,
 ) -> Memorisation:
-    """Find copies of training images among samples, and write record and figure.
+    """Find copies of training images among samples, and write a record and a figure.
 
     If the run was trained with labels, the samples cycle through its classes. If the classes are clusters,
     they are as frequent as in training instead.

@@ -66,7 +66,10 @@ class Evaluation(Tabular):
         return evaluation_name(self.record)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each metric: its value and the ends of its 95 % interval, or None."""
+        """Return one dictionary for each metric: its value and the ends of its 95 % interval.
+
+        The ends are None if the record has no interval for the metric.
+        """
         entries = {metric.title: metric_entry(self.record, name) for name, metric in METRICS.items()}
         return [
             {"metric": title, "value": entry["value"], "low": entry.get("low"), "high": entry.get("high")}
@@ -107,7 +110,7 @@ class Evaluation(Tabular):
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Return the evaluation at a path, which is a record, its folder, or a run with its newest evaluation.
+    """Return the evaluation at a path: a record, the folder of a record, or a run (its newest evaluation).
 
     Raises:
         UserError: if there is no evaluation, or the record is damaged, of another type or of another schema.

@@ -20,7 +20,7 @@ from ddim.runs.recipe_data import Data
 Part = Literal["valid", "train", "all"]
 
 BY_ARGUMENT = "with --data, or with `reference` in Python"
-"""Words for messages: how a user gives reference images."""
+"""Words for messages, which tell the user how to name reference images."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Reference:
 
     Args:
         data: a folder, an archive or the name of a data set; None for the run's own images.
-        part: "valid", "train" or "all"; None for "valid" of the run's own images and "all" of other images.
+        part: "valid", "train" or "all". None means "valid" for the run's own images, and "all" for other
+            images.
 
     Raises:
         UserError: if `part` is another word.
@@ -50,7 +51,7 @@ def name_source(reference: str | Path) -> str:
     """Return the source of reference images as text.
 
     Raises:
-        UserError: if it is neither a path nor a name.
+        UserError: if `reference` is neither a path nor a name.
     """
     if not isinstance(reference, str | Path):
         raise UserError(

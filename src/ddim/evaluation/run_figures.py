@@ -35,7 +35,7 @@ PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
 
 
 def read_image(source: str, size: tuple[int, int]) -> Tensor:
-    """Return an image (1, 3, H, W) in [0, 1] from a file, or the first usable one of a folder or archive.
+    """Return an image (1, 3, H, W) in [0, 1] from a file, or the first usable image of a folder or archive.
 
     Raises:
         UserError: if there is no usable image.
@@ -265,7 +265,7 @@ def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """Return a name for each run: the shortest endings of the paths that are all different."""
+    """Return a name for each run: the end of its path, just long enough that all names differ."""
     parts = 1
     while len({run.parts[-parts:] for run in runs}) < len(runs):
         parts += 1

@@ -18,7 +18,7 @@ def check_run_path(run: object) -> None:
     """Check that a run is given as a path.
 
     Raises:
-        UserError: if it is another value, such as a model.
+        UserError: if `run` is another value, such as a model.
     """
     if not isinstance(run, str | Path):
         raise UserError(f"this needs a run folder, such as runs/photos-fast-1, got {describe_given(run)}")
@@ -61,7 +61,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
 def write_results(run: LoadedRun, kind: str, out: str | Path | None, write: Callable[[Path], object]) -> Path:
     """Write the files of a result into a new folder, and return its path.
 
-    The folder gets its name when it is complete, so a command that is stopped leaves none.
+    The folder gets its name when it is complete, so a command that is stopped leaves no folder.
 
     Args:
         run: the run.

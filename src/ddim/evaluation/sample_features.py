@@ -60,7 +60,7 @@ class Part:
 
 @dataclass(frozen=True)
 class SampledParts:
-    """Samples of a run; a call makes them and their features part by part.
+    """Samples of a run; a call yields the samples and their features part by part.
 
     Attributes:
         pipeline: the run.
@@ -100,7 +100,10 @@ class SampledParts:
             yield from processes.interleave([self._open(seeds, extractor, folder, shown) for seeds in mine])
 
     def _open(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> Part:
-        """Return the samples of these seeds and their features: from the cache folder, or made and saved."""
+        """Return the part with these seeds, from the cache folder if possible.
+
+        If the part is not in the cache folder, or lacks images that are shown, make and save the part.
+        """
         path, pictured = folder / f"{seeds[0]}-{len(seeds)}", seeds[0] - self.seeds[0] < shown
         part = _read(path)
         if part is None or (pictured and part.images is None):

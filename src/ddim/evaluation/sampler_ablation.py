@@ -1,7 +1,9 @@
-"""How discretisation, schedule, scaling and solver affect the sampling error (Karras et al. 2022, figure 2).
+"""Measure how the choices of a sampler affect the sampling error (Karras et al. 2022, figure 2).
 
-A trained denoiser D defines the probability flow. A sampler chooses how to integrate it: over which noise
-levels, in which variable, with which solver. The paper scales a noisy image: x = s(t) (x0 + sigma(t) eps),
+The choices are discretisation, schedule, scaling and solver.
+
+A trained denoiser D defines the probability flow. A sampler chooses the noise levels, the variable and
+the solver with which this flow is integrated. The paper scales a noisy image: x = s(t) (x0 + sigma(t) eps),
 with a schedule sigma(t) and a scaling s(t). This x follows (eq. 81)
 
     dx/dt = (s' / s + sigma' / sigma) x - (sigma' s / sigma) D(x / s; sigma).
@@ -61,7 +63,7 @@ DISCRETISATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], 
     "ve": (torch.log, torch.exp),
     "iddpm": (torch.atan, torch.tan),
 }
-"""A function f of sigma and its inverse, for each discretisation: f of its noise levels is equally spaced.
+"""For each discretisation, (f, inverse of f); the values f(sigma) at the noise levels are equally spaced.
 
 See table 1, time steps. For iDDPM, f is the angle of the cosine schedule, without the offset and the rounding
 of its table."""
@@ -208,7 +210,9 @@ def ablate_sampler(
     progress: Progress = ignore_progress,
     guidance: Guidance = OFF,
 ) -> Ablation:
-    """Return the error of every combination of choices, at the same number of network evaluations.
+    """Return the sampling error of every combination of discretisation, solver, schedule and scaling.
+
+    Each combination uses at most `evaluations` evaluations of the denoiser for a sample.
 
     Args:
         pipeline: the run.

@@ -1,4 +1,4 @@
-"""The error of every deterministic sampler on every named grid, at a few network evaluations."""
+"""Measure the error of every deterministic sampler on every named grid, with few network evaluations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SAMPLERS: dict[str, Sampler] = {
     "UniPC-3": UniPC(3),
 }
 REFERENCE_LEVELS = 500
-"""Number of times in the grid of the reference samples, which Heun's method computes."""
+"""Number of timesteps in the grid of the reference samples, which Heun's method computes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SamplerError:
 
 
 def count_levels(sampler: Sampler, nfe: int) -> int:
-    """Return the largest number of times that costs at most `nfe` network evaluations, but at least 2."""
+    """Return the largest number of timesteps that costs at most `nfe` network evaluations, but at least 2."""
     return max([2, *(n for n in range(2, nfe + 1) if sampler.evaluations(n) <= nfe)])
 
 
@@ -136,7 +136,7 @@ def sampling_error_of_run(
 ) -> SamplingError:
     """Return a function that measures the error of a run's samples against a reference.
 
-    The grid of the reference has `REFERENCE_LEVELS` times.
+    The grid of the reference has `REFERENCE_LEVELS` timesteps.
 
     Args:
         pipeline: the run.

@@ -26,14 +26,17 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 DEFAULT: dict[str, Schedule] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
-"""The schedules plotted by default: two with the bounds of torch/luz, and DDPM's in continuous time."""
+"""The schedules that are plotted by default.
+
+Two have the bounds of the torch/luz repository; the third is DDPM's schedule in continuous time.
+"""
 
 KNOWN: dict[str, Any] = {name: kind() for name, kind in SCHEDULES.items()}
 """All schedules that can be plotted, keyed by name."""
 
 
 Shown = Mapping[str, Schedule] | Sequence[str | Schedule] | str | Schedule
-"""A name or a schedule to plot, a list of them, or a dictionary of schedules keyed by names in the figure."""
+"""Schedules to plot: a schedule or its name, a list of schedules and names, or {name to show: schedule}."""
 
 
 def name_schedules(shown: Shown) -> dict[str, Schedule]:
@@ -55,7 +58,7 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
     Schedules can be names and objects: `plot_schedules(["cosine", ddim.Linear(clip="powers")])`.
     Plateaus at t = 0 and t = 1 are drawn thick. A note states the share of times on each plateau: training
     spends this share on a single noise level. Other notes name schedules that are not clean at t = 0, and
-    explain the dotted lines: the bounds of the torch/luz repository and the Keras example.
+    explain the dotted lines, which are the bounds of the torch/luz repository and the Keras example.
     """
     shown, t = name_schedules(schedules), torch.linspace(0, 1, points, dtype=torch.float64)
     levels = {name: schedule(t) for name, schedule in shown.items()}
@@ -175,10 +178,11 @@ def _plateau_note(name: str, shares: tuple[float, float]) -> str:
 
 
 def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
-    """Return heat maps of the sinusoidal embedding of the noise variance, from 0 to 1 and from 0 to 0.02.
+    """Return a figure with two heat maps of the sinusoidal embedding of noise variances.
 
-    Channels oscillate up to `max_frequency` times. In the left panel many channels oscillate several times
-    within a pixel. These channels are blurred, because aliasing would show patterns that do not exist.
+    The left panel has variances from 0 to 1, the right panel from 0 to 0.02. Between 0 and 1, channels
+    oscillate up to `max_frequency` times. In the left panel many channels oscillate several times within a
+    pixel. These channels are blurred, because aliasing would show patterns that do not exist.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -216,8 +220,8 @@ def blur_embedding(net: Sinusoidal, end: float, pixels: int) -> Tensor:
 def plot_embedding_products(width: int = 32, max_frequency: float = 1000.0) -> Figure:
     """Return a figure of the inner products of embeddings of a and b, which depend on a - b alone.
 
-    Source: Kazemnejad 2019. The left panel has all pairs of 201 noise variances. The right panel shows the
-    products for three values of a against a - b; the three lines coincide.
+    Source: Kazemnejad 2019. The left panel has all pairs of 201 noise variances. The right panel plots the
+    products against a - b, for three values of a; the three lines coincide.
     """
     from matplotlib.ticker import MaxNLocator
 

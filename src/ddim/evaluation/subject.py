@@ -57,21 +57,23 @@ SAMPLES = 1000
 
 @dataclass(frozen=True)
 class Samples:
-    """Which samples of a run are evaluated.
+    """The choice of the samples of a run that are evaluated.
 
     Args:
         n: number of samples; None for `SAMPLES`, or for all images of a folder, an archive or a tensor.
         steps: sampling steps; None for the number in the recipe of the run.
         seed: the samples have seeds `seed` ... `seed` + `count` - 1.
         weights: "ema", "raw", or the name of another EMA of the run.
-        fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. If they
-            contain neither grid nor sampled_on, times that `ddim search` saved for this sampler and number
-            of steps are used, if there are any.
+        fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. If
+            `fields` changes neither grid nor sampled_on, sampling uses the times that `ddim search` saved for
+            this sampler and number of steps, if it saved any.
         device: where to sample; by default the device that the run was trained on.
         threads: processor threads of sampling; by default as many as in the training.
         label: a class by name or index, or "all" to cycle through the classes; None for no class.
-        guidance: guidance scale; 1 turns guidance off, None takes what `ddim search` saved with the run.
-        guidance_interval: (low, high), the log-SNRs with guidance; None for all.
+        guidance: guidance scale; 1 turns guidance off. None takes the guidance that `ddim search` saved with
+            the run, or no guidance if none was saved.
+        guidance_interval: (low, high), the lowest and the highest log-SNR with guidance; None for all noise
+            levels.
         guide_with: the weaker model that guides; see `ddim.runs.guidance_choice.open_guide`.
         sampler: the sampler or its name; None for the sampler in `fields` or in the recipe.
         grid: the grid of times or its name. None means the grid in `fields`, else the searched grid, else
@@ -160,7 +162,7 @@ class Subject:
         return f"{how}, {format_count(self.sampling['nfe'], 'network evaluation')} each: {pairs}"
 
     def describe(self) -> dict[str, Any]:
-        """Return what a record says about the images, as JSON."""
+        """Return the entries of a record about the images, as JSON."""
         return {"images": self.count, "source": self.source, "fingerprint": self.fingerprint}
 
 
@@ -239,7 +241,7 @@ def prepare_sampling(pipeline: P, samples: Samples) -> tuple[P, Label, Guidance]
 
 
 def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress) -> Subject:
-    """Return samples of a model in memory; features are not cached, because its weights may have changed."""
+    """Return samples of a model in memory; features are not cached, as the weights may have changed."""
     shape, decoding = pipeline.model.shape, partial(progress, READING)
     home, stem = Path(FOLDER), "model-"
     if isinstance(pipeline, LoadedRun):

@@ -92,7 +92,7 @@ class EvaluationTable(Tabular):
 
     @property
     def yardstick(self) -> Mapping[str, Any] | None:
-        """The metric of real images measured like samples, see `metric_entry`; None if not measured."""
+        """The metric of real images in place of samples, see `metric_entry`; None if it was not measured."""
         found = self.cells[0].evaluation.record.get("yardstick")
         return (metric_entry(found, self.metric) or None) if found else None
 
@@ -111,8 +111,7 @@ class EvaluationTable(Tabular):
         return self.ranked and len(known) > 1 and self._value(cell) == best(known)
 
     def value_rows(self, best: str = "* {}") -> list[list[str]]:
-        """Return each row as text: its name, then each value with the half-width of its 95 % confidence
-        interval.
+        """Return each row as text: its name, and its values with the half-widths of their 95 % intervals.
 
         `best` is the format of the best value of a column; {} stands for the value.
         """
@@ -205,8 +204,9 @@ class EvaluationTable(Tabular):
 
 
 def format_entry(entry: Mapping[str, Any]) -> str:
-    """Return a metric's entry as text: its value, and the half-width of its 95 % confidence interval if it
-    has one.
+    """Return a metric's entry as text, such as "0.0123 ± 0.0011"; an empty entry becomes "none".
+
+    The number after ± is the half-width of the 95 % confidence interval; it is left out without an interval.
     """
     if not entry:
         return "none"

@@ -47,9 +47,9 @@ def tabulate(
 ) -> EvaluationTable:
     """Evaluate a run under every combination of choices of sampling, with equal seeds.
 
-    Equal seeds start from equal noise, and therefore differences within a column are paired. Each combination
+    Samples of equal seeds start from equal noise, so differences within a column are paired. Each combination
     is one evaluation in RUN/evaluations. Evaluations that exist already are not repeated. To continue a call
-    that was stopped, repeat it. If you add values of a choice, only their combinations are evaluated.
+    that was stopped, repeat it. If you add values of a choice, only the new combinations are evaluated.
 
     Args:
         source: a run folder or checkpoint.
@@ -58,13 +58,15 @@ def tabulate(
         reference: the images with which samples are compared, by default the run's own held-out images.
         metric: the metric that the table shows.
         extractor: the network of the features.
-        progress: called with the network evaluations of all combinations, and while features are computed.
+        progress: called with "network evaluations", counted over all combinations, while samples are made;
+            also called while images are decoded and features are computed.
 
     Returns:
         A table with a column for each number of steps, and a row for each combination of the other choices.
 
     Raises:
-        UserError: if a choice does not exist or a combination is invalid; no evaluation has begun then.
+        UserError: if a choice does not exist or a combination is invalid; this is raised before the first
+            evaluation begins.
 
     Example:
         >>> table = ddim.tabulate(run, {"steps": [10, 20, 50], "sampler.eta": [0, 0.5, 1]})

@@ -1,1 +1,1 @@
-"""Metrics: features of images, and metrics with confidence intervals that are computed from features."""
+"""Compute features of images, metrics from these features, and confidence intervals of metrics."""

@@ -73,9 +73,9 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
 
     Args:
         name: one of `EXTRACTORS`.
-        weights: the file of weights. None takes the file of the package for efficientnet-lite0. For the other
-            extractors, None takes the file in the cache, and downloads it if it is missing; scattering has no
-            weights.
+        weights: the file of weights. For efficientnet-lite0, None takes the file in its Python package. For
+            the Inception networks, None takes the file in the cache, and downloads it if it is missing.
+            Scattering has no weights.
 
     Raises:
         UserError: if there is no such extractor, its weights cannot be found, or they are not the published

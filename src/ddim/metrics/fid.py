@@ -35,7 +35,7 @@ def fid_infinity(
 
     The bias from the M reference images remains: value and interval are for this reference set, not for the
     distribution of its images. For the interval, both sets are cut into ten parts. The spread of FID over the
-    ten pairs of parts gives the interval, which is too wide rather than too narrow.
+    ten pairs of parts gives the interval. This interval is too wide rather than too narrow.
 
     Args:
         generated: features (N, d) of generated images.

@@ -39,8 +39,8 @@ def load_inception_torchvision(weights: Path | None = None) -> tuple[str, Callab
     """Load torchvision's Inception v3, which the luz DDIM repository (in R) used.
 
     The returned network takes pixels in [0, 255] and maps them to [-1, 1], which Inception expects.
-    torchvision normalises images by ImageNet's statistics, and its network then undoes this; both steps are
-    left out.
+    torchvision normalises images by ImageNet's statistics, and its network then undoes this normalisation.
+    Both steps are left out here.
 
     Returns:
         The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 2048), pooled.
@@ -57,8 +57,9 @@ def load_inception_torchvision(weights: Path | None = None) -> tuple[str, Callab
 def resize_tf1(images: Tensor, side: int) -> Tensor:
     """Resize images (B, C, H, W) to (B, C, side, side) like `tf.image.resize_bilinear` of TensorFlow 1.
 
-    Row i is interpolated at i * H / side, and columns likewise. This aligns upper left corners, not centres
-    of pixels. Images that become smaller are not antialiased.
+    Row i of the result is interpolated at row i * H / side of the image; columns are treated likewise. This
+    aligns the upper left corners of pixels, not their centres. Images that become smaller are not
+    antialiased.
     """
     for axis in (3, 2):
         size = images.shape[axis]

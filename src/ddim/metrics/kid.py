@@ -90,8 +90,8 @@ def kid_difference(
     """Return the KID of one set minus the KID of another set, against the same reference.
 
     The interval is computed by the jackknife, as in `kid`. A reference image is left out of both values
-    together. In `paired` sets, row k is left out of both sets together. So the variation that both have in
-    common cancels.
+    together. In `paired` sets, row k is left out of both sets together. So the variation that both values
+    have in common cancels.
 
     Args:
         one: features (N, d) of the first set.
@@ -135,10 +135,10 @@ def _left_out(xx: Tensor, yy: Tensor, xy: Tensor, yx: Tensor) -> tuple[Tensor, T
     """Return the estimates of MMD^2 without each x (n,), and without each y (m,), from sums of the kernel.
 
     Args:
-        xx: (n,) sums of each x over the other x.
-        yy: (m,) sums of each y over the other y.
-        xy: (n,) sums of each x over all y.
-        yx: (m,) sums of each y over all x.
+        xx: (n,) for each x, the sum of the kernel with all other x.
+        yy: (m,) for each y, the sum of the kernel with all other y.
+        xy: (n,) for each x, the sum of the kernel with all y.
+        yx: (m,) for each y, the sum of the kernel with all x.
     """
     n, m = len(xx), len(yy)
     # Without one image, the sum over pairs loses its row and its column.

@@ -8,7 +8,7 @@ images that occur twice in the training set.
 
 The distance alone is not enough. A blurred or gray image is close to all images, and noise is far from all. A
 new image in a dense region of the data is close to its neighbours. In all these cases the nearest image is
-about as far away as the next fifty. For a copy it is much closer.
+about as far away as the next fifty images. For a copy, the nearest image is much closer.
 
 Contrast is removed first. In pixel space, images of low contrast are close to all others (hubs: Radovanović
 et al. 2010). A blurred sample would be much closer to the training images of lowest contrast than to the
@@ -58,7 +58,7 @@ def standardise(images: np.ndarray) -> Tensor:
     """Convert images (N, H, W, C) uint8 to rows (N, H * W * C) float32 with channel mean 0 and norm 1.
 
     Half the squared distance of two rows is 1 minus the correlation of their pixels. A constant image becomes
-    a row of zeros, at distance 1 from all others.
+    a row of zeros, at distance 1 from every row of norm 1.
     """
     rows = torch.from_numpy(np.ascontiguousarray(images)).double()
     rows = (rows - rows.mean((1, 2), keepdim=True)).flatten(1)

@@ -27,8 +27,8 @@ class PRDC:
         precision: the share of generated images that lie in a ball around a reference image (Kynkäänniemi et
             al. 2019, eq. 1 and 2).
         recall: the share of reference images that lie in a ball around a generated image.
-        density: the number of reference balls in which a generated image lies, divided by k; the mean over
-            generated images. Its expectation for equal distributions is 1; it can be larger.
+        density: the mean over generated images of the number of reference balls in which an image lies,
+            divided by k. The expected density is 1 for equal distributions; a density can be above 1.
         coverage: the share of reference balls in which at least one generated image lies.
     """
 
@@ -39,7 +39,9 @@ class PRDC:
 
 
 def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density: int = 5) -> PRDC:
-    """Return precision, recall, density and coverage of two sets of features, in one pass over the pairs.
+    """Return precision, recall, density and coverage of two sets of features.
+
+    All four are computed in one pass over the pairs of a generated and a reference image.
 
     Args:
         generated: features (N, d) of generated images.

@@ -8,7 +8,7 @@ import numpy as np
 def share_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the exact confidence interval (low, high) of a proportion, observed in `count` of `n` cases.
 
-    It contains the true proportion with at least the given confidence (Clopper & Pearson 1934).
+    The interval contains the true proportion with at least the given confidence (Clopper & Pearson 1934).
     """
     from scipy import stats
 

@@ -1,8 +1,8 @@
 """The scattering transform (Bruna & Mallat 2013): image features from fixed wavelets, without training.
 
 The features of a network that was trained on photographs depend on the classes it learned to distinguish.
-Wavelets measure contrast, edges and textures at each scale. If samples are better by both kinds of features,
-this does not depend on one network.
+Wavelets measure contrast, edges and textures at each scale. If samples are better by the features of a
+network and also by these wavelets, this result does not depend on one network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RESIZE, DIMENSIONS = f"{_SIZE} px bicubic antialiased", 3 * _COEFFICIENTS
 
 
 def load_scattering(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """Return the scattering transform, as a function: it has 417 coefficients for each of three colours.
+    """Return the scattering transform as a function; it computes 417 coefficients for each of three colours.
 
     Returns:
         A SHA-256 (hex) of the constants of the transform, and the function: (B, 3, H, W) in [0, 255] ->

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 NORMAL_95 = 1.96
-"""Half of a 95 % confidence interval, in standard errors."""
+"""Half the width of a 95 % confidence interval, in standard errors."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def estimate_ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
 
 
 def estimate_mean(values: np.ndarray) -> Estimate:
-    """Return the mean of (N, ...) values over the first axis."""
+    """Return the mean of values (N, ...) over the first axis, with its 95 % confidence interval."""
     return estimate_ratio(values, np.ones_like(values))
 
 

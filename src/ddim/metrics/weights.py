@@ -31,7 +31,7 @@ class Weights:
 
 
 LARGEST_WEIGHTS = 2**30
-"""The largest file of weights that is read, in bytes; those in `KNOWN` have at most 2**27."""
+"""The largest file of weights that is read, in bytes; the files in `KNOWN` have at most 2**27."""
 
 # No other files are loaded: other weights would give other numbers under the same name.
 KNOWN = {
@@ -101,7 +101,7 @@ def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
 
 
 def fill_network(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Set the weights of a network on the device "meta", in place, and set it to eval mode.
+    """Fill a network that is on the device "meta" with weights, in place, and set the network to eval mode.
 
     A network on "meta" draws no random weights. Tensors that the network does not have, such as tensors of an
     auxiliary classifier, are ignored. Batch counters of batch norm may be missing, because eval mode does not
