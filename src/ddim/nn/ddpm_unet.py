@@ -63,8 +63,9 @@ class DDPMUNetSpec:
         heads: number of attention heads.
         head: channels per head; if given, it replaces `heads`.
         groups: number of groups of each group norm.
-        group_channels: the smallest number of channels in a group. A layer of C channels then has min(groups,
-            C / group_channels) groups, as in the code of Karras et al. 2022. If None, it has `groups` groups.
+        group_channels: the smallest number of channels in a group. A layer of C channels then has at most
+            min(groups, C / group_channels) groups, as in the code of Karras et al. 2022. If None, it has
+            `groups` groups.
         eps: epsilon of each group norm.
         dropout: probability of dropout.
         embedding: embedding of the conditioning: "sin_cos" has sines first, "cos_sin" has cosines first,

@@ -110,7 +110,7 @@ class ProcessWatch:
         return work()
 
     def report(self, sentence: str, exit_code: int) -> bool:
-        """Tell the other processes why this process ends; return whether this one is the first to fail."""
+        """Tell the other processes why this process ends; return whether this one prints the message."""
         mine = json.dumps([self.rank, sentence, exit_code])
         try:
             first = self._store.compare_set("failed", "", mine).decode() == mine

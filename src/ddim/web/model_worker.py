@@ -87,7 +87,7 @@ class ModelWorker:
             self._tasks.append(asyncio.create_task(self._warm()))
 
     async def stop(self) -> None:
-        """End the process; all jobs fail."""
+        """End the process and the tasks that feed it."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
