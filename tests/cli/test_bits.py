@@ -74,7 +74,7 @@ def test_a_mistake_is_one_sentence(run, tmp_path, refused):
     assert tiny.BASE.schedule == Cosine()
     newest = checkpoint.find_newest(run / "checkpoints")
     for words, sentence in [
-        ([seed], "likelihood needs a schedule and training times whose least noise is at most 0.05"),
+        ([seed], "likelihood needs a least noise sigma / alpha in training of at most 0.05"),
         ([newest], "is a checkpoint, and results are added to a run"),
         ([run, "-n", 0], "n must be at least 1 and at most 1,000,000, got 0"),
         ([run, "--steps", 1], "the bound needs at least 2 steps, got 1"),

@@ -304,7 +304,7 @@ def test_the_flow_is_integrated_with_order_four():
 
 @pytest.mark.parametrize("schedule", [Cosine(), Linear(), KarrasLike()], ids=lambda s: type(s).__name__)
 def test_a_schedule_that_is_never_clean_is_refused(schedule):
-    with pytest.raises(UserError, match=r"likelihood needs .* whose least noise is at most 0\.05"):
+    with pytest.raises(UserError, match=r"likelihood needs a least noise .* of at most 0\.05"):
         check_reaches_images(schedule)
 
 

@@ -90,7 +90,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "inception are downloaded once, scattering has none",
     )
     parser.add_argument(
-        "--features-weights", type=Path, metavar="FILE", help="file with the network's weights"
+        "--features-weights", type=Path, metavar="FILE", help="file with the weights of the feature network"
     )
     parser.add_argument(
         "--metric", metavar="NAME", help=f"metric of a table: {', '.join(METRICS)} (default: kid)"

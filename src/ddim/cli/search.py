@@ -47,7 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         metavar="N",
-        help="sampling steps (default: 10; the recipe's with --guidance, and for students)",
+        help="sampling steps (default: 10; with --guidance or for a student of ddim distill, the recipe's)",
     )
     parser.add_argument("--guidance", action="store_true", help="search for guidance instead of times")
     parser.add_argument(

@@ -22,7 +22,7 @@ def _stream(seed: int, use: int, epoch: int) -> np.random.Generator:
 # Consecutive batches belong to one epoch; without the cache each of them would shuffle the whole epoch again.
 @lru_cache(maxsize=8)
 def shuffle_epoch(n: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the order of the images in an epoch, counted from 0: a permutation (n,) int64, read-only."""
+    """Return the order of the images in an epoch (the first is 0): a permutation (n,) int64, read-only."""
     permutation = _stream(seed, _ORDER, epoch).permutation(n)
     permutation.setflags(write=False)
     return permutation

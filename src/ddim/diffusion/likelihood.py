@@ -66,8 +66,8 @@ def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
     ratio = schedule(earliest).noise_to_signal.item()
     if ratio > CLEAN:
         raise UserError(
-            f"likelihood needs a schedule and training times whose least noise is at most {CLEAN}, "
-            f"at which 8-bit values can be distinguished, got {ratio:.3g}"
+            f"likelihood needs a least noise sigma / alpha in training of at most {CLEAN}, so that "
+            f"8-bit values can be distinguished, got {ratio:.3g}"
         )
 
 

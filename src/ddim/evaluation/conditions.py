@@ -262,7 +262,7 @@ def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | No
 
 
 def _name_guide(guide: Mapping[str, Any]) -> str:
-    """Return the name of a guide; a guide from another run gets its hash, a run's own version does not."""
+    """Return the name of a guide, with the hash of its weights if the guide is another run."""
     own = guide["name"].startswith("@")
     return guide["name"] if own else f"{guide['name']} ({_short(guide['sha256'])})"
 

@@ -102,7 +102,7 @@ class SampledParts:
     def _open(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> Part:
         """Return the part with these seeds, from the cache folder if possible.
 
-        If the part is not in the cache folder, or lacks images that are shown, make and save the part.
+        If the part is not in the cache folder, or lacks some of the first `shown` images, make and save it.
         """
         path, pictured = folder / f"{seeds[0]}-{len(seeds)}", seeds[0] - self.seeds[0] < shown
         part = _read(path)

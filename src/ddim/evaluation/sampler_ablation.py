@@ -188,10 +188,10 @@ class FlowError:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The errors of all combinations of choices, and of sampling with fresh noise.
+    """The errors of each discretisation, solver and probability flow, and of sampling with fresh noise.
 
     Args:
-        errors: for each discretisation and each solver, one error for each of `FLOWS`.
+        errors: for each discretisation and each solver, one error for each probability flow in `FLOWS`.
         churned: pairs (gamma, error). Fresh noise leads to other samples, so this error is their distance
             from the reference and does not measure their quality.
     """

@@ -91,7 +91,7 @@ def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
 def _intervals(
     rows: Sequence[Configuration], common: Conditions | None, images: dict[str, bytes]
 ) -> list[Block]:
-    """Return a block with a figure of the metrics that have intervals, and add its PNG file to `images`."""
+    """Return a figure of the metrics with confidence intervals, and add its PNG file to `images`."""
     panels = {}
     for name in METRICS:
         shown = {}

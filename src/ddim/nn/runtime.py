@@ -114,7 +114,7 @@ class Runtime:
 
     @contextmanager
     def precise(self) -> Generator[None]:
-        """Enter the runtime for a forward pass, with bf16 autocast if `precision` is "bf16"."""
+        """Return a context for a forward pass, with bf16 autocast if `precision` is "bf16"."""
         kind, enabled = self.device.split(":")[0], self.precision == "bf16"
         # Cast weights are not cached: the cache could outlive a training step, which changes the weights.
         with self, torch.autocast(kind, torch.bfloat16, enabled=enabled, cache_enabled=False):

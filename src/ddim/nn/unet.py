@@ -188,7 +188,7 @@ class UNet(nn.Module):
             augment: augmentation labels (B, n), or None.
 
         Returns:
-            F, (B, C, H, W).
+            The raw output F, (B, C, H, W).
         """
         # The embedding is float32, like the path at full resolution that the gain scales.
         with torch.autocast(x.device.type, enabled=False):

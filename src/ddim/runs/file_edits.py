@@ -91,7 +91,7 @@ class Variations(FileEdit):
     def edit(
         self, pipeline: Pipeline, inputs: Sequence[Tensor], steps: int, **options: Unpack[EditOptions]
     ) -> Edit:
-        """Return the variations."""
+        """Return variations of the image."""
         return vary_image(pipeline, inputs[0], self.strength, self.seeds, steps, **options)
 
     def facts(self, name: Name) -> dict[str, Any]:

@@ -239,9 +239,9 @@ def dit(size: tuple[int, int] = (64, 64)) -> Recipe:
 
     A step costs about as much as a step of `fast`. `--net.width 384 --net.depth 12 --net.heads 6` is the size
     of DiT-S in the paper, where patches are of latents, not of pixels. `--recipe flow --net dit` trains the
-    transformer by flow matching. Images above 64 pixels get the noise of `fast`, and larger patches, so that
-    the number of tokens stays about 256: patches of 8 pixels at size 128, of 16 at 256. `--net.patch 4` gives
-    finer images there, at a far higher cost.
+    transformer by flow matching. Images above 64 pixels get the noise schedule of `fast` at that size. They
+    also get larger patches, so that there are about 256 tokens: patches of 8 pixels at size 128, of 16 at
+    256. `--net.patch 4` gives finer images there, at a far higher cost.
     """
     base = fast(size)
     return replace(

@@ -141,7 +141,7 @@ def _flatten(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[st
 
 
 def _check_sizes(found: Mapping[str, Any], size: int) -> None:
-    """Check that all tensors are plain, and together not larger than a file of `size` bytes."""
+    """Check that all tensors are dense, and together not larger than a file of `size` bytes."""
     import torch
 
     total = 0

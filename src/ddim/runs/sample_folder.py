@@ -275,7 +275,7 @@ def _make_sheet(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> np.n
 def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
     """Create the output folder, and return its path.
 
-    A folder that holds other files is refused and left unchanged.
+    A folder that holds files of another kind is refused and left unchanged.
     """
     if out is not None:
         _read_record(Path(out), record)

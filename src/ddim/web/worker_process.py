@@ -27,7 +27,7 @@ PREVIEW_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Drawn:
-    """A preview: a PNG sheet, the place of its first image in the result, and the number of its columns."""
+    """A preview: a PNG sheet of some images of the result, the index of the first, and its columns."""
 
     png: bytes
     first: int

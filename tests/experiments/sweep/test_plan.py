@@ -103,11 +103,11 @@ def test_random_combinations_depend_on_the_seed_alone():
         ),
         (
             {"fields": {"data.validation": "0", "optim.lr": "[1e-4..1e-2]"}, "search": 2},
-            "--search needs at least 1 validation images, and data.validation 0 of blossoms:1024 leaves 0",
+            "--search needs at least 1 validation images, but data.validation 0 of blossoms:1024 leaves 0",
         ),
         (
             {"evaluate": 20, "data": "blossoms:190"},
-            "at least 20 validation images, and data.validation 0.1 of blossoms:190 leaves 19",
+            "at least 20 validation images, but data.validation 0.1 of blossoms:190 leaves 19",
         ),
         (
             {

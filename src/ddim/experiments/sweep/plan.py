@@ -225,7 +225,7 @@ def _check_validation(request: SweepRequest, name: str, source: Source, share: f
     option, least = ("--evaluate", LEAST) if request.evaluate else ("--search", 1)
     if left < least:
         raise UserError(
-            f"{option} needs at least {least} validation images, and data.validation {share:g} of {name} "
+            f"{option} needs at least {least} validation images, but data.validation {share:g} of {name} "
             f"leaves {left}"
         )
 
