@@ -265,6 +265,16 @@ def test_a_worker_joins_a_sweep_that_another_created_a_moment_before(tmp_path, m
     assert begin_sweep(request(), tmp_path / "sweep") == read_sweep(tmp_path / "sweep")
 
 
+def test_a_worker_joins_a_sweep_that_another_creates_while_it_looks_into_the_folder(tmp_path, monkeypatch):
+    def overtaken(folder):
+        monkeypatch.undo()
+        begin_sweep(request(), folder)
+        return False
+
+    monkeypatch.setattr(sweep_folder, "is_unused", overtaken)
+    assert begin_sweep(request(), tmp_path / "sweep") == read_sweep(tmp_path / "sweep")
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "photo.png").touch()
     with pytest.raises(UserError, match="is not empty; give a new or empty folder$"):

@@ -166,7 +166,8 @@ def _make_folder(out: Path | None, request: SweepRequest) -> Path:
     if out is not None and not out.is_file():
         # The folder is created before its content is listed: another worker may create it at the same moment.
         make_output_folder(out, "", "")
-        if (out / SWEEP).exists() or is_unused(out):
+        # The file is looked for last: another worker may write it between the two checks.
+        if is_unused(out) or (out / SWEEP).exists():
             return out
     return make_run_folder(out, request.data or "blossoms", f"{Path(request.recipe).stem}-sweep")
 
