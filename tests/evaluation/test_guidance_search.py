@@ -146,7 +146,7 @@ def test_a_search_makes_real_samples_and_measures_them(run):
 def test_a_run_without_labels_and_guide_has_nothing_to_guide_with(run):
     shutil.rmtree(run / "guide")
     with pytest.raises(
-        UserError, match=r"has no labels and no guide checkpoint \(report\.guide\): name a weaker"
+        UserError, match=r"has no labels and no guide checkpoint \(report\.guide\): name weaker"
     ):
         search_guidance(run, STEPS, N)
 

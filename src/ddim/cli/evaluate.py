@@ -68,7 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", metavar="N", help="sampling steps, one or more (default: the run's, 20 in most recipes)"
     )
-    parser.add_argument("--seed", type=int, metavar="S", help="first seed: S ... S+N-1 (default: 0)")
+    parser.add_argument("--seed", type=int, metavar="S", help="seeds S, S+1, ..., S+N-1 (default: S = 0)")
     parser.add_argument(
         "--label",
         metavar="L",
