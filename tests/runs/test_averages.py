@@ -188,7 +188,7 @@ def test_earlier_checkpoints_use_earlier_snapshots_only(run):
     assert averages.step < 80
     assert all(one.step < averages.step for one in averages.snapshots)
     alone = shutil.copytree(older, run.parent / "alone")
-    with pytest.raises(UserError, match="outside a run"):
+    with pytest.raises(UserError, match="is only a checkpoint"):
         open_averages(alone)
 
 

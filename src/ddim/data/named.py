@@ -205,8 +205,7 @@ def _files(path: Path, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
         raise
     except DAMAGED as error:
         raise UserError(
-            f"{str(path)!r} is damaged ({error}), without a readable {', '.join(sorted(missing))}: "
-            "get a new copy"
+            f"{str(path)!r} lacks {', '.join(sorted(missing))}, or cannot be read ({error}): get a new copy"
         ) from None
     if missing:
         raise UserError(f"{str(path)!r} lacks {', '.join(sorted(missing))}: get a new copy")

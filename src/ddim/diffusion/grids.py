@@ -177,9 +177,8 @@ class Spaced:
     """Evenly spaced entries of a table of `entries` noise levels, at times i / entries for i = 1 ... entries.
 
     "leading" spacing starts at the cleanest entry, 1, and omits the noisiest. "trailing" starts at the
-    noisiest entry, pure noise (Lin et al. 2024, table 2). The places of the entries are rounded, not the
-    distance between them (Song et al. 2021, appendix D.2). Most code rounds the distance: it starts 600 steps
-    on 1000 entries at entry 600, far from pure noise.
+    noisiest entry, pure noise (Lin et al. 2024, table 2). Places are rounded, not distances (Song et al.
+    2021, appendix D.2). Most code rounds the distance: 600 steps on 1000 entries then start at entry 600.
 
     Attributes:
         entries: number of entries of the table.
@@ -193,8 +192,7 @@ class Spaced:
         """Return the times; see `Grid`.
 
         Raises:
-            UserError: if `steps` is larger than `entries`, or is 1 with "leading" spacing. The only time
-                would then be at the clean end.
+            UserError: if `steps` is larger than `entries`, or is 1 with "leading" spacing.
         """
         leading, n = self.spacing == "leading", self.entries
         name, least = ("steps with leading spacing", min(2, n)) if leading else ("steps", 1)

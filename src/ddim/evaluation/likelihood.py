@@ -84,9 +84,8 @@ def bits_per_dim(
 ) -> Likelihood:
     """Measure the bits per dimension of images under the model of a run; `write_likelihood` saves them.
 
-    If the run was trained with labels, each image is conditioned on the class that is named like its folder,
-    or on no class if the run has no class of this name. If the classes are clusters, each image is
-    conditioned on the nearest cluster.
+    If the run was trained with labels, each image is conditioned on the class named like its folder, or on no
+    class if there is none. If the classes are clusters, it is conditioned on the nearest cluster.
 
     Args:
         run: a run folder, or the result of `ddim.load`.

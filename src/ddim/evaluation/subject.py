@@ -72,8 +72,7 @@ class Samples:
         label: a class by name or index, or "all" to cycle through the classes; None for no class.
         guidance: guidance scale; 1 turns guidance off. None takes the guidance that `ddim search` saved with
             the run, or no guidance if none was saved.
-        guidance_interval: (low, high), the lowest and the highest log-SNR with guidance; None for all noise
-            levels.
+        guidance_interval: (low, high), the lowest and highest log-SNR with guidance; None for all.
         guide_with: the weaker model that guides; see `ddim.runs.guidance_choice.open_guide`.
         sampler: the sampler or its name; None for the sampler in `fields` or in the recipe.
         grid: the grid of times or its name. None means the grid in `fields`, else the searched grid, else

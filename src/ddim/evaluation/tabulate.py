@@ -58,15 +58,13 @@ def tabulate(
         reference: the images with which samples are compared, by default the run's own held-out images.
         metric: the metric that the table shows.
         extractor: the network of the features.
-        progress: called with "network evaluations", counted over all combinations, while samples are made;
-            also called while images are decoded and features are computed.
+        progress: called with the network evaluations of all combinations, and while features are computed.
 
     Returns:
         A table with a column for each number of steps, and a row for each combination of the other choices.
 
     Raises:
-        UserError: if a choice does not exist or a combination is invalid; this is raised before the first
-            evaluation begins.
+        UserError: if a choice does not exist or a combination is invalid. No evaluation has begun then.
 
     Example:
         >>> table = ddim.tabulate(run, {"steps": [10, 20, 50], "sampler.eta": [0, 0.5, 1]})
