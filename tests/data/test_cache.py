@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ddim.data import cache as cache_module
 from ddim.data import open_images, survey
 from ddim.data.cache import read_headers
 from ddim.errors import NoSpace, UserError
+from ddim.files.documents import read_sealed, write_sealed
 from race import race
 
 
@@ -99,7 +101,7 @@ def test_added_and_removed_files_are_noticed(opened, folder):
 def test_unchanged_old_files_are_not_read_again(opened, folder, monkeypatch):
     monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
     first = opened()
-    monkeypatch.setattr(survey.SurveyBuilder, "add", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(survey.Contents, "add", lambda *_: pytest.fail("read again"))
     assert opened().fingerprint == first.fingerprint
     (folder / "rose" / "0.png").write_bytes(noise(2) + b" ")
     with pytest.raises(pytest.fail.Exception, match="read again"):
@@ -117,9 +119,9 @@ def test_a_damaged_note_about_old_files_is_not_believed(opened, monkeypatch, tmp
 
 def test_files_written_a_moment_ago_are_read_again(opened, monkeypatch):
     opened()
-    read, inner = [], survey.SurveyBuilder.add
+    read, inner = [], survey.Contents.add
     monkeypatch.setattr(
-        survey.SurveyBuilder, "add", lambda builder, item: read.append(item) or inner(builder, item)
+        survey.Contents, "add", lambda contents, item: read.append(item) or inner(contents, item)
     )
     opened()
     assert len(read) == 6
@@ -136,12 +138,53 @@ def test_a_file_that_could_not_be_read_once_is_tried_again(opened, monkeypatch):
 
 def test_a_file_that_can_be_read_only_once_is_named_and_nothing_is_kept(opened, monkeypatch, tmp_path):
     failing(monkeypatch, lambda opening: opening == 2)
-    with pytest.raises(
-        UserError, match=r"could not be read again: 'rose/0.png' cannot be read: Input/output"
-    ):
+    with pytest.raises(UserError, match="while it was decoded, 'rose/0.png' cannot be read: Inp"):
         opened()
     assert not list((tmp_path / "cache").glob("*x*"))
     monkeypatch.undo()
+    assert len(opened()) == 6
+
+
+def test_a_folder_that_could_not_be_listed_once_is_tried_again(opened, monkeypatch, tmp_path):
+    monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
+    scan, refused = os.scandir, []
+    for failing_time in range(1, 6):
+        count = itertools.count(1)
+
+        def scan_or_fail(path, count=count, failing_time=failing_time):
+            if str(path).endswith("rose") and next(count) == failing_time:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return scan(path)
+
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        monkeypatch.setattr(os, "scandir", scan_or_fail)
+        try:
+            opened()
+        except (OSError, UserError) as error:
+            refused.append(str(error))
+        assert len(opened()) == 6
+    assert any("changed or could not be read while it was decoded" in text for text in refused)
+
+
+def test_a_link_that_leads_nowhere_does_not_make_the_survey_be_repeated(opened, folder, monkeypatch):
+    monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
+    (folder / "rose" / "lost.png").symlink_to("nowhere.png")
+    assert len(opened()) == 6
+    monkeypatch.setattr(survey.Contents, "add", lambda *_: pytest.fail("read again"))
+    assert len(opened()) == 6
+
+
+def test_the_cache_may_lie_among_the_images(folder):
+    assert len(open_images(str(folder), (8, 8), cache=folder / "cache")) == 6
+
+
+def test_a_survey_that_is_wrong_is_made_again(opened, monkeypatch, tmp_path):
+    monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
+    opened()
+    (note,) = (tmp_path / "cache" / "surveys").iterdir()
+    write_sealed(note, {**read_sealed(note), "content": "0" * 64})
+    with pytest.raises(UserError, match="try again"):
+        opened()
     assert len(opened()) == 6
 
 
@@ -153,7 +196,7 @@ def test_files_that_change_while_they_are_read_are_refused(opened, folder, monke
         return decode(*args)
 
     monkeypatch.setattr(cache_module, "_decode_all", change)
-    with pytest.raises(UserError, match="changed while it was read: try again"):
+    with pytest.raises(UserError, match="changed or could not be read while it was decoded: try again"):
         opened()
 
 

@@ -257,7 +257,7 @@ def test_only_evaluations_of_these_weights_are_shown(tmp_path):
     assert "Not measured" in card
 
 
-@pytest.mark.parametrize("place", ["run.json", "evaluations/1/record.json", "memorisation/1/record.json"])
+@pytest.mark.parametrize("place", ["evaluations/1/record.json", "memorisation/1/record.json"])
 def test_no_card_is_made_of_a_damaged_record(place, tmp_path):
     """It would say that nothing was measured."""
     source = run_of(small(), tmp_path / "run", images=5)
@@ -267,6 +267,15 @@ def test_no_card_is_made_of_a_damaged_record(place, tmp_path):
     with pytest.raises(UserError, match=place):
         export_run(source, tmp_path / "out", "safetensors")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_card_leaves_out_what_a_stopped_evaluation_and_a_damaged_log_do_not_say(tmp_path):
+    source = run_of(small(), tmp_path / "run", images=5)
+    (source / "evaluations" / "1").mkdir(parents=True)
+    (source / "run.json").write_text("{")
+    with pytest.warns(UserWarning, match="run.json is damaged.*does not say how many images the run saw"):
+        folder = export_run(source, tmp_path / "out", "safetensors").folder
+    assert "These weights were not evaluated" in (folder / "README.md").read_text()
 
 
 def test_a_card_has_the_verdict_of_the_memorisation_test(tmp_path):

@@ -25,7 +25,7 @@ from ddim.data.checked_pixels import SEAL, SealedPixels, read_seal, write_seal
 from ddim.data.high_bit_depth import VERSION, decode_any
 from ddim.data.images import Images
 from ddim.data.sources import OTHER, Reject, Source, Survey, find_classes
-from ddim.data.survey import SurveyBuilder, explained_writing, hash_text, survey_source
+from ddim.data.survey import Contents, explained_writing, forget_survey, hash_text, survey_source
 from ddim.data.values import EIGHT_BITS, Values, ValueType
 from ddim.errors import UserError, warn_user
 from ddim.files import (
@@ -63,7 +63,8 @@ def load_cached(
         progress: as in `open_images`.
 
     Raises:
-        UserError: if no image can be used, or the cache folder cannot be written.
+        UserError: if no image can be used, the source changes while it is decoded, or the cache folder cannot
+            be written.
     """
     root = cache_folder(cache)
     # A command that finds its images here writes nothing, which would remove them too.
@@ -156,11 +157,12 @@ def _build(
     """Decode all images of the source into the folder; after an error the folder does not exist."""
     with temporary_folder(folder) as beside:
         path = beside / _PIXELS[kept.type]
-        builder = SurveyBuilder()
-        names, headers, refused = _decode_all(source, shape, path, builder, progress)
-        # Generated images are not read.
-        if not source.survey() and builder.survey() != known:
-            raise UserError(_changed(text, builder))
+        contents = Contents()
+        names, headers, refused = _decode_all(source, shape, path, contents, progress)
+        # A source that knows its survey, such as generated images, cannot change.
+        if not source.survey() and contents.hash() != known.content:
+            forget_survey(source, folder.parent)
+            raise UserError(_changed(text, contents))
         if not names:
             raise UserError(_nothing(text, refused))
         rank = sorted(range(len(names)), key=names.__getitem__)
@@ -189,7 +191,7 @@ def _decode_all(
     source: Source,
     shape: tuple[int, int, int],
     path: Path,
-    builder: SurveyBuilder,
+    contents: Contents,
     progress: Callable[[int], None],
 ) -> tuple[list[str], list[decode.Header], list[Reject]]:
     names: list[str] = []
@@ -199,7 +201,7 @@ def _decode_all(
     wanted = next(kind for kind, name in _PIXELS.items() if name == path.name)
     with path.open("wb") as file:
         for item in source.members(shape[:2]):
-            builder.add(item)
+            contents.add(item)
             if isinstance(item, Reject):
                 if item.reason != OTHER:
                     refused.append(item)
@@ -276,11 +278,9 @@ def _official(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(train), np.flatnonzero(~train)
 
 
-def _changed(text: str, builder: SurveyBuilder) -> str:
-    if builder.unreadable:
-        first = builder.unreadable[0]
-        return f"{text!r} could not be read again: {first.name!r} {first.reason}; try again"
-    return f"{text!r} changed while it was read: try again when its files no longer change"
+def _changed(text: str, contents: Contents) -> str:
+    faults = [f", {first.name!r} {first.reason}" for first in contents.unreadable[:1]]
+    return f"{text!r} changed or could not be read while it was decoded{''.join(faults)}: try again"
 
 
 def _nothing(text: str, refused: Sequence[Reject]) -> str:

@@ -5,6 +5,7 @@ Archives are not extracted to the disk.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -63,8 +64,8 @@ class Folder:
         """Return the path of the folder, and the names, sizes and timestamps of all files; see `Source`."""
         lines = []
         for name, where in self._files():
-            if not isinstance(where, Path):
-                lines.append(f"{name}\0{where}")
+            if isinstance(where, Reject):
+                lines.append(f"{name}\0{where.reason}")
                 continue
             try:
                 lines.append(f"{name}\0{_times(where)}")
@@ -81,15 +82,15 @@ class Folder:
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield the files, sorted by path; a file that cannot be read becomes a `Reject`."""
         for name, where in self._files():
-            yield _read_file(name, where) if isinstance(where, Path) else Reject(name, where)
+            yield _read_file(name, where) if isinstance(where, Path) else where
 
     def list_names(self) -> list[str]:
         """Return the names of all files, sorted."""
         return [name for name, _ in self._files()]
 
-    def _files(self) -> list[tuple[str, Path | str]]:
-        """Return a pair for each file, sorted by name: (name, path), or (name, reason) if unreadable."""
-        found: list[tuple[str, Path | str]] = []
+    def _files(self) -> list[tuple[str, Path | Reject]]:
+        """Return a pair for each file, sorted by name: (name, path), or (name, reject) if it is not read."""
+        found: list[tuple[str, Path | Reject]] = []
         root = os.path.realpath(self.path)
         seen, todo = {root}, [(self.path, "")]
         while todo:
@@ -97,11 +98,17 @@ class Folder:
             try:
                 entries = list(os.scandir(folder))
             except OSError as error:
-                found.append((prefix.rstrip("/") or ".", f"a folder that cannot be read: {error.strerror}"))
+                name = prefix.rstrip("/") or "."
+                found.append((name, _refuse(name, f"a folder that cannot be read: {error.strerror}", error)))
                 continue
             for entry in entries:
                 name = prefix + entry.name
-                if not os.path.isdir(entry.path):
+                try:
+                    is_folder = entry.is_dir()
+                except OSError as error:
+                    found.append((name, _refuse(name, f"cannot be read: {error.strerror}", error)))
+                    continue
+                if not is_folder:
                     found.append((name, Path(entry.path)))
                 elif not entry.is_symlink():
                     todo.append((Path(entry.path), name + "/"))
@@ -110,7 +117,7 @@ class Folder:
                     # following a link to a parent folder would never end.
                     real = os.path.realpath(entry.path)
                     if real in seen or Path(real).is_relative_to(root) or Path(root).is_relative_to(real):
-                        found.append((name, "a link to a folder that is already read"))
+                        found.append((name, Reject(name, "a link to a folder that is already read")))
                     else:
                         seen.add(real)
                         todo.append((Path(entry.path), name + "/"))
@@ -149,8 +156,7 @@ class Zip:
             with archive.open(info) as file:
                 return _check_member(info.filename, file.read(MAX_BYTES + 1))
         except DAMAGED as error:
-            kind = Unreadable if isinstance(error, OSError) else Reject
-            return kind(info.filename, f"cannot be unpacked: {error}")
+            return _refuse(info.filename, f"cannot be unpacked: {error}", error)
 
 
 @dataclass(frozen=True)
@@ -182,8 +188,8 @@ class Tar:
         except UserError:
             raise
         except DAMAGED as error:
-            kind = Unreadable if isinstance(error, OSError) else Reject
-            yield kind(self.path.name, f"the archive is damaged and cannot be read further: {error}")
+            reason = f"the archive is damaged and cannot be read further: {error}"
+            yield _refuse(self.path.name, reason, error)
 
     def _read(self) -> Iterator[Member | Reject | LabelFile]:
         allowance = Allowance(self.path)
@@ -239,7 +245,17 @@ def _read_file(name: str, path: Path) -> Member | Reject:
     except UserError:
         return Reject(name, "not a regular file")
     except OSError as error:
-        return Unreadable(name, f"cannot be read: {error.strerror}")
+        return _refuse(name, f"cannot be read: {error.strerror}", error)
+
+
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
+"""The error numbers of faults that may pass. Without permission, the times of the file show a change."""
+
+
+def _refuse(name: str, reason: str, error: Exception) -> Reject:
+    """Return the reject of a file for an error, which may be a fault that passes."""
+    passing = isinstance(error, OSError) and error.errno in _PASSING
+    return Unreadable(name, reason) if passing else Reject(name, reason)
 
 
 def _check_member(name: str, data: bytes) -> Member | Reject:

@@ -33,7 +33,7 @@ class Reject:
 
 
 class Unreadable(Reject):
-    """A file that the system could not read this time."""
+    """A file that could not be read because of a fault that may pass, such as an input/output error."""
 
 
 @dataclass(frozen=True)

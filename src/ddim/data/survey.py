@@ -22,10 +22,9 @@ from ddim.files.documents import read_sealed, write_sealed
 
 
 def survey_source(source: Source, root: Path) -> Survey:
-    """Return what is known about a source before its images are decoded; see `Survey`.
+    """Return the survey of a source.
 
     A survey that is stored in the cache folder `root` is used if the files have not changed since then.
-    Otherwise all files are read.
 
     Raises:
         UserError: if the cache folder cannot be written.
@@ -33,75 +32,88 @@ def survey_source(source: Source, root: Path) -> Survey:
     if known := source.survey():
         return known
     stamp = source.stamp()
-    key = " ".join((*decode.list_readable(), *(["tiff"] if find_spec("tifffile") else []), VERSION, stamp))
-    note = root / "surveys" / f"{hash_text(key)}.json"
+    note = _name_note(root, stamp)
     if stamp:
         with suppress(UserError, TypeError):
             return Survey(**read_sealed(note))
-    builder = SurveyBuilder()
-    for item in source.members((0, 0)):
-        builder.add(item)
-    found = builder.survey()
-    # A file that could not be read now may be readable next time, and its times do not show it.
-    if stamp and not builder.unreadable and source.stamp() == stamp:
+    found, lasting = _read_all(source)
+    if stamp and lasting and source.stamp() == stamp:
         with explained_writing(root):
             make_folder(note.parent)
             # JSON has no infinity, which is the bound if there are no float images.
-            write_sealed(
-                note, {key: value for key, value in asdict(found).items() if value not in _NO_BOUNDS}
-            )
+            facts = asdict(found).items()
+            write_sealed(note, {key: value for key, value in facts if value not in _NO_BOUNDS})
     return found
+
+
+def forget_survey(source: Source, root: Path) -> None:
+    """Remove the stored survey of a source, because its files have other contents than the survey says."""
+    with explained_writing(root):
+        _name_note(root, source.stamp()).unlink(missing_ok=True)
+
+
+def _name_note(root: Path, stamp: str) -> Path:
+    # Which formats can be read depends on packages too.
+    packages = [name for name in ("tifffile", "imagecodecs") if find_spec(name)]
+    key = " ".join((*decode.list_readable(), *packages, VERSION, stamp))
+    return root / "surveys" / f"{hash_text(key)}.json"
 
 
 _NO_BOUNDS = (math.inf, -math.inf)
 
 
+def _read_all(source: Source) -> tuple[Survey, bool]:
+    """Return the survey of a source, and whether all its files could be read, or never can be."""
+    contents = Contents()
+    votes: Counter[tuple[ValueType, int]] = Counter()
+    count = others = 0
+    low, high = math.inf, -math.inf
+    for item in source.members((0, 0)):
+        header = contents.add(item)
+        count += isinstance(item, Member)
+        others += isinstance(item, Reject) and item.reason == OTHER
+        if header and isinstance(item, Member):
+            votes[stored_type(header), header.channels] += 1
+            if stored_type(header) == "float32":
+                with suppress(decode.UnusableError):
+                    pixels = read_pixels(item.data)
+                    low, high = min(low, float(pixels.min())), max(high, float(pixels.max()))
+    values, channels = count_votes(votes)
+    found = Survey(contents.hash(), channels, count, others, values, low, high)
+    return found, not contents.unreadable
+
+
 @dataclass
-class SurveyBuilder:
-    """The survey of the files that have been read so far.
+class Contents:
+    """The names and hashes of the files that have been read so far.
 
     Attributes:
-        count: number of image files.
-        others: number of files that are not images.
-        unreadable: the files that could not be read.
+        unreadable: the files that could not be read this time.
     """
 
-    count: int = 0
-    others: int = 0
     unreadable: list[Unreadable] = field(default_factory=list)
     _lines: list[tuple[str, str]] = field(default_factory=list)
-    _votes: Counter[tuple[ValueType, int]] = field(default_factory=Counter)
-    _low: float = math.inf
-    _high: float = -math.inf
 
-    def add(self, item: Member | Reject) -> None:
-        """Add a file to the survey."""
+    def add(self, item: Member | Reject) -> decode.Header | None:
+        """Take a file into account, and return its header, or None if it is not an image that can be used."""
+        header = None
         if isinstance(item, Member):
-            self.count += 1
             digest = hashlib.sha256(item.data).hexdigest()
             with suppress(decode.UnusableError):
                 header = read_any_header(item.data)
-                self._votes[stored_type(header), header.channels] += 1
                 # A machine that cannot read this format decodes fewer images from the same files, so it must
                 # get another fingerprint.
                 digest += header.format if header.format in ("AVIF", "HEIF") else ""
-                if stored_type(header) == "float32":
-                    pixels = read_pixels(item.data)
-                    self._low = min(self._low, float(pixels.min()))
-                    self._high = max(self._high, float(pixels.max()))
             self._lines.append((item.name, digest))
-        elif item.reason == OTHER:
-            self.others += 1
-        else:
+        elif item.reason != OTHER:
             self._lines.append((item.name, item.reason))
             if isinstance(item, Unreadable):
                 self.unreadable.append(item)
+        return header
 
-    def survey(self) -> Survey:
-        """Return the survey of the files that were added."""
-        values, channels = count_votes(self._votes)
-        content = hash_text(json.dumps(sorted(self._lines)))
-        return Survey(content, channels, self.count, self.others, values, self._low, self._high)
+    def hash(self) -> str:
+        """Return the SHA-256 of all names and hashes, which does not depend on their order."""
+        return hash_text(json.dumps(sorted(self._lines)))
 
 
 @contextmanager

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError, format_count
-from ddim.evaluation.record import GRID, Evaluation, describe_part, list_evaluations, read_evaluation
+from ddim.errors import UserError, format_count, warn_user
+from ddim.evaluation.record import (
+    GRID,
+    RECORD,
+    Evaluation,
+    describe_part,
+    list_evaluations,
+    read_evaluation,
+)
 from ddim.experiments.index import Run, read_run
 from ddim.experiments.measurements import read_measurements
 from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
@@ -44,8 +51,9 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
     folder = find_run_folder(run.checkpoint.run)
     evaluations = find_own_evaluations(run, folder)
     measured = read_measurements(folder)
-    if measured.damaged:
-        raise UserError(f"{folder / measured.damaged[0]} is damaged: put back a copy, or remove its folder")
+    for name in measured.damaged:
+        if name.startswith("memorisation"):
+            raise UserError(f"{folder / name} cannot be read: put back a copy, or remove its folder")
     picture = _find_picture(run, folder, evaluations)
     blocks = [
         Text(_summarise(run)),
@@ -79,6 +87,8 @@ def find_own_evaluations(run: LoadedRun, folder: Path) -> list[Evaluation]:
     """
     found = []
     for path in list_evaluations(folder):
+        if not (path / RECORD).exists():
+            continue  # An evaluation that was stopped may have left a folder without a record.
         evaluation = read_evaluation(path)
         sampling: Mapping[str, Any] = evaluation.record.get("sampling") or {}
         checkpoint, average = sampling.get("checkpoint") or {}, sampling.get("average") or {}
@@ -105,7 +115,7 @@ def _describe_images(run: LoadedRun, folder: Path) -> str:
         return "The run was imported, and its training images are not known."
     listed: Run | None = read_run(folder) if (folder / RUN).is_file() else None
     if listed and listed.state == "damaged":
-        raise UserError(listed.why)
+        warn_user(f"{folder}: {listed.why}; so the card does not say how many images the run saw")
     seen = f", which it saw {listed.images:,} times in all" if listed and listed.images else ""
     named = run.classes if run.model.classes <= 200 else ()
     names = f" Classes: {', '.join(named)}." if run.model.classes and named else ""

@@ -1,5 +1,6 @@
 """The queue of trials works on when a database or a worker does not answer."""
 
+import os
 import time
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import sweeping
 from ddim.errors import NoSpace, UserError
 from ddim.experiments.sweep import trial_queue
 from ddim.experiments.sweep.trial_queue import TrialQueue
-from ddim.files.locks import lock_folder
+from ddim.files.locks import LOCK, lock_folder
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_a_worker_that_froze_while_it_filled_the_queue_does_not_stop_the_others(
 def test_a_worker_that_fills_the_queue_for_long_is_not_disturbed(queue):
     with lock_folder(queue.sweep.folder):
         for _ in range(4):
-            queue._show_life()
+            os.utime(queue.sweep.folder / LOCK)
             queue.refill()
             assert queue.take() is None
             time.sleep(0.5)

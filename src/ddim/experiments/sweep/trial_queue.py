@@ -92,7 +92,7 @@ class TrialQueue:
         self.sweep, self.grace, self.interval = sweep, grace, max(1, grace // BEATS)
         self._trials = {trial.name: trial for trial in sweep.trials}
         # When the lock of the folder last showed life, and its time then.
-        self._alive, self._touched = 0.0, 0
+        self._alive, self._touched, self._holds = 0.0, 0, False
         # The folder is locked, because workers that begin at the same moment would create the same tables.
         with self._alone(wait=True):
             self.storage, self.study = connect(address or sweep.address, sweep.study, self.interval, grace)
@@ -114,8 +114,9 @@ class TrialQueue:
             except UpdateFinishedTrialError:
                 continue
             if taken:
-                # If the database was slow, the first heartbeat is old.
-                self.storage.record_heartbeat(trial_id)
+                # If the database was slow, the first heartbeat is old. A failure must not lose the trial.
+                with suppress(*storage_errors()):
+                    self.storage.record_heartbeat(trial_id)
                 return TakenTrial(self._trials[waiting.user_attrs["name"]], waiting.number, trial_id)
         return None
 
@@ -214,6 +215,7 @@ class TrialQueue:
             while True:
                 try:
                     stack.enter_context(lock_folder(self.sweep.folder))
+                    self._holds = True
                     break
                 except FolderLocked:
                     now, touched = time.monotonic(), (self.sweep.folder / LOCK).stat().st_mtime_ns
@@ -226,8 +228,12 @@ class TrialQueue:
                         return
                     time.sleep(0.05)
             self._show_life()
-            yield True
+            try:
+                yield True
+            finally:
+                self._holds = False
 
     def _show_life(self) -> None:
         """Show the workers that wait for the lock that this worker goes on; filling a queue takes long."""
-        os.utime(self.sweep.folder / LOCK)
+        if self._holds:
+            os.utime(self.sweep.folder / LOCK)
