@@ -157,10 +157,10 @@ def _build(
     """Decode all images of the source into the folder; after an error the folder does not exist."""
     with temporary_folder(folder) as beside:
         path = beside / _PIXELS[kept.type]
-        contents = Contents()
+        # Generated images, and those given from Python, have no files to compare with the survey.
+        contents = None if source.survey() else Contents()
         names, headers, refused = _decode_all(source, shape, path, contents, progress)
-        # A source that knows its survey, such as generated images, cannot change.
-        if not source.survey() and contents.hash() != known.content:
+        if contents and contents.hash() != known.content:
             forget_survey(source, folder.parent)
             raise UserError(_changed(text, contents))
         if not names:
@@ -191,7 +191,7 @@ def _decode_all(
     source: Source,
     shape: tuple[int, int, int],
     path: Path,
-    contents: Contents,
+    contents: Contents | None,
     progress: Callable[[int], None],
 ) -> tuple[list[str], list[decode.Header], list[Reject]]:
     names: list[str] = []
@@ -201,7 +201,8 @@ def _decode_all(
     wanted = next(kind for kind, name in _PIXELS.items() if name == path.name)
     with path.open("wb") as file:
         for item in source.members(shape[:2]):
-            contents.add(item)
+            if contents:
+                contents.add(item)
             if isinstance(item, Reject):
                 if item.reason != OTHER:
                     refused.append(item)
