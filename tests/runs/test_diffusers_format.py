@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cases import mark_slow
 from ddim.diffusion.grids import Spaced
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
@@ -229,12 +230,15 @@ def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, steps, old, 
 @pytest.mark.parametrize("clips", [False, True])
 @pytest.mark.parametrize(
     ("variance", "spacing"),
-    [
-        ("fixed_small", "leading"),
-        ("fixed_small", "trailing"),
-        ("fixed_small_log", "leading"),
-        ("fixed_large", "leading"),
-    ],
+    mark_slow(
+        [
+            ("fixed_small", "leading"),
+            ("fixed_small", "trailing"),
+            ("fixed_small_log", "leading"),
+            ("fixed_large", "leading"),
+        ],
+        lambda pair: pair[0] == "fixed_small",
+    ),
 )
 def test_a_model_with_the_ddpm_scheduler_is_sampled_with_ddpm(tmp_path, variance, spacing, clips, steps):
     scheduler = diffusers.DDPMScheduler(

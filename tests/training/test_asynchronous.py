@@ -1,5 +1,6 @@
 """No step of a training waits for its device: neither reads a value, nor copies in a way that waits."""
 
+import itertools
 import sys
 from contextlib import nullcontext
 
@@ -9,7 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
+from cases import mark_slow
 from ddim.nn.runtime import Runtime
+from ddim.runs.named_recipes import RECIPES
 from ddim.training import batches, image_loader, loop
 from ddim.training.batches import Rows
 from ddim.training.image_loader import ImageLoader
@@ -52,9 +55,15 @@ def meta(monkeypatch):
     return Runtime("meta")
 
 
-@pytest.mark.parametrize("memory", [0, 2**40], ids=["images read ahead", "images on the device"])
-@pytest.mark.parametrize("name", EAGER)
-def test_no_step_reads_a_value_of_the_device(name, memory, meta, monkeypatch):
+# Images on the device are read alike for all cases, so that one of them is quick.
+MEMORY = {"images read ahead": 0, "images on the device": 2**40}
+PAIRS = [*itertools.product(EAGER, MEMORY)]
+QUICK = [*PAIRS[:2], *((name, "images read ahead") for name in EAGER if name not in RECIPES)]
+
+
+@pytest.mark.parametrize(("name", "place"), mark_slow(PAIRS, lambda pair: pair in QUICK))
+def test_no_step_reads_a_value_of_the_device(name, place, meta, monkeypatch):
+    memory = MEMORY[place]
     monkeypatch.setattr(image_loader, "_device_memory", lambda _: memory)
     run = Training(*choose_case(name), meta, Plan(320))
     assert (run.loader.on_device is not None) == (memory > 0)
