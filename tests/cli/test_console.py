@@ -33,7 +33,7 @@ def test_work_shows_a_bar_on_a_terminal_and_leaves_only_its_notes_and_its_result
     assert "a note\r\n" in said
 
 
-@pytest.mark.parametrize("name", ["dumb", "unknown"])
+@pytest.mark.parametrize("name", ["dumb", pytest.param("unknown", marks=pytest.mark.slow)])
 def test_a_terminal_that_cannot_draw_shows_no_bar(tmp_path, name):
     code, said = run_in_terminal(["-c", WORK], tmp_path, TERM=name)
     assert (code, said) == (0, "a note\r\nthe result\r\n")

@@ -68,7 +68,7 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", mark_slow(WORDS, lambda name: name != "ablate"))
+@pytest.mark.parametrize("name", mark_slow(WORDS, lambda name: name not in ("ablate", "search")))
 @pytest.mark.usefixtures("here")
 def test_json_is_the_whole_result_and_nothing_else(name, run, command):
     words, fields = WORDS[name]
@@ -95,7 +95,7 @@ OUT = {name: words for name, (words, _) in WORDS.items() if name in ("diagnose",
 OUT["memorisation"] = ["-n", 4, "--steps", 2]
 
 
-@pytest.mark.parametrize("name", OUT)
+@pytest.mark.parametrize("name", mark_slow(OUT, lambda name: name != "search"))
 def test_out_takes_the_results_of_a_checkpoint_too(name, run, tmp_path, command):
     newest = find_newest(run / "checkpoints")
     before = sorted(run.rglob("*"))

@@ -51,7 +51,7 @@ def run(here):
             ["distance"],
             ["forward", "--size", "32x48", "--seed", "2"],
         ],
-        lambda words: words[0] != "distance" and "linear" not in words,
+        lambda words: words == ["schedule"],
     ),
 )
 def test_a_figure_is_written_to_the_current_folder_and_its_path_is_printed(here, words, command):

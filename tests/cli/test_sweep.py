@@ -98,6 +98,7 @@ def test_a_search_learns_from_runs(here, command):
         assert trial.value == pytest.approx(trial.params["optim.lr"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("erring")
 def test_a_search_goes_on_after_it_proposed_impossible_values(here, command):
     """The number of groups, from 1 to 8, must divide the 32 channels, as both ends do."""

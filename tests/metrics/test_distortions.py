@@ -25,6 +25,7 @@ def table(tmp_path_factory):
     return rows
 
 
+@pytest.mark.slow
 def test_kid_of_two_halves_of_real_images_is_not_distinguishable_from_zero(table):
     (halves,) = table["none"]
     assert halves.low < 0 < halves.high

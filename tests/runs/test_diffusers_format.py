@@ -205,7 +205,7 @@ def test_a_network_that_torch_pickled_is_read(run, tmp_path):
 
 
 @few_or_many_steps
-@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("old", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("said", [{}, {"clip_sample": False, "timestep_spacing": "trailing"}], ids=str)
 def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, steps, old, said):
     """Also as diffusers has it by default, clipped at each step with the noise as predicted."""

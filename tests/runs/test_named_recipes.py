@@ -28,8 +28,10 @@ def test_a_recipe_has_its_name_and_survives_json(name):
     assert load_recipe(dump(recipe)) == recipe
 
 
-# Those of edm-* have the network of edm.
-@pytest.mark.parametrize("name", mark_slow(sorted(RECIPES), lambda name: not name.startswith("edm-")))
+LARGE = ("ddpm", "edm", "iddpm")
+
+
+@pytest.mark.parametrize("name", mark_slow(sorted(RECIPES), lambda name: not name.startswith(LARGE)))
 def test_each_recipe_trains_a_model_that_learns(name):
     recipe = find_recipe(name)
     model = made(lambda: build_model(recipe, 3))

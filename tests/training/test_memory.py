@@ -96,7 +96,7 @@ def fill_memory(monkeypatch, most, error, first=0):
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("most", [3, 1])
+@pytest.mark.parametrize("most", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_training_goes_on_in_smaller_parts_with_the_same_numbers(error, name, most, monkeypatch):
     recipe, close = CASES[name]
     whole = tiny.training(recipe)

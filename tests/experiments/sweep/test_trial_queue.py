@@ -40,6 +40,7 @@ def test_a_worker_waits_for_a_database_that_does_not_answer(queue, monkeypatch):
         queue.beat(trial_queue.TakenTrial(queue.sweep.trials[0], 0, 1))
 
 
+@pytest.mark.slow
 def test_a_worker_that_waited_long_for_a_trial_keeps_it(queue, monkeypatch):
     change = queue.storage.set_trial_state_values
 
@@ -75,6 +76,7 @@ def test_a_worker_that_froze_while_it_filled_the_queue_does_not_stop_the_others(
     assert queue.take().trial.name == "a"
 
 
+@pytest.mark.slow
 def test_a_worker_that_fills_the_queue_for_long_is_not_disturbed(queue):
     with lock_folder(queue.sweep.folder):
         for _ in range(4):

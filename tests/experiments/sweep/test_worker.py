@@ -115,6 +115,7 @@ def numbered(count):
     return [f"{k:03}" for k in range(count)]
 
 
+@pytest.mark.slow
 def test_twelve_trials_with_three_workers_of_which_one_is_killed(tmp_path):
     storm(sweeping.plan_sweep(tmp_path / "sweep", numbered(12)), 3, 1, 0.3, 0)
 
