@@ -77,7 +77,9 @@ def test_mistakes_are_explained(words, said, run, refused):
 @pytest.mark.slow
 def test_a_run_without_snapshots_is_refused_with_advice(tmp_path, refused, command):
     run = tmp_path / "run"
-    said = command("train", "--recipe", "smoke", "--images", 32, "--out", run, "--no-compile").err
+    said = command(
+        "train", "blossoms:40", "--recipe", "smoke", "--images", 32, "--out", run, "--no-compile"
+    ).err
     assert "ddim ema" not in said
     assert refused("ema", run) == (
         f"run {run} has no snapshots of its averages, because report.snapshots was 0: a run that is trained "
@@ -87,6 +89,6 @@ def test_a_run_without_snapshots_is_refused_with_advice(tmp_path, refused, comma
 
 def test_training_with_snapshots_names_the_command(tmp_path, command):
     run = tmp_path / "run"
-    words = ["train", "--recipe", "smoke", "--images", 32, "--out", run, "--no-compile"]
+    words = ["train", "blossoms:40", "--recipe", "smoke", "--images", 32, "--out", run, "--no-compile"]
     said = command(*words, "--report.snapshots", 2).err
     assert f"ddim ema {run} --pick    chooses how long the average of the weights is" in said

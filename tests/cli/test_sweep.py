@@ -90,7 +90,7 @@ def study_trials(sweep):
 @pytest.mark.usefixtures("erring")
 def test_a_search_learns_from_runs(here, command):
     """It minimises the error of the run's validation images."""
-    words = ["optim.lr=[1e-4..1e-2]", "--recipe", "smoke", "--search", "3", "--out", "sweep"]
+    words = ["blossoms:100", "optim.lr=[1e-4..1e-2]", "--recipe", "smoke", "--search", "3", "--out", "sweep"]
     command("sweep", *words)
     trials = study_trials(here / "sweep")
     assert len(trials) == 3

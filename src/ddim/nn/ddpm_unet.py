@@ -203,17 +203,21 @@ class DDPMUNet(nn.Module):
             skips.append(now)
             blocks = nn.ModuleList()
             for _ in range(spec.blocks):
-                blocks.append(_attention_block(spec, now, stage, spec.attention[stage]))
+                blocks.append(_attention_block(spec, now, out, spec.attention[stage], exact=stage == 0))
                 now = out
                 skips.append(now)
             self.down.append(blocks)
         bottom = len(widths) - 1
-        self.middle = nn.ModuleList(_attention_block(spec, now, bottom, attend) for attend in (True, False))
+        self.middle = nn.ModuleList(
+            _attention_block(spec, now, now, attend, exact=bottom == 0) for attend in (True, False)
+        )
         for stage in range(bottom, -1, -1):
             blocks = nn.ModuleList()
             for k in range(spec.blocks + 1):
                 attend = spec.attention[stage] and (not spec.sde or k == spec.blocks)
-                blocks.append(_attention_block(spec, now + skips.pop(), stage, attend))
+                blocks.append(
+                    _attention_block(spec, now + skips.pop(), widths[stage], attend, exact=stage == 0)
+                )
                 now = widths[stage]
             self.up.append(blocks)
         self.downsample = nn.ModuleList(_resampling(spec, width, up=False) for width in widths[:-1])
@@ -316,9 +320,9 @@ def _block(spec: DDPMUNetSpec, channels: int, out: int, **options: Any) -> Block
     )
 
 
-def _attention_block(spec: DDPMUNetSpec, now: int, stage: int, attend: bool) -> AttentionBlock:
+def _attention_block(spec: DDPMUNetSpec, now: int, out: int, attend: bool, *, exact: bool) -> AttentionBlock:
     # At full resolution the projection is on the path of x_t, so it must be float32 (`ExactConv2d`).
-    block, out = _block(spec, now, spec.widths[stage], exact=stage == 0), spec.widths[stage]
+    block = _block(spec, now, out, exact=exact)
     heads = out // spec.head if spec.head else spec.heads
     return AttentionBlock(block, Attention(spec.norm(out), out, heads, scale=spec.scale) if attend else None)
 

@@ -57,6 +57,7 @@ def test_a_worker_that_waited_long_for_a_trial_keeps_it(queue, monkeypatch):
     assert queue.beat(taken)
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_database_is_no_database_that_may_answer_later(queue):
     with queue.storage.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()

@@ -116,11 +116,6 @@ def numbered(count):
 
 
 @pytest.mark.slow
-def test_twelve_trials_with_three_workers_of_which_one_is_killed(tmp_path):
-    storm(sweeping.plan_sweep(tmp_path / "sweep", numbered(12)), 3, 1, 0.3, 0)
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("server", [nullcontext, postgres], ids=["sqlite", "postgresql"])
 def test_a_hundred_trials_with_eight_workers_of_which_ten_are_killed_and_one_is_frozen(tmp_path, server):
