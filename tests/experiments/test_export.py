@@ -183,7 +183,7 @@ def empty(tmp_path, monkeypatch):
     [
         ({"to": "onx"}, "to must be one of diffusers, onnx, .* perhaps you meant onnx"),
         ({"to": "diffusers"}, "needs the net of recipe ddpm"),
-        ({"to": "diffusers", "steps": 3}, "steps are stored in sampling.json, which .* leave steps out"),
+        ({"to": "diffusers", "steps": 3}, "steps is saved in sampling.json, which .* leave steps out"),
         ({"to": "torch", "steps": 0}, "steps must be at least 1"),
         ({"to": "torch", "weights": "0.9"}, "0.9"),
     ],

@@ -57,7 +57,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by",
         default="validation",
-        help="with --pick: validation (error on held-out images) or kid (of samples) (default: validation)",
+        help="what --pick compares: validation (error on held-out images) or kid (of samples) "
+        "(default: validation)",
     )
     parser.add_argument(
         "-n", type=int, default=500, metavar="N", help="with --by kid: samples per width (default: 500)"

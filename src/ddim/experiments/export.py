@@ -147,7 +147,9 @@ def export_run(
     if to not in FORMATS:
         raise UserError(f"to must be one of {', '.join(FORMATS)}, got {to!r}{suggest(str(to), FORMATS)}")
     if steps is not None and to in ("diffusers", "safetensors"):
-        raise UserError(f"steps are stored in {GUIDE}, which export to {to} does not write: leave steps out")
+        raise UserError(
+            f"the number of steps is saved in {GUIDE}, which a {to} export does not have: leave steps out"
+        )
     if out is not None:
         check_unused(Path(out))
     loaded = load(run, weights, own=own, device="cpu")

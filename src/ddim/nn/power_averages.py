@@ -162,7 +162,7 @@ def combine_profiles(known: Sequence[Profile], wanted: Profile) -> Combination:
 
 
 def _columns(profiles: Sequence[Profile]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps of profiles, and the exponents of their cumulative profiles, float64."""
+    """Return the steps of profiles t^gamma, and the exponents gamma + 1 of their integrals, float64."""
     return (
         np.array([profile.step for profile in profiles], dtype=np.float64),
         np.array([profile.gamma + 1 for profile in profiles], dtype=np.float64),

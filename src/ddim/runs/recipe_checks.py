@@ -75,7 +75,7 @@ def check_recorded(recipe: Recipe) -> None:
 
 
 def check_steps(recipe: Recipe, steps: int) -> None:
-    """Check that the recipe's grid can have `steps` times, all in the noise range of training.
+    """Check that the recipe's grid works with `steps` steps, at noise levels that training covers.
 
     Raises:
         UserError: if the grid cannot have this number of times, or a noise level is outside this range.

@@ -120,12 +120,12 @@ def stop_on_signals() -> Generator[None]:
 
 
 class Interrupts:
-    """Notes the first signal that arrives; the signal ends a block of `at_once`.
+    """Notes the first signal that arrives. In a `with` block of `at_once`, the signal also ends the block.
 
     Attributes:
         twice: whether a second signal stops the process immediately. The message to the user depends on this.
         number: the number of the first signal; None if no signal has arrived.
-        inside: whether a block of `at_once` is running.
+        inside: whether the code is inside a block of `at_once` now.
     """
 
     def __init__(self, twice: bool = True) -> None:

@@ -45,7 +45,7 @@ class ImageLoader:
 
     @property
     def reads_ahead(self) -> bool:
-        """Whether a thread reads the images that `expect` names."""
+        """Whether a thread reads images before they are used; `expect` tells it which."""
         return self._thread is not None
 
     def load(self, rows: Rows) -> Tensor:

@@ -65,7 +65,7 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
         return
     if images is not None and images < old:
         raise UserError(
-            f"run {folder} has images = {old}, which images = {images} contradicts; give a larger number to "
+            f"run {folder} has images = {old}, but images = {images} was given: give a larger number to "
             "train longer"
         )
     if images is None:

@@ -70,7 +70,7 @@ class SampleRequest(GuidedBody):
     def recipe_fields(self) -> dict[str, str]:
         """The fields of the recipe that the request changes, as text keyed by path.
 
-        Fields with an option of their own, such as `sampler`, come first.
+        Fields that have their own name in the request, such as `sampler`, come first.
         """
         own = {"sampler": self.sampler, "grid": self.grid}
         chosen = {name: value for name, value in own.items() if value is not None}

@@ -202,6 +202,6 @@ def encode_task(task: Task) -> dict[str, Any]:
 
 
 def decode_task(content: Mapping[str, Any]) -> Task:
-    """Return the task that such a dictionary describes; see `encode_task`."""
+    """Return the task that a dictionary from `encode_task` describes."""
     fields = dict(content)
     return TASKS[fields.pop("task")](**fields)

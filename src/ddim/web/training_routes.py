@@ -46,9 +46,11 @@ class TrainingRequest(Body):
         for name, value in self.fields.items():
             # `ddim train --net FILE.py:NAME` would run the file.
             if re.search(r"\.py\s*:", value):
-                raise ValueError(f"{name} names a component of its own; the page runs no code from files")
+                raise ValueError(
+                    f"{name} names a component in a Python file; the page runs no code from files"
+                )
             if name in ("data.source", "data.size", "minutes", "images"):
-                raise ValueError(f"{name} is an option of its own, not one of the fields")
+                raise ValueError(f"{name} does not belong in fields: use data, size, minutes or images")
         return self
 
 

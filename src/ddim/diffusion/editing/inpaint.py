@@ -48,7 +48,7 @@ class Inpaint(ShortRepr, Sampler):
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time, the first with the known part; see `Sampler`."""
+        """Yield one state for each time; see `Sampler`. Each has the known part, with noise, in its place."""
         if len(times):
             x = self._join(x, denoise.schedule(as_double(times)[0]), noise)
         yield from super().__call__(denoise, x, times, noise)
