@@ -211,7 +211,7 @@ def at_the_start(recipe, folder):
         tiny.BASE,
         override(tiny.BASE, {"data.dequantise": True}),
         tiny.AUGMENTED,
-        AWARE,
+        pytest.param(AWARE, marks=pytest.mark.slow),
         override(AWARE, {"data.dequantise": True}),
     ],
     ids=["plain", "dequantised", "augmented", "times drawn by their losses", "both"],

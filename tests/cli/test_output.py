@@ -144,10 +144,10 @@ def test_no_name_of_a_run_controls_the_terminal(tmp_path):
         assert "\x07" not in said
         assert "\u202e" not in said
         assert not [line for line in said.splitlines() if line.startswith("b ")]
-    listed = run_in_terminal([*tiny.COMMAND[1:], "runs", "runs"], tmp_path)[1]
-    assert r"a\nb  " in listed
-    assert ESCAPED[:-6] in listed
-    assert r"lat\udce9\x1b[31m: " in listed
+        if words == ["runs", "runs"]:
+            assert r"a\nb  " in said
+            assert ESCAPED[:-6] in said
+            assert r"lat\udce9\x1b[31m: " in said
 
 
 def test_programs_get_the_bytes_of_a_name(tmp_path):

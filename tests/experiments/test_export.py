@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import ddim
+from cases import mark_slow
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
 from ddim.experiments.export import FORMATS, export_run
@@ -144,13 +145,13 @@ def test_every_network_can_be_exported(name, write, tmp_path):
     assert (tmp_path / "model").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("name", ["unet of one stage", "dit of labels"])
+@pytest.mark.parametrize("name", ["dit of labels"])
 def test_a_network_of_each_kind_can_be_exported(name, tmp_path):
     """As above, for fewer networks."""
     test_every_network_can_be_exported(name, write_program, tmp_path)
 
 
-@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("there", mark_slow([False, True], lambda there: there))
 def test_a_program_that_differs_leaves_nothing_behind(run, tmp_path, monkeypatch, there):
     trace = network_program.trace_network
 

@@ -47,7 +47,9 @@ def lite0():
     return load_extractor()
 
 
-@pytest.mark.parametrize("size", [(40, 56), (299, 299), (320, 400)])
+@pytest.mark.parametrize(
+    "size", [(40, 56), *(pytest.param(size, marks=pytest.mark.slow) for size in [(299, 299), (320, 400)])]
+)
 def test_inception_2015_equals_torch_fidelity(size, weights_2015, fidelity, known):
     known("inception-2015", weights_2015)
     pictures = images(2, size)

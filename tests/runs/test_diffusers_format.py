@@ -171,7 +171,7 @@ def test_the_noise_of_ddim_is_an_argument_of_the_pipeline(tmp_path):
     assert torch.allclose(generate(load(source), SEEDS, 10)[0], wanted, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("label", [None, 2])
+@pytest.mark.parametrize("label", mark_slow([None, 2], lambda label: label))
 def test_classes_go_to_diffusers_and_back(tmp_path, label):
     """By the loop that the model card shows, because its pipelines pass no label."""
     chosen = recipe(data__labels="true", net__classes="4")
@@ -227,7 +227,7 @@ def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, steps, old, 
 
 
 @few_or_many_steps
-@pytest.mark.parametrize("clips", [False, True])
+@pytest.mark.parametrize("clips", mark_slow([False, True], lambda clips: clips))
 @pytest.mark.parametrize(
     ("variance", "spacing"),
     mark_slow(

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from canary import watched
+from cases import mark_slow
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
 from ddim.nn.linear_attention_unet import LinearAttentionUNetSpec
@@ -94,7 +95,7 @@ def checkpoint(spec, table="signal_sigmoid", predicts="velocity"):
     return net, {"step": 7, "model": raw, "ema": {"initted": torch.tensor(True), **averaged}, "opt": {}}
 
 
-@pytest.mark.parametrize("name", LINEARS)
+@pytest.mark.parametrize("name", mark_slow(LINEARS, lambda name: "stem" in name))
 def test_a_checkpoint_of_lucidrains_gives_the_outputs_of_its_averaged_weights(name, tmp_path):
     net, content = checkpoint(LINEARS[name])
     torch.save(content, tmp_path / "model-1.pt")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import tiny
+from cases import mark_slow
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.runs import checkpoint
@@ -65,7 +66,7 @@ def test_a_share_outside_the_budget_is_refused(share):
         tiny.recipe(report__guide=share)
 
 
-@pytest.mark.parametrize("step", [2, 3, 6])
+@pytest.mark.parametrize("step", mark_slow([2, 3, 6], lambda step: step == 6))
 def test_a_killed_run_has_the_same_guide_after_it_is_resumed(step, whole, tmp_path):
     """Before the guide, at its step, and after it, when it is no longer the newest checkpoint."""
     run = tiny.train_until_crash(RECIPE, tmp_path / "run", tiny.At(step, tiny.crash))

@@ -6,6 +6,7 @@ import pytest
 
 import clocks
 import tiny
+from cases import mark_slow
 from clocks import quick_recipe
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Optim
@@ -114,7 +115,7 @@ def test_a_time_budget_is_planned_anew_when_the_speed_changes(update, clock, tmp
     assert "image_mae" in lines[-1]
 
 
-@pytest.mark.parametrize("events", [2, 5])
+@pytest.mark.parametrize("events", mark_slow([2, 5], lambda events: events == 5))
 def test_a_slow_first_validation_does_not_shorten_a_time_budget(events, clock, tmp_path):
     """The first validation takes half of the budget and the others a second each."""
     recipe = quick_recipe(images="none", minutes="1", report__events=events, report__validation_images="1")

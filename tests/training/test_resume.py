@@ -119,7 +119,7 @@ def test_a_run_that_crashed_at_any_step_ends_like_an_uninterrupted_one(net, stop
         assert (folder / "samples" / name).read_bytes() == (whole(net) / "samples" / name).read_bytes()
 
 
-@pytest.mark.parametrize("saves", [4, 5, 6, 10])
+@pytest.mark.parametrize("saves", mark_slow([4, 5, 6, 10], lambda saves: saves in (5, 6)))
 def test_a_run_that_crashed_after_any_save_ends_like_an_uninterrupted_one(saves, whole, tmp_path):
     """With a save each step there is one just before each event, were the event not waited for."""
     recipe = tiny.recipe(report__checkpoint="0")

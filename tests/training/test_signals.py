@@ -15,6 +15,7 @@ import pytest
 import ddim.runs.signals
 import ddim.training.validation
 import tiny
+from cases import mark_slow
 from ddim.errors import Interrupted
 from ddim.runs import checkpoint
 from ddim.runs.signals import Stopped, note_interrupts, stop_on_signals
@@ -42,7 +43,7 @@ def send(number):
     return lambda training: signal.raise_signal(number)
 
 
-@pytest.mark.parametrize("number", KINDS)
+@pytest.mark.parametrize("number", mark_slow(KINDS, lambda number: number == signal.SIGTERM))
 def test_a_signal_ends_a_run_within_a_step_and_a_save(number, tmp_path):
     whole = tiny.train(tiny.recipe(), tmp_path / "whole")
     before = {kind: signal.getsignal(kind) for kind in KINDS}
@@ -97,7 +98,7 @@ def test_a_signal_ends_a_step_at_once_and_the_step_is_made_again(tmp_path, monke
     tiny.check_same_run(folder, whole)
 
 
-@pytest.mark.parametrize("step", [5, 10])
+@pytest.mark.parametrize("step", mark_slow([5, 10], lambda step: step == 5))
 def test_a_signal_ends_a_validation_at_once_and_it_is_made_again(step, tmp_path, monkeypatch):
     whole = tiny.train(tiny.recipe(), tmp_path / "whole")
     sound, left = ddim.training.validation.generate, [step // 5]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tiny
+from cases import mark_slow
 from ddim.errors import NoSpace
 from ddim.nn.ema import Exponential, Power
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step
@@ -78,7 +79,7 @@ def test_a_run_with_snapshots_is_bit_identical_to_one_without(whole, tmp_path):
     assert not (plain / "averages").exists()
 
 
-@pytest.mark.parametrize("stop", [1, 4, 5, 6, 8, 10])
+@pytest.mark.parametrize("stop", mark_slow([1, 4, 5, 6, 8, 10], lambda stop: stop in (5, 8)))
 def test_a_run_that_crashed_at_any_step_has_the_same_snapshots(stop, whole, tmp_path):
     """Checkpoints are rare, so that snapshots after the checkpoint are left over by the crash."""
     rare = recipe(report__checkpoint="1000")
@@ -101,7 +102,7 @@ class Starts(tiny.Callback):
         self.act()
 
 
-@pytest.mark.parametrize("flushes", [1, 3, 5, 8])
+@pytest.mark.parametrize("flushes", mark_slow([1, 3, 5, 8], lambda flushes: flushes in (3, 8)))
 def test_an_error_in_a_snapshot_leaves_it_complete_or_absent(flushes, whole, tmp_path, monkeypatch):
     """tests/support/kill.py kills processes in their snapshots."""
     real, left = os.fsync, [flushes]

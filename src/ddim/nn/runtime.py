@@ -193,8 +193,10 @@ def choose_runtime(
     check_runtime(device, precision, threads)
     device = find_device(device)
     if threads is None:
-        others = measure_others(CoreMeter()) if device == "cpu" else 0.0
-        threads = choose_threads(count_cores(), others)
+        cores = count_cores()
+        # The measurement takes half a second, and one core gets one thread in any case.
+        others = measure_others(CoreMeter()) if device == "cpu" and cores > 1 else 0.0
+        threads = choose_threads(cores, others)
     if precision == "auto":
         with Runtime(threads=threads):
             precision = "bf16" if _bf16_pays(device) else "fp32"
