@@ -328,7 +328,7 @@ def test_a_named_recipe_does_not_contradict_the_budget_of_its_run(here, train_co
     (line,) = train_command(["--recipe", "smoke", "--out", "run", "--resume"], 2)
     assert line.endswith(": resume it without --recipe smoke, or start a new run")
     (line,) = train_command(["--seed", "3", "--out", "run", "--resume"], 2)
-    assert line.endswith("; resume it without this option, or start a new run")
+    assert line.endswith(": resume it without this option, or start a new run")
 
 
 def test_a_finished_run_trains_longer_on_request(here, finished, train_command):
