@@ -89,7 +89,7 @@ def test_features_are_taken_by_name(run, command):
         ),
         (["RUN", "--steps", "1,x"], "--steps must be one or more whole numbers, such as 20 or 10,20,50, got"),
         (["RUN", "--guidance", "high"], "--guidance must be one or more numbers, such as 2 or 1,1.5,2, got"),
-        (["RUN", "--metric", "fid"], "--metric is for tables; give several values of a choice"),
+        (["RUN", "--metric", "fid"], "--metric is for tables: give several values of one option"),
         (["RUN", "--steps", "1,2", "--out", "RUN"], "is not empty; give a new or empty folder"),
         (["RUN", "--stepz", 3], "perhaps you meant --steps"),
         (["RUN", "--weights", "best"], "weights must be ema or raw, got 'best'"),

@@ -69,7 +69,7 @@ def test_a_float_tiff_keeps_every_bit_wherever_its_channels_are(pixels, options)
     [
         (tiff(np.full((9, 12), np.nan, np.float32)), 1, "float32", "not finite"),
         (tiff(np.full((9, 12, 5), np.inf, np.float32), **flat(5)), 5, "float32", "not finite"),
-        (tiff(noise16(6, 9, 12), metadata={"axes": "ZYX"}), 6, "uint16", "6 pages that are not channels"),
+        (tiff(noise16(6, 9, 12), metadata={"axes": "ZYX"}), 6, "uint16", "6 pages, each its own image"),
         (tiff(noise16(9, 12, 3), photometric="rgb", compression=33005), 3, "uint16", "compression 33005"),
         (tiff(noise16(9, 12, 3), photometric="rgb")[:300], 3, "uint16", "damaged"),
         (png16(noise16(9, 12, 3))[:200], 3, "uint16", "damaged"),

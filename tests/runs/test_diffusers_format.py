@@ -299,7 +299,7 @@ def test_an_imported_run_clips_like_its_pipeline_and_by_default(run, tmp_path):
         ({"conditioning__scale": "0.25"}, (0.5, 0.5), "needs conditioning timestep with scale 1"),
         ({"predicts": "edm"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*edm"),
         ({"predicts": "score"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*score"),
-        ({"sampled_on": "cosine"}, (0.5, 0.5), "needs sampled_on none"),
+        ({"sampled_on": "cosine"}, (0.5, 0.5), "needs a recipe with sampled_on=none"),
         ({"data__size": "17"}, (0.5, 0.5), "needs data.size in multiples of 2 .* this run has 17x17"),
         ({"data__size": "16x18", "net__multipliers": "1,2,2", "net__attention": "no,yes,no"}, (0.5, 0.5),
          "needs data.size in multiples of 4 .* this run has 16x18"),

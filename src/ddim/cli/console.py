@@ -74,7 +74,7 @@ class ProgressDisplay:
         self.stop()
 
     def stop(self) -> None:
-        """Remove the bar; the next call draws a new one."""
+        """Remove the bar; the next report of progress draws a new one."""
         if self.bar:
             self.bar.stop()
             self.bar = None

@@ -35,7 +35,11 @@ def add_seed_options(parser: argparse.ArgumentParser, n: int) -> None:
     """Add the options of an edit that generates `n` images by default."""
     parser.add_argument("-n", type=int, default=n, metavar="N", help=f"number of images (default: {n})")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seeds S, S+1, ..., S+N-1 (default: S = 0)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="the samples have the seeds S, S+1, ... (default: S = 0)",
     )
 
 

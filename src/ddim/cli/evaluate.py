@@ -68,7 +68,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", metavar="N", help="sampling steps, one or more (default: the run's, 20 in most recipes)"
     )
-    parser.add_argument("--seed", type=int, metavar="S", help="seeds S, S+1, ..., S+N-1 (default: S = 0)")
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="the samples have the seeds S, S+1, ... (default: S = 0)"
+    )
     parser.add_argument(
         "--label",
         metavar="L",
@@ -136,7 +138,8 @@ def run(args: argparse.Namespace) -> int:
         return _tabulate(args, choices, Samples(**single), reference)
     if args.metric:
         raise UserError(
-            "--metric is for tables; give several values of a choice, such as --steps 10,20, or leave it out"
+            "--metric is for tables: give several values of one option, such as --steps 10,20, or leave out "
+            "--metric"
         )
     fields = {name: choices.pop(name) for name in args.fields}
     samples = Samples(**single, **choices, fields=fields)

@@ -45,7 +45,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help='"pixels", or the name of a network whose features are compared (default: pixels)',
     )
-    parser.add_argument("--features-weights", type=Path, metavar="FILE", help="weights of that network")
+    parser.add_argument(
+        "--features-weights", type=Path, metavar="FILE", help="weights of the network of --features"
+    )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="a new folder for the results (default: RUN/memorisation/N)"

@@ -64,7 +64,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument("-n", type=int, metavar="N", help="number of images (default: 16)")
     parser.add_argument("--steps", type=int, metavar="N", help=STEPS)
-    parser.add_argument("--seed", type=int, metavar="S", help="seeds S, S+1, ..., S+N-1 (default: S = 0)")
+    parser.add_argument(
+        "--seed", type=int, metavar="S", help="the samples have the seeds S, S+1, ... (default: S = 0)"
+    )
     parser.add_argument(
         "--seeds", metavar="LIST", help="list of seeds instead of -n and --seed, such as 0-35,70"
     )

@@ -249,11 +249,12 @@ def _read_file(name: str, path: Path) -> Member | Reject:
 
 
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
-"""The error numbers of faults that may pass. Without permission, the times of the file show a change."""
+"""The error numbers of errors that may be temporary. (A permission that is missing is no such error: when it
+is given, the timestamps of the file change.)"""
 
 
 def _refuse(name: str, reason: str, error: Exception) -> Reject:
-    """Return the reject of a file for an error, which may be a fault that passes."""
+    """Return the file and the reason, as an `Unreadable` if the error may be temporary, else a `Reject`."""
     passing = isinstance(error, OSError) and error.errno in _PASSING
     return Unreadable(name, reason) if passing else Reject(name, reason)
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from operator import index
@@ -20,10 +18,11 @@ import numpy as np
 from PIL import Image
 
 from ddim.data.arrays import encode_array, find_channel_axis
-from ddim.data.high_bit_depth import read_any_header, read_pixels, stored_type
+from ddim.data.high_bit_depth import read_any_header
 from ddim.data.labels import find_given_classes
-from ddim.data.sources import Member, Survey, count_votes
-from ddim.data.values import PICTURE_CHANNELS, ValueType
+from ddim.data.sources import Member, Survey
+from ddim.data.survey import Tally
+from ddim.data.values import PICTURE_CHANNELS
 from ddim.errors import UserError, check_pixels
 
 PREFIX = "given:"
@@ -146,22 +145,18 @@ class GivenImages:
 
     @cached_property
     def _survey(self) -> Survey:
-        lines, votes, ends = [], Counter[tuple[ValueType, int]](), [math.inf, -math.inf]
+        lines, tally = [], Tally()
         for member in self.members((0, 0)):
             lines.append((member.name, hashlib.sha256(member.data).hexdigest()))
             header = read_any_header(member.data)
             self.sizes.add((header.height, header.width))
-            votes[stored_type(header), header.channels] += 1
-            if stored_type(header) == "float32":
-                pixels = read_pixels(member.data)
-                ends = [min(ends[0], float(pixels.min())), max(ends[1], float(pixels.max()))]
+            tally.add(header, member.data)
         if not lines:
             raise UserError("data must hold at least one image, got none")
         classes, labels = self.find_classes([name for name, _ in lines])
         self.labelled = labels is not None
         content = hashlib.sha256(json.dumps([classes, sorted(lines)]).encode()).hexdigest()
-        values, channels = count_votes(votes)
-        return Survey(content, channels, len(lines), 0, values, *ends)
+        return tally.complete(content, len(lines))
 
 
 def _find_pair(row: Mapping[str, Any], number: int) -> tuple[Any, ...]:

@@ -258,7 +258,7 @@ def _open_series(data: bytes, *, decode: bool = False) -> tuple[tuple[int, int, 
                 raise UnusableError(f"a TIFF file with the axes {series.axes}: give one file for each image")
             if inner and inner[0] not in "SCQ":
                 raise UnusableError(
-                    f"a TIFF file of {len(file.pages)} pages that are not channels: give one file for each "
+                    f"a TIFF file of {len(file.pages)} pages, each its own image: give one file for each "
                     "image"
                 )
             sizes = dict(kept)

@@ -127,7 +127,7 @@ class Renamed:
         return f"{own}\0{self.stamped}\0{self.official}" if own and self.stamped else ""
 
     def survey(self) -> Survey | None:
-        """Return None, because the files must be read; see `Source`."""
+        """Return None: nothing is known before the files are read; see `Source`."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
@@ -157,7 +157,7 @@ class Cifar10:
         )
 
     def survey(self) -> Survey | None:
-        """Return None, because the files must be read; see `Source`."""
+        """Return None: nothing is known before the files are read; see `Source`."""
         return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:

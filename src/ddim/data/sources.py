@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -67,20 +66,6 @@ class Survey:
         if kind == "float32":
             return Values("float32", *choose_range(min(self.low, self.high), self.high))
         return Values(kind, 0.0, LARGEST[kind])
-
-
-def count_votes(votes: Counter[tuple[ValueType, int]]) -> tuple[ValueType, int]:
-    """Return the most frequent type of values, and the most frequent number of channels.
-
-    `votes` counts the images of each type and number of channels.
-    """
-    types, channels = Counter[ValueType](), Counter[int]()
-    for (kind, number), count in votes.items():
-        types[kind] += count
-        channels[number] += count
-    # RGB wins a tie: it represents gray images without loss, and transparency is seldom intended.
-    most = max((3, 4, 1, *sorted(channels)), key=lambda wanted: channels[wanted])
-    return max(("uint8", "uint16", "float32"), key=lambda wanted: types[wanted]), most
 
 
 class Source(Protocol):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ddim.data import decode
 from ddim.data.high_bit_depth import VERSION, read_any_header, read_pixels, stored_type
-from ddim.data.sources import OTHER, Member, Reject, Source, Survey, Unreadable, count_votes
+from ddim.data.sources import OTHER, Member, Reject, Source, Survey, Unreadable
 from ddim.data.values import ValueType
 from ddim.errors import UserError, explain_os_error
 from ddim.files import make_folder
@@ -64,23 +64,48 @@ _NO_BOUNDS = (math.inf, -math.inf)
 
 def _read_all(source: Source) -> tuple[Survey, bool]:
     """Return the survey of a source, and whether all its files could be read, or never can be."""
-    contents = Contents()
-    votes: Counter[tuple[ValueType, int]] = Counter()
+    contents, tally = Contents(), Tally()
     count = others = 0
-    low, high = math.inf, -math.inf
     for item in source.members((0, 0)):
         header = contents.add(item)
         count += isinstance(item, Member)
         others += isinstance(item, Reject) and item.reason == OTHER
         if header and isinstance(item, Member):
-            votes[stored_type(header), header.channels] += 1
-            if stored_type(header) == "float32":
-                with suppress(decode.UnusableError):
-                    pixels = read_pixels(item.data)
-                    low, high = min(low, float(pixels.min())), max(high, float(pixels.max()))
-    values, channels = count_votes(votes)
-    found = Survey(contents.hash(), channels, count, others, values, low, high)
-    return found, not contents.unreadable
+            with suppress(decode.UnusableError):
+                tally.add(header, item.data)
+    return tally.complete(contents.hash(), count, others), not contents.unreadable
+
+
+@dataclass
+class Tally:
+    """Counts the types of values and the numbers of channels of images, and finds the range of floats."""
+
+    _types: Counter[ValueType] = field(default_factory=Counter)
+    _channels: Counter[int] = field(default_factory=Counter)
+    _low: float = math.inf
+    _high: float = -math.inf
+
+    def add(self, header: decode.Header, data: bytes) -> None:
+        """Count the image in a file with this header and these bytes.
+
+        Raises:
+            UnusableError: if it has floats that cannot be decoded.
+        """
+        kind = stored_type(header)
+        self._types[kind] += 1
+        self._channels[header.channels] += 1
+        if kind == "float32":
+            pixels = read_pixels(data)
+            self._low = min(self._low, float(pixels.min()))
+            self._high = max(self._high, float(pixels.max()))
+
+    def complete(self, content: str, count: int, others: int = 0) -> Survey:
+        """Return the survey of these images; the arguments are those of `Survey`."""
+        # RGB wins a tie: it represents gray images without loss, and transparency is seldom intended.
+        channels = max((3, 4, 1, *sorted(self._channels)), key=lambda wanted: self._channels[wanted])
+        kinds: tuple[ValueType, ...] = ("uint8", "uint16", "float32")
+        values = max(kinds, key=lambda wanted: self._types[wanted])
+        return Survey(content, channels, count, others, values, self._low, self._high)
 
 
 @dataclass

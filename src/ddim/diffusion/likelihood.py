@@ -151,10 +151,10 @@ def flow_bits(
 ) -> Tensor:
     """Return the likelihood along the probability flow (Song et al. 2021b, eq. 39).
 
-    The flow goes from noise `FIRST`, or from the `earliest` training time if this is noisier, to t = 1. It is
-    solved with equal steps of log-SNR by the classical Runge-Kutta method of order 4. Uniform noise is
-    added to each 8-bit value within its bin, so that the density bounds the probability of the values (Theis
-    et al. 2016, section 3.1).
+    The flow goes from the low noise level `FIRST`, or from the `earliest` training time if this is noisier,
+    to t = 1. It is solved with equal steps of log-SNR by the classical Runge-Kutta method of order 4.
+    Uniform noise is added to each 8-bit value within its bin, so that the density bounds the probability of
+    the values (Theis et al. 2016, section 3.1).
 
     Args:
         denoise: the model.

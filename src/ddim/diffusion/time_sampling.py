@@ -183,9 +183,9 @@ class LossMemory:
         self.counts = torch.zeros(sampling.entries, dtype=torch.int64)
 
     def to(self, device: str) -> Self:
-        """Move the losses to a device, which must support float64, and return this memory.
+        """Move the stored losses to a device, which must support float64, and return this object.
 
-        Times are then drawn on the device, so that the program does not wait for it.
+        Times are then drawn on the device, so that the program does not wait for the device.
         """
         self.losses, self.counts = self.losses.to(device), self.counts.to(device)
         return self

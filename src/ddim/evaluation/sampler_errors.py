@@ -1,4 +1,4 @@
-"""Measure the error of every deterministic sampler on every named grid, with few network evaluations."""
+"""Measure the errors of deterministic samplers with few network evaluations, on each named grid."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Samples:
     Args:
         n: number of samples; None for `SAMPLES`, or for all images of a folder, an archive or a tensor.
         steps: sampling steps; None for the number in the recipe of the run.
-        seed: the samples have seeds `seed` ... `seed` + `count` - 1.
+        seed: the n samples have seeds `seed` ... `seed` + n - 1.
         weights: "ema", "raw", or the name of another EMA of the run.
         fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. If
             `fields` changes neither grid nor sampled_on, sampling uses the times that `ddim search` saved for
@@ -227,7 +227,7 @@ def _find_home(path: Path) -> tuple[Path, str]:
 
 
 def prepare_sampling(pipeline: P, samples: Samples) -> tuple[P, Label, Guidance]:
-    """Return the pipeline with the chosen sampler and grid, and the label and guidance of the samples."""
+    """Return the pipeline with the sampler and grid that `samples` names, and the label and guidance."""
     label = find_label(samples.label, pipeline.recipe, pipeline.classes)
     check_label(pipeline.recipe, label)
     if samples.sampler is not None:

@@ -111,9 +111,9 @@ def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
 
 
 def _report_sum(progress: Progress, works: Sequence[int], k: int) -> Progress:
-    """Return a callback for evaluation `k` that reports the network evaluations of the whole table.
+    """Return the progress callback of row `k` of a table; it reports the progress of the whole table.
 
-    `works` has the number of network evaluations that each evaluation of the table needs.
+    `works` has the number of network evaluations that each row needs.
     """
 
     def report(what: str, done: float, total: int) -> None:

@@ -168,7 +168,7 @@ def _describe_speed(speed: Speed) -> str:
 
 
 def _describe_sources(plan: TrainingPlan) -> list[str]:
-    """Return lines that explain the errors, and name the runs from which they are taken."""
+    """Return lines that say which error the plan shows, and from which runs the errors are taken."""
     lines = ["error: validation error (image MAE); lower is better, as for KID"]
     if plan.own:
         names = ", ".join(curve.name for curve in plan.own[:3])

@@ -1,10 +1,10 @@
 """Nearest neighbours of samples in the training set, and the statistic that detects copies.
 
 `Neighbours.closeness` is the distance to the nearest training image, divided by the mean distance to the k
-nearest training images. With k = 50, Carlini et al. 2023 ("Extracting Training Data from Diffusion Models")
-use this ratio to find copies of CIFAR-10 images. Yoon et al. 2023 ("Diffusion Probabilistic Models Generalize
-when They Fail to Memorize") divide by the distance to the second nearest image. Their ratio misses copies of
-images that occur twice in the training set.
+nearest training images; a small value means a likely copy. With k = 50, Carlini et al. 2023 ("Extracting
+Training Data from Diffusion Models") use this ratio to find copies of CIFAR-10 images. Yoon et al. 2023
+("Diffusion Probabilistic Models Generalize when They Fail to Memorize") divide by the distance to the second
+nearest image. Their ratio misses copies of images that occur twice in the training set.
 
 The distance alone is not enough. A blurred or gray image is close to all images, and noise is far from all. A
 new image in a dense region of the data is close to its neighbours. In all these cases the nearest image is

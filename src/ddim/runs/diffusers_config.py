@@ -184,8 +184,8 @@ def _check_noise(recipe: Recipe) -> int:
         )
     if recipe.sampled_on:
         raise UserError(
-            "export to diffusers needs sampled_on none, but this run samples on another schedule than it was "
-            "trained on"
+            "export to diffusers needs a recipe with sampled_on=none, but this run samples on another "
+            "schedule than it was trained on"
         )
     if recipe.predicts not in PREDICTS:
         raise UserError(

@@ -49,7 +49,7 @@ def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
 def explain_field(value: Any, path: str) -> list[Row]:  # noqa: ANN401
     """Return the row of one field of a recipe, such as "optim.lr".
 
-    The recipe may have a part of a class without this field. Then the rows come from the other possible
+    The class of this part of the recipe may lack the field. Then the rows come from the other possible
     classes of the part that have the field, without repetitions. The list is empty if no class has it.
     """
     own = [row for row in explain_fields(value) if row[0] == path]

@@ -1,4 +1,4 @@
-"""The output of a notebook cell while long work goes on: a bar and a sheet, both updated in place."""
+"""The output of a notebook cell during long work: a progress bar and a sheet of samples, updated in place."""
 
 from __future__ import annotations
 

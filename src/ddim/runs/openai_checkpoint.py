@@ -62,8 +62,8 @@ def find_openai_network(shapes: Shapes) -> tuple[DDPMUNetSpec, int, bool]:
     outputs = find_shape(shapes, "out.2.weight", 4)[0]
     if outputs not in (channels, 2 * channels):
         raise UserError(
-            f"the network has {channels} input channels and {outputs} output channels: only networks that "
-            "map images to images can be imported"
+            f"the network has {channels} input channels and {outputs} output channels: a network can be "
+            "imported if it has as many output channels, or twice as many (with a learned variance)"
         )
     total = next(k for k in count() if f"output_blocks.{k}.0.in_layers.0.weight" not in shapes)
     ups = [k for k in range(total) if _resampling_place(shapes, k)]

@@ -27,7 +27,7 @@ class Plan:
     decayed: float = 0.0
 
     def part(self, seen: int) -> float:
-        """Return the finished part of the learning-rate decay after `seen` images; 0 if `total` is None."""
+        """Return the finished share of the learning-rate decay after `seen` images; 0 if `total` is None."""
         if self.total is None:
             return 0.0
         part = (seen - self.settled) / max(1, self.total - self.settled)

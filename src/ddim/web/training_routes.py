@@ -100,7 +100,7 @@ class Recipes:
 
 @dataclass(frozen=True)
 class DataSets:
-    """The image sets."""
+    """The sets of images on which a training can be started."""
 
     entries: list[DataSet]
 

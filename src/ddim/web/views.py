@@ -11,7 +11,7 @@ from ddim.runs.sample_files import is_picture, read_saved_image, show_image
 
 
 def describe_views(pipeline: LoadedRun) -> list[str]:
-    """Return a list with a sentence for the user if pictures show less than the files contain, else []."""
+    """Return [a sentence for the user] if the page's pictures show less than the saved files, else []."""
     channels, values = pipeline.model.shape.channels, pipeline.values
     if is_picture(values, channels):
         return []

@@ -67,7 +67,7 @@ Space = dict[str, Values | Range]
 
 
 def parse_space(fields: Mapping[str, str]) -> Space:
-    """Return the values of fields such as {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]"}."""
+    """Parse values of fields, such as {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]"}."""
     return {name: _parse_field(name, text) for name, text in fields.items()}
 
 
@@ -103,8 +103,9 @@ def draw_combinations(space: Space, count: int, seed: int) -> list[Choice]:
 def list_corners(space: Space) -> Iterator[Choice]:
     """Yield an inner combination, then all combinations of listed values and range ends.
 
-    The inner combination takes values from inside continuous ranges. It finds fields that need whole numbers,
-    even if both ends of their range are whole numbers by chance.
+    The combinations are for checking a space before the search. The inner one takes values from inside
+    continuous ranges, which are no whole numbers: a field that needs whole numbers refuses it, even if both
+    ends of its range are whole numbers by chance.
     """
     yield {k: _at(v, INSIDE if isinstance(v, Range) and not v.whole else 0.0) for k, v in space.items()}
     lists = [v.values if isinstance(v, Values) else (v.text(v.low), v.text(v.high)) for v in space.values()]

@@ -245,7 +245,7 @@ def _stop(queue: TrialQueue, active: Sequence[_Job]) -> None:
 
 
 def _objective(sweep: Sweep, trial: Trial) -> float | None:
-    """Return the number that a search minimises: the KID if the sweep evaluates, else the image MAE."""
+    """Return the number that a search minimises: the KID if the sweep measures it, else the image MAE."""
     run = index.read_run(sweep.run_folder(trial))
     if not sweep.request.evaluate:
         return run.errors.get("image_mae")
