@@ -5,9 +5,10 @@
 Each variant is a set of options for `ddim train`. The folder OUT keeps the runs and all results. If the
 benchmark was stopped, the same command continues it and repeats nothing. It prints a Markdown table of means
 over the seeds, each with the half width of its 95 % confidence interval (Student's t). A seed sets the
-initial weights, the held-out images and the noise. All variants are trained with one seed before the next
-seed begins. So if the machine is slower for an hour, this affects several variants. Run the benchmark on an
-idle machine, because training budgets are in minutes.
+initial weights, the held-out images and the noise.
+
+The first seed of each variant is trained for --minutes, so the machine must be idle until these runs have
+ended. The other seeds see as many images as the first, and may share the machine with other programs.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 def train(args: argparse.Namespace, name: str, seed: int) -> None:
     """Train a run, or resume it; a finished run is not changed."""
     folder = run_folder(args.out, name, seed)
-    words = ["train", args.data, *shlex.split(VARIANTS[name]), "--minutes", args.minutes]
+    images = images_seen(run_folder(args.out, name, 0)) if seed else None
+    budget = ["--images", str(images)] if images else ["--minutes", args.minutes]
+    words = ["train", args.data, *shlex.split(VARIANTS[name]), *budget]
     call([*words, "--seed", str(seed), "--out", str(folder), "--resume"], folder.with_suffix(".log"))
 
 
