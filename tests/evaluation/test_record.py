@@ -40,7 +40,7 @@ def test_the_newest_complete_evaluation_of_a_run_is_read(tmp_path):
     (tmp_path / "evaluations" / "11").mkdir()
     (tmp_path / "evaluations" / ".tmp-77-evaluation").mkdir()
     assert read_evaluation(tmp_path).record["generated"]["source"] == "number 10"
-    assert [folder.name for folder in list_evaluations(tmp_path)] == ["1", "2", "9", "10", "11"]
+    assert [folder.name for folder in list_evaluations(tmp_path)] == ["1", "2", "9", "10"]
     folder = tmp_path / "evaluations" / "2"
     assert read_evaluation(folder).record == read_evaluation(folder / "record.json").record
     assert read_evaluation(folder).folder == folder

@@ -138,8 +138,11 @@ def is_sampling(found: object) -> bool:
 
 
 def list_evaluations(run: Path) -> list[Path]:
-    """Return the folders of a run's evaluations, oldest first."""
-    return list_numbered_folders(run / FOLDER)
+    """Return the folders of a run's evaluations, oldest first.
+
+    An evaluation that was stopped may have left a folder without a record, which is left out.
+    """
+    return [folder for folder in list_numbered_folders(run / FOLDER) if (folder / RECORD).exists()]
 
 
 def metric_entry(record: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
@@ -187,7 +190,7 @@ def _record_of(path: Path) -> Path:
         return path
     if (path / RECORD).is_file():
         return path / RECORD
-    whole = [folder for folder in list_evaluations(path) if (folder / RECORD).is_file()]
+    whole = list_evaluations(path)
     if not whole:
         raise UserError(f"{path} holds no evaluation: make one with `ddim evaluate {shlex.quote(str(path))}`")
     return whole[-1] / RECORD

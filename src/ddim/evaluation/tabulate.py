@@ -130,7 +130,7 @@ def _find_evaluation(subject: Subject, extractor: Extractor) -> Evaluation | Non
     for folder in reversed(list_evaluations(subject.home.parent)):
         try:
             found = read_evaluation(folder)
-        except UserError:  # unfinished or damaged
+        except UserError:  # damaged
             continue
         if (
             found.record["sampling"]

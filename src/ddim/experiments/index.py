@@ -275,9 +275,6 @@ def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
     """Return the records of a run's evaluations, oldest first, and a text about unreadable records, or ""."""
     records, faults = [], []
     for folder in list_evaluations(path):
-        # An evaluation that stopped may have left a folder without a record, which is skipped.
-        if not (folder / RECORD).exists():
-            continue
         try:
             records.append(read_evaluation(folder / RECORD).record)
         except UserError as error:

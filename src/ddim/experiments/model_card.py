@@ -9,7 +9,6 @@ from typing import Any
 from ddim.errors import UserError, format_count, warn_user
 from ddim.evaluation.record import (
     GRID,
-    RECORD,
     Evaluation,
     describe_part,
     list_evaluations,
@@ -87,8 +86,6 @@ def find_own_evaluations(run: LoadedRun, folder: Path) -> list[Evaluation]:
     """
     found = []
     for path in list_evaluations(folder):
-        if not (path / RECORD).exists():
-            continue  # An evaluation that was stopped may have left a folder without a record.
         evaluation = read_evaluation(path)
         sampling: Mapping[str, Any] = evaluation.record.get("sampling") or {}
         checkpoint, average = sampling.get("checkpoint") or {}, sampling.get("average") or {}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from ddim.evaluation.record import FOLDER, RECORD, list_evaluations
+from ddim.evaluation.record import FOLDER, list_evaluations
 from ddim.metrics.catalogue import METRICS
 from ddim.web.answers import Refused, reply
 from ddim.web.guard import client_address
@@ -111,7 +111,7 @@ def _newest_record(known: ListedRun) -> Path | None:
     """Return the folder of the newest evaluation of a run, or None if it has no evaluation."""
     if known.row.state == "damaged" or not (known.place.path / FOLDER).is_dir():
         return None
-    folders = [path for path in list_evaluations(known.place.path) if (path / RECORD).is_file()]
+    folders = list_evaluations(known.place.path)
     return folders[-1] if folders else None
 
 
