@@ -176,14 +176,13 @@ class Karras:
 class Spaced:
     """Evenly spaced entries of a table of `entries` noise levels, at times i / entries for i = 1 ... entries.
 
-    "leading" spacing includes the cleanest entry, 1, but not the noisiest. "trailing" includes the noisiest
-    entry, pure noise (Lin et al. 2024, table 2). The position of each entry is rounded, not the distance
-    between entries (Song et al. 2021, appendix D.2). Most code rounds the distance: 600 steps on 1000 entries
-    then have distance 1, and sampling starts at entry 600.
+    The spacing says which end is included (Lin et al. 2024, table 2). The position of each entry is rounded,
+    not the distance between entries (Song et al. 2021, appendix D.2). Most code rounds the distance: 600
+    steps on 1000 entries then have distance 1, and sampling starts at entry 600.
 
     Attributes:
         entries: number of entries of the table.
-        spacing: "trailing" includes the noisiest entry, "leading" includes the cleanest entry.
+        spacing: "trailing" includes the noisiest entry, pure noise; "leading" includes the cleanest, 1.
     """
 
     entries: int = 1000
