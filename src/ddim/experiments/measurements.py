@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ddim.runs.folder import list_numbered_folders
 
 METHODS = '"vlb" is the variational bound, an upper bound; "ode" estimates the likelihood itself.'
 """A sentence for reports that explains the methods of `ddim likelihood`."""
+
+Kind = Literal["memorisation", "likelihoods"]
+"""A kind of measurement that has a record; the name of its folder in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Measurements:
         bits: the likelihoods, oldest first.
         pairs: the PNG file with the samples that are closest to training images.
         diagnosis: the PNG file with the errors at each noise level.
-        damaged: the paths, relative to the run folder, of the records that cannot be read.
+        damaged: the records that cannot be read, keyed by the kind of measurement.
     """
 
     copies: str = ""
@@ -68,21 +71,21 @@ class Measurements:
     bits: tuple[Bits, ...] = ()
     pairs: Path | None = None
     diagnosis: Path | None = None
-    damaged: tuple[str, ...] = ()
+    damaged: Mapping[Kind, Sequence[Path]] = field(default_factory=dict)
 
 
 def read_measurements(run: Path) -> Measurements:
     """Return the newest memorisation test and diagnosis in a run folder, and all its likelihoods."""
-    damaged: list[str] = []
+    damaged: dict[Kind, list[Path]] = {}
     T = TypeVar("T")
 
-    def read(kind: str, folders: Iterable[Path], describe: Callable[[dict[str, Any]], T]) -> list[T]:
+    def read(kind: Kind, folders: Iterable[Path], describe: Callable[[dict[str, Any]], T]) -> list[T]:
         found = []
         for folder in folders:
             try:
                 found.append(describe(read_sealed(folder / "record.json")))
             except (UserError, KeyError, TypeError):
-                damaged.append(f"{kind}/{folder.name}/record.json")
+                damaged.setdefault(kind, []).append(folder / "record.json")
         return found
 
     copies = read("memorisation", list_numbered_folders(run / "memorisation")[-1:], _describe_memorisation)
@@ -92,7 +95,7 @@ def read_measurements(run: Path) -> Measurements:
         bits=tuple(bits),
         pairs=_picture(run / "memorisation", "pairs.png"),
         diagnosis=_picture(run / "diagnostics", "figure.png"),
-        damaged=tuple(damaged),
+        damaged=damaged,
     )
 
 

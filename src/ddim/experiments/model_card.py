@@ -50,9 +50,8 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
     folder = find_run_folder(run.checkpoint.run)
     evaluations = find_own_evaluations(run, folder)
     measured = read_measurements(folder)
-    for name in measured.damaged:
-        if name.startswith("memorisation"):
-            raise UserError(f"{folder / name} cannot be read: put back a copy, or remove its folder")
+    for path in measured.damaged.get("memorisation", ()):
+        raise UserError(f"{path} cannot be read: put back a copy, or remove its folder")
     picture = _find_picture(run, folder, evaluations)
     blocks = [
         Text(_summarise(run)),

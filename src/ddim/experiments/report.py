@@ -165,7 +165,11 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
             [f"* {run.path.name}: this likelihood is not comparable with the others: {why}."] if why else []
         )
         notes += [f"{run.path.name}: {measured.verdict}"] if measured.verdict else []
-        notes += [f"{run.path.name}: {name} cannot be read." for name in measured.damaged]
+        notes += [
+            f"{run.path.name}: {path.relative_to(run.path).as_posix()} cannot be read."
+            for paths in measured.damaged.values()
+            for path in paths
+        ]
         shown = (("pairs", measured.pairs, "samples and their nearest training images"),)
         shown += (("diagnosis", measured.diagnosis, "errors at each noise level"),)
         for name, path, about in shown:
