@@ -1,4 +1,4 @@
-"""Train variants of `fast` for equal minutes with several seeds, and evaluate them by two kinds of features.
+"""Train variants of `fast` for equal minutes, repeat them, and evaluate them by two kinds of features.
 
     python benchmarks/race.py DATA OUT [--minutes 40] [--seeds 3] [--variants NAME,...] [-n 784]
 
@@ -8,7 +8,9 @@ over the seeds, each with the half width of its 95 % confidence interval (Studen
 initial weights, the held-out images and the noise.
 
 The first seed of each variant is trained for --minutes, so the machine must be idle until these runs have
-ended. The other seeds see as many images as the first, and may share the machine with other programs.
+ended. The other seeds of a variant see as many images as its first, and may share the machine with other
+programs. The first run knows its number of images only after it has measured the speed, so its learning rate
+begins to fall a little later.
 """
 
 from __future__ import annotations
@@ -77,10 +79,12 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 def train(args: argparse.Namespace, name: str, seed: int) -> None:
     """Train a run, or resume it; a finished run is not changed."""
     folder = run_folder(args.out, name, seed)
-    images = images_seen(run_folder(args.out, name, 0)) if seed else None
-    budget = ["--images", str(images)] if images else ["--minutes", args.minutes]
-    words = ["train", args.data, *shlex.split(VARIANTS[name]), *budget]
-    call([*words, "--seed", str(seed), "--out", str(folder), "--resume"], folder.with_suffix(".log"))
+    words = ["train", "--out", str(folder), "--resume"]
+    if not (folder / "run.json").exists():
+        images = images_seen(run_folder(args.out, name, 0)) if seed else None
+        budget = ["--images", str(images)] if images else ["--minutes", args.minutes]
+        words += [args.data, *shlex.split(VARIANTS[name]), *budget, "--seed", str(seed)]
+    call(words, folder.with_suffix(".log"))
 
 
 def judge(args: argparse.Namespace, name: str, seed: int, options: str) -> None:
