@@ -57,6 +57,17 @@ def test_a_worker_that_waited_long_for_a_trial_keeps_it(queue, monkeypatch):
     assert queue.beat(taken)
 
 
+def test_the_trial_of_a_worker_without_a_sign_of_life_goes_to_another(queue):
+    queue.refill()
+    taken, other = queue.take(), TrialQueue(queue.sweep, grace=1)
+    other.refill()
+    assert other.take() is None
+    time.sleep(2.1)  # the database counts whole seconds
+    other.refill()
+    assert other.take().trial == taken.trial
+    assert not queue.beat(taken)
+
+
 @pytest.mark.slow
 def test_a_full_disk_under_the_database_is_no_database_that_may_answer_later(queue):
     with queue.storage.engine.connect() as connection:
