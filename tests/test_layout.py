@@ -161,7 +161,7 @@ def test_a_test_that_moves_the_global_generators_fails(tmp_path):
     )
     run = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_randomly"]
     run += ["--rootdir", str(tmp_path), str(tmp_path)]
-    # Plugins that it does not use would take most of its time.
+    # Loading plugins that this run does not use would take most of its time.
     plain = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     said = subprocess.run(run, capture_output=True, text=True, check=False, cwd=tmp_path, env=plain)
     assert "2 failed, 2 passed" in said.stdout

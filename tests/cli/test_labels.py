@@ -45,8 +45,10 @@ def test_the_same_command_resumes_a_run_with_classes(home, command, refused):
     assert "is finished: nothing to resume" in said
     assert f"next: ddim sample {home / 'run'} --label all " in said
     contradicting = refused(*words, *FAST, "--resume", "--net.classes", "3")
-    assert "has net.classes = 12, but net.classes = 3 was given" in contradicting
-    assert "data.labels = True, but data.labels = False" in refused(*words[:3], *words[5:], *FAST, "--resume")
+    assert "has net.classes = 12, but the request has net.classes = 3" in contradicting
+    assert "data.labels = True, but the request has data.labels = False" in refused(
+        *words[:3], *words[5:], *FAST, "--resume"
+    )
 
 
 def test_a_run_from_weights_of_other_classes_must_train_without_labels(home, tmp_path, command, refused):

@@ -30,5 +30,8 @@ def test_four_signals_while_images_are_decoded_and_in_the_first_steps(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_six_signals_in_six_phases(tmp_path):
-    """The long version has all phases; each takes about 25 seconds, most of it the command undisturbed."""
+    """`tests/support/signals.py` without --phases has more of them.
+
+    Each takes about 25 seconds, most of it the command undisturbed.
+    """
     stop_commands(tmp_path, 6, "--phases", "compile,two processes,sample,evaluate in two,search,sweep")

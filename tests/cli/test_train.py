@@ -317,7 +317,10 @@ def test_options_that_contradict_the_run_are_refused(words, name, here, finished
     before = contents(finished)
     lines = train_command([*words, "--resume", "--out", finished], 2)
     assert len(lines) == 1
-    assert re.match(rf"ddim: run {finished} has {re.escape(name)} = .*, but {re.escape(name)} = ", lines[0])
+    assert re.match(
+        rf"ddim: run {finished} has {re.escape(name)} = .*, but the request has {re.escape(name)} = ",
+        lines[0],
+    )
     assert contents(finished) == before
 
 

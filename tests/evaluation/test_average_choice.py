@@ -148,7 +148,7 @@ def test_samples_of_the_picked_average_are_named_in_their_record(run):
 def test_a_compiled_run_is_refused_because_its_program_holds_the_weights(run):
     """Otherwise, every width would have the value of the weights that were compiled first."""
     loaded = load(run)
-    with pytest.raises(UserError, match="compared without torch.compile"):
+    with pytest.raises(UserError, match="loaded with torch.compile.*: load the run without compiling"):
         pick_average(replace(loaded, runtime=replace(loaded.runtime, compile=True)))
     assert not (run / "averages" / "picked").exists()
 

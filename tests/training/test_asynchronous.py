@@ -55,7 +55,7 @@ def meta(monkeypatch):
     return Runtime("meta")
 
 
-# Images on the device are read alike for all cases, so that one of them is quick.
+# Images on the device are read alike for all cases, so one of them is enough for the quick tests.
 MEMORY = {"images read ahead": 0, "images on the device": 2**40}
 PAIRS = [*itertools.product(EAGER, MEMORY)]
 QUICK = [*PAIRS[:2], *((name, "images read ahead") for name in EAGER if name not in RECIPES)]

@@ -60,7 +60,7 @@ def test_a_run_records_that_it_recomputes_and_keeps_it_when_it_is_resumed(tmp_pa
 def test_a_run_that_keeps_activations_is_not_resumed_to_recompute_them(tmp_path):
     run = tiny.train(tiny.recipe(images="16"), tmp_path / "run")
     assert find_resumable(Request(), run) == (run, "")
-    with pytest.raises(UserError, match="has recompute = False, but recompute = True was given"):
+    with pytest.raises(UserError, match="has recompute = False, but the request has recompute = True"):
         find_resumable(Request(machine=Machine(recompute=True)), run)
 
 

@@ -291,7 +291,7 @@ def test_a_finished_run_trains_longer_and_records_it(whole, tmp_path):
     assert read_run(folder).total == 120
     # The same request again changes nothing, and a smaller one is refused.
     resume(folder, images=120)
-    with pytest.raises(UserError, match="has images = 120, but images = 112 was given"):
+    with pytest.raises(UserError, match="has images = 120, but the request has images = 112"):
         resume(folder, images=112)
 
 

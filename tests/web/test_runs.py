@@ -119,7 +119,7 @@ def test_a_damaged_run_is_a_row_with_its_reason(copy_client, runs, text):
 
 @pytest.mark.parametrize("text", ["", "[]", '{"seal": "0", "verdict": "no copies"}', "{}"])
 def test_a_damaged_memorisation_test_is_named(copy_client, runs, text):
-    shutil.rmtree(runs / RUN / "checkpoints")  # the details of a run that can be sampled need the worker
+    shutil.rmtree(runs / RUN / "checkpoints")  # else the worker would start, which takes seconds
     folder = runs / RUN / "memorisation" / "1"
     folder.mkdir(parents=True)
     (folder / "record.json").write_text(text)

@@ -57,7 +57,7 @@ def add_guidance_options(
     parser.add_argument(
         "--guide-with",
         metavar="RUN[@NAME]",
-        help=f"guide with a weaker model{more}: @guide (an early checkpoint of RUN) or a run {own}",
+        help=f"guide with a weaker model{more}: @guide (early weights of RUN), or runs/small-1@raw {own}",
     )
 
 

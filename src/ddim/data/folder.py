@@ -249,12 +249,14 @@ def _read_file(name: str, path: Path) -> Member | Reject:
 
 
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE)
-"""The error numbers of errors that may be temporary. (A permission that is missing is no such error: when it
-is given, the timestamps of the file change.)"""
+"""Error numbers of faults that may be temporary.
+
+EACCES is not among them: a permission that is granted later changes the timestamps of the file.
+"""
 
 
 def _refuse(name: str, reason: str, error: Exception) -> Reject:
-    """Return the file and the reason, as an `Unreadable` if the error may be temporary, else a `Reject`."""
+    """Return an `Unreadable` of this file if the error may be temporary, else a `Reject`."""
     passing = isinstance(error, OSError) and error.errno in _PASSING
     return Unreadable(name, reason) if passing else Reject(name, reason)
 

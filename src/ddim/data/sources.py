@@ -32,7 +32,7 @@ class Reject:
 
 
 class Unreadable(Reject):
-    """A file that could not be read because of a fault that may pass, such as an input/output error."""
+    """A file that could not be read; the fault may be temporary, such as an input/output error."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Tally:
         """Count the image in a file with this header and these bytes.
 
         Raises:
-            UnusableError: if it has floats that cannot be decoded.
+            UnusableError: if it has floats that cannot be decoded; it is counted even then.
         """
         kind = stored_type(header)
         self._types[kind] += 1

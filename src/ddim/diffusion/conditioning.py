@@ -25,7 +25,7 @@ class NoiseVariance:
     """sigma^2, as in the torch/luz repository and Béres' Keras example."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's noise-level input (c_noise of EDM); see `Conditioning`."""
+        """Return the network's second input; see `Conditioning`."""
         return at.sigma**2
 
 
@@ -34,7 +34,7 @@ class SignalVariance:
     """alpha^2, which the torch/luz repository passes to a network that predicts images."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's noise-level input (c_noise of EDM); see `Conditioning`."""
+        """Return the network's second input; see `Conditioning`."""
         return at.alpha**2
 
 
@@ -57,7 +57,7 @@ class Timestep:
         check_positive("conditioning", entries=self.entries, scale=self.scale)
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's noise-level input (c_noise of EDM); see `Conditioning`."""
+        """Return the network's second input; see `Conditioning`."""
         return (self.entries * t.double() - 1).clamp(min=0) * self.scale
 
 
@@ -75,7 +75,7 @@ class LogSNR:
         check_positive("conditioning", scale=self.scale)
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's noise-level input (c_noise of EDM); see `Conditioning`."""
+        """Return the network's second input; see `Conditioning`."""
         return at.log_snr / self.scale
 
 
@@ -97,7 +97,7 @@ class CNoise:
         check_positive("conditioning", factor=self.factor, unit=self.unit)
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's noise-level input (c_noise of EDM); see `Conditioning`."""
+        """Return the network's second input; see `Conditioning`."""
         return self.factor * (-at.log_snr / 2 - math.log(self.unit))
 
 
@@ -106,7 +106,7 @@ class Time:
     """The time t multiplied by `scale`.
 
     A scale of 999 gives c_noise = (M - 1) t with M = 1000, as in Karras et al. 2022, table 1, column VP. The
-    networks of that column expect the index of a time step, 0 ... M - 1.
+    networks of that column expect the index of a timestep, 0 ... M - 1.
 
     Attributes:
         scale: factor that multiplies t.
@@ -118,7 +118,7 @@ class Time:
         check_positive("conditioning", scale=self.scale)
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's noise-level input (c_noise of EDM); see `Conditioning`."""
+        """Return the network's second input; see `Conditioning`."""
         return self.scale * t.double()
 
 

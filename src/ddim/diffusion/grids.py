@@ -178,11 +178,11 @@ class Spaced:
 
     The spacing says which end is included (Lin et al. 2024, table 2). The position of each entry is rounded,
     not the distance between entries (Song et al. 2021, appendix D.2). Most code rounds the distance: 600
-    steps on 1000 entries then have distance 1, and sampling starts at entry 600.
+    leading steps on 1000 entries then have distance 1, and sampling starts at entry 600.
 
     Attributes:
         entries: number of entries of the table.
-        spacing: "trailing" includes the noisiest entry, pure noise; "leading" includes the cleanest, 1.
+        spacing: "trailing" includes the noisiest entry, "leading" the cleanest.
     """
 
     entries: int = 1000

@@ -168,8 +168,8 @@ def _check_measurable(loaded: LoadedRun, by: Measure) -> None:
     """
     if loaded.runtime.compile:
         raise UserError(
-            "averages cannot be compared with torch.compile, whose program keeps the old weights: load the "
-            "run without compiling=True"
+            "averages cannot be compared in a run that was loaded with torch.compile, because the compiled "
+            "program keeps its first weights: load the run without compiling=True"
         )
     if by == "validation" and isinstance(loaded.recipe.objective, Consistency):
         raise UserError(

@@ -140,7 +140,7 @@ def is_sampling(found: object) -> bool:
 def list_evaluations(run: Path) -> list[Path]:
     """Return the folders of a run's evaluations, oldest first.
 
-    An evaluation that was stopped may have left a folder without a record, which is left out.
+    Folders without a record, which stopped evaluations leave, are not listed.
     """
     return [folder for folder in list_numbered_folders(run / FOLDER) if (folder / RECORD).exists()]
 

@@ -130,7 +130,7 @@ def _find_evaluation(subject: Subject, extractor: Extractor) -> Evaluation | Non
     for folder in reversed(list_evaluations(subject.home.parent)):
         try:
             found = read_evaluation(folder)
-        except UserError:  # damaged
+        except UserError:  # damaged, or of another version
             continue
         if (
             found.record["sampling"]

@@ -109,7 +109,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
 def _measure_plan(
     recipe: Recipe, budgets: Sequence[Recipe], machine: Machine, runs: Path, progress: Progress
 ) -> TrainingPlan:
-    """Return one plan for all `budgets`: copies of the recipe, already checked, with other `minutes`."""
+    """Return one plan for all `budgets`; each is the checked recipe with another budget."""
     progress(SPEED, 0, 1)
     runtime = machine.choose()
     check_memory(recipe, recipe.data.channels or 3, runtime)

@@ -321,7 +321,10 @@ def _block(spec: DDPMUNetSpec, channels: int, out: int, **options: Any) -> Block
 
 
 def _attention_block(spec: DDPMUNetSpec, now: int, out: int, attend: bool, *, exact: bool) -> AttentionBlock:
-    # At full resolution the projection is on the path of x_t, so it must be float32 (`ExactConv2d`).
+    """Build a block; `exact` is for full resolution, where its projection is on the path of x_t.
+
+    That projection must be float32 (`ExactConv2d`).
+    """
     block = _block(spec, now, out, exact=exact)
     heads = out // spec.head if spec.head else spec.heads
     return AttentionBlock(block, Attention(spec.norm(out), out, heads, scale=spec.scale) if attend else None)

@@ -201,7 +201,7 @@ class ProcessWatch:
                 self._end(_say_gone(self._names[:1]), say=self.rank == 1 and self._known is None)
 
     def _guard(self) -> None:
-        """End this process if process 0 is frozen, and the thread of `_run` gets no answer from the store."""
+        """End this process if process 0 is frozen: the thread of `_run` gets no answer from the store."""
         before, looks = -1, 0
         while not self._stopped.wait(EVERY):
             looks = looks + 1 if self._rounds == before else 0

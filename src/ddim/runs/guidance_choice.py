@@ -58,8 +58,8 @@ def open_guidance(
         if not searched:
             raise
         raise UserError(
-            f"{error}. `ddim search` chose this guiding model; to sample without it, give guidance 1 "
-            "(--guidance 1)"
+            f"{error}; this guide was chosen by `ddim search`: give guidance 1 (--guidance 1) to sample "
+            "without it"
         ) from None
     chosen = replace(chosen, guide=guide)
     check_guidance(pipeline, label, steps, chosen)

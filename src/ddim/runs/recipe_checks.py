@@ -78,7 +78,7 @@ def check_steps(recipe: Recipe, steps: int) -> None:
     """Check that the recipe's grid works with `steps` steps, at noise levels that training covers.
 
     Raises:
-        UserError: if the grid cannot have this number of times, or a noise level is outside this range.
+        UserError: if the grid cannot have so many times, or a noise level is outside those of training.
     """
     levels = recipe.sampling_schedule(recipe.grid(steps, recipe.sampling_schedule))
     if recipe.sampled_on:

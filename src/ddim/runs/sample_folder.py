@@ -285,7 +285,7 @@ def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
 
 
 def _open_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the NFE, seeds, seconds and file of the film of the samples that are in the folder already."""
+    """Return the NFE, seeds and seconds of the samples in the folder, and the file of their film."""
     there: dict[str, Any] = {"nfe": 0, "seeds": [], "seconds": 0.0, "film": None}
     before = _read_record(folder, record)
     if before is None:

@@ -64,7 +64,7 @@ class Pace:
         return self.batch * (self.updates - WARM) / self.seconds if self.seconds > 0 else 0.0
 
     def left(self, training: Training) -> float | None:
-        """Return the seconds until the end, including the remaining validations; None while unknown."""
+        """Return the seconds until the end, with the remaining events (see `event`); None while unknown."""
         total, report, steps = training.plan.total, training.recipe.report, training.recipe.steps
         if total is None or not self.speed:
             return None

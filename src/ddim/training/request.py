@@ -131,7 +131,7 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
             option = "this option" if typed or request.recipe is None else f"--recipe {request.recipe}"
             longer = ", or train longer with --more M" if "minutes" in request.fields else ""
             raise UserError(
-                f"run {out} has {d.name} = {d.run}, but {d.name} = {d.requested} was given: "
+                f"run {out} has {d.name} = {d.run}, but the request has {d.name} = {d.requested}: "
                 f"resume it without {option}{longer}, or start a new run"
             )
         return out, ""

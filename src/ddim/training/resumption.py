@@ -65,8 +65,8 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
         return
     if images is not None and images < old:
         raise UserError(
-            f"run {folder} has images = {old}, but images = {images} was given: give a larger number to "
-            "train longer"
+            f"run {folder} has images = {old}, but the request has images = {images}: give a larger number "
+            "to train longer"
         )
     if images is None:
         check_positive("resume", more=more or 0)

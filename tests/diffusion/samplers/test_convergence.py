@@ -82,7 +82,7 @@ def has_its_grid(case):
 
 
 def is_quick(case):
-    """Whether a case has that grid, and the one schedule on which its sampler is tested without `-m slow`."""
+    """Whether a case is tested without `-m slow`: on one grid and one schedule for each sampler."""
     schedule, sampler, _ = case
     return has_its_grid(case) and [*ORDERS].index(sampler) % len(LAWS) == [*LAWS].index(schedule)
 

@@ -242,10 +242,10 @@ def test_a_sweep_is_joined_by_its_folder_or_by_the_same_request(tmp_path):
     sweep = begin_sweep(request(), folder)
     (folder / "trials").mkdir()
     assert begin_sweep(None, folder) == begin_sweep(request(), folder) == sweep
-    with pytest.raises(UserError, match="has repeats = 1, but 2 was given"):
+    with pytest.raises(UserError, match="has repeats = 1, but the request has repeats = 2"):
         begin_sweep(request(repeats=2), folder)
     # The default recipe is another one, whether it is given or not.
-    with pytest.raises(UserError, match="has recipe = smoke, but fast was given|has data"):
+    with pytest.raises(UserError, match="has recipe = smoke, but the request has recipe = fast|has data"):
         begin_sweep(SweepRequest(recipe="fast"), folder)
 
 

@@ -182,6 +182,6 @@ def _check_same_request(sweep: Sweep, request: SweepRequest) -> None:
     for name, wanted in asdict(request).items():
         if wanted != known[name]:
             raise UserError(
-                f"sweep {sweep.folder} has {name} = {known[name]}, but {wanted} was given: "
+                f"sweep {sweep.folder} has {name} = {known[name]}, but the request has {name} = {wanted}: "
                 "to join this sweep, give only --out; to start a new one, name another folder"
             )

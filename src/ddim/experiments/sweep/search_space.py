@@ -104,7 +104,7 @@ def list_corners(space: Space) -> Iterator[Choice]:
     """Yield an inner combination, then all combinations of listed values and range ends.
 
     The combinations are for checking a space before the search. The inner one takes values from inside
-    continuous ranges, which are no whole numbers: a field that needs whole numbers refuses it, even if both
+    continuous ranges, which are not whole numbers: a field that needs whole numbers refuses it, even if both
     ends of its range are whole numbers by chance.
     """
     yield {k: _at(v, INSIDE if isinstance(v, Range) and not v.whole else 0.0) for k, v in space.items()}
