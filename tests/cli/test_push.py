@@ -63,7 +63,7 @@ def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, run, refused,
     publish(hub, "ada/flowers", mine)
     hub.requests.clear()
     assert refused("evaluate", NAME, "-n", 20) == (
-        "run flowers was published without its training images, 'photos': name images with --data, or with "
+        "run flowers was published without its training images ('photos'): name images with --data, or with "
         "`reference` in Python"
     )
 

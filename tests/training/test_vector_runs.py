@@ -159,7 +159,7 @@ def test_folders_of_samples_record_their_vectors(run, given, tmp_path):
     ("options", "message"),
     [
         ({"vector": [1.0]}, r"must hold 2 numbers \(level, other\), got 1 numbers"),
-        ({"vector": [[1.0, 2.0]] * 3}, "a row for each sample, 2, got 3 rows"),
+        ({"vector": [[1.0, 2.0]] * 3}, "a row for each of the 2 samples, got 3 rows"),
         ({"vector": [1.0, float("nan")]}, "finite numbers, got nan"),
         ({"vector": "blue.csv"}, "'blue.csv' cannot be read"),
         ({"vector": [1.0, 2.0], "label": "none"}, "give label or vector, not both"),

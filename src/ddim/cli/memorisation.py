@@ -46,7 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help='"pixels", or the name of a network whose features are compared (default: pixels)',
     )
     parser.add_argument(
-        "--features-weights", type=Path, metavar="FILE", help="weights of the network of --features"
+        "--features-weights", type=Path, metavar="FILE", help="file with the weights of this network"
     )
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(

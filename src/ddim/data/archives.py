@@ -183,7 +183,11 @@ class _Archive(tarfile.TarFile):
 
     @contextmanager
     def count_header(self) -> Generator[None]:
-        """Count one header while a `with` block reads the next headers of the same member."""
+        """Add one to the number of headers of this member until the `with` block ends.
+
+        Raises:
+            ReadError: if a member has too many headers in a row.
+        """
         self.in_a_row += 1
         if self.in_a_row > _MOST_HEADERS:
             raise tarfile.ReadError(f"more than {_MOST_HEADERS} headers of one member")

@@ -105,7 +105,7 @@ def _download(repository: Repository, commit: str, sizes: Mapping[str, int], fol
         if total > free:
             raise NoSpace(
                 f"{repository} needs {total / 1e9:,.1f} GB, {cache_folder()} has {free / 1e9:,.1f} GB free: "
-                "make room, or name another folder by DDIM_CACHE and HF_HOME"
+                "make room, or set DDIM_CACHE and HF_HOME to another folder"
             )
         for name, size in sizes.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)

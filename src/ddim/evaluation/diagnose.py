@@ -97,7 +97,7 @@ class Diagnosis(Tabular):
         return [{name: float(x[k]) for name, x in columns.items()} for k in range(len(errors.log_snr))]
 
     def figure(self, title: str = "") -> Figure:
-        """Return a figure of the errors, the gap, the calibration and the times by noise level."""
+        """Return a figure by noise level: errors, gap of training and held-out errors, calibration, times."""
         from ddim.evaluation.diagnosis_report import draw_diagnosis
 
         return draw_diagnosis(self, title)

@@ -196,7 +196,7 @@ def _check_counts(subject: Subject) -> None:
     """Check that the subject and its reference have at least `LEAST` images each."""
     if subject.count < LEAST:
         few = format_count(subject.count, "image")
-        raise UserError(f"{subject.source} has {few}, and at least {LEAST} are needed: add more images")
+        raise UserError(f"{subject.source} has {few}, and at least {LEAST} images are needed: add more")
     of = subject.reference
     if (count := len(of.which)) < LEAST:
         whole = len(of.images) >= LEAST

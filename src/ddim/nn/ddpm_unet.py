@@ -68,7 +68,7 @@ class DDPMUNetSpec:
             `groups` groups.
         eps: epsilon of each group norm.
         dropout: probability of dropout.
-        embedding: embedding of the conditioning: "sin_cos" has sines first, "cos_sin" has cosines first,
+        embedding: embedding of the noise level: "sin_cos" has sines first, "cos_sin" has cosines first,
             "fourier" has random frequencies.
         scale_shift: whether the embedding scales and shifts the output of the second norm of a block (Nichol
             & Dhariwal 2021, eq. 21). Otherwise it is added before that norm.

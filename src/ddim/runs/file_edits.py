@@ -70,7 +70,7 @@ class FileEdit(ABC):
 
     @abstractmethod
     def facts(self, name: Name) -> dict[str, Any]:
-        """Return the entries of the record about the files."""
+        """Return what the record says about the files; `name` gives the name of a file in the record."""
 
 
 @dataclass(frozen=True)

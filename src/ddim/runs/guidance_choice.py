@@ -69,8 +69,8 @@ def open_guidance(
 class GuidanceOptions(TypedDict, total=False):
     """The guidance options of tasks that take no class label, such as edits.
 
-    Only a weaker model can guide such tasks. If the classes of the run are clusters, most of these tasks have
-    the default label of samples, and then classifier-free guidance is possible too.
+    Only a weaker model can guide such tasks, with one exception: if the classes of the run are clusters, most
+    of these tasks use the label that `ddim sample` uses by default, so classifier-free guidance is possible.
 
     Attributes:
         guidance: guidance scale; None or 1 for no guidance.
@@ -111,7 +111,7 @@ def open_task_guidance(
 
 
 def find_own_guidance(pipeline: Pipeline, label: Label, steps: int) -> SavedGuidance | None:
-    """Return the guidance that `ddim search` saved with a run, or None if it saved none.
+    """Return the guidance that `ddim search` saved with a run for such samples, or None if it saved none.
 
     Guidance is saved for one sampler, number of steps and kind of weights, and for samples either with labels
     or without.

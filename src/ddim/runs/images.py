@@ -46,7 +46,7 @@ def reopen_run_images(
     said, source = f": {otherwise}" if otherwise else "", trained.recipe.data.source
     # A stranger may have chosen the name, so no path and no other repository is opened by it.
     if is_published(trained.checkpoint.path) and source.partition(":")[0] not in NAMES:
-        raise UserError(f"run {run.name} was published without its training images, {source!r}{said}")
+        raise UserError(f"run {run.name} was published without its training images ({source!r}){said}")
     if known is None:
         raise UserError(f"run {run} was imported and has no training images{said}")
     data = replace(trained.recipe.data, channels=choose_channels(trained.checkpoint.state.channels))

@@ -133,7 +133,9 @@ def _flatten(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[st
         if not isinstance(name, str) or (depth == 0 and name in _SKIPPED):
             continue
         if len(name) > LONGEST_NAME or not name.isprintable():
-            raise _Refused(f"a name in it is not printable, or longer than {LONGEST_NAME} characters")
+            raise _Refused(
+                f"the pickle has a name that is not printable, or longer than {LONGEST_NAME} characters"
+            )
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{place}{name}/", depth + 1)
         elif isinstance(value, torch.Tensor):

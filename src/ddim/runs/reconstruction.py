@@ -225,7 +225,7 @@ class AverageList(Tabular):
     size: int
 
     def to_records(self) -> tuple[dict[str, Any], ...]:
-        """Return one row for each width."""
+        """Return a dictionary for each width of the average: the width and what is known of it."""
         return self.rows
 
     def describe(self) -> str:

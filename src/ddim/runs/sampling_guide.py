@@ -74,10 +74,10 @@ def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str,
 
 
 def describe_levels(pipeline: Pipeline, times: Tensor) -> list[dict[str, float]]:
-    """Return the coefficients of `FORMULAS` at decreasing times (N,), one dictionary for each time.
+    """Return the coefficients that `FORMULAS` uses at decreasing times (N,), one dictionary for each time.
 
     Raises:
-        UserError: if a coefficient is not finite, or the model was not trained at one of the noise levels.
+        UserError: if a coefficient is not finite, or the model was not trained at one of these noise levels.
     """
     recipe, model = pipeline.recipe, pipeline.model
     at, own = recipe.sampling_schedule(times), model.schedule

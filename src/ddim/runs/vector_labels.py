@@ -110,7 +110,7 @@ def find_vectors(given: GivenVectors, seeds: Sequence[int], vectors: ImageVector
     if rows.ndim == 1:
         return VectorLabel((tuple(rows.tolist()),))
     if len(rows) != len(seeds):
-        raise UserError(f"vectors must have a row for each sample, {len(seeds)}, got {len(rows)} rows")
+        raise UserError(f"vectors must have a row for each of the {len(seeds)} samples, got {len(rows)} rows")
     if len(set(seeds)) < len(seeds):
         raise UserError("vectors of single samples need different seeds, got one seed twice")
     return VectorLabel(tuple(tuple(row) for row in rows.tolist()), tuple(seeds))

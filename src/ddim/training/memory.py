@@ -93,7 +93,7 @@ def check_memory(recipe: Recipe, channels: int, runtime: Runtime) -> None:
 
 
 def advance_within_memory(training: Training) -> tuple[StepValues, str]:
-    """Train for one step; while the memory is full, halve the size of the parts in which a batch is trained.
+    """Train for one step; as long as the memory is too small, halve the parts in which a batch is trained.
 
     The batch stays the same, and so do its gradient and its loss, up to rounding. The larger
     `optim.accumulate` is written into the recipe of the training, and so into its checkpoints.

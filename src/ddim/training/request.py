@@ -105,7 +105,7 @@ def find_resumable(
 
 
 def separate_budget(request: Request, out: str | Path | None) -> tuple[Request, int | None]:
-    """Separate a new budget in images from a request to continue the run in `out`.
+    """Take the new budget, a number of images, out of a request that continues the run in `out`.
 
     All other options must agree with the run.
 

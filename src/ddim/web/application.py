@@ -46,7 +46,7 @@ class Health:
 
 @dataclass(frozen=True)
 class ShownLimits:
-    """The limits that the page shows."""
+    """The limits on requests that the page shows."""
 
     images: int
     steps: int

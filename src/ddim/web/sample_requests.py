@@ -88,7 +88,7 @@ class Source(Body):
     @model_validator(mode="after")
     def _check(self) -> Source:
         if (self.seed is None) == (self.upload is None):
-            raise ValueError("a source is either a seed or an upload")
+            raise ValueError("a source needs a seed or an upload, and not both")
         return self
 
 

@@ -157,7 +157,8 @@ class BetaTable(_Table):
     - "quad": the square root of beta is linear, from `first` to `last`.
     - "sigmoid": beta follows the sigmoid function on [-6, 6], from `first` to `last`.
     - "const": beta is `last` at every entry.
-    - "jsd": beta is 1 / (entries - i). Then alpha^2 falls linearly to 0, which needs a `clip`.
+    - "jsd": beta is 1 / (entries - i) for i = 0 ... entries - 1. Then alpha^2 falls linearly to 0, which
+      needs a `clip`.
 
     Attributes:
         betas: the formula of beta along the table.

@@ -31,7 +31,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} has schema {document.get('schema')}, but this version reads schema {SCHEMA}")
     trials = document.get("trials")
     if not isinstance(trials, list) or not all(isinstance(trial, dict) for trial in trials):
-        raise UserError(f"{path} is damaged: its trials are not a list of tables")
+        raise UserError(f"{path} is damaged: its trials are not a list of objects")
     for trial in trials:
         # The name becomes the name of a folder and of files.
         check_name(trial.get("name"), path)
