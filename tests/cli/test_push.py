@@ -68,6 +68,22 @@ def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, run, refused,
     )
 
 
+@pytest.mark.parametrize("words", [["distill", NAME], ["train", "--from", NAME]], ids=["distill", "train"])
+def test_no_training_opens_images_by_a_name_that_a_stranger_chose(hub, words, refused, command, tmp_path):
+    fields = {"schedule": "cosine", "conditioning": "log_snr", "grid": "uniform", "data__size": "32"}
+    chosen = recipe(data__source="hub:mallory/pictures", optim__batch=4, **fields)
+    publish(hub, "ada/flowers", run_of(chosen, tmp_path / "flowers", images=9))
+    hub.requests.clear()
+    assert refused(*words, "--images", 8) == (
+        "run flowers was published without its training images ('hub:mallory/pictures'): name yours with "
+        "--data.source"
+    )
+    assert not [request for request in hub.requests if "mallory" in str(request)]
+    small = ["--data.source", "blossoms:20", "--images", 8, "--threads", 1, "--no-compile"]
+    command(*words, *small, "--out", "new")
+    assert (tmp_path / "new" / "run.json").is_file()
+
+
 def test_results_that_belong_to_a_run_folder_need_a_folder(hub, run, refused):
     publish(hub, "ada/flowers", run)
     for name in ("diagnose", "search", "memorisation"):

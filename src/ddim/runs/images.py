@@ -20,9 +20,11 @@ from ddim.errors import UserError, warn_user
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
-from ddim.runs.pipeline import LoadedRun
+from ddim.runs.pipeline import LoadedRun, read_run_recipe
 from ddim.runs.published import is_published
+from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_data import Data
+from ddim.runs.run_path import find_checkpoint
 
 
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
@@ -43,14 +45,49 @@ def reopen_run_images(
         UserError: if the run was imported or published, or its images are missing or have changed.
     """
     run, known = trained.checkpoint.run, trained.checkpoint.state.images
-    said, source = f": {otherwise}" if otherwise else "", trained.recipe.data.source
-    # A stranger may have chosen the name, so no path and no other repository is opened by it.
-    if is_published(trained.checkpoint.path) and source.partition(":")[0] not in NAMES:
-        raise UserError(f"run {run.name} was published without its training images ({source!r}){said}")
+    _check_source(trained.checkpoint.path, run.name, trained.recipe.data.source, otherwise)
     if known is None:
+        said = f": {otherwise}" if otherwise else ""
         raise UserError(f"run {run} was imported and has no training images{said}")
     data = replace(trained.recipe.data, channels=choose_channels(trained.checkpoint.state.channels))
     return reopen_images(run, data, known.fingerprint, progress, otherwise)
+
+
+def _check_source(path: Path, name: str, source: str, otherwise: str) -> None:
+    """Check that images may be opened by the name that the recipe of a run has for them.
+
+    A stranger may have chosen the name in a published run, so no path and no other repository is opened by
+    it.
+
+    Args:
+        path: the checkpoint of the run.
+        name: the name of the run, for the message.
+        source: the name of the images in its recipe.
+        otherwise: a suggestion, for the end of the message; "" for none.
+
+    Raises:
+        UserError: if the run was published, and `source` is not the name of a data set that is built in.
+    """
+    if is_published(path) and source.partition(":")[0] not in NAMES:
+        said = f": {otherwise}" if otherwise else ""
+        raise UserError(f"run {name} was published without its training images ({source!r}){said}")
+
+
+def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
+    """Return the recipe of the run that a new run starts from.
+
+    Args:
+        run: the run.
+        own_images: whether the user has named the images of the new run. If not, they are those of `run`.
+
+    Raises:
+        UserError: if there is no checkpoint, or `run` was published, and the user has named no images.
+    """
+    recipe = read_run_recipe(run)
+    if not own_images:
+        name, advice = Path(run).name, "name yours with --data.source"
+        _check_source(find_checkpoint(run), name, recipe.data.source, advice)
+    return recipe
 
 
 def reopen_images(

@@ -16,7 +16,7 @@ from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.runs.generate import find_grid_ends
-from ddim.runs.pipeline import read_run_recipe
+from ddim.runs.images import read_parent_recipe
 from ddim.runs.progress import Progress
 from ddim.runs.recipe import Recipe
 from ddim.training.callbacks import Callback
@@ -60,7 +60,8 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
 
     Raises:
         UserError: if the run cannot be distilled: it learns a variance, its schedule is a table, or it is a
-            student itself. Also if its images are missing.
+            student itself. Also if its images are missing, or `run` was published without them and `fields`
+            has no "data.source".
 
     Example:
         >>> student = ddim.distill("runs/photos-fast-1", minutes=60)
@@ -68,7 +69,9 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     """
     budget = {"minutes": minutes, "images": images}
     given = {name: value for name, value in budget.items() if value is not None}
-    recipe = change_recipe(make_student(read_run_recipe(run)), {**(fields or {}), **given})
+    changes = {**(fields or {}), **given}
+    parent = read_parent_recipe(run, own_images="data.source" in changes)
+    recipe = change_recipe(make_student(parent), changes)
     return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
 
 

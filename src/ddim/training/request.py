@@ -13,9 +13,8 @@ from ddim.errors import UserError
 from ddim.files.documents import read_sealed
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import RUN
-from ddim.runs.images import list_readings
+from ddim.runs.images import list_readings, read_parent_recipe
 from ddim.runs.named_recipes import find_recipe
-from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.recipe import Recipe
 from ddim.training.start import Machine, change_recipe, find_size, load_named_recipe
 
@@ -43,7 +42,8 @@ class Request:
         source = None if self.source is None else Path(self.source)
         if self.recipe is None and source is not None:
             # The weights fit only the network of their own recipe, so this recipe is the default.
-            return self.change(replace(read_run_recipe(source), images=None))
+            named = data is not None or "data.source" in self.fields
+            return self.change(replace(read_parent_recipe(source, own_images=named), images=None))
         return self.change(load_named_recipe(self.recipe or "fast", source, self.find_size(data)))
 
     def find_size(self, data: object = None) -> tuple[int, int] | None:
