@@ -147,13 +147,16 @@ def combine_profiles(known: Sequence[Profile], wanted: Profile) -> Combination:
         wanted: the wanted profile.
     """
     gram, target = inner_products(known, known), inner_products(known, [wanted])[:, 0]
-    n, scale = len(known), 1 / np.sqrt(np.diag(gram))
-    # Lagrange's equations for the minimum under the constraint. The functions are scaled to norm 1, so the
-    # solved coefficients are scaled back.
-    system = np.zeros((n + 1, n + 1))
-    system[:n, :n] = gram * np.outer(scale, scale)
-    system[:n, n] = system[n, :n] = scale
-    solved = np.linalg.lstsq(system, np.append(target * scale, 1.0), rcond=None)[0][:n] * scale
+    # The last coefficient is 1 minus the others. This leaves a problem without a constraint: to approximate
+    # the difference from the last known profile by the differences of the others from it.
+    n = len(known)
+    less_last = np.hstack([np.eye(n - 1), -np.ones((n - 1, 1))])
+    system, right = less_last @ gram @ less_last.T, less_last @ (target - gram[:, -1])
+    # The differences are scaled to norm 1. Without `rcond`, profiles that are nearly equal would get large
+    # coefficients that cancel each other, and rounding could make a combination of more profiles worse.
+    scale = 1 / np.sqrt(np.diag(system))
+    others = scale * np.linalg.lstsq(system * np.outer(scale, scale), right * scale, rcond=1e-10)[0]
+    solved = np.append(others, 1 - others.sum())
     left = inner_products([wanted], [wanted])[0, 0] - 2 * solved @ target + solved @ gram @ solved
     # The cumulative profile of the last weights is 0 before the last update. The squared norm of its
     # difference from the wanted cumulative profile is therefore that of the wanted profile itself.
