@@ -79,7 +79,7 @@ PICKLES = [
     (expanded, "larger than the file|damaged"),
     (nested, "nested more than 4 deep"),
     (brackets, "not a dictionary of tensors|damaged|far more memory"),
-    (odd_name, "name in it is not printable"),
+    (odd_name, "has a name that is not printable"),
     (truncated, "damaged"),
     (whole_model, "holds more than tensors"),
     (sparse, "not a plain tensor|damaged"),
