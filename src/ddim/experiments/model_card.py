@@ -7,13 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, format_count, warn_user
-from ddim.evaluation.record import (
-    GRID,
-    Evaluation,
-    describe_part,
-    list_evaluations,
-    read_evaluation,
-)
+from ddim.evaluation.record import GRID, Evaluation, describe_part, list_evaluations, read_evaluation
 from ddim.experiments.index import Run, read_run
 from ddim.experiments.measurements import read_measurements
 from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown

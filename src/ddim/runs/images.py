@@ -18,9 +18,10 @@ from ddim.data.open import NAMES, absolute_source, fingerprint_source, limit_ran
 from ddim.data.values import Reading, choose_channels
 from ddim.errors import UserError, warn_user
 from ddim.files.documents import read_sealed, write_sealed
+from ddim.runs import checkpoint
 from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
-from ddim.runs.pipeline import LoadedRun, read_run_recipe
+from ddim.runs.pipeline import LoadedRun
 from ddim.runs.published import is_published
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_data import Data
@@ -83,11 +84,14 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
     Raises:
         UserError: if there is no checkpoint, or `run` was published, and the user has named no images.
     """
-    recipe = read_run_recipe(run)
-    if not own_images:
-        name, advice = Path(run).name, "name yours with --data.source"
-        _check_source(find_checkpoint(run), name, recipe.data.source, advice)
-    return recipe
+
+    def read(path: Path) -> Recipe:
+        recipe = load_recipe(checkpoint.read_document(path, "recipe"))
+        if not own_images:
+            _check_source(path, Path(run).name, recipe.data.source, "name yours with --data.source")
+        return recipe
+
+    return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
 
 
 def reopen_images(
