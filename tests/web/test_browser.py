@@ -185,7 +185,6 @@ def test_a_chart_zooms_by_drag_wheel_and_keys(visit, width):
         box = page.locator(".chart-box", has=page.get_by_role("heading", name="Held-out error"))
         chart = box.locator("svg.chart")
         chart.scroll_into_view_if_needed()
-        whole = chart.locator(".axis").all_text_contents()
 
         def move_to(share, **options):
             # Where the chart is now: images that arrive above it move it down.
@@ -194,6 +193,9 @@ def test_a_chart_zooms_by_drag_wheel_and_keys(visit, width):
             return re.search(r"\d+ images: .*\d\.\d+", box.locator("output").inner_text())
 
         wait_until(lambda: is_loaded(page.locator(".sheet-frame img")))
+        # A chart learns its width after it is drawn for the first time, and a narrow one has fewer ticks.
+        wait_until(lambda: chart.evaluate("one => Math.abs(one.viewBox.baseVal.width - one.clientWidth) < 1"))
+        whole = chart.locator(".axis").all_text_contents()
         wait_until(lambda: move_to(0.3))
         page.mouse.down()
         move_to(0.6, steps=3)
