@@ -27,12 +27,13 @@ RUN = "photos-tiny-1"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder of image sets: two classes of images, an archive, and a link that leads out of it."""
+    """Image sets: two classes of images, an archive, an array, and a link that leads out of the folder."""
     folder = tmp_path_factory.mktemp("data")
     tiny.write_grays(folder / "one", [10, 20, 30, 30])
     tiny.write_grays(folder / "two", [50, 60])
     (folder / "two/broken.png").write_bytes(b"broken")
     shutil.make_archive(str(folder / "packed"), "zip", folder / "one")
+    np.save(folder / "stack.npy", np.zeros((4, 32, 32), np.uint8))
     (folder / "elsewhere").symlink_to("/")
     return folder
 
@@ -67,6 +68,7 @@ def test_the_image_sets_are_those_below_the_folder(client, data):
         "folder~one": "folder",
         "folder~two": "folder",
         "archive~packed.zip": "archive",
+        "array~stack.npy": "array",
     }
     assert all(source == "blossoms" or source.startswith(str(data)) for _, source in list_data(data).values())
 
@@ -79,6 +81,13 @@ def test_a_set_is_described_as_the_command_does(client):
     assert found["duplicates"] == [["one/2.png", "one/3.png"]]
     with Image.open(io.BytesIO(client.get(found["sheet"]).content)) as sheet:
         assert sheet.format == "PNG"
+
+
+def test_an_array_is_described_like_a_folder(client):
+    found = client.get("/api/data/array~stack.npy?size=16").json()
+    assert found["images"] == 4
+    with Image.open(io.BytesIO(client.get(found["sheet"]).content)) as sheet:
+        assert np.asarray(sheet.convert("L"))[0, 0] == 0
 
 
 def test_a_set_is_shown_at_the_size_that_is_asked_for(client):

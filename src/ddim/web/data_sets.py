@@ -6,20 +6,26 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddim.data import arrays, parquet
 from ddim.data.decode import is_image_name
 from ddim.web.answers import Refused
 from ddim.web.rows import name_id, show_text
 
 BUILT_IN = "blossoms"
 """The built-in set that needs no download."""
-ARCHIVES = (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz")
+FILES = {
+    "archive": (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz"),
+    "array": arrays.SUFFIXES,
+    "parquet": (parquet.SUFFIX,),
+}
+"""The ends of the names of files that hold many images, keyed by the kind of the set."""
 MOST = 1000
 """The largest number of entries of the folder that are considered."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A set of images: its id, its name, and its kind, "folder", "archive" or "built-in"."""
+    """A set of images: its id, its name, and its kind: "folder", "built-in" or a key of `FILES`."""
 
     id: str
     name: str
@@ -29,30 +35,33 @@ class DataSet:
 def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
     """Return the image sets, each with its source for `ddim train`, keyed by id.
 
-    These are the built-in set, the folder itself, its subfolders and its archives. Without a folder (None)
-    the page may not train, and the list is empty.
+    These are the built-in set, the folder itself, its subfolders, and its archives, arrays and parquet files.
+    Without a folder (None) the page may not train, and the list is empty.
     """
     if folder is None:
         return {}
     found = [(DataSet(f"built-in~{BUILT_IN}", BUILT_IN, "built-in"), BUILT_IN)]
-    folders, archives, images = [], [], False
+    paths: dict[str, list[Path]] = {"folder": [], **{kind: [] for kind in FILES}}
+    images = False
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name)[:MOST]:
             # A link could lead out of the folder.
             if entry.is_symlink() or entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                folders.append(Path(entry.path))
-            elif entry.name.lower().endswith(ARCHIVES):
-                archives.append(Path(entry.path))
+            name = entry.name.lower()
+            kinds = (kind for kind, ends in FILES.items() if name.endswith(ends))
+            kind = "folder" if entry.is_dir() else next(kinds, None)
+            if kind is not None:
+                paths[kind].append(Path(entry.path))
             images = images or (entry.is_file() and is_image_name(entry.name, b""))
-    if images or folders:
+    # Parquet files are read as images of their folder too, see `is_parquet`.
+    if images or paths["folder"] or paths["parquet"]:
         found.append((DataSet("folder", show_text(folder.resolve().name), "folder"), str(folder)))
-    for kind, paths in (("folder", folders), ("archive", archives)):
-        found += [
-            (DataSet(f"{kind}~{name_id(path, folder)}", show_text(path.name), kind), str(path))
-            for path in paths
-        ]
+    found += [
+        (DataSet(f"{kind}~{name_id(path, folder)}", show_text(path.name), kind), str(path))
+        for kind, several in paths.items()
+        for path in several
+    ]
     return {entry.id: (entry, source) for entry, source in found}
 
 
