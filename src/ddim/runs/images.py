@@ -46,15 +46,15 @@ def reopen_run_images(
         UserError: if the run was imported or published, or its images are missing or have changed.
     """
     run, known = trained.checkpoint.run, trained.checkpoint.state.images
-    _check_source(trained.checkpoint.path, run.name, trained.recipe.data.source, otherwise)
+    advice = f": {otherwise}" if otherwise else ""
+    _check_source(trained.checkpoint.path, run.name, trained.recipe.data.source, advice)
     if known is None:
-        said = f": {otherwise}" if otherwise else ""
-        raise UserError(f"run {run} was imported and has no training images{said}")
+        raise UserError(f"run {run} was imported and has no training images{advice}")
     data = replace(trained.recipe.data, channels=choose_channels(trained.checkpoint.state.channels))
     return reopen_images(run, data, known.fingerprint, progress, otherwise)
 
 
-def _check_source(path: Path, name: str, source: str, otherwise: str) -> None:
+def _check_source(path: Path, name: str, source: str, advice: str) -> None:
     """Check that images may be opened by the name that the recipe of a run has for them.
 
     A stranger may have chosen the name in a published run, so no path and no other repository is opened by
@@ -64,14 +64,13 @@ def _check_source(path: Path, name: str, source: str, otherwise: str) -> None:
         path: the checkpoint of the run.
         name: the name of the run, for the message.
         source: the name of the images in its recipe.
-        otherwise: a suggestion, for the end of the message; "" for none.
+        advice: the end of the message.
 
     Raises:
         UserError: if the run was published, and `source` is not the name of a data set that is built in.
     """
     if is_published(path) and source.partition(":")[0] not in NAMES:
-        said = f": {otherwise}" if otherwise else ""
-        raise UserError(f"run {name} was published without its training images ({source!r}){said}")
+        raise UserError(f"run {name} was published without its training images ({source!r}){advice}")
 
 
 def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
@@ -88,7 +87,7 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
     def read(path: Path) -> Recipe:
         recipe = load_recipe(checkpoint.read_document(path, "recipe"))
         if not own_images:
-            _check_source(path, Path(run).name, recipe.data.source, "name yours with --data.source")
+            _check_source(path, Path(run).name, recipe.data.source, ": name yours with --data.source")
         return recipe
 
     return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
