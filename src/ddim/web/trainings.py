@@ -95,7 +95,8 @@ class Trainings:
             The run folder.
 
         Raises:
-            Refused: if the training fails at its start; the sentence is the error of `ddim train`.
+            Refused: if the server may not train, too many trainings run, or the system starts no process; or
+                if the training fails at its start, with the error of `ddim train`.
         """
         self._check_free()
         folder = make_numbered_folder(self._settings.folder, f"{stem}-")
