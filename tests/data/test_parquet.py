@@ -1,7 +1,9 @@
 """Parquet files, tars of WebDataset and rows of Hugging Face: images, classes, and what is refused."""
 
+import errno
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -118,6 +120,22 @@ def test_a_folder_of_images_stays_one_beside_a_parquet_file(tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "a.png").write_bytes(FILES[0])
     assert not is_parquet(tmp_path)
+
+
+def test_a_subfolder_that_cannot_be_listed_is_left_out(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "inner").mkdir(parents=True)
+    for name, content in zip("ab", FILES, strict=False):
+        (tmp_path / "photos" / f"{name}.png").write_bytes(content)
+    listing = os.scandir
+
+    def scandir(path="."):
+        if os.fspath(path).endswith("inner"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return listing(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    images = open_images(tmp_path / "photos", (8, 8), cache=tmp_path / "cache")
+    assert len(images) == 2
 
 
 def tarred(path, files):

@@ -33,7 +33,11 @@ def is_parquet(path: Path) -> bool:
     """Return whether a path is a parquet file, or a folder that holds parquet files and no images."""
     if path.is_file():
         return path.name.lower().endswith(SUFFIX)
-    if not path.is_dir() or not any((*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}"))):
+    try:
+        holds_parquet = path.is_dir() and any((*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}")))
+    except OSError:
+        return False  # `Folder` lists what can be read, and names what cannot.
+    if not holds_parquet:
         return False
     return not any(is_image_name(name, b"") for name in Folder(path).list_names())
 
