@@ -43,6 +43,18 @@ def test_each_further_average_needs_the_memory_of_the_weights():
     assert more - one == pytest.approx(2 * weights, abs=2)
 
 
+def test_the_moments_of_each_optimiser_are_counted():
+    def state(method):
+        training = tiny.training(tiny.recipe(optim__method=method), updates=1)
+        moments = [slot for slots in training.optimizer.state.values() for slot in slots.values()]
+        return sum(moment.nbytes for moment in moments if moment.dim())
+
+    adamw, muon = (
+        estimate_memory(tiny.recipe(optim__method=name), 3, Runtime()) for name in ("adamw", "muon")
+    )
+    assert adamw - muon == state("adamw") - state("muon") > 0
+
+
 def test_a_training_that_does_not_fit_is_refused_with_both_numbers(monkeypatch):
     recipe = tiny.recipe(optim__batch=4096, data__size=512)
     monkeypatch.setattr(ddim.training.memory, "find_free_memory", lambda device: 2**31)

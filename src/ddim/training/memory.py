@@ -17,6 +17,7 @@ from ddim.nn.recompute import recompute_blocks
 from ddim.nn.runtime import Runtime
 from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Training
+from ddim.training.muon import uses_muon
 from ddim.training.step_values import StepValues
 
 SMALL = 32
@@ -43,6 +44,7 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
         model = build_model(small, channels)
         recompute_blocks(model.net, runtime.recompute)
         weights = sum(weight.nbytes for weight in model.parameters())
+        one_moment = sum(weight.nbytes for weight in model.parameters() if uses_muon(weight, recipe.optim))
         kept = {weight.untyped_storage().data_ptr(): 0 for weight in model.parameters()}
         alive: list[Tensor] = []
 
@@ -60,8 +62,9 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
     ratio = prod(recipe.data.size) / (height * width) * recipe.optim.batch / recipe.optim.accumulate
     activations = sum(kept.values()) * ratio * (0.5 if runtime.precision == "bf16" else 1.0)
     # Tensors of the size of the weights: weights, gradients, two moments of the optimiser, and each average.
+    # Muon has only one moment.
     copies = 4 + len(track_averages(recipe.ema, recipe.report.snapshots))
-    return round(copies * weights + activations)
+    return round(copies * weights - one_moment + activations)
 
 
 def find_free_memory(device: str) -> int | None:

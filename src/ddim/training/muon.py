@@ -43,8 +43,8 @@ def build_optimizer(
     """
     if optim.method == "adamw":
         return _build_adamw(parameters.values(), optim)
-    matrices = [p for p in parameters.values() if is_matrix(p)]
-    others = [p for p in parameters.values() if not is_matrix(p)]
+    matrices = [p for p in parameters.values() if uses_muon(p, optim)]
+    others = [p for p in parameters.values() if not uses_muon(p, optim)]
     return Muon(others, matrices, torch.bfloat16 if precision == "bf16" else torch.float32, optim)
 
 
@@ -56,15 +56,12 @@ def _build_adamw(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.opti
 
 def order_parameters(model: nn.Module, optim: Optim) -> dict[str, nn.Parameter]:
     """Return the parameters by name, in the order that the optimiser uses: the matrices of Muon are last."""
-    named = dict(model.named_parameters())
-    if optim.method == "adamw":
-        return named
-    return dict(sorted(named.items(), key=lambda item: is_matrix(item[1])))
+    return dict(sorted(model.named_parameters(), key=lambda item: uses_muon(item[1], optim)))
 
 
-def is_matrix(parameter: Tensor) -> bool:
+def uses_muon(parameter: Tensor, optim: Optim) -> bool:
     """Return whether Muon trains this parameter: a linear layer, or a convolution inside the network."""
-    return parameter.dim() >= 2 and min(parameter.shape[:2]) > LEAST
+    return optim.method == "muon" and parameter.dim() >= 2 and min(parameter.shape[:2]) > LEAST
 
 
 class Muon(torch.optim.Optimizer):
