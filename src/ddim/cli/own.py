@@ -115,7 +115,10 @@ def _run_file(path: Path) -> ModuleType:
 
 
 def _list_parts(module: ModuleType) -> Iterator[Any]:
-    """Yield the parts of a file: dataclasses, networks, and classes of networks that need no arguments."""
+    """Yield the components in a file: dataclasses, networks, `partial` objects, and network classes.
+
+    A network class is left out if it needs arguments.
+    """
     from functools import partial
 
     from torch import nn

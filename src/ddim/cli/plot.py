@@ -75,7 +75,7 @@ def add(parser: argparse.ArgumentParser) -> None:
             type=float,
             default=1000.0,
             metavar="F",
-            help="oscillations of the fastest channel (default: 1000)",
+            help="oscillations of the fastest channel between noise variances 0 and 1 (default: 1000)",
         )
     forward = kind("forward", "draw an image at growing t, under the linear and the cosine schedule")
     forward.add_argument(

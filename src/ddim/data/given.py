@@ -67,7 +67,7 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
         gray = ": add the channel, images[:, None]" if len(shape) == 3 else ""
         raise UserError(f"images must have the shape {_SHAPES}, got {tuple(shape)}{gray}")
     if isinstance(data, tuple | list) and len(data) == 2 and len(getattr(data[0], "shape", ())) == 4:
-        raise UserError(f"images and labels cannot be given separately, in a {type(data).__name__}: {PAIRS}")
+        raise UserError(f"data cannot be a {type(data).__name__} (images, labels): {PAIRS}")
     if shape is None and not hasattr(data, "__getitem__") and not hasattr(data, "__iter__"):
         raise UserError(
             "data must be a path, a name, a tensor or array of images or a data set, "

@@ -185,7 +185,7 @@ def _find_columns(schema: Any, path: Path) -> tuple[str, str | None]:  # noqa: A
     image = _find_column(possible, _IMAGES) or (possible[0] if len(possible) == 1 else None)
     if image is None:
         raise UserError(
-            f"{path} has no column of images: one named image with the bytes of image files is needed, got "
+            f"{path} has no column of images: a column 'image' with the bytes of image files is needed, got "
             f"{', '.join(schema.names[:20]) or 'no columns'}"
         )
     label = _find_column(schema.names, _LABELS)

@@ -79,7 +79,7 @@ def covariance_spectrum(rows: Tensor) -> tuple[Tensor, float]:
 
 
 def divergence_from_noise(log_snr: float, spectrum: Tensor, square: float, dimensions: int) -> float:
-    """Return KL(noisy images || noise) in nats, both approximated by Gaussians.
+    """Return KL(noisy images || noise) in nats; the noisy images are approximated by a Gaussian.
 
     The noise is N(0, alpha^2 + sigma^2), from which sampling starts.
 

@@ -201,7 +201,11 @@ class ProcessWatch:
                 self._end(_say_gone(self._names[:1]), say=self.rank == 1 and self._known is None)
 
     def _guard(self) -> None:
-        """End this process if process 0 is frozen: the thread of `_run` gets no answer from the store."""
+        """End this process if process 0 is frozen.
+
+        Process 0 holds the store. If it is frozen, `_run` waits for an answer of the store, and `_rounds`
+        does not grow.
+        """
         before, looks = -1, 0
         while not self._stopped.wait(EVERY):
             looks = looks + 1 if self._rounds == before else 0

@@ -160,7 +160,7 @@ def read_recipe(path: str | Path) -> Recipe:
         ArithmeticError,
         RecursionError,
     ) as error:
-        raise UserError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"recipe {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     return load_recipe(data)
 
 
@@ -217,7 +217,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  (PyYAML's)
         """Refuse aliases: a few lines with nested aliases can expand to gigabytes."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed in a recipe")
+            raise yaml.YAMLError("YAML aliases, such as *name, are not allowed in a recipe")
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: Any) -> int:  # noqa: ANN401  (PyYAML's)

@@ -107,7 +107,8 @@ def check_label(recipe: Recipe, label: Label) -> None:
         raise UserError(f"label must be None, since this run was trained without labels, got {label}")
     if label == "natural" and not isinstance(recipe.data.labels, Clusters):
         raise UserError(
-            'label "natural" needs a run with data.labels clusters:K, which counts its classes: use "all"'
+            'label "natural" needs a run with data.labels clusters:K, because other runs do not store how '
+            'many images each class has: use "all"'
         )
     if label not in (None, "all", "natural", *range(recipe.net.classes)):
         last = recipe.net.classes - 1

@@ -105,8 +105,8 @@ def advance_within_memory(training: Training) -> tuple[StepValues, str]:
         The values of the step, and a sentence if parts were halved, else "".
 
     Raises:
-        OutOfMemory: if the parts cannot be halved: they are single images, several processes would have to
-            agree, or the network has batch norm, whose statistics depend on the parts.
+        OutOfMemory: if the parts cannot be halved: their number of images is odd, several processes would
+            have to agree, or the network has batch norm, whose statistics depend on the parts.
     """
     before = training.recipe.optim.accumulate
     while True:

@@ -203,7 +203,10 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
 
 
 def _names_same_images(given: str | None, recipe: Recipe, facts: Mapping[str, Any]) -> bool:
-    """Return whether `given` is the source of a run, a new path of the same images, or None."""
+    """Return whether `given` names the images of a run.
+
+    This is true for None, for the source in the recipe, and for another path of the same images.
+    """
     if given is None or os.path.normpath(given) == os.path.normpath(recipe.data.source):
         return True
     known, d = facts.get("data", {}).get("fingerprint"), recipe.data

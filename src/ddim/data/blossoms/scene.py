@@ -96,7 +96,10 @@ class Scene:
         )
 
     def light_side(self, angle: float) -> float:
-        """Return the side, in [-1, 1], from which light falls on a petal at this angle in radians."""
+        """Return from which side light falls on a petal at this angle in radians, as a number in [-1, 1].
+
+        -1 and 1 are the two sides of the petal. At 0, the light falls along its axis.
+        """
         return math.sin(self.light - angle)
 
     def paint_whorl(self, place: Place, count: int, length: float, look: Blade, uneven: float = 0.06) -> None:

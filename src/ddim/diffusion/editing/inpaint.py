@@ -48,7 +48,10 @@ class Inpaint(ShortRepr, Sampler):
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`. Each has the known part, with noise, in its place."""
+        """Yield one state for each time; see `Sampler`.
+
+        In each state, the part outside the mask is `known`, with noise of the level of this state.
+        """
         if len(times):
             x = self._join(x, denoise.schedule(as_double(times)[0]), noise)
         yield from super().__call__(denoise, x, times, noise)

@@ -208,8 +208,8 @@ class TrialQueue:
         If another worker has locked the folder, this worker waits if `wait` is true, else False is yielded.
 
         A worker that keeps the lock without a sign of life for the grace period counts as frozen. Then this
-        worker proceeds without the lock. In this case a trial may be enqueued twice, but the second worker
-        that takes it finds its outcome.
+        worker proceeds without the lock. As a result, a trial may be enqueued twice. Its second worker waits
+        while the run folder is locked, and then uses the outcome of its first worker, if there is one.
         """
         with ExitStack() as stack:
             while True:
