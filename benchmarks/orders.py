@@ -60,11 +60,11 @@ def table() -> str:
         "# Measured orders of convergence",
         "",
         "Written by `python benchmarks/orders.py`. "
-        "Each cell shows the slope of the log error over the log step for "
-        f"{', '.join(map(str, LEVELS[:-1]))} and {LEVELS[-1]} times: for the last state / for the "
+        "Each cell has two slopes of the log error against the log step, for "
+        f"{', '.join(map(str, LEVELS[:-1]))} and {LEVELS[-1]} times: that of the last state / that of the "
         f"sample. The model is a mixture of Gaussians under {schedule}, from t = 1 to {END}, in float64. The "
-        f"last column is the error at {LEVELS[-1]} uniform times. A slope above the order comes from an "
-        "error that still changes its sign.",
+        f"last column is the error at {LEVELS[-1]} uniform times. If a slope is above the order, the "
+        "error changes its sign within these steps, and the slope says little.",
         "",
         "| sampler | order | NFE at 20 times | " + " | ".join(GRIDS) + " | error |",
         "|---" * (len(GRIDS) + 4) + "|",
