@@ -43,7 +43,7 @@ def test_two_images_are_split_one_and_one():
     assert (len(parts.train), len(parts.validation)) == (1, 1)
 
 
-@pytest.mark.parametrize(("n", "fraction"), [(10, 1.0), (10, -0.1), (10, float("nan")), (1, 0.2)])
+@pytest.mark.parametrize(("n", "fraction"), [(10, 1.0), (10, -0.1), (10, float("nan")), (1, 0.2), (5, 0.9)])
 def test_a_split_without_training_images_is_refused(n, fraction):
     with pytest.raises(UserError, match=r"data\.validation"):
         split_images(of(n), fraction, 0)

@@ -115,12 +115,13 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
         raise UserError(f"data.validation must be at least 0 and less than 1, got {fraction}")
     if images.official is not None:
         return SplitImages(images, *images.official)
-    if fraction > 0 and len(images) < 2:
+    train, validation = split_indices(len(images), fraction, seed)
+    if not len(train):
         raise UserError(
-            "one image is not enough, because some images are held out to measure the error: add images, or "
-            "hold none out with data.validation 0 (--data.validation 0)"
+            f"data.validation {fraction:g} holds out {len(images)} of {len(images)} images and leaves none "
+            "to train on: add images, or hold out fewer (--data.validation 0 holds out none)"
         )
-    return SplitImages(images, *split_indices(len(images), fraction, seed))
+    return SplitImages(images, train, validation)
 
 
 def draw_subset(indices: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
