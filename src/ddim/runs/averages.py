@@ -98,6 +98,7 @@ def save_snapshot(run: Path, step: int, averages: Mapping[float, Mapping[str, Te
 
     Raises:
         NoSpace: if the disk has too little space; nothing is changed.
+        NotFinite: if an average contains NaN or an infinity; nothing is changed.
     """
     named = {str(gamma): tensors for gamma, tensors in averages.items()}
     checkpoint.save(run / FOLDER / SNAPSHOTS, step, named, {}, keep)
@@ -112,6 +113,9 @@ def list_snapshots(run: Path, before: int, on_damage: Callable[[str], object] = 
     """Return the undamaged snapshots of steps below `before`, the oldest first.
 
     `on_damage` is called with a sentence about each damaged snapshot, which is left out.
+
+    Raises:
+        UserError: if a newer version of ddim wrote a snapshot.
     """
     snapshots = []
     for step, path in _list_folders(run):
@@ -143,6 +147,7 @@ def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: St
 
     Raises:
         UserError: if the average cannot be written.
+        NoSpace: if the disk is full.
         NotFinite: if the average contains NaN or an infinity.
     """
     target = run / FOLDER / name
@@ -201,7 +206,8 @@ def read_stored(path: Path) -> StoredAverage:
     """Return the facts about the average that is stored in a folder.
 
     Raises:
-        Damaged: if the facts are damaged.
+        Damaged: if the file with the facts or the manifest is damaged.
+        UserError: if the folder holds no average, or a newer version of ddim wrote it.
     """
     document = read_document(path, AVERAGE)
     try:

@@ -13,10 +13,11 @@ from ddim.errors import UserError
 
 
 def find_schedule(betas: Tensor) -> Schedule:
-    """Return the schedule whose table of betas is `betas` (T,), up to rounding.
+    """Return the schedule whose table of betas equals `betas` (T,) to within 0.2 %.
 
     Raises:
-        UserError: if no schedule of this library has this table.
+        UserError: if `betas` is not a linear, quadratic, cosine or sigmoid table, or does not have 2 to
+            `LONGEST` entries.
     """
     entries = betas.numel()
     if betas.ndim != 1 or not 2 <= entries <= LONGEST:

@@ -1,9 +1,9 @@
 """Save, find and remove the checkpoints of a run. Even after a crash, each checkpoint is complete or absent.
 
 A checkpoint is first written under a temporary name, ``.tmp-...``. After every file and folder is flushed to
-the disk, the folder is renamed to its final name. The newest checkpoint is found by listing the folder; a
-file that names the newest checkpoint could be out of date. Damaged checkpoints are never loaded.
-`ddim.runs.manifest` reads and writes the files of one checkpoint.
+the disk, the folder is renamed to its final name. The newest checkpoint is found by listing the folder.
+No file names the newest checkpoint, because such a file could be out of date. Damaged checkpoints are never
+loaded. `ddim.runs.manifest` reads and writes the files of one checkpoint.
 """
 
 import os
@@ -91,7 +91,8 @@ def save(
         NoSpace: if the disk has too little space. The space is checked before writing, and no checkpoint is
             changed.
         NotFinite: if a tensor contains NaN or an infinity; no checkpoint is changed.
-        ValueError, TypeError: if a document is not JSON; no checkpoint is changed.
+        ValueError, TypeError: if a document is not JSON or a name is invalid; no checkpoint is changed.
+        UserError: if `step` is below 0 or `keep` is below 1.
     """
     if step < 0 or keep < 1:
         raise UserError(f"a checkpoint needs step >= 0 and keep >= 1, got step {step} and keep {keep}")

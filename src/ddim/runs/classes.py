@@ -37,14 +37,14 @@ draws vectors of training images.
 
 
 def count_classes(recipe: Recipe, images: Images) -> Recipe:
-    """Return the recipe with `net.classes` set to the number of classes, if the run uses labels.
+    """Return the recipe with `net.classes` set to the number of classes of `images`.
 
-    The classes are those of `images`: class folders, or clusters, which `ImageClusters.label` turns into
-    classes.
+    The classes are class folders, the labels given with the images, or clusters (see `ImageClusters.label`).
+    If the run uses no labels, the recipe is returned unchanged.
 
     Raises:
-        UserError: if the run uses labels, but the images have no class folders, or `net.classes` is set to a
-            number other than the number of classes.
+        UserError: if the run uses labels and the images have none. Also if `net.classes` is set to another
+            number.
     """
     source = recipe.data.source
     if not recipe.data.labels:
@@ -103,8 +103,9 @@ def label_any_images(
         clusters: the clusters of the run, if its labels are clusters.
 
     Returns:
-        Class indices, with `NULL` where a folder is not a class of the run. For a run with vectors: the
-        vectors of the images, or NaN if the images have none. None for a run with neither.
+        Class indices. An image gets `NULL` if it has no class folder, or if its folder is not a class of the
+        run. For a run with vectors: the vectors of the images, or NaN if the images have none. None for a run
+        with neither labels nor vectors.
     """
     if recipe.data.vectors is not None:
         none = torch.full((len(which), recipe.net.vector), torch.nan)
@@ -120,10 +121,10 @@ def label_any_images(
 
 
 def drop_labels(labels: Tensor, probability: float, draw: torch.Generator) -> Tensor:
-    """Return the labels with random ones replaced by `NULL` (Ho & Salimans 2022, algorithm 1) or by NaN.
+    """Return the labels after replacing a random part of them (Ho & Salimans 2022, algorithm 1).
 
     Args:
-        labels: class labels (B,), or vectors (B, d), which are replaced by NaN.
+        labels: class labels (B,), which are replaced by `NULL`, or vectors (B, d), which are replaced by NaN.
         probability: the probability with which each label is replaced, independently of the others.
         draw: the generator of the random numbers.
     """
@@ -142,13 +143,14 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
     Args:
         label: a class name, a class index as a number or as text, "all" for all classes in turn, "natural"
             for classes at their frequency in training, or "none" for no class. None means "natural" if the
-            labels are clusters, and otherwise no class.
+            labels are clusters or the run was trained with vectors, and otherwise no class.
         recipe: the recipe of the run.
         classes: the class names of the run.
 
     Raises:
-        UserError: if the label is text, and the run was trained without labels or has no such class; the
-            message suggests the nearest name. Also if the label is neither text nor a whole number.
+        UserError: if the run has no class of this name; the message suggests the nearest name. Also if the
+            label is text and the run was trained without labels, or the label is neither text nor a whole
+            number. A run with vectors takes only None, "natural" and "none".
     """
     if label is None or recipe.data.vectors is not None:
         return default_label(recipe) if label is None else _find_word(label)
@@ -188,9 +190,10 @@ def default_label(recipe: Recipe) -> Label:
 
 
 def choose_label(recipe: Recipe) -> Label:
-    """Return the label for samples of all classes; None for a run without labels.
+    """Return the label for samples of all classes; None for a run with neither labels nor vectors.
 
-    Classes that are clusters are as frequent as in training ("natural"). Others are taken in turn ("all").
+    For clusters and vectors, the label is "natural": they are as frequent as in training. For other classes,
+    it is "all": the classes take turns.
     """
     return default_label(recipe) or ("all" if recipe.data.labels else None)
 
@@ -210,6 +213,9 @@ def assign_labels(
         classes: number of classes.
         counts: number of training images of each class, for the label "natural".
         vectors: the vectors of the training images, if the run was trained with vectors.
+
+    Raises:
+        UserError: if the label is vectors, and the run was trained without vectors.
     """
     if vectors is not None and label is not None:
         return (

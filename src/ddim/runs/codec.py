@@ -1,9 +1,9 @@
 """Convert recipes to and from YAML and JSON, and set their fields by path.
 
-Paths are written as on the command line (`schedule=linear schedule.clip=powers`). The classes that a field
-can hold are called its kinds. For safety, YAML and JSON can only create objects of the classes registered in
-`kinds.FAMILIES`, of the dataclasses that are fields of a recipe, and of the classes of parts that the user
-gave in this process (see `own_parts`).
+A path is the name of an option on the command line: `--schedule.clip powers` sets the field `schedule.clip`.
+The classes that a field can hold are called its kinds. For safety, YAML and JSON can only create objects of
+the classes registered in `kinds.FAMILIES`, of the dataclasses that are fields of a recipe, and of the classes
+of parts that the user gave in this process (see `own_parts`).
 """
 
 from __future__ import annotations

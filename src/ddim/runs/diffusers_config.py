@@ -1,4 +1,4 @@
-"""Write the JSON files of diffusers for a model with DDPM's network."""
+"""Make the contents of the JSON files of diffusers for a model with DDPM's network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def make_network_config(pipeline: Pipeline) -> DiffusersConfig:
     """Return the config.json of diffusers for the network of a pipeline.
 
     Raises:
-        UserError: if the network is not DDPM's, or has options that diffusers lacks.
+        UserError: if the network is not DDPM's, or if diffusers lacks its options, its image size or its map
+            from pixels to model units.
     """
     net, channels = _check_network(pipeline), pipeline.model.shape.channels
     shift, flip = EMBEDDINGS[net.embedding]
@@ -137,7 +138,8 @@ def make_noise_config(recipe: Recipe) -> DiffusersConfig:
     """Return the scheduler_config.json of diffusers for the schedule, grid and sampler of a recipe.
 
     Raises:
-        UserError: if diffusers lacks the schedule, the conditioning or the parameterisation.
+        UserError: if diffusers lacks the schedule, the conditioning or the parameterisation, or if the recipe
+            samples on another schedule than it is trained on.
     """
     entries, notes = _check_noise(recipe), []
     betas = _list_betas(recipe, entries)

@@ -1,4 +1,4 @@
-"""Export to and import from diffusers: DDPM's U-Net in a `DDIMPipeline` folder.
+"""Export to and import from diffusers: DDPM's U-Net in the folder of a `DDIMPipeline` or `DDPMPipeline`.
 
 diffusers itself is not needed. Weights are read with little memory, see `ddim.runs.tensor_file`.
 """
@@ -47,11 +47,12 @@ LARGEST_CONFIG = 2**22
 
 
 def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> DiffusersExport:
-    """Write a model as a `DDIMPipeline` folder, from which diffusers samples the same images.
+    """Write a model as a folder from which a pipeline of diffusers samples the same images.
 
-    On a grid with trailing spacing, the images are the same only if the number of steps divides the number
-    of entries of the schedule. Otherwise diffusers steps to noise levels outside its own grid. If diffusers
-    cannot hold the grid or the sampler of the model, the notes of the result say so.
+    The pipeline is a `DDPMPipeline` if the sampler is DDPM with variance "small" or "large", and otherwise a
+    `DDIMPipeline`. If diffusers cannot hold the grid or the sampler of the model, the notes of the result say
+    so. On a grid with trailing spacing, the images are the same only if the number of steps divides the
+    number of entries of the schedule. Otherwise diffusers steps to noise levels outside its own grid.
 
     Args:
         pipeline: a model with DDPM's network.
@@ -109,7 +110,7 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
         out: the run folder, by default one under runs/.
 
     Raises:
-        UserError: if the pipeline is not a DDPM that this library can sample.
+        UserError: if the pipeline is not a DDPM that this library can sample, or the run folder is not empty.
     """
     folder = Path(folder)
     network = _read(folder, "unet", "config.json")

@@ -37,7 +37,7 @@ CHOSEN = {
     "num_class_embeds": None,
     "attn_norm_num_groups": None,
 }
-"""Options that a recipe can set too. The values are the defaults of diffusers for missing options."""
+"""Options of the network that a recipe can set. The values are what diffusers uses for missing options."""
 
 NOISE = {
     "beta_start": 1e-4,
@@ -67,7 +67,7 @@ WHOLE = (
     "num_train_timesteps",
 )
 NOT_GIVEN = (("attention_head_dim", None), ("num_class_embeds", None))
-"""Options that can be None. None means one head, or no classes."""
+"""Options that can be None. For the first, None means one attention head; for the second, no classes."""
 FRACTIONS = ("norm_eps", "dropout", "beta_start", "beta_end")
 
 SCHEDULERS = {DDIM: "DDIMScheduler", DDPM: "DDPMScheduler"}
@@ -76,7 +76,10 @@ BETAS = {
     ("beta_table", "quad"): "scaled_linear",
     ("beta_table", "cosine"): "squaredcos_cap_v2",
 }
-"""Names of beta tables in diffusers, keyed by kind and `betas`. Others are lists, `trained_betas`."""
+"""Names of tables of betas in diffusers, keyed by the kind of the schedule and its field `betas`.
+
+diffusers has no names for other tables. They are stored as lists of betas, in `trained_betas`.
+"""
 PREDICTS: dict[Any, str] = {
     PredictsNoise(): "epsilon",
     PredictsImage(): "sample",

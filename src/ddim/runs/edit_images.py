@@ -1,7 +1,7 @@
 """Edits of real images with a run: invert, interpolate, inpaint, vary.
 
-Each function takes a run and images (B, C, H, W) in [0, 1], and returns an `Edit`. `edit_inputs` reads
-the files of an edit, and `edit_folder` writes them.
+Each edit is a function that takes a run, and images (B, C, H, W) in [0, 1] or seeds, and returns an `Edit`.
+`edit_inputs` reads the image files of an edit, and `edit_folder` writes its results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NOISY = 0.05
-"""The largest sigma, at the last timestep of the grid, with which images without noise are inverted well."""
+"""The largest sigma, at t = 0 and at the end of the grid, with which inversion of real images is accurate."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def invert_images(
         options: see `EditOptions`.
 
     Raises:
-        UserError: if the network was never trained without a class label, or the grid cannot have `steps`
-            timesteps.
+        UserError: if the network was never trained without a class label, the grid cannot have `steps`
+            timesteps, or `options` turns on guidance.
     """
     work = open_work(source, "an inversion", steps, inverts=True, **options)
     # Exact steps take more evaluations. Their number is not known in advance, so the shown total then grows.

@@ -77,8 +77,8 @@ def read_hole(
         on_change: called with a sentence if the mask was cropped or resized, or has transparency.
 
     Raises:
-        UserError: if the two files have different sizes, no pixel is to be inpainted, or no pixel is to be
-            kept.
+        UserError: if a file cannot be read, the two files have different sizes, no pixel is to be inpainted,
+            or no pixel is to be kept.
     """
     mask = read_images([path], size, 4, on_change)
     light, opaque = mask[:, :3].mean(1, keepdim=True), mask[:, 3:]

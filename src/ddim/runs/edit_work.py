@@ -179,8 +179,9 @@ def open_work(
         what: the name of the edit in messages, such as "an inversion".
         steps: number of timesteps in the grid.
         real: True to edit real images, False to edit samples; the default grid depends on this.
-        inverts: whether the edit needs latents of real images, which guidance makes inaccurate.
-        seeded: whether each result has its own seed; its label is then the default label of samples. Other
+        inverts: whether the edit needs latents of real images. Such an edit cannot be guided, because
+            guidance makes these latents inaccurate.
+        seeded: whether each result has its own seed. Such results have the default label of samples. Other
             edits use no class, because all their images need the same model.
         options: see `EditOptions`.
 

@@ -36,9 +36,9 @@ def edm() -> Recipe:
     """Karras et al. 2022, CIFAR-10: preconditioned, weighted, augmented training; samples in 35 NFE.
 
     The original takes pixels from -1 to 1 (`--pixels fixed`) and assumes that their standard deviation is
-    0.5. Here the deviation is measured, and pixels are scaled to 0.5. The hyper-parameters are taken from the
-    paper, for 200 million images. On a laptop, use `--net.width 32 --net.blocks 2 --optim.batch 32
-    --optim.warmup 6400`, with 2.2 million parameters.
+    0.5. Here the deviation is measured, and pixels are scaled so that it is 0.5. The hyper-parameters are
+    taken from the paper, for 200 million images. On a laptop, use `--net.width 32 --net.blocks 2
+    --optim.batch 32 --optim.warmup 6400`, with 2.2 million parameters.
     """
     return Recipe(
         name="edm",

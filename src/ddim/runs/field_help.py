@@ -33,9 +33,10 @@ def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
 
 
 def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
-    """Yield the name, a sentence and the rows of fields, for each class that a field of a recipe can hold.
+    """Yield (name, text, rows of fields) for each class that a field of a recipe can hold.
 
-    Nothing is yielded if the field holds a plain value or does not exist.
+    The text is the first paragraph of the docstring of the class. Nothing is yielded if the field holds a
+    plain value or does not exist.
     """
     for name, kind in _find_kinds(path).items():
         help_of, rows = read_field_help(kind), []
@@ -47,10 +48,10 @@ def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
 
 
 def explain_field(value: Any, path: str) -> list[Row]:  # noqa: ANN401
-    """Return the row of one field of a recipe, such as "optim.lr".
+    """Return the rows of one field, such as "schedule.clip"; one row if `value` has this field.
 
-    The class of this part of the recipe may lack the field. Then the rows come from the other possible
-    classes of the part that have the field, without repetitions. The list is empty if no class has it.
+    If the recipe `value` lacks the field, there is a row for each other class of the part, here each other
+    schedule, that has the field. Equal rows appear once. The list is empty if no class has the field.
     """
     own = [row for row in explain_fields(value) if row[0] == path]
     others = [row for _, _, rows in explain_kinds(path.rpartition(".")[0]) for row in rows if row[0] == path]

@@ -52,7 +52,7 @@ def build_fitting_model(path: Path, recipe: Recipe, channels: int, tensors: Mapp
 def check_fit(path: Path, recipe: Recipe, channels: int, tensors: Mapping[str, Tensor]) -> None:
     """Check that weights fit the network of a recipe, without allocating memory for the network.
 
-    The arguments and errors are those of `build_fitting_model`.
+    A network that the user wrote is not checked. The arguments and errors are those of `build_fitting_model`.
     """
     # A network that the user wrote may need real tensors when it is built, and can be trusted.
     if is_own(recipe.net):

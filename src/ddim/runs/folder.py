@@ -110,6 +110,7 @@ def make_output_folder(out: Path | None, parent: str, stem: str, *, least: bool 
 
     Raises:
         UserError: if the folder cannot be created.
+        NoSpace: if the disk is full.
     """
     try:
         if out is None:

@@ -209,7 +209,7 @@ def sample_uint8(
     guidance: Guidance = OFF,
     progress: Progress = ignore_progress,
 ) -> Iterator[tuple[Tensor, int]]:
-    """Yield batches of samples (B, C, H, W), uint8 as in their PNG files, each with the NFE per sample.
+    """Yield (samples, NFE per sample) for each batch; samples (B, C, H, W) are uint8, as in their PNG files.
 
     See `generate` for the arguments.
     """

@@ -69,8 +69,9 @@ def open_guidance(
 class GuidanceOptions(TypedDict, total=False):
     """The guidance options of tasks that take no class label, such as edits.
 
-    Only a weaker model can guide such tasks, with one exception: if the classes of the run are clusters, most
-    of these tasks use the label that `ddim sample` uses by default, so classifier-free guidance is possible.
+    In general, only a weaker model can guide such tasks. Classifier-free guidance is possible too if the
+    classes of the run are clusters, or the run was trained with vectors: most of these tasks then use the
+    label that `ddim sample` uses by default.
 
     Attributes:
         guidance: guidance scale; None or 1 for no guidance.
@@ -111,10 +112,10 @@ def open_task_guidance(
 
 
 def find_own_guidance(pipeline: Pipeline, label: Label, steps: int) -> SavedGuidance | None:
-    """Return the guidance that `ddim search` saved with a run for such samples, or None if it saved none.
+    """Return the guidance that `ddim search` saved with the run of a pipeline.
 
-    Guidance is saved for one sampler, number of steps and kind of weights, and for samples either with labels
-    or without.
+    Saved guidance holds for one sampler, one number of steps and one kind of weights, and for samples either
+    with labels or without. The result is None if none was saved for these samples, or `pipeline` is no run.
     """
     if not isinstance(pipeline, LoadedRun):
         return None
