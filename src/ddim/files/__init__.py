@@ -26,8 +26,8 @@ FRESH = ".new"
 def cache_folder(folder: str | Path | None = None) -> Path:
     """Return the cache folder for new files: `folder` if given, else $DDIM_CACHE, else the user's own.
 
-    Everything in it can be computed or downloaded again. If the folder belongs to another user, who allows no
-    new files in it, the result is the user's own cache folder, and a warning says so once.
+    Everything in it can be computed or downloaded again. If the folder belongs to another user, and this user
+    cannot write to it, the result is the cache folder of this user, and a warning says so once.
     """
     return cache_folders(folder)[-1]
 
@@ -174,8 +174,8 @@ def download_file(url: str, path: Path, kind: str, hashes: tuple[str, ...]) -> P
         `path`.
 
     Raises:
-        OSError: if the download fails, the hash is wrong, or `path` cannot be written.
-        RuntimeError: if the server cannot be reached.
+        OSError: if the server cannot be reached, the hash is wrong, or `path` cannot be written.
+        RuntimeError: if the download fails otherwise, for example after too many redirects.
     """
     from torchvision.datasets.utils import download_url
 

@@ -34,8 +34,13 @@ _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 def try_lock(file: int, *, shared: bool = False) -> bool | None:
     """Lock an open file until it is closed, unless another process has locked it; this never waits.
 
+    Args:
+        file: the descriptor of the file.
+        shared: whether several processes may hold such a lock of the file at once.
+
     Returns:
-        Whether the file is now locked; None if this system (Windows) or drive has no such locks.
+        True if the file is now locked, False if another process has locked it, and None if this system
+        (Windows) or drive has no such locks.
     """
     try:
         import fcntl
@@ -102,7 +107,8 @@ def temporary_name(path: Path) -> Path:
 def create_owned(place: Path) -> int | None:
     """Create a file, lock it, and return its descriptor.
 
-    Returns None if another process took the file for a leftover before it was locked: choose another name.
+    Returns None if the file exists already, or another process took it for a leftover before it was locked.
+    The caller must then choose another name.
     """
     try:
         file = os.open(place, NEW, 0o666)

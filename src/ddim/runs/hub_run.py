@@ -63,8 +63,10 @@ def locate_run(run: str | Path) -> Path:
 def pin_run(run: Path) -> str:
     """Return a name of a run that stays valid: its absolute path, or hub:OWNER/NAME@COMMIT.
 
+    A run on the Hub is downloaded first, unless the cache has it.
+
     Raises:
-        UserError: if the run on the Hub cannot be found.
+        UserError: if the run on the Hub cannot be downloaded, or is not a published run.
     """
     if not names_repository(run):
         return str(run.resolve())

@@ -65,6 +65,7 @@ def compute_features(
 
     Raises:
         UserError: if the cache folder cannot be written.
+        NoSpace: if the disk is full.
     """
     identity = of.identity(extractor)
     found = find_features(identity)

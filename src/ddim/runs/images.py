@@ -43,7 +43,8 @@ def reopen_run_images(
     """Return the images that a run was trained on; see `reopen_images`.
 
     Raises:
-        UserError: if the run was imported or published, or its images are missing or have changed.
+        UserError: if the run was imported, or its images are missing or have changed. Also if the run was
+            published, and its images are not a built-in data set.
     """
     run, known = trained.checkpoint.run, trained.checkpoint.state.images
     advice = f": {otherwise}" if otherwise else ""
@@ -55,19 +56,19 @@ def reopen_run_images(
 
 
 def _check_source(path: Path, name: str, source: str, advice: str) -> None:
-    """Check that images may be opened by the name that the recipe of a run has for them.
+    """Check that images may be opened from the source that the recipe of a run names.
 
-    A stranger may have chosen the name in a published run, so no path and no other repository is opened by
-    it.
+    A stranger may have written the recipe of a published run. From such a recipe, only a built-in data set is
+    opened, never a path or a repository.
 
     Args:
         path: the checkpoint of the run.
         name: the name of the run, for the message.
-        source: the name of the images in its recipe.
+        source: the field `data.source` of its recipe.
         advice: the end of the message.
 
     Raises:
-        UserError: if the run was published, and `source` is not the name of a data set that is built in.
+        UserError: if the run was published, and `source` is not the name of a built-in data set.
     """
     if is_published(path) and source.partition(":")[0] not in NAMES:
         raise UserError(f"run {name} was published without its training images ({source!r}){advice}")
@@ -81,7 +82,8 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
         own_images: whether the user has named the images of the new run. If not, they are those of `run`.
 
     Raises:
-        UserError: if there is no checkpoint, or `run` was published, and the user has named no images.
+        UserError: if there is no checkpoint. Also if `own_images` is False, `run` was published, and its
+            images are not a built-in data set.
     """
 
     def read(path: Path) -> Recipe:

@@ -35,7 +35,7 @@ def save_imported(  # noqa: PLR0913 (private to the importers)
     The network runs in float32. import.json records the source and the versions of packages.
 
     Args:
-        recipe: the recipe; its pixels are in [-1, 1].
+        recipe: the recipe; its field `pixels` must be `Fixed(0.5, 0.5)`, so that images are in [-1, 1].
         channels: the number of image channels.
         weights: the state dict of the network.
         source: the file or folder that was imported.

@@ -58,12 +58,12 @@ def import_model(
     Args:
         source: the folder or the file.
         out: the run folder, by default a new one under runs/.
-        size: image size of a checkpoint, a side or (height, width), because checkpoints do not contain it.
-        fields: fields of the recipe that the checkpoint does not contain, keyed by path, such as
-            {"net.heads": 1}.
+        size: image size, a side or (height, width); required for a checkpoint, which does not contain it.
+        fields: recipe fields that a checkpoint does not contain, keyed by path, such as {"net.heads": 1}.
 
     Raises:
-        UserError: if the model is not one of these, or the file is damaged or unsafe.
+        UserError: if the model is not one of these, the file is damaged or unsafe, the size is missing, or
+            `size` or `fields` is given for a pipeline.
 
     Example:
         >>> ddim.import_model("results/model-100.pt", size=64).run

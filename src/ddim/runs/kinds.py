@@ -106,7 +106,8 @@ class Slot:
             sha256: the recorded hash of the source code of a part that the user wrote, else None.
 
         Raises:
-            UserError: if the field cannot hold anything of this name.
+            UserError: if the field cannot hold anything with this name. Also if `sha256` is given, but the
+                user gave no part with this name in this process.
         """
         if isinstance(name, str) and (sha256 or name not in self.kinds):
             own = find_part(name, sha256, path)
@@ -128,7 +129,8 @@ class Slot:
             path: the path of the field, for messages.
 
         Raises:
-            UserError: if the part lacks a method or an attribute; the message names what is missing.
+            UserError: if the part lacks a method or an attribute (the message names what is missing), or the
+                field can only hold the library's own parts.
         """
         name = part.name if isinstance(part, OwnNetwork) else part.__name__
         for family in self._union:

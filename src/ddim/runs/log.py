@@ -56,8 +56,8 @@ class RunLog:
             Damaged lines are removed with a warning, which names a copy of the old log.
         due: whether the validation of step `resumed` will be repeated; the line of this validation is then
             removed too.
-        every: the number of steps between two lines with losses. If it is given, a warning says how many of
-            these lines are missing up to step `resumed`.
+        every: the number of steps between two lines with losses. If it is given, and such lines are missing
+            up to step `resumed`, a warning says how many.
     """
 
     def __init__(
@@ -90,6 +90,9 @@ class RunLog:
         """Add one line: the step, the images seen so far, the time (Unix, s) and `values`, keyed by name.
 
         A value that is not finite becomes null. Write the lines of a step before its checkpoint is saved.
+
+        Raises:
+            ValueError: if a value is named "step", "images" or "time".
         """
         from tensorboardX.summary import scalar
 
@@ -197,9 +200,10 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def _keep_lines(folder: Path, resumed: int, due: bool, every: int | None) -> list[bytes]:
-    """Return the lines up to step `resumed`; warn about damaged lines and keep a copy of the whole log.
+    """Return the undamaged lines up to step `resumed`.
 
-    If no line is damaged, warn about missing lines; see `RunLog`.
+    If lines are damaged, warn about them, and keep a copy of the whole log. If no line is damaged, warn about
+    missing lines; see `RunLog`.
     """
     kept, damaged = [], []
     missing = set(range(every, resumed + 1, every)) if every else set()

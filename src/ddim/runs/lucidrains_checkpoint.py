@@ -46,7 +46,7 @@ _PLACES = {
     "out_block": "final_res_block",
     "out_conv": "final_conv",
 }
-"""The beginnings of weight names outside the stages: this library's, each with that in the checkpoint."""
+"""Prefixes of weight names outside the stages: those of the checkpoint, keyed by those of this library."""
 
 _PARTS = {"block1": 0, "block2": 1, "attention": 2}
 

@@ -60,7 +60,8 @@ def verify(path: Path) -> Manifest:
     """Compare every file of the checkpoint `path` with its manifest, and return the manifest.
 
     Raises:
-        Damaged: if a file is missing, unknown or changed; the message names the first such file.
+        Damaged: if a file is missing, unknown or changed (the message names the first such file), or the
+            name of the folder has another step than the manifest.
         UserError: if a newer version of ddim wrote the checkpoint.
     """
     manifest = read_manifest(path)

@@ -28,7 +28,7 @@ from ddim.runs.recipe_data import Data
 
 
 def luz() -> Recipe:
-    """The torch/luz "Denoising Diffusion Implicit Models": its network, loss, schedule and optimiser.
+    """The torch/luz repository "Denoising Diffusion Implicit Models": network, loss, schedule and optimiser.
 
     There are two changes. The mean and standard deviation of the pixels are measured before training, and
     samples use EMA weights.
@@ -166,12 +166,12 @@ class SizeChoices:
 def choose_by_size(size: tuple[int, int]) -> SizeChoices:
     """Return the options that depend on the image size (height, width), for recipes made for 64 pixels.
 
-    Images of 64 pixels or less change nothing. In larger images, neighbouring pixels are more alike, so a
-    noisy pixel is easier to guess. If the sides are twice as long, the noise is therefore twice as strong:
-    the mean of four pixels is then as noisy as one pixel of the smaller image (Hoogeboom et al. 2023, section
-    2.1; Esser et al. 2024, section 5.3.2). Each further stage halves the image once more, so that the lowest
-    stage has 8 to 15 pixels on its shorter side. The patch is the even number that keeps the number of tokens
-    closest to that of 64 pixels.
+    Nothing changes up to 64 pixels. In larger images, neighbouring pixels are more alike, so a noisy pixel is
+    easier to guess. If the sides are twice as long, the noise is therefore twice as strong: the mean of four
+    pixels is then as noisy as one pixel of the smaller image (Hoogeboom et al. 2023, section 2.1; Esser et
+    al. 2024, section 5.3.2). Each further stage halves the image once more, so that the lowest stage has 8 to
+    15 pixels on its shorter side. The patch is the even number that keeps the number of tokens closest to
+    that of 64 pixels.
     """
     ratio = max(1.0, math.sqrt(size[0] * size[1]) / 64)
     stages = max(0, int(math.log2(min(size) / 64)))
@@ -218,8 +218,8 @@ def flow(size: tuple[int, int] = (64, 64)) -> Recipe:
     The network predicts eps - x0 on the straight path from image to noise. Training times are logit-normal.
     The sampler is DDIM, which is Euler's method on this path. `--sampler dpm_solver` and all other samplers
     work too. Images above 64 pixels get the further stages of `fast`. Their training and sampling times are
-    shifted towards noise, by the ratio of their side to 64 pixels (section 5.3.2 of the paper). `--grid.shift
-    3` chooses another ratio for sampling.
+    shifted towards noise, by the ratio of their side to 64 pixels (Esser et al. 2024, section 5.3.2).
+    `--grid.shift 3` chooses another ratio for sampling.
     """
     base, by_size = fast(size), choose_by_size(size)
     return replace(

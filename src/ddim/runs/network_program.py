@@ -120,7 +120,7 @@ def trace_network(model: Model) -> ExportedProgram:
     """Return the network of a model as a program of `torch.export`, for 1 to 65,536 images.
 
     Raises:
-        UserError: if torch.export cannot follow the code of the network.
+        UserError: if the model is conditioned on vectors, or torch.export cannot follow its code.
     """
     if model.vector:
         raise UserError("a run that is conditioned on vectors of numbers can only be exported as safetensors")

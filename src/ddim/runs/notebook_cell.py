@@ -34,11 +34,11 @@ class Cell:
         self._handles: dict[str, Any] = {}
 
     def show_bar(self, line: str, error: str, done: float, total: int | None) -> None:
-        """Show a bar with a line above and the latest validation error below it.
+        """Show a bar, and below it a line of text and the latest validation error.
 
         Args:
-            line: the text above the bar.
-            error: the text below the bar.
+            line: the first line below the bar.
+            error: the second line below the bar; "" for none.
             done: the progress so far.
             total: the progress at the end; None for a bar that only shows activity.
         """

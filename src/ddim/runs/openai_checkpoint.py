@@ -47,7 +47,7 @@ _TOP = {
     "middle.0.attention": "middle_block.1",
     "middle.1.block": "middle_block.2",
 }
-"""The beginnings of weight names outside the stages: this library's, each with that in the state dict."""
+"""Prefixes of weight names outside the stages: those of the state dict, keyed by those of this library."""
 
 
 def find_openai_network(shapes: Shapes) -> tuple[DDPMUNetSpec, int, bool]:

@@ -63,6 +63,9 @@ def give_parts(parts: Iterable[Any]) -> str:
 
     Returns:
         The name of the last part.
+
+    Raises:
+        UserError: if a part is none of these.
     """
     name = ""
     for part in parts:
@@ -127,7 +130,7 @@ def _hash(texts: Iterable[str]) -> str:
 
 @lru_cache(maxsize=256)
 def _hash_class(kind: type) -> str:
-    """Return a SHA-256 of the source of a class and of its bases, except bases in installed packages."""
+    """Return a SHA-256 of the source of a class and of its bases, except bases in modules of `_INSTALLED`."""
     return _hash(_read_source(base) for base in kind.__mro__ if _is_written_by_user(base))
 
 

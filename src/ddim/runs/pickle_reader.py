@@ -84,7 +84,10 @@ class _Refused(Exception):  # noqa: N818
 
 
 class _Guard:
-    """An audit hook that stops everything but reading files and writing one file."""
+    """An audit hook that ends the process if it starts a program, opens a connection or writes another file.
+
+    Only the file `out` may be written.
+    """
 
     def __init__(self, out: str) -> None:
         self.out = os.path.realpath(out)

@@ -54,7 +54,7 @@ class Pipeline:
         runtime: how the network runs.
         class_counts: number of training images of each class; empty if the classes are not clusters.
         values: the type and range of the values of the training images; `values.from_unit` converts samples.
-        vectors: the vectors of the training images; None if the run was trained without vectors.
+        vectors: the vectors of all images; None if the run was trained without vectors.
     """
 
     model: Model
@@ -89,8 +89,7 @@ class Pipeline:
         Parts can be names or objects, such as `sampler="ddim"` or `sampler=DDIM()`.
 
         Raises:
-            UserError: if no part has a given name, if a value is a class, or if a value lacks a method that
-                its field needs.
+            UserError: if a part's name is unknown, or a value is a class or lacks a method that is needed.
         """
         chosen = {k: choose_value(Recipe, k, v, getattr(self.recipe, k, None)) for k, v in fields.items()}
         return replace(self, recipe=replace(self.recipe, **chosen))
@@ -185,13 +184,12 @@ def load(
             average that `ddim.reconstruct_average` or `ddim.pick_average` made, such as "picked".
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]. A run folder stores
             only their names and the hashes of their sources. The process that trained the run can omit them.
-        compiling: whether to use torch.compile: faster after a slow first batch; results differ in the last
-            bits.
+        compiling: use torch.compile: faster after a slow first batch; results differ in the last bits.
         device: where the network runs; by default the device of the training, if this machine has one.
         threads: processor threads, by default as many as in the training; results differ in the last bits.
 
     Raises:
-        UserError: if there is no checkpoint, it has no such weights, or a component in `own` is missing.
+        UserError: if the run has no checkpoint or no such weights, or needs a component that was not given.
 
     Example:
         >>> pipeline = ddim.load("runs/photos-fast-1")
@@ -253,8 +251,10 @@ def check_same_weights(pipeline: Pipeline) -> None:
 def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
     """Return a pipeline for sampling: `source` itself, or a pipeline made from a run or a bare model.
 
-    The images of a bare model are assumed to be in [-1, 1]. A bare model runs on the device of its weights,
-    in their dtype.
+    A bare model must use images in [-1, 1]. It runs on the device of its weights, in their dtype.
+
+    Raises:
+        UserError: if `source` is none of these, or `load` refuses the run.
     """
     if isinstance(source, Pipeline):
         return source

@@ -77,7 +77,7 @@ def hide_folders(recipe: Recipe) -> Recipe:
 
 
 def _name_file(path: str) -> str:
-    """Return the last part of a path, without dots at its start, which a reader of the run refuses."""
+    """Return the last part of a path without leading "." and "~"; `hub_run` refuses names that begin so."""
     return Path(path).name.lstrip(".~") or "images"
 
 

@@ -24,7 +24,7 @@ from ddim.runs.recipe import PixelRule, Recipe
 from ddim.runs.vector_labels import VectorLabel
 
 LARGEST = 2**16
-"""The largest batch, in images. A batch must fit into memory; larger numbers are typing errors."""
+"""The largest batch, in images. A batch must fit into memory; a larger number is probably a mistake."""
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -89,8 +89,9 @@ def check_label(recipe: Recipe, label: Label) -> None:
     """Check that a run of this recipe can sample this label.
 
     Raises:
-        UserError: if the run was trained without labels or has no such class. Also if there is no label, but
-            the network was never trained without a class, because `data.unlabelled` is 0.
+        UserError: if the run has no such class, or the label does not suit its training: with classes, with
+            vectors or with neither. Also if there is no label, but the network was never trained without a
+            class or vector, because `data.unlabelled` is 0.
     """
     if recipe.data.vectors is not None:
         if label is None:
@@ -118,14 +119,14 @@ def check_label(recipe: Recipe, label: Label) -> None:
 
 
 def check_unconditional(recipe: Recipe, what: str) -> None:
-    """Check that the network was also trained without a class.
+    """Check that the network was also trained without a class or vector.
 
     Args:
         recipe: the recipe of the run.
-        what: the task that evaluates the network without a class, in words for the message.
+        what: the task that evaluates the network without a class or vector, in words for the message.
 
     Raises:
-        UserError: if the run was trained with a class for every image.
+        UserError: if the run was trained with a class or a vector for every image.
     """
     if recipe.data.conditional and not recipe.data.unlabelled:
         kind = "class" if recipe.data.labels else "vector"

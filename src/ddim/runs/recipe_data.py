@@ -34,10 +34,10 @@ class Data:
         values: the type in which the values of pixels are kept: "auto" for the type of most files, "uint8" to
             round them to 8 bits, "uint16" or "float32".
         range: the values LOW,HIGH of 16-bit or float images that become black and white; None means 0 and
-            the largest integer, or for floats 0 and 1 if all values lie between these, else the smallest and
-            the largest value.
-        axis: the axis of a file of arrays that holds the channels, "first" or "last" after the images; "auto"
-            for the axis that is shorter than height and width.
+            the largest integer for integers; for floats it means 0 and 1, or the smallest and the largest
+            value if a value lies outside 0 to 1.
+        axis: the axis of the channels in a file of arrays: "first" is the axis right after that of the
+            images, "last" the last axis; "auto" for the axis that is shorter than height and width.
         array: the array of a .npz file that holds the images; None finds it.
     """
 

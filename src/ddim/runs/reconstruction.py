@@ -99,7 +99,7 @@ def open_averages(run: str | Path, path: Path | None = None) -> Averages:
         path: the checkpoint, if it is known already.
 
     Raises:
-        UserError: if the run has no checkpoint, or no snapshots.
+        UserError: if the run has no checkpoint or snapshots, or `run` is a checkpoint outside a run folder.
     """
     run = locate_run(run)
     path = path or find_checkpoint(run)
@@ -225,7 +225,7 @@ class AverageList(Tabular):
     size: int
 
     def to_records(self) -> tuple[dict[str, Any], ...]:
-        """Return a dictionary for each width of the average: the width and what is known of it."""
+        """Return a dictionary for each width, with its power and the error of its reconstruction."""
         return self.rows
 
     def describe(self) -> str:

@@ -73,12 +73,13 @@ def find_run_folder(path: str | Path) -> Path:
 def parse_place(text: str, own: Path | None) -> tuple[Path, str]:
     """Return the path and the weights that a text such as "runs/small-1@best@raw" names.
 
+    In the text hub:OWNER/NAME@REVISION, the part after "@" is a revision on the Hub, never weights: a run on
+    the Hub holds one set of weights.
+
     Args:
-        text: the path of a run or checkpoint, then "@" and a name, once or twice. The name is "best",
+        text: the path of a run or checkpoint; "@" and a name may follow, once or twice. The name is "best",
             "guide", the step of a checkpoint, or weights such as "raw"; the default is EMA weights.
         own: the run that is meant if the path is left out, as in "@guide"; None if there is no such run.
-
-    The text hub:OWNER/NAME@REVISION names a run on the Hub as a whole: it holds one set of weights.
 
     Raises:
         UserError: if the path is left out and `own` is None.

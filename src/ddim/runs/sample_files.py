@@ -75,7 +75,7 @@ def write_stack(folder: Path, paths: Sequence[Path], shape: tuple[int, int, int]
     """Write `STACK`: the images of these files, (N, H, W, C), or (N, H, W) if they have one channel.
 
     Raises:
-        UserError: if a file is missing.
+        UserError: if a file is missing or damaged.
     """
     kept = shape if shape[2] > 1 else shape[:2]
     with atomic_file(folder / STACK) as file:

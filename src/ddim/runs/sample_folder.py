@@ -199,7 +199,7 @@ class _Plan:
 
     Attributes:
         folder: the folder of the samples.
-        there: the NFE, seeds, seconds and film of earlier calls, from the record in the folder.
+        there: the NFE, seeds and seconds of earlier calls, and the seeds of their film, from the record.
         shown: the seeds of the sheet and the film.
         filming: whether the film must be made.
         missing: the seeds whose samples must be made.
@@ -285,7 +285,7 @@ def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
 
 
 def _open_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the NFE, seeds and seconds of the samples in the folder, and the file of their film."""
+    """Return the NFE, seeds and seconds of the samples in the folder, and the seeds of their film."""
     there: dict[str, Any] = {"nfe": 0, "seeds": [], "seconds": 0.0, "film": None}
     before = _read_record(folder, record)
     if before is None:

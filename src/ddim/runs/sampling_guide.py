@@ -46,7 +46,8 @@ def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str,
         steps: number of sampling steps; by default the number in the recipe.
 
     Raises:
-        UserError: if the grid cannot have this number of steps.
+        UserError: if the grid cannot have this number of steps, a coefficient is not finite, or the model was
+            not trained at one of the noise levels.
     """
     recipe, model = pipeline.recipe, pipeline.model
     steps = recipe.choose_steps(steps)

@@ -113,7 +113,7 @@ class RunState:
         """Return the state that `to_json` wrote.
 
         Raises:
-            TypeError, KeyError, ValueError: if the document is not such a state.
+            TypeError, KeyError, ValueError, AttributeError: if the document is not such a state.
         """
         known = dict(document)
         images, pixels, sums = known["images"], known["pixels"], known["sums"]

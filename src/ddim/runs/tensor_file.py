@@ -96,7 +96,8 @@ def fill_weights(
         translate: maps the name of a weight in `state` to its possible names in the file.
 
     Raises:
-        UserError: if a tensor is missing, has another shape, or has no place in the network.
+        UserError: if a tensor is missing, is not finite, has no place in the network, or has another shape,
+            in which axes of length 1 do not count.
     """
     left, filled = dict(file.shapes), {}
     for name, like in state.items():
