@@ -25,7 +25,7 @@ EXPANSION, SLACK = 250, 2**26
 DAMAGED = (*BROKEN, zipfile.BadZipFile, zipfile.LargeZipFile, tarfile.TarError, lzma.LZMAError)
 """The exceptions that damaged archives raise.
 
-Encrypted archives and unknown compression methods raise a RuntimeError.
+RuntimeError is among them, because encrypted archives and unknown compression methods raise it.
 """
 
 # Each member uses at least this many bytes of the allowance, because thousands of tiny ones take time too.
@@ -65,7 +65,7 @@ class Allowance:
             raise self.refusal()
 
     def refusal(self) -> UserError:
-        """Return the error of an archive that unpacks to too much."""
+        """Return the error for an archive that unpacks to more bytes than its allowance."""
         return UserError(
             f"{str(self.path)!r} unpacks to more than {EXPANSION} times its size: unpack it with another "
             "program, and give the folder"
@@ -108,7 +108,7 @@ def is_tar(path: Path) -> bool:
     """Return whether a file is a tar file, which may be compressed.
 
     Raises:
-        UserError: if its first header unpacks to too much.
+        UserError: if its first header unpacks to more bytes than the allowance of the file.
     """
     try:
         with _open_tar(path, Allowance(path)):

@@ -35,10 +35,9 @@ _MOST_LABELS, _LARGEST_IMAGE = 10**8, 2**28  # bytes
 
 
 def find_channel_axis(shape: Sequence[int], axis: str = "auto") -> str | None:
-    """Return whether the channels of images of this shape are "first" or "last"; None if this is ambiguous.
+    """Return which axis of this shape holds the channels, "first" or "last"; None if this is ambiguous.
 
-    The channels are on the first or the last axis if this axis is shorter than both others. Otherwise the
-    result is None.
+    If `axis` is "auto", the first or the last axis holds them if it is shorter than both other axes.
 
     Args:
         shape: (C, H, W) or (H, W, C).
@@ -69,7 +68,10 @@ def encode_array(pixels: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class _Layout:
-    """The shape of all images of a file, (N, ...), the order and type of its values, and its channel axis."""
+    """How a file stores its images: shape (N, ...), whether in Fortran order, type, and channel axis.
+
+    The channel axis is "first" or "last", or None if images have the shape (H, W).
+    """
 
     shape: tuple[int, ...]
     fortran: bool
@@ -79,7 +81,9 @@ class _Layout:
 
 @dataclass(frozen=True)
 class Arrays:
-    """The images of a .npy or .npz file, in their order; labels are those of an array "labels" or "y".
+    """The images of a .npy or .npz file, in the order of the file.
+
+    In a .npz file, an array "labels" or "y" holds the class labels.
 
     Attributes:
         path: the file.
@@ -102,7 +106,11 @@ class Arrays:
 
     @property
     def size(self) -> tuple[int, int]:
-        """The (height, width) of all images."""
+        """The (height, width) of all images.
+
+        Raises:
+            UserError: if the file cannot be read, or holds no images.
+        """
         with self._open() as (_, layout):
             height, width = layout.shape[2:] if layout.channels == "first" else layout.shape[1:3]
             return height, width
@@ -111,7 +119,8 @@ class Arrays:
         """Yield every image as a file without compression, in a folder for its class; see `Source`.
 
         Raises:
-            UserError: if the file holds no images, or values that are not finite.
+            UserError: if the file cannot be read or holds no images, a value is not finite, or the labels are
+                not class indices, one for each image.
         """
         labels = self._read_labels()
         with self._open() as (file, layout):
@@ -164,7 +173,7 @@ class Arrays:
 
     @contextmanager
     def _open_array(self, wanted: str | None = None) -> Generator[IO[bytes]]:
-        """Open the .npy file, or the array `wanted` of a .npz file; if None, the array of images."""
+        """Open the .npy file, or the array `wanted` of a .npz file, by default the array of images."""
         try:
             if not self._is_zip:
                 if not measure_file(self.path):

@@ -65,6 +65,7 @@ def load_cached(
     Raises:
         UserError: if no image can be used, the source changes while it is decoded, or the cache folder cannot
             be written.
+        NoSpace: if the disk is full.
     """
     root = cache_folder(cache)
     # A command that finds its images here writes nothing, which would remove them too.
@@ -123,14 +124,17 @@ def _name_folder(fingerprint: str, shape: tuple[int, int, int], kind: ValueType)
 
 
 def read_rejects(images: Images) -> list[Reject]:
-    """Return the files of the source that could not be used, with the reasons, sorted by name."""
+    """Return the files of the source that could not be used, with the reasons, sorted by name.
+
+    The list is empty if the images are not cached.
+    """
     if images.folder is None:
         return []
     return [Reject(**entry) for entry in json.loads((images.folder / _REJECTS).read_text("utf-8"))]
 
 
 def read_headers(images: Images) -> list[decode.Header]:
-    """Return the headers (N,) of the original image files."""
+    """Return the headers (N,) of the original image files; [] if the images are not cached."""
     if images.folder is None:
         return []
     return [
@@ -154,7 +158,7 @@ def _build(
     kept: Values,
     progress: Callable[[int], None],
 ) -> None:
-    """Decode all images of the source into the folder; after an error the folder does not exist."""
+    """Decode all images of the source into the folder; an error leaves the folder as it was before."""
     with temporary_folder(folder) as beside:
         path = beside / _PIXELS[kept.type]
         # Generated images, and those given from Python, have no files to compare with the survey.
@@ -234,7 +238,7 @@ def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int], kind: Val
 
 
 def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
-    """Rename a complete data set to its final folder; if that exists, replace it only if it is damaged."""
+    """Rename a complete data set to its final folder; replace an existing folder only if it is damaged."""
     try:
         publish_folder(beside, folder)
     except OSError as error:

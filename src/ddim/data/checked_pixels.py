@@ -63,6 +63,7 @@ class SealedPixels:
         dtype: the type of the values.
 
     Raises:
+        ValueError: if the number of hashes does not fit the shape.
         UserError: when damaged rows are read. The images are then decoded again when they are next opened.
     """
 

@@ -77,7 +77,7 @@ class Clusters:
 class ImageClusters:
     """The clusters of a set of images, and the centres that assign other images to them.
 
-    Clusters are numbered by their size, from the largest one.
+    `group_images` numbers clusters by their number of training images, from the largest one.
 
     Attributes:
         centres: (K, d) float64, the mean features of the images of each cluster.
@@ -142,8 +142,8 @@ class ImageClusters:
 def group_images(split: SplitImages, count: int, mirrored: bool, seed: int) -> ImageClusters:
     """Return the clusters of similar images; their centres depend on the training images alone.
 
-    If there are more than `ENOUGH` training images, k-means uses a random subset. Otherwise the order of the
-    training images makes no difference.
+    If there are more training images than `ENOUGH` allows, k-means uses a random subset. Otherwise the order
+    of the training images makes no difference.
 
     Args:
         split: the images.
@@ -152,7 +152,8 @@ def group_images(split: SplitImages, count: int, mirrored: bool, seed: int) -> I
         seed: the seed of the random numbers.
 
     Raises:
-        UserError: if there are fewer than two training images for each cluster, or too many equal ones.
+        UserError: if there are fewer than two training images for each cluster, fewer different ones than
+            clusters, or images that `compute_thumbnails` refuses.
     """
     train = split.train
     if len(train) < 2 * count:

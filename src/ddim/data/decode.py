@@ -108,7 +108,11 @@ def _open_file(data: bytes) -> Image.Image:
 
 @contextmanager
 def open_image(data: bytes) -> Generator[Image.Image]:
-    """Open an image and check its header; decoding errors inside the block become UnusableErrors."""
+    """Open an image until the end of a `with` block, and check its header.
+
+    Raises:
+        UnusableError: if the file is refused, or if it cannot be decoded in the block.
+    """
     if not data:
         raise UnusableError("an empty file")
     if len(data) > MAX_BYTES:

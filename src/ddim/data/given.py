@@ -43,11 +43,11 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
     Args:
         data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8, uint16 or floats in [0, 1]. A list or a
             `torch.utils.data.Dataset` is accepted too. Its items are images (C, H, W), (H, W, C) or (H, W),
-            or images of Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... If the
-            data set has an attribute `classes`, it names the classes. A split of a data set of Hugging Face
-            has images in its column `image` and class labels in `label`. The channels are on the first axis
-            if its length is 1, 3 or 4; else on the last axis if its length is 1, 3 or 4; else on the shortest
-            axis.
+            or images of Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... An
+            attribute `classes` of the data set names the classes. A split of a data set of Hugging Face has
+            images in its column `image` and class labels in `label`. The channels are on the first axis if
+            its length is 1, 3 or 4; else on the last axis if its length is 1, 3 or 4; else on the first or
+            the last axis if it is shorter than both other axes.
         values: "auto" rounds floats in [0, 1] to 8 bits if the images have 1, 3 or 4 channels; "float32"
             keeps floats of any range. 16-bit images, and images with other numbers of channels, are never
             rounded.

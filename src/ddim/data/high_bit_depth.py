@@ -42,7 +42,10 @@ _PNG_CHANNELS = {0: 1, 2: 3, 6: 4}
 
 
 def stored_type(header: Header) -> ValueType:
-    """Return the type in which the values of an image file are kept without loss."""
+    """Return the type in which the values of an image file are kept.
+
+    This is "uint8" for 32-bit integers too: their values are scaled to 8 bits.
+    """
     if header.format == ARRAY:
         return header.mode  # type: ignore[return-value]
     if header.format not in ("TIFF", "PNG"):
@@ -55,7 +58,8 @@ def stored_type(header: Header) -> ValueType:
 def read_any_header(data: bytes) -> Header:
     """Return the header of a file, without decoding its pixels; see `decode.read_header`.
 
-    Images with more than 8 bits have the mode "I;16" (integers) or "F" (floats), with any number of channels.
+    TIFF and PNG files of 16-bit integers have the mode "I;16", and TIFF files of floats have the mode "F",
+    with any number of channels. For arrays, see `ARRAY`.
 
     Raises:
         UnusableError: if the header is damaged or unsupported.
@@ -235,7 +239,9 @@ def _read_tiff(data: bytes) -> np.ndarray:
 
 
 def _open_series(data: bytes, *, decode: bool = False) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Return the shape (H, W, C) of the first image of a TIFF file, and its pixels if `decode`.
+    """Return the shape (H, W, C) of the first image of a TIFF file, and its pixels.
+
+    If `decode` is False, the pixels are not decoded, and the array is empty.
 
     The channels are the samples of each pixel. Pages are channels if tifffile calls the axis of the pages "C"
     (channels) or "Q" (unknown).

@@ -90,7 +90,7 @@ def names_repository(run: str | Path) -> bool:
 
 
 def is_commit(revision: str) -> bool:
-    """Return whether a revision is the whole name of a commit, whose files never change."""
+    """Return whether a revision is the full hash of a commit; the files of a commit never change."""
     return _COMMIT.fullmatch(revision) is not None
 
 
@@ -150,7 +150,8 @@ def find_file(repository: Repository, file: str, largest: int) -> HubFile:
 
     Raises:
         HubError: if there is no such repository, revision or file, or no connection and no copy.
-        UserError: if the file is larger than `largest`, or its size is unknown.
+        UserError: if the file is larger than `largest`, its size is unknown, or the package `huggingface_hub`
+            is not installed.
     """
     api = connect_to_hub(str(repository))
     from huggingface_hub import try_to_load_from_cache
@@ -174,7 +175,10 @@ def find_file(repository: Repository, file: str, largest: int) -> HubFile:
 
 
 def warn_of_copy(error: HubError, commit: str) -> None:
-    """Warn that the copy of a commit is used because of an error, unless the user asked for no connection."""
+    """Warn that a local copy of a commit is used, and name the error that is the reason.
+
+    There is no warning in the offline mode of `huggingface_hub`, which the user has chosen.
+    """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if not isinstance(error.__cause__, OfflineModeIsEnabled):
@@ -186,6 +190,7 @@ def list_files(repository: Repository) -> Listing:
 
     Raises:
         HubError: if there is no such repository or revision, or no connection.
+        UserError: if the package `huggingface_hub` is not installed.
     """
     api = connect_to_hub(str(repository))
     with explain_errors(repository):
@@ -199,6 +204,7 @@ def download_listed(repository: Repository, commit: str, file: str, size: int) -
 
     Raises:
         HubError: if the file cannot be downloaded, or its size is not `size`.
+        UserError: if the package `huggingface_hub` is not installed.
     """
     api = connect_to_hub(str(repository))
     with explain_errors(repository):
@@ -234,7 +240,8 @@ def download_part(
 
     Raises:
         HubError: if the file cannot be downloaded.
-        UserError: if the file is larger than `largest`, or its size is unknown.
+        UserError: if the file is larger than `largest`, its size is unknown, or the package `huggingface_hub`
+            is not installed.
     """
     api = connect_to_hub(str(repository))
     from huggingface_hub import try_to_load_from_cache

@@ -94,7 +94,7 @@ class SplitImages:
     vectors: ImageVectors | None = None
 
     def __repr__(self) -> str:
-        """Return one line: the images and the sizes of both parts."""
+        """Return one line: the images and the numbers of training and validation images."""
         return f"SplitImages({self.images}, {len(self.train):,} train, {len(self.validation):,} validation)"
 
 
@@ -109,7 +109,7 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
         seed: the seed with which validation images are drawn.
 
     Raises:
-        UserError: if no training image would be left, or `fraction` is not in [0, 1).
+        UserError: if `fraction` is not in [0, 1), or is above 0 although there is only one image.
     """
     if not 0 <= fraction < 1:
         raise UserError(f"data.validation must be at least 0 and less than 1, got {fraction}")

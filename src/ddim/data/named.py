@@ -220,7 +220,8 @@ def locate_archive(archive: Archive, copy: Path | None) -> Path:
             archive is not there, it is downloaded.
 
     Raises:
-        UserError: if there is no copy and the download fails; the message says where to put which file.
+        UserError: if `copy` does not hold the archive, or the download fails. The message says from which
+            address to get which file.
     """
     downloads = cache_folder() / "downloads"
     if copy is not None:

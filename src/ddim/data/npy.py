@@ -45,10 +45,11 @@ def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:
-    """Return the array in a .npy file of `size` bytes; this never allocates more than `size` bytes.
+    """Return the array in a .npy file; an array of more than `size` bytes is refused, and never allocated.
 
     Raises:
-        NotAnArrayError: for the reasons of `read_npy_header`, or if the file has too few bytes.
+        NotAnArrayError: for the reasons of `read_npy_header`, or if the array has more than `size` bytes or
+            the file is too short.
     """
     shape, fortran, dtype = read_npy_header(file)
     needed = math.prod(shape) * dtype.itemsize

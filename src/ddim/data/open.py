@@ -54,7 +54,8 @@ def open_images(
         progress: called with (done, total) while images are decoded.
 
     Raises:
-        UserError: if there is no such source, or no usable image in it.
+        UserError: if there is no such source, no usable image in it, or `size`, `channels` or `reading` has a
+            value that is not possible for these images.
     """
     check_size(size)
     if channels not in (None, 1, 3, 4):
@@ -118,12 +119,12 @@ def fingerprint_source(
 
 
 def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
-    """Return the source for a path, the name of a data set, "blossoms:COUNT" or "NAME:/path/to/copy".
+    """Return the source that a text names, such as a path or the name of a data set; see `open_images`.
 
     If a path with the given name exists, the path takes precedence.
 
     Raises:
-        UserError: if there is no such path or name; the message suggests a similar name.
+        UserError: if there is no such source. The message suggests a similar name if there is one.
     """
     if text in GIVEN:
         return GIVEN[text]

@@ -23,7 +23,7 @@ from ddim.files import measure_file
 
 SUFFIX = ".parquet"
 LARGEST_GROUP = 2**31
-"""The largest row group, in bytes of its columns after decompression; rows are read in parts of a group."""
+"""The largest row group of a file that is accepted, in bytes of its columns after decompression."""
 
 _IMAGES, _LABELS = ("image", "img", "bytes"), ("label", "labels", "class", "cls")
 _THRIFT = 2**26  # the largest text and the longest list in the description of a file
@@ -65,7 +65,7 @@ class Parquet:
         """Yield every image, named by its number, in a folder for its class; see `Source`.
 
         Raises:
-            UserError: if a file cannot be read, or its columns are not known.
+            UserError: if a file cannot be read, or has no column of images.
         """
         number = 0
         for path in self._files:
@@ -172,7 +172,10 @@ def _open_file(path: Path) -> Any:  # noqa: ANN401  (a file of an optional packa
 
 
 def _find_columns(schema: Any, path: Path) -> tuple[str, str | None]:  # noqa: ANN401
-    """Return the names of the image column and of the label column; None if there is no label column."""
+    """Return the names of the image column and of the label column.
+
+    The name of the label column is None if there is no such column, or its type cannot be used.
+    """
     import pyarrow.types as kinds
 
     possible = [

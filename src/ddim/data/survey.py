@@ -28,6 +28,7 @@ def survey_source(source: Source, root: Path) -> Survey:
 
     Raises:
         UserError: if the cache folder cannot be written.
+        NoSpace: if the disk is full.
     """
     if known := source.survey():
         return known
@@ -63,7 +64,10 @@ _NO_BOUNDS = (math.inf, -math.inf)
 
 
 def _read_all(source: Source) -> tuple[Survey, bool]:
-    """Return the survey of a source, and whether all its files could be read, or never can be."""
+    """Return the survey of a source, and whether it stays true as long as the files do not change.
+
+    It does not if a file could not be read because of a fault that may be temporary; see `Unreadable`.
+    """
     contents, tally = Contents(), Tally()
     count = others = 0
     for item in source.members((0, 0)):

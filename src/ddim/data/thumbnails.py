@@ -40,6 +40,9 @@ def compute_thumbnails(images: Images, which: np.ndarray) -> np.ndarray:
 
     Each cell is the mean of its pixels in linear light. Transparent pixels are composited on white. The
     thumbnail of a mirrored image is exactly the mirrored thumbnail.
+
+    Raises:
+        UserError: if the images do not have 8 bits and 1, 3 or 4 channels.
     """
     height, width, channels = images.pixels.shape[1:]
     if not images.values.eight_bits or channels not in PICTURE_CHANNELS:

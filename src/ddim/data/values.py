@@ -127,7 +127,8 @@ AS_FILES_SAY = Reading()
 def choose_range(low: float, high: float) -> tuple[float, float]:
     """Return the two values that become 0 and 1, for float images whose values lie in [low, high].
 
-    The result is (0, 1) if all values lie between 0 and 1, else (`low`, `high`).
+    The result is (0, 1) if all values lie between 0 and 1, else (`low`, `high`). If `low` and `high` are
+    equal, `low` + 1 replaces `high`, because the two values must differ.
     """
     if low >= 0 and high <= 1:
         return 0.0, 1.0

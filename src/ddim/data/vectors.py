@@ -108,12 +108,14 @@ def read_vectors(path: str | Path) -> VectorTable:
 
     Each row holds the numbers of one image, after the name of the image if the file has names.
 
-    If a cell of the first row is not a number, this row holds the column names. The first column holds the
-    names of the images if it is called "name", "image", "file", "filename" or "path", or if one of its cells
-    is not a number.
+    The first row holds the column names if a cell after its first cell is not a number. A first cell that is
+    not a number has the same effect only if it is the only cell of the row, or "name", "image", "file",
+    "filename" or "path". The first column holds the names of the images if its column name is one of these
+    five words, or if one of its cells below the column names is not a number.
 
     Raises:
-        UserError: if the file cannot be read, a cell is not a finite number, or rows have different lengths.
+        UserError: if the file cannot be read, is too large or holds no vectors, a cell is not a finite
+            number, rows have different lengths, or two rows have the same name.
     """
     heads, firsts, numbers = None, [], array("d")
     for row in _read_rows(Path(path)):

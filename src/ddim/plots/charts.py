@@ -308,9 +308,10 @@ def shorten_apart(names: Sequence[str], most: int) -> list[str]:
 
 
 def move_apart(places: Sequence[float], apart: float) -> list[float]:
-    """Return positions moved so that neighbours are at least `apart` from each other, in the given order.
+    """Return positions moved so that neighbours are at least `apart` from each other.
 
-    Positions that are too close form a group, which is spaced evenly around its mean.
+    The result has the order of `places`. Positions that are too close form a group, which is spaced evenly
+    around its mean.
     """
     order = sorted(range(len(places)), key=places.__getitem__)
     groups: list[tuple[list[int], float]] = []

@@ -88,7 +88,7 @@ Block = Heading | Text | Table | Picture | Strips | Folded | Code
 def check_page_path(out: str | Path) -> None:
     """Check that a page can be written to `out`, and that it would replace only an earlier page.
 
-    The images of a page lie in a folder beside it. If this folder exists, ddim must have written its page.
+    The images of a page lie in a folder beside it. If this folder exists, an earlier page must lie beside it.
 
     Raises:
         UserError: if `out` does not end in .html, its folder does not exist, or other files would be

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHEET = 800
-"""A sheet is enlarged to about this width or height in pixels."""
+"""A sheet is enlarged so that its longer side gets about this number of pixels."""
 
 LARGEST_ZOOM = 64
 """The largest factor by which pixels are enlarged."""
@@ -130,10 +130,12 @@ def sheet(
     Args:
         images: (B, C, H, W), (C, H, W) or a sequence of (C, H, W), in [0, 1] or uint8.
         columns: images per row, by default the square root of their number, rounded up.
-        zoom: the integer factor by which pixels are enlarged; by default the sheet gets about 800 pixels.
+        zoom: the integer factor by which pixels are enlarged, 1 to 64; by default the longer side of the
+            sheet gets about 800 pixels.
 
     Raises:
-        UserError: if there is no image, or a value is outside [0, 1] or NaN.
+        UserError: if there is no image, a value is outside [0, 1] or NaN, or `columns` or `zoom` is too small
+            or too large.
 
     Example:
         >>> ddim.sheet(ddim.sample("runs/photos-fast-1", n=16)).save("samples.png")
@@ -284,7 +286,8 @@ def save_film(
         zoom: see `enlarge`.
 
     Raises:
-        UserError: if there is no frame, `seconds` is not above 0, or the folder of `path` does not exist.
+        UserError: if there is no frame, `seconds` is not above 0, `zoom` is not in 1 ... 64, or the folder of
+            `path` does not exist.
     """
     if not frames or not seconds > 0:
         raise UserError(

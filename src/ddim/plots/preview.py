@@ -41,8 +41,8 @@ def render_preview(pixels: np.ndarray, columns: int) -> str:
     """Return an image (H, W, 1, 3 or 4) uint8 as text with at most `columns` characters per line.
 
     Each character shows two pixels: a half block in the colour of the upper pixel, on a background in the
-    colour of the lower pixel. Wider images are downsampled. Colours are exact if COLORTERM says that the
-    terminal supports this; otherwise the nearest of 216 colours is used.
+    colour of the lower pixel. Wider images are downsampled. Colours are exact if COLORTERM or WT_SESSION
+    says that the terminal supports this; otherwise the nearest of 216 colours is used.
     """
     pixels = blend_alpha(pixels)
     height, width = pixels.shape[:2]
@@ -64,7 +64,10 @@ def render_preview(pixels: np.ndarray, columns: int) -> str:
 
 
 def can_preview(stream: IO[str]) -> bool:
-    """Return whether the stream is a terminal with at least 256 colours, and NO_COLOR is not set."""
+    """Return whether the stream is a terminal that can show previews, and NO_COLOR is not set.
+
+    Such a terminal has at least 256 colours, and an encoding with half blocks.
+    """
     if os.environ.get("NO_COLOR") or not stream.isatty():
         return False
     try:

@@ -116,7 +116,7 @@ _BACKGROUND_ODDS = (0.5, 0.16, 0.14, 0.1, 0.1)
 
 
 def _sunlight(canvas: Canvas, random: np.random.Generator, light: float) -> None:
-    """Brighten the side of the image that is towards the light, and darken its corners."""
+    """Brighten the side of the image that is towards the light, and darken the corners of the image."""
     slope = random.uniform(0.0, 0.14)
     toward = canvas.x * math.cos(light) + canvas.y * math.sin(light)
     vignette = random.uniform(0.0, 0.12) * (canvas.x**2 + canvas.y**2)
