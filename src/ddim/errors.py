@@ -1,4 +1,4 @@
-"""Errors that a user can fix, each with the exit code of the command line.
+"""Errors of this package, each with its exit code on the command line, and checks that raise them.
 
 This module does not import torch.
 """
@@ -50,7 +50,10 @@ class FolderLocked(UserError):  # noqa: N818 (the name says what has happened)
 
 
 class NotFinite(RuntimeError):  # noqa: N818
-    """The loss or its gradient was not finite several times in a row, so training stopped."""
+    """Training stopped because its numbers are not finite.
+
+    The loss or its gradient was not finite several times in a row, or the weights are not finite at the end.
+    """
 
     exit_code = 1
 
@@ -145,7 +148,8 @@ def explain_os_error(error: OSError, what: str = "", advice: str = "") -> UserEr
 
     Args:
         error: the error of the system.
-        what: the start of the message: what cannot be done. By default, the path in `error` cannot be used.
+        what: the start of the message, a clause that says what cannot be done. By default, this clause says
+            that the path in `error` cannot be used.
         advice: what to do.
     """
     if isinstance(error, NoSpace):
@@ -251,13 +255,14 @@ def format_count(number: int, noun: str) -> str:
 
 
 def escape(text: str, kept: str = "") -> str:
-    r"""Return a text that cannot control a terminal: other characters are written as escapes, such as \x1b.
+    r"""Return the text with its characters that are not printable written as escapes, such as \x1b.
 
-    Names in files and archives can contain sequences that move the cursor, hide text or add lines.
+    The result cannot control a terminal. Names in files and archives can contain sequences that move the
+    cursor, hide text or add lines.
 
     Args:
         text: the text.
-        kept: characters that stay as they are, such as line breaks.
+        kept: characters that stay as they are although they are not printable, such as line breaks.
     """
     if text.isprintable():
         return text

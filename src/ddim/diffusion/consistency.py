@@ -17,7 +17,7 @@ from ddim.diffusion.time_sampling import NormalLogSNR, TimeSampling
 from ddim.errors import check_positive
 
 WIDER, FASTER = 8.0, 0.5
-"""The constants k and b of the paper: the gap, relative to tau, is wider at low noise than at high noise.
+"""The constants k and b of the paper. They make the gap, relative to tau, wider at low noise than at high.
 
 At the lowest noise this relative gap is 1 + k / 2 times as wide as at the highest. The paper has b = 1 for
 images with a standard deviation of 0.5, so b is 0.5 for a standard deviation of 1.

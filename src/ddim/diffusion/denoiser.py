@@ -19,7 +19,7 @@ from ddim.errors import UserError
 
 
 class Denoiser(Protocol):
-    """A model for samplers and losses: an object with a noise schedule, whose call returns a prediction."""
+    """A model for samplers and losses: it has a noise schedule, and when called, it returns a prediction."""
 
     @property
     def schedule(self) -> Schedule:
@@ -93,8 +93,9 @@ class Model(nn.Module):
     Args:
         net: a module or a function net(x, condition) -> F, with x (B, C, H, W) and condition (B,). Its output
             F has the shape of x, or twice the channels if the network also predicts a variance. If
-            `net.classes` is above 0, class labels (B,) are the third argument. Augmentation labels are passed
-            as `augment=` (B, n).
+            `net.classes` is above 0, class labels (B,) are the third argument. If `net.vector` is above 0,
+            vectors (B, d) are the third argument. This argument is None if no image has a label.
+            Augmentation labels are passed as `augment=` (B, n).
         schedule: the noise schedule, or its name, such as "cosine".
         predicts: the meaning of F: a parameterisation, or its name "velocity", "noise", "image", "edm",
             "score" or "flow".
@@ -102,7 +103,8 @@ class Model(nn.Module):
         shape: channels, height and width of the images.
 
     Raises:
-        UserError: if a name is unknown, or the log-SNR of the schedule does not fall from t = 0 to t = 1.
+        UserError: if a name is unknown, or a part is given as a class instead of an instance.
+        UserError: if the schedule returns no `Level`, or its log-SNR does not fall from t = 0 to t = 1.
 
     Example:
         >>> model = Model(net, Cosine(), predicts="velocity", shape=(3, 32, 32))
@@ -137,15 +139,15 @@ class Model(nn.Module):
         Args:
             x_t: noisy images (B, C, H, W).
             t: times: a number, a scalar tensor or (B,).
-            label: class labels (B,), -1 for no class, or vectors (B, d), NaN for no vector; None means no
-                label for all images.
+            label: class labels (B,), with -1 for no class, or vectors (B, d), with NaN for no vector. If
+                `label` is None, no image has a label.
             augment: augmentation labels (B, n); None or zeros mean no augmentation.
 
         Returns:
             Predicted clean images and noise, with the shape and dtype of x_t.
 
         Raises:
-            UserError: if the output of the network has another shape.
+            UserError: if the output of the network has neither the shape of x_t nor twice its channels.
         """
         t = as_double(t).expand(len(x_t))
         level = self.schedule(t)
@@ -250,8 +252,9 @@ class Labelled:
 class Counted:
     """A denoiser that counts evaluations of the inner denoiser: `evaluations` is the NFE so far.
 
-    Wrap the denoisers inside `Guided`. A `Counted` around `Guided` would count one evaluation for a guided
-    step, which evaluates the network twice.
+    With guidance, put one `Counted` around each denoiser inside `Guided`, not around `Guided`. A guided step
+    evaluates the network twice, but a `Counted` around `Guided` would count one evaluation.
+
     Before each evaluation, `watch` is called with the number of earlier evaluations.
     """
 

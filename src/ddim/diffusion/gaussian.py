@@ -11,7 +11,7 @@ from torch import Tensor
 from ddim.diffusion.schedules import Level
 
 _LEAST = 1e-12
-"""Smaller probabilities of a value are raised to this one: log 0 would make the loss infinite."""
+"""The least probability of an 8-bit value. It replaces smaller ones, whose logarithm may be -infinity."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Grid(Protocol):
         """Return decreasing times (steps,), float64.
 
         Raises:
-            UserError: if steps < 1, or the grid has no times for this number of steps and this schedule.
+            UserError: if steps < 1 or > 1,000,000, or the grid cannot place `steps` times on this schedule.
         """
         ...
 

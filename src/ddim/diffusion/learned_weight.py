@@ -28,8 +28,8 @@ class LearnedWeight:
     See Karras et al. 2024, eq. 14 and 15. At the optimum, exp(u) is the expected loss at a noise level. So
     all noise levels contribute equally (Kendall et al. 2018). u is trained beside the network, by Adam. Its
     gradient needs only the losses of the images. Here u is linear between knots; the paper has one layer on
-    Fourier features. Checkpoints hold u, and sampling does not use it. The weighted loss in the log tends to
-    1, so it does not show the progress of training; the validation errors show it.
+    Fourier features. Checkpoints hold u, and sampling does not use it. The weighted loss, which training
+    reports, tends to 1 and does not show the progress of training. The validation errors show this progress.
 
     Attributes:
         spacing: distance of the knots of u, in units of log-SNR.

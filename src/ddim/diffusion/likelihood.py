@@ -75,16 +75,18 @@ def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float 
     """Return decreasing times (steps,) for the variational bound.
 
     The times are in equal steps of log-SNR, from t = 1 to noise `LAST`. If the schedule is a table, they are
-    evenly spaced entries, because only entries are trained.
+    in equal steps of time, from t = 1 to 1 / steps. All these times are entries of the table if `steps`
+    divides the number of entries.
 
     Args:
         steps: number of times.
         schedule: the noise schedule.
         pixels: the map that defines the model units.
-        earliest: the smallest training time. If its noise is above `LAST`, the times end there.
+        earliest: the smallest training time. If its noise is above `LAST`, the times end at this time. It is
+            not used for a table.
 
     Raises:
-        UserError: if steps < 1.
+        UserError: if `steps` is not a whole number from 1 to 1,000,000.
     """
     if schedule.entries:
         return Uniform()(steps, schedule)
@@ -117,6 +119,7 @@ def bound_bits(
 
     Raises:
         UserError: if there are fewer than 2 times, or more than the schedule's table has entries.
+        UserError: if `variance` is "learned", but the network does not predict a variance.
     """
     if len(times) < 2:
         raise UserError(f"the bound needs at least 2 steps, got {len(times)}")
@@ -171,6 +174,7 @@ def flow_bits(
         Bits per dimension (B,).
 
     Raises:
+        UserError: if `steps` is not a whole number from 1 to 1,000,000.
         UserError: if the schedule has plateaus, or is a table whose `read` is "floor".
     """
     check_count("steps", steps)

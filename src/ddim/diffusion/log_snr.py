@@ -11,7 +11,7 @@ from ddim.diffusion.schedules import SCHEDULES, Level, Schedule, as_double
 from ddim.errors import UserError
 
 CLEANEST = 1e-3
-"""The time that replaces t = 0 if the image at t = 0 is clean: no network is evaluated on a clean image."""
+"""The time that replaces t = 0 if x_t at t = 0 is clean, as no network is evaluated on a clean image."""
 
 SLICES = 100_000
 """Number of equally spaced times that represent the uniform distribution."""
@@ -28,7 +28,8 @@ def check_schedule(schedule: Schedule) -> None:
     """Check a schedule that the user wrote: its log-SNR must fall from t = 0 to t = 1.
 
     Raises:
-        UserError: if it does not return a `Level` for each time, or its log-SNR rises or is NaN.
+        UserError: if the schedule does not return a `Level` for each time, or its log-SNR rises, is constant
+            or is NaN.
     """
     if type(schedule) in SCHEDULES.values():
         return
@@ -75,9 +76,9 @@ def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
 def plateaus(schedule: Schedule, least: float = 0.01) -> dict[float, float]:
     """Return the plateaus of a schedule as {log-SNR: share of times}, such as {-3.89: 0.38}.
 
-    A plateau is a noise level that a share of at least `least` of all times in [0, 1] has. Plateaus are
-    returned by increasing log-SNR. A continuous schedule has no plateaus. All times of a plateau train the
-    network on the same noise level.
+    A plateau is a noise level that many times have: at least the share `least` of all times in [0, 1]. The
+    plateaus are in the order of increasing log-SNR. A continuous schedule has no plateaus. All times of a
+    plateau train the network on the same noise level.
     """
     found, counts = schedule(midpoints()).log_snr.unique(return_counts=True)
     share = counts / SLICES

@@ -47,6 +47,9 @@ class Noise:
         """Draw standard normal noise with the shape, dtype and device of x (B, ...), for B seeds.
 
         The noise is drawn on the CPU, so that samples do not depend on the device.
+
+        Raises:
+            ValueError: if the number of images in x is not the number of seeds.
         """
         if len(x) != len(self.streams):
             raise ValueError(f"noise has {len(self.streams)} streams, but x holds {len(x)} images")

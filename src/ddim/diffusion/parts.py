@@ -28,7 +28,9 @@ OTHER_NAMES = {
 
 
 def suggest_part(word: str, possible: Iterable[str]) -> str:
-    """Return the end of a message about an unknown part, such as "; perhaps you meant ddim (euler)", or "".
+    """Return "; perhaps you meant NAME" for the end of an error message, or "" if no name is similar.
+
+    If the unknown name is similar to one in `OTHER_NAMES`, this name is added: "ddim (euler)".
 
     Args:
         word: the unknown name.

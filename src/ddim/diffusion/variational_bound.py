@@ -50,6 +50,9 @@ def step_bits(p: Prediction, x_t: Tensor, x0: Tensor, q: Posterior, variance: Va
         x0: clean images (B, C, H, W).
         q: the posterior of the step, () or (B,).
         variance: the variance of p(x_s | x_t).
+
+    Raises:
+        UserError: if `variance` is "learned", but the network does not predict a variance.
     """
     q = _over(q, x_t)
     mean, wanted = (q.x_weight * x_t + q.x0_weight * image for image in (p.x0, x0))
@@ -68,6 +71,9 @@ def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixe
         q: the posterior of the step, () or (B,).
         variance: the variance of p(x0 | x_t).
         pixels: the map that defines the model units.
+
+    Raises:
+        UserError: if `variance` is "learned", but the network does not predict a variance.
     """
     q = _over(q, x0)
     deviation = (_log_variance(p, q, "learned" if variance == "learned" else "large") / 2).exp()

@@ -60,15 +60,15 @@ class EDMWeight:
 
 @dataclass(frozen=True)
 class MinSNR:
-    """The squared error of the image has the weight min(SNR, gamma), whatever quantity the loss is on.
+    """The squared error of the image has the weight min(SNR, gamma) (Min-SNR-gamma, Hang et al. 2023).
 
-    Min-SNR-gamma (Hang et al. 2023). The squared error of another quantity is a known multiple of the squared
-    error of the image, and the weight is divided by this factor. The weight is min(SNR, gamma) / SNR on
-    noise, and min(SNR, gamma) / (SNR + 1) on the velocity of a variance-preserving schedule. The paper's
+    If the loss is the squared error of another quantity, this error is a known multiple of the squared error
+    of the image. The weight is then divided by this factor. For the noise, the weight is min(SNR, gamma) /
+    SNR. For the velocity of a variance-preserving schedule, it is min(SNR, gamma) / (SNR + 1). The paper's
     losses are squared errors; other losses get the same weights.
 
     Attributes:
-        gamma: the largest weight of the image; noise levels with a higher SNR do not weigh more.
+        gamma: the largest weight of the squared error of the image, used where the SNR is above gamma.
     """
 
     gamma: float = 5.0

@@ -37,7 +37,7 @@ def interpolate_latents(a: Tensor, b: Tensor, frames: int) -> Tensor:
     """Return interpolated latents (frames, C, H, W) from a to b, both (C, H, W); both ends are included.
 
     Raises:
-        UserError: if frames < 2.
+        UserError: if frames < 2, or the latents are opposite.
     """
     if frames < 2:
         raise UserError(f"an interpolation needs at least 2 frames, got {frames}")

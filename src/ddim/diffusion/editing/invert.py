@@ -24,8 +24,9 @@ from ddim.errors import UserError
 class Inverted(ShortRepr):
     """Latents (B, C, H, W) at the first time of the grid, and the accuracy of an exact inversion.
 
-    `residual` is the largest change of any pixel in the last iteration of any step, in model units. It is 0
-    if `exact` was off. `converged` says whether every step reached the tolerance.
+    `residual` is the largest change of any pixel in the last iteration of any step, in model units.
+    `converged` says whether every step reached the tolerance. If `exact` was off, `residual` is 0 and
+    `converged` is True.
     """
 
     latent: Tensor
@@ -114,6 +115,9 @@ def restore(denoise: Denoiser, latent: Tensor, times: Times) -> Tensor:
         denoise: the model.
         latent: the latents (B, C, H, W) at times[0].
         times: the decreasing times (N,) with which the latents were found.
+
+    Raises:
+        UserError: if the grid is empty.
     """
     times = as_double(times)
     end = last_state(DDIM()(denoise, latent, times, Noise(range(len(latent)))))

@@ -34,7 +34,7 @@ class RunErrors:
 class Warped:
     """A `Spacing` with equal steps of a smooth random function of time, which `seed` determines.
 
-    The lengths of neighbouring steps differ by a factor below 3. See `ddim.diffusion.grids`.
+    The lengths of neighbouring steps differ by a factor below 3.2. See `ddim.diffusion.grids`.
     """
 
     seed: int

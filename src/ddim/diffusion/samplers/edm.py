@@ -21,9 +21,10 @@ from ddim.errors import UserError
 class EDM(Sampler):
     """The EDM sampler, with Heun steps and churn (Karras et al. 2022, algorithms 2 and 3).
 
-    Its variable is sigma / alpha, so it works for any schedule. A step of order 2 evaluates the network
-    twice: at its start, and after the fraction `alpha` of its length. An `alpha` of 1 is Heun's method, 1/2
-    the midpoint method, 2/3 Ralston's method. Order 1 is Euler's method.
+    Its variable is sigma / alpha, the ratio of noise rate and signal rate, so it works for any schedule. A
+    step of order 2 evaluates the network twice: at its start, and after a fraction of its length. The field
+    `alpha` is this fraction, not the signal rate: 1 is Heun's method, 1/2 the midpoint method, 2/3 Ralston's
+    method. Order 1 is Euler's method.
 
     A grid of N times takes 2 (N - 1) network evaluations, or N - 1 for order 1. The final sample takes
     one more.

@@ -110,12 +110,13 @@ class UniPC(Sampler):
     `order` + 1, but at most 3, because the first step limits it. A grid of N times takes N - 1 network
     evaluations; the final sample takes one more.
 
-    `variant` is the paper's B(h): "bh1" is h, "bh2" is e^h - 1. It matters only for steps that use exactly
-    two predictions. With more predictions B(h) cancels.
+    `variant` is the paper's B(h): "bh1" is h, "bh2" is e^h - 1, which becomes 1 - e^(-h) for predictions of
+    clean images. It matters only for steps that use exactly two predictions. With more predictions B(h)
+    cancels.
 
     Attributes:
         order: number of predictions that the predictor uses.
-        variant: the paper's B(h): "bh1" is h, "bh2" is e^h - 1.
+        variant: the paper's B(h): "bh1" is h, "bh2" is 1 - e^(-h).
     """
 
     order: int = 3
@@ -170,8 +171,8 @@ def exponential_step(
         then: the scalar noise level to which x is moved.
         eta: the amount of noise, as in `DPMSolver`.
         variant: B(h) of `UniPC`. With two predictions, the slope of the polynomial has the weight B(h) / 2,
-            as in both papers. Here B(h) is h for "bh1" and 1 - e^(-(1 + eta) h) for "bh2". Both have errors
-            of order h^3.
+            as in the papers of DPM-Solver++ and UniPC. Here B(h) is h for "bh1" and 1 - e^(-(1 + eta) h) for
+            "bh2". With either variant, the error is of order h^3.
 
     Returns:
         The images (B, C, H, W) at noise level `then`.

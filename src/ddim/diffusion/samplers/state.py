@@ -52,7 +52,7 @@ class Sampler(Protocol):
     def evaluations(self, levels: int) -> int:
         """Return the number of network evaluations of a sampling run; `final_sample` is included.
 
-        `levels` is the number of different noise levels of the grid.
+        `levels` is the number of times of the grid. Their noise levels are assumed to be all different.
         """
         return levels
 

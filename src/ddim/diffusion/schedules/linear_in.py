@@ -1,4 +1,4 @@
-"""The seven schedules of Béres' clear-diffusion-keras: one quantity of the noise level is linear in t."""
+"""The seven schedules of Béres' clear-diffusion-keras, in which a quantity is linear or quadratic in t."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ The quantities are sigma^2, atan(sigma / alpha), the log-SNR itself, log sigma^2
 
 @dataclass(frozen=True)
 class LinearIn:
-    """A `quantity` of the noise level is linear in t, from log-SNR `start` to `end`; alpha^2 + sigma^2 = 1.
+    """A quantity of the noise level is linear or quadratic in t, from log-SNR `start` to log-SNR `end`.
 
-    `quantity` chooses one of Béres' seven schedules (clear-diffusion-keras 2022):
+    At every time, alpha^2 + sigma^2 = 1. `quantity` chooses one of Béres' seven schedules
+    (clear-diffusion-keras 2022):
 
     - "noise_power": sigma^2 is linear in t.
     - "angle": atan(sigma / alpha) is linear, as in the cosine schedule.
@@ -51,7 +52,8 @@ class LinearIn:
     - "signal_step": log alpha^2 is a parabola in t, flat at t = 0, close to DDPM's linear beta.
 
     Attributes:
-        quantity: which quantity of the noise level is linear in t.
+        quantity: which quantity of the noise level is linear in t, or quadratic in t for "noise_step" and
+            "signal_step".
         start: log-SNR at t = 0.
         end: log-SNR at t = 1.
     """

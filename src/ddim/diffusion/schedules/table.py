@@ -90,7 +90,7 @@ class _Table:
 
     @cached_property
     def powers(self) -> Tensor:
-        """Signal powers alpha_i^2 (entries,), decreasing, float64."""
+        """Signal powers alpha_i^2 (entries,), never increasing, float64."""
         powers = (1 - self._betas()).cumprod(0)
         if self.clip == "powers":
             return powers.clamp(self.min_signal, self.max_signal)
