@@ -116,17 +116,18 @@ ZOOM = "factor by which pixels are enlarged in sheets, strips and films (default
 
 
 FIRST_SIGNAL = 128
-"""A command that signal N stopped has exit code 128 + N."""
+"""If signal N stops a command, the exit code is 128 + N."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code.
 
-    The exit code is 0 for success, 1 for an internal error, 2 for a mistake of the user, 3 for a full disk, 4
-    if another process trains in the run folder, and 128 + N after signal N.
+    The exit code is 0 for success, 2 for a mistake of the user, and 3 for a full disk. It is 4 if another
+    process trains in the run folder or writes into the output folder, and 128 + N after signal N. It is 1 for
+    an internal error, a loss that is not finite, a full memory, a lost process, or failed trials of a sweep.
 
-    Without `argv`, the arguments of this process are used. After a signal, the process then ends without
-    waiting for its threads.
+    Without `argv`, the arguments of this process are used. In this case, the process ends after a signal
+    without waiting for its threads.
     """
     if argv is None:
         # Only the program `ddim` itself changes environment variables, not a caller that gives `argv`.

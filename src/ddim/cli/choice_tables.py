@@ -22,7 +22,7 @@ def parse_choices(given: Mapping[str, str]) -> dict[str, Any]:
     """Return the values of options such as --steps 10,20: a value or a list of values, keyed by name.
 
     Raises:
-        UserError: if an option takes numbers, and a value is not a number.
+        UserError: if a number or an interval cannot be read, or brackets do not match.
     """
     return {name: _parse(name, text) for name, text in given.items()}
 

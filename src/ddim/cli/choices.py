@@ -12,13 +12,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def read_registry(module: str, registry: str) -> dict[str, str]:
-    """Return the first lines of the docstrings of the classes in a registry, without importing its module.
+    """Return the first lines of the docstrings in a registry, without importing its module.
 
-    The registry is a dictionary literal {name: class} in the source of the module.
+    The registry is a dictionary literal in the source of the module; its values are classes or functions.
 
     Args:
         module: the module's name within the package, such as "diffusion.samplers".
-        registry: the dictionary's name, such as "SAMPLERS"; its values are names of classes or functions.
+        registry: the dictionary's name, such as "SAMPLERS".
 
     Returns:
         The first line of the docstring of each value, without the full stop, keyed as in the registry.

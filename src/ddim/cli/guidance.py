@@ -26,7 +26,7 @@ guidance makes samples more typical and less varied; each guided step evaluates 
 LABEL_FREE = """
 guidance, with a weaker model, such as RUN/guide:
   --guidance 2 --guide-with @guide, as in `ddim sample`; each guided step evaluates two networks"""
-"""The end of the help of commands that use no class label."""
+"""A text about guidance for the help of commands without the option --label."""
 
 
 def add_guidance_options(
@@ -62,7 +62,11 @@ def add_guidance_options(
 
 
 def take_guidance(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of guidance, keyed by `NAMES`."""
+    """Return the options of guidance, keyed by `NAMES`.
+
+    Raises:
+        UserError: if the interval cannot be read.
+    """
     interval = None if args.guidance_interval is None else parse_interval(args.guidance_interval)
     return dict(zip(NAMES, (args.guidance, interval, args.guide_with), strict=True))
 

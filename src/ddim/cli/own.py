@@ -48,7 +48,7 @@ def take_own(words: list[str]) -> list[str]:
     """Load the parts that `--own FILE.py` or `--own FILE.py:NAME` names; return all other words.
 
     Raises:
-        UserError: if --own has a text of another form, or a file cannot be run.
+        UserError: if --own has a text of another form, or a file cannot be run or has no such name.
     """
     rest, following = [], iter(words)
     for word in following:
@@ -67,7 +67,11 @@ def take_own(words: list[str]) -> list[str]:
 
 
 def name_own_parts(fields: dict[str, str]) -> dict[str, str]:
-    """Load each part that a field names as FILE.py:NAME; return all fields, with the names of the parts."""
+    """Return the fields, with each value FILE.py:NAME replaced by the name of the part that it loads.
+
+    Raises:
+        UserError: if a part cannot be loaded.
+    """
     return {path: _give([load_own(text)]) if names_own(text) else text for path, text in fields.items()}
 
 
@@ -84,7 +88,7 @@ def load_callback(text: str) -> Any:  # noqa: ANN401 (a Callback)
     NAME is an instance, or a class that needs no arguments. For a class, a new instance is returned.
 
     Raises:
-        UserError: if NAME is not a callback.
+        UserError: if NAME cannot be loaded or is not a callback.
     """
     from ddim.training import Callback
 

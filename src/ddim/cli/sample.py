@@ -154,8 +154,11 @@ def run(args: argparse.Namespace) -> int:
 def read_vector(args: argparse.Namespace) -> tuple[list[float] | Path | None, int | None]:
     """Return the vector or the file of vectors that the options give, and the number of vectors in the file.
 
+    The first value is None without --vector and --vectors. The second value is None without --vectors.
+
     Raises:
-        UserError: if --vector is not a list of numbers, or two of --label, --vector and --vectors are given.
+        UserError: if --vector is not a list of numbers, the file cannot be read, or two of --label, --vector
+            and --vectors are given.
     """
     given = [name for name in ("label", "vector", "vectors") if getattr(args, name) is not None]
     if len(given) > 1:
@@ -181,7 +184,8 @@ def parse_seeds(text: str | None, n: int | None, first: int | None) -> list[int]
         first: the first seed, 0 if None; it must be None if `text` is given.
 
     Raises:
-        UserError: if the list cannot be read or names a seed twice, or if `n` or `first` is given too.
+        UserError: if the list cannot be read or names a seed twice, if `n` or `first` is given with the list,
+            or if `n` is not from 1 to a million.
     """
     if text is None:
         n = 16 if n is None else n

@@ -25,7 +25,9 @@ MOST = 64
 REPORT_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 )
-"""The content security policy of a report: one file with its style and pictures inside, without scripts."""
+"""The content security policy of a report. A report is one file that contains its style and its pictures, and
+no scripts.
+"""
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,10 @@ class DataSet:
 def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
     """Return the image sets, each with its source for `ddim train`, keyed by id.
 
-    These are the built-in set, the folder itself, its subfolders, and its archives, arrays and parquet files.
-    Without a folder (None) the page may not train, and the list is empty.
+    These are the built-in set, and the subfolders, archives, arrays and parquet files of the folder. The
+    folder itself is listed if it has images, subfolders or parquet files. Links are left out.
+
+    Without a folder (None) the page may not train, and the result is empty.
     """
     if folder is None:
         return {}

@@ -22,10 +22,10 @@ from ddim.web.worker_process import Monitor
 
 
 def explain_recipe(task: RecipeTask, _monitor: Monitor) -> dict[str, Any]:
-    """Return the fields of a recipe, each with its value, its value in the named recipe, and a sentence.
+    """Return the fields of a recipe, each with the entries of `ddim.web.explainer.Field`.
 
-    If a recipe has the user's own components, the sentences are missing, because this process does not load
-    the user's code.
+    The sentences about the fields are "" if the recipe cannot be loaded. For example, this process does not
+    load components that the user wrote.
     """
     recipe = task.recipe
     own = flatten_as_text(recipe)

@@ -17,7 +17,15 @@ RECIPES_KEPT = 256
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a recipe: its value, its value in the named recipe, and a sentence about the field."""
+    """A field of a recipe.
+
+    Attributes:
+        field: the path of the field, such as "optim.lr".
+        value: the value of the field in this recipe, as text.
+        named: the value of the field in the built-in recipe of the same name, or None.
+        differs: whether `value` differs from the built-in recipe; False without such a recipe.
+        help: a sentence about the field, or "".
+    """
 
     field: str
     value: str
@@ -35,12 +43,20 @@ class Explainer:
         self._fields: dict[str, list[Field]] = {}
 
     async def list_choices(self) -> Mapping[str, Any]:
-        """Return the named recipes, their fields, the samplers and the grids."""
+        """Return the named recipes, their fields, the samplers and the grids.
+
+        Raises:
+            Refused: if the worker cannot answer.
+        """
         self._choices = self._choices or await self._worker.ask(ChoicesTask())
         return self._choices
 
     async def list_fields(self, recipe: Mapping[str, Any]) -> list[Field]:
-        """Return the fields of a recipe, each with a sentence about it."""
+        """Return the fields of a recipe, each with a sentence about it.
+
+        Raises:
+            Refused: if the worker cannot answer.
+        """
         key = json.dumps(recipe, sort_keys=True)
         if key not in self._fields:
             found = await self._worker.ask(RecipeTask(as_plain(recipe)))

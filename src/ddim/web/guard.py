@@ -1,7 +1,8 @@
 """Check every request before the application gets it.
 
-It checks the name of the host, the origin, the token and the size of the body, cuts off slow clients, adds
-the security headers, turns every fault into one sentence, and writes the log line.
+`Guard` checks the host name, the origin, the token and the size of the body. It cuts off slow clients and
+adds the security headers to each answer. It answers an unexpected error with one sentence, and logs each
+request.
 """
 
 from __future__ import annotations
@@ -192,7 +193,11 @@ class _Connection:
         self._until = time.monotonic() + self.limits.body_seconds
 
     async def receive(self) -> Message:
-        """Return the next message of the client. Until the body is complete, the time to wait is limited."""
+        """Return the next message of the client. Until the body is complete, the time to wait is limited.
+
+        Raises:
+            Refused: if the body comes too slowly or is too large.
+        """
         if self._whole:
             return await self._receive()
         try:

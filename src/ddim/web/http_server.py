@@ -44,8 +44,8 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
             super().connection_lost(exc)
 
         def send_400_response(self, msg: str) -> None:
-            """Answer bytes that are not HTTP, or headers that are too long, in the form of all
-            other errors.
+            """Send the error answer, as JSON like all other errors, to a client whose request is not
+            HTTP or has too long headers.
             """
             content = b'{"error":"this is no HTTP request, or its head is too long"}'
             if self.transport is not None and not self.transport.is_closing():

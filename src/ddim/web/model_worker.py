@@ -28,7 +28,7 @@ class Job:
         number: identifies the job in messages.
         task: the task.
         client: the address of the client.
-        ahead: number of jobs in the queue before it.
+        ahead: number of jobs before this one, the running job included.
         step: the latest preview, None before the first one.
         result: the result, None until the job is done.
         failure: why it failed, None if it did not.
@@ -117,7 +117,7 @@ class ModelWorker:
         """Return the result of a quick task, which does not wait in the queue.
 
         Raises:
-            Refused: if the task fails.
+            Refused: if the task fails, or the worker cannot be started or does not answer in time.
         """
         job = self._enter(task, "")
         try:

@@ -35,7 +35,7 @@ _WORK: dict[type[tasks.Task], Callable[[Any, Monitor], dict[str, Any]]] = {
 
 
 def perform_task(task: tasks.Task, monitor: Monitor) -> dict[str, Any]:
-    """Return the result of a task, as JSON.
+    """Return the result of a task, as a dictionary that JSON can express.
 
     Raises:
         UserError: if the task cannot be done.
@@ -46,10 +46,10 @@ def perform_task(task: tasks.Task, monitor: Monitor) -> dict[str, Any]:
 
 
 def set_memory_limit() -> None:
-    """Limit the memory of this process, so that an allocation that is too large fails with an error.
+    """Limit the memory of this process to that of the machine, so that a larger allocation raises an error.
 
     Without the limit the system would kill the whole process. A recipe from somebody else can contain a
-    network of any size.
+    network of any size. With CUDA, or on a system without `os.sysconf`, no limit is set.
     """
     if torch.cuda.is_available() or not hasattr(os, "sysconf"):
         return

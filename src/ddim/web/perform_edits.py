@@ -23,9 +23,12 @@ from ddim.web.worker_process import Monitor
 
 
 def edit_run(task: tasks.EditTask, monitor: Monitor) -> dict[str, Any]:
-    """Edit images with a run, as the command of the same name does; return a description of the results.
+    """Edit images with a run, as the command `task.kind` does, and return a description of the results.
 
     The files of the results are written into the folder of the task.
+
+    Raises:
+        UserError: if the task cannot be done.
     """
     folder = Path(task.folder)
     try:
@@ -74,8 +77,8 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
 def _write_inputs(task: tasks.EditTask, folder: Path, pipeline: LoadedRun, monitor: Monitor) -> list[Path]:
     """Write the images that the edit starts from into the folder of the task, and return their paths.
 
-    An image that is given by its seed is sampled, as `ddim sample` does. An upload is copied, so that the
-    archive of the result contains it.
+    Uploads and the mask are copied, so that the archive of the result contains them; the path of the mask is
+    not returned. Seeds are sampled, as `ddim sample` does. An interpolation between seeds writes no images.
     """
     files = []
     for k, upload in enumerate(task.images):

@@ -25,7 +25,11 @@ MOST = 1000
 
 
 def check_upload(task: tasks.UploadTask, _monitor: Monitor) -> dict[str, Any]:
-    """Decode an image within the limits of the project, and return its width and height."""
+    """Check that an uploaded image can be decoded, and return its width and height.
+
+    Raises:
+        UserError: if the image cannot be used.
+    """
     try:
         data = Path(task.file).read_bytes()
         header = read_any_header(data)
@@ -88,6 +92,10 @@ def _describe_rank(row: Ranked, metric: str) -> dict[str, Any]:
 
 
 def check_request(task: tasks.TrainingTask, _monitor: Monitor) -> dict[str, Any]:
-    """Check that a training can start with these fields, and return the name of its recipe."""
+    """Check that a training can start with these fields, and return the name of its recipe.
+
+    Raises:
+        UserError: if the recipe or a field cannot be used.
+    """
     recipe = Request(task.recipe, task.fields).build_recipe()
     return {"recipe": recipe.name}

@@ -45,7 +45,7 @@ class Pipelines:
 
 
 def _stamp_run(run: Path) -> tuple[tuple[str, int], ...]:
-    """Return values that change if a run gets a new checkpoint or new search results."""
+    """Return values that change if the checkpoints or the run.json of a run change."""
     folders = [path for path in (run / "checkpoints").glob("*") if path.is_dir()]
     return tuple(sorted((path.name, _when_changed(path)) for path in [*folders, run / RUN]))
 
@@ -64,6 +64,9 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
     """Sample a run as `ddim sample` does, and return a description of the result.
 
     The files of the result are written into the folder of the task.
+
+    Raises:
+        UserError: if the task cannot be done.
     """
     unknown = [name for name in task.fields if name.split(".")[0] not in SAMPLING_FIELDS]
     if unknown:

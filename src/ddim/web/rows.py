@@ -30,7 +30,7 @@ class Row:
     """A run in the list of runs.
 
     Attributes:
-        id: the path below the folder of the runs, with ~ in place of /.
+        id: the id of the run, see `name_id`.
         name: the name that the page shows.
         sweep: the id of its sweep, or None.
         state: see `ddim.experiments.index.STATES`.
@@ -38,13 +38,13 @@ class Row:
         recipe: the name of the recipe.
         data: the name of the images.
         size: height and width in pixels.
-        classes: number of classes that the network was given, 0 without labels.
+        classes: number of classes in the training, 0 without labels.
         parameters: number of weights of the network.
         images: training images seen so far.
         total: training budget in images, None if it is not known yet.
         seconds_left: estimated seconds of training that remain, None if they are not known.
         errors: the latest validation errors, keyed by name.
-        metrics: the metrics of the latest comparable evaluation, keyed by name.
+        metrics: the metrics of the latest comparable evaluation, else of the latest one, keyed by name.
         comparable: whether the metrics can be ranked with those of most other runs.
         changed: when the run last wrote, in seconds since 1970.
         sheet: the address of its latest sheet of samples, or None.

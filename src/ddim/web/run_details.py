@@ -98,7 +98,11 @@ class KidPoint:
 
 @dataclass(frozen=True)
 class NoiseErrors:
-    """The latest validation errors at each log-SNR; null where a validation has no value."""
+    """The errors of the latest validations at each log-SNR.
+
+    `values` has one list for each validation, oldest first. The list has one error for each log-SNR in
+    `labels`, or null if the validation has no value there.
+    """
 
     labels: list[str] = field(default_factory=list)
     values: list[list[float | None]] = field(default_factory=list)
@@ -106,7 +110,11 @@ class NoiseErrors:
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of a training. Each list has one entry for each line of the log; null means no value."""
+    """The curves of a training.
+
+    `images`, `loss` and each list in `errors` have one entry for each line that `read_curves` takes from the
+    log; null means no value. `kid` has one entry for each KID in the log.
+    """
 
     images: list[int]
     loss: list[float | None]

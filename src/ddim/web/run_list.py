@@ -17,7 +17,10 @@ from ddim.runs.log import METRICS
 from ddim.web.rows import Row, Sweep, make_row, name_id
 
 SHARE = 0.01
-"""The largest share of the time that is spent on reading files while somebody looks at the page."""
+"""The largest share of the time that the search for runs takes while somebody looks at the page.
+
+Reading the files of running runs takes at most the same share again.
+"""
 EVERY = 2.0
 """The least number of seconds between two readings of the files."""
 LARGEST = {RUN: 16 * 2**20, METRICS: 128 * 2**20, "sweep.json": 64 * 2**20}

@@ -41,7 +41,9 @@ class GuidedBody(Body):
 
     @property
     def evaluations(self) -> int:
-        """The number of network evaluations of a sampling step: two with guidance, else one."""
+        """Roughly the number of network evaluations of a sampling step: two if the request sets guidance,
+        else one.
+        """
         return 1 if self.guidance in (None, 1) else 2
 
 

@@ -162,7 +162,11 @@ _UPLOAD_BODY = {
 
 
 async def answer_file(store: ResultStore, own: str, name: str) -> Response:
-    """Return an answer that contains a file of a result."""
+    """Return an answer that contains a file of a result.
+
+    Raises:
+        Refused: if there is no such file, or it has been removed.
+    """
     path = store.find(own, name)
     try:
         content = await asyncio.to_thread(path.read_bytes)
@@ -179,10 +183,10 @@ def wants_events(request: Request) -> bool:
 
 
 async def _find_ready(feed: RunFeed, own: str) -> ListedRun:
-    """Return the run with the id `own`, if it can be sampled.
+    """Return the run with the id `own`, if its training has begun.
 
     Raises:
-        Refused: if there is no such run, or it is damaged or has no checkpoint yet.
+        Refused: if there is no such run, or it is damaged or has not begun.
     """
     known = await feed.find_run(own)
     if known.row.state == "damaged" or not known.run.facts or known.row.size is None:
@@ -220,7 +224,9 @@ async def _make(services: Services, request: Request, build: Callable[[Path], Ta
 
 
 async def wait_for_job(worker: ModelWorker, job: Job, request: Request) -> bool:
-    """Wait until a job has ended; if its client leaves first, cancel it and return False."""
+    """Wait until a job has ended, and return True. If its client leaves first, cancel the job and return
+    False.
+    """
     leaving = asyncio.create_task(wait_until_left(request.receive))
     ending = asyncio.create_task(job.ended.wait())
     try:

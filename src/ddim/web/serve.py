@@ -32,8 +32,8 @@ def serve(  # noqa: PLR0913 (the choices of a user)
         opening: whether to open the page in a browser.
 
     Raises:
-        UserError: if a folder does not exist, the port is taken, the token is missing or weak, or the extra
-            `web` is not installed.
+        UserError: if a folder does not exist, the address or port cannot be used, the token is missing or
+            weak, or the extra `web` is not installed.
     """
     settings = check_settings(folder, host, port, token, data)
     for package in ("fastapi", "uvicorn"):

@@ -22,7 +22,7 @@ class Limits:
     Attributes:
         images: number of images of one request.
         steps: sampling steps of one request.
-        work: images times steps times network evaluations for each step times pixels of one request.
+        work: product of images, steps, network evaluations per step and pixels per image, of one request.
         waiting: requests that wait for the worker.
         per_client: requests of one client that wait for the worker or use the worker.
         job_seconds: seconds that the worker may take for one request; after them the worker is restarted.
@@ -95,8 +95,8 @@ def check_token(token: str | None, host: str) -> None:
     """Check that a server that other machines can reach has a token that nobody can guess.
 
     Raises:
-        UserError: if the token is missing or too short, or has characters that a header or cookie cannot
-            contain.
+        UserError: if the token is missing, is too short, has too few different letters, or has characters
+            that a header or cookie cannot contain.
     """
     fresh = f"for example this new one: --token {secrets.token_urlsafe(24)}"
     if token is None:

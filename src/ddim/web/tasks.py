@@ -53,11 +53,11 @@ class EditTask:
         folder: the output folder, which is new or empty.
         kind: "vary", "interpolate", "inpaint" or "invert".
         images: files of uploaded images.
-        seeds: for an interpolation of samples, two seeds, else [].
+        seeds: the seeds of the samples that are edited; [] if all images are uploads.
         mask: the file of the mask of "inpaint", or None.
         n: number of results of "vary" and "inpaint", number of frames of "interpolate".
         seed: the first seed of "vary" and "inpaint".
-        steps: number of times in the grid.
+        steps: sampling steps.
         strength: the time up to which "vary" adds noise.
         resample: how often "inpaint" repeats each step.
         exact: whether "invert" solves each step exactly, by fixed-point iteration.
@@ -122,8 +122,9 @@ class CompareTask:
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """Check that a training can start with a recipe and fields (text keyed by path). Does not wait in the
-    queue.
+    """Check that a training can start with a recipe and fields (text keyed by path).
+
+    The task does not wait in the queue.
     """
 
     recipe: str
@@ -132,14 +133,14 @@ class TrainingTask:
 
 @dataclass(frozen=True)
 class RecipeTask:
-    """Explain the fields of a recipe. Does not wait in the queue."""
+    """Explain the fields of a recipe. The task does not wait in the queue."""
 
     recipe: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ChoicesTask:
-    """List the recipes, their fields, the samplers and the grids. Does not wait in the queue."""
+    """List the recipes, their fields, the samplers and the grids. The task does not wait in the queue."""
 
 
 Task: TypeAlias = (

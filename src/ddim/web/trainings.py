@@ -114,7 +114,8 @@ class Trainings:
         """Resume a run; `minutes` extends it beyond its plan.
 
         Raises:
-            Refused: if the training fails at its start; the sentence is the error of `ddim train`.
+            Refused: if the server may not train, too many trainings run, or the system starts no process; or
+                if the training fails at its start, with the error of `ddim train`.
         """
         self._check_free()
         more = [] if minutes is None else [f"--more={minutes:g}"]

@@ -1,7 +1,8 @@
 """The worker process: it loads models and does the tasks of the server, one after another.
 
-It reads messages from standard input and writes messages to standard output, one JSON document per line. It
-ends when the server ends, because its standard input is then closed.
+It does quick tasks (`QUICK`) immediately, even while it does another task. It reads messages from standard
+input and writes messages to standard output, one JSON document per line. It ends when the server ends,
+because its standard input is then closed.
 """
 
 from __future__ import annotations
@@ -22,12 +23,18 @@ from ddim.nn.cores import wait_briefly
 from ddim.web.tasks import QUICK, Message, decode_task
 
 PREVIEW_SECONDS = 0.05
-"""The least time between two previews; more would only fill the connection."""
+"""The least time between two previews, in seconds; more previews would only fill the connection."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A preview: a PNG sheet of some images of the result, the index of the first, and its columns."""
+    """A preview: a PNG sheet of some images of the result.
+
+    Attributes:
+        png: the sheet.
+        first: the index in the result of the first image of the sheet.
+        columns: number of columns of the sheet.
+    """
 
     png: bytes
     first: int
@@ -39,7 +46,7 @@ class Cancelled(Exception):  # noqa: N818 (an event)
 
 
 class Monitor:
-    """Connects one task with the server: sends its previews, and stops it if the server cancelled it."""
+    """Sends the previews of one task to the server, and stops the task if the server cancelled it."""
 
     def __init__(self, number: int, send: Callable[[Message], None], cancelled: threading.Event) -> None:
         self._number, self._send, self._cancelled = number, send, cancelled
