@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm (Ioffe & Szegedy 2015) over the batches of all processes of a training.
+    """Batch norm (Ioffe & Szegedy 2015) over the whole batch, of which each process of a training has a part.
 
     Unlike `torch.nn.SyncBatchNorm` it works on a CPU too. All processes must have the same number of images.
 

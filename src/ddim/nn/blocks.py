@@ -63,6 +63,7 @@ class Dropout(nn.Dropout):
 
     Attributes:
         rows: index of each image in the batch of the step, (B,) int64; training sets it, see `number_rows`.
+            None means 0 to B - 1.
     """
 
     rows: Tensor | None = None
@@ -149,7 +150,10 @@ def _mix(x: Tensor) -> Tensor:
 
 
 EXPLICIT_PIXELS = 512
-"""Largest number of pixels for which attention in bf16 on a CPU computes the full matrix of scores."""
+"""Largest number of tokens for which attention in bf16 on a CPU computes the full matrix of scores.
+
+In a U-Net each pixel is a token.
+"""
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:

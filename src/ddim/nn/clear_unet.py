@@ -38,7 +38,7 @@ class ClearUNetSpec:
 
     Attributes:
         widths: channels of each stage, from full resolution down to the lowest resolution.
-        attention: whether each stage has self-attention after its blocks.
+        attention: whether each stage has self-attention, after each of its blocks.
         depth: blocks per stage, on the way down and on the way up.
         stem: channels of the first convolution.
         patch: side, in pixels, of the patches of the first and the last convolution.

@@ -15,7 +15,7 @@ An idle desktop uses about this much.
 
 
 SPINS = "3000"
-"""How often a waiting thread of libgomp looks for work before it sleeps; this takes less than 0.1 ms."""
+"""How many times a waiting thread of libgomp looks for work before it sleeps; this takes under 0.1 ms."""
 
 
 def wait_briefly() -> None:
@@ -58,8 +58,8 @@ def choose_threads(cores: int, others: float) -> int:
 class CoreMeter:
     """Measures how many cores other programs use, on average since its creation or its last `restart`.
 
-    On systems without /proc/stat it measures 0. Processes with a lower priority than this process do not
-    count, because they leave it the cores that it needs.
+    On systems without /proc/stat it measures 0. Processes of low priority (nice above 0) leave this process
+    the cores that it needs, so they do not count. They do count if this process has a low priority too.
     """
 
     def __init__(self) -> None:

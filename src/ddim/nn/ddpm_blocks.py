@@ -87,8 +87,8 @@ class AttentionBlock(nn.Module):
 class Downsample(nn.Conv2d):
     """A 3x3 convolution of stride 2.
 
-    Its input is padded with zeros on all sides. If `same` is set, it is padded only at the bottom and right,
-    as in TensorFlow.
+    If `same` is set, its input is padded with zeros only at the bottom and right, as in TensorFlow. Otherwise
+    the input is padded with zeros on all sides.
     """
 
     def __init__(self, channels: int, *, same: bool) -> None:

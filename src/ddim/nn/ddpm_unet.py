@@ -57,7 +57,8 @@ class DDPMUNetSpec:
 
     Attributes:
         width: channels at full resolution; even.
-        multipliers: channels of each stage, as multiples of `width`; each stage halves height and width.
+        multipliers: channels of each stage, as multiples of `width`; all stages but the last halve height and
+            width.
         blocks: blocks per stage on the way down; there is one more on the way up.
         attention: whether each stage has self-attention.
         heads: number of attention heads.
@@ -321,9 +322,9 @@ def _block(spec: DDPMUNetSpec, channels: int, out: int, **options: Any) -> Block
 
 
 def _attention_block(spec: DDPMUNetSpec, now: int, out: int, attend: bool, *, exact: bool) -> AttentionBlock:
-    """Build a block; `exact` is for full resolution, where its projection is on the path of x_t.
+    """Build a residual block, followed by self-attention if `attend` is set.
 
-    That projection must be float32 (`ExactConv2d`).
+    Set `exact` at full resolution: there the projection must be float32, see `ExactConv2d`.
     """
     block = _block(spec, now, out, exact=exact)
     heads = out // spec.head if spec.head else spec.heads

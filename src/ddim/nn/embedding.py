@@ -1,4 +1,4 @@
-"""Embeddings of the conditioning: layers that map one number per image to a vector."""
+"""Embeddings of the conditioning: layers that map one number, or one vector, per image to a vector."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ def count_restarts() -> int:
 
 
 def quiet_lost_connections() -> None:
-    """Silence torch's warnings about lost connections to another process of the command that has ended.
+    """Silence torch's warnings about lost connections to other processes of the command.
 
-    If one process is stopped, the others lose their connection to it. torch would print its C++ stack for
-    each lost connection. Call this function before torch is imported.
+    If one process is stopped, the others lose their connection to this process. torch would print its C++
+    stack for each lost connection. Call this function before torch is imported.
     """
     if count_launched() > 1:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

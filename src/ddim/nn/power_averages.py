@@ -90,7 +90,8 @@ def power_of_width(width: float) -> float:
     """Return the power whose profile has this relative width; the inverse of `relative_width`.
 
     Raises:
-        UserError: if the width is not above 0, or above the width of a plain mean over the run, 1 / sqrt(12).
+        UserError: if the width is 0 or less, or larger than the relative width of a plain mean over the run,
+            1 / sqrt(12).
     """
     widest = relative_width(0.0)
     if not 0 < width <= widest * (1 + 1e-12):
@@ -165,7 +166,7 @@ def combine_profiles(known: Sequence[Profile], wanted: Profile) -> Combination:
 
 
 def _columns(profiles: Sequence[Profile]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps of profiles t^gamma, and the exponents gamma + 1 of their integrals, float64."""
+    """Return the steps of profiles, and the exponents gamma + 1 of their cumulative profiles, float64."""
     return (
         np.array([profile.step for profile in profiles], dtype=np.float64),
         np.array([profile.gamma + 1 for profile in profiles], dtype=np.float64),

@@ -35,7 +35,7 @@ GRACE = 3.0
 """Seconds that a process has to end by itself after another process has failed."""
 
 READ_WITHIN = 10.0
-"""Seconds that process 0 waits until the other processes have read why the command fails."""
+"""The longest time, in seconds, that process 0 waits for the others to read why the command fails."""
 
 LEFT = "left"
 

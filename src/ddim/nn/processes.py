@@ -131,7 +131,9 @@ def join_processes() -> Generator[Processes]:
     with `OtherProcessFailed`. Without torchrun, or inside another such block, nothing is joined.
 
     Raises:
+        UserError: if a process has not started within `MEETING_LIMIT`.
         OtherProcessFailed: if another process failed first.
+        ProcessGone: if another process ended without an error of its own.
     """
     if _joined or count_launched() == 1:
         yield current_processes()

@@ -30,10 +30,11 @@ class ResidualUNetSpec:
         depth: blocks per stage, on the way down and on the way up.
         embedding: channels of the embedding of the conditioning.
         max_frequency: the largest frequency of the embedding, in periods per unit.
-        keras: True for the network of the Keras tutorial. Residual connections are the identity if the widths
-            are equal. Batch norm has no weights. Each stage on the way up has its own width. Weights have
-            Glorot initialisation. False for the network of torch/luz: residual connections are 1x1
-            convolutions, batch norm has weights, and each stage on the way up has the next stage's width.
+        keras: True for the network of the Keras tutorial. Residual connections are the identity if input and
+            output have equally many channels. Batch norm has no weights. A stage has the same width on the
+            way up as on the way down. Weights have Glorot initialisation. False for the network of torch/luz:
+            residual connections are 1x1 convolutions, and batch norm has weights. A stage on the way up has
+            the width of the next higher resolution on the way down; the last stage has `embedding` channels.
     """
 
     widths: tuple[int, ...] = (32, 64, 96, 128)

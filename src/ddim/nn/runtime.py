@@ -248,8 +248,8 @@ def limit_threads(threads: int | None) -> Generator[None]:
 def count_cores() -> int:
     """Return the number of physical cores that this process may use.
 
-    The number is at most torch's own number of threads outside all runtimes. By default this leaves out
-    hyper-threads, where torch recognises them; the caller may have set a smaller number.
+    The result is at most the number of threads that torch uses outside all runtimes. By default torch uses no
+    hyper-threads, where it recognises them. The caller may have set a smaller number.
     """
     outside = _outer.settings[0][0] if _outer.settings else torch.get_num_threads()
     return max(1, min(count_allowed(), outside))

@@ -31,7 +31,8 @@ class UNetSpec:
     """Options of `UNet`; the defaults are the options of recipe `fast`.
 
     Attributes:
-        widths: channels of each stage, from full resolution down; each stage halves height and width.
+        widths: channels of each stage, from full resolution down; all stages but the last halve height and
+            width.
         down: blocks of each stage on the way down.
         up: blocks of each stage on the way up.
         attention: whether each stage has self-attention; it is used on the way up only.
@@ -107,7 +108,10 @@ class Block(Recomputable):
 
 
 def build_attention(channels: int, head: int = 64) -> Attention:
-    """Build self-attention that is initially the identity, with heads of at least `head` channels."""
+    """Build self-attention that is initially the identity.
+
+    Heads have at least `head` channels. If `channels` is less than `head`, there is one head.
+    """
     most = max(1, channels // head)
     heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
     attention = Attention(ChannelNorm(channels), channels, heads)

@@ -43,16 +43,16 @@ class Rows:
 class Batch:
     """All random values of one step with B images; they do not depend on `optim.accumulate`.
 
-    Tensors are on the device of the training, except where the CPU is named.
+    Tensors are on the device of the training, except where another device is named.
 
     Args:
         rows: the images of the batch.
-        times: timesteps (B,) of the images.
-        weights: weights (B,) of the timesteps in the loss.
+        times: timesteps (B,) of the images, float64, on `Runtime.exact_device`.
+        weights: weights (B,) of the timesteps in the loss, float64, on `Runtime.exact_device`.
         noise: standard normal noise (B, C, H, W).
         dequantisation: uniform noise (B, C, H, W) within the bin of an 8-bit value, or None.
         augment_labels: augmentation labels (B, 9) on the CPU, which define the augmentation, or None.
-        class_labels: class labels (B,) on the CPU, or None.
+        class_labels: class labels (B,) or vectors (B, d) on the CPU, or None.
     """
 
     rows: Rows

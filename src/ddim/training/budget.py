@@ -80,7 +80,10 @@ class TimeBudget:
         self.previous, self.direction = (0, 0.0), 0
 
     def is_measured(self) -> bool:
-        """Return whether the speed has been measured."""
+        """Return whether the speed has been measured.
+
+        The result is always False if the training length was known when this object was created.
+        """
         if not self.active or self.training.step - self.first < WARM_UP:
             return False
         if self.marked is None:
@@ -103,7 +106,7 @@ class TimeBudget:
         self._plan(images / seconds, self._left(self.training.recipe.report.events), 0)
 
     def replan(self) -> str | None:
-        """Change the training length if the run would end early or late by a tenth of the time budget.
+        """Change the training length if the run would end early or late by over a tenth of the time budget.
 
         The length changes only if two measurements in a row ask for a change in the same direction. So a
         short disturbance does not change the length. Near the end one measurement is enough.

@@ -47,7 +47,10 @@ class Callback:
         """Called after each step, with its loss, gradient norm and learning rate; see `StepValues`."""
 
     def on_log(self, training: Training, values: Mapping[str, float]) -> None:
-        """Called after each line of the log, with its values: mean losses, or results of a validation."""
+        """Called after each line of the log, with its values.
+
+        These are mean losses, results of a validation, or the threads and planned images after a change.
+        """
 
     def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
         """Called at each validation, before `on_validation`, with a sheet of samples (H, W, 3) uint8."""
@@ -59,7 +62,10 @@ class Callback:
         """Called after each checkpoint, with its folder."""
 
     def on_change(self, training: Training, text: str) -> None:
-        """Called with a sentence if training length or threads change, or other programs slow training."""
+        """Called with a sentence when the training changes, or when other programs slow it down.
+
+        The training length can change, and so can the numbers of threads, processes and parts of a batch.
+        """
 
     def on_end(self, training: Training) -> None:
         """Called after the last step of this process, whether the run is finished or stopped."""
@@ -263,6 +269,7 @@ class Checkpoints(Callback):
 
         Raises:
             NotFinite: if EMA weights or the state of the optimiser are not finite.
+            NoSpace: if the disk has too little space.
         """
         if self._is_broken(training):
             return

@@ -61,7 +61,8 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     Raises:
         UserError: if the run cannot be distilled: it learns a variance, its schedule is a table, or it is a
             student itself. Also if its images are missing, or `run` was published without them and `fields`
-            has no "data.source".
+            has no "data.source". Also if both `minutes` and `images` are given.
+        NotFinite, OutOfMemory, Interrupted: see `train`.
 
     Example:
         >>> student = ddim.distill("runs/photos-fast-1", minutes=60)

@@ -63,6 +63,7 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
     Raises:
         Interrupted: after a signal, when a checkpoint has been saved.
         NotFinite: if the loss is not finite several times in a row, or a value to be saved is not finite.
+        OutOfMemory: if the memory is full, see `advance_within_memory`.
     """
     alone = training.processes.count == 1
     with _open_lead(training, start) as lead, note_interrupts(twice=alone) as interrupts:

@@ -11,7 +11,10 @@ from ddim.training.budget import WARM_UP, TimeBudget
 from ddim.training.speed import Speed
 
 LONG = 200_000
-"""A budget in minutes with more steps than this is not simulated: planning takes almost none of its time."""
+"""A run of more steps than this with a budget in minutes is not simulated.
+
+Planning takes almost none of the time of such a long run, so a simple formula is enough.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> Forecast
 
 
 def _simulate(run: _SimulatedRun, speed: Speed) -> Forecast:
-    """Train a simulated run until its time budget is used up; see `ddim.training.fit`."""
+    """Train a simulated run as in `ddim.training.fit`, until its budget is used up; return the forecast."""
     budget = TimeBudget(run, 0.0, lambda: run.now)
     while run.plan.total is None or run.seen < run.plan.total:
         run.advance()

@@ -238,7 +238,7 @@ class Training:
             self.model.train()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors that sampling needs: raw and EMA weights and clusters, keyed as in `tensors`."""
+        """Return raw and EMA weights, clusters and vectors, which sampling needs, keyed as in `tensors`."""
         averages = {f"ema/{profile}": average for profile, average in self.averages.items()}
         held = {"model": self.model.state_dict(), **averages}
         held |= {CLUSTERS: found.to_tensors()} if (found := self.split.clusters) else {}

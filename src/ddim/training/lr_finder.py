@@ -21,8 +21,8 @@ from ddim.training.start import Machine, load_parent, open_split, start_training
 class Curve:
     """Smoothed losses at increasing learning rates.
 
-    The suggested rate is a tenth of the rate with the lowest loss. Above that rate the loss rises, because
-    steps are too long. The factor of ten is a margin, as in luz and fastai.
+    Above the rate with the lowest loss, the loss rises, because steps are too long. The suggested rate is a
+    tenth of the rate with the lowest loss. The factor of ten is a margin, as in luz and fastai.
     """
 
     rates: list[float]
@@ -48,7 +48,8 @@ def range_test(
         training: a training at its start.
         low: the first learning rate.
         high: the last learning rate; the rates in between grow by a constant factor.
-        updates: number of updates. The test ends early when the loss is four times its lowest value.
+        updates: number of updates. The test ends early if the smoothed loss is more than four times its
+            lowest value, or if the loss or gradient is not finite.
         progress: called with "learning rates" before each update.
 
     Raises:

@@ -21,7 +21,7 @@ from ddim.training.muon import uses_muon
 from ddim.training.step_values import StepValues
 
 SMALL = 32
-"""Side in pixels of the image for which activations are counted; many stages need a larger image."""
+"""Side in pixels of the image for which activations are counted; larger for networks with many stages."""
 
 
 def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:

@@ -60,7 +60,11 @@ def order_parameters(model: nn.Module, optim: Optim) -> dict[str, nn.Parameter]:
 
 
 def uses_muon(parameter: Tensor, optim: Optim) -> bool:
-    """Return whether Muon trains this parameter: a linear layer, or a convolution inside the network."""
+    """Return whether Muon trains this parameter.
+
+    Muon trains the weights of linear layers and convolutions with more than `LEAST` inputs and outputs, and
+    the embedding of more than `LEAST` classes.
+    """
     return optim.method == "muon" and parameter.dim() >= 2 and min(parameter.shape[:2]) > LEAST
 
 

@@ -26,7 +26,9 @@ def format_minutes(minutes: float) -> str:
 
 
 def find_unused_minutes(training: Training, seconds: float) -> float:
-    """Return the minutes of its time budget that a finished run did not use; 0 if it used most (`USED`).
+    """Return the minutes of the time budget that a finished run did not use.
+
+    The result is 0 if the run used most of its budget (`USED`), is not finished or has a budget in images.
 
     Args:
         training: the training at its end.

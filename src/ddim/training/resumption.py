@@ -52,7 +52,8 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
         larger: the larger budget.
 
     Raises:
-        UserError: if `images` is less than the present budget, or the speed is not known.
+        UserError: if `images` is less than the present budget, `more` is not above 0, the speed is not known,
+            or the run has not yet converted its minutes to images.
     """
     old, batch, more, images = training.plan.total, training.recipe.optim.batch, larger.more, larger.images
     if old is None:

@@ -90,6 +90,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     Raises:
         UserError: if the images, the recipe or the folder cannot be used.
         NotFinite: if the loss is not finite several times in a row.
+        OutOfMemory: if the memory is full, and a batch cannot be trained in smaller parts.
         Interrupted: after a signal, when a checkpoint has been saved.
 
     Example:
@@ -178,6 +179,7 @@ def resume(
     Raises:
         UserError: if the folder is not a run, its checkpoints are lost, its images are missing or have
             changed, or a component in `own` is missing or has changed.
+        NotFinite, OutOfMemory, Interrupted: see `train`.
 
     Example:
         >>> ddim.resume("runs/photos-fast-1", more=20)

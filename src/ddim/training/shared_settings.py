@@ -1,6 +1,4 @@
-"""Check or choose the settings that the processes of a training share: its batch, its images and
-its runtime.
-"""
+"""Check or choose the settings that the processes of a training share: batch, images and runtime."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Machine:
     recompute: bool = False
 
     def choose(self, seconds: float = 0.0) -> Runtime:
-        """Return the device, precision, compilation and threads for a run of about `seconds`."""
+        """Return the runtime for a run that is expected to take `seconds`; see `choose_runtime`."""
         chosen = choose_runtime(self.device, self.precision, self.compiling, self.threads, seconds)
         return replace(chosen, recompute=self.recompute)
 
@@ -96,10 +96,10 @@ def find_size(size: object, data: object) -> tuple[int, int] | None:
 
     Args:
         size: the size as a user gives it, such as 64, "64x96" or (64, 96), or None.
-        data: the source of the images: images given from Python, or anything else.
+        data: the source of the images: a path or name, `GivenImages`, or anything else.
 
     Raises:
-        UserError: if the size cannot be used.
+        UserError: if the size cannot be used, or a file of arrays holds no images.
     """
     if size is not None:
         return override(Recipe(), {"data.size": size}).data.size
@@ -276,8 +276,9 @@ def start_training(
         parent: the run whose EMA weights and pixels are used; None for random weights.
 
     Raises:
-        UserError: if the recipe needs class labels, but the images have none, or classes other than those of
-            `parent`. Also if there are too few images for the clusters of the recipe.
+        UserError: if the images lack the labels or vectors that the recipe needs, or are too few for its
+            clusters. Also if the labels, vectors or network of the recipe do not fit `parent`, or the
+            recipe adds noise within 8-bit bins to images with more bits.
     """
     parts = take_vectors(recipe, label_clusters(recipe, parts, parent))
     known, count = parent.model.classes if parent else 0, len(parts.images.classes)

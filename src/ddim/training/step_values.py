@@ -45,8 +45,8 @@ class StepValues(Mapping[str, float]):
 class FiniteCheck:
     """Counts, on the device, the steps in a row whose loss or gradient is not finite.
 
-    After `IN_A_ROW` such steps no later step counts as finite, so that the weights do not change any more
-    until `raise_if_failed` is called.
+    After `IN_A_ROW` such steps, all later steps count as not finite. So the weights do not change any
+    more before `raise_if_failed` raises its error.
 
     Args:
         device: the device of the training.
@@ -76,7 +76,7 @@ class FiniteCheck:
         """Raise an error if too many steps in a row were not finite; this waits for the device.
 
         Raises:
-            NotFinite: with the step at which this happened.
+            NotFinite: after `IN_A_ROW` such steps; the message names the last of them.
         """
         count, step = self._counts.tolist()
         if count >= IN_A_ROW:

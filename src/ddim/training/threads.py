@@ -35,7 +35,10 @@ class ThreadWatch:
         self.first, self.meter = self.training.step, CoreMeter()
 
     def describe_start(self) -> str | None:
-        """Return a sentence if the run starts with fewer threads than there are cores."""
+        """Return a sentence if the run starts with fewer threads than there are cores, else None.
+
+        If the number of threads is fixed, return None too.
+        """
         threads = self.training.runtime.threads
         if not self.adapt or threads == self.cores:
             return None
@@ -46,8 +49,8 @@ class ThreadWatch:
         """Change the number of threads if other programs use more or fewer cores than before.
 
         Returns:
-            A sentence about the change, or None if nothing changes. If the number of threads is fixed, a
-            sentence that training may be slow.
+            A sentence about the change; None if nothing changes. If the number of threads is fixed, nothing
+            changes, but one call returns a sentence that training may be slow because of other programs.
         """
         if self.training.runtime.device != "cpu" or self.cores == 1:
             return None
