@@ -96,7 +96,7 @@ def test_a_run_of_another_network_guides(home, tmp_path, command):
     [
         (
             ["--guidance", "2"],
-            "guidance needs a label, and this run was trained without labels: leave it out, or",
+            "guidance needs a label, and this run was trained without labels: leave guidance out, or",
         ),
         (
             ["--guide-with", "@guide"],

@@ -127,7 +127,7 @@ def broken_npy(shape, content=b"", dtype="<u2"):
         (np.full((2, 8, 8), np.nan, np.float32), "must be finite, got NaN or infinity in image 0"),
         (np.full((2, 8, 8), np.inf, np.float16), "must be finite, got NaN or infinity in image 0"),
         (np.full((2, 8, 8), 1e300), "must be finite"),
-        (np.zeros((2, 8, 8), np.int16), "must be uint8, uint16, float16 or float32, got int16"),
+        (np.zeros((2, 8, 8), np.int16), "must be uint8, uint16, float16, float32 or float64, got int16"),
         (np.zeros((8, 8), np.uint8), r"must have the shape \(N, H, W\).*, got \(8, 8\)"),
         (np.zeros((0, 8, 8), np.uint8), r"must have the shape .* got \(0, 8, 8\)"),
         (np.array([{"a": 1}] * 3), "Python objects, which could run code"),

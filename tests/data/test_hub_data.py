@@ -84,7 +84,7 @@ def test_it_is_downloaded_once_and_then_needs_no_connection(hub, monkeypatch):
     assert open_images(f"{NAME}@{commit}", (32, 32)).fingerprint == first.fingerprint
     assert not hub.requests
     hub.status = 503
-    with pytest.warns(UserWarning, match=f"out of order; its copy of commit {commit[:12]} is used"):
+    with pytest.warns(UserWarning, match=f"out of order; the local copy of commit {commit[:12]} is used"):
         assert open_images(NAME, (32, 32)).fingerprint == first.fingerprint
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert open_images(NAME, (32, 32)).fingerprint == first.fingerprint
@@ -121,7 +121,8 @@ def test_each_refusal_is_one_sentence(hub, monkeypatch):
         open_images(NAME, (32, 32))
     hub.repository("datasets/ada/photos", {"loader.py": b"1", "model.pkl": b"2"})
     with pytest.raises(
-        UserError, match="^hub:ada/photos holds no images: no parquet file, archive or image file"
+        UserError,
+        match="^hub:ada/photos holds no images: no parquet file, archive, file of arrays or image file",
     ):
         open_images(NAME, (32, 32))
     hub.repository("datasets/ada/photos", {"a.zip": b"not a zip"})

@@ -60,7 +60,9 @@ def test_a_misspelt_name_suggests_the_nearest_one():
     "text", ["", "no/such/folder", "~nobody-of-this-name/x", "blossoms:0", "blossoms:-3", "pets:"]
 )
 def test_a_missing_source_is_refused(text):
-    with pytest.raises(UserError, match="is neither a folder, a .zip, .tar, .npy or .npz file, nor a"):
+    with pytest.raises(
+        UserError, match="is neither a folder, a .zip, .tar, .npy, .npz or .parquet file, nor a"
+    ):
         open_images(text, (32, 32))
 
 

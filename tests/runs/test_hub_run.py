@@ -111,7 +111,7 @@ def test_a_hub_that_does_not_answer_is_replaced_by_the_copy_with_a_warning(hub, 
     commit = publish(hub, "ada/flowers", run).find("main")
     first = sampled(NAME)
     hub.status = 503
-    with pytest.warns(UserWarning, match=f"503; its copy of commit {commit[:12]} is used"):
+    with pytest.warns(UserWarning, match=f"503; the local copy of commit {commit[:12]} is used"):
         assert torch.equal(sampled(NAME), first)
     with pytest.raises(UserError, match="the Hub answered with an error for ada/other: status 503"):
         sampled("hub:ada/other")

@@ -165,7 +165,7 @@ def test_the_deviation_of_the_images_is_one_number():
 
 def test_no_checkpoint_of_a_student_is_the_best_by_its_denoising_error(student):
     with pytest.raises(
-        UserError, match="has no best checkpoint: it has not measured report.best yet, or this is none"
+        UserError, match="has no best checkpoint: report.best is none, or has not been measured yet"
     ):
         load(student / "best")
     judged = override(tiny.BASE, {"report.kid": 20, "report.best": "kid"})

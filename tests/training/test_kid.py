@@ -150,4 +150,6 @@ def test_a_missing_best_checkpoint_is_refused(tmp_path, capsys):
     recipe = tiny.recipe(**{**CHANGES, "data__validation": "0", "report__kid": "0"})
     run = tiny.train(recipe, tmp_path / "run")
     assert main(["sample", str(run / "best")]) == 2
-    assert "has no best checkpoint: it has not measured report.best yet" in capsys.readouterr().err
+    assert (
+        "has no best checkpoint: report.best is none, or has not been measured yet" in capsys.readouterr().err
+    )

@@ -64,7 +64,7 @@ GROUPS = {
     "Study": {
         "diagnose": "measure the errors of a run at each noise level",
         "search": "find the best sampling times or guidance for a run and a number of steps",
-        "ema": "choose how long the average of a run's weights is (EMA), after training",
+        "ema": "choose the length of the EMA of a run's weights, after training",
         "ablate": "measure how solver, schedule and scaling affect the sampling error",
         "sweep": "train many runs that differ in fields of their recipe",
         "runs": "list runs with their progress and their results",
@@ -103,8 +103,8 @@ DATA = (
 """Help of DATA."""
 
 RUN = (
-    "a run folder, one of its checkpoints, RUN/best (or RUN/guide) for its best (or early) checkpoint, or "
-    "hub:OWNER/NAME[@REVISION] for a run on the Hugging Face Hub"
+    "a run folder, one of its checkpoints, RUN/best (its best checkpoint), RUN/guide (its early checkpoint), "
+    "or hub:OWNER/NAME[@REVISION] (a run on the Hugging Face Hub)"
 )
 """Help of RUN in commands that only read a run."""
 

@@ -1,4 +1,4 @@
-"""`ddim distill`: train a student of a run that samples in two steps."""
+"""`ddim distill`: train a student that samples in two steps, from a run."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ The pixels that are white in MASK, an image of the same size as IMAGE, are gener
 pixels do not change. MASK may also be IMAGE with an erased part, which is transparent, or a layer of white
 strokes. Each step is done --resample times, with noise added again in between, so that both
 parts agree (RePaint, Lugmayr et al. 2022). DIR gets the images, strip.png and record.json.
+{guidance}
 
 example:
   ddim inpaint runs/photos-fast-1 rose.jpg --mask mask.png -n 4

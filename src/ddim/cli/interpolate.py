@@ -16,6 +16,7 @@ _EPILOG = """
 Blends the samples of two seeds, or two real images, which are inverted first. The latents are interpolated
 along the sphere on which noise lies; on a straight line, images would lose their contrast. DIR gets the
 frames, strip.png, film.webp and record.json.
+{guidance}
 
 examples:
   ddim interpolate runs/photos-fast-1 --seeds 3,8

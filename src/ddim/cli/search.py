@@ -83,10 +83,8 @@ def run(args: argparse.Namespace) -> int:
     for name in kinds[args.guidance]:
         if getattr(args, name) is not None:
             dashes = ("-" if name == "n" else "--") + name.replace("_", "-")
-            without = "without" if args.guidance else "with"
-            raise UserError(
-                f"{dashes} is an option of the search {without} --guidance: leave one of them out"
-            )
+            without, advice = ("without", "leave one of them out") if args.guidance else ("with", "add it")
+            raise UserError(f"{dashes} is an option of the search {without} --guidance: {advice}")
     return _search_guidance(args) if args.guidance else _search_times(args)
 
 

@@ -149,8 +149,8 @@ class Arrays:
                 raise UserError(f"images must have the shape {_SHAPES}, got {shape} in {self.path}")
             if dtype.name not in _TYPES:
                 raise UserError(
-                    f"images must be uint8, uint16, float16 or float32, got {dtype} in {self.path}: convert "
-                    "them"
+                    f"images must be uint8, uint16, float16, float32 or float64, got {dtype} in {self.path}: "
+                    "convert them"
                 )
             channels = None if len(shape) == 3 else find_channel_axis(shape[1:], self.reading.axis)
             if len(shape) == 4 and channels is None:

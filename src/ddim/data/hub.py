@@ -182,7 +182,7 @@ def warn_of_copy(error: HubError, commit: str) -> None:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if not isinstance(error.__cause__, OfflineModeIsEnabled):
-        warn_user(f"{error}; its copy of commit {commit[:12]} is used")
+        warn_user(f"{error}; the local copy of commit {commit[:12]} is used")
 
 
 def list_files(repository: Repository) -> Listing:

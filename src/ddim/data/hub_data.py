@@ -96,7 +96,7 @@ def choose_files(sizes: Mapping[str, int], repository: Repository) -> dict[str, 
             )
         if chosen:
             return {name: sizes[name] for name in chosen}
-    raise UserError(f"{repository} holds no images: no parquet file, archive or image file")
+    raise UserError(f"{repository} holds no images: no parquet file, archive, file of arrays or image file")
 
 
 def _download(repository: Repository, commit: str, sizes: Mapping[str, int], folder: Path) -> None:

@@ -109,7 +109,7 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
         seed: the seed with which validation images are drawn.
 
     Raises:
-        UserError: if `fraction` is not in [0, 1), or is above 0 although there is only one image.
+        UserError: if `fraction` is not in [0, 1), or leaves no training image.
     """
     if not 0 <= fraction < 1:
         raise UserError(f"data.validation must be at least 0 and less than 1, got {fraction}")

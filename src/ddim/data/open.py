@@ -143,7 +143,8 @@ def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
     if name in NAMED and (copy or text == name):
         return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
     message = (
-        f"{text!r} is neither a folder, a .zip, .tar, .npy or .npz file, nor a data set ({', '.join(NAMES)})"
+        f"{text!r} is neither a folder, a .zip, .tar, .npy, .npz or .parquet file, nor a data set "
+        f"({', '.join(NAMES)})"
     )
     wanted = Path(path)
     near = [entry.name for entry in wanted.parent.glob("*") if entry.is_dir()]

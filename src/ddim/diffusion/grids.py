@@ -163,7 +163,7 @@ class Karras:
         top, end = (ratio ** (1 / self.rho) for ratio in (start, low))
         ratios = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
         first = 1.0 if start == high else None
-        return _fit(schedule.inverse(-2 * ratios.log()), first, last, f"Karras steps, {steps},")
+        return _fit(schedule.inverse(-2 * ratios.log()), first, last, f"{steps} Karras steps")
 
     def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
         """Return the times; see `Spacing`."""

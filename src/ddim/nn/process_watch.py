@@ -244,4 +244,4 @@ class ProcessWatch:
 
 
 def _say_gone(names: list[str]) -> str:
-    return f"{' and '.join(names)} is gone without an error of its own: it was killed, or its memory was full"
+    return f"{' and '.join(names)} ended without an error message, because of a kill or a full memory"

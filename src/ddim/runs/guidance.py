@@ -148,13 +148,13 @@ def check_guidance(pipeline: Pipeline, label: Label, steps: int, guidance: Guida
         return
     data, mend = pipeline.recipe.data, "or name a weaker model, guide_with @guide (--guide-with @guide)"
     if not data.conditional:
-        problem = "guidance needs a label, and this run was trained without labels: leave it out"
+        problem = "guidance needs a label, and this run was trained without labels: leave guidance out"
     elif label is None:
         problem = 'guidance needs a label to guide towards: give a class or "all"'
     elif not data.unlabelled:
         problem = (
             "guidance needs a network that also trained without a class, and this run has data.unlabelled "
-            "0: leave it out"
+            "0: leave guidance out"
         )
     else:
         return

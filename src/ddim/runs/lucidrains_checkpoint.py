@@ -76,7 +76,9 @@ def find_network(shapes: Shapes) -> tuple[LinearAttentionUNetSpec, int]:
     stages = next(k for k in count() if f"downs.{k}.0.block1.proj.weight" not in shapes)
     widths = [_size(shapes, f"downs.{k}.0.block1.proj.weight", 0) for k in range(stages)]
     if not widths or "time_mlp.0.weights" in shapes:
-        raise UserError("the network has learned frequencies or no stages, and cannot be imported")
+        raise UserError(
+            "the network cannot be imported: it has no stages, or its time embedding has learned frequencies"
+        )
     width = _size(shapes, "time_mlp.3.weight", 0) // 4
     ends = [*widths[1:], _size(shapes, "mid_block1.block1.proj.weight", 0)]
     channels, outputs = _size(shapes, MARK, 1), _size(shapes, "final_conv.weight", 0)

@@ -158,7 +158,7 @@ def _check_sizes(found: Mapping[str, Any], size: int) -> None:
             raise _Refused(f"{name} is not a plain tensor of numbers")
         total += math.prod(value.shape) * value.element_size()
     if len(found) > MOST_TENSORS or total > size:
-        raise _Refused("its tensors are larger than the file")
+        raise _Refused("it has too many tensors, or they are larger than the file")
 
 
 def _refuse(reason: str) -> int:

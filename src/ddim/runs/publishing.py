@@ -42,9 +42,7 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
         tensors[CLUSTERS] = found.clusters.to_tensors()
     if run.vectors is not None:
         tensors[VECTORS] = run.vectors.to_tensors()
-        notes.append(
-            "the vectors of the training images are part of the run: its samples get them by default"
-        )
+        notes.append("the vectors of all images, also of the validation images, are part of the run")
     old = found.state
     state = RunState(
         old.step, old.pixels, old.channels, old.classes, old.runtime, images=old.images, values=old.values

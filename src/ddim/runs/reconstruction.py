@@ -105,7 +105,9 @@ def open_averages(run: str | Path, path: Path | None = None) -> Averages:
     path = path or find_checkpoint(run)
     folder = find_run_folder(run)
     if folder.resolve() == path.resolve():
-        raise UserError(f"{run} is only a checkpoint, and snapshots lie in the folder of a run: give that")
+        raise UserError(
+            f"{run} is only a checkpoint, and snapshots lie in the folder of a run: give the run folder"
+        )
     with warnings.catch_warnings(action="ignore"):
         recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     step, names = load_state(path).step, _list_powers(recipe)

@@ -47,11 +47,11 @@ def find_named_checkpoint(run: str | Path) -> Path | None:
     if run.name == BEST:
         found, why = (
             checkpoint.find_best(run.parent / CHECKPOINTS),
-            "it has not measured report.best yet, or this is none",
+            "report.best is none, or has not been measured yet",
         )
     else:
         found = checkpoint.find_newest(run)
-        why = "training keeps one after the share report.guide of its budget, unless this is 0"
+        why = "training keeps one after the share report.guide of its budget, unless report.guide is 0"
     if found is None:
         raise UserError(f"run {run.parent} has no {run.name} checkpoint: {why}")
     return found

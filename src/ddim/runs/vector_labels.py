@@ -112,7 +112,7 @@ def find_vectors(given: GivenVectors, seeds: Sequence[int], vectors: ImageVector
     if len(rows) != len(seeds):
         raise UserError(f"vectors must have a row for each of the {len(seeds)} samples, got {len(rows)} rows")
     if len(set(seeds)) < len(seeds):
-        raise UserError("vectors of single samples need different seeds, got one seed twice")
+        raise UserError("if each sample has its own vector, all seeds must be different, got one seed twice")
     return VectorLabel(tuple(tuple(row) for row in rows.tolist()), tuple(seeds))
 
 

@@ -103,7 +103,9 @@ def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = Fal
             true.
     """
     if larger:
-        raise UserError(f"run {folder} has no checkpoint to train longer from: resume it without more first")
+        raise UserError(
+            f"run {folder} has no checkpoint to train longer from: resume it without a larger budget first"
+        )
     if not document.get("checkpointed", True):
         return
     there = folder / "checkpoints"

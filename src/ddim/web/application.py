@@ -162,7 +162,7 @@ async def _answer_http(_request: Request, error: Exception) -> Response:
         return refuse(error)
     if not isinstance(error, HTTPException):
         return await _answer_fault(_request, error)
-    sentences = {404: "there is no such address", 405: "this address does not take this method"}
+    sentences = {404: "there is no such address", 405: "this address does not support this HTTP method"}
     answer = reply(Problem(sentences.get(error.status_code, str(error.detail))), error.status_code)
     answer.headers.update(error.headers or {})
     return answer

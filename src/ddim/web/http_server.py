@@ -47,7 +47,7 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
             """Send the error answer, as JSON like all other errors, to a client whose request is not
             HTTP or has too long headers.
             """
-            content = b'{"error":"this is no HTTP request, or its head is too long"}'
+            content = b'{"error":"this is not an HTTP request, or its headers are too long"}'
             if self.transport is not None and not self.transport.is_closing():
                 head = f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
                 start = f"HTTP/1.1 400 Bad Request\r\n{head}Connection: close\r\n\r\n"

@@ -125,7 +125,7 @@ def make_row(place: Place, run: Run, folder: Path) -> Row:
     try:
         return _describe_run(Row(own, name, run.state, sweep), run)
     except (TypeError, ValueError, KeyError, AttributeError, LookupError, OverflowError) as error:
-        why = f"run.json or metrics.jsonl holds other than expected values: {type(error).__name__}"
+        why = f"run.json or metrics.jsonl has unexpected values: {type(error).__name__}"
         return Row(own, name, "damaged", sweep, why)
 
 

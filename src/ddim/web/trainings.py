@@ -45,7 +45,9 @@ class Child:
         end = self.said.seek(0, os.SEEK_END)
         self.said.seek(max(0, end - _SAID_BYTES))
         lines = [line.strip() for line in self.said.read().decode("utf-8", "replace").splitlines()]
-        return next((line for line in reversed(lines) if line), "it said nothing").removeprefix("ddim: ")
+        return next(
+            (line for line in reversed(lines) if line), "the training ended without a message"
+        ).removeprefix("ddim: ")
 
 
 class Trainings:
