@@ -97,7 +97,7 @@ class AverageChoice(Tabular):
 
 
 def describe_choice(choice: AverageChoice) -> str:
-    """Return a sentence about the average that was kept, and its difference from the default."""
+    """Return words that name the best average, and say if it is not distinguishable from the default."""
     best = choice.best
     if best is choice.rows[0]:
         return "the default average is the best"
@@ -133,8 +133,9 @@ def pick_average(
         progress: called with "averages" after each average.
 
     Raises:
-        UserError: if the run has no snapshots or no held-out images, or was loaded with torch.compile. Also
-            if the run is a student of `ddim distill` and `by` is "validation".
+        UserError: if an argument is not allowed, or the run has no snapshots, has too few held-out images, or
+            was loaded with torch.compile. Also if the run is a student of `ddim distill` and `by` is
+            "validation".
 
     Example:
         >>> ddim.pick_average("runs/photos-fast-1")

@@ -28,7 +28,7 @@ Choice = dict[str, Any]
 
 
 def expand_choices(choices: Mapping[str, Any]) -> list[Choice]:
-    """Return every combination of choices; the last name changes fastest.
+    """Return every combination of choices; the value of the last choice changes fastest.
 
     A field is combined only with the samplers, grids and schedules that have it. For example,
     {"sampler": ["ddim", "ddpm"], "sampler.eta": [0, 1], "sampler.variance": "large"} gives three
@@ -93,7 +93,7 @@ def _text(name: str, value: Any) -> str:  # noqa: ANN401 (any value of a choice)
 
 
 def _expand_part(part: str, choices: Mapping[str, Any]) -> list[Choice]:
-    """Return the combinations of one part of the choices, such as "sampler", and its fields."""
+    """Return all combinations of the values of one part, such as "sampler", and of its fields."""
     inner = {
         name: _list_values(name, values) for name, values in choices.items() if name.startswith(f"{part}.")
     }

@@ -174,7 +174,7 @@ def compare_evaluations(
         The ranking, the differences from the first evaluation, and the settings that differ.
 
     Raises:
-        UserError: if there are fewer than two evaluations, or none can be ranked with the first evaluation.
+        UserError: if there is no such metric, a record cannot be read, or none can be ranked with the first.
 
     Example:
         >>> ddim.compare(run, other_run)
@@ -221,7 +221,7 @@ def _read(named: str | Path) -> Evaluation:
 
 
 def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row]:
-    """Return the evaluations that can be ranked with the first, best first, then the rest in the given order.
+    """Return one row for each evaluation: ranked rows, best first, then the others in the given order.
 
     Raises:
         UserError: if there are fewer than two evaluations, or none can be ranked with the first evaluation.

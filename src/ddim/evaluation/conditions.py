@@ -92,9 +92,10 @@ class Sampling:
 
     If `label` is None, the samples have no class. For classes that are clusters, None means that the samples
     have each class as often as the training images. `guide` names the weaker model that guides: a version of
-    the run itself, such as "@guide", or the path and hash of another run. `changes` lists the fields of
-    sampler, grid, schedule and clipping that differ from the run's recipe, with their values. All grids that
-    `ddim search` found are equal in comparisons.
+    the run itself, such as "@guide", or the path and hash of another run. `interval` is the lowest and the
+    highest log-SNR with guidance; None means all noise levels. `changes` lists the fields of sampler, grid,
+    schedule and clipping that differ from the run's recipe, with their values. All grids that `ddim search`
+    found are equal in comparisons.
     """
 
     steps: int
@@ -195,7 +196,7 @@ def evaluation_conditions(record: Mapping[str, Any], recipe: Mapping[str, Any] |
     Args:
         record: the record of the evaluation.
         recipe: the run's recipe as JSON, with which the sampling is compared. The default is the recipe of
-            the record: then no field counts as changed.
+            the record, so that no field counts as changed.
     """
     features = {f.name: record["features"][f.name] for f in fields(Features)}
     reference = {f.name: record["reference"][f.name] for f in fields(ReferenceSet)}
@@ -208,7 +209,7 @@ def evaluation_conditions(record: Mapping[str, Any], recipe: Mapping[str, Any] |
 
 
 def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
-    """Return the conditions of the denoising errors of validation images that training logs.
+    """Return the conditions of the denoising errors that a run logs for its validation images.
 
     Args:
         recipe: the recipe of the run, as JSON.

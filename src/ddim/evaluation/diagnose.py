@@ -1,4 +1,4 @@
-"""Diagnose a run by its errors and calibration at each noise level, and by its times.
+"""Diagnose a run by its errors and calibration at each noise level, and by the times that training draws.
 
 The diagnosis also has the range of useful noise levels and the gradient noise scale.
 """
@@ -82,7 +82,10 @@ class Diagnosis(Tabular):
     batch: int
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each noise level, with the errors on held-out images if there are any."""
+        """Return one dictionary for each noise level, with the errors on held-out images.
+
+        If `held_out` is None, the errors on training images replace them.
+        """
         errors, gap = self.held_out or self.train, self.gap
         noise, image = estimate_mean(errors.noise_mse), estimate_mean(errors.image_mse)
         columns = {
@@ -134,7 +137,7 @@ def diagnose(
         progress: called while images are decoded and denoised, and while gradients are computed.
 
     Raises:
-        UserError: if the images of the run are missing or have changed.
+        UserError: if `images` or `count` is below 2, or the images of the run are missing or have changed.
     """
     check_count("images", images, 2)
     check_count("levels", count, 2)

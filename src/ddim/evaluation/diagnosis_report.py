@@ -71,7 +71,7 @@ def level_rows(d: Diagnosis) -> list[tuple[str, ...]]:
 
 
 def describe_images(d: Diagnosis) -> str:
-    """Return the numbers of images from which the errors in the table were measured."""
+    """Return words with the numbers of images on which the errors in the table were measured."""
     counts = [("training", d.train, d.split[0])]
     counts += [] if d.held_out is None else [("held-out", d.held_out, d.split[1])]
     used = [f"{len(errors.noise_mse):,} of {count:,} {name} images" for name, errors, count in counts]

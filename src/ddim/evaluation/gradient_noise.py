@@ -89,7 +89,7 @@ def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
 
     The images of one batch need not be independent. The squared norms of these gradients and of their mean
     give unbiased estimates (appendix A.1). The interval is computed for 1 / scale, by the jackknife over
-    batches: the scale itself has no finite variance if the signal may be 0.
+    batches, because the scale itself has no finite variance if the signal may be 0.
     """
     # The inner products of all pairs of gradients are enough, so that the jackknife can leave out a batch
     # without adding up the gradients again.
@@ -181,7 +181,7 @@ def draw_parts(
 
 
 def load_loss_memory(run: LoadedRun) -> Memory | None:
-    """Return the past losses in a checkpoint; None if times and weights do not depend on past losses."""
+    """Return the past losses in a checkpoint; None if times and loss weights do not depend on them."""
     memory = make_memory(run.recipe.objective, run.recipe.schedule)
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))

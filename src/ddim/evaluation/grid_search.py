@@ -80,8 +80,9 @@ def search_grid(
         KID replaces the mean squared error, and the noise levels that were tried replace the named grids.
 
     Raises:
-        UserError: if the sampler is stochastic, except multistep. Also if the schedule has too few different
-            noise levels.
+        UserError: if the sampler is stochastic, except multistep. Also if a number is not allowed, or the
+            schedule has too few different noise levels. For the sampler multistep, also if `end` is given or
+            the grid is not karras.
     """
     run = open_run_folder(run, out)
     folder = run.checkpoint.run if out is None else Path(out)
@@ -142,12 +143,13 @@ def search_times(
         steps: number of times, at least 3.
         schedule: the schedule of the times.
         end: the last time.
-        error: the error of times (steps,).
+        error: a function that returns the error of times (steps,).
         first: the first time.
         progress: see `search_grid`.
 
     Raises:
-        UserError: if there are fewer than 3 steps, or no grid leads to finite samples.
+        UserError: if there are fewer than 3 steps, or no grid leads to finite samples. Also if `end` is not
+            between 0 and `first`, or the schedule has too few different noise levels.
     """
     check_times_between(steps, schedule, end, first)
     grids = lay_named_grids(steps, schedule, end, first)

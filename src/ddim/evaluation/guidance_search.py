@@ -1,9 +1,9 @@
 """Search for the best guidance of a run: the guide, the scale and the interval of noise levels.
 
 Settings are compared by the KID of their samples against validation images. The best setting is then compared
-with no guidance, on fresh samples and at an equal number of network evaluations. It is kept only if its KID
-is distinguishably lower at 95 %. This test is needed because the lowest of many noisy KIDs is partly low by
-chance.
+with no guidance, on fresh samples and at about the same number of network evaluations. It is kept only if its
+KID is distinguishably lower at 95 %. This test is needed because the lowest of many noisy KIDs is partly low
+by chance.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class SearchedGuidance(Tabular):
     Attributes:
         trials: every setting that was tried, in order; the first two are without guidance.
         best: the setting with the lowest KID among those with guidance, measured again on fresh samples.
-        without: no guidance, on the same fresh samples and with about as many network evaluations.
+        without: no guidance, on samples of the same fresh seeds, at about the same NFE.
         difference: KID of `best` minus KID of `without`.
     """
 
@@ -148,9 +148,9 @@ def search_guidance(
     """Search for the guide, scale and interval of guidance with the lowest KID, and save them with the run.
 
     Sampling with the same sampler, number of steps and weights then uses this guidance, unless a guidance
-    scale is given. The best setting is compared with no guidance on fresh samples, with equally many network
-    evaluations. If no gain is distinguishable at 95 %, no guidance is saved. The reference images are the
-    validation images. After an interruption, the same call continues where the search stopped.
+    scale is given. The best setting is compared with no guidance on fresh samples, at about the same NFE. If
+    no gain is distinguishable at 95 %, no guidance is saved. The reference images are the validation images.
+    After an interruption, the same call continues where the search stopped.
 
     Args:
         run: a run folder, or the result of `ddim.load`, with its sampler, grid and weights.
@@ -163,7 +163,7 @@ def search_guidance(
         announce: called with a sentence about the work before it begins.
 
     Raises:
-        UserError: if there is nothing to guide with, or a guide does not fit.
+        UserError: if there is nothing to guide with, a guide does not fit, or an argument is not allowed.
 
     Example:
         >>> ddim.search_guidance("runs/photos-fast-1")
@@ -238,7 +238,11 @@ class _Search:
     total: int = 0
 
     def find(self, guides: Sequence[Guidance], announce: Callable[[str], object]) -> SearchedGuidance:
-        """Try each guide at each scale, then the best in intervals; test the winner on fresh samples."""
+        """Return the result of the search, after all settings were measured.
+
+        First each guide is tried at each scale. Then the best of these settings is tried in each interval.
+        Finally, the setting with the lowest KID is compared with no guidance, on fresh samples.
+        """
         settings = [replace(guide, scale=scale) for guide in guides for scale in SCALES]
         intervals = self.list_intervals()
         most = count_evaluations(self.at(self.steps), self.steps, settings[0])

@@ -49,7 +49,7 @@ def search_levels(
         progress: called with "grids" while samples are made.
 
     Raises:
-        UserError: if there is no step to search, or the run's own grid is not `Karras`.
+        UserError: if `steps` is below 2, or the run's own grid is not `Karras`.
     """
     own = run.recipe.grid
     if steps < 2 or not isinstance(own, Karras):

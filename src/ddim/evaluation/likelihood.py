@@ -1,4 +1,4 @@
-"""Measure bits per dimension of images under the model of a run; write them, with an error, to a file."""
+"""Measure bits per dimension of images under the model of a run, and write them to a file."""
 
 from __future__ import annotations
 

@@ -94,8 +94,8 @@ def check_memorisation(
 ) -> Memorisation:
     """Find copies of training images among samples, and write a record and a figure.
 
-    If the run was trained with labels, the samples cycle through its classes. If the classes are clusters,
-    they are as frequent as in training instead.
+    If the run was trained with labels, the samples cycle through its classes. If these classes are clusters,
+    each cluster is instead as frequent among the samples as among the training images.
 
     Args:
         run: a run folder, or the result of `ddim.load`.

@@ -97,7 +97,7 @@ def open_reference(
         progress: called with (done, total) while images are decoded.
 
     Raises:
-        UserError: if the reference is the run's own images, and they are missing or have changed.
+        UserError: if the images cannot be opened. Also if they are the run's own images, and have changed.
     """
     if reference.data is None:
         images = reopen_run_images(run, progress, f"name images {BY_ARGUMENT}")

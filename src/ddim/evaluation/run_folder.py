@@ -44,7 +44,8 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
         out: a new or empty folder for the results; None for a new folder in the run folder.
 
     Raises:
-        UserError: if `out` cannot be made, or if `out` is None and `run` is the path of a checkpoint.
+        UserError: if `out` is not empty or cannot be made, or `run` cannot be loaded. Also if `out` is None
+            and `run` is a checkpoint.
     """
     if not isinstance(run, LoadedRun):
         check_run_path(run)

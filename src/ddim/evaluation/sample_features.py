@@ -45,7 +45,7 @@ class Part:
 
     Attributes:
         features: (B, dimensions) float32.
-        images: (B, C, H, W) uint8; None if the features are from the cache and images were not asked for.
+        images: (B, C, H, W) uint8; may be None if the images were not asked for.
         nfe: network evaluations per image.
         sampling: seconds that sampling took.
         kept: whether the features are from the cache.

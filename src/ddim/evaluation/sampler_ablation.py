@@ -65,8 +65,8 @@ DISCRETISATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], 
 }
 """For each discretisation, (f, inverse of f); the values f(sigma) at the noise levels are equally spaced.
 
-See table 1, time steps. For iDDPM, f is the angle of the cosine schedule, without the offset and the rounding
-of its table."""
+See the row "Time steps" of table 1. For iDDPM, f is the angle of the cosine schedule, without the offset and
+the rounding of its table."""
 
 
 def discretise(name: str, steps: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
@@ -164,7 +164,7 @@ FLOWS: tuple[tuple[Literal["linear", "ve", "vp"], Literal["none", "vp"]], ...] =
 """Every schedule with every scaling."""
 
 CHURN = (0.05, 0.2, math.sqrt(2) - 1)
-"""Values of gamma, the relative increase of sigma at each step (algorithm 2); the last is the largest."""
+"""Values of gamma, the relative increase of sigma at each step (algorithm 2); the last is the upper limit."""
 
 ORIGINS: dict[str, tuple[str, str, str]] = {
     "VP": ("vp", "vp", "vp"),
@@ -224,7 +224,7 @@ def ablate_sampler(
         guidance: the guidance of all samples, also of the reference.
 
     Raises:
-        UserError: if the schedule is a table with too few different noise levels.
+        UserError: if a number is not allowed, or the schedule is a table with too few different noise levels.
     """
     check_count("seeds", seeds)
     # Heun's method needs 3 evaluations for a grid of two times, the smallest grid.

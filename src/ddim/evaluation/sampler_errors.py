@@ -159,9 +159,10 @@ def sampling_error_of_run(
 
 
 def sampling_error_of_oracle(law: Mixture, x: Tensor, end: float) -> SamplingError:
-    """Return a function that measures the error of an oracle's samples against a reference.
+    """Return a function that measures the error of samples of a mixture of Gaussians with exact score.
 
-    Sampling goes from x (B, C, H, W) at t = 1 to the time `end`.
+    The reference is Heun's method on a grid with `REFERENCE_LEVELS` timesteps. Sampling goes from x (B, C, H,
+    W) at t = 1 to the time `end`.
     """
 
     def sample(sampler: Sampler, times: Tensor) -> Tensor:

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 DEFAULT: dict[str, Schedule] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
 """The schedules that are plotted by default.
 
-Two have the bounds of the torch/luz repository; the third is DDPM's schedule in continuous time.
+"cosine" and "linear" have the bounds of the torch/luz repository. "linear_beta" is DDPM's schedule in
+continuous time.
 """
 
 KNOWN: dict[str, Any] = {name: kind() for name, kind in SCHEDULES.items()}
-"""All schedules that can be plotted, keyed by name."""
+"""All named schedules, with their default fields, keyed by name."""
 
 
 Shown = Mapping[str, Schedule] | Sequence[str | Schedule] | str | Schedule
@@ -40,7 +41,7 @@ Shown = Mapping[str, Schedule] | Sequence[str | Schedule] | str | Schedule
 
 
 def name_schedules(shown: Shown) -> dict[str, Schedule]:
-    """Return schedules keyed by name; a schedule that has no name is named like "cosine start 0.02"."""
+    """Return schedules keyed by name; an object without a name is named like "cosine start 0.02"."""
     if isinstance(shown, Mapping):
         return dict(shown)
     named = {}

@@ -119,7 +119,7 @@ class Subject:
     """Images to be evaluated, and the images with which they are compared.
 
     Args:
-        source: the run, folder or archive, as the user named it.
+        source: the run, folder or archive, as the user named it; for a tensor or model, a description.
         count: number of images.
         parts: a function that yields the images and their features part by part. Its arguments are the
             extractor and a number n: the first n images are shown, so their parts must contain the images.
@@ -127,7 +127,7 @@ class Subject:
         sampling: the record of sampling, as JSON; None if the images have no such record.
         home: the folder in which the folder of an evaluation is made.
         stem: the start of the name of the evaluation's folder, before its number.
-        fingerprint: the fingerprint of images from a folder or archive; None for samples of a run.
+        fingerprint: the fingerprint of the given images; None for samples of a run or model.
     """
 
     source: str
@@ -166,7 +166,7 @@ class Subject:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a path names a run, in a folder or on the Hub, or a checkpoint, and not images."""
+    """Return whether a path names a run (in a folder or on the Hub) or a checkpoint, rather than images."""
     if names_repository(path):
         return True
     return any((path / name).exists() for name in (RUN, "checkpoints", MANIFEST)) or names_checkpoint(path)
@@ -218,7 +218,7 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
 
 
 def _find_home(path: Path) -> tuple[Path, str]:
-    """Return the folder for evaluations of a run or checkpoint, and the start of their folder names."""
+    """Return the folder for evaluations of a run or checkpoint, and the start of the names in this folder."""
     if not (path / MANIFEST).is_file():
         return path / FOLDER, ""
     # Nothing is added to a checkpoint. For a checkpoint of a run, the evaluation is added to the run.

@@ -44,7 +44,7 @@ class TableCell:
 
 @dataclass(frozen=True, repr=False)
 class EvaluationTable(Tabular):
-    """One evaluation for each combination of options, such as samplers and numbers of steps; see `tabulate`.
+    """One evaluation for each combination of choices, such as samplers and numbers of steps; see `tabulate`.
 
     Attributes:
         metric: the metric that is shown; the evaluations contain all metrics.
@@ -101,9 +101,9 @@ class EvaluationTable(Tabular):
         return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
 
     def is_best(self, cell: TableCell) -> bool:
-        """Return whether a cell has the best value of its column, if the column has at least two values.
+        """Return whether a cell has the best value of its column.
 
-        No cell is the best if the values may not be compared.
+        The result is False if the column has fewer than two values, or the values may not be compared.
         """
         values = [self._value(other) for other in self.cells if other.column == cell.column]
         known = [value for value in values if value is not None]
@@ -206,7 +206,7 @@ class EvaluationTable(Tabular):
 def format_entry(entry: Mapping[str, Any]) -> str:
     """Return a metric's entry as text, such as "0.0123 ± 0.0011"; an empty entry becomes "none".
 
-    The number after ± is the half-width of the 95 % confidence interval; it is left out without an interval.
+    The number after ± is the half-width of the 95 % confidence interval, if the entry has an interval.
     """
     if not entry:
         return "none"
@@ -216,7 +216,10 @@ def format_entry(entry: Mapping[str, Any]) -> str:
 
 
 def format_difference(difference: Difference | str | None) -> str:
-    """Return a difference as text, in brackets if it is not distinguishable from 0 at 95 %."""
+    """Return a difference as text, in brackets if it is not distinguishable from 0 at 95 %.
+
+    A reason why the difference is not known is returned unchanged, and None becomes "".
+    """
     if not isinstance(difference, Difference):
         return difference or ""
     half, digits = (difference.high - difference.low) / 2, _digits(difference.value)

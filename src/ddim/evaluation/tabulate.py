@@ -64,7 +64,7 @@ def tabulate(
         A table with a column for each number of steps, and a row for each combination of the other choices.
 
     Raises:
-        UserError: if a choice does not exist or a combination is invalid. No evaluation has begun then.
+        UserError: if `source` is no run, or a choice or combination is invalid. No evaluation has begun then.
 
     Example:
         >>> table = ddim.tabulate(run, {"steps": [10, 20, 50], "sampler.eta": [0, 0.5, 1]})
@@ -111,9 +111,9 @@ def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
 
 
 def _report_sum(progress: Progress, works: Sequence[int], k: int) -> Progress:
-    """Return the progress callback of row `k` of a table; it reports the progress of the whole table.
+    """Return the progress callback of combination `k`; it reports the progress of the whole table.
 
-    `works` has the number of network evaluations that each row needs.
+    `works` has the number of network evaluations that each combination needs.
     """
 
     def report(what: str, done: float, total: int) -> None:

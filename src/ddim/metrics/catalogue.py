@@ -52,7 +52,7 @@ METRICS = {
 
 
 def metric_name(text: str) -> str:
-    """Return the name of a metric in `METRICS`, from its name in any case or its title, such as "KID".
+    """Return the key in `METRICS` for a key or title in upper or lower case, such as "fid" for "FID".
 
     Raises:
         UserError: if there is no such metric; the message suggests a similar name.

@@ -24,7 +24,8 @@ def load_efficientnet_lite0(weights: Path | None = None) -> tuple[str, Callable[
         The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 1280).
 
     Raises:
-        UserError: if the packages of the extra "metrics" are missing.
+        UserError: if the packages of the extra "metrics" are missing. Also if the weights cannot be read or
+            are not the published weights.
     """
     try:
         with (

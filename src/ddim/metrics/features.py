@@ -78,8 +78,8 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
             Scattering has no weights.
 
     Raises:
-        UserError: if there is no such extractor, its weights cannot be found, or they are not the published
-            weights.
+        UserError: if there is no such extractor, or its weights cannot be found or are not the published
+            weights. Also if efficientnet-lite0 lacks its Python packages, or scattering is given weights.
     """
     if name == _KERAS:
         raise UserError(

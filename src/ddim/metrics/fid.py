@@ -18,7 +18,7 @@ def fid(generated: np.ndarray, reference: np.ndarray) -> float:
     """Return the FID of features (N, d) and (M, d), computed in float64.
 
     Raises:
-        UserError: if one of the sets has fewer than 2 images.
+        UserError: if the sets have different numbers of features, or one has fewer than 2 images.
     """
     check_features("FID", generated, reference, 2)
     return _frechet(_gaussian(generated), _gaussian(reference))
@@ -46,7 +46,7 @@ def fid_infinity(
         (value, low, high), with the ends of the 95 % confidence interval.
 
     Raises:
-        UserError: if one of the sets has fewer than 20 images.
+        UserError: if the sets have different numbers of features, or one has fewer than 20 images.
     """
     check_features("FID-infinity", generated, reference, 2 * _GROUPS)
     draw = np.random.default_rng(seed)

@@ -30,6 +30,9 @@ def load_inception_2015(weights: Path | None = None) -> tuple[str, Callable[[Ten
 
     Returns:
         The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 2048), pooled.
+
+    Raises:
+        UserError: if the weights cannot be found or read, or are not the published weights.
     """
     sha, network = _inception("inception-2015", weights, _list_blocks_2015(), classes=1008)
     return sha, lambda images: network((resize_tf1(images, _SIDE) - 128) / 128)
@@ -44,6 +47,9 @@ def load_inception_torchvision(weights: Path | None = None) -> tuple[str, Callab
 
     Returns:
         The SHA-256 of the weights (hex), and the network: (B, 3, H, W) in [0, 255] -> (B, 2048), pooled.
+
+    Raises:
+        UserError: if the weights cannot be found or read, or are not the published weights.
     """
     sha, network = _inception("inception-torchvision", weights, None, classes=1000)
 

@@ -56,7 +56,7 @@ def kid(
         seed: the seed of the subsets, which are the same subsets as in torch-fidelity.
 
     Raises:
-        UserError: if one of the sets has fewer than 3 images.
+        UserError: if the sets have different numbers of features, or one has fewer than 3 images.
     """
     check_features("KID", generated, reference, 3)
     n, m = len(generated), len(reference)
@@ -103,7 +103,8 @@ def kid_difference(
         (value, low, high), with the ends of the 95 % confidence interval.
 
     Raises:
-        UserError: if a set has fewer than 3 images, or paired sets have different numbers of images.
+        UserError: if the sets have different numbers of features, or one has fewer than 3 images. Also if
+            paired sets have different numbers of images.
     """
     for features in (one, other):
         check_features("KID", features, reference, 3)
@@ -174,7 +175,7 @@ def _between(
 
 
 def _within(x: np.ndarray, of_x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return sums of the kernel over pairs of rows of x (n, d): for each row (n,) and each subset (S,).
+    """Return sums of the kernel over pairs of different rows of x (n, d): per row (n,) and per subset (S,).
 
     `of_x` (S, n) holds ones for the members of each subset and zeros elsewhere; None means no subsets.
     """

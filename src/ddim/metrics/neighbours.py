@@ -91,7 +91,8 @@ def nearest_neighbours(
     Args:
         queries: the query images or features (N, ...).
         references: the reference images or features (M, ...), read block by block; may be a memory map.
-        k: the number of neighbours; at most the number of references is used.
+        k: the number of neighbours. If there are fewer references, all are used, except the query itself if
+            `own` is given.
         also: a second view (M, ...) of each reference, such as its mirror image; the nearer view counts.
         own: if the queries are themselves references, their indices (N,); a query is not its own neighbour.
         embed: the function that maps queries and references to vectors.

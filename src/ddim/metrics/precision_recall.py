@@ -50,7 +50,8 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
         k_density: the number that replaces `k` for density and coverage. Both defaults are from the papers.
 
     Raises:
-        UserError: if one of the sets has fewer than max(k, k_density) + 1 images.
+        UserError: if the sets have different numbers of features, or one has fewer than max(k, k_density) + 1
+            images.
     """
     check_features("precision, recall, density and coverage", generated, reference, max(k, k_density) + 1)
     around_x = _radii(generated, [k])[0]

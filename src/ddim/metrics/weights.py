@@ -61,7 +61,9 @@ def locate_weights(name: str) -> Path:
     of this library.
 
     Raises:
-        UserError: if the file is in neither folder and cannot be downloaded; the message names its address.
+        UserError: if the file is in none of these folders and cannot be downloaded; the message names its
+            address.
+        OSError: if the disk is full.
     """
     known, ours = KNOWN[name], cache_folder() / "weights"
     shared = [folder / "weights" for folder in cache_folders()]
@@ -81,7 +83,7 @@ def locate_weights(name: str) -> Path:
 
 
 def read_weights(name: str, path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Read the weights of network `name`: return the file's SHA-256 (hex), and the tensors keyed by name.
+    """Return the SHA-256 (hex) of the weights file of network `name`, and its tensors, keyed by tensor name.
 
     Raises:
         UserError: if the file cannot be read, or its hash is not in `KNOWN`.
