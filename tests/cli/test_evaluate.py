@@ -50,7 +50,7 @@ def test_the_metrics_are_printed_with_their_conditions(run, command):
     assert f"KID        {record['metrics']['kid']['value']:9.5f}   lower is better; 95 %" in text
     for name in ("FID", "precision", "recall", "density", "coverage"):
         assert f"\n{name}" in text
-    assert "note: of so few images (40), FID, precision" in text
+    assert "note: with so few images (40), FID, precision" in text
     assert file.startswith(f"{run}/evaluations/")
     assert record["sampling"]["seeds"] == list(range(5, 45))
 

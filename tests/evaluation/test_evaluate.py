@@ -523,7 +523,7 @@ def test_a_recall_of_0_gives_a_note():
 def test_few_images_give_notes():
     metrics, notes = measure_metrics(normal(30, 60, 0), normal(90, 60, 1))
     assert any("mostly bias" in note for note in notes)
-    assert any("of so few images (30), FID, precision and density say little" in note for note in notes)
+    assert any("with so few images (30), FID, precision and density say little" in note for note in notes)
     assert metrics["kid"]["size"] == 15
     (said,) = measure_metrics(normal(120, 4, 0), normal(150, 4, 1) + 1)[1]
     assert said.startswith("FID-infinity and its interval are for")

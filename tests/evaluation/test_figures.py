@@ -147,7 +147,7 @@ def test_one_schedule_can_be_plotted_without_a_list(one):
         (
             ("cosine",),
             {"clip": "powers"},
-            "schedule.clip is not a field of cosine; it is one of linear and beta_table$",
+            "schedule.clip is not a field of cosine; it is a field of linear and beta_table$",
         ),
         (("cosine",), {"clop": "powers"}, "schedule.clop is not a field of cosine$"),
         (("linear",), {"clip": "power"}, "perhaps you meant powers"),

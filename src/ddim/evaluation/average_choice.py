@@ -87,7 +87,7 @@ class AverageChoice(Tabular):
     @property
     def notes(self) -> list[str]:
         """Notes for the reader: the best of several values looks too good, and some widths were not tried."""
-        notes = ["the lowest of several values is too low on average: evaluate the kept average anew"]
+        notes = ["the lowest of several values is biased downwards: evaluate the kept average anew"]
         if self.left_out:
             widths = ", ".join(f"{width:g}" for width in self.left_out)
             notes.append(

@@ -90,7 +90,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
         head = ["", *names]
         blocks.append(Folded("Settings that differ", [Table(head, _cells(choices), len(head))]))
     if strips:
-        about = "The first samples of each evaluation. Columns have equal seeds, unless the seeds differ."
+        about = "The first samples of each evaluation. If the seeds are the same, each column has one seed."
         blocks += [Heading("Samples"), Text(about), Strips(strips)]
     return save_page(out, comparison.title, blocks, images)
 

@@ -95,7 +95,7 @@ class Verdict:
         return (
             f"By {self.space}, this run {what}: {format_share(self.samples.share)} of "
             f"{len(self.samples.copies)} samples count as copies. At most {100 * self.bound:.1f} % of real "
-            "images do, without near-duplicates of training images."
+            "images that are not near-duplicates of training images count as copies."
         )
 
 
@@ -181,7 +181,7 @@ def check_counts(samples: int, train: int) -> None:
     if samples < 1 or train < FEWEST:
         raise UserError(
             f"memorisation needs at least 1 sample and {FEWEST} training images, got {samples} and {train}: "
-            "compare the samples with so few images by eye"
+            "with so few images, compare them by eye"
         )
 
 

@@ -57,8 +57,8 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     least = METRICS["kid"].least
     if few < least:
         notes.append(
-            f"of so few images ({few}), FID, precision and density say little, and no metric ranks fewer "
-            f"than {least}"
+            f"with so few images ({few}), FID, precision and density say little, and no metric can rank "
+            f"fewer than {least}"
         )
     overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
     if not overlap["recall"]["value"]:

@@ -230,7 +230,9 @@ def memorisation_sentences(verdict: Verdict, gap: Gap | None, duplicates: Duplic
     """Return the results as sentences, the verdict first."""
     lines = [verdict.sentence]
     if verdict.held_out is None:
-        lines.append("No image was held out: the rate of false alarms is bounded, but not measured.")
+        lines.append(
+            "No held-out image is left for a check, so the rate of false alarms is bounded, but not measured."
+        )
     else:
         share, n = format_share(verdict.held_out.share), len(verdict.held_out.copies)
         lines.append(
@@ -239,7 +241,7 @@ def memorisation_sentences(verdict: Verdict, gap: Gap | None, duplicates: Duplic
         )
     if verdict.left_out:
         are = "image was" if verdict.left_out == 1 else "images were"
-        lines.append(f"{verdict.left_out:,} real {are} left out: near-duplicates of training images.")
+        lines.append(f"{verdict.left_out:,} real {are} left out as near-duplicates of training images.")
     if gap is not None:
         times, low, high = (1 + end for end in (gap.overall.value, gap.overall.low, gap.overall.high))
         lines.append(

@@ -138,7 +138,7 @@ def choose_schedules(names: Sequence[str], changes: Mapping[str, str]) -> dict[s
     for field in changes:
         if not any(field in names_of for names_of in known.values()):
             owners = [name for name, schedule in KNOWN.items() if hasattr(schedule, field)]
-            hint = f"; it is one of {' and '.join(owners)}" if owners else ""
+            hint = f"; it is a field of {' and '.join(owners)}" if owners else ""
             raise UserError(f"schedule.{field} is not a field of {', '.join(known)}{hint}")
     return {
         name: load_value(

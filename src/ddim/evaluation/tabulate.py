@@ -197,7 +197,7 @@ def _notes(cells: Sequence[TableCell]) -> list[str]:
     grids = {cell.evaluation.record["sampling"]["grid"]["kind"] for cell in cells}
     if len(grids) > 1 and "listed" in grids and not any("grid" in cell.choice for cell in cells):
         notes.append(
-            "some combinations use times that `ddim search` found, and others do not; --grid sets one"
+            "some combinations use times that `ddim search` found, and others do not; --grid sets one for all"
         )
     if len(cells) > 2:
         notes.append(
