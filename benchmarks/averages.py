@@ -1,10 +1,11 @@
-"""Errors of averages that are reconstructed from snapshots, against averages tracked in the same training.
+"""Measure the errors of averages that are reconstructed from snapshots.
 
     python benchmarks/averages.py [--steps 1200]
 
-Trains the recipe smoke with averages of several widths, and reconstructs them at its end from N snapshots of
-two. Prints the distance of each reconstruction from the tracked average, relative to the norm of the weights:
-by the method of ddim, and by least squares on the densities of the profiles (Karras et al. 2024, appendix C).
+The benchmark trains the recipe smoke and tracks averages of several widths. At the end it reconstructs each
+of them from N snapshots of the averages of widths 0.05 and 0.10. It prints the distance of each
+reconstruction from the tracked average, relative to the norm of the weights. Two methods are compared: that
+of ddim, and least squares on the densities of the profiles (Karras et al. 2024, appendix C).
 """
 
 import argparse
@@ -31,7 +32,11 @@ COUNTS = (4, 8, 16, 32)
 
 
 def train(steps):
-    """Train; return the averages (P,) by step and power: snapshots of two, and all of them at the end."""
+    """Train, and return the averages, the tracked powers and the last weights (P,).
+
+    The averages (P,) are keyed by (step, power): those of `GAMMAS` at each snapshot, all at the last step.
+    The tracked powers are those of `WIDTHS`, in this order.
+    """
     powers = {f"{power_of_width(width):.6g}": power_of_width(width) for width in WIDTHS}
     rule = Power(GAMMAS[0], (GAMMAS[1], *(float(name) for name in powers)))
     recipe = replace(smoke(), ema=rule, images=steps * smoke().optim.batch)
@@ -52,12 +57,12 @@ def train(steps):
 
 
 def flatten(tensors):
-    """All numbers of some tensors, float64."""
+    """Return all numbers of a dictionary of tensors as one float64 array."""
     return torch.cat([value.detach().double().flatten() for value in tensors.values()]).numpy()
 
 
 def combine_densities(known, wanted):
-    """The coefficients of appendix C: the least squares on the densities of the profiles."""
+    """Return the coefficients of appendix C, by least squares on the densities of the profiles."""
     t, g = (np.array([getattr(p, name) for p in known], float) for name in ("step", "gamma"))
 
     def dot(t, g, s, h):

@@ -39,7 +39,7 @@ DDIM = [sys.executable, "-m", "ddim"]
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
 """The number of turns that libgomp waits in a loop if nothing else is asked for."""
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
-"""Threads that wait sleep at once."""
+"""With this setting, threads that wait sleep immediately."""
 
 
 @contextmanager
@@ -85,7 +85,7 @@ class Run:
         return [line for line in found if "loss" in line]
 
     def pace(self, seconds: float) -> float:
-        """Train for some seconds and return the images per second."""
+        """Wait while the run trains for some seconds, and return its images per second."""
         first = len(self.lines())
         time.sleep(seconds)
         # On a machine that is too busy, two lines may take longer than this.
@@ -107,7 +107,7 @@ def show(name: str, paces: list[float], first: list[float], note: str = "") -> N
 
 
 def measure_precision(args: argparse.Namespace) -> None:
-    """Print how many of 20 choices on a busy machine are those of an idle machine."""
+    """Print how many of 20 choices of the precision on a busy machine equal the choice on an idle one."""
     idle = choose_runtime(compiling=False).precision
     with others(args.others):
         busy = [choose_runtime(compiling=False) for _ in range(20)]

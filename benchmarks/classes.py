@@ -5,8 +5,8 @@
 Samples are of all classes in turn. A sample is assigned to the class of most of its `NEIGHBOURS` nearest
 training images, in features of EfficientNet-Lite0; each class has equally many training images. The table
 shows the share of samples assigned to their own class, with a 95 % interval, beside that of held-out images.
-That share is no upper bound: guidance makes samples that are more typical of their class than images are. The
-table also shows KID against the held-out images.
+The share of the held-out images is no upper bound: with guidance, samples can be more typical of their class
+than real images are. The table also shows KID against the held-out images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
 
 KNOWN, NEIGHBOURS = 5000, 20
-"""Training images that are looked among, and how many of them decide."""
+"""Number of training images to search, and number of nearest ones that vote on the class of a sample."""
 
 
 def evenly(which: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
@@ -38,7 +38,10 @@ def evenly(which: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def vote(found: np.ndarray, classes: int) -> np.ndarray:
-    """Return (N,) the class of most of the neighbours, whose classes are (N, k); ties go to the nearer."""
+    """Return the most frequent class (N,) in each row of the neighbours' classes `found` (N, k).
+
+    The neighbours are sorted by distance. In a tie, the class of the nearest neighbour wins.
+    """
     votes = np.stack([(found == k).sum(1) for k in range(classes)], 1)
     most = np.take_along_axis(votes, found, 1) == votes.max(1, keepdims=True)
     return found[np.arange(len(found)), most.argmax(1)]

@@ -50,7 +50,7 @@ from timing import PIXELS, images, in_turn, pace, sampled, show, training
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 SAME = 1e-4
-"""How far the outputs of the two networks may lie apart."""
+"""The largest absolute difference that is allowed between the outputs of the two networks."""
 
 
 def pair(recipe: Recipe, folder: Path) -> tuple[Pipeline, DDIMPipeline]:
@@ -82,7 +82,10 @@ def pair(recipe: Recipe, folder: Path) -> tuple[Pipeline, DDIMPipeline]:
 
 
 def update(net: UNet2DModel, recipe: Recipe, runtime: Runtime) -> Callable[[], object]:
-    """Return one update of a copy of the network as in diffusers' script; the first call compiles."""
+    """Return a function that makes one update of a copy of the network, as in diffusers' script.
+
+    The function has been called once already, so that later calls do not include compilation.
+    """
     batch, bf16, device = recipe.optim.batch, runtime.precision == "bf16", runtime.device
     net = runtime.place(copy.deepcopy(net)).train().requires_grad_(True)
     quick, scheduler = runtime.compiled(net), DDPMScheduler(1000)
@@ -110,7 +113,10 @@ def update(net: UNet2DModel, recipe: Recipe, runtime: Runtime) -> Callable[[], o
 
 
 def piped(pipeline: DDIMPipeline, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:
-    """Return a function that samples images with a copy of diffusers' pipeline; it is called once before."""
+    """Return a function that samples images with a copy of diffusers' pipeline.
+
+    The function has been called once already, so that later calls do not include compilation.
+    """
     pipeline = copy.deepcopy(pipeline).to(runtime.device)
     if runtime.precision == "bf16":
         pipeline.to(torch.bfloat16)
@@ -205,7 +211,10 @@ def measure_sampling(
 
 
 def runtimes(quick: Runtime) -> tuple[Runtime, ...]:
-    """Return the runtimes to compare with the machine's choice: eager in bf16 and fp32, and compiled bf16."""
+    """Return the runtimes to compare with the machine's choice.
+
+    They are eager bf16 and fp32, the same two without channels_last, and compiled bf16 with channels_last.
+    """
     bf16, fp32 = (replace(quick, precision=precision, compile=False) for precision in ("bf16", "fp32"))
     plain = (replace(runtime, channels_last=False) for runtime in (bf16, fp32))
     return bf16, fp32, *plain, replace(bf16, channels_last=True, compile=True)

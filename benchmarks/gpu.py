@@ -15,8 +15,8 @@ The parts, in this order:
 
 Training images are noise, because the speed does not depend on them. The FLOPs of a step are those of the
 forward and the backward pass. Peaks are measured with large matrix products on the same device, in bf16 and
-in float32 without TF32. A measurement that fails or has no time left is listed with the reason. So is each
-program that could not use CUDA graphs.
+in float32 without TF32. A measurement that fails or has no time left is listed with the reason. A note gives
+the number of compiled programs that could not use CUDA graphs.
 
 --tiny runs the same code on small networks with a trivial compiler, in seconds on a CPU.
 """
@@ -54,14 +54,14 @@ from timing import PIXELS, bare_step, pace, sampled, synchronise, training
 
 NAMES = ("luz", "fast", "ddpm", "edm")
 PARTS = {"training": 50, "diffusers": 8, "graphs": 14, "recompute": 5, "sampling": 7, "run": 16}
-"""The parts, and the share of the time in percent by which each ends; what one leaves goes to the next."""
+"""The share of the time of each part, in percent. Time that a part does not use goes to the next part."""
 EVALUATIONS = 50
 WARM_UP = 10
 """Steps of the run that are not timed."""
 LEAST_RUN = 45.0
-"""Seconds without which a run is not begun: to draw the images and to compile its network."""
+"""The run begins only if so many seconds are left: drawing images and compiling the network take time."""
 LAST_SECONDS = 40.0
-"""Seconds of the whole time that the start of Python, and the samples at the end, may take."""
+"""Seconds of the whole time that are reserved for the start of Python and for the samples at the end."""
 SMALL = {
     "luz": {"widths": (8,), "middle": (8,), "depth": 1, "embedding": 8},
     "fast": {"widths": (8,), "down": (0,), "up": (1,), "attention": (False,), "embedding": 16},
@@ -124,11 +124,11 @@ class Benchmark:
         return override(found, {"data.size": 32, "optim.batch": 4})
 
     def measure(self, row: Row, build: Callable[[], Callable[[], object]], precision: str | None) -> Row:
-        """Time the step that `build` returns after its first calls; keep and return the row.
+        """Build a step and time it; add the row with the result to `rows`, and return it.
 
         Args:
             row: what runs; its other fields are filled in.
-            build: prepares the step.
+            build: prepares and returns the step.
             precision: the precision of training; None for sampling.
         """
         self.rows.append(row)

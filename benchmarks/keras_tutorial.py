@@ -27,7 +27,7 @@ def residual(x: object, width: int) -> object:
 
 
 def network() -> keras.Model:
-    """Build the network: noisy images and noise variances to noise."""
+    """Build the network, which predicts noise from noisy images and noise variances."""
     images, variances = keras.Input((SIZE, SIZE, 3)), keras.Input((1, 1, 1))
     speeds = 2 * math.pi * np.exp(np.linspace(0, math.log(1000.0), EMBEDDING // 2)).astype("float32")
     noise_level = layers.Lambda(
@@ -53,7 +53,7 @@ def network() -> keras.Model:
 
 
 class Diffusion(keras.Model):
-    """Predicts noise as the tutorial does, without its EMA of the weights, which favours Keras."""
+    """Predicts noise as in the tutorial. The EMA of the weights is left out, which saves Keras some time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Diffusion(keras.Model):
         self.seeds = keras.random.SeedGenerator(0)
 
     def call(self, x0: object, training: bool = False) -> object:
-        """Return the loss, as a batch of errors."""
+        """Return the errors of the predicted noise (B, H, W, C); the loss is their mean absolute value."""
         # Mixed precision passes the images in bf16; noise is added in float32, as in the tutorial.
         x0 = ops.cast(x0, "float32")
         eps = keras.random.normal(ops.shape(x0), seed=self.seeds)

@@ -10,12 +10,13 @@ error, of
   - samples of the same seeds, conditioned on augmentations drawn as in training,
   - samples of CONTROL, a run of the same recipe without augmentation.
 
-`leak` is how far the samples are on the way from the images to the augmented images; with a control, from its
-samples. `conditioned` is how far the conditioned samples are from the others on that way; if it is not about
-1, the statistic cannot show a leak. Standard errors are those of images and samples alone: two runs of
-different seeds may differ by more.
+`leak` is (samples - images) / (augmented - images); with CONTROL, it is (samples - samples of CONTROL) /
+(augmented - images). `conditioned` is (conditioned samples - samples) / (augmented - images); if it is not
+about 1, the statistic cannot show a leak. The standard errors leave out the variation between runs: two runs
+of different seeds may differ by more.
 
-For a run with labels, samples are of its classes in turn. Equal classes make that the mix of the data.
+For a run with labels, samples are of its classes in turn. If all classes have equally many images, samples
+and training images have the same class frequencies.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def ratio(top: tuple[float, float], bottom: tuple[float, float]) -> str:
 
 
 def alike(run: LoadedRun, control: LoadedRun) -> bool:
-    """Return whether a control was trained on the images of the run without augmentation."""
+    """Return whether a control was trained on the images of the run, without augmentation and flips."""
     d, other = (trained.checkpoint.state.images.fingerprint for trained in (run, control))
     return d == other and not control.recipe.augment.probability and not control.recipe.data.flip
 

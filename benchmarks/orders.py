@@ -2,9 +2,9 @@
 
     python benchmarks/orders.py [--out docs/results/orders.md]
 
-The model is an oracle, a mixture of Gaussians in image space, in float64. The error is that against its flow,
-integrated to about 1e-11. The order is the slope of log error over log step for four numbers of levels, of
-the last state and of the sample.
+The model is an oracle, a mixture of Gaussians in image space, in float64. The error is the distance from the
+probability flow of the oracle, which is integrated to about 1e-11. The order is the slope of log error over
+log step for four numbers of levels. It is measured for the last state and for the sample.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LEVELS, END = (163, 244, 366, 549), 0.2
 
 
 def table() -> str:
-    """Return the whole page."""
+    """Measure the orders, and return the whole page as Markdown."""
     schedule = Cosine(0.3, 0.999)
     draw = torch.Generator().manual_seed(1)
     oracle = Mixture(schedule, torch.randn(3, 1, 2, 2, generator=draw, dtype=torch.float64), 0.5)

@@ -2,11 +2,12 @@
 
     python benchmarks/recipes.py RUN...
 
-The first table shows each run's own loss on its held-out images, beside that of the zero function. That is
-the best network that ignores its input, because targets have mean zero at every noise level, except for
-images whose pixels were not measured. The second table shows the mean absolute error of the denoised image in
-steps of 1/255, at the same noise on the pixels for all runs, if the schedule has it. Two references need no
-network: the noisy image and the mean image. Runs with labels are conditioned on none.
+The first table shows each run's own loss on its held-out images, beside the loss of the zero function. If the
+mean of the pixels was measured, targets have mean zero at every noise level. Then the zero function is the
+best network that ignores its input. The second table shows the mean absolute error of the denoised image in
+steps of 1/255. The noise on the pixels is the same for all runs; a noise level outside the range of a
+schedule gives nan. Two references need no network: the noisy image and the mean image. Runs with labels are
+evaluated without a class.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ class Zero(nn.Module):
         self.outputs = outputs
 
     def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
-        """(B, C, H, W) -> (B, outputs C, H, W)."""
+        """Return zeros (B, outputs * C, H, W) for x (B, C, H, W)."""
         return x.new_zeros(len(x), self.outputs * x.shape[1], *x.shape[2:])
 
 
 def held_out(trained: Pipeline) -> Tensor:
-    """Return (N, C, H, W) in [0, 1], the first of a run's held-out images."""
+    """Return the first `HELD_OUT` held-out images of a run, (N, C, H, W) in [0, 1]."""
     own = open_run_images(trained)
     return to_unit(gather_batch(own.images, own.validation[:HELD_OUT]))
 
 
 @torch.no_grad()
 def own_loss(trained: Pipeline, images: Tensor, model: Model) -> float:
-    """Return the recipe's loss at its own times, of the run's network or another one."""
+    """Return the loss of a network by the recipe of a run, at the training times of this recipe."""
     recipe, runtime = trained.recipe, trained.runtime
     times = recipe.objective.times(midpoints(len(images)), recipe.schedule)
     total = 0.0

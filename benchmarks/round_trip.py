@@ -1,10 +1,10 @@
-"""Measure the error of a round trip of real images through latents by number of steps, as a Markdown table.
+"""Measure the error of inverting and restoring real images, for several numbers of steps.
 
     python benchmarks/round_trip.py RUN DATA [--images 16] [--steps 10,20,50,100,200,500,1000] [--exact 20]
 
 The error is the mean squared error per dimension of images in [0, 1], on held-out images of the run's split,
-in float32. An image enters as alpha x0 at the last level. Beside it is what Song et al. 2021 report for
-CIFAR-10 (table 2, images in [0, 1] too).
+in float32. The inversion starts from alpha x0 at the last level, without noise. The errors are printed as a
+Markdown table, beside those that Song et al. 2021 report for CIFAR-10 (table 2, images in [0, 1] too).
 """
 
 from __future__ import annotations

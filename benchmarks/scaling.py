@@ -2,14 +2,15 @@
 
     python benchmarks/scaling.py [--processes 1,2] [--recipe fast] [--batch B] [--seconds 40] [--rounds 3]
 
-Each row is a training of `blossoms:1024` with so many processes of torchrun on this machine, which divide its
-GPUs or its cores; with one process it is the plain command. The trainings of a round follow each other, and
-ratios are medians over the rounds. A speed is read from the log of the run, without compilation.
+Each row is a training of `blossoms:1024` with one of the numbers of processes. Several processes are started
+by torchrun on this machine and divide its GPUs or cores; a single process is the plain command. The trainings
+of a round follow each other, and ratios are medians over the rounds. A speed is read from the log of the run,
+without compilation.
 
     images/s     median speed of training, without validations
     ratio        against the first row, round by round
-    efficiency   ratio / processes. The best value is 1 on GPUs, and 1 / processes on a CPU, where all rows
-                 use the same cores
+    efficiency   ratio / processes, times the processes of the first row. If the first row has 1 process, the
+                 best value is 1 on GPUs, and 1 / processes on a CPU, where all rows use the same cores
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ WARM_UP = 4
 
 
 def command(processes: int, out: Path, args: argparse.Namespace) -> list[str]:
-    """Return the words of a training in so many processes."""
+    """Return the command of a training in a number of processes, as a list of words."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     words = [sys.executable, "-m", *(launcher if processes > 1 else []), "ddim", "train", "blossoms:1024"]
     words += ["--recipe", args.recipe, "--images", "100000000", "--out", str(out), "--report.log", "1"]
@@ -40,7 +41,7 @@ def command(processes: int, out: Path, args: argparse.Namespace) -> list[str]:
 
 
 def measure_pace(processes: int, out: Path, args: argparse.Namespace) -> float:
-    """Train for some seconds and return the images per second."""
+    """Train in a number of processes for some seconds, and return the images per second."""
     with out.with_suffix(".txt").open("w") as log:
         process = subprocess.Popen(
             command(processes, out, args), stdout=log, stderr=log, start_new_session=True

@@ -6,8 +6,9 @@ Usage:
         [--cases 2000] [--seconds 60]
 
 RUNS is a folder of runs, and RUN the id of one with a checkpoint. Without an option all parts are measured.
---load sends, in each round, 64 clients that sample and wait so many times, 16 that send a byte a second, and
-64 that ask for much and leave; it prints the statuses, wrong images, the latency of /healthz and the memory.
+--load starts in each round 64 clients that ask for samples --requests times and wait for them, 16 that send a
+byte a second, and 64 that ask for much and leave. It prints the statuses, the number of wrong images, the
+latency of /healthz and the memory.
 --abuse sends requests that schemathesis makes up from /api/openapi.json, and hand-written hostile ones.
 --pace trains `blossoms` and opens and closes the page in turn; it prints the ratio of the paces, and the
 share of a core that server and worker use while the page is open.
@@ -105,7 +106,10 @@ def measure_abuse(runs: Path, run: str, cases: int) -> None:
 
 
 async def send_hostile(server, run: str) -> Counter:
-    """Send hostile requests one by one; returns how often each status was answered, "closed" without one."""
+    """Send hostile requests one by one; return how often each status was answered.
+
+    The key "closed" counts connections that the server closed without a status.
+    """
     statuses = Counter()
     bodies = [
         "{",

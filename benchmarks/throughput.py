@@ -5,11 +5,11 @@
 
 Keras 3 and its backend are in this environment or in that of another Python; this project needs neither.
 
-For each recipe three rows are interleaved round by round: the whole update (memory map, flips, noise, loss,
+For each recipe four rows are interleaved round by round: the whole update (memory map, flips, noise, loss,
 optimiser, EMA, checks) as `ddim train` runs it; the bare step of the same network (forward, backward and
-optimiser on fixed tensors); and the same network in fp32, contiguous and eager. Compilation, a sheet of
-samples and a validation have lines of their own. Sampling is 64 images of 20 steps, against fp32 contiguous
-eager.
+optimiser on fixed tensors); and both again in fp32, contiguous and eager. A line below them gives the time of
+compilation and of a validation. Sampling is 64 images of 20 steps: compiled, as `ddim sample` runs it, and in
+fp32, contiguous and eager.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def measure_training(name: str, args: argparse.Namespace, quick: Runtime) -> Non
 
 
 def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
-    """Print the speed of 64 images, 20 steps, luz network: eager, compiled, and fp32 contiguous eager."""
+    """Print the speed of sampling 64 images in 20 steps with the luz network, and the pixel differences."""
     recipe = find_recipe("luz")
     runtimes = {
         "compiled": replace(quick, compile=True),

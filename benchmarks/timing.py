@@ -1,4 +1,4 @@
-"""Time candidates in turn: what the speed benchmarks share."""
+"""Functions that the speed benchmarks share: they prepare steps, time them in turn and print tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def images(size: tuple[int, int], count: int = 512) -> Images:
 
 
 def training(recipe: Recipe, runtime: Runtime, updates: int = 2) -> Training:
-    """Return a training of a recipe under a runtime, after two updates, which compile its network."""
+    """Return a training of a recipe under a runtime, after `updates` updates, which compile its network."""
     source = images(recipe.data.size)
     run = Training(
         recipe,
@@ -66,7 +66,10 @@ def bare_step(run: Training) -> Callable[[], object]:
 
 
 def sampled(trained: Pipeline, runtime: Runtime, count: int, steps: int) -> Callable[[], object]:
-    """Return a function that samples images with a copy of our model; it is called once before."""
+    """Return a function that samples images with a copy of our model.
+
+    The function has been called once already, so that later calls do not include compilation.
+    """
     model = runtime.place(copy.deepcopy(trained.model))
     model.net = runtime.compiled(model.net, frozen=True)
     trained = replace(trained, model=model, runtime=runtime)
@@ -100,7 +103,10 @@ def pace(step: Callable[[], object], batch: int, seconds: float) -> float:
 
 
 def in_turn(candidates: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Time every candidate once a round, so that a drift of the machine affects all alike."""
+    """Return the speeds of each candidate, one for each round, keyed by the candidate's name.
+
+    The candidates of a round follow each other, so that a drift of the machine affects all alike.
+    """
     paces: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, measure in candidates.items():

@@ -8,7 +8,8 @@ MODULE is a module or a package. Without one, all that `[tool.mutmut]` in pyproj
 without `--sample`, every mutant runs, which takes hours. Mutants and results lie in the folder mutants/; a
 later full run repeats only what has changed. `mutmut show NAME` prints a mutant that survived.
 
-Counted are only mutants that change what the code does: neither `__repr__` nor the wording of a `raise`.
+Only mutants that change what the code does are counted. Mutants of a `__repr__` and of the wording of a
+`raise` are left out.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class _Wording(ast.NodeTransformer):
 
 
 def _drop_wording(code: str, names: list[str]) -> list[str]:
-    """Drop the mutants of `__repr__`, and those that are the original but for the wording of a `raise`."""
+    """Return the names without mutants of `__repr__` and without those of the wording of a `raise` alone."""
     functions = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)]
     bodies = {}
     for node in functions:

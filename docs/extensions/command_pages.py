@@ -88,7 +88,7 @@ def split_epilog(epilog: str) -> tuple[list[str], str]:
 
 
 def format_examples(text: str) -> str:
-    """Return examples as commands of a shell: what stands beside a command becomes a comment."""
+    """Return examples as commands of a shell; the text beside a command becomes a comment."""
     lines = []
     for line in text.splitlines():
         command, gap, about = re.fullmatch(r"\s*(\S.*?)(\s{2,}(?=\S)|$)(.*)", line).groups()  # type: ignore

@@ -1,4 +1,4 @@
-"""Write the pages that come from the program itself: one for each command, and the API reference."""
+"""Write the pages that come from the program itself: the commands, the API reference and the tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from tested_page import write_tested
 
 
 def write_pages(app: Sphinx) -> None:
-    """Write both folders before Sphinx looks for pages; a page that is the same keeps its time."""
+    """Write the folders commands and api and the page tested.md, before Sphinx looks for pages.
+
+    A page whose text has not changed keeps its modification time.
+    """
     for folder, pages in (("commands", write_commands()), ("api", write_api())):
         replace_pages(Path(app.srcdir) / folder, pages)
     replace_page(Path(app.srcdir) / "tested.md", write_tested())

@@ -36,7 +36,7 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Keep what a tag loads, links to, and is named."""
+        """Record the addresses that a tag loads or links to, and the anchors that it defines."""
         given = {name: value for name, value in attrs if value}
         self.anchors |= {given[name] for name in ("id", "name") if name in given}
         if not (tag == "link" and given.get("rel") in ABOUT):
@@ -47,7 +47,7 @@ class Page(HTMLParser):
         self._style = tag == "style"
 
     def handle_data(self, data: str) -> None:
-        """Keep the addresses of a style sheet within the page."""
+        """Record the addresses of a style sheet within the page."""
         if self._style:
             self.loaded += list_css_addresses(data)
 
@@ -59,7 +59,7 @@ def list_css_addresses(text: str) -> list[str]:
 
 
 def is_elsewhere(address: str) -> bool:
-    """Say whether an address is of another host."""
+    """Return whether an address is on another host."""
     parts = urlsplit(address)
     return bool(parts.netloc) or parts.scheme in ("http", "https", "ftp")
 

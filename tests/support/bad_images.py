@@ -1,4 +1,4 @@
-"""A folder with every kind of bad image, made from nothing: what should be used, and what refused and why."""
+"""Write a folder with every kind of odd or bad image, and say which are usable and why others are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def encoded(pixels: np.ndarray | Image.Image, format: str, **options: object) ->
 
 
 def oriented(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """What a camera stores that is held so that EXIF says 1 ... 8, in numpy's words instead of Pillow's."""
+    """Return the pixels that a camera stores with EXIF orientation 1 to 8, computed without Pillow."""
     return {
         1: pixels,
         2: pixels[:, ::-1],
@@ -166,7 +166,7 @@ def refused() -> dict[str, tuple[bytes, str]]:
 
 
 def special(folder: Path) -> dict[str, str]:
-    """Make what is no plain file in a folder; the names with a part of the reason."""
+    """Create entries in a folder that are not plain files; return {name: a part of the reason}."""
     os.mkfifo(folder / "pipe.png")
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "nowhere.png").symlink_to("missing.png")
@@ -183,7 +183,7 @@ def special(folder: Path) -> dict[str, str]:
 
 
 def fill(folder: Path) -> tuple[set[str], dict[str, str]]:
-    """Write every kind into a folder: (names to be used, reasons of the names to be refused)."""
+    """Write files of every kind into a folder; return the usable names, and {refused name: its reason}."""
     write: Callable[[str, bytes], object] = lambda name, data: (folder / name).write_bytes(data)
     for name, data in usable().items():
         write(name, data)

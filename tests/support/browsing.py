@@ -1,4 +1,4 @@
-"""A browser for the tests of the page: what it asks for, what it complains about, what a reader sees."""
+"""A browser for the tests of the page; it checks logged errors, requests to other hosts and contrasts."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ def open_browser():
 
 @contextmanager
 def open_page(browser, address, width=1440, refused=False, **options):
-    """Open a page; at its end nothing was logged as an error, and no other host was asked.
+    """Open a page and yield it; then check that no error was logged and no other host was asked.
 
     Args:
         browser: see `open_browser`.

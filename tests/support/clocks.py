@@ -12,7 +12,10 @@ from ddim.training import Callback
 
 
 class Clock(Callback):
-    """A clock that stands still but for what each update and event is said to take."""
+    """A clock that advances only at updates and validations, by the given seconds.
+
+    `first` is for the first update, `update` for each later one, and `event` for each validation.
+    """
 
     def __init__(self, first=3.0, update=0.2, event=0.5):
         self.now, self.first, self.update, self.aside = 1000.0, first, update, event

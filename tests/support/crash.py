@@ -1,7 +1,7 @@
-"""Crashes on purpose: a process killed after any system call, power cuts replayed, hostile files.
+"""Kill a process after any system call, replay power cuts, and open hostile files.
 
-`python tests/crash.py kills|averages|replay|hostile FOLDER` prints a report as JSON. It is a script because
-it forks, and because an audit hook stays for good: neither belongs in the process of the tests.
+`python tests/support/crash.py kills|averages|replay|hostile FOLDER` prints a report as JSON. This is a script
+because it forks, and because an audit hook cannot be removed: neither belongs in the process of the tests.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ CALLS = (*MAY_FAIL, "close", "replace", "unlink", "rmdir", "link", "symlink")
 
 @contextmanager
 def wrapped_calls(names, wrap):
-    """Let each of these system calls be `wrap(name, call)`."""
+    """Replace each of these system calls by `wrap(name, call)` inside the block."""
     originals = {name: getattr(os, name) for name in names}
     for name, call in originals.items():
         setattr(os, name, wrap(name, call))
@@ -60,7 +60,7 @@ def watched(after):
 
 @contextmanager
 def failing(n, code):
-    """Let the n-th system call fail with the error `code`; yields a list, empty if there were fewer."""
+    """Let the n-th system call fail with the error `code`; yield a list that then gets the call's name."""
     countdown, failed = itertools.count(n - 1, -1), []
 
     def wrap(name, call):
@@ -77,7 +77,7 @@ def failing(n, code):
 
 
 def crashed(mode, folder):
-    """The report of this script, which ends only when its own checks hold."""
+    """Run this script in a mode and return its report; fail if one of its checks fails."""
     command = [sys.executable, __file__, mode, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,10 @@ def put(folder, step, version=0, **options):
 
 
 def label(path):
-    """(step, version) of a checkpoint of which every part is bit for bit that of content(step, version)."""
+    """Return (step, version) of a checkpoint, and check that all of it equals content(step, version).
+
+    Return None if `path` is None.
+    """
     if path is None:
         return None
     state = checkpoint.read_document(path, "state")
@@ -153,7 +156,7 @@ SAVES = {
 
 
 def child(work):
-    """Run `work` in a forked process; the signal that ended it, 0 for none."""
+    """Run `work` in a forked process; return the number of the signal that ended the process, 0 for none."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -183,7 +186,7 @@ def killed_after(n, work):
 
 
 def kills(folder):
-    """Kill each save after each of its system calls; {save: what was newest after each}."""
+    """Kill each save after each of its system calls; return {save: the newest checkpoint after each kill}."""
     report = {}
     for name, (before, save, newest, best) in SAVES.items():
         start = folder / f"{name}-start"
@@ -209,7 +212,10 @@ def kills(folder):
 
 
 def averages(folder):
-    """Kill the replacement of a stored average after each of its system calls; [what was then found]."""
+    """Kill the replacement of a stored average after each of its system calls.
+
+    Return the width of the average that was found after each kill.
+    """
     start = folder / "start"
     keep(start, 1)
     outcomes = []
@@ -233,7 +239,7 @@ def keep(run, width):
 
 
 def kept(run):
-    """The width of the one stored average, of which every part is that of `keep`."""
+    """Return the width of the only stored average, and check that its other parts fit this width."""
     (facts,) = list_stored(run).values()
     weight = checkpoint.read_tensors(find_stored(run)["mine"], "average")["weight"]
     assert weight.tolist() == [facts.width] * 4
@@ -244,7 +250,7 @@ def kept(run):
 
 
 def replay(folder):
-    """Cut the power after each system call of each save; {save: how many different states were tried}."""
+    """Cut the power after each system call of each save; return {save: number of different states tried}."""
     report = {}
     for name, (before, save, newest, best) in SAVES.items():
         run = folder / f"{name}-run"
@@ -275,7 +281,7 @@ def replay(folder):
 
 
 def recovered(place, state):
-    """Lay `state` out as the run `place`; the label of its newest checkpoint."""
+    """Write `state` as a run folder at `place`; return the label of its newest checkpoint."""
     place.mkdir()
     for name, data in state.items():
         if data is None:
@@ -302,7 +308,7 @@ def packed(header, data=b"", length=None):
 
 
 def forged(path, contents, **fields):
-    """A checkpoint at `path` with any files, and a manifest that agrees with them (but for `fields`)."""
+    """Write a checkpoint with any files and a manifest that fits them; `fields` replace its entries."""
     path.mkdir(parents=True)
     listed = {}
     for name, data in contents.items():
@@ -358,7 +364,7 @@ def _documents():
 
 
 def _manifests(folder):
-    """Checkpoints of which the manifest, or what it says, is a trap."""
+    """Yield (case, path) of checkpoints whose manifest, or a file that it names, is a trap."""
     inside = {"model.safetensors": packed({})}
     (folder / "secret.json").write_text("{}")
     entry = {"size": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
@@ -400,7 +406,11 @@ def outcome(call):
 
 
 def hostile(folder):
-    """Open hostile files with an audit hook listening; {"alarms": what ran, "outcomes": {case: outcome}}."""
+    """Open hostile files while an audit hook listens, and return a report.
+
+    The report has the forbidden events ("alarms"), a proof that the hook works ("alive"), new files ("new"),
+    and {case: outcome} ("outcomes").
+    """
     cases = {}
     for k, (name, data) in enumerate(_tensor_files().items()):
         path = forged(folder / f"t{k}", {"model.safetensors": data})

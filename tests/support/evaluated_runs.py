@@ -9,7 +9,7 @@ from ddim.runs.named_recipes import smoke
 
 
 def run(name="run", state="finished", errors=None, records=(), **changes):
-    """Return a run in memory; fields of its recipe by path, with double underscores for dots."""
+    """Return a run in memory; `changes` are fields of its recipe, with double underscores for dots."""
     recipe = dump(override(smoke(), {path.replace("__", "."): value for path, value in changes.items()}))
     return Run(Path(name), state, recipe, images=960, total=960, errors=errors or {}, records=records)
 

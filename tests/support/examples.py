@@ -30,7 +30,7 @@ WHERE = {"RUN": "runs/photos-fast-1", "STUDENT": "runs/photos-fast-distilled-1"}
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code on a page: its language, the file that it is if it has a caption, its line and text."""
+    """A block of code on a page: its language, the file name in its caption or "", its line and its text."""
 
     language: str
     caption: str
@@ -141,7 +141,7 @@ class Page:
         self.ran += 1
 
     def shrink(self, words):
-        """The words with small budgets, the names of a page, and globs replaced."""
+        """Return the words of a command with small budgets; placeholders and globs are replaced."""
         made = []
         for word in words:
             last = made[-1] if made else ""

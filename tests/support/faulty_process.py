@@ -30,7 +30,7 @@ def run_out_of_memory(rank):
 
 
 def ask_late():
-    """Let a process ask why an exchange failed only when process 0, and the store with it, has ended."""
+    """Make a process ask why an exchange failed only after process 0, which holds the store, has ended."""
     explain, process_watch.GRACE = ProcessWatch.explain, 60
 
     def late(self, error):
@@ -44,7 +44,10 @@ def ask_late():
 
 
 def fill_the_disk():
-    """Let no file grow beyond 60,000 bytes once process 0 trains; before, it writes the decoded images."""
+    """Let no file of process 0 grow beyond 60,000 bytes once it trains.
+
+    The limit begins no earlier, because process 0 first writes the decoded images.
+    """
     advance = Training.advance
 
     def limited(self):

@@ -1,4 +1,4 @@
-"""Commands of `ddim` on a disk that is full after so many bytes, and given again when there is room.
+"""Run commands of `ddim` on a disk that becomes full, and run them again when there is room.
 
 `python tests/support/full_disks.py FOLDER [--budgets 32] [--commands train,sample,...] [--seed 0]` gives each
 command a small file system (tmpfs, which needs root) and leaves it only a budget of free bytes, drawn between
@@ -110,7 +110,7 @@ def _try_budgets(home, command, count, draw):
 
 
 def _judge(command, disk, life, whole, found):
-    """Yield what a command did wrong that had too little room, and does wrong when it has room again."""
+    """Return sentences on what a command did wrong with too little room, and after it had room again."""
     out, wrong = disk / "out", []
     said = [line for line in life.said if line.startswith("ddim: ")]
     if life.code == 0:

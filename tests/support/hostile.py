@@ -1,8 +1,9 @@
-"""Meet every hostile file by a command, and report what each of them did.
+"""Run a command on every hostile file, and report what each command did.
 
 `python tests/support/hostile.py FOLDER [NAME ...]` runs the cases whose names contain one of the words, by
-default all. It exits with 1 unless each case is refused in one sentence, runs nothing, and stays within 1 GiB
-of memory and 5 s of the processor. It is a script because it forks: a case costs no import.
+default all. It exits with 1 unless each case is refused in one sentence, or succeeds if a part of it can be
+used. In addition, no case may run a program or exceed 1 GiB of memory and 5 s of the processor. This is a
+script because it forks: a case costs no import.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hostile_cases import CASES, PARTLY
 
 
 def _write(name: str, folder: Path) -> list[str]:
-    """Write a case by a process of its own, whose memory does not count, and return the words."""
+    """Write a case in a process of its own, whose memory does not count; return the words of its command."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -21,7 +21,7 @@ def own(network, **options):
 
 
 def theirs(spec, channels=3):
-    """The weights of a network of ours with the names and shapes of denoising-diffusion-pytorch."""
+    """Return our network, and its weights with the names and shapes of denoising-diffusion-pytorch."""
     net = shaken(made(lambda: spec.network(channels)))
     found = {}
     for name, value in net.state_dict().items():
@@ -129,7 +129,7 @@ def old_format(path, canary):
 
 
 def eval_in_torch(path, canary):
-    """Through a function of torch that evaluates text."""
+    """Write a pickle that calls a function of torch, `torch.hub.load`."""
     from torch.fx._symbolic_trace import _assert_is_none  # noqa: F401  (there are such functions)
 
     torch.save({"a": Runs(torch.hub.load, str(canary), "x")}, path)

@@ -1,4 +1,4 @@
-"""Hostile images, and folders that hold what is no file."""
+"""Hostile images, and folders with pipes, links and devices in place of images."""
 
 from __future__ import annotations
 
@@ -104,7 +104,10 @@ for _name, _target in (
 
 
 def _large(folder: Path, kind: str, mode: str) -> list[str]:
-    """An image of 64 megapixels, which is allowed, must not take more memory than is allowed."""
+    """Write an image of an allowed size: 64 megapixels, or 30 as TIFF or BMP.
+
+    Reading it must not take more memory than is allowed.
+    """
     (folder / "photos").mkdir()
     from PIL import Image
 

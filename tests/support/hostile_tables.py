@@ -67,7 +67,7 @@ add("npy_fortran_of_a_gibibyte", array(npy(described((16, 2**13, 2**13), "|u1", 
 
 
 def packed(members: dict[str, tuple[bytes, int]]) -> Case:
-    """Return the case of a .npz file, whose arrays are bytes that so many zeros follow."""
+    """Return the case of a .npz file; each array is (first bytes, number of zero bytes after them)."""
 
     def make(folder: Path) -> list[str]:
         with zipfile.ZipFile(folder / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -83,7 +83,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def allowed(self, name, writing=False):
-        """The repository, or None after an error as the Hub sends it: it hides what a token may not see."""
+        """Return the repository; return None if an error was sent.
+
+        Like the Hub, answer "RepoNotFound" if the repository is private and no token is given.
+        """
         found, token = self.hub.repositories.get(name), self.headers.get("Authorization")
         if token not in (None, f"Bearer {TOKEN}"):
             self.refuse(401, "", "Invalid credentials in Authorization header")

@@ -114,7 +114,7 @@ CLASSES: dict[str, Make] = {
 
 
 def write_classes(folder: Path, each: int) -> int:
-    """Write `each` files of each class, and what is no file; return their number."""
+    """Write `each` files of each class, and `each` special or odd entries; return the number of all."""
     draw, count = random.Random(0), 0
     for name, make in CLASSES.items():
         for k in range(each):
@@ -136,7 +136,7 @@ def write_classes(folder: Path, each: int) -> int:
 
 
 def decode_everything(data: bytes) -> None:
-    """Decode a file as all that it can be; UnusableError where that is impossible."""
+    """Decode a file with each number of channels and type of values; an `UnusableError` is no fault."""
     with suppress(UnusableError):
         header = read_any_header(data)
         for channels, kind in (

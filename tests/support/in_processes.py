@@ -1,4 +1,4 @@
-"""Trains each case in the processes that torchrun started, and writes what they drew and what they learnt.
+"""Train each case in the processes that torchrun started, and write their random draws, losses and tensors.
 
 torchrun --standalone --nproc-per-node N in_processes.py OUT UPDATES [CASE ...]
 """
@@ -90,7 +90,7 @@ def draw_digest(row):
 
 
 def train(name, updates):
-    """Losses, and digests of the draws of each step by row; and the training itself."""
+    """Train a case; return the training, the losses, and a list of [step, row, digest of its draws]."""
     run, drawn, losses = open_training(name), [], []
     original = batches.Batch.part
 
@@ -114,7 +114,7 @@ def train(name, updates):
 
 
 def main(out, updates, *names):
-    """Train the cases and write DRAWS and LOSSES as JSON, and the tensors."""
+    """Train the cases; write the losses and draws of each as JSON, and its tensors as safetensors."""
     out.mkdir(parents=True, exist_ok=True)
     with join_processes() as processes:
         for name in names or CASES:

@@ -1,8 +1,9 @@
-"""`ddim train` killed with SIGKILL again and again, and resumed each time.
+"""Kill `ddim train` with SIGKILL again and again, and resume it each time.
 
 `python tests/support/kill.py FOLDER [--kills 20] [--saving 5] [--seed 0] -- OPTIONS OF ddim train ...`
-runs it once undisturbed and once killed, both in FOLDER, and prints a report as JSON; it exits with 1
-unless both ended with the same bits. It is a script because it forks: each life costs no import.
+trains once undisturbed and once with kills, both in FOLDER, and prints a report as JSON. It exits with 1
+unless both trainings ended with the same bits and at least as many kills hit a save as were aimed at one.
+This is a script because it forks: each life costs no import.
 
 With `--recipes`, or `--recipes NAMES`, in place of the options, this is done with named recipes on small
 networks and photos that each life decodes anew, and with a network that each life compiles ("compiled").
@@ -37,7 +38,11 @@ COMPILED = "compiled"
 
 @dataclass
 class Report:
-    """What happened: kills, how many were aimed at a save and hit it, at which steps; what is different."""
+    """The kills of a run, and the differences at its end.
+
+    `aimed` kills were aimed at a save, and `saving` hit one. `starting` kills came while the run started.
+    `resumed_at` has the step of the newest checkpoint after each kill.
+    """
 
     kills: int = 0
     aimed: int = 0
@@ -52,7 +57,9 @@ def torture(folder, options, kills, saving, seed=0, longest=1.0, cache=None):  #
     """Kill a run `kills` times: `saving` of them in a save, the others within `longest` seconds.
 
     `options` are those of `ddim train` without --out. The folder `cache` is removed before each life.
-    RuntimeError where the run ends too soon or fails.
+
+    Raises:
+        RuntimeError: if the run ends too soon or fails.
     """
     began, draw, report = time.monotonic(), random.Random(seed), Report(aimed=saving)
     whole, killed = folder / "whole", folder / "killed"
@@ -181,7 +188,11 @@ def wait_for(life, condition):
 
 
 def different(whole, killed):
-    """Tensor files of the last checkpoint and the guide, the log without times, and samples that differ."""
+    """Return the sorted names of what differs between two runs.
+
+    Compared are the tensor files of the last checkpoint and the guide, the averages, the samples, the log
+    without its times, and the last step.
+    """
     one, other = (_contents(run) for run in (whole, killed))
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
@@ -198,7 +209,7 @@ def _contents(run):
 
 
 def torture_recipes(folder, names, kills, saving, seed=0, longest=1.0):  # noqa: PLR0913
-    """Kill a run of each of these recipes, `kills` times in all; {name: report}."""
+    """Kill a run of each of these recipes, `kills` times in all; return {name: report}."""
     cache = folder / "cache"
     os.environ["DDIM_CACHE"] = str(cache)
     (folder / "photos").mkdir()

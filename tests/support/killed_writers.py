@@ -1,10 +1,10 @@
-"""Stop each function that writes files at each of its changes of a folder, and look at what is left.
+"""Stop each function that writes files at each of its changes of a folder, and check what is left.
 
-`python tests/support/killed_writers.py FOLDER` prints the number of places of each function and fault as
-JSON. The faults are: the process is killed; a change, or a file that is opened to be read, fails with EIO;
-the power is cut, so that what was not flushed to the disk may be lost (the numbers are of different folders
-that may be left). `--faults` and `--writers` choose some by name, and `--every N` tries each Nth place. It is
-a script because it forks, and because an audit hook stays for good.
+`python tests/support/killed_writers.py FOLDER` prints as JSON how many places were tried for each function
+and fault. The faults are: the process is killed; a change fails with EIO; a read fails with EIO; the power is
+cut, so that data that was not flushed to the disk may be lost. For a power cut, the number is that of the
+different folder contents that may be left. `--faults` and `--writers` choose some by name, and `--every N`
+tries each Nth place. This is a script because it forks, and because an audit hook cannot be removed.
 """
 
 import argparse
@@ -44,10 +44,10 @@ from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from power_cuts import Disk, hash_state
 
 CHANGES = {"os.rename": 0, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.link": 1, "os.symlink": 1}
-"""The audit events of changes of a folder, with the argument that is the path that changes."""
+"""The audit events of changes of a folder, with the index of the argument that is the changed path."""
 
 READS = ("os.listdir", "os.scandir")
-"""The audit events of reading a folder. That of a file is "open", which may also be a change."""
+"""The audit events of reading a folder. Reading a file has the event "open", which may also be a change."""
 
 FAULTS = ("kill", "write-error", "read-error", "power-cut")
 
@@ -103,7 +103,10 @@ class Stop:
 
 
 def has_temporary_name(name):
-    """Return whether a file may be incomplete; events are added to their file, and have random names."""
+    """Return whether a file has a temporary name or is in a folder of events, so that it may be incomplete.
+
+    Files of events have random names, and lines are added to them in place.
+    """
     return any(part.startswith(".") or part == "events" for part in name.parts)
 
 
@@ -129,10 +132,10 @@ def counted_flushes(after=ignore):
 
 
 def stopped(work, folder, n, fault):
-    """Run `work(folder)` in a forked process until its n-th change or read; return the kind of this, or "".
+    """Run `work(folder)` in a forked process with a fault at its n-th change or read; return its event.
 
-    Then the process is killed. If `fault` is an error, the change or read raises EIO, and `work` must raise
-    an error for users or go on without it.
+    Return "" if there are fewer changes or reads. With the fault "kill", the process is killed there. With
+    another fault, the change or read raises EIO, and `work` must raise an error for users or continue.
     """
     reader, writer = os.pipe()
 
@@ -169,7 +172,7 @@ def timeless(value):
 def visible(folder):
     """Return the files below a folder that have no temporary name, as {path: content}.
 
-    Surveys are kept or not, depending on the age of the images.
+    Surveys are left out: whether they are kept depends on the age of the images.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -193,7 +196,7 @@ def litter(folder):
 
 
 def check_left(left, old, new, fault):
-    """Check that each file is old or new, and that beside a new record are all files of its folder."""
+    """Check that each file has its old or new content, and that a new record has all files of its folder."""
     for name, content in left.items():
         if name.startswith(("report", "out/README.md")) and name in new and fault == "read-error":
             continue  # Reports and cards leave out what cannot be read, and say so.
@@ -209,7 +212,7 @@ def check_left(left, old, new, fault):
 def repeat(work, home, new):
     """Call `work` again, and check that it leaves no temporary file, and opens no other file for writing.
 
-    It may refuse to write anything if all that it writes is there.
+    If all its files exist already, `work` may also raise a `UserError`.
     """
     try:
         with STOP.watch(home):
@@ -280,7 +283,7 @@ class Writer:
 
 
 def cut_power(work, home):
-    """Call `work(home)`; return what a power cut may leave, and whether the call had ended."""
+    """Call `work(home)`; return what a power cut may leave, as (state, whether the call had ended)."""
     found, disk = {}, Disk(home)
 
     def look(*_, ended=False):

@@ -1,4 +1,4 @@
-"""Helpers for tests round the oracles of the library."""
+"""Helpers for tests with the oracles of the library, which are exact denoisers."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class TellsTime:
-    """A conditioning for networks that are oracles."""
+    """A conditioning that is the time t itself, for networks that are oracles."""
 
     def __call__(self, t, at):
         return t.double()
@@ -57,7 +57,7 @@ class TrueConsistency:
 
 
 class Answers(torch.nn.Module):
-    """The network that makes a Model of a denoiser, whatever the parameterisation asks it for."""
+    """The network with which a Model equals the denoiser `oracle`, for any parameterisation `predicts`."""
 
     def __init__(self, oracle, predicts):
         super().__init__()
@@ -88,7 +88,7 @@ def made(build, seed=0):
 
 
 def shaken(net, seed=1):
-    """The network with every weight and statistic of it random, so that no path is hidden behind a zero."""
+    """Set all weights and statistics of a network to random numbers, so that none is zero; return it."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in net.state_dict().items():

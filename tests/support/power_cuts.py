@@ -15,19 +15,26 @@ LEFT = (
     lambda now, synced: synced + bytes(max(0, len(now) - len(synced))),
     lambda now, synced: synced + now[len(synced) : (len(synced) + len(now)) // 2],
 )
-"""What may be left of a file with the content `now`, of which `synced` was flushed."""
+"""Functions (now, synced) that return what may be left of a file; `synced` is its flushed content."""
 
 NAMES = (
     *(lambda depth, place, k=k: depth <= k for k in range(-1, 4)),
     *(lambda depth, place, k=k: depth > k for k in range(4)),
     *(lambda depth, place, k=k: place % 2 == k for k in range(2)),
 )
-"""Whether a name is that of now or the flushed one, by its folder's depth and its place in the folder."""
+"""Functions (depth, place) that choose what is left of a name in a folder.
+
+`depth` is that of the folder, and `place` that of the name in it. True chooses the present entry of the name,
+and False the flushed one.
+"""
 
 
 @dataclass
 class Entry:
-    """A file or folder: an open descriptor, so that its number stays its own, and what was flushed of it."""
+    """A file or folder: its descriptor and its flushed content.
+
+    The descriptor stays open, so that no other file gets the same inode number.
+    """
 
     file: int
     is_folder: bool
@@ -35,7 +42,7 @@ class Entry:
 
 
 class Disk:
-    """Follows a folder; all that is there at the start has been flushed.
+    """Follows the changes of a folder; all that is in it at the start counts as flushed.
 
     Call `fsync(file)` at each flush of an open file or folder, and `states()` wherever the power may be cut.
     """

@@ -1,4 +1,4 @@
-"""A network that is compiled in seconds: what a compiler may get wrong in a network, once."""
+"""A small network that is compiled in seconds, with the layers that a compiler may get wrong."""
 
 from torch import nn
 from torch.nn import functional as F
@@ -23,7 +23,7 @@ class Block(Recomputable):
 
 
 class QuickNet(nn.Module):
-    """Two convolutions around two blocks, told the noise level."""
+    """Two convolutions around two blocks, conditioned on the noise level."""
 
     def __init__(self, width=8):
         super().__init__()

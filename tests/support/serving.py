@@ -175,7 +175,7 @@ async def _sample(server, run, expected, crowd, client, requests, steps):
 
 
 async def be_slow(server, run, crowd, client, head):
-    """Send the head or the body of a request slowly, until the server has had enough."""
+    """Send the head or the body of a request, a byte a second, until the server closes the connection."""
     reader, writer = await connect(server, client)
     start = time.monotonic()
     text = f"POST /api/runs/{run}/samples HTTP/1.1\r\nHost: {server.host}:{server.port}\r\n"

@@ -1,10 +1,11 @@
-"""Commands of `ddim` stopped with SIGINT, SIGTERM, SIGHUP and SIGUSR1 at random moments, and given again.
+"""Stop commands of `ddim` with SIGINT, SIGTERM, SIGHUP and SIGUSR1 at random moments, and run them again.
 
 `python tests/support/signals.py FOLDER [--signals 80] [--phases compile,decode,...] [--seed 0]` runs each
 command once undisturbed, and once stopped again and again. It prints a report as JSON, and exits with 1
 unless every stop had the right exit code, took at most 10 s, left no unfinished file and no process behind,
-and both ended with the same results. A command that ends by itself as the signal arrives is not stopped; then
-its results must be complete. It is a script because it forks, as kill.py does.
+and the stopped command ended with the results of the undisturbed one. A command that ends by itself as the
+signal arrives is not stopped; then its results must be complete. It is a script because it forks, as kill.py
+does.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from kill import Life, different, wait_for
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 SLOWEST = 10
 LAST_MOMENT = 1
-"""Seconds in which a command may still end by itself after a signal: it had done its work."""
+"""Seconds after a signal in which a command may still end by itself, because its work was done."""
 READY = "ready for signals"
 OTHER = "process 1 is "
 SMOKE = ["--recipe", "smoke", "--images"]
@@ -232,7 +233,7 @@ def find_differing(whole, stopped):
 
 
 def _contents(out):
-    """Pictures, the times of a search, the metrics of an evaluation, and the exit codes of a sweep."""
+    """Return images, the times of a search, metrics and exit codes in a folder, keyed by file name."""
     found = {path.name: path.read_bytes() for path in [*out.glob("*.png"), *out.glob("grids.json")]}
     for path in [*out.glob("record.json"), *out.glob("results/*.json")]:
         document = json.loads(path.read_text())

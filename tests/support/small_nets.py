@@ -76,7 +76,7 @@ def ask(net, x, label=None, conditioning=None):
 
 
 def check_float32_path(net, x, tolerance, conditioning=None):
-    """Check that autocast to bfloat16 changes nothing of an output, up to a part of its largest number."""
+    """Check that autocast to bfloat16 changes an output by at most `tolerance` times its largest value."""
     with torch.no_grad():
         plain = ask(net, x, conditioning=conditioning)
         with torch.autocast("cpu", torch.bfloat16):

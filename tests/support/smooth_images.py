@@ -7,7 +7,7 @@ DRAW = np.random.default_rng
 
 
 def smooth(n, seed, size=16):
-    """Images (N, H, W, 3) uint8 of few degrees of freedom, of one law."""
+    """Return images (n, size, size, 3) uint8 of few degrees of freedom, drawn from one distribution."""
     coarse = torch.from_numpy(DRAW(seed).random((n, 3, 3, 3)))
     fine = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic", align_corners=True)
     return (fine.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()

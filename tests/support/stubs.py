@@ -1,4 +1,4 @@
-"""Stand-ins for what is slow: an extractor that averages, records of evaluations that nobody made."""
+"""Stand-ins for slow things: an extractor that averages pixels, and invented records of evaluations."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ SAMPLING = {
 
 
 def record(**changes):
-    """RECORD with values by path, dots written as double underscores."""
+    """Return a copy of RECORD with changed values; a path has double underscores in place of dots."""
     made = copy.deepcopy(RECORD)
     for path, value in changes.items():
         *above, last = path.split("__")
@@ -58,7 +58,7 @@ def record(**changes):
 
 
 def written(folder, features=None, **changes):
-    """The folder of an evaluation with that record."""
+    """Write the folder of an evaluation with `record(**changes)`, and return it."""
     folder.mkdir(parents=True)
     if features is not None:
         np.save(folder / "features.npy", features.astype(np.float32))
@@ -68,7 +68,10 @@ def written(folder, features=None, **changes):
 
 
 def stub(seen=None, name="stub"):
-    """An extractor of 12 numbers, means of quarters; counts the images that it is given in the list seen."""
+    """Return an extractor of 12 features, the means of the four quarters of each channel.
+
+    It appends the number of images of each call to the list `seen`.
+    """
 
     def network(images):
         if seen is not None:

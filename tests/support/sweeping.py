@@ -58,7 +58,7 @@ def counting(planned, pause=0.01):
 
 
 def lines(path):
-    """The lines of a file; none where it is missing."""
+    """Return the lines of a file; an empty list if the file is missing."""
     return path.read_text().splitlines() if path.exists() else []
 
 

@@ -1,4 +1,4 @@
-"""Run Python in a terminal, a real one to the program: a pseudo-terminal of a given size."""
+"""Run a Python program in a pseudo-terminal of a given size, which the program takes for a real one."""
 
 import fcntl
 import os
@@ -12,7 +12,10 @@ COLOURS = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
 
 
 def run_in_terminal(arguments, cwd, columns=100, lines=40, **environment):
-    """What a Python program writes to its terminal; its standard output goes to the same one."""
+    """Return the exit code of a Python program, and all that it writes to its terminal.
+
+    Its standard output and its standard error both go to the terminal.
+    """
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     cleared = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS")}

@@ -49,7 +49,7 @@ BASE = Recipe(
 
 
 AUGMENTED = override(BASE, {"augment.probability": 0.5, "net.augment": 9, "data.flip": False})
-"""BASE told of what is done to its images."""
+"""BASE with augmented images, and a network that is conditioned on the augmentation."""
 
 
 def recipe(net="layer norm", **changes):
@@ -111,7 +111,7 @@ def different(one, other):
 
 
 def gradients(run):
-    """The gradients and the loss of the next update, which is not made."""
+    """Return the gradients and the loss of the next update, without making the update."""
     loss, *_ = run._backward()
     found = {name: p.grad.clone() for name, p in run.parameters.items()}
     run.optimizer.zero_grad(set_to_none=True)
@@ -119,7 +119,7 @@ def gradients(run):
 
 
 def digests(folder, files=3):
-    """SHA-256 of each tensor file of the newest checkpoint of a run folder, which must be so many."""
+    """Return the SHA-256 of each tensor file of a run's newest checkpoint; check that there are `files`."""
     path = checkpoint.find_newest(folder / "checkpoints")
     paths = sorted(path.rglob("*.safetensors"))
     assert len(paths) == files

@@ -1,7 +1,7 @@
 """The UNetModel of improved-diffusion and guided-diffusion, written anew from Nichol & Dhariwal 2021.
 
-Its layers have the places, and so its weights the names, that the released state dicts have. Attention is
-computed head by head, as the order of its channels says.
+The layers have the same places as in the released code, so the weights have the names of the released state
+dicts. Attention is computed head by head, because its channels are ordered by head.
 """
 
 import math

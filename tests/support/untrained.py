@@ -1,4 +1,4 @@
-"""A run of the recipe ddpm with a small network and random weights, for what goes to diffusers and back."""
+"""A run of the recipe ddpm with a small network and random weights, for exports to diffusers and imports."""
 
 from ddim.diffusion.pixels import Pixels
 from ddim.nn.ema import select_averaged
@@ -21,7 +21,10 @@ def recipe(**changes):
 
 
 def run_of(chosen, folder, pixels=(0.5, 0.5), channels=3, others=None, classes=(), images=None):  # noqa: PLR0913
-    """A run folder with random weights, of which no branch is zero; `others` are their multiples, by file.
+    """Write a run folder with random weights, none of them zero, and return it.
+
+    `others` is {file: factor}; each of these tensor files gets the weights times its factor.
+
 
     `images` is the number of training images that the run says it had.
     """

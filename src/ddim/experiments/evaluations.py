@@ -20,7 +20,11 @@ Record = Mapping[str, Any]
 
 
 def represents_run(run: Run, record: Record) -> bool:
-    """Return whether an evaluation is valid for a run; for a finished run, it must be of the last step."""
+    """Return whether an evaluation counts for a run.
+
+    If the run is finished, an evaluation counts only if it was made at the last step. Every evaluation counts
+    if the run is not finished, or if the evaluation does not say how its images were sampled.
+    """
     sampling = record.get("sampling")
     return not sampling or is_last_step(run, sampling["step"])
 
@@ -33,8 +37,8 @@ def is_last_step(run: Run, step: int) -> bool:
 def common_conditions(found: Iterable[Run]) -> Conditions | None:
     """Return the conditions under which most runs were evaluated; None if no run was evaluated.
 
-    Of conditions that are equally common, those with more samples are preferred, then those with the newest
-    evaluation.
+    If several conditions are equally common, those with the most samples are preferred, then those with the
+    newest evaluation.
     """
     counts: Counter[Conditions] = Counter()
     newest: dict[Conditions, tuple[str, int]] = {}
@@ -49,9 +53,9 @@ def common_conditions(found: Iterable[Run]) -> Conditions | None:
 
 
 def newest_record(run: Run, conditions: Conditions | None = None) -> Record | None:
-    """Return the newest valid record of a run, or None if there is none.
+    """Return the newest record of a run for which `represents_run` is true, or None if there is none.
 
-    If `conditions` is given, only evaluations under these conditions count.
+    If `conditions` is given, only evaluations under these conditions are searched.
     """
     for record in reversed(run.records):
         if represents_run(run, record) and conditions in (None, evaluation_conditions(record, run.recipe)):
@@ -62,8 +66,8 @@ def newest_record(run: Run, conditions: Conditions | None = None) -> Record | No
 def mark_comparable(found: Sequence[Run]) -> list[Run]:
     """Return copies of the runs with one evaluation each: the newest comparable one, else the newest one.
 
-    A run that has evaluations, but no comparable one, is marked as not comparable. Its `why` states the
-    reason.
+    A run that has evaluations, but no comparable one, is marked as not comparable. If its `why` is empty, it
+    is replaced by the reason.
     """
     common = common_conditions(found)
 

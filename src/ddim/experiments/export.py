@@ -131,15 +131,17 @@ def export_run(
         out: a new or empty folder; by default a new exports/RUN-FORMAT-N.
         to: the format, a name in `FORMATS`.
         weights: "ema", "raw" or another average, as for `ddim.load`.
-        steps: number of sampling steps in sampling.json, by default the number in the recipe.
+        steps: number of sampling steps in sampling.json ("onnx" and "torch" only), by default the number in
+            the recipe.
         own: the components of the run that you wrote, as for `ddim.load`.
 
     Returns:
         The folder, and sentences about what the format cannot hold.
 
     Raises:
-        UserError: if the format cannot hold the model, the outputs of the program differ from those of the
-            network, a package is missing, or the folder is not empty.
+        UserError: if the format is unknown or cannot hold the model, the outputs of the program differ from
+            those of the network, a package is missing, the folder is not empty, or `steps` is given for a
+            format without sampling.json.
 
     Example:
         >>> ddim.export("runs/photos-fast-1", to="onnx")

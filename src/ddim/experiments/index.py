@@ -93,6 +93,7 @@ def find_runs(folder: str | Path) -> list[Run]:
 
     Raises:
         UserError: if `folder` is not a folder.
+        OSError: if `folder` cannot be listed.
     """
     return [read_place(place) for place in list_places(folder)]
 
@@ -102,6 +103,7 @@ def list_places(folder: str | Path) -> list[Place]:
 
     Raises:
         UserError: if `folder` is not a folder.
+        OSError: if `folder` cannot be listed.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -169,7 +171,10 @@ def _read_run(path: Path) -> Run:
 
 
 def run_value(run: Run, name: str) -> str | float | None:
-    """Return the column, metric or recipe field of a run with this name; None if the run does not have it."""
+    """Return the value of a column, a metric or a recipe field of a run; None if the run does not have it.
+
+    For the column "age", the value is the time of the last change, in seconds since 1970.
+    """
     plain = {
         "name": run.path.name,
         "recipe": run.recipe.get("name"),

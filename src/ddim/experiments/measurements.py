@@ -102,8 +102,8 @@ def read_measurements(run: Path) -> Measurements:
 def common_bits_conditions(found: Iterable[tuple[Run, Sequence[Bits]]]) -> BitsConditions | None:
     """Return the conditions under which the likelihoods of most runs were measured; None without likelihoods.
 
-    Of conditions that are equally common, those with more images are preferred, then those with the newest
-    likelihood.
+    If several conditions are equally common, those with the most images are preferred, then those with the
+    newest likelihood.
     """
     counts: Counter[BitsConditions] = Counter()
     newest: dict[BitsConditions, str] = {}

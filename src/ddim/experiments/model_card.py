@@ -39,7 +39,8 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
         opening: the first blocks, which describe the format.
 
     Raises:
-        UserError: if a record of the run cannot be read: a card must not say that nothing was measured.
+        UserError: if the record of an evaluation or of the newest memorisation test cannot be read. Otherwise
+            the card would say that nothing was measured.
     """
     folder = find_run_folder(run.checkpoint.run)
     evaluations = find_own_evaluations(run, folder)

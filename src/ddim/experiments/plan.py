@@ -87,7 +87,8 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
         KID. If a run sees few images within a budget, the plan also lists changed recipes that see more.
 
     Raises:
-        UserError: if the images or the recipe cannot be used, or the memory of this machine is too small.
+        UserError: if the images or the recipe cannot be used, the memory of this machine is too small, or
+            both `minutes` and `images` are given.
 
     Example:
         >>> ddim.plan("photos/", minutes=[10, 40])

@@ -80,8 +80,12 @@ def push_run(
         own: the components of the run that you wrote, as for `ddim.load`.
         announce: called with the size of each file in bytes, keyed by its name, before the upload.
 
+    Returns:
+        The address and the commit of the uploaded files, their sizes, and notes.
+
     Raises:
-        UserError: if there is no token, the Hub refuses, or the repository holds another model.
+        UserError: if `to` is not OWNER/NAME, `huggingface_hub` is not installed, there is no token, the Hub
+            refuses, or the repository holds a model that was not pushed by ddim.
 
     Example:
         >>> ddim.push("runs/photos-fast-1", "ada/photos")

@@ -79,7 +79,8 @@ def _best_row(
 ) -> int | None:
     """Return the index of the row with the best mean of a metric, among rows whose runs are finished.
 
-    Return None if fewer than two rows can be ranked, or the two best means are equal.
+    Return None if fewer than two rows can be ranked, the two best means are equal, the numbers of the rows
+    are not comparable, or there are too few images to rank by this metric.
     """
     if len(data_fingerprints(rows)) > 1 or (name in ERRORS and len(_error_conditions(rows)) > 1):
         return None

@@ -161,7 +161,10 @@ def summarise_values(values: Sequence[float], interval: tuple[float, float] | No
 
 
 def summarise_metrics(configuration: Configuration, common: Conditions | None) -> dict[str, Spread]:
-    """Return the mean of each metric over the finished runs, from evaluations under `common` conditions."""
+    """Return the mean of each metric over the counted runs, from evaluations under the `common` conditions.
+
+    Without a finished run, all runs count. If `common` is None, only the errors in the logs are averaged.
+    """
     found = {}
     for name in METRICS:
         entries = [value_of_run(run, name, common) for run in configuration.counted]

@@ -162,7 +162,10 @@ def write_trial_recipe(sweep: Sweep, trial: Trial) -> None:
 
 
 def _make_folder(out: Path | None, request: SweepRequest) -> Path:
-    """Create a folder for a new sweep, or return the folder in which another worker is creating it."""
+    """Create and return a folder for a new sweep.
+
+    If another worker creates the sweep in the folder `out` at the same moment, return `out`.
+    """
     if out is not None and not out.is_file():
         # The folder is created before its content is listed: another worker may create it at the same moment.
         make_output_folder(out, "", "")

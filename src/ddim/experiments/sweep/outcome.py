@@ -16,9 +16,10 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        exit_code: exit code of the last command; 0 means success.
+        exit_code: exit code of the last command, or that of the error if the recipe is invalid; 0 means
+            success.
         seconds: time that the last worker spent on the trial.
-        message: the last line that the trial printed.
+        message: the last line that the trial printed, or the message of the error.
         value: the number that a search minimises.
     """
 

@@ -44,6 +44,9 @@ class SweepRequest:
         random: number of combinations to draw at random.
         search: number of trials that Optuna proposes.
         evaluate: number of samples with which each run is evaluated.
+
+    Raises:
+        UserError: if two options exclude each other, or `repeats`, `random` or `search` is no valid count.
     """
 
     data: str | None = None

@@ -67,7 +67,11 @@ Space = dict[str, Values | Range]
 
 
 def parse_space(fields: Mapping[str, str]) -> Space:
-    """Parse values of fields, such as {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]"}."""
+    """Parse values of fields, such as {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]"}.
+
+    Raises:
+        UserError: if a list has an empty or repeated value, a range is malformed, or brackets do not match.
+    """
     return {name: _parse_field(name, text) for name, text in fields.items()}
 
 

@@ -38,7 +38,8 @@ def check_address(address: str) -> None:
     """Check that the storage at an address can be opened.
 
     Raises:
-        UserError: if Optuna is not installed, the address is malformed, or nothing answers there.
+        UserError: if Optuna or a driver is not installed, the address is malformed, or nothing answers there.
+        NoSpace: if the disk is full.
     """
     check_optuna()
     _open(address, heartbeat=1, grace=2).remove_session()
@@ -90,7 +91,8 @@ def connect(address: str, study: str, heartbeat: int, grace: int) -> tuple[RDBSt
         grace: seconds without a heartbeat after which the worker of a running trial counts as dead.
 
     Raises:
-        UserError: if Optuna is not installed or the storage cannot be reached.
+        UserError: if Optuna or a driver is not installed, or the storage cannot be reached.
+        NoSpace: if the disk is full.
     """
     check_optuna()
     import optuna

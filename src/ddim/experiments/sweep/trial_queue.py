@@ -234,6 +234,9 @@ class TrialQueue:
                 self._holds = False
 
     def _show_life(self) -> None:
-        """Show the workers that wait for the lock that this worker goes on; filling a queue takes long."""
+        """Update the time of the lock file, so that waiting workers see that this worker is not frozen.
+
+        Filling a queue can take longer than the grace period.
+        """
         if self._holds:
             os.utime(self.sweep.folder / LOCK)

@@ -56,7 +56,8 @@ def run_trials(
         tell: called with a sentence whenever a trial starts or ends.
         commands: returns the commands of a trial; by default `ddim train` and `ddim evaluate`.
         queue: the queue of trials; by default with a grace period of a minute.
-        threads: processor threads of a trial; by default the cores divided by `jobs`.
+        threads: processor threads of a trial. By default, several jobs share the cores equally, and a single
+            job has the default of `ddim train`.
 
     Raises:
         UserError: if `jobs` is below 1, Optuna is not installed, or the storage does not answer.
@@ -118,7 +119,10 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = 
 
 
 def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
-    """Return the newest evaluation of a finished run that has the settings of sweeps, or None."""
+    """Return the newest of a run's evaluations that have the settings of sweeps.
+
+    Return None if there is no such evaluation, or if the run is not finished.
+    """
     if run.state != "finished":
         return None
 
