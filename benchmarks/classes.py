@@ -52,8 +52,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("-n", type=int, default=500, help="number of samples (default: 500)")
-    parser.add_argument("--steps", type=int, default=20, help="levels of the grid (default 20)")
-    parser.add_argument("--guidance", default="1,2,4", metavar="W,...", help="strengths (default 1,2,4)")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: 20)")
+    parser.add_argument(
+        "--guidance", default="1,2,4", metavar="W,...", help="guidance scales (default: 1,2,4)"
+    )
     args = parser.parse_args()
     trained, _ = with_options(load(args.run), {}, args.steps)
     strengths = [float(guidance) for guidance in args.guidance.split(",")]

@@ -405,11 +405,15 @@ def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gpu-benchmark"), help="new folder of the results")
-    parser.add_argument("--minutes", type=float, default=10.0, help="time of the whole (default 10)")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="minutes of the whole benchmark (default: 10)"
+    )
     parser.add_argument("--parts", default=",".join(PARTS), help=f"default {','.join(PARTS)}")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (default 4)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of each measurement (default: 4)")
     parser.add_argument("--data", default="blossoms:2048", help="images of the run (default blossoms:2048)")
-    parser.add_argument("--images", type=int, default=1_640_000, help="of the run (default 1.64 million)")
+    parser.add_argument(
+        "--images", type=int, default=1_640_000, help="training images of the run (default: 1.64 million)"
+    )
     parser.add_argument("--tiny", action="store_true", help="run everything in small, to test this script")
     args = parser.parse_args()
     args.parts = [name for name in PARTS if name in args.parts.split(",")]

@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("control", type=Path, nargs="?", metavar="CONTROL")
     parser.add_argument("-n", type=int, default=2000, help="number of samples (default: 2000)")
-    parser.add_argument("--steps", type=int, default=20, help="levels of the grid (default 20)")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps (default: 20)")
     args = parser.parse_args()
     trained, control = load(args.run), load(args.control) if args.control else None
     if not trained.recipe.augment.probability or trained.recipe.data.flip:

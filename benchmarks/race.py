@@ -57,8 +57,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", default="40")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="names with commas; see the file")
-    parser.add_argument("--sampled", default="20 NFE", help="names with semicolons; see the file")
+    parser.add_argument(
+        "--variants",
+        default=",".join(VARIANTS),
+        help="names of variants, separated by commas (default: all; see VARIANTS)",
+    )
+    parser.add_argument(
+        "--sampled",
+        default="20 NFE",
+        help="ways of sampling, separated by semicolons (default: 20 NFE; see SAMPLED)",
+    )
     parser.add_argument("-n", default="784", help="samples of each run")
     args = parser.parse_args()
     variants = [name for name in VARIANTS if name in args.variants.split(",")]

@@ -38,7 +38,9 @@ def main() -> None:
     parts = open_split(replace(recipe, data=replace(recipe.data, source=args.data)), None)
     known = trained.checkpoint.state.images
     if known is None or parts.images.fingerprint != known.fingerprint or not len(parts.validation):
-        raise SystemExit(f"{args.data} is not what {args.run} was trained on, or holds nothing back")
+        raise SystemExit(
+            f"{args.run} was trained on other images than {args.data}, or has no held-out images"
+        )
     images = gather_batch(parts.images, parts.validation[: args.images]).float() / 255
     x0 = trained.runtime.images(trained.pixels.enter(images))
     grid = override(Recipe(), {"grid": args.grid}).grid

@@ -298,7 +298,7 @@ def test_likelihoods_of_different_methods_are_marked_as_not_comparable(tmp_path)
         "5.000 ± 0.062 (vlb, 4 images, 1,000 steps)",
     ]
     assert [note for note in notes if note.startswith("*")] == [
-        "* 1: this likelihood is not comparable with the others: most runs were measured by vlb, 4 images, "
+        "* 1: this likelihood is not comparable with the others: most runs were measured with vlb, 4 images, "
         "1,000 steps."
     ]
 

@@ -136,7 +136,7 @@ def format_run_bits(run: Run, found: Sequence[Bits], common: BitsConditions | No
         return f"{text}*", f"it was measured at an earlier step, {bits.step:,}"
     if str(bits.conditions) == str(common):
         return f"{text}*", "it was measured with other images, weights or variances"
-    return f"{text}*", f"most runs were measured by {common}"
+    return f"{text}*", f"most runs were measured with {common}"
 
 
 def _describe_memorisation(record: dict[str, Any]) -> tuple[str, str]:

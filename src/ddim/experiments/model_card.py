@@ -60,7 +60,7 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
         Heading("Samples"),
         Picture(SAMPLES, picture[1])
         if picture
-        else Text("The run has no picture of samples of these weights."),
+        else Text("The run has no image of samples from these weights."),
         Heading("Recipe"),
         Table(("field", "value"), _recipe_rows(run), 2),
         Heading("Origin"),

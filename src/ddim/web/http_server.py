@@ -45,7 +45,7 @@ def make_protocol(limits: Limits) -> type[H11Protocol]:
 
         def send_400_response(self, msg: str) -> None:
             """Send the error answer, as JSON like all other errors, to a client whose request is not
-            HTTP or has too long headers.
+            HTTP, or whose headers are too long.
             """
             content = b'{"error":"this is not an HTTP request, or its headers are too long"}'
             if self.transport is not None and not self.transport.is_closing():

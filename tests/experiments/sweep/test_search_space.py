@@ -118,9 +118,9 @@ def test_corners_of_a_whole_range_are_its_ends():
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("[l1,]", "must name different values"),
-        ("[]", "must name different values"),
-        ("[l1,l1]", "must name different values"),
+        ("[l1,]", "must list different, non-empty values"),
+        ("[]", "must list different, non-empty values"),
+        ("[l1,l1]", "must list different, non-empty values"),
         ("[[1,2],[3]", "brackets that do not match"),
         ("[1]]", "brackets that do not match"),
         ("[1..]", "must be a range such as"),

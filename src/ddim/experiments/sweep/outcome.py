@@ -54,5 +54,5 @@ def read_outcome(path: Path) -> Outcome | None:
         raise UserError(f"{path} is damaged: {error}") from None
     kinds = (found.exit_code, int), (found.seconds, int | float), (found.message, str)
     if not all(isinstance(*pair) for pair in (*kinds, (found.value, int | float | None))):
-        raise UserError(f"{path} is damaged: an entry has another type")
+        raise UserError(f"{path} is damaged: an entry has the wrong type")
     return found

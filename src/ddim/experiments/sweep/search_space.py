@@ -127,7 +127,7 @@ def _parse_field(name: str, text: str) -> Values | Range:
         return _parse_range(name, inner)
     values = tuple(split_values(name, inner))
     if not all(values) or len(set(values)) < len(values):
-        raise UserError(f"{name} must name different values, got {text}")
+        raise UserError(f"{name} must list different, non-empty values, got {text}")
     return Values(values)
 
 
