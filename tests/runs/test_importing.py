@@ -173,7 +173,7 @@ def test_hostile_checkpoints_are_refused_in_one_sentence(kind, name, tmp_path):
     [
         ({}, "does not contain the size of its images: give --size"),
         ({"size": 10**6}, "must lie between"),
-        ({"size": 16, "fields": {"data.size": "16"}}, "the size is given twice, as size"),
+        ({"size": 16, "fields": {"data.size": "16"}}, "the size is given twice, with --size"),
         ({"size": 16, "fields": {"net": "dit"}}, "net must be ddpm_unet"),
         ({"size": 16, "fields": {"net.heads": "7"}}, "net.heads must divide"),
         ({"size": 16, "fields": {"schedule.entries": "many"}}, "entries"),

@@ -101,6 +101,8 @@ def test_runs_are_cards_that_can_be_filtered_and_sorted(visit, width):
         wait_until(lambda: "80 of 80 images" in card.inner_text())
         wait_until(lambda: "finished" in card.inner_text())
         wait_until(lambda: "32 × 32 px" in card.inner_text())
+        # Images load when they come near the window, and another test may have put more cards above.
+        card.scroll_into_view_if_needed()
         wait_until(lambda: is_loaded(card.locator("img")))
         wait_until(
             lambda: (

@@ -77,9 +77,7 @@ def import_model(
         return Imported(import_from_diffusers(source, out))
     if size is not None:
         if "data.size" in given:
-            raise UserError(
-                "the size is given twice, as size (--size) and as data.size: leave one of them out"
-            )
+            raise UserError("the size is given twice, with --size and with data.size: leave one of them out")
         given["data.size"] = option_text(size)
     if out is not None:
         check_unused(Path(out))

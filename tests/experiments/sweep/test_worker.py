@@ -45,13 +45,13 @@ def outcomes(planned):
     return {trial.name: read_outcome(planned.outcome_file(trial)) for trial in planned.trials}
 
 
-def start(folder, grace=1, pause=0.01):
-    """Start a worker in its own process."""
-    words = [sys.executable, str(SCRIPT), str(folder), str(grace), str(pause)]
+def start(folder, grace=1, pause=0.01, said=subprocess.DEVNULL):
+    """Start a worker in its own process; `said` gets what it prints."""
+    words = [sys.executable, "-u", str(SCRIPT), str(folder), str(grace), str(pause)]
     # If the tests run in the background, SIGINT may be ignored, and children inherit that.
     heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.Popen(words, **quiet, preexec_fn=heed)  # noqa: PLW1509  (no threads here)
+    streams = {"stdout": said, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, **streams, preexec_fn=heed)  # noqa: PLW1509  (no threads here)
 
 
 def until(condition, seconds=60):
@@ -80,10 +80,13 @@ def check_all_ended_once(planned, interruptions):
 def storm(planned, workers, kills, longest, frozen):  # noqa: PLR0913
     """Workers on one sweep; `kills` of them are killed within `longest` seconds each, `frozen` are frozen.
 
-    Every killed worker is replaced. A frozen one wakes after twice the grace period.
+    Every killed worker is replaced. A frozen one wakes after twice the grace period. It then says that its
+    trial was given away, as does a worker that a busy machine stops for longer than the grace period.
     """
     grace, draw, woken = 6, random.Random(0), []
-    alive = [start(planned.folder, grace, pause=0.05) for _ in range(workers)]
+    told = planned.folder.parent / "told.txt"
+    options = {"pause": 0.05, "said": told.open("a")}
+    alive = [start(planned.folder, grace, **options) for _ in range(workers)]
     until(lambda: any(planned.outcome_file(trial).exists() for trial in planned.trials))
     for _ in range(frozen):
         woken.append(alive.pop(draw.randrange(len(alive))))
@@ -101,14 +104,16 @@ def storm(planned, workers, kills, longest, frozen):  # noqa: PLR0913
         victim.communicate()
         for orphan in orphans:
             os.kill(int(orphan), signal.SIGKILL)
-        alive.append(start(planned.folder, grace, pause=0.05))
+        alive.append(start(planned.folder, grace, **options))
     time.sleep(max(0.0, asleep + 2 * grace + 1 - time.monotonic()) if woken else 0.0)
     for worker in woken:
         worker.send_signal(signal.SIGCONT)
     for worker in alive + woken:
         _, said = worker.communicate()
         assert worker.returncode == 0, said.decode()
-    check_all_ended_once(planned, kills + frozen)
+    options["said"].close()
+    given_away = told.read_text().count("sent no heartbeat in time")
+    check_all_ended_once(planned, kills + given_away)
 
 
 def numbered(count):
