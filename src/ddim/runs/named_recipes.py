@@ -28,7 +28,7 @@ from ddim.runs.recipe_data import Data
 
 
 def luz() -> Recipe:
-    """The torch/luz repository "Denoising Diffusion Implicit Models": network, loss, schedule and optimiser.
+    """The torch/luz code "Denoising Diffusion Implicit Models": network, loss, schedule and optimiser.
 
     There are two changes. The mean and standard deviation of the pixels are measured before training, and
     samples use EMA weights.
