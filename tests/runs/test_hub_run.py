@@ -276,7 +276,7 @@ HOSTILE = {
     ),
     "a long table": (
         change_json("recipe.json", lambda tree: tree["schedule"].update(entries=10**12)),
-        "is refused: a whole number in its recipe is above 1,000,000",
+        "is refused: a whole number in its recipe is too large, ",
     ),
     "many steps": (
         change_json("recipe.json", lambda tree: tree.update(steps=10**9)),

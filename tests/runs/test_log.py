@@ -208,7 +208,9 @@ def test_a_damaged_line_is_named_and_on_resume_it_is_left_out_with_a_warning(cha
     damaged = path.read_bytes()
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 1 is damaged"):
         read_metrics(tmp_path)
-    with pytest.warns(UserWarning, match=r"in line 1: this is left out, and damaged-1-metrics\.jsonl is"):
+    with pytest.warns(
+        UserWarning, match=r"in line 1: damaged lines are left out, damaged-1-metrics\.jsonl is"
+    ):
         logged(tmp_path, [], resumed=4)
     assert [line["step"] for line in read_metrics(tmp_path)] == [2, 3, 4]
     assert (tmp_path / "damaged-1-metrics.jsonl").read_bytes() == damaged

@@ -47,7 +47,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
         UserError: if the shape is not (B, C, H, W).
     """
     if images.ndim != 4 or not images.shape[1]:
-        raise UserError(f"images must be (B, C, H, W) with 1, 3 or 4 channels, got {tuple(images.shape)}")
+        raise UserError(f"images must have the shape (B, C, H, W) with C > 0, got {tuple(images.shape)}")
     images = images.detach().permute(0, 2, 3, 1)
     if images.shape[3] not in (1, 3, 4):
         shown = images.new_zeros(*images.shape[:3], 3)

@@ -114,7 +114,9 @@ def _read_schedule(table: Mapping[str, Any]) -> Schedule:
             type(beta) in (int, float) and 0 <= beta <= 1 for beta in betas
         )
         if not numbers or len(betas) != entries:
-            raise UserError("trained_betas must be one number for each of num_train_timesteps to be imported")
+            raise UserError(
+                "trained_betas must be a list of num_train_timesteps numbers from 0 to 1 to be imported"
+            )
         return find_schedule(torch.tensor(betas, dtype=torch.float64))
     kind, name = _back(BETAS, table["beta_schedule"], "beta_schedule")
     return make_table(name or kind, entries, table["beta_start"], table["beta_end"])
@@ -143,7 +145,9 @@ def _net_fields(net: Mapping[str, Any]) -> dict[str, Any]:
         "groups": net["norm_num_groups"],
         "eps": net["norm_eps"],
         "dropout": net["dropout"],
-        "embedding": _back(EMBEDDINGS, (net["freq_shift"], net["flip_sin_to_cos"]), "freq_shift"),
+        "embedding": _back(
+            EMBEDDINGS, (net["freq_shift"], net["flip_sin_to_cos"]), "freq_shift and flip_sin_to_cos"
+        ),
         "scale_shift": _back(SHIFTS, net["resnet_time_scale_shift"], "resnet_time_scale_shift"),
         "classes": net["num_class_embeds"] or 0,
         "resample": _back(PADDINGS, net["downsample_padding"], "downsample_padding"),

@@ -151,9 +151,7 @@ def _check_recipe(recipe: object, repository: Repository) -> None:
     parts = {name: tree.get(name) for name in _SAMPLING}
     for number in _whole_numbers(parts):
         if abs(number) > LARGEST_NUMBER:
-            raise UserError(
-                f"{repository} is refused: a whole number in its recipe is above {LARGEST_NUMBER:,}, {number}"
-            )
+            raise UserError(f"{repository} is refused: a whole number in its recipe is too large, {number:,}")
 
 
 def _whole_numbers(value: Any) -> Iterator[int]:  # noqa: ANN401 (JSON)

@@ -228,7 +228,6 @@ def _keep_lines(folder: Path, resumed: int, due: bool, every: int | None) -> lis
             k += 1
         write_atomic(copy, read_file(folder / METRICS, LARGEST_LOG))
         lines = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more" if len(damaged) > 1 else "")
-        warn_user(
-            f"{folder / METRICS} is damaged in {lines}: this is left out, and {copy.name} is the old log"
-        )
+        left = f"damaged lines are left out, {copy.name} is the old log"
+        warn_user(f"{folder / METRICS} is damaged in {lines}: {left}")
     return kept

@@ -307,4 +307,6 @@ def find_recipe(name: str, size: tuple[int, int] | None = None) -> Recipe:
     if Path(name).suffix in (".yaml", ".yml", ".json"):
         return read_recipe(Path(name))
     hint = suggest(name, RECIPES)
-    raise UserError(f"recipe must be one of {', '.join(RECIPES)} or a .yaml file, got {name!r}{hint}")
+    raise UserError(
+        f"recipe must be one of {', '.join(RECIPES)} or a .yaml, .yml or .json file, got {name!r}{hint}"
+    )
