@@ -8,8 +8,8 @@ Keras 3 and its backend are in this environment or in that of another Python; th
 For each recipe four rows are interleaved round by round: the whole update (memory map, flips, noise, loss,
 optimiser, EMA, checks) as `ddim train` runs it; the bare step of the same network (forward, backward and
 optimiser on fixed tensors); and both again in fp32, contiguous and eager. A line below them gives the time of
-compilation and of a validation. Sampling is 64 images of 20 steps: compiled, as `ddim sample` runs it, and in
-fp32, contiguous and eager.
+compilation and of a validation. Sampling is 64 images of 20 steps: compiled; not compiled, as `ddim
+sample` runs it; and in fp32, contiguous and eager.
 """
 
 from __future__ import annotations

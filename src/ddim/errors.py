@@ -50,9 +50,9 @@ class FolderLocked(UserError):  # noqa: N818 (the name says what has happened)
 
 
 class NotFinite(RuntimeError):  # noqa: N818
-    """Training stopped because its numbers are not finite.
+    """Training stopped, or an average was not saved, because numbers are not finite.
 
-    The loss or its gradient was not finite several times in a row, or the weights are not finite at the end.
+    The loss or its gradient was not finite several times in a row, or a tensor to be saved is not finite.
     """
 
     exit_code = 1

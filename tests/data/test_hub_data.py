@@ -116,7 +116,8 @@ def test_each_refusal_is_one_sentence(hub, monkeypatch):
         open_images(NAME, (32, 32))
     hub.repository("datasets/ada/photos", {"a.zip": b"1", "b.zip": b"2"})
     with pytest.raises(
-        UserError, match="^hub:ada/photos holds 2 archives: download one with `hf download ada/ph"
+        UserError,
+        match="^hub:ada/photos holds 2 archives or files of arrays: download one with `hf download ada/ph",
     ):
         open_images(NAME, (32, 32))
     hub.repository("datasets/ada/photos", {"loader.py": b"1", "model.pkl": b"2"})

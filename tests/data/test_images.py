@@ -43,9 +43,17 @@ def test_two_images_are_split_one_and_one():
     assert (len(parts.train), len(parts.validation)) == (1, 1)
 
 
-@pytest.mark.parametrize(("n", "fraction"), [(10, 1.0), (10, -0.1), (10, float("nan")), (1, 0.2), (5, 0.9)])
+@pytest.mark.parametrize("fraction", [1.0, -0.1, float("nan")])
+def test_a_share_outside_0_to_1_is_refused(fraction):
+    with pytest.raises(UserError, match=r"data\.validation must be at least 0 and less than 1"):
+        split_images(of(10), fraction, 0)
+
+
+@pytest.mark.parametrize(("n", "fraction"), [(1, 0.2), (5, 0.9)])
 def test_a_split_without_training_images_is_refused(n, fraction):
-    with pytest.raises(UserError, match=r"data\.validation"):
+    with pytest.raises(
+        UserError, match=rf"data\.validation {fraction} of {n} images leaves no training image"
+    ):
         split_images(of(n), fraction, 0)
 
 

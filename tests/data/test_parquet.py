@@ -122,20 +122,31 @@ def test_a_folder_of_images_stays_one_beside_a_parquet_file(tmp_path):
     assert not is_parquet(tmp_path)
 
 
-def test_a_subfolder_that_cannot_be_listed_is_left_out(tmp_path, monkeypatch):
+@pytest.fixture
+def unlistable(tmp_path, monkeypatch):
+    """A new folder, whose subfolder "inner" cannot be listed."""
     (tmp_path / "photos" / "inner").mkdir(parents=True)
-    for name, content in zip("ab", FILES, strict=False):
-        (tmp_path / "photos" / f"{name}.png").write_bytes(content)
     listing = os.scandir
 
     def scandir(path="."):
         if os.fspath(path).endswith("inner"):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         return listing(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    images = open_images(tmp_path / "photos", (8, 8), cache=tmp_path / "cache")
-    assert len(images) == 2
+    return tmp_path / "photos"
+
+
+def test_a_subfolder_that_cannot_be_listed_is_left_out_of_images(unlistable, tmp_path):
+    for name, content in zip("ab", FILES, strict=False):
+        (unlistable / f"{name}.png").write_bytes(content)
+    assert len(open_images(unlistable, (8, 8), cache=tmp_path / "cache")) == 2
+
+
+def test_a_subfolder_that_cannot_be_listed_is_refused_beside_parquet_files(unlistable, tmp_path):
+    write(unlistable / "A.PARQUET", {"image": FILES})
+    with pytest.raises(UserError, match=r"inner cannot be used \(Input/output error\)"):
+        open_images(unlistable, (8, 8), cache=tmp_path / "cache")
 
 
 def tarred(path, files):

@@ -276,11 +276,11 @@ HOSTILE = {
     ),
     "a long table": (
         change_json("recipe.json", lambda tree: tree["schedule"].update(entries=10**12)),
-        "is refused: a whole number in its recipe is too large, ",
+        "is refused: whole numbers in its recipe must be from -1,000,000 to 1,000,000, got ",
     ),
     "many steps": (
         change_json("recipe.json", lambda tree: tree.update(steps=10**9)),
-        "a whole number in its",
+        "whole numbers in its",
     ),
     "a folder": (
         change_json("recipe.json", lambda tree: tree["data"].update(source="/home/ada/photos")),

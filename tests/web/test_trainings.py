@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -13,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+import sweeping
 import tiny
 from ddim.files.locks import is_locked, lock_folder
 from ddim.web import trainings
@@ -33,7 +35,7 @@ def data(tmp_path_factory):
     tiny.write_grays(folder / "two", [50, 60])
     (folder / "two/broken.png").write_bytes(b"broken")
     shutil.make_archive(str(folder / "packed"), "zip", folder / "one")
-    np.save(folder / "stack.npy", np.zeros((4, 32, 32), np.uint8))
+    np.save(folder / "stack.npy", np.full((4, 32, 32), 200, np.uint8))
     (folder / "elsewhere").symlink_to("/")
     return folder
 
@@ -87,7 +89,7 @@ def test_an_array_is_described_like_a_folder(client):
     found = client.get("/api/data/array~stack.npy?size=16").json()
     assert found["images"] == 4
     with Image.open(io.BytesIO(client.get(found["sheet"]).content)) as sheet:
-        assert np.asarray(sheet.convert("L"))[0, 0] == 0
+        assert np.asarray(sheet.convert("L"))[0, 0] == 200
 
 
 def test_a_set_is_shown_at_the_size_that_is_asked_for(client):
@@ -156,6 +158,27 @@ def test_a_finished_run_needs_minutes_to_go_on(client):
     answer = client.post(f"/api/runs/{RUN}/resume", json={})
     assert answer.status_code == 409
     assert "minutes" in answer.json()["error"]
+
+
+def test_a_trial_is_stopped_with_its_worker_and_resumed_with_its_sweep(trained, tmp_path, data):
+    planned = sweeping.plan_sweep(tmp_path / "runs" / "rates", ["0.001"])
+    folder = Path(shutil.copytree(trained / RUN, planned.run_folder(planned.trials[0])))
+    # Without its last checkpoint, the run is not finished.
+    shutil.rmtree(max((folder / "checkpoints").glob("step-*")))
+
+    def refusal(what):
+        application = build_application(Settings(tmp_path / "runs", data=data))
+        with TestClient(application, base_url="http://127.0.0.1:8000") as client:
+            (trial,) = (run["id"] for run in client.get("/api/runs").json()["runs"])
+            answer = client.post(f"/api/runs/{trial}/{what}", json={})
+        assert answer.status_code == 409
+        return answer.json()["error"]
+
+    assert refusal("stop").endswith("it is stopped")
+    assert refusal("resume").endswith("a trial of a sweep: resume the sweep with `ddim sweep`")
+    with lock_folder(folder):
+        assert refusal("stop").endswith("a trial of a sweep: stop its worker in the terminal")
+        assert refusal("resume").endswith("it is running")
 
 
 def test_the_process_that_trains_is_found_by_its_lock(tmp_path):

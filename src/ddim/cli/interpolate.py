@@ -15,7 +15,7 @@ TAKES_FIELDS = True
 _EPILOG = """
 Blends the samples of two seeds, or two real images, which are inverted first. The latents are interpolated
 along the sphere on which noise lies; on a straight line, images would lose their contrast. DIR gets the
-frames, strip.png, film.webp and record.json.
+frames, strip.png, film.webp and record.json. Only samples of --seeds can be guided.
 {guidance}
 
 examples:

@@ -23,9 +23,9 @@ lowest KID against the validation images.
 
 With --guidance, it finds the guide, scale and noise levels of guidance at which samples have the lowest KID
 against the validation images. The best setting is then compared with no guidance, on fresh samples and at
-equal NFE. If it is better at 95 %, it is written to RUN/guidance.json, and `ddim sample RUN` and `ddim
-evaluate RUN` with the same --steps and sampler use it; --guidance 1 turns it off. For a run with labels,
-classifier-free guidance is tried too. A run without labels needs RUN/guide or --guide-with.
+about the same NFE. If it is better at 95 %, it is written to RUN/guidance.json, and `ddim sample RUN` and
+`ddim evaluate RUN` with the same --steps and sampler use it; --guidance 1 turns it off. For a run with
+labels, classifier-free guidance is tried too. A run without labels needs RUN/guide or --guide-with.
 
 sampling options:
   --sampler, --grid and their fields, as in `ddim sample` (default: the recipe's)

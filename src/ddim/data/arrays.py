@@ -109,7 +109,7 @@ class Arrays:
         """The (height, width) of all images.
 
         Raises:
-            UserError: if the file cannot be read, or holds no images.
+            UserError: if the file cannot be read, or holds no array that can be used as images.
         """
         with self._open() as (_, layout):
             height, width = layout.shape[2:] if layout.channels == "first" else layout.shape[1:3]
@@ -119,8 +119,8 @@ class Arrays:
         """Yield every image as a file without compression, in a folder for its class; see `Source`.
 
         Raises:
-            UserError: if the file cannot be read or holds no images, a value is not finite, or the labels are
-                not class indices, one for each image.
+            UserError: if the file cannot be read or holds no array that can be used as images, a value is not
+                finite, or the labels are not class indices, one for each image.
         """
         labels = self._read_labels()
         with self._open() as (file, layout):

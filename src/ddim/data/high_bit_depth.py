@@ -58,8 +58,8 @@ def stored_type(header: Header) -> ValueType:
 def read_any_header(data: bytes) -> Header:
     """Return the header of a file, without decoding its pixels; see `decode.read_header`.
 
-    TIFF and PNG files of 16-bit integers have the mode "I;16", and TIFF files of floats have the mode "F",
-    with any number of channels. For arrays, see `ARRAY`.
+    Files of 16-bit integers have the mode "I;16": TIFF with any number of channels, PNG with 1, 3 or 4. TIFF
+    files of floats have the mode "F". For arrays, see `ARRAY`.
 
     Raises:
         UnusableError: if the header is damaged or unsupported.

@@ -44,7 +44,7 @@ def fetch_data(repository: Repository) -> Path:
 
     Raises:
         HubError: if the data set cannot be downloaded.
-        UserError: if the data set holds no images, several archives, or too many files.
+        UserError: if the data set holds no images, several archives or files of arrays, or too many files.
         NoSpace: if the disk has too little space.
     """
     name, revision = repository.name, repository.revision or "main"
@@ -76,7 +76,7 @@ def choose_files(sizes: Mapping[str, int], repository: Repository) -> dict[str, 
         repository: the data set, for messages.
 
     Raises:
-        UserError: if there are no images, several archives, or too many files.
+        UserError: if there are no images, several archives or files of arrays, or too many files.
     """
     safe = [name for name in sizes if _SAFE.fullmatch(name)]
     for found in (
@@ -87,8 +87,8 @@ def choose_files(sizes: Mapping[str, int], repository: Repository) -> dict[str, 
         chosen = [name for name in found if _TRAIN.search(name)] or found
         if len(chosen) > 1 and chosen[0].lower().endswith(_SINGLE):
             raise UserError(
-                f"{repository} holds {len(chosen):,} archives: download one with `hf download "
-                f"{repository.id} --repo-type dataset`, and give its path"
+                f"{repository} holds {len(chosen):,} archives or files of arrays: download one with "
+                f"`hf download {repository.id} --repo-type dataset`, and give its path"
             )
         if len(chosen) > MOST_FILES:
             raise UserError(

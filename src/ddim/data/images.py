@@ -118,8 +118,8 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
     train, validation = split_indices(len(images), fraction, seed)
     if not len(train):
         raise UserError(
-            f"data.validation {fraction:g} holds out {len(images)} of {len(images)} images and leaves none "
-            "to train on: add images, or hold out fewer (--data.validation 0 holds out none)"
+            f"data.validation {fraction:g} of {len(images)} images leaves no training image: use more "
+            "images, or a smaller share (0 holds out none)"
         )
     return SplitImages(images, train, validation)
 

@@ -6,11 +6,12 @@ Such a file has a column of images and, optionally, a column of labels.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ddim.data.archives import DAMAGED, Allowance
 from ddim.data.decode import MAX_BYTES, is_image_name
@@ -18,7 +19,7 @@ from ddim.data.folder import Folder, stamp_paths
 from ddim.data.label_files import check_class
 from ddim.data.labels import find_given_classes
 from ddim.data.sources import Member, Reject, Survey, find_classes
-from ddim.errors import UserError
+from ddim.errors import UserError, explain_os_error
 from ddim.files import measure_file
 
 SUFFIX = ".parquet"
@@ -33,13 +34,20 @@ def is_parquet(path: Path) -> bool:
     """Return whether a path is a parquet file, or a folder that holds parquet files and no images."""
     if path.is_file():
         return path.name.lower().endswith(SUFFIX)
-    try:
-        holds_parquet = path.is_dir() and any((*path.glob(f"*{SUFFIX}"), *path.glob(f"*/*{SUFFIX}")))
-    except OSError:
-        return False  # `Folder` lists what can be read, and names what cannot.
-    if not holds_parquet:
+    # Here a subfolder that cannot be listed is no error: `Folder` names it if the folder holds images.
+    if not any(_find_files(path, lambda error: None)):
         return False
     return not any(is_image_name(name, b"") for name in Folder(path).list_names())
+
+
+def _find_files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """Yield the parquet files below a folder; `on_error` is called if a subfolder cannot be listed."""
+    for place, _, names in os.walk(folder, onerror=on_error):
+        yield from (Path(place, name) for name in names if name.lower().endswith(SUFFIX))
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise explain_os_error(error) from None
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Parquet:
 
     @cached_property
     def _files(self) -> list[Path]:
-        return [self.path] if self.path.is_file() else sorted(self.path.rglob(f"*{SUFFIX}"))
+        return [self.path] if self.path.is_file() else sorted(_find_files(self.path, _refuse))
 
     def stamp(self) -> str:
         """Return the paths, sizes and timestamps of the files; see `Source`."""

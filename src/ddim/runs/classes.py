@@ -212,7 +212,7 @@ def assign_labels(
         seeds: the seed of each sample.
         classes: number of classes.
         counts: number of training images of each class, for the label "natural".
-        vectors: the vectors of the training images, if the run was trained with vectors.
+        vectors: the vectors of all images, if the run was trained with vectors.
 
     Raises:
         UserError: if the label is vectors, and the run was trained without vectors.

@@ -151,7 +151,10 @@ def _check_recipe(recipe: object, repository: Repository) -> None:
     parts = {name: tree.get(name) for name in _SAMPLING}
     for number in _whole_numbers(parts):
         if abs(number) > LARGEST_NUMBER:
-            raise UserError(f"{repository} is refused: a whole number in its recipe is too large, {number:,}")
+            raise UserError(
+                f"{repository} is refused: whole numbers in its recipe must be from -{LARGEST_NUMBER:,} to "
+                f"{LARGEST_NUMBER:,}, got {number}"
+            )
 
 
 def _whole_numbers(value: Any) -> Iterator[int]:  # noqa: ANN401 (JSON)

@@ -23,7 +23,7 @@ Updates of AdamW have about this value too, so both use the same learning rate (
 LEAST = 8
 """Muon trains only matrices with more inputs and more outputs than this.
 
-So AdamW trains the convolutions whose inputs or outputs are the channels of images.
+So AdamW trains the convolutions whose inputs or outputs are the channels of an image, of at most 8 channels.
 """
 
 STEPS = 5

@@ -99,7 +99,7 @@ def find_size(size: object, data: object) -> tuple[int, int] | None:
         data: the source of the images: a path or name, `GivenImages`, or anything else.
 
     Raises:
-        UserError: if the size cannot be used, or a file of arrays holds no images.
+        UserError: if the size cannot be used, or the given images or the file of arrays have no common size.
     """
     if size is not None:
         return override(Recipe(), {"data.size": size}).data.size

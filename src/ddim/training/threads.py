@@ -49,8 +49,8 @@ class ThreadWatch:
         """Change the number of threads if other programs use more or fewer cores than before.
 
         Returns:
-            A sentence about the change; None if nothing changes. If the number of threads is fixed, nothing
-            changes, but one call returns a sentence that training may be slow because of other programs.
+            A sentence about the change; None if nothing changes. A fixed number of threads does not change;
+            at most one call then returns a sentence that training may be slow because of other programs.
         """
         if self.training.runtime.device != "cpu" or self.cores == 1:
             return None

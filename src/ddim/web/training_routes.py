@@ -165,8 +165,8 @@ def add_training_routes(
         if not settings.may_train:
             raise Refused(403, "this server may not stop trainings: start it with --data FOLDER")
         if not trainings.can_stop(known):
-            trial = "a trial of a sweep: stop the workers of the sweep in their terminals"
-            reason = known.row.state if known.place.sweep is None else trial
+            trial = known.place.sweep is not None and known.run.state == "running"
+            reason = "a trial of a sweep: stop its worker in the terminal" if trial else known.row.state
             raise Refused(409, f"this run cannot be stopped here: it is {reason}")
         trainings.stop(known.place.path)
         return reply(Asked(), 202)
@@ -177,8 +177,8 @@ def add_training_routes(
         if not settings.may_train:
             raise Refused(403, "this server may not resume trainings: start it with --data FOLDER")
         if not trainings.can_resume(known):
-            trial = "a trial of a sweep: resume the sweep with `ddim sweep`"
-            reason = known.row.state if known.place.sweep is None else trial
+            trial = known.place.sweep is not None and known.run.state == "stopped"
+            reason = "a trial of a sweep: resume the sweep with `ddim sweep`" if trial else known.row.state
             raise Refused(409, f"this run cannot be resumed here: it is {reason}")
         if known.run.state == "finished" and body.minutes is None:
             raise Refused(409, "this run is finished; give minutes to train it longer")
