@@ -35,13 +35,13 @@ def is_parquet(path: Path) -> bool:
     if path.is_file():
         return path.name.lower().endswith(SUFFIX)
     # Here a subfolder that cannot be listed is no error: `Folder` names it if the folder holds images.
-    if not any(_find_files(path, lambda error: None)):
+    if not any(_find_files(path)):
         return False
     return not any(is_image_name(name, b"") for name in Folder(path).list_names())
 
 
-def _find_files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    """Yield the parquet files below a folder; `on_error` is called if a subfolder cannot be listed."""
+def _find_files(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """Yield the parquet files below a folder; `on_error` gets the error of a folder that cannot be listed."""
     for place, _, names in os.walk(folder, onerror=on_error):
         yield from (Path(place, name) for name in names if name.lower().endswith(SUFFIX))
 

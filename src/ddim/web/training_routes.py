@@ -17,6 +17,7 @@ from ddim.web.explainer import Explainer
 from ddim.web.guard import client_address
 from ddim.web.model_worker import take_result
 from ddim.web.rows import api_address, name_id
+from ddim.web.run_list import ListedRun
 from ddim.web.sample_requests import Body, FieldPath, Name
 from ddim.web.sample_routes import LEFT, Services, wait_for_job
 from ddim.web.settings import Settings
@@ -165,8 +166,7 @@ def add_training_routes(
         if not settings.may_train:
             raise Refused(403, "this server may not stop trainings: start it with --data FOLDER")
         if not trainings.can_stop(known):
-            trial = known.place.sweep is not None and known.run.state == "running"
-            reason = "a trial of a sweep: stop its worker in the terminal" if trial else known.row.state
+            reason = _explain_state(known, "running", "stop its worker in the terminal")
             raise Refused(409, f"this run cannot be stopped here: it is {reason}")
         trainings.stop(known.place.path)
         return reply(Asked(), 202)
@@ -177,14 +177,19 @@ def add_training_routes(
         if not settings.may_train:
             raise Refused(403, "this server may not resume trainings: start it with --data FOLDER")
         if not trainings.can_resume(known):
-            trial = known.place.sweep is not None and known.run.state == "stopped"
-            reason = "a trial of a sweep: resume the sweep with `ddim sweep`" if trial else known.row.state
+            reason = _explain_state(known, "stopped", "resume the sweep with `ddim sweep`")
             raise Refused(409, f"this run cannot be resumed here: it is {reason}")
         if known.run.state == "finished" and body.minutes is None:
             raise Refused(409, "this run is finished; give minutes to train it longer")
         await trainings.resume(known.place.path, body.minutes)
         await services.feed.refresh(fully=True, at_once=True)
         return reply(Asked(), 202)
+
+
+def _explain_state(known: ListedRun, allowed: str, advice: str) -> str:
+    """Return the state of a run, or that it is a trial if its state `allowed` the action otherwise."""
+    is_trial = known.place.sweep is not None and known.run.state == allowed
+    return f"a trial of a sweep: {advice}" if is_trial else known.row.state
 
 
 def _add_data_routes(router: APIRouter, services: Services, settings: Settings) -> None:
