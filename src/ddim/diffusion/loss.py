@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, Self
 
 import torch
@@ -69,21 +69,29 @@ class Objective:
 
     `on` need not be the quantity that the network outputs: predictions are converted.
 
+    The network that minimises the absolute error predicts the median of each pixel, and samplers need its
+    mean, which minimises the squared error. The absolute error learns faster at first. With `finish`,
+    training begins with one and ends with the other.
+
     Attributes:
         on: the predicted quantity whose error is the loss.
         error: "l1" for the absolute error, "mse" for the squared error, "huber" for the Huber error.
         times: the distribution from which training times are drawn.
         weight: the weight of each noise level.
+        finish: share of the training, at its end, whose loss is the squared error of the velocity.
     """
 
     on: On = "noise"
     error: Error = "l1"
     times: TimeSampling = UniformTimes()
     weight: Weighting = Unweighted()
+    finish: float = 0.0
 
     needs_variance = False
 
     def __post_init__(self) -> None:
+        if not 0 <= self.finish <= 1:
+            raise UserError(f"objective.finish must lie in [0, 1], got {self.finish}")
         if isinstance(self.weight, LearnedWeight) and self.times.memory() is not None:
             raise UserError(
                 "objective.weight learned and objective.times loss_aware both weigh the loss by its past "
@@ -91,13 +99,15 @@ class Objective:
             )
 
     def at(self, progress: float) -> Self:
-        """Return this loss, which is the same during the whole training; see `Loss`."""
-        return self
+        """Return the loss at this progress of training, from 0 at its start to 1 at its end; see `Loss`."""
+        if self.finish == 0 or progress < 1 - self.finish:
+            return self
+        return replace(self, on="velocity", error="mse", finish=0.0)
 
     def __call__(
         self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
     ) -> Tensor:
-        """Return the loss (B,); see `Loss`. `pixels` is not used."""
+        """Return the loss (B,) before the finish; see `Loss`. `pixels` is not used."""
         level = denoise.schedule(t)
         p = denoise(level.noisy(x0, eps), t)
         return self.weight(level, self.on).to(x0) * _error(self, p, Prediction(x0, eps), level.over(x0))
