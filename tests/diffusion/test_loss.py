@@ -28,13 +28,16 @@ UNIFORM = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
 
 
 class Blind:
-    """A denoiser that always predicts the same image, and keeps its input."""
+    """A denoiser that always predicts an image of one gray, and keeps its input."""
 
     schedule = Cosine()
 
+    def __init__(self, gray=0.1):
+        self.gray = gray
+
     def __call__(self, x_t, t):
         self.asked = x_t, t
-        return from_image(x_t, torch.full_like(x_t, 0.1), self.schedule(t).over(x_t))
+        return from_image(x_t, torch.full_like(x_t, self.gray), self.schedule(t).over(x_t))
 
 
 @every_quantity
@@ -200,3 +203,35 @@ def test_impossible_weightings_are_refused():
         MinSNR(0)
     with pytest.raises(UserError, match=r"objective\.weight\.sigma_data must be above 0, got"):
         EDMWeight(0.0)
+
+
+def test_the_finish_replaces_the_loss_at_the_end_of_training():
+    loss = Objective("noise", "l1", finish=0.25)
+    oracle = Gaussian(Cosine(), mean=0.2)
+    cost = lambda objective: objective(oracle, X0, T, EPS)
+    assert torch.equal(cost(loss.at(0.74)), cost(Objective("noise", "l1")))
+    for progress in (0.75, 1.0):
+        assert torch.equal(cost(loss.at(progress)), cost(Objective("velocity", "mse")))
+    assert torch.equal(cost(Objective("noise", "l1", finish=1.0).at(0.0)), cost(Objective("velocity", "mse")))
+    assert Objective("noise", "l1").at(1.0) == Objective("noise", "l1")
+
+
+def test_the_finish_leads_from_the_median_of_the_images_to_their_mean():
+    """If one image in four is 1 and the others are 0, their median is 0 and their mean 0.25."""
+    x0 = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)[:, None, None, None]
+    t, eps = torch.full((4,), 0.9, dtype=torch.float64), normal(4, 1, 1, 1)
+    loss = Objective("noise", "l1", finish=0.5)
+    guesses = torch.arange(0, 1.01, 0.05, dtype=torch.float64)
+
+    def best(objective):
+        costs = [objective(Blind(guess.item()), x0, t, eps).mean() for guess in guesses]
+        return guesses[torch.stack(costs).argmin()].item()
+
+    assert best(loss.at(0.0)) == 0
+    assert best(loss.at(0.5)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("finish", [-0.1, 1.1, float("nan")])
+def test_an_impossible_finish_is_refused(finish):
+    with pytest.raises(UserError, match=r"objective\.finish must lie in \[0, 1\], got"):
+        Objective(finish=finish)

@@ -61,6 +61,11 @@ def test_augmented_steps_after_a_restore_are_those_without_one(tmp_path):
     compare_restored(tiny.AUGMENTED, 3, 6, tmp_path)
 
 
+def test_steps_after_a_restore_before_the_finish_are_those_without_one(tmp_path):
+    recipe = tiny.recipe(objective__finish="0.5")
+    compare_restored(recipe, 3, 8, tmp_path)
+
+
 def test_steps_after_a_restore_of_several_averages_are_those_without_one(tmp_path):
     recipe = replace(tiny.recipe("batch norm"), ema=Exponential(0.9, (0.1, 0.3)))
     compare_restored(recipe, 5, 8, tmp_path)

@@ -70,8 +70,8 @@ class Objective:
     `on` need not be the quantity that the network outputs: predictions are converted.
 
     The network that minimises the absolute error predicts the median of each pixel, and samplers need its
-    mean, which minimises the squared error. The absolute error learns faster at first. With `finish`,
-    training begins with one and ends with the other.
+    mean, which minimises the squared error. But with the absolute error a network learns faster. With
+    `finish`, training begins with one and ends with the other; the reported loss then changes its meaning.
 
     Attributes:
         on: the predicted quantity whose error is the loss.
