@@ -1,8 +1,10 @@
-"""Means of errors by level of noise."""
+"""Means of errors by level of noise, and which errors choose the best checkpoint."""
 
 import pytest
 import torch
 
+import tiny
+from ddim.runs import checkpoint
 from ddim.training.validation import mean_by_level
 
 
@@ -14,3 +16,15 @@ def test_means_by_log_snr_use_the_values_in_each_bin():
     # Of 1 and 3 the deviation is the root of 2, and of their mean 1. One value tells nothing of its own.
     ends = {"a_low/log_snr_-4": 2 - 1.96, "a_high/log_snr_-4": 2 + 1.96}
     assert {name: found[name] for name in found if name not in values} == pytest.approx(ends)
+
+
+def test_only_errors_in_the_finish_choose_the_best_checkpoint(tmp_path):
+    """The last 4 of 10 updates are the finish. A rate this high lets the error rise before it."""
+    fields = {"optim__lr": "0.3", "optim__decay": "constant", "optim__warmup": "0", "report__events": "10"}
+    folder = tiny.train(tiny.recipe(objective__finish="0.4", **fields), tmp_path / "run")
+    errors = {line["step"]: line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line}
+    assert list(errors) == list(range(1, 11))
+    finish = {step: error for step, error in errors.items() if step > 6}
+    least = min(finish, key=finish.get)
+    assert least != min(errors, key=errors.get), "the test must tell one from the other"
+    assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddim.data.batch import gather_batch
+from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite, UserError, describe_given
 from ddim.files.documents import read_sealed
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
@@ -187,6 +188,18 @@ class Snapshots(Callback):
             save_snapshot(self.folder, training.step, averages, count)
 
 
+def _is_comparable(training: Training) -> bool:
+    """Return whether `report.best` can be compared with its later values in this run.
+
+    `objective.finish` raises the error of the image, because it is an absolute error. So the errors from
+    before the finish do not count. KID always counts.
+    """
+    recipe, last = training.recipe, training.seen - training.recipe.optim.batch
+    if recipe.report.best == "kid" or not isinstance(recipe.objective, Objective):
+        return True
+    return recipe.objective.at(training.plan.part(last)) == recipe.objective.at(1.0)
+
+
 class Checkpoints(Callback):
     """Writes a checkpoint at each validation, every `report.checkpoint` seconds, and at the end.
 
@@ -231,7 +244,8 @@ class Checkpoints(Callback):
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         error = values.get(training.recipe.report.best)
-        if error is not None and math.isfinite(error) and (training.best is None or error < training.best):
+        known = error is not None and math.isfinite(error) and _is_comparable(training)
+        if known and (training.best is None or error < training.best):
             training.best, self._best = error, training.step
         training.due = False
         self.save(training)
