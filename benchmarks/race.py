@@ -45,8 +45,8 @@ SAMPLED = {
     "guided 1.5, 20 NFE": "--steps 10 --guidance 1.5 --guide-with @guide",
     "guided 2, 20 NFE": "--steps 10 --guidance 2 --guide-with @guide",
     "guided 2 at -2,5, about 20 NFE": "--steps 13 --guidance 2 --guide-with @guide --guidance-interval -2,5",
-    "guided 2 at -2,5 with eta 0.5, about 20 NFE": "--steps 13 --guidance 2 --guide-with @guide --guidance-interval -2,5 "
-    "--sampler.eta 0.5",
+    "guided 2 at -2,5 with eta 0.5, about 20 NFE": "--steps 13 --guidance 2 --guide-with @guide "
+    "--guidance-interval -2,5 --sampler.eta 0.5",
 }
 """Options of `ddim evaluate`, keyed by a name for this way of sampling."""
 
