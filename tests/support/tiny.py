@@ -52,6 +52,10 @@ AUGMENTED = override(BASE, {"augment.probability": 0.5, "net.augment": 9, "data.
 """BASE with augmented images, and a network that is conditioned on the augmentation."""
 
 
+# Options for `recipe`: a rate so high that errors rise and fall, and a validation after each step.
+DIVERGING = {"optim__lr": "0.3", "optim__decay": "constant", "optim__warmup": "0", "report__events": "10"}
+
+
 def recipe(net="layer norm", **changes):
     """BASE with another network and fields by path, dots written as double underscores."""
     changed = override(BASE, {name.replace("__", "."): value for name, value in changes.items()})

@@ -55,11 +55,8 @@ def test_without_report_kid_no_kid_is_logged(tmp_path):
     assert not values(folder, "kid")
 
 
-BAD = {"optim__lr": "0.3", "optim__decay": "constant", "optim__warmup": "0", "report__events": "10"}
-
-
 def test_the_best_checkpoint_by_kid_is_kept_if_the_recipe_says_so(tmp_path):
-    recipe = tiny.recipe(**CHANGES, **BAD, report__best="kid")
+    recipe = tiny.recipe(**CHANGES, **tiny.DIVERGING, report__best="kid")
     folder = tiny.train(recipe, tmp_path / "run")
     found, errors = values(folder, "kid"), values(folder, "image_mae")
     least = min(found, key=found.get)
@@ -69,7 +66,7 @@ def test_the_best_checkpoint_by_kid_is_kept_if_the_recipe_says_so(tmp_path):
 
 @pytest.mark.parametrize("saves", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_resumed_run_logs_the_same_kid_and_keeps_the_same_best(saves, tmp_path):
-    recipe = tiny.recipe(**CHANGES, **BAD, report__best="kid")
+    recipe = tiny.recipe(**CHANGES, **tiny.DIVERGING, report__best="kid")
     whole = tiny.train(recipe, tmp_path / "whole")
     tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(saves))
     resume(tmp_path / "run")
@@ -120,7 +117,7 @@ def test_recipes_with_impossible_kid_are_refused(changes, sentence):
 @pytest.mark.slow
 def test_the_best_checkpoint_is_given_by_its_name(tmp_path, capsys, monkeypatch):
     """RUN/best is no folder, but every command that looks at a run takes it."""
-    recipe = tiny.recipe(**CHANGES, **BAD)
+    recipe = tiny.recipe(**CHANGES, **tiny.DIVERGING)
     run = tiny.train(recipe, tmp_path / "run")
     errors = values(run, "image_mae")
     least = min(errors, key=errors.get)

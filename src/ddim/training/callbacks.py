@@ -244,8 +244,8 @@ class Checkpoints(Callback):
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         error = values.get(training.recipe.report.best)
-        known = error is not None and math.isfinite(error) and _is_comparable(training)
-        if known and (training.best is None or error < training.best):
+        counts = error is not None and math.isfinite(error) and _is_comparable(training)
+        if counts and (training.best is None or error < training.best):
             training.best, self._best = error, training.step
         training.due = False
         self.save(training)
