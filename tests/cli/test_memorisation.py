@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from ddim.runs import searched_grids
+from ddim.runs import searched_grids, searched_guidance
 from shown_events import read_events
 
 
@@ -70,6 +70,9 @@ def test_samples_use_the_searched_times_of_the_run(run, tmp_path, command):
         (["--features", "inception-2015", "--features-weights", "no.pth"], "the weights 'no.pth' cannot be"),
         (["--features-weights", "some.pth"], "--features-weights is for a network, and --features is pixels"),
         (["--weights", "best"], "weights must be ema or raw"),
+        (["--guidance", "2"], "guidance needs a label"),
+        (["--guide-with", "@guide"], "guide_with needs a guidance scale too"),
+        (["--optim.lr", "1"], "--optim.lr is not an option of ddim memorisation"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(run, words, said, monkeypatch, tmp_path, refused):
@@ -82,3 +85,31 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(run, words, said, monkeypa
 
 def test_a_checkpoint_is_refused(run, refused):
     assert "is a checkpoint" in refused("memorisation", str(next((run / "checkpoints").glob("step-*"))))
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory):
+    """A finished run with an early checkpoint as a guide."""
+    return tiny.train(tiny.recipe(report__guide=0.5), tmp_path_factory.mktemp("guided") / "one")
+
+
+def test_guided_samples_with_other_options_are_those_of_sample(guided, command, tmp_path):
+    options = ["--steps", "3", "--guidance", "2", "--guide-with", "@guide", "--sampler.eta", "0.5"]
+    said = command("memorisation", guided, "-n", "4", *options).out
+    assert said.startswith("samples with guidance 2, guide @guide\nBy pixels, ")
+    record = json.loads((guided / "memorisation" / "1" / "record.json").read_text())
+    command("sample", guided, "-n", "4", *options, "--out", tmp_path / "out")
+    sampled = json.loads((tmp_path / "out" / "record.json").read_text())
+    same = "sampler", "times", "nfe", "seeds", "label", "guidance", "guide"
+    assert [record["sampling"][name] for name in same] == [sampled[name] for name in same]
+    assert record["sampling"]["nfe"] == 6
+
+
+def test_guidance_that_a_search_saved_is_used_unless_it_is_turned_off(guided, tmp_path, command):
+    run, recipe = shutil.copytree(guided, tmp_path / "run"), tiny.recipe()
+    found = searched_guidance.SavedGuidance(3.0, (-2.0, None), "@guide")
+    searched_guidance.save_guidance(run, recipe.sampler, 2, "ema", found, labelled=False)
+    said = command("memorisation", run, "-n", "4", "--steps", "2").out
+    assert said.startswith("samples with guidance 3, log-SNR above -2, guide @guide\n")
+    said = command("memorisation", run, "-n", "4", "--steps", "2", "--guidance", "1").out
+    assert said.startswith("By pixels, ")

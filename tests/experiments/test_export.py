@@ -283,7 +283,7 @@ def test_a_card_has_the_verdict_of_the_memorisation_test(tmp_path):
     path = source / "memorisation" / "1" / "record.json"
     path.parent.mkdir(parents=True)
     share = {"value": 0.1, "low": 0.05, "high": 0.2}
-    write_json(path, {"copies": share, "verdict": "It copies <b>."})
+    write_json(path, {"copies": share, "verdict": "It copies <b>.", "sampling": {}})
     card = (export_run(source, tmp_path / "out", "safetensors").folder / "README.md").read_text()
     assert "It copies \\<b\\>." in card
     assert "5 training images of blossoms" in card

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim.cli import STEPS, WEIGHTS
+from ddim.cli import STEPS, WEIGHTS, check_fields
+from ddim.cli.guidance import add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError
+from ddim.evaluation.conditions import SAMPLING_FIELDS
+from ddim.runs.guidance_name import name_guidance
+
+TAKES_FIELDS = True
 
 _EPILOG = """
 Samples the seeds 0 ... N-1 and finds the nearest training image of each sample. A sample counts as a copy if
@@ -24,11 +29,15 @@ pip install 'ddim[metrics]').
 Also measures how much worse held-out images are denoised than training images; this gap grows before copies
 appear. Lists the held-out images that are training images too.
 
+Samples are made as `ddim sample` makes them. --sampler, --grid, --sampled_on, --clip, their fields and
+--guidance change them. A run with class labels is sampled with all classes in turn.
+
 RUN/memorisation/N/ gets record.json and pairs.png, with the closest pairs first. TensorBoard shows them too.
 
 examples:
   ddim memorisation runs/flowers64-fast-1
   ddim memorisation runs/flowers64-fast-1 -n 1000 --features efficientnet-lite0
+  ddim memorisation runs/flowers64-fast-1 --guidance 2 --guide-with @guide --sampler.eta 0.5
 """
 
 
@@ -48,6 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features-weights", type=Path, metavar="FILE", help="file with the weights of this network"
     )
+    add_guidance_options(parser)
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="a new folder for the results (default: RUN/memorisation/N)"
@@ -57,6 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the run; print the results and the path of the closest pairs."""
+    check_fields(args, "memorisation", *SAMPLING_FIELDS)
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.copies import PIXELS
     from ddim.evaluation.memorisation import check_memorisation
@@ -70,7 +81,17 @@ def run(args: argparse.Namespace) -> int:
     run = load_run(args)
     with ProgressDisplay() as progress:
         found = check_memorisation(
-            run, args.n, args.steps, extractor=extractor, progress=progress, out=args.out
+            run,
+            args.n,
+            args.steps,
+            fields=args.fields,
+            extractor=extractor,
+            progress=progress,
+            out=args.out,
+            **take_guidance(args),
         )
-    print_result(args, read_result(found.folder), f"{found}\n{found.folder}/pairs.png")
+    record = read_result(found.folder)
+    how = name_guidance(record["sampling"])
+    text = f"samples with {how}\n" if how else ""
+    print_result(args, record, f"{text}{found}\n{found.folder}/pairs.png")
     return 0

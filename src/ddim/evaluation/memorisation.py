@@ -5,10 +5,11 @@ The check finds copies among samples, and measures the gap between errors on hel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from ddim.plots.pictures import save_png
 from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8, with_options
+from ddim.runs.guidance_choice import GuidanceOptions, open_guidance
 from ddim.runs.image_features import take_pictures
 from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
@@ -88,38 +90,47 @@ def check_memorisation(
     n: int = 500,
     steps: int | None = None,
     *,
+    fields: Mapping[str, Any] | None = None,
     extractor: Extractor | None = None,
     progress: Progress = ignore_progress,
     out: str | Path | None = None,
+    **guidance: Unpack[GuidanceOptions],
 ) -> Memorisation:
     """Find copies of training images among samples, and write a record and a figure.
 
-    If the run was trained with labels, the samples cycle through its classes. If these classes are clusters,
-    each cluster is instead as frequent among the samples as among the training images.
+    The samples are those of `ddim.sample` with the same options, so guidance that `ddim search` saved is used
+    too. If the run was trained with labels, the samples cycle through its classes. If these classes are
+    clusters, each cluster is instead as frequent among the samples as among the training images.
 
     Args:
         run: a run folder, or the result of `ddim.load`.
         n: number of samples; their seeds are 0 ... n - 1.
         steps: sampling steps, by default the number in the recipe of the run.
+        fields: other values for the sampling fields of the recipe, keyed by path, such as
+            {"sampler.eta": 0.5}.
         extractor: the network whose features are compared; by default pixels are compared.
         progress: called while images are decoded, sampled and denoised, and while features are computed.
         out: a new or empty folder for the results, by default RUN/memorisation/N.
+        guidance: guidance, guidance_interval and guide_with, as in `ddim.sample`.
 
     Returns:
         The verdict, the gap to held-out images, duplicates, and the folder of the record.
 
     Raises:
-        UserError: if there are too few images, or the images of the run are missing or have changed.
+        UserError: if there are too few images, or the images of the run are missing or have changed. Also if
+            the run cannot be sampled with these options.
     """
     check_count("n", n)
     run = open_run_folder(run, out)
     steps = run.recipe.choose_steps(steps)
-    run, _ = with_options(run, {}, steps)
+    run, _ = with_options(run, fields or {}, steps)
+    label, seeds = choose_label(run.recipe), range(n)
+    chosen = open_guidance(run, label, steps, **guidance)
     own = open_run_images(run, partial(progress, READING))
     # This is checked before time is spent on sampling.
     check_counts(n, len(own.train))
-    flip, label, seeds = run.recipe.data.flip, choose_label(run.recipe), range(n)
-    parts, nfes = zip(*sample_uint8(run, seeds, steps, label, progress=progress), strict=True)
+    flip = run.recipe.data.flip
+    parts, nfes = zip(*sample_uint8(run, seeds, steps, label, chosen, progress), strict=True)
     samples = torch.cat(parts).permute(0, 2, 3, 1).numpy()
     if extractor is None:
         verdict = find_copies_by_pixels(own, samples, flip)
@@ -130,8 +141,16 @@ def check_memorisation(
     content = {
         **memorisation_record(verdict, list(seeds), own, gap, duplicates),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
-        "sampling": sampling_record(run, seeds, steps, nfes[0], label),
+        "sampling": sampling_record(run, seeds, steps, nfes[0], label, chosen),
     }
+    share = float(verdict.samples.share.value)
+    return Memorisation(verdict, gap, duplicates, _write(run, content, image, share, out))
+
+
+def _write(
+    run: LoadedRun, content: dict[str, Any], image: np.ndarray, share: float, out: str | Path | None
+) -> Path:
+    """Write the record and the figure, show the share of copies in TensorBoard, and return the folder."""
 
     def write(folder: Path) -> None:
         save_png(folder / "pairs.png", image)
@@ -139,9 +158,9 @@ def check_memorisation(
 
     folder = write_results(run, "memorisation", out, write)
     if out is None:
-        share = {"copies": float(verdict.samples.share.value)}
-        show_in_tensorboard(run.checkpoint.run, run.checkpoint.state.step, "memorisation", image, share)
-    return Memorisation(verdict, gap, duplicates, folder)
+        found = run.checkpoint
+        show_in_tensorboard(found.run, found.state.step, "memorisation", image, {"copies": share})
+    return folder
 
 
 def _measure_gap(run: LoadedRun, own: SplitImages, progress: Progress) -> Gap | None:

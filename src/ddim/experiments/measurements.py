@@ -17,6 +17,7 @@ from ddim.experiments.index import Run
 from ddim.files.documents import read_sealed
 from ddim.metrics.statistics import Estimate
 from ddim.runs.folder import list_numbered_folders
+from ddim.runs.guidance_name import name_guidance
 
 METHODS = '"vlb" is the variational bound, an upper bound; "ode" estimates the likelihood itself.'
 """A sentence for reports that explains the methods of `ddim likelihood`."""
@@ -141,7 +142,8 @@ def format_run_bits(run: Run, found: Sequence[Bits], common: BitsConditions | No
 
 def _describe_memorisation(record: dict[str, Any]) -> tuple[str, str]:
     share = Estimate(*(np.asarray(record["copies"][name]) for name in ("value", "low", "high")))
-    return format_share(share), str(record["verdict"])
+    how = name_guidance(record["sampling"])
+    return format_share(share), f"{record['verdict']}{f' The samples had {how}.' if how else ''}"
 
 
 def _describe_bits(record: dict[str, Any]) -> Bits:
