@@ -3,7 +3,7 @@
     python benchmarks/plan.py FOLDER [--data flowers64.zip] [--minutes 3] [--before 2,5] [--settings 1,4]
 
 Run it on an idle machine. The six settings are 32 and 64 pixels, each with three networks: `fast`, `fast`
-with half of its channels, and `flow`. The benchmark runs three steps for each setting:
+with two thirds of its channels, and `flow`. The benchmark runs three steps for each setting:
 
     1. trainings of `--before` minutes; the plan takes the expected errors from them ("your runs")
     2. `ddim plan --minutes M`

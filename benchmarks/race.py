@@ -28,11 +28,13 @@ from scipy.stats import t
 
 VARIANTS = {
     "fast": "",
-    "half the channels": "--net.widths 16,32,64,128",
-    "muon": "--optim.method muon",
-    "muon and half the channels": "--optim.method muon --net.widths 16,32,64,128",
-    "muon and half the channels and finish": "--optim.method muon --net.widths 16,32,64,128 "
-    "--objective.finish 0.3",
+    "adamw": "--optim.method adamw",
+    "no finish": "--objective.finish 0",
+    "batch 16": "--optim.batch 16 --optim.lr 3e-3",
+    "narrower": "--net.widths 16,32,64,128",
+    "wider": "--net.widths 32,64,128,256",
+    "first version": "--net.widths 32,64,128,256 --optim.method adamw --optim.lr 3e-3 --optim.batch 16 "
+    "--objective.finish 0",
     "clusters": "--data.labels clusters:16",
     "flow": "--recipe flow",
     "dit": "--recipe dit",
@@ -113,12 +115,13 @@ def judge(args: argparse.Namespace, name: str, seed: int, options: str) -> None:
             features,
         ]
         keep([*words, "--json", "--quiet"], result_file(folder, options, features))
-    keep(["memorisation", str(folder), "-n", "200", "--json", "--quiet"], result_file(folder, "copies", ""))
+    words = ["memorisation", str(folder), *shlex.split(SAMPLED[options]), "-n", "200", "--json", "--quiet"]
+    keep(words, result_file(folder, options, "copies"))
 
 
 def result_file(folder: Path, options: str, features: str) -> Path:
     """Return the JSON file of one result of a run."""
-    return folder.with_name(f"{folder.name} {options} {features}".rstrip() + ".json")
+    return folder.with_name(f"{folder.name} {options} {features}.json")
 
 
 def keep(words: list[str], file: Path) -> None:
@@ -151,7 +154,7 @@ def print_table(args: argparse.Namespace, variants: list[str], sampled: list[str
                     for column in COLUMNS
                 ]
                 seen = ", ".join(f"{images_seen(f):,}" for f in done)
-                copies = summarise([read(result_file(f, "copies", ""))["copies"] for f in done])
+                copies = summarise([read(result_file(f, options, "copies"))["copies"] for f in done])
                 print(f"| {name} | {options} | {len(done)} | {seen} | {' | '.join(values)} | {copies} |")
     sys.stdout.flush()
 

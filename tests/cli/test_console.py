@@ -121,8 +121,22 @@ def test_a_training_that_sees_few_images_names_alternatives_once(
     for line in found:
         assert line == (
             "about 8 images/s: 4,000 images in about 8:20, 125 passes over 32; about 2 times as many with "
-            "--net.widths 16,32,64,128"
+            "--net.widths 12,24,48,96"
         )
+
+
+def test_the_best_checkpoint_is_the_saved_one_and_not_the_lowest_error_of_the_log(
+    capsys, tmp_path, monkeypatch
+):
+    """As in a run with `objective.finish`, whose errors before the finish are lower and do not count."""
+    folder = tiny.train(tiny.recipe(), tmp_path / "run")
+    errors = [line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line]
+    assert min(errors) == errors[-1]
+    capsys.readouterr()
+    monkeypatch.setattr(console, "find_best", lambda folder: folder / "step-000000003")
+    console.Console().done(folder)
+    said = capsys.readouterr().err
+    assert f"the best checkpoint was saved after 24 images: `ddim sample {folder}/best` samples it" in said
 
 
 def test_a_resumed_training_is_not_advised_again(capsys, clock, tmp_path, monkeypatch):

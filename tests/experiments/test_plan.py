@@ -91,7 +91,7 @@ def test_a_plan_is_text_html_and_plain_values():
 
 def test_few_images_are_answered_with_alternatives(monkeypatch):
     def cost(recipe, channels, precision):
-        return 1e-3 * recipe.data.size[0] * max(recipe.net.widths) / (32 * 256)
+        return 1e-3 * recipe.data.size[0] * max(recipe.net.widths) / (32 * 192)
 
     for module in ("ddim.training.alternatives", "ddim.experiments.plan"):
         monkeypatch.setattr(f"{module}.time_image", cost)
@@ -99,7 +99,7 @@ def test_few_images_are_answered_with_alternatives(monkeypatch):
     text = repr(make(recipe, minutes="0.1"))
     assert text.endswith(
         "few images in 0.1 minutes; in the same time a run sees about 2 times as many with "
-        "--net.widths 16,32,64,128"
+        "--net.widths 12,24,48,96"
     )
 
 

@@ -264,8 +264,9 @@ def test_other_measurements_of_a_run_are_shown_and_damaged_ones_are_named(traine
     assert read_measurements(trained / "a0") == Measurements()
     home = trained / "a0"
     share = {"value": 0.03, "low": 0.01, "high": 0.06}
-    for number, verdict in ((9, "old"), (10, "By pixels, this run repeats training images.")):
-        record = {"copies": share, "verdict": verdict, "sampling": {"guidance": number / 4}}
+    verdict = "By pixels, this run repeats training images."
+    for number, text, scale in ((9, "old", 1.0), (10, verdict, 2.5)):
+        record = {"copies": share, "verdict": text, "sampling": {"guidance": scale}}
         write(home / "memorisation" / str(number), record)
         save_png(home / "memorisation" / str(number) / "pairs.png", make_sheet(images(1, 8, 8)))
     write(home / "likelihoods" / "1", likelihood())
@@ -281,7 +282,7 @@ def test_other_measurements_of_a_run_are_shown_and_damaged_ones_are_named(traine
         "3.250 ± 0.062 (vlb, 8 images, 1,000 steps)",
     ]
     assert shown.notes[1:] == [
-        "a0: By pixels, this run repeats training images. The samples had guidance 2.5.",
+        f"a0: {verdict} Samples: guidance 2.5.",
         "a1: likelihoods/1/record.json cannot be read.",
     ]
     assert files["pairs-001.png"] == found.pairs.read_bytes()

@@ -48,10 +48,10 @@ def test_a_size_that_does_not_fit_the_stages_of_the_user_is_not_wiser(costs):
 def test_the_alternatives_of_few_images_are_cheaper_by_their_measured_factor(costs):
     found = list_alternatives(fast(), 1000, 3)
     assert [(each.option, each.factor) for each in found] == [
-        ("--net.widths 16,32,64,128", 2.0),
+        ("--net.widths 12,24,48,96", 2.0),
         ("--size 32", 4.0),
     ]
-    assert found[0].recipe.net.widths == (16, 32, 64, 128)
+    assert found[0].recipe.net.widths == (12, 24, 48, 96)
     assert found[1].recipe.data.size == (32, 32)
 
 
@@ -84,14 +84,14 @@ def test_the_outlook_is_one_sentence():
 
 
 @pytest.mark.parametrize(
-    ("budget", "length"), [({"minutes": 30}, "30 minutes"), ({"images": 400}, "about 0:40")]
+    ("budget", "length"), [({"minutes": 30}, "30 minutes"), ({"images": 320}, "about 0:32")]
 )
 def test_a_slow_training_is_advised_in_one_sentence(budget, length, costs):
     run = tiny.training(tiny.recipe(images="none"))
     run.recipe = override(fast((32, 32)), budget)
-    run.fix_total(400)
-    text = f"about 10 images/s: 400 images in {length}, 12 passes over 32; "
-    assert advise(run, 10.0) == f"{text}about 2 times as many with --net.widths 16,32,64,128"
+    run.fix_total(320)
+    text = f"about 10 images/s: 320 images in {length}, 10 passes over 32; "
+    assert advise(run, 10.0) == f"{text}about 2 times as many with --net.widths 12,24,48,96"
     run.fix_total(ENOUGH)
     assert advise(run, 10.0) == ""
 

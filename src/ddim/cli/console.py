@@ -24,8 +24,11 @@ from ddim.errors import format_count
 from ddim.files.documents import read_sealed
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
+from ddim.runs.checkpoint import find_best
 from ddim.runs.folder import RUN
 from ddim.runs.log import read_metrics
+from ddim.runs.manifest import parse_step
+from ddim.runs.run_path import CHECKPOINTS
 from ddim.training.alternatives import advise
 from ddim.training.callbacks import Callback
 from ddim.training.cautions import list_cautions
@@ -242,12 +245,12 @@ class Console(Callback):
             say(f"run {folder} is finished: nothing to resume")
         recipe = read_sealed(folder / RUN)["recipe"]
         labels = " --label all" if recipe["data"]["labels"] is True else ""
-        name, lines = recipe["report"]["best"], read_metrics(folder)
-        measured = [line for line in lines if line.get(name) is not None]
-        best = min(measured, key=lambda line: line[name], default=None)
-        if best is not None and best["step"] < lines[-1]["step"]:
+        best, lines = find_best(folder / CHECKPOINTS), read_metrics(folder)
+        saved = parse_step(best.name) if best else None
+        if saved and lines and saved[0] < lines[-1]["step"]:
             command = f"ddim sample {shlex.quote(f'{folder}/best')}{labels}"
-            say(f"the best checkpoint was saved after {best['images']:,} images: `{command}` samples it")
+            images = saved[0] * recipe["optim"]["batch"]
+            say(f"the best checkpoint was saved after {images:,} images: `{command}` samples it")
         run = shlex.quote(str(folder))
         say(f"next: ddim sample {run}{labels}    generates new images")
         say(f"      ddim evaluate {run}{labels}    measures how close they are to real images")

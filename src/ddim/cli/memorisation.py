@@ -29,8 +29,8 @@ pip install 'ddim[metrics]').
 Also measures how much worse held-out images are denoised than training images; this gap grows before copies
 appear. Lists the held-out images that are training images too.
 
-Samples are made as `ddim sample` makes them. --sampler, --grid, --sampled_on, --clip, their fields and
---guidance change them. A run with class labels is sampled with all classes in turn.
+Samples as `ddim sample` does, with --label all for a run with class folders. It takes the same options of
+guidance, and --sampler, --grid, --sampled_on, --clip and their fields.
 
 RUN/memorisation/N/ gets record.json and pairs.png, with the closest pairs first. TensorBoard shows them too.
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             **take_guidance(args),
         )
     record = read_result(found.folder)
-    how = name_guidance(record["sampling"])
-    text = f"samples with {how}\n" if how else ""
+    guidance = name_guidance(record["sampling"])
+    text = f"samples with {guidance}\n" if guidance else ""
     print_result(args, record, f"{text}{found}\n{found.folder}/pairs.png")
     return 0

@@ -45,7 +45,7 @@ image_mae of validation images, which is not comparable between schedules or pix
 compared on the same images: their source, size, channels and split cannot be searched, nor can the seed.
 
 examples:
-  ddim sweep photos/ objective.error=[l1,mse] schedule=[cosine,linear] --repeats 3 --images 100000
+  ddim sweep photos/ objective.error=[l1,mse] objective.finish=0 --repeats 3 --images 100000
   ddim sweep photos/ optim.lr=[1e-4..1e-2] optim.batch=[16..128] --search 30 --minutes 10 --evaluate 1000
   ddim runs runs/photos-fast-sweep-1             the state of the trials
   ddim report runs/photos-fast-sweep-1           the results, on one page

@@ -98,9 +98,10 @@ def check_memorisation(
 ) -> Memorisation:
     """Find copies of training images among samples, and write a record and a figure.
 
-    The samples are those of `ddim.sample` with the same options, so guidance that `ddim search` saved is used
-    too. If the run was trained with labels, the samples cycle through its classes. If these classes are
-    clusters, each cluster is instead as frequent among the samples as among the training images.
+    The samples are those of `ddim.sample` with the same options, and with label "all" if the run was trained
+    with labels: they cycle through its classes. If these classes are clusters, each cluster is instead as
+    frequent among the samples as among the training images. Guidance that `ddim search` saved for such
+    samples is used too.
 
     Args:
         run: a run folder, or the result of `ddim.load`.
@@ -125,12 +126,12 @@ def check_memorisation(
     steps = run.recipe.choose_steps(steps)
     run, _ = with_options(run, fields or {}, steps)
     label, seeds = choose_label(run.recipe), range(n)
-    chosen = open_guidance(run, label, steps, **guidance)
+    loaded_guidance = open_guidance(run, label, steps, **guidance)
     own = open_run_images(run, partial(progress, READING))
     # This is checked before time is spent on sampling.
     check_counts(n, len(own.train))
     flip = run.recipe.data.flip
-    parts, nfes = zip(*sample_uint8(run, seeds, steps, label, chosen, progress), strict=True)
+    parts, nfes = zip(*sample_uint8(run, seeds, steps, label, loaded_guidance, progress), strict=True)
     samples = torch.cat(parts).permute(0, 2, 3, 1).numpy()
     if extractor is None:
         verdict = find_copies_by_pixels(own, samples, flip)
@@ -141,13 +142,13 @@ def check_memorisation(
     content = {
         **memorisation_record(verdict, list(seeds), own, gap, duplicates),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
-        "sampling": sampling_record(run, seeds, steps, nfes[0], label, chosen),
+        "sampling": sampling_record(run, seeds, steps, nfes[0], label, loaded_guidance),
     }
     share = float(verdict.samples.share.value)
-    return Memorisation(verdict, gap, duplicates, _write(run, content, image, share, out))
+    return Memorisation(verdict, gap, duplicates, _write_files(run, content, image, share, out))
 
 
-def _write(
+def _write_files(
     run: LoadedRun, content: dict[str, Any], image: np.ndarray, share: float, out: str | Path | None
 ) -> Path:
     """Write the record and the figure, show the share of copies in TensorBoard, and return the folder."""
@@ -158,8 +159,8 @@ def _write(
 
     folder = write_results(run, "memorisation", out, write)
     if out is None:
-        found = run.checkpoint
-        show_in_tensorboard(found.run, found.state.step, "memorisation", image, {"copies": share})
+        checkpoint = run.checkpoint
+        show_in_tensorboard(checkpoint.run, checkpoint.state.step, "memorisation", image, {"copies": share})
     return folder
 
 

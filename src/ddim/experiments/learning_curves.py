@@ -100,8 +100,9 @@ def interpolate_error(curves: Sequence[LearningCurve], images: int) -> float | N
 
     If some runs are shorter than `images` and others longer, their last errors are interpolated. The last
     errors are preferred, because the learning rate has decayed there. If all runs are longer, the result is
-    the error of the shortest run after this number of images. A run that ends after this number usually has a
-    slightly lower error. All interpolation is linear in log(images).
+    the error of the shortest run after this number of images. A run that ends after this number may differ
+    slightly: its learning rate has decayed, and with `objective.finish` its loss has changed. All
+    interpolation is linear in log(images).
     """
     ends = sorted(curve.points[-1] for curve in curves if curve.points)
     if (found := _interpolate(ends, images)) is not None:

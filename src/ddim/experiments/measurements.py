@@ -142,8 +142,13 @@ def format_run_bits(run: Run, found: Sequence[Bits], common: BitsConditions | No
 
 def _describe_memorisation(record: dict[str, Any]) -> tuple[str, str]:
     share = Estimate(*(np.asarray(record["copies"][name]) for name in ("value", "low", "high")))
-    how = name_guidance(record["sampling"])
-    return format_share(share), f"{record['verdict']}{f' The samples had {how}.' if how else ''}"
+    return format_share(share), describe_verdict(record)
+
+
+def describe_verdict(record: Mapping[str, Any]) -> str:
+    """Return the verdict of a memorisation test, and the guidance of its samples, from its record."""
+    guidance = name_guidance(record["sampling"])
+    return f"{record['verdict']} Samples: {guidance}." if guidance else str(record["verdict"])
 
 
 def _describe_bits(record: dict[str, Any]) -> Bits:

@@ -42,7 +42,7 @@ class UNetSpec:
         vector: length of the vector that the network is conditioned on in place of a class.
     """
 
-    widths: tuple[int, ...] = (32, 64, 128, 256)
+    widths: tuple[int, ...] = (24, 48, 96, 192)
     down: tuple[int, ...] = (0, 1, 1, 2)
     up: tuple[int, ...] = (1, 1, 2, 2)
     attention: tuple[bool, ...] = (False, False, False, True)

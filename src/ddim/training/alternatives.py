@@ -19,8 +19,8 @@ from ddim.training.start import time_image
 ENOUGH = 40_000
 """A run that sees fewer images than this would gain from seeing more.
 
-In the recorded run of `fast`, the validation error was 0.267 after 5,520 images, 0.225 after 42,576 images
-and 0.211 after 212,864 images (docs/results/fast.md).
+In the recorded run of the first version of `fast`, the validation error was 0.267 after 5,520 images, 0.225
+after 42,576 images and 0.211 after 212,864 images (docs/results/fast.md).
 """
 
 GAIN = 1.5

@@ -12,6 +12,7 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.evaluation.record import evaluation_name
 from ddim.experiments.index import Run
+from ddim.experiments.measurements import describe_verdict
 from ddim.files.documents import SEAL, read_sealed
 from ddim.runs.flat import ERRORS
 from ddim.runs.folder import REAL_IMAGES, list_numbered_folders
@@ -209,7 +210,7 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
         return None
     try:
         record = read_sealed(newest / "record.json")
-        verdict, copies = str(record["verdict"]), record["copies"]
+        verdict, copies = describe_verdict(record), record["copies"]
         count, of = int(copies["count"]), int(copies["of"])
     except (UserError, TypeError, ValueError, LookupError, OverflowError):
         return Memorised(f"the record of memorisation test {newest.name} is damaged", None, None, None)
