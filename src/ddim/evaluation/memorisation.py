@@ -133,10 +133,7 @@ def check_memorisation(
     flip = run.recipe.data.flip
     parts, nfes = zip(*sample_uint8(run, seeds, steps, label, loaded_guidance, progress), strict=True)
     samples = torch.cat(parts).permute(0, 2, 3, 1).numpy()
-    if extractor is None:
-        verdict = find_copies_by_pixels(own, samples, flip)
-    else:
-        verdict = find_copies_by_features(own, samples, flip, extractor, progress)
+    verdict = _find_copies(own, samples, flip, extractor, progress)
     gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
     image = charts.rasterise(draw_pairs(verdict, samples, own))
     content = {
@@ -144,12 +141,19 @@ def check_memorisation(
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
         "sampling": sampling_record(run, seeds, steps, nfes[0], label, loaded_guidance),
     }
-    share = float(verdict.samples.share.value)
-    return Memorisation(verdict, gap, duplicates, _write_files(run, content, image, share, out))
+    return Memorisation(verdict, gap, duplicates, _write_files(run, content, image, verdict, out))
+
+
+def _find_copies(
+    own: SplitImages, samples: np.ndarray, flip: bool, extractor: Extractor | None, progress: Progress
+) -> Verdict:
+    if extractor is None:
+        return find_copies_by_pixels(own, samples, flip)
+    return find_copies_by_features(own, samples, flip, extractor, progress)
 
 
 def _write_files(
-    run: LoadedRun, content: dict[str, Any], image: np.ndarray, share: float, out: str | Path | None
+    run: LoadedRun, content: dict[str, Any], image: np.ndarray, verdict: Verdict, out: str | Path | None
 ) -> Path:
     """Write the record and the figure, show the share of copies in TensorBoard, and return the folder."""
 
@@ -159,7 +163,7 @@ def _write_files(
 
     folder = write_results(run, "memorisation", out, write)
     if out is None:
-        checkpoint = run.checkpoint
+        checkpoint, share = run.checkpoint, float(verdict.samples.share.value)
         show_in_tensorboard(checkpoint.run, checkpoint.state.step, "memorisation", image, {"copies": share})
     return folder
 

@@ -227,3 +227,9 @@ def _fault_of_metrics(metrics: dict[str, Any]) -> str | None:
             if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
                 return f"metrics.{name}.{field} is not a number"
     return None
+
+
+def describe_verdict(record: Mapping[str, Any]) -> str:
+    """Return the verdict of a memorisation test, and the guidance of its samples, from its record."""
+    guidance = name_guidance(record["sampling"])
+    return f"{record['verdict']} Samples: {guidance}." if guidance else str(record["verdict"])

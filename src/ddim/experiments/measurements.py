@@ -12,12 +12,12 @@ import numpy as np
 
 from ddim.errors import UserError, format_count
 from ddim.evaluation.copies import format_share
+from ddim.evaluation.record import describe_verdict
 from ddim.experiments.evaluations import is_last_step
 from ddim.experiments.index import Run
 from ddim.files.documents import read_sealed
 from ddim.metrics.statistics import Estimate
 from ddim.runs.folder import list_numbered_folders
-from ddim.runs.guidance_name import name_guidance
 
 METHODS = '"vlb" is the variational bound, an upper bound; "ode" estimates the likelihood itself.'
 """A sentence for reports that explains the methods of `ddim likelihood`."""
@@ -143,12 +143,6 @@ def format_run_bits(run: Run, found: Sequence[Bits], common: BitsConditions | No
 def _describe_memorisation(record: dict[str, Any]) -> tuple[str, str]:
     share = Estimate(*(np.asarray(record["copies"][name]) for name in ("value", "low", "high")))
     return format_share(share), describe_verdict(record)
-
-
-def describe_verdict(record: Mapping[str, Any]) -> str:
-    """Return the verdict of a memorisation test, and the guidance of its samples, from its record."""
-    guidance = name_guidance(record["sampling"])
-    return f"{record['verdict']} Samples: {guidance}." if guidance else str(record["verdict"])
 
 
 def _describe_bits(record: dict[str, Any]) -> Bits:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.evaluation.record import evaluation_name
+from ddim.evaluation.record import describe_verdict, evaluation_name
 from ddim.experiments.index import Run
-from ddim.experiments.measurements import describe_verdict
 from ddim.files.documents import SEAL, read_sealed
 from ddim.runs.flat import ERRORS
 from ddim.runs.folder import REAL_IMAGES, list_numbered_folders
