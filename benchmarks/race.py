@@ -26,6 +26,8 @@ from typing import Any
 
 from scipy.stats import t
 
+from ddim.experiments.recorded_runs import FIRST_VERSION
+
 VARIANTS = {
     "fast": "",
     "adamw": "--optim.method adamw",
@@ -33,8 +35,7 @@ VARIANTS = {
     "batch 16": "--optim.batch 16 --optim.lr 3e-3",
     "narrower": "--net.widths 16,32,64,128",
     "wider": "--net.widths 32,64,128,256",
-    "first version": "--net.widths 32,64,128,256 --optim.method adamw --optim.lr 3e-3 --optim.batch 16 "
-    "--objective.finish 0",
+    "first version": " ".join(f"--{name} {value}" for name, value in FIRST_VERSION.items()),
     "clusters": "--data.labels clusters:16",
     "flow": "--recipe flow",
     "dit": "--recipe dit",

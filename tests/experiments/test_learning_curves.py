@@ -119,6 +119,7 @@ def test_recorded_runs_have_the_recipe_and_the_size():
     other = {"seed": 1, "minutes": 7, "data.source": "photos"}
     (curve,) = list_recorded_curves(override(fast(), other))
     assert (curve.data, curve.images) == ("flowers", 312_000)
+    assert interpolate_kid([curve], 312_000) == 0.0605
     (first,) = list_recorded_curves(override(fast(), {**FIRST_VERSION, **other}))
     assert interpolate_error([first], 42_576) == 0.225
     assert interpolate_kid([first], 212_864) == 0.096
@@ -141,3 +142,6 @@ def test_the_recorded_numbers_are_those_of_the_documentation():
             for row in re.findall(r"^\| (?:images|image MAE) \|(.*)\|$", section, re.MULTILINE)
         )
         assert run.points == tuple(zip(map(int, images), map(float, errors), strict=True))
+        assert f"**{run.kid} ± " in section
+        said = f"It saw {run.images:,} training images", f"`ddim train flowers64.zip --images {run.images} "
+        assert any(text in section for text in said)
