@@ -14,7 +14,7 @@ FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     """A run that no test changes."""
-    return tiny.train(tiny.recipe(), tmp_path_factory.mktemp("teacher") / "run")
+    return tiny.train(tiny.recipe(report__guide=0.3), tmp_path_factory.mktemp("teacher") / "run")
 
 
 def test_the_student_of_a_command_is_resumed_and_sampled(here, teacher, command):
@@ -34,6 +34,17 @@ def test_the_student_of_a_command_is_resumed_and_sampled(here, teacher, command)
     assert "student" in line
 
 
+def test_a_student_learns_the_guided_run_and_samples_in_as_few_evaluations(here, teacher, command):
+    words = ["--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "-2,"]
+    command("distill", teacher, *words, "--images", "16", "--out", "student", *FAST)
+    loss = read_run_recipe("student").objective
+    assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")
+    begun = json.loads((here / "student" / "run.json").read_text())
+    assert (begun["guide"]["name"], begun["guide"]["step"]) == ("@guide", 3)
+    sampled = json.loads(command("sample", "student", "-n", "2", "--json").out)
+    assert (sampled["nfe"], sampled["guidance"]) == (2, 1)
+
+
 def test_by_default_the_student_has_an_hour(here, teacher):
     assert make_student(read_run_recipe(teacher)).minutes == 60
 
@@ -47,6 +58,13 @@ def test_by_default_the_student_has_an_hour(here, teacher):
         (["RUN", "--minutes", "soon"], "minutes must be a number"),
         (["RUN", "--objective.halvings", "-1"], "objective.halvings must be above 0, got -1"),
         (["RUN", "--stages", "3"], "stages is not a field of a recipe; perhaps you meant steps"),
+        (["RUN", "--guidance", "2"], "guidance needs a label, and this run was trained without labels"),
+        (["RUN", "--guide-with", "@guide"], "guide_with needs a guidance scale too, such as guidance 2"),
+        (["RUN", "--guidance", "2", "--guide-with", "@9"], "weights must be ema or raw, got '9'"),
+        (
+            ["RUN", "--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "5,-2"],
+            "lower end first",
+        ),
         (["RUN", "--schedule", "linear"], "objective consistency needs a continuous schedule"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

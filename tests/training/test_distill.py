@@ -1,5 +1,6 @@
 """Distillation: students that sample in two steps, and are runs like any other."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +18,11 @@ from ddim.runs.generate import find_grid_ends
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.pipeline import load, read_run_recipe
 from ddim.runs.recipe_checks import check_training
+from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from ddim.training import distill, resume
 from ddim.training.distill import make_student
 from ddim.training.loop import Plan
+from ddim.training.teacher import find_teacher_guidance
 
 FIELDS = {"optim.warmup": 0, "report.checkpoint": "0"}
 TABLES = {"ddpm": "a table of 1000 levels", "iddpm": "predicts a variance"}
@@ -178,3 +181,145 @@ def test_fields_of_the_student_are_set_by_path(teacher, tmp_path):
     assert (recipe.optim.lr, recipe.steps, recipe.images, recipe.grid.sigma_min) == (1e-4, 1, 8, 3.0)
     with pytest.raises(UserError, match="give minutes or images, not both"):
         distill(teacher, minutes=1, images=80)
+
+
+@pytest.fixture(scope="module")
+def early(tmp_path_factory):
+    """A run without labels that keeps an early checkpoint, @guide; no test changes it."""
+    recipe = tiny.recipe(report__guide=0.3)
+    return tiny.train(recipe, tmp_path_factory.mktemp("early") / "run")
+
+
+GUIDED = {"guidance": 3.0, "guide_with": "@guide", "guidance_interval": (-6.0, 2.0)}
+
+
+@pytest.fixture(scope="module")
+def guided(early, tmp_path_factory):
+    return distil(early, tmp_path_factory.mktemp("guided") / "run", **GUIDED)
+
+
+def average(run):
+    return checkpoint.read_tensors(checkpoint.find_newest(run / "checkpoints"), "ema/default")
+
+
+def test_a_guided_student_keeps_the_weights_of_its_teacher_and_of_the_guide(early, guided):
+    newest, first = checkpoint.find_newest(guided / "checkpoints"), checkpoint.find_newest(early / "guide")
+    assert tiny.different(checkpoint.read_tensors(newest, "teacher"), average(early)) == []
+    early_weights = checkpoint.read_tensors(first, "ema/default")
+    assert tiny.different(checkpoint.read_tensors(newest, "guide"), early_weights) == []
+    loss = read_run_recipe(guided).objective
+    assert (loss.guidance, loss.interval, loss.guide) == (3.0, (-6.0, 2.0), "@guide")
+
+
+def test_guidance_changes_the_student_and_an_interval_that_is_never_entered_does_not(early, guided, tmp_path):
+    plain = average(distil(early, tmp_path / "plain"))
+    never = {**GUIDED, "guidance_interval": (40.0, None)}
+    assert tiny.different(plain, average(distil(early, tmp_path / "never", **never))) == []
+    assert tiny.different(plain, average(distil(early, tmp_path / "off", guidance=1.0))) == []
+    assert tiny.different(plain, average(guided)) != []
+
+
+def test_a_guided_student_sees_the_noisy_images_of_its_teacher(early, tmp_path, monkeypatch):
+    """Guidance moves images and noise so that the noisy image stays the same."""
+    seen, call = [], Consistency._compare
+
+    def watch(loss, gap, denoise, x0, t, eps, pixels):
+        # The speed is measured on smaller batches.
+        if len(x0) == 8:
+            seen.append(denoise.schedule(t).noisy(x0, eps))
+        return call(loss, gap, denoise, x0, t, eps, pixels)
+
+    monkeypatch.setattr(Consistency, "_compare", watch)
+    distil(early, tmp_path / "plain", images=16)
+    distil(early, tmp_path / "guided", images=16, **GUIDED)
+    # The noise levels of both students are the same; the second batch depends on no weights either.
+    for one, other in zip(seen[:2], seen[2:], strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_guided_student_that_crashed_is_resumed_without_the_run_of_its_teacher(early, guided, tmp_path):
+    teacher, folder = tmp_path / "teacher", tmp_path / "run"
+    shutil.copytree(early, teacher)
+    with pytest.raises(tiny.PowerCutError):
+        distil(teacher, folder, **GUIDED, callbacks=[tiny.At(4, tiny.crash)])
+    shutil.rmtree(teacher)
+    resume(folder)
+    tiny.check_same_run(folder, guided, files=5)
+
+
+def test_a_guided_student_that_died_before_its_first_checkpoint_needs_the_same_guide(early, tmp_path):
+    teacher, folder = tmp_path / "teacher", tmp_path / "run"
+    later = tiny.train(tiny.recipe(report__guide=0.5), tmp_path / "later")
+    shutil.copytree(early, teacher)
+    with pytest.raises(tiny.PowerCutError):
+        distil(teacher, folder, **GUIDED, callbacks=[Start([])])
+    shutil.rmtree(teacher / "guide")
+    shutil.copytree(later / "guide", teacher / "guide")
+    with pytest.raises(UserError, match="the guide @guide has changed since the run began"):
+        resume(folder)
+    shutil.rmtree(teacher / "guide")
+    shutil.copytree(early / "guide", teacher / "guide")
+    resume(folder)
+    assert read_run_recipe(folder).objective.guidance == 3.0
+
+
+def test_classes_guide_a_student_by_the_teacher_without_its_label(teacher, student, tmp_path):
+    found = distil(teacher, tmp_path / "run", guidance=3.0)
+    files = {path.stem for path in checkpoint.find_newest(found / "checkpoints").rglob("*.safetensors")}
+    assert files == {"model", "default", "optimizer", "teacher"}
+    assert tiny.different(average(found), average(student)) != []
+    # The labels are withheld from half of the images; if from all, the two predictions are the same.
+    fields = {**FIELDS, "data.unlabelled": 1 - 1e-9}
+    plain = distil(teacher, tmp_path / "plain", fields=fields)
+    unlabelled = distil(teacher, tmp_path / "unlabelled", fields=fields, guidance=3.0)
+    assert tiny.different(average(plain), average(unlabelled)) == []
+
+
+def test_the_guidance_that_a_search_saved_is_learned_by_default(early, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(early, run)
+    recipe = read_run_recipe(run)
+    saved = SavedGuidance(2.0, (-2.0, None), "@guide")
+    save_guidance(run, recipe.sampler, recipe.steps, "ema", saved, labelled=False)
+    begun = []
+    with pytest.raises(tiny.PowerCutError):
+        distil(run, tmp_path / "student", callbacks=[Begin(begun)])
+    assert begun == [(2.0, (-2.0, None), "@guide")]
+    with pytest.raises(tiny.PowerCutError):
+        distil(run, tmp_path / "plain", guidance=1.0, callbacks=[Begin(begun)])
+    assert begun[1] == (1.0, None, None)
+
+
+class Begin(ddim.Callback):
+    """Keeps the guidance of a student before its first step, and ends it."""
+
+    def __init__(self, kept):
+        self.kept = kept
+
+    def on_start(self, training, folder):
+        loss = training.recipe.objective
+        self.kept.append((loss.guidance, loss.interval, loss.guide))
+        raise tiny.PowerCutError
+
+
+def test_a_guide_with_another_network_or_another_schedule_is_refused(early, tmp_path):
+    said = "only from a guide with the network of its teacher, such as @guide, got .*: give guidance 1"
+    for name, changes in {
+        "wide": {"net.widths": "16,16"},
+        "flow": {"schedule": "linear_path"},
+    }.items():
+        other = tiny.train(override(tiny.BASE, changes), tmp_path / name)
+        with pytest.raises(UserError, match=said):
+            find_teacher_guidance(load(early), guidance=2.0, guide_with=other)
+
+
+def test_guidance_needs_a_teacher_that_can_be_guided(early, tmp_path):
+    with pytest.raises(UserError, match="guidance needs a label, and this run was trained without labels"):
+        distil(early, tmp_path / "run", guidance=2.0)
+    fields = {**FIELDS, "schedule": "linear_path"}
+    with pytest.raises(UserError, match="objective.guidance needs the schedule of the run of --from"):
+        distil(early, tmp_path / "run", **GUIDED, fields=fields)
+    alone = override(tiny.BASE, {"objective": "consistency", "objective.guidance": 2.0})
+    with pytest.raises(UserError, match="objective.guidance needs the guided teacher, a run from whose"):
+        check_training(alone)
+    assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.time_sampling import NormalLogSNR, TimeSampling
-from ddim.errors import check_positive
+from ddim.errors import UserError, check_positive
 
 WIDER, FASTER = 8.0, 0.5
 """The constants k and b of the paper. They make the gap, relative to tau, wider at low noise than at high.
@@ -67,20 +67,45 @@ class Consistency:
     recipe predicts the velocity v. At the cleanest level, x0 = alpha x_t - sigma v differs from x_t by about
     0.01.
 
+    With a `guidance` scale other than 1, f belongs to the probability flow of the guided teacher. Training
+    then passes the images and the noise of `ddim.diffusion.guidance.Guided.move` to this loss.
+
     Attributes:
         times: the distribution from which training times are drawn. See `paper_times`.
         halvings: how often the gap halves during training.
         sigma_data: standard deviation of the training images in model units.
+        guidance: guidance scale of the teacher, the run from whose weights the student starts; 1 is off.
+        interval: the lowest and the highest log-SNR with guidance; None for an end that is open, or in place
+            of both for all noise levels.
+        guide: the weaker model, with the network of the teacher, such as "@guide"; None for the teacher
+            without its label.
     """
 
     times: TimeSampling = paper_times()
     halvings: float = 8.0
     sigma_data: float = 1.0
+    guidance: float = 1.0
+    interval: tuple[float | None, float | None] | None = None
+    guide: str | None = None
 
     needs_variance = False
 
     def __post_init__(self) -> None:
         check_positive("objective", halvings=self.halvings, sigma_data=self.sigma_data)
+        if not 0 <= self.guidance < math.inf:
+            raise UserError(f"objective.guidance must be at least 0 and finite, got {self.guidance}")
+        if self.guidance == 1 and (self.interval or self.guide):
+            name = "interval" if self.interval else "guide"
+            raise UserError(f"objective.{name} needs objective.guidance, a scale other than 1, such as 2")
+        low, high = self.limits
+        if not low < high:
+            raise UserError(f"objective.interval must have its lower end first, got {self.interval}")
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The ends of `interval` as numbers; an open end is infinite."""
+        low, high = self.interval or (None, None)
+        return -math.inf if low is None else low, math.inf if high is None else high
 
     def at(self, progress: float) -> partial[Tensor]:
         """Return the loss at this progress of training, from 0 at its start to 1 at its end; see `Loss`."""

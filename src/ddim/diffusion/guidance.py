@@ -54,10 +54,35 @@ class Guided:
         """Return the guided prediction at a scalar time t, the same for all images; see `Denoiser`."""
         at = self.schedule(t)
         p = self.strong(x_t, t)
-        if self.scale == 1 or not self.low <= at.log_snr <= self.high:
+        if self.scale == 1 or not self._includes(at):
             return p
         weak = self.weak(x_t, t)
         return _with_image(p, x_t, torch.lerp(weak.x0, p.x0, self.scale), at)
+
+    def move(self, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return other images and other noise with the same x_t, from which a student learns guidance.
+
+        The image that fits x_t is x0 only by chance. The mean of all images that fit x_t is the prediction of
+        an exact `strong`. Guidance changes this prediction by d = (scale - 1) * (strong - weak). So the mean
+        of x0 + d is the guided prediction, and a student that is trained on x0 + d in place of x0 learns
+        the guided model, which then needs one network evaluation and not two. The noise becomes
+        eps - alpha / sigma * d, so that x_t stays the same.
+
+        Args:
+            x0: training images (B, C, H, W) in model units.
+            t: times (B,). Images at times outside the interval stay as they are.
+            eps: noise (B, C, H, W).
+        """
+        level = self.schedule(t)
+        at, x_t = level.over(x0), level.noisy(x0, eps)
+        inside = self._includes(level).reshape(-1, 1, 1, 1).to(x0.device)
+        change = (self.scale - 1) * (self.strong(x_t, t).x0 - self.weak(x_t, t).x0)
+        change = torch.where(inside, change, 0)
+        return x0 + change, eps - at.alpha / at.sigma * change
+
+    def _includes(self, at: Level) -> Tensor:
+        """Return whether guidance is used at these noise levels, () or (B,)."""
+        return (self.low <= at.log_snr) & (at.log_snr <= self.high)
 
 
 @dataclass(frozen=True)

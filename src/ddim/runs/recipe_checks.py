@@ -191,6 +191,11 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
                 f"{_join(found)} must be one number, {what}, got {_join(found.values())}: set them "
                 f"together, {' '.join(f'--{name} N' for name in found)}"
             )
+    if source is None and isinstance(recipe.objective, Consistency) and recipe.objective.guidance != 1:
+        yield (
+            "objective.guidance needs the guided teacher, a run from whose weights training starts "
+            f"(--from RUN), got objective.guidance {recipe.objective.guidance:g} alone"
+        )
     if recipe.optim.batch > LARGEST:
         yield f"optim.batch must be at most {LARGEST:,} to be trained, got {recipe.optim.batch:,}"
     outputs, classes = recipe.net.outputs, recipe.net.classes

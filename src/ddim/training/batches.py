@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,3 +167,14 @@ def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[
 def earliest_time(recipe: Recipe) -> float:
     """Return the smallest of 100,000 training timesteps; the network is hardly trained at smaller ones."""
     return draw_times(recipe, midpoints(), None)[0].min().item()
+
+
+@contextmanager
+def seed_globally(device: str, seed: int, use: int, step: int) -> Generator[None]:
+    """Seed torch's global generators inside the block, because dropout can use no other generator."""
+    cuda = [device] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.set_state(stream("cpu", seed, use, step).get_state())
+        for name in cuda:
+            torch.cuda.set_rng_state(stream(name, seed, use, step).get_state(), name)
+        yield

@@ -16,12 +16,15 @@ from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.runs.generate import find_grid_ends
+from ddim.runs.guidance import Guidance, Interval
 from ddim.runs.images import read_parent_recipe
+from ddim.runs.pipeline import load
 from ddim.runs.progress import Progress
 from ddim.runs.recipe import Recipe
 from ddim.training.callbacks import Callback
 from ddim.training.run import train
 from ddim.training.start import Machine, change_recipe
+from ddim.training.teacher import find_teacher_guidance
 
 MIDDLE = 10.0
 """sigma / alpha at the second step, in standard deviations of the images.
@@ -36,6 +39,9 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     *,
     minutes: float | None = None,
     images: int | None = None,
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    guide_with: str | Path | None = None,
     fields: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     machine: Machine = Machine(),  # noqa: B008  (a frozen value)
@@ -52,6 +58,11 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         run: the run folder of the teacher, RUN/best or a checkpoint.
         minutes: training time of the student, by default 60.
         images: training length in images, in place of `minutes`.
+        guidance: guidance scale of the teacher. The student learns the guided teacher, and needs no guidance
+            itself. None for the guidance that `ddim search` saved with the run, or 1 (off) if it saved none.
+        guidance_interval: the lowest and the highest log-SNR with guidance; None for all noise levels.
+        guide_with: the weaker model, with the network of the run, such as "@guide"; None for the run itself
+            without its labels. See `ddim.sample`.
         fields: other values for fields of the student's recipe, keyed by path, such as {"optim.lr": 3e-4}.
         out: the folder of the student, by default runs/DATA-RECIPE-distilled-N.
         machine: device, precision, compilation, threads, recomputation; by default chosen by measuring.
@@ -61,7 +72,8 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     Raises:
         UserError: if the run cannot be distilled: it learns a variance, its schedule is a table, or it is a
             student itself. Also if its images are missing, or `run` was published without them and `fields`
-            has no "data.source". Also if both `minutes` and `images` are given.
+            has no "data.source". Also if both `minutes` and `images` are given, or the run cannot be guided
+            in the given way.
         NotFinite, OutOfMemory, Interrupted: see `train`.
 
     Example:
@@ -72,7 +84,14 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     given = {name: value for name, value in budget.items() if value is not None}
     changes = {**(fields or {}), **given}
     parent = read_parent_recipe(run, own_images="data.source" in changes)
-    recipe = change_recipe(make_student(parent), changes)
+    student = make_student(parent)
+    learned = find_teacher_guidance(
+        load(run, device="cpu"),
+        guidance=guidance,
+        guidance_interval=guidance_interval,
+        guide_with=guide_with,
+    )
+    recipe = change_recipe(add_guidance(student, learned), changes)
     return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
 
 
@@ -106,6 +125,15 @@ def make_student(recipe: Recipe) -> Recipe:
         minutes=60.0,
         images=None,
     )
+
+
+def add_guidance(student: Recipe, guidance: Guidance) -> Recipe:
+    """Return the recipe of a student, from `make_student`, that learns its teacher with this guidance."""
+    if not guidance.on or not isinstance(student.objective, Consistency):
+        return student
+    guide = guidance.guide.name if guidance.guide else None
+    loss = replace(student.objective, guidance=guidance.scale, interval=guidance.interval, guide=guide)
+    return replace(student, objective=loss)
 
 
 def _find_obstacles(recipe: Recipe) -> list[str]:

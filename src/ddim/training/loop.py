@@ -30,18 +30,20 @@ from ddim.runs.fitting import find_misfit
 from ddim.runs.pipeline import CLUSTERS, VECTORS
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.state import Plan, RunState, TrainedOn
-from ddim.training.batches import draw_batch, draw_rows
+from ddim.training.batches import draw_batch, draw_rows, seed_globally
 from ddim.training.image_loader import ImageLoader
 from ddim.training.muon import build_optimizer, order_parameters
 from ddim.training.step_values import FiniteCheck, StepValues
+from ddim.training.teacher import make_teacher
 
 
 class Training:
     """The state of a run between two updates.
 
     A checkpoint holds the weights, all EMA weights, the state of the optimiser, the past losses for
-    loss-aware times or learned weights, and `RunState`. All else is a function of the recipe's seed and of
-    `step`: the order of the images, their mirroring, times (timesteps), noise and dropout.
+    loss-aware times or learned weights, the weights of the guided teacher of a student, and `RunState`. All
+    else is a function of the recipe's seed and of `step`: the order of the images, their mirroring, times
+    (timesteps), noise and dropout.
 
     With several processes (see `ddim.nn.processes`), each process has the whole state, and trains on its part
     of each batch. Gradients and losses are combined over all processes, so that all processes have the same
@@ -81,6 +83,7 @@ class Training:
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
             self.model = build_model(recipe, split.images.pixels.shape[-1])
         runtime.place(self.model)
+        self.teacher = make_teacher(recipe, self.model, runtime)
         share_batch_norm(self.model, self.processes.count)
         recompute_blocks(self.model.net, runtime.recompute)
         # `compiled` shares the weights of `model`, whose network is not compiled.
@@ -202,6 +205,8 @@ class Training:
                     self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
                 number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
+                if self.teacher:
+                    x0, eps = self.teacher.move(denoise, x0, t, eps)
                 with self._exchange(last=after is None):
                     with runtime.precise():
                         each = objective(denoise, x0, t, eps, self.recipe.data.bins(self.pixels))
@@ -248,7 +253,7 @@ class Training:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
         slots, names = self.optimizer.state_dict()["state"], list(self.parameters)
         kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
-        held = {**self.weights(), "optimizer": kept}
+        held = {**self.weights(), **(self.teacher.tensors() if self.teacher else {}), "optimizer": kept}
         return held | ({"times": self.memory.state()} if self.memory else {})
 
     def documents(self) -> dict[str, Any]:
@@ -293,6 +298,8 @@ class Training:
         for profile, average in self.averages.items():
             for name, value in average.items():
                 value.copy_(tensors[f"ema/{profile}"][name])
+        if self.teacher:
+            self.teacher.restore(tensors)
         if self.memory:
             self.memory.restore(tensors["times"])
         slots: dict[int, dict[str, Tensor]] = {}
@@ -334,14 +341,3 @@ class Training:
         """Change the number of threads, here and in torch; results may differ in the last bits."""
         self.runtime = replace(self.runtime, threads=threads)
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def seed_globally(device: str, seed: int, use: int, step: int) -> Generator[None]:
-    """Seed torch's global generators inside the block, because dropout can use no other generator."""
-    cuda = [device] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.set_state(stream("cpu", seed, use, step).get_state())
-        for name in cuda:
-            torch.cuda.set_rng_state(stream(name, seed, use, step).get_state(), name)
-        yield

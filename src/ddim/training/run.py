@@ -31,7 +31,7 @@ from ddim.training.fit import Start, fit
 from ddim.training.kid import prepare_kid
 from ddim.training.loop import Plan, Training
 from ddim.training.resumption import Larger, check_never_saved, extend_budget
-from ddim.training.run_document import check_same_vectors, describe_run, name_data
+from ddim.training.run_document import check_same_guide, check_same_vectors, describe_run, name_data
 from ddim.training.shared_settings import adopt_processes, check_processes, check_same_images, choose_for_all
 from ddim.training.start import (
     Machine,
@@ -277,6 +277,7 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
     with runtime:
         training = start_training(recipe, _reopen(saved, recipe, start, progress), runtime, parent)
         check_same_vectors(training, document)
+        check_same_guide(training, document)
         parent = None  # frees the memory of its network
         fit(training, prepare_kid(training), replace(start, news=news))
 

@@ -37,6 +37,7 @@ def describe_run(
         "source": None if source is None else pin_run(source),
         # The hash identifies the weights, because a source that is trained further has other weights.
         "source_sha256": None if parent is None else parent.checkpoint.sha256,
+        **({"guide": training.teacher.guide} if training.teacher and training.teacher.guide else {}),
         "data": {
             "source": training.recipe.data.source,
             "path": absolute_source(training.recipe.data.source),
@@ -89,6 +90,19 @@ def check_same_vectors(training: Training, document: dict[str, Any]) -> None:
             f"the vectors {training.recipe.data.vectors} have changed since the run began: put them back, "
             "or start "
             "a new run"
+        )
+
+
+def check_same_guide(training: Training, document: dict[str, Any]) -> None:
+    """Check that a restarted student has the same guide as when it began; see `check_same_vectors`.
+
+    Raises:
+        UserError: if the checkpoint of the guide has changed.
+    """
+    guide, known = training.teacher and training.teacher.guide, document.get("guide")
+    if guide and known and guide["sha256"] != known["sha256"]:
+        raise UserError(
+            f"the guide {known['name']} has changed since the run began: put it back, or start a new run"
         )
 
 

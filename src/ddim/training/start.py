@@ -277,8 +277,8 @@ def start_training(
 
     Raises:
         UserError: if the images lack the labels or vectors that the recipe needs, or are too few for its
-            clusters. Also if the labels, vectors or network of the recipe do not fit `parent`, or the
-            recipe adds noise within 8-bit bins to images with more bits.
+            clusters. Also if the labels, vectors, network or guidance of the recipe do not fit `parent`, or
+            the recipe adds noise within 8-bit bins to images with more bits.
     """
     parts = take_vectors(recipe, label_clusters(recipe, parts, parent))
     known, count = parent.model.classes if parent else 0, len(parts.images.classes)
@@ -298,6 +298,8 @@ def start_training(
     training = Training(recipe, parts, pixels, runtime, Plan(recipe.images))
     if parent:
         training.start_from(parent.model.state_dict())
+        if training.teacher:
+            training.teacher.learn_from(parent, recipe)
     return training
 
 
