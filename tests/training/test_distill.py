@@ -12,17 +12,20 @@ import tiny
 from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
+from ddim.evaluation.gradient_noise import collect_gradients, find_loss
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.generate import find_grid_ends
+from ddim.runs.images import open_run_images
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.pipeline import load, read_run_recipe
-from ddim.runs.recipe_checks import check_training
+from ddim.runs.publishing import hide_folders
+from ddim.runs.recipe_checks import check_training, find_other_meaning
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from ddim.training import distill, resume
 from ddim.training.distill import make_student
 from ddim.training.loop import Plan
-from ddim.training.teacher import find_teacher_guidance
+from ddim.training.teacher import Teacher, find_teacher_guidance
 
 FIELDS = {"optim.warmup": 0, "report.checkpoint": "0"}
 TABLES = {"ddpm": "a table of 1000 levels", "iddpm": "predicts a variance"}
@@ -137,14 +140,20 @@ def test_the_gap_follows_the_part_of_the_budget_that_is_used(monkeypatch):
     assert seen == [0.0]
 
 
-def test_parts_of_a_batch_have_the_gradient_of_the_whole(tmp_path):
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(guidance, tmp_path):
     """Dropout of both noise levels is numbered by the images of the whole batch."""
     recipe = tiny.recipe("group norm", objective="consistency")
     recipe = replace(recipe, net=replace(recipe.net, dropout=0.2))
+    recipe = override(recipe, {"objective.guidance": guidance, "objective.guide": "@guide"})
     gradients = []
     for parts in (1, 2):
         run = tiny.training(override(recipe, {"optim.accumulate": parts}))
         run.step = 5
+        if run.teacher:
+            weights = run.model.state_dict()
+            halves = {name: value / 2 for name, value in weights.items()}
+            run.teacher.restore({"teacher": weights, "guide": halves})
         gradients.append(tiny.gradients(run))
     (one, loss), (other, same) = gradients
     assert torch.allclose(loss, same, rtol=1e-4)
@@ -303,23 +312,71 @@ class Begin(ddim.Callback):
 
 
 def test_a_guide_with_another_network_or_another_schedule_is_refused(early, tmp_path):
-    said = "only from a guide with the network of its teacher, such as @guide, got .*: give guidance 1"
-    for name, changes in {
-        "wide": {"net.widths": "16,16"},
-        "flow": {"schedule": "linear_path"},
-    }.items():
-        other = tiny.train(override(tiny.BASE, changes), tmp_path / name)
-        with pytest.raises(UserError, match=said):
+    said = "only from a guide with the {} of its teacher, such as @guide, got .*/{}: give another guide"
+    for field, value in {"net": {"net.widths": "16,16"}, "schedule": {"schedule": "linear_path"}}.items():
+        other = tiny.train(override(tiny.BASE, value), tmp_path / field)
+        with pytest.raises(UserError, match=said.format(field, field)):
             find_teacher_guidance(load(early), guidance=2.0, guide_with=other)
+    with pytest.raises(
+        UserError, match="guide_with must be text for a student, whose recipe names its guide"
+    ):
+        find_teacher_guidance(load(early), guidance=2.0, guide_with=load(other))
+    run = tmp_path / "run"
+    shutil.copytree(early, run)
+    recipe, saved = read_run_recipe(run), SavedGuidance(2.0, None, str(tmp_path / "net"))
+    save_guidance(run, recipe.sampler, recipe.steps, "ema", saved, labelled=False)
+    with pytest.raises(UserError, match="which `ddim search` chose for samples: give another guide, or guid"):
+        distil(run, tmp_path / "student")
 
 
-def test_guidance_needs_a_teacher_that_can_be_guided(early, tmp_path):
+def test_the_same_weights_mean_something_else_in_another_recipe():
+    """Another number of groups, or another prediction, changes no shape of the weights."""
+    recipe = tiny.recipe("group norm")
+    fewer = replace(recipe, net=replace(recipe.net, groups=2))
+    assert find_other_meaning(recipe, fewer) == "net"
+    assert find_other_meaning(recipe, replace(recipe, net=replace(recipe.net, dropout=0.5))) is None
+    assert find_other_meaning(recipe, override(recipe, {"predicts": "noise"})) == "predicts"
+    assert find_other_meaning(recipe, override(recipe, {"schedule": "linear_path"})) == "schedule"
+
+
+def test_the_path_of_a_guide_does_not_depend_on_the_working_folder(early, tmp_path, monkeypatch):
+    tiny.train(tiny.recipe(images=16), tmp_path / "small")
+    monkeypatch.chdir(tmp_path)
+    found = distil(early, "student", guidance=2.0, guide_with="small@raw", images=16)
+    assert read_run_recipe(found).objective.guide == str(tmp_path / "small@raw")
+    assert hide_folders(read_run_recipe(found)).objective.guide == "small@raw"
+
+
+def test_guidance_needs_a_teacher_that_can_be_guided(early, guided, teacher, tmp_path):
     with pytest.raises(UserError, match="guidance needs a label, and this run was trained without labels"):
         distil(early, tmp_path / "run", guidance=2.0)
     fields = {**FIELDS, "schedule": "linear_path"}
-    with pytest.raises(UserError, match="objective.guidance needs the schedule of the run of --from"):
+    with pytest.raises(
+        UserError, match="guidance 3 needs the schedule of the run of --from, got another sched"
+    ):
         distil(early, tmp_path / "run", **GUIDED, fields=fields)
+    with pytest.raises(UserError, match="this student is trained without labels: name a guide"):
+        distil(teacher, tmp_path / "run", guidance=2.0, fields={**FIELDS, "data.labels": "no"})
+    with pytest.raises(UserError, match="which is a student itself: set --objective.guidance 1"):
+        tiny.train(read_run_recipe(guided), tmp_path / "run", source=guided)
     alone = override(tiny.BASE, {"objective": "consistency", "objective.guidance": 2.0})
-    with pytest.raises(UserError, match="objective.guidance needs the guided teacher, a run from whose"):
+    with pytest.raises(UserError, match="no run is given: use `ddim distill RUN --guidance 2`, or set"):
         check_training(alone)
     assert not list(tmp_path.iterdir())
+
+
+def test_guidance_needs_the_classes_of_the_teacher(teacher, tmp_path):
+    for name in "abcdefghijkl":
+        tiny.write_grays(tmp_path / "photos" / name, [10, 200])
+    fields = {**FIELDS, "data.source": str(tmp_path / "photos")}
+    with pytest.raises(
+        UserError, match="needs images with the classes of the run of --from, in the same ord"
+    ):
+        distil(teacher, tmp_path / "run", guidance=2.0, fields=fields)
+
+
+def test_a_diagnosis_measures_the_loss_of_the_guided_student(guided, monkeypatch):
+    run, own = load(guided), open_run_images(load(guided))
+    found = collect_gradients(run, own, find_loss(run))
+    monkeypatch.setattr(Teacher, "move", lambda teacher, denoise, x0, t, eps: (x0, eps))
+    assert not torch.allclose(found, collect_gradients(run, own, find_loss(run)), rtol=1e-3)

@@ -75,8 +75,8 @@ class Consistency:
         halvings: how often the gap halves during training.
         sigma_data: standard deviation of the training images in model units.
         guidance: guidance scale of the teacher, the run from whose weights the student starts; 1 is off.
-        interval: the lowest and the highest log-SNR with guidance; None for an end that is open, or in place
-            of both for all noise levels.
+        interval: the lowest and the highest log-SNR with guidance, of which one may be None, an open end;
+            None in place of both for all noise levels.
         guide: the weaker model, with the network of the teacher, such as "@guide"; None for the teacher
             without its label.
     """
@@ -94,9 +94,6 @@ class Consistency:
         check_positive("objective", halvings=self.halvings, sigma_data=self.sigma_data)
         if not 0 <= self.guidance < math.inf:
             raise UserError(f"objective.guidance must be at least 0 and finite, got {self.guidance}")
-        if self.guidance == 1 and (self.interval or self.guide):
-            name = "interval" if self.interval else "guide"
-            raise UserError(f"objective.{name} needs objective.guidance, a scale other than 1, such as 2")
         low, high = self.limits
         if not low < high:
             raise UserError(f"objective.interval must have its lower end first, got {self.interval}")

@@ -25,7 +25,7 @@ class Guided:
     In classifier-free guidance, `strong` is a model with a class label, and `weak` is the same model without
     a class label (Ho & Salimans 2022, eq. 6; their w is scale - 1). In autoguidance, `weak` is a smaller or
     less trained model (Karras et al. 2024, eq. 5). `low` and `high` limit guidance to an interval of log-SNR
-    (Kynkäänniemi et al. 2024). Outside this interval, and at scale 1, only `strong` is evaluated.
+    (Kynkäänniemi et al. 2024). Outside this interval, and at scale 1, a call evaluates only `strong`.
     """
 
     strong: Denoiser
@@ -62,11 +62,12 @@ class Guided:
     def move(self, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return other images and other noise with the same x_t, from which a student learns guidance.
 
-        The image that fits x_t is x0 only by chance. The mean of all images that fit x_t is the prediction of
-        an exact `strong`. Guidance changes this prediction by d = (scale - 1) * (strong - weak). So the mean
-        of x0 + d is the guided prediction, and a student that is trained on x0 + d in place of x0 learns
-        the guided model, which then needs one network evaluation and not two. The noise becomes
+        Many images fit x_t, and x0 is one of them. An exact `strong` predicts their mean. Guidance changes
+        this prediction by d = (scale - 1) * (strong - weak). So the mean of x0 + d is the guided prediction.
+        A student that is trained on x0 + d learns it, and needs one network evaluation. The noise becomes
         eps - alpha / sigma * d, so that x_t stays the same.
+
+        Both denoisers are evaluated for all images.
 
         Args:
             x0: training images (B, C, H, W) in model units.

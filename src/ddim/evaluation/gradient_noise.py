@@ -22,6 +22,7 @@ from ddim.runs import checkpoint
 from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training import batches
+from ddim.training.teacher import load_teacher
 
 BATCHES = 16
 """Number of batches from whose gradients the noise scale is estimated."""
@@ -117,9 +118,14 @@ def _moments(own: Tensor, all_of_it: Tensor, count: int, batch: int) -> tuple[Te
 
 
 def find_loss(run: LoadedRun) -> LossFunction:
-    """Return the loss function of a run at the step of its checkpoint."""
-    state = run.checkpoint.state
-    return run.recipe.objective.at(state.plan.part(state.step * run.recipe.optim.batch))
+    """Return the loss function of a run at the step of its checkpoint.
+
+    Raises:
+        UserError: as in `load_teacher`.
+    """
+    state, teacher = run.checkpoint.state, load_teacher(run)
+    loss = run.recipe.objective.at(state.plan.part(state.step * run.recipe.optim.batch))
+    return teacher.guide_loss(loss) if teacher else loss
 
 
 def collect_gradients(

@@ -67,14 +67,15 @@ def open_guidance(
 
 
 class GuidanceOptions(TypedDict, total=False):
-    """The guidance options of tasks that take no class label, such as edits.
+    """The options of guidance, as a user gives them.
 
-    In general, only a weaker model can guide such tasks. Classifier-free guidance is possible too if the
-    classes of the run are clusters, or the run was trained with vectors: most of these tasks then use the
-    label that `ddim sample` uses by default.
+    In general, only a weaker model can guide tasks that take no class label, such as edits. Classifier-free
+    guidance is possible too if the classes of the run are clusters, or the run was trained with vectors: most
+    of these tasks then use the label that `ddim sample` uses by default.
 
     Attributes:
-        guidance: guidance scale; None or 1 for no guidance.
+        guidance: guidance scale; 1 for no guidance. None is the guidance that `ddim search` saved, see
+            `open_guidance`; edits, whose samples it was not searched for, are then not guided.
         guidance_interval: (low, high), the log-SNRs with guidance; None for all.
         guide_with: the weaker model, such as "@guide"; see `open_guide`.
     """

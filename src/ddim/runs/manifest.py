@@ -1,9 +1,9 @@
 """Read and write the files of one checkpoint, and detect damage by its manifest.
 
 A checkpoint is a folder ``step-000000123/`` with ``model.safetensors``, ``ema/<name>.safetensors``,
-``optimizer.safetensors``, ``state.json``, ``recipe.json`` and ``MANIFEST.json``. The manifest holds the size
-and SHA-256 of every other file, the step, whether the checkpoint was the best so far, and a SHA-256 of these
-entries. Reading these files never runs code.
+``optimizer.safetensors``, the tensors of other parts of the training, ``state.json``, ``recipe.json`` and
+``MANIFEST.json``. The manifest holds the size and SHA-256 of every other file, the step, whether the
+checkpoint was the best so far, and a SHA-256 of these entries. Reading these files never runs code.
 """
 
 import errno

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddim.data.hub import names_repository
 from ddim.data.open import NAMES
+from ddim.diffusion.consistency import Consistency
 from ddim.runs.codec import dump
 from ddim.runs.manifest import pack_tensors, render_json, write_parts
 from ddim.runs.pipeline import CLUSTERS, VECTORS, LoadedRun
@@ -63,7 +64,7 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
 
 
 def hide_folders(recipe: Recipe) -> Recipe:
-    """Return the recipe without the folders of its images and vectors; only the file names stay."""
+    """Return the recipe without the folders of its images, its vectors and its guide; only the names stay."""
     data = recipe.data
     on_hub = names_repository(data.source)
     built_in = data.source.partition(":")[0] in NAMES
@@ -71,7 +72,11 @@ def hide_folders(recipe: Recipe) -> Recipe:
     source = data.source.partition(":")[0] if built_in and "/" in data.source else data.source
     source = source if on_hub else _name_file(source)
     vectors = None if data.vectors is None else _name_file(data.vectors)
-    return replace(recipe, data=replace(data, source=source, vectors=vectors))
+    loss = recipe.objective
+    if isinstance(loss, Consistency) and loss.guide and not names_repository(loss.guide):
+        # A guide such as "@guide" has no folder.
+        loss = replace(loss, guide=Path(loss.guide).name)
+    return replace(recipe, data=replace(data, source=source, vectors=vectors), objective=loss)
 
 
 def _name_file(path: str) -> str:

@@ -191,11 +191,8 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
                 f"{_join(found)} must be one number, {what}, got {_join(found.values())}: set them "
                 f"together, {' '.join(f'--{name} N' for name in found)}"
             )
-    if source is None and isinstance(recipe.objective, Consistency) and recipe.objective.guidance != 1:
-        yield (
-            "objective.guidance needs the guided teacher, a run from whose weights training starts "
-            f"(--from RUN), got objective.guidance {recipe.objective.guidance:g} alone"
-        )
+    if isinstance(recipe.objective, Consistency) and recipe.objective.guidance != 1:
+        yield from _find_unguided(recipe, recipe.objective, source)
     if recipe.optim.batch > LARGEST:
         yield f"optim.batch must be at most {LARGEST:,} to be trained, got {recipe.optim.batch:,}"
     outputs, classes = recipe.net.outputs, recipe.net.classes
@@ -219,6 +216,41 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
             f"--data.labels yes to use the classes of the images, --data.labels clusters:{classes} to find "
             "classes, or --net.classes 0"
         )
+
+
+def _find_unguided(recipe: Recipe, loss: Consistency, source: Recipe | None) -> Iterator[str]:
+    """Yield the reasons why a student cannot learn the guidance of its teacher, the run `source`."""
+    asked = f"objective.guidance {loss.guidance:g}"
+    if source is None:
+        yield (
+            f"{asked} trains a student of a guided run, and no run is given: use `ddim distill RUN "
+            f"--guidance {loss.guidance:g}`, or set --objective.guidance 1"
+        )
+        return
+    if isinstance(source.objective, Consistency):
+        yield f"{asked} guides the run of --from, which is a student itself: set --objective.guidance 1"
+    if other := find_other_meaning(source, recipe):
+        yield f"{asked} needs the {other} of the run of --from, got another {other}: leave out --{other}"
+    if loss.guide is None and not recipe.data.conditional:
+        yield (
+            f"{asked} without objective.guide guides by labels, and this student is trained without labels: "
+            "name a guide, such as --objective.guide @guide, or keep the labels"
+        )
+
+
+def find_other_meaning(one: Recipe, other: Recipe) -> str | None:
+    """Return the first field by which two recipes give the same weights another meaning; None without one.
+
+    Dropout and the numbers of classes and of vector entries are not compared.
+    """
+    for name in "net", "schedule", "predicts", "conditioning":
+        found = [dump(getattr(recipe, name), named=True) for recipe in (one, other)]
+        for ignored in ("dropout", "classes", "vector"):
+            for part in found:
+                part.pop(ignored, None)
+        if found[0] != found[1]:
+            return name
+    return None
 
 
 def _find_unequal(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:

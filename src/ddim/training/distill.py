@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ddim.data.hub import names_repository
 from ddim.diffusion.consistency import Consistency, paper_times
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.parameterisation import PredictsEDM
@@ -17,6 +18,7 @@ from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.runs.generate import find_grid_ends
 from ddim.runs.guidance import Guidance, Interval
+from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.images import read_parent_recipe
 from ddim.runs.pipeline import load
 from ddim.runs.progress import Progress
@@ -84,14 +86,14 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     given = {name: value for name, value in budget.items() if value is not None}
     changes = {**(fields or {}), **given}
     parent = read_parent_recipe(run, own_images="data.source" in changes)
-    student = make_student(parent)
-    learned = find_teacher_guidance(
-        load(run, device="cpu"),
-        guidance=guidance,
-        guidance_interval=guidance_interval,
-        guide_with=guide_with,
-    )
-    recipe = change_recipe(add_guidance(student, learned), changes)
+    asked: GuidanceOptions = {
+        "guidance": guidance,
+        "guidance_interval": guidance_interval,
+        "guide_with": guide_with,
+    }
+    # The loaded models are not kept: `train` loads them again, after the images.
+    recipe = add_guidance(make_student(parent), find_teacher_guidance(load(run, device="cpu"), **asked))
+    recipe = change_recipe(recipe, changes)
     return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
 
 
@@ -132,6 +134,9 @@ def add_guidance(student: Recipe, guidance: Guidance) -> Recipe:
     if not guidance.on or not isinstance(student.objective, Consistency):
         return student
     guide = guidance.guide.name if guidance.guide else None
+    # The path of another run stays valid if the student is restarted from another folder.
+    if guide and not guide.startswith("@") and not names_repository(guide):
+        guide = str(Path(guide).absolute())
     loss = replace(student.objective, guidance=guidance.scale, interval=guidance.interval, guide=guide)
     return replace(student, objective=loss)
 

@@ -41,8 +41,8 @@ class Training:
     """The state of a run between two updates.
 
     A checkpoint holds the weights, all EMA weights, the state of the optimiser, the past losses for
-    loss-aware times or learned weights, the weights of the guided teacher of a student, and `RunState`. All
-    else is a function of the recipe's seed and of `step`: the order of the images, their mirroring, times
+    loss-aware times or learned weights, those of a guided teacher and its guide, and `RunState`. All else
+    is a function of the recipe's seed and of `step`: the order of the images, their mirroring, times
     (timesteps), noise and dropout.
 
     With several processes (see `ddim.nn.processes`), each process has the whole state, and trains on its part
@@ -83,7 +83,6 @@ class Training:
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
             self.model = build_model(recipe, split.images.pixels.shape[-1])
         runtime.place(self.model)
-        self.teacher = make_teacher(recipe, self.model, runtime)
         share_batch_norm(self.model, self.processes.count)
         recompute_blocks(self.model.net, runtime.recompute)
         # `compiled` shares the weights of `model`, whose network is not compiled.
@@ -94,6 +93,7 @@ class Training:
             recipe.conditioning,
             self.model.shape,
         ).train()
+        self.teacher = make_teacher(recipe, self.model.shape.channels, runtime)
         self.rules = track_averages(recipe.ema, recipe.report.snapshots)
         newest = ema.select_averaged(self.model)
         self.averages = {
@@ -193,6 +193,7 @@ class Training:
         o, runtime, ahead = self.recipe.optim, self.runtime, self.loader.reads_ahead
         batch = draw_batch(self.recipe, self.split, self.model, runtime, self.step, self.memory)
         objective = self.recipe.objective.at(self.plan.part(self.seen))
+        objective = self.teacher.guide_loss(objective) if self.teacher else objective
         losses = torch.zeros(o.batch, device=runtime.device)
         every, rank = o.accumulate * self.processes.count, self.processes.rank
         # In all processes together, a part has the images part, part + accumulate, ..., as in one process.
@@ -205,8 +206,6 @@ class Training:
                     self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
                 number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
-                if self.teacher:
-                    x0, eps = self.teacher.move(denoise, x0, t, eps)
                 with self._exchange(last=after is None):
                     with runtime.precise():
                         each = objective(denoise, x0, t, eps, self.recipe.data.bins(self.pixels))

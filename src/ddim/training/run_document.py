@@ -97,10 +97,10 @@ def check_same_guide(training: Training, document: dict[str, Any]) -> None:
     """Check that a restarted student has the same guide as when it began; see `check_same_vectors`.
 
     Raises:
-        UserError: if the checkpoint of the guide has changed.
+        UserError: if the guide has changed: its path, its checkpoint or its weights.
     """
     guide, known = training.teacher and training.teacher.guide, document.get("guide")
-    if guide and known and guide["sha256"] != known["sha256"]:
+    if guide and known and guide != known:
         raise UserError(
             f"the guide {known['name']} has changed since the run began: put it back, or start a new run"
         )

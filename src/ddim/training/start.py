@@ -299,7 +299,7 @@ def start_training(
     if parent:
         training.start_from(parent.model.state_dict())
         if training.teacher:
-            training.teacher.learn_from(parent, recipe)
+            training.teacher.learn_from(parent, parts.images.classes)
     return training
 
 

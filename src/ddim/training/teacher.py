@@ -6,9 +6,8 @@ can be resumed without the run of its teacher.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -16,42 +15,49 @@ from torch import Tensor
 from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model
 from ddim.diffusion.guidance import Guided
+from ddim.diffusion.loss import LossFunction
+from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
+from ddim.runs.checkpoint import read_tensors
 from ddim.runs.classes import choose_label
 from ddim.runs.fitting import find_misfit
 from ddim.runs.guidance import Guidance
-from ddim.runs.guidance_choice import open_guidance
+from ddim.runs.guidance_choice import GuidanceOptions, open_guidance
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.recipe import Recipe
-
-Tensors = dict[str, dict[str, Tensor]]
-
-_MEANING = "schedule", "predicts", "conditioning"
-"""The fields of a recipe that give the input and the output of a network their meaning."""
+from ddim.runs.recipe import Recipe, build_model
+from ddim.runs.recipe_checks import find_other_meaning
 
 
 class Teacher:
-    """The frozen models of a guided teacher, on the device of a training.
+    """The frozen models of a guided teacher. They have no weights before `learn_from` or `restore` is called.
 
     Args:
         loss: the loss of the student, with the guidance scale, its interval and the name of the guide.
-        student: the model that is trained, on its device. The frozen models begin with copies of its weights;
-            `learn_from` or `restore` sets other weights.
-        runtime: how the networks run.
+        recipe: the recipe of the student.
+        channels: number of channels of the images.
+        runtime: the device and the compilation of the frozen networks.
 
     Attributes:
-        loss: the loss of the student.
-        guide: the guide as JSON, see `ddim.runs.guidance.Guide.describe`; None without a guide, and in a
-            training that was restored from a checkpoint.
+        guide: the guide as JSON, see `ddim.runs.guidance.Guide.describe`. None without a guide, and after
+            `restore`.
     """
 
-    def __init__(self, loss: Consistency, student: Model, runtime: Runtime) -> None:
-        self.loss, self.runtime = loss, runtime
+    def __init__(self, loss: Consistency, recipe: Recipe, channels: int, runtime: Runtime) -> None:
+        self._loss, self._recipe, self._channels, self._runtime = loss, recipe, channels, runtime
+        self._names = ["teacher"] if loss.guide is None else ["teacher", "guide"]
+        self._models: dict[str, Model] = {}
+        self._weights: dict[str, dict[str, Tensor]] = {}
         self.guide: dict[str, Any] | None = None
-        names = ["teacher"] if loss.guide is None else ["teacher", "guide"]
-        self._models = {name: copy.deepcopy(student).eval().requires_grad_(False) for name in names}
-        self._compiled = {name: _compile(model, runtime) for name, model in self._models.items()}
+
+    def guide_loss(self, loss: LossFunction) -> LossFunction:
+        """Return the loss of a student on the images and the noise of `move`."""
+
+        def guided(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
+            moved, noise = self.move(denoise, x0, t, eps)
+            return loss(denoise, moved, t, noise, pixels)
+
+        return guided
 
     def move(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images and the noise on which the student is trained; see `Guided.move`.
@@ -63,81 +69,108 @@ class Teacher:
             eps: noise (B, C, H, W).
         """
         label, augment = (denoise.label, denoise.augment) if isinstance(denoise, Labelled) else (None, None)
-        strong = Labelled(self._compiled["teacher"], label, augment)
-        if "guide" in self._compiled:
-            weak = Labelled(self._compiled["guide"], label, augment)
-        else:
-            weak = Labelled(self._compiled["teacher"], None, augment)
-        with torch.no_grad(), self.runtime.precise():
-            return Guided(strong, weak, self.loss.guidance, *self.loss.limits).move(x0, t, eps)
+        strong = Labelled(self._models["teacher"], label, augment)
+        # Without a guide, the weaker model is the teacher without its label.
+        weak = Labelled(self._models[self._names[-1]], label if self._loss.guide else None, augment)
+        with torch.no_grad():
+            return Guided(strong, weak, self._loss.guidance, *self._loss.limits).move(x0, t, eps)
 
-    def learn_from(self, run: LoadedRun, recipe: Recipe) -> None:
+    def learn_from(self, run: LoadedRun, classes: Sequence[str]) -> None:
         """Set the weights to those of a run and of its guide.
 
         Args:
             run: the teacher.
-            recipe: the recipe of the student.
+            classes: the class names of the student.
 
         Raises:
-            UserError: as in `find_teacher_guidance`. Also if the student gives the input or the output of the
-                network another meaning than the teacher.
+            UserError: as in `find_teacher_guidance`. Also if the student has other classes than its teacher.
         """
-        for name in _MEANING:
-            if (own := getattr(recipe, name)) != (wanted := getattr(run.recipe, name)):
-                raise UserError(
-                    f"objective.guidance needs the {name} of the run of --from, {wanted}, got {own}"
-                )
-        asked = {"guidance_interval": self.loss.interval, "guide_with": self.loss.guide}
-        found = find_teacher_guidance(run, guidance=self.loss.guidance, **asked)
+        loss = self._loss
+        found = find_teacher_guidance(
+            run, guidance=loss.guidance, guidance_interval=loss.interval, guide_with=loss.guide
+        )
+        if self._recipe.data.labels and tuple(classes) != tuple(run.classes):
+            raise UserError(
+                "objective.guidance needs images with the classes of the run of --from, in the same order, "
+                f"got {len(classes)} classes with other names: give the images of that run"
+            )
         weights = {"teacher": run.model.state_dict()}
         if found.guide is not None:
             weights["guide"], self.guide = found.guide.run.model.state_dict(), found.guide.describe()
         self.restore(weights)
 
-    def tensors(self) -> Tensors:
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the weights for a checkpoint, keyed by model and then by name."""
-        return {name: model.state_dict() for name, model in self._models.items()}
+        return {name: self._weights.get(name, {}) for name in self._names}
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Set the weights; `tensors` may hold the tensors of other parts of the checkpoint too."""
-        for name, model in self._models.items():
+        for name in self._names:
+            # Building a model draws initial weights, which must not change the caller's random state.
+            with torch.random.fork_rng(devices=[]):
+                model = build_model(self._recipe, self._channels)
             model.load_state_dict(tensors[name])
+            self._runtime.place(model.eval().requires_grad_(False))
+            self._weights[name] = model.state_dict()
+            model.net = self._runtime.compiled(model.net, frozen=True)
+            self._models[name] = model
 
 
-def make_teacher(recipe: Recipe, student: Model, runtime: Runtime) -> Teacher | None:
-    """Return the teacher of a training; None if its loss has no guidance. See `Teacher` for the arguments."""
+def make_teacher(recipe: Recipe, channels: int, runtime: Runtime) -> Teacher | None:
+    """Return the teacher of a student, still without weights; None if its loss has no guidance."""
     loss = recipe.objective
     if not isinstance(loss, Consistency) or loss.guidance == 1:
         return None
-    return Teacher(loss, student, runtime)
+    return Teacher(loss, recipe, channels, runtime)
 
 
-def find_teacher_guidance(run: LoadedRun, **asked: Any) -> Guidance:  # noqa: ANN401 (options of users)
+def load_teacher(student: LoadedRun) -> Teacher | None:
+    """Return the teacher in the checkpoint of a student; None if its loss has no guidance.
+
+    Raises:
+        UserError: if the run was published, without its teacher.
+    """
+    path = student.checkpoint.path
+    teacher = make_teacher(student.recipe, student.model.shape.channels, student.runtime)
+    if teacher:
+        if not (path / "teacher.safetensors").is_file():
+            raise UserError(
+                f"run {student.checkpoint.run} was published without its guided teacher, so its loss cannot "
+                "be computed: use the run folder of its training"
+            )
+        teacher.restore({name: read_tensors(path, name) for name in teacher.tensors()})
+    return teacher
+
+
+def find_teacher_guidance(run: LoadedRun, **asked: Unpack[GuidanceOptions]) -> Guidance:
     """Return the guidance that a student of a run learns.
 
     Args:
         run: the teacher.
-        asked: `guidance`, `guidance_interval` and `guide_with`, as in `open_guidance`. If `guidance` is None,
-            it is what `ddim search --guidance` saved for the sampler and the steps of the run, or none.
+        asked: see `GuidanceOptions`. Saved guidance is that for the sampler and the steps of the run.
 
     Raises:
-        UserError: if the run cannot be guided in this way, or the guide has another network.
+        UserError: if the run cannot be guided in this way, or the guide has another network, other labels or
+            no name.
     """
-    found = open_guidance(run, choose_label(run.recipe), run.recipe.steps, **asked)
-    if found.guide is not None and not _is_same_network(run, found.guide.run):
+    if isinstance(asked.get("guide_with"), LoadedRun):
         raise UserError(
-            "a student learns guidance only from a guide with the network of its teacher, such as @guide, "
-            f"got {found.guide.name}: give guidance 1 (--guidance 1) for a student without guidance"
+            "guide_with must be text for a student, whose recipe names its guide, such as "
+            '"runs/small-1@raw", got a loaded run'
+        )
+    found = open_guidance(run, choose_label(run.recipe), run.recipe.steps, **asked)
+    if found.guide is not None and (other := _find_difference(run, found.guide.run)):
+        chosen = ", which `ddim search` chose for samples" if found.searched else ""
+        raise UserError(
+            f"a student can learn only from a guide with the {other} of its teacher, such as @guide, got "
+            f"{found.guide.name}{chosen}: give another guide, or guidance 1 (--guidance 1) to do without"
         )
     return found
 
 
-def _is_same_network(run: LoadedRun, guide: LoadedRun) -> bool:
-    same = all(getattr(run.recipe, name) == getattr(guide.recipe, name) for name in _MEANING)
-    return same and not find_misfit(run.model.state_dict(), guide.model.state_dict())
-
-
-def _compile(model: Model, runtime: Runtime) -> Model:
-    """Return the model with a compiled network that shares its weights, if the runtime compiles."""
-    net = runtime.compiled(model.net, frozen=True)
-    return Model(net, model.schedule, model.predicts, model.conditioning, model.shape).eval()
+def _find_difference(run: LoadedRun, guide: LoadedRun) -> str | None:
+    """Return what a guide must have in common with its teacher and has not; None if it fits."""
+    if run.recipe.data.conditional != guide.recipe.data.conditional:
+        return "labels"
+    other = find_other_meaning(run.recipe, guide.recipe)
+    return other or ("net" if find_misfit(run.model.state_dict(), guide.model.state_dict()) else None)
