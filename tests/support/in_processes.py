@@ -32,6 +32,7 @@ from small_recipes import make_small
 
 DROPOUT = override(tiny.recipe("group norm", optim__accumulate=2), {"net.dropout": 0.3})
 LABELS = {"data.labels": True, "data.unlabelled": 0.5}
+GUIDED = {"objective.guidance": 3.0, "objective.guide": "@guide"}
 CASES = {
     **{name: make_small(name) for name in RECIPES},
     "accumulated": tiny.recipe("batch norm", optim__accumulate=2),
@@ -49,8 +50,10 @@ CASES = {
     "recomputed dropout": DROPOUT,
     # A distillation, which evaluates the network twice in each step, with the same masks.
     "consistency": replace(make_student(DROPOUT), images=80, minutes=None),
+    "guided": override(tiny.BASE, {"objective": "consistency", **GUIDED}),
     # With batch norm and dropout.
     "compiled": replace(tiny.BASE, net=QuickNet),
+    "compiled guided": replace(override(tiny.BASE, {"objective": "consistency", **GUIDED}), net=QuickNet),
 }
 
 
@@ -81,7 +84,7 @@ def open_training(name):
     """The training of a case."""
     runtime = Runtime(compile=name.startswith("compiled"), recompute="recomputed" in name)
     chosen, *data = choose_case(name)
-    return Training(chosen, *data, runtime, Plan(chosen.images))
+    return tiny.give_teacher(Training(chosen, *data, runtime, Plan(chosen.images)))
 
 
 def draw_digest(row):

@@ -87,6 +87,15 @@ def training(chosen=BASE, source=None, updates=0):
     return run
 
 
+def give_teacher(run):
+    """Give a training with guidance a teacher with the initial weights, and a weaker guide; returns it."""
+    if run.teacher:
+        weights = run.model.state_dict()
+        halves = {name: value / 2 for name, value in weights.items()}
+        run.teacher.restore({"teacher": weights, "guide": halves})
+    return run
+
+
 def train(recipe, folder, data=None, **options):
     """Train a run on this machine; returns its folder."""
     return train_run(data, recipe, **{"out": folder, "machine": MACHINE, **options})
