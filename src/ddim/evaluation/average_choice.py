@@ -86,8 +86,12 @@ class AverageChoice(Tabular):
 
     @property
     def notes(self) -> list[str]:
-        """Notes for the reader: the best of several values looks too good, and some widths were not tried."""
+        """Notes for the reader: what the values do not say, and which widths were not tried."""
         notes = ["the lowest of several values is biased downwards: evaluate the kept average anew"]
+        if self.by == "validation":
+            notes.append(
+                'a lower validation error need not mean better samples: by="kid" (--by kid) measures samples'
+            )
         if self.left_out:
             widths = ", ".join(f"{width:g}" for width in self.left_out)
             notes.append(
