@@ -18,7 +18,7 @@ from ddim.nn.runtime import Runtime
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
-from ddim.runs.recipe import Data, Optim, Recipe, Report
+from ddim.runs.recipe import Data, Optim, Recipe, Report, build_model
 from ddim.training import Callback, Machine
 from ddim.training import train as train_run
 from ddim.training.loop import Plan, Training
@@ -88,11 +88,14 @@ def training(chosen=BASE, source=None, updates=0):
 
 
 def give_teacher(run):
-    """Give a training with guidance a teacher with the initial weights, and a weaker guide; returns it."""
+    """Give a training with guidance a teacher and a guide with random weights; returns the training."""
     if run.teacher:
-        weights = run.model.state_dict()
-        halves = {name: value / 2 for name, value in weights.items()}
-        run.teacher.restore({"teacher": weights, "guide": halves})
+        weights = {}
+        for seed, name in enumerate(run.teacher.tensors()):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                weights[name] = build_model(run.recipe, run.model.shape.channels).state_dict()
+        run.teacher.restore(weights)
     return run
 
 

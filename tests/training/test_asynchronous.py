@@ -65,7 +65,7 @@ QUICK = [*PAIRS[:2], *((name, "images read ahead") for name in EAGER if name not
 def test_no_step_reads_a_value_of_the_device(name, place, meta, monkeypatch):
     memory = MEMORY[place]
     monkeypatch.setattr(image_loader, "_device_memory", lambda _: memory)
-    run = Training(*choose_case(name), meta, Plan(320))
+    run = tiny.give_teacher(Training(*choose_case(name), meta, Plan(320)))
     assert (run.loader.on_device is not None) == (memory > 0)
     # The first step copies what all steps share, such as the table of a schedule.
     run.advance()
@@ -80,7 +80,7 @@ def test_no_step_reads_a_value_of_the_device(name, place, meta, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of Nvidia")
 @pytest.mark.parametrize("name", EAGER)
 def test_no_step_waits_for_a_gpu(name):
-    run = Training(*choose_case(name), Runtime("cuda"), Plan(320))
+    run = tiny.give_teacher(Training(*choose_case(name), Runtime("cuda"), Plan(320)))
     run.advance()
     torch.cuda.set_sync_debug_mode("error")
     try:
