@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.log_snr import Interval, find_ends
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.time_sampling import NormalLogSNR, TimeSampling
 from ddim.errors import UserError, check_positive
@@ -85,7 +86,7 @@ class Consistency:
     halvings: float = 8.0
     sigma_data: float = 1.0
     guidance: float = 1.0
-    interval: tuple[float | None, float | None] | None = None
+    interval: Interval | None = None
     guide: str | None = None
 
     needs_variance = False
@@ -101,8 +102,7 @@ class Consistency:
     @property
     def limits(self) -> tuple[float, float]:
         """The ends of `interval` as numbers; an open end is infinite."""
-        low, high = self.interval or (None, None)
-        return -math.inf if low is None else low, math.inf if high is None else high
+        return find_ends(self.interval)
 
     def at(self, progress: float) -> partial[Tensor]:
         """Return the loss at this progress of training, from 0 at its start to 1 at its end; see `Loss`."""

@@ -13,6 +13,9 @@ from ddim.errors import UserError
 CLEANEST = 1e-3
 """The time that replaces t = 0 if x_t at t = 0 is clean, as no network is evaluated on a clean image."""
 
+Interval = tuple[float | None, float | None]
+"""The lowest and the highest log-SNR of a range of noise levels; None is an open end."""
+
 SLICES = 100_000
 """Number of equally spaced times that represent the uniform distribution."""
 
@@ -55,6 +58,12 @@ def log_snr_range(schedule: Schedule) -> tuple[float, float]:
     """Return the largest and the smallest log-SNR at which a network is evaluated under a schedule."""
     first, cleanest, noisiest = schedule(torch.tensor([0.0, CLEANEST, 1.0])).log_snr.tolist()
     return (first if math.isfinite(first) else cleanest), noisiest
+
+
+def find_ends(interval: Interval | None) -> tuple[float, float]:
+    """Return the ends of an interval as numbers; an open end is infinite, and None stands for all levels."""
+    low, high = interval or (None, None)
+    return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 
 def equal_log_snr_times(schedule: Schedule, first: float, last: float, count: int) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from ddim.diffusion.grids import Grid
+from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, explain_os_error, format_count
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
@@ -40,7 +41,6 @@ from ddim.metrics.features import Extractor, load_extractor, write_npy_header
 from ddim.nn.processes import current_processes, join_processes
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_unused, make_numbered_folder
-from ddim.runs.guidance import Interval
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import open_progress

@@ -25,6 +25,7 @@ from ddim.data.sources import Member
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.grids import Grid
+from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, check_count, describe_given, format_count
@@ -39,7 +40,7 @@ from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.classes import Label, find_label
 from ddim.runs.folder import RUN
 from ddim.runs.generate import P, sample_uint8, with_options
-from ddim.runs.guidance import Guidance, Interval, count_evaluations
+from ddim.runs.guidance import Guidance, count_evaluations
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.hub_run import locate_run
@@ -69,11 +70,7 @@ class Samples:
             this sampler and number of steps, if it saved any.
         device: where to sample; by default the device that the run was trained on.
         threads: processor threads of sampling; by default as many as in the training.
-        label: a class by name or index, or "all" to cycle through the classes; None for no class.
-        guidance: guidance scale; 1 turns guidance off. None takes the guidance that `ddim search` saved with
-            the run, or no guidance if none was saved.
-        guidance_interval: (low, high), the lowest and highest log-SNR with guidance; None for all.
-        guide_with: the weaker model that guides; see `ddim.runs.guidance_choice.open_guide`.
+        label, guidance, guidance_interval, guide_with: as for `ddim.sample`.
         sampler: the sampler or its name; None for the sampler in `fields` or in the recipe.
         grid: the grid of times or its name. None means the grid in `fields`, else the searched grid, else
             the grid of the recipe.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Grid
+from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
@@ -23,7 +24,7 @@ from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.runs.classes import Label, assign_labels
 from ddim.runs.codec import override
 from ddim.runs.condition import choose_condition
-from ddim.runs.guidance import OFF, Guidance, Interval, check_guidance
+from ddim.runs.guidance import OFF, Guidance, check_guidance
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.image_features import BATCH
 from ddim.runs.notebook_cell import open_progress

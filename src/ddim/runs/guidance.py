@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
 from ddim.diffusion.guidance import Guided, Rescheduled, check_reach
+from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.prediction import Prediction, from_image
 from ddim.diffusion.samplers import final_sample, initial_noise, last_state
@@ -26,10 +27,6 @@ from ddim.errors import UserError
 from ddim.runs.classes import Label
 from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.recipe_checks import check_unconditional
-
-Interval = tuple[float | None, float | None]
-"""The lowest and the highest log-SNR with guidance; None for an end that is open."""
-
 
 LARGEST_SCALE = 1e6
 """The largest guidance scale; useful scales are below 20."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from ddim.diffusion.log_snr import Interval, find_ends
 from ddim.errors import UserError, describe_given
 from ddim.runs.classes import Label
-from ddim.runs.guidance import OFF, Guidance, Guide, Interval, check_guidance
+from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance
 from ddim.runs.pipeline import LoadedRun, Pipeline, load
 from ddim.runs.run_path import find_run_folder, parse_place
 from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance
@@ -150,14 +150,16 @@ def open_guide(pipeline: Pipeline, named: str | Path | LoadedRun) -> Guide:
 
 
 def _read_interval(interval: Interval | None) -> tuple[float, float]:
-    """Return the ends of an interval as numbers; an open end becomes infinite."""
-    if interval is None:
-        return -math.inf, math.inf
-    ends = tuple(interval) if isinstance(interval, tuple | list) else ()
-    if len(ends) != 2 or not all(end is None or isinstance(end, Real) for end in ends):
+    """Return the ends of a user's interval as numbers; see `find_ends`."""
+    ends = (None, None) if interval is None else interval
+    if (
+        not isinstance(ends, tuple | list)
+        or len(ends) != 2
+        or not all(end is None or isinstance(end, Real) for end in ends)
+    ):
         raise UserError(
             f"guidance_interval must be two values of log-SNR, such as (-2, 5), or None for an open end, got "
             f"{interval!r}"
         )
     low, high = ends
-    return -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    return find_ends((low, high))

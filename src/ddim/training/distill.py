@@ -13,11 +13,12 @@ from typing import Any
 from ddim.data.hub import names_repository
 from ddim.diffusion.consistency import Consistency, paper_times
 from ddim.diffusion.grids import Karras
+from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.runs.generate import find_grid_ends
-from ddim.runs.guidance import Guidance, Interval
+from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.images import read_parent_recipe
 from ddim.runs.pipeline import load
