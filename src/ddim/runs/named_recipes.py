@@ -245,19 +245,13 @@ def flow(size: tuple[int, int] = (64, 64)) -> Recipe:
 def dit(size: tuple[int, int] = (64, 64)) -> Recipe:
     """`fast` with a transformer in place of the U-Net: DiT (Peebles & Xie 2023) with adaLN-Zero blocks.
 
-    `--net.width 384 --net.depth 12 --net.heads 6` is the size
-    of DiT-S in the paper, where patches are of latents, not of pixels. `--recipe flow --net dit` trains the
-    transformer by flow matching. Images above 64 pixels get the noise schedule of `fast` at that size. They
-    also get larger patches, so that there are about 256 tokens: patches of 8 pixels at size 128, of 16 at
-    256. `--net.patch 4` gives finer images there, at a far higher cost.
+    `--net.width 384 --net.depth 12 --net.heads 6` is the size of DiT-S in the paper, where patches are of
+    latents, not of pixels. `--recipe flow --net dit` trains the transformer by flow matching. Images above 64
+    pixels get the noise schedule of `fast` at that size. They also get larger patches, so that there are
+    about 256 tokens: patches of 8 pixels at size 128, of 16 at 256. `--net.patch 4` gives finer images there,
+    at a far higher cost.
     """
-    base = fast(size)
-    return replace(
-        base,
-        name="dit",
-        net=DiTSpec(patch=choose_by_size(size).patch),
-        optim=replace(base.optim, method="adamw", lr=1e-3, warmup=6400),
-    )
+    return replace(fast(size), name="dit", net=DiTSpec(patch=choose_by_size(size).patch))
 
 
 def smoke() -> Recipe:
