@@ -13,6 +13,7 @@ from ddim.training.alternatives import (
     change_size,
     describe_outlook,
     format_passes,
+    format_speed,
     list_alternatives,
 )
 
@@ -78,6 +79,7 @@ def test_the_outlook_is_one_sentence():
     assert describe_outlook(10.8, 25_920, "40 minutes", 6_480) == (
         "about 11 images/s: 25,920 images in 40 minutes, 4 passes over 6,480"
     )
+    assert [format_speed(speed) for speed in (0.3123, 99.4, 121.3, 1210.4)] == ["0.31", "99", "121", "1,210"]
     assert format_passes(100, 100) == "1 pass over 100"
     assert format_passes(150, 100) == "1.5 passes over 100"
     assert format_passes(123_400, 100) == "1,234 passes over 100"

@@ -18,7 +18,7 @@ guidance makes samples more typical and less varied; each guided step evaluates 
   --guide-with  a weaker model (autoguidance), for a run with or without labels. @guide is the early
                 checkpoint of RUN itself; @STEP and @raw are other versions of RUN, and runs/small-1@raw
                 is another run. Without this option, RUN without its label guides (classifier-free
-                guidance), which needs --label
+                guidance), which needs --label, except for clusters and vectors
   --guidance-interval LOW,HIGH
                 guide only at log-SNRs from LOW to HIGH, such as -2,5; an end may be left out"""
 

@@ -12,7 +12,7 @@ from ddim.errors import format_count
 from ddim.experiments.learning_curves import LearningCurve
 from ddim.plots.tabular import Row, Tabular
 from ddim.runs.recipe import Recipe
-from ddim.training.alternatives import ENOUGH, Alternative, describe_alternative
+from ddim.training.alternatives import ENOUGH, Alternative, describe_alternative, format_speed
 from ddim.training.forecast import Forecast
 from ddim.training.pace import format_duration
 from ddim.training.speed import Speed
@@ -159,7 +159,8 @@ def _describe_speed(speed: Speed) -> str:
     how = f"{runtime.device}, {runtime.precision}, {format_count(runtime.threads, 'thread')}"
     how += ", compiled" if runtime.compile else ""
     how += ", activations recomputed" if runtime.recompute else ""
-    text = f"measured: {speed.images_per_second:.3g} images/s on {how}, in {speed.seconds:.0f} s of training"
+    pace = format_speed(speed.images_per_second)
+    text = f"measured: {pace} images/s on {how}, in {speed.seconds:.0f} s of training"
     if runtime.compile:
         text += f" after {format_duration(speed.warm_up)} of compilation"
     if speed.batch < speed.recipe.optim.batch:

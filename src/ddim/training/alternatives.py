@@ -107,7 +107,13 @@ def describe_outlook(speed: float, images: int, length: str, train: int) -> str:
         length: the duration of the run as text, such as "40 minutes".
         train: the number of training images.
     """
-    return f"about {speed:.2g} images/s: {images:,} images in {length}, {format_passes(images, train)}"
+    seen = f"{images:,} images in {length}, {format_passes(images, train)}"
+    return f"about {format_speed(speed)} images/s: {seen}"
+
+
+def format_speed(speed: float) -> str:
+    """Return a speed as text, such as "0.31", "12" or "1,210"."""
+    return f"{speed:,.0f}" if speed >= 100 else f"{speed:.2g}"
 
 
 def format_passes(images: int, train: int) -> str:
