@@ -11,7 +11,7 @@ with two thirds of its channels, and `flow`. The benchmark runs three steps for 
 
 Goals: the planned images are within 15 % of the images seen, and the planned validation errors within 10 %.
 With the defaults the benchmark takes about an hour. With `--minutes 0.3 --before 0.2,0.5 --data blossoms:600`
-it takes five minutes, most of which are spent on validations.
+it takes about ten minutes.
 """
 
 from __future__ import annotations

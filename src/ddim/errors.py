@@ -123,7 +123,7 @@ def is_full_memory(error: BaseException) -> bool:
     # of the machine, torch raises a RuntimeError, which names the reason only in its message.
     named = type(error).__name__ == "OutOfMemoryError"
     said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
-    return isinstance(error, MemoryError) or named or said
+    return isinstance(error, MemoryError | OutOfMemory) or named or said
 
 
 _MEMORY_SIGNS = ("DefaultCPUAllocator", "not enough memory", "out of memory", "std::bad_alloc")

@@ -79,7 +79,7 @@ def test_the_outlook_is_one_sentence():
     assert describe_outlook(10.8, 25_920, "40 minutes", 6_480) == (
         "about 11 images/s: 25,920 images in 40 minutes, 4 passes over 6,480"
     )
-    assert [format_speed(speed) for speed in (0.3123, 99.4, 121.3, 1210.4)] == ["0.31", "99", "121", "1,210"]
+    assert [format_speed(speed) for speed in (0.3123, 99.4, 99.7, 1210.4)] == ["0.31", "99", "100", "1,210"]
     assert format_passes(100, 100) == "1 pass over 100"
     assert format_passes(150, 100) == "1.5 passes over 100"
     assert format_passes(123_400, 100) == "1,234 passes over 100"
@@ -95,6 +95,14 @@ def test_a_slow_training_is_advised_in_one_sentence(budget, length, costs):
     text = f"about 10 images/s: 320 images in {length}, 10 passes over 32; "
     assert advise(run, 10.0) == f"{text}about 2 times as many with --net.widths 12,24,48,96"
     run.fix_total(ENOUGH)
+    assert advise(run, 10.0) == ""
+
+
+def test_a_training_from_another_run_keeps_its_network_and_is_not_advised(costs):
+    run = tiny.training(tiny.recipe(images="none"))
+    run.start_from(run.model.state_dict())
+    run.recipe = fast((32, 32))
+    run.fix_total(320)
     assert advise(run, 10.0) == ""
 
 

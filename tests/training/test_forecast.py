@@ -77,6 +77,9 @@ def test_very_long_budgets_are_forecast_at_once_and_alike(clock, monkeypatch):
     slow = forecast_run(recipe, speed_of(clock, recipe))
     monkeypatch.setattr(ddim.training.forecast, "LONG", 0)
     assert forecast_run(recipe, speed_of(clock, recipe)).images == pytest.approx(slow.images, rel=1e-3)
+    # Here validations alone would take more than the whole time.
+    busy = replace(speed_of(clock, recipe), validation=1e5)
+    assert forecast_run(recipe, busy).images == pytest.approx(slow.images / 4, rel=0.05)
     monkeypatch.undo()
     endless = forecast_run(replace(recipe, minutes=1e12), speed_of(clock, recipe))
     assert endless.images == pytest.approx(1e12 * 60 / 0.2 * 8, rel=1e-3)

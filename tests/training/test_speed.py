@@ -8,8 +8,10 @@ import torch
 import ddim.training.speed
 import tiny
 from ddim.data import split_images
-from ddim.errors import UserError
+from ddim.errors import OutOfMemory, UserError
 from ddim.nn.runtime import Runtime
+from ddim.training.budget import WARM_UP
+from ddim.training.loop import Training
 from ddim.training.speed import measure_speed
 
 
@@ -77,10 +79,50 @@ def test_too_little_memory_is_a_mistake_and_other_errors_are_not(monkeypatch):
     def fail(*_):
         raise RuntimeError(text)
 
+    def fill(_):
+        raise OutOfMemory
+
     monkeypatch.setattr(ddim.training.speed, "start_training", fail)
     text = "[enforce fail] DefaultCPUAllocator: can't allocate memory"
     with pytest.raises(UserError, match="needs more memory than is free: use a smaller --size"):
         measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4)
+    monkeypatch.undo()
+    monkeypatch.setattr(ddim.training.speed, "advance_within_memory", fill)
+    with pytest.raises(UserError, match="needs more memory than is free: use a smaller --size"):
+        measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4)
+    monkeypatch.setattr(ddim.training.speed, "start_training", fail)
     text = "shapes differ"
     with pytest.raises(RuntimeError, match="shapes differ"):
         measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4)
+
+
+def test_steps_that_need_too_much_memory_are_timed_in_parts_as_in_a_run(monkeypatch):
+    whole = Training._backward
+
+    def backward(self):
+        if self.recipe.optim.accumulate < 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return whole(self)
+
+    monkeypatch.setattr(Training, "_backward", backward)
+    recipe = tiny.recipe()
+    found = measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4)
+    assert found.recipe == recipe
+    assert found.images > 0
+
+
+def test_the_compilation_takes_as_long_for_fewer_images(monkeypatch):
+    seconds, now = iter([30.0] + [1.0] * 99), 0.0
+
+    def step(_):
+        nonlocal now
+        now += next(seconds)
+
+    monkeypatch.setattr(ddim.training.speed, "_finish_step", step)
+    monkeypatch.setattr(ddim.training.speed, "_estimate_validation", lambda training: 0.0)
+    monkeypatch.setattr(ddim.training.speed.time, "monotonic", lambda: now)
+    recipe = tiny.recipe(optim__batch=16)
+    # Of 10 seconds, an image takes 2.4: a step of 4 images takes one second, so one of 16 takes four.
+    found = measure_speed(recipe, parts(recipe), Runtime(), cost=2.4)
+    assert found.batch == 4
+    assert found.warm_up == pytest.approx(29 + WARM_UP * 4)

@@ -81,8 +81,9 @@ def advise(training: Training, speed: float) -> str:
         speed: its training images per second.
     """
     recipe, total = training.recipe, training.plan.total
-    # The alternatives are compared by processor time, which says little about an accelerator.
-    if total is None or training.runtime.device != "cpu":
+    # The alternatives are compared by processor time, which says little about an accelerator. They have other
+    # networks or sizes, which do not fit weights of another run.
+    if total is None or training.runtime.device != "cpu" or training.inherited:
         return ""
     channels, precision = training.model.shape.channels, training.runtime.precision
     found = list_alternatives(recipe, total, channels, precision)
@@ -113,7 +114,7 @@ def describe_outlook(speed: float, images: int, length: str, train: int) -> str:
 
 def format_speed(speed: float) -> str:
     """Return a speed as text, such as "0.31", "12" or "1,210"."""
-    return f"{speed:,.0f}" if speed >= 100 else f"{speed:.2g}"
+    return f"{speed:,.0f}" if speed >= 99.5 else f"{speed:.2g}"
 
 
 def format_passes(images: int, train: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ddim.runs.recipe import Recipe
 from ddim.runs.state import Plan
-from ddim.training.budget import WARM_UP, TimeBudget
+from ddim.training.budget import TRAINED, WARM_UP, TimeBudget
 from ddim.training.speed import Speed
 
 LONG = 200_000
@@ -52,7 +52,8 @@ def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> Forecast
     if seconds * speed.images_per_second <= LONG * recipe.optim.batch:
         return _simulate(_SimulatedRun(recipe, speed, reading + speed.start), speed)
     # One validation ends the measurement of the speed.
-    left = seconds - aside - (recipe.report.events + 1) * speed.validation
+    left = seconds - aside
+    left = max(TRAINED * left, left - (recipe.report.events + 1) * speed.validation, 0.0)
     return Forecast(warm + round(left * speed.images_per_second), seconds)
 
 

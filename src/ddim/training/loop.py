@@ -72,6 +72,8 @@ class Training:
         self.due = False
         # `samples` (n, C, H, W) are those of the EMA weights at the newest validation of this process.
         self.samples = torch.empty(0)
+        # `inherited` is true if this process started the training from the weights of another run.
+        self.inherited = False
         # `extended` is the budget in images before this process raised it; None if it did not.
         self.extended: int | None = None
         # A signal may interrupt a `stoppable` block at any time: it changes nothing that is saved.
@@ -327,6 +329,7 @@ class Training:
                 "missing or has another shape; leave out --recipe and --net to use the network of the weights"
             )
         self.model.load_state_dict(tensors)
+        self.inherited = True
         newest = ema.select_averaged(self.model)
         for average in self.averages.values():
             for name, value in average.items():

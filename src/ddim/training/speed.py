@@ -19,6 +19,7 @@ from ddim.runs import checkpoint
 from ddim.runs.recipe import Recipe
 from ddim.training.budget import WARM_UP
 from ddim.training.loop import Training
+from ddim.training.memory import advance_within_memory
 from ddim.training.start import start_training
 
 SECONDS = 6.0
@@ -44,8 +45,8 @@ class Speed:
         images: number of training images in the timed steps.
         seconds: total seconds of the timed steps.
         start: seconds to prepare the training: initial weights, statistics of the pixels.
-        warm_up: seconds of the first `WARM_UP` steps, scaled to the batch size of the recipe. They include
-            the compilation of the network, if it is compiled.
+        warm_up: seconds of the first `WARM_UP` steps with the batch size of the recipe. They include the
+            compilation of the network, if it is compiled.
         validation: seconds of one validation: errors on validation images, samples and a checkpoint.
         parameters: number of weights of the network.
         recipe: the recipe; its number of classes is that of the images.
@@ -105,13 +106,15 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
             if not is_full_memory(error):
                 raise
             raise UserError(f"a training step needs more memory than is free: {SMALLER}") from error
+    # The compilation takes as long for a smaller batch, and the steps themselves do not.
+    usual = WARM_UP * (now - warm) / steps
     return Speed(
         runtime,
         batch,
         steps * batch,
         now - warm,
         started - begin,
-        (warm - started) * optim.batch / batch,
+        max(0.0, warm - started - usual) + usual * optim.batch / batch,
         validation,
         sum(weight.numel() for weight in training.model.parameters()),
         replace(training.recipe, optim=optim),
@@ -119,8 +122,9 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
 
 
 def _finish_step(training: Training) -> None:
-    """Train for one step, and wait until an accelerator has computed it."""
-    float(training.advance()["loss"])
+    """Train for one step as in a run, and wait until an accelerator has computed it."""
+    values, _ = advance_within_memory(training)
+    float(values["loss"])
 
 
 def _estimate_validation(training: Training) -> float:
