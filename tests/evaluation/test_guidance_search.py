@@ -149,6 +149,23 @@ def test_a_run_without_labels_and_guide_has_nothing_to_guide_with(run):
         UserError, match=r"has no labels and no guide checkpoint \(report\.guide\): name weaker"
     ):
         search_guidance(run, STEPS, N)
+    with pytest.raises(UserError, match="has no labels and no guide checkpoint"):
+        search_guidance(run, STEPS, N, guides=[])
+
+
+def test_one_guide_needs_no_list(run, quality):
+    quality(lambda guidance, steps: 0.1)
+    one, listed = (search_guidance(run, STEPS, N, guides=guides) for guides in ("@raw", ["@raw"]))
+    assert one == listed
+    assert {trial.guidance.guide for trial in one.trials} == {None, "@raw"}
+
+
+def test_a_saved_guide_is_found_from_every_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for guide in ("small@raw", "@raw", "hub:owner/name"):
+        save_guidance(tmp_path, ddim.DDIM(), 10, "ema", SavedGuidance(2.0, None, guide), labelled=False)
+        found = find_saved_guidance(tmp_path, ddim.DDIM(), 10, "ema", labelled=False)
+        assert found.guide == (str(tmp_path / guide) if guide == "small@raw" else guide)
 
 
 def test_guidance_is_saved_for_its_sampler_steps_weights_and_labels(tmp_path):

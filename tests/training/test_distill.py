@@ -343,6 +343,21 @@ def test_the_path_of_a_guide_does_not_depend_on_the_working_folder(early, tmp_pa
     assert hide_folders(read_run_recipe(found)).objective.guide == "small@raw"
 
 
+def test_a_student_of_a_relative_path_that_died_before_its_first_checkpoint_starts_again(
+    early, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(early.parent)
+    with pytest.raises(tiny.PowerCutError):
+        distil(early.name, tmp_path / "run", **GUIDED, callbacks=[Start([])])
+    resume(tmp_path / "run")
+    assert tiny.metrics(tmp_path / "run")[-1]["images"] == 80
+
+
+def test_a_teacher_that_samples_from_little_noise_has_a_second_step_with_less():
+    recipe = override(find_recipe("fast"), {"grid": "karras", "grid.sigma_max": 8.0})
+    assert make_student(recipe).grid.sigma_min == pytest.approx(4.0)
+
+
 def test_guidance_needs_a_teacher_that_can_be_guided(early, guided, teacher, tmp_path):
     with pytest.raises(UserError, match="guidance needs a label, and this run was trained without labels"):
         distil(early, tmp_path / "run", guidance=2.0)

@@ -141,7 +141,7 @@ def search_guidance(
     n: int = SAMPLES,
     *,
     label: str | int | None = None,
-    guides: Sequence[str] | None = None,
+    guides: str | Sequence[str] | None = None,
     progress: Progress = ignore_progress,
     announce: Callable[[str], object] = lambda text: None,
 ) -> SearchedGuidance:
@@ -157,8 +157,8 @@ def search_guidance(
         steps: number of sampling steps, by default the recipe's.
         n: number of samples of each setting.
         label: class name or index; by default all classes of a run with labels.
-        guides: the guides to try, as for `sample`; by default "@guide", if the run has one. For a run with
-            labels, classifier-free guidance is also tried.
+        guides: the guide or guides to try, as for `sample`; by default "@guide", if the run has one. For a
+            run with labels or vectors, classifier-free guidance is also tried.
         progress: called with "settings" while samples are made.
         announce: called with a sentence about the work before it begins.
 
@@ -179,37 +179,34 @@ def search_guidance(
     search = _Search(loaded, found, steps, n, load_extractor(), progress)
     # If guidance.json cannot be read, this fails now and not after the search.
     find_own_guidance(opened, found, steps)
-    named = _list_guides(opened, found) if guides is None else guides
+    if guides is None:
+        guides = [f"@{GUIDE}"] if (opened.checkpoint.run / GUIDE).is_dir() else []
+    named = [guides] if isinstance(guides, str) else guides
     result = search.find(_open_guides(opened, found, steps, named), announce)
     place = opened.checkpoint.run, opened.recipe.sampler, steps, opened.checkpoint.weights
     save_guidance(*place, result.chosen, labelled=found is not None)
     return result
 
 
-def _list_guides(run: LoadedRun, label: Label) -> list[str]:
-    """Return the guides that are tried by default."""
-    own = f"@{GUIDE}"
-    if (run.checkpoint.run / GUIDE).is_dir():
-        return [own]
-    if not _guides_itself(run, label):
-        raise UserError(
-            f"run {run.checkpoint.run} has no labels and no {GUIDE} checkpoint (report.guide): name weaker "
-            "models as `guides` (--guide-with RUN)"
-        )
-    return []
-
-
 def _guides_itself(run: LoadedRun, label: Label) -> bool:
     """Return whether classifier-free guidance is possible, in which the run without a label is the guide."""
-    return label is not None and bool(run.recipe.data.labels) and run.recipe.data.unlabelled > 0
+    return label is not None and run.recipe.data.conditional and run.recipe.data.unlabelled > 0
 
 
 def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str]) -> list[Guidance]:
     """Return guidance of scale 2 by each guide, after a check of each guide.
 
     Classifier-free guidance is first, if it is possible.
+
+    Raises:
+        UserError: if there is no guide, or a guide does not fit.
     """
     names = [*([None] if _guides_itself(run, label) else []), *named]
+    if not names:
+        raise UserError(
+            f"run {run.checkpoint.run} has no labels and no {GUIDE} checkpoint (report.guide): name weaker "
+            "models as `guides` (--guide-with RUN)"
+        )
     return [open_guidance(run, label, steps, 2.0, None, name) for name in names]
 
 

@@ -102,6 +102,11 @@ def parse_place(text: str, own: Path | None) -> tuple[Path, str]:
     return (step, weights) if step != path and step.is_dir() else (path, name)
 
 
+def pin_place(text: str) -> str:
+    """Return a text for `parse_place` that means the same place in every working folder."""
+    return text if text.startswith("@") or names_repository(text) else str(Path(text).absolute())
+
+
 def suggest_run(run: Path) -> str:
     """Return "; perhaps you meant RUN" for a path that does not exist, or "" if no run has a similar name.
 

@@ -5,12 +5,13 @@ Its keys are those of the searched grids, and also say whether the samples have 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ddim.diffusion.samplers import Sampler
 from ddim.files.documents import write_sealed
+from ddim.runs.run_path import pin_place
 from ddim.runs.searched_grids import read_entries, sampling_key
 
 FILE = "guidance.json"
@@ -59,7 +60,8 @@ def save_guidance(
     entries, key = read_entries(run / FILE, _is_guidance), _key(sampler, steps, weights, labelled)
     before = entries.pop(key, None)
     if found is not None:
-        entries[key] = asdict(found)
+        # The samples may be made from another working folder.
+        entries[key] = asdict(replace(found, guide=found.guide and pin_place(found.guide)))
     if found is not None or before is not None:
         write_sealed(run / FILE, entries)
 

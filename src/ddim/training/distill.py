@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ddim.data.hub import names_repository
 from ddim.diffusion.consistency import Consistency, paper_times
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.log_snr import Interval
@@ -24,6 +23,7 @@ from ddim.runs.images import read_parent_recipe
 from ddim.runs.pipeline import load
 from ddim.runs.progress import Progress
 from ddim.runs.recipe import Recipe
+from ddim.runs.run_path import pin_place
 from ddim.training.callbacks import Callback
 from ddim.training.run import train
 from ddim.training.start import Machine, change_recipe
@@ -121,7 +121,8 @@ def make_student(recipe: Recipe) -> Recipe:
         optim=replace(recipe.optim, decay="cosine"),
         # A student's denoising error rises while it learns, so its lowest value marks no good checkpoint.
         report=replace(recipe.report, guide=0.0, best="kid" if recipe.report.best == "kid" else "none"),
-        grid=Karras(MIDDLE * deviation, None if noise > 0.999 * most else noise),
+        # The second step needs less noise than the first, which may have little.
+        grid=Karras(min(MIDDLE * deviation, noise / 2), None if noise > 0.999 * most else noise),
         sampler=Multistep(),
         steps=2,
         sampled_on=None,
@@ -135,9 +136,8 @@ def add_guidance(student: Recipe, guidance: Guidance) -> Recipe:
     if not guidance.on or not isinstance(student.objective, Consistency):
         return student
     guide = guidance.guide.name if guidance.guide else None
-    # The path of another run stays valid if the student is restarted from another folder.
-    if guide and not guide.startswith("@") and not names_repository(guide):
-        guide = str(Path(guide).absolute())
+    # The student may be restarted from another working folder.
+    guide = guide and pin_place(guide)
     loss = replace(student.objective, guidance=guidance.scale, interval=guidance.interval, guide=guide)
     return replace(student, objective=loss)
 
