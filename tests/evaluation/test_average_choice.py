@@ -122,7 +122,9 @@ def test_impossible_choices_are_refused(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="by must be validation or kid, got 'fid'"):
         pick_average(run, "fid")
     with pytest.raises(UserError, match="width must be above 0 and at most 0.289"):
-        pick_average(run, widths=[0.5])
+        pick_average(run, widths=[0.1, 0.5])
+    with pytest.raises(UserError, match=r"widths must be a list of numbers, such as \[0.03, 0.08\], got 0.1"):
+        pick_average(run, widths=0.1)
     with pytest.raises(UserError, match="n must be at least 20"):
         pick_average(run, "kid", n=2)
     with pytest.raises(UserError, match="name of an average must be a plain word"):

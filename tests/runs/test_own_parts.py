@@ -223,6 +223,18 @@ class Unmeaned(Loss):
 
 
 @dataclass(frozen=True)
+class Steep(Loss):
+    """The squared error of the noise, and the squared norm of its gradient in the noisy image."""
+
+    def __call__(self, denoise, x0, t, eps, pixels):
+        """See `Loss`."""
+        x = denoise.schedule(t).noisy(x0, eps).requires_grad_()
+        error = (denoise(x, t).eps - eps).square().mean((1, 2, 3))
+        (slope,) = torch.autograd.grad(error.sum(), x, create_graph=True)
+        return error + slope.square().sum((1, 2, 3))
+
+
+@dataclass(frozen=True)
 class Broken(Loss):
     """Uses an argument that it is not given."""
 
@@ -252,6 +264,11 @@ def test_parts_that_cannot_be_called_are_refused_before_training(changes, messag
     with pytest.raises(UserError, match=message):
         tiny.train(replace(mine.RECIPE, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_own_loss_may_contain_a_gradient(tmp_path):
+    run = tiny.train(replace(mine.RECIPE, objective=Steep()), tmp_path / "run")
+    assert all(np.isfinite(line["loss"]) for line in tiny.metrics(run) if "loss" in line)
 
 
 @dataclass(frozen=True)

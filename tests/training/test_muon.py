@@ -90,6 +90,14 @@ def test_gains_and_the_ends_of_a_network_are_trained_as_without_muon():
     assert same != set(one)
 
 
+def test_a_network_of_matrices_alone_is_trained():
+    weight = nn.Parameter(draw(9, 12))
+    optimizer, before = build_optimizer({"weight": weight}, MUON, "fp32"), weight.detach().clone()
+    weight.grad = draw(9, 12, seed=1)
+    optimizer.step()
+    assert (weight - before).abs().min() > 0
+
+
 def test_a_step_that_is_not_finite_changes_nothing():
     run = tiny.training(replace(tiny.recipe("layer norm"), optim=MUON))
     run.advance()

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -93,8 +94,8 @@ class Consistency:
 
     def __post_init__(self) -> None:
         check_positive("objective", halvings=self.halvings, sigma_data=self.sigma_data)
-        if not 0 <= self.guidance < math.inf:
-            raise UserError(f"objective.guidance must be at least 0 and finite, got {self.guidance}")
+        if not isinstance(self.guidance, Real) or not 0 <= self.guidance < math.inf:
+            raise UserError(f"objective.guidance must be at least 0 and finite, got {self.guidance!r}")
         low, high = self.limits
         if not low < high:
             raise UserError(f"objective.interval must have its lower end first, got {self.interval}")
@@ -102,7 +103,7 @@ class Consistency:
     @property
     def limits(self) -> tuple[float, float]:
         """The ends of `interval` as numbers; an open end is infinite."""
-        return find_ends(self.interval)
+        return find_ends(self.interval, "objective.interval")
 
     def at(self, progress: float) -> partial[Tensor]:
         """Return the loss at this progress of training, from 0 at its start to 1 at its end; see `Loss`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -60,9 +61,27 @@ def log_snr_range(schedule: Schedule) -> tuple[float, float]:
     return (first if math.isfinite(first) else cleanest), noisiest
 
 
-def find_ends(interval: Interval | None) -> tuple[float, float]:
-    """Return the ends of an interval as numbers; an open end is infinite, and None stands for all levels."""
-    low, high = interval or (None, None)
+def find_ends(interval: Interval | None, name: str) -> tuple[float, float]:
+    """Return the ends of an interval as numbers; an open end is infinite.
+
+    Args:
+        interval: the interval; None for all noise levels.
+        name: the name of this option for the message.
+
+    Raises:
+        UserError: if `interval` is not a pair, or an end is not a number.
+    """
+    ends = (None, None) if interval is None else interval
+    if (
+        not isinstance(ends, tuple | list)
+        or len(ends) != 2
+        or not all(end is None or isinstance(end, Real) for end in ends)
+    ):
+        raise UserError(
+            f"{name} must be two values of log-SNR, such as (-2, 5), or None for an open end, "
+            f"got {interval!r}"
+        )
+    low, high = ends
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
 
 

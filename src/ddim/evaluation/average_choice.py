@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +25,7 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid, kid_difference
 from ddim.metrics.statistics import estimate_mean
-from ddim.nn.power_averages import relative_width
+from ddim.nn.power_averages import power_of_width, relative_width
 from ddim.plots.tabular import Tabular
 from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, check_average_name, hash_weights, store_average
@@ -215,7 +216,12 @@ def _choose_widths(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the widths to try, and the left-out widths, whose error of reconstruction is too large."""
     if widths is not None:
-        return tuple(float(width) for width in widths), ()
+        if isinstance(widths, Real | str):
+            raise UserError(f"widths must be a list of numbers, such as [0.03, 0.08], got {widths!r}")
+        # A width that no average can have is reported now, and not when its turn comes.
+        for width in widths:
+            power_of_width(width)
+        return tuple(widths), ()
     # The default average is always measured, so it needs no width here.
     own = {relative_width(gamma) for gamma, name in averages.names.items() if name == "default"}
     possible = [width for width in list_widths(averages) if width not in own]

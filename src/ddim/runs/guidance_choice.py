@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -48,7 +47,7 @@ def open_guidance(
         if saved is None:
             return OFF
         guidance, guidance_interval, guide_with, searched = saved.scale, saved.interval, saved.guide, True
-    low, high = _read_interval(guidance_interval)
+    low, high = find_ends(guidance_interval, "guidance_interval")
     chosen = Guidance(guidance, low, high, searched=searched)
     if not chosen.on:
         return OFF
@@ -147,19 +146,3 @@ def open_guide(pipeline: Pipeline, named: str | Path | LoadedRun) -> Guide:
     path, weights = parse_place(str(named), own)
     on = pipeline.runtime
     return Guide(str(named), load(path, weights, device=on.device, threads=on.threads, compiling=on.compile))
-
-
-def _read_interval(interval: Interval | None) -> tuple[float, float]:
-    """Return the ends of a user's interval as numbers; see `find_ends`."""
-    ends = (None, None) if interval is None else interval
-    if (
-        not isinstance(ends, tuple | list)
-        or len(ends) != 2
-        or not all(end is None or isinstance(end, Real) for end in ends)
-    ):
-        raise UserError(
-            f"guidance_interval must be two values of log-SNR, such as (-2, 5), or None for an open end, got "
-            f"{interval!r}"
-        )
-    low, high = ends
-    return find_ends((low, high))

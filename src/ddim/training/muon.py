@@ -48,7 +48,7 @@ def build_optimizer(
     return Muon(others, matrices, torch.bfloat16 if precision == "bf16" else torch.float32, optim)
 
 
-def _build_adamw(parameters: Iterable[nn.Parameter], optim: Optim) -> torch.optim.AdamW:
+def _build_adamw(parameters: Iterable[Tensor], optim: Optim) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
     )
@@ -87,7 +87,8 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, others: list[nn.Parameter], matrices: list[nn.Parameter], dtype: torch.dtype, optim: Optim
     ) -> None:
-        self.adamw = _build_adamw(others, optim)
+        # PyTorch's AdamW refuses an empty list; `step` gives it the group of `others`, which may be empty.
+        self.adamw = _build_adamw(others or [torch.zeros(1)], optim)
         super().__init__([{"params": others}, {"params": matrices}], self.adamw.defaults)
         self.dtype = dtype
         self.found_inf: Tensor | None = None

@@ -220,7 +220,7 @@ def check_loss(recipe: Recipe, parts: SplitImages) -> None:
     channels = parts.images.pixels.shape[-1]
     pixels, t = Pixels.fixed(0.5, 0.5, channels), torch.full((2,), 0.5)
     # Initial weights and dropout must not change the caller's random state.
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]):
         model = build_model(recipe, channels)
         x0, eps = model.blank(2), torch.ones_like(model.blank(2))
         called = f"objective {type(recipe.objective).__name__}, called with x0 {tuple(x0.shape)} and t (2,),"
