@@ -12,6 +12,7 @@ import mine
 import tiny
 from ddim.data import given
 from ddim.errors import UserError
+from ddim.runs.images import open_run_images
 from ddim.runs.recipe import Data
 from ddim.training import resume
 
@@ -35,6 +36,14 @@ def test_a_run_on_a_tensor_has_its_size_and_resumes_exactly_when_it_is_given_aga
     resume(folder, data=PIXELS.numpy() / 255)
     assert tiny.metrics(folder) == tiny.metrics(whole)
     assert tiny.digests(folder) == tiny.digests(whole)
+
+
+def test_floats_of_any_range_are_kept_if_the_recipe_says_so(tmp_path):
+    array = PIXELS.numpy() / np.float32(50)
+    run = tiny.train(replace(RECIPE, data=replace(RECIPE.data, values="float32")), tmp_path / "run", array)
+    images = open_run_images(ddim.load(run)).images.pixels
+    assert images.dtype == np.float32
+    assert np.array_equal(images, array.transpose(0, 2, 3, 1))
 
 
 def test_a_run_on_pairs_is_conditioned_on_their_labels(tmp_path):

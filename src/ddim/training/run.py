@@ -70,8 +70,8 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     Args:
         data: a folder, an archive or the name of a built-in data set (see `ddim.data.open_images`); by
             default the source in the recipe. A tensor or array of images, or a `torch.utils.data.Dataset`,
-            can be given too (see `ddim.data.give_images`). By default, its images keep their size, like those
-            of a .npy or .npz file. Its labels are used if it has labels and the network takes classes.
+            can be given too (see `ddim.data.given.give_images`). By default, its images keep their size, like
+            those of a .npy or .npz file. Its labels are used if it has labels and the network takes classes.
         recipe: the name of a recipe, a YAML file or a `Recipe`.
         minutes: training time; by default the budget of the recipe.
         images: training length in images, counting repetitions, in place of `minutes`.
@@ -100,7 +100,8 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     began, callbacks = time.monotonic(), check_callbacks(callbacks)
     source = None if source is None else Path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
-    data = data if data is None or isinstance(data, str | Path) else give_images(data)
+    if data is not None and not isinstance(data, str | Path):
+        data = give_images(data, recipe.data.values if isinstance(recipe, Recipe) else "auto")
     keep_size = size is None and not (isinstance(recipe, Recipe) and isinstance(data, str | Path))
     if not isinstance(recipe, Recipe):
         recipe = load_named_recipe(recipe, source, find_size(size, data))
