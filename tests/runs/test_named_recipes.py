@@ -8,6 +8,7 @@ import torch
 import ddim
 import tiny
 from cases import mark_slow
+from ddim.diffusion.grids import Uniform
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.runs.codec import dump, load_recipe, override, write_recipe
@@ -158,9 +159,10 @@ def test_the_mean_of_neighbours_in_a_larger_image_is_as_noisy_as_a_pixel_of_64(f
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-def test_each_time_of_a_larger_flow_has_the_noise_of_a_mean_of_neighbours(factor):
+def test_a_shifted_time_of_a_larger_flow_has_the_noise_of_a_mean_of_neighbours(factor):
     """But for the ends of the path, where alpha or sigma is almost 0."""
-    usual, large = (r.schedule(r.grid(8, r.schedule)) for r in (flow(), flow((64 * factor,) * 2)))
+    path = flow((64 * factor,) * 2).schedule
+    usual, large = (path(Uniform(shift)(8, path)) for shift in (1.0, factor))
     gained = usual.log_snr - large.log_snr
     assert torch.allclose(gained[1:], torch.full((7,), 2 * math.log(factor)).double(), atol=0.05)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddim.diffusion.conditioning import LogSNR, NoiseVariance, Timestep
-from ddim.diffusion.grids import Sections, Spaced, Uniform, UniformLogSNR
+from ddim.diffusion.grids import Sections, Spaced, UniformLogSNR
 from ddim.diffusion.loss import Hybrid, Objective
 from ddim.diffusion.parameterisation import PredictsFlow, PredictsNoise, PredictsVelocity
 from ddim.diffusion.samplers import DDIM, DDPM, DPMSolver
@@ -224,10 +224,10 @@ def flow(size: tuple[int, int] = (64, 64)) -> Recipe:
     """`fast` by flow matching (Lipman et al. 2023; Liu et al. 2023), with times of Esser et al. 2024.
 
     The network predicts eps - x0 on the straight path from image to noise. Training times are logit-normal.
-    The sampler is DDIM, which is Euler's method on this path. `--sampler dpm_solver` and all other samplers
-    work too. Images above 64 pixels get the further stages of `fast`. Their training and sampling times are
-    shifted towards noise, by the ratio of their side to 64 pixels (Esser et al. 2024, section 5.3.2).
-    `--grid.shift 3` chooses another ratio for sampling.
+    The sampler and its times are those of `fast`. Sampling of the papers is `--sampler ddim --grid uniform`:
+    on this path, DDIM is Euler's method. Images above 64 pixels get the further stages of `fast`. Their
+    training times are shifted towards noise, by the ratio of their side to 64 pixels (Esser et al. 2024,
+    section 5.3.2); `--grid uniform --grid.shift 2` does the same for sampling.
     """
     base, by_size = fast(size), choose_by_size(size)
     return replace(
@@ -237,8 +237,6 @@ def flow(size: tuple[int, int] = (64, 64)) -> Recipe:
         schedule=LinearPath(),
         predicts=PredictsFlow(),
         objective=Objective("flow", "mse", NormalLogSNR(by_size.shift, 2.0)),
-        grid=Uniform(by_size.noise),
-        sampler=DDIM(),
     )
 
 
