@@ -84,8 +84,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
             `pixels` of that run; a `Recipe` must have the same `pixels`.
         machine: device, precision, compilation, threads, recomputation; by default chosen by measuring.
         callbacks: called during training, see `Callback`; `training.stop()` in one of them ends the run.
-        progress: True shows a bar and samples in a notebook cell, and lines elsewhere; False shows nothing.
-            If a function is given, it is called while images are decoded, and nothing else is shown.
+        progress: True shows a bar or lines, False shows nothing; or a function for decoding, see `Progress`.
 
     Raises:
         UserError: if the images, the recipe or the folder cannot be used.
