@@ -218,10 +218,11 @@ def _choose_widths(
     if widths is not None:
         if isinstance(widths, Real | str):
             raise UserError(f"widths must be a list of numbers, such as [0.03, 0.08], got {widths!r}")
+        given = tuple(float(width) for width in widths)
         # A width that no average can have is reported now, and not when its turn comes.
-        for width in widths:
+        for width in given:
             power_of_width(width)
-        return tuple(widths), ()
+        return given, ()
     # The default average is always measured, so it needs no width here.
     own = {relative_width(gamma) for gamma, name in averages.names.items() if name == "default"}
     possible = [width for width in list_widths(averages) if width not in own]
