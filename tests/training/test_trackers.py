@@ -4,6 +4,7 @@ import json
 import sqlite3
 import struct
 import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -103,15 +104,30 @@ def test_unknown_trackers_and_missing_packages_are_named(capsys, monkeypatch):
         make_tracker("wandb")
 
 
-def read_wandb(folder) -> Iterator[tuple[str, object]]:
-    """The records of a wandb file: a log of LevelDB with blocks of 32 KiB and records of protobuf."""
-    pb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+def read_wandb(folder, seconds=60) -> list[tuple[str, object]]:
+    """The records of the wandb file of a run that has ended.
+
+    The process of wandb writes the last of them after the training: wait for the record of the end.
+    """
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    data, place, whole = file.read_bytes(), 7, b""
-    while place < len(data):
+    until = time.monotonic() + seconds
+    while not (records := list(parse_wandb(file.read_bytes()))) or records[-1][0] != "exit":
+        assert time.monotonic() < until, f"no record of the end after {[name for name, _ in records]}"
+        time.sleep(0.05)
+    return records
+
+
+def parse_wandb(data: bytes) -> Iterator[tuple[str, object]]:
+    """The whole records of a wandb file: a log of LevelDB with blocks of 32 KiB and records of protobuf."""
+    pb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    place, whole = 7, b""
+    while place + 7 <= len(data):
         if 32768 - place % 32768 < 7:
             place += 32768 - place % 32768
+            continue
         _, size, kind = struct.unpack("<IHB", data[place : place + 7])
+        if place + 7 + size > len(data):
+            return
         whole += data[place + 7 : place + 7 + size]
         place += 7 + size
         if kind in (1, 4):  # a whole record, or the last part of one
@@ -128,7 +144,7 @@ def test_wandb_offline_holds_the_log_and_the_recipe(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[WandB(project="flowers")])
-    records = list(read_wandb(folder))
+    records = read_wandb(folder)
     (run,) = (value for name, value in records if name == "run")
     assert (run.project, run.display_name) == ("flowers", "run")
     assert run.run_id == json.loads((folder / "run.json").read_text())["trackers"]["wandb"]
