@@ -160,6 +160,28 @@ def test_one_guide_needs_no_list(run, quality):
     assert {trial.guidance.guide for trial in one.trials} == {None, "@raw"}
 
 
+def test_a_run_with_vectors_also_guides_itself(run, quality, tmp_path):
+    """It draws vectors of training images for its samples, and can be sampled without a vector."""
+    rows = np.random.default_rng(0).normal(size=(24, 2))
+    np.save(tmp_path / "grays.npy", np.full((24, 16, 16, 1), 99, np.uint8))
+    (tmp_path / "rows.csv").write_text("a,b\n" + "".join(f"{a!r},{b!r}\n" for a, b in rows.tolist()))
+    fields = {"data__size": 16, "data__vectors": str(tmp_path / "rows.csv"), "data__validation": "0.5"}
+    quality(lambda guidance, steps: 0.1)
+    guides = {}
+    for share in (0.5, 0):
+        changes = {**fields, "report__guide": share}
+        folder = tiny.train(tiny.recipe(**changes), tmp_path / str(share), str(tmp_path / "grays.npy"))
+        trials = search_guidance(folder, STEPS, N).trials
+        guides[share] = {trial.guidance.guide for trial in trials if trial.guidance.scale != 1}
+    assert guides == {0.5: {None, "@guide"}, 0: {None}}
+    sure = tiny.recipe(**fields, report__guide=0, data__unlabelled=0)
+    folder = tiny.train(sure, tmp_path / "sure", str(tmp_path / "grays.npy"))
+    with pytest.raises(UserError, match=r"no label was withheld \(data\.unlabelled 0\), and has no guide"):
+        search_guidance(folder, STEPS, N)
+    with pytest.raises(UserError, match="cannot guide itself, since the samples have no label, and has no"):
+        search_guidance(tmp_path / "0", STEPS, N, label="none")
+
+
 def test_a_saved_guide_is_found_from_every_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for guide in ("small@raw", "@raw", "hub:owner/name"):

@@ -203,9 +203,17 @@ def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str])
     """
     names = [*([None] if _guides_itself(run, label) else []), *named]
     if not names:
+        data, lacks = run.recipe.data, "has no labels and no"
+        if data.conditional:
+            why = (
+                "the samples have no label"
+                if data.unlabelled
+                else "no label was withheld (data.unlabelled 0)"
+            )
+            lacks = f"cannot guide itself, since {why}, and has no"
         raise UserError(
-            f"run {run.checkpoint.run} has no labels and no {GUIDE} checkpoint (report.guide): name weaker "
-            "models as `guides` (--guide-with RUN)"
+            f"run {run.checkpoint.run} {lacks} {GUIDE} checkpoint (report.guide): name weaker models as "
+            "`guides` (--guide-with RUN)"
         )
     return [open_guidance(run, label, steps, 2.0, None, name) for name in names]
 
