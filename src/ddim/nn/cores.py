@@ -48,11 +48,13 @@ def choose_threads(cores: int, others: float) -> int:
         cores: number of cores.
         others: cores that other programs use.
     """
-    free = cores - max(0, math.ceil(others - TOLERATED))
+    taken = max(0, math.ceil(others - TOLERATED))
+    if not taken:
+        return cores
     # A compiled network is compiled anew for each number of threads. To have few different numbers, the
     # number is rounded down to a multiple of a quarter of the cores.
     unit = max(1, cores // 4)
-    return max(1, free // unit * unit)
+    return max(1, (cores - taken) // unit * unit)
 
 
 class CoreMeter:
