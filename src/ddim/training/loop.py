@@ -201,19 +201,20 @@ class Training:
         # In all processes together, a part has the images part, part + accumulate, ..., as in one process.
         parts = [slice(part + o.accumulate * rank, None, every) for part in range(o.accumulate)]
         following = draw_rows(self.recipe, self.split.train, self.step + 1) if ahead else None
-        with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step):
-            for which, after in zip(parts, [*parts[1:], None], strict=True):
-                images = self.loader.load(batch.rows.part(which))
-                if following:
-                    self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
-                number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
+        for which, after in zip(parts, [*parts[1:], None], strict=True):
+            images = self.loader.load(batch.rows.part(which))
+            if following:
+                self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
+            number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
+            # Each part begins with the same seed, so that an image has the same dropout masks in any part.
+            with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step):
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
                 with self._exchange(last=after is None):
                     with runtime.precise():
                         each = objective(denoise, x0, t, eps, self.recipe.data.bins(self.pixels))
                         loss = (each * batch.weights[which].to(each)).mean() / o.accumulate
                     loss.backward()
-                losses[which] = each.detach()
+            losses[which] = each.detach()
         losses = self.processes.add(losses)
         return (losses * batch.weights.to(losses)).mean(), batch.times, losses
 
