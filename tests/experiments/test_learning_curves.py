@@ -19,6 +19,7 @@ from ddim.experiments.learning_curves import (
 from ddim.experiments.recorded_runs import FIRST_VERSION, RECORDED
 from ddim.runs.codec import override
 from ddim.runs.named_recipes import fast, smoke
+from stubs import written
 
 CURVE = LearningCurve("runs/a", "", 1000, ((10, 0.5), (100, 0.3), (1000, 0.2)), 0.1)
 
@@ -50,6 +51,14 @@ def test_the_ends_of_two_runs_count_before_the_way_of_the_longer_one():
     assert interpolate_error([CURVE, short], 10) == 0.45
 
 
+def test_the_end_of_a_short_trial_says_nothing_about_long_runs():
+    trial = LearningCurve("runs/b", "", 20, ((20, 0.9),), 0.9)
+    assert interpolate_error([CURVE, trial], 100) == 0.3
+    assert interpolate_error([CURVE, trial], 20) == 0.9
+    assert interpolate_kid([CURVE, trial], 100) is None
+    assert interpolate_kid([CURVE, trial], 1000) == 0.1
+
+
 def test_runs_of_one_length_are_averaged():
     twin = replace(CURVE, points=((10, 0.5), (1000, 0.3)), kid=0.3)
     assert interpolate_error([CURVE, twin], 1000) == pytest.approx(0.25)
@@ -60,7 +69,8 @@ def test_kid_is_known_at_the_ends_of_runs_whose_samples_are_made_alike():
     assert interpolate_kid([CURVE], 1000) == 0.1
     assert interpolate_kid([CURVE], 100) is None
     assert interpolate_kid([replace(CURVE, same_samples=False)], 1000) is None
-    assert interpolate_kid([CURVE, LearningCurve("b", "", 10, (), 0.3)], 100) == pytest.approx(0.2)
+    near = LearningCurve("b", "", 100, (), 0.3)
+    assert interpolate_kid([CURVE, near], 316) == pytest.approx(0.2, rel=1e-3)
 
 
 def test_recorded_runs_on_different_images_are_not_mixed():
@@ -99,6 +109,15 @@ def test_runs_of_other_images_or_recipes_are_not(own, tmp_path):
     change(source="runs/parent")
     assert list_own_curves(runs, smoke(), "f") == []
     assert list_own_curves(tmp_path / "nowhere", smoke(), "f") == []
+
+
+def test_the_kid_of_a_run_counts_also_if_most_runs_have_other_images(own):
+    runs, _ = own
+    for name in ("b", "c"):
+        folder = run_folders.make(runs / name, step=60)
+        written(folder / "evaluations" / "1", reference__fingerprint="other")
+    (curve,) = list_own_curves(runs, smoke(), "f")
+    assert curve.kid == 0.07
 
 
 def test_the_sampler_matters_for_kid_alone(own):

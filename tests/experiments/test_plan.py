@@ -1,15 +1,18 @@
 """The plan of a training, from Python."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
+import torch
 
 import ddim
 import ddim.experiments.plan
 import ddim.training.memory
 import ddim.training.speed
 import tiny
+from ddim.diffusion.loss import Objective
 from ddim.errors import UserError
 from ddim.experiments.plan import plan_training
 from ddim.runs.pipeline import read_run_recipe
@@ -20,7 +23,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(ddim.training.speed, "SECONDS", 0.2)
 
 
-def make(recipe=tiny.BASE, runs="nowhere", **options):
+NO_RUNS = Path(__file__).parent
+
+
+def make(recipe=tiny.BASE, runs=NO_RUNS, **options):
     return plan_training(None, recipe, machine=tiny.MACHINE, runs=runs, **options)
 
 
@@ -103,9 +109,44 @@ def test_few_images_are_answered_with_alternatives(monkeypatch):
     )
 
 
+def test_many_minutes_are_shown_in_full():
+    lines = repr(make(minutes=[1440, 90.5])).splitlines()
+    assert [line.split()[0] for line in lines if line[:1].isdigit()][1:] == ["1,440", "90.5"]
+
+
+class Fixed(torch.nn.Module):
+    """A network for gray images of 24 pixels alone, with a batch norm that needs two images."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat = torch.nn.Linear(24 * 24, 8)
+        self.norm, self.out = torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 24 * 24)
+
+    def forward(self, x, noise_level):
+        """See `OwnNetwork`."""
+        return self.out(self.norm(self.flat(x.flatten(1)))).view(x.shape)
+
+
+@dataclass(frozen=True)
+class Failing(Objective):
+    """A loss that fails."""
+
+    def __call__(self, denoise, x0, t, eps, pixels):
+        """See `Objective`."""
+        raise ValueError("no loss")
+
+
+def test_own_networks_and_losses_are_planned_as_they_are_trained():
+    grays = tiny.images(size=(24, 24), channels=1).pixels
+    plan = plan_training(grays, own := replace(tiny.BASE, net=Fixed), minutes=0.1, machine=tiny.MACHINE)
+    assert plan.to_records()[0]["images"] > 0
+    with pytest.raises(UserError, match=r"objective Failing, called with .* fails: ValueError: no loss"):
+        plan_training(grays, replace(own, objective=Failing()), machine=tiny.MACHINE)
+
+
 def test_images_may_be_given_from_python():
     pixels = tiny.images(n=60).pixels
-    plan = plan_training(pixels, "smoke", minutes=0.1, machine=tiny.MACHINE, runs="nowhere")
+    plan = plan_training(pixels, "smoke", minutes=0.1, machine=tiny.MACHINE, runs=NO_RUNS)
     assert plan.train == 54
 
 
@@ -119,9 +160,10 @@ def test_images_may_be_given_from_python():
         ({"minutes": {10}}, "minutes must be a number or a list of them"),
         ({"minutes": 1, "images": 10}, "give minutes or images, not both"),
         ({"images": 0}, "images (--images) must be above 0, got 0"),
+        ({"runs": "rusn"}, "'rusn' is not a folder of runs"),
     ],
 )
-def test_a_wrong_budget_is_one_sentence(options, said):
+def test_a_wrong_option_is_one_sentence(options, said):
     with pytest.raises(UserError) as error:
         make(**options)
     assert said in str(error.value)

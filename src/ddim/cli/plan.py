@@ -50,9 +50,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs",
         type=Path,
-        default=Path("runs"),
         metavar="FOLDER",
-        help="folder of your finished runs (default: runs)",
+        help="folder of your finished runs (default: runs, if there is one)",
     )
     add_training_machine_options(parser)
 

@@ -98,6 +98,17 @@ def find_runs(folder: str | Path) -> list[Run]:
     return [read_place(place) for place in list_places(folder)]
 
 
+def check_folder(folder: str | Path) -> Path:
+    """Return the path of a folder of runs.
+
+    Raises:
+        UserError: if it is not a folder.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
+    return Path(folder)
+
+
 def list_places(folder: str | Path) -> list[Place]:
     """Return the places of the runs that `find_runs` finds, sorted by path; sweeps are read, but not runs.
 
@@ -105,9 +116,7 @@ def list_places(folder: str | Path) -> list[Place]:
         UserError: if `folder` is not a folder.
         OSError: if `folder` cannot be listed.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
+    folder = check_folder(folder)
     found: dict[Path, Place] = {}
 
     def refuse(error: OSError) -> None:

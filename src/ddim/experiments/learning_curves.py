@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.experiments.evaluations import mark_comparable
-from ddim.experiments.index import find_runs
+from ddim.experiments.index import Run, find_runs
 from ddim.experiments.recorded_runs import RECORDED
 from ddim.runs.codec import dump, override
 from ddim.runs.flat import flatten_as_text
@@ -21,6 +21,12 @@ NEAR = 1.15
 """If a number of images is outside the measured range by at most this factor, the end of the range is used.
 
 The number of images itself is a forecast, and is no more exact than this factor.
+"""
+
+WIDE = 10
+"""Values are not interpolated between two runs if one saw over this many times as many images as the other.
+
+The error falls fast at first and slowly later, so the end of a short trial says little about long runs.
 """
 
 IRRELEVANT = ("seed", "minutes", "images", "report", "data.source")
@@ -65,13 +71,15 @@ def list_own_curves(runs: str | Path, recipe: Recipe, fingerprint: str) -> list[
     if not Path(runs).is_dir():
         return []
     wanted, curves = _relevant(dump(recipe)), []
-    for run in mark_comparable(find_runs(runs)):
+
+    def fits(run: Run) -> bool:
         same = run.facts.get("data", {}).get("fingerprint") == fingerprint and not run.facts.get("source")
-        if run.state != "finished" or not same:
-            continue
+        like = _without_sampling(_relevant(run.recipe))
+        return run.state == "finished" and same and like == _without_sampling(wanted)
+
+    # Only runs that fit decide which evaluations are comparable.
+    for run in mark_comparable([run for run in find_runs(runs) if fits(run)]):
         like = _relevant(run.recipe)
-        if _without_sampling(like) != _without_sampling(wanted):
-            continue
         lines = read_metrics(run.path)
         points = {line["images"]: line["image_mae"] for line in lines if line.get("image_mae") is not None}
         kid = run.metrics.get("kid") if run.comparable else None
@@ -98,14 +106,15 @@ def list_recorded_curves(recipe: Recipe) -> list[LearningCurve]:
 def interpolate_error(curves: Sequence[LearningCurve], images: int) -> float | None:
     """Return the expected validation error after a number of images; None if it was not measured.
 
-    If some runs are shorter than `images` and others longer, their last errors are interpolated. The last
-    errors are preferred, because the learning rate has decayed there. If all runs are longer, the result is
-    the error of the shortest run after this number of images. A run that ends after this number may differ
-    slightly: its learning rate has decayed, and with `objective.finish` its loss has changed. All
+    If some runs are shorter than `images` and others longer, the last errors of the two nearest ones are
+    interpolated, if these runs are not too far apart (`WIDE`). The last errors are preferred, because the
+    learning rate has decayed there. Otherwise the result is the error that the shortest of the longer runs
+    had after this number of images. A run that ends after this number may differ slightly: its learning rate
+    has decayed, and with `objective.finish` its loss has changed. All
     interpolation is linear in log(images).
     """
     ends = sorted(curve.points[-1] for curve in curves if curve.points)
-    if (found := _interpolate(ends, images)) is not None:
+    if (found := _interpolate(ends, images, WIDE)) is not None:
         return found
     longer = [curve for curve in curves if curve.points and curve.points[-1][0] >= images]
     return _interpolate(min(longer, key=lambda curve: curve.points[-1]).points, images) if longer else None
@@ -114,10 +123,11 @@ def interpolate_error(curves: Sequence[LearningCurve], images: int) -> float | N
 def interpolate_kid(curves: Sequence[LearningCurve], images: int) -> float | None:
     """Return the expected KID of a run that ends after a number of images; None if it was not measured.
 
-    The KID of finished runs is interpolated linearly in log(images).
+    The KID of finished runs is interpolated linearly in log(images), but not between runs of very different
+    lengths (`WIDE`).
     """
     ends = [(c.images, c.kid) for c in curves if c.kid is not None and c.same_samples]
-    return _interpolate(sorted(ends), images)
+    return _interpolate(sorted(ends), images, WIDE)
 
 
 def interpolate_recorded(
@@ -135,11 +145,12 @@ def interpolate_recorded(
     return None
 
 
-def _interpolate(points: Sequence[tuple[int, float]], images: int) -> float | None:
+def _interpolate(points: Sequence[tuple[int, float]], images: int, widest: float = math.inf) -> float | None:
     """Return the value at a number of images, interpolated between (images, value) points.
 
     If several points have the same number of images, such as runs with different seeds, their mean is used.
-    Return None if the number is outside the range of the points by more than the factor `NEAR`.
+    Return None if the number is outside the range of the points by more than the factor `NEAR`, or if the
+    next larger number of a point is more than `widest` times the next smaller one.
     """
     groups: dict[int, list[float]] = {}
     for seen, value in points:
@@ -150,6 +161,8 @@ def _interpolate(points: Sequence[tuple[int, float]], images: int) -> float | No
     images = min(max(images, min(known)), max(known))
     low = max(seen for seen in known if seen <= images)
     high = min(seen for seen in known if seen >= images)
+    if high > widest * low:
+        return None
     part = 0.0 if low == high else math.log(images / low) / math.log(high / low)
     return known[low] + part * (known[high] - known[low])
 

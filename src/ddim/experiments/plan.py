@@ -10,6 +10,7 @@ from pathlib import Path
 from ddim.data import SplitImages
 from ddim.data.given import give_images
 from ddim.errors import UserError, describe_given, format_count
+from ddim.experiments.index import check_folder
 from ddim.experiments.learning_curves import (
     interpolate_error,
     interpolate_kid,
@@ -20,6 +21,7 @@ from ddim.experiments.learning_curves import (
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
 from ddim.nn.runtime import Runtime, check_runtime, count_cores
 from ddim.runs.notebook_cell import with_bar
+from ddim.runs.own_parts import is_own
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
@@ -61,7 +63,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     size: int | str | tuple[int, int] | None = None,
     labels: bool | str | None = None,
     machine: Machine = Machine(),  # noqa: B008  (a frozen value)
-    runs: str | Path = "runs",
+    runs: str | Path | None = None,
     progress: Progress = ignore_progress,
 ) -> TrainingPlan:
     """Measure how fast this machine trains a recipe, and return what to expect after some training times.
@@ -79,7 +81,8 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
         size: as in `train`.
         labels: as in `train`.
         machine: as in `train`.
-        runs: the folder with your runs; finished runs of the same recipe and images give the errors.
+        runs: the folder with your runs, by default "runs", if it exists. Finished runs of the same recipe and
+            images give the errors.
         progress: called while images are decoded, and after each part of the measurements.
 
     Returns:
@@ -87,8 +90,8 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
         KID. If a run sees few images within a budget, the plan also lists changed recipes that see more.
 
     Raises:
-        UserError: if the images or the recipe cannot be used, the memory of this machine is too small, or
-            both `minutes` and `images` are given.
+        UserError: if the images or the recipe cannot be used, the memory of this machine is too small, both
+            `minutes` and `images` are given, or `runs` is not a folder.
 
     Example:
         >>> ddim.plan("photos/", minutes=[10, 40])
@@ -104,7 +107,9 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     # These checks come before the images are decoded, because decoding may take long.
     check_runtime(machine.device, machine.precision, machine.threads)
     check_training(recipe)
-    return _measure_plan(recipe, budgets, machine, Path(runs), progress)
+    if runs is not None:
+        check_folder(runs)
+    return _measure_plan(recipe, budgets, machine, Path("runs" if runs is None else runs), progress)
 
 
 def _measure_plan(
@@ -113,16 +118,21 @@ def _measure_plan(
     """Return one plan for all `budgets`; each is the checked recipe with another budget."""
     progress(SPEED, 0, 1)
     runtime = machine.choose()
-    check_memory(recipe, recipe.data.channels or 3, runtime)
+    # Parts that the user wrote run only after their checks, which need the images.
+    own = is_own(recipe.net) or is_own(recipe.objective)
+    if not own:
+        check_memory(recipe, recipe.data.channels or 3, runtime)
     parts, reading = _open_split(recipe, progress)
     check_network(recipe, parts)
     check_loss(recipe, parts)
     channels = parts.images.pixels.shape[-1]
+    if own:
+        check_memory(recipe, channels, runtime)
     cost = time_image(recipe, channels, runtime.precision)
     speeds = _measure_speeds(recipe, budgets, parts, (machine, runtime), cost, progress)
     forecasts = [forecast_run(*pair, reading) for pair in zip(budgets, speeds, strict=True)]
     counted = speeds[0].recipe
-    own = list_own_curves(runs, counted, parts.images.fingerprint)
+    curves = list_own_curves(runs, counted, parts.images.fingerprint)
     recorded = list_recorded_curves(counted)
     fewest = min(each.images for each in forecasts)
     # The alternatives are compared by processor time, which says little about an accelerator.
@@ -134,8 +144,8 @@ def _measure_plan(
                 budget,
                 found,
                 speed,
-                interpolate_error(own, found.images),
-                interpolate_kid(own, found.images),
+                interpolate_error(curves, found.images),
+                interpolate_kid(curves, found.images),
                 interpolate_recorded(interpolate_error, recorded, found.images),
                 interpolate_recorded(interpolate_kid, recorded, found.images),
             )
@@ -144,7 +154,7 @@ def _measure_plan(
         len(parts.train),
         len(parts.validation),
         tuple(cheaper),
-        tuple(own),
+        tuple(curves),
         tuple(recorded),
         tuple(_list_cautions(parts, runtime, fixed=machine.threads is not None)),
     )

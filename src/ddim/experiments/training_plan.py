@@ -131,7 +131,7 @@ class TrainingPlan(Tabular):
         rows = []
         for record in self.to_records():
             row = {
-                "minutes": f"{record['minutes']:.3g}",
+                "minutes": _show_minutes(record["minutes"]),
                 "images": record["images"],
                 "passes": f"{record['passes']:,.1f}",
             }
@@ -183,6 +183,11 @@ def _describe_sources(plan: TrainingPlan) -> list[str]:
     else:
         lines.append("recorded: no run of this recipe at this size")
     return lines
+
+
+def _show_minutes(minutes: float) -> str:
+    """Return minutes as text, such as "0.25", "12.5" or "1,440"."""
+    return f"{minutes:,.0f}" if minutes >= 99.5 else f"{minutes:.3g}"
 
 
 def _show(value: float | None) -> str:

@@ -170,8 +170,7 @@ def choose_by_size(size: tuple[int, int]) -> SizeChoices:
     easier to guess. If the sides are twice as long, the noise is therefore twice as strong: the mean of four
     pixels is then as noisy as one pixel of the smaller image (Hoogeboom et al. 2023, section 2.1; Esser et
     al. 2024, section 5.3.2). Each further stage halves the image once more, so that the lowest stage has 8 to
-    15 pixels on its shorter side. The patch is the even number that keeps the number of tokens closest to
-    that of 64 pixels.
+    15 pixels on its shorter side. The side of a patch grows in the same way, in even numbers.
     """
     ratio = max(1.0, math.sqrt(size[0] * size[1]) / 64)
     stages = max(0, int(math.log2(min(size) / 64)))
@@ -244,10 +243,10 @@ def dit(size: tuple[int, int] = (64, 64)) -> Recipe:
     """`fast` with a transformer in place of the U-Net: DiT (Peebles & Xie 2023) with adaLN-Zero blocks.
 
     `--net.width 384 --net.depth 12 --net.heads 6` is the size of DiT-S in the paper, where patches are of
-    latents, not of pixels. `--recipe flow --net dit` trains the transformer by flow matching. Images above 64
-    pixels get the noise schedule of `fast` at that size. They also get larger patches, so that there are
-    about 256 tokens: patches of 8 pixels at size 128, of 16 at 256. `--net.patch 4` gives finer images there,
-    at a far higher cost.
+    latents, not of pixels. Images above 64 pixels get the noise schedule of `fast` at that size. They also get
+    larger patches, so that there are about 256 tokens: patches of 8 pixels at size 128, of 16 at 256.
+    `--net.patch 4` gives finer images there, at a far higher cost. `--recipe flow --net dit --net.patch 4`
+    trains the transformer by flow matching; give the patch of the size.
     """
     return replace(fast(size), name="dit", net=DiTSpec(patch=choose_by_size(size).patch))
 

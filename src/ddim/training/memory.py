@@ -15,6 +15,7 @@ from ddim.errors import SMALLER, OutOfMemory, UserError
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
 from ddim.nn.runtime import Runtime
+from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Training
 from ddim.training.muon import uses_muon
@@ -27,16 +28,17 @@ SMALL = 32
 def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
     """Return the least memory in bytes for training: weights, gradients, optimiser, EMAs and activations.
 
-    The activations that autograd keeps are counted for one small image. They are then scaled up to the size
-    of the real images, and to the number of images in one forward pass (batch / accumulate). Attention
-    over many pixels needs more than this. With bf16, activations are assumed to take half the bytes.
+    The activations that autograd keeps are counted for two small images, or for two of full size if the user
+    wrote the network, which may take no other size. They are then scaled up to the size of the real images,
+    and to the number of images in one forward pass (batch / accumulate). Attention over many pixels needs
+    more than this. With bf16, activations are assumed to take half the bytes.
 
     Args:
         recipe: the recipe; its images are not read.
         channels: number of channels of the images.
         runtime: how the network runs; its precision and its `recompute` change the result.
     """
-    side = max(SMALL, recipe.net.multiple)
+    side = max(recipe.data.size) if is_own(recipe.net) else max(SMALL, recipe.net.multiple)
     height, width = (min(full, side) for full in recipe.data.size)
     small = replace(recipe, data=replace(recipe.data, size=(height, width)))
     # Initial weights and dropout must not change the caller's random state.
@@ -55,11 +57,12 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
             alive.append(x)
             return x
 
-        x0, t = model.blank(1), torch.full((1,), 0.5)
+        # Batch norm may need two images.
+        x0, t = model.blank(2), torch.full((2,), 0.5)
         denoise = model.with_labels(0 if model.classes else None)
         with saved_tensors_hooks(keep, lambda x: x):
             recipe.objective.at(0.5)(denoise, x0, t, torch.ones_like(x0), Pixels.fixed(0.5, 0.5, channels))
-    ratio = prod(recipe.data.size) / (height * width) * recipe.optim.batch / recipe.optim.accumulate
+    ratio = prod(recipe.data.size) / (height * width) * recipe.optim.batch / recipe.optim.accumulate / 2
     activations = sum(kept.values()) * ratio * (0.5 if runtime.precision == "bf16" else 1.0)
     # Tensors of the size of the weights: weights, gradients, two moments of the optimiser, and each average.
     # Muon has only one moment.
@@ -68,9 +71,7 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
 
 
 def find_free_memory(device: str) -> int | None:
-    """Return the bytes of memory that are free on a device; None if they are not known."""
-    if device.startswith("cuda"):
-        return torch.cuda.mem_get_info(device)[0]
+    """Return the bytes of memory that are free for a CPU; None if not known, and for an accelerator."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -81,6 +82,9 @@ def find_free_memory(device: str) -> int | None:
 
 def check_memory(recipe: Recipe, channels: int, runtime: Runtime) -> None:
     """Check that a training fits into the memory that is free, before anything is allocated for it.
+
+    Only a training on a CPU is checked: it may be killed if the memory is full. On an accelerator, a training
+    halves the parts of its batches instead (`advance_within_memory`).
 
     Raises:
         UserError: if the training needs more; the message says how much, and what to do.

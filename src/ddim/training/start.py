@@ -322,7 +322,7 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32") -> 
     """Return the seconds of processor time that training takes for one image, on one thread.
 
     Three updates of four blank images are run, and the fastest one counts. If an image takes more than a
-    second, one update of one image is enough. Processor time does not depend on other programs.
+    second, one update of two images is enough. Processor time does not depend on other programs.
 
     Args:
         recipe: the recipe; its images are not read.
@@ -343,5 +343,5 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32") -> 
             loss.backward()
             return (time.thread_time() - begin) / count
 
-        first = update(1)
+        first = update(2)
         return first if first > 1 else min(update(4) for _ in range(3))
