@@ -162,6 +162,16 @@ def test_a_weighting_multiplies_the_error_at_each_level():
         assert torch.allclose(weighted(oracle, X0, T, EPS), known * plain(oracle, X0, T, EPS))
 
 
+@every_quantity
+@pytest.mark.parametrize("schedule", [Cosine(), LinearPath(), KarrasSigma()], ids=str)
+def test_the_weight_of_edm_is_that_of_the_squared_error_of_the_image(on, schedule):
+    """So with `finish`, whose loss is on the velocity, each noise level keeps its weight."""
+    oracle, weight = Gaussian(schedule, mean=0.2), EDMWeight(0.5)
+    image = Objective("image", "mse", weight=weight)(oracle, X0, T, EPS)
+    assert torch.allclose(Objective(on, "mse", weight=weight)(oracle, X0, T, EPS), image)
+    assert torch.allclose(Objective(on, "l1", weight=weight, finish=0.5).at(1.0)(oracle, X0, T, EPS), image)
+
+
 def test_gradients_reach_the_network():
     class Scales(torch.nn.Module):
         def __init__(self):

@@ -61,6 +61,16 @@ ONE = "must be one number, .*, got"
         ("ddpm", "conditioning.entries=100", f"{TABLE} {ONE} 1000, 100, 1000 and"),
         ("ddpm", "grid.entries=500", f"{TABLE} must be one number"),
         ("ddpm", "grid=sections grid.entries=500", f"{TABLE} must be one number"),
+        (
+            "fast",
+            "objective.weight=learned",
+            "^objective.weight learned .* objective.finish 0.3 .*: set --obj",
+        ),
+        (
+            "edm-ve",
+            "objective.finish=0.3",
+            "^objective.finish 0.3 .* noise of schedule karras_sigma: set --obj",
+        ),
         # What a recipe does not have is not asked for.
         ("fast", "schedule=linear grid=spaced grid.entries=9", "^schedule.entries and grid.ent"),
         ("ddpm", "sampled_on=linear sampled_on.entries=500", "^sampled_on.entries and grid.entries"),

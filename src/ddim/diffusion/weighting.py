@@ -40,9 +40,10 @@ class Unweighted:
 class EDMWeight:
     """lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, with sigma / alpha in place of sigma.
 
-    Karras et al. 2022, table 1. With this weight, the squared error of the image equals the squared error of
-    the network's output F under `PredictsEDM` (appendix B.6). The paper's other columns have lambda = 1 /
-    sigma^2, which is equivalent to the unweighted squared error of the noise.
+    Karras et al. 2022, table 1. It is the weight of the squared error of the image. With this weight, that
+    error equals the squared error of the network's output F under `PredictsEDM` (appendix B.6). The weight of
+    another quantity is divided as for `MinSNR`. The paper's other columns have lambda = 1 / sigma^2, which is
+    equivalent to the unweighted squared error of the noise.
 
     Attributes:
         sigma_data: standard deviation of the training images in model units.
@@ -55,7 +56,7 @@ class EDMWeight:
 
     def __call__(self, at: Level, on: On) -> Tensor:
         """Return the weights; see `Weighting`."""
-        return (at.alpha / at.sigma) ** 2 + 1 / self.sigma_data**2
+        return ((at.alpha / at.sigma) ** 2 + 1 / self.sigma_data**2) / error_ratio(at, on).square()
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,11 @@ from ddim.data.augment import LABELS
 from ddim.data.clusters import Clusters
 from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.guidance import check_reach
+from ddim.diffusion.learned_weight import LearnedWeight
 from ddim.diffusion.log_snr import check_schedule
+from ddim.diffusion.loss import Objective
 from ddim.diffusion.parameterisation import PredictsEDM
+from ddim.diffusion.weighting import Unweighted
 from ddim.errors import UserError
 from ddim.nn.networks import NETWORKS
 from ddim.runs.classes import Label
@@ -193,6 +196,8 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
             )
     if isinstance(recipe.objective, Consistency) and recipe.objective.guidance != 1:
         yield from _find_unguided(recipe, recipe.objective, source)
+    if isinstance(recipe.objective, Objective) and recipe.objective.finish:
+        yield from _find_unfinished(recipe, recipe.objective)
     if recipe.optim.batch > LARGEST:
         yield f"optim.batch must be at most {LARGEST:,} to be trained, got {recipe.optim.batch:,}"
     outputs, classes = recipe.net.outputs, recipe.net.classes
@@ -215,6 +220,23 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
             f"net.classes is {classes}, but with data.labels no the network is never trained on a class: set "
             f"--data.labels yes to use the classes of the images, --data.labels clusters:{classes} to find "
             "classes, or --net.classes 0"
+        )
+
+
+def _find_unfinished(recipe: Recipe, loss: Objective) -> Iterator[str]:
+    """Yield the reasons why the last part of a training cannot have the squared error of the velocity."""
+    if isinstance(loss.weight, LearnedWeight):
+        yield (
+            "objective.weight learned weighs noise levels by their losses, which objective.finish "
+            f"{loss.finish:g} replaces by others: set --objective.finish 0, or --objective.weight unweighted"
+        )
+    noisiest = recipe.schedule(1.0)
+    variance = float(noisiest.alpha**2 + noisiest.sigma**2)
+    if isinstance(loss.weight, Unweighted) and variance > 2:
+        yield (
+            f"objective.finish {loss.finish:g} is the squared error of the velocity, which grows with the "
+            f"noise of schedule {kind_name(recipe.schedule)}: set --objective.weight edm_weight or min_snr, "
+            "or --objective.finish 0"
         )
 
 
