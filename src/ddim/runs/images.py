@@ -25,7 +25,8 @@ from ddim.runs.pipeline import LoadedRun
 from ddim.runs.published import is_published
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_data import Data
-from ddim.runs.run_path import find_checkpoint
+from ddim.runs.run_path import find_checkpoint, find_run_folder
+from ddim.runs.state import RunState
 
 
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
@@ -79,20 +80,28 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
 
     Args:
         run: the run.
-        own_images: whether the user has named the images of the new run. If not, they are those of `run`.
+        own_images: whether the user has named the images of the new run. If not, they are those of `run`, and
+            the recipe names the place where they are now.
 
     Raises:
-        UserError: if there is no checkpoint. Also if `own_images` is False, `run` was published, and its
-            images are not a built-in data set.
+        UserError: if there is no checkpoint. Also if `own_images` is False, and the images of `run` are
+            missing or have changed, or it was published and they are not a built-in data set.
     """
 
-    def read(path: Path) -> Recipe:
-        recipe = load_recipe(checkpoint.read_document(path, "recipe"))
-        if not own_images:
-            _check_source(path, Path(run).name, recipe.data.source, ": name yours with --data.source")
-        return recipe
+    def read(path: Path) -> tuple[Path, Recipe, RunState]:
+        state = RunState.from_json(checkpoint.read_document(path, "state"))
+        return path, load_recipe(checkpoint.read_document(path, "recipe")), state
 
-    return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
+    path, recipe, state = checkpoint.read_steadily(lambda: find_checkpoint(run), read)
+    if own_images:
+        return recipe
+    _check_source(path, Path(run).name, recipe.data.source, ": name yours with --data.source")
+    if state.images is None:
+        return recipe
+    data = replace(recipe.data, channels=choose_channels(state.channels))
+    said = ", or name others with --data.source"
+    place, _ = _find_place(find_run_folder(path), data, state.images.fingerprint, said)
+    return replace(recipe, data=replace(recipe.data, source=place))
 
 
 def reopen_images(
@@ -119,30 +128,53 @@ def reopen_images(
     Raises:
         UserError: if the images are missing or have changed.
     """
-    said = f", or {otherwise}" if otherwise else ""
-    changed, problem = "", None
+    try:
+        place, reading = _find_place(run, data, fingerprint, f", or {otherwise}" if otherwise else "")
+    except ImagesMissing:
+        images = open_decoded(fingerprint, data.size)
+        if images is None:
+            raise
+        warn_user(
+            f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used"
+        )
+        return limit_range(images, data.reading)
+    return open_images(place, data.size, data.channels, reading=reading, progress=progress)
+
+
+class ImagesMissing(UserError):  # noqa: N818  (as FolderLocked)
+    """The training images of a run are not where they were, and have no other known place."""
+
+
+def _find_place(run: Path, data: Data, fingerprint: str, said: str) -> tuple[str, Reading]:
+    """Return the place where the images of a run are now, and how their files are read.
+
+    Args:
+        run: the run folder.
+        data: the data fields of its recipe.
+        fingerprint: the fingerprint of its images.
+        said: the end of an error message.
+
+    Raises:
+        ImagesMissing: if no known place has images that can be read.
+        UserError: if the images have changed.
+    """
+    changed, problem = "", ""
     for place in dict.fromkeys((_recorded_path(run) or data.source, data.source)):
         if not source_exists(place):
             continue
         try:
             for reading in list_readings(data):
                 if fingerprint_source(place, data.size, data.channels, reading) == fingerprint:
-                    return open_images(place, data.size, data.channels, reading=reading, progress=progress)
+                    return place, reading
             changed = place
         except UserError as error:
-            # For example, a named data set cannot be downloaded. This is an error only if no copy is found.
-            problem = error
+            # For example, a named data set cannot be downloaded.
+            problem = str(error)
     if changed:
         raise UserError(
             f"data {changed} has changed since {run} was trained on it: put its images back{said}"
         )
-    images = open_decoded(fingerprint, data.size)
-    if images is None:
-        raise problem or UserError(_explain_missing(run, data.source) + said)
-    warn_user(
-        f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used"
-    )
-    return limit_range(images, data.reading)
+    raise ImagesMissing(problem or _explain_missing(run, data.source) + said)
 
 
 def list_readings(data: Data) -> list[Reading]:

@@ -20,13 +20,14 @@ from ddim.runs.generate import find_grid_ends
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.images import read_parent_recipe
+from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load
 from ddim.runs.progress import Progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.run_path import pin_place
 from ddim.training.callbacks import Callback
 from ddim.training.run import train
-from ddim.training.start import Machine, change_recipe
+from ddim.training.start import Machine, change_recipe, use_data
 from ddim.training.teacher import find_teacher_guidance
 
 MIDDLE = 10.0
@@ -39,6 +40,7 @@ training, the second step must correct more: on flowers of 16 pixels, 9 to 14 we
 
 def distill(  # noqa: PLR0913 (the choices of a notebook)
     run: str | Path,
+    data: object = None,
     *,
     minutes: float | None = None,
     images: int | None = None,
@@ -46,6 +48,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     guidance_interval: Interval | None = None,
     guide_with: str | Path | None = None,
     fields: Mapping[str, Any] | None = None,
+    own: Sequence[Any] = (),
     out: str | Path | None = None,
     machine: Machine = Machine(),  # noqa: B008  (a frozen value)
     callbacks: Sequence[Callback] = (),
@@ -59,6 +62,8 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
 
     Args:
         run: the run folder of the teacher, RUN/best or a checkpoint.
+        data: the images, as in `train`; by default those of the run, where they are now. Images that were
+            given from Python in another process must be given again.
         minutes: training time of the student, by default 60.
         images: training length in images, in place of `minutes`.
         guidance: guidance scale of the teacher. The student learns the guided teacher, and needs no guidance
@@ -67,6 +72,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         guide_with: the weaker model, with the network of the run, such as "@guide"; None for the run itself
             without its labels. See `ddim.sample`.
         fields: other values for fields of the student's recipe, keyed by path, such as {"optim.lr": 3e-4}.
+        own: the components of the run that you wrote; see `resume`.
         out: the folder of the student, by default runs/DATA-RECIPE-distilled-N.
         machine: device, precision, compilation, threads, recomputation; by default chosen by measuring.
         callbacks: as in `train`.
@@ -74,19 +80,20 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
 
     Raises:
         UserError: if the run cannot be distilled: it learns a variance, its schedule is a table, or it is a
-            student itself. Also if its images are missing, or `run` was published without them and `fields`
-            has no "data.source". Also if both `minutes` and `images` are given, or the run cannot be guided
-            in the given way.
+            student itself. Also if `data` is not given, and the images of the run are missing or have
+            changed, or it was published without them. Also if images on which the run was trained would be
+            held out, both `minutes` and `images` are given, or the run cannot be guided in the given way.
         NotFinite, OutOfMemory, Interrupted: see `train`.
 
     Example:
         >>> student = ddim.distill("runs/photos-fast-1", minutes=60)
         >>> ddim.sheet(ddim.sample(student, n=16))
     """
+    give_parts(own)
     budget = {"minutes": minutes, "images": images}
     given = {name: value for name, value in budget.items() if value is not None}
     changes = {**(fields or {}), **given}
-    parent = read_parent_recipe(run, own_images="data.source" in changes)
+    parent = read_parent_recipe(run, own_images=data is not None or "data.source" in changes)
     asked: GuidanceOptions = {
         "guidance": guidance,
         "guidance_interval": guidance_interval,
@@ -95,6 +102,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     # The loaded models are not kept: `train` loads them again, after the images.
     recipe = add_guidance(make_student(parent), find_teacher_guidance(load(run, device="cpu"), **asked))
     recipe = change_recipe(recipe, changes)
+    recipe = recipe if data is None else use_data(recipe, data, keep_size=False)
     return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
 
 

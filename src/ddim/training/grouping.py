@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ddim.data import SplitImages
 from ddim.data.clusters import Clusters, ImageClusters, apply_centres, group_images
 from ddim.data.vectors import ImageVectors, match_vectors, read_vectors
@@ -47,10 +49,11 @@ def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None)
     return clusters.label(split)
 
 
-def take_vectors(recipe: Recipe, split: SplitImages) -> SplitImages:
+def take_vectors(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -> SplitImages:
     """Return the images with the vectors of `data.vectors`, or `split` itself if the recipe has none.
 
-    Process 0 reads the file, and all processes use its content.
+    Process 0 reads the file, and all processes use its content. If `parent` has vectors, the new run takes
+    over their mean and deviation, because its network knows vectors that are standardised by these.
 
     Raises:
         UserError: if the file cannot be read, or does not fit the images.
@@ -60,5 +63,9 @@ def take_vectors(recipe: Recipe, split: SplitImages) -> SplitImages:
         return split
     if processes.leads:
         found = match_vectors(read_vectors(path), split, path)
+        known = None if parent is None else parent.vectors
+        # Vectors of another length are refused later.
+        if known is not None and known.mean.shape == found.mean.shape:
+            found = replace(found, mean=known.mean, deviation=known.deviation)
     vectors: ImageVectors = processes.broadcast(found)
     return vectors.label(split)

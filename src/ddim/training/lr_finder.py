@@ -14,7 +14,8 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
-from ddim.training.start import Machine, load_parent, open_split, start_training
+from ddim.training.parent import load_parent
+from ddim.training.start import Machine, open_split, start_training
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,16 @@ from ddim.training.display import split_progress
 from ddim.training.fit import Start, fit
 from ddim.training.kid import prepare_kid
 from ddim.training.loop import Plan, Training
+from ddim.training.parent import load_parent
 from ddim.training.resumption import Larger, check_never_saved, extend_budget
 from ddim.training.run_document import check_same_guide, check_same_vectors, describe_run, name_data
-from ddim.training.shared_settings import adopt_processes, check_processes, check_same_images, choose_for_all
+from ddim.training.shared_settings import (
+    adopt_processes,
+    check_processes,
+    check_same_images,
+    check_same_parent,
+    choose_for_all,
+)
 from ddim.training.start import (
     Machine,
     accept_images,
@@ -41,7 +48,6 @@ from ddim.training.start import (
     check_network,
     find_size,
     load_named_recipe,
-    load_parent,
     open_split,
     read_exactly,
     reopen_split,
@@ -136,6 +142,7 @@ def _start(
     with runtime:
         parent = load_parent(source)
         training = start_training(recipe, parts, runtime, parent)
+        check_same_parent(training, parent)
         measure_kid = prepare_kid(training)
         folder = None
         if processes.leads:
@@ -276,6 +283,7 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
     runtime, news = adopt_processes(document, Runtime(**document["runtime"]), start, processes)
     with runtime:
         training = start_training(recipe, _reopen(saved, recipe, start, progress), runtime, parent)
+        check_same_parent(training, parent)
         check_same_vectors(training, document)
         check_same_guide(training, document)
         parent = None  # frees the memory of its network

@@ -6,12 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from ddim.data import Images, SplitImages
+from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
 from ddim.nn.processes import Processes
 from ddim.nn.runtime import Runtime, count_cores
 from ddim.runs.folder import record_in_run
+from ddim.runs.pipeline import LoadedRun, check_same_weights
 from ddim.runs.recipe import Recipe
 from ddim.training.fit import Start
+from ddim.training.loop import Training
 from ddim.training.start import Machine, estimate_seconds
 
 
@@ -41,6 +44,36 @@ def check_same_images(images: Images, processes: Processes) -> None:
             raise UserError(
                 f"the images of process {rank} differ from those of process {processes.rank}: copy the same "
                 "files to every machine, or train from a shared drive"
+            )
+
+
+def check_same_parent(training: Training, parent: LoadedRun | None) -> None:
+    """Check that all processes start from the same weights, and learn the same guidance of a teacher.
+
+    Each machine reads its own copy of the parent and of its guide, and of what `ddim search` saved with them.
+
+    Args:
+        training: the new training.
+        parent: the run whose weights it starts from, if there is one.
+
+    Raises:
+        UserError: if those of another machine are different.
+    """
+    if parent is None:
+        return
+    check_same_weights(parent)
+    loss, guide, processes = (
+        training.recipe.objective,
+        training.teacher and training.teacher.guide,
+        training.processes,
+    )
+    learned = (loss.guidance, loss.interval) if isinstance(loss, Consistency) else None
+    mine = learned, guide and (guide["sha256"], guide["weights"], guide.get("average"))
+    for rank, other in enumerate(processes.gather(mine)):
+        if other != mine:
+            raise UserError(
+                f"process {rank} has another guide of {parent.checkpoint.run}, or other saved guidance, than "
+                f"process {processes.rank}: copy both runs to every machine, or keep them on a shared drive"
             )
 
 

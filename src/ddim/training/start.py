@@ -27,12 +27,13 @@ from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.images import record_new_place, reopen_images
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.own_parts import find_changed_parts, is_own
-from ddim.runs.pipeline import LoadedRun, load, read_run_recipe
+from ddim.runs.pipeline import LoadedRun, read_run_recipe
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.vector_labels import count_vectors
 from ddim.training.grouping import label_clusters, take_vectors
 from ddim.training.loop import Plan, Training
+from ddim.training.parent import check_parent
 
 
 @dataclass(frozen=True)
@@ -259,11 +260,6 @@ def check_values(recipe: Recipe, images: Images) -> None:
         )
 
 
-def load_parent(source: Path | None) -> LoadedRun | None:
-    """Return the run whose weights a new run starts from, loaded on the CPU; None if there is no such run."""
-    return None if source is None else load(source, device="cpu")
-
-
 def start_training(
     recipe: Recipe, parts: SplitImages, runtime: Runtime, parent: LoadedRun | None
 ) -> Training:
@@ -277,22 +273,13 @@ def start_training(
 
     Raises:
         UserError: if the images lack the labels or vectors that the recipe needs, or are too few for its
-            clusters. Also if the labels, vectors, network or guidance of the recipe do not fit `parent`, or
-            the recipe adds noise within 8-bit bins to images with more bits.
+            clusters. Also if the labels, vectors, network, guidance or held-out images of the new run do not
+            fit `parent`, or the recipe adds noise within 8-bit bins to images with more bits.
     """
-    parts = take_vectors(recipe, label_clusters(recipe, parts, parent))
-    known, count = parent.model.classes if parent else 0, len(parts.images.classes)
-    if parent and recipe.data.labels and known != count:
-        raise UserError(
-            f"--from loads the weights of a network with {known} classes, but {recipe.data.source} has "
-            f"{count}: train without labels (--data.labels no), or without --from"
-        )
+    parts = take_vectors(recipe, label_clusters(recipe, parts, parent), parent)
     recipe = count_vectors(count_classes(recipe, parts.images), parts.vectors)
-    if parent and recipe.data.vectors is not None and parent.model.vector != recipe.net.vector:
-        raise UserError(
-            f"--from loads the weights of a network with {parent.model.vector} numbers in its vectors, but "
-            f"{recipe.data.vectors} has {recipe.net.vector}: train without --data.vectors, or without --from"
-        )
+    if parent:
+        check_parent(parent, recipe, parts)
     check_values(recipe, parts.images)
     pixels = parent.pixels if parent else measure_pixels(recipe, parts)
     training = Training(recipe, parts, pixels, runtime, Plan(recipe.images))
