@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import tiny
+from ddim.files.locks import lock_folder
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +69,20 @@ def test_picking_shows_a_table_and_keeps_the_best(run, command):
         (["--width", "0.5"], "width must be above 0 and at most 0.289"),
         (["--pick", "--by", "fid"], "by must be validation or kid, got 'fid'"),
         (["--width", "0.1", "--name", "raw"], "the name of an average must be a plain word"),
+        (["--by", "kid"], "--by is an option of --pick: give both"),
+        (["--width", "0.1", "-n", "1000"], "-n is an option of --pick: give both"),
+        (["--pick", "-n", "1000"], "-n is the number of samples for --by kid: give both"),
+        (["--name", "mine"], "--name names the average of --width or --pick: give one of them"),
     ],
 )
 def test_mistakes_are_explained(words, said, run, refused):
     assert said in refused("ema", run, *words)
+
+
+@pytest.mark.parametrize("words", [["--pick"], ["--width", "0.08"]], ids=" ".join)
+def test_a_run_that_is_still_training_keeps_its_checkpoints_only_for_a_while(words, run, refused):
+    with lock_folder(run):
+        assert "is still training" in refused("ema", run, *words)
 
 
 @pytest.mark.slow

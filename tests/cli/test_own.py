@@ -78,6 +78,12 @@ def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(
     assert "given from Python as Tensor:" in capsys.readouterr().err
     assert main(["train", "mine.py:images", "--resume", "--out", "run", "--own", "mine.py"]) == 0
     assert load("run").checkpoint.state.step == 10
+    # The same words again find the run by themselves: its size is that of the images.
+    assert main([*TRAIN.split(), "--resume"]) == 0
+    assert (
+        main(["train", "mine.py:images", "--size", "32", "--resume", "--out", "run", "--own", "mine.py"]) == 2
+    )
+    assert "run run has data.size = " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -179,8 +179,10 @@ def test_the_network_follows_from_the_size_unless_it_is_given(fields):
     given = Request("fast", {**fields, "net.widths": "8,16,32,64,128"}).build_recipe()
     assert given.net.widths == (8, 16, 32, 64, 128)
     images = give_images(torch.zeros(2, 3, 128, 160))
-    assert Request().build_recipe(images).net == named_recipes.fast((128, 160)).net
-    assert Request(fields={"data.size": "64"}).build_recipe(images) == named_recipes.fast()
+    assert Request(data=images).build_recipe().net == named_recipes.fast((128, 160)).net
+    own = Request(fields={"data.size": "64"}, data=images).build_recipe()
+    assert (own.data.source, own.data.size) == (images.text, (64, 64))
+    assert replace(own, data=named_recipes.fast().data) == named_recipes.fast()
     swept = shared_recipe(SweepRequest(fields=fields))
     assert swept.net == named_recipes.fast((128, 128)).net
 

@@ -1,5 +1,6 @@
 """Distillation: students that sample in two steps, and are runs like any other."""
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from ddim.training import distill, resume
 from ddim.training.distill import make_student
 from ddim.training.loop import Plan
+from ddim.training.request import Request, find_resumable
 from ddim.training.teacher import Teacher, find_teacher_guidance
 
 FIELDS = {"optim.warmup": 0, "report.checkpoint": "0"}
@@ -124,6 +126,15 @@ def test_a_student_that_crashed_and_is_resumed_is_one_that_did_not(teacher, stud
         resume(folder, callbacks=[tiny.At(7, tiny.crash)])
     resume(folder)
     tiny.check_same_run(folder, student)
+
+
+def test_a_student_is_resumed_only_by_its_folder(teacher, student, tmp_path):
+    """Its options are those of its teacher, which a repeated `ddim train` means."""
+    for run, name in ((teacher, "teacher"), (student, "student")):
+        shutil.copytree(run, tmp_path / name)
+        os.utime(tmp_path / name / "run.json")
+    assert find_resumable(Request(), runs=tmp_path) == (tmp_path / "teacher", "")
+    assert find_resumable(Request(), tmp_path / "student") == (tmp_path / "student", "")
 
 
 def test_the_gap_follows_the_part_of_the_budget_that_is_used(monkeypatch):

@@ -56,13 +56,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pick", action="store_true", help="try several widths and keep the best")
     parser.add_argument(
         "--by",
-        default="validation",
         help="what --pick compares: validation (error on held-out images) or kid (of samples) "
         "(default: validation)",
     )
-    parser.add_argument(
-        "-n", type=int, default=500, metavar="N", help="with --by kid: samples per width (default: 500)"
-    )
+    parser.add_argument("-n", type=int, metavar="N", help="with --by kid: samples per width (default: 500)")
     parser.add_argument("--name", help="name of the stored average (default: width-W or picked)")
     add_machine_options(parser)
 
@@ -71,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     """List the widths, reconstruct the average of one width, or choose the best width."""
     from ddim.runs.reconstruction import list_averages, reconstruct_average
 
-    if args.pick and args.width is not None:
-        raise UserError("give --width or --pick, not both")
+    _check_options(args)
     if args.pick:
         choice = _pick(args)
         average, text = choice.average, _describe_choice(choice)
@@ -91,13 +87,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_options(args: argparse.Namespace) -> None:
+    """Check that every option has an effect, and that no two options exclude each other."""
+    if args.pick and args.width is not None:
+        raise UserError("give --width or --pick, not both")
+    for option, value in {"--by": args.by, "-n": args.n}.items():
+        if value is not None and not args.pick:
+            raise UserError(f"{option} is an option of --pick: give both")
+    if args.n is not None and args.by != "kid":
+        raise UserError("-n is the number of samples for --by kid: give both")
+    if args.name is not None and not args.pick and args.width is None:
+        raise UserError("--name names the average of --width or --pick: give one of them")
+
+
 def _pick(args: argparse.Namespace) -> AverageChoice:
     from ddim.cli.console import ProgressDisplay
-    from ddim.evaluation.average_choice import pick_average
+    from ddim.evaluation.average_choice import SAMPLES, pick_average
 
     args.weights = "ema"
+    by, n, name = args.by or "validation", SAMPLES if args.n is None else args.n, args.name or "picked"
     with ProgressDisplay() as progress:
-        return pick_average(load_run(args), args.by, n=args.n, name=args.name or "picked", progress=progress)
+        return pick_average(load_run(args), by, n=n, name=name, progress=progress)
 
 
 def _describe_choice(choice: AverageChoice) -> str:

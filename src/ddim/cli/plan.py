@@ -62,15 +62,12 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.given import give_images
     from ddim.experiments.plan import plan_training
     from ddim.training.request import Request
-    from ddim.training.start import use_data
 
     machine = choose_machine(args)
     fields = read_fields(args)
     budget = {name: fields.pop(name, None) for name in ("minutes", "images")}
     own = give_images(load_own(args.data)) if names_own(args.data) else None
-    recipe = Request(args.recipe, fields, None, machine).build_recipe(own)
-    if own is not None:
-        recipe = use_data(recipe, own, keep_size=args.size is None)
+    recipe = Request(args.recipe, fields, machine=machine, data=own).build_recipe()
     with ProgressDisplay() as progress:
         plan = plan_training(
             recipe.data.source, recipe, **budget, machine=machine, runs=args.runs, progress=progress

@@ -110,13 +110,12 @@ def run(args: argparse.Namespace) -> int:
     from ddim.training import resume, train
     from ddim.training.request import Request
     from ddim.training.resumption import set_aside
-    from ddim.training.start import use_data
     from ddim.training.trackers import make_tracker
 
     _check_options(args)
     machine = choose_machine(args)
-    request = Request(args.recipe, read_fields(args), args.source, machine, args.find_lr)
     own = give_images(load_own(args.data)) if names_own(args.data) else None
+    request = Request(args.recipe, read_fields(args), args.source, machine, args.find_lr, own)
     hooks = [*map(load_callback, args.callback), *map(make_tracker, args.track)]
     why, processes = "", current_processes()
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
@@ -136,9 +135,7 @@ def run(args: argparse.Namespace) -> int:
                     folder, more=more, images=images, data=data, callbacks=given, progress=console.preparing
                 )
             return print_run(args, console, folder)
-    recipe = request.build_recipe(own)
-    if own is not None:
-        recipe = use_data(recipe, own, keep_size=args.size is None)
+    recipe = request.build_recipe()
     if why:
         say(f"{why}; starting a new run")
     drawings: list[Callback] = []

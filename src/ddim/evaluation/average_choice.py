@@ -40,10 +40,12 @@ from ddim.runs.reconstruction import (
     LARGEST_ERROR,
     Averages,
     ReconstructedAverage,
+    check_ended,
     describe_combination,
     list_widths,
     open_averages,
 )
+from ddim.runs.run_path import find_run_folder
 from ddim.training.validation import denoise_validation_images
 
 Measure = Literal["validation", "kid"]
@@ -138,9 +140,9 @@ def pick_average(
         progress: called with "averages" after each average.
 
     Raises:
-        UserError: if an argument is not allowed, or the run has no snapshots, has too few held-out images, or
-            was loaded with torch.compile. Also if the run is a student of `ddim distill` and `by` is
-            "validation".
+        UserError: if an argument is not allowed, or the run has no snapshots, has too few held-out images, is
+            still training, or was loaded with torch.compile. Also if the run is a student of `ddim distill`
+            and `by` is "validation".
 
     Example:
         >>> ddim.pick_average("runs/photos-fast-1")
@@ -148,9 +150,11 @@ def pick_average(
     """
     if by not in get_args(Measure):
         raise UserError(f"by must be validation or kid, got {by!r}{suggest(str(by), get_args(Measure))}")
-    check_count("n", n, LEAST)
+    if by == "kid":
+        check_count("n", n, LEAST)
     check_average_name(name)
     loaded = load_given_run(run)
+    check_ended(find_run_folder(loaded.checkpoint.run))
     _check_measurable(loaded, by)
     averages = open_averages(loaded.checkpoint.run, loaded.checkpoint.path)
     # If the run was loaded from one of its checkpoints, its images are still found from the run folder.

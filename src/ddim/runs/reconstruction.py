@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ddim.errors import UserError
+from ddim.files.locks import is_locked
 from ddim.nn.power_averages import (
     FIRST,
     Combination,
@@ -179,7 +180,7 @@ def reconstruct_average(run: str | Path, width: float, *, name: str | None = Non
         name: the name under which the average is stored, by default "width-0.05" for the width 0.05.
 
     Raises:
-        UserError: if the run has no snapshots, or the width or the name cannot be used.
+        UserError: if the run has no snapshots or is still training, or the width or the name cannot be used.
 
     Example:
         >>> average = ddim.reconstruct_average("runs/photos-fast-1", 0.08)
@@ -188,10 +189,24 @@ def reconstruct_average(run: str | Path, width: float, *, name: str | None = Non
     name = check_average_name(f"width-{width:g}" if name is None else name)
     power_of_width(width)
     averages = open_averages(run)
+    check_ended(averages.run)
     found = averages.combine(width)
     facts = describe_combination(averages, width, found)
     folder = store_average(averages.run, name, averages.sum(found.coefficients), facts)
     return ReconstructedAverage(name, folder, facts)
+
+
+def check_ended(run: Path) -> None:
+    """Check that no process trains in a run folder: it would remove checkpoints and snapshots that are read.
+
+    Raises:
+        UserError: if the run is still training.
+    """
+    if is_locked(run):
+        raise UserError(
+            f"run {run} is still training, and an average belongs to one of its checkpoints, which are "
+            "replaced: wait until it ends, or stop it with Ctrl-C and resume it later"
+        )
 
 
 def describe_combination(averages: Averages, width: float, found: Combination) -> StoredAverage:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ddim.data.given import GivenImages
 from ddim.data.open import find_array_size, fingerprint_source, source_exists
+from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed
 from ddim.runs.codec import list_fields, load_recipe, override
@@ -16,7 +18,7 @@ from ddim.runs.folder import RUN
 from ddim.runs.images import list_readings, read_parent_recipe
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.recipe import Recipe
-from ddim.training.start import Machine, change_recipe, find_size, load_named_recipe
+from ddim.training.start import Machine, change_recipe, find_size, load_named_recipe, use_data
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Request:
         source: a run whose weights the new run starts from.
         machine: device, precision, compilation, threads and recomputation.
         find_lr: whether a learning-rate range test sets `optim.lr`.
+        data: images that are given from Python; None if `fields` names the images.
     """
 
     recipe: str | None = None
@@ -36,24 +39,28 @@ class Request:
     source: str | Path | None = None
     machine: Machine = Machine()
     find_lr: bool = False
+    data: GivenImages | None = None
 
-    def build_recipe(self, data: object = None) -> Recipe:
-        """Return the recipe of a new run; `data` are images that are given from Python, or None."""
+    def build_recipe(self) -> Recipe:
+        """Return the recipe of a new run."""
         source = None if self.source is None else Path(self.source)
         if self.recipe is None and source is not None:
             # The weights fit only the network of their own recipe, so this recipe is the default.
-            named = data is not None or "data.source" in self.fields
+            named = self.data is not None or "data.source" in self.fields
             return self.change(replace(read_parent_recipe(source, own_images=named), images=None))
-        return self.change(load_named_recipe(self.recipe or "fast", source, self.find_size(data)))
+        return self.change(load_named_recipe(self.recipe or "fast", source, self.find_size()))
 
-    def find_size(self, data: object = None) -> tuple[int, int] | None:
-        """Return the requested image size, else that of `data` or of a requested array file, else None."""
-        return find_size(self.fields.get("data.size"), data) or self._find_array_size()
+    def find_size(self) -> tuple[int, int] | None:
+        """Return the requested image size, else that of the given images or the array file, else None."""
+        return find_size(self.fields.get("data.size"), self.data) or self._find_array_size()
 
     def change(self, recipe: Recipe) -> Recipe:
-        """Return a recipe with the requested fields changed."""
+        """Return a recipe with the requested images, and the requested fields changed."""
         size = None if "data.size" in self.fields else self._find_array_size()
-        return change_recipe(recipe, self.fields if size is None else {**self.fields, "data.size": size})
+        recipe = change_recipe(recipe, self.fields if size is None else {**self.fields, "data.size": size})
+        if self.data is None:
+            return recipe
+        return use_data(recipe, self.data, keep_size="data.size" not in self.fields)
 
     def _find_array_size(self) -> tuple[int, int] | None:
         """Return the image size of the requested array file; None if another source is requested."""
@@ -78,7 +85,8 @@ def find_resumable(
 
     Args:
         request: the user's request; options that are not given may have any value in the run.
-        out: the run folder; None to find the newest run that fits the request.
+        out: the run folder; None to find the newest run that fits the request. A student of `ddim distill` is
+            found only by its folder, because its options are mostly those of its teacher.
         runs: the folder that is searched for that run.
 
     Returns:
@@ -93,6 +101,8 @@ def find_resumable(
     why = ""
     for folder in (path.parent for path in found):
         try:
+            if isinstance(load_recipe(read_sealed(folder / RUN)["recipe"]).objective, Consistency):
+                continue
             difference = find_difference(folder, request)
         except UserError:
             continue
