@@ -126,3 +126,25 @@ def test_the_compilation_takes_as_long_for_fewer_images(monkeypatch):
     found = measure_speed(recipe, parts(recipe), Runtime(), cost=2.4)
     assert found.batch == 4
     assert found.warm_up == pytest.approx(29 + WARM_UP * 4)
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "warm_up"), [(60.0, 5.0, 7.0), (60.0, 90.0, 62.0), (10.0, 0.0, 12.0)]
+)
+def test_a_network_is_compiled_for_the_cache_and_then_from_it(first, again, warm_up, monkeypatch):
+    """The next training finds it in the cache, so the slow compilation takes nothing of its budget."""
+    seconds, now = iter([first] + [1.0] * 5 + [again] + [1.0] * 2), 0.0
+
+    def step(_):
+        nonlocal now
+        now += next(seconds)
+
+    monkeypatch.setattr(ddim.training.speed, "_finish_step", step)
+    monkeypatch.setattr(ddim.training.speed, "_estimate_validation", lambda training: 0.0)
+    monkeypatch.setattr(ddim.training.speed.time, "monotonic", lambda: now)
+    monkeypatch.setattr(Runtime, "compiled", lambda runtime, net, **_: net)
+    forgotten = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(1))
+    recipe = tiny.recipe()
+    assert measure_speed(recipe, parts(recipe), Runtime(compile=True), cost=1e-4).warm_up == warm_up
+    assert len(forgotten) == (first > 20)

@@ -35,6 +35,13 @@ A network evaluation that takes more seconds than this is timed only once.
 """
 
 
+CACHED = 20.0
+"""If compiling the network takes more seconds than this, the first steps are timed again, from the cache.
+
+A compilation from the cache takes less, unless the machine is slow or busy.
+"""
+
+
 @dataclass(frozen=True)
 class Speed:
     """The measured speed at which this machine trains a recipe.
@@ -46,7 +53,7 @@ class Speed:
         seconds: total seconds of the timed steps.
         start: seconds to prepare the training: initial weights, statistics of the pixels.
         warm_up: seconds of the first `WARM_UP` steps with the batch size of the recipe. They include the
-            compilation of the network, if it is compiled.
+            compilation of the network, if it is compiled: from the cache, if the next training finds it so.
         validation: seconds of one validation: errors on validation images, samples and a checkpoint.
         parameters: number of weights of the network.
         recipe: the recipe; its number of classes is that of the images.
@@ -71,9 +78,13 @@ class Speed:
 def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: float) -> Speed:
     """Train for `SECONDS` and return the speed.
 
-    The first `WARM_UP` steps are timed separately. No validation is run. Its duration is estimated: the
-    number of its network evaluations times the measured time of one evaluation, plus the measured time to
-    save a checkpoint in a temporary folder. The time that `report.kid` takes for features is not included.
+    The first `WARM_UP` steps are timed separately. If they compiled a network that was not in the cache, they
+    are timed again, because the next training will find it there. For this, all networks that were compiled
+    in this process are forgotten, and come from the cache at their next call.
+
+    No validation is run. Its duration is estimated: the number of its network evaluations times the measured
+    time of one evaluation, plus the measured time to save a checkpoint in a temporary folder. The time that
+    `report.kid` takes for features is not included.
 
     Args:
         recipe: the recipe of the run.
@@ -89,36 +100,47 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
     batch = min(optim.batch, max(1, int(most) // optim.accumulate) * optim.accumulate)
     with runtime:
         try:
-            begin = time.monotonic()
-            training = start_training(
-                replace(recipe, optim=replace(optim, batch=batch)), parts, runtime, None
-            )
-            started = time.monotonic()
-            for _ in range(WARM_UP):
-                _finish_step(training)
-            warm = time.monotonic()
-            steps, now = 0, warm
+            small = replace(recipe, optim=replace(optim, batch=batch))
+            training, start, first = _begin(small, parts, runtime)
+            warm = now = time.monotonic()
+            steps = 0
             while steps < FEWEST or now - warm < SECONDS:
                 _finish_step(training)
                 steps, now = steps + 1, time.monotonic()
-            validation = _estimate_validation(training)
+            validation, counted = _estimate_validation(training), training.recipe
+            weights = sum(weight.numel() for weight in training.model.parameters())
+            usual = WARM_UP * (now - warm) / steps
+            # Another batch size would be compiled anew in the next training.
+            if runtime.compile and batch == optim.batch and first - usual > CACHED:
+                del training  # frees its memory
+                torch.compiler.reset()
+                first = min(first, _begin(small, parts, runtime)[2])
         except (MemoryError, RuntimeError) as error:
             if not is_full_memory(error):
                 raise
             raise UserError(f"a training step needs more memory than is free: {SMALLER}") from error
     # The compilation takes as long for a smaller batch, and the steps themselves do not.
-    usual = WARM_UP * (now - warm) / steps
     return Speed(
         runtime,
         batch,
         steps * batch,
         now - warm,
-        started - begin,
-        max(0.0, warm - started - usual) + usual * optim.batch / batch,
+        start,
+        max(0.0, first - usual) + usual * optim.batch / batch,
         validation,
-        sum(weight.numel() for weight in training.model.parameters()),
-        replace(training.recipe, optim=optim),
+        weights,
+        replace(counted, optim=optim),
     )
+
+
+def _begin(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> tuple[Training, float, float]:
+    """Return a training after `WARM_UP` steps, and the seconds of its preparation and of these steps."""
+    begin = time.monotonic()
+    training = start_training(recipe, parts, runtime, None)
+    started = time.monotonic()
+    for _ in range(WARM_UP):
+        _finish_step(training)
+    return training, started - begin, time.monotonic() - started
 
 
 def _finish_step(training: Training) -> None:
