@@ -17,6 +17,7 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load
+from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from ddim.runs.reconstruction import LARGEST_ERROR, open_averages
 from ddim.training.start import open_split
 from stubs import stub
@@ -76,6 +77,15 @@ def test_the_default_is_kept_if_nothing_is_better(run):
     own = checkpoint.read_tensors(checkpoint.find_newest(run / "checkpoints"), "ema/default")
     kept = checkpoint.read_tensors(choice.average.folder, "average")
     assert tiny.different(kept, own) == []
+
+
+def test_what_a_search_saved_does_not_hold_for_the_picked_average(run):
+    said = "hold for the weights of the search, and not for this average"
+    assert said not in repr(pick_average(run, widths=[0.05]))
+    save_guidance(run, load(run).recipe.sampler, 2, "ema", SavedGuidance(2.0), labelled=False)
+    choice = pick_average(run, widths=[0.05], name="mine")
+    assert said in repr(choice)
+    assert "--weights mine" in repr(choice)
 
 
 def test_differences_are_those_of_the_values_and_paired(run):

@@ -45,7 +45,9 @@ from ddim.runs.reconstruction import (
     list_widths,
     open_averages,
 )
-from ddim.runs.run_path import find_run_folder
+
+from ddim.runs.searched_grids import FILE as GRIDS
+from ddim.runs.searched_guidance import FILE as GUIDANCE
 from ddim.training.validation import denoise_validation_images
 
 Measure = Literal["validation", "kid"]
@@ -65,12 +67,14 @@ class AverageChoice(Tabular):
         rows: one row for each average, with its value and the difference from the default average.
         by: what was measured, "validation" or "kid".
         left_out: widths that were not tried, because their error of reconstruction is above `LARGEST_ERROR`.
+        searched: whether `ddim search` has saved times or guidance with the run, for some of its weights.
     """
 
     average: ReconstructedAverage
     rows: tuple[dict[str, Any], ...]
     by: Measure
     left_out: tuple[float, ...]
+    searched: bool = False
 
     @property
     def best(self) -> dict[str, Any]:
@@ -94,6 +98,11 @@ class AverageChoice(Tabular):
         if self.by == "validation":
             notes.append(
                 'a lower validation error need not mean better samples: by="kid" (--by kid) measures samples'
+            )
+        if self.searched:
+            notes.append(
+                "times and guidance that `ddim search` saved hold for the weights of the search, and not for "
+                f"this average: search again with --weights {self.average.name}"
             )
         if self.left_out:
             widths = ", ".join(f"{width:g}" for width in self.left_out)
@@ -127,7 +136,8 @@ def pick_average(
 
     The default average of the run is always compared too, so the kept average never has a worse value. The
     validation error is the mean absolute error of denoised images (`image_mae`). It is measured on the same
-    images, times and noise as the validations during training. Afterwards `ddim.load(run, weights="picked")`
+    images, times and noise as the validations during training. KID is measured without guidance, at the times
+    of the recipe's grid. Afterwards `ddim.load(run, weights="picked")`
     loads the kept average.
 
     Args:
@@ -154,9 +164,9 @@ def pick_average(
         check_count("n", n, LEAST)
     check_average_name(name)
     loaded = load_given_run(run)
-    check_ended(find_run_folder(loaded.checkpoint.run))
     _check_measurable(loaded, by)
     averages = open_averages(loaded.checkpoint.run, loaded.checkpoint.path)
+    check_ended(averages.run)
     # If the run was loaded from one of its checkpoints, its images are still found from the run folder.
     loaded = replace(loaded, checkpoint=replace(loaded.checkpoint, run=averages.run))
     tried, left_out = _choose_widths(averages, widths)
@@ -167,7 +177,8 @@ def pick_average(
         best = _try_all(loaded, averages, tried, measure, progress)
     facts = replace(best.facts, choice=tuple(best.rows))
     folder = store_average(averages.run, name, best.tensors, facts)
-    return AverageChoice(ReconstructedAverage(name, folder, facts), facts.choice, by, left_out)
+    searched = any((averages.run / file).is_file() for file in (GRIDS, GUIDANCE))
+    return AverageChoice(ReconstructedAverage(name, folder, facts), facts.choice, by, left_out, searched)
 
 
 def _check_measurable(loaded: LoadedRun, by: Measure) -> None:
