@@ -17,8 +17,8 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load
-from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from ddim.runs.reconstruction import LARGEST_ERROR, open_averages
+from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from ddim.training.start import open_split
 from stubs import stub
 

@@ -45,7 +45,6 @@ from ddim.runs.reconstruction import (
     list_widths,
     open_averages,
 )
-
 from ddim.runs.searched_grids import FILE as GRIDS
 from ddim.runs.searched_guidance import FILE as GUIDANCE
 from ddim.training.validation import denoise_validation_images
