@@ -27,7 +27,6 @@ def test_the_student_of_a_command_is_resumed_and_sampled(here, teacher, command)
     begun = json.loads((here / "student" / "run.json").read_text())
     assert begun["source"] == str(teacher.resolve())
     assert "is finished" in command("train", "--resume", "--out", "student").err
-
     sampled = json.loads(command("sample", "student", "-n", "2", "--json").out)
     assert (sampled["nfe"], len(sampled["times"])) == (2, 2)
     (line,) = command("distill", teacher, *words, code=2).err.splitlines()

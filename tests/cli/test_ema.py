@@ -80,7 +80,7 @@ def test_mistakes_are_explained(words, said, run, refused):
 
 
 @pytest.mark.parametrize("words", [["--pick"], ["--width", "0.08"]], ids=" ".join)
-def test_a_run_that_is_still_training_keeps_its_checkpoints_only_for_a_while(words, run, refused):
+def test_a_run_that_is_still_training_is_refused(words, run, refused):
     with lock_folder(run):
         assert "is still training" in refused("ema", run, *words)
 

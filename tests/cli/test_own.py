@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -78,12 +79,25 @@ def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(
     assert "given from Python as Tensor:" in capsys.readouterr().err
     assert main(["train", "mine.py:images", "--resume", "--out", "run", "--own", "mine.py"]) == 0
     assert load("run").checkpoint.state.step == 10
-    # The same words again find the run by themselves: its size is that of the images.
-    assert main([*TRAIN.split(), "--resume"]) == 0
+
+
+def test_own_images_resume_their_run_whatever_its_size_and_labels_are(elsewhere, capsys):
+    """They decide the size and labels of a new run, and not of one that was begun with other options."""
+    words = ["train", "mine.py:images", "--recipe", "smoke", "--net.widths", "8,16", "--net.down", "0,1"]
+    words += ["--net.up", "1,1", "--net.attention", "no,yes", "--images", "16", "--no-compile"]
+    assert main(words) == 0
+    assert load("runs/Tensor-smoke-1").recipe.data.size == (16, 16)
+    assert main([*words, "--resume"]) == 0
+    assert main([*words, "--size", "32", "--out", "large"]) == 0
+    assert main(["train", "mine.py:images", "--resume", "--out", "large"]) == 0
+    assert main([*words, "--resume", "--out", "large"]) == 2
     assert (
-        main(["train", "mine.py:images", "--size", "32", "--resume", "--out", "run", "--own", "mine.py"]) == 2
+        "run large has data.size = (32, 32), but the request has data.size = (16, 16)"
+        in capsys.readouterr().err
     )
-    assert "run run has data.size = " in capsys.readouterr().err
+    assert main(["train", "blossoms:24", *words[2:]]) == 0
+    assert main(["train", "mine.py:images", "--resume"]) == 0
+    assert [path.name for path in sorted(Path("runs").iterdir())] == ["Tensor-smoke-1", "blossoms-smoke-1"]
 
 
 @pytest.mark.parametrize(

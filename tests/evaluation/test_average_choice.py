@@ -80,7 +80,7 @@ def test_the_default_is_kept_if_nothing_is_better(run):
 
 
 def test_what_a_search_saved_does_not_hold_for_the_picked_average(run):
-    said = "hold for the weights of the search, and not for this average"
+    said = "hold for the weights of their search: search again"
     assert said not in repr(pick_average(run, widths=[0.05]))
     save_guidance(run, load(run).recipe.sampler, 2, "ema", SavedGuidance(2.0), labelled=False)
     choice = pick_average(run, widths=[0.05], name="mine")

@@ -135,6 +135,8 @@ def test_a_student_is_resumed_only_by_its_folder(teacher, student, tmp_path):
         os.utime(tmp_path / name / "run.json")
     assert find_resumable(Request(), runs=tmp_path) == (tmp_path / "teacher", "")
     assert find_resumable(Request(), tmp_path / "student") == (tmp_path / "student", "")
+    for means in ({"source": "x"}, {"fields": {"objective.sigma_data": "1.0"}}):
+        assert find_resumable(Request(**means), runs=tmp_path) == (tmp_path / "student", "")
 
 
 def test_the_gap_follows_the_part_of_the_budget_that_is_used(monkeypatch):

@@ -1,10 +1,13 @@
 """New runs that start from the weights of another run: their images, split, labels and processes."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
 import ddim
 import tiny
@@ -60,11 +63,14 @@ def test_a_student_is_not_trained_on_changed_or_missing_images(parent, tmp_path)
 
 
 def test_training_images_of_the_parent_are_not_held_out(parent):
-    for fields in ({"seed": 1}, {"data.validation": 0.5}):
+    for fields in ({"data.split_seed": 1}, {"data.validation": 0.5}):
         with pytest.raises(
-            UserError, match=r"would be held out, .*: use its --seed 0 and --data\.validation 0\.2"
+            UserError, match=r"held out, .*: use at most its --data\.validation 0\.2 and no other"
         ):
             student(parent, fields=fields)
+    larger = tiny.recipe(images=16, data__size=64, data__validation=0.4)
+    with pytest.raises(UserError, match="would be held out"):
+        tiny.train(larger, parent.parent / "larger", "photos", source=parent)
     small = load(student(parent, fields={"data.validation": 0.1}))
     held_out = open_run_images(load(parent)).validation
     assert set(open_run_images(small).validation) < set(held_out)
@@ -125,3 +131,37 @@ def test_processes_with_other_guides_or_weights_are_refused(tmp_path, monkeypatc
         UserError, match="process 1 has another guide of runs/one, or other saved guidance, than"
     ):
         check_same_parent(run, parent)
+
+
+def test_students_with_other_seeds_hold_out_the_same_images(parent):
+    """So three students of one teacher can be compared."""
+    second = load(student(parent, fields={"seed": 1}))
+    assert (second.recipe.seed, second.recipe.data.split_seed) == (1, 0)
+    for name in ("validation", "train"):
+        one, other = (getattr(open_run_images(run), name) for run in (load(parent), second))
+        assert np.array_equal(one, other)
+    third = load(tiny.train(replace(second.recipe, seed=5), parent.parent / "third", source=parent))
+    assert third.recipe.split_seed == 0
+    free = tiny.train(tiny.recipe(seed=5, images=16), parent.parent / "free", "photos")
+    assert not np.array_equal(open_run_images(load(free)).validation, open_run_images(third).validation)
+
+
+def test_vectors_of_other_columns_keep_their_own_scale(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(24, 2))
+    np.save(tmp_path / "grays.npy", np.full((24, 16, 16, 1), 99, np.uint8))
+    found = {}
+    for name, head in {"one": "a,b", "two": "a,c"}.items():
+        text = "".join(f"{a!r},{b!r}\n" for a, b in (rows if name == "one" else 9 * rows).tolist())
+        (tmp_path / f"{name}.csv").write_text(f"{head}\n{text}")
+        fields = {"data__size": 16, "data__vectors": str(tmp_path / f"{name}.csv"), "images": 16}
+        source = tmp_path / "one" if name == "two" else None
+        images = str(tmp_path / "grays.npy")
+        found[name] = load(tiny.train(tiny.recipe(**fields), tmp_path / name, images, source=source)).vectors
+    assert np.allclose(found["two"].deviation, 9 * found["one"].deviation)
+
+
+def test_a_teacher_without_labels_takes_labelled_images(tmp_path):
+    pairs = TensorDataset(torch.from_numpy(tiny.images().pixels), torch.arange(40) % 4)
+    first = tiny.train(tiny.recipe("group norm", images=16), tmp_path / "first", pairs, labels=False)
+    found = load(distill(first, pairs, images=16, out=tmp_path / "student", machine=tiny.MACHINE))
+    assert not found.recipe.data.labels

@@ -140,7 +140,7 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
     from ddim.runs.named_recipes import find_recipe
 
     recipe = find_recipe("fast")
-    split = split_images(images, recipe.data.validation, recipe.seed)
+    split = split_images(images, recipe.data.validation, recipe.split_seed)
     clusters = group_images(split, count, recipe.data.flip, recipe.seed)
     cells = np.full((count, _COLUMNS, *take_pictures(images, split.train[:1]).shape[1:]), 255, np.uint8)
     for row, which in zip(cells, list_typical(clusters, split, _COLUMNS), strict=True):

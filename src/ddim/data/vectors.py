@@ -60,8 +60,8 @@ class ImageVectors:
         columns: the name of each number.
         rows: the vector of each image, (N, d) float64, as it was given.
         train: indices (n,) of the training images.
-        mean: the mean (d,) of the training images.
-        deviation: the standard deviation (d,) of the training images.
+        mean: the mean (d,) of the training images; with --from, of those of the run whose weights are used.
+        deviation: the standard deviation (d,) of the same images.
     """
 
     columns: tuple[str, ...]
@@ -80,7 +80,7 @@ class ImageVectors:
         return hashlib.sha256(json.dumps(self.columns).encode() + self.rows.tobytes()).hexdigest()
 
     def standardise(self, rows: np.ndarray) -> np.ndarray:
-        """Return vectors (B, d) as float32, scaled to mean 0 and deviation 1 over the training images."""
+        """Return vectors (B, d) as float32, minus `mean` and divided by `deviation`."""
         return ((rows - self.mean) / self.deviation).astype(np.float32)
 
     def label(self, split: SplitImages) -> SplitImages:

@@ -100,8 +100,8 @@ class AverageChoice(Tabular):
             )
         if self.searched:
             notes.append(
-                "times and guidance that `ddim search` saved hold for the weights of the search, and not for "
-                f"this average: search again with --weights {self.average.name}"
+                "times and guidance that `ddim search` saved hold for the weights of their search: search "
+                f"again with --weights {self.average.name}"
             )
         if self.left_out:
             widths = ", ".join(f"{width:g}" for width in self.left_out)

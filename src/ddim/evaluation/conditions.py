@@ -22,7 +22,14 @@ from ddim.runs.guidance_name import name_interval
 UNITS = ("schedule", "pixels")
 """Parts of a recipe that define the unit of a denoising error: noise levels, and the scaling of pixels."""
 
-VALIDATION_FIELDS = ("data.source", "data.size", "data.channels", "data.validation", "seed")
+VALIDATION_FIELDS = (
+    "data.source",
+    "data.size",
+    "data.channels",
+    "data.validation",
+    "data.split_seed",
+    "seed",
+)
 """Fields of a recipe that decide which images a run is validated and evaluated against."""
 
 SAMPLING_FIELDS = ("sampler", "grid", "sampled_on", "clip")

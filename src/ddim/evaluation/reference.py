@@ -68,7 +68,7 @@ def select_reference(
     Args:
         reference: the choice of the images.
         data: the run's data fields, which define the size, the channels and the validation share.
-        seed: the run's seed, which decides the split.
+        seed: the seed of the split; see `Recipe.split_seed`.
         progress: called with the number of images decoded and the total.
     """
     source = reference.data or data.source
@@ -101,6 +101,6 @@ def open_reference(
     """
     if reference.data is None:
         images = reopen_run_images(run, progress, f"name images {BY_ARGUMENT}")
-        return _select_part(reference, images, run.recipe.data, run.recipe.seed)
+        return _select_part(reference, images, run.recipe.data, run.recipe.split_seed)
     data = replace(run.recipe.data, channels=choose_channels(run.model.shape.channels))
-    return select_reference(reference, data, run.recipe.seed, progress)
+    return select_reference(reference, data, run.recipe.split_seed, progress)

@@ -29,7 +29,7 @@ WIDE = 10
 The error falls fast at first and slowly later, so the end of a short trial says little about long runs.
 """
 
-IRRELEVANT = ("seed", "minutes", "images", "report", "data.source")
+IRRELEVANT = ("seed", "minutes", "images", "report", "data.source", "data.split_seed")
 """Fields of a recipe, with their subfields, that do not change the error after a given number of images."""
 
 SAMPLING = ("sampler", "grid", "steps", "sampled_on", "clip")
@@ -74,8 +74,9 @@ def list_own_curves(runs: str | Path, recipe: Recipe, fingerprint: str) -> list[
 
     def fits(run: Run) -> bool:
         same = run.facts.get("data", {}).get("fingerprint") == fingerprint and not run.facts.get("source")
-        like = _without_sampling(_relevant(run.recipe))
-        return run.state == "finished" and same and like == _without_sampling(wanted)
+        if run.state != "finished" or not same:
+            return False
+        return _without_sampling(_relevant(run.recipe)) == _without_sampling(wanted)
 
     # Only runs that fit decide which evaluations are comparable.
     for run in mark_comparable([run for run in find_runs(runs) if fits(run)]):

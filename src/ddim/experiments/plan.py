@@ -70,6 +70,8 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
 
     Real training steps are run for a few seconds, with the precision, compilation and threads that `train`
     would choose. No run folder is written: only decoded images and compiled networks stay in their caches.
+    If the compilation took long, it is timed again from the cache; networks that this process compiled before
+    are then compiled anew at their next call.
     The expected errors are those that finished runs had after the same number of images. They are
     interpolated between runs, but never extrapolated.
 

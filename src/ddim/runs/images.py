@@ -21,7 +21,7 @@ from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
-from ddim.runs.pipeline import LoadedRun
+from ddim.runs.pipeline import LoadedRun, load_state
 from ddim.runs.published import is_published
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_data import Data
@@ -32,7 +32,7 @@ from ddim.runs.state import RunState
 def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
     """Return the images that a run was trained on, split as in its training; see `reopen_images`."""
     images = reopen_run_images(trained, progress)
-    split = split_images(images, trained.recipe.data.validation, trained.recipe.seed)
+    split = split_images(images, trained.recipe.data.validation, trained.recipe.split_seed)
     clusters, vectors = trained.checkpoint.clusters, trained.vectors
     split = split if vectors is None else vectors.label(split)
     return split if clusters is None else clusters.label(split)
@@ -88,20 +88,28 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
             missing or have changed, or it was published and they are not a built-in data set.
     """
 
-    def read(path: Path) -> tuple[Path, Recipe, RunState]:
-        state = RunState.from_json(checkpoint.read_document(path, "state"))
+    def read(path: Path) -> tuple[Path, Recipe, RunState | None]:
+        state = None if own_images else load_state(path)
         return path, load_recipe(checkpoint.read_document(path, "recipe")), state
 
     path, recipe, state = checkpoint.read_steadily(lambda: find_checkpoint(run), read)
-    if own_images:
+    if state is None:
         return recipe
-    _check_source(path, Path(run).name, recipe.data.source, ": name yours with --data.source")
+    source = recipe.data.source
+    _check_source(path, Path(run).name, source, ": name yours with --data.source")
     if state.images is None:
         return recipe
+    if source.startswith(PREFIX) and not source_exists(source):
+        raise UserError(
+            f"the images of run {run} were given from Python as {source.removeprefix(PREFIX)}: give them "
+            "again, as in ddim.distill(run, images) or ddim train FILE.py:NAME --from RUN"
+        )
     data = replace(recipe.data, channels=choose_channels(state.channels))
-    said = ", or name others with --data.source"
-    place, _ = _find_place(find_run_folder(path), data, state.images.fingerprint, said)
-    return replace(recipe, data=replace(recipe.data, source=place))
+    otherwise = ", or name others with --data.source"
+    place, reading = _find_place(find_run_folder(path), data, state.images.fingerprint, otherwise)
+    same = source_exists(source) and absolute_source(source) == place
+    kept = replace(recipe.data, source=source if same else place, values=reading.values)
+    return replace(recipe, data=kept)
 
 
 def reopen_images(
@@ -145,14 +153,14 @@ class ImagesMissing(UserError):  # noqa: N818  (as FolderLocked)
     """The training images of a run are not where they were, and have no other known place."""
 
 
-def _find_place(run: Path, data: Data, fingerprint: str, said: str) -> tuple[str, Reading]:
+def _find_place(run: Path, data: Data, fingerprint: str, otherwise: str) -> tuple[str, Reading]:
     """Return the place where the images of a run are now, and how their files are read.
 
     Args:
         run: the run folder.
         data: the data fields of its recipe.
         fingerprint: the fingerprint of its images.
-        said: the end of an error message.
+        otherwise: another suggestion, for the end of an error message.
 
     Raises:
         ImagesMissing: if no known place has images that can be read.
@@ -172,9 +180,9 @@ def _find_place(run: Path, data: Data, fingerprint: str, said: str) -> tuple[str
             problem = str(error)
     if changed:
         raise UserError(
-            f"data {changed} has changed since {run} was trained on it: put its images back{said}"
+            f"data {changed} has changed since {run} was trained on it: put its images back{otherwise}"
         )
-    raise ImagesMissing(problem or _explain_missing(run, data.source) + said)
+    raise ImagesMissing((problem or _explain_missing(run, data.source)) + otherwise)
 
 
 def list_readings(data: Data) -> list[Reading]:

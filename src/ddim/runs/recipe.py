@@ -254,6 +254,11 @@ class Recipe:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
 
     @property
+    def split_seed(self) -> int:
+        """The seed by which held-out images are drawn: `data.split_seed`, or else `seed`."""
+        return self.seed if self.data.split_seed is None else self.data.split_seed
+
+    @property
     def sampling_schedule(self) -> Schedule:
         """The noise schedule of sampling: `sampled_on`, or else `schedule`."""
         return self.sampled_on or self.schedule

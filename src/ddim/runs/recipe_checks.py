@@ -224,7 +224,7 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
 
 
 def _find_unfinished(recipe: Recipe, loss: Objective) -> Iterator[str]:
-    """Yield the reasons why the last part of a training cannot have the squared error of the velocity."""
+    """Yield the reasons why a recipe cannot have `objective.finish`."""
     if isinstance(loss.weight, LearnedWeight):
         yield (
             "objective.weight learned weighs noise levels by their losses, which objective.finish "

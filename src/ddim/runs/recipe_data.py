@@ -22,6 +22,8 @@ class Data:
         channels: 1, 3 or 4; None for the number that most images have.
         flip: whether images are mirrored at random.
         validation: share of the images that is held out for validation.
+        split_seed: the seed by which held-out images are drawn; None for the seed of the run. A run with
+            --from holds out the same images as the run whose weights it starts from.
         dequantise: whether uniform noise within the bin of each 8-bit value is added each time an image is
             seen.
         labels: whether the network is conditioned on class labels, which are the names of the image folders,
@@ -46,6 +48,7 @@ class Data:
     channels: int | None = None
     flip: bool = True
     validation: float = 0.1
+    split_seed: int | None = None
     dequantise: bool = False
     labels: bool | Clusters = False
     unlabelled: float = 0.1
@@ -63,6 +66,8 @@ class Data:
             raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
         if not 0 <= self.validation < 1:
             raise UserError(f"data.validation must be at least 0 and less than 1, got {self.validation}")
+        if self.split_seed is not None and not 0 <= self.split_seed < 2**32:
+            raise UserError(f"data.split_seed must lie in [0, 2^32), got {self.split_seed}")
         if not 0 <= self.unlabelled < 1:
             raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
 

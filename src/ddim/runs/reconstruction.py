@@ -197,7 +197,7 @@ def reconstruct_average(run: str | Path, width: float, *, name: str | None = Non
 
 
 def check_ended(run: Path) -> None:
-    """Check that no process trains in a run folder: it would remove checkpoints and snapshots that are read.
+    """Check that no process trains in a run folder, since a training removes checkpoints and snapshots.
 
     Raises:
         UserError: if the run is still training.

@@ -170,11 +170,19 @@ def earliest_time(recipe: Recipe) -> float:
 
 
 @contextmanager
-def seed_globally(device: str, seed: int, use: int, step: int) -> Generator[None]:
-    """Seed torch's global generators inside the block, because dropout can use no other generator."""
+def seed_globally(device: str, seed: int, use: int, step: int, part: int = 0) -> Generator[None]:
+    """Seed torch's global generators inside the block, because dropout can use no other generator.
+
+    Args:
+        device: the device of the training.
+        seed: the seed of the run.
+        use: see `stream`.
+        step: the training step.
+        part: the first image of a part of the batch, if each part has its own numbers.
+    """
     cuda = [device] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.set_state(stream("cpu", seed, use, step).get_state())
+        torch.default_generator.set_state(stream("cpu", seed + part * 2**32, use, step).get_state())
         for name in cuda:
-            torch.cuda.set_rng_state(stream(name, seed, use, step).get_state(), name)
+            torch.cuda.set_rng_state(stream(name, seed + part * 2**32, use, step).get_state(), name)
         yield

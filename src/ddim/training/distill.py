@@ -16,6 +16,7 @@ from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
+from ddim.nn.processes import join_processes
 from ddim.runs.generate import find_grid_ends
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import GuidanceOptions
@@ -62,8 +63,9 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
 
     Args:
         run: the run folder of the teacher, RUN/best or a checkpoint.
-        data: the images, as in `train`; by default those of the run, where they are now. Images that were
-            given from Python in another process must be given again.
+        data: the images, see `train`; they get the size of the run, and its labels. By default the images of
+            the run, where they are now. Images that were given from Python in another process must be given
+            again.
         minutes: training time of the student, by default 60.
         images: training length in images, in place of `minutes`.
         guidance: guidance scale of the teacher. The student learns the guided teacher, and needs no guidance
@@ -93,7 +95,10 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     budget = {"minutes": minutes, "images": images}
     given = {name: value for name, value in budget.items() if value is not None}
     changes = {**(fields or {}), **given}
-    parent = read_parent_recipe(run, own_images=data is not None or "data.source" in changes)
+    with join_processes() as processes:
+        named = data is not None or "data.source" in changes
+        # The images are searched by the first process of each machine.
+        parent = processes.local_first("parent", lambda: read_parent_recipe(run, own_images=named))
     asked: GuidanceOptions = {
         "guidance": guidance,
         "guidance_interval": guidance_interval,
@@ -101,8 +106,10 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     }
     # The loaded models are not kept: `train` loads them again, after the images.
     recipe = add_guidance(make_student(parent), find_teacher_guidance(load(run, device="cpu"), **asked))
+    if data is not None:
+        given = use_data(recipe, data, keep_size=False)
+        recipe = replace(given, data=replace(given.data, labels=recipe.data.labels))
     recipe = change_recipe(recipe, changes)
-    recipe = recipe if data is None else use_data(recipe, data, keep_size=False)
     return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
 
 

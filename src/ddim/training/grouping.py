@@ -52,8 +52,8 @@ def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None)
 def take_vectors(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -> SplitImages:
     """Return the images with the vectors of `data.vectors`, or `split` itself if the recipe has none.
 
-    Process 0 reads the file, and all processes use its content. If `parent` has vectors, the new run takes
-    over their mean and deviation, because its network knows vectors that are standardised by these.
+    Process 0 reads the file, and all processes use its content. If `parent` has vectors of the same columns,
+    the new run takes over their mean and deviation, because its network knows vectors that are scaled so.
 
     Raises:
         UserError: if the file cannot be read, or does not fit the images.
@@ -64,8 +64,7 @@ def take_vectors(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -
     if processes.leads:
         found = match_vectors(read_vectors(path), split, path)
         known = None if parent is None else parent.vectors
-        # Vectors of another length are refused later.
-        if known is not None and known.mean.shape == found.mean.shape:
+        if known is not None and known.columns == found.columns:
             found = replace(found, mean=known.mean, deviation=known.deviation)
     vectors: ImageVectors = processes.broadcast(found)
     return vectors.label(split)

@@ -27,6 +27,7 @@ from ddim.nn.replica import Replica, replicate
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import dump
 from ddim.runs.fitting import find_misfit
+from ddim.runs.own_parts import is_own
 from ddim.runs.pipeline import CLUSTERS, VECTORS
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.state import Plan, RunState, TrainedOn
@@ -201,13 +202,16 @@ class Training:
         # In all processes together, a part has the images part, part + accumulate, ..., as in one process.
         parts = [slice(part + o.accumulate * rank, None, every) for part in range(o.accumulate)]
         following = draw_rows(self.recipe, self.split.train, self.step + 1) if ahead else None
+        numbered = not is_own(self.recipe.net) and not is_own(self.recipe.objective)
         for which, after in zip(parts, [*parts[1:], None], strict=True):
             images = self.loader.load(batch.rows.part(which))
             if following:
                 self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
             number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
-            # Each part begins with the same seed, so that an image has the same dropout masks in any part.
-            with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step):
+            # With one seed for all parts, an image has the same dropout masks in any part. Layers that do not
+            # know which images they get must not draw the same numbers again.
+            part = 0 if numbered else which.start
+            with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step, part):
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
                 with self._exchange(last=after is None):
                     with runtime.precise():

@@ -14,7 +14,7 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
-from ddim.training.parent import load_parent
+from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.start import Machine, open_split, start_training
 
 
@@ -107,7 +107,9 @@ def find_learning_rate(
         source: the run whose weights the new run starts from, if there is one.
         progress: called while images are decoded and before each update.
     """
-    check_training(recipe, None if source is None else read_run_recipe(source))
+    known = None if source is None else read_run_recipe(source)
+    check_training(recipe, known)
+    recipe = recipe if known is None else hold_out_alike(recipe, known)
     parts = open_split(recipe, progress)
     runtime = machine.choose()
     with runtime:

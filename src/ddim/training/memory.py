@@ -90,8 +90,10 @@ def check_memory(recipe: Recipe, channels: int, runtime: Runtime) -> None:
         UserError: if the training needs more; the message says how much, and what to do.
     """
     free = find_free_memory(runtime.device)
+    if free is None:
+        return
     needed = estimate_memory(recipe, channels, runtime)
-    if free is not None and needed > free:
+    if needed > free:
         height, width = recipe.data.size
         raise UserError(
             f"training {recipe.name} at {height}x{width} with batches of {recipe.optim.batch} needs about "

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ddim.data import SplitImages, split_images
+from ddim.data.open import fingerprint_source
+from ddim.data.values import choose_channels
 from ddim.errors import UserError
+from ddim.runs.images import list_readings
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.recipe import Recipe
 
@@ -17,12 +21,22 @@ def load_parent(source: Path | None) -> LoadedRun | None:
     return None if source is None else load(source, device="cpu")
 
 
+def hold_out_alike(recipe: Recipe, parent: Recipe) -> Recipe:
+    """Return a recipe that holds out the images which `parent` holds out, whatever its own seed is.
+
+    A `data.split_seed` that the user gives is kept.
+    """
+    if recipe.data.split_seed is not None or recipe.seed == parent.split_seed:
+        return recipe
+    return replace(recipe, data=replace(recipe.data, split_seed=parent.split_seed))
+
+
 def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
     """Check that a new run can start from the weights of another run.
 
     Args:
         parent: the other run.
-        recipe: the recipe of the new run, with the numbers of classes and of numbers in a vector.
+        recipe: the recipe of the new run, with the number of classes and the length of a vector.
         parts: the images of the new run, with their labels and vectors.
 
     Raises:
@@ -59,13 +73,25 @@ def _check_order(parent: LoadedRun, parts: SplitImages) -> None:
 
 def _check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
     """Check that no image on which `parent` was trained is held out, if both runs have the same images."""
-    known, before = parent.checkpoint.state.images, parent.recipe
-    if known is None or known.fingerprint != parts.images.fingerprint:
-        return
-    split = split_images(parts.images, before.data.validation, before.seed)
-    if not np.isin(parts.validation, split.validation).all():
-        raise UserError(
-            "images on which the run of --from was trained would be held out, and their errors would be too "
-            f"low: use its --seed {before.seed} and --data.validation {before.data.validation:g}, got seed "
-            f"{recipe.seed} and data.validation {recipe.data.validation:g}"
-        )
+    before = parent.recipe
+    if len(parts.validation) and _has_images_of(parent, recipe):
+        split = split_images(parts.images, before.data.validation, before.split_seed)
+        if not np.isin(parts.validation, split.validation).all():
+            raise UserError(
+                "images on which the run of --from was trained would be held out, and their errors would be "
+                f"too low: use at most its --data.validation {before.data.validation:g} and no other "
+                f"--data.split_seed than {before.split_seed}, got data.validation {recipe.data.validation:g} "
+                f"and data.split_seed {recipe.split_seed}"
+            )
+
+
+def _has_images_of(parent: LoadedRun, recipe: Recipe) -> bool:
+    """Return whether the images of a recipe are those of another run, perhaps at another size."""
+    known, data = parent.checkpoint.state.images, parent.recipe.data
+    if known is None:
+        return False
+    channels = choose_channels(parent.checkpoint.state.channels)
+    return any(
+        fingerprint_source(recipe.data.source, data.size, channels, reading) == known.fingerprint
+        for reading in list_readings(data)
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ddim.data.open import find_array_size, fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed
+from ddim.nn.processes import current_processes
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import RUN
 from ddim.runs.images import list_readings, read_parent_recipe
@@ -42,25 +44,34 @@ class Request:
     data: GivenImages | None = None
 
     def build_recipe(self) -> Recipe:
-        """Return the recipe of a new run."""
+        """Return the recipe of a new run, with the requested images and fields."""
         source = None if self.source is None else Path(self.source)
         if self.recipe is None and source is not None:
             # The weights fit only the network of their own recipe, so this recipe is the default.
             named = self.data is not None or "data.source" in self.fields
-            return self.change(replace(read_parent_recipe(source, own_images=named), images=None))
-        return self.change(load_named_recipe(self.recipe or "fast", source, self.find_size()))
+            read = partial(read_parent_recipe, source, own_images=named)
+            # The images are searched by the first process of each machine.
+            recipe = replace(current_processes().local_first("parent", read), images=None)
+        else:
+            recipe = load_named_recipe(self.recipe or "fast", source, self.find_size())
+        return self.use_images(self.change(recipe))
 
     def find_size(self) -> tuple[int, int] | None:
         """Return the requested image size, else that of the given images or the array file, else None."""
         return find_size(self.fields.get("data.size"), self.data) or self._find_array_size()
 
-    def change(self, recipe: Recipe) -> Recipe:
-        """Return a recipe with the requested images, and the requested fields changed."""
-        size = None if "data.size" in self.fields else self._find_array_size()
-        recipe = change_recipe(recipe, self.fields if size is None else {**self.fields, "data.size": size})
+    def use_images(self, recipe: Recipe) -> Recipe:
+        """Return a recipe with the images that are given from Python; they may set its size and labels."""
         if self.data is None:
             return recipe
-        return use_data(recipe, self.data, keep_size="data.size" not in self.fields)
+        used = use_data(recipe, self.data, keep_size="data.size" not in self.fields)
+        labels = recipe.data.labels if "data.labels" in self.fields else used.data.labels
+        return replace(used, data=replace(used.data, labels=labels))
+
+    def change(self, recipe: Recipe) -> Recipe:
+        """Return a recipe with the requested fields changed."""
+        size = None if "data.size" in self.fields else self._find_array_size()
+        return change_recipe(recipe, self.fields if size is None else {**self.fields, "data.size": size})
 
     def _find_array_size(self) -> tuple[int, int] | None:
         """Return the image size of the requested array file; None if another source is requested."""
@@ -85,8 +96,8 @@ def find_resumable(
 
     Args:
         request: the user's request; options that are not given may have any value in the run.
-        out: the run folder; None to find the newest run that fits the request. A student of `ddim distill` is
-            found only by its folder, because its options are mostly those of its teacher.
+        out: the run folder; None to find the newest run that fits the request. A student is left out, unless
+            the request names its loss or another run: its other options are mostly those of its teacher.
         runs: the folder that is searched for that run.
 
     Returns:
@@ -101,7 +112,7 @@ def find_resumable(
     why = ""
     for folder in (path.parent for path in found):
         try:
-            if isinstance(load_recipe(read_sealed(folder / RUN)["recipe"]).objective, Consistency):
+            if _is_student(folder) and not _means_student(request):
                 continue
             difference = find_difference(folder, request)
         except UserError:
@@ -112,6 +123,15 @@ def find_resumable(
         if difference.name != "data.source" and not why:
             why = f": {folder} has {difference.name} = {difference.run}, not {difference.requested}"
     return None, f"no run in {runs}/ fits{why}"
+
+
+def _is_student(folder: Path) -> bool:
+    return isinstance(load_recipe(read_sealed(folder / RUN)["recipe"]).objective, Consistency)
+
+
+def _means_student(request: Request) -> bool:
+    named = request.recipe is not None or request.source is not None
+    return named or any(name.startswith("objective") for name in request.fields)
 
 
 def separate_budget(request: Request, out: str | Path | None) -> tuple[Request, int | None]:
@@ -196,10 +216,14 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
     # Without the name of a recipe, only the requested fields can differ from the recipe of the run.
     meant = recipe if request.recipe is None else find_recipe(request.recipe, request.find_size())
     if facts.get("source"):
-        # With --from, a named recipe gets the field `pixels` of the source run.
-        meant = replace(meant, pixels=recipe.pixels)
+        # With --from, a named recipe gets the field `pixels` and the split of the source run.
+        data = replace(meant.data, split_seed=recipe.data.split_seed)
+        meant = replace(meant, pixels=recipe.pixels, data=data)
     wanted = request.change(meant)
-    if _names_same_images(request.fields.get("data.source"), recipe, facts):
+    if request.data is not None:
+        named = wanted if request.recipe is None else request.use_images(wanted)
+        wanted = replace(named, data=replace(named.data, source=request.data.text))
+    elif _names_same_images(request.fields.get("data.source"), recipe, facts):
         source = recipe.data.source
         wanted = replace(wanted, data=replace(wanted.data, source=source))
     if wanted.data.labels and recipe.data.labels and not wanted.net.classes:

@@ -30,7 +30,7 @@ from ddim.training.display import split_progress
 from ddim.training.fit import Start, fit
 from ddim.training.kid import prepare_kid
 from ddim.training.loop import Plan, Training
-from ddim.training.parent import load_parent
+from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.resumption import Larger, check_never_saved, extend_budget
 from ddim.training.run_document import check_same_guide, check_same_vectors, describe_run, name_data
 from ddim.training.shared_settings import (
@@ -130,7 +130,9 @@ def _start(
     processes = current_processes()
     # These checks come before the images are decoded, because decoding may take long.
     check_runtime(machine.device, machine.precision, machine.threads)
-    check_training(recipe, None if source is None else read_run_recipe(source))
+    known = None if source is None else read_run_recipe(source)
+    check_training(recipe, known)
+    recipe = recipe if known is None else hold_out_alike(recipe, known)
     check_processes(recipe, processes)
     if processes.leads and out is not None and out.exists() and not _is_aborted(out):
         check_unused(out, ", or continue the run with resume")

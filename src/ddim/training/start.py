@@ -130,14 +130,14 @@ def use_data(recipe: Recipe, data: object, *, keep_size: bool) -> Recipe:
 
 
 def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitImages:
-    """Return the images of a recipe, split into training and validation images with the seed of the recipe.
+    """Return the images of a recipe, split into training and validation images by its split seed.
 
     `progress` is called while images are decoded.
     """
     d = recipe.data
     progress = partial(progress, READING)
     images = open_images(d.source, d.size, d.channels, reading=d.reading, progress=progress)
-    return split_images(images, d.validation, recipe.seed)
+    return split_images(images, d.validation, recipe.split_seed)
 
 
 def accept_images(folder: Path, source: str, data: object) -> None:
@@ -167,7 +167,7 @@ def accept_images(folder: Path, source: str, data: object) -> None:
 def reopen_split(folder: Path, recipe: Recipe, fingerprint: str, progress: Progress) -> SplitImages:
     """Return the split images of a run that is resumed; see `ddim.runs.images.reopen_images`."""
     images = reopen_images(folder, recipe.data, fingerprint, partial(progress, READING))
-    return split_images(images, recipe.data.validation, recipe.seed)
+    return split_images(images, recipe.data.validation, recipe.split_seed)
 
 
 def read_exactly(document: Any) -> Recipe:  # noqa: ANN401 (JSON)

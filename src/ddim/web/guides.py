@@ -81,7 +81,8 @@ def fits(run: Run, other: Run) -> bool:
 def _traits(run: Run) -> tuple[Any, ...]:
     data = run.recipe["data"]
     own = [data.get(name) for name in ("size", "channels", "validation", "dequantise", "values", "range")]
-    return (*own, _images(run).get("fingerprint"), run.recipe.get("pixels"), run.recipe.get("seed"))
+    seed = run.recipe.get("seed") if data.get("split_seed") is None else data["split_seed"]
+    return (*own, _images(run).get("fingerprint"), run.recipe.get("pixels"), seed)
 
 
 def _condition(run: Run) -> tuple[Any, ...]:
