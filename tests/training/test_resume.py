@@ -254,6 +254,20 @@ def test_a_run_whose_checkpoints_are_lost_is_not_started_again_unasked(lose, sai
         set_aside(folder)
 
 
+def test_a_restart_that_was_killed_before_it_was_recorded_can_be_repeated(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("layer norm"), folder)
+    set_aside_all = [folder / name for name in ("metrics.jsonl", "events", "samples", "checkpoints", "guide")]
+    for path in set_aside_all:
+        if path.exists():
+            shutil.move(path, tmp_path / path.name)
+    with pytest.raises(UserError, match="checkpoints is missing; .* with --restart"):
+        resume(folder)
+    assert set_aside(folder) is None
+    resume(folder)
+    tiny.check_same_run(folder, whole("layer norm"))
+
+
 def test_a_run_that_does_not_say_whether_it_saved_keeps_its_log(whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole("layer norm"), folder)
@@ -298,6 +312,20 @@ def test_a_finished_run_trains_longer_and_records_it(whole, tmp_path):
     resume(folder, images=120)
     with pytest.raises(UserError, match="has images = 120, but the request has images = 112"):
         resume(folder, images=112)
+
+
+def test_a_run_whose_budget_changed_before_trains_longer_at_the_rate_of_the_whole_budget(tmp_path):
+    """A replan lets the rate go on from its value. Kept, it would stay near 0 in the longer training."""
+    replan = tiny.At(8, lambda training: training.fix_total(88))
+    folder = tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[replan])
+    rates = []
+
+    class Rates(Callback):
+        def on_step(self, training, values):
+            rates.append(values["lr"])
+
+    resume(folder, images=176, callbacks=[Rates()])
+    assert rates == [Plan(176).rate(tiny.recipe().optim, seen) for seen in range(88, 176, 8)]
 
 
 def test_a_budget_that_is_not_a_multiple_of_the_batch_can_be_repeated(whole, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +16,7 @@ from ddim.runs.averages import FOLDER as AVERAGES
 from ddim.runs.folder import RUN, make_numbered_folder, record_in_run
 from ddim.runs.log import METRICS, read_metrics
 from ddim.runs.run_path import GUIDE
+from ddim.runs.state import Plan
 from ddim.training.loop import Training
 from ddim.training.pace import format_minutes
 
@@ -73,7 +74,8 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
         check_positive("resume", more=more or 0)
         images = old + max(batch, round((more or 0) * 60 * _measure_pace(folder)))
     training.extended = old
-    training.plan = replace(training.plan, total=math.ceil(images / batch) * batch)
+    # The new plan forgets earlier changes of the budget, in which the learning rate went on from its value.
+    training.plan = Plan(math.ceil(images / batch) * batch)
     there = folder / "checkpoints"
     path = checkpoint.find_newest(there)
     best = path is not None and checkpoint.is_best(path)
@@ -137,6 +139,8 @@ def _set_aside(folder: Path) -> Path | None:
     names = (METRICS, "events", "samples", "checkpoints", GUIDE, AVERAGES)
     there = [folder / name for name in names if (folder / name).exists()]
     if not there:
+        # A restart that was killed had moved everything, but may not have recorded it.
+        record_in_run(folder, checkpointed=False)
         return None
     aside = make_numbered_folder(folder, "before-restart-")
     for path in there:
