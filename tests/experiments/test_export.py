@@ -13,9 +13,11 @@ import torch
 
 import ddim
 from cases import mark_slow
+from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
 from ddim.experiments.export import FORMATS, export_run
+from ddim.experiments.model_card import make_card
 from ddim.files.documents import read_json, write_json
 from ddim.nn.unet import UNetSpec
 from ddim.runs import network_program
@@ -283,7 +285,44 @@ def test_a_card_has_the_verdict_of_the_memorisation_test(tmp_path):
     path = source / "memorisation" / "1" / "record.json"
     path.parent.mkdir(parents=True)
     share = {"value": 0.1, "low": 0.05, "high": 0.2}
-    write_json(path, {"copies": share, "verdict": "It copies <b>.", "sampling": {}})
-    card = (export_run(source, tmp_path / "out", "safetensors").folder / "README.md").read_text()
-    assert "It copies \\<b\\>." in card
-    assert "5 training images of blossoms" in card
+    found = {"copies": share, "verdict": "It copies <b>.", "sampling": {}}
+    tested = {"checkpoint": {"sha256": load(source).checkpoint.sha256}, "step": 1, "weights": "ema"}
+
+    def card(name, record):
+        write_json(path, record)
+        return (export_run(source, tmp_path / name, "safetensors").folder / "README.md").read_text()
+
+    assert "It copies \\<b\\>." in card("out", found)
+    assert "5 training images of blossoms" in card("same", {**found, **tested})
+    assert "It copies \\<b\\>.\n" in card("again", {**found, **tested})
+    other = {**tested, "checkpoint": {"sha256": "0" * 64}, "step": 1200}
+    for k, measured in enumerate((other, {**tested, "weights": "raw"})):
+        text = card(f"other{k}", {**found, **measured})
+        assert "It copies" not in text
+        assert (
+            f"These weights were not tested. The newest test was of the {measured['weights']} weights" in text
+        )
+
+
+def test_a_card_and_a_recipe_leave_out_the_folders_of_the_machine(tmp_path):
+    """Those of the images, the vectors, the guide of a student, and the guides of evaluated samples."""
+    secret = "/home/ada/secret"
+    source = run_of(small(data__source=f"{secret}/photos"), tmp_path / "run", images=5)
+    loaded = load(source)
+    place = source / "evaluations" / "1" / "record.json"
+    place.parent.mkdir(parents=True)
+    guide = {"name": f"{secret}/small-1@raw", "sha256": "1" * 64}
+    of = {"checkpoint": {"path": "x", "sha256": loaded.checkpoint.sha256}, "weights": "ema"}
+    write_json(place, record(0.5, guidance=2.0, guide=guide, **of))
+    folder = export_run(source, tmp_path / "out", "safetensors").folder
+    loss = Consistency(guidance=2.0, guide=f"{secret}/other-1@raw")
+    data = replace(loaded.recipe.data, vectors=f"{secret}/ages.csv")
+    card, _ = make_card(replace(loaded, recipe=replace(loaded.recipe, objective=loss, data=data)), [])
+    assert {name for name in ("photos", "small-1@raw", "other-1@raw", "ages.csv") if name in card} == {
+        "photos",
+        "small-1@raw",
+        "other-1@raw",
+        "ages.csv",
+    }
+    for text in (card, *((folder / name).read_text() for name in ("README.md", "recipe.yaml"))):
+        assert "secret" not in text

@@ -17,7 +17,7 @@ from typing import Any
 from ddim.evaluation.record import metric_entry
 from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.runs.flat import flatten_as_text
-from ddim.runs.guidance_name import name_interval
+from ddim.runs.guidance_name import name_guide, name_interval
 
 UNITS = ("schedule", "pixels")
 """Parts of a recipe that define the unit of a denoising error: noise levels, and the scaling of pixels."""
@@ -270,9 +270,12 @@ def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | No
 
 
 def _name_guide(guide: Mapping[str, Any]) -> str:
-    """Return the name of a guide, with the hash of its weights if the guide is another run."""
-    own = guide["name"].startswith("@")
-    return guide["name"] if own else f"{guide['name']} ({_short(guide['sha256'])})"
+    """Return the name of a guide, with its weights and the hash of its checkpoint if it is another run."""
+    name, weights = name_guide(guide["name"]), guide.get("weights", "ema")
+    if name.startswith("@"):
+        return name
+    named = name if weights == "ema" or name.endswith(f"@{weights}") else f"{name}@{weights}"
+    return f"{named} ({_short(guide['sha256'])})"
 
 
 def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from ddim.runs.diffusers_weights import pack_weights
 from ddim.runs.folder import check_unused, make_numbered_folder
 from ddim.runs.network_program import ONNX, OUTPUT, PROGRAM, write_onnx, write_program
 from ddim.runs.pipeline import LoadedRun, load
+from ddim.runs.publishing import hide_folders
 from ddim.runs.run_path import find_run_folder
 from ddim.runs.sampling_guide import GUIDE, describe_sampling
 
@@ -184,7 +185,7 @@ def _write_format(
         return exported.notes, [Heading("Use"), *map(Text, about), Code(code.strip())]
     if to == "safetensors":
         write_atomic(folder / WEIGHTS, pack_weights(run.model.state_dict()))
-        write_atomic(folder / "recipe.yaml", write_recipe(run.recipe).encode())
+        write_atomic(folder / "recipe.yaml", write_recipe(hide_folders(run.recipe)).encode())
         about = f"{WEIGHTS} holds the {run.checkpoint.weights} weights, recipe.yaml the recipe of the run."
         return (), [Heading("Use"), Text(about), Code(_SAFETENSORS.strip())]
     guide = describe_sampling(run, steps)

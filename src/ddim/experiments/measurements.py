@@ -55,12 +55,23 @@ class Bits:
 
 
 @dataclass(frozen=True)
+class MeasuredWeights:
+    """Weights of a run: the SHA-256 of their checkpoint, its step, their name, the SHA-256 of an average."""
+
+    sha256: str
+    step: int
+    weights: str
+    average: str | None
+
+
+@dataclass(frozen=True)
 class Measurements:
     """The results of a run other than its evaluations; "" or None stands for a result that does not exist.
 
     Attributes:
         copies: the share of samples that count as copies, with its 95 % confidence interval.
         verdict: the sentence of the memorisation test.
+        tested: the weights of this test; None if the record does not say.
         bits: the likelihoods, oldest first.
         pairs: the PNG file with the samples that are closest to training images.
         diagnosis: the PNG file with the errors at each noise level.
@@ -69,6 +80,7 @@ class Measurements:
 
     copies: str = ""
     verdict: str = ""
+    tested: MeasuredWeights | None = None
     bits: tuple[Bits, ...] = ()
     pairs: Path | None = None
     diagnosis: Path | None = None
@@ -92,7 +104,7 @@ def read_measurements(run: Path) -> Measurements:
     copies = read("memorisation", list_numbered_folders(run / "memorisation")[-1:], _describe_memorisation)
     bits = read("likelihoods", list_numbered_folders(run / "likelihoods"), _describe_bits)
     return Measurements(
-        *(copies[0] if copies else ("", "")),
+        *(copies[0] if copies else ("", "", None)),
         bits=tuple(bits),
         pairs=_picture(run / "memorisation", "pairs.png"),
         diagnosis=_picture(run / "diagnostics", "figure.png"),
@@ -140,9 +152,13 @@ def format_run_bits(run: Run, found: Sequence[Bits], common: BitsConditions | No
     return f"{text}*", f"most runs were measured with {common}"
 
 
-def _describe_memorisation(record: dict[str, Any]) -> tuple[str, str]:
+def _describe_memorisation(record: dict[str, Any]) -> tuple[str, str, MeasuredWeights | None]:
     share = Estimate(*(np.asarray(record["copies"][name]) for name in ("value", "low", "high")))
-    return format_share(share), describe_verdict(record)
+    tested = None
+    if checkpoint := record.get("checkpoint"):
+        average = (record.get("average") or {}).get("sha256")
+        tested = MeasuredWeights(checkpoint["sha256"], record["step"], record["weights"], average)
+    return format_share(share), describe_verdict(record), tested
 
 
 def _describe_bits(record: dict[str, Any]) -> Bits:

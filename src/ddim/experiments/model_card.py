@@ -9,7 +9,7 @@ from typing import Any
 from ddim.errors import UserError, format_count, warn_user
 from ddim.evaluation.record import GRID, Evaluation, describe_part, list_evaluations, read_evaluation
 from ddim.experiments.index import Run, read_run
-from ddim.experiments.measurements import read_measurements
+from ddim.experiments.measurements import Measurements, read_measurements
 from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
 from ddim.plots.tabular import format_cell
 from ddim.runs.codec import dump
@@ -17,6 +17,7 @@ from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import RUN
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import list_versions
+from ddim.runs.publishing import hide_folders
 from ddim.runs.run_path import find_run_folder
 
 CARD, SAMPLES = "README.md", "samples.png"
@@ -56,7 +57,7 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
         Heading("Numbers"),
         *_numbers(evaluations),
         Heading("Memorisation"),
-        Text(measured.verdict or "Not measured. The command ddim memorisation measures it."),
+        Text(_describe_memorisation(run, measured)),
         Heading("Samples"),
         Picture(SAMPLES, picture[1])
         if picture
@@ -87,6 +88,21 @@ def find_own_evaluations(run: LoadedRun, folder: Path) -> list[Evaluation]:
         if measured == (run.checkpoint.sha256, run.checkpoint.weights, run.checkpoint.average):
             found.append(evaluation)
     return found
+
+
+def _describe_memorisation(run: LoadedRun, measured: Measurements) -> str:
+    """Return the verdict of the newest memorisation test if it tested these weights, else that none did."""
+    found, tested = run.checkpoint, measured.tested
+    if not measured.verdict:
+        return "Not measured. The command ddim memorisation measures it."
+    if tested is None:
+        return f"{measured.verdict} The record of this test does not say which weights it tested."
+    if (tested.sha256, tested.weights, tested.average) == (found.sha256, found.weights, found.average):
+        return measured.verdict
+    return (
+        f"These weights were not tested. The newest test was of the {tested.weights} weights at step "
+        f"{tested.step:,}. The command ddim memorisation tests them."
+    )
 
 
 def _summarise(run: LoadedRun) -> str:
@@ -153,7 +169,7 @@ def _find_picture(
 
 
 def _recipe_rows(run: LoadedRun) -> list[list[Cell]]:
-    fields = flatten_as_text(dump(run.recipe))
+    fields = flatten_as_text(dump(hide_folders(run.recipe)))
     fields["data.source"] = Path(run.recipe.data.source).name
     return [[Cell(name), Cell(value)] for name, value in fields.items()]
 

@@ -10,9 +10,15 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.evaluation import run_figures
 from ddim.evaluation.conditions import Conditions
-from ddim.experiments.evaluations import common_conditions
+from ddim.experiments.evaluations import common_conditions, is_last_step
 from ddim.experiments.index import Run
-from ddim.experiments.measurements import METHODS, common_bits_conditions, format_run_bits, read_measurements
+from ddim.experiments.measurements import (
+    METHODS,
+    Measurements,
+    common_bits_conditions,
+    format_run_bits,
+    read_measurements,
+)
 from ddim.experiments.report_tables import (
     data_fingerprints,
     differing_fields_table,
@@ -148,6 +154,14 @@ def _growth(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
     return [Heading("Growth over training"), Text(said), Strips(strips)]
 
 
+def _describe_step(run: Run, measured: Measurements) -> str:
+    """Return a sentence if the memorisation test of a finished run tested an earlier step, else ""."""
+    tested = measured.tested
+    if tested is None or is_last_step(run, tested.step):
+        return ""
+    return f" This was tested at step {tested.step:,}, before the training went on."
+
+
 def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:
     """Return blocks with the results of `ddim memorisation`, `likelihood` and `diagnose` for the runs.
 
@@ -164,7 +178,11 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
         notes += (
             [f"* {run.path.name}: this likelihood is not comparable with the others: {why}."] if why else []
         )
-        notes += [f"{run.path.name}: {measured.verdict}"] if measured.verdict else []
+        notes += (
+            [f"{run.path.name}: {measured.verdict}{_describe_step(run, measured)}"]
+            if measured.verdict
+            else []
+        )
         notes += [
             f"{run.path.name}: {path.relative_to(run.path).as_posix()} cannot be read."
             for paths in measured.damaged.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -19,8 +20,13 @@ def name_guidance(record: Mapping[str, Any]) -> str:
     if interval := record.get("guidance_interval"):
         words.append(f"log-SNR {name_interval(interval)}")
     if guide := record.get("guide"):
-        words.append(f"guide {guide['name']}")
+        words.append(f"guide {name_guide(guide['name'])}")
     return ", ".join(words)
+
+
+def name_guide(name: str) -> str:
+    """Return the name of a guide without its folders, which are those of one machine."""
+    return name if name.startswith(("@", "hub:")) else Path(name).name
 
 
 def name_interval(interval: Sequence[float | None]) -> str:
