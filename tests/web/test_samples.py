@@ -14,11 +14,15 @@ from PIL import Image
 
 from ddim.cli import main
 from ddim.diffusion.samplers import State
+from ddim.runs.classes import find_label
+from ddim.runs.recipe import Data, Recipe
 from ddim.web.answers import Refused
 from ddim.web.application import build_application
 from ddim.web.preview import SamplePreview
+from ddim.web.repeat import sample_command
 from ddim.web.results import ResultStore
 from ddim.web.settings import Limits, Settings
+from ddim.web.tasks import SampleTask
 from serving import read_stream
 
 RUN = "photos-tiny-1"
@@ -205,3 +209,13 @@ def test_the_details_explain_the_recipe(client):
     assert fields["optim.batch"]["help"]
     assert "ddim" in found["samplers"]
     assert "karras" in found["grids"]
+
+
+def test_the_command_names_the_class_that_was_chosen_if_the_names_are_numbers():
+    """The page sends the index of a class. As text, it would be the name of another class."""
+    classes = ("1", "10", "2")
+    for label, word in ((1, "10"), (2, "2"), ("all", "all"), (0, "0")):
+        command = sample_command(SampleTask("run", "out", [0], label=label), classes)
+        assert command.split()[-1] == f"--label={word}"
+        given = word if label == "all" else find_label(word, Recipe(data=Data(labels=True)), classes)
+        assert given == label

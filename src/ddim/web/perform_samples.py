@@ -99,7 +99,7 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
         "archive": stored,
         "nfe": written.nfe,
         "seconds": round(written.seconds, 3),
-        "command": sample_command(task),
+        "command": sample_command(task, pipeline.classes),
         "python": sample_call(task, pipeline),
         "notes": describe_views(pipeline),
     }

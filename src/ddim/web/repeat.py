@@ -29,14 +29,16 @@ def guidance_options(task: tasks.SampleTask | tasks.EditTask) -> GuidanceOptions
     return options
 
 
-def sample_command(task: tasks.SampleTask) -> str:
-    """Return the command that writes the same files as a task."""
+def sample_command(task: tasks.SampleTask, classes: Sequence[str] = ()) -> str:
+    """Return the command that writes the same files as a task; `classes` are the class names of the run."""
     words: list[object] = ["ddim", "sample", task.run, "--seeds", _join_seeds(task.seeds)]
     if task.steps is not None:
         words += ["--steps", task.steps]
     words += [f"--{name}={value}" for name, value in task.fields.items()]
     if task.label is not None:
-        words += [f"--label={task.label}"]
+        # Commands take text for a name first, and for an index only if no class has this name.
+        named = isinstance(task.label, int) and str(task.label) in classes
+        words += [f"--label={classes[task.label] if named else task.label}"]
     if task.vector is not None:
         words += [f"--vector={','.join(map(repr, task.vector))}"]
     return _join([*words, *_guidance_words(task), *(["--film"] if task.film else [])])

@@ -75,7 +75,7 @@ export class PlayForm {
       sampler: this.sampler.value || undefined,
       grid: this.chosenGrid(),
       eta: optional(this.eta),
-      label: this.label.value || undefined,
+      label: chosenLabel(this.label.value),
       vector: this.readVector(),
       ...this.guidance.body(),
       film: this.film.box.checked || undefined,
@@ -134,6 +134,13 @@ function vectorFields(columns, inputs) {
       "The ranges are those of the training images. If all are empty, each sample gets a training image's vector.",
     ),
   );
+}
+
+/** Return an entry of the menu of classes for the server. The index of a class is a number, because text may
+ * be the name of another class. */
+function chosenLabel(value) {
+  if (value === "") return undefined;
+  return value === "all" ? value : Number(value);
 }
 
 function labels(names) {
