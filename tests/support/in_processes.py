@@ -45,6 +45,8 @@ CASES = {
     ),
     "learned weights": tiny.recipe(objective__weight="learned"),
     "muon": tiny.recipe("layer norm", optim__method="muon"),
+    # As after `--from` a run with classes, and with `--augment.probability 0`.
+    "unused weights": override(tiny.BASE, {"net.classes": 3, "net.augment": 9}),
     "averages": override(tiny.BASE, {"ema": "exponential", "ema.decay": 0.9, "ema.more": (0.5, 0.99)}),
     "recomputed": tiny.recipe("batch norm"),
     "recomputed dropout": DROPOUT,

@@ -22,11 +22,19 @@ class Replica(DistributedDataParallel):
             return getattr(super().__getattr__("module"), name)
 
 
-def replicate(net: nn.Module, processes: Processes) -> nn.Module:
-    """Return a network whose gradients are averaged over all processes; for one process, `net` itself."""
+def replicate(net: nn.Module, processes: Processes, *, unused: bool) -> nn.Module:
+    """Return a network whose gradients are averaged over all processes; for one process, `net` itself.
+
+    Args:
+        net: the network.
+        processes: the processes of the training.
+        unused: whether a step may leave some weights without a gradient. Each step then looks for them.
+    """
     if processes.count == 1:
         return net
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         # Newer versions of torch warn that `broadcast_buffers` has a new name. Nothing is broadcast, because
         # the buffers are equal in all processes.
-        return Replica(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return Replica(
+            net, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused
+        )

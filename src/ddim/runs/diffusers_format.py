@@ -123,9 +123,11 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
         weights = convert_from_diffusers({name: file.read(name) for name in file.shapes}, state)
     if (rows := weights.get(CLASSES)) is not None:
         # As `export_to_diffusers` writes it, the last row can mean no class.
-        classes = len(rows) - (len(rows) > 1 and not rows[-1].any())
+        none = len(rows) > 1 and not rows[-1].any()
+        classes = len(rows) - none
         weights[CLASSES] = rows[:classes]
-        recipe = override(recipe, {"net.classes": classes})
+        # Without such a row, the network was trained with a class for every image.
+        recipe = override(recipe, {"net.classes": classes, **({} if none else {"data.unlabelled": 0.0})})
     return save_imported(recipe, channels, weights, folder, out, [str(k) for k in range(classes)])
 
 

@@ -118,7 +118,8 @@ def make_openai_recipe(spec: DDPMUNetSpec, fields: Mapping[str, str]) -> tuple[R
             scale = 1000 / int(entries)
             ends = {"schedule.first": repr(1e-4 * scale), "schedule.last": repr(0.02 * scale)}
             fields = {"conditioning.scale": repr(scale), **(ends if 0.02 * scale < 1 else {}), **fields}
-    data = Data(labels=spec.classes > 0)
+    # These models were trained with a class for every image.
+    data = Data(labels=True, unlabelled=0.0) if spec.classes else Data()
     return replace(base, name="openai", net=spec, data=data, clip=True), fields
 
 

@@ -275,6 +275,19 @@ class Recipe:
         return steps
 
 
+def may_leave_weights_unused(recipe: Recipe) -> bool:
+    """Return whether some weights of the network may have no part in the loss.
+
+    These are the embeddings of classes, vectors or augmentations that training never gives, and any weights
+    of a network that the user wrote.
+    """
+    net = recipe.net
+    if isinstance(net, OwnNetwork):
+        return True
+    unlabelled = not recipe.data.conditional and (net.classes > 0 or net.vector > 0)
+    return unlabelled or (net.augment > 0 and not recipe.augment.probability)
+
+
 def build_model(recipe: Recipe, channels: int) -> Model:
     """Build the model of a recipe for images with this number of channels.
 

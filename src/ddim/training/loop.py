@@ -29,7 +29,7 @@ from ddim.runs.codec import dump
 from ddim.runs.fitting import find_misfit
 from ddim.runs.own_parts import is_own
 from ddim.runs.pipeline import CLUSTERS, VECTORS
-from ddim.runs.recipe import Recipe, build_model
+from ddim.runs.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw_batch, draw_rows, seed_globally
 from ddim.training.image_loader import ImageLoader
@@ -88,9 +88,10 @@ class Training:
         runtime.place(self.model)
         share_batch_norm(self.model, self.processes.count)
         recompute_blocks(self.model.net, runtime.recompute)
+        unused = may_leave_weights_unused(recipe)
         # `compiled` shares the weights of `model`, whose network is not compiled.
         self.compiled = Model(
-            replicate(runtime.compiled(self.model.net), self.processes),
+            replicate(runtime.compiled(self.model.net), self.processes, unused=unused),
             recipe.schedule,
             recipe.predicts,
             recipe.conditioning,
@@ -208,8 +209,7 @@ class Training:
             if following:
                 self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
             number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
-            # With one seed for all parts, an image has the same dropout masks in any part. Layers that do not
-            # know which images they get must not draw the same numbers again.
+            # With one seed, an image has the same dropout masks in any part. Own layers need other numbers.
             part = 0 if numbered else which.start
             with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step, part):
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
