@@ -98,6 +98,10 @@ SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.ac
 """What a user can do if a training does not fit into the memory."""
 
 
+class SamplesNotFinite(UserError):  # noqa: N818
+    """A sample is NaN."""
+
+
 class OutOfMemory(RuntimeError):  # noqa: N818
     """The memory of the machine or of a GPU is full."""
 

@@ -11,18 +11,20 @@ import torch
 import ddim
 import tiny
 from ddim.cli import main
-from ddim.errors import UserError
+from ddim.diffusion.grids import Karras, Listed
+from ddim.errors import SamplesNotFinite, UserError
 from ddim.evaluation import guidance_search
 from ddim.evaluation.compare import Difference
 from ddim.evaluation.guidance_search import SCALES, SearchedGuidance, Trial, search_guidance
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.sample_features import Part
 from ddim.evaluation.subject import Samples, open_subject
-from ddim.runs.generate import generate
+from ddim.runs.generate import generate, with_options
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.pipeline import load
 from ddim.runs.progress import ignore_progress
+from ddim.runs.searched_grids import SearchedGrid, save_grid
 from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
 from stubs import stub
 
@@ -158,6 +160,45 @@ def test_one_guide_needs_no_list(run, quality):
     one, listed = (search_guidance(run, STEPS, N, guides=guides) for guides in ("@raw", ["@raw"]))
     assert one == listed
     assert {trial.guidance.guide for trial in one.trials} == {None, "@raw"}
+    for loaded in (load(run, "raw"), [load(run, "raw")]):
+        with pytest.raises(UserError, match="guides must be names, .* got a loaded run"):
+            search_guidance(run, STEPS, N, guides=loaded)
+
+
+def test_a_setting_with_samples_that_are_nan_is_never_chosen(run, quality, monkeypatch):
+    def distance(guidance, steps):
+        if guidance.scale > 2:
+            raise SamplesNotFinite("samples must be finite")
+        return 0.0 if guidance.scale == 2 else 2.0
+
+    quality(distance)
+    found = search_guidance(run, STEPS, N)
+    assert found.chosen.scale == 2
+    rows = found.to_records()
+    assert [row["kid"] for row in rows if row["guidance"].startswith("guidance 3")] == [None]
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["settings"] == rows
+    (line,) = [line for line in repr(found).splitlines() if line.startswith("guidance 3")]
+    assert "inf" not in line
+
+
+def test_too_few_held_out_images_are_refused_before_samples_are_made(run, quality, monkeypatch):
+    monkeypatch.setattr(guidance_search, "LEAST", 21)
+    quality(lambda *_: pytest.fail("samples were made"))
+    with pytest.raises(UserError, match="KID needs at least 21 held-out images, got 20"):
+        search_guidance(run, STEPS, 21)
+
+
+def test_times_that_were_searched_do_not_replace_a_grid_that_was_chosen(run):
+    own = load(run)
+    times = tuple(torch.linspace(0.9, 0.1, STEPS).tolist())
+    save_grid(run, own.recipe.sampler, STEPS, "ema", SearchedGrid(times, 0.1, {}))
+    assert with_options(own, {}, STEPS) == (own.with_recipe(grid=Listed(times)), True)
+    karras = own.with_recipe(grid=Karras())
+    assert with_options(karras, {}, STEPS) == (karras, False)
+    assert with_options(own.with_recipe(sampled_on="linear"), {}, STEPS)[1] is False
+    one, other = (ddim.sample(model, n=1, steps=STEPS) for model in (karras, own))
+    assert not torch.equal(one, other)
+    assert torch.equal(one, ddim.sample(own, n=1, steps=STEPS, grid=Karras()))
 
 
 def test_a_run_with_vectors_also_guides_itself(run, quality, tmp_path):

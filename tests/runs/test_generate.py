@@ -15,11 +15,11 @@ from cases import mark_slow
 from ddim.diffusion.grids import Karras, Listed
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Multistep, UniPC
-from ddim.errors import UserError
+from ddim.errors import SamplesNotFinite, UserError
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
-from ddim.runs.generate import generate, sample, sample_states
-from ddim.runs.pipeline import load, read_run_recipe
+from ddim.runs.generate import generate, sample, sample_states, sample_uint8
+from ddim.runs.pipeline import load, open_pipeline, read_run_recipe
 
 SIZE = 4
 """Images in a micro-batch of these tests, so that few images fill several."""
@@ -269,6 +269,11 @@ def test_samples_that_are_not_finite_are_refused_with_possible_causes():
     model = ddim.Model(net, "cosine", shape=(3, 8, 8))
     with pytest.raises(UserError, match=r"got NaN in 1 of 3, .*: check the sampler DDIM.*Cosine.* weights"):
         sample(model, 3, 1)
+    # Metrics would take NaN for black.
+    with pytest.raises(SamplesNotFinite, match="got NaN in 1 of 3"):
+        list(sample_uint8(open_pipeline(model), range(3), 1))
+    ((pixels, _),) = sample_uint8(open_pipeline(model), range(3), 1, finite=False)
+    assert pixels.flatten(1).amax(1).tolist().count(0) == 1
 
 
 def test_runs_that_cannot_be_loaded_are_refused_in_one_sentence(trained, tmp_path):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError, check_count, suggest
-from ddim.evaluation.reference import Reference, open_reference
+from ddim.evaluation.reference import Reference, check_enough, open_reference
 from ddim.evaluation.run_folder import load_given_run
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
@@ -304,9 +304,7 @@ def _prepare_error(loaded: LoadedRun, progress: Progress) -> _Measurement:
 
 
 def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> _Measurement:
-    images = open_reference(loaded, Reference(), partial(progress, READING))
-    if len(images.which) < LEAST:
-        raise UserError(f"KID needs at least {LEAST} held-out images, got {len(images.which)}")
+    images = check_enough(open_reference(loaded, Reference(), partial(progress, READING)), LEAST)
     extractor = load_extractor()
     reference = compute_features(images, extractor, partial(progress, "features of the reference"))
     steps, label = loaded.recipe.steps, choose_label(loaded.recipe)

@@ -12,29 +12,27 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from ddim.errors import UserError, check_count, format_count
+from ddim.errors import SamplesNotFinite, UserError, check_count, format_count
 from ddim.evaluation.compare import Difference
 from ddim.evaluation.grid_search import FIRST_SEED
-from ddim.evaluation.reference import Reference, open_reference
+from ddim.evaluation.guidance_trials import SearchedGuidance, Trial
+from ddim.evaluation.reference import Reference, check_enough, open_reference
 from ddim.evaluation.run_folder import open_run_folder
 from ddim.evaluation.sample_features import SampledParts
 from ddim.evaluation.sampler_errors import count_levels
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid, kid_difference
-from ddim.plots.tabular import Tabular
 from ddim.runs.classes import Label, choose_label, find_label
 from ddim.runs.generate import with_options
 from ddim.runs.guidance import OFF, Guidance, count_evaluations
 from ddim.runs.guidance_choice import find_own_guidance, open_guidance
-from ddim.runs.guidance_name import name_guidance
 from ddim.runs.image_features import compute_features
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
@@ -51,89 +49,6 @@ SAMPLES = 500
 """The default number of samples of each setting."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A setting of guidance and the KID of its samples, with its 95 % confidence interval."""
-
-    guidance: SavedGuidance
-    steps: int
-    nfe: int
-    kid: float
-    low: float
-    high: float
-
-    @property
-    def name(self) -> str:
-        """The setting in words, such as "guidance 2, guide @guide"."""
-        plain = self.guidance
-        guide = plain.guide and {"name": plain.guide}
-        found = {"guidance": plain.scale, "guidance_interval": plain.interval, "guide": guide}
-        return name_guidance(found) or "no guidance"
-
-    def __str__(self) -> str:
-        return f"KID {self.kid:.5f} ({self.low:.5f} ... {self.high:.5f}) at {self.nfe} NFE"
-
-
-@dataclass(frozen=True, repr=False)
-class SearchedGuidance(Tabular):
-    """The result of a search for guidance.
-
-    Attributes:
-        trials: every setting that was tried, in order; the first two are without guidance.
-        best: the setting with the lowest KID among those with guidance, measured again on fresh samples.
-        without: no guidance, on samples of the same fresh seeds, at about the same NFE.
-        difference: KID of `best` minus KID of `without`.
-    """
-
-    trials: tuple[Trial, ...]
-    best: Trial
-    without: Trial
-    difference: Difference
-
-    @property
-    def chosen(self) -> SavedGuidance | None:
-        """The guidance to use; None (no guidance) if no gain is distinguishable at 95 %."""
-        return self.best.guidance if self.difference.high < 0 else None
-
-    @property
-    def verdict(self) -> str:
-        """One sentence with the result on fresh samples."""
-        ends = f"{self.difference.low:+.5f} ... {self.difference.high:+.5f}"
-        result = f"{self.best.name}: {self.best}, without guidance {self.without}; difference "
-        result += f"{self.difference.value:+.5f} ({ends})"
-        return result + (
-            "" if self.chosen else ": no gain is distinguishable at 95 %, so no guidance is used"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings, the result on fresh samples and the guidance to use, as JSON."""
-        chosen = self.chosen and asdict(self.chosen)
-        return {"settings": self.to_records(), "difference": asdict(self.difference), "chosen": chosen}
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each trial, then two for the comparison on fresh samples."""
-        parts = [("search", trial) for trial in self.trials]
-        parts += [("fresh", self.best), ("fresh", self.without)]
-        return [
-            {
-                "guidance": trial.name,
-                "samples": part,
-                "steps": trial.steps,
-                "nfe": trial.nfe,
-                "kid": trial.kid,
-                "low": trial.low,
-                "high": trial.high,
-            }
-            for part, trial in parts
-        ]
-
-    def _title(self) -> str:
-        return "KID, lower is better, with its 95 % confidence interval"
-
-    def _notes(self) -> list[str]:
-        return [f"on fresh samples, {self.verdict}"]
-
-
 @with_bar
 def search_guidance(
     run: str | Path | LoadedRun,
@@ -141,7 +56,7 @@ def search_guidance(
     n: int = SAMPLES,
     *,
     label: str | int | None = None,
-    guides: str | Sequence[str] | None = None,
+    guides: str | Path | Sequence[str | Path] | None = None,
     progress: Progress = ignore_progress,
     announce: Callable[[str], object] = lambda text: None,
 ) -> SearchedGuidance:
@@ -157,8 +72,8 @@ def search_guidance(
         steps: number of sampling steps, by default the recipe's.
         n: number of samples of each setting.
         label: class name or index; by default all classes of a run with labels.
-        guides: the guide or guides to try, as for `sample`; by default "@guide", if the run has one. For a
-            run with labels or vectors, classifier-free guidance is also tried.
+        guides: the guide or guides to try, by name, such as "runs/small-1@raw"; by default "@guide", if the
+            run has one. For a run with labels or vectors, classifier-free guidance is also tried.
         progress: called with "settings" while samples are made.
         announce: called with a sentence about the work before it begins.
 
@@ -173,27 +88,25 @@ def search_guidance(
     loaded = open_run_folder(run)
     steps = loaded.recipe.choose_steps(steps)
     opened, _ = with_options(loaded, {}, steps)
-    own = label is None
-    found = choose_label(opened.recipe) if own else find_label(label, opened.recipe, opened.classes)
+    found = choose_label(opened.recipe) if label is None else find_label(label, opened.recipe, opened.classes)
     check_label(opened.recipe, found)
     search = _Search(loaded, found, steps, n, load_extractor(), progress)
     # If guidance.json cannot be read, this fails now and not after the search.
     find_own_guidance(opened, found, steps)
     if guides is None:
         guides = [f"@{GUIDE}"] if (opened.checkpoint.run / GUIDE).is_dir() else []
-    named = [guides] if isinstance(guides, str) else guides
+    named = [guides] if isinstance(guides, str | Path | LoadedRun) else guides
+    if any(isinstance(guide, LoadedRun) for guide in named):
+        raise UserError(
+            'guides must be names, which are saved with the run, such as "runs/small-1@raw", got a loaded run'
+        )
     result = search.find(_open_guides(opened, found, steps, named), announce)
     place = opened.checkpoint.run, opened.recipe.sampler, steps, opened.checkpoint.weights
     save_guidance(*place, result.chosen, labelled=found is not None)
     return result
 
 
-def _guides_itself(run: LoadedRun, label: Label) -> bool:
-    """Return whether classifier-free guidance is possible, in which the run without a label is the guide."""
-    return label is not None and run.recipe.data.conditional and run.recipe.data.unlabelled > 0
-
-
-def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str]) -> list[Guidance]:
+def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str | Path]) -> list[Guidance]:
     """Return guidance of scale 2 by each guide, after a check of each guide.
 
     Classifier-free guidance is first, if it is possible.
@@ -201,9 +114,10 @@ def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str])
     Raises:
         UserError: if there is no guide, or a guide does not fit.
     """
-    names = [*([None] if _guides_itself(run, label) else []), *named]
+    data, lacks = run.recipe.data, "has no labels and no"
+    itself = label is not None and data.conditional and data.unlabelled > 0
+    names = [*([None] if itself else []), *named]
     if not names:
-        data, lacks = run.recipe.data, "has no labels and no"
         if data.conditional:
             why = (
                 "the samples have no label"
@@ -253,10 +167,16 @@ class _Search:
         most = count_evaluations(self.at(self.steps), self.steps, settings[0])
         self.total = 2 + len(settings) + len(intervals) + 2
         announce(self.describe_work(most))
-        reference = compute_features(open_reference(self.run, Reference()), self.extractor)
+        images = check_enough(open_reference(self.run, Reference()), LEAST)
+        reference = compute_features(images, self.extractor)
 
-        def measure(guidance: Guidance, steps: int, first: int = FIRST_SEED) -> Trial:
-            return self.measure(guidance, steps, reference, first)[0]
+        def measure(guidance: Guidance, steps: int) -> Trial:
+            try:
+                return self.measure(guidance, steps, reference, FIRST_SEED)[0]
+            except SamplesNotFinite:
+                self.done += 1
+                nfe = count_evaluations(self.at(steps), steps, guidance)
+                return Trial(_name_plainly(guidance), steps, nfe, math.inf, math.inf, math.inf)
 
         trials = [measure(OFF, self.steps), measure(OFF, self.equal_steps(most))]
         guided = [(measure(setting, self.steps), setting) for setting in settings]

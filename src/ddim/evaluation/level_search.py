@@ -12,9 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from ddim.diffusion.grids import Karras
-from ddim.errors import UserError
-from ddim.evaluation.reference import Reference, open_reference
+from ddim.errors import SamplesNotFinite, UserError
+from ddim.evaluation.reference import Reference, check_enough, open_reference
 from ddim.evaluation.sample_features import SampledParts
+from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid
 from ddim.runs.classes import choose_label
@@ -61,7 +62,7 @@ def search_levels(
     most = schedule(find_grid_ends(run.recipe, steps)[0]).noise_to_signal.item()
     levels = [own.sigma_min * FACTOR**k for k in TRIED]
     grids = [replace(own, sigma_min=level) for level in levels if level < most / FACTOR]
-    reference = compute_features(open_reference(run, Reference()), extractor)
+    reference = compute_features(check_enough(open_reference(run, Reference()), LEAST), extractor)
     errors: dict[str, float] = {}
     for k, grid in enumerate(grids):
         errors[f"sigma_min {grid.sigma_min:.3g}"] = _measure(
@@ -85,9 +86,12 @@ def _measure(
     reference: np.ndarray,
     progress: Progress,
 ) -> float:
-    """Return the KID of the samples of a run."""
+    """Return the KID of the samples of a run; infinity if a sample is NaN."""
     label = choose_label(run.recipe)
     record = sampling_record(run, seeds, steps, count_evaluations(run, steps), label, OFF)
     parts = SampledParts(run, seeds, steps, label, OFF, record, progress)
-    features = np.concatenate([part.features for part in parts(extractor, 0)])
+    try:
+        features = np.concatenate([part.features for part in parts(extractor, 0)])
+    except SamplesNotFinite:
+        return math.inf
     return kid(features, reference, subsets=1).value

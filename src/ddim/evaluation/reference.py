@@ -104,3 +104,14 @@ def open_reference(
         return _select_part(reference, images, run.recipe.data, run.recipe.split_seed)
     data = replace(run.recipe.data, channels=choose_channels(run.model.shape.channels))
     return select_reference(reference, data, run.recipe.split_seed, progress)
+
+
+def check_enough(images: ImageSet, least: int) -> ImageSet:
+    """Return reference images after a check of their number.
+
+    Raises:
+        UserError: if there are fewer than `least`, so that their KID says nothing.
+    """
+    if (count := len(images.which)) < least:
+        raise UserError(f"KID needs at least {least} held-out images, got {count}")
+    return images

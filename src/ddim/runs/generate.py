@@ -18,7 +18,7 @@ from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
-from ddim.errors import UserError, check_count
+from ddim.errors import SamplesNotFinite, UserError, check_count
 from ddim.nn.processes import current_processes
 from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.runs.classes import Label, assign_labels
@@ -209,16 +209,23 @@ def sample_uint8(
     label: Label = None,
     guidance: Guidance = OFF,
     progress: Progress = ignore_progress,
+    *,
+    finite: bool = True,
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield (samples, NFE per sample) for each batch; samples (B, C, H, W) are uint8, as in their PNG files.
 
-    See `generate` for the arguments.
+    See `generate` for the other arguments. If `finite` is False, NaN becomes black.
+
+    Raises:
+        SamplesNotFinite: if a sample is NaN and `finite` is True.
     """
     # B is about the batch size of feature extractors, which often take these samples.
     done = 0
     for part in split_into_parts(pipeline, seeds, BATCH):
         onward = continue_progress(progress, done, len(seeds))
         images, nfe = generate(pipeline, part, steps, label=label, guidance=guidance, progress=onward)
+        if finite:
+            check_samples(images, part, pipeline)
         done += len(part)
         yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
 
@@ -308,12 +315,12 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
     """Check that no sample is NaN.
 
     Raises:
-        UserError: if a sample is NaN; the message names the first seed with NaN and possible causes.
+        SamplesNotFinite: if a sample is NaN; the message names the first seed with NaN and possible causes.
     """
     wrong = [seed for seed, bad in zip(seeds, images.isnan().flatten(1).any(1).tolist(), strict=True) if bad]
     if wrong:
         recipe = pipeline.recipe
-        raise UserError(
+        raise SamplesNotFinite(
             f"samples must be finite, got NaN in {len(wrong)} of {len(images)}, first of seed {wrong[0]}: "
             f"check the sampler {recipe.sampler}, the schedule {recipe.sampling_schedule} and the weights of "
             "the network"

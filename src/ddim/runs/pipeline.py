@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -125,6 +126,7 @@ class LoadedCheckpoint:
         run: the argument of `load`: a run folder, RUN/best or a checkpoint folder.
         average: SHA-256 (hex) of the average, if `weights` names one that `ddim ema` stored; else None.
         clusters: the clusters of the training images; None if the labels of the run are not clusters.
+        recipe: the recipe of the checkpoint. The recipe of the pipeline may have been changed since.
     """
 
     path: Path
@@ -134,6 +136,7 @@ class LoadedCheckpoint:
     run: Path
     average: str | None = None
     clusters: ImageClusters | None = None
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -156,13 +159,15 @@ class LoadedRun(Pipeline):
             "weights": found.weights,
             **({} if found.average is None else {"average": {"sha256": found.average}}),
             **super().describe(),
-            # Samples are bit-identical to the samples of the training only on the same device, with the same
-            # precision and number of threads, and without torch.compile.
+            # Samples equal those of the training in every bit only with its runtime, without torch.compile.
             "bit_equal": self.runtime == replace(found.state.runtime, compile=False),
         }
 
     def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
-        """Return the grid that `ddim search` saved with the run, or None."""
+        """Return the grid that `ddim search` saved with the run; None if another grid was chosen since."""
+        own, now = self.checkpoint.recipe, self.recipe
+        if own and (own.grid, own.sampled_on) != (now.grid, now.sampled_on):
+            return None
         return find_saved_grid(self.checkpoint.run, sampler, steps, self.checkpoint.weights)
 
 
@@ -182,8 +187,7 @@ def load(
             for a run on the Hugging Face Hub, which is downloaded once (the extra `hub`).
         weights: "ema", "raw", the name of another EMA of the run (see `ddim.nn.ema.name_averages`), or of an
             average that `ddim.reconstruct_average` or `ddim.pick_average` made, such as "picked".
-        own: the components of the run that you wrote, such as [MySchedule, MyNetwork]. A run folder stores
-            only their names and the hashes of their sources. The process that trained the run can omit them.
+        own: the components of the run that you wrote, such as [MySchedule, MyNetwork]; see `ddim.resume`.
         compiling: use torch.compile: faster after a slow first batch; results differ in the last bits.
         device: where the network runs; by default the device of the training, if this machine has one.
         threads: processor threads, by default as many as in the training; results differ in the last bits.
@@ -198,10 +202,7 @@ def load(
     give_parts(own)
     check_threads(threads)
     run = locate_run(run)
-
-    def read(path: Path) -> LoadedRun:
-        return _load(path, run, weights, compiling=compiling, device=device, threads=threads)
-
+    read = partial(_load, run=run, weights=weights, compiling=compiling, device=device, threads=threads)
     return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
 
 
@@ -225,10 +226,9 @@ def _load(
     model.net = runtime.compiled(model.net, frozen=True)
     average = None if stored is None else checkpoint.hash_checkpoint(stored)
     clusters = read_clusters(path, recipe)
-    loaded = LoadedCheckpoint(path, sha256, published or weights, state, run, average, clusters)
-    more = {"values": state.values, "vectors": load_vectors(path, recipe)}
-    counts = count_images(clusters)
-    return LoadedRun(model, state.pixels, recipe, runtime, loaded, class_counts=counts, **more)
+    loaded = LoadedCheckpoint(path, sha256, published or weights, state, run, average, clusters, recipe)
+    more = {"values": state.values, "class_counts": count_images(clusters)}
+    return LoadedRun(model, state.pixels, recipe, runtime, loaded, vectors=load_vectors(path, recipe), **more)
 
 
 def check_same_weights(pipeline: Pipeline) -> None:

@@ -56,7 +56,8 @@ def prepare_kid(training: Training) -> MeasureKID:
             features = [
                 extractor(batch).numpy()
                 for part in parts
-                for batch, _ in sample_uint8(pipeline, part, recipe.steps, label)
+                # A training goes on with bad samples, whose NaN become black.
+                for batch, _ in sample_uint8(pipeline, part, recipe.steps, label, finite=False)
             ]
         found = kid(np.concatenate(processes.interleave(features)), reference, subsets=1)
         return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}
