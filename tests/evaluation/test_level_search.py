@@ -61,6 +61,23 @@ def test_the_best_level_is_found_saved_and_then_used(student):
     assert torch.equal(*one)
 
 
+def test_a_level_that_is_lowest_by_chance_is_not_used(student, monkeypatch, capsys):
+    from ddim.cli import main
+
+    def parts(self, extractor, shown):
+        draw = np.random.default_rng([self.seeds[0], int(100 * self.pipeline.recipe.grid.sigma_min)])
+        yield Part(draw.standard_normal((N, 12)).astype(np.float32), None, 0)
+
+    monkeypatch.setattr(level_search.SampledParts, "__call__", parts)
+    found = ddim.search(student, seeds=N)
+    assert min(found.named, key=found.named.__getitem__) != "sigma_min 10"
+    assert found.error == found.named["sigma_min 10"]
+    own = load(student).recipe
+    assert found.times == tuple(own.grid(2, own.schedule).tolist())
+    assert main(["search", str(student), "--seeds", str(N), "--quiet"]) == 0
+    assert "is not distinguishably better at 95 %, on fresh samples: the student" in capsys.readouterr().out
+
+
 def test_every_level_lies_below_that_of_the_first_step(student):
     pipeline = load(student)
     found = grid_search.search_grid(student, seeds=N, fields={"grid.sigma_min": 30.0})

@@ -134,6 +134,8 @@ def _search_times(args: argparse.Namespace) -> int:
     file = (args.out or args.run) / "grids.json"
     text = "".join(f"{name}: {measure} {error:.3g}\n" for name, error in found.named.items())
     lead = f", {gain:.2f} times smaller than on the {best} grid" if found.error < found.named[best] else ""
+    if found.measure == "kid" and found.error > found.named[best]:
+        text += f"{best} is not distinguishably better at 95 %, on fresh samples: the student keeps its own\n"
     text += f"{measure} {found.error:.3g}{lead}: {file}"
     if args.out:
         times = ",".join(f"{t:.6g}" for t in found.times)
