@@ -56,6 +56,16 @@ def test_a_pushed_run_samples_to_the_bits_of_the_local_run(hub, run):
     assert torch.equal(there, here)
 
 
+def test_a_second_push_leaves_no_file_of_the_first(hub, run):
+    """Vectors are numbers about the images. Files that ddim did not write stay."""
+    old = {"vectors.safetensors": b"rows", "guidance.json": b"{}", "samples.png": b"png", "mine.txt": b"mine"}
+    ddim.push(run, "ada/flowers")
+    hub.repositories["ada/flowers"].add(old)
+    assert set(old) <= set(newest(hub))
+    ddim.push(run, "ada/flowers")
+    assert set(newest(hub)) - {".gitattributes"} == FILES | {"mine.txt"}
+
+
 def test_the_weights_are_plain_safetensors_of_the_average(hub, run):
     from safetensors.torch import load
 

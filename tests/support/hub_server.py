@@ -29,9 +29,10 @@ class Repository:
     private: bool = False
     gated: bool = False
 
-    def add(self, files):
-        """Add a commit with more or other files, and return its name."""
-        newest = {**(list(self.commits.values())[-1] if self.commits else {}), **files}
+    def add(self, files, removed=()):
+        """Add a commit with more or other files, and without some; return its name."""
+        before = list(self.commits.values())[-1] if self.commits else {}
+        newest = {**{name: before[name] for name in before if name not in removed}, **files}
         text = json.dumps([len(self.commits), *((k, hashlib.sha1(v).hexdigest()) for k, v in newest.items())])
         self.commits[commit := hashlib.sha1(text.encode()).hexdigest()] = newest
         return commit
@@ -187,9 +188,10 @@ class _Handler(BaseHTTPRequestHandler):
                 if line["key"] == "file"
                 else self.hub.objects[line["value"]["oid"]]
                 for line in lines
-                if line["key"] != "header"
+                if line["key"] not in ("header", "deletedFile")
             }
-            oid = found.add(files)
+            removed = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
+            oid = found.add(files, removed)
             self.answer(200, {"commitUrl": f"{self.hub.address}/{name}/commit/{oid}", "commitOid": oid})
 
     def resolve(self, name, revision, file):

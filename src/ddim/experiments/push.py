@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ddim.data.hub import Repository, check_login, connect_to_hub, explain_errors, find_file, parse_repository
 from ddim.errors import UserError
-from ddim.experiments.model_card import CARD, make_card
+from ddim.experiments.model_card import CARD, SAMPLES, make_card
 from ddim.files import write_atomic
 from ddim.plots.page import Block, Code, Heading, Text
 from ddim.runs.codec import write_recipe
+from ddim.runs.hub_run import ALLOWED
 from ddim.runs.manifest import MANIFEST
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.publishing import write_published
@@ -116,14 +117,21 @@ def push_run(
 
 
 def _upload(api: HfApi, repository: Repository, folder: Path, run: LoadedRun) -> tuple[str, bool]:
-    """Upload the files of a folder, and return the commit and whether the repository is private."""
-    from huggingface_hub import CommitOperationAdd
+    """Upload the files of a folder, and return the commit and whether the repository is private.
 
-    added = [CommitOperationAdd(path.name, str(path)) for path in sorted(folder.iterdir())]
+    Files of an earlier push that this run does not have, such as the vectors of its images, are removed.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    paths = sorted(folder.iterdir())
+    left = {*ALLOWED, SAMPLES} - {path.name for path in paths}
+    old = sorted(entry.path for entry in api.get_paths_info(repository.id, sorted(left)))
+    changes = [CommitOperationAdd(path.name, str(path)) for path in paths]
+    changes += [CommitOperationDelete(name) for name in old]
     message = (
         f"Upload a run of ddim after {run.checkpoint.state.step:,} steps, {run.checkpoint.weights} weights"
     )
-    done = api.create_commit(repository.id, added, commit_message=message)
+    done = api.create_commit(repository.id, changes, commit_message=message)
     return done.oid, bool(api.model_info(repository.id).private)
 
 
