@@ -139,6 +139,17 @@ def test_the_best_checkpoint_is_the_saved_one_and_not_the_lowest_error_of_the_lo
     assert f"the best checkpoint was saved after 24 images: `ddim sample {folder}/best` samples it" in said
 
 
+def test_a_training_shorter_than_its_warm_up_is_named(capsys, clock, tmp_path):
+    run = tiny.training(tiny.recipe(images=800, optim__warmup=10_000))
+    shown = console.Console()
+    shown.on_start(run, tmp_path)
+    for second in range(1, 40):
+        clock(float(second))
+        run.step += 1
+        shown.on_step(run, {"loss": 1.0})
+    assert capsys.readouterr().err.count("this run sees only 800: it ends at 0.08 times optim.lr") == 1
+
+
 def test_a_resumed_training_is_not_advised_again(capsys, clock, tmp_path, monkeypatch):
     monkeypatch.setattr("ddim.training.alternatives.time_image", lambda *_: pytest.fail("was measured"))
     run = tiny.training(tiny.recipe(images=4_000))

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 from ddim.data import open_images
-from ddim.training.cautions import MEASURED, describe_few, list_cautions
+from ddim.runs.recipe import Optim
+from ddim.training.cautions import MEASURED, describe_few, describe_warm_up, list_cautions
 from tiny import images, write_grays
 
 RUN = Path("runs/one")
@@ -36,3 +37,12 @@ def test_the_measured_runs_of_the_rule_are_those_of_the_documentation():
     assert float(none) == 0
     assert describe_few(int(few))
     assert not describe_few(int(many.replace(",", "")))
+
+
+def test_a_warm_up_that_outlasts_the_training_is_named():
+    assert describe_warm_up(Optim(warmup=10_000_000), 100_000) == (
+        "the learning rate rises for 10,000,000 images (optim.warmup), and this run sees only 100,000: it "
+        "ends at 0.01 times optim.lr; --optim.warmup 2000 is shorter"
+    )
+    assert describe_warm_up(Optim(warmup=101), 100)
+    assert describe_warm_up(Optim(warmup=100), 100) == describe_warm_up(Optim(), 100) == ""

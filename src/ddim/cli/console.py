@@ -31,7 +31,7 @@ from ddim.runs.manifest import parse_step
 from ddim.runs.run_path import CHECKPOINTS
 from ddim.training.alternatives import advise
 from ddim.training.callbacks import Callback
-from ddim.training.cautions import list_cautions
+from ddim.training.cautions import describe_warm_up, list_cautions
 from ddim.training.loop import Training
 from ddim.training.pace import (
     Pace,
@@ -189,7 +189,11 @@ class Console(Callback):
         self.pace.update(now)
         if not self.advised and training.plan.total and self.pace.seconds > HEARD:
             self.advised = True
-            if text := advise(training, self.pace.speed):
+            texts = (
+                advise(training, self.pace.speed),
+                describe_warm_up(training.recipe.optim, training.plan.total),
+            )
+            for text in filter(None, texts):
                 say(text)
             self.pace.last = now = time.monotonic()
         every = 0.5 if self.bar else EVERY

@@ -9,6 +9,7 @@ from pathlib import Path
 from ddim.data import Images
 from ddim.data.cache import read_rejects
 from ddim.metrics.neighbours import FEWEST
+from ddim.runs.recipe import Optim
 
 FEW = 500
 """With fewer training images than this number, samples are often copies of training images.
@@ -55,3 +56,19 @@ def describe_few(train: int) -> str:
         return ""
     repeats = "may repeat them" if train >= FEWEST else "will repeat them instead of making new ones"
     return f"few training images ({train}): the network {repeats}"
+
+
+def describe_warm_up(optim: Optim, total: int) -> str:
+    """Return a warning if a training ends while its learning rate still rises; else "".
+
+    Args:
+        optim: the options of the optimiser.
+        total: the number of training images that the run will see.
+    """
+    if optim.warmup <= total:
+        return ""
+    share, shorter = total / optim.warmup, max(1, total // 50)
+    return (
+        f"the learning rate rises for {optim.warmup:,} images (optim.warmup), and this run sees only "
+        f"{total:,}: it ends at {share:.2g} times optim.lr; --optim.warmup {shorter} is shorter"
+    )
