@@ -37,8 +37,9 @@ def sample_command(task: tasks.SampleTask, classes: Sequence[str] = ()) -> str:
     words += [f"--{name}={value}" for name, value in task.fields.items()]
     if task.label is not None:
         # Commands take text for a name first, and for an index only if no class has this name.
-        named = isinstance(task.label, int) and str(task.label) in classes
-        words += [f"--label={classes[task.label] if named else task.label}"]
+        label = task.label
+        named = classes[label] if isinstance(label, int) and str(label) in classes else label
+        words += [f"--label={named}"]
     if task.vector is not None:
         words += [f"--vector={','.join(map(repr, task.vector))}"]
     return _join([*words, *_guidance_words(task), *(["--film"] if task.film else [])])
