@@ -20,7 +20,7 @@ from ddim.files.documents import read_sealed
 from ddim.files.locks import is_locked
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, check_shown_fields, flatten_as_text
-from ddim.runs.folder import RUN
+from ddim.runs.folder import RUN, check_runs
 from ddim.runs.log import METRICS, read_metrics
 from ddim.runs.manifest import parse_step, read_document
 
@@ -98,17 +98,6 @@ def find_runs(folder: str | Path) -> list[Run]:
     return [read_place(place) for place in list_places(folder)]
 
 
-def check_folder(folder: str | Path) -> Path:
-    """Return the path of a folder of runs.
-
-    Raises:
-        UserError: if it is not a folder.
-    """
-    if not Path(folder).is_dir():
-        raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
-    return Path(folder)
-
-
 def list_places(folder: str | Path) -> list[Place]:
     """Return the places of the runs that `find_runs` finds, sorted by path; sweeps are read, but not runs.
 
@@ -116,7 +105,7 @@ def list_places(folder: str | Path) -> list[Place]:
         UserError: if `folder` is not a folder.
         OSError: if `folder` cannot be listed.
     """
-    folder = check_folder(folder)
+    folder = check_runs(folder)
     found: dict[Path, Place] = {}
 
     def refuse(error: OSError) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from ddim.data import SplitImages
 from ddim.data.given import give_images
 from ddim.errors import UserError, describe_given, format_count
-from ddim.experiments.index import check_folder
 from ddim.experiments.learning_curves import (
     interpolate_error,
     interpolate_kid,
@@ -20,6 +19,7 @@ from ddim.experiments.learning_curves import (
 )
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
 from ddim.nn.runtime import Runtime, check_runtime, count_cores
+from ddim.runs.folder import check_runs
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.own_parts import is_own
 from ddim.runs.progress import Progress, ignore_progress
@@ -110,7 +110,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     check_runtime(machine.device, machine.precision, machine.threads)
     check_training(recipe)
     if runs is not None:
-        check_folder(runs)
+        check_runs(runs)
     return _measure_plan(recipe, budgets, machine, Path("runs" if runs is None else runs), progress)
 
 

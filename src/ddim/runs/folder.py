@@ -145,3 +145,14 @@ def _word(name: str) -> str:
     last = re.sub(r"\.(zip|tar|tgz|txz|tar\.gz|tar\.xz|yaml|yml|json)$", "", last, flags=re.IGNORECASE)
     # A file name has at most 255 bytes, and a letter at most 4.
     return re.sub(r"[^\w.-]+", "-", last)[:50].strip("-.") or "images"
+
+
+def check_runs(folder: str | Path) -> Path:
+    """Return the path of a folder that holds run folders.
+
+    Raises:
+        UserError: if it is not a folder.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
+    return Path(folder)

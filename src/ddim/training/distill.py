@@ -64,8 +64,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     Args:
         run: the run folder of the teacher, RUN/best or a checkpoint.
         data: the images, see `train`; they get the size of the run, and its labels. By default the images of
-            the run, where they are now. Images that were given from Python in another process must be given
-            again.
+            the run, where they are now. Images from Python in another process must be given again.
         minutes: training time of the student, by default 60.
         images: training length in images, in place of `minutes`.
         guidance: guidance scale of the teacher. The student learns the guided teacher, and needs no guidance
@@ -76,15 +75,11 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         fields: other values for fields of the student's recipe, keyed by path, such as {"optim.lr": 3e-4}.
         own: the components of the run that you wrote; see `resume`.
         out: the folder of the student, by default runs/DATA-RECIPE-distilled-N.
-        machine: device, precision, compilation, threads, recomputation; by default chosen by measuring.
-        callbacks: as in `train`.
-        progress: as in `train`.
+        machine, callbacks, progress: as in `train`.
 
     Raises:
-        UserError: if the run cannot be distilled: it learns a variance, its schedule is a table, or it is a
-            student itself. Also if `data` is not given, and the images of the run are missing or have
-            changed, or it was published without them. Also if images on which the run was trained would be
-            held out, both `minutes` and `images` are given, or the run cannot be guided in the given way.
+        UserError: if the run cannot be distilled or guided in this way, or its images are missing, have
+            changed or were not published. Also if images on which it was trained would be held out.
         NotFinite, OutOfMemory, Interrupted: see `train`.
 
     Example:
@@ -93,24 +88,37 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     """
     give_parts(own)
     budget = {"minutes": minutes, "images": images}
-    given = {name: value for name, value in budget.items() if value is not None}
-    changes = {**(fields or {}), **given}
-    with join_processes() as processes:
-        named = data is not None or "data.source" in changes
-        # The images are searched by the first process of each machine.
-        parent = processes.local_first("parent", lambda: read_parent_recipe(run, own_images=named))
+    changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
     asked: GuidanceOptions = {
         "guidance": guidance,
         "guidance_interval": guidance_interval,
         "guide_with": guide_with,
     }
+    recipe = _plan_student(run, data, changes, asked)
+    return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
+
+
+def _plan_student(
+    run: str | Path, data: object, changes: Mapping[str, Any], asked: GuidanceOptions
+) -> Recipe:
+    """Return the recipe of a student; see `distill`.
+
+    Args:
+        run: the teacher.
+        data: the images; None for those of the teacher.
+        changes: new values for fields of the recipe, keyed by path.
+        asked: the guidance that the student learns.
+    """
+    named = data is not None or "data.source" in changes
+    with join_processes() as processes:
+        # The images are searched by the first process of each machine.
+        parent = processes.local_first("parent", lambda: read_parent_recipe(run, own_images=named))
     # The loaded models are not kept: `train` loads them again, after the images.
     recipe = add_guidance(make_student(parent), find_teacher_guidance(load(run, device="cpu"), **asked))
     if data is not None:
         given = use_data(recipe, data, keep_size=False)
         recipe = replace(given, data=replace(given.data, labels=recipe.data.labels))
-    recipe = change_recipe(recipe, changes)
-    return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
+    return change_recipe(recipe, changes)
 
 
 def make_student(recipe: Recipe) -> Recipe:
