@@ -5,7 +5,7 @@ from planted import bug
 BUGS = [
     bug(
         "guidance is kept although its gain is not distinguishable",
-        "evaluation/guidance_search.py",
+        "evaluation/guidance_trials.py",
         "if self.difference.high < 0 else None => if self.difference.value < 0 else None",
         "evaluation/test_guidance_search.py::test_guidance_is_kept_only_if_its_interval_lies_below_zero",
     ),

@@ -136,7 +136,7 @@ class LoadedCheckpoint:
     run: Path
     average: str | None = None
     clusters: ImageClusters | None = None
-    recipe: Recipe | None = None
+    recipe: Recipe | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, repr=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,10 @@ def check_ended(run: Path) -> None:
     Raises:
         UserError: if the run is still training.
     """
-    if is_locked(run):
+    locked = False
+    with suppress(OSError):  # a lock that cannot be read is no training
+        locked = is_locked(run)
+    if locked:
         raise UserError(
             f"run {run} is still training, and an average belongs to one of its checkpoints, which are "
             "replaced: wait until it ends, or stop it with Ctrl-C and resume it later"

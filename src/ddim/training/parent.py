@@ -36,7 +36,7 @@ def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
 
     Args:
         parent: the other run.
-        recipe: the recipe of the new run, with the number of classes and the length of a vector.
+        recipe: the recipe of the new run.
         parts: the images of the new run, with their labels and vectors.
 
     Raises:
@@ -51,10 +51,11 @@ def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
         )
     if recipe.data.labels:
         _check_order(parent, parts)
-    if recipe.data.vectors is not None and parent.model.vector != recipe.net.vector:
+    length = 0 if parts.vectors is None else len(parts.vectors.columns)
+    if recipe.data.vectors is not None and parent.model.vector != length:
         raise UserError(
             f"--from loads the weights of a network with {parent.model.vector} numbers in its vectors, but "
-            f"{recipe.data.vectors} has {recipe.net.vector}: train without --data.vectors, or without --from"
+            f"{recipe.data.vectors} has {length}: train without --data.vectors, or without --from"
         )
     _check_held_out(parent, recipe, parts)
 

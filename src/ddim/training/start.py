@@ -277,9 +277,9 @@ def start_training(
             fit `parent`, or the recipe adds noise within 8-bit bins to images with more bits.
     """
     parts = take_vectors(recipe, label_clusters(recipe, parts, parent), parent)
-    recipe = count_vectors(count_classes(recipe, parts.images), parts.vectors)
     if parent:
         check_parent(parent, recipe, parts)
+    recipe = count_vectors(count_classes(recipe, parts.images), parts.vectors)
     check_values(recipe, parts.images)
     pixels = parent.pixels if parent else measure_pixels(recipe, parts)
     training = Training(recipe, parts, pixels, runtime, Plan(recipe.images))
