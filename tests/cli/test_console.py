@@ -99,6 +99,16 @@ def test_samples_grow_in_the_terminal_during_training(tmp_path):
     assert said.rstrip().endswith("run")
 
 
+def show_steps(run, folder, clock, count):
+    """Show the start of a training and so many steps, one in each second."""
+    shown = console.Console()
+    shown.on_start(run, folder)
+    for second in range(1, count + 1):
+        clock(float(second))
+        run.step += 1
+        shown.on_step(run, {"loss": 1.0})
+
+
 @pytest.mark.parametrize(("seen", "sentences"), [(4_000, 1), (400_000, 0)])
 def test_a_training_that_sees_few_images_names_alternatives_once(
     seen, sentences, capsys, clock, tmp_path, monkeypatch
@@ -109,12 +119,7 @@ def test_a_training_that_sees_few_images_names_alternatives_once(
     )
     run = tiny.training(tiny.recipe(images=seen))
     run.recipe = replace(run.recipe, net=UNetSpec())
-    shown = console.Console()
-    shown.on_start(run, tmp_path)
-    for second in range(1, 40):
-        clock(float(second))
-        run.step += 1
-        shown.on_step(run, {"loss": 1.0})
+    show_steps(run, tmp_path, clock, 39)
     found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("about ")]
     assert len(found) == sentences
     # 8 images in each second.
@@ -141,12 +146,7 @@ def test_the_best_checkpoint_is_the_saved_one_and_not_the_lowest_error_of_the_lo
 
 def test_a_training_shorter_than_its_warm_up_is_named(capsys, clock, tmp_path):
     run = tiny.training(tiny.recipe(images=800, optim__warmup=10_000))
-    shown = console.Console()
-    shown.on_start(run, tmp_path)
-    for second in range(1, 40):
-        clock(float(second))
-        run.step += 1
-        shown.on_step(run, {"loss": 1.0})
+    show_steps(run, tmp_path, clock, 39)
     assert capsys.readouterr().err.count("this run sees only 800: it ends at 0.08 times optim.lr") == 1
 
 
@@ -154,9 +154,4 @@ def test_a_resumed_training_is_not_advised_again(capsys, clock, tmp_path, monkey
     monkeypatch.setattr("ddim.training.alternatives.time_image", lambda *_: pytest.fail("was measured"))
     run = tiny.training(tiny.recipe(images=4_000))
     run.recipe, run.step = replace(run.recipe, net=UNetSpec()), 5
-    shown = console.Console()
-    shown.on_start(run, tmp_path)
-    for second in range(1, 20):
-        clock(float(second))
-        run.step += 1
-        shown.on_step(run, {"loss": 1.0})
+    show_steps(run, tmp_path, clock, 19)

@@ -111,8 +111,9 @@ def test_steps_that_need_too_much_memory_are_timed_in_parts_as_in_a_run(monkeypa
     assert found.images > 0
 
 
-def test_the_compilation_takes_as_long_for_fewer_images(monkeypatch):
-    seconds, now = iter([30.0] + [1.0] * 99), 0.0
+def set_steps(monkeypatch, durations):
+    """Let each step take the next of these seconds, and nothing else take any time."""
+    seconds, now = iter(durations), 0.0
 
     def step(_):
         nonlocal now
@@ -121,6 +122,10 @@ def test_the_compilation_takes_as_long_for_fewer_images(monkeypatch):
     monkeypatch.setattr(ddim.training.speed, "_finish_step", step)
     monkeypatch.setattr(ddim.training.speed, "_estimate_validation", lambda training: 0.0)
     monkeypatch.setattr(ddim.training.speed.time, "monotonic", lambda: now)
+
+
+def test_the_compilation_takes_as_long_for_fewer_images(monkeypatch):
+    set_steps(monkeypatch, [30.0] + [1.0] * 99)
     recipe = tiny.recipe(optim__batch=16)
     # Of 10 seconds, an image takes 2.4: a step of 4 images takes one second, so one of 16 takes four.
     found = measure_speed(recipe, parts(recipe), Runtime(), cost=2.4)
@@ -133,15 +138,7 @@ def test_the_compilation_takes_as_long_for_fewer_images(monkeypatch):
 )
 def test_a_network_is_compiled_for_the_cache_and_then_from_it(first, again, warm_up, monkeypatch):
     """The next training finds it in the cache, so the slow compilation takes nothing of its budget."""
-    seconds, now = iter([first] + [1.0] * 5 + [again] + [1.0] * 2), 0.0
-
-    def step(_):
-        nonlocal now
-        now += next(seconds)
-
-    monkeypatch.setattr(ddim.training.speed, "_finish_step", step)
-    monkeypatch.setattr(ddim.training.speed, "_estimate_validation", lambda training: 0.0)
-    monkeypatch.setattr(ddim.training.speed.time, "monotonic", lambda: now)
+    set_steps(monkeypatch, [first] + [1.0] * 5 + [again] + [1.0] * 2)
     monkeypatch.setattr(Runtime, "compiled", lambda runtime, net, **_: net)
     forgotten = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: forgotten.append(1))

@@ -75,7 +75,7 @@ def _check_order(parent: LoadedRun, parts: SplitImages) -> None:
 def _check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
     """Check that no image on which `parent` was trained is held out, if both runs have the same images."""
     before = parent.recipe
-    if len(parts.validation) and _has_images_of(parent, recipe):
+    if len(parts.validation) and _has_images_of(parent, recipe, parts):
         split = split_images(parts.images, before.data.validation, before.split_seed)
         if not np.isin(parts.validation, split.validation).all():
             raise UserError(
@@ -86,11 +86,11 @@ def _check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> No
             )
 
 
-def _has_images_of(parent: LoadedRun, recipe: Recipe) -> bool:
-    """Return whether the images of a recipe are those of another run, perhaps at another size."""
+def _has_images_of(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> bool:
+    """Return whether the images of a recipe, `parts`, are those of another run, perhaps at another size."""
     known, data = parent.checkpoint.state.images, parent.recipe.data
-    if known is None:
-        return False
+    if known is None or known.fingerprint == parts.images.fingerprint:
+        return known is not None
     channels = choose_channels(parent.checkpoint.state.channels)
     return any(
         fingerprint_source(recipe.data.source, data.size, channels, reading) == known.fingerprint
