@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from torch import nn
 
 import tiny
 from ddim.data.augment import apply_augmentation
@@ -19,6 +20,7 @@ from ddim.nn.ema import Exponential, HalfLife, Power
 from ddim.runs.codec import override
 from ddim.training.loop import Plan
 from ddim.training.validation import validate
+from quick_net import QuickNet
 
 
 def watch_losses(patch):
@@ -157,6 +159,24 @@ def test_the_dropout_of_a_step_is_not_that_of_another(monkeypatch):
     # Nor is it the same in every layer and every part of a batch.
     alike = [mask for mask in masks[:a] if mask.shape == masks[0].shape]
     assert not torch.equal(alike[0], alike[1])
+
+
+@pytest.mark.parametrize(("layer", "shared"), [(blocks.Dropout, True), (nn.Dropout, False)])
+def test_parts_of_a_batch_share_the_dropout_of_the_project_alone(layer, shared):
+    """Torch's layer knows no images: with one seed, it would draw one mask for two images of a batch."""
+    drops = []
+    for accumulate in (1, 2):
+        chosen = replace(tiny.recipe(optim__accumulate=accumulate), net=QuickNet)
+        run = tiny.training(chosen)
+        masks = []
+        for block in run.model.net.blocks:
+            block.dropout = layer(0.3)
+        block.dropout.register_forward_hook(lambda layer, given, out, masks=masks: masks.append(out == 0))
+        run.advance()
+        drops.append(masks)
+    whole, parts = drops
+    assert torch.equal(whole[0], torch.stack(parts, 1).flatten(0, 1)) == shared
+    assert not torch.equal(*parts)
 
 
 def test_dequantisation_noise_is_new_at_each_update_and_absent_in_validation(monkeypatch):

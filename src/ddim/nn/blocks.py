@@ -83,16 +83,21 @@ class Dropout(nn.Dropout):
         return torch.where(mask, input * (SIXTEEN / (SIXTEEN - dropped)), 0)
 
 
-def number_rows(net: nn.Module, rows: Tensor) -> None:
-    """Set which images of the whole batch the dropout layers of a network receive next.
+def number_rows(net: nn.Module, rows: Tensor) -> bool:
+    """Set which images of the whole batch the `Dropout` layers of a network receive next.
+
+    Returns whether the network has such a layer that drops anything.
 
     Args:
         net: the network.
         rows: index of each of these images in the whole batch, (B,) int64.
     """
+    found = False
     for layer in net.modules():
         if isinstance(layer, Dropout):
             layer.rows = rows
+            found = found or layer.p > 0
+    return found
 
 
 # This is a custom operation, because torch.compile does not change such operations. Its own code for the

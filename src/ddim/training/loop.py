@@ -27,7 +27,6 @@ from ddim.nn.replica import Replica, replicate
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import dump
 from ddim.runs.fitting import find_misfit
-from ddim.runs.own_parts import is_own
 from ddim.runs.pipeline import CLUSTERS, VECTORS
 from ddim.runs.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.runs.state import Plan, RunState, TrainedOn
@@ -203,13 +202,13 @@ class Training:
         # In all processes together, a part has the images part, part + accumulate, ..., as in one process.
         parts = [slice(part + o.accumulate * rank, None, every) for part in range(o.accumulate)]
         following = draw_rows(self.recipe, self.split.train, self.step + 1) if ahead else None
-        numbered = not is_own(self.recipe.net) and not is_own(self.recipe.objective)
         for which, after in zip(parts, [*parts[1:], None], strict=True):
             images = self.loader.load(batch.rows.part(which))
             if following:
                 self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
-            number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
-            # With one seed, an image has the same dropout masks in any part. Own layers need other numbers.
+            numbered = number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
+            # With one seed, an image has the same masks of `Dropout` in any part. Other layers and objectives
+            # that draw numbers would draw the same for two images, so they get a seed for each part.
             part = 0 if numbered else which.start
             with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step, part):
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
