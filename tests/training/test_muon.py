@@ -10,7 +10,7 @@ from torch import nn
 import tiny
 from ddim.runs.recipe import Optim
 from ddim.training import resume
-from ddim.training.muon import Muon, build_optimizer, order_parameters, orthogonalise, uses_muon
+from ddim.training.muon import Muon, build_optimizer, divide_parameters, orthogonalise
 
 MUON = Optim(method="muon", lr=1e-2, weight_decay=0.1, betas=(0.9, 0.99))
 
@@ -86,13 +86,13 @@ def test_gains_and_the_ends_of_a_network_are_trained_as_without_muon():
         run.optimizer.step()
     one, other = (dict(run.model.named_parameters()) for run in runs)
     same = {name for name in one if torch.equal(one[name], other[name])}
-    assert same == {name for name, value in one.items() if not uses_muon(value, MUON)}
+    assert same == set(divide_parameters(runs[0].model, MUON)[0])
     assert same != set(one)
 
 
 def test_a_network_of_matrices_alone_is_trained():
     weight = nn.Parameter(draw(9, 12))
-    optimizer, before = build_optimizer({"weight": weight}, MUON, "fp32"), weight.detach().clone()
+    optimizer, before = build_optimizer({}, {"weight": weight}, MUON, "fp32"), weight.detach().clone()
     weight.grad = draw(9, 12, seed=1)
     optimizer.step()
     assert (weight - before).abs().min() > 0
@@ -122,8 +122,17 @@ def test_a_run_that_crashed_ends_like_an_uninterrupted_one(tmp_path):
 def test_the_order_of_the_slots_is_that_of_the_parameters():
     with torch.random.fork_rng(devices=[]):
         model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4))
-    ordered = order_parameters(model, MUON)
-    optimiser = build_optimizer(ordered, MUON, "fp32")
+    others, matrices = divide_parameters(model, MUON)
+    optimiser = build_optimizer(others, matrices, MUON, "fp32")
     grouped = [p for group in optimiser.param_groups for p in group["params"]]
-    assert [id(p) for p in ordered.values()] == [id(p) for p in grouped]
-    assert list(ordered)[-1] == "0.weight"
+    assert [id(p) for p in (others | matrices).values()] == [id(p) for p in grouped]
+    assert list(matrices) == ["0.weight"]
+
+
+def test_an_embedding_is_trained_by_adamw():
+    with torch.random.fork_rng(devices=[]):
+        model = nn.ModuleDict({"classes": nn.Embedding(16, 64), "linear": nn.Linear(16, 64)})
+    assert [set(part) for part in divide_parameters(model, MUON)] == [
+        {"classes.weight", "linear.bias"},
+        {"linear.weight"},
+    ]

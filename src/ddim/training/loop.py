@@ -32,7 +32,7 @@ from ddim.runs.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw_batch, draw_rows, seed_globally
 from ddim.training.image_loader import ImageLoader
-from ddim.training.muon import build_optimizer, order_parameters
+from ddim.training.muon import build_optimizer, divide_parameters
 from ddim.training.step_values import FiniteCheck, StepValues
 from ddim.training.teacher import make_teacher
 
@@ -104,8 +104,9 @@ class Training:
         }
         self.memory = make_memory(recipe.objective, recipe.schedule, runtime.exact_device)
         self.loader = ImageLoader(split.images, runtime)
-        self.parameters = order_parameters(self.model, recipe.optim)
-        self.optimizer = build_optimizer(self.parameters, recipe.optim, runtime.precision)
+        others, matrices = divide_parameters(self.model, recipe.optim)
+        self.parameters = others | matrices
+        self.optimizer = build_optimizer(others, matrices, recipe.optim, runtime.precision)
 
     @property
     def average(self) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from ddim.nn.runtime import Runtime
 from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Training
-from ddim.training.muon import uses_muon
+from ddim.training.muon import divide_parameters
 from ddim.training.step_values import StepValues
 
 SMALL = 32
@@ -46,7 +46,7 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
         model = build_model(small, channels)
         recompute_blocks(model.net, runtime.recompute)
         weights = sum(weight.nbytes for weight in model.parameters())
-        one_moment = sum(weight.nbytes for weight in model.parameters() if uses_muon(weight, recipe.optim))
+        _, matrices = divide_parameters(model, recipe.optim)
         kept = {weight.untyped_storage().data_ptr(): 0 for weight in model.parameters()}
         alive: list[Tensor] = []
 
@@ -67,6 +67,7 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
     # Tensors of the size of the weights: weights, gradients, two moments of the optimiser, and each average.
     # Muon has only one moment.
     copies = 4 + len(track_averages(recipe.ema, recipe.report.snapshots))
+    one_moment = sum(weight.nbytes for weight in matrices.values())
     return round(copies * weights - one_moment + activations)
 
 

@@ -31,41 +31,43 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315
 """Number of iterations in `orthogonalise`, and the coefficients of each (Jordan et al. 2024)."""
 
 
+def divide_parameters(
+    model: nn.Module, optim: Optim
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """Return the parameters that AdamW trains and those that Muon trains, by name.
+
+    Muon trains the weights of linear layers and convolutions with more than `LEAST` inputs and outputs. AdamW
+    trains embeddings, as Jordan et al. advise for the input layers of a network.
+    """
+    embeddings = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Embedding)}
+    others, matrices = {}, {}
+    for name, p in model.named_parameters():
+        matrix = p.dim() >= 2 and min(p.shape[:2]) > LEAST and id(p) not in embeddings
+        (matrices if optim.method == "muon" and matrix else others)[name] = p
+    return others, matrices
+
+
 def build_optimizer(
-    parameters: Mapping[str, nn.Parameter], optim: Optim, precision: str
+    others: Mapping[str, nn.Parameter], matrices: Mapping[str, nn.Parameter], optim: Optim, precision: str
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a recipe; it keeps the order of the parameters.
+    """Return the optimiser of a recipe, with the parameters in the order of `others` and then `matrices`.
 
     Args:
-        parameters: the parameters, ordered as by `order_parameters`.
+        others: the parameters for AdamW, see `divide_parameters`.
+        matrices: the parameters for Muon.
         optim: the recipe's optimiser.
         precision: the precision of the network; with "bf16", Muon computes its matrix products in bf16.
     """
     if optim.method == "adamw":
-        return _build_adamw(parameters.values(), optim)
-    matrices = [p for p in parameters.values() if uses_muon(p, optim)]
-    others = [p for p in parameters.values() if not uses_muon(p, optim)]
-    return Muon(others, matrices, torch.bfloat16 if precision == "bf16" else torch.float32, optim)
+        return _build_adamw(others.values(), optim)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return Muon([*others.values()], [*matrices.values()], dtype, optim)
 
 
 def _build_adamw(parameters: Iterable[Tensor], optim: Optim) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
     )
-
-
-def order_parameters(model: nn.Module, optim: Optim) -> dict[str, nn.Parameter]:
-    """Return the parameters by name, in the order that the optimiser uses: the matrices of Muon are last."""
-    return dict(sorted(model.named_parameters(), key=lambda item: uses_muon(item[1], optim)))
-
-
-def uses_muon(parameter: Tensor, optim: Optim) -> bool:
-    """Return whether Muon trains this parameter.
-
-    Muon trains the weights of linear layers and convolutions with more than `LEAST` inputs and outputs, and
-    the embedding of more than `LEAST` classes.
-    """
-    return optim.method == "muon" and parameter.dim() >= 2 and min(parameter.shape[:2]) > LEAST
 
 
 class Muon(torch.optim.Optimizer):
