@@ -13,10 +13,12 @@ import torch
 
 import ddim
 from cases import mark_slow
+from ddim.data.values import Values
 from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
 from ddim.experiments.export import FORMATS, export_run
+from ddim.experiments.export_notes import describe_differences
 from ddim.experiments.model_card import make_card
 from ddim.files.documents import read_json, write_json
 from ddim.nn.unet import UNetSpec
@@ -27,6 +29,8 @@ from ddim.runs.named_recipes import clear, fast
 from ddim.runs.network_program import write_onnx, write_program
 from ddim.runs.pipeline import load
 from ddim.runs.sampling_guide import describe_sampling
+from ddim.runs.searched_grids import SearchedGrid, save_grid
+from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from evaluated_runs import record
 from oracles import normal
 from small_nets import SPECS
@@ -62,10 +66,16 @@ def program_of(text):
 
 
 class Given:
-    """A generator of random numbers that returns the noise of `SEEDS`."""
+    """A generator of random numbers that returns the noise of `SEEDS`, and class 1."""
+
+    frequencies = None
 
     def standard_normal(self, shape):
         return Noise(SEEDS).like(torch.zeros(shape)).numpy()
+
+    def choice(self, classes, count, p):
+        self.frequencies = p.tolist()
+        return np.full(count, 1)
 
 
 def test_ten_lines_of_numpy_sample_what_the_run_samples(run, onnx, monkeypatch):
@@ -90,8 +100,9 @@ def test_the_program_of_the_docs_is_that_of_the_cards(onnx):
         small(clear()),
         small(predicts="flow", schedule="linear_path", conditioning="time"),
         small(net=replace(SMALL, classes=3), data__labels="true"),
+        small(net=replace(SMALL, classes=3), data__labels="true", data__unlabelled=0),
     ],
-    ids=["clip", "clip x0 of edm", "another schedule", "flow", "classes"],
+    ids=["clip", "clip x0 of edm", "another schedule", "flow", "classes", "a class for every image"],
 )
 def test_the_steps_describe_every_kind_of_run(chosen, onnx, tmp_path, monkeypatch):
     """The program of the card, with the network of the run in place of the ONNX file."""
@@ -108,11 +119,46 @@ def test_the_steps_describe_every_kind_of_run(chosen, onnx, tmp_path, monkeypatc
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.chdir(tmp_path)
     Path("sampling.json").write_text(json.dumps(describe_sampling(pipeline, 4), allow_nan=False))
-    names = {"given": Given()}
+    draw = Given()
+    names = {"given": draw}
     exec(program_of((onnx / "README.md").read_text()), names)
-    wanted, _ = generate(pipeline.with_recipe(sampler="ddim"), SEEDS, 4)
+    label = None if chosen.data.unconditional else 1
+    wanted, _ = generate(pipeline.with_recipe(sampler="ddim"), SEEDS, 4, label=label)
+    assert draw.frequencies == (None if label is None else [1 / 3] * 3)
     assert wanted.std() > 0.05
     assert np.abs(names["images"] - wanted.numpy()).max() < 1e-4
+
+
+def test_clusters_are_drawn_as_often_as_in_training(tmp_path):
+    chosen = small(net=replace(SMALL, classes=2), data__labels="true")
+    pipeline = replace(load(run_of(chosen, tmp_path / "run")), class_counts=(3, 1))
+    assert describe_sampling(pipeline, 4)["class_weights"] is None
+    clustered = replace(pipeline, recipe=override(pipeline.recipe, {"data.labels": "clusters:2"}))
+    assert describe_sampling(clustered, 4)["class_weights"] == [3, 1]
+
+
+def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
+    """Each note is about a choice that `ddim sample` makes by itself."""
+    source = run_of(small(steps=4), tmp_path / "run")
+    loaded = load(source)
+
+    def noted(to, run=loaded, steps=None):
+        return " ".join(describe_differences(run, to, steps))
+
+    assert noted("onnx").endswith("steps of DDIM, and not those of the sampler of the run, dpm_solver")
+    assert noted("diffusers") == ""
+    assert noted("onnx", loaded.with_recipe(sampler="ddim")) == ""
+    solver = loaded.recipe.sampler
+    save_grid(source, solver, 4, "ema", SearchedGrid((1.0, 0.5, 0.2, 0.1), 0.1, {}))
+    save_guidance(source, solver, 4, "ema", SavedGuidance(2.0, None, None), labelled=False)
+    wide = replace(loaded, values=Values("uint16", 0, 65535))
+    for to in ("torch", "diffusers"):
+        text = noted(to, wide)
+        assert "times that ddim search found for 4 steps of dpm_solver are left out" in text
+        assert "guidance that ddim search found for 4 steps of dpm_solver is left out" in text
+        assert "stands for 0 to 65535 (uint16)" in text
+        assert "are left out" not in noted(to, steps=5)
+    assert noted("safetensors", wide) == ""
 
 
 def test_an_exported_program_takes_any_number_of_images(run, tmp_path):
@@ -132,8 +178,11 @@ def test_safetensors_hold_the_averaged_weights(run, tmp_path):
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "README.md", "model.safetensors", "recipe.yaml"
+        "README.md", "measured.json", "model.safetensors", "recipe.yaml"
     }  # fmt: skip
+    measured = read_json(tmp_path / "out" / "measured.json")
+    assert measured["pixels"] == {"mean": [0.4] * 3, "std": [0.3] * 3}
+    assert measured["vectors"] is None
 
 
 @pytest.mark.slow
@@ -217,7 +266,7 @@ def test_networks_that_torch_cannot_follow_are_refused(tmp_path):
             return x * float(x.sum().item() > 0) if x.sum().item() > 0 else -x
 
     model = ddim.Model(Odd(), ddim.Cosine(), shape=(3, 16, 16))
-    with pytest.raises(UserError, match="network Odd cannot be exported by torch.export") as error:
+    with pytest.raises(UserError, match="network Odd cannot be exported by torch.export or") as error:
         write_program(model, [0.5], tmp_path / "model.pt2")
     assert "\n" not in str(error.value)
 
@@ -271,13 +320,14 @@ def test_no_card_is_made_of_a_damaged_record(place, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_card_leaves_out_what_a_stopped_evaluation_and_a_damaged_log_do_not_say(tmp_path):
+def test_a_card_says_nothing_of_a_stopped_evaluation_and_needs_no_log(tmp_path):
     source = run_of(small(), tmp_path / "run", images=5)
     (source / "evaluations" / "1").mkdir(parents=True)
     (source / "run.json").write_text("{")
-    with pytest.warns(UserWarning, match="run.json is damaged.*does not say how many images the run saw"):
-        folder = export_run(source, tmp_path / "out", "safetensors").folder
-    assert "These weights were not evaluated" in (folder / "README.md").read_text()
+    card = (export_run(source, tmp_path / "out", "safetensors").folder / "README.md").read_text()
+    assert "These weights were not evaluated" in card
+    # The checkpoint is of step 3, with batches of 32 images.
+    assert "The run saw 96 images, with repetitions" in card
 
 
 def test_a_card_has_the_verdict_of_the_memorisation_test(tmp_path):

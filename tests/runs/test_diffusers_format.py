@@ -192,7 +192,27 @@ def test_classes_go_to_diffusers_and_back(tmp_path, label):
     assert back.classes == ("0", "1", "2", "3")
     for pipeline in (load(source), back):
         found, _ = generate(pipeline, SEEDS, 10, label=label)
-        assert torch.allclose(found, names["images"].clamp(0, 1), rtol=0, atol=1e-4)
+        assert torch.allclose(found, names["images"], rtol=0, atol=1e-4)
+
+
+def test_a_run_that_needs_a_class_still_does_in_diffusers_and_back(tmp_path):
+    chosen = recipe(data__labels="true", data__unlabelled="0", net__classes="4")
+    source = run_of(chosen, tmp_path / "run", classes=("a", "b", "c", "d"))
+    assert "each needs a class" in export_to_diffusers(load(source), tmp_path / "out").notes[0]
+    assert opened(tmp_path / "out").unet.config.num_class_embeds == 4
+    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
+    assert (back.model.classes, back.recipe.data.unconditional) == (4, False)
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_the_code_of_the_card_gives_the_arguments_that_the_notes_name(tmp_path, labels):
+    chosen = {"data__labels": "true", "net__classes": "2"} if labels else {}
+    source = run_of(recipe(sampler__eta="0.5", clip="true", **chosen), tmp_path / "run")
+    notes = export_run(source, tmp_path / "out").notes
+    assert sum(note.startswith("give ") for note in notes) == 2
+    card = (tmp_path / "out" / "README.md").read_text()
+    place = "x, " if labels else "num_inference_steps=20, "
+    assert f"{place}eta=0.5, use_clipped_model_output=True)" in card
 
 
 def test_a_network_that_torch_pickled_is_read(run, tmp_path):

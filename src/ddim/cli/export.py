@@ -10,7 +10,7 @@ from ddim.cli.output import print_result, say
 
 _EPILOG = """
 formats:
-  diffusers    a pipeline folder: diffusers.DDIMPipeline.from_pretrained("DIR")
+  diffusers    a pipeline folder: diffusers.DiffusionPipeline.from_pretrained("DIR")
   onnx         model.onnx, for any number of images, and sampling.json, which says how to sample with it;
                docs/export.md samples with numpy and onnxruntime. Needs pip install 'ddim[onnx]'
   torch        model.pt2, a program of torch.export, and sampling.json

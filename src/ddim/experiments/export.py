@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, suggest
+from ddim.experiments.export_notes import describe_differences
 from ddim.experiments.model_card import CARD, make_card
 from ddim.files import publish_folder, temporary_folder, write_atomic
 from ddim.files.documents import write_json
@@ -30,7 +31,7 @@ FORMATS = {
 }
 """A description of each export format, keyed by its name."""
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, MEASURED = "model.safetensors", "measured.json"
 
 _NUMPY = f"""
 import json
@@ -43,10 +44,13 @@ guide = json.loads(Path("{GUIDE}").read_text())
 network = onnxruntime.InferenceSession("{ONNX}")
 draw = np.random.default_rng(0)
 x = guide["start"] * draw.standard_normal((4, *guide["shape"])).astype("float32")
+labels = np.full(len(x), guide["no_class"])
+if weights := guide["class_weights"]:
+    labels = draw.choice(len(weights), len(x), p=np.divide(weights, sum(weights)))
 for now, then in zip(guide["steps"], [*guide["steps"][1:], None]):
     given = {{"x": np.float32(now["input"]) * x, "condition": np.full(len(x), now["condition"], "float32")}}
     if guide["classes"]:
-        given["label"] = np.full(len(x), guide["no_class"])
+        given["label"] = labels
     F = network.run(["{OUTPUT}"], given)[0][:, : x.shape[1]]
     x0 = now["skip"] * x + now["output"] * F
     eps = (x - now["alpha"] * x0) / now["sigma"]
@@ -69,7 +73,7 @@ _DIFFUSERS = """
 import diffusers
 
 pipeline = diffusers.{kind}.from_pretrained(".")
-images = pipeline(batch_size=4, num_inference_steps={steps}).images
+images = pipeline(batch_size=4, num_inference_steps={steps}{arguments}).images
 """
 
 _LABELLED = """
@@ -83,8 +87,8 @@ pipeline.scheduler.set_timesteps({steps})
 for t in pipeline.scheduler.timesteps:
     with torch.no_grad():
         F = pipeline.unet(x, t, class_labels=labels).sample
-    x = pipeline.scheduler.step(F, t, x).prev_sample
-images = x / 2 + 0.5  # (4, C, H, W)
+    x = pipeline.scheduler.step(F, t, x{arguments}).prev_sample
+images = (x / 2 + 0.5).clamp(0, 1)  # (4, C, H, W)
 """
 
 _SAFETENSORS = f"""
@@ -101,7 +105,7 @@ class Export:
     Attributes:
         folder: the folder that was written.
         format: a name in `FORMATS`.
-        notes: sentences about what the format cannot hold.
+        notes: sentences about what the format cannot hold, and how its samples differ from those of the run.
     """
 
     folder: Path
@@ -137,7 +141,7 @@ def export_run(
         own: the components of the run that you wrote, as for `ddim.load`.
 
     Returns:
-        The folder, and sentences about what the format cannot hold.
+        The folder, and sentences about what the format cannot hold and how samples differ.
 
     Raises:
         UserError: if the format is unknown or cannot hold the model, the outputs of the program differ from
@@ -154,12 +158,15 @@ def export_run(
             f"the number of steps is saved in {GUIDE}, which a {to} export does not have: leave steps out"
         )
     if out is not None:
+        # A finished folder gets its name by renaming, and "." and "/" have no name.
+        if not Path(out).name:
+            raise UserError(f"an export needs a new folder, such as {Path(out) / 'model'}, got {out}")
         check_unused(Path(out))
     loaded = load(run, weights, own=own, device="cpu")
     name = find_run_folder(loaded.checkpoint.run).resolve().name
     parent = Path("exports") if out is None else Path(out).parent
     with temporary_folder(parent / name if out is None else Path(out)) as folder:
-        notes, opening = _write_format(loaded, folder, to, steps)
+        notes, opening = _write_format(loaded, folder, to, steps, describe_differences(loaded, to, steps))
         card, images = make_card(loaded, opening)
         for file, png in images.items():
             write_atomic(folder / file, png)
@@ -171,23 +178,32 @@ def export_run(
 
 
 def _write_format(
-    run: LoadedRun, folder: Path, to: str, steps: int | None
+    run: LoadedRun, folder: Path, to: str, steps: int | None, notes: tuple[str, ...]
 ) -> tuple[tuple[str, ...], list[Block]]:
-    """Write the files of a format; return sentences about what it cannot hold, and the first blocks of the
-    model card.
+    """Write the files of a format.
+
+    Returns `notes` with sentences about what the format cannot hold, and the first blocks of the model card.
     """
     if to == "diffusers":
         exported = export_to_diffusers(run, folder)
         code = (_LABELLED if run.model.classes else _DIFFUSERS).format(
-            kind=exported.kind, steps=run.recipe.steps, **vars(run.model.shape)
+            kind=exported.kind,
+            steps=run.recipe.steps,
+            arguments="".join(f", {name}={value}" for name, value in exported.arguments.items()),
+            **vars(run.model.shape),
         )
-        about = ["This folder is a pipeline of diffusers.", *exported.notes]
-        return exported.notes, [Heading("Use"), *map(Text, about), Code(code.strip())]
+        notes = (*exported.notes, *notes)
+        about = ["This folder is a pipeline of diffusers.", *notes]
+        return notes, [Heading("Use"), *map(Text, about), Code(code.strip())]
     if to == "safetensors":
         write_atomic(folder / WEIGHTS, pack_weights(run.model.state_dict()))
         write_atomic(folder / "recipe.yaml", write_recipe(hide_folders(run.recipe)).encode())
-        about = f"{WEIGHTS} holds the {run.checkpoint.weights} weights, recipe.yaml the recipe of the run."
-        return (), [Heading("Use"), Text(about), Code(_SAFETENSORS.strip())]
+        write_json(folder / MEASURED, _list_measured(run))
+        about = (
+            f"{WEIGHTS} holds the {run.checkpoint.weights} weights, recipe.yaml the recipe of the run, and "
+            f"{MEASURED} the means and deviations that were measured on the training images."
+        )
+        return notes, [Heading("Use"), Text(about), Code(_SAFETENSORS.strip())]
     guide = describe_sampling(run, steps)
     conditions = [step["condition"] for step in guide["steps"]]
     file, write, code = {
@@ -201,4 +217,21 @@ def _write_format(
         f"of the network are x, noisy images times the entry input of {GUIDE}, and condition, the entry of "
         "this name."
     )
-    return (), [Heading("Use"), Text(about), Code(code.strip())]
+    return notes, [Heading("Use"), *map(Text, (about, *notes)), Code(code.strip())]
+
+
+def _list_measured(run: LoadedRun) -> dict[str, Any]:
+    """Return what the recipe of a run does not say: the map of pixels and vectors to inputs, and the classes.
+
+    An image in [0, 1] is mean + std * x, for each channel. An input vector is (vector - mean) / std.
+    """
+    vectors = None
+    if known := run.vectors:
+        mean, std = known.mean.tolist(), known.deviation.tolist()
+        vectors = {"columns": known.columns, "mean": mean, "std": std}
+    return {
+        "pixels": {"mean": run.pixels.mean, "std": run.pixels.std},
+        "values": run.values.to_json(),
+        "class_names": run.classes,
+        "vectors": vectors,
+    }

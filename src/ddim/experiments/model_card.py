@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError, format_count, warn_user
+from ddim.errors import UserError, format_count
 from ddim.evaluation.record import GRID, Evaluation, describe_part, list_evaluations, read_evaluation
-from ddim.experiments.index import Run, read_run
 from ddim.experiments.measurements import Measurements, read_measurements
 from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
 from ddim.plots.tabular import format_cell
 from ddim.runs.codec import dump
 from ddim.runs.flat import flatten_as_text
-from ddim.runs.folder import RUN
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import list_versions
 from ddim.runs.publishing import hide_folders
@@ -53,7 +51,7 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
         Text(_summarise(run)),
         *opening,
         Heading("Training images"),
-        Text(_describe_images(run, folder)),
+        Text(_describe_images(run)),
         Heading("Numbers"),
         *_numbers(evaluations),
         Heading("Memorisation"),
@@ -116,19 +114,16 @@ def _summarise(run: LoadedRun) -> str:
     )
 
 
-def _describe_images(run: LoadedRun, folder: Path) -> str:
-    state, source = run.checkpoint.state, Path(run.recipe.data.source).name
+def _describe_images(run: LoadedRun) -> str:
+    state, source = run.checkpoint.state, hide_folders(run.recipe).data.source
     if state.images is None:
         return "The run was imported, and its training images are not known."
-    listed: Run | None = read_run(folder) if (folder / RUN).is_file() else None
-    if listed and listed.state == "damaged":
-        warn_user(f"{folder}: {listed.why}; so the card does not say how many images the run saw")
-    seen = f", which it saw {listed.images:,} times in all" if listed and listed.images else ""
+    seen = state.step * run.recipe.optim.batch
     named = run.classes if run.model.classes <= 200 else ()
     names = f" Classes: {', '.join(named)}." if run.model.classes and named else ""
     return (
-        f"{format_count(state.images.train, 'training image')} of {source}{seen}. SHA-256 of all images: "
-        f"{state.images.fingerprint}.{names}"
+        f"{format_count(state.images.train, 'training image')} of {source}. The run saw {seen:,} images, "
+        f"with repetitions. SHA-256 of all images: {state.images.fingerprint}.{names}"
     )
 
 
@@ -162,15 +157,15 @@ def _find_picture(
     for evaluation in reversed(evaluations):
         if (sheet := evaluation.folder / GRID).is_file():
             return sheet.read_bytes(), f"The first samples of {evaluation.name}."
-    sheet = folder / "samples" / f"step-{run.checkpoint.state.step:09d}.png"
+    step = run.checkpoint.state.step
+    sheet = folder / "samples" / f"step-{step:09d}.png"
     if run.checkpoint.weights == "ema" and sheet.is_file():
-        return sheet.read_bytes(), f"Samples at the end of training, {run.recipe.steps} sampling steps."
+        return sheet.read_bytes(), f"Samples of the training after step {step:,}, {run.recipe.steps} steps."
     return None
 
 
 def _recipe_rows(run: LoadedRun) -> list[list[Cell]]:
     fields = flatten_as_text(dump(hide_folders(run.recipe)))
-    fields["data.source"] = Path(run.recipe.data.source).name
     return [[Cell(name), Cell(value)] for name, value in fields.items()]
 
 

@@ -14,6 +14,7 @@ from ddim.errors import UserError
 from ddim.experiments.model_card import CARD, SAMPLES, make_card
 from ddim.files import write_atomic
 from ddim.plots.page import Block, Code, Heading, Text
+from ddim.runs.classes import default_label
 from ddim.runs.codec import write_recipe
 from ddim.runs.hub_run import ALLOWED
 from ddim.runs.manifest import MANIFEST
@@ -30,7 +31,7 @@ _TASK = "pipeline_tag: unconditional-image-generation\n"
 _USE = """
 import ddim
 
-images = ddim.sample("hub:{name}", n=16)  # (16, C, H, W) in [0, 1]; image k depends on seed k alone
+images = ddim.sample("hub:{name}", n=16{label})  # (16, C, H, W) in [0, 1]; image k depends on seed k alone
 ddim.sheet(images)
 """
 
@@ -159,9 +160,11 @@ def _describe_use(run: LoadedRun, repository: Repository) -> list[Block]:
         f"This is a run of ddim. {WEIGHTS} holds its {run.checkpoint.weights} weights, and recipe.yaml its "
         f"recipe. {MANIFEST} has the SHA-256 of every file that sampling needs."
     )
+    # A network that always saw a class cannot sample without one.
+    needed = not run.recipe.data.unconditional and default_label(run.recipe) is None
     return [
         Heading("Use"),
         Text(about),
-        Code(f"ddim sample {repository} -n 16", "sh"),
-        Code(_USE.format(name=repository.id).strip()),
+        Code(f"ddim sample {repository} -n 16{' --label all' if needed else ''}", "sh"),
+        Code(_USE.format(name=repository.id, label=', label="all"' if needed else "").strip()),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,10 +33,17 @@ from ddim.runs.recipe import Recipe
 
 @dataclass(frozen=True)
 class DiffusersConfig:
-    """The content of a JSON file of diffusers, and sentences about options that the file cannot hold."""
+    """The content of a JSON file of diffusers, and what the file cannot hold.
+
+    Attributes:
+        content: the content of the file.
+        notes: sentences about options that the file cannot hold.
+        arguments: arguments of the pipeline's call, which have the effect of such options.
+    """
 
     content: dict[str, Any]
     notes: tuple[str, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 def make_network_config(pipeline: Pipeline) -> DiffusersConfig:
@@ -53,9 +60,10 @@ def make_network_config(pipeline: Pipeline) -> DiffusersConfig:
     if net.outputs > 1:
         notes.append("the predicted variance is left out, because diffusers maps it in another way")
     if net.classes:
+        unlabelled = f"label {net.classes} means no class" if has_no_class(pipeline) else "each needs a class"
         notes.append(
             "DDIMPipeline and DDPMPipeline pass no class label, so call the network as the model card shows; "
-            f"label {net.classes} means no class"
+            f"{unlabelled}"
         )
     content = head_config("UNet2DModel") | {
         "sample_size": list(pipeline.recipe.data.size),
@@ -75,11 +83,15 @@ def make_network_config(pipeline: Pipeline) -> DiffusersConfig:
         "resnet_time_scale_shift": SHIFTS[net.scale_shift],
         # With "scale_shift", the attention in the middle has a norm only if this is given.
         "attn_norm_num_groups": net.groups if net.scale_shift else None,
-        # One more row for images without a class.
-        "num_class_embeds": net.classes + 1 if net.classes else None,
+        "num_class_embeds": net.classes + has_no_class(pipeline) if net.classes else None,
         **NETWORK,
     }
     return DiffusersConfig(content, tuple(notes))
+
+
+def has_no_class(pipeline: Pipeline) -> bool:
+    """Return whether the class embedding in diffusers has one more row, for images without a class."""
+    return pipeline.recipe.data.unconditional
 
 
 def _check_network(pipeline: Pipeline) -> DDPMUNetSpec:
@@ -88,7 +100,7 @@ def _check_network(pipeline: Pipeline) -> DDPMUNetSpec:
     if not isinstance(net, DDPMUNetSpec):
         raise UserError(
             f"export to diffusers needs the net of recipe ddpm, ddpm_unet, not {kind_name(net)}: --to onnx "
-            "and --to torch take any network"
+            "and --to torch take any network without vectors, --to safetensors any network"
         )
     wanted = {"sde": False, "pyramid": False, "group_channels": None, "augment": 0, "vector": 0}
     for name, value in wanted.items():
@@ -142,18 +154,23 @@ def make_noise_config(recipe: Recipe) -> DiffusersConfig:
             samples on another schedule than it is trained on.
     """
     entries, notes = _check_noise(recipe), []
+    arguments: dict[str, Any] = {}
     betas = _list_betas(recipe, entries)
     variance = next((name for sampler, name in VARIANCES.items() if sampler == recipe.sampler), None)
     ancestral = variance is not None
     if isinstance(recipe.sampler, DDIM) and recipe.sampler.eta:
-        notes.append(f"give eta={recipe.sampler.eta} to the pipeline, whose scheduler cannot hold it")
+        arguments["eta"] = recipe.sampler.eta
     elif not ancestral and recipe.sampler != DDIM():
         notes.append(
             "diffusers samples with DDIM, because its pipelines for images cannot hold the sampler "
             f"{kind_name(recipe.sampler)}"
         )
     if recipe.clip is True and not ancestral:
-        notes.append("give use_clipped_model_output=True to the pipeline, whose scheduler cannot hold it")
+        arguments["use_clipped_model_output"] = True
+    notes += [
+        f"give {name}={value} to the pipeline, whose scheduler cannot hold it"
+        for name, value in arguments.items()
+    ]
     spacing = _find_spacing(recipe, entries)
     if spacing is None:
         notes.append(
@@ -173,7 +190,7 @@ def make_noise_config(recipe: Recipe) -> DiffusersConfig:
             **({"variance_type": variance} if ancestral else {}),
         }
     )
-    return DiffusersConfig(content, tuple(notes))
+    return DiffusersConfig(content, tuple(notes), arguments)
 
 
 def _check_noise(recipe: Recipe) -> int:

@@ -5,7 +5,7 @@ diffusers itself is not needed. Weights are read with little memory, see `ddim.r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ddim.errors import UserError
 from ddim.files import make_folder, write_atomic
 from ddim.files.documents import read_json, write_json
 from ddim.runs.codec import override
-from ddim.runs.diffusers_config import make_network_config, make_noise_config
+from ddim.runs.diffusers_config import has_no_class, make_network_config, make_noise_config
 from ddim.runs.diffusers_options import head_config
 from ddim.runs.diffusers_reading import read_configs
 from ddim.runs.diffusers_weights import (
@@ -36,10 +36,17 @@ CLASSES = "class_embedding.weight"
 
 @dataclass(frozen=True)
 class DiffusersExport:
-    """The result of an export: the class of the pipeline, and sentences about what diffusers cannot hold."""
+    """The result of an export.
+
+    Attributes:
+        kind: the class of the pipeline.
+        notes: sentences about what diffusers cannot hold.
+        arguments: arguments of the pipeline's call that the notes name.
+    """
 
     kind: str
     notes: tuple[str, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 LARGEST_CONFIG = 2**22
@@ -77,17 +84,17 @@ def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> DiffusersExpo
     index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", scheduler]}
     # This file is written last, because it makes the folder a pipeline.
     write_json(folder / "model_index.json", head_config(kind) | index)
-    return DiffusersExport(kind, (*network.notes, *noise.notes))
+    return DiffusersExport(kind, (*network.notes, *noise.notes), noise.arguments)
 
 
 def _complete(pipeline: Pipeline) -> dict[str, Tensor]:
-    """Return the weights of the network with an embedding row for "no class", and without a predicted
-    variance.
+    """Return the weights of the network with an embedding row for "no class", if it was trained so, and
+    without a predicted variance.
     """
     state, channels = dict(pipeline.model.net.state_dict()), pipeline.model.shape.channels
     for name in ("out_conv.weight", "out_conv.bias"):
         state[name] = state[name][:channels]
-    if CLASSES in state:
+    if CLASSES in state and has_no_class(pipeline):
         # Here, images without a class get a vector of zeros.
         state[CLASSES] = torch.cat([state[CLASSES], torch.zeros_like(state[CLASSES][:1])])
     return state

@@ -25,8 +25,15 @@ def name_guidance(record: Mapping[str, Any]) -> str:
 
 
 def name_guide(name: str) -> str:
-    """Return the name of a guide without its folders, which are those of one machine."""
-    return name if name.startswith(("@", "hub:")) else Path(name).name
+    """Return the name of a guide without the folders of its run, which are those of one machine.
+
+    A checkpoint keeps the name of its run: "/home/ada/runs/photos-1/best" becomes "photos-1/best".
+    """
+    if name.startswith(("@", "hub:")):
+        return name
+    parts = Path(name).parts
+    kept = 2 if parts[-1].partition("@")[0] in ("best", "guide") else 1
+    return "/".join(parts[-3:] if parts[-2:-1] == ("checkpoints",) else parts[-kept:])
 
 
 def name_interval(interval: Sequence[float | None]) -> str:

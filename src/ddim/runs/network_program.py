@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.diffusion.denoiser import Model
-from ddim.errors import UserError
+from ddim.errors import UserError, is_full_disk, is_full_memory
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -78,7 +78,7 @@ def write_program(model: Model, conditions: Sequence[float], path: Path) -> None
     Raises:
         UserError: if the network cannot be exported, or the program gives other outputs.
     """
-    with _quiet():
+    with _explained(model):
         torch.export.save(trace_network(model), path)
         found = torch.export.load(path).module()
     check_program(model, conditions, lambda inputs: found(*inputs), "torch.export")
@@ -100,14 +100,14 @@ def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
             f"export to onnx needs the package {error.name}, which is not installed: pip install 'ddim[onnx]'"
         ) from None
     traced = trace_network(model)
-    with _quiet():
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    with _explained(model):
         made = torch.onnx.export(traced, dynamo=True, verbose=False, output_names=[OUTPUT])
         if made is None:
             raise UserError("the network cannot be written as ONNX")
         made.save(path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(inputs: Sequence[Tensor]) -> Tensor:
         given = {name: value.numpy() for name, value in zip(INPUTS, inputs, strict=False)}
@@ -127,18 +127,10 @@ def trace_network(model: Model) -> ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=65536)
     inputs = _make_inputs(model, 3, [0.5])
     net = (Labelled if model.classes else Unlabelled)(model.net)
-    try:
-        with _quiet(), torch.no_grad():
-            return torch.export.export(
-                net.eval(), tuple(inputs), dynamic_shapes=tuple({0: batch} for _ in inputs)
-            )
-    # torch.export runs the code of any network, which may raise anything.
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise UserError(
-            f"network {type(model.net).__name__} cannot be exported by torch.export "
-            f"({type(error).__name__}: {reason})"
-        ) from error
+    with _explained(model), torch.no_grad():
+        return torch.export.export(
+            net.eval(), tuple(inputs), dynamic_shapes=tuple({0: batch} for _ in inputs)
+        )
 
 
 @torch.no_grad()
@@ -181,6 +173,23 @@ def _make_inputs(model: Model, count: int, conditions: Sequence[float]) -> list[
     condition = torch.tensor(conditions, dtype=torch.float32)[places]
     labels = [torch.arange(count) % (model.classes + 1) - 1] if model.classes else []
     return [x, condition, *labels]
+
+
+@contextmanager
+def _explained(model: Model) -> Generator[None]:
+    """Hide what torch's exporters print inside the block, and say which network they cannot export."""
+    try:
+        with _quiet():
+            yield
+    # The exporters run the code of any network, which may raise anything.
+    except Exception as error:
+        if isinstance(error, UserError) or is_full_disk(error) or is_full_memory(error):
+            raise
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise UserError(
+            f"network {type(model.net).__name__} cannot be exported by torch.export or torch.onnx "
+            f"({type(error).__name__}: {reason})"
+        ) from error
 
 
 @contextmanager

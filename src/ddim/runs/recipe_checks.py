@@ -131,12 +131,11 @@ def check_unconditional(recipe: Recipe, what: str) -> None:
     Raises:
         UserError: if the run was trained with a class or a vector for every image.
     """
-    if recipe.data.conditional and not recipe.data.unlabelled:
+    if not recipe.data.unconditional:
         kind = "class" if recipe.data.labels else "vector"
         raise UserError(
             f"{what} evaluates the network without a {kind}, but this run was trained with a {kind} for "
-            "every "
-            "image (data.unlabelled 0)"
+            "every image (data.unlabelled 0)"
         )
 
 

@@ -86,6 +86,11 @@ class Data:
         return bool(self.labels) or self.vectors is not None
 
     @property
+    def unconditional(self) -> bool:
+        """Whether the network is also trained without a class or vector, so that it can sample without."""
+        return not self.conditional or self.unlabelled > 0
+
+    @property
     def reading(self) -> Reading:
         """How the values of the files are read."""
         return Reading(self.values, self.range, self.axis, self.array)

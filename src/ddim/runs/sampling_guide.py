@@ -13,6 +13,7 @@ from torch import Tensor
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
+from ddim.runs.classes import default_label
 from ddim.runs.codec import dump
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe_checks import check_steps
@@ -36,6 +37,9 @@ FORMULAS = (
 
 def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str, Any]:
     """Return the content of `GUIDE`: shape, pixels, classes, clipping, and coefficients of each DDIM step.
+
+    `class_weights` are the relative frequencies of the classes that samples have by default; null means
+    samples without a class. `values` is the range of the training images, which [0, 1] stands for.
 
     The times are those of the grid that `ddim search` saved for DDIM and this number of steps, or else of the
     grid of the recipe. All coefficients already contain the effect of another sampling schedule
@@ -61,9 +65,11 @@ def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str,
         "formulas": list(FORMULAS),
         "shape": [model.shape.channels, model.shape.height, model.shape.width],
         "pixels": {"mean": list(pipeline.pixels.mean), "std": list(pipeline.pixels.std)},
+        "values": pipeline.values.to_json(),
         "classes": model.classes,
         "class_names": list(pipeline.classes),
-        "no_class": -1 if model.classes else None,
+        "no_class": -1 if model.classes and recipe.data.unconditional else None,
+        "class_weights": _weigh_classes(pipeline),
         "start": (levels[0]["alpha"] ** 2 + levels[0]["sigma"] ** 2) ** 0.5,
         "clip": clip,
         "steps": levels,
@@ -72,6 +78,14 @@ def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str,
         "conditioning": dump(recipe.conditioning, named=True),
         "grid": dump(grid, named=True),
     }
+
+
+def _weigh_classes(pipeline: Pipeline) -> list[int] | None:
+    """Return the relative frequencies of the classes of samples, as by `choose_label`; None for no class."""
+    data, classes = pipeline.recipe.data, pipeline.model.classes
+    if not classes or (data.unconditional and default_label(pipeline.recipe) is None):
+        return None
+    return list(pipeline.class_counts) or [1] * classes
 
 
 def describe_levels(pipeline: Pipeline, times: Tensor) -> list[dict[str, float]]:
