@@ -72,6 +72,7 @@ def test_picking_shows_a_table_and_keeps_the_best(run, command):
         (["--by", "kid"], "--by is an option of --pick: give both"),
         (["--width", "0.1", "-n", "1000"], "-n is an option of --pick: give both"),
         (["--pick", "-n", "1000"], "-n is the number of samples for --by kid: give both"),
+        (["--width", "0.1", "--device", "cpu"], "--device is an option of --pick"),
         (["--name", "mine"], "--name names the average of --width or --pick: give one of them"),
     ],
 )

@@ -103,7 +103,7 @@ def test_kid_of_samples_decides_if_by_is_kid(run, monkeypatch):
     choice = pick_average(run, "kid", widths=[0.05, 0.2], n=24)
     parts = open_split(load(run).recipe)
     real = torch.from_numpy(np.array(parts.images.pixels[parts.validation])).permute(0, 3, 1, 2)
-    images, _ = generate(load(run), range(24), 2)
+    images, _ = generate(load(run), range(2**31, 2**31 + 24), 2)
     wanted = kid(stub()((images * 255).round().byte()).numpy(), stub()(real).numpy()).value
     assert choice.rows[0]["kid"] == pytest.approx(wanted, abs=1e-9)
     assert choice.best["kid"] == min(row["kid"] for row in choice.rows)
@@ -141,8 +141,11 @@ def test_impossible_choices_are_refused(run, tmp_path, monkeypatch):
         pick_average(run, name="ema")
     monkeypatch.setattr("ddim.nn.power_averages.FIRST", 2)
     blind = tiny.train(tiny.recipe(report__snapshots=4, data__validation=0), tmp_path / "blind")
-    with pytest.raises(UserError, match="no held-out images, because data.validation was 0"):
+    with pytest.raises(UserError, match="at least 2 held-out images, and run .* has 0"):
         pick_average(blind)
+    alone = tiny.train(tiny.recipe(report__snapshots=4, report__validation_images=1), tmp_path / "alone")
+    with pytest.raises(UserError, match="at least 2 held-out images, and run .* has 1"):
+        pick_average(alone)
     assert not (run / "averages" / "picked").exists()
 
 

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import shlex
 import shutil
 from dataclasses import replace
 
@@ -149,6 +150,26 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
     ):
         assert main(["search", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_times_are_saved_for_the_schedule_of_the_run_alone(run, tmp_path):
+    with pytest.raises(UserError, match="fields of a search must be of the sampler or the grid, got clip"):
+        grid_search.search_grid(run, 4, fields={"clip": True})
+    other = load(run).with_recipe(sampled_on="linear_in")
+    with pytest.raises(UserError, match="times are saved for the schedule of the run: give another folder"):
+        grid_search.search_grid(other, 4)
+
+
+def test_the_command_that_uses_the_times_samples_as_the_search_did(run, tmp_path, capsys):
+    out = tmp_path / "two words"
+    words = ["--sampler", "dpm_solver", "--sampler.order", "1", "--weights", "raw", "--out", str(out)]
+    assert main(["search", str(run), "--steps", "3", "--seeds", "1", *words]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("to use it: ")]
+    used = shlex.split(line.removeprefix("to use it: "))
+    assert used[:3] == ["ddim", "sample", str(run)]
+    assert set(" ".join(used[3:]).split(" --")) >= {"sampler dpm_solver", "sampler.order 1", "steps 3"}
+    assert " ".join(used).count("--weights raw") == 1
+    assert main([*used[1:], "-n", "1", "--out", str(tmp_path / "images")]) == 0
 
 
 def test_a_damaged_file_of_grids_is_refused_by_name(tmp_path):

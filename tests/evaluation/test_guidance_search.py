@@ -181,6 +181,41 @@ def test_a_setting_with_samples_that_are_nan_is_never_chosen(run, quality, monke
     assert "inf" not in line
 
 
+def test_nan_on_fresh_samples_is_not_kept(run, quality):
+    """The search has its table, and no guidance is saved."""
+    seen = []
+
+    def distance(guidance, steps):
+        seen.append(guidance.scale)
+        if seen.count(2.0) > 4 and guidance.scale == 2.0:
+            raise SamplesNotFinite("samples must be finite")
+        return 0.0 if guidance.scale == 2 else 2.0
+
+    quality(distance)
+    found = search_guidance(run, STEPS, N)
+    assert found.best.guidance.scale == 2
+    assert found.chosen is None
+    assert not (run / "guidance.json").exists()
+
+
+def test_guidance_must_beat_the_same_steps_without_guidance_too(run, quality):
+    """Searched times can make a few steps better than twice as many."""
+    quality(lambda guidance, steps: 1.0 if guidance.on else 0.5 if steps == STEPS else 2.0)
+    found = search_guidance(run, STEPS, N)
+    assert (found.without.steps, found.chosen) == (STEPS, None)
+
+
+def test_guidance_is_saved_and_used_for_the_schedule_and_clipping_of_the_run(run, quality):
+    quality(lambda guidance, steps: 0.0 if guidance.on else 2.0)
+    for changes in ({"clip": True}, {"sampled_on": "linear"}, {"grid": "karras"}):
+        (name,) = changes
+        with pytest.raises(UserError, match=f"^{name} must be that of the run"):
+            search_guidance(load(run).with_recipe(**changes), STEPS, N)
+    assert search_guidance(run, STEPS, N).chosen
+    assert open_guidance(load(run), None, STEPS).on
+    assert not open_guidance(load(run).with_recipe(clip=True), None, STEPS).on
+
+
 def test_too_few_held_out_images_are_refused_before_samples_are_made(run, quality, monkeypatch):
     monkeypatch.setattr(guidance_search, "LEAST", 21)
     quality(lambda *_: pytest.fail("samples were made"))

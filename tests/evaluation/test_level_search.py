@@ -10,7 +10,7 @@ import torch
 import ddim
 import tiny
 from ddim.diffusion.grids import Karras
-from ddim.errors import UserError
+from ddim.errors import SamplesNotFinite, UserError
 from ddim.evaluation import grid_search, level_search
 from ddim.evaluation.sample_features import Part
 from ddim.runs.pipeline import load
@@ -76,6 +76,22 @@ def test_a_level_that_is_lowest_by_chance_is_not_used(student, monkeypatch, caps
     assert found.times == tuple(own.grid(2, own.schedule).tolist())
     assert main(["search", str(student), "--seeds", str(N), "--quiet"]) == 0
     assert "is not distinguishably better at 95 %, on fresh samples: the student" in capsys.readouterr().out
+
+
+def test_a_student_without_finite_samples_is_refused(student, monkeypatch):
+    def parts(self, extractor, shown):
+        raise SamplesNotFinite("samples must be finite")
+
+    monkeypatch.setattr(level_search.SampledParts, "__call__", parts)
+    with pytest.raises(UserError, match="the samples of the student are not finite"):
+        ddim.search(student, seeds=N)
+    assert not (student / "grids.json").exists()
+
+
+def test_a_level_of_ones_own_is_kept_though_it_is_near_the_first_step(student):
+    most = load(student).recipe.schedule(1.0).noise_to_signal.item()
+    found = grid_search.search_grid(student, seeds=N, fields={"grid.sigma_min": 0.9 * most})
+    assert f"sigma_min {0.9 * most:.3g}" in found.named
 
 
 def test_every_level_lies_below_that_of_the_first_step(student):

@@ -21,6 +21,8 @@ from ddim.evaluation.subject import Samples
 from ddim.evaluation.table import EvaluationTable, TableCell, format_difference
 from ddim.evaluation.table_files import save_table
 from ddim.evaluation.tabulate import tabulate
+from ddim.runs.pipeline import load
+from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from stubs import SAMPLING, record, stub
 
 FEW = Samples(n=40)
@@ -84,6 +86,16 @@ def test_unequal_evaluations_of_the_network_are_remarked_upon(run):
     assert not any(table.is_best(cell) for cell in table.cells)
     plain = tabulate(run, {"steps": [2, 3]}, Samples(n=20), extractor=stub())
     assert not any("NFE" in note for note in plain.notes)
+
+
+def test_a_table_says_which_samples_are_guided_by_saved_guidance(run):
+    loaded = load(run)
+    save_guidance(run, loaded.recipe.sampler, 3, "ema", SavedGuidance(2.0, None, "@raw"), labelled=False)
+    table = tabulate(run, {"steps": [2, 3]}, FEW, extractor=stub())
+    assert [record["guided"] for record in table.to_records()] == ["", "guidance 2, guide @raw"]
+    assert "some combinations use guidance 2, guide @raw; --guidance 1 turns it off" in table.notes
+    plain = tabulate(run, {"steps": [2, 3], "guidance": [1.0]}, FEW, extractor=stub())
+    assert not any("turns it off" in note for note in plain.notes)
 
 
 def test_mistakes_are_refused_before_anything_is_computed(run):

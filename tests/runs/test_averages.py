@@ -160,6 +160,8 @@ def test_an_average_belongs_to_the_checkpoint_it_was_made_from(run):
     assert load(old, "width-0.08").checkpoint.state.step == 80
     reconstruct_average(run, 0.08)
     assert load(run, "width-0.08").checkpoint.state.step == 90
+    with pytest.raises(UserError, match=f"make it again with `ddim ema {old} --width 0.08`$"):
+        load(old, "width-0.08")
     # A larger budget is saved with the checkpoint, and does not change its weights.
     resume(run, images=800, callbacks=[])
     assert list_averages(run).stored[0]["step"] == 90

@@ -96,6 +96,9 @@ def _check_options(args: argparse.Namespace) -> None:
             raise UserError(f"{option} is an option of --pick: give both")
     if args.n is not None and args.by != "kid":
         raise UserError("-n is the number of samples for --by kid: give both")
+    for option, value in {"--device": args.device, "--threads": args.threads}.items():
+        if value is not None and not args.pick:
+            raise UserError(f"{option} is an option of --pick, which samples or denoises images: give both")
     if args.name is not None and not args.pick and args.width is None:
         raise UserError("--name names the average of --width or --pick: give one of them")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -139,6 +140,9 @@ def _search_times(args: argparse.Namespace) -> int:
     text += f"{measure} {found.error:.3g}{lead}: {file}"
     if args.out:
         times = ",".join(f"{t:.6g}" for t in found.times)
-        text += f"\nto use it: ddim sample {args.run} --steps {steps} --grid listed --grid.times {times}"
+        fields = [f"--{name} {value}" for name, value in args.fields.items() if name.startswith("sampler")]
+        weights = [] if args.weights == "ema" else [f"--weights {args.weights}"]
+        words = [f"ddim sample {shlex.quote(str(args.run))}", *weights, *fields, f"--steps {steps}"]
+        text += f"\nto use it: {' '.join(words)} --grid listed --grid.times {times}"
     print_result(args, {"file": file, "steps": steps, **asdict(found)}, text)
     return 0

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError, check_count, suggest
+from ddim.evaluation.grid_search import FIRST_SEED
 from ddim.evaluation.reference import Reference, check_enough, open_reference
 from ddim.evaluation.run_folder import load_given_run
 from ddim.metrics.catalogue import LEAST
@@ -286,10 +287,10 @@ def _make_average(averages: Averages, width: float | None) -> tuple[dict[str, Te
 
 def _prepare_error(loaded: LoadedRun, progress: Progress) -> _Measurement:
     split = open_run_images(loaded, partial(progress, READING))
-    if not len(split.validation):
+    if (count := min(len(split.validation), loaded.recipe.report.validation_images)) < 2:
         raise UserError(
-            f"run {loaded.checkpoint.run} has no held-out images, because data.validation was 0, so that its "
-            "averages cannot be compared"
+            f"averages are compared on at least 2 held-out images, and run {loaded.checkpoint.run} has "
+            f"{count} (data.validation, report.validation_images)"
         )
 
     def measure() -> np.ndarray:
@@ -310,7 +311,7 @@ def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> _Measurement:
     steps, label = loaded.recipe.steps, choose_label(loaded.recipe)
 
     def measure() -> np.ndarray:
-        parts = sample_uint8(loaded, range(n), steps, label)
+        parts = sample_uint8(loaded, range(FIRST_SEED, FIRST_SEED + n), steps, label)
         return np.concatenate([extractor(images).numpy() for images, _ in parts])
 
     return _Measurement(

@@ -31,7 +31,7 @@ from ddim.runs.codec import override
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, ignore_progress
-from ddim.runs.searched_grids import SearchedGrid
+from ddim.runs.searched_grids import SearchedGrid, list_changed
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
 """Size of a move at the start and at the end of a search, as a fraction of the gap to the next log-SNR."""
@@ -70,7 +70,7 @@ def search_grid(
             default the number in the recipe.
         end: the last time, by default the last time of the run's own grid.
         seeds: number of samples whose error is measured, by default 16, or 500 for the sampler multistep.
-        fields: changes of the recipe's sampler and grid, as `override` takes them.
+        fields: changes of the recipe's sampler and grid, as `override` takes them; no other fields.
         progress: called with "reference samples", then with "grids" after each grid. The total number of
             grids is an estimate, which grows as long as the error falls.
         out: a new or empty folder for grids.json, by default the run folder.
@@ -80,11 +80,13 @@ def search_grid(
         KID replaces the mean squared error, and the noise levels that were tried replace the named grids.
 
     Raises:
-        UserError: if the sampler is stochastic, except multistep. Also if a number is not allowed, or the
-            schedule has too few different noise levels. For the sampler multistep, also if `end` is given or
+        UserError: if the sampler is stochastic, except multistep. Also if a number or field is not allowed,
+            the schedule has too few different noise levels, or it is not that of the run and there is no
+            `out`. For the sampler multistep, also if `end` is given or
             the grid is not karras.
     """
     run = open_run_folder(run, out)
+    _check_choices(run, fields or {}, out)
     folder = run.checkpoint.run if out is None else Path(out)
     recipe, weights = override(run.recipe, fields or {}), run.checkpoint.weights
     if isinstance(recipe.sampler, Multistep):
@@ -107,6 +109,20 @@ def search_grid(
     make_folder(folder)
     searched_grids.save_grid(folder, recipe.sampler, steps, weights, found)
     return found
+
+
+def _check_choices(run: LoadedRun, fields: Mapping[str, Any], out: str | Path | None) -> None:
+    """Check that the times will be saved for the samples that `ddim sample` makes with them.
+
+    Raises:
+        UserError: if a field is not of the sampler or the grid, or if times for another schedule would be
+            saved with the run.
+    """
+    for name in fields:
+        if name.partition(".")[0] not in ("sampler", "grid"):
+            raise UserError(f"fields of a search must be of the sampler or the grid, got {name}")
+    if out is None and list_changed(run.checkpoint.recipe, run.recipe, "sampled_on"):
+        raise UserError("times are saved for the schedule of the run: give another folder as out (--out)")
 
 
 def _search_student(

@@ -40,6 +40,7 @@ from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import GUIDE
+from ddim.runs.searched_grids import list_changed
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 
 SCALES = (1.25, 1.5, 2.0, 3.0)
@@ -63,8 +64,9 @@ def search_guidance(
     """Search for the guide, scale and interval of guidance with the lowest KID, and save them with the run.
 
     Sampling with the same sampler, number of steps and weights then uses this guidance, unless a guidance
-    scale is given. The best setting is compared with no guidance on fresh samples, at about the same NFE. If
-    no gain is distinguishable at 95 %, no guidance is saved. The reference images are the validation images.
+    scale is given. The best setting is compared with no guidance on fresh samples: at the same number of
+    steps or at about the same NFE, whichever is better. If no gain is distinguishable at 95 %, no guidance is
+    saved. The reference images are the validation images.
     After an interruption, the same call continues where the search stopped.
 
     Args:
@@ -86,6 +88,8 @@ def search_guidance(
     """
     check_count("n", n, LEAST)
     loaded = open_run_folder(run)
+    for name in list_changed(loaded.checkpoint.recipe, loaded.recipe, "grid", "sampled_on", "clip"):
+        raise UserError(f"{name} must be that of the run, because the guidance is saved for it: leave it out")
     steps = loaded.recipe.choose_steps(steps)
     opened, _ = with_options(loaded, {}, steps)
     found = choose_label(opened.recipe) if label is None else find_label(label, opened.recipe, opened.classes)
@@ -160,7 +164,8 @@ class _Search:
         """Return the result of the search, after all settings were measured.
 
         First each guide is tried at each scale. Then the best of these settings is tried in each interval.
-        Finally, the setting with the lowest KID is compared with no guidance, on fresh samples.
+        Finally, the setting with the lowest KID is compared with no guidance, on fresh samples: at the same
+        number of steps or at about the same NFE, whichever had the lower KID.
         """
         settings = [replace(guide, scale=scale) for guide in guides for scale in SCALES]
         intervals = self.list_intervals()
@@ -171,12 +176,7 @@ class _Search:
         reference = compute_features(images, self.extractor)
 
         def measure(guidance: Guidance, steps: int) -> Trial:
-            try:
-                return self.measure(guidance, steps, reference, FIRST_SEED)[0]
-            except SamplesNotFinite:
-                self.done += 1
-                nfe = count_evaluations(self.at(steps), steps, guidance)
-                return Trial(_name_plainly(guidance), steps, nfe, math.inf, math.inf, math.inf)
+            return self.measure(guidance, steps, reference, FIRST_SEED)[0]
 
         trials = [measure(OFF, self.steps), measure(OFF, self.equal_steps(most))]
         guided = [(measure(setting, self.steps), setting) for setting in settings]
@@ -184,10 +184,15 @@ class _Search:
         limited = [replace(best, low=low, high=high) for low, high in intervals]
         guided += [(measure(setting, self.steps), setting) for setting in limited]
         found, best = min(guided, key=lambda pair: pair[0].kid)
-        fresh = FIRST_SEED + self.n
+        # Searched times can make few steps without guidance better than more steps.
+        few = trials[0].kid < trials[1].kid
+        steps, fresh = self.steps if few else self.equal_steps(found.nfe), FIRST_SEED + self.n
         one, mine = self.measure(best, self.steps, reference, fresh)
-        other, theirs = self.measure(OFF, self.equal_steps(found.nfe), reference, fresh)
-        difference = Difference(*kid_difference(mine, theirs, reference, paired=True), paired=True)
+        other, theirs = self.measure(OFF, steps, reference, fresh)
+        values = (math.inf,) * 3
+        if mine is not None and theirs is not None:
+            values = kid_difference(mine, theirs, reference, paired=True)
+        difference = Difference(*values, paired=True)
         return SearchedGuidance((*trials, *(trial for trial, _ in guided)), one, other, difference)
 
     def at(self, steps: int) -> LoadedRun:
@@ -196,8 +201,11 @@ class _Search:
 
     def measure(
         self, guidance: Guidance, steps: int, reference: np.ndarray, first: int
-    ) -> tuple[Trial, np.ndarray]:
-        """Return the trial of a setting, and the features of its samples; `first` is their first seed."""
+    ) -> tuple[Trial, np.ndarray | None]:
+        """Return the trial of a setting, and the features of its samples; `first` is their first seed.
+
+        If a sample is NaN, KID is infinite and the features are None.
+        """
         run = self.at(steps)
         seeds, nfe = range(first, first + self.n), count_evaluations(run, steps, guidance)
         sampling = sampling_record(run, seeds, steps, nfe, self.label, guidance)
@@ -206,11 +214,14 @@ class _Search:
             self.progress("settings", self.done + done / total, self.total)
 
         parts = SampledParts(run, seeds, steps, self.label, guidance, sampling, report)
-        features = np.concatenate([part.features for part in parts(self.extractor, 0)])
+        features, values = None, (math.inf,) * 3
+        with suppress(SamplesNotFinite):
+            features = np.concatenate([part.features for part in parts(self.extractor, 0)])
+            found = kid(features, reference, subsets=1)
+            values = found.value, found.low, found.high
         self.done += 1
         self.progress("settings", self.done, self.total)
-        found = kid(features, reference, subsets=1)
-        return Trial(_name_plainly(guidance), steps, nfe, found.value, found.low, found.high), features
+        return Trial(_name_plainly(guidance), steps, nfe, *values), features
 
     def list_intervals(self) -> list[tuple[float, float]]:
         """Return intervals of log-SNR without the cleanest third of steps, the noisiest third, or both."""

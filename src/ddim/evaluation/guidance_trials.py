@@ -47,7 +47,7 @@ class SearchedGuidance(Tabular):
     Attributes:
         trials: every setting that was tried, in order; the first two are without guidance.
         best: the setting with the lowest KID among those with guidance, measured again on fresh samples.
-        without: no guidance, on samples of the same fresh seeds, at about the same NFE.
+        without: no guidance, on samples of the same fresh seeds, with the steps or about the NFE of `best`.
         difference: KID of `best` minus KID of `without`.
     """
 

@@ -53,7 +53,7 @@ def search_levels(
         progress: called with "grids" while samples are made.
 
     Raises:
-        UserError: if `steps` is below 2, or the run's own grid is not `Karras`.
+        UserError: if `steps` is below 2, the run's own grid is not `Karras`, or samples are not finite.
     """
     own = run.recipe.grid
     if steps < 2 or not isinstance(own, Karras):
@@ -64,7 +64,9 @@ def search_levels(
     schedule = run.recipe.sampling_schedule
     most = schedule(find_grid_ends(run.recipe, steps)[0]).noise_to_signal.item()
     levels = [own.sigma_min * FACTOR**k for k in TRIED]
-    grids = [replace(own, sigma_min=level) for level in levels if level < most / FACTOR]
+    grids = [
+        replace(own, sigma_min=level) for level in levels if level < most / FACTOR or level == own.sigma_min
+    ]
     reference = compute_features(check_enough(open_reference(run, Reference()), LEAST), extractor)
     total = len(grids) + 2
 
@@ -80,7 +82,7 @@ def search_levels(
             values[k] = kid(found, reference, subsets=1).value
     errors = {f"sigma_min {grid.sigma_min:.3g}": value for grid, value in zip(grids, values, strict=True)}
     best = values.index(min(values))
-    usual = levels.index(own.sigma_min) if own.sigma_min in levels[: len(grids)] else best
+    usual = grids.index(own)
     fresh = range(seeds.stop, seeds.stop + len(seeds))
     if best != usual:
         mine, theirs = (measure(grids[which], fresh, len(grids) + k) for k, which in enumerate((best, usual)))
@@ -88,6 +90,8 @@ def search_levels(
             theirs is None or kid_difference(mine, theirs, reference, paired=True)[2] < 0
         )
         best = best if sure else usual
+    if math.isinf(values[best]):
+        raise UserError("the samples of the student are not finite: it cannot be used")
     progress("grids", total, total)
     return SearchedGrid(tuple(grids[best](steps, schedule).tolist()), values[best], errors, "kid")
 

@@ -227,13 +227,13 @@ def prepare_sampling(pipeline: P, samples: Samples) -> tuple[P, Label, Guidance]
     """Return the pipeline with the sampler and grid that `samples` names, and the label and guidance."""
     label = find_label(samples.label, pipeline.recipe, pipeline.classes)
     check_label(pipeline.recipe, label)
-    if samples.sampler is not None:
-        pipeline = pipeline.with_recipe(sampler=samples.sampler)
+    named = {"sampler": samples.sampler, "grid": samples.grid}
+    pipeline = pipeline.with_recipe(**{name: part for name, part in named.items() if part is not None})
     steps = pipeline.recipe.choose_steps(samples.steps)
     pipeline, _ = with_options(pipeline, samples.fields, steps)
     pipeline = pipeline if samples.grid is None else pipeline.with_recipe(grid=samples.grid)
-    named = samples.guidance, samples.guidance_interval, samples.guide_with
-    return pipeline, label, open_guidance(pipeline, label, steps, *named)
+    asked = samples.guidance, samples.guidance_interval, samples.guide_with
+    return pipeline, label, open_guidance(pipeline, label, steps, *asked)
 
 
 def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress) -> Subject:

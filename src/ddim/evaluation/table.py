@@ -15,6 +15,7 @@ from ddim.evaluation.compare import Difference
 from ddim.evaluation.record import Evaluation, describe_part, metric_entry
 from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.plots.tabular import Tabular, format_rows
+from ddim.runs.guidance_name import name_guidance
 
 EXPLAINED = (
     "Differences from the first row with 95 % confidence intervals, paired by seed; differences in brackets "
@@ -129,7 +130,7 @@ class EvaluationTable(Tabular):
         return format_entry(metric_entry(cell.evaluation.record, self.metric))
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return a flat dictionary for each cell: choices, NFE, metrics, intervals, and the difference."""
+        """Return a flat dictionary for each cell: choices, guidance, NFE, metrics, the difference."""
         return [self._record(cell) for cell in self.cells]
 
     def describe(self) -> dict[str, Any]:
@@ -190,7 +191,8 @@ class EvaluationTable(Tabular):
     def _record(self, cell: TableCell) -> dict[str, Any]:
         record, difference = cell.evaluation.record, cell.difference
         found: dict[str, Any] = {"row": cell.row, "column": cell.column, **cell.choice}
-        found |= {"nfe": record["sampling"]["nfe"], "samples": record["generated"]["images"]}
+        found |= {"guided": name_guidance(record["sampling"]), "nfe": record["sampling"]["nfe"]}
+        found["samples"] = record["generated"]["images"]
         for name in METRICS:
             entry = metric_entry(record, name)
             found[name] = entry.get("value")

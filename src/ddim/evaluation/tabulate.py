@@ -20,6 +20,7 @@ from ddim.evaluation.table import EvaluationTable, TableCell
 from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.runs.guidance import count_evaluations
+from ddim.runs.guidance_name import name_guidance
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import load
 from ddim.runs.progress import Progress, ignore_progress
@@ -199,6 +200,10 @@ def _notes(cells: Sequence[TableCell]) -> list[str]:
         notes.append(
             "some combinations use times that `ddim search` found, and others do not; --grid sets one for all"
         )
+    guided = {name_guidance(cell.evaluation.record["sampling"]) for cell in cells}
+    if guided != {""} and not any("guidance" in cell.choice for cell in cells):
+        which = "some combinations use" if len(guided) > 1 else "all combinations use"
+        notes.append(f"{which} {', '.join(sorted(guided - {''}))}; --guidance 1 turns it off")
     if len(cells) > 2:
         notes.append(
             "each interval alone contains the true value in 95 % of cases; all of them together do so less "

@@ -338,6 +338,8 @@ def _list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequen
         return range(first, first + count)
     if isinstance(seeds, str) or not isinstance(seeds, Iterable):
         raise UserError(f"seeds must be a list of whole numbers, such as [3, 7] or range(5), got {seeds!r}")
+    if seed != 0:
+        raise UserError(f"give seed or seeds, not both, got seed {seed}")
     listed = list(seeds)
     check_seeds(listed)
     check_count("n", len(listed))

@@ -12,6 +12,7 @@ from ddim.runs.classes import Label
 from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance
 from ddim.runs.pipeline import LoadedRun, Pipeline, load
 from ddim.runs.run_path import find_run_folder, parse_place
+from ddim.runs.searched_grids import list_changed
 from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance
 
 
@@ -52,16 +53,15 @@ def open_guidance(
     if not chosen.on:
         return OFF
     try:
-        guide = None if guide_with is None else open_guide(pipeline, guide_with)
+        chosen = replace(chosen, guide=None if guide_with is None else open_guide(pipeline, guide_with))
+        check_guidance(pipeline, label, steps, chosen)
     except UserError as error:
         if not searched:
             raise
         raise UserError(
-            f"{error}; this guide was chosen by `ddim search`: give guidance 1 (--guidance 1) to sample "
+            f"{error}; this guidance was chosen by `ddim search`: give guidance 1 (--guidance 1) to sample "
             "without it"
         ) from None
-    chosen = replace(chosen, guide=guide)
-    check_guidance(pipeline, label, steps, chosen)
     return chosen
 
 
@@ -115,9 +115,12 @@ def find_own_guidance(pipeline: Pipeline, label: Label, steps: int) -> SavedGuid
     """Return the guidance that `ddim search` saved with the run of a pipeline.
 
     Saved guidance holds for one sampler, one number of steps and one kind of weights, and for samples either
-    with labels or without. The result is None if none was saved for these samples, or `pipeline` is no run.
+    with labels or without. The result is None if none was saved for these samples, if `pipeline` is no run,
+    or if its schedule of sampling or its clipping was changed since it was loaded.
     """
     if not isinstance(pipeline, LoadedRun):
+        return None
+    if list_changed(pipeline.checkpoint.recipe, pipeline.recipe, "sampled_on", "clip"):
         return None
     found, labelled = pipeline.checkpoint, label is not None
     return find_saved_guidance(found.run, pipeline.recipe.sampler, steps, found.weights, labelled=labelled)

@@ -35,7 +35,7 @@ from ddim.runs.published import choose_published
 from ddim.runs.recipe import Fixed, Recipe
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import find_checkpoint
-from ddim.runs.searched_grids import find_saved_grid
+from ddim.runs.searched_grids import find_saved_grid, list_changed
 from ddim.runs.state import RunState
 
 CLUSTERS = "clusters"
@@ -165,8 +165,7 @@ class LoadedRun(Pipeline):
 
     def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
         """Return the grid that `ddim search` saved with the run; None if another grid was chosen since."""
-        own, now = self.checkpoint.recipe, self.recipe
-        if own and (own.grid, own.sampled_on) != (now.grid, now.sampled_on):
+        if list_changed(self.checkpoint.recipe, self.recipe, "grid", "sampled_on"):
             return None
         return find_saved_grid(self.checkpoint.run, sampler, steps, self.checkpoint.weights)
 

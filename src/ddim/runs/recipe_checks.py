@@ -193,7 +193,7 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
                 f"{_join(found)} must be one number, {what}, got {_join(found.values())}: set them "
                 f"together, {' '.join(f'--{name} N' for name in found)}"
             )
-    if isinstance(recipe.objective, Consistency) and recipe.objective.guidance != 1:
+    if isinstance(recipe.objective, Consistency):
         yield from _find_unguided(recipe, recipe.objective, source)
     if isinstance(recipe.objective, Objective) and recipe.objective.finish:
         yield from _find_unfinished(recipe, recipe.objective)
@@ -242,6 +242,13 @@ def _find_unfinished(recipe: Recipe, loss: Objective) -> Iterator[str]:
 def _find_unguided(recipe: Recipe, loss: Consistency, source: Recipe | None) -> Iterator[str]:
     """Yield the reasons why a student cannot learn the guidance of its teacher, the run `source`."""
     asked = f"objective.guidance {loss.guidance:g}"
+    if loss.guidance == 1:
+        if loss.guide is not None or loss.interval is not None:
+            unused = "guide" if loss.interval is None else "interval"
+            yield (
+                f"objective.{unused} has no effect with {asked}: leave it out, or set --objective.guidance 2"
+            )
+        return
     if source is None:
         yield (
             f"{asked} trains a student of a guided run, and no run is given: use `ddim distill RUN "

@@ -14,6 +14,7 @@ from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.plots.tabular import Tabular
 from ddim.runs.codec import dump
+from ddim.runs.recipe import Recipe
 
 FILE = "grids.json"
 
@@ -38,6 +39,17 @@ class SearchedGrid(Tabular):
 
     def _title(self) -> str:
         return f"times {', '.join(f'{t:.4g}' for t in self.times)}"
+
+
+def list_changed(own: Recipe | None, now: Recipe, *fields: str) -> list[str]:
+    """Return which of these fields of a run's recipe were changed since the run was loaded.
+
+    Args:
+        own: the recipe in the checkpoint; None if it is not known.
+        now: the recipe of the pipeline.
+        fields: names of fields.
+    """
+    return [name for name in fields if own and getattr(own, name) != getattr(now, name)]
 
 
 def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:

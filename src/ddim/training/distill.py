@@ -98,6 +98,10 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
 
 
+GUIDED = ("objective.guidance", "objective.interval", "objective.guide")
+"""The fields of a student's recipe that the options of guidance set."""
+
+
 def _plan_student(
     run: str | Path, data: object, changes: Mapping[str, Any], asked: GuidanceOptions
 ) -> Recipe:
@@ -110,6 +114,11 @@ def _plan_student(
         asked: the guidance that the student learns.
     """
     named = data is not None or "data.source" in changes
+    if own := [name for name in changes if name.startswith(GUIDED)]:
+        if any(value is not None for value in asked.values()):
+            raise UserError(f"guidance (--guidance) sets {own[0]} too: give one of them")
+        # Saved guidance would be mixed with these fields.
+        asked = {"guidance": 1.0}
     with join_processes() as processes:
         # The images are searched by the first process of each machine.
         parent = processes.local_first("parent", lambda: read_parent_recipe(run, own_images=named))

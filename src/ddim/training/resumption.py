@@ -16,6 +16,8 @@ from ddim.runs.averages import FOLDER as AVERAGES
 from ddim.runs.folder import RUN, make_numbered_folder, record_in_run
 from ddim.runs.log import METRICS, read_metrics
 from ddim.runs.run_path import GUIDE
+from ddim.runs.searched_grids import FILE as GRIDS
+from ddim.runs.searched_guidance import FILE as GUIDANCE
 from ddim.runs.state import Plan
 from ddim.training.loop import Training
 from ddim.training.pace import format_minutes
@@ -122,7 +124,7 @@ def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = Fal
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Move log, samples, averages and damaged checkpoints of a run to a new folder in it; return this folder.
+    """Move log, samples, averages, damaged checkpoints and what searches saved; return their new folder.
 
     If there is nothing to move, return None. After this, `resume` starts the run again at step 0.
 
@@ -136,7 +138,7 @@ def set_aside(folder: Path) -> Path | None:
 def _set_aside(folder: Path) -> Path | None:
     if path := checkpoint.find_newest(folder / "checkpoints"):
         raise UserError(f"run {folder} has checkpoint {path.name}: resume it without --restart")
-    names = (METRICS, "events", "samples", "checkpoints", GUIDE, AVERAGES)
+    names = (METRICS, "events", "samples", "checkpoints", GUIDE, AVERAGES, GRIDS, GUIDANCE)
     there = [folder / name for name in names if (folder / name).exists()]
     if not there:
         # A restart that was killed had moved everything, but may not have recorded it.
