@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.subject import Samples
+from ddim.evaluation.samples import Samples
 from ddim.metrics.features import extract_features, load_extractor
 from ddim.plots.pictures import to_uint8
 from ddim.runs.generate import generate

@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from ddim.evaluation.memorisation import check_memorisation as memorisation
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.run_figures import plot_forward, plot_losses, plot_reverse, plot_samplers
+    from ddim.evaluation.samples import Samples
     from ddim.evaluation.schedule_figures import plot_embedding, plot_embedding_products, plot_schedules
-    from ddim.evaluation.subject import Samples
     from ddim.evaluation.tabulate import tabulate
     from ddim.experiments.export import export_run as export
     from ddim.experiments.plan import plan_training as plan
@@ -93,7 +93,7 @@ _HOMES = {
     "diffusion.denoiser": "Model",
     "evaluation.evaluate": "evaluate",
     "evaluation.tabulate": "tabulate",
-    "evaluation.subject": "Samples",
+    "evaluation.samples": "Samples",
     "evaluation.reference": "Reference",
     "evaluation.compare": "compare=compare_evaluations",
     "evaluation.diagnose": "diagnose",

@@ -3,7 +3,7 @@ import pytest
 
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.reference import Reference
-from ddim.evaluation.subject import Samples
+from ddim.evaluation.samples import Samples
 from ddim.runs.diffusers_format import export_to_diffusers, import_from_diffusers
 from ddim.runs.pipeline import load
 from stubs import stub

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.reference import Reference
-from ddim.evaluation.subject import Samples
+from ddim.evaluation.samples import Samples
 from ddim.files.documents import read_json
 from hub_server import TOKEN, hub_in_use, publish
 from stubs import stub

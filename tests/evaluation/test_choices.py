@@ -5,7 +5,7 @@ import pytest
 import ddim
 from ddim.errors import UserError
 from ddim.evaluation.choices import choose_samples, expand_choices, name_choices
-from ddim.evaluation.subject import Samples
+from ddim.evaluation.samples import Samples
 
 
 def test_every_combination_is_listed_and_the_last_choice_changes_fastest():

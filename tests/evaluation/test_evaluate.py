@@ -26,7 +26,7 @@ from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import evaluate_source, measure_metrics
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
-from ddim.evaluation.subject import Samples
+from ddim.evaluation.samples import Samples
 from ddim.files.documents import read_sealed
 from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
@@ -354,7 +354,7 @@ def test_batches_of_samples_are_those_of_their_seeds(run):
 KILLED = """
 import os, signal, sys
 from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.subject import Samples
+from ddim.evaluation.samples import Samples
 from stubs import stub
 seen = []
 class Killer(list):
@@ -535,7 +535,7 @@ def test_fifty_thousand_samples_do_not_fill_the_memory(run):
     code = """
 import resource, sys, torch
 from ddim.evaluation import evaluate as evaluation
-from ddim.evaluation.subject import Samples
+from ddim.evaluation.samples import Samples
 from ddim.runs import generate as sampling
 from stubs import stub
 def generate(trained, seeds, steps, **options):

@@ -9,7 +9,7 @@ from ddim.errors import UserError
 from ddim.evaluation import evaluate as module
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.record import read_evaluation
-from ddim.evaluation.subject import Samples
+from ddim.evaluation.samples import Samples
 from ddim.runs.pipeline import open_pipeline
 from ddim.runs.searched_grids import SearchedGrid
 from oracles import made
@@ -52,6 +52,22 @@ def test_a_pipeline_is_evaluated_like_its_run_and_a_tensor_like_its_samples(run,
         ddim.evaluate(torch.zeros(24, 3, 32, 32))
     with pytest.raises(UserError, match="images must be .* from nan"):
         ddim.evaluate(torch.full((24, 3, 32, 32), torch.nan), "blossoms:60")
+
+
+def test_options_that_have_no_effect_are_refused(run, tmp_path):
+    with pytest.raises(UserError, match="a model in memory has its own weights: .* load it with 'raw'"):
+        ddim.evaluate(ddim.load(run), n=24, weights="raw")
+    with pytest.raises(UserError, match="images in memory are not sampled: leave steps out, got 5"):
+        ddim.evaluate(torch.zeros(24, 3, 32, 32), "blossoms:60", steps=5)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match="of a folder or archive are not sampled: leave guidance out, got 2"):
+        ddim.evaluate(tmp_path / "images", "blossoms:60", guidance=2)
+
+
+def test_a_grid_of_ones_own_needs_not_have_the_steps_of_the_run(run):
+    shares = ddim.load(run).with_recipe(grid=ddim.Listed((0.9, 0.5, 0.1)))
+    found = ddim.evaluate(shares, n=24, steps=2, grid="karras")
+    assert found.record["sampling"]["grid"]["kind"] == "karras"
 
 
 def test_n_takes_the_first_given_images_and_is_refused_beyond_their_number(tmp_path):

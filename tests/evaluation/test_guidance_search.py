@@ -18,7 +18,8 @@ from ddim.evaluation.compare import Difference
 from ddim.evaluation.guidance_search import SCALES, SearchedGuidance, Trial, search_guidance
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.sample_features import Part
-from ddim.evaluation.subject import Samples, open_subject
+from ddim.evaluation.samples import Samples
+from ddim.evaluation.subject import open_subject
 from ddim.runs.generate import generate, with_options
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import open_guidance
@@ -42,7 +43,7 @@ def trained(tmp_path_factory):
 def run(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(guidance_search, "load_extractor", stub)
     monkeypatch.setattr(guidance_search, "LEAST", 3)
-    monkeypatch.setattr("ddim.evaluation.subject.LEAST", 3)
+    monkeypatch.setattr("ddim.evaluation.samples.LEAST", 3)
     return Path(shutil.copytree(trained, tmp_path / "one"))
 
 

@@ -17,7 +17,7 @@ from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.record import Evaluation
-from ddim.evaluation.subject import Samples
+from ddim.evaluation.samples import Samples
 from ddim.evaluation.table import EvaluationTable, TableCell, format_difference
 from ddim.evaluation.table_files import save_table
 from ddim.evaluation.tabulate import tabulate

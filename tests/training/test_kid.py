@@ -10,7 +10,7 @@ from ddim.cli.console import Console
 from ddim.errors import UserError
 from ddim.evaluation import discretisation_error
 from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.subject import Samples
+from ddim.evaluation.samples import Samples
 from ddim.metrics.kid import kid
 from ddim.runs import checkpoint
 from ddim.runs.generate import generate

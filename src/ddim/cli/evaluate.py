@@ -20,7 +20,7 @@ from ddim.runs.signals import Stopped
 if TYPE_CHECKING:
     from ddim.evaluation.record import Evaluation
     from ddim.evaluation.reference import Reference
-    from ddim.evaluation.subject import Samples
+    from ddim.evaluation.samples import Samples
 
 TAKES_FIELDS = True
 
@@ -116,7 +116,8 @@ def run(args: argparse.Namespace) -> int:
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.evaluate import evaluate_source
     from ddim.evaluation.reference import Reference
-    from ddim.evaluation.subject import Samples, is_run
+    from ddim.evaluation.samples import Samples
+    from ddim.evaluation.subject import is_run
     from ddim.metrics.catalogue import DEFAULT
     from ddim.metrics.features import load_extractor
     from ddim.nn.processes import current_processes

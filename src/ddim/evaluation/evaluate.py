@@ -33,7 +33,8 @@ from ddim.evaluation.record import (
     read_evaluation,
 )
 from ddim.evaluation.reference import BY_ARGUMENT, Part, Reference, name_source
-from ddim.evaluation.subject import Samples, Source, Subject, open_subject
+from ddim.evaluation.samples import Samples
+from ddim.evaluation.subject import Source, Subject, open_subject
 from ddim.files import atomic_file, hash_file, publish_folder, temporary_folder
 from ddim.files.documents import write_sealed
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,12 @@ from ddim.data.open import find_source, source_exists
 from ddim.data.sources import Member
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
-from ddim.diffusion.grids import Grid
-from ddim.diffusion.log_snr import Interval
-from ddim.diffusion.noise import check_seeds
-from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, check_count, describe_given, format_count
+from ddim.errors import UserError, describe_given, format_count
 from ddim.evaluation.record import FOLDER, describe_part, is_sampling
 from ddim.evaluation.reference import BY_ARGUMENT, Reference, open_reference, select_reference
 from ddim.evaluation.sample_features import Part, SampledParts
+from ddim.evaluation.samples import Samples
 from ddim.files.documents import read_sealed
-from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, release_pages
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
 from ddim.runs.checkpoint import MANIFEST
@@ -51,64 +47,6 @@ from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import find_named_checkpoint, find_run_folder, names_checkpoint, suggest_run
-
-SAMPLES = 1000
-"""The default number of samples of a run."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """The choice of the samples of a run that are evaluated.
-
-    Args:
-        n: number of samples; None for `SAMPLES`, or for all images of a folder, an archive or a tensor.
-        steps: sampling steps; None for the number in the recipe of the run.
-        seed: the n samples have seeds `seed` ... `seed` + n - 1.
-        weights: "ema", "raw", or the name of another EMA of the run.
-        fields: changes of the recipe's sampler, grid, clip and sampled_on, as `override` takes them. If
-            `fields` changes neither grid nor sampled_on, sampling uses the times that `ddim search` saved for
-            this sampler and number of steps, if it saved any.
-        device: where to sample; by default the device that the run was trained on.
-        threads: processor threads of sampling; by default as many as in the training.
-        label, guidance, guidance_interval, guide_with: as for `ddim.sample`.
-        sampler: the sampler or its name; None for the sampler in `fields` or in the recipe.
-        grid: the grid of times or its name. None means the grid in `fields`, else the searched grid, else
-            the grid of the recipe.
-
-    Raises:
-        UserError: if a number is too small or too large.
-    """
-
-    n: int | None = None
-    steps: int | None = None
-    seed: int = 0
-    weights: str = "ema"
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    device: str | None = None
-    threads: int | None = None
-    label: str | int | None = None
-    guidance: float | None = None
-    guidance_interval: Interval | None = None
-    guide_with: str | Path | None = None
-    sampler: Sampler | str | None = None
-    grid: Grid | str | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps is not None:
-            check_count("steps", self.steps)
-        check_count("n", self.count, LEAST)
-        check_seeds([self.seed])
-        check_seeds([self.seed + self.count - 1])
-
-    @property
-    def count(self) -> int:
-        """The number of samples of a run or a model."""
-        return SAMPLES if self.n is None else self.n
-
-    @property
-    def seeds(self) -> range:
-        """The seeds of the samples."""
-        return range(self.seed, self.seed + self.count)
 
 
 @dataclass(frozen=True)
@@ -183,6 +121,7 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
     if isinstance(source, Pipeline | Model):
         return _sample_model(open_pipeline(source), samples, reference, progress)
     if isinstance(source, Tensor | np.ndarray):
+        samples.check_given("images in memory")
         return _take_images(torch.as_tensor(source), samples.n, reference, decoding)
     if not isinstance(source, str | Path):
         raise UserError(
@@ -197,6 +136,7 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
             what = "name a run or a folder or archive of images"
             raise UserError(f"{source} does not exist: {what}{suggest_run(source)}")
         raise UserError(f"{source} is not a run: name the reference images, {BY_ARGUMENT}")
+    samples.check_given("the images of a folder or archive")
     return _read_images(source, samples.n, reference, decoding)
 
 
@@ -238,6 +178,10 @@ def prepare_sampling(pipeline: P, samples: Samples) -> tuple[P, Label, Guidance]
 
 def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress) -> Subject:
     """Return samples of a model in memory; features are not cached, as the weights may have changed."""
+    if samples.weights != Samples.weights:
+        raise UserError(
+            f"a model in memory has its own weights: leave weights out, or load it with {samples.weights!r}"
+        )
     shape, decoding = pipeline.model.shape, partial(progress, READING)
     home, stem = Path(FOLDER), "model-"
     if isinstance(pipeline, LoadedRun):

@@ -15,7 +15,8 @@ from ddim.evaluation.evaluate import describe_reference, evaluate_subject
 from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.run_folder import check_run_path
-from ddim.evaluation.subject import Samples, Subject, is_run, open_subject, prepare_sampling
+from ddim.evaluation.samples import Samples
+from ddim.evaluation.subject import Subject, is_run, open_subject, prepare_sampling
 from ddim.evaluation.table import EvaluationTable, TableCell
 from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.features import Extractor, load_extractor
