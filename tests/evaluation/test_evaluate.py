@@ -152,7 +152,8 @@ def test_samples_in_a_folder_are_evaluated_like_samples_of_their_run(run, tmp_pa
     reference = Reference("blossoms:60")
     assert main(["sample", str(run), "-n", "41", "--steps", "2", "--sampler", "edm", "--out", "made"]) == 0
     ways = Samples(41, 2, fields={"sampler": "edm"})
-    of_run, of_files = (evaluate_source(of, ways, reference, extractor=stub()) for of in (run, "made"))
+    of_run = evaluate_source(run, ways, reference, extractor=stub())
+    of_files = evaluate_source("made", Samples(41), reference, extractor=stub())
     assert of_run.record["sampling"] == of_files.record["sampling"]
     assert of_files.record["sampling"]["nfe"] == 3
     found = measure_difference(of_files, of_run, "kid")

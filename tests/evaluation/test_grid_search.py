@@ -170,6 +170,9 @@ def test_the_command_that_uses_the_times_samples_as_the_search_did(run, tmp_path
     assert set(" ".join(used[3:]).split(" --")) >= {"sampler dpm_solver", "sampler.order 1", "steps 3"}
     assert " ".join(used).count("--weights raw") == 1
     assert main([*used[1:], "-n", "1", "--out", str(tmp_path / "images")]) == 0
+    (entry,) = searched_grids.read_entries(out / "grids.json", lambda entry: True).values()
+    times = json.loads((tmp_path / "images" / "record.json").read_text())["times"]
+    assert times == pytest.approx(entry["times"], rel=1e-5)
 
 
 def test_a_damaged_file_of_grids_is_refused_by_name(tmp_path):

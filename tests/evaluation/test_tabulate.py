@@ -5,6 +5,7 @@ import io
 import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,12 @@ def test_a_table_says_which_samples_are_guided_by_saved_guidance(run):
     save_guidance(run, loaded.recipe.sampler, 3, "ema", SavedGuidance(2.0, None, "@raw"), labelled=False)
     table = tabulate(run, {"steps": [2, 3]}, FEW, extractor=stub())
     assert [record["guided"] for record in table.to_records()] == ["", "guidance 2, guide @raw"]
-    assert "some combinations use guidance 2, guide @raw; --guidance 1 turns it off" in table.notes
+    said = "combinations use guidance that `ddim search` found (guidance 2, guide @raw); --guidance 1 turns"
+    assert any(note.startswith(f"some {said}") for note in table.notes)
+    alone = tabulate(run, {"steps": [3]}, FEW, extractor=stub())
+    assert any(note.startswith(f"all {said}") for note in alone.notes)
+    asked = tabulate(run, {"steps": [2, 3]}, replace(FEW, guidance=2.0, guide_with="@raw"), extractor=stub())
+    assert not any("turns it off" in note for note in asked.notes)
     plain = tabulate(run, {"steps": [2, 3], "guidance": [1.0]}, FEW, extractor=stub())
     assert not any("turns it off" in note for note in plain.notes)
 

@@ -14,10 +14,11 @@ import torch
 import ddim
 from cases import mark_slow
 from ddim.data.values import Values
+from ddim.data.vectors import ImageVectors
 from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
-from ddim.experiments.export import FORMATS, export_run
+from ddim.experiments.export import FORMATS, _list_measured, export_run
 from ddim.experiments.export_notes import describe_differences
 from ddim.experiments.model_card import make_card
 from ddim.files.documents import read_json, write_json
@@ -148,6 +149,7 @@ def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
     assert noted("onnx").endswith("steps of DDIM, and not those of the sampler of the run, dpm_solver")
     assert noted("diffusers") == ""
     assert noted("onnx", loaded.with_recipe(sampler="ddim")) == ""
+    assert noted("onnx", loaded.with_recipe(sampler=ddim.DDIM(0.5))).endswith("of the run, ddim eta 0.5")
     solver = loaded.recipe.sampler
     save_grid(source, solver, 4, "ema", SearchedGrid((1.0, 0.5, 0.2, 0.1), 0.1, {}))
     save_guidance(source, solver, 4, "ema", SavedGuidance(2.0, None, None), labelled=False)
@@ -159,6 +161,25 @@ def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
         assert "stands for 0 to 65535 (uint16)" in text
         assert "are left out" not in noted(to, steps=5)
     assert noted("safetensors", wide) == ""
+    # Of class folders, all classes; of clusters, those of samples by default.
+    for labels, said in (("true", "guidance that"), ("clusters:3", "draws the classes of samples as often")):
+        chosen = small(net=replace(SMALL, classes=3), data__labels=labels, steps=4)
+        save_guidance(source, solver, 4, "ema", SavedGuidance(2.0, None, None), labelled=True)
+        of_classes = replace(loaded, recipe=chosen, checkpoint=replace(loaded.checkpoint, recipe=chosen))
+        assert said in noted("diffusers", of_classes)
+
+
+def test_safetensors_hold_the_mean_and_deviation_of_vectors(run):
+    rows = np.array([[1.0, 10.0], [3.0, 30.0]])
+    vectors = ImageVectors(("age", "size"), rows, np.arange(2), rows.mean(0), rows.std(0))
+    found = _list_measured(replace(load(run), vectors=vectors))["vectors"]
+    assert found == {"columns": ("age", "size"), "mean": [2.0, 20.0], "std": [1.0, 10.0]}
+
+
+def test_a_folder_without_a_name_is_refused(run, empty):
+    with pytest.raises(UserError, match="the folder to write must have a name, such as new, got ."):
+        export_run(run, ".", "safetensors")
+    assert not list(empty.iterdir())
 
 
 def test_an_exported_program_takes_any_number_of_images(run, tmp_path):

@@ -109,3 +109,11 @@ def test_the_number_of_cores_does_not_depend_on_the_runtime_around():
     before = count_cores()
     with Runtime(threads=1), Runtime(threads=5):
         assert count_cores() == before
+
+
+@pytest.mark.parametrize(("later", "threads"), [(0.1, 4), (1.0, 3)])
+def test_a_program_that_runs_for_a_moment_costs_no_thread(later, threads, monkeypatch):
+    seen = iter([1.0, later])
+    monkeypatch.setattr("ddim.nn.runtime.count_cores", lambda: 4)
+    monkeypatch.setattr("ddim.nn.runtime.measure_others", lambda meter, least=0.5: next(seen))
+    assert choose_runtime("cpu", "fp32", compiling=False).threads == threads

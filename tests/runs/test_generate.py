@@ -128,6 +128,13 @@ def test_the_steps_on_the_page_about_sampling_give_the_images_of_sample(tmp_path
     assert not torch.equal(names["images"], sample(tmp_path, 16, 20, sampler=DDIM()))
 
 
+def test_seed_and_seeds_exclude_each_other(trained):
+    with pytest.raises(UserError, match="give seed or seeds, not both, got seed 5"):
+        ddim.sample(trained, seed=5, seeds=[1, 2])
+    one, other = (ddim.sample(trained, steps=1, seeds=[1, 2], **more) for more in ({}, {"seed": None}))
+    assert torch.equal(one, other)
+
+
 def test_watch_gets_each_state_with_its_seeds(trained):
     seen = []
     images = made(trained, [5, 6, 7, 8, 9], 3, watch=lambda seeds, state: seen.append((seeds, state)))

@@ -19,7 +19,7 @@ from ddim.nn.runtime import Runtime
 from ddim.runs.generate import generate, sample
 from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance, count_evaluations
 from ddim.runs.guidance_choice import open_guidance
-from ddim.runs.guidance_name import name_guidance
+from ddim.runs.guidance_name import name_guidance, name_guide
 from ddim.runs.pipeline import LoadedCheckpoint, LoadedRun
 from ddim.runs.run_path import find_run_folder, parse_place
 from oracles import Answers, Gaussian, TellsTime
@@ -222,3 +222,19 @@ def test_a_name_says_scale_interval_and_guide():
     assert name_guidance(guided(2.0, -2.0, 5.0).describe()) == "guidance 2, log-SNR -2 to 5, guide weak"
     assert name_guidance(Guidance(1.5, high=3).describe()) == "guidance 1.5, log-SNR below 3"
     assert name_guidance(guided(1.0).describe()) == name_guidance({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("/home/ada/small-1@raw", "small-1@raw"),
+        ("/home/ada/small-1/best", "small-1/best"),
+        ("/home/ada/small-1/guide@raw", "small-1/guide@raw"),
+        ("/home/ada/small-1/checkpoints/step-000000012", "small-1/checkpoints/step-000000012"),
+        ("@guide", "@guide"),
+        ("hub:ada/small", "hub:ada/small"),
+        (".", "."),
+    ],
+)
+def test_the_name_of_a_guide_is_that_of_its_run_without_other_folders(name, shown):
+    assert name_guide(name) == shown

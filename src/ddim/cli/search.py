@@ -11,7 +11,6 @@ from ddim.cli import WEIGHTS, check_fields
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, say
 from ddim.errors import UserError
-from ddim.evaluation.conditions import SAMPLING_FIELDS
 
 TAKES_FIELDS = True
 
@@ -23,13 +22,14 @@ student of `ddim distill`, this command finds the noise level of the last step a
 lowest KID against the validation images.
 
 With --guidance, it finds the guide, scale and noise levels of guidance at which samples have the lowest KID
-against the validation images. The best setting is then compared with no guidance, on fresh samples and at
-about the same NFE. If it is better at 95 %, it is written to RUN/guidance.json, and `ddim sample RUN` and
-`ddim evaluate RUN` with the same --steps and sampler use it; --guidance 1 turns it off. For a run with
-labels, classifier-free guidance is tried too. A run without labels needs RUN/guide or --guide-with.
+against the validation images. The best setting is then compared with no guidance on fresh samples, with as
+many steps or about the same NFE, whichever is better. If its KID is lower at 95 %, it is written to
+RUN/guidance.json, and `ddim sample RUN` and `ddim evaluate RUN` with the same --steps and sampler use it;
+--guidance 1 turns it off. For a run with labels, classifier-free guidance is tried too. A run without labels
+needs RUN/guide or --guide-with.
 
 sampling options:
-  --sampler, --grid and their fields, as in `ddim sample` (default: the recipe's)
+  --sampler, --grid and their fields, as in `ddim sample` (default: the recipe's); --grid without --guidance
 
 examples:
   ddim search runs/photos-fast-1 --steps 10
@@ -94,7 +94,7 @@ def _search_guidance(args: argparse.Namespace) -> int:
     from ddim.evaluation.guidance_search import SAMPLES, search_guidance
     from ddim.runs.codec import override
 
-    check_fields(args, "search", *SAMPLING_FIELDS)
+    check_fields(args, "search", "sampler")
     run = load_run(args)
     run = replace(run, recipe=override(run.recipe, args.fields))
     guides = None if args.guide_with is None else args.guide_with.split(",")

@@ -82,8 +82,7 @@ def search_grid(
     Raises:
         UserError: if the sampler is stochastic, except multistep. Also if a number or field is not allowed,
             the schedule has too few different noise levels, or it is not that of the run and there is no
-            `out`. For the sampler multistep, also if `end` is given or
-            the grid is not karras.
+            `out`. For the sampler multistep, also if `end` is given or the grid is not karras.
     """
     run = open_run_folder(run, out)
     _check_choices(run, fields or {}, out)

@@ -1,9 +1,9 @@
 """Search for the best guidance of a run: the guide, the scale and the interval of noise levels.
 
 Settings are compared by the KID of their samples against validation images. The best setting is then compared
-with no guidance, on fresh samples and at about the same number of network evaluations. It is kept only if its
-KID is distinguishably lower at 95 %. This test is needed because the lowest of many noisy KIDs is partly low
-by chance.
+with no guidance on fresh samples: with as many steps, or about as many network evaluations, whichever had the
+lower KID. It is kept only if its KID is distinguishably lower at 95 %. This test is needed because the lowest
+of many noisy KIDs is partly low by chance.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def search_guidance(
     Sampling with the same sampler, number of steps and weights then uses this guidance, unless a guidance
     scale is given. The best setting is compared with no guidance on fresh samples: at the same number of
     steps or at about the same NFE, whichever is better. If no gain is distinguishable at 95 %, no guidance is
-    saved. The reference images are the validation images.
-    After an interruption, the same call continues where the search stopped.
+    saved. The reference images are the validation images. After an interruption, the same call continues
+    where the search stopped.
 
     Args:
-        run: a run folder, or the result of `ddim.load`, with its sampler, grid and weights.
+        run: a run folder, or the result of `ddim.load`, with its sampler and weights.
         steps: number of sampling steps, by default the recipe's.
         n: number of samples of each setting.
         label: class name or index; by default all classes of a run with labels.

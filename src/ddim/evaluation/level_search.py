@@ -84,7 +84,7 @@ def search_levels(
     best = values.index(min(values))
     usual = grids.index(own)
     fresh = range(seeds.stop, seeds.stop + len(seeds))
-    if best != usual:
+    if best != usual and math.isfinite(values[best]):
         mine, theirs = (measure(grids[which], fresh, len(grids) + k) for k, which in enumerate((best, usual)))
         sure = mine is not None and (
             theirs is None or kid_difference(mine, theirs, reference, paired=True)[2] < 0

@@ -170,15 +170,15 @@ def prepare_sampling(pipeline: P, samples: Samples) -> tuple[P, Label, Guidance]
     named = {"sampler": samples.sampler, "grid": samples.grid}
     pipeline = pipeline.with_recipe(**{name: part for name, part in named.items() if part is not None})
     steps = pipeline.recipe.choose_steps(samples.steps)
-    pipeline, _ = with_options(pipeline, samples.fields, steps)
-    pipeline = pipeline if samples.grid is None else pipeline.with_recipe(grid=samples.grid)
+    pipeline, _ = with_options(pipeline, samples.fields, steps, searched=samples.grid is None)
     asked = samples.guidance, samples.guidance_interval, samples.guide_with
     return pipeline, label, open_guidance(pipeline, label, steps, *asked)
 
 
 def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress) -> Subject:
     """Return samples of a model in memory; features are not cached, as the weights may have changed."""
-    if samples.weights != Samples.weights:
+    own = pipeline.checkpoint.weights if isinstance(pipeline, LoadedRun) else None
+    if samples.weights not in (own, Samples.weights):
         raise UserError(
             f"a model in memory has its own weights: leave weights out, or load it with {samples.weights!r}"
         )

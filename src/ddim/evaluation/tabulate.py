@@ -95,7 +95,7 @@ def tabulate(
         found.append(there or evaluate_subject(subject, extractor, None, report))
     cells = _arrange(combinations, found, metric)
     obstacle = _find_first_obstacle(cells, metric)
-    notes = _notes(cells) + ([f"these values should not be ranked: {obstacle}"] if obstacle else [])
+    notes = _notes(cells, obstacle, saved=samples.guidance is None)
     return EvaluationTable(metric, cells, tuple(notes), ranked=obstacle is None)
 
 
@@ -187,8 +187,14 @@ def _find_first_obstacle(cells: Sequence[TableCell], metric: str) -> Obstacle | 
     return next((found for other in others if (found := find_obstacle(first, other, metric))), None)
 
 
-def _notes(cells: Sequence[TableCell]) -> list[str]:
-    """Return sentences about numbers that are easily misread in a table."""
+def _notes(cells: Sequence[TableCell], obstacle: Obstacle | None, *, saved: bool) -> list[str]:
+    """Return sentences about numbers that are easily misread in a table.
+
+    Args:
+        cells: the cells of the table.
+        obstacle: why the values may not be compared, or None.
+        saved: whether guidance is that of `ddim search`, unless a choice of the cells sets it.
+    """
     notes, columns = [], dict.fromkeys(cell.column for cell in cells)
     for column in columns:
         mine = [cell for cell in cells if cell.column == column]
@@ -202,12 +208,14 @@ def _notes(cells: Sequence[TableCell]) -> list[str]:
             "some combinations use times that `ddim search` found, and others do not; --grid sets one for all"
         )
     guided = {name_guidance(cell.evaluation.record["sampling"]) for cell in cells}
-    if guided != {""} and not any("guidance" in cell.choice for cell in cells):
-        which = "some combinations use" if len(guided) > 1 else "all combinations use"
-        notes.append(f"{which} {', '.join(sorted(guided - {''}))}; --guidance 1 turns it off")
+    if saved and guided != {""} and not any("guidance" in cell.choice for cell in cells):
+        which, names = "some" if len(guided) > 1 else "all", "; ".join(sorted(guided - {""}))
+        notes.append(
+            f"{which} combinations use guidance that `ddim search` found ({names}); --guidance 1 turns it off"
+        )
     if len(cells) > 2:
         notes.append(
             "each interval alone contains the true value in 95 % of cases; all of them together do so less "
             "often"
         )
-    return notes
+    return notes + ([f"these values should not be ranked: {obstacle}"] if obstacle else [])

@@ -158,9 +158,6 @@ def export_run(
             f"the number of steps is saved in {GUIDE}, which a {to} export does not have: leave steps out"
         )
     if out is not None:
-        # A finished folder gets its name by renaming, and "." and "/" have no name.
-        if not Path(out).name:
-            raise UserError(f"an export needs a new folder, such as {Path(out) / 'model'}, got {out}")
         check_unused(Path(out))
     loaded = load(run, weights, own=own, device="cpu")
     name = find_run_folder(loaded.checkpoint.run).resolve().name

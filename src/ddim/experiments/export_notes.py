@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ddim.diffusion.samplers import DDIM
-from ddim.runs.classes import default_label
+from ddim.runs.classes import choose_label, default_label
 from ddim.runs.guidance_choice import find_own_guidance
-from ddim.runs.kinds import kind_name
 from ddim.runs.pipeline import LoadedRun
+from ddim.runs.provenance import describe_kind
 from ddim.runs.sampling_guide import GUIDE
 
 
@@ -22,13 +22,14 @@ def describe_differences(run: LoadedRun, to: str, steps: int | None) -> tuple[st
         # The user writes the sampler.
         return ()
     recipe, sampler = run.recipe, run.recipe.sampler
-    steps, name, notes = recipe.choose_steps(steps), kind_name(sampler), []
+    steps, name, notes = recipe.choose_steps(steps), describe_kind(sampler), []
     if to != "diffusers" and sampler != DDIM():
         notes.append(f"{GUIDE} has the steps of DDIM, and not those of the sampler of the run, {name}")
     if (to == "diffusers" or sampler != DDIM()) and run.searched_grid(sampler, steps):
         notes.append(f"the times that ddim search found for {steps} steps of {name} are left out")
     label = default_label(recipe)
-    if find_own_guidance(run, label, steps):
+    # For class folders, guidance is searched for samples of all classes.
+    if any(find_own_guidance(run, each, steps) for each in (label, choose_label(recipe))):
         notes.append(f"the guidance that ddim search found for {steps} steps of {name} is left out")
     if to == "diffusers" and label == "natural":
         notes.append("ddim sample draws the classes of samples as often as they occur in training")

@@ -119,11 +119,12 @@ def _describe_images(run: LoadedRun) -> str:
     if state.images is None:
         return "The run was imported, and its training images are not known."
     seen = state.step * run.recipe.optim.batch
+    repeated = ", with repetitions" if seen > state.images.train else ""
     named = run.classes if run.model.classes <= 200 else ()
     names = f" Classes: {', '.join(named)}." if run.model.classes and named else ""
     return (
-        f"{format_count(state.images.train, 'training image')} of {source}. The run saw {seen:,} images, "
-        f"with repetitions. SHA-256 of all images: {state.images.fingerprint}.{names}"
+        f"{format_count(state.images.train, 'training image')} of {source}. The run saw {seen:,} "
+        f"images{repeated}. SHA-256 of all images: {state.images.fingerprint}.{names}"
     )
 
 
@@ -160,7 +161,7 @@ def _find_picture(
     step = run.checkpoint.state.step
     sheet = folder / "samples" / f"step-{step:09d}.png"
     if run.checkpoint.weights == "ema" and sheet.is_file():
-        return sheet.read_bytes(), f"Samples of the training after step {step:,}, {run.recipe.steps} steps."
+        return sheet.read_bytes(), f"Samples after training step {step:,}, {run.recipe.steps} sampling steps."
     return None
 
 

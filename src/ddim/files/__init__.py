@@ -197,7 +197,12 @@ def temporary_folder(path: Path) -> Generator[Path]:
 
     The block then renames it with `publish_folder`. A folder that was not renamed is removed at the end of
     the block. Missing parents of `path` are created.
+
+    Raises:
+        UserError: if `path` is "." or "/", which have no name.
     """
+    if not path.name:
+        raise UserError(f"the folder to write must have a name, such as {path / 'new'}, got {path}")
     make_folder(path.parent)
     remove_leftovers_once(path.parent)
     while True:

@@ -33,6 +33,8 @@ MOST_THREADS = 1024
 It may exceed the number of cores of this machine, because a run that began on a larger machine keeps its
 threads.
 """
+LONGER = 3.0
+"""Seconds for which the use of cores by other programs is measured before a run gets fewer threads."""
 COMPILE_PAYS_AFTER = 300.0
 """Seconds that training must take for compilation to save time; compilation takes a minute on two cores."""
 
@@ -193,10 +195,13 @@ def choose_runtime(
     check_runtime(device, precision, threads)
     device = find_device(device)
     if threads is None:
-        cores = count_cores()
+        cores, meter = count_cores(), CoreMeter()
         # The measurement takes half a second, and one core gets one thread in any case.
-        others = measure_others(CoreMeter()) if device == "cpu" and cores > 1 else 0.0
+        others = measure_others(meter) if device == "cpu" and cores > 1 else 0.0
         threads = choose_threads(cores, others)
+        if threads < cores:
+            # A program that ran for a moment must not cost the run a thread.
+            threads = choose_threads(cores, measure_others(meter, LONGER))
     if precision == "auto":
         with Runtime(threads=threads):
             precision = "bf16" if _bf16_pays(device) else "fp32"

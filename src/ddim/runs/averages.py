@@ -242,7 +242,8 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
     facts = read_stored(stored[weights])
     if facts.weights != hash_weights(path):
         # `ddim ema RUN` makes an average for the newest checkpoint.
-        named = run if path == checkpoint.find_newest(run / "checkpoints") else path
+        newest = max((run / "checkpoints").glob("step-*"), default=path)
+        named = run if path.resolve() == newest.resolve() else path
         raise UserError(
             f"average {weights} of run {run} belongs to its checkpoint of step {facts.step}, not to {path}: "
             f"make it again with `ddim ema {shlex.quote(str(named))} {_find_options(weights, facts)}`"

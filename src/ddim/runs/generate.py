@@ -250,23 +250,26 @@ def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -
         yield seeds[first : first + size]
 
 
-def with_options(pipeline: P, fields: Mapping[str, Any], steps: int) -> tuple[P, bool]:
+def with_options(
+    pipeline: P, fields: Mapping[str, Any], steps: int, *, searched: bool = True
+) -> tuple[P, bool]:
     """Return the pipeline with fields of its recipe changed, and whether its grid comes from a search.
 
     A grid that `ddim search` saved for the sampler and the number of steps replaces the grid of the recipe.
-    This does not happen if `fields` changes the grid or the schedule of sampling.
+    This does not happen if `fields` changes the grid or the schedule of sampling, or `searched` is False.
 
     Args:
         pipeline: the pipeline.
         fields: new values keyed by field path, as for `override`.
         steps: number of timesteps in the grid.
+        searched: whether a saved grid may be used.
 
     Raises:
         UserError: if the fields do not fit together, or the grid cannot have `steps` times.
     """
     named = {name.split(".")[0] for name in fields}
     changed = replace(pipeline, recipe=override(pipeline.recipe, fields))
-    return _on_searched_grid(changed, steps, searched=not named & {"grid", "sampled_on"})
+    return _on_searched_grid(changed, steps, searched=searched and not named & {"grid", "sampled_on"})
 
 
 def find_grid_ends(recipe: Recipe, steps: int) -> tuple[float, float]:
@@ -338,10 +341,9 @@ def _list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequen
         return range(first, first + count)
     if isinstance(seeds, str) or not isinstance(seeds, Iterable):
         raise UserError(f"seeds must be a list of whole numbers, such as [3, 7] or range(5), got {seeds!r}")
-    if seed != 0:
+    check_seeds(listed := list(seeds))
+    if seed not in (0, None):
         raise UserError(f"give seed or seeds, not both, got seed {seed}")
-    listed = list(seeds)
-    check_seeds(listed)
     check_count("n", len(listed))
     if n not in (None, len(listed)):
         raise UserError(f"n must be the number of seeds, {len(listed)}, or left out, got {n}")

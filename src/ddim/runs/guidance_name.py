@@ -31,9 +31,10 @@ def name_guide(name: str) -> str:
     """
     if name.startswith(("@", "hub:")):
         return name
-    parts = Path(name).parts
+    parts = Path(name).parts or (name,)
     kept = 2 if parts[-1].partition("@")[0] in ("best", "guide") else 1
-    return "/".join(parts[-3:] if parts[-2:-1] == ("checkpoints",) else parts[-kept:])
+    inside = parts[-2:-1] in (("checkpoints",), ("guide",))
+    return "/".join(parts[-3:] if inside else parts[-kept:])
 
 
 def name_interval(interval: Sequence[float | None]) -> str:

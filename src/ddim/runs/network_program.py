@@ -183,7 +183,7 @@ def _explained(model: Model) -> Generator[None]:
             yield
     # The exporters run the code of any network, which may raise anything.
     except Exception as error:
-        if isinstance(error, UserError) or is_full_disk(error) or is_full_memory(error):
+        if isinstance(error, UserError | OSError) or is_full_disk(error) or is_full_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(

@@ -97,8 +97,8 @@ class Optim:
     """The optimiser and its learning-rate schedule.
 
     Attributes:
-        method: "adamw" for AdamW (Loshchilov & Hutter 2019), or "muon" for Muon (Jordan et al. 2024) on all
-            weights with more than 8 inputs and outputs, and AdamW on all others.
+        method: "adamw" for AdamW (Loshchilov & Hutter 2019), or "muon" for Muon (Jordan et al. 2024) on
+            linear layers and convolutions with more than 8 inputs and outputs, and AdamW on all others.
         lr: the highest learning rate.
         weight_decay: decoupled weight decay.
         betas: decay rates of AdamW's two moments.

@@ -81,7 +81,10 @@ def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str,
 
 
 def _weigh_classes(pipeline: Pipeline) -> list[int] | None:
-    """Return the relative frequencies of the classes of samples, as by `choose_label`; None for no class."""
+    """Return the relative frequencies of the classes of samples; None if samples have no class by default.
+
+    Clusters are as frequent as in training. Class folders are equally frequent, if the network needs a class.
+    """
     data, classes = pipeline.recipe.data, pipeline.model.classes
     if not classes or (data.unconditional and default_label(pipeline.recipe) is None):
         return None

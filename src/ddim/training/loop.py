@@ -27,6 +27,7 @@ from ddim.nn.replica import Replica, replicate
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import dump
 from ddim.runs.fitting import find_misfit
+from ddim.runs.own_parts import is_own
 from ddim.runs.pipeline import CLUSTERS, VECTORS
 from ddim.runs.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.runs.state import Plan, RunState, TrainedOn
@@ -126,8 +127,7 @@ class Training:
     def stop(self, reason: str = "by a callback") -> None:
         """End the training after this step, as if its budget were used up, and save a checkpoint.
 
-        Callbacks call this. The run counts as stopped, and `resume` continues it. `reason` is recorded in
-        the state of the checkpoint.
+        Callbacks call this, and `resume` continues the run. The state of the checkpoint records `reason`.
         """
         self.stopped = reason
 
@@ -208,9 +208,9 @@ class Training:
             if following:
                 self.loader.expect(batch.rows.part(after) if after else following.part(parts[0]))
             numbered = number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
-            # With one seed, an image has the same masks of `Dropout` in any part. Other layers and objectives
-            # that draw numbers would draw the same for two images, so they get a seed for each part.
-            part = 0 if numbered else which.start
+            # With one seed, an image has the same masks of `Dropout` in any part. But own losses, and own
+            # networks without `Dropout`, would draw the same numbers for two images: they get other seeds.
+            part = 0 if numbered and not is_own(self.recipe.objective) else which.start
             with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step, part):
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
                 with self._exchange(last=after is None):
