@@ -119,7 +119,7 @@ def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str |
         UserError: if there is no guide, or a guide does not fit.
     """
     data, lacks = run.recipe.data, "has no labels and no"
-    itself = label is not None and data.conditional and data.unlabelled > 0
+    itself = label is not None and data.conditional and data.unconditional
     names = [*([None] if itself else []), *named]
     if not names:
         if data.conditional:

@@ -54,13 +54,14 @@ def make_network_config(pipeline: Pipeline) -> DiffusersConfig:
             from pixels to model units.
     """
     net, channels = _check_network(pipeline), pipeline.model.shape.channels
+    unconditional = pipeline.recipe.data.unconditional
     shift, flip = EMBEDDINGS[net.embedding]
     down = ["AttnDownBlock2D" if attend else "DownBlock2D" for attend in net.attention]
     notes = []
     if net.outputs > 1:
         notes.append("the predicted variance is left out, because diffusers maps it in another way")
     if net.classes:
-        unlabelled = f"label {net.classes} means no class" if has_no_class(pipeline) else "each needs a class"
+        unlabelled = f"label {net.classes} means no class" if unconditional else "each needs a class"
         notes.append(
             "DDIMPipeline and DDPMPipeline pass no class label, so call the network as the model card shows; "
             f"{unlabelled}"
@@ -83,15 +84,11 @@ def make_network_config(pipeline: Pipeline) -> DiffusersConfig:
         "resnet_time_scale_shift": SHIFTS[net.scale_shift],
         # With "scale_shift", the attention in the middle has a norm only if this is given.
         "attn_norm_num_groups": net.groups if net.scale_shift else None,
-        "num_class_embeds": net.classes + has_no_class(pipeline) if net.classes else None,
+        # One more row for images without a class, if there were such images in training.
+        "num_class_embeds": net.classes + unconditional if net.classes else None,
         **NETWORK,
     }
     return DiffusersConfig(content, tuple(notes))
-
-
-def has_no_class(pipeline: Pipeline) -> bool:
-    """Return whether the class embedding in diffusers has one more row, for images without a class."""
-    return pipeline.recipe.data.unconditional
 
 
 def _check_network(pipeline: Pipeline) -> DDPMUNetSpec:

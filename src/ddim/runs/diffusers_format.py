@@ -16,7 +16,7 @@ from ddim.errors import UserError
 from ddim.files import make_folder, write_atomic
 from ddim.files.documents import read_json, write_json
 from ddim.runs.codec import override
-from ddim.runs.diffusers_config import has_no_class, make_network_config, make_noise_config
+from ddim.runs.diffusers_config import make_network_config, make_noise_config
 from ddim.runs.diffusers_options import head_config
 from ddim.runs.diffusers_reading import read_configs
 from ddim.runs.diffusers_weights import (
@@ -94,7 +94,7 @@ def _complete(pipeline: Pipeline) -> dict[str, Tensor]:
     state, channels = dict(pipeline.model.net.state_dict()), pipeline.model.shape.channels
     for name in ("out_conv.weight", "out_conv.bias"):
         state[name] = state[name][:channels]
-    if CLASSES in state and has_no_class(pipeline):
+    if CLASSES in state and pipeline.recipe.data.unconditional:
         # Here, images without a class get a vector of zeros.
         state[CLASSES] = torch.cat([state[CLASSES], torch.zeros_like(state[CLASSES][:1])])
     return state
