@@ -22,8 +22,10 @@ from cases import mark_slow
 from ddim.cli import main
 from ddim.data import open_images, split_images
 from ddim.errors import UserError
+from ddim.evaluation import sample_features
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import evaluate_source, measure_metrics
+from ddim.evaluation.memorisation import check_memorisation
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
@@ -221,6 +223,26 @@ def test_an_evaluation_computes_only_features_that_are_not_in_the_cache(run, cac
         part.write_bytes(part.read_bytes()[:-1] + b"?")
     assert evaluate_source(run, FEW, extractor=network(seen)).record["generated"]["kept"] == 8
     assert seen == [32]
+
+
+def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeypatch):
+    other = stub(name="other")
+    alone = evaluate_source(run, FEW, extractor=other)
+    shutil.rmtree(cache)
+    evaluate_source(run, FEW, extractor=stub())
+    with monkeypatch.context() as patch:
+        patch.setattr(sample_features, "sample_uint8", None)
+        second = evaluate_source(run, FEW, extractor=other)
+        check_memorisation(run, 40, 2)
+    assert (second.record["generated"]["kept"], second.record["seconds"]["sampling"]) == (40, 0)
+    assert second.record["metrics"] == alone.record["metrics"]
+    assert second.record["sampling"] == alone.record["sampling"]
+    assert (second.folder / "grid.png").read_bytes() == (alone.folder / "grid.png").read_bytes()
+    # Samples of large evaluations are not kept: only their features, and the 36 samples that are shown.
+    shutil.rmtree(cache)
+    monkeypatch.setattr(sample_features, "LARGEST_KEPT", 40 * 3 * 32 * 32 - 1)
+    evaluate_source(run, Samples(n=70, steps=2), extractor=stub())
+    assert evaluate_source(run, Samples(n=70, steps=2), extractor=other).record["generated"]["kept"] == 64
 
 
 def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):

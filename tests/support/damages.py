@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
+import torch
 from PIL import Image
 
 import crash
@@ -26,7 +26,7 @@ from ddim.data.survey import survey_source
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.evaluation.record import read_evaluation
-from ddim.evaluation.sample_features import Part, _keep, _read
+from ddim.evaluation.sample_features import _keep, _read
 from ddim.experiments.index import read_run
 from ddim.experiments.sweep.folder import begin_sweep, read_sweep
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
@@ -252,13 +252,13 @@ def damage_caches(folder, count, seed=0):
     source = find_source(str(photos))
     survey_source(source, cache)
     part = folder / "part"
-    _keep(part, Part(np.eye(3), None, 5), pictured=False)
+    _keep(part, {"features": torch.eye(3), "nfe": torch.tensor(5)})
     crash.keep(folder / "run", 1)
     average = folder / "run" / "averages" / "mine"
 
     def read_part():
-        found = _read(part)
-        return None if found is None else (found.features.tolist(), found.nfe)
+        found = _read(part, "features")
+        return None if found is None else (found["features"].tolist(), found["nfe"].item())
 
     def read_average():
         return read_stored(average), checkpoint.read_tensors(average, "average")["weight"].tolist()

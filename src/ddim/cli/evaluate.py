@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
 def _saying_what_continues() -> Generator[None]:
     """If a signal stops the block, say that the same command continues the evaluation.
 
-    The command can continue because features of samples are kept.
+    The command can continue because samples and their features are kept.
     """
     try:
         yield
@@ -242,7 +242,7 @@ def _lines(found: Evaluation) -> list[str]:
     lines += ["", *(f"note: {note}" for note in r["notes"])]
     kept = r["generated"].get("kept", 0)
     if kept:
-        lines.append(f"features of {kept:,} samples were kept from an earlier evaluation")
+        lines.append(f"{kept:,} of the samples were made earlier, and kept in the cache")
     lines.append(
         f"{spent['sampling']:.0f} s of sampling, {spent['features']:.0f} s of features, "
         f"{spent['metrics']:.0f} s of metrics: {found.folder}/record.json"

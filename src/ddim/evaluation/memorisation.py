@@ -29,6 +29,7 @@ from ddim.evaluation.copies import (
 )
 from ddim.evaluation.denoising import Gap, measure_gap
 from ddim.evaluation.run_folder import open_run_folder, write_results
+from ddim.evaluation.sample_features import SampledParts
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.metrics.features import Extractor
 from ddim.plots import charts
@@ -36,6 +37,7 @@ from ddim.plots.pictures import save_png
 from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8, with_options
+from ddim.runs.guidance import count_evaluations
 from ddim.runs.guidance_choice import GuidanceOptions, open_guidance
 from ddim.runs.image_features import take_pictures
 from ddim.runs.images import open_run_images
@@ -101,7 +103,7 @@ def check_memorisation(
     The samples are those of `ddim.sample` with the same options, and with label "all" if the run was trained
     with labels: they cycle through its classes. If these classes are clusters, each cluster is instead as
     frequent among the samples as among the training images. Guidance that `ddim search` saved for such
-    samples is used too.
+    samples is used too. Samples of a run folder that an evaluation kept in the cache are not made again.
 
     Args:
         run: a run folder, or the result of `ddim.load`.
@@ -122,6 +124,8 @@ def check_memorisation(
             the run cannot be sampled with these options.
     """
     check_count("n", n)
+    # Samples of a run in memory are not kept, because its weights may have changed.
+    in_memory = isinstance(run, LoadedRun)
     run = open_run_folder(run, out)
     steps = run.recipe.choose_steps(steps)
     run, _ = with_options(run, fields or {}, steps)
@@ -131,15 +135,21 @@ def check_memorisation(
     # This is checked before time is spent on sampling.
     check_counts(n, len(own.train))
     flip = run.recipe.data.flip
-    parts, nfes = zip(*sample_uint8(run, seeds, steps, label, loaded_guidance, progress), strict=True)
-    samples = torch.cat(parts).permute(0, 2, 3, 1).numpy()
+    nfe = count_evaluations(run, steps, loaded_guidance)
+    sampling = sampling_record(run, seeds, steps, nfe, label, loaded_guidance)
+    if in_memory:
+        parts = sample_uint8(run, seeds, steps, label, loaded_guidance, progress)
+    else:
+        made = SampledParts(run, seeds, steps, label, loaded_guidance, sampling, progress, keep=True)
+        parts = made.samples()
+    samples = torch.cat([images for images, _ in parts]).permute(0, 2, 3, 1).numpy()
     verdict = _find_copies(own, samples, flip, extractor, progress)
     gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
     image = charts.rasterise(draw_pairs(verdict, samples, own))
     content = {
         **memorisation_record(verdict, list(seeds), own, gap, duplicates),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
-        "sampling": sampling_record(run, seeds, steps, nfes[0], label, loaded_guidance),
+        "sampling": sampling,
     }
     return Memorisation(verdict, gap, duplicates, _write_files(run, content, image, verdict, out))
 

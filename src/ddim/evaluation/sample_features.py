@@ -1,9 +1,9 @@
-"""Compute the features of a run's samples part by part, and keep each part in the cache folder.
+"""Samples of a run and their features, computed part by part and kept in the cache folder.
 
-A part is a batch of samples of consecutive seeds. Parts are kept under a hash of everything on which their
-features depend. Therefore a stopped evaluation continues where it stopped, and an evaluation of more samples
-makes only the new samples. Samples are divided into the same parts whether or not they are in the cache, so
-the metrics are bit-identical in both cases.
+A part is a batch of samples of consecutive seeds. Parts are kept under a hash of everything on which they
+depend. Therefore a stopped evaluation continues where it stopped, an evaluation of more samples makes only
+the new samples, and other features of the same samples need no sampling. Samples are divided into the same
+parts whether or not they are in the cache, so the metrics are bit-identical in both cases.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ from ddim.runs.provenance import sample_conditions
 LARGEST_PART = 2**32
 """The largest file of a part that is read, in bytes."""
 
+LARGEST_KEPT = 2**26
+"""The largest size of all samples of an evaluation that are kept in the cache, in bytes."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -48,7 +51,7 @@ class Part:
         images: (B, C, H, W) uint8; may be None if the images were not asked for.
         nfe: network evaluations per image.
         sampling: seconds that sampling took.
-        kept: whether the features are from the cache.
+        kept: whether the images or their features are from the cache, so that nothing was sampled.
     """
 
     features: np.ndarray
@@ -70,6 +73,8 @@ class SampledParts:
         guidance: see `ddim.runs.generate.generate`.
         sampling: the record of the samples, on which the path in the cache depends.
         progress: called with "samples" after each sampling step.
+        keep: whether to keep the samples too if they need at most `LARGEST_KEPT` bytes. Otherwise only their
+            features and the samples that are shown are kept.
     """
 
     pipeline: Pipeline
@@ -79,6 +84,7 @@ class SampledParts:
     guidance: Guidance
     sampling: Mapping[str, Any]
     progress: Progress = ignore_progress
+    keep: bool = False
 
     def __call__(self, extractor: Extractor, shown: int) -> Iterator[Part]:
         """Yield features part by part, in the order of the seeds; the first `shown` samples come with images.
@@ -88,57 +94,93 @@ class SampledParts:
         Raises:
             UserError: if the cache folder cannot be written.
         """
-        folder = cache_folder() / "features" / f"samples-{self._identity(extractor)}"
-        try:
-            make_folder(folder)
-        except OSError as error:
-            raise unwritable_cache(folder, error) from None
+        folder = self._make_folder(extractor)
         processes = current_processes()
         parts = [*split_into_parts(self.pipeline, self.seeds, BATCH)]
         for first in range(0, len(parts), processes.count):
             mine = processes.share(parts[first : first + processes.count])
-            yield from processes.interleave([self._open(seeds, extractor, folder, shown) for seeds in mine])
+            made = [self._measure(seeds, extractor, folder, shown) for seeds in mine]
+            yield from processes.interleave(made)
 
-    def _open(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> Part:
-        """Return the part with these seeds, from the cache folder if possible.
+    def samples(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield (samples, NFE per sample) part by part; samples (B, C, H, W) are uint8.
 
-        If the part is not in the cache folder, or lacks some of the first `shown` images, make and save it.
+        Raises:
+            UserError: if the cache folder cannot be written.
         """
-        path, pictured = folder / f"{seeds[0]}-{len(seeds)}", seeds[0] - self.seeds[0] < shown
-        part = _read(path)
-        if part is None or (pictured and part.images is None):
-            part = self._make(seeds, extractor)
-            _keep(path, part, pictured)
-        return part
+        for seeds in split_into_parts(self.pipeline, self.seeds, BATCH):
+            part, _ = self._sample(seeds, keep=self._keeps)
+            yield part["images"], int(part["nfe"])
 
-    def _make(self, seeds: Sequence[int], extractor: Extractor) -> Part:
-        began = time.monotonic()
+    @property
+    def _keeps(self) -> bool:
+        """Whether all samples are kept."""
+        shape = self.pipeline.model.shape
+        return self.keep and len(self.seeds) * shape.channels * shape.height * shape.width <= LARGEST_KEPT
+
+    def _measure(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> Part:
+        """Return the part with these seeds; compute its features if they are not in `folder`."""
+        path, pictured = folder / _name(seeds), seeds[0] - self.seeds[0] < shown
+        found, images, seconds = _read(path, "features"), None, 0.0
+        if found is None or pictured:
+            samples, seconds = self._sample(seeds, keep=self._keeps or pictured)
+            images = samples["images"]
+            if found is None:
+                features = torch.from_numpy(extractor(images).numpy())
+                found = {"features": features, "nfe": samples["nfe"]}
+                _keep(path, found)
+        return Part(found["features"].numpy(), images, int(found["nfe"]), seconds, kept=seconds == 0)
+
+    def _sample(self, seeds: Sequence[int], *, keep: bool) -> tuple[dict[str, Tensor], float]:
+        """Return "images" and "nfe" of the samples with these seeds, and the seconds that sampling took.
+
+        Samples from the cache took 0 seconds.
+        """
+        folder = self._make_folder()
         onward = continue_progress(self.progress, seeds[0] - self.seeds[0], len(self.seeds))
+        if (found := _read(path := folder / _name(seeds), "images")) is not None:
+            onward("samples", len(seeds), len(seeds))
+            return found, 0.0
+        began = time.monotonic()
         ((images, nfe),) = sample_uint8(self.pipeline, seeds, self.steps, self.label, self.guidance, onward)
         seconds = time.monotonic() - began
-        return Part(extractor(images).numpy(), images, nfe, seconds)
+        made = {"images": images.contiguous(), "nfe": torch.tensor(nfe)}
+        if keep:
+            _keep(path, made)
+        return made, seconds
 
-    def _identity(self, extractor: Extractor) -> str:
-        """Return the SHA-256 (hex) of everything that the features depend on, apart from the seeds."""
-        facts = [sample_conditions(self.sampling), extractor.name, extractor.weights, extractor.resize]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    def _make_folder(self, extractor: Extractor | None = None) -> Path:
+        """Make and return the folder of the features, or of the samples if there is no extractor.
+
+        Its name has the SHA-256 (hex) of everything that its files depend on, apart from the seeds.
+        """
+        facts = [sample_conditions(self.sampling)]
+        facts += [] if extractor is None else [extractor.name, extractor.weights, extractor.resize]
+        identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        folder = cache_folder() / "features" / f"samples-{identity}"
+        try:
+            make_folder(folder)
+        except OSError as error:
+            raise unwritable_cache(folder, error) from None
+        return folder
 
 
-def _read(path: Path) -> Part | None:
-    """Return a part from its file, or None if the file is missing or damaged."""
+def _name(seeds: Sequence[int]) -> str:
+    return f"{seeds[0]}-{len(seeds)}"
+
+
+def _read(path: Path, name: str) -> dict[str, Tensor] | None:
+    """Return the tensors `name` and "nfe" in a file, or None if the file is missing or damaged."""
     with suppress(OSError, UserError, SafetensorError, KeyError):
         digest, content = (whole := read_file(path, LARGEST_PART))[:32], whole[32:]
         if hashlib.sha256(content).digest() == digest:
             found = safetensors.torch.load(content)
-            return Part(found["features"].numpy(), found.get("images"), int(found["nfe"]), kept=True)
+            return {key: found[key] for key in (name, "nfe")}
     return None
 
 
-def _keep(path: Path, part: Part, pictured: bool) -> None:
-    found = {"features": torch.from_numpy(part.features), "nfe": torch.tensor(part.nfe)}
-    if pictured and part.images is not None:
-        found["images"] = part.images.contiguous()
-    content = safetensors.torch.save(found)
+def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
+    content = safetensors.torch.save(tensors)
     try:
         write_atomic(path, hashlib.sha256(content).digest() + content)
     except OSError as error:

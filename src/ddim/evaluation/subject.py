@@ -149,7 +149,7 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
     seeds, steps = samples.seeds, run.recipe.choose_steps(samples.steps)
     nfe = count_evaluations(run, steps, guidance)
     sampling = sampling_record(run, seeds, steps, nfe, label, guidance)
-    parts = SampledParts(run, seeds, steps, label, guidance, sampling, progress)
+    parts = SampledParts(run, seeds, steps, label, guidance, sampling, progress, keep=True)
     home, stem = _find_home(path)
     return Subject(source, samples.count, parts, selected, sampling, home, stem)
 
