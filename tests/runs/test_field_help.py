@@ -17,6 +17,12 @@ def test_the_docstring_of_every_kind_explains_each_field(kind):
     assert [field.name for field in fields(kind) if not read_field_help(kind).get(field.name)] == []
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_the_sentence_about_a_field_is_not_cut_at_a_point_within_it(kind):
+    for sentence in read_field_help(kind).values():
+        assert sentence.count("(") == sentence.count(")"), sentence
+
+
 def test_a_row_has_the_value_as_an_option_takes_it():
     rows = {path: (value, possible, text) for path, value, possible, text in explain_fields(Recipe())}
     assert rows["data.flip"][:2] == ("true", "true or false")

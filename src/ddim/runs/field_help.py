@@ -64,7 +64,8 @@ def read_field_help(kind: type) -> dict[str, str]:
     for each in reversed(kind.__mro__):
         section = (inspect.cleandoc(each.__doc__ or "")).partition("\nAttributes:\n")[2].partition("\n\n")[0]
         for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
-            found[name] = re.split(r"(?<=[^.])\.(?: |$)", " ".join(text.split()))[0]
+            # The points of "et al." and "eq." end no sentence.
+            found[name] = re.split(r"(?<=[^.])(?<!\bal)(?<!\beq)\.(?: |$)", " ".join(text.split()))[0]
     return found
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import numpy as np
 import pytest
 
 from ddim.data.blossoms.source import Blossoms
@@ -14,9 +15,10 @@ from ddim.experiments.sweep.folder import begin_sweep, read_sweep, write_trial_r
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import SweepRequest, plan_trials
 from ddim.files.documents import read_sealed, write_sealed
-from ddim.runs.codec import load_recipe, override
+from ddim.runs.codec import load_recipe, override, write_recipe
 from ddim.runs.folder import check_name
-from ddim.runs.named_recipes import smoke
+from ddim.runs.named_recipes import fast, smoke
+from ddim.training.request import Request
 from race import race
 
 FIELDS = {"objective.error": "[l1,mse]", "schedule": "[cosine,linear]"}
@@ -38,6 +40,33 @@ def test_a_trial_has_the_recipe_that_train_would_have_with_its_values():
     for trial in plan_trials(request(images="320", data="blossoms:100")):
         changes = {**trial.fields, "images": "320", "data.source": "blossoms:100"}
         assert load_recipe(trial.recipe) == override(smoke(), changes)
+
+
+@pytest.mark.parametrize("sizes", [["64", "128", "64x96"], ["128"]])
+def test_a_named_recipe_follows_the_size_of_each_trial(sizes):
+    fields = {"data.size": f"[{','.join(sizes)}]", "optim.lr": "[1e-3,2e-3]"}
+    trials = plan_trials(request(recipe="fast", fields=fields))
+    assert len(trials) == 2 * len(sizes)
+    for trial in trials:
+        train = Request("fast", trial.fields).build_recipe()
+        assert load_recipe(trial.recipe) == train
+
+
+def test_a_recipe_file_does_not_follow_the_size(tmp_path):
+    (tmp_path / "own.yaml").write_text(write_recipe(fast()))
+    (trial,) = plan_trials(request(recipe=str(tmp_path / "own.yaml"), fields={"data.size": "128x64"}))
+    assert load_recipe(trial.recipe) == override(fast(), {"data.size": "128x64"})
+
+
+@pytest.mark.parametrize("recipe", ["fast", "smoke"])
+def test_a_file_of_arrays_keeps_its_size(recipe, tmp_path):
+    np.save(tmp_path / "big.npy", np.zeros((30, 48, 40, 3), np.uint8))
+    fields = {"data.source": str(tmp_path / "big.npy"), "optim.lr": "[1e-3,2e-3]"}
+    for trial in plan_trials(request(recipe=recipe, fields=fields)):
+        assert load_recipe(trial.recipe) == Request(recipe, trial.fields).build_recipe()
+        assert trial.recipe["data"]["size"] == [48, 40]
+    (trial,) = plan_trials(request(recipe=recipe, fields={**fields, "optim.lr": "1e-3", "data.size": "32"}))
+    assert trial.recipe["data"]["size"] == [32, 32]
 
 
 def test_minutes_replace_the_images_of_a_recipe():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ddim.errors import UserError, check_count
 from ddim.evaluation.conditions import UNITS, VALIDATION_FIELDS
 from ddim.experiments.sweep import search_space
-from ddim.experiments.sweep.search_space import Choice, Range, Space
+from ddim.experiments.sweep.search_space import Choice, Range, Space, Values
 from ddim.metrics.catalogue import LEAST
 
 if TYPE_CHECKING:
@@ -98,9 +98,8 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
     space, base = search_space.parse_space(request.fields or {}), shared_recipe(request)
     _check_given_once(request, space)
     if request.search:
-        recipes = [
-            build_recipe(base, choice) for choice in islice(search_space.list_corners(space), _CORNERS)
-        ]
+        corners = islice(search_space.list_corners(space), _CORNERS)
+        recipes = [build_recipe(request, base, choice) for choice in corners]
         width = len(str(request.search))
         planned = [Trial(f"{k:0{width}}", None, None) for k in range(1, request.search + 1)]
     else:
@@ -108,7 +107,7 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
             drawn = search_space.draw_combinations(space, request.random, base.seed)
         else:
             drawn = search_space.list_combinations(space)
-        recipes = [build_recipe(base, choice) for choice in drawn]
+        recipes = [build_recipe(request, base, choice) for choice in drawn]
         whole = [
             (choice, replace(recipe, seed=recipe.seed + k))
             for choice, recipe in zip(drawn, recipes, strict=True)
@@ -133,7 +132,9 @@ def shared_recipe(request: SweepRequest) -> Recipe:
     from ddim.runs.named_recipes import find_recipe
     from ddim.training.start import find_size
 
-    recipe = find_recipe(request.recipe, find_size((request.fields or {}).get("data.size"), None))
+    sizes = search_space.parse_space(request.fields or {}).get("data.size")
+    single = sizes.values[0] if isinstance(sizes, Values) and len(sizes.values) == 1 else None
+    recipe = find_recipe(request.recipe, find_size(single, None))
     if request.minutes is not None:
         recipe = replace(recipe, images=None)
     plain = {"data.source": request.data, "images": request.images, "minutes": request.minutes}
@@ -141,14 +142,16 @@ def shared_recipe(request: SweepRequest) -> Recipe:
     return _with_absolute_source(override(recipe, changes))
 
 
-def build_recipe(base: Recipe, choice: Choice) -> Recipe:
-    """Return the shared recipe `base` with the values of one combination.
+def build_recipe(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
+    """Return the shared recipe `base` of a request with the values of one combination.
+
+    As in `ddim train`, a file of arrays sets the size of the images, and a named recipe follows the size.
 
     Raises:
         Unfit: if no recipe can have these values; the message names the combination.
     """
     try:
-        return _with_values(base, choice)
+        return _with_values(request, base, choice)
     except UserError as error:
         words = ", ".join(f"{name}={value}" for name, value in choice.items())
         raise Unfit(f"{words}: {error}" if words else str(error)) from None
@@ -233,12 +236,18 @@ def _check_validation(request: SweepRequest, name: str, source: Source, share: f
         )
 
 
-def _with_values(base: Recipe, choice: Choice) -> Recipe:
+def _with_values(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
     from ddim.runs.codec import override
+    from ddim.runs.named_recipes import FOR_SIZE
     from ddim.runs.recipe_checks import check_training
+    from ddim.training.alternatives import change_size
+    from ddim.training.request import Request
 
     if "minutes" in choice:
         base = replace(base, images=None)
+    size = Request(fields={"data.source": base.data.source, **choice}).find_size()
+    if size is not None:
+        base = change_size(base, size) if request.recipe in FOR_SIZE else override(base, {"data.size": size})
     recipe = override(base, choice)
     check_training(recipe)
     return _with_absolute_source(recipe)

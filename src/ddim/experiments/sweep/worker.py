@@ -206,7 +206,7 @@ class _Job:
             from ddim.runs.codec import dump, load_recipe
 
             choice = self.queue.propose(self.taken, parse_space(self.sweep.request.fields or {}))
-            recipe = dump(build_recipe(load_recipe(self.sweep.base), choice))
+            recipe = dump(build_recipe(self.sweep.request, load_recipe(self.sweep.base), choice))
             self.trial = replace(self.trial, fields=choice, recipe=recipe)
         write_trial_recipe(self.sweep, self.trial)
 
