@@ -222,6 +222,13 @@ class Model(nn.Module):
             )
         return Labelled(self, labels, augment)
 
+    def with_blank_labels(self, n: int) -> Denoiser:
+        """Return a denoiser for n images that calls this model with class 0, or with vectors of zeros.
+
+        It serves to measure speed and memory, and to try a loss.
+        """
+        return self.with_labels(torch.zeros(n, self.vector) if self.vector else 0 if self.classes else None)
+
     def blank(self, n: int) -> Tensor:
         """Return zeros (n, C, H, W) with this model's image shape, dtype and device."""
         weight = next(self.parameters(), torch.empty(()))

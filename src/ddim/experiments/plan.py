@@ -29,12 +29,11 @@ from ddim.training.alternatives import list_alternatives
 from ddim.training.cautions import MEASURED, describe_few, describe_rejects
 from ddim.training.forecast import forecast_run
 from ddim.training.memory import check_memory
+from ddim.training.own_checks import check_loss, check_network
 from ddim.training.speed import Speed, measure_speed
 from ddim.training.start import (
     Machine,
     change_recipe,
-    check_loss,
-    check_network,
     estimate_seconds,
     find_size,
     load_named_recipe,

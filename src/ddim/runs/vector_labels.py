@@ -61,6 +61,9 @@ def count_vectors(recipe: Recipe, vectors: ImageVectors | None) -> Recipe:
             f"net.vector must be {count}, the numbers in each row of {recipe.data.vectors}, or left out, "
             f"got {given}"
         )
+    # A network that the user wrote has this number already, and is no dataclass.
+    if given == count:
+        return recipe
     return replace(recipe, net=replace(recipe.net, vector=count))  # type: ignore[call-arg]
 
 

@@ -10,6 +10,7 @@ from ddim.nn.runtime import Precision
 from ddim.nn.unet import UNetSpec
 from ddim.runs.codec import list_fields, override
 from ddim.runs.named_recipes import FOR_SIZE, find_recipe
+from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_recipe
 from ddim.training.loop import Training
@@ -159,7 +160,10 @@ def _lower_size(recipe: Recipe) -> tuple[str, Recipe] | None:
     """Return the option for a smaller size with the same aspect ratio, and the recipe with this option.
 
     Return None if the size is 32 pixels or less already, or if the recipe is not valid at the smaller size.
+    Also if the user wrote the network, which may take no other size.
     """
+    if is_own(recipe.net):
+        return None
     shorter = min(recipe.data.size)
     side = USUAL if shorter > USUAL else SMALL
     if shorter <= side:

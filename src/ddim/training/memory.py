@@ -59,7 +59,7 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
 
         # Batch norm may need two images.
         x0, t = model.blank(2), torch.full((2,), 0.5)
-        denoise = model.with_labels(0 if model.classes else None)
+        denoise = model.with_blank_labels(2)
         with saved_tensors_hooks(keep, lambda x: x):
             recipe.objective.at(0.5)(denoise, x0, t, torch.ones_like(x0), Pixels.fixed(0.5, 0.5, channels))
     ratio = prod(recipe.data.size) / (height * width) * recipe.optim.batch / recipe.optim.accumulate / 2

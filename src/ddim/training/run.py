@@ -30,6 +30,7 @@ from ddim.training.display import split_progress
 from ddim.training.fit import Start, fit
 from ddim.training.kid import prepare_kid
 from ddim.training.loop import Plan, Training
+from ddim.training.own_checks import check_loss, check_network
 from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.resumption import Larger, check_never_saved, extend_budget
 from ddim.training.run_document import check_same_guide, check_same_vectors, describe_run, name_data
@@ -44,8 +45,6 @@ from ddim.training.start import (
     Machine,
     accept_images,
     change_recipe,
-    check_loss,
-    check_network,
     find_size,
     load_named_recipe,
     open_split,

@@ -167,7 +167,7 @@ def _time_evaluation(training: Training) -> float:
     with training.averaged() as model, runtime.precise(), torch.no_grad():
         x = runtime.images(model.blank(runtime.micro_batch))
         t = torch.full((len(x),), 0.5, dtype=torch.float64)
-        denoise = model.with_labels(0 if model.classes else None)
+        denoise = model.with_blank_labels(len(x))
 
         def evaluate() -> float:
             begin = time.monotonic()

@@ -16,17 +16,15 @@ from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.given import GivenImages, give_images
 from ddim.data.open import find_array_size, source_exists
-from ddim.diffusion.denoiser import check_output, describe_call
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError, describe_given
-from ddim.nn.own_network import OwnNetwork
+from ddim.errors import UserError
 from ddim.nn.runtime import Precision, Runtime, choose_runtime, count_cores, limit_threads
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.images import record_new_place, reopen_images
 from ddim.runs.named_recipes import find_recipe
-from ddim.runs.own_parts import find_changed_parts, is_own
+from ddim.runs.own_parts import find_changed_parts
 from ddim.runs.pipeline import LoadedRun, read_run_recipe
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe import Recipe, build_model
@@ -186,56 +184,6 @@ def read_exactly(document: Any) -> Recipe:  # noqa: ANN401 (JSON)
     return recipe
 
 
-def check_network(recipe: Recipe, parts: SplitImages) -> None:
-    """Check that a network written by the user can be called as `OwnNetwork` describes.
-
-    Raises:
-        UserError: if the call fails, the output has a wrong shape, or the network has no weights.
-    """
-    if not isinstance(recipe.net, OwnNetwork):
-        return
-    # Initial weights and dropout must not change the caller's random state.
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        net, channels = recipe.net.network(), parts.images.pixels.shape[-1]
-        x = torch.zeros(2, channels, *recipe.data.size)
-        label = (torch.zeros(2, dtype=torch.int64),) if recipe.net.classes else ()
-        name, labelled = recipe.net.name, bool(label)
-        try:
-            output = net(x, torch.zeros(2), *label)
-        except Exception as error:
-            called = describe_call(name, x, label=labelled)
-            raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
-    check_output(output, x, name, label=labelled, outputs=[recipe.net.outputs])
-    if not any(weight.requires_grad for weight in net.parameters()):
-        raise UserError(f"net {name} must have weights to train, torch.nn.Parameter, got none")
-
-
-def check_loss(recipe: Recipe, parts: SplitImages) -> None:
-    """Check that a loss written by the user returns one value for each image.
-
-    Raises:
-        UserError: if the call fails, or the result has a wrong shape.
-    """
-    if not is_own(recipe.objective):
-        return
-    channels = parts.images.pixels.shape[-1]
-    pixels, t = Pixels.fixed(0.5, 0.5, channels), torch.full((2,), 0.5)
-    # Initial weights and dropout must not change the caller's random state.
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(recipe, channels)
-        x0, eps = model.blank(2), torch.ones_like(model.blank(2))
-        called = f"objective {type(recipe.objective).__name__}, called with x0 {tuple(x0.shape)} and t (2,),"
-        try:
-            loss = recipe.objective(model.with_labels(0 if model.classes else None), x0, t, eps, pixels)
-        except Exception as error:
-            raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
-    if not isinstance(loss, torch.Tensor) or loss.shape != (2,):
-        raise UserError(
-            f"{called} must return one loss for each image, (2,), got {describe_given(loss)}: average over "
-            "channels, height and width, .mean((1, 2, 3))"
-        )
-
-
 def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
     """Return the map between images and model units: fixed by the recipe, or measured on training images."""
     channels = parts.images.pixels.shape[-1]
@@ -326,7 +274,8 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32") -> 
             x0 = runtime.images(Noise(range(count)).like(model.blank(count)))
             begin = time.thread_time()
             with runtime.precise():
-                loss = measure(model, x0, torch.full((count,), 0.5), x0, pixels).mean()
+                denoise = model.with_blank_labels(count)
+                loss = measure(denoise, x0, torch.full((count,), 0.5), x0, pixels).mean()
             loss.backward()
             return (time.thread_time() - begin) / count
 

@@ -1,0 +1,81 @@
+"""Check a network and a loss that the user wrote by calling each of them once, before a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ddim.data import SplitImages
+from ddim.diffusion.denoiser import check_output, describe_call
+from ddim.diffusion.pixels import Pixels
+from ddim.errors import UserError, describe_given
+from ddim.nn.own_network import OwnNetwork
+from ddim.runs.own_parts import is_own
+from ddim.runs.recipe import Recipe, build_model
+
+
+def check_network(recipe: Recipe, parts: SplitImages) -> None:
+    """Check that a network written by the user can be called as `OwnNetwork` describes.
+
+    Raises:
+        UserError: if the call fails, the output has a wrong shape, or the network has no weights.
+    """
+    if not isinstance(recipe.net, OwnNetwork):
+        return
+    # Initial weights and dropout must not change the caller's random state.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        net, channels = recipe.net.network(), parts.images.pixels.shape[-1]
+        x, name = torch.zeros(2, channels, *recipe.data.size), recipe.net.name
+        for label, which in _list_labels(recipe):
+            labels = (label,) if which else ()
+            try:
+                output = net(x, torch.zeros(2), *labels)
+            except Exception as error:
+                called = f"{describe_call(name, x, label=bool(which))}{which}"
+                raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
+            check_output(output, x, name, label=bool(which), outputs=[recipe.net.outputs])
+    if not any(weight.requires_grad for weight in net.parameters()):
+        raise UserError(f"net {name} must have weights to train, torch.nn.Parameter, got none")
+
+
+def _list_labels(recipe: Recipe) -> Iterator[tuple[torch.Tensor | None, str]]:
+    """Yield the kinds of labels with which a network is called, each with a description for a message."""
+    if not (recipe.net.classes or recipe.net.vector):
+        yield None, ""
+        return
+    if recipe.net.classes:
+        given, without = torch.zeros(2, dtype=torch.int64), torch.full((2,), -1)
+    else:
+        given = torch.zeros(2, recipe.net.vector)
+        without = torch.full_like(given, torch.nan)
+    yield given, " of zeros,"
+    if recipe.data.unconditional:
+        yield without, f" of {without.flatten()[0]:g}, which means none,"
+        yield None, " None, which means that no image has one,"
+
+
+def check_loss(recipe: Recipe, parts: SplitImages) -> None:
+    """Check that a loss written by the user returns one value for each image.
+
+    Raises:
+        UserError: if the call fails, or the result has a wrong shape.
+    """
+    if not is_own(recipe.objective):
+        return
+    channels = parts.images.pixels.shape[-1]
+    pixels, t = Pixels.fixed(0.5, 0.5, channels), torch.full((2,), 0.5)
+    # Initial weights and dropout must not change the caller's random state.
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(recipe, channels)
+        x0, eps = model.blank(2), torch.ones_like(model.blank(2))
+        called = f"objective {type(recipe.objective).__name__}, called with x0 {tuple(x0.shape)} and t (2,),"
+        try:
+            loss = recipe.objective(model.with_blank_labels(2), x0, t, eps, pixels)
+        except Exception as error:
+            raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(loss, torch.Tensor) or loss.shape != (2,):
+        raise UserError(
+            f"{called} must return one loss for each image, (2,), got {describe_given(loss)}: average over "
+            "channels, height and width, .mean((1, 2, 3))"
+        )
