@@ -23,7 +23,7 @@ from ddim.evaluation.subject import open_subject
 from ddim.runs.generate import generate, with_options
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import open_guidance
-from ddim.runs.pipeline import load
+from ddim.runs.pipeline import load, read_run_recipe
 from ddim.runs.progress import ignore_progress
 from ddim.runs.searched_grids import SearchedGrid, save_grid
 from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
@@ -257,6 +257,36 @@ def test_a_run_with_vectors_also_guides_itself(run, quality, tmp_path):
         search_guidance(folder, STEPS, N)
     with pytest.raises(UserError, match="cannot guide itself, since the samples have no label, and has no"):
         search_guidance(tmp_path / "0", STEPS, N, label="none")
+
+
+def test_the_guidance_of_one_class_is_not_saved_for_all(run, quality, tmp_path):
+    quality(lambda guidance, steps: 4.0 - guidance.scale)
+    fields = {"data__labels": "clusters:2", "data__unlabelled": 0.5, "data__validation": "0.5"}
+    labelled = tiny.train(tiny.recipe("group norm", **fields, report__guide=0.3), tmp_path / "labelled")
+    place = labelled, read_run_recipe(labelled).sampler, STEPS, "ema"
+    save_guidance(*place, SavedGuidance(1.5), labelled=True)
+    found = search_guidance(labelled, STEPS, N, label=0)
+    assert (found.chosen.scale, found.saved) == (3.0, False)
+    assert "that of one class is not saved" in repr(found)
+    assert find_saved_guidance(*place, labelled=True) == SavedGuidance(1.5)
+    assert search_guidance(labelled, STEPS, N).saved
+    assert find_saved_guidance(*place, labelled=True).scale == 3.0
+
+
+@pytest.mark.parametrize("steps", [3, 4, 6, 7, 13, 20])
+def test_an_interval_leaves_out_a_third_of_the_steps(run, steps):
+    loaded = load(run)
+    search = guidance_search._Search(loaded, None, steps, N, stub(), ignore_progress)
+    times = with_options(loaded, {}, steps)[0].recipe
+    levels = times.sampling_schedule(times.grid(steps, times.sampling_schedule)).log_snr.tolist()
+    guided = [sum(low <= level <= high for level in levels) for low, high in search.list_intervals()]
+    first, second = steps // 3, 2 * steps // 3
+    assert guided == [second, steps - first, second - first]
+
+
+def test_equal_samplers_share_what_a_search_saved(tmp_path):
+    save_guidance(tmp_path, ddim.DDIM(eta=0), 10, "ema", SavedGuidance(2.0), labelled=False)
+    assert find_saved_guidance(tmp_path, ddim.DDIM(), 10, "ema", labelled=False) == SavedGuidance(2.0)
 
 
 def test_a_saved_guide_is_found_from_every_working_folder(tmp_path, monkeypatch):

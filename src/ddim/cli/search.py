@@ -55,7 +55,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "-n", type=int, metavar="N", help="with --guidance: samples of each setting (default: 500)"
     )
     parser.add_argument(
-        "--label", metavar="L", help="with --guidance: class name or index (default: all classes)"
+        "--label",
+        metavar="L",
+        help="with --guidance: class name or index, whose result is not saved (default: all classes)",
     )
     parser.add_argument(
         "--guide-with",
@@ -108,7 +110,7 @@ def _search_guidance(args: argparse.Namespace) -> int:
             progress=progress,
             announce=say,
         )
-    end = f": {args.run}/guidance.json" if found.chosen else ""
+    end = f": {args.run}/guidance.json" if found.chosen and found.saved else ""
     print_result(args, {"run": args.run, **found.to_json()}, f"{found!r}{end}")
     return 0
 

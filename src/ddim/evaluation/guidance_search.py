@@ -73,7 +73,8 @@ def search_guidance(
         run: a run folder, or the result of `ddim.load`, with its sampler and weights.
         steps: number of sampling steps, by default the recipe's.
         n: number of samples of each setting.
-        label: class name or index; by default all classes of a run with labels.
+        label: class name or index; by default all classes of a run with labels. The guidance of one class is
+            returned, but not saved.
         guides: the guide or guides to try, by name, such as "runs/small-1@raw"; by default "@guide", if the
             run has one. For a run with labels or vectors, classifier-free guidance is also tried.
         progress: called with "settings" while samples are made.
@@ -105,9 +106,16 @@ def search_guidance(
             'guides must be names, which are saved with the run, such as "runs/small-1@raw", got a loaded run'
         )
     result = search.find(_open_guides(opened, found, steps, named), announce)
-    place = opened.checkpoint.run, opened.recipe.sampler, steps, opened.checkpoint.weights
-    save_guidance(*place, result.chosen, labelled=found is not None)
+    if found != choose_label(opened.recipe):
+        # Saved guidance holds for all classes.
+        return replace(result, saved=False)
+    _save(opened, steps, result.chosen, found)
     return result
+
+
+def _save(run: LoadedRun, steps: int, chosen: SavedGuidance | None, label: Label) -> None:
+    place = run.checkpoint.run, run.recipe.sampler, steps, run.checkpoint.weights
+    save_guidance(*place, chosen, labelled=label is not None)
 
 
 def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str | Path]) -> list[Guidance]:
@@ -229,7 +237,9 @@ class _Search:
         log_snr = recipe.sampling_schedule(recipe.grid(self.steps, recipe.sampling_schedule)).log_snr.tolist()
         if len(log_snr) < 3:
             return []
-        low, high = (round(log_snr[k * len(log_snr) // 3], 1) for k in (1, 2))
+        # The ends lie between two steps. An end at a step could be rounded to either side of it.
+        thirds = (k * len(log_snr) // 3 for k in (1, 2))
+        low, high = (round((log_snr[j - 1] + log_snr[j]) / 2, 1) for j in thirds)
         return [(-math.inf, high), (low, math.inf), (low, high)] if low < high else []
 
     def equal_steps(self, nfe: int) -> int:

@@ -49,12 +49,14 @@ class SearchedGuidance(Tabular):
         best: the setting with the lowest KID among those with guidance, measured again on fresh samples.
         without: no guidance, on samples of the same fresh seeds, with the steps or about the NFE of `best`.
         difference: KID of `best` minus KID of `without`.
+        saved: whether guidance was saved with the run, or was removed if no gain is distinguishable.
     """
 
     trials: tuple[Trial, ...]
     best: Trial
     without: Trial
     difference: Difference
+    saved: bool = True
 
     @property
     def chosen(self) -> SavedGuidance | None:
@@ -95,4 +97,5 @@ class SearchedGuidance(Tabular):
         return "KID, lower is better, with its 95 % confidence interval"
 
     def _notes(self) -> list[str]:
-        return [f"on fresh samples, {self.verdict}"]
+        unsaved = "saved guidance holds for all classes, so that of one class is not saved"
+        return [f"on fresh samples, {self.verdict}", *([] if self.saved else [unsaved])]

@@ -13,7 +13,8 @@ from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.plots.tabular import Tabular
-from ddim.runs.codec import dump
+from ddim.runs.codec import dump, load_value
+from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe
 
 FILE = "grids.json"
@@ -104,4 +105,7 @@ def read_entries(file: Path, is_valid: Callable[[dict[str, Any]], bool]) -> dict
 def sampling_key(sampler: Sampler, steps: int, weights: str) -> str:
     """Return the key under which a search saves its result for this sampler, number of steps and weights."""
     fields = dump(sampler, named=True)
+    if not is_own(sampler):
+        # Equal samplers have the same key, whether a field is given as 0 or as 0.0.
+        fields = dump(load_value(fields, Sampler, "sampler"), named=True)
     return " ".join([f"steps={steps}", f"weights={weights}", *(f"{k}={v}" for k, v in fields.items())])
