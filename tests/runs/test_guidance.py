@@ -1,10 +1,12 @@
 """Guidance by the model itself without a label, and by a weaker model."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -185,6 +187,11 @@ def test_a_model_without_a_run_has_no_versions_of_its_own():
 
 def test_scale_one_needs_no_guide_and_no_label():
     assert open_guidance(run(STRONG), None, 2, 1.0, (0, 1), "nowhere") is OFF
+
+
+def test_a_scale_is_the_same_number_however_it_is_given():
+    for scale in (2, 2.0, np.float32(2), np.int64(2)):
+        assert json.dumps(Guidance(scale).describe()) == json.dumps(Guidance(2.0).describe())
 
 
 def test_a_place_names_a_path_and_weights(tmp_path):

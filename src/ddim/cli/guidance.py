@@ -40,7 +40,8 @@ def add_guidance_options(
         labels: whether the command samples with class labels, and uses what `ddim search` found.
     """
     off = "1 is off (default: what `ddim search --guidance` found, else 1)" if labels else "(default: 1, off)"
-    own = "(default: RUN without its label)" if labels else "(needed with --guidance)"
+    needed = "(needed with --guidance, unless RUN has clusters or vectors)"
+    own = "(default: RUN without its label)" if labels else needed
     more = ", one or more" if several else ""
     parser.add_argument(
         "--guidance",

@@ -241,7 +241,8 @@ def draw_class(seed: int, counts: Sequence[int]) -> int:
         seed: the seed of the sample.
         counts: number of training images of each class.
     """
-    place = (seed * _GOLDEN % 2**64) * sum(counts) >> 64
+    # The integers of NumPy and torch would overflow.
+    place = (index(seed) * _GOLDEN % 2**64) * sum(counts) >> 64
     return bisect_right(list(accumulate(counts)), place)
 
 

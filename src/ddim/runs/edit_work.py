@@ -191,10 +191,12 @@ def open_work(
     """
     check_count("steps", steps)
     guided: dict[str, Any] = {k: v for k, v in options.items() if k in GuidanceOptions.__annotations__}
-    if inverts and guided.get("guidance") not in (None, 1):
+    given = {name: value for name, value in guided.items() if value is not None}
+    if inverts and given and guided.get("guidance") != 1:
+        name, value = next(iter(given.items()))
         raise UserError(
             f"{what} cannot be guided, because guidance multiplies the errors of latents (Mokady et al. "
-            f"2023): leave guidance out, got {guided['guidance']}"
+            f"2023): leave {name} out, got {value}"
         )
     pipeline = open_pipeline(source)
     label = default_label(pipeline.recipe) if seeded else None

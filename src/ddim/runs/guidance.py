@@ -83,6 +83,8 @@ class Guidance:
             raise UserError(f"guidance must be at least 0 and at most 1,000,000, got {self.scale}")
         if not self.low < self.high:
             raise UserError(f"guidance_interval must have low < high, got {self.low:g} and {self.high:g}")
+        # Equal scales must be equal as text too, in records and names.
+        object.__setattr__(self, "scale", float(self.scale))
 
     @property
     def on(self) -> bool:

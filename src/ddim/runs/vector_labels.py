@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -72,7 +73,8 @@ def draw_rows_of_training(seeds: Sequence[int], vectors: ImageVectors) -> Tensor
 
     See `ddim.runs.classes.draw_class` for the order in which the images are drawn.
     """
-    which = [vectors.train[(seed * _GOLDEN % 2**64) * len(vectors.train) >> 64] for seed in seeds]
+    # The integers of NumPy and torch would overflow.
+    which = [vectors.train[(index(seed) * _GOLDEN % 2**64) * len(vectors.train) >> 64] for seed in seeds]
     return torch.from_numpy(vectors.standardise(vectors.rows[which]))
 
 
