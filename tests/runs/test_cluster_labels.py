@@ -50,6 +50,9 @@ def test_the_help_names_clusters_among_the_possible_values():
         ("clusters:1", "data.labels clusters:1 has too few clusters: give at least clusters:2"),
         ("clusters", "needs the number of clusters, such as clusters:16, got 'clusters'"),
         ("cluster", "must be true or false or clusters:K, got 'cluster'"),
+        ("16", "must be true or false or clusters:K, got '16'"),
+        (16, "must be true or false or clusters:K, got 16"),
+        (0, "must be true or false or clusters:K, got 0"),
     ],
 )
 def test_labels_that_are_no_clusters_are_refused_in_one_sentence(text, said):

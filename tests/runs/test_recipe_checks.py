@@ -125,6 +125,14 @@ def test_edm_targets_have_unit_variance_and_weight_by_default():
     assert torch.allclose(weighted, torch.ones(50).double())
 
 
+@pytest.mark.parametrize("name", ["edm", "edm-ve"])
+def test_a_network_must_be_told_the_noise_level(name):
+    said = "signal_variance is the same number at all noise levels of schedule .*: set --conditioning log_snr"
+    with pytest.raises(UserError, match=said):
+        check_training(changed(name, conditioning="signal_variance"))
+    check_training(changed(name, conditioning="log_snr"))
+
+
 def test_any_deviation_is_allowed_without_the_edm_parameterisation():
     check_training(changed("edm", predicts="noise", pixels__std=1))
     check_training(changed("edm", pixels="fixed", pixels__std=0.25))

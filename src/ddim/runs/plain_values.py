@@ -34,7 +34,7 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0
         if Clusters in args and (isinstance(data, Clusters) or Clusters.is_meant(data)):
             return data if isinstance(data, Clusters) else Clusters.parse(data)
         for option in args:
-            if option is not types.NoneType:
+            if option not in (types.NoneType, Clusters):
                 with suppress(UserError):
                     return parse_plain(data, option, path)
         raise refusal

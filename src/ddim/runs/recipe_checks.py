@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import torch
+
 from ddim.data.augment import LABELS
 from ddim.data.clusters import Clusters
 from ddim.diffusion.consistency import Consistency
@@ -158,6 +160,13 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
             f"data.vectors needs a network that can be conditioned on a vector, net {possible}, got "
             f"{kind_name(net)}"
         )
+    t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
+    if len(set(recipe.conditioning(t, recipe.schedule(t)).tolist())) == 1:
+        yield (
+            f"conditioning {kind_name(recipe.conditioning)} is the same number at all noise levels of "
+            f"schedule {kind_name(recipe.schedule)}, so the network would not know the noise: set "
+            "--conditioning log_snr"
+        )
     if net.multiple > 2 * max(recipe.data.size):
         height, width = recipe.data.size
         yield (
@@ -246,7 +255,8 @@ def _find_unguided(recipe: Recipe, loss: Consistency, source: Recipe | None) -> 
         if loss.guide is not None or loss.interval is not None:
             unused = "guide" if loss.interval is None else "interval"
             yield (
-                f"objective.{unused} has no effect with {asked}: leave it out, or set --objective.guidance 2"
+                f"objective.{unused} has no effect with {asked}: set --objective.{unused} none, or "
+                "--objective.guidance 2"
             )
         return
     if source is None:
@@ -256,7 +266,13 @@ def _find_unguided(recipe: Recipe, loss: Consistency, source: Recipe | None) -> 
         )
         return
     if isinstance(source.objective, Consistency):
-        yield f"{asked} guides the run of --from, which is a student itself: set --objective.guidance 1"
+        fields = {"guidance": None, "interval": loss.interval, "guide": loss.guide}
+        off = " ".join(
+            f"--objective.{name} {'1' if name == 'guidance' else 'none'}"
+            for name, value in fields.items()
+            if name == "guidance" or value is not None
+        )
+        yield f"{asked} guides the run of --from, which is a student itself: set {off}"
     if other := find_other_meaning(source, recipe):
         yield f"{asked} needs the {other} of the run of --from, got another {other}: leave out --{other}"
     if loss.guide is None and not recipe.data.conditional:
