@@ -14,8 +14,9 @@ import tiny
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.runs.images import open_run_images
-from ddim.runs.pipeline import load
+from ddim.runs.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
+from ddim.training.parent import hold_out_alike
 from ddim.training.shared_settings import check_same_parent
 
 FIELDS = {"optim.warmup": 0, "images": 16}
@@ -45,6 +46,13 @@ def test_a_student_has_the_images_of_its_teacher_wherever_they_are(parent, tmp_p
     assert load(student(parent, "second")).checkpoint.state.images == wanted
     main(["train", "--from", str(parent), "--out", "third", "--images", "16", "--no-compile"])
     assert load("third").checkpoint.state.images == wanted
+
+
+def test_a_run_from_weights_has_the_recipe_of_these_weights_by_default(tmp_path):
+    chosen = tiny.recipe(schedule="linear_path", predicts="flow", images=16)
+    parent = tiny.train(chosen, tmp_path / "one")
+    child = ddim.train(source=parent, images=32, out=tmp_path / "two", machine=tiny.MACHINE, progress=False)
+    assert read_run_recipe(child) == replace(hold_out_alike(chosen, chosen), images=32)
 
 
 def test_a_student_is_not_trained_on_changed_or_missing_images(parent, tmp_path):

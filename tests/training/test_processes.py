@@ -102,6 +102,35 @@ def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes
     assert len(tiny.metrics(run)) == 43
 
 
+STOPPED = """
+import os, sys
+os.environ["DDIM_CACHE"] = f"{sys.argv[1]}-{os.environ['RANK']}"
+import ddim, tiny, torch
+from ddim.data import given
+
+class Stop(ddim.Callback):
+    def on_start(self, training, folder):
+        training.stop()
+
+images = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
+options = {"out": sys.argv[1], "machine": tiny.MACHINE, "progress": False}
+run = ddim.train(images, tiny.BASE, callbacks=[Stop()], **options)
+given.GIVEN.clear()
+ddim.resume(run, data=images, progress=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_callback_stops_all_processes_and_all_get_the_images_again(tmp_path):
+    """Each process has a cache of its own, as on another machine."""
+    (tmp_path / "script.py").write_text(STOPPED)
+    done = launch(2, tmp_path / "script.py", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "are gone" not in done.stderr
+    assert tiny.bits(tmp_path / "run") == tiny.bits(tiny.train(tiny.BASE, tmp_path / "one"))
+
+
 @pytest.mark.parametrize(("batch", "accumulate"), [(9, 1), (12, 2)])
 def test_a_batch_that_cannot_be_shared_is_refused(batch, accumulate):
     recipe = tiny.recipe(optim__batch=batch, optim__accumulate=accumulate)

@@ -85,7 +85,7 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
 
     Raises:
         UserError: if there is no checkpoint. Also if `own_images` is False, and the images of `run` are
-            missing or have changed, or it was published and they are not a built-in data set.
+            missing or have changed, or it was imported, or published and they are not a built-in data set.
     """
 
     def read(path: Path) -> tuple[Path, Recipe, RunState | None]:
@@ -96,9 +96,10 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
     if state is None:
         return recipe
     source = recipe.data.source
-    _check_source(path, Path(run).name, source, ": name yours with --data.source")
+    advice = ": name yours with --data.source"
+    _check_source(path, Path(run).name, source, advice)
     if state.images is None:
-        return recipe
+        raise UserError(f"run {run} was imported and has no training images{advice}")
     if source.startswith(PREFIX) and not source_exists(source):
         raise UserError(
             f"the images of run {run} were given from Python as {source.removeprefix(PREFIX)}: give them "

@@ -161,6 +161,7 @@ class _Loop:
         news = [start.news, self.lead.watch.describe_start()] if self.lead else []
         for text in filter(None, news):
             self.tell(lambda hook, text=text: hook.on_change(self.training, text))
+        self._share_stop(*self.training.processes.highest(self._stops))
 
     def advance(self) -> None:
         """Train for one step, then validate and save if that is due.
@@ -208,12 +209,20 @@ class _Loop:
         total = training.plan.total or 0
         check = leads and time.monotonic() - self._checked > CHECKED_EVERY
         self.signal, stopped, planned, self._check = training.processes.highest(
-            self.interrupts.number or 0, leads and training.stopped is not None, total if leads else 0, check
+            self.interrupts.number or 0, self._stops, total if leads else 0, check
         )
-        if stopped and not leads:
-            training.stop()
+        self._share_stop(stopped)
         if planned != total:
             training.fix_total(planned)
+
+    @property
+    def _stops(self) -> bool:
+        """Whether a callback, which only process 0 has, stopped the training."""
+        return self.lead is not None and self.training.stopped is not None
+
+    def _share_stop(self, stopped: int) -> None:
+        if stopped and self.lead is None:
+            self.training.stop()
 
     def raise_if_not_finite(self) -> None:
         """Raise `NotFinite` if too many steps in a row were not finite; this waits for the device."""

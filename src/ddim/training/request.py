@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,19 @@ from ddim.data.open import find_array_size, fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed
-from ddim.nn.processes import current_processes
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import RUN
-from ddim.runs.images import list_readings, read_parent_recipe
+from ddim.runs.images import list_readings
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.recipe import Recipe
-from ddim.training.start import Machine, change_recipe, find_size, load_named_recipe, use_data
+from ddim.training.start import (
+    Machine,
+    change_recipe,
+    find_size,
+    load_named_recipe,
+    load_parent_recipe,
+    use_data,
+)
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,7 @@ class Request:
         if self.recipe is None and source is not None:
             # The weights fit only the network of their own recipe, so this recipe is the default.
             named = self.data is not None or "data.source" in self.fields
-            read = partial(read_parent_recipe, source, own_images=named)
-            # The images are searched by the first process of each machine.
-            recipe = replace(current_processes().local_first("parent", read), images=None)
+            recipe = load_parent_recipe(source, own_images=named)
         else:
             recipe = load_named_recipe(self.recipe or "fast", source, self.find_size())
         return self.use_images(self.change(recipe))
@@ -143,14 +146,14 @@ def separate_budget(request: Request, out: str | Path | None) -> tuple[Request, 
         The request without the new budget, and the new budget. If the request has no new budget, or `out`
         holds no run, the unchanged request and None are returned.
     """
-    images = str(request.fields.get("images", ""))
-    if out is None or not images.isdecimal() or not (Path(out) / RUN).is_file():
+    if out is None or "images" not in request.fields or not (Path(out) / RUN).is_file():
         return request, None
+    images = override(Recipe(), {"images": request.fields["images"]}).images
     begun = read_sealed(Path(out) / RUN)["recipe"]["images"]
-    if begun == int(images):
+    if images in (None, begun):
         return request, None
     fields = {name: value for name, value in request.fields.items() if name != "images"}
-    return replace(request, fields=fields if begun is None else fields | {"images": str(begun)}), int(images)
+    return replace(request, fields=fields if begun is None else fields | {"images": str(begun)}), images
 
 
 def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:

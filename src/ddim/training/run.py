@@ -6,11 +6,13 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ddim.data import SplitImages
 from ddim.data.given import give_images
+from ddim.data.open import source_exists
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import lock_folder
@@ -47,6 +49,7 @@ from ddim.training.start import (
     change_recipe,
     find_size,
     load_named_recipe,
+    load_parent_recipe,
     open_split,
     read_exactly,
     reopen_split,
@@ -57,7 +60,7 @@ from ddim.training.start import (
 
 def train(  # noqa: PLR0913 (the choices of a notebook)
     data: object = None,
-    recipe: str | Recipe = "fast",
+    recipe: str | Recipe | None = None,
     *,
     minutes: float | None = None,
     images: int | None = None,
@@ -77,7 +80,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
             default the source in the recipe. A tensor or array of images, or a `torch.utils.data.Dataset`,
             can be given too (see `ddim.data.given.give_images`). By default, its images keep their size, like
             those of a .npy or .npz file. Its labels are used if it has labels and the network takes classes.
-        recipe: the name of a recipe, a YAML file or a `Recipe`.
+        recipe: the name of a recipe, a YAML file or a `Recipe`; by default that of `source`, else "fast".
         minutes: training time; by default the budget of the recipe.
         images: training length in images, counting repetitions, in place of `minutes`.
         size: height and width in pixels, such as 64, "64x96" or (64, 96).
@@ -107,14 +110,20 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     if data is not None and not isinstance(data, str | Path):
         data = give_images(data, recipe.data.values if isinstance(recipe, Recipe) else "auto")
     keep_size = size is None and not (isinstance(recipe, Recipe) and isinstance(data, str | Path))
-    if not isinstance(recipe, Recipe):
-        recipe = load_named_recipe(recipe, source, find_size(size, data))
+    recipe = recipe if isinstance(recipe, Recipe) else _find_recipe(recipe, source, data, size)
     recipe = use_data(recipe, data, keep_size=keep_size) if data is not None else recipe
     recipe = change_recipe(recipe, {name: value for name, value in fields.items() if value is not None})
     with join_processes() as processes:
         shown, decoding = split_progress(processes.leads and progress)
         start = Start(Path(), [*shown, *callbacks], None, began, machine.threads is None)
         return _start(recipe, None if out is None else Path(out), source, machine, start, decoding)
+
+
+def _find_recipe(name: str | None, source: Path | None, data: object, size: object) -> Recipe:
+    """Return the recipe with this name; without a name, that of the run `source`, or "fast"."""
+    if name is None and source is not None:
+        return load_parent_recipe(source, own_images=data is not None)
+    return load_named_recipe(name or "fast", source, find_size(size, data))
 
 
 def _start(
@@ -194,6 +203,10 @@ def resume(
     """
     began, folder, callbacks = time.monotonic(), Path(folder), check_callbacks(callbacks)
     give_parts(own)
+    larger = Larger(more, images)
+    if data is not None and not isinstance(data, str | Path):
+        # Every process must have the images.
+        data = give_images(data)
     with join_processes() as processes:
         shown, decoding = split_progress(processes.leads and progress)
         start = Start(folder, [*shown, *callbacks], None, began, adapt=True)
@@ -204,7 +217,6 @@ def resume(
         with lock_folder(folder) if processes.leads else nullcontext():
             saved = processes.broadcast(_read_saved(folder, data) if processes.leads else None)
             start = replace(start, adapt=saved.document["asked"]["threads"] is None)
-            larger = Larger(more, images)
             if saved.newest is not None:
                 _continue(saved, saved.newest, start, decoding, larger)
             else:
@@ -233,8 +245,8 @@ class _Saved:
 
 def _read_saved(folder: Path, data: object) -> _Saved:
     """Return the data in run.json and the newest checkpoint, after checking `data`; see `resume`."""
+    accept_images(folder, read_sealed(folder / RUN)["recipe"]["data"]["source"], data)
     document = read_sealed(folder / RUN)
-    accept_images(folder, document["recipe"]["data"]["source"], data)
     path = checkpoint.find_newest(folder / "checkpoints")
     if path is None:
         return _Saved(document, document["recipe"])
@@ -293,8 +305,12 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
 
 def _reopen(saved: _Saved, recipe: Recipe, start: Start, progress: Progress) -> SplitImages:
     """Return the training and validation images of a run that is resumed; every machine must have them."""
-    processes, fingerprint = current_processes(), saved.document["data"]["fingerprint"]
-    return processes.local_first("images", lambda: reopen_split(start.folder, recipe, fingerprint, progress))
+    processes, known = current_processes(), saved.document["data"]
+    if (place := known.get("path")) and source_exists(place):
+        # A machine that does not see the run folder does not find the recorded path there.
+        recipe = replace(recipe, data=replace(recipe.data, source=place))
+    split = partial(reopen_split, start.folder, recipe, known["fingerprint"], progress)
+    return processes.local_first("images", split)
 
 
 def _is_aborted(folder: Path) -> bool:

@@ -19,10 +19,11 @@ from ddim.data.open import find_array_size, source_exists
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
+from ddim.nn.processes import join_processes
 from ddim.nn.runtime import Precision, Runtime, choose_runtime, count_cores, limit_threads
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
-from ddim.runs.images import record_new_place, reopen_images
+from ddim.runs.images import read_parent_recipe, record_new_place, reopen_images
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.own_parts import find_changed_parts
 from ddim.runs.pipeline import LoadedRun, read_run_recipe
@@ -70,6 +71,19 @@ def load_named_recipe(name: str, source: Path | None, size: tuple[int, int] | No
     """
     recipe = find_recipe(name, size)
     return recipe if source is None else replace(recipe, pixels=read_run_recipe(source).pixels)
+
+
+def load_parent_recipe(source: str | Path, *, own_images: bool) -> Recipe:
+    """Return the recipe of a run for a new run from its weights, with a budget in minutes.
+
+    Args:
+        source: the run.
+        own_images: see `read_parent_recipe`.
+    """
+    # The images are searched by the first process of each machine.
+    with join_processes() as processes:
+        read = partial(read_parent_recipe, source, own_images=own_images)
+        return replace(processes.local_first("parent", read), images=None)
 
 
 def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
