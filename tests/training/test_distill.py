@@ -1,8 +1,10 @@
 """Distillation: students that sample in two steps, and are runs like any other."""
 
 import os
+import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from ddim.training import distill, resume
 from ddim.training.distill import make_student
 from ddim.training.loop import Plan
+from ddim.training.pace import describe_errors
 from ddim.training.request import Request, find_resumable
 from ddim.training.teacher import Teacher, find_teacher_guidance
 
@@ -199,6 +202,23 @@ def test_fields_of_the_student_are_set_by_path(teacher, tmp_path):
     assert (recipe.optim.lr, recipe.steps, recipe.images, recipe.grid.sigma_min) == (1e-4, 1, 8, 3.0)
     with pytest.raises(UserError, match="give minutes or images, not both"):
         distill(teacher, minutes=1, images=80)
+
+
+def test_a_student_has_one_objective_and_one_source_of_images(teacher, tmp_path):
+    with pytest.raises(UserError, match="trained with objective consistency, got objective: leave out"):
+        distil(teacher, tmp_path / "run", fields={**FIELDS, "objective": "objective"})
+    with pytest.raises(UserError, match=r"data and data\.source both name the images"):
+        distil(teacher, tmp_path / "run", data="blossoms:40", fields={**FIELDS, "data.source": "blossoms:8"})
+
+
+def test_the_error_of_a_student_is_not_called_better_if_it_is_lower(student):
+    values = {"image_mae": 0.5}
+    said = {recipe: describe_errors(SimpleNamespace(recipe=recipe), values) for recipe in (tiny.BASE,)}
+    assert said[tiny.BASE] == "validation error 0.500, lower is better"
+    training = SimpleNamespace(recipe=read_run_recipe(student))
+    assert describe_errors(training, values) == "validation error 0.500, which rises while a student learns"
+    both = describe_errors(training, {**values, "kid": 0.25})
+    assert both.startswith("KID 0.250, lower is better, validation error 0.500, which rises")
 
 
 @pytest.fixture(scope="module")
@@ -381,8 +401,11 @@ def test_guidance_needs_a_teacher_that_can_be_guided(early, guided, teacher, tmp
         distil(early, tmp_path / "run", **GUIDED, fields=fields)
     with pytest.raises(UserError, match="this student is trained without labels: name a guide"):
         distil(teacher, tmp_path / "run", guidance=2.0, fields={**FIELDS, "data.labels": "no"})
-    with pytest.raises(UserError, match="which is a student itself: set --objective.guidance 1"):
+    with pytest.raises(UserError, match="which is a student itself: set --objective.guidance 1") as error:
         tiny.train(read_run_recipe(guided), tmp_path / "run", source=guided)
+    # The advice is enough: the interval and the guide come from the student too.
+    options = dict(re.findall(r"--(objective\S+) (\S+)", str(error.value)))
+    check_training(override(read_run_recipe(guided), options), read_run_recipe(guided))
     alone = override(tiny.BASE, {"objective": "consistency", "objective.guidance": 2.0})
     with pytest.raises(UserError, match="no run is given: use `ddim distill RUN --guidance 2`, or set"):
         check_training(alone)

@@ -212,7 +212,7 @@ class Console(Callback):
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """Print the validation errors and the path of the sheet of samples; see `Callback`."""
-        errors = describe_errors(values)
+        errors = describe_errors(training, values)
         sheet = self.folder / "samples" / f"step-{training.step:09d}.png"
         say(f"after {training.seen:,} images: {errors}{'; ' if errors else ''}samples {sheet}")
         # While the bar is drawn, sys.stderr is an object of rich without an encoding. So ask the real file.
@@ -259,7 +259,9 @@ class Console(Callback):
         say(f"next: ddim sample {run}{labels}    generates new images")
         say(f"      ddim evaluate {run}{labels}    measures how close they are to real images")
         if recipe["report"]["snapshots"]:
-            say(f"      ddim ema {run} --pick    chooses how long the average of the weights is")
+            # The validation error of a student does not tell which average is best.
+            by = " --by kid" if recipe["objective"]["kind"] == "consistency" else ""
+            say(f"      ddim ema {run} --pick{by}    chooses how long the average of the weights is")
 
 
 def _typical_size(images: Images) -> str:

@@ -137,6 +137,9 @@ def _describe_choice(choice: AverageChoice) -> str:
 
 def _describe_list(found: AverageList) -> str:
     """Return the table of the widths of a run, with the stored averages."""
+    from ddim.diffusion.consistency import Consistency
+    from ddim.runs.pipeline import read_run_recipe
+
     text = f"{found.describe()}\n" + format_table(
         ("width", "reconstruction error", "gamma"),
         [(*_describe_width(row), f"{row['gamma']:.2f}") for row in found.rows],
@@ -146,7 +149,9 @@ def _describe_list(found: AverageList) -> str:
     lines = [
         f"stored for step {row['step']}: ddim sample {run} --weights {row['weights']}" for row in found.stored
     ]
-    return text + "\n".join(lines or [f"`ddim ema {run} --pick` chooses a width"])
+    # The validation error of a student does not tell which average is best.
+    by = " --by kid" if isinstance(read_run_recipe(found.run).objective, Consistency) else ""
+    return text + "\n".join(lines or [f"`ddim ema {run} --pick{by}` chooses a width"])
 
 
 def _describe_width(row: Mapping[str, Any]) -> Sequence[str]:

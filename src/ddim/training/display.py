@@ -67,7 +67,7 @@ class Display(Callback):
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
-        if error := describe_errors(values):
+        if error := describe_errors(training, values):
             self._error = f"{error}, at {training.seen:,} images"
         sheet = self._folder / "samples" / f"step-{training.step:09d}.png"
         if self._cell:

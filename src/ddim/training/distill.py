@@ -16,11 +16,10 @@ from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
-from ddim.nn.processes import join_processes
 from ddim.runs.generate import find_grid_ends
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import GuidanceOptions
-from ddim.runs.images import read_parent_recipe
+from ddim.runs.kinds import kind_name
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load
 from ddim.runs.progress import Progress
@@ -28,7 +27,7 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.run_path import pin_place
 from ddim.training.callbacks import Callback
 from ddim.training.run import train
-from ddim.training.start import Machine, change_recipe, use_data
+from ddim.training.start import Machine, change_recipe, load_parent_recipe, use_data
 from ddim.training.teacher import find_teacher_guidance
 
 MIDDLE = 10.0
@@ -113,21 +112,27 @@ def _plan_student(
         changes: new values for fields of the recipe, keyed by path.
         asked: the guidance that the student learns.
     """
+    if data is not None and "data.source" in changes:
+        raise UserError("data and data.source both name the images: give one of them")
     named = data is not None or "data.source" in changes
     if own := [name for name in changes if name.startswith(GUIDED)]:
         if any(value is not None for value in asked.values()):
             raise UserError(f"guidance (--guidance) sets {own[0]} too: give one of them")
         # Saved guidance would be mixed with these fields.
         asked = {"guidance": 1.0}
-    with join_processes() as processes:
-        # The images are searched by the first process of each machine.
-        parent = processes.local_first("parent", lambda: read_parent_recipe(run, own_images=named))
+    parent = load_parent_recipe(run, own_images=named)
     # The loaded models are not kept: `train` loads them again, after the images.
     recipe = add_guidance(make_student(parent), find_teacher_guidance(load(run, device="cpu"), **asked))
     if data is not None:
         given = use_data(recipe, data, keep_size=False)
         recipe = replace(given, data=replace(given.data, labels=recipe.data.labels))
-    return change_recipe(recipe, changes)
+    student = change_recipe(recipe, changes)
+    if not isinstance(student.objective, Consistency):
+        raise UserError(
+            f"a student is trained with objective consistency, got {kind_name(student.objective)}: leave out "
+            "objective, or train from the run with `ddim train --from`"
+        )
+    return student
 
 
 def make_student(recipe: Recipe) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ddim.diffusion.consistency import Consistency
 from ddim.training.loop import Training
 
 WARM = 3
@@ -92,8 +93,16 @@ def describe_pace(pace: Pace, training: Training, values: Mapping[str, float]) -
     return ", ".join(shown)
 
 
-def describe_errors(values: Mapping[str, float]) -> str:
-    """Return the validation error, and KID if known, as text: "validation error 0.484, lower is better"."""
-    errors = {"validation error": values.get("image_mae"), "KID": values.get("kid")}
+def describe_errors(training: Training, values: Mapping[str, float]) -> str:
+    """Return the validation error, and KID if known, as text: "validation error 0.484, lower is better".
+
+    The validation error of a student rises while it learns to give sharp images, so it comes last.
+    """
+    student = isinstance(training.recipe.objective, Consistency)
+    error, kid = values.get("image_mae"), values.get("kid")
+    errors = {"validation error": None if student else error, "KID": kid}
     shown = [f"{name} {value:.3f}" for name, value in errors.items() if value is not None]
-    return f"{', '.join(shown)}, lower is better" if shown else ""
+    shown += ["lower is better"] if shown else []
+    if student and error is not None:
+        shown.append(f"validation error {error:.3f}, which rises while a student learns")
+    return ", ".join(shown)
