@@ -206,6 +206,23 @@ def test_a_resumed_run_remembers_the_best_value(tmp_path):
     assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"
 
 
+def test_a_resume_that_is_stopped_at_once_keeps_the_best_checkpoint(tmp_path):
+    class Stop(Callback):
+        def on_start(self, training, folder):
+            training.stop()
+
+    folder = tiny.train_until_crash(tiny.BASE, tmp_path / "run", tiny.CrashAtSave(1))
+    best = checkpoint.find_best(folder / "checkpoints")
+    assert best == checkpoint.find_newest(folder / "checkpoints")
+    resume(folder, callbacks=[Stop()])
+    assert checkpoint.find_best(folder / "checkpoints") == best
+
+
+def test_two_larger_budgets_are_refused(whole):
+    with pytest.raises(UserError, match="give more or images, not both"):
+        resume(whole("layer norm"), more=5, images=400)
+
+
 def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
     first = tiny.training(updates=1)
     other = tiny.training(source=tiny.images(41))

@@ -125,7 +125,9 @@ def run(args: argparse.Namespace) -> int:
         found = processes.broadcast(_find_run(request, args.out) if processes.leads else None)
         folder, why, images = found
         if folder is not None:
-            if processes.leads and args.restart and (aside := set_aside(folder)):
+            # After a restart by torchrun, the run may have begun anew already.
+            again = args.restart and not restarted
+            if processes.leads and again and (aside := set_aside(folder)):
                 say(f"starting again; the old log is in {aside}")
             with Console() as console:
                 data, given = args.data if own is None else own, [*hooks, console]

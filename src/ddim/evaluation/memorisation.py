@@ -36,7 +36,7 @@ from ddim.plots import charts
 from ddim.plots.pictures import save_png
 from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.classes import choose_label
-from ddim.runs.generate import sample_uint8, with_options
+from ddim.runs.generate import with_options
 from ddim.runs.guidance import count_evaluations
 from ddim.runs.guidance_choice import GuidanceOptions, open_guidance
 from ddim.runs.image_features import take_pictures
@@ -124,9 +124,7 @@ def check_memorisation(
             the run cannot be sampled with these options.
     """
     check_count("n", n)
-    # Samples of a run in memory are not kept, because its weights may have changed.
-    in_memory = isinstance(run, LoadedRun)
-    run = open_run_folder(run, out)
+    in_memory, run = isinstance(run, LoadedRun), open_run_folder(run, out)
     steps = run.recipe.choose_steps(steps)
     run, _ = with_options(run, fields or {}, steps)
     label, seeds = choose_label(run.recipe), range(n)
@@ -137,12 +135,9 @@ def check_memorisation(
     flip = run.recipe.data.flip
     nfe = count_evaluations(run, steps, loaded_guidance)
     sampling = sampling_record(run, seeds, steps, nfe, label, loaded_guidance)
-    if in_memory:
-        parts = sample_uint8(run, seeds, steps, label, loaded_guidance, progress)
-    else:
-        made = SampledParts(run, seeds, steps, label, loaded_guidance, sampling, progress, keep=True)
-        parts = made.samples()
-    samples = torch.cat([images for images, _ in parts]).permute(0, 2, 3, 1).numpy()
+    made = SampledParts(run, seeds, steps, label, loaded_guidance, sampling, progress, keep=True)
+    # Samples of a run in memory are not kept, because its weights may have changed.
+    samples = torch.cat([*made.samples(cached=not in_memory)]).permute(0, 2, 3, 1).numpy()
     verdict = _find_copies(own, samples, flip, extractor, progress)
     gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
     image = charts.rasterise(draw_pairs(verdict, samples, own))

@@ -102,15 +102,20 @@ class SampledParts:
             made = [self._measure(seeds, extractor, folder, shown) for seeds in mine]
             yield from processes.interleave(made)
 
-    def samples(self) -> Iterator[tuple[Tensor, int]]:
-        """Yield (samples, NFE per sample) part by part; samples (B, C, H, W) are uint8.
+    def samples(self, *, cached: bool = True) -> Iterator[Tensor]:
+        """Yield the samples (B, C, H, W) part by part, as uint8.
+
+        Args:
+            cached: whether samples in the cache are used. It is False if the weights may have changed.
 
         Raises:
             UserError: if the cache folder cannot be written.
         """
         for seeds in split_into_parts(self.pipeline, self.seeds, BATCH):
-            part, _ = self._sample(seeds, keep=self._keeps)
-            yield part["images"], int(part["nfe"])
+            if cached:
+                yield self._sample(seeds, keep=self._keeps)[0]["images"]
+            else:
+                yield self._make(seeds)[0]
 
     @property
     def _keeps(self) -> bool:
@@ -136,18 +141,23 @@ class SampledParts:
 
         Samples from the cache took 0 seconds.
         """
-        folder = self._make_folder()
-        onward = continue_progress(self.progress, seeds[0] - self.seeds[0], len(self.seeds))
-        if (found := _read(path := folder / _name(seeds), "images")) is not None:
-            onward("samples", len(seeds), len(seeds))
+        path = self._make_folder() / _name(seeds)
+        if (found := _read(path, "images")) is not None:
+            self.progress("samples", seeds[-1] + 1 - self.seeds[0], len(self.seeds))
             return found, 0.0
         began = time.monotonic()
-        ((images, nfe),) = sample_uint8(self.pipeline, seeds, self.steps, self.label, self.guidance, onward)
+        images, nfe = self._make(seeds)
         seconds = time.monotonic() - began
         made = {"images": images.contiguous(), "nfe": torch.tensor(nfe)}
         if keep:
             _keep(path, made)
         return made, seconds
+
+    def _make(self, seeds: Sequence[int]) -> tuple[Tensor, int]:
+        """Sample, and return the samples (B, C, H, W) and the NFE per sample."""
+        onward = continue_progress(self.progress, seeds[0] - self.seeds[0], len(self.seeds))
+        ((images, nfe),) = sample_uint8(self.pipeline, seeds, self.steps, self.label, self.guidance, onward)
+        return images, nfe
 
     def _make_folder(self, extractor: Extractor | None = None) -> Path:
         """Make and return the folder of the features, or of the samples if there is no extractor.

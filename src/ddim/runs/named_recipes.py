@@ -244,7 +244,8 @@ def dit(size: tuple[int, int] = (64, 64)) -> Recipe:
 
     `--net.width 384 --net.depth 12 --net.heads 6` is the size of DiT-S in the paper, where patches are of
     latents, not of pixels. Images above 64 pixels get the noise schedule of `fast` at that size. They also
-    get larger patches, so that there are about 256 tokens: patches of 8 pixels at size 128, of 16 at 256.
+    get larger patches from 81 pixels on, so that there are 196 to 400 tokens: patches of 8 pixels at size
+    128, of 16 at 256.
     `--net.patch 4` gives finer images there, at a far higher cost. `--recipe flow --net dit --net.patch 4`
     trains the transformer by flow matching; give the patch of the size.
     """

@@ -125,7 +125,7 @@ class Training:
         return self.plan.total is not None and self.seen >= self.plan.total
 
     def stop(self, reason: str = "by a callback") -> None:
-        """End the training after this step, as if its budget were used up, and save a checkpoint.
+        """End the training after this step, and save a checkpoint; no last validation is made.
 
         Callbacks call this, and `resume` continues the run. The state of the checkpoint records `reason`.
         """

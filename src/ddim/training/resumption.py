@@ -33,10 +33,17 @@ class Larger:
     Attributes:
         more: minutes of training beyond the present budget, at the speed in the log of the run.
         images: the new budget in images, in place of `more`.
+
+    Raises:
+        UserError: if both are given.
     """
 
     more: float | None = None
     images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.asked and None not in (self.more, self.images):
+            raise UserError("give more or images, not both")
 
     @property
     def asked(self) -> bool:

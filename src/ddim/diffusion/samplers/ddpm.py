@@ -23,7 +23,8 @@ class DDPM(Sampler):
     `variance` is the variance of a step:
 
     - "small": the variance of q(x_s | x_t, x0), optimal if all data are one image.
-    - "large": beta, the variance of q(x_t | x_s), optimal for normal data of unit variance.
+    - "large": beta, the variance of q(x_t | x_s), optimal for normal data of unit variance on a
+      variance-preserving schedule.
     - "learned": between "small" and "large". For each pixel, the network predicts how to interpolate between
       their logarithms (Nichol & Dhariwal 2021, eq. 15).
 
