@@ -10,6 +10,7 @@ log step for four numbers of levels. It is measured for the last state and for t
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
 import torch
@@ -59,12 +60,19 @@ def table() -> str:
     lines = [
         "# Measured orders of convergence",
         "",
-        "Written by `python benchmarks/orders.py`. "
-        "Each cell has two slopes of the log error against the log step, for "
-        f"{', '.join(map(str, LEVELS[:-1]))} and {LEVELS[-1]} times: that of the last state / that of the "
-        f"sample. The model is a mixture of Gaussians under {schedule}, from t = 1 to {END}, in float64. The "
-        f"last column is the error at {LEVELS[-1]} uniform times. If a slope is above the order, the "
-        "error changes its sign within these steps, and the slope says little.",
+        *textwrap.wrap(
+            "Written by `python benchmarks/orders.py`. Each cell has two slopes of the log error against the "
+            f"log step, for {', '.join(map(str, LEVELS[:-1]))} and {LEVELS[-1]} times: that of the last "
+            f"state / that of the sample. The model is a mixture of Gaussians under {schedule}, from t = 1 "
+            f"to {END}, in float64. The last column is the error at {LEVELS[-1]} uniform times. If a slope "
+            "is above the order, the error changes its sign within these steps, and the slope says little.",
+            width=128,
+        ),
+        "",
+        "- **ramp**: the first steps have orders 1, 2, 3, ..., because they have no earlier slopes to use.",
+        "- **exact start**: further network evaluations in the first steps keep the full order.",
+        "- **equal weights**: the textbook weights for equal steps, used on every grid.",
+        "- **warped k**: times in equal steps of a smooth random function of time, drawn with seed k.",
         "",
         "| sampler | order | NFE at 20 times | " + " | ".join(GRIDS) + " | error |",
         "|---" * (len(GRIDS) + 4) + "|",
