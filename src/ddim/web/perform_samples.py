@@ -102,6 +102,7 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
         "command": sample_command(task, pipeline.classes),
         "python": sample_call(task, pipeline),
         "notes": describe_views(pipeline),
+        "seeded": label is None and not guidance.searched and not pipeline.recipe.sampler.stochastic,
     }
 
 

@@ -46,7 +46,10 @@ class MadeImage:
 
 @dataclass(frozen=True)
 class Result:
-    """New images, the files about them, and the command and Python code that make the same images."""
+    """New images, the files about them, and the command and Python code that make the same images.
+
+    `seeded` says whether an interpolation between seeds, which uses their latents alone, ends at these images.
+    """
 
     id: str
     images: list[MadeImage]
@@ -59,6 +62,7 @@ class Result:
     command: str
     python: str
     notes: list[str]
+    seeded: bool
 
 
 @dataclass(frozen=True)
@@ -298,6 +302,7 @@ def _describe_result(store: ResultStore, own: str, found: Mapping[str, Any]) -> 
         found["command"],
         found["python"],
         list(found.get("notes", [])),
+        bool(found.get("seeded")),
     )
 
 

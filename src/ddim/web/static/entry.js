@@ -86,10 +86,8 @@ export class Entry {
     }
     // A seed alone is enough to repeat a sample only if no other option was set.
     const plain = sampled && Object.keys(sampled).length === 1;
-    // An interpolation between two seeds uses their latents only, so a class or vector would be lost.
-    const latent = sampled && sampled.label === undefined && sampled.vector === undefined;
     result.images.forEach(({ url, file, seed }, k) => {
-      this.tiles[k].seed = latent ? seed : undefined;
+      this.tiles[k].seed = result.seeded ? seed : undefined;
       this.tiles[k].guided = sampled?.guidance !== undefined;
       this.tiles[k].finish(url, plain ? { seed } : null, file);
     });
