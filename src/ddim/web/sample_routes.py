@@ -48,7 +48,8 @@ class MadeImage:
 class Result:
     """New images, the files about them, and the command and Python code that make the same images.
 
-    `seeded` says whether an interpolation between seeds, which uses their latents alone, ends at these images.
+    `seeded` says whether an interpolation between the seeds, which uses their latents alone, ends at these
+    images.
     """
 
     id: str
