@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import tiny
@@ -128,9 +129,10 @@ def test_a_callback_stops_all_processes_and_all_get_the_images_again(tmp_path):
     done = launch(2, tmp_path / "script.py", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "are gone" not in done.stderr
+    images = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
     alone, shared = (
         [line["loss"] for line in tiny.metrics(folder) if "loss" in line]
-        for folder in (tiny.train(tiny.BASE, tmp_path / "one"), tmp_path / "run")
+        for folder in (tiny.train(tiny.BASE, tmp_path / "one", images), tmp_path / "run")
     )
     assert shared == pytest.approx(alone, rel=1e-4)
 
