@@ -1,11 +1,25 @@
 """What a user should know about the images before a run begins."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
 
 from ddim.data import open_images
-from ddim.runs.recipe import Optim
-from ddim.training.cautions import MEASURED, describe_few, describe_warm_up, list_cautions
+from ddim.runs.codec import override
+from ddim.runs.named_recipes import RECIPES, find_recipe
+from ddim.runs.recipe import Optim, build_model
+from ddim.training.cautions import (
+    MEASURED,
+    describe_conditioning,
+    describe_few,
+    describe_warm_up,
+    list_cautions,
+)
+from small_recipes import make_small
 from tiny import images, write_grays
 
 RUN = Path("runs/one")
@@ -26,6 +40,25 @@ def test_files_that_are_left_out_are_counted_with_the_commonest_reason(tmp_path)
         (tmp_path / "photos" / name).write_text("<svg/>")
     found = open_images(tmp_path / "photos", (8, 8))
     assert list_cautions(found, 500, RUN)[0].startswith("3 files were left out, such as 'b.svg': contains no")
+
+
+def begun(recipe):
+    net = make_small(recipe.name).net if recipe.name in RECIPES else recipe.net
+    with torch.random.fork_rng():
+        return SimpleNamespace(recipe=recipe, model=build_model(replace(recipe, net=net), 3))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_tells_its_network_the_noise_level(name):
+    assert describe_conditioning(begun(find_recipe(name))) == ""
+
+
+@pytest.mark.parametrize("net", ["unet", "dit", "residual_unet"])
+def test_noise_levels_that_a_network_cannot_tell_apart_are_named(net):
+    recipe = override(find_recipe("ddpm"), {"net": net, "name": "own"})
+    said = describe_conditioning(begun(recipe))
+    assert said.startswith(f"conditioning timestep gives the network numbers up to 999, which net {net} can")
+    assert describe_conditioning(begun(override(recipe, {"conditioning": "log_snr"}))) == ""
 
 
 def test_the_measured_runs_of_the_rule_are_those_of_the_documentation():

@@ -31,7 +31,7 @@ from ddim.runs.manifest import parse_step
 from ddim.runs.run_path import CHECKPOINTS
 from ddim.training.alternatives import advise
 from ddim.training.callbacks import Callback
-from ddim.training.cautions import describe_warm_up, list_cautions
+from ddim.training.cautions import describe_warm_up, list_all_cautions
 from ddim.training.loop import Training
 from ddim.training.pace import (
     Pace,
@@ -169,7 +169,7 @@ class Console(Callback):
         say(f"{height} x {width} pixels, {images.kind}; {count:,} parameters; recipe {training.recipe.name}")
         if not training.step and (size := _typical_size(images)):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
-        for caution in list_cautions(images, len(parts.train), folder) if not training.step else []:
+        for caution in list_all_cautions(training, folder):
             say(caution)
         say(f"{goal} on {how}{'; the first steps are slow while it compiles' if runtime.compile else ''}")
         if training.extended:

@@ -1,15 +1,21 @@
-"""Warn users before training about the images of a run: about unusable files, or few images."""
+"""Warn users before training: about unusable files, few images, and unreadable noise levels."""
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from pathlib import Path
 
+import torch
+
 from ddim.data import Images
 from ddim.data.cache import read_rejects
 from ddim.metrics.neighbours import FEWEST
+from ddim.nn.embedding import Sinusoidal
+from ddim.runs.kinds import kind_name
 from ddim.runs.recipe import Optim
+from ddim.training.loop import Training
 
 FEW = 500
 """With fewer training images than this number, samples are often copies of training images.
@@ -23,6 +29,44 @@ MEASURED = (
     "none of 200 after 6,480 images were seen 11 times each"
 )
 """The results of two runs (docs/results/memorisation.md), for users with between 64 and 6,480 images."""
+
+
+REPEATS = 20
+"""An embedding that repeats more often than this within the noise levels of a run can hardly tell them apart.
+
+The recipes of this library repeat at most four times.
+"""
+
+
+def list_all_cautions(training: Training, run: Path) -> list[str]:
+    """Return warnings about a training that begins; [] if it is resumed. `run` is the run folder."""
+    if training.step:
+        return []
+    parts = training.split
+    found = [*list_cautions(parts.images, len(parts.train), run), describe_conditioning(training)]
+    return [text for text in found if text]
+
+
+def describe_conditioning(training: Training) -> str:
+    """Return a warning if the network can hardly tell the noise levels of a training apart; else "".
+
+    The embeddings of most networks repeat with every unit of their input, which then must be a small number,
+    such as the log-SNR divided by 10. Timesteps, from 0 to 999, are for the networks of `ddpm` and `iddpm`.
+    """
+    model = training.model
+    found = [each.speeds.min().item() for each in model.modules() if isinstance(each, Sinusoidal)]
+    # At t = 0, the log-SNR of a table is infinite.
+    t = torch.linspace(0.01, 1, 100, dtype=torch.float64)
+    inputs = model.conditioning(t, model.schedule(t))
+    low, high = inputs.min().item(), inputs.max().item()
+    if not found or (high - low) * min(found) / (2 * math.pi) <= REPEATS:
+        return ""
+    conditioning, net = kind_name(model.conditioning), kind_name(training.recipe.net)
+    return (
+        f"conditioning {conditioning} gives the network numbers up to {high:.4g}, which net {net} "
+        "can hardly tell apart, because its embedding repeats with every unit: samples may be poor; "
+        "--conditioning log_snr suits it"
+    )
 
 
 def list_cautions(images: Images, train: int, run: Path) -> list[str]:

@@ -15,7 +15,7 @@ from ddim.errors import escape
 from ddim.runs.notebook_cell import Cell, in_notebook
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
-from ddim.training.cautions import list_cautions
+from ddim.training.cautions import list_all_cautions
 from ddim.training.loop import Training
 from ddim.training.pace import (
     Pace,
@@ -56,7 +56,7 @@ class Display(Callback):
             training.seen,
             training.plan.total,
         )
-        for caution in list_cautions(split.images, len(split.train), folder) if not training.step else []:
+        for caution in list_all_cautions(training, folder):
             _write(caution)
 
     def on_step(self, training: Training, values: Mapping[str, float]) -> None:
