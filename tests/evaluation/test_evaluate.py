@@ -29,6 +29,7 @@ from ddim.evaluation.memorisation import check_memorisation
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
+from ddim.evaluation.subject import open_subject
 from ddim.files.documents import read_sealed
 from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
@@ -427,6 +428,39 @@ def test_gray_and_transparent_runs_are_evaluated(channels, tmp_path):
     run = tiny.train(recipe, tmp_path / "run")
     found = evaluate_source(run, FEW, extractor=stub())
     assert np.isfinite(found.value("kid"))
+
+
+def test_values_of_more_than_8_bits_have_one_scale(tmp_path, monkeypatch):
+    """The samples, the run's own images and images named with --data are scaled by the same range."""
+    monkeypatch.chdir(tmp_path)
+    floats = tiny.images(60, channels=2).pixels / np.float32(64) - 1
+    np.save("floats.npy", floats)
+    np.save("darker.npy", floats[floats.mean((1, 2, 3)).argsort()[:40]].clip(-1, 1))
+    recipe = tiny.recipe(data__range=(-2, 4), images="8")
+    run = tiny.train(recipe, tmp_path / "run", "floats.npy")
+    own, named = (
+        evaluate_source(run, FEW, reference, extractor=stub()).record
+        for reference in (Reference(part="all"), Reference("floats.npy"))
+    )
+    assert own["metrics"] == named["metrics"]
+    assert own["reference"]["sha256"] == named["reference"]["sha256"]
+    other = open_subject(run, FEW, Reference("darker.npy"), lambda *_: None).reference.images
+    assert (other.values.low, other.values.high) == (-2, 4)
+
+
+def test_samples_in_arrays_are_evaluated_with_the_range_of_the_reference(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("floats.npy", tiny.images(60, channels=2).pixels / np.float32(64) - 1)
+    tiny.train(tiny.recipe(images="8"), tmp_path / "run", "floats.npy")
+    assert main(["sample", "run", "-n", "40", "--steps", "2", "--out", "made"]) == 0
+    of_run, of_files = (
+        evaluate_source(source, Samples(40, steps), Reference("floats.npy"), extractor=stub())
+        for source, steps in (("run", 2), ("made", None))
+    )
+    assert of_files.record["generated"]["images"] == 40
+    assert of_files.record["sampling"] == of_run.record["sampling"]
+    one, other = (np.load(found.folder / "features.npy") for found in (of_run, of_files))
+    np.testing.assert_allclose(one, other, atol=1 / 255)
 
 
 def test_a_given_part_or_other_images_are_the_reference(run):

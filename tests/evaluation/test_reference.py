@@ -1,11 +1,14 @@
 """Features of a reference belong to the selected images, are computed once, and again if damaged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import tiny
 from damage import damage_file, flip_bit
+from ddim.data.values import Values
 from ddim.errors import UserError
 from ddim.evaluation.reference import Reference, select_reference
 from ddim.files import cache_folder
@@ -90,6 +93,16 @@ def test_the_identity_changes_with_everything_that_features_depend_on():
     assert len(set(identities)) == len(identities)
     renamed = ImageSet(tiny.images(), np.arange(40), "elsewhere", "valid")
     assert renamed.identity(stub()) == some().identity(stub())
+
+
+def test_the_identity_changes_with_the_range_of_images_of_more_than_8_bits():
+    made = tiny.images()
+    deep = replace(made, pixels=made.pixels.astype(np.uint16) * 16)
+    ranges = [Values("uint16", 0, 65535), Values("uint16", 0, 4095), Values("uint16", 5, 4095)]
+    sets = [ImageSet(replace(deep, values=values), np.arange(40), "memory", "all") for values in ranges]
+    assert len({one.identity(stub()) for one in sets}) == 3
+    whole, narrow, _ = (compute_features(one, stub()) for one in sets)
+    assert narrow.mean() > 10 * whole.mean()
 
 
 DATA = Data(source="blossoms:50", size=(32, 32), validation=0.3)

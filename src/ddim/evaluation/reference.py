@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ddim.data import Images, open_images, split_images
-from ddim.data.values import Reading, choose_channels
+from ddim.data.values import EIGHT_BITS, Reading, Values, choose_channels
 from ddim.errors import UserError, describe_given, suggest
 from ddim.runs.image_features import ImageSet
 from ddim.runs.images import reopen_run_images
@@ -60,8 +60,20 @@ def name_source(reference: str | Path) -> str:
     return str(reference)
 
 
+def share_range(images: Images, values: Values) -> Images:
+    """Return images with the range of `values` if their pixels have its type, so that both have one scale.
+
+    Values outside the range are treated as the nearer end.
+    """
+    return replace(images, values=values) if images.values.type == values.type else images
+
+
 def select_reference(
-    reference: Reference, data: Data, seed: int, progress: Callable[[int, int], None] | None = None
+    reference: Reference,
+    data: Data,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+    values: Values = EIGHT_BITS,
 ) -> ImageSet:
     """Return the images of a reference, decoded and split as for a run.
 
@@ -70,10 +82,12 @@ def select_reference(
         data: the run's data fields, which define the size, the channels and the validation share.
         seed: the seed of the split; see `Recipe.split_seed`.
         progress: called with the number of images decoded and the total.
+        values: the type and range of the values of the run, whose range other images share.
     """
     source = reference.data or data.source
     reading = data.reading if reference.data is None else Reading(axis=data.axis)
     images = open_images(source, data.size, data.channels, reading=reading, progress=progress)
+    images = images if reference.data is None else share_range(images, values)
     return _select_part(reference, images, data, seed)
 
 
@@ -103,7 +117,7 @@ def open_reference(
         images = reopen_run_images(run, progress, f"name images {BY_ARGUMENT}")
         return _select_part(reference, images, run.recipe.data, run.recipe.split_seed)
     data = replace(run.recipe.data, channels=choose_channels(run.model.shape.channels))
-    return select_reference(reference, data, run.recipe.split_seed, progress)
+    return select_reference(reference, data, run.recipe.split_seed, progress, run.values)
 
 
 def check_enough(images: ImageSet, least: int) -> ImageSet:

@@ -15,18 +15,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.data import Images, open_images
+from ddim.data import Images
 from ddim.data.batch import gather_batch
+from ddim.data.cache import load_cached
 from ddim.data.decode import UnusableError
 from ddim.data.high_bit_depth import read_any_header
 from ddim.data.hub import names_repository
+from ddim.data.images import check_size
 from ddim.data.open import find_source, source_exists
-from ddim.data.sources import Member
+from ddim.data.sources import Member, Reject
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
 from ddim.errors import UserError, describe_given, format_count
 from ddim.evaluation.record import FOLDER, describe_part, is_sampling
-from ddim.evaluation.reference import BY_ARGUMENT, Reference, open_reference, select_reference
+from ddim.evaluation.reference import (
+    BY_ARGUMENT,
+    Reference,
+    open_reference,
+    select_reference,
+    share_range,
+)
 from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.files.documents import read_sealed
@@ -47,6 +55,7 @@ from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import find_named_checkpoint, find_run_folder, names_checkpoint, suggest_run
+from ddim.runs.sample_files import SAMPLE, SampleArrays
 
 
 @dataclass(frozen=True)
@@ -193,7 +202,7 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
             raise UserError("a model has no images of its own: name the reference images")
         channels = choose_channels(shape.channels)
         data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=channels)
-        selected = select_reference(reference, data, 0, decoding)
+        selected = select_reference(reference, data, 0, decoding, pipeline.values)
     pipeline, label, guidance = prepare_sampling(pipeline, samples)
     seeds, steps = samples.seeds, pipeline.recipe.choose_steps(samples.steps)
     nfe = count_evaluations(pipeline, steps, guidance)
@@ -243,13 +252,18 @@ def _take_images(
 def _read_images(
     source: Path, n: int | None, reference: Reference, decoding: Callable[[int, int], None]
 ) -> Subject:
-    images = open_images(str(source), _first_size(source), progress=decoding)
+    arrays = SampleArrays(source)
+    found = arrays if _is_sample_folder(source) and arrays.list_names() else find_source(str(source))
+    size = _first_size(found.members((64, 64)), source)
+    check_size(size)
+    images = load_cached(found, str(source), size, None, progress=decoding)
     which, sampling = _select_samples(source, images)
     which = which[: _count_images(len(which), n)]
     if sampling:
         sampling["seeds"] = sampling["seeds"][: len(which)]
-    data = Data(size=(images.pixels.shape[1], images.pixels.shape[2]))
+    data = Data(size=size)
     selected = select_reference(reference, data, 0, decoding)
+    images = share_range(images, selected.images.values)
     nfe = sampling["nfe"] if sampling else 0
 
     def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
@@ -264,9 +278,14 @@ def _read_images(
     )
 
 
-def _first_size(source: Path) -> tuple[int, int]:
+def _is_sample_folder(source: Path) -> bool:
+    """Return whether `ddim sample` wrote a folder."""
+    return (source / "record.json").is_file()
+
+
+def _first_size(members: Iterator[Member | Reject], source: Path) -> tuple[int, int]:
     """Return (height, width) of the first readable image of a source."""
-    for item in find_source(str(source)).members((64, 64)):
+    for item in members:
         if isinstance(item, Member):
             with suppress(UnusableError):
                 header = read_any_header(item.data)
@@ -280,9 +299,9 @@ def _select_samples(source: Path, images: Images) -> tuple[np.ndarray, dict[str,
     In a folder that `ddim sample` wrote, the samples are the files that are named by a seed, in the order of
     the seeds; the sheet is left out.
     """
-    if not (source / "record.json").is_file():
+    if not _is_sample_folder(source):
         return np.arange(len(images)), None
-    places = {int(name[:-4]): k for k, name in enumerate(images.names) if re.fullmatch(r"\d{5,}\.png", name)}
+    places = {int(name[:-4]): k for k, name in enumerate(images.names) if SAMPLE.fullmatch(name)}
     seeds = sorted(places)
     sampling, record = None, read_sealed(source / "record.json")
     if is_sampling(record) and record["seeds"] == seeds:

@@ -50,6 +50,9 @@ class ImageSet:
         which = hashlib.sha256(np.ascontiguousarray(self.which, np.int64).tobytes()).hexdigest()
         facts = [self.images.fingerprint, which, extractor.name, extractor.weights, extractor.resize]
         facts += ["mirrored"] if self.mirrored else []
+        values = self.images.values
+        # The fingerprint does not contain the range, which scales the pixels of 16-bit and float images.
+        facts += [] if values.eight_bits else [values.low, values.high]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

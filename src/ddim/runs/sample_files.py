@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,41 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddim.data.decode import MAX_BYTES
+from ddim.data.folder import Folder
 from ddim.data.npy import NotAnArrayError, npy_header, read_npy
 from ddim.data.npy import render_npy as render_array
+from ddim.data.sources import Member
 from ddim.data.values import PICTURE_CHANNELS, Values
 from ddim.errors import UserError
-from ddim.files import atomic_file, write_atomic
+from ddim.files import atomic_file, read_file, write_atomic
 from ddim.plots.pictures import render_deep_png, render_png, to_uint8
 
 STACK = "samples.npy"
 """The file with the samples of the last call as one array; see `ddim.runs.sample_folder`."""
+
+SAMPLE = re.compile(r"\d{5,}\.(png|npy)")
+"""The names of the samples in a folder; a name begins with the seed."""
+
+
+@dataclass(frozen=True)
+class SampleArrays(Folder):
+    """The samples in .npy files of a folder, sorted by name. A `Folder` leaves out such files."""
+
+    def stamp(self) -> str:
+        """Return the stamp of the folder, marked as that of its arrays; see `Source`."""
+        found = super().stamp()
+        return f"{found}\0arrays" if found else ""
+
+    def list_names(self) -> list[str]:
+        """Return the names of the samples, sorted."""
+        names = super().list_names()
+        return [name for name in names if SAMPLE.fullmatch(name) and name.endswith(".npy")]
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member]:
+        """Yield the samples, sorted by name; see `Source`."""
+        for name in self.list_names():
+            yield Member(name, read_file(self.path / name, MAX_BYTES))
 
 
 def is_picture(values: Values, channels: int) -> bool:
