@@ -24,6 +24,7 @@ from ddim.evaluation.table_files import save_table
 from ddim.evaluation.tabulate import tabulate
 from ddim.runs.pipeline import load
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
+from mine import Cubes, Euler
 from stubs import SAMPLING, record, stub
 
 FEW = Samples(n=40)
@@ -102,6 +103,15 @@ def test_a_table_says_which_samples_are_guided_by_saved_guidance(run):
     assert not any("turns it off" in note for note in asked.notes)
     plain = tabulate(run, {"steps": [2, 3], "guidance": [1.0]}, FEW, extractor=stub())
     assert not any("turns it off" in note for note in plain.notes)
+
+
+def test_parts_of_the_users_own_can_be_choices(run):
+    table = tabulate(run, {"sampler": [ddim.DDIM(), Euler()], "steps": [2]}, FEW, extractor=stub())
+    assert table.rows == ["ddim eta 0", "Euler"]
+    ours, theirs = (cell.evaluation for cell in table.cells)
+    assert theirs.value("kid") == pytest.approx(ours.value("kid"), abs=1e-6)
+    grids = tabulate(run, {"grid": ["uniform", Cubes()], "steps": [3]}, FEW, extractor=stub())
+    assert grids.rows == ["uniform", "Cubes"]
 
 
 def test_mistakes_are_refused_before_anything_is_computed(run):

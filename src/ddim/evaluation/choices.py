@@ -121,6 +121,8 @@ def _name_value(part: str, value: Any) -> Choice:  # noqa: ANN401
     if not is_dataclass(value):
         return {part: value}
     tree = dump(value, named=True)
+    # The hash of a part that the user wrote is no field. The newest part with this name is `value`.
+    tree.pop("sha256", None)
     return {part if name == "kind" else f"{part}.{name}": inner for name, inner in tree.items()}
 
 

@@ -259,14 +259,15 @@ def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: 
     tree[path[-1]] = new
 
 
-def _unknown(path: str, name: str, kind: type, above: str, slot: Slot) -> str:
+def _unknown(path: str, name: str, kind: Any, above: str, slot: Slot) -> str:  # noqa: ANN401
     """Return the message about an unknown field, with a suggestion.
 
     If other classes for this place have the field, the message names them. Otherwise it suggests a similar
     field of this class or of the whole recipe.
     """
-    own = next(other for other, found in slot.kinds.items() if found is kind)
-    known = [f.name for f in fields(kind)]
+    written = kind.name if isinstance(kind, OwnNetwork) else kind.__name__
+    own = next((other for other, found in slot.kinds.items() if found is kind), written)
+    known = [inner.name for inner in list_slots(kind)]
     if others := [o for o, found in slot.kinds.items() if name in [f.name for f in fields(found)]]:
         hint = suggest(path, [f"{above}.{field}" for field in known], 0.9)
         return f"{path} is not a field of {own}{hint}; it is a field of {' and '.join(others)}"
