@@ -78,8 +78,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help=(
-            "evaluate each run with N samples, as `ddim evaluate` does; if the images are in class folders, "
-            "the samples cycle through all classes"
+            "evaluate each run with N samples, in the sampling steps of its recipe; if the images are in "
+            "class folders, the samples cycle through all classes"
         ),
     )
     parser.add_argument(

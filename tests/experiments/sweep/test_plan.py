@@ -88,6 +88,16 @@ def test_the_path_of_the_images_becomes_absolute(tmp_path, monkeypatch):
     assert {t.recipe["data"]["source"] for t in trials} == {str(tmp_path / "photos")}
 
 
+def test_the_path_of_the_vectors_becomes_absolute(tmp_path, monkeypatch):
+    (tmp_path / "x.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    trials = plan_trials(request(fields={"data.vectors": "x.csv", "seed": "[1,2]"}))
+    assert {t.recipe["data"]["vectors"] for t in trials} == {str(tmp_path / "x.csv")}
+    (tmp_path / "own.yaml").write_text(write_recipe(override(smoke(), {"data.vectors": "x.csv"})))
+    trials = plan_trials(request(recipe="own.yaml"))
+    assert {t.recipe["data"]["vectors"] for t in trials} == {str(tmp_path / "x.csv")}
+
+
 def test_random_combinations_depend_on_the_seed_alone():
     drawn = plan_trials(request(random=3))
     assert drawn == plan_trials(request(random=3))
@@ -145,10 +155,10 @@ def test_random_combinations_depend_on_the_seed_alone():
                     "grid": "sections",
                     "grid.entries": "300",
                     "grid.shares": "1,2",
-                    "steps": "9",
+                    "steps": "20",
                 },
             },
-            "--evaluate samples in 20 steps: ",
+            "steps must be a multiple of 3, the sum of grid.shares, got 20",
         ),
         (
             {"fields": {"schedule": "[cosine,linear]", "optim.lr": "[1e-4..1e-2]"}, "search": 2},

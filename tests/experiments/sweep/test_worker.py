@@ -304,7 +304,7 @@ def test_the_commands_of_a_trial_are_those_of_train_and_evaluate(tmp_path):
     document["request"]["evaluate"] = 500
     (tmp_path / "sweep.json").write_text(json.dumps(document))
     planned = sweeping.read_sweep(tmp_path)
-    evaluate = [sys.executable, "-m", "ddim", "evaluate", run, "-n", "500", "--steps", "20"]
+    evaluate = [sys.executable, "-m", "ddim", "evaluate", run, "-n", "500"]
     # A guidance that was searched for one trial must not change its evaluation.
     evaluate += ["--guidance", "1"]
     assert trial_commands(planned, trial, 1)[1] == evaluate
@@ -324,7 +324,7 @@ def test_a_trial_is_evaluated_once_under_the_conditions_of_the_sweep(tmp_path, m
         monkeypatch.setattr(index, "read_run", lambda path: run(state=state, records=records, **recipe))
         return len(trial_commands(planned, trial, 1))
 
-    asked = {"samples": 500, "extractor": "efficientnet-lite0"}
+    asked = {"samples": 500, "extractor": "efficientnet-lite0", "times": [1.0] * 4}
     assert commands("finished", record(**asked)) == 1
     assert commands("finished") == 2
     assert commands("stopped", record(**asked)) == 2
@@ -343,6 +343,11 @@ def test_a_trial_is_evaluated_once_under_the_conditions_of_the_sweep(tmp_path, m
     clusters = {"data__labels": "clusters:4"}
     assert commands("finished", record(label="natural", **asked, **clusters), **clusters) == 1
     assert commands("finished", record(label="all", **asked, **clusters), **clusters) == 2
+    # The default of vectors is the same. The steps are those of the recipe.
+    vectors = {"data__vectors": "x.csv"}
+    assert commands("finished", record(label="natural", **asked), **vectors) == 1
+    assert commands("finished", record(label=None, **asked), **vectors) == 2
+    assert commands("finished", record(**{**asked, "times": [1.0] * 50}), steps=50) == 1
 
 
 def test_parallel_trials_share_the_cores_and_a_resumed_run_keeps_its_threads(tmp_path):

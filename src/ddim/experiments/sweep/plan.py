@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ddim.runs.recipe import Recipe
 
 _BUDGETS = ("images", "minutes")
-STEPS = 20
-"""Sampling steps of a trial's evaluation, the default of `ddim evaluate`."""
 _CORNERS = 4096
 """The largest number of corners of a search space that are checked; to check so many takes seconds."""
 
@@ -117,7 +115,7 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
             Trial(_trial_name(number, len(whole), choice, recipe.seed), choice, dump(recipe))
             for number, (choice, recipe) in enumerate(whole, 1)
         ]
-    _check_recipes(request, recipes)
+    _check_combinations(request, recipes)
     _check_search(request, space)
     found = {name: find_source(name) for name in {recipe.data.source for recipe in recipes}}
     if request.evaluate or request.search:
@@ -127,7 +125,7 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
 
 
 def shared_recipe(request: SweepRequest) -> Recipe:
-    """Return the recipe that all trials share, with an absolute path of its images."""
+    """Return the recipe that all trials share, with absolute paths of its images and vectors."""
     from ddim.runs.codec import override
     from ddim.runs.named_recipes import find_recipe
     from ddim.training.start import find_size
@@ -139,7 +137,7 @@ def shared_recipe(request: SweepRequest) -> Recipe:
         recipe = replace(recipe, images=None)
     plain = {"data.source": request.data, "images": request.images, "minutes": request.minutes}
     changes = {name: value for name, value in plain.items() if value is not None}
-    return _with_absolute_source(override(recipe, changes))
+    return _with_absolute_paths(override(recipe, changes))
 
 
 def build_recipe(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
@@ -203,17 +201,9 @@ def _check_evaluation(request: SweepRequest) -> None:
             )
 
 
-def _check_recipes(request: SweepRequest, recipes: list[Recipe]) -> None:
-    """Check that every recipe can be evaluated, and that the combinations of a grid differ."""
-    from ddim.runs.recipe_checks import check_steps
-
-    if request.evaluate:
-        for recipe in recipes:
-            try:
-                check_steps(recipe, STEPS)
-            except UserError as error:
-                raise UserError(f"--evaluate samples in {STEPS} steps: {error}") from None
-    # This is checked only for grids, because corners of ranges and random draws may repeat a recipe.
+def _check_combinations(request: SweepRequest, recipes: list[Recipe]) -> None:
+    """Check that the combinations of a grid differ."""
+    # Corners of ranges and random draws may repeat a recipe.
     nameless = {replace(recipe, name="") for recipe in recipes}
     if not (request.search or request.random) and len(nameless) < len(recipes):
         raise UserError("two combinations lead to the same recipe: give different values")
@@ -250,15 +240,15 @@ def _with_values(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
         base = change_size(base, size) if request.recipe in FOR_SIZE else override(base, {"data.size": size})
     recipe = override(base, choice)
     check_training(recipe)
-    return _with_absolute_source(recipe)
+    return _with_absolute_paths(recipe)
 
 
-def _with_absolute_source(recipe: Recipe) -> Recipe:
-    """Return the recipe with an absolute path of its images, because workers may run in other folders."""
-    path = Path(recipe.data.source).expanduser()
-    if not path.exists():
-        return recipe
-    return replace(recipe, data=replace(recipe.data, source=str(path.resolve())))
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Return the recipe with absolute paths of images and vectors: workers may run in other folders."""
+    named = {"source": recipe.data.source, "vectors": recipe.data.vectors}
+    paths = {name: Path(text).expanduser() for name, text in named.items() if text is not None}
+    found = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
+    return replace(recipe, data=replace(recipe.data, **found))
 
 
 def _trial_name(number: int, total: int, choice: Choice, seed: int) -> str:

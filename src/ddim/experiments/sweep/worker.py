@@ -22,7 +22,7 @@ from ddim.experiments.evaluations import represents_run
 from ddim.experiments.index import Run
 from ddim.experiments.sweep.folder import Sweep, write_trial_recipe
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
-from ddim.experiments.sweep.plan import STEPS, Trial, Unfit, build_recipe
+from ddim.experiments.sweep.plan import Trial, Unfit, build_recipe
 from ddim.experiments.sweep.search_space import parse_space
 from ddim.experiments.sweep.trial_queue import TakenTrial, TrialQueue
 from ddim.files.locks import is_locked
@@ -108,12 +108,12 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = 
     samples = sweep.request.evaluate
     if not samples or sweep_evaluation(index.read_run(run), samples):
         return [train]
-    evaluate = [*ddim, "evaluate", str(run), "-n", str(samples), "--steps", str(STEPS)]
+    evaluate = [*ddim, "evaluate", str(run), "-n", str(samples)]
     # A trial whose guidance was searched is still compared with the others.
     evaluate += ["--guidance", "1"]
     if (trial.recipe or {}).get("data", {}).get("labels") is True:
-        # The reference images are of all classes, so the samples must be too. If the classes are clusters,
-        # this is the default.
+        # The reference images are of all classes, so the samples must be too. For clusters and vectors, this
+        # is the default.
         evaluate += ["--label", "all"]
     return [train, evaluate]
 
@@ -127,7 +127,7 @@ def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
         return None
 
     label = "all" if run.recipe["data"].get("labels") is True else None
-    expected = Sampling(STEPS, "ema", label, guidance=1.0, changes=())
+    expected = Sampling(None, "ema", label, guidance=1.0, changes=())
 
     def is_wanted(record: Mapping[str, Any]) -> bool:
         found = evaluation_conditions(record, run.recipe)
