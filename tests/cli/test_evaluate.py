@@ -13,7 +13,10 @@ import tiny
 from ddim.cli import main
 from ddim.cli.choice_tables import parse_choices
 from ddim.evaluation.comparison_page import shorten_values
+from ddim.evaluation.record import read_evaluation
 from ddim.metrics import catalogue, features
+from ddim.nn import processes
+from ddim.nn.processes import Processes
 from ddim.plots.pictures import make_sheet, make_strip, render_png, save_png, split_sheet
 from html_reader import Reader
 from stubs import stub, written
@@ -224,6 +227,24 @@ def test_several_values_of_a_choice_give_a_table(run, tmp_path, command):
     assert again.startswith("recall (higher is better)")
     assert again.splitlines()[-1] == f"{run}/tables/1/table.csv, .tex, .md and .png"
     assert len(list((run / "evaluations").iterdir())) - before in (0, 2)
+
+
+def test_other_processes_take_the_evaluations_of_process_0_and_write_no_table(run, monkeypatch, command):
+    words = ("evaluate", run, "-n", 40, "--seed", 7, "--steps", "1,2")
+    command(*words)
+    folders = sorted((run / "evaluations").iterdir(), key=lambda folder: int(folder.name))
+    found = [read_evaluation(folder) for folder in folders[-2:]]
+
+    class Other(Processes):
+        def broadcast(self, value):
+            assert value is None
+            return found.pop()
+
+    before = sorted(run.rglob("*"))
+    monkeypatch.setattr(processes, "_joined", [Other(rank=1, count=2)])
+    command(*words)
+    assert sorted(run.rglob("*")) == before
+    assert found == []
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,7 @@ def _tabulate(
     from ddim.evaluation.tabulate import tabulate
     from ddim.metrics.catalogue import DEFAULT
     from ddim.metrics.features import load_extractor
+    from ddim.nn.processes import current_processes
     from ddim.runs.folder import check_unused, make_numbered_folder
 
     if args.out is not None:
@@ -196,6 +197,8 @@ def _tabulate(
             extractor=extractor,
             progress=progress,
         )
+    if not current_processes().leads:
+        return 0
     home = table.cells[0].evaluation.folder.parent.parent / "tables"
     folder = save_table(table, args.out or make_numbered_folder(home))
     text = f"{format_choices_table(table)}{folder}/table.csv, .tex, .md and .png"

@@ -20,6 +20,7 @@ from ddim.evaluation.subject import Subject, is_run, open_subject, prepare_sampl
 from ddim.evaluation.table import EvaluationTable, TableCell
 from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.features import Extractor, load_extractor
+from ddim.nn.processes import current_processes
 from ddim.runs.guidance import count_evaluations
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.notebook_cell import with_bar
@@ -127,6 +128,15 @@ def _report_sum(progress: Progress, works: Sequence[int], k: int) -> Progress:
 
 
 def _find_evaluation(subject: Subject, extractor: Extractor) -> Evaluation | None:
+    """Return the evaluation that `_search_evaluations` finds in process 0.
+
+    Another process may not see the files of process 0, or may look for them later.
+    """
+    processes = current_processes()
+    return processes.broadcast(_search_evaluations(subject, extractor) if processes.leads else None)
+
+
+def _search_evaluations(subject: Subject, extractor: Extractor) -> Evaluation | None:
     """Return the newest evaluation of the same samples against the same reference, or None."""
     wanted = _identity({"sampling": subject.sampling, **describe_reference(subject.reference, extractor)})
     for folder in reversed(list_evaluations(subject.home.parent)):
