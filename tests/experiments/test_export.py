@@ -373,6 +373,11 @@ def test_a_card_has_the_verdict_of_the_memorisation_test(tmp_path):
         assert (
             f"These weights were not tested. The newest test was of the {measured['weights']} weights" in text
         )
+    # An older test of these weights counts more than a newer one of others.
+    newer = source / "memorisation" / "2" / "record.json"
+    newer.parent.mkdir()
+    write_json(newer, {**found, **other, "verdict": "It copies nothing."})
+    assert "It copies \\<b\\>.\n" in card("older", {**found, **tested})
 
 
 def test_a_card_and_a_recipe_leave_out_the_folders_of_the_machine(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from ddim.experiments.index import find_runs, read_run
+from ddim.files.documents import write_sealed
 from ddim.runs.log import read_metrics
 from ddim.web.rows import name_id
 from ddim.web.run_list import RunList
@@ -129,6 +130,17 @@ def test_a_damaged_memorisation_test_is_named(copy_client, runs, text):
         "n": None,
         "pairs_url": None,
     }
+
+
+def test_a_memorisation_test_names_the_weights_that_it_tested(copy_client, runs):
+    shutil.rmtree(runs / RUN / "checkpoints")  # else the worker would start, which takes seconds
+    folder = runs / RUN / "memorisation" / "1"
+    folder.mkdir(parents=True)
+    found = {"verdict": "It copies nothing.", "sampling": {}, "copies": {"count": 0, "of": 40}}
+    found |= {"checkpoint": {"sha256": "0" * 64}, "step": 1200, "weights": "raw"}
+    write_sealed(folder / "record.json", found)
+    test = copy_client.get(f"/api/runs/{RUN}").json()["memorisation"]
+    assert test["sentence"] == "It copies nothing. Tested: the raw weights at step 1,200."
 
 
 def test_a_file_that_would_fill_the_memory_is_not_read(copy_client, runs):

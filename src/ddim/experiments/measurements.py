@@ -22,6 +22,9 @@ from ddim.runs.folder import list_numbered_folders
 METHODS = '"vlb" is the variational bound, an upper bound; "ode" estimates the likelihood itself.'
 """A sentence for reports that explains the methods of `ddim likelihood`."""
 
+WeightsIdentity = tuple[str, str, str | None]
+"""The SHA-256 of a checkpoint, the name of its weights, and the SHA-256 of an average or None."""
+
 Kind = Literal["memorisation", "likelihoods"]
 """A kind of measurement that has a record; the name of its folder in the run folder."""
 
@@ -63,6 +66,11 @@ class MeasuredWeights:
     weights: str
     average: str | None
 
+    @property
+    def identity(self) -> WeightsIdentity:
+        """The values that identify these weights."""
+        return self.sha256, self.weights, self.average
+
 
 @dataclass(frozen=True)
 class Measurements:
@@ -87,8 +95,11 @@ class Measurements:
     damaged: Mapping[Kind, Sequence[Path]] = field(default_factory=dict)
 
 
-def read_measurements(run: Path) -> Measurements:
-    """Return the newest memorisation test and diagnosis in a run folder, and all its likelihoods."""
+def read_measurements(run: Path, weights: WeightsIdentity | None = None) -> Measurements:
+    """Return the newest memorisation test and diagnosis in a run folder, and all its likelihoods.
+
+    If `weights` are given and were tested, the memorisation test is the newest test of these weights.
+    """
     damaged: dict[Kind, list[Path]] = {}
     T = TypeVar("T")
 
@@ -101,7 +112,10 @@ def read_measurements(run: Path) -> Measurements:
                 damaged.setdefault(kind, []).append(folder / "record.json")
         return found
 
-    copies = read("memorisation", list_numbered_folders(run / "memorisation")[-1:], _describe_memorisation)
+    folders = list_numbered_folders(run / "memorisation")
+    tests = read("memorisation", folders if weights else folders[-1:], _describe_memorisation)
+    own = [test for test in tests if test[2] is not None and test[2].identity == weights]
+    copies = (own or tests)[-1:]
     bits = read("likelihoods", list_numbered_folders(run / "likelihoods"), _describe_bits)
     return Measurements(
         *(copies[0] if copies else ("", "", None)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from ddim.errors import UserError, format_count
 from ddim.evaluation.record import GRID, Evaluation, describe_part, list_evaluations, read_evaluation
-from ddim.experiments.measurements import Measurements, read_measurements
+from ddim.experiments.measurements import Measurements, WeightsIdentity, read_measurements
 from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
 from ddim.plots.tabular import format_cell
 from ddim.runs.codec import dump
@@ -38,12 +38,13 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
         opening: the first blocks, which describe the format.
 
     Raises:
-        UserError: if the record of an evaluation or of the newest memorisation test cannot be read. Otherwise
+        UserError: if the record of an evaluation or of a memorisation test cannot be read. Otherwise
             the card would say that nothing was measured.
     """
     folder = find_run_folder(run.checkpoint.run)
     evaluations = find_own_evaluations(run, folder)
-    measured = read_measurements(folder)
+    own = run.checkpoint.sha256, run.checkpoint.weights, run.checkpoint.average
+    measured = read_measurements(folder, own)
     for path in measured.damaged.get("memorisation", ()):
         raise UserError(f"{path} cannot be read: put back a copy, or remove its folder")
     picture = _find_picture(run, folder, evaluations)
@@ -55,7 +56,7 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
         Heading("Numbers"),
         *_numbers(evaluations),
         Heading("Memorisation"),
-        Text(_describe_memorisation(run, measured)),
+        Text(_describe_memorisation(own, measured)),
         Heading("Samples"),
         Picture(SAMPLES, picture[1])
         if picture
@@ -88,14 +89,14 @@ def find_own_evaluations(run: LoadedRun, folder: Path) -> list[Evaluation]:
     return found
 
 
-def _describe_memorisation(run: LoadedRun, measured: Measurements) -> str:
-    """Return the verdict of the newest memorisation test if it tested these weights, else that none did."""
-    found, tested = run.checkpoint, measured.tested
+def _describe_memorisation(own: WeightsIdentity, measured: Measurements) -> str:
+    """Return the verdict of the newest memorisation test of these weights, or that there is none."""
+    tested = measured.tested
     if not measured.verdict:
         return "Not measured. The command ddim memorisation measures it."
     if tested is None:
         return f"{measured.verdict} The record of this test does not say which weights it tested."
-    if (tested.sha256, tested.weights, tested.average) == (found.sha256, found.weights, found.average):
+    if tested.identity == own:
         return measured.verdict
     return (
         f"These weights were not tested. The newest test was of the {tested.weights} weights at step "

@@ -211,6 +211,8 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
         record = read_sealed(newest / "record.json")
         verdict, copies = describe_verdict(record), record["copies"]
         count, of = int(copies["count"]), int(copies["of"])
+        if record.get("checkpoint"):
+            verdict += f" Tested: the {record['weights']} weights at step {int(record['step']):,}."
     except (UserError, TypeError, ValueError, LookupError, OverflowError):
         return Memorised(f"the record of memorisation test {newest.name} is damaged", None, None, None)
     url = api_address("runs", own, "pairs") if (newest / PAIRS).is_file() else None
