@@ -125,6 +125,23 @@ def test_the_best_of_comparable_numbers_is_marked(tmp_path):
     assert any("1,000 samples of each run with 700 images" in note for note in notes)
 
 
+def test_a_note_says_how_the_evaluated_runs_were_sampled(tmp_path):
+    for k in range(2):
+        with_record(make(tmp_path / str(k), seed=k), guidance=2.0)
+    _, notes = table(find_runs(tmp_path))
+    assert "Sampling: ddim, 20 steps, 20 NFE, guidance 2." in notes
+    with_record(make(tmp_path / "edm", optim__lr=0.1), sampler={"kind": "edm"}, nfe=39, guidance=2.0)
+    _, notes = table(find_runs(tmp_path))
+    both = "ddim, 20 steps, 20 NFE, guidance 2; edm, 20 steps, 39 NFE, guidance 2"
+    assert f"The network evaluations per sample (NFE) differ: {both}." in notes
+    assert not any(note.startswith("Sampling") for note in notes)
+
+
+def test_the_overview_has_the_images_that_a_stopped_run_saw(tmp_path):
+    make(tmp_path / "a", seen=(160, 480))
+    assert ", images seen 480" in block(find_runs(tmp_path), Text).text
+
+
 def test_a_note_says_which_numbers_come_from_some_of_the_runs(tmp_path):
     for seed in range(3):
         for lr in (1e-3, 1e-4):
@@ -356,6 +373,14 @@ def test_only_the_best_of_many_configurations_have_curves(tmp_path):
         make(tmp_path / f"{k:02}", optim__lr=2.0**-k, errors={"image_mae": 1 / (k + 1)})
     curves = _loss_curves(group_runs(find_runs(tmp_path)))
     assert list(curves) == [str(2.0**-k) for k in range(4, 12)]
+    said = "The 8 of 12 configurations with the lowest image MAE are shown."
+    assert said in block(find_runs(tmp_path), Picture).caption
+
+
+def test_a_configuration_without_a_logged_loss_is_not_called_worse(tmp_path):
+    make(tmp_path / "a", optim__lr=0.1)
+    make(tmp_path / "b", optim__lr=0.01, seen=())
+    assert "lowest" not in block(find_runs(tmp_path), Picture).caption
 
 
 def test_a_report_is_two_files_and_a_folder_of_pictures(trained, tmp_path, capsys):

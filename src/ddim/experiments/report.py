@@ -212,7 +212,7 @@ def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
         "recipe": [run.recipe["name"] for run in known],
         # The folder of the images is left out, because others may see the report.
         "images": [Path(run.recipe["data"]["source"]).name for run in known],
-        "images seen": [f"{run.total:,}" if run.total else "" for run in known],
+        "images seen": [f"{run.images:,}" for run in known],
         "parameters": [f"{run.facts.get('parameters', 0):,}" for run in found if run.facts],
         **{name: [each.get(name, "") for each in versions] for name in ("processor", "torch", "ddim")},
     }
@@ -275,7 +275,7 @@ def _loss_caption(
     caption = "Losses against images seen; means over repeats."
     if any(tails.values()):
         caption += " Thin lines are single runs, beyond the images that all repeats have logged."
-    if len(curves) < len(rows):
+    if len(curves) == CURVES < len(rows):
         caption += f" The {len(curves)} of {len(rows)} configurations with the lowest image MAE are shown."
     return caption
 

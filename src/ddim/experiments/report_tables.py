@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from ddim.evaluation.compare import remark_on_nfe
 from ddim.evaluation.conditions import Conditions, error_conditions
-from ddim.evaluation.record import metric_entry
-from ddim.experiments.evaluations import describe_mismatches
+from ddim.evaluation.record import Evaluation, metric_entry
+from ddim.experiments.evaluations import describe_mismatches, newest_record
 from ddim.experiments.index import Run
 from ddim.experiments.summary import (
     METRICS,
@@ -133,6 +134,7 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
             f"{common.reference.description}, by features of {common.measure}. [ ] is the 95 % confidence "
             "interval of the metric of one run; it leaves out the variation between runs with other seeds."
         )
+        notes += _sampling(rows, common)
         notes += _few_images(rows, common)
         unranked = [METRICS[name][0] for name in metrics if common.shortage(name)]
         if unranked:
@@ -151,6 +153,19 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
     if any(run.state != "finished" for row in rows for run in row.counted):
         notes.append("For a configuration without a finished run, the numbers are the latest so far.")
     return notes
+
+
+def _sampling(rows: Sequence[Configuration], common: Conditions) -> Iterator[str]:
+    """Yield how the evaluated samples were sampled, and a note if their NFE differ."""
+    named: dict[str, Evaluation] = {}
+    for run in (run for row in rows for run in row.counted):
+        if record := newest_record(run, common):
+            evaluation = Evaluation(run.path, dict(record))
+            named[evaluation.name] = evaluation
+    if said := remark_on_nfe(list(named.values())):
+        yield f"{said[0].upper()}{said[1:]}."
+    elif common.sampling is not None:
+        yield f"Sampling: {'; '.join(named)}."
 
 
 def _few_images(rows: Sequence[Configuration], common: Conditions) -> Iterator[str]:
