@@ -194,6 +194,13 @@ def test_an_enlarged_sheet_is_split_into_its_exact_images(zoom, count):
     assert np.array_equal(np.stack(cells[:count]), images)
 
 
+def test_a_sheet_of_small_images_is_not_split_into_parts_of_their_pixels():
+    """16 images of 8 x 8 are enlarged 21 times, and 798 + 2 pixels are also a multiple of 8 + 2."""
+    images = random_images(16, 8, 8)
+    cells = split_sheet(enlarge(make_sheet(to_tensor(images))), 8, 8)
+    assert np.array_equal(np.stack(cells), images)
+
+
 @pytest.mark.parametrize("zoom", [0, 65])
 def test_a_factor_that_cannot_be_used_is_refused(zoom):
     with pytest.raises(UserError, match="zoom must be at least 1 and at most 64"):

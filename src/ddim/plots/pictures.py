@@ -196,11 +196,11 @@ def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
         width: the width of an image before it was enlarged.
     """
     across, down = sheet.shape[1], sheet.shape[0]
-    for zoom in range(1, LARGEST_ZOOM + 1):
-        # Images are larger than gaps, so no other factor fits.
-        if not (across + zoom * GAP) % (zoom * (width + GAP)) and not (down + zoom * GAP) % (
-            zoom * (height + GAP)
-        ):
+    # Several factors may divide the sides, so the largest one that gives the sheet back is taken.
+    for zoom in range(LARGEST_ZOOM, 0, -1):
+        fits = not (across + zoom * GAP) % (zoom * (width + GAP))
+        fits = fits and not (down + zoom * GAP) % (zoom * (height + GAP))
+        if fits and np.array_equal(enlarge(sheet[::zoom, ::zoom], zoom), sheet):
             sheet = sheet[::zoom, ::zoom]
             break
     tops = range(0, sheet.shape[0] - height + 1, height + GAP)
