@@ -245,6 +245,11 @@ def choices(*found):
 
 def test_runs_from_other_weights_or_images_are_other_configurations():
     assert choices(started(), started("w")) == [{"from": "–"}, {"from": "w"}]
+    assert choices(started("/home/ada/w"), started("/home/ada/v/best")) == [{"from": "w"}, {"from": "v/best"}]
+    assert choices(started("/1/w", "a"), started("/2/w", "b")) == [
+        {"checkpoint": "aaaaaaaa"},
+        {"checkpoint": "bbbbbbbb"},
+    ]
     assert choices(started("w", "a"), started("w", "b")) == [
         {"checkpoint": "aaaaaaaa"},
         {"checkpoint": "bbbbbbbb"},

@@ -17,6 +17,7 @@ from ddim.experiments.evaluations import newest_record
 from ddim.experiments.index import Run
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, flatten_as_text
+from ddim.runs.guidance_name import name_guide
 
 METRICS = {
     "image_mae": ("Image MAE", -1),
@@ -105,7 +106,8 @@ def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
     The fingerprint of the images is returned only if runs have the same path but different images.
     """
     facts = [run.facts for run in found]
-    sources = [each.get("source") or MISSING if each else None for each in facts]
+    # Folders are left out, because other people may see the names.
+    sources = [name_guide(each.get("source") or MISSING) if each else None for each in facts]
     digests = [each.get("source_sha256") for each in facts]
     seen = [each.get("data", {}).get("fingerprint") for each in facts]
     # A fingerprint also depends on size and channels, so it is compared only among runs with equal ones.
