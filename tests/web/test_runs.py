@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ddim.experiments.index import find_runs, read_run
-from ddim.files.documents import write_sealed
+from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs.log import read_metrics
 from ddim.web.rows import name_id
 from ddim.web.run_list import RunList
@@ -130,6 +130,18 @@ def test_a_damaged_memorisation_test_is_named(copy_client, runs, text):
         "n": None,
         "pairs_url": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "drawn"), [("clusters:3", 3, True), (True, 12, False), (False, 0, False)]
+)
+def test_clusters_are_counted_and_drawn_by_default(copy_client, runs, labels, classes, drawn):
+    shutil.rmtree(runs / RUN / "checkpoints")  # else the worker would start, which takes seconds
+    document = read_sealed(runs / RUN / "run.json")
+    document["recipe"]["data"]["labels"] = labels
+    write_sealed(runs / RUN / "run.json", document)
+    found = copy_client.get(f"/api/runs/{RUN}").json()
+    assert (found["classes"], found["draws_labels"]) == (classes, drawn)
 
 
 def test_a_memorisation_test_names_the_weights_that_it_tested(copy_client, runs):

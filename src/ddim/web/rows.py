@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ddim.data.clusters import Clusters
 from ddim.evaluation.record import metric_entry
 from ddim.experiments.index import Place, Run
 from ddim.metrics.catalogue import METRICS
@@ -167,8 +168,8 @@ def _count_classes(recipe: Mapping[str, Any], images: Mapping[str, Any]) -> int:
     labels = recipe["data"].get("labels")
     if not labels:
         return 0
-    if isinstance(labels, Mapping):
-        return int(labels.get("count", 0))
+    if Clusters.is_meant(labels):
+        return Clusters.parse(labels).count
     return len(images.get("classes") or ())
 
 

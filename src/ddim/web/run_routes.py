@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from fastapi import APIRouter, Response
 
+from ddim.data.clusters import Clusters
 from ddim.errors import UserError
 from ddim.runs.flat import flatten_as_text
 from ddim.web.answers import Refused, reply
@@ -174,7 +175,7 @@ def _describe(own: str, known: ListedRun, others: Mapping[str, ListedRun]) -> De
         class_names=[show_text(str(name)) for name in names] if row.classes else [],
         vector=list_columns(run.facts),
         # As in `ddim.runs.classes.default_label`: classes that are clusters, and vectors, are drawn.
-        draws_labels=isinstance(data.get("labels"), Mapping) or data.get("vectors") is not None,
+        draws_labels=Clusters.is_meant(data.get("labels")) or data.get("vectors") is not None,
         guides=list_guides(own, others),
         steps=int(run.recipe["steps"]),
         can_sample=bool(checkpoints),
