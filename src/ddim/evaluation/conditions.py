@@ -97,15 +97,15 @@ class ReferenceSet:
 class Sampling:
     """How images were sampled, relative to the run's own recipe.
 
-    If `steps` is None, the number of sampling steps is that of the recipe. If `label` is None, the samples
-    have no class. For clusters and vectors, None means that they are as frequent as in training. `guide`
-    names the weaker model that guides: a version of the run itself, such as "@guide", or the path and hash of
-    another run. `interval` is the lowest and the highest log-SNR with guidance; None means all noise levels.
-    `changes` lists the fields of sampler, grid, schedule and clipping that differ from the run's recipe, with
-    their values. All grids that `ddim search` found are equal in comparisons.
+    If `label` is None, the samples have no class. For clusters and vectors, None means that they are as
+    frequent as in training. `guide` names the weaker model that guides: a version of the run itself, such as
+    "@guide", or the path and hash of another run. `interval` is the lowest and the highest log-SNR with
+    guidance; None means all noise levels. `changes` lists the fields of sampler, grid, schedule and clipping
+    that differ from the run's recipe, with their values. All grids that `ddim search` found are equal in
+    comparisons.
     """
 
-    steps: int | None
+    steps: int
     weights: str
     label: str | int | None
     guidance: float
@@ -114,7 +114,7 @@ class Sampling:
     guide: str | None = None
 
     def __str__(self) -> str:
-        parts = [f"{self.steps} steps" if self.steps else "own steps", f"weights {self.weights}"]
+        parts = [f"{self.steps} steps", f"weights {self.weights}"]
         if self.label is not None:
             parts.append(f"label {self.label}")
         if self.label is not None or self.guidance != 1:
@@ -255,12 +255,12 @@ def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | No
         return None
     recipe = recipe or sampling["recipe"]
     interval, guide = sampling.get("guidance_interval"), sampling.get("guide")
-    steps, label, data = len(sampling["times"]), sampling.get("label"), recipe.get("data", {})
+    label, data = sampling.get("label"), recipe.get("data", {})
     if isinstance(data.get("labels"), str) or data.get("vectors") is not None:
         # Clusters and vectors of samples have the frequencies of training by default.
         label = {"natural": None, None: "none"}.get(label, label)
     return Sampling(
-        None if steps == recipe.get("steps") else steps,
+        len(sampling["times"]),
         sampling["weights"],
         label,
         sampling.get("guidance", 1.0),

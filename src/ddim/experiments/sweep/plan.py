@@ -247,7 +247,7 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """Return the recipe with absolute paths of images and vectors: workers may run in other folders."""
     named = {"source": recipe.data.source, "vectors": recipe.data.vectors}
     paths = {name: Path(text).expanduser() for name, text in named.items() if text is not None}
-    found = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
+    found: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
     return replace(recipe, data=replace(recipe.data, **found))
 
 

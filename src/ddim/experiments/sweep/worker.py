@@ -127,7 +127,7 @@ def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
         return None
 
     label = "all" if run.recipe["data"].get("labels") is True else None
-    expected = Sampling(None, "ema", label, guidance=1.0, changes=())
+    expected = Sampling(run.recipe["steps"], "ema", label, guidance=1.0, changes=())
 
     def is_wanted(record: Mapping[str, Any]) -> bool:
         found = evaluation_conditions(record, run.recipe)
