@@ -24,6 +24,9 @@ def test_fid_infinity_is_a_separate_metric_with_an_interval_and_fid_has_none():
         ({"weights": "0.99"}, "ddim, 2 steps, 2 NFE, 0.99 weights"),
         ({"label": 3, "class": "cat", "guidance": 1.5}, "ddim, 2 steps, 2 NFE, label cat, guidance 1.5"),
         ({"label": "all"}, "ddim, 2 steps, 2 NFE, label all"),
+        ({"label": "natural", "recipe": {"data": {"labels": "clusters:4"}}}, "ddim, 2 steps, 2 NFE"),
+        ({"label": None, "recipe": {"data": {"labels": "clusters:4"}}}, "ddim, 2 steps, 2 NFE, label none"),
+        ({"label": None, "recipe": {"data": {"vectors": "a.csv"}}}, "ddim, 2 steps, 2 NFE, label none"),
     ],
 )
 def test_an_evaluation_is_named_after_how_its_samples_were_made(changes, name):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-from ddim.evaluation.record import metric_entry
+from ddim.evaluation.record import find_changed_label, metric_entry
 from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.guidance_name import name_guide, name_interval
@@ -255,14 +255,11 @@ def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | No
         return None
     recipe = recipe or sampling["recipe"]
     interval, guide = sampling.get("guidance_interval"), sampling.get("guide")
-    label, data = sampling.get("label"), recipe.get("data", {})
-    if isinstance(data.get("labels"), str) or data.get("vectors") is not None:
-        # Clusters and vectors of samples have the frequencies of training by default.
-        label = {"natural": None, None: "none"}.get(label, label)
+
     return Sampling(
         len(sampling["times"]),
         sampling["weights"],
-        label,
+        find_changed_label(sampling, recipe),
         sampling.get("guidance", 1.0),
         tuple(_changes(recipe, sampling["recipe"])),
         tuple(interval) if interval else None,

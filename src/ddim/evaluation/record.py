@@ -178,9 +178,24 @@ def evaluation_name(record: Mapping[str, Any]) -> str:
     words += [f"{len(sampling['times'])} steps", f"{sampling['nfe']} NFE"]
     if sampling["weights"] != "ema":
         words.append(f"{sampling['weights']} weights")
-    if sampling.get("label") is not None:
-        words.append(f"label {sampling.get('class') or sampling['label']}")
+    if (label := find_changed_label(sampling, sampling.get("recipe") or {})) is not None:
+        words.append(f"label {sampling.get('class') or label}")
     return ", ".join([*words, *filter(None, [name_guidance(sampling)])])
+
+
+def find_changed_label(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Return the label of samples if it is not the default of their run, else None.
+
+    Clusters and vectors have the frequencies of training by default, and no label is then "none".
+
+    Args:
+        sampling: the record of the samples.
+        recipe: the recipe of the run, as JSON.
+    """
+    label, data = sampling.get("label"), recipe.get("data", {})
+    if isinstance(data.get("labels"), str) or data.get("vectors") is not None:
+        return {"natural": None, None: "none"}.get(label, label) if isinstance(label, str | None) else label
+    return label
 
 
 def _record_of(path: Path) -> Path:
