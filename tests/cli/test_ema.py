@@ -7,6 +7,7 @@ import pytest
 
 import tiny
 from ddim.files.locks import lock_folder
+from ddim.training import resume
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,11 @@ def test_a_width_is_stored_and_sampled(run, here, command):
     out = command("sample", run, "-n", 2, "--steps", 2, "--weights", "width-0.08", "--quiet").out.strip()
     assert json.loads((here / out / "record.json").read_text())["weights"] == "width-0.08"
     assert "--weights width-0.08" in command("ema", run).out
+    # If the run is trained longer, the average no longer belongs to its newest checkpoint.
+    resume(run, images=240, progress=False)
+    said = command("ema", run).out
+    assert "stored for step 20: width-0.08, which belongs to another checkpoint" in said
+    assert "--weights width-0.08" not in said
     assert "width-0.08" in command("ema", run, "--width", "0.08", "--quiet").out
 
 

@@ -20,14 +20,17 @@ from ddim.cli.streams import unescaped
 from ddim.data import Images
 from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
+from ddim.diffusion.consistency import Consistency
 from ddim.errors import format_count
 from ddim.files.documents import read_sealed
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.checkpoint import find_best
 from ddim.runs.folder import RUN
+from ddim.runs.guidance_name import name_guidance
 from ddim.runs.log import read_metrics
 from ddim.runs.manifest import parse_step
+from ddim.runs.recipe import Recipe
 from ddim.runs.run_path import CHECKPOINTS
 from ddim.training.alternatives import advise
 from ddim.training.callbacks import Callback
@@ -169,6 +172,8 @@ class Console(Callback):
         say(f"{height} x {width} pixels, {images.kind}; {count:,} parameters; recipe {training.recipe.name}")
         if not training.step and (size := _typical_size(images)):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
+        if guided := _describe_lesson(training.recipe):
+            say(guided)
         for caution in list_all_cautions(training, folder):
             say(caution)
         say(f"{goal} on {how}{'; the first steps are slow while it compiles' if runtime.compile else ''}")
@@ -262,6 +267,16 @@ class Console(Callback):
             # The validation error of a student does not tell which average is best.
             by = " --by kid" if recipe["objective"]["kind"] == "consistency" else ""
             say(f"      ddim ema {run} --pick{by}    chooses how long the average of the weights is")
+
+
+def _describe_lesson(recipe: Recipe) -> str:
+    """Return a line about the guidance that a student learns; "" for other runs and without guidance."""
+    loss = recipe.objective
+    if not isinstance(loss, Consistency) or loss.guidance == 1:
+        return ""
+    guide = loss.guide and {"name": loss.guide}
+    found = {"guidance": loss.guidance, "guidance_interval": loss.interval, "guide": guide}
+    return f"the student learns its teacher with {name_guidance(found)}"
 
 
 def _typical_size(images: Images) -> str:

@@ -146,9 +146,13 @@ def _describe_list(found: AverageList) -> str:
         numbers=0,
     )
     run = shlex.quote(str(found.run))
-    lines = [
-        f"stored for step {row['step']}: ddim sample {run} --weights {row['weights']}" for row in found.stored
+    uses = [
+        f"ddim sample {run} --weights {row['weights']}"
+        if row["step"] == found.step
+        else f"{row['weights']}, which belongs to another checkpoint"
+        for row in found.stored
     ]
+    lines = [f"stored for step {row['step']}: {use}" for row, use in zip(found.stored, uses, strict=True)]
     # The validation error of a student does not tell which average is best.
     by = " --by kid" if isinstance(read_run_recipe(found.run).objective, Consistency) else ""
     return text + "\n".join(lines or [f"`ddim ema {run} --pick{by}` chooses a width"])

@@ -235,6 +235,8 @@ class AverageList(Tabular):
         run: the run folder.
         rows: one row for each width, with its power and the error of its reconstruction.
         stored: one row for each stored average.
+        step: the step of the checkpoint whose averages the rows are. Averages that were stored for another
+            step do not belong to this checkpoint.
         snapshots: the steps of the snapshots.
         size: the size of all snapshots in bytes.
     """
@@ -242,6 +244,7 @@ class AverageList(Tabular):
     run: Path
     rows: tuple[dict[str, Any], ...]
     stored: tuple[dict[str, Any], ...]
+    step: int
     snapshots: tuple[int, ...]
     size: int
 
@@ -282,4 +285,5 @@ def list_averages(run: str | Path) -> AverageList:
     ]
     stored = tuple(describe_average(name, facts) for name, facts in list_stored(averages.run).items())
     steps = tuple(one.step for one in averages.snapshots)
-    return AverageList(averages.run, tuple(rows), stored, steps, sum(one.size for one in averages.snapshots))
+    size = sum(one.size for one in averages.snapshots)
+    return AverageList(averages.run, tuple(rows), stored, averages.step, steps, size)
