@@ -235,6 +235,13 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
         patch.setattr(sample_features, "sample_uint8", None)
         second = evaluate_source(run, FEW, extractor=other)
         check_memorisation(run, 40, 2)
+        # The last part of 30 samples is a piece of a part that was kept.
+        assert main(["memorisation", str(run), "-n", "30", "--steps", "2"]) == 0
+        loaded = load(run)
+        check_memorisation(loaded, 40, 2)
+        next(loaded.model.parameters()).data.add_(1)
+        with pytest.raises(TypeError):
+            check_memorisation(loaded, 40, 2)
     assert (second.record["generated"]["kept"], second.record["seconds"]["sampling"]) == (40, 0)
     assert second.record["metrics"] == alone.record["metrics"]
     assert second.record["sampling"] == alone.record["sampling"]

@@ -267,7 +267,7 @@ def test_the_guidance_of_one_class_is_not_saved_for_all(run, quality, tmp_path):
     save_guidance(*place, SavedGuidance(1.5), labelled=True)
     found = search_guidance(labelled, STEPS, N, label=0)
     assert (found.chosen.scale, found.saved) == (3.0, False)
-    assert "that of one class is not saved" in repr(found)
+    assert "that of a chosen label is not saved" in repr(found)
     assert find_saved_guidance(*place, labelled=True) == SavedGuidance(1.5)
     assert search_guidance(labelled, STEPS, N).saved
     assert find_saved_guidance(*place, labelled=True).scale == 3.0

@@ -58,7 +58,11 @@ def test_noise_levels_that_a_network_cannot_tell_apart_are_named(net):
     recipe = override(find_recipe("ddpm"), {"net": net, "name": "own"})
     said = describe_conditioning(begun(recipe))
     assert said.startswith(f"conditioning timestep gives the network numbers up to 999, which net {net} can")
-    assert describe_conditioning(begun(override(recipe, {"conditioning": "log_snr"}))) == ""
+    assert said.endswith("--conditioning log_snr suits it")
+    log_snr = override(recipe, {"conditioning": "log_snr"})
+    assert describe_conditioning(begun(log_snr)) == ""
+    narrow = override(log_snr, {"conditioning.scale": 0.5})
+    assert describe_conditioning(begun(narrow)).endswith("--conditioning.scale 10 suits it")
 
 
 def test_the_measured_runs_of_the_rule_are_those_of_the_documentation():

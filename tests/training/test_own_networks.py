@@ -93,8 +93,8 @@ def test_time_and_memory_of_an_own_network_are_estimated(net):
 @pytest.mark.parametrize(
     ("net", "said"),
     [
-        (NeverWithoutClass, r"label \(2,\), of -1, which means none, fails: IndexError"),
-        (OfTensors, r"label \(2,\), None, which means that no image has one, fails: AttributeError"),
+        (NeverWithoutClass, r"label \(2,\) of -1, which means none, fails: IndexError"),
+        (OfTensors, r"and label None, which means that no image has one, fails: AttributeError"),
     ],
 )
 def test_a_network_that_fails_without_a_class_is_refused_before_the_training(net, said, tmp_path):

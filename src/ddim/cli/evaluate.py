@@ -245,7 +245,7 @@ def _lines(found: Evaluation) -> list[str]:
     lines += ["", *(f"note: {note}" for note in r["notes"])]
     kept = r["generated"].get("kept", 0)
     if kept:
-        lines.append(f"{kept:,} of the samples were made earlier, and kept in the cache")
+        lines.append(f"{kept:,} of the samples, or their features, were kept from earlier")
     lines.append(
         f"{spent['sampling']:.0f} s of sampling, {spent['features']:.0f} s of features, "
         f"{spent['metrics']:.0f} s of metrics: {found.folder}/record.json"

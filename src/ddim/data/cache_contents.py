@@ -17,7 +17,11 @@ from ddim.files import cache_folder
 _PARTS = {
     "images": ("", r"[0-9a-f]{32}-\d+x\d+x\d+(-u16|-f32)?", "decoded data sets"),
     "surveys": ("surveys", r"[0-9a-f]{64}\.json", "fingerprints of sources, which save reading every file"),
-    "features": ("features", r"(samples-)?[0-9a-f]{64}(\.\w+)?", "features of images and samples"),
+    "features": (
+        "features",
+        r"(samples-)?[0-9a-f]{64}(\.\w+)?",
+        "samples, features of samples and images",
+    ),
     "compiler": ("", "compiler", "networks compiled by torch.compile"),
     "downloads": ("downloads", "|".join(re.escape(a.file) for a in ARCHIVES), "downloaded data sets"),
     "hub": ("hub", r"[\w.-]+--[\w.-]+", "runs and data sets of the Hugging Face Hub"),

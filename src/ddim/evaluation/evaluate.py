@@ -228,7 +228,7 @@ def _extract_features(
 ) -> tuple[np.ndarray, int, int]:
     """Write the features of the images and a sheet of the first images.
 
-    Returns the features, the NFE, and the number of images whose features were in the cache.
+    Returns the features, the NFE, and the number of images that were in the cache, or whose features were.
 
     Adds the seconds of sampling and of computing features to `seconds`.
     """

@@ -106,8 +106,8 @@ def search_guidance(
             'guides must be names, which are saved with the run, such as "runs/small-1@raw", got a loaded run'
         )
     result = search.find(_open_guides(opened, found, steps, named), announce)
-    if found != choose_label(opened.recipe):
-        # Saved guidance holds for all classes.
+    if found not in (None, choose_label(opened.recipe)):
+        # Saved guidance holds for all labels.
         return replace(result, saved=False)
     _save(opened, steps, result.chosen, found)
     return result

@@ -97,5 +97,5 @@ class SearchedGuidance(Tabular):
         return "KID, lower is better, with its 95 % confidence interval"
 
     def _notes(self) -> list[str]:
-        unsaved = "saved guidance holds for all classes, so that of one class is not saved"
+        unsaved = "saved guidance holds for all labels, so that of a chosen label is not saved"
         return [f"on fresh samples, {self.verdict}", *([] if self.saved else [unsaved])]

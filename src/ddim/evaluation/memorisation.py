@@ -6,6 +6,7 @@ The check finds copies among samples, and measures the gap between errors on hel
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from ddim.data import SplitImages
-from ddim.errors import check_count, format_count
+from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation import diagnose
 from ddim.evaluation.copies import (
     Duplicates,
@@ -43,7 +44,7 @@ from ddim.runs.image_features import take_pictures
 from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import with_bar
-from ddim.runs.pipeline import LoadedRun
+from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.provenance import make_record, sampling_record
 
@@ -103,7 +104,7 @@ def check_memorisation(
     The samples are those of `ddim.sample` with the same options, and with label "all" if the run was trained
     with labels: they cycle through its classes. If these classes are clusters, each cluster is instead as
     frequent among the samples as among the training images. Guidance that `ddim search` saved for such
-    samples is used too. Samples of a run folder that an evaluation kept in the cache are not made again.
+    samples is used too. Samples that an evaluation kept in the cache are not made again.
 
     Args:
         run: a run folder, or the result of `ddim.load`.
@@ -124,7 +125,7 @@ def check_memorisation(
             the run cannot be sampled with these options.
     """
     check_count("n", n)
-    in_memory, run = isinstance(run, LoadedRun), open_run_folder(run, out)
+    run = open_run_folder(run, out)
     steps = run.recipe.choose_steps(steps)
     run, _ = with_options(run, fields or {}, steps)
     label, seeds = choose_label(run.recipe), range(n)
@@ -136,8 +137,8 @@ def check_memorisation(
     nfe = count_evaluations(run, steps, loaded_guidance)
     sampling = sampling_record(run, seeds, steps, nfe, label, loaded_guidance)
     made = SampledParts(run, seeds, steps, label, loaded_guidance, sampling, progress, keep=True)
-    # Samples of a run in memory are not kept, because its weights may have changed.
-    samples = torch.cat([*made.samples(cached=not in_memory)]).permute(0, 2, 3, 1).numpy()
+    saved = _has_saved_weights(run) and not isinstance(guidance.get("guide_with"), LoadedRun)
+    samples = torch.cat([*made.samples(cached=saved)]).permute(0, 2, 3, 1).numpy()
     verdict = _find_copies(own, samples, flip, extractor, progress)
     gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
     image = charts.rasterise(draw_pairs(verdict, samples, own))
@@ -147,6 +148,17 @@ def check_memorisation(
         "sampling": sampling,
     }
     return Memorisation(verdict, gap, duplicates, _write_files(run, content, image, verdict, out))
+
+
+def _has_saved_weights(run: LoadedRun) -> bool:
+    """Return whether a run in memory has the weights of its checkpoint, as the names in the cache say."""
+    with suppress(UserError):  # a training in progress may have removed the checkpoint
+        saved = load(run.checkpoint.path, run.checkpoint.weights, device="cpu").model.state_dict()
+        found = run.model.state_dict()
+        return saved.keys() == found.keys() and all(
+            torch.equal(value, found[name].cpu()) for name, value in saved.items()
+        )
+    return False
 
 
 def _find_copies(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -94,7 +95,8 @@ class SampledParts:
         Raises:
             UserError: if the cache folder cannot be written.
         """
-        folder = self._make_folder(extractor)
+        folder = self._folder(extractor)
+        _create_folder(folder)
         processes = current_processes()
         parts = [*split_into_parts(self.pipeline, self.seeds, BATCH)]
         for first in range(0, len(parts), processes.count):
@@ -141,8 +143,8 @@ class SampledParts:
 
         Samples from the cache took 0 seconds.
         """
-        path = self._make_folder() / _name(seeds)
-        if (found := _read(path, "images")) is not None:
+        folder = self._folder()
+        if (found := self._find(folder, seeds)) is not None:
             self.progress("samples", seeds[-1] + 1 - self.seeds[0], len(self.seeds))
             return found, 0.0
         began = time.monotonic()
@@ -150,8 +152,20 @@ class SampledParts:
         seconds = time.monotonic() - began
         made = {"images": images.contiguous(), "nfe": torch.tensor(nfe)}
         if keep:
-            _keep(path, made)
+            _create_folder(folder)
+            _keep(folder / _name(seeds), made)
         return made, seconds
+
+    def _find(self, folder: Path, seeds: Sequence[int]) -> dict[str, Tensor] | None:
+        """Return "images" and "nfe" of samples in the cache folder; None if they are missing or damaged.
+
+        They may be the first samples of a whole part, if `seeds` are fewer.
+        """
+        whole = next(split_into_parts(self.pipeline, range(seeds[0], seeds[0] + sys.maxsize // 2), BATCH))
+        for name in dict.fromkeys((_name(seeds), _name(whole))):
+            if (found := _read(folder / name, "images")) is not None:
+                return found | {"images": found["images"][: len(seeds)]}
+        return None
 
     def _make(self, seeds: Sequence[int]) -> tuple[Tensor, int]:
         """Sample, and return the samples (B, C, H, W) and the NFE per sample."""
@@ -159,20 +173,22 @@ class SampledParts:
         ((images, nfe),) = sample_uint8(self.pipeline, seeds, self.steps, self.label, self.guidance, onward)
         return images, nfe
 
-    def _make_folder(self, extractor: Extractor | None = None) -> Path:
-        """Make and return the folder of the features, or of the samples if there is no extractor.
+    def _folder(self, extractor: Extractor | None = None) -> Path:
+        """Return the folder of the features, or of the samples if there is no extractor.
 
         Its name has the SHA-256 (hex) of everything that its files depend on, apart from the seeds.
         """
         facts = [sample_conditions(self.sampling)]
         facts += [] if extractor is None else [extractor.name, extractor.weights, extractor.resize]
         identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        folder = cache_folder() / "features" / f"samples-{identity}"
-        try:
-            make_folder(folder)
-        except OSError as error:
-            raise unwritable_cache(folder, error) from None
-        return folder
+        return cache_folder() / "features" / f"samples-{identity}"
+
+
+def _create_folder(folder: Path) -> None:
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise unwritable_cache(folder, error) from None
 
 
 def _name(seeds: Sequence[int]) -> str:

@@ -160,13 +160,6 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
             f"data.vectors needs a network that can be conditioned on a vector, net {possible}, got "
             f"{kind_name(net)}"
         )
-    t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
-    if len(set(recipe.conditioning(t, recipe.schedule(t)).tolist())) == 1:
-        yield (
-            f"conditioning {kind_name(recipe.conditioning)} is the same number at all noise levels of "
-            f"schedule {kind_name(recipe.schedule)}, so the network would not know the noise: set "
-            "--conditioning log_snr"
-        )
     if net.multiple > 2 * max(recipe.data.size):
         height, width = recipe.data.size
         yield (
@@ -202,6 +195,13 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
                 f"{_join(found)} must be one number, {what}, got {_join(found.values())}: set them "
                 f"together, {' '.join(f'--{name} N' for name in found)}"
             )
+    t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
+    if len(set(recipe.conditioning(t, recipe.schedule(t)).tolist())) == 1:
+        yield (
+            f"conditioning {kind_name(recipe.conditioning)} is the same number at all noise levels of "
+            f"schedule {kind_name(recipe.schedule)}, so the network would not know the noise: set "
+            "--conditioning log_snr"
+        )
     if isinstance(recipe.objective, Consistency):
         yield from _find_unguided(recipe, recipe.objective, source)
     if isinstance(recipe.objective, Objective) and recipe.objective.finish:

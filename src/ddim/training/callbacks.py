@@ -219,8 +219,8 @@ class Checkpoints(Callback):
         self.folder = folder / "checkpoints"
         self._last, self._saved = time.monotonic(), training.step
         # If the best checkpoint is saved again at the same step, it keeps its mark.
-        newest = checkpoint.find_newest(self.folder) if training.step else None
-        self._best = training.step if newest and checkpoint.is_best(newest) else -1
+        newest = self.folder / f"step-{training.step:09d}"
+        self._best = training.step if newest.is_dir() and checkpoint.is_best(newest) else -1
         self._recorded = bool(read_sealed(folder / RUN).get("checkpointed"))
         self._guided = checkpoint.find_newest(folder / GUIDE) is not None
 

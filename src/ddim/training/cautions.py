@@ -11,6 +11,7 @@ import torch
 
 from ddim.data import Images
 from ddim.data.cache import read_rejects
+from ddim.diffusion.conditioning import LogSNR
 from ddim.metrics.neighbours import FEWEST
 from ddim.nn.embedding import Sinusoidal
 from ddim.runs.kinds import kind_name
@@ -62,10 +63,11 @@ def describe_conditioning(training: Training) -> str:
     if not found or (high - low) * min(found) / (2 * math.pi) <= REPEATS:
         return ""
     conditioning, net = kind_name(model.conditioning), kind_name(training.recipe.net)
+    better = "--conditioning.scale 10" if isinstance(model.conditioning, LogSNR) else "--conditioning log_snr"
     return (
         f"conditioning {conditioning} gives the network numbers up to {high:.4g}, which net {net} "
         "can hardly tell apart, because its embedding repeats with every unit: samples may be poor; "
-        "--conditioning log_snr suits it"
+        f"{better} suits it"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from ddim.data import SplitImages
-from ddim.diffusion.denoiser import check_output, describe_call
+from ddim.diffusion.denoiser import check_output
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
 from ddim.nn.own_network import OwnNetwork
@@ -27,32 +27,35 @@ def check_network(recipe: Recipe, parts: SplitImages) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         net, channels = recipe.net.network(), parts.images.pixels.shape[-1]
         x, name = torch.zeros(2, channels, *recipe.data.size), recipe.net.name
-        for label, which in _list_labels(recipe):
-            labels = (label,) if which else ()
+        augments = recipe.net.augment if recipe.augment.probability else 0
+        options = {"augment": torch.zeros(2, augments)} if augments else {}
+        more = f" and augment (2, {augments})" if augments else ""
+        for labels, words in _list_labels(recipe):
             try:
-                output = net(x, torch.zeros(2), *labels)
+                output = net(x, torch.zeros(2), *labels, **options)
             except Exception as error:
-                called = f"{describe_call(name, x, label=bool(which))}{which}"
+                called = f"net {name}, called with x {tuple(x.shape)}, noise_level (2,){words}{more},"
                 raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
-            check_output(output, x, name, label=bool(which), outputs=[recipe.net.outputs])
+            check_output(output, x, name, label=bool(labels), outputs=[recipe.net.outputs])
     if not any(weight.requires_grad for weight in net.parameters()):
         raise UserError(f"net {name} must have weights to train, torch.nn.Parameter, got none")
 
 
-def _list_labels(recipe: Recipe) -> Iterator[tuple[torch.Tensor | None, str]]:
-    """Yield the kinds of labels with which a network is called, each with a description for a message."""
-    if not (recipe.net.classes or recipe.net.vector):
-        yield None, ""
-        return
-    if recipe.net.classes:
-        given, without = torch.zeros(2, dtype=torch.int64), torch.full((2,), -1)
-    else:
+def _list_labels(recipe: Recipe) -> Iterator[tuple[tuple[torch.Tensor | None, ...], str]]:
+    """Yield the third argument of each kind of call of a network, if there is one, and words about it."""
+    if recipe.net.vector:
         given = torch.zeros(2, recipe.net.vector)
-        without = torch.full_like(given, torch.nan)
-    yield given, " of zeros,"
+        without, words = torch.full_like(given, torch.nan), f" and vector (2, {recipe.net.vector})"
+    elif recipe.net.classes:
+        given = torch.zeros(2, dtype=torch.int64)
+        without, words = torch.full_like(given, -1), " and label (2,)"
+    else:
+        yield (), ""
+        return
+    yield (given,), words
     if recipe.data.unconditional:
-        yield without, f" of {without.flatten()[0]:g}, which means none,"
-        yield None, " None, which means that no image has one,"
+        yield (without,), f"{words} of {without.flatten()[0]:g}, which means none"
+        yield (None,), f" and {words.split()[1]} None, which means that no image has one"
 
 
 def check_loss(recipe: Recipe, parts: SplitImages) -> None:

@@ -81,7 +81,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
             can be given too (see `ddim.data.given.give_images`). By default, its images keep their size, like
             those of a .npy or .npz file. Its labels are used if it has labels and the network takes classes.
         recipe: the name of a recipe, a YAML file or a `Recipe`; by default that of `source`, else "fast".
-        minutes: training time; by default the budget of the recipe.
+        minutes: training time; by default the budget of the recipe, but never the images of `source`.
         images: training length in images, counting repetitions, in place of `minutes`.
         size: height and width in pixels, such as 64, "64x96" or (64, 96).
         labels: whether the network is conditioned on class labels, which are the names of the image folders;
@@ -306,8 +306,9 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
 def _reopen(saved: _Saved, recipe: Recipe, start: Start, progress: Progress) -> SplitImages:
     """Return the training and validation images of a run that is resumed; every machine must have them."""
     processes, known = current_processes(), saved.document["data"]
-    if (place := known.get("path")) and source_exists(place):
-        # A machine that does not see the run folder does not find the recorded path there.
+    place = known.get("path")
+    if place and source_exists(place) and not (start.folder / RUN).is_file():
+        # This machine does not see the run folder, in which the path is recorded.
         recipe = replace(recipe, data=replace(recipe.data, source=place))
     split = partial(reopen_split, start.folder, recipe, known["fingerprint"], progress)
     return processes.local_first("images", split)

@@ -235,7 +235,8 @@ def _with_values(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
 
     if "minutes" in choice:
         base = replace(base, images=None)
-    size = Request(fields={"data.source": base.data.source, **choice}).find_size()
+    named = {} if request.data is None else {"data.source": base.data.source}
+    size = Request(fields=named | choice).find_size()
     if size is not None:
         base = change_size(base, size) if request.recipe in FOR_SIZE else override(base, {"data.size": size})
     recipe = override(base, choice)
