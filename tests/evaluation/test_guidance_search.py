@@ -270,6 +270,7 @@ def test_the_guidance_of_one_class_is_not_saved_for_all(run, quality, tmp_path):
     assert "that of a chosen label is not saved" in repr(found)
     assert find_saved_guidance(*place, labelled=True) == SavedGuidance(1.5)
     assert search_guidance(labelled, STEPS, N).saved
+    assert search_guidance(labelled, STEPS, N, label="none", guides="@guide").saved
     assert find_saved_guidance(*place, labelled=True).scale == 3.0
 
 

@@ -55,6 +55,17 @@ def test_the_new_place_of_the_images_is_accepted_and_recorded(run, tmp_path, mon
     assert len(open_run_images(load(run)).images) == 16
 
 
+def test_a_copy_of_run_and_images_does_not_need_the_first_ones(run, tmp_path, monkeypatch):
+    (tmp_path / "copy").mkdir()
+    for name in ("runs", "flower"):
+        shutil.copytree(name, tmp_path / "copy" / name)
+    tiny.write_grays(tmp_path / "more", [7])
+    shutil.move(tmp_path / "more" / "0.png", "flower/new.png")
+    monkeypatch.chdir(tmp_path / "copy")
+    resume("runs/one")
+    assert len(open_run_images(load("runs/one")).images) == 16
+
+
 def test_other_images_are_not_accepted_as_the_new_place(run, tmp_path):
     tiny.write_grays(tmp_path / "other", range(1, 256, 16))
     before = (run / "run.json").read_bytes()

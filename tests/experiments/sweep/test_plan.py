@@ -69,6 +69,16 @@ def test_a_file_of_arrays_keeps_its_size(recipe, tmp_path):
     assert trial.recipe["data"]["size"] == [32, 32]
 
 
+def test_the_size_in_a_recipe_file_counts_more_than_that_of_its_arrays(tmp_path):
+    np.save(tmp_path / "big.npy", np.zeros((30, 48, 40, 3), np.uint8))
+    own = override(fast(), {"data.source": str(tmp_path / "big.npy"), "data.size": "32"})
+    (tmp_path / "own.yaml").write_text(write_recipe(own))
+    (trial,) = plan_trials(request(recipe=str(tmp_path / "own.yaml"), fields={"optim.lr": "1e-3"}))
+    train = Request(str(tmp_path / "own.yaml"), {"optim.lr": "1e-3"}).build_recipe()
+    assert load_recipe(trial.recipe) == train
+    assert train.data.size == (32, 32)
+
+
 def test_minutes_replace_the_images_of_a_recipe():
     trials = plan_trials(request(minutes="3"))
     assert {(t.recipe["minutes"], t.recipe["images"]) for t in trials} == {(3.0, None)}
