@@ -25,6 +25,8 @@ from ddim.errors import UserError
 from ddim.evaluation import sample_features
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import evaluate_source, measure_metrics
+from ddim.evaluation.grid_search import search_grid
+from ddim.evaluation.guidance_search import search_guidance
 from ddim.evaluation.memorisation import check_memorisation
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
@@ -251,6 +253,21 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
     monkeypatch.setattr(sample_features, "LARGEST_KEPT", 40 * 3 * 32 * 32 - 1)
     evaluate_source(run, Samples(n=70, steps=2), extractor=stub())
     assert evaluate_source(run, Samples(n=70, steps=2), extractor=other).record["generated"]["kept"] == 64
+
+
+def test_changed_weights_in_memory_are_not_those_of_the_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = load(run)
+    same = evaluate_source(loaded, FEW, extractor=stub())
+    assert (same.folder.parent.parent, same.record["sampling"]["weights"]) == (run, "ema")
+    next(loaded.model.parameters()).data.add_(1)
+    found = evaluate_source(loaded, FEW, extractor=stub())
+    assert found.folder.parent.resolve() == tmp_path / "evaluations"
+    assert found.record["sampling"]["weights"] == "in memory"
+    assert not {"checkpoint", "average"} & found.record["sampling"].keys()
+    for search in (search_guidance, search_grid):
+        with pytest.raises(UserError, match="the weights in memory are not those of .*: give the run folder"):
+            search(loaded)
 
 
 def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):

@@ -23,7 +23,7 @@ from ddim.evaluation.compare import Difference
 from ddim.evaluation.grid_search import FIRST_SEED
 from ddim.evaluation.guidance_trials import SearchedGuidance, Trial
 from ddim.evaluation.reference import Reference, check_enough, open_reference
-from ddim.evaluation.run_folder import open_run_folder
+from ddim.evaluation.run_folder import open_searched_run
 from ddim.evaluation.sample_features import SampledParts
 from ddim.evaluation.sampler_errors import count_levels
 from ddim.metrics.catalogue import LEAST
@@ -88,7 +88,7 @@ def search_guidance(
         >>> ddim.sample("runs/photos-fast-1")
     """
     check_count("n", n, LEAST)
-    loaded = open_run_folder(run)
+    loaded = open_searched_run(run)
     for name in list_changed(loaded.checkpoint.recipe, loaded.recipe, "grid", "sampled_on", "clip"):
         raise UserError(f"{name} must be that of the run, because the guidance is saved for it: leave it out")
     steps = loaded.recipe.choose_steps(steps)

@@ -6,7 +6,6 @@ The check finds copies among samples, and measures the gap between errors on hel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from ddim.data import SplitImages
-from ddim.errors import UserError, check_count, format_count
+from ddim.errors import check_count, format_count
 from ddim.evaluation import diagnose
 from ddim.evaluation.copies import (
     Duplicates,
@@ -29,7 +28,7 @@ from ddim.evaluation.copies import (
     format_share,
 )
 from ddim.evaluation.denoising import Gap, measure_gap
-from ddim.evaluation.run_folder import open_run_folder, write_results
+from ddim.evaluation.run_folder import has_saved_weights, open_run_folder, write_results
 from ddim.evaluation.sample_features import SampledParts
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.metrics.features import Extractor
@@ -44,7 +43,7 @@ from ddim.runs.image_features import take_pictures
 from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import with_bar
-from ddim.runs.pipeline import LoadedRun, load
+from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.provenance import make_record, sampling_record
 
@@ -137,7 +136,7 @@ def check_memorisation(
     nfe = count_evaluations(run, steps, loaded_guidance)
     sampling = sampling_record(run, seeds, steps, nfe, label, loaded_guidance)
     made = SampledParts(run, seeds, steps, label, loaded_guidance, sampling, progress, keep=True)
-    saved = _has_saved_weights(run) and not isinstance(guidance.get("guide_with"), LoadedRun)
+    saved = has_saved_weights(run) and not isinstance(guidance.get("guide_with"), LoadedRun)
     samples = torch.cat([*made.samples(cached=saved)]).permute(0, 2, 3, 1).numpy()
     verdict = _find_copies(own, samples, flip, extractor, progress)
     gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
@@ -148,17 +147,6 @@ def check_memorisation(
         "sampling": sampling,
     }
     return Memorisation(verdict, gap, duplicates, _write_files(run, content, image, verdict, out))
-
-
-def _has_saved_weights(run: LoadedRun) -> bool:
-    """Return whether a run in memory has the weights of its checkpoint, as the names in the cache say."""
-    with suppress(UserError):  # a training in progress may have removed the checkpoint
-        saved = load(run.checkpoint.path, run.checkpoint.weights, device="cpu").model.state_dict()
-        found = run.model.state_dict()
-        return saved.keys() == found.keys() and all(
-            torch.equal(value, found[name].cpu()) for name, value in saved.items()
-        )
-    return False
 
 
 def _find_copies(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import torch
 
 from ddim.errors import UserError, describe_given
 from ddim.files import publish_folder, temporary_folder
@@ -57,6 +60,42 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
             f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
         )
     return load_given_run(run)
+
+
+def has_saved_weights(run: LoadedRun) -> bool:
+    """Return whether a run in memory still has the weights of its checkpoint."""
+    with suppress(UserError):  # a training in progress may have removed the checkpoint
+        saved = load(run.checkpoint.path, run.checkpoint.weights, device="cpu").model.state_dict().values()
+        found = run.model.state_dict().values()
+        return len(saved) == len(found) and all(map(torch.equal, saved, (each.cpu() for each in found)))
+    return False
+
+
+def open_searched_run(run: str | Path | LoadedRun) -> LoadedRun:
+    """Return the loaded run of a search that saves its result with the run; load it first if it is a path.
+
+    Raises:
+        UserError: if `run` is a checkpoint or cannot be loaded, or its weights in memory have changed.
+    """
+    loaded = load_given_run(run)
+    folder = loaded.checkpoint.run
+    if (folder / MANIFEST).is_file() or names_checkpoint(folder):
+        raise UserError(f"{folder} is a checkpoint, and the result is saved with a run: give the run folder")
+    check_saved_weights(loaded)
+    return loaded
+
+
+def check_saved_weights(run: LoadedRun) -> None:
+    """Check that a run in memory has the weights of its checkpoint, for which a search saves its result.
+
+    Raises:
+        UserError: if they have changed.
+    """
+    if not has_saved_weights(run):
+        raise UserError(
+            f"the weights in memory are not those of {run.checkpoint.path}, for which the result would be "
+            "saved: give the run folder"
+        )
 
 
 def write_results(run: LoadedRun, kind: str, out: str | Path | None, write: Callable[[Path], object]) -> Path:

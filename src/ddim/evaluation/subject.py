@@ -35,6 +35,7 @@ from ddim.evaluation.reference import (
     select_reference,
     share_range,
 )
+from ddim.evaluation.run_folder import has_saved_weights
 from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.files.documents import read_sealed
@@ -56,6 +57,9 @@ from ddim.runs.recipe_checks import check_label
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import find_named_checkpoint, find_run_folder, names_checkpoint, suggest_run
 from ddim.runs.sample_files import SAMPLE, SampleArrays
+
+_IDENTITY = ("checkpoint", "step", "weights", "average", "bit_equal")
+"""Entries of a record of samples that identify a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -193,10 +197,11 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
         )
     shape, decoding = pipeline.model.shape, partial(progress, READING)
     home, stem = Path(FOLDER), "model-"
+    changed = isinstance(pipeline, LoadedRun) and not has_saved_weights(pipeline)
     if isinstance(pipeline, LoadedRun):
         selected = open_reference(pipeline, reference, decoding)
         path = pipeline.checkpoint.run
-        home, stem = _find_home(find_named_checkpoint(path) or path)
+        home, stem = (home, stem) if changed else _find_home(find_named_checkpoint(path) or path)
     else:
         if reference.data is None:
             raise UserError("a model has no images of its own: name the reference images")
@@ -213,6 +218,9 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
             for images, nfe in sample_uint8(pipeline, seeds, steps, label, guidance, progress):
                 yield Part(extractor(images).numpy(), images, nfe)
 
+    if changed:
+        # The checkpoint does not identify these weights.
+        record = {name: value for name, value in record.items() if name not in _IDENTITY}
     sampling = {"weights": "in memory", "step": 0, **record}
     return Subject(repr(pipeline), samples.count, parts, selected, sampling, home, stem)
 
