@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from canary import watched
 from cases import mark_slow
+from ddim.diffusion.conditioning import Timestep
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
 from ddim.nn.linear_attention_unet import LinearAttentionUNetSpec
@@ -107,6 +108,20 @@ def test_a_checkpoint_of_lucidrains_gives_the_outputs_of_its_averaged_weights(na
     assert run.recipe.schedule == make_table("signal_sigmoid", 100)
     assert "averaged ones" in str(imported)
     assert generate(run, [0], 2)[0].isfinite().all()
+
+
+def test_another_table_of_a_bare_network_is_one_of_its_package(tmp_path):
+    """Ho et al. 2020 for 1000 entries; their package multiplies betas by 1000 / T for T entries."""
+    _, weights = theirs(LinearAttentionUNetSpec(8, (1,), (True,), 1, 4))
+    torch.save(weights, tmp_path / "m.pt")
+    for entries, scale in ((1000, 1), (500, 2)):
+        fields = {"schedule": "linear", "schedule.entries": str(entries)}
+        imported = import_model(tmp_path / "m.pt", tmp_path / str(entries), size=16, fields=fields)
+        recipe = load(imported.run).recipe
+        assert recipe.schedule == make_table("linear", entries, 1e-4 * scale, 0.02 * scale)
+        assert recipe.conditioning == Timestep(entries)
+        assert (recipe.grid.entries, recipe.objective.times.entries) == (entries, entries)
+        assert "holds no schedule" not in str(imported)
 
 
 @pytest.mark.parametrize("table", ["linear", "cosine", "signal_sigmoid"])

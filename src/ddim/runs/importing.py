@@ -105,7 +105,10 @@ def _import_lucidrains(
     spec, channels = lucidrains_checkpoint.find_network(net.shapes)
     around = file.within(prefix.removesuffix("model."))
     tables = {name: around.read(name) for name in ("betas", "loss_weight") if name in around.shapes}
-    if "betas" not in tables:
+    if "schedule" in fields or "schedule.entries" in fields:
+        linear = fields.get("schedule") == "linear"
+        fields = openai_checkpoint.complete_table_fields(fields, linear=linear)
+    elif "betas" not in tables:
         notes.append(
             "the file holds no schedule: the defaults of denoising-diffusion-pytorch were assumed, 1000 "
             "entries of the sigmoid schedule and the velocity; --schedule and --predicts change them"

@@ -97,6 +97,25 @@ def find_openai_network(shapes: Shapes) -> tuple[DDPMUNetSpec, int, bool]:
     return spec, channels, outputs > channels
 
 
+def complete_table_fields(fields: Mapping[str, str], *, linear: bool) -> dict[str, str]:
+    """Return fields of a recipe together with those that follow from another table of noise levels.
+
+    A table of another kind has the same meaning as DDPM's. Its number of entries holds for all fields that
+    count them. A linear table of fewer entries has larger steps, so that it ends at the same noise level.
+
+    Args:
+        fields: fields that the user gives, keyed by path.
+        linear: whether the table is linear.
+    """
+    entries, found = fields.get("schedule.entries"), {"schedule.clip": "none", "schedule.read": "log_snr"}
+    if entries:
+        found |= dict.fromkeys(("conditioning.entries", "objective.times.entries", "grid.entries"), entries)
+        scale = 1000 / int(entries) if entries.isdecimal() and int(entries) > 1 else 1.0
+        if linear and scale != 1 and 0.02 * scale < 1:
+            found |= {"schedule.first": repr(1e-4 * scale), "schedule.last": repr(0.02 * scale)}
+    return {**found, **fields}
+
+
 def make_openai_recipe(spec: DDPMUNetSpec, fields: Mapping[str, str]) -> tuple[Recipe, dict[str, str]]:
     """Return the recipe of a state dict, and `fields` together with the fields that follow from them.
 
@@ -109,15 +128,10 @@ def make_openai_recipe(spec: DDPMUNetSpec, fields: Mapping[str, str]) -> tuple[R
         fields: fields of the recipe that the user gives, keyed by path.
     """
     base = ddpm()
-    # A table of another kind has the same meaning.
-    fields = {"schedule.clip": "none", "schedule.read": "log_snr", **fields}
-    if entries := fields.get("schedule.entries"):
-        follow = ("conditioning.entries", "objective.times.entries", "grid.entries")
-        fields = {**dict.fromkeys(follow, entries), **fields}
-        if entries.isdecimal() and int(entries) > 1:
-            scale = 1000 / int(entries)
-            ends = {"schedule.first": repr(1e-4 * scale), "schedule.last": repr(0.02 * scale)}
-            fields = {"conditioning.scale": repr(scale), **(ends if 0.02 * scale < 1 else {}), **fields}
+    fields = complete_table_fields(fields, linear=True)
+    entries = fields.get("schedule.entries", "")
+    if entries.isdecimal() and int(entries) > 1:
+        fields = {"conditioning.scale": repr(1000 / int(entries)), **fields}
     # These models were trained with a class for every image.
     data = Data(labels=True, unlabelled=0.0) if spec.classes else Data()
     return replace(base, name="openai", net=spec, data=data, clip=True), fields
