@@ -82,6 +82,16 @@ def test_the_ends_of_a_guided_interpolation_are_the_guided_samples(run):
             r"a variation uses no class label, so only a weaker model can guide it: give guide_with, .* 2",
         ),
         (lambda run: ddim.vary(run, IMAGE, guide_with="@guide"), "guide_with needs a guidance scale too"),
+        (
+            lambda run: ddim.invert(run, IMAGE, STEPS, guide_with="@guide"),
+            "an inversion cannot be guided, .*: leave guide_with out, got @guide",
+        ),
+        (
+            lambda run: ddim.vary(run, IMAGE, guidance_scale=2.0),
+            "a variation has no option guidance_scale",
+        ),
+        (lambda run: ddim.interpolate(run, seeds=[1, 2], label=3), "an interpolation has no option label"),
+        (lambda run: ddim.invert(run, IMAGE, 1), "steps must be at least 2 and at most 1,000,000, got 1"),
     ],
 )
 def test_edits_that_cannot_be_guided_are_refused_in_one_sentence(edit, said, run):

@@ -17,7 +17,7 @@ from ddim.diffusion.denoiser import Counted, Denoiser, Model
 from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, State, final_sample, last_state
-from ddim.errors import UserError, check_count
+from ddim.errors import UserError, check_count, suggest
 from ddim.runs.classes import Label, assign_labels, default_label
 from ddim.runs.codec import override
 from ddim.runs.generate import Watch, fill_micro_batches
@@ -186,10 +186,14 @@ def open_work(
         options: see `EditOptions`.
 
     Raises:
-        UserError: if the edit uses no class, but the network was never trained without a class. Also if the
-            grid cannot have `steps` timesteps, or this edit cannot use guidance.
+        UserError: if an option does not exist, or the edit uses no class, but the network was never trained
+            without a class. Also if the grid cannot have `steps` timesteps, or this edit cannot use guidance.
     """
-    check_count("steps", steps)
+    known = [*EditOptions.__annotations__, *GuidanceOptions.__annotations__]
+    for name in (name for name in options if name not in known):
+        raise UserError(f"{what} has no option {name}{suggest(name, known)}")
+    # A latent needs a step from the image to noise.
+    check_count("steps", steps, 2 if inverts else 1)
     guided: dict[str, Any] = {k: v for k, v in options.items() if k in GuidanceOptions.__annotations__}
     given = {name: value for name, value in guided.items() if value is not None}
     if inverts and given and guided.get("guidance") != 1:
