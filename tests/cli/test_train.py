@@ -79,6 +79,22 @@ def test_help_recipe_explains_a_single_field(command):
     assert "--sampler.s_churn" in command("train", "--help-recipe", "sampler.s_churn").out
 
 
+def test_help_recipe_without_a_name_explains_the_chosen_recipe(command):
+    named = command("train", "--help-recipe", "edm").out
+    assert command("train", "--recipe", "edm", "--help-recipe").out == named
+    assert command("train", "--help-recipe").out == command("train", "--help-recipe", "fast").out
+
+
+def test_options_that_would_have_no_effect_are_refused(here, refused):
+    said = refused("train", "blossoms:40", "--resume", "--more", "20")
+    assert said == (
+        "no run in runs/ fits, so --more has nothing to extend: leave it out, or name the run with --out"
+    )
+    said = refused("train", "blossoms:40", "--find-lr", "--optim.lr", "1e-3")
+    assert said == "--find-lr sets --optim.lr too: give one of them"
+    assert not (here / "runs").exists()
+
+
 def test_an_unknown_name_of_help_recipe_lists_recipes_and_fields(refused):
     said = refused("train", "--help-recipe", "optim.lrr")
     assert "fast, " in said

@@ -77,7 +77,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--help-recipe",
         nargs="?",
-        const="fast",
+        const="",
         metavar="NAME",
         help="list the fields of a recipe and exit; if NAME is a field, such as sampler, list its values",
     )
@@ -101,7 +101,7 @@ def _add_resuming(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and show the progress."""
-    if args.help_recipe:
+    if args.help_recipe is not None:
         return _help_recipe(args)
     # These imports are here, so that --help does not import torch.
     from ddim.cli.console import Console, say
@@ -137,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
                     folder, more=more, images=images, data=data, callbacks=given, progress=console.preparing
                 )
             return print_run(args, console, folder)
+    if args.more is not None and not restarted:
+        raise UserError(f"{why}, so --more has nothing to extend: leave it out, or name the run with --out")
     recipe = request.build_recipe()
     if why:
         say(f"{why}; starting a new run")
@@ -167,6 +169,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UserError(f"{'--restart' if args.restart else '--more'} is an option of --resume: give both")
     if args.more is not None and args.images is not None:
         raise UserError("give --more or --images, not both")
+    if args.find_lr and "optim.lr" in read_fields(args):
+        raise UserError("--find-lr sets --optim.lr too: give one of them")
 
 
 def _find_run(request: Request, out: Path | None) -> tuple[Path | None, str, int | None]:
@@ -214,7 +218,7 @@ def _help_recipe(args: argparse.Namespace) -> int:
     from ddim.runs.recipe import Recipe
     from ddim.training.request import Request
 
-    name = args.help_recipe.removeprefix("--")
+    name = args.help_recipe.removeprefix("--") or args.recipe or "fast"
     parts = list(explain_kinds(name))
     titles = [f"--{name} {kind}: {about}" for kind, about, _ in parts]
     recipe, fields = args.recipe or "fast", read_fields(args)

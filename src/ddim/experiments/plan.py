@@ -55,7 +55,7 @@ COMPILING = f"compiling the network and {SPEED}"
 @with_bar
 def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     data: object = None,
-    recipe: str | Recipe = "fast",
+    recipe: str | Recipe | None = None,
     *,
     minutes: float | str | Sequence[float | str] | None = None,
     images: int | str | None = None,
@@ -76,7 +76,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
 
     Args:
         data: as in `train`.
-        recipe: as in `train`.
+        recipe: as in `train`; by default "fast".
         minutes: one or more budgets in minutes, by default 10, 40 and 240.
         images: a budget as a number of training images, in place of `minutes`.
         size: as in `train`.
@@ -101,7 +101,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     data = data if data is None or isinstance(data, str | Path) else give_images(data)
     keep_size = size is None and not (isinstance(recipe, Recipe) and isinstance(data, str | Path))
     if not isinstance(recipe, Recipe):
-        recipe = load_named_recipe(recipe, None, find_size(size, data))
+        recipe = load_named_recipe(recipe or "fast", None, find_size(size, data))
     recipe = use_data(recipe, data, keep_size=keep_size) if data is not None else recipe
     recipe = change_recipe(recipe, {name: value for name, value in fields.items() if value is not None})
     budgets = _list_budgets(recipe, minutes, images)

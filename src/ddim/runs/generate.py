@@ -62,7 +62,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
         n: number of images; by default 16, or the number of seeds.
-        steps: sampling steps, by default the recipe's; one evaluation each (two if second-order or guided).
+        steps: sampling steps, by default the recipe's; one evaluation each, two with `EDM` or guidance.
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
         grid: the grid of times (timesteps) of the network, or its name. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.

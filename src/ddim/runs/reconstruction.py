@@ -261,7 +261,7 @@ class AverageList(Tabular):
         return self.describe()
 
     def _notes(self) -> list[str]:
-        names = ", ".join(row["weights"] for row in self.stored)
+        names = ", ".join(row["weights"] for row in self.stored if row["step"] == self.step)
         return [f"stored averages: {names}"] if names else []
 
 
