@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddim.data import Images, SplitImages
+from ddim.data import Images, SplitImages, open_images
+from ddim.data.arrays import encode_array
+from ddim.data.given import give_images
 from ddim.data.vectors import ImageVectors, match_vectors, read_vectors
 from ddim.errors import UserError
 
@@ -47,6 +49,28 @@ def test_rows_find_their_images(tmp_path, text):
 def test_numeric_names_need_a_head(tmp_path):
     found = matched(tmp_path, "file,x\n3,30\n2,20\n1,10\n0,5\n", ("0", "1", "2", "3"))
     assert found.rows[:, 0].tolist() == [5, 10, 20, 30]
+
+
+@pytest.mark.parametrize("kind", ["npz", "given", "parquet"])
+def test_row_k_belongs_to_image_k_also_if_images_have_labels(tmp_path, kind):
+    pixels = np.arange(4, dtype=np.uint8).repeat(64).reshape(4, 8, 8, 1)
+    labels = [1, 0, 1, 0]
+    if kind == "npz":
+        np.savez(tmp_path / "cells.npz", images=pixels, labels=labels)
+        source = str(tmp_path / "cells.npz")
+    elif kind == "given":
+        source = give_images(list(zip(pixels, labels, strict=True))).text
+    else:
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        files = [encode_array(image) for image in pixels]
+        table = pyarrow.table({"image": files, "label": ["dog" if label else "cat" for label in labels]})
+        parquet.write_table(table, tmp_path / "cells.parquet")
+        source = str(tmp_path / "cells.parquet")
+    images = open_images(source, (8, 8), cache=tmp_path / "cache")
+    path = written(tmp_path, "0\n1\n2\n3\n")
+    found = match_vectors(read_vectors(path), SplitImages(images, np.arange(4), np.array([], int)), path)
+    assert images.pixels[:, 0, 0, 0].tolist() == [1, 3, 0, 2]
+    assert found.rows[:, 0].tolist() == [1, 3, 0, 2]
 
 
 def test_training_images_have_mean_0_and_deviation_1(tmp_path):

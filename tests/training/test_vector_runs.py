@@ -11,6 +11,7 @@ import ddim
 import small_recipes
 import tiny
 from ddim.cli import main
+from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError
 from ddim.nn.embedding import VectorEmbedding
 from ddim.nn.residual_unet import ResidualUNetSpec
@@ -153,6 +154,26 @@ def test_folders_of_samples_record_their_vectors(run, given, tmp_path):
     other = VectorLabel((few.rows[0],))
     with pytest.raises(UserError, match="holds samples with label"):
         write_samples(pipeline, range(3), 2, label=other, output=Output(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("other,level\n0.2,150\n", [[150, 0.2]]),
+        ("150,0.2\n", [[150, 0.2]]),
+        ("Level,Other\n150,0.2\n", "must have the columns of this run, level, other, got Level, Other"),
+        ("level\n150\n", "must have the columns of this run, level, other, got level"),
+    ],
+)
+def test_a_file_of_vectors_for_samples_has_the_columns_of_the_run(tmp_path, text, rows):
+    path = tmp_path / "wanted.csv"
+    path.write_text(text)
+    known = ImageVectors(("level", "other"), VECTORS, np.arange(24), VECTORS.mean(0), VECTORS.std(0))
+    if isinstance(rows, str):
+        with pytest.raises(UserError, match=rows):
+            find_vectors(path, [4], known)
+    else:
+        assert np.array_equal(find_vectors(path, [4], known).rows, rows)
 
 
 @pytest.mark.parametrize(

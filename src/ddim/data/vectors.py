@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,7 +130,7 @@ def read_vectors(path: str | Path) -> VectorTable:
     if not named:
         first = [_parse(cell, path, line) for line, cell in enumerate(firsts, 1)]
         rows = np.column_stack([np.array(first), rows])
-    if not rows.size or (heads is None and len(rows) < 2):
+    if not rows.size:
         raise UserError(f"{path} holds no vectors: give a row of numbers for each image")
     columns = [str(k) for k in range(rows.shape[1])] if heads is None else [h.strip() for h in heads[named:]]
     twice = next((name for name, count in Counter(firsts).items() if count > 1), None) if named else None
@@ -143,6 +144,7 @@ def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) ->
 
     The vector is found by the file name of the image, or by its position if the table has no names. A name in
     the table is the path of a file in the data, or the last part of this path if this part is unique.
+    Positions count the sorted file names; in an array or a parquet file, they count its rows.
 
     Args:
         table: the vectors.
@@ -161,6 +163,8 @@ def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) ->
             f"data.vectors must have a row for each of the {len(split.images):,} images, got {len(rows):,} "
             f"rows in {source}: if some images were rejected, add a first column with the names of the images"
         )
+    else:
+        rows = rows[_find_positions(split.images)]
     mean, deviation = rows[split.train].mean(0), rows[split.train].std(0)
     for column, spread, middle in zip(table.columns, deviation, mean, strict=True):
         if not spread > 1e-9 * abs(middle):
@@ -170,6 +174,15 @@ def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) ->
                 f"in column {column!r} of {source}: remove this column"
             )
     return ImageVectors(table.columns, np.ascontiguousarray(rows), split.train, mean, deviation)
+
+
+def _find_positions(images: Images) -> np.ndarray:
+    """Return the position (N,) of each image in its source."""
+    # Images of arrays are named by their number. A folder for the class may precede it and changes the order.
+    lasts = [name.rsplit("/", 1)[-1] for name in images.names]
+    if len(set(lasts)) < len(lasts) or not all(re.fullmatch("[0-9]{9}", last) for last in lasts):
+        return np.arange(len(lasts))
+    return np.argsort(np.argsort(lasts))
 
 
 def _find_rows(names: Sequence[str], images: Images, source: str | Path) -> list[int]:

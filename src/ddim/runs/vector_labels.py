@@ -126,7 +126,15 @@ def _describe_shape(rows: np.ndarray) -> str:
 
 
 def _read_table(path: str | Path, vectors: ImageVectors) -> np.ndarray:
+    """Return the rows of a CSV file, with the columns in the order of `vectors`.
+
+    Raises:
+        UserError: if the file and the run have column names, and these differ.
+    """
     table = read_vectors(path)
-    if table.rows.shape[1] == len(vectors.columns) and set(table.columns) == set(vectors.columns):
-        return table.rows[:, [table.columns.index(name) for name in vectors.columns]]
-    return table.rows
+    if tuple(map(str, range(table.rows.shape[1]))) == table.columns or vectors.columns[0] == "0":
+        return table.rows
+    if sorted(table.columns) != sorted(vectors.columns):
+        wanted, got = (", ".join(each.columns[:10]) for each in (vectors, table))
+        raise UserError(f"{path} must have the columns of this run, {wanted}, got {got}: rename its columns")
+    return table.rows[:, [table.columns.index(name) for name in vectors.columns]]
