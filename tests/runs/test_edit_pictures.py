@@ -47,6 +47,13 @@ def test_images_outside_0_and_1_are_refused_and_uint8_is_scaled(edit, pipeline, 
     assert torch.equal(ddim.invert(pipeline, whole, 3).latents, ddim.invert(pipeline, whole / 255, 3).latents)
 
 
+def test_a_variation_and_inpainting_take_one_image(pipeline, images):
+    with pytest.raises(UserError, match="a variation takes one image, got 2"):
+        ddim.vary(pipeline, images, seeds=[1, 2], steps=2)
+    with pytest.raises(UserError, match="inpainting takes one image, got 2"):
+        ddim.inpaint(pipeline, list(images), MASK, [1, 2], 2, resample=1)
+
+
 def test_an_interpolation_is_of_two_seeds_or_two_images(pipeline, images):
     between = ddim.interpolate(pipeline, seeds=[3, 7], frames=3, steps=3)
     assert between.facts["between_seeds"] == [3, 7]

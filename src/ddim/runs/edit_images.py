@@ -217,8 +217,11 @@ def inpaint_image(
         options: see `EditOptions`.
 
     Raises:
-        UserError: if the hole contains no pixel or all pixels, or a number is out of range.
+        UserError: if there are several images, the hole contains no pixel or all pixels, or a number is out
+            of range.
     """
+    if len(image) != 1:
+        raise UserError(f"inpainting takes one image, got {len(image)}")
     check_count("resample", resample)
     check_seeds(seeds)
     if not 0 < hole.mean() < 1:
@@ -265,8 +268,10 @@ def vary_image(
         options: see `EditOptions`.
 
     Raises:
-        UserError: if the strength or a seed is out of range.
+        UserError: if there are several images, or the strength or a seed is out of range.
     """
+    if len(image) != 1:
+        raise UserError(f"a variation takes one image, got {len(image)}")
     check_seeds(seeds)
     work = open_work(source, "a variation", steps, seeded=True, **options)
     x0 = work.pipeline.pixels.enter(image)
