@@ -49,6 +49,15 @@ def test_other_types_are_kept_too(tmp_path, dtype):
     assert np.array_equal(images.pixels[:], array)
 
 
+@pytest.mark.parametrize("top", [65535, 1.0, 255.0, 65535.0])
+def test_arrays_of_more_bits_are_rounded_to_8_bits_if_the_user_wants_it(tmp_path, top):
+    deep = np.where(DEEP < 100, 0, DEEP)
+    array = deep if isinstance(top, int) else (deep / 65535 * top).astype(np.float32)
+    images = opened(saved(tmp_path, array), tmp_path / "cache", values="uint8")
+    assert images.values.eight_bits
+    assert np.abs(images.pixels[:].astype(float) - deep / 257).max() < 0.501
+
+
 def test_8_bit_arrays_are_pictures_with_the_bits_of_the_array(tmp_path):
     array = noise16(5, 9, 12, 3).astype(np.uint8)
     images = opened(saved(tmp_path, array), tmp_path / "cache")

@@ -18,6 +18,7 @@ from ddim.errors import UserError
 from deep_files import noise16, png16
 
 FLOATS = np.random.default_rng(1).normal(size=(9, 12, 5)).astype(np.float32)
+DEEP = Values("uint16", 0, 65535)
 
 
 def tiff(pixels, **options):
@@ -33,7 +34,7 @@ def flat(channels):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_a_16_bit_png_keeps_every_bit(channels):
     pixels = noise16(9, 12, channels)
-    found, decoded = decode_any(png16(pixels), (9, 12), channels, "uint16")
+    found, decoded = decode_any(png16(pixels), (9, 12), channels, DEEP)
     assert (stored_type(found), found.channels) == ("uint16", channels)
     assert np.array_equal(decoded, pixels)
 
@@ -44,7 +45,7 @@ def test_a_16_bit_tiff_keeps_every_bit(channels, options):
     pixels = noise16(9, 12, channels)
     content = tiff(pixels if channels > 1 else pixels[..., 0], **flat(channels), **options)
     assert read_any_header(content).channels == channels
-    assert np.array_equal(decode_any(content, (9, 12), channels, "uint16")[1], pixels)
+    assert np.array_equal(decode_any(content, (9, 12), channels, DEEP)[1], pixels)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_a_16_bit_tiff_keeps_every_bit(channels, options):
     ],
 )
 def test_a_float_tiff_keeps_every_bit_wherever_its_channels_are(pixels, options):
-    assert np.array_equal(decode_any(tiff(pixels, **options), (9, 12), 5, "float32")[1], FLOATS)
+    assert np.array_equal(decode_any(tiff(pixels, **options), (9, 12), 5, Values("float32"))[1], FLOATS)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_a_float_tiff_keeps_every_bit_wherever_its_channels_are(pixels, options)
 )
 def test_a_file_that_cannot_be_used_says_why(content, channels, kind, message):
     with pytest.raises(UnusableError, match=message):
-        decode_any(content, (9, 12), channels, kind)
+        decode_any(content, (9, 12), channels, Values(kind))
 
 
 def test_a_bomb_is_refused_by_its_header():
@@ -109,7 +110,7 @@ def test_a_strip_that_inflates_to_more_than_its_size_is_cut(monkeypatch):
 
     tracemalloc.start()
     with contextlib.suppress(UnusableError):
-        decode_any(moved, (8, 8), 5, "uint16")
+        decode_any(moved, (8, 8), 5, DEEP)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 5 * 10**6
@@ -163,6 +164,18 @@ def test_most_files_decide_and_others_are_widened_or_refused(tmp_path):
     images = open_images(folder, (8, 8), cache=tmp_path / "cache")
     assert images.names == ("0.png", "1.png", "2.png", "eight.png")
     assert np.array_equal(images.pixels[3][..., 0], (gray >> 8) * 257)
+
+
+def test_gray_images_are_opaque_among_transparent_ones(tmp_path):
+    for name, gray, others, top in (
+        ("deep", noise16(8, 8), noise16(2, 8, 8, 4), 65535),
+        ("floats", FLOATS[:8, :8, 0], np.full((2, 8, 8, 4), 2.5, np.float32), 2.5),
+    ):
+        files = [tiff(gray), *(tiff(other, **flat(4)) for other in others)]
+        folder = write(tmp_path / name, {f"{k}.tif": content for k, content in enumerate(files)})
+        pixels = open_images(folder, (8, 8), channels=4, cache=tmp_path / "cache").pixels[0]
+        assert np.array_equal(pixels[..., 0], gray)
+        assert (pixels[..., 3] == top).all()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

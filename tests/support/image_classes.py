@@ -29,6 +29,7 @@ from ddim.data import open_images
 from ddim.data.cache import read_rejects
 from ddim.data.decode import UnusableError
 from ddim.data.high_bit_depth import decode_any, read_any_header, stored_type
+from ddim.data.values import Values
 from deep_files import noise16, png16
 
 MEMORY, SECONDS = 2**29, 5.0
@@ -146,7 +147,7 @@ def decode_everything(data: bytes) -> None:
             (header.channels, stored_type(header)),
         ):
             with suppress(UnusableError):
-                pixels = decode_any(data, (16, 24), channels, kind)[1]
+                pixels = decode_any(data, (16, 24), channels, Values(kind))[1]
                 if pixels.shape != (16, 24, channels):
                     raise AssertionError(f"decoded to {pixels.shape}")
 

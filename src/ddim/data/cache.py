@@ -163,7 +163,7 @@ def _build(
         path = beside / _PIXELS[kept.type]
         # Generated images, and those given from Python, have no files to compare with the survey.
         contents = None if source.survey() else Contents()
-        names, headers, refused = _decode_all(source, shape, path, contents, progress)
+        names, headers, refused = _decode_all(source, shape, path, kept, contents, progress)
         if contents and contents.hash() != known.content:
             forget_survey(source, folder.parent)
             raise UserError(_changed(text, contents))
@@ -195,6 +195,7 @@ def _decode_all(
     source: Source,
     shape: tuple[int, int, int],
     path: Path,
+    kept: Values,
     contents: Contents | None,
     progress: Callable[[int], None],
 ) -> tuple[list[str], list[decode.Header], list[Reject]]:
@@ -202,7 +203,6 @@ def _decode_all(
     headers: list[decode.Header] = []
     refused: list[Reject] = []
     done = 0
-    wanted = next(kind for kind, name in _PIXELS.items() if name == path.name)
     with path.open("wb") as file:
         for item in source.members(shape[:2]):
             if contents:
@@ -212,7 +212,7 @@ def _decode_all(
                     refused.append(item)
                 continue
             try:
-                found, pixels = decode_any(item.data, shape[:2], shape[2], wanted)
+                found, pixels = decode_any(item.data, shape[:2], shape[2], kept)
                 file.write(pixels.tobytes())
                 names.append(item.name)
                 headers.append(found)

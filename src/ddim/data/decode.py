@@ -248,7 +248,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         ends = [(values.min(), values.max()) for values in map(_finite_values, _cut_strips(image))]
         low, high = min(float(low) for low, _ in ends), max(float(high) for _, high in ends)
-        low, high = _range(low, high, image.mode == "F")
+        low, high = find_range(low, high, image.mode == "F")
 
     def scale(part: Image.Image) -> Image.Image:
         return Image.fromarray(np.rint((_finite_values(part) - low) * (255 / (high - low))).astype(np.uint8))
@@ -263,7 +263,8 @@ def _finite_values(image: Image.Image) -> np.ndarray:
     return values
 
 
-def _range(low: float, high: float, floats: bool) -> tuple[float, float]:
+def find_range(low: float, high: float, floats: bool) -> tuple[float, float]:
+    """Return the values that become 0 and 255 in an image whose values lie in [low, high]."""
     for top in (1.0, 255.0, 65535.0) if floats else (255.0, 65535.0):
         if low >= 0 and high <= top:
             return 0.0, top

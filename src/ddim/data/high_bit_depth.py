@@ -22,15 +22,16 @@ from ddim.data.decode import (
     UnusableError,
     decode_image,
     find_crop,
+    find_range,
     open_image,
     read_header,
     too_many,
 )
 from ddim.data.npy import MAGIC, NotAnArrayError, read_npy
-from ddim.data.values import PICTURE_CHANNELS, ValueType
+from ddim.data.values import EIGHT_BITS, PICTURE_CHANNELS, Values, ValueType
 
 # Increase this number with every change that affects the decoded values; it is part of their fingerprints.
-VERSION = "1"
+VERSION = "2"
 ARRAY = "NPY"
 """The `Header.format` of an image from an array; the `Header.mode` is then the type of its values."""
 
@@ -80,7 +81,7 @@ def read_any_header(data: bytes) -> Header:
 
 
 def decode_any(
-    data: bytes, size: tuple[int, int], channels: int, wanted: ValueType = "uint8"
+    data: bytes, size: tuple[int, int], channels: int, values: Values = EIGHT_BITS
 ) -> tuple[Header, np.ndarray]:
     """Decode a file, crop it at the centre to the aspect ratio of `size`, and resize it.
 
@@ -88,33 +89,43 @@ def decode_any(
         data: the bytes of the file.
         size: (height, width).
         channels: number of channels.
-        wanted: the type of the result. Images with more bits become "uint8" as in `decode_image`; 8-bit
-            images become "uint16" by multiplication with 257.
+        values: the type of the result, and the range, whose upper end is opaque in an alpha channel. Images
+            with more bits become "uint8" as in `decode_image`; 8-bit images become "uint16" by multiplication
+            with 257.
 
     Returns:
-        The header, and the pixels (height, width, channels) of the type `wanted`.
+        The header, and the pixels (height, width, channels) of the type of `values`.
 
     Raises:
         UnusableError: if the image cannot be decoded, or cannot be converted to these channels and this type.
     """
+    wanted = values.type
     if wanted == "uint8" and not data.startswith(MAGIC):
         if channels not in PICTURE_CHANNELS:
             raise UnusableError(f"an image of 8 bits, which cannot have {channels} channels")
         return decode_image(data, size, channels)
     found = read_any_header(data)
     kind = stored_type(found)
-    if kind != wanted and (kind, wanted) != ("uint8", "uint16"):
+    if wanted not in (kind, "uint8") and (kind, wanted) != ("uint8", "uint16"):
         raise UnusableError(f"has {kind} values, not {wanted}")
     if kind == "uint8" and found.format != ARRAY and channels in PICTURE_CHANNELS:
         return found, decode_image(data, size, channels)[1].astype(np.uint16) * 257
     pixels = read_pixels(data)
     if kind != wanted:
-        pixels = pixels.astype(np.uint16) * 257
+        pixels = _round_to_8_bits(pixels) if wanted == "uint8" else pixels.astype(np.uint16) * 257
     if pixels.shape[2] != channels:
         if pixels.shape[2] != 1:
             raise UnusableError(f"has {pixels.shape[2]} channels, not {channels}")
         pixels = pixels.repeat(channels, axis=2)
+        if channels == 4:
+            pixels[..., 3] = values.high
     return found, resize_values(pixels, size)
+
+
+def _round_to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    floats = pixels.dtype.kind == "f"
+    low, high = find_range(float(pixels.min()), float(pixels.max()), floats) if floats else (0.0, 65535.0)
+    return np.rint((pixels.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
 
 
 def read_pixels(data: bytes) -> np.ndarray:

@@ -37,7 +37,7 @@ def read_images(
     images = []
     for path in map(Path, paths):
         try:
-            found, pixels = decode_any(read_file(path, MAX_BYTES), size, channels, values.type)
+            found, pixels = decode_any(read_file(path, MAX_BYTES), size, channels, values)
         except OSError as error:
             raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
         except UnusableError as error:
