@@ -46,6 +46,17 @@ def test_gray_and_transparent_images_keep_their_channels(tmp_path):
     assert opened(PIXELS, tmp_path, (8, 8), channels=1).pixels.shape == (5, 8, 8, 1)
 
 
+def test_images_of_pillow_of_other_modes_are_converted_or_refused(tmp_path):
+    photo = Image.fromarray(PIXELS[0])
+    for mode in ("CMYK", "YCbCr"):
+        other = photo.convert(mode)
+        assert np.array_equal(opened([other], tmp_path).pixels[0], np.asarray(other.convert("RGB")))
+    floats = np.linspace(0, 3, 384, dtype=np.float32).reshape(16, 24)
+    assert np.array_equal(opened([Image.fromarray(floats)], tmp_path).pixels[0, ..., 0], floats)
+    with pytest.raises(UserError, match="image 1 has the mode 'LAB': convert it"):
+        opened([photo, Image.new("LAB", (24, 16))], tmp_path)
+
+
 class Pairs(Dataset):
     """A data set of pairs without an end, as torch allows it."""
 

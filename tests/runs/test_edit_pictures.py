@@ -1,11 +1,17 @@
 """Edits as a notebook calls them: with files, PIL images, tensors and seeds."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ddim
 import tiny
+from ddim.data.values import Values
 from ddim.errors import UserError
+from ddim.runs.edit_pictures import open_pictures
 
 MASK = torch.zeros(32, 32)
 MASK[8:16, 8:16] = 1
@@ -73,6 +79,47 @@ def test_a_mask_is_a_picture_or_a_tensor(pipeline, images):
         ddim.inpaint(pipeline, images[0], MASK * 255)
     with pytest.raises(UserError, match=r"mask must be \(32, 32\), the height and .*, got \(16, 16\)"):
         ddim.inpaint(pipeline, images[0], MASK[:16, :16])
+
+
+def test_masks_of_files_and_of_pillow_are_read_as_by_the_command(pipeline, images, tmp_path):
+    erased = np.full((32, 32, 4), 255, np.uint8)
+    erased[..., :3] = 40
+    erased[8:16, 8:16, 3] = 0
+    strokes = np.full((32, 32, 4), 255, np.uint8)
+    strokes[..., 3] = MASK.numpy() * 255
+    wanted = ddim.inpaint(pipeline, images[0], MASK, [1], 2, resample=1).images
+    for mask in map(Image.fromarray, (erased, strokes)):
+        mask.save(tmp_path / "mask.png")
+        for given in (mask, tmp_path / "mask.png"):
+            assert torch.equal(ddim.inpaint(pipeline, images[0], given, [1], 2, resample=1).images, wanted)
+    small = ddim.sheet(MASK[None, 4:20], zoom=1)
+    photo = tmp_path / "photo.png"
+    ddim.sheet(images[:1], zoom=1).resize((64, 64)).save(photo)
+    for image, size in ((images[0], "32x32"), (photo, "64x64"), (Image.open(photo), "64x64")):
+        with pytest.raises(UserError, match=f"the mask must have the size of the image, {size}, got 16x32"):
+            ddim.inpaint(pipeline, image, small, [1], 2, resample=1)
+
+
+def test_images_of_pillow_are_read_as_their_files(pipeline, tmp_path):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+    turned, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[0x0112] = 6
+    photo.save(turned, exif=exif)
+    photo.convert("CMYK").save(tmp_path / "cmyk.tif")
+    Image.fromarray(np.linspace(0, 300, 1600, dtype=np.float32).reshape(40, 40)).save(tmp_path / "floats.tif")
+    for name in ("turned.jpg", "cmyk.tif", "floats.tif"):
+        path = tmp_path / name
+        assert torch.equal(open_pictures(pipeline, Image.open(path)), open_pictures(pipeline, path))
+    wide = replace(pipeline, values=Values("uint16", 0, 4095))
+    Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)).save(tmp_path / "deep.png")
+    deep = open_pictures(wide, Image.open(tmp_path / "deep.png"))
+    assert torch.equal(deep, open_pictures(wide, tmp_path / "deep.png"))
+    assert torch.equal(deep[0, 0].flatten(), torch.arange(1024) / 4095)
+    with pytest.raises(UserError, match=r"of Pillow has the mode 'LAB': convert it, image.convert\('RGB'\)"):
+        ddim.vary(pipeline, Image.new("LAB", (32, 32)))
+    turned.write_bytes(turned.read_bytes()[:700])
+    with Image.open(turned) as cut, pytest.raises(UserError, match="of Pillow cannot be read: .*truncated"):
+        ddim.vary(pipeline, cut)
 
 
 def test_an_edit_shows_itself_as_a_strip(pipeline, images):

@@ -212,6 +212,13 @@ _TURNS = {
 }
 
 
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Return an image rotated by its EXIF orientation."""
+    # Pillow itself rotates TIFF files when it loads them.
+    image.load()
+    return _upright(image, _orientation(image))
+
+
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     turn = _TURNS[orientation]
     return image if turn is None else image.transpose(turn)

@@ -190,13 +190,28 @@ def _read_label(label: Any, number: int) -> int:  # noqa: ANN401
 
 
 def _encode(image: Any, name: str, *, keep: bool) -> bytes:  # noqa: ANN401
-    """Return an image as the bytes of a file without compression: PPM, PNG or .npy."""
-    if not isinstance(image, Image.Image):
-        return encode_array(_to_pixels(image, name, keep=keep))
+    """Return an image as the bytes of a file without compression: PPM, PNG, TIFF or .npy."""
+    if isinstance(image, Image.Image):
+        return encode_picture(image, name)
+    return encode_array(_to_pixels(image, name, keep=keep))
+
+
+def encode_picture(image: Image.Image, name: str) -> bytes:
+    """Return an image of Pillow as the bytes of a file without compression: PPM, PNG or TIFF.
+
+    Raises:
+        UserError: if its mode cannot be stored; the message calls the image `name`.
+    """
+    if image.mode in ("CMYK", "YCbCr"):
+        image = image.convert("RGB")
     if image.mode in ("L", "RGB") and not image.has_transparency_data:
         return encode_array(np.asarray(image).reshape(image.height, image.width, -1))
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=0)
+    try:
+        # Only TIFF stores floats and 32-bit integers.
+        image.save(file, "TIFF" if image.mode in ("F", "I") else "PNG", compress_level=0)
+    except OSError:
+        raise UserError(f"{name} has the mode {image.mode!r}: convert it, image.convert('RGB')") from None
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Read the image and mask files of an edit."""
+"""Read the images and masks of an edit from files, or take them from Pillow."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ddim.data.decode import MAX_BYTES, UnusableError
+from ddim.data.decode import BROKEN, MAX_BYTES, UnusableError, turn_upright
+from ddim.data.given import encode_picture
 from ddim.data.high_bit_depth import decode_any, read_any_header
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError
@@ -16,16 +18,16 @@ from ddim.files import read_file
 
 
 def read_images(
-    paths: Sequence[str | Path],
+    files: Sequence[str | Path | Image.Image],
     size: tuple[int, int],
     channels: int,
     on_change: Callable[[str], object] | None = None,
     values: Values = EIGHT_BITS,
 ) -> Tensor:
-    """Return image files as one tensor (B, C, H, W) in [0, 1].
+    """Return images as one tensor (B, C, H, W) in [0, 1].
 
     Args:
-        paths: image files.
+        files: image files or images of Pillow.
         size: height and width to which each image is cropped and resized.
         channels: 1 for gray, 3 for RGB, 4 for RGBA.
         on_change: called with a sentence for each image that was cropped or resized.
@@ -35,20 +37,18 @@ def read_images(
         UserError: if a file cannot be read or is not an image.
     """
     images = []
-    for path in map(Path, paths):
+    for file in files:
         try:
-            found, pixels = decode_any(read_file(path, MAX_BYTES), size, channels, values)
-        except OSError as error:
-            raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+            found, pixels = decode_any(_read_bytes(file), size, channels, values)
         except UnusableError as error:
-            raise UserError(f"{str(path)!r} cannot be used: {error}") from None
+            raise UserError(f"{_describe(file)} cannot be used: {error}") from None
         if (found.height, found.width) != size and on_change:
             # The crop has the aspect ratio of the model's images, so its size follows from the smaller scale.
             scale = min(found.height / size[0], found.width / size[1])
             cropped = (round(scale * size[0]), round(scale * size[1]))
             crop = "" if cropped == (found.height, found.width) else f"cropped to {cropped[0]}x{cropped[1]}, "
             on_change(
-                f"{path}: {found.height}x{found.width}, {crop}resized to {size[0]}x{size[1]}, "
+                f"{file}: {found.height}x{found.width}, {crop}resized to {size[0]}x{size[1]}, "
                 "the size of the run (height x width)"
             )
         if values.eight_bits:
@@ -58,30 +58,47 @@ def read_images(
     return torch.stack(images)
 
 
+def _read_bytes(file: str | Path | Image.Image) -> bytes:
+    """Return the bytes of an image file, or of a file like that of which Pillow read an image."""
+    try:
+        if isinstance(file, Image.Image):
+            return encode_picture(turn_upright(file), _describe(file))
+        return read_file(Path(file), MAX_BYTES)
+    except UserError:
+        raise
+    except BROKEN as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{_describe(file)} cannot be read: {reason}") from None
+
+
+def _describe(file: str | Path | Image.Image) -> str:
+    return "an image of Pillow" if isinstance(file, Image.Image) else repr(str(file))
+
+
 def read_hole(
-    path: str | Path,
-    image: str | Path,
+    mask: str | Path | Image.Image,
+    image: str | Path | Image.Image | Tensor,
     size: tuple[int, int],
     on_change: Callable[[str], object] | None = None,
 ) -> Tensor:
-    """Return a mask file as a tensor (1, 1, H, W): 1 for pixels to inpaint, 0 for pixels to keep.
+    """Return a mask as a tensor (1, 1, H, W): 1 for pixels to inpaint, 0 for pixels to keep.
 
     If the mask has no transparency, its light pixels are inpainted. If it has transparency and all its opaque
     pixels are white, these are taken for strokes of a brush and inpainted. In any other mask with
     transparency, the transparent pixels are taken for an erased part and inpainted.
 
     Args:
-        path: the mask file.
-        image: the image file, which must have the same size.
+        mask: the mask, a file or an image of Pillow.
+        image: the image, which must have the same size.
         size: height and width to which the mask is cropped and resized.
         on_change: called with a sentence if the mask was cropped or resized, or has transparency.
 
     Raises:
-        UserError: if a file cannot be read, the two files have different sizes, no pixel is to be inpainted,
+        UserError: if a file cannot be read, mask and image have different sizes, no pixel is to be inpainted,
             or no pixel is to be kept.
     """
-    mask = read_images([path], size, 4, on_change)
-    light, opaque = mask[:, :3].mean(1, keepdim=True), mask[:, 3:]
+    layers = read_images([mask], size, 4, on_change)
+    light, opaque = layers[:, :3].mean(1, keepdim=True), layers[:, 3:]
     seen = opaque > 0.5
     if seen.all():
         hole = light > 0.5
@@ -89,17 +106,24 @@ def read_hole(
         hole = seen
     else:
         hole = ~seen
-    heads = [read_any_header(read_file(Path(file), MAX_BYTES)) for file in (image, path)]
-    sizes = [f"{head.height}x{head.width}" for head in heads]
+    sizes = ["x".join(map(str, _measure(each))) for each in (image, mask)]
     if sizes[0] != sizes[1]:
         raise UserError(f"the mask must have the size of the image, {sizes[0]}, got {sizes[1]}")
     if hole.all() or not hole.any():
         raise UserError(
-            f"the mask {str(path)!r} must have white pixels, to inpaint, and black pixels, to keep; or erase "
-            "the part to inpaint, so that it is transparent"
+            f"the mask, {_describe(mask)}, must have white pixels, to inpaint, and black pixels, to keep; or "
+            "erase the part to inpaint, so that it is transparent"
         )
     if not seen.all() and on_change:
         what = "white" if hole[seen].all() else "transparent"
         share = f"{100 * hole.float().mean():.0f} % of the image"
-        on_change(f"{path}: the {what} part, {share}, will be inpainted")
+        on_change(f"{mask}: the {what} part, {share}, will be inpainted")
     return hole.float()
+
+
+def _measure(image: str | Path | Image.Image | Tensor) -> tuple[int, int]:
+    """Return the (height, width) of an image."""
+    if isinstance(image, Tensor):
+        return image.shape[-2], image.shape[-1]
+    head = read_any_header(_read_bytes(image))
+    return head.height, head.width

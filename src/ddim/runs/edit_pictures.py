@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, Unpack
@@ -12,8 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from ddim.data.batch import to_unit
-from ddim.data.decode import decode_image
-from ddim.data.values import EIGHT_BITS
 from ddim.errors import UserError
 from ddim.plots.pictures import check_images
 from ddim.runs.edit_images import (
@@ -25,7 +22,7 @@ from ddim.runs.edit_images import (
     invert_images,
     vary_image,
 )
-from ddim.runs.edit_inputs import read_images
+from ddim.runs.edit_inputs import read_hole, read_images
 from ddim.runs.edit_work import EditOptions, Source
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline, open_pipeline
@@ -111,8 +108,9 @@ def inpaint_picture(
     Args:
         model: a run folder, a pipeline or a model.
         image: the image.
-        mask: an image of the same size, white in the part to inpaint and black elsewhere. In a tensor (H, W),
-            black is 0, and white is 1 or the gray level 255.
+        mask: an image of the same size, white in the part to inpaint and black elsewhere; for transparency,
+            see `read_hole`. In a tensor (H, W) of the model's size, black is 0, and white is 1 or the gray
+            level 255.
         seeds: one seed for each result.
         steps: number of timesteps in the grid.
         resample: how often each step is done; see `inpaint_image`.
@@ -122,8 +120,8 @@ def inpaint_picture(
         >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
     """
     pipeline = open_pipeline(model)
-    hole = _open_mask(pipeline, mask)
     one = open_pictures(pipeline, image)
+    hole = _open_mask(pipeline, mask, image)
     return inpaint_image(pipeline, one, hole, list(seeds), steps, resample=resample, **options)
 
 
@@ -153,11 +151,11 @@ def vary_picture(
     return vary_image(pipeline, open_pictures(pipeline, image), strength, list(seeds), steps, **options)
 
 
-def _open_mask(pipeline: Pipeline, mask: Picture) -> Tensor:
-    """Return a mask as a tensor (1, 1, H, W), 1 in the part to inpaint and 0 elsewhere."""
-    if not isinstance(mask, Tensor):
-        return (open_pictures(pipeline, mask, channels=1) > 0.5).float()
+def _open_mask(pipeline: Pipeline, mask: Picture, image: Picture) -> Tensor:
+    """Return the mask of an image as a tensor (1, 1, H, W), 1 in the part to inpaint and 0 elsewhere."""
     size = (pipeline.model.shape.height, pipeline.model.shape.width)
+    if not isinstance(mask, Tensor):
+        return read_hole(mask, image, size)
     if tuple(mask.shape) not in (size, (1, *size), (1, 1, *size)):
         raise UserError(
             f"mask must be {size}, the height and width of the model's images, got {tuple(mask.shape)}"
@@ -169,21 +167,14 @@ def _open_mask(pipeline: Pipeline, mask: Picture) -> Tensor:
     return (mask > middle).float().cpu().reshape(1, 1, *size)
 
 
-def open_pictures(
-    pipeline: Pipeline, pictures: Picture | Sequence[Picture], channels: int | None = None
-) -> Tensor:
+def open_pictures(pipeline: Pipeline, pictures: Picture | Sequence[Picture]) -> Tensor:
     """Return pictures as one tensor (B, C, H, W) in [0, 1] of the pipeline's size.
 
-    Args:
-        pipeline: the pipeline.
-        pictures: one picture or several.
-        channels: number of channels C; None for the channels of the pipeline.
-
     Raises:
-        UserError: if a file cannot be read, or a tensor has another size or values outside [0, 1].
+        UserError: if a picture cannot be used, or a tensor has another size or values outside [0, 1].
     """
     shape = pipeline.model.shape
-    channels, size = channels or shape.channels, (shape.height, shape.width)
+    channels, size = shape.channels, (shape.height, shape.width)
     if isinstance(pictures, Picture):
         pictures = [pictures]
     opened = []
@@ -196,12 +187,6 @@ def open_pictures(
                 )
             check_images(batch)
             opened.append((to_unit(batch) if batch.dtype == torch.uint8 else batch.float()).cpu())
-        elif isinstance(picture, Image.Image):
-            content = io.BytesIO()
-            picture.save(content, "PNG")
-            pixels = decode_image(content.getvalue(), size, channels)[1]
-            opened.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255)
         else:
-            values = pipeline.values if channels == shape.channels else EIGHT_BITS
-            opened.append(read_images([picture], size, channels, values=values))
+            opened.append(read_images([picture], size, channels, values=pipeline.values))
     return torch.cat(opened)
