@@ -58,6 +58,15 @@ def test_images_and_class_names_of_hugging_face(tmp_path):
     assert not any(".." in name for name in images.names)
 
 
+def test_new_class_names_of_hugging_face_are_read_although_the_images_are_cached(tmp_path):
+    for names in (["aster", "rose", "tulip"], ["pink", "rose", "tulip"], None):
+        features = {"info": {"features": {"label": {"names": names}}}}
+        stored = {"huggingface": json.dumps(features)} if names else None
+        path = write(tmp_path / "flowers.parquet", {"image": FILES, "label": LABELS}, stored)
+        images = open_images(path, (8, 8), cache=tmp_path / "cache")
+        assert images.classes == tuple(names or "012")
+
+
 def test_bytes_without_labels_and_labels_of_text(tmp_path):
     plain = open_images(write(tmp_path / "a.parquet", {"img": FILES}), (8, 8), cache=tmp_path / "cache")
     assert np.array_equal(plain.pixels, PIXELS)

@@ -162,7 +162,7 @@ def _build(
     with temporary_folder(folder) as beside:
         path = beside / _PIXELS[kept.type]
         # Generated images, and those given from Python, have no files to compare with the survey.
-        contents = None if source.survey() else Contents()
+        contents = None if source.survey() else Contents(source)
         names, headers, refused = _decode_all(source, shape, path, kept, contents, progress)
         if contents and contents.hash() != known.content:
             forget_survey(source, folder.parent)

@@ -88,12 +88,13 @@ class Parquet:
         """
         folders = {name.partition("/")[0] for name in names if "/" in name}
         if folders and all(folder.isdecimal() and len(folder) == 6 for folder in folders):
-            return find_given_classes(names, self._class_names(self._files[0]))
+            return find_given_classes(names, self.class_names)
         return find_classes(names)
 
-    def _class_names(self, path: Path) -> list[str]:
-        """Return the class names that Hugging Face stores in the metadata of the file, or []."""
-        with _open_file(path) as file:
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The class names that Hugging Face stores in the metadata of the first file, or []."""
+        with _open_file(self._files[0]) as file:
             stored = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
             label = _find_column(file.schema_arrow.names, _LABELS)
         try:

@@ -68,7 +68,7 @@ def _read_all(source: Source) -> tuple[Survey, bool]:
 
     It does not if a file could not be read because of a fault that may be temporary; see `Unreadable`.
     """
-    contents, tally = Contents(), Tally()
+    contents, tally = Contents(source), Tally()
     count = others = 0
     for item in source.members((0, 0)):
         header = contents.add(item)
@@ -117,9 +117,11 @@ class Contents:
     """The names and hashes of the files that have been read so far.
 
     Attributes:
+        source: the source of the files.
         unreadable: the files that could not be read this time.
     """
 
+    source: Source
     unreadable: list[Unreadable] = field(default_factory=list)
     _lines: list[tuple[str, str]] = field(default_factory=list)
 
@@ -141,8 +143,12 @@ class Contents:
         return header
 
     def hash(self) -> str:
-        """Return the SHA-256 of all names and hashes, which does not depend on their order."""
-        return hash_text(json.dumps(sorted(self._lines)))
+        """Return the SHA-256 of all names and hashes, which does not depend on their order.
+
+        If the source stores class names apart from the names of its files, they are part of it.
+        """
+        classes, lines = getattr(self.source, "class_names", None), sorted(self._lines)
+        return hash_text(json.dumps([classes, lines] if classes else lines))
 
 
 @contextmanager
