@@ -95,6 +95,17 @@ def test_a_film_ends_with_the_sheet(run, tmp_path):
     assert np.abs(final - pictures).mean() < 8 < np.abs(first - pictures).mean()
 
 
+def test_a_film_shows_as_many_large_samples_as_fit(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddim.plots.pictures.LARGEST_FILM", 70)
+    monkeypatch.setattr(sample_folder, "LARGEST_FILM", 70)
+    words = ("-n", 5, "--steps", 2, "--film", "--zoom", 2)
+    files = sample_files(run, tmp_path, *words)
+    with Image.open(tmp_path / "film.webp") as film:
+        assert film.size == (66, 66)
+    assert json.loads(files["record.json"])["film"] == [0, 1, 2, 3]
+    assert sample_files(run, tmp_path, *words)["film.webp"] == files["film.webp"]
+
+
 def test_ema_and_raw_weights_give_different_samples(run, tmp_path):
     ema = sample_files(run, tmp_path / "a", "-n", 1, "--steps", 2)
     raw = sample_files(run, tmp_path / "b", "-n", 1, "--steps", 2, "--weights", "raw")

@@ -222,6 +222,12 @@ def test_a_film_holds_every_frame_exactly_and_shows_the_last_longer(tmp_path):
     assert durations == [500, 500, 500, 500, 1000]
 
 
+def test_the_enlargement_of_a_film_is_reduced_to_what_a_webp_can_hold(tmp_path):
+    save_film(tmp_path / "film.webp", [np.zeros((300, 8, 3), np.uint8)], zoom=64)
+    with Image.open(tmp_path / "film.webp") as film:
+        assert film.size == (8 * 54, 300 * 54)
+
+
 def test_a_film_without_frames_is_refused(tmp_path):
     with pytest.raises(UserError, match="an animation needs at least 1 frame"):
         save_film(tmp_path / "film.webp", [])

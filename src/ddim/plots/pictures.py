@@ -35,6 +35,8 @@ COLUMNS = 8
 """The largest number of images in a strip."""
 GAP = 2
 """White pixels between the images of a sheet."""
+LARGEST_FILM = 16_383
+"""The largest height and width of an animated WebP."""
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -283,7 +285,7 @@ def save_film(
         path: the path of the file.
         frames: images (H, W, 1, 3 or 4) uint8, all of one size.
         seconds: total duration of all frames except the last. The last frame is then shown for `seconds` / 2.
-        zoom: see `enlarge`.
+        zoom: see `enlarge`; a factor that is too large for a WebP is reduced.
 
     Raises:
         UserError: if there is no frame, `seconds` is not above 0, `zoom` is not in 1 ... 64, or the folder of
@@ -293,22 +295,14 @@ def save_film(
         raise UserError(
             f"an animation needs at least 1 frame and more than 0 seconds, got {len(frames)} and {seconds}"
         )
+    zoom = None if zoom is None else min(zoom, LARGEST_FILM // max(frames[0].shape[:2]))
     images = [Image.fromarray(enlarge(blend_alpha(frame), zoom)) for frame in frames]
     each = max(1, round(1000 * seconds / max(1, len(frames) - 1)))
     durations = [each] * (len(frames) - 1) + [max(each, round(500 * seconds))]
     content = io.BytesIO()
-    images[0].save(
-        content,
-        "WEBP",
-        save_all=True,
-        append_images=images[1:],
-        duration=durations,
-        loop=0,
-        lossless=True,
-        # The default effort takes 30 times as long, and makes noisy frames only a tenth smaller.
-        method=0,
-        quality=0,
-    )
+    film = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
+    # The default effort takes 30 times as long, and makes noisy frames only a tenth smaller.
+    images[0].save(content, "WEBP", lossless=True, method=0, quality=0, **film)
     _write(Path(path), content.getvalue())
 
 

@@ -29,7 +29,7 @@ from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import lock_folder
 from ddim.nn.processes import current_processes
-from ddim.plots.pictures import check_zoom, enlarge, make_sheet, save_film, save_png
+from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, make_sheet, save_film, save_png
 from ddim.runs.classes import Label
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import is_unused, make_output_folder
@@ -60,7 +60,7 @@ from ddim.runs.sample_files import (
 
 RECORD, FILM = "record.json", "film.webp"
 SHOWN = 256
-"""The largest number of samples in the sheet and in the film."""
+"""The largest number of samples in the sheet and in the film; a film of large samples has fewer."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ def write_samples(
     with nullcontext() if folder is None else lock_folder(folder):
         plan = None if folder is None else _plan(pipeline, seeds, folder, output, record)
         todo = processes.broadcast(plan)
-        frames = Film(pipeline.pixels, todo.shown)
-        watch = _watch_both(frames.add if todo.filming else None, output.watch)
+        frames = Film(pipeline.pixels, todo.filmed)
+        watch = _watch_both(frames.add if todo.filmed else None, output.watch)
         make = partial(generate, pipeline, steps=steps, label=label, guidance=guidance, watch=watch)
         nfe, seconds = _make_missing(pipeline, todo, len(seeds), make, progress)
-        if todo.filming:
+        if todo.filmed:
             frames.collect()
         if not processes.leads:
             return processes.broadcast(None)
@@ -156,7 +156,7 @@ def write_samples(
         _stack_samples(todo.folder, seeds, pipeline)
         end = {"nfe": nfe, "seeds": sorted({*todo.there["seeds"], *seeds})}
         end |= {"seconds": round(todo.there["seconds"] + seconds, 2)}
-        end |= {"film": todo.shown if output.film else todo.there["film"]}
+        end |= {"film": todo.filmed or todo.there["film"]}
         write_sealed(todo.folder / RECORD, {**record, **end})
         return processes.broadcast(Written(todo.folder, sheet, len(todo.missing), seconds, nfe))
 
@@ -200,15 +200,15 @@ class _Plan:
     Attributes:
         folder: the folder of the samples.
         there: the NFE, seeds and seconds of earlier calls, and the seeds of their film, from the record.
-        shown: the seeds of the sheet and the film.
-        filming: whether the film must be made.
+        shown: the seeds of the sheet.
+        filmed: the seeds of the film; [] if no film must be made.
         missing: the seeds whose samples must be made.
     """
 
     folder: Path
     there: dict[str, Any]
     shown: list[int]
-    filming: bool
+    filmed: list[int]
     missing: list[int]
 
 
@@ -217,21 +217,23 @@ def _plan(
 ) -> _Plan:
     there = _open_folder(folder, record)
     shown = list(seeds[:SHOWN])
-    filming = output.film and not (there["film"] == shown and (folder / FILM).is_file())
-    filmed = frozenset(shown if filming else ())
-    missing = [s for s in seeds if s in filmed or _read_sample(folder, s, pipeline) is None]
+    filmed = shown[: ((LARGEST_FILM + GAP) // (max(_image_shape(pipeline)[:2]) + GAP)) ** 2]
+    if not output.film or (there["film"] == filmed and (folder / FILM).is_file()):
+        filmed = []
+    needed = frozenset(filmed)
+    missing = [s for s in seeds if s in needed or _read_sample(folder, s, pipeline) is None]
     if not there["nfe"]:
         # An earlier call made all samples, but was stopped before it recorded the NFE. One sample is made
         # again to measure the NFE.
         missing = missing or shown[:1]
-    return _Plan(folder, there, shown, filming, missing)
+    return _Plan(folder, there, shown, filmed, missing)
 
 
 def _draw(todo: _Plan, pipeline: LoadedRun, frames: Film, output: Output) -> np.ndarray:
     """Write the sheet (one image of the first samples) and the film if needed; return the sheet's pixels."""
     sheet = _make_sheet(todo.folder, todo.shown, pipeline)
     save_png(todo.folder / "grid.png", enlarge(sheet, output.zoom))
-    if todo.filming:
+    if todo.filmed:
         save_film(todo.folder / FILM, frames.frames(), zoom=output.zoom)
     return sheet
 
