@@ -73,12 +73,14 @@ def test_a_mistake_is_one_sentence(run, tmp_path, refused):
     seed = tiny.train(tiny.recipe(schedule="cosine"), tmp_path / "seed")
     assert tiny.BASE.schedule == Cosine()
     newest = checkpoint.find_newest(run / "checkpoints")
+    np.save(tmp_path / "deep.npy", np.arange(4 * 16 * 16 * 3, dtype=np.uint16).reshape(4, 16, 16, 3))
     for words, sentence in [
         ([seed], "likelihood needs a least noise sigma / alpha in training of at most 0.05"),
         ([newest], "is a checkpoint, and results are added to a run"),
         ([run, "-n", 0], "n must be at least 1 and at most 1,000,000, got 0"),
         ([run, "--steps", 1], "the bound needs at least 2 steps, got 1"),
         ([run, "--data", tmp_path / "missing"], "missing"),
+        ([run, "--data", tmp_path / "deep.npy"], "for 8-bit images, but"),
     ]:
         assert sentence in refused("likelihood", *words)
 

@@ -16,6 +16,7 @@ from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.evaluation.gradient_noise import collect_gradients, find_loss
+from ddim.evaluation.likelihood import bits_per_dim
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.generate import find_grid_ends
@@ -73,6 +74,11 @@ def test_every_recipe_with_a_continuous_schedule_has_a_student_that_starts_where
     # In units of the images, every student has the same noise at its second step.
     assert student.schedule(middle).noise_to_signal / student.objective.sigma_data == pytest.approx(10.0)
     assert torch.equal(student.grid(1, student.sampling_schedule), first[None])
+
+
+def test_bits_per_dim_of_a_student_are_refused(student):
+    with pytest.raises(UserError, match="need a diffusion model, but this run is a distilled student"):
+        bits_per_dim(student, n=1, steps=2, progress=False)
 
 
 @pytest.mark.parametrize(("name", "said"), TABLES.items())

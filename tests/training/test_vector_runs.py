@@ -13,9 +13,11 @@ import tiny
 from ddim.cli import main
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError
+from ddim.evaluation.likelihood import bits_per_dim, write_likelihood
 from ddim.nn.embedding import VectorEmbedding
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.runs.classes import drop_labels
+from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
 from ddim.runs.sample_folder import Output, write_samples
 from ddim.runs.vector_labels import VectorLabel, draw_rows_of_training, find_vectors
@@ -191,6 +193,22 @@ def test_a_file_of_vectors_for_samples_has_the_columns_of_the_run(tmp_path, text
 def test_vectors_that_do_not_fit_are_refused(run, options, message):
     with pytest.raises(UserError, match=message):
         ddim.sample(run, 2, progress=False, **options)
+
+
+def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_path):
+    chosen = recipe(given, schedule__max_signal=0.9999, data__unlabelled=0.0)
+    run = load(tiny.train(chosen, tmp_path / "run", str(given / "grays.npy")))
+    own = open_run_images(run).images
+    found = bits_per_dim(run, n=3, steps=2, progress=False)
+    record = json.loads((write_likelihood(found, run) / "record.json").read_text())["reference"]
+    assert np.allclose(record["labels"], own.vectors[record["images"]])
+    with pytest.raises(UserError, match="grays.npy without a vector .* a vector for every image"):
+        bits_per_dim(run, str(given / "grays.npy"), n=3, steps=2, progress=False)
+    data = replace(run.recipe.data, unlabelled=0.1)
+    run = replace(run, recipe=replace(run.recipe, data=data))
+    found = bits_per_dim(run, str(given / "grays.npy"), n=3, steps=2, progress=False)
+    record = json.loads((write_likelihood(found, run) / "record.json").read_text())["reference"]
+    assert record["labels"] == [None] * 3
 
 
 def dotted(fields):

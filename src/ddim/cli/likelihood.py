@@ -22,6 +22,8 @@ is better; uniformly random pixels need 8. Compare two models on the same images
 
 A run trained with labels is conditioned on the class that is named like the folder of each image, or on no
 class if the run has no class of this name. If its classes are clusters, it is conditioned on the nearest one.
+A run trained with vectors is conditioned on the vector of each of its own images. For images of --data, it is
+conditioned on no vector.
 
 RUN/likelihoods/N/record.json has the bits of every image.
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.order import shuffle_epoch
+from ddim.data.values import Values
 from ddim.diffusion import likelihood
+from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.noise import Noise, check_seeds
@@ -85,15 +87,15 @@ def bits_per_dim(
     """Measure the bits per dimension of images under the model of a run; `write_likelihood` saves them.
 
     If the run was trained with labels, each image is conditioned on the class named like its folder, or on no
-    class if there is none. If the classes are clusters, it is conditioned on the nearest cluster.
+    class if there is none. If the classes are clusters, it is conditioned on the nearest cluster. If the run
+    was trained with vectors, its own images are conditioned on their vectors, and other images on no vector.
 
     Args:
         run: a run folder, or the result of `ddim.load`.
         images: a folder, an archive or the name of a data set; by default the run's own held-out images.
         method: "vlb" is the variational bound of DDPM sampling, "ode" the density along the probability flow.
         n: number of images.
-        steps: number of steps. The default is 50 for "ode". For "vlb" it is 1000, or the number of entries if
-            the schedule is a shorter table.
+        steps: number of steps; by default 50 for "ode", and 1000 or all entries of a shorter table for "vlb".
         seed: image k gets noise of seed `seed` + k.
         progress: called while images are decoded, and with "images" at each network evaluation.
 
@@ -101,7 +103,7 @@ def bits_per_dim(
         The bits per dimension of each image.
 
     Raises:
-        UserError: if the schedule or the images cannot be used.
+        UserError: if the objective, the schedule or the images cannot be used.
     """
     reference = _check_choices(images, method, n)
     run = load_given_run(run)
@@ -183,21 +185,35 @@ def _check_choices(images: str | Path | Reference, method: str, n: int) -> Refer
 
 
 def _check_run(run: LoadedRun) -> None:
-    """Check that a run has 8-bit images, and was trained at noise levels that distinguish their values."""
-    if not run.values.eight_bits:
+    """Check that a run is a diffusion model of 8-bit images, and distinguishes their values."""
+    if isinstance(run.recipe.objective, Consistency):
         raise UserError(
-            f"bits per dimension are measured for 8-bit images, but this run has {run.values.type}"
+            "bits per dimension need a diffusion model, but this run is a distilled student: name its teacher"
         )
+    _check_values("this run", run.values)
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
+
+
+def _check_values(owner: str, values: Values) -> None:
+    """Check that images have 8 bits; `owner` names them in the message."""
+    if not values.eight_bits:
+        raise UserError(f"bits per dimension are measured for 8-bit images, but {owner} has {values.type}")
 
 
 def _choose_images(
     run: LoadedRun, reference: Reference, n: int, decoding: Callable[[int, int], None]
 ) -> ImageSet:
-    """Return `n` random images of a reference, or all if it has fewer; every call draws the same images."""
+    """Return `n` random images of a reference, or all if it has fewer; every call draws the same images.
+
+    The run's own images have their vectors, if it was trained with vectors.
+    """
     chosen = open_reference(run, reference, decoding)
+    _check_values(chosen.source, chosen.images.values)
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")
+    if reference.data is None and run.vectors is not None:
+        vectors = run.vectors.standardise(run.vectors.rows)
+        chosen = replace(chosen, images=replace(chosen.images, vectors=vectors))
     return replace(chosen, which=chosen.which[shuffle_epoch(len(chosen.which), 0, 0)[:n]])
 
 
@@ -212,25 +228,33 @@ def _default_steps(method: Method, schedule: Schedule) -> int:
 
 
 def _classes(run: LoadedRun, chosen: ImageSet) -> Tensor | None:
-    """Return the class of each image, by its folder name or cluster; None for a run without labels."""
+    """Return the class of each image, by its folder name or cluster, or its vector.
+
+    Return None for a run with neither labels nor vectors.
+    """
     clusters = run.checkpoint.clusters
     classes = label_any_images(run.recipe, run.classes, chosen.images, chosen.which, clusters)
-    if classes is not None and (classes == NULL).any():
-        check_unconditional(
-            run.recipe, f"an image of {chosen.source} whose folder is not named like a class of the run"
-        )
+    if classes is None:
+        return None
+    vectors = classes.is_floating_point()
+    if (classes.isnan() if vectors else classes == NULL).any():
+        lack = "without a vector" if vectors else "whose folder is not named like a class of the run"
+        check_unconditional(run.recipe, f"an image of {chosen.source} {lack}")
     return classes
 
 
 def _describe(chosen: ImageSet, classes: Tensor | None) -> dict[str, Any]:
-    """Return what a record says about the images, as a dict for JSON."""
+    """Return what a record says about the images, as a dict for JSON; an image without a vector has None."""
+    labels = None if classes is None else classes.tolist()
+    if classes is not None and classes.is_floating_point():
+        labels = [None if row.isnan().any() else row.tolist() for row in classes]
     return {
         "source": chosen.source,
         "fingerprint": chosen.images.fingerprint,
         "part": chosen.part,
         "size": list(chosen.images.pixels.shape[1:3]),
         "images": chosen.which.tolist(),
-        "labels": None if classes is None else classes.tolist(),
+        "labels": labels,
     }
 
 
