@@ -22,8 +22,19 @@ def test_the_interval_of_a_ratio_covers_the_true_value_at_its_confidence():
 
 
 def test_squared_errors_of_a_difference_add():
-    found = estimate_difference(
-        Estimate.from_error(np.array(5.0), np.array(3.0)), Estimate.from_error(np.array(1.0), np.array(4.0))
+    one, other = (
+        Estimate.from_error(np.array(value), np.array(error), 9) for value, error in ((5.0, 3.0), (1.0, 4.0))
     )
+    found = estimate_difference(one, other)
     assert found.value == 4
     assert found.error == pytest.approx(5)
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 3), (18, 2), (5, 40)])
+def test_the_intervals_of_few_images_hold_the_truth_in_at_least_95_percent_of_cases(n, m):
+    """Means of n and m normal values, and their difference, whose interval is conservative."""
+    draw, sets = np.random.default_rng(0), 4000
+    one, other = (estimate_mean(draw.normal(1, 2, (count, sets))) for count in (n, m))
+    for found, truth in ((one, 1), (other, 1), (estimate_difference(one, other), 0)):
+        assert np.mean((found.low <= truth) & (found.high >= truth)) > 0.94
+    assert np.mean((other.low <= 1) & (other.high >= 1)) == pytest.approx(0.95, abs=0.01)

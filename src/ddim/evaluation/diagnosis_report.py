@@ -111,7 +111,7 @@ def diagnosis_record(d: Diagnosis) -> dict[str, Any]:
     return {
         "train": _errors(d.train),
         "held_out": None if d.held_out is None else _errors(d.held_out),
-        "gap": gap and {"by_level": _estimate(gap.by_level), "overall": _estimate(gap.overall)},
+        "gap": gap and {"by_level": gap.by_level.to_json(), "overall": gap.overall.to_json()},
         "times": {"uniform": d.uniform_times, "training": d.training_times},
         "plateaus": [{"log_snr": level, "share": share} for level, share in d.plateaus.items()],
         "schedule": {"cleanest": d.schedule_range[0], "noisiest": d.schedule_range[1]},
@@ -192,17 +192,13 @@ def _percent(e: Estimate, k: int | tuple[()] = ()) -> str:
     return f"{100 * e.value[k]:+.1f} % [{100 * e.low[k]:.1f}, {100 * e.high[k]:.1f}]"
 
 
-def _estimate(e: Estimate) -> dict[str, Any]:
-    return {name: value.tolist() for name, value in vars(e).items()}
-
-
 def _errors(e: LevelErrors) -> dict[str, Any]:
     fields = ("noise_mse", "noise_mae", "image_mse", "image_mae")
     return {
         "images": len(e.noise_mse),
         "log_snr": e.log_snr.tolist(),
-        **{name: _estimate(estimate_mean(getattr(e, name))) for name in fields},
-        "slope": _estimate(e.slope),
-        "residual": _estimate(e.residual),
+        **{name: estimate_mean(getattr(e, name)).to_json() for name in fields},
+        "slope": e.slope.to_json(),
+        "residual": e.residual.to_json(),
         "miscalibrated": e.miscalibrated.tolist(),
     }

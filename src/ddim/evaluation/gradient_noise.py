@@ -17,12 +17,13 @@ from ddim.data.batch import gather_batch
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.loss import LossFunction, make_memory
 from ddim.diffusion.time_sampling import Memory
-from ddim.metrics.statistics import NORMAL_95
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training import batches
 from ddim.training.teacher import load_teacher
+
+_NORMAL_95 = 1.96  # the 97.5 % quantile of the standard normal distribution
 
 BATCHES = 16
 """Number of batches from whose gradients the noise scale is estimated."""
@@ -103,7 +104,7 @@ def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
     inverse = signal / noise
     value, low, high = (
         1 / part.item() if part > 0 else math.inf
-        for part in (inverse, inverse + NORMAL_95 * error, inverse - NORMAL_95 * error)
+        for part in (inverse, inverse + _NORMAL_95 * error, inverse - _NORMAL_95 * error)
     )
     return NoiseScale(value, low, high, signal.item(), noise.item())
 

@@ -239,7 +239,7 @@ def memorisation_record(
         "gap": None
         if gap is None
         else {
-            **{k: v.tolist() for k, v in vars(gap.overall).items()},
+            **gap.overall.to_json(),
             "images": dict(zip(("train", "valid"), gap.images, strict=True)),
             "levels": len(gap.by_level.value),
         },
@@ -251,8 +251,7 @@ def memorisation_record(
 
 
 def _share(matches: Matches) -> dict[str, Any]:
-    share = {name: float(value) for name, value in vars(matches.share).items()}
-    return {"count": int(matches.copies.sum()), "of": len(matches.copies), **share}
+    return {"count": int(matches.copies.sum()), "of": len(matches.copies), **matches.share.to_json()}
 
 
 def memorisation_sentences(verdict: Verdict, gap: Gap | None, duplicates: Duplicates) -> list[str]:
