@@ -194,6 +194,21 @@ def test_the_page_of_a_comparison_has_the_sheets_and_no_local_paths(tmp_path, co
         assert str(tmp_path) not in written_page.replace("\\", "")
 
 
+def test_a_page_of_evaluations_that_are_named_from_their_folder_shows_real_images(
+    tmp_path, monkeypatch, command
+):
+    home = tmp_path / "run" / "evaluations"
+    folders = [written(home / name) for name in "12"]
+    height, width = json.loads((folders[0] / "record.json").read_text())["reference"]["size"]
+    sheet = make_sheet(torch.full((9, 3, height, width), 100, dtype=torch.uint8))
+    (tmp_path / "run" / "samples").mkdir()
+    for path in (tmp_path / "run" / "samples" / "real.png", *(folder / "grid.png" for folder in folders)):
+        save_png(path, sheet)
+    monkeypatch.chdir(home)
+    command("compare", "1", "2", "--out", tmp_path / "page.html")
+    assert (tmp_path / "page-files" / "real.png").exists()
+
+
 def test_a_file_that_ddim_did_not_write_is_not_overwritten(run, tmp_path, refused):
     (tmp_path / "mine.md").write_text("mine")
     for name, why in (("mine.html", "mine.md exists and was not made by ddim"), ("a.png", "end in .html")):

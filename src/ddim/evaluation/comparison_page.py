@@ -72,7 +72,7 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
             images[f"{number:03}.png"] = render_png(strip)
             strips.append((name, f"{number:03}.png"))
     # The real images are in the run folder. For an evaluation elsewhere, `real` is None.
-    real = _read_strip(comparison.first, comparison.first.folder.parents[1] / REAL_IMAGES)
+    real = _read_strip(comparison.first, comparison.first.folder.resolve().parent.parent / REAL_IMAGES)
     if strips and real is not None:
         images["real.png"] = render_png(real)
         strips.insert(0, ("real images", "real.png"))
