@@ -10,6 +10,7 @@ from PIL import Image
 import ddim
 import tiny
 from ddim.errors import UserError
+from ddim.evaluation.diagnose import diagnose
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
@@ -139,6 +140,13 @@ def test_options_that_need_8_bits_are_refused(tmp_path, changes, message):
 def test_the_likelihood_of_16_bits_is_refused(runs):
     with pytest.raises(UserError, match="are measured for 8-bit images, but this run has uint16"):
         bits_per_dim(runs["eight"][0])
+
+
+def test_a_diagnosis_of_floats_names_no_rounding(runs):
+    found = diagnose(runs["floats"][0], 4, 2, progress=False)
+    assert "The images need log-SNR above" in repr(found)
+    assert found.noise_range.cleanest is None
+    assert found.figure().axes
 
 
 def test_arrays_keep_their_size_by_default(tmp_path):

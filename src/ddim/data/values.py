@@ -53,6 +53,11 @@ class Values:
         """Whether the values are 8-bit integers, as in most image files."""
         return self.type == "uint8"
 
+    @property
+    def step(self) -> float | None:
+        """The difference between neighbouring values after their map to [0, 1]; None for floats."""
+        return None if self.type == "float32" else 1 / (self.high - self.low)
+
     def to_unit(self, values: np.ndarray) -> np.ndarray:
         """Return values of any shape as float32 in [0, 1]."""
         if (self.low, self.high) == (0, 1):

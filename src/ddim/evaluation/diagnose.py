@@ -201,4 +201,4 @@ def measure_run_errors(
 
 def _find_noise_range(run: LoadedRun, own: SplitImages) -> NoiseRange:
     some = list(to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM)))
-    return find_noise_range(torch.cat(some).float().cpu(), run.pixels.std)
+    return find_noise_range(torch.cat(some).float().cpu(), run.pixels.std, run.values.step)

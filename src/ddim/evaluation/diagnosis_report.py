@@ -96,11 +96,14 @@ def list_findings(d: Diagnosis) -> Iterator[str]:
     for level, share in d.plateaus.items():
         yield f"{100 * share:.0f} % of uniform times lie on one noise level, log-SNR {level:.2f}: a plateau."
     useful = d.noise_range
+    needed, finer = f"log-SNR above {useful.noisiest:.1f}", ""
+    if useful.cleanest is not None:
+        needed = f"{useful.cleanest:.1f} to {useful.noisiest:.1f}"
+        finer = "at a larger log-SNR the noise is finer than the rounding of pixel values, "
     yield (
-        f"The schedule goes from log-SNR {cleanest:.1f} to {noisiest:.1f}. The images need "
-        f"{useful.cleanest:.1f} to {useful.noisiest:.1f}: at a larger log-SNR the noise is finer than 8-bit "
-        "rounding, at a smaller log-SNR images cannot be distinguished from noise. The largest distance "
-        f"between two images suggests {useful.distance:.1f} as the smallest log-SNR."
+        f"The schedule goes from log-SNR {cleanest:.1f} to {noisiest:.1f}. The images need {needed}: {finer}"
+        "at a smaller log-SNR images cannot be distinguished from noise. The largest distance between two "
+        f"images suggests {useful.distance:.1f} as the smallest log-SNR."
     )
     yield d.noise_scale.compare_batch(d.batch)
 
@@ -178,7 +181,8 @@ def _shares(axes: Axes, d: Diagnosis) -> None:
         x = [b + half * (0.5 + k) for b in found]
         axes.bar(x, [100 * s for s in found.values()], width=0.9 * half, color=charts.COLOURS[k], label=name)
     for level in (d.noise_range.noisiest, d.noise_range.cleanest):
-        axes.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
+        if level is not None:
+            axes.axvline(level, color=charts.FAINT, linestyle=":", linewidth=1)
     charts.style_panel(axes, "log-SNR; dotted: range that images need", "% of times", "Times by log-SNR")
     axes.invert_xaxis()
     axes.legend(frameon=False, fontsize=9, labelcolor=charts.INK)

@@ -1,8 +1,8 @@
 """The range of noise levels that a data set needs.
 
 At the noisiest noise level, images cannot be distinguished from noise. At the cleanest noise level, the noise
-is as small as the rounding to 8 bits. All values are log-SNR, for images in model units. A network learns
-nothing at noise levels outside this range.
+is as small as the rounding of pixel values. All values are log-SNR, for images in model units. A network
+learns nothing at noise levels outside this range.
 """
 
 from __future__ import annotations
@@ -35,20 +35,22 @@ class NoiseRange:
         noisiest: the log-SNR below which no test distinguishes noisy images from pure noise.
         distance: the log-SNR at which sigma / alpha is the largest distance between two images, a cautious
             alternative to `noisiest` (Song & Ermon 2020, technique 1).
-        cleanest: the log-SNR above which the noise is finer than the rounding to 8 bits.
+        cleanest: the log-SNR above which the noise is finer than the rounding of pixel values; None for
+            floats, which are not rounded.
     """
 
     noisiest: float
     distance: float
-    cleanest: float
+    cleanest: float | None
 
 
-def find_noise_range(images: Tensor, stds: Sequence[float]) -> NoiseRange:
+def find_noise_range(images: Tensor, stds: Sequence[float], step: float | None) -> NoiseRange:
     """Return the range of noise levels that images need.
 
     Args:
         images: (N, C, H, W) in model units.
         stds: the standard deviation of each channel, of values in [0, 1].
+        step: the difference between neighbouring values in [0, 1], None for floats; see `Values.step`.
     """
     rows = images.flatten(1).double()
     spectrum, square = covariance_spectrum(rows)
@@ -59,14 +61,14 @@ def find_noise_range(images: Tensor, stds: Sequence[float]) -> NoiseRange:
     farthest = torch.cdist(rows, rows).max().item()
     # Rounding to steps of size q adds noise with standard deviation q / sqrt(12). Model units divide this by
     # the standard deviation of the channel, so the channel with the largest one has the finest noise.
-    rounding = 1 / 255 / math.sqrt(12) / max(stds)
+    cleanest = None if step is None else -2 * math.log(step / math.sqrt(12) / max(stds))
     if excess(-EXTREME) > 0:
         noisiest = -EXTREME
     elif excess(EXTREME) < 0:
         noisiest = EXTREME
     else:
         noisiest = root_scalar(excess, bracket=(-EXTREME, EXTREME), method="brentq").root
-    return NoiseRange(noisiest, -2 * math.log(max(farthest, 1e-12)), -2 * math.log(rounding))
+    return NoiseRange(noisiest, -2 * math.log(max(farthest, 1e-12)), cleanest)
 
 
 def covariance_spectrum(rows: Tensor) -> tuple[Tensor, float]:
