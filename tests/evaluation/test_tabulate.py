@@ -165,6 +165,16 @@ def test_a_printed_table_has_its_title_values_and_notes():
     assert note == "a <note>"
 
 
+@pytest.mark.parametrize(("metric", "images", "known"), [("kid", 30, 1), ("fid", 30, 0), ("fid", 400, 1)])
+def test_fewer_real_images_than_samples_are_shown_only_for_an_unbiased_metric(metric, images, known):
+    yardstick = {"images": images, "metrics": {metric: {"value": 0.5, "low": 0.4, "high": 0.6}}}
+    found = record(sampling={**SAMPLING, "nfe": 2}, yardstick=yardstick)
+    table = EvaluationTable(
+        metric, (TableCell({"steps": 2}, "eta 0", "2 steps", Evaluation(Path("e"), found)),)
+    )
+    assert (table.describe()["yardstick"] is not None) == known
+
+
 def test_the_best_of_each_column_and_differences_that_are_not_distinguishable_are_marked():
     assert SONG.value_rows() == [
         ["eta_0 <&>", "* 0.0300 ± 0.0100", "0.0200 ± 0.0100"],

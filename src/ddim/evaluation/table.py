@@ -93,9 +93,17 @@ class EvaluationTable(Tabular):
 
     @property
     def yardstick(self) -> Mapping[str, Any] | None:
-        """The metric of real images in place of samples, see `metric_entry`; None if it was not measured."""
-        found = self.cells[0].evaluation.record.get("yardstick")
-        return (metric_entry(found, self.metric) or None) if found else None
+        """The metric of real images in place of samples, see `metric_entry`; None if it was not measured.
+
+        Also None if the metric depends on the number of images, and there are fewer real images than samples.
+        """
+        record = self.cells[0].evaluation.record
+        found = record.get("yardstick")
+        if not found:
+            return None
+        if find_metric(self.metric).biased and found["images"] < record["generated"]["images"]:
+            return None
+        return metric_entry(found, self.metric) or None
 
     def find_cell(self, row: str, column: str) -> TableCell | None:
         """Return the cell of a row and a column, or None."""
