@@ -84,6 +84,12 @@ def test_a_run_with_one_held_out_image_is_said_to_have_one(tmp_path, command):
     assert said.startswith("3 of ")
 
 
+def test_a_run_with_one_training_image_is_refused(tmp_path, refused):
+    recipe = tiny.recipe(data__source="blossoms:1", data__validation="0", optim__batch=1)
+    run = tiny.train(recipe, tmp_path / "run", images=4)
+    assert "a diagnosis needs at least 2 training images, got 1" in refused("diagnose", run)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

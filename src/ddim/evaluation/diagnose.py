@@ -19,7 +19,7 @@ from ddim.data import SplitImages
 from ddim.data.images import draw_subset
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.log_snr import equal_log_snr_times, log_snr_range, log_snr_shares, midpoints, plateaus
-from ddim.errors import check_count
+from ddim.errors import UserError, check_count
 from ddim.evaluation.denoising import Gap, LevelErrors, measure_errors, measure_gap
 from ddim.evaluation.gradient_noise import (
     NoiseScale,
@@ -138,11 +138,14 @@ def diagnose(
 
     Raises:
         UserError: if `images` or `count` is below 2, or the images of the run are missing or have changed.
+            Also if the run has fewer than two training images.
     """
     check_count("images", images, 2)
     check_count("levels", count, 2)
     run = load_given_run(run)
     own = open_run_images(run, partial(progress, READING))
+    if len(own.train) < 2:
+        raise UserError(f"a diagnosis needs at least 2 training images, got {len(own.train)}")
     memory, schedule = load_loss_memory(run), run.recipe.schedule
     even, batch = midpoints(), run.recipe.optim.batch
     with run.runtime:
