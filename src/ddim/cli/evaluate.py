@@ -26,9 +26,9 @@ TAKES_FIELDS = True
 
 _EPILOG = """
 Compares samples of a run, or images in a folder or archive, with reference images: the run's held-out images,
-or the images of --data. `ddim compare` ranks evaluations with the same features, reference and number of
-images. RUN/evaluations/N/ gets the record, the features and a sheet (one image) of the first samples;
-TensorBoard shows the numbers and the sheet too.
+or the images of --data. `ddim compare` ranks evaluations with the same features and reference and, except by
+KID and FID-infinity, the same number of samples. RUN/evaluations/N/ gets the record, the features and a sheet
+(one image) of the first samples; TensorBoard shows the numbers and the sheet too.
 
 sampling options, as in `ddim sample`:
   --sampler, --grid, --sampled_on, --clip and their fields (default: the recipe's, with the sampling times
@@ -236,7 +236,7 @@ def _lines(found: Evaluation) -> list[str]:
     meanings = {
         "precision": "share of samples that look like reference images",
         "recall": "share of reference images that the samples cover",
-        "density": "how many reference images are near each sample; 1 for the reference itself",
+        "density": "how many reference images are near each sample; about 1 for other real images",
         "coverage": "share of reference images with a sample nearby",
     }
     lines += [f"{name:<11}{m[name]['value']:9.3f}   {text}" for name, text in meanings.items()]
