@@ -18,10 +18,12 @@ from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.record import Evaluation
+from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
 from ddim.evaluation.table import EvaluationTable, TableCell, format_difference
 from ddim.evaluation.table_files import save_table
 from ddim.evaluation.tabulate import tabulate
+from ddim.runs.checkpoint import find_newest
 from ddim.runs.pipeline import load
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from mine import Cubes, Euler
@@ -78,6 +80,14 @@ def test_a_table_makes_only_evaluations_that_are_missing(run):
     np.save(run / "evaluations" / "2" / "features.npy", np.zeros((40, 12), np.float32))
     again = tabulate(run, {"steps": [2, 3, 4]}, FEW, extractor=stub())
     assert [cell.evaluation.folder.name for cell in again.cells] == ["1", "4", "3"]
+
+
+def test_a_table_finds_its_evaluations_of_a_checkpoint_outside_a_run(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lone = Path(shutil.copytree(find_newest(run / "checkpoints"), tmp_path / "lone"))
+    for steps, names in (([2], ["lone-1"]), ([2, 3], ["lone-1", "lone-2"])):
+        table = tabulate(lone, {"steps": steps}, FEW, Reference("blossoms:60"), extractor=stub())
+        assert [cell.evaluation.folder.name for cell in table.cells] == names
 
 
 def test_unequal_evaluations_of_the_network_are_remarked_upon(run):

@@ -12,7 +12,7 @@ from ddim.evaluation.choices import Choice, choose_samples, expand_choices, name
 from ddim.evaluation.compare import load_features, measure_difference, remark_on_nfe
 from ddim.evaluation.conditions import Obstacle, find_obstacle
 from ddim.evaluation.evaluate import describe_reference, evaluate_subject
-from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
+from ddim.evaluation.record import Evaluation, read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.run_folder import check_run_path
 from ddim.evaluation.samples import Samples
@@ -21,6 +21,7 @@ from ddim.evaluation.table import EvaluationTable, TableCell
 from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.nn.processes import current_processes
+from ddim.runs.folder import list_numbered_folders
 from ddim.runs.guidance import count_evaluations
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.notebook_cell import with_bar
@@ -139,10 +140,10 @@ def _find_evaluation(subject: Subject, extractor: Extractor) -> Evaluation | Non
 def _search_evaluations(subject: Subject, extractor: Extractor) -> Evaluation | None:
     """Return the newest evaluation of the same samples against the same reference, or None."""
     wanted = _identity({"sampling": subject.sampling, **describe_reference(subject.reference, extractor)})
-    for folder in reversed(list_evaluations(subject.home.parent)):
+    for folder in reversed(list_numbered_folders(subject.home, subject.stem)):
         try:
             found = read_evaluation(folder)
-        except UserError:  # damaged, or of another version
+        except UserError:  # damaged, of another version, or without a record
             continue
         if (
             found.record["sampling"]

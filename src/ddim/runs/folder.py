@@ -69,14 +69,11 @@ def check_name(name: object, file: Path) -> None:
         raise UserError(f"{file} is damaged: {name!r:.80} cannot be the name of a folder")
 
 
-def list_numbered_folders(parent: Path) -> list[Path]:
-    """Return the folders in `parent` whose names are numbers, in the order of these numbers.
-
-    `make_numbered_folder` gives such names if `stem` is empty.
-    """
-    return sorted(
-        (path for path in parent.glob("*") if path.name.isdecimal()), key=lambda path: int(path.name)
-    )
+def list_numbered_folders(parent: Path, stem: str = "") -> list[Path]:
+    """Return the folders in `parent` that `make_numbered_folder` named with `stem`, by ascending number."""
+    numbers = {path: path.name.removeprefix(stem) for path in parent.glob("*") if path.name.startswith(stem)}
+    found = [path for path, number in numbers.items() if number.isdecimal()]
+    return sorted(found, key=lambda path: int(numbers[path]))
 
 
 def make_numbered_folder(
