@@ -247,6 +247,23 @@ def test_the_first_flower_of_the_embedded_set_is_taken_without_drawing_the_other
     assert np.array_equal(to_uint8(image)[0], source.draw_blossom(0, (32, 48)))
 
 
+@pytest.mark.parametrize(("kind", "scale"), [("uint8", 1), ("uint16", 257), ("float32", 2)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 8])
+def test_the_first_image_of_an_array_is_shown_as_a_picture(tmp_path, kind, scale, channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, channels), dtype=np.uint8)
+    pixels[0, 0, :2] = [[0], [255]]
+    np.save(tmp_path / "array.npy", pixels.astype(kind) * scale)
+    shown = to_uint8(run_figures.read_image(str(tmp_path / "array.npy"), (16, 16)))[0]
+    expected = {1: pixels[0].repeat(3, 2), 2: np.pad(pixels[0], ((0, 0), (0, 0), (0, 1)))}
+    assert np.array_equal(shown, expected.get(channels, pixels[0][..., :3]))
+
+
+def test_a_float_tiff_is_shown_as_a_picture(tmp_path):
+    Image.fromarray(np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16)).save(tmp_path / "a.tiff")
+    shown = to_uint8(run_figures.read_image(str(tmp_path / "a.tiff"), (16, 16)))[0]
+    assert np.array_equal(shown, np.arange(256).reshape(16, 16, 1).repeat(3, 2))
+
+
 def test_a_broken_image_is_refused_with_the_reason(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"broken\.png.*has no usable image"):

@@ -37,10 +37,12 @@ PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
 def read_image(source: str, size: tuple[int, int]) -> Tensor:
     """Return an image (1, 3, H, W) in [0, 1] from a file, or the first usable image of a folder or archive.
 
+    Images with more than 8 bits and arrays are shown as 8-bit pictures; see `to_uint8`.
+
     Raises:
         UserError: if there is no usable image.
     """
-    from ddim.data.decode import MAX_BYTES, UnusableError, decode_image, is_image_name
+    from ddim.data.decode import MAX_BYTES, UnusableError, is_image_name
     from ddim.data.open import find_source
     from ddim.data.sources import Member
 
@@ -53,12 +55,28 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
         if not isinstance(member, Member):
             continue
         try:
-            _, pixels = decode_image(member.data, size, 3)
+            return _decode_picture(member.data, size)
         except UnusableError as error:
             refusal = f": {member.name}: {error}"
-            continue
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255
     raise UserError(f"{source!r} has no usable image{refusal}")
+
+
+def _decode_picture(data: bytes, size: tuple[int, int]) -> Tensor:
+    """Return the image (1, 3, H, W) in [0, 1] of a file or array; floats are scaled by their own range."""
+    from ddim.data.decode import decode_image
+    from ddim.data.high_bit_depth import ARRAY, decode_any, read_any_header, stored_type
+    from ddim.data.values import LARGEST, Values, choose_range
+
+    found = read_any_header(data)
+    kind = stored_type(found)
+    if found.format == "PNG" or (kind == "uint8" and found.format != ARRAY):
+        kind, pixels = "uint8", decode_image(data, size, 3)[1]
+    else:
+        pixels = decode_any(data, size, found.channels, kind)[1]
+    ends = (0.0, LARGEST[kind]) if kind in LARGEST else choose_range(pixels.min().item(), pixels.max().item())
+    unit = torch.from_numpy(Values(kind, *ends).to_unit(pixels)).permute(2, 0, 1)[None]
+    picture = torch.from_numpy(to_uint8(unit)[..., :3]).permute(0, 3, 1, 2) / 255
+    return picture.expand(-1, 3, -1, -1)
 
 
 def _read(path: Path, most: int) -> bytes:
