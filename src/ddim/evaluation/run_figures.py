@@ -72,7 +72,7 @@ def _decode_picture(data: bytes, size: tuple[int, int]) -> Tensor:
     if found.format == "PNG" or (kind == "uint8" and found.format != ARRAY):
         kind, pixels = "uint8", decode_image(data, size, 3)[1]
     else:
-        pixels = decode_any(data, size, found.channels, kind)[1]
+        pixels = decode_any(data, size, found.channels, Values(kind))[1]
     ends = (0.0, LARGEST[kind]) if kind in LARGEST else choose_range(pixels.min().item(), pixels.max().item())
     unit = torch.from_numpy(Values(kind, *ends).to_unit(pixels)).permute(2, 0, 1)[None]
     picture = torch.from_numpy(to_uint8(unit)[..., :3]).permute(0, 3, 1, 2) / 255
