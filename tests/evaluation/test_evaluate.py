@@ -268,6 +268,11 @@ def test_changed_weights_in_memory_are_not_those_of_the_run(run, tmp_path, monke
     for search in (search_guidance, search_grid):
         with pytest.raises(UserError, match="the weights in memory are not those of .*: give the run folder"):
             search(loaded)
+    # A training in progress removes older checkpoints; the weights in memory are still theirs.
+    again = load(run)
+    shutil.rmtree(again.checkpoint.path)
+    found = evaluate_source(again, FEW, Reference("blossoms:60"), extractor=stub())
+    assert found.record["sampling"]["checkpoint"]["sha256"] == again.checkpoint.sha256
 
 
 def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):

@@ -60,6 +60,18 @@ def test_a_variation_and_inpainting_take_one_image(pipeline, images):
         ddim.inpaint(pipeline, list(images), MASK, [1, 2], 2, resample=1)
 
 
+def test_a_list_of_one_image_is_inpainted_with_the_file_of_a_mask(pipeline, images, tmp_path):
+    pixels = (images[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(tmp_path / "rose.png")
+    hole = np.zeros((32, 32), np.uint8)
+    hole[:8] = 255
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    paths = str(tmp_path / "rose.png"), str(tmp_path / "mask.png")
+    alone = ddim.inpaint(pipeline, *paths, seeds=[1], steps=2, resample=1)
+    listed = ddim.inpaint(pipeline, [paths[0]], paths[1], seeds=[1], steps=2, resample=1)
+    assert torch.equal(alone.images, listed.images)
+
+
 def test_an_interpolation_is_of_two_seeds_or_two_images(pipeline, images):
     between = ddim.interpolate(pipeline, seeds=[3, 7], frames=3, steps=3)
     assert between.facts["between_seeds"] == [3, 7]

@@ -12,6 +12,7 @@ from canary import watched
 from cases import mark_slow
 from ddim.diffusion.conditioning import Timestep
 from ddim.diffusion.noise import Noise
+from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.nn.linear_attention_unet import LinearAttentionUNetSpec
 from ddim.runs.beta_tables import make_table
@@ -121,7 +122,11 @@ def test_another_table_of_a_bare_network_is_one_of_its_package(tmp_path):
         assert recipe.schedule == make_table("linear", entries, 1e-4 * scale, 0.02 * scale)
         assert recipe.conditioning == Timestep(entries)
         assert (recipe.grid.entries, recipe.objective.times.entries) == (entries, entries)
-        assert "holds no schedule" not in str(imported)
+        assert "were assumed, the velocity; --predicts changes this" in str(imported)
+    fields = {"schedule": "cosine", "predicts": "noise"}
+    imported = import_model(tmp_path / "m.pt", tmp_path / "cosine", size=16, fields=fields)
+    assert isinstance(load(imported.run).recipe.schedule, Cosine)
+    assert "were assumed, 1000 entries; --schedule.entries changes this" in str(imported)
 
 
 @pytest.mark.parametrize("table", ["linear", "cosine", "signal_sigmoid"])

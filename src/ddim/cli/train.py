@@ -137,8 +137,9 @@ def run(args: argparse.Namespace) -> int:
                     folder, more=more, images=images, data=data, callbacks=given, progress=console.preparing
                 )
             return print_run(args, console, folder)
-    if args.more is not None and not restarted:
-        raise UserError(f"{why}, so --more has nothing to extend: leave it out, or name the run with --out")
+    if args.more is not None:
+        other = "name the run with --out" if args.out is None else "name a run that has begun"
+        raise UserError(f"{why}, so --more has nothing to extend: leave it out, or {other}")
     recipe = request.build_recipe()
     if why:
         say(f"{why}; starting a new run")

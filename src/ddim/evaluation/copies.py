@@ -56,7 +56,8 @@ class Matches:
     def share(self) -> Estimate:
         """The share of copies, with its exact 95 % confidence interval."""
         count, n = int(self.copies.sum()), len(self.copies)
-        return Estimate(np.array(count / n), *map(np.array, share_interval(count, n)))
+        low, high = map(np.array, share_interval(count, n))
+        return Estimate(np.array(count / n), low, high)
 
 
 @dataclass(frozen=True)

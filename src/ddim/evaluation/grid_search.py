@@ -85,7 +85,8 @@ def search_grid(
             `out`. For the sampler multistep, also if `end` is given or the grid is not karras.
     """
     run = open_run_folder(run, out)
-    check_saved_weights(run)
+    if out is None:
+        check_saved_weights(run)
     _check_choices(run, fields or {}, out)
     folder = run.checkpoint.run if out is None else Path(out)
     recipe, weights = override(run.recipe, fields or {}), run.checkpoint.weights

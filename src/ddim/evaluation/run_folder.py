@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-
-import torch
 
 from ddim.errors import UserError, describe_given
 from ddim.files import publish_folder, temporary_folder
 from ddim.runs.checkpoint import MANIFEST
+from ddim.runs.fitting import digest_weights
 from ddim.runs.folder import check_unused, make_numbered_folder
 from ddim.runs.hub_run import locate_run
 from ddim.runs.pipeline import LoadedRun, load
@@ -63,12 +61,8 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
 
 
 def has_saved_weights(run: LoadedRun) -> bool:
-    """Return whether a run in memory still has the weights of its checkpoint."""
-    with suppress(UserError):  # a training in progress may have removed the checkpoint
-        saved = load(run.checkpoint.path, run.checkpoint.weights, device="cpu").model.state_dict().values()
-        found = run.model.state_dict().values()
-        return len(saved) == len(found) and all(map(torch.equal, saved, (each.cpu() for each in found)))
-    return False
+    """Return whether a run in memory still has the weights with which it was loaded."""
+    return digest_weights(run.model) == run.checkpoint.digest
 
 
 def open_searched_run(run: str | Path | LoadedRun) -> LoadedRun:

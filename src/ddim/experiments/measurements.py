@@ -167,7 +167,8 @@ def format_run_bits(run: Run, found: Sequence[Bits], common: BitsConditions | No
 
 
 def _describe_memorisation(record: dict[str, Any]) -> tuple[str, str, MeasuredWeights | None]:
-    share = Estimate(*(np.asarray(record["copies"][name]) for name in ("value", "low", "high")))
+    value, low, high = (np.asarray(record["copies"][name]) for name in ("value", "low", "high"))
+    share = Estimate(value, low, high)
     tested = None
     if checkpoint := record.get("checkpoint"):
         average = (record.get("average") or {}).get("sha256")

@@ -13,16 +13,16 @@ import numpy as np
 class Estimate:
     """A value and the ends of its 95 % confidence interval, each () or (L,) float64.
 
-    `freedom` is the number of degrees of freedom of the standard error, a number or (L,).
+    `freedom` is the number of degrees of freedom of the standard error, a number.
     """
 
     value: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    freedom: float | np.ndarray = math.inf
+    freedom: float = math.inf
 
     @classmethod
-    def from_error(cls, value: np.ndarray, error: np.ndarray, freedom: float | np.ndarray) -> Estimate:
+    def from_error(cls, value: np.ndarray, error: np.ndarray, freedom: float) -> Estimate:
         """Return the estimate with this value, this standard error and its degrees of freedom."""
         value, half = np.asarray(value, dtype=np.float64), _quantile_95(freedom) * error
         return cls(value, value - half, value + half, freedom)
@@ -37,11 +37,11 @@ class Estimate:
         return {"value": self.value.tolist(), "low": self.low.tolist(), "high": self.high.tolist()}
 
 
-def _quantile_95(freedom: float | np.ndarray) -> np.ndarray:
+def _quantile_95(freedom: float) -> float:
     """Return half the width of a 95 % confidence interval, in standard errors, by Student's t."""
     from scipy import stats
 
-    return stats.t.ppf(0.975, freedom)
+    return float(stats.t.ppf(0.975, freedom))
 
 
 def estimate_ratio(above: np.ndarray, below: np.ndarray) -> Estimate:
@@ -67,5 +67,5 @@ def estimate_difference(one: Estimate, other: Estimate) -> Estimate:
     Its degrees of freedom are the smaller number, so that the interval is not too narrow (Mickey & Brown
     1966). The number of Welch (1947) depends on the data: with two images, intervals hold the truth in 88 %.
     """
-    freedom = np.minimum(one.freedom, other.freedom)
+    freedom = min(one.freedom, other.freedom)
     return Estimate.from_error(one.value - other.value, np.hypot(one.error, other.error), freedom)

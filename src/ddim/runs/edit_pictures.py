@@ -121,7 +121,9 @@ def inpaint_picture(
     """
     pipeline = open_pipeline(model)
     one = open_pictures(pipeline, image)
-    hole = _open_mask(pipeline, mask, image)
+    if len(one) != 1:
+        raise UserError(f"inpainting takes one image, got {len(one)}")
+    hole = _open_mask(pipeline, mask, image if isinstance(image, Picture) else image[0])
     return inpaint_image(pipeline, one, hole, list(seeds), steps, resample=resample, **options)
 
 

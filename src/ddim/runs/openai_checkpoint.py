@@ -107,9 +107,12 @@ def complete_table_fields(fields: Mapping[str, str], *, linear: bool) -> dict[st
         fields: fields that the user gives, keyed by path.
         linear: whether the table is linear.
     """
-    entries, found = fields.get("schedule.entries"), {"schedule.clip": "none", "schedule.read": "log_snr"}
-    if entries:
-        found |= dict.fromkeys(("conditioning.entries", "objective.times.entries", "grid.entries"), entries)
+    found: dict[str, str] = {}
+    if fields.get("schedule", "linear") in ("linear", "beta_table"):
+        found |= {"schedule.clip": "none", "schedule.read": "log_snr"}
+    if entries := fields.get("schedule.entries"):
+        counting = ("conditioning", "objective.times", "grid")
+        found |= {f"{part}.entries": entries for part in counting if part not in fields}
         scale = 1000 / int(entries) if entries.isdecimal() and int(entries) > 1 else 1.0
         if linear and scale != 1 and 0.02 * scale < 1:
             found |= {"schedule.first": repr(1e-4 * scale), "schedule.last": repr(0.02 * scale)}
@@ -130,7 +133,7 @@ def make_openai_recipe(spec: DDPMUNetSpec, fields: Mapping[str, str]) -> tuple[R
     base = ddpm()
     fields = complete_table_fields(fields, linear=True)
     entries = fields.get("schedule.entries", "")
-    if entries.isdecimal() and int(entries) > 1:
+    if entries.isdecimal() and int(entries) > 1 and "conditioning" not in fields:
         fields = {"conditioning.scale": repr(1000 / int(entries)), **fields}
     # These models were trained with a class for every image.
     data = Data(labels=True, unlabelled=0.0) if spec.classes else Data()

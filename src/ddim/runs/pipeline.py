@@ -27,7 +27,7 @@ from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
 from ddim.runs.codec import dump, load_recipe
-from ddim.runs.fitting import build_fitting_model
+from ddim.runs.fitting import build_fitting_model, digest_weights
 from ddim.runs.hub_run import locate_run
 from ddim.runs.kinds import choose_value
 from ddim.runs.own_parts import give_parts
@@ -127,6 +127,7 @@ class LoadedCheckpoint:
         average: SHA-256 (hex) of the average, if `weights` names one that `ddim ema` stored; else None.
         clusters: the clusters of the training images; None if the labels of the run are not clusters.
         recipe: the recipe of the checkpoint. The recipe of the pipeline may have been changed since.
+        digest: the SHA-256 (hex) of the weights; see `digest_weights`. Those in memory may have been changed.
     """
 
     path: Path
@@ -137,6 +138,7 @@ class LoadedCheckpoint:
     average: str | None = None
     clusters: ImageClusters | None = None
     recipe: Recipe | None = field(default=None, repr=False)
+    digest: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -225,7 +227,8 @@ def _load(
     model.net = runtime.compiled(model.net, frozen=True)
     average = None if stored is None else checkpoint.hash_checkpoint(stored)
     clusters = read_clusters(path, recipe)
-    loaded = LoadedCheckpoint(path, sha256, published or weights, state, run, average, clusters, recipe)
+    named, digest = published or weights, digest_weights(model)
+    loaded = LoadedCheckpoint(path, sha256, named, state, run, average, clusters, recipe, digest)
     more = {"values": state.values, "class_counts": count_images(clusters)}
     return LoadedRun(model, state.pixels, recipe, runtime, loaded, vectors=load_vectors(path, recipe), **more)
 
@@ -334,10 +337,7 @@ def load_state(path: Path) -> RunState:
 
 
 def _runtime(recorded: Runtime, device: str | None, compiling: bool, threads: int | None) -> Runtime:
-    """Return the runtime of a loaded run.
-
-    It is the recorded runtime with the given changes. For another type of device, it is chosen anew.
-    """
+    """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
     try:
         where = find_device(device or recorded.device)
     except UserError:
