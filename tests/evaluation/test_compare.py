@@ -123,13 +123,6 @@ def test_a_comparison_has_numbers_in_its_records_and_sentences_in_its_text(make,
     assert "difference_low" not in repr(found)
 
 
-def test_a_guide_is_named_without_the_folders_of_its_run(make):
-    facts = {"name": "@raw", "weights": "raw", "sha256": "a" * 64}
-    guides = [{**facts, "path": f"/home/ada/small/{name}"} for name in "xy"]
-    found = compare_evaluations([make(g["path"][-1], sampling=SAMPLING | {"guide": g}) for g in guides])
-    assert sorted(found.choices["guide"]) == [f"{name}, raw weights, aaaaaaaa..." for name in "xy"]
-
-
 def test_evaluations_of_one_name_are_distinguished_by_their_folders(make):
     found = compare_evaluations([make("a"), make("b"), make("c", generated__source="other")])
     assert sorted(found.names) == sorted(

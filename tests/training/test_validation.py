@@ -14,8 +14,9 @@ def test_means_by_log_snr_use_the_values_in_each_bin():
     values = {name: value for name, value in found.items() if name.startswith("a/")}
     assert values == {"a/log_snr_-4": 2.0, "a/log_snr_-2": 5.0, "a/log_snr_0": 7.0}
     # Of 1 and 3 the deviation is the root of 2, and of their mean 1. One value tells nothing of its own.
-    ends = {"a_low/log_snr_-4": 2 - 1.96, "a_high/log_snr_-4": 2 + 1.96}
-    assert {name: found[name] for name in found if name not in values} == pytest.approx(ends)
+    # Student's table has 12.706 for one degree of freedom.
+    ends = {"a_low/log_snr_-4": 2 - 12.706, "a_high/log_snr_-4": 2 + 12.706}
+    assert {name: found[name] for name in found if name not in values} == pytest.approx(ends, rel=1e-4)
 
 
 def test_only_errors_in_the_finish_choose_the_best_checkpoint(tmp_path):

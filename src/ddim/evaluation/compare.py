@@ -21,7 +21,7 @@ from ddim.metrics.kid import kid_difference
 from ddim.metrics.precision_recall import prdc
 from ddim.plots.tabular import Tabular
 from ddim.runs.flat import flatten
-from ddim.runs.guidance_name import name_guide, name_interval
+from ddim.runs.guidance_name import name_interval
 from ddim.runs.image_features import find_features
 from ddim.runs.run_path import names_checkpoint
 
@@ -342,8 +342,8 @@ def _choices(record: dict[str, Any]) -> dict[str, Any]:
     choices |= flatten({name: sampling[name] for name in ("sampler", "grid", "weights", "nfe")})
     choices |= {"label": sampling.get("label"), "guidance": sampling.get("guidance", 1.0)}
     interval, guide = sampling.get("guidance_interval"), sampling.get("guide")
-    named = guide and f"{name_guide(guide['path'])}, {guide['weights']} weights, {guide['sha256'][:8]}..."
-    choices |= {"guidance interval": interval and name_interval(interval), "guide": named}
+    choices |= {"guidance interval": interval and name_interval(interval)}
+    choices |= {"guide": guide and f"{guide['path']}, {guide['weights']} weights, {guide['sha256'][:8]}..."}
     choices |= {"steps": len(sampling["times"]), "first seed": min(sampling["seeds"], default=None)}
     choices["images seen"] = sampling["step"] * recipe.get("optim", {}).get("batch", 1)
     rest = {name: value for name, value in recipe.items() if name not in ("sampler", "grid")}
