@@ -106,6 +106,7 @@ def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes
 STOPPED = """
 import os, sys
 os.environ["DDIM_CACHE"] = f"{sys.argv[1]}-{os.environ['RANK']}"
+sys.path.insert(0, sys.argv[2])
 import ddim, tiny, torch
 from ddim.data import given
 
@@ -126,7 +127,7 @@ ddim.resume(run, data=images, progress=False)
 def test_a_callback_stops_all_processes_and_all_get_the_images_again(tmp_path):
     """Each process has a cache of its own, as on another machine."""
     (tmp_path / "script.py").write_text(STOPPED)
-    done = launch(2, tmp_path / "script.py", tmp_path / "run")
+    done = launch(2, tmp_path / "script.py", tmp_path / "run", SUPPORT)
     assert done.returncode == 0, done.stderr
     assert "are gone" not in done.stderr
     images = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
