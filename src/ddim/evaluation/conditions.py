@@ -255,7 +255,6 @@ def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | No
         return None
     recipe = recipe or sampling["recipe"]
     interval, guide = sampling.get("guidance_interval"), sampling.get("guide")
-
     return Sampling(
         len(sampling["times"]),
         sampling["weights"],

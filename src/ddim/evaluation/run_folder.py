@@ -75,7 +75,9 @@ def open_searched_run(run: str | Path | LoadedRun) -> LoadedRun:
     folder = loaded.checkpoint.run
     if (folder / MANIFEST).is_file() or names_checkpoint(folder):
         raise UserError(f"{folder} is a checkpoint, and the result is saved with a run: give the run folder")
-    check_saved_weights(loaded)
+    if isinstance(run, LoadedRun):
+        # The weights of a run that was loaded just now are those of its checkpoint.
+        check_saved_weights(run)
     return loaded
 
 
