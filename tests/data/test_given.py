@@ -1,11 +1,14 @@
 """Images that are given from Python: tensors, arrays and data sets."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from bad_images import with_orientation
 from ddim.data import open_images
 from ddim.data.given import give_images
 from ddim.errors import UserError
@@ -55,6 +58,15 @@ def test_images_of_pillow_of_other_modes_are_converted_or_refused(tmp_path):
     assert np.array_equal(opened([Image.fromarray(floats)], tmp_path).pixels[0, ..., 0], floats)
     with pytest.raises(UserError, match="image 1 has the mode 'LAB': convert it"):
         opened([photo, Image.new("LAB", (24, 16))], tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_images_of_pillow_are_turned_by_their_orientation_as_files_are(mode, tmp_path):
+    upright = np.asarray(Image.fromarray(PIXELS[0]).convert(mode))
+    with Image.open(io.BytesIO(with_orientation(upright, 6, "PNG"))) as photo:
+        assert photo.size == (16, 24)
+        pixels = opened([photo], tmp_path).pixels[0]
+    assert np.array_equal(pixels, upright.reshape(16, 24, -1))
 
 
 class Pairs(Dataset):

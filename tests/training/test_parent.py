@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 import ddim
 import tiny
 from ddim.cli import main
-from ddim.errors import UserError
+from ddim.errors import Notice, UserError
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
@@ -53,6 +53,14 @@ def test_a_run_from_weights_has_the_recipe_of_these_weights_by_default(tmp_path)
     parent = tiny.train(chosen, tmp_path / "one")
     child = ddim.train(source=parent, images=32, out=tmp_path / "two", machine=tiny.MACHINE, progress=False)
     assert read_run_recipe(child) == replace(hold_out_alike(chosen, chosen), images=32)
+
+
+def test_weights_that_get_another_meaning_are_named(parent, tmp_path):
+    options = {"source": parent, "machine": tiny.MACHINE, "progress": False}
+    with pytest.warns(Notice, match="trained with another schedule, so they must learn a new task"):
+        ddim.train("photos", recipe=tiny.recipe(schedule="linear_path", images=16), **options)
+    # Another budget or sampler gives them no other meaning; a warning would be an error here.
+    ddim.train("photos", recipe=tiny.recipe(images=32, sampler="ddim"), **options)
 
 
 def test_a_student_is_not_trained_on_changed_or_missing_images(parent, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ddim.cli.output import print_result
+
 _EPILOG = """
 The page lists the runs in FOLDER while they train, shows their samples and curves, generates new images, and
 edits and compares them. It needs the extra packages of `pip install 'ddim[web]'`. Only this machine can open
@@ -51,6 +53,10 @@ def run(args: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     from ddim.web.serve import serve
 
+    def tell(address: str) -> None:
+        text = f"the runs in {args.folder} are shown at {address}; Ctrl-C ends the server"
+        print_result(args, {"address": address}, address if args.quiet else text)
+
     serve(
         args.folder,
         host=args.host,
@@ -58,5 +64,6 @@ def run(args: argparse.Namespace) -> int:
         token=args.token,
         data=args.data,
         opening=args.opening,
+        ready=tell,
     )
     return 0

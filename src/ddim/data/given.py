@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ddim.data.arrays import encode_array, find_channel_axis
+from ddim.data.decode import turn_upright
 from ddim.data.high_bit_depth import read_any_header
 from ddim.data.labels import find_given_classes
 from ddim.data.sources import Member, Survey
@@ -199,9 +200,12 @@ def _encode(image: Any, name: str, *, keep: bool) -> bytes:  # noqa: ANN401
 def encode_picture(image: Image.Image, name: str) -> bytes:
     """Return an image of Pillow as the bytes of a file without compression: PPM, PNG or TIFF.
 
+    The image is rotated by its EXIF orientation, as image files are.
+
     Raises:
         UserError: if its mode cannot be stored; the message calls the image `name`.
     """
+    image = turn_upright(image)
     if image.mode in ("CMYK", "YCbCr"):
         image = image.convert("RGB")
     if image.mode in ("L", "RGB") and not image.has_transparency_data:

@@ -17,13 +17,12 @@ from ddim.data.batch import gather_batch
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.loss import LossFunction, make_memory
 from ddim.diffusion.time_sampling import Memory
+from ddim.metrics.statistics import Estimate
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training import batches
 from ddim.training.teacher import load_teacher
-
-_NORMAL_95 = 1.96  # the 97.5 % quantile of the standard normal distribution
 
 BATCHES = 16
 """Number of batches from whose gradients the noise scale is estimated."""
@@ -101,10 +100,9 @@ def estimate_noise_scale(gradients: Tensor, batch: int) -> NoiseScale:
     without = own.sum() - own, all_of_it - 2 * gram.sum(1) + own
     left_signal, left_noise = _moments(*without, count - 1, batch)
     error = ((count - 1) * (left_signal / left_noise).var(unbiased=False)).sqrt()
-    inverse = signal / noise
+    inverse = Estimate.from_error((signal / noise).numpy(), error.numpy(), count - 1)
     value, low, high = (
-        1 / part.item() if part > 0 else math.inf
-        for part in (inverse, inverse + _NORMAL_95 * error, inverse - _NORMAL_95 * error)
+        1 / part.item() if part > 0 else math.inf for part in (inverse.value, inverse.high, inverse.low)
     )
     return NoiseScale(value, low, high, signal.item(), noise.item())
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddim.data.decode import BROKEN, MAX_BYTES, UnusableError, turn_upright
+from ddim.data.decode import BROKEN, MAX_BYTES, UnusableError
 from ddim.data.given import encode_picture
 from ddim.data.high_bit_depth import decode_any, read_any_header
 from ddim.data.values import EIGHT_BITS, Values
@@ -62,7 +62,7 @@ def _read_bytes(file: str | Path | Image.Image) -> bytes:
     """Return the bytes of an image file, or of a file like that of which Pillow read an image."""
     try:
         if isinstance(file, Image.Image):
-            return encode_picture(turn_upright(file), _describe(file))
+            return encode_picture(file, _describe(file))
         return read_file(Path(file), MAX_BYTES)
     except UserError:
         raise

@@ -10,10 +10,11 @@ import numpy as np
 from ddim.data import SplitImages, split_images
 from ddim.data.open import fingerprint_source
 from ddim.data.values import choose_channels
-from ddim.errors import UserError
+from ddim.errors import UserError, warn_user
 from ddim.runs.images import list_readings
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.recipe import Recipe
+from ddim.runs.recipe_checks import find_other_meaning
 
 
 def load_parent(source: Path | None) -> LoadedRun | None:
@@ -32,7 +33,7 @@ def hold_out_alike(recipe: Recipe, parent: Recipe) -> Recipe:
 
 
 def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
-    """Check that a new run can start from the weights of another run.
+    """Check that a new run can start from the weights of another run, and warn if they get another meaning.
 
     Args:
         parent: the other run.
@@ -58,6 +59,11 @@ def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
             f"{recipe.data.vectors} has {length}: train without --data.vectors, or without --from"
         )
     _check_held_out(parent, recipe, parts)
+    if other := find_other_meaning(parent.recipe, recipe):
+        warn_user(
+            f"the weights of --from were trained with another {other}, so they must learn a new task; "
+            f"without --recipe and --{other}, the new run has the {other} of that run"
+        )
 
 
 def _check_order(parent: LoadedRun, parts: SplitImages) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     token: str | None = None,
     data: str | Path | None = None,
     opening: bool = False,
+    ready: Callable[[str], object] | None = None,
 ) -> None:
     """Serve the page about the runs in a folder until a signal stops this process.
 
@@ -30,6 +32,8 @@ def serve(  # noqa: PLR0913 (the choices of a user)
         token: a secret that each request must carry: at least 22 random letters, digits, - and _.
         data: the folder with the images on which the page may train; without it the page starts no training.
         opening: whether to open the page in a browser.
+        ready: called with the address of the page when the server listens. The default writes the address
+            on standard error.
 
     Raises:
         UserError: if a folder does not exist, the address or port cannot be used, the token is missing or
@@ -49,7 +53,10 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     address = page_address(host, listener.getsockname()[1], token)
     trainings = Trainings(settings)
     server = make_server(build_application(settings, trainings), settings.limits)
-    _say(f"the runs in {settings.folder} are shown at {address}; Ctrl-C ends the server")
+    if ready:
+        ready(address)
+    else:
+        _say(f"the runs in {settings.folder} are shown at {address}; Ctrl-C ends the server")
     if opening:
         _open_browser(address)
     try:
