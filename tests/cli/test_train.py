@@ -16,6 +16,7 @@ import tiny
 from ddim.cli.console import Console
 from ddim.data import open_images, parse_size
 from ddim.data.given import give_images
+from ddim.errors import Notice
 from ddim.experiments.sweep.plan import SweepRequest, shared_recipe
 from ddim.runs import checkpoint, named_recipes
 from ddim.runs.codec import dump, list_fields, override, read_recipe, write_recipe
@@ -288,7 +289,8 @@ def test_sigma_data_must_be_the_deviation_of_the_pixels_of_the_run_it_starts_fro
     (line,) = train_command(words, 2)
     assert "pixels.std and predicts.sigma_data must be one number" in line
     assert "got 1.0 and 0.5" in line
-    train_command([*words, "--predicts.sigma_data", "1"])
+    with pytest.warns(Notice, match="trained with another predicts"):
+        train_command([*words, "--predicts.sigma_data", "1"])
 
 
 def test_the_learning_rate_of_the_range_test_is_used_and_drawn(here, train_command):
@@ -373,6 +375,8 @@ def test_a_finished_run_trains_longer_on_request(here, finished, train_command):
     for option in (["--restart"], ["--more", "3"]):
         (line,) = train_command(["--recipe", "tiny.yaml", *option], 2)
         assert line == f"ddim: {option[0]} is an option of --resume: give both"
+    (line,) = train_command(["--resume", "--out", "run", "--more", "inf"], 2)
+    assert line == "ddim: more (--more) must be a number of minutes, got inf"
 
 
 def unfinished(folder, seed, step=5):
@@ -420,6 +424,23 @@ def test_without_a_run_that_fits_a_new_one_starts_with_the_reason(here, train_co
     # A run on other images is not named as the reason.
     lines = train_command(["blossoms:24", *words[1:], "--seed", "9"])
     assert lines[0] == "no run in runs/ fits; starting a new run"
+
+
+def test_an_empty_folder_is_not_resumed_on_other_images(here, train_command):
+    (here / "empty").mkdir()
+    (line,) = train_command(["--resume", "--out", "empty"], 2)
+    assert line == "ddim: --out empty holds no run to resume; give DATA to start a new run there"
+    assert list((here / "empty").iterdir()) == []
+
+
+def test_a_run_does_not_lie_among_its_images(here, train_command, command):
+    tiny.write_grays(here / "photos", range(0, 256, 8))
+    before = contents(here)
+    for words in (["photos", "--out", "photos/new/run"], ["."]):
+        (line,) = train_command([*words, "--recipe", "smoke"], 2)
+        assert line.endswith("give an --out outside of this folder")
+    assert "data-grid.png would lie in ., the folder of the images" in command("data", ".", code=2).err
+    assert contents(here) == before
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -1,6 +1,7 @@
 """Runs on images of more than 8 bits: training, exact resume, samples in files without loss."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import tiny
 from ddim.errors import UserError
 from ddim.evaluation.diagnose import diagnose
 from ddim.evaluation.likelihood import bits_per_dim
+from ddim.runs.codec import override
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
 from ddim.runs.sample_files import show_image, to_pixels
 from ddim.runs.sample_folder import Output, write_samples
+from ddim.training.request import Request, find_difference
 from deep_files import noise16
 
 SMOOTH = noise16(20, 4, 4, 8).repeat(4, 1).repeat(4, 2)
@@ -86,6 +89,18 @@ def test_an_interrupted_folder_is_completed_and_a_damaged_file_made_again(runs, 
     whole = write_samples(pipeline, range(4), 2, output=Output(tmp_path / "whole"))
     names = ("samples.npy", "grid.png", "00001.npy")
     assert all((tmp_path / "out" / n).read_bytes() == (whole.folder / n).read_bytes() for n in names)
+
+
+def test_options_of_an_array_need_not_be_repeated_to_resume(runs, tmp_path):
+    _, array = runs["eight"]
+    source = saved(tmp_path, "eight", array)
+    recipe = replace(RECIPE, data=replace(RECIPE.data, size=(8, 8), axis="last"))
+    run = tiny.train(override(recipe, {"data.source": source}), tmp_path / "run")
+    assert ddim.load(run).recipe.data.size == (8, 8)
+    request = Request(fields={"data.source": source})
+    assert find_difference(run, request) is None
+    other = Request(fields={"data.source": source, "data.size": "16"})
+    assert find_difference(run, other).name == "data.size"
 
 
 def test_a_run_of_16_bits_resumes_exactly(runs, tmp_path):

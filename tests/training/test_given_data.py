@@ -11,10 +11,12 @@ import ddim
 import mine
 import tiny
 from ddim.data import given
+from ddim.data.given import give_images
 from ddim.errors import UserError
 from ddim.runs.images import open_run_images
 from ddim.runs.recipe import Data
 from ddim.training import resume
+from ddim.training.request import Request, find_difference
 
 PIXELS = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
 LABELS = torch.arange(40) % 4
@@ -71,6 +73,20 @@ def test_an_own_network_takes_the_labels_that_it_has_classes_for(tmp_path):
     assert not ddim.load(
         tiny.train(replace(RECIPE, net=mine.Net), tmp_path / "two", pairs)
     ).recipe.data.labels
+
+
+def test_floats_that_are_kept_are_given_again_with_the_values_of_the_run(tmp_path, monkeypatch):
+    images = PIXELS.numpy() / np.float32(255)
+    recipe = replace(RECIPE, data=replace(RECIPE.data, values="float32"))
+    whole = tiny.train(recipe, tmp_path / "whole", images)
+    often = replace(recipe, report=replace(recipe.report, checkpoint=0.0))
+    cut = tiny.train_until_crash(often, tmp_path / "cut", tiny.At(7, tiny.crash), data=images)
+    monkeypatch.setattr(given, "GIVEN", {})
+    monkeypatch.setattr("ddim.data.open.GIVEN", given.GIVEN)
+    for fields in ({}, {"data.values": "float32"}):
+        assert find_difference(cut, Request(fields=fields, data=give_images(images))) is None
+    resume(cut, data=images)
+    assert tiny.digests(cut) == tiny.digests(whole)
 
 
 def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):

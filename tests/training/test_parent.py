@@ -14,9 +14,11 @@ import tiny
 from ddim.cli import main
 from ddim.errors import Notice, UserError
 from ddim.runs.images import open_run_images
+from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
 from ddim.training.parent import hold_out_alike
+from ddim.training.request import Request
 from ddim.training.shared_settings import check_same_parent
 
 FIELDS = {"optim.warmup": 0, "images": 16}
@@ -53,6 +55,13 @@ def test_a_run_from_weights_has_the_recipe_of_these_weights_by_default(tmp_path)
     parent = tiny.train(chosen, tmp_path / "one")
     child = ddim.train(source=parent, images=32, out=tmp_path / "two", machine=tiny.MACHINE, progress=False)
     assert read_run_recipe(child) == replace(hold_out_alike(chosen, chosen), images=32)
+
+
+def test_a_named_recipe_trains_on_the_images_of_the_run_it_starts_from(parent):
+    made = Request("smoke", {"images": "16"}, source=parent).build_recipe()
+    assert made.data == hold_out_alike(made, tiny.recipe()).data == read_run_recipe(parent).data
+    assert made.net == find_recipe("smoke", made.data.size).net
+    assert Request("smoke", {"data.source": "photos"}, source=parent).build_recipe().data != made.data
 
 
 def test_weights_that_get_another_meaning_are_named(parent, tmp_path):

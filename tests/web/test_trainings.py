@@ -129,6 +129,8 @@ def test_only_listed_sets_are_shown_or_trained(client, own):
         {"fields": {"net": "/tmp/mine.py :Net"}},
         {"fields": {"out": "/tmp/x"}},
         {"fields": {"data.source": "/etc"}},
+        {"fields": {"data.vectors": __file__}},
+        {"fields": {"objective.guide": "/tmp"}},
         {"fields": {"optim.lr": "nan"}},
         {"fields": {"optim.lr": "-1"}},
         {"fields": {"optim.nothing": "1"}},

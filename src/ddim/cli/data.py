@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         find_unused_path,
         save_png,
     )
+    from ddim.runs.folder import check_outside
     from ddim.runs.image_summary import draw_images, summarise_images
     from ddim.runs.progress import READING
 
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     size = find_array_size(args.data, reading) or (64, 64) if args.size is None else parse_size(args.size)
     wanted = None if args.clusters is None else Clusters(args.clusters)
     out = find_unused_path(_CLUSTERS if wanted else _GRID) if args.out is None else args.out
+    check_outside(out, args.data)
     check_picture_path(out, replace=args.overwrite)
     check_zoom(args.zoom)
     with ProgressDisplay() as shown:

@@ -20,6 +20,7 @@ from ddim.experiments.learning_curves import (
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
 from ddim.nn.runtime import Runtime, check_runtime, count_cores
 from ddim.runs.folder import check_runs
+from ddim.runs.named_recipes import find_recipe
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.own_parts import is_own
 from ddim.runs.progress import Progress, ignore_progress
@@ -36,7 +37,6 @@ from ddim.training.start import (
     change_recipe,
     estimate_seconds,
     find_size,
-    load_named_recipe,
     open_split,
     time_image,
     use_data,
@@ -101,7 +101,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     data = data if data is None or isinstance(data, str | Path) else give_images(data)
     keep_size = size is None and not (isinstance(recipe, Recipe) and isinstance(data, str | Path))
     if not isinstance(recipe, Recipe):
-        recipe = load_named_recipe(recipe or "fast", None, find_size(size, data))
+        recipe = find_recipe(recipe or "fast", find_size(size, data))
     recipe = use_data(recipe, data, keep_size=keep_size) if data is not None else recipe
     recipe = change_recipe(recipe, {name: value for name, value in fields.items() if value is not None})
     budgets = _list_budgets(recipe, minutes, images)

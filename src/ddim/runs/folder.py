@@ -54,6 +54,23 @@ def check_unused(out: Path, more: str = "") -> None:
         raise UserError(f"folder {out} cannot be created: {above} {why}")
 
 
+def check_outside(out: Path, source: str) -> None:
+    """Check that results do not lie in a folder of images, of which they would become images.
+
+    Args:
+        out: the folder or file of the results, which need not exist.
+        source: the images; only a folder can contain results.
+
+    Raises:
+        UserError: if `out` lies in the folder `source`.
+    """
+    if Path(source).is_dir() and Path(source).resolve() in out.resolve().parents:
+        raise UserError(
+            f"{out} would lie in {source}, the folder of the images, and be read as images: give an --out "
+            "outside of this folder"
+        )
+
+
 def is_unused(folder: Path) -> bool:
     """Return whether a folder is empty, apart from what a killed process has left there."""
     return all(path.name == LOCK or path.name.startswith(TEMPORARY) for path in folder.iterdir())

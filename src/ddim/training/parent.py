@@ -33,7 +33,7 @@ def hold_out_alike(recipe: Recipe, parent: Recipe) -> Recipe:
 
 
 def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
-    """Check that a new run can start from the weights of another run, and warn if they get another meaning.
+    """Check that a new run can start from the weights of another run.
 
     Args:
         parent: the other run.
@@ -59,7 +59,11 @@ def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
             f"{recipe.data.vectors} has {length}: train without --data.vectors, or without --from"
         )
     _check_held_out(parent, recipe, parts)
-    if other := find_other_meaning(parent.recipe, recipe):
+
+
+def warn_of_other_meaning(parent: Recipe, recipe: Recipe) -> None:
+    """Warn if a new run gives the weights of another run, `parent`, another meaning."""
+    if other := find_other_meaning(parent, recipe):
         warn_user(
             f"the weights of --from were trained with another {other}, so they must learn a new task; "
             f"without --recipe and --{other}, the new run has the {other} of that run"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.data.given import GivenImages
+from ddim.data.given import GivenImages, give_images
 from ddim.data.open import find_array_size, fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
@@ -16,7 +16,7 @@ from ddim.files.documents import read_sealed
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import RUN
 from ddim.runs.images import list_readings
-from ddim.runs.named_recipes import find_recipe
+from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.recipe import Recipe
 from ddim.training.start import (
     Machine,
@@ -53,11 +53,16 @@ class Request:
         source = None if self.source is None else Path(self.source)
         if self.recipe is None and source is not None:
             # The weights fit only the network of their own recipe, so this recipe is the default.
-            named = self.data is not None or "data.source" in self.fields
-            recipe = load_parent_recipe(source, own_images=named)
+            recipe = load_parent_recipe(source, own_images=self.names_images)
         else:
-            recipe = load_named_recipe(self.recipe or "fast", source, self.find_size())
+            size, named = self.find_size(), self.names_images
+            recipe = load_named_recipe(self.recipe or "fast", source, size, own_images=named)
         return self.use_images(self.change(recipe))
+
+    @property
+    def names_images(self) -> bool:
+        """Whether the user gave the images."""
+        return self.data is not None or "data.source" in self.fields
 
     def find_size(self) -> tuple[int, int] | None:
         """Return the requested image size, else that of the given images or the array file, else None."""
@@ -175,8 +180,9 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
         )
     # If the command gives images or a recipe, it may start a new run. So a user can repeat one command, from
     # the start of a run until it is finished.
-    if not out.exists() and request.recipe is None and "data.source" not in request.fields:
-        raise UserError(f"--out {out} does not exist; give DATA to start a new run there")
+    if request.recipe is None and not request.names_images:
+        what = "holds no run to resume" if out.exists() else "does not exist"
+        raise UserError(f"--out {out} {what}; give DATA to start a new run there")
     return None, f"--out {out} holds no run to resume"
 
 
@@ -217,15 +223,13 @@ def find_difference(folder: Path, request: Request) -> Difference | None:
 def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Recipe:
     """Return the recipe that the run would have if this request had started it."""
     # Without the name of a recipe, only the requested fields can differ from the recipe of the run.
-    meant = recipe if request.recipe is None else find_recipe(request.recipe, request.find_size())
-    if facts.get("source"):
-        # With --from, a named recipe gets the field `pixels` and the split of the source run.
-        data = replace(meant.data, split_seed=recipe.data.split_seed)
-        meant = replace(meant, pixels=recipe.pixels, data=data)
-    wanted = request.change(meant)
+    if request.recipe is None:
+        wanted = change_recipe(recipe, request.fields)
+    else:
+        wanted = request.use_images(request.change(_expected_named(request.recipe, recipe, facts, request)))
     if request.data is not None:
-        named = wanted if request.recipe is None else request.use_images(wanted)
-        wanted = replace(named, data=replace(named.data, source=request.data.text))
+        source = give_images(request.data, recipe.data.values).text
+        wanted = replace(wanted, data=replace(wanted.data, source=source))
     elif _names_same_images(request.fields.get("data.source"), recipe, facts):
         source = recipe.data.source
         wanted = replace(wanted, data=replace(wanted.data, source=source))
@@ -237,6 +241,20 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
     if request.find_lr:
         wanted = replace(wanted, optim=replace(wanted.optim, lr=recipe.optim.lr))
     return wanted
+
+
+def _expected_named(name: str, recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Recipe:
+    """Return a named recipe as a run with these facts would have it; `recipe` is the recipe of the run."""
+    if not facts.get("source"):
+        return find_recipe(name, request.find_size())
+    # With --from, a named recipe gets the field `pixels` and the split of the source run, and also its images
+    # if none are named.
+    if name in RECIPES and not request.names_images:
+        found, data = find_recipe(name, request.find_size() or recipe.data.size), recipe.data
+    else:
+        found = find_recipe(name, request.find_size())
+        data = replace(found.data, split_seed=recipe.data.split_seed)
+    return replace(found, pixels=recipe.pixels, data=data)
 
 
 def _names_same_images(given: str | None, recipe: Recipe, facts: Mapping[str, Any]) -> bool:

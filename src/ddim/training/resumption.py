@@ -35,7 +35,7 @@ class Larger:
         images: the new budget in images, in place of `more`.
 
     Raises:
-        UserError: if both are given.
+        UserError: if both are given, or `more` is infinite.
     """
 
     more: float | None = None
@@ -44,6 +44,8 @@ class Larger:
     def __post_init__(self) -> None:
         if self.asked and None not in (self.more, self.images):
             raise UserError("give more or images, not both")
+        if self.more == math.inf:
+            raise UserError("more (--more) must be a number of minutes, got inf")
 
     @property
     def asked(self) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.data import SplitImages
-from ddim.data.given import give_images
+from ddim.data.given import GivenImages, give_images
 from ddim.data.open import source_exists
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
@@ -20,7 +20,7 @@ from ddim.nn.processes import current_processes, join_processes
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.fitting import check_fit
-from ddim.runs.folder import RUN, check_unused, is_unused, make_run_folder
+from ddim.runs.folder import RUN, check_outside, check_unused, is_unused, make_run_folder
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
 from ddim.runs.progress import Progress
@@ -123,7 +123,7 @@ def _find_recipe(name: str | None, source: Path | None, data: object, size: obje
     """Return the recipe with this name; without a name, that of the run `source`, or "fast"."""
     if name is None and source is not None:
         return load_parent_recipe(source, own_images=data is not None)
-    return load_named_recipe(name or "fast", source, find_size(size, data))
+    return load_named_recipe(name or "fast", source, find_size(size, data), own_images=data is not None)
 
 
 def _start(
@@ -142,8 +142,10 @@ def _start(
     check_training(recipe, known)
     recipe = recipe if known is None else hold_out_alike(recipe, known)
     check_processes(recipe, processes)
-    if processes.leads and out is not None and out.exists() and not _is_aborted(out):
-        check_unused(out, ", or continue the run with resume")
+    if processes.leads:
+        check_outside(out or Path("runs"), recipe.data.source)
+        if out is not None and out.exists() and not _is_aborted(out):
+            check_unused(out, ", or continue the run with resume")
     parts = processes.local_first("images", lambda: open_split(recipe, decoding))
     check_same_images(parts.images, processes)
     check_network(recipe, parts)
@@ -205,7 +207,6 @@ def resume(
     give_parts(own)
     larger = Larger(more, images)
     if data is not None and not isinstance(data, str | Path):
-        # Every process must have the images.
         data = give_images(data)
     with join_processes() as processes:
         shown, decoding = split_progress(processes.leads and progress)
@@ -217,6 +218,9 @@ def resume(
         with lock_folder(folder) if processes.leads else nullcontext():
             saved = processes.broadcast(_read_saved(folder, data) if processes.leads else None)
             start = replace(start, adapt=saved.document["asked"]["threads"] is None)
+            if isinstance(data, GivenImages):
+                # Every process must have the images, with the values that the run has.
+                give_images(data, saved.document["recipe"]["data"]["values"])
             if saved.newest is not None:
                 _continue(saved, saved.newest, start, decoding, larger)
             else:
@@ -245,7 +249,7 @@ class _Saved:
 
 def _read_saved(folder: Path, data: object) -> _Saved:
     """Return the data in run.json and the newest checkpoint, after checking `data`; see `resume`."""
-    accept_images(folder, read_sealed(folder / RUN)["recipe"]["data"]["source"], data)
+    accept_images(folder, read_sealed(folder / RUN)["recipe"]["data"], data)
     document = read_sealed(folder / RUN)
     path = checkpoint.find_newest(folder / "checkpoints")
     if path is None:

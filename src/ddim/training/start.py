@@ -24,7 +24,7 @@ from ddim.nn.runtime import Precision, Runtime, choose_runtime, count_cores, lim
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.images import read_parent_recipe, record_new_place, reopen_images
-from ddim.runs.named_recipes import find_recipe
+from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.own_parts import find_changed_parts
 from ddim.runs.pipeline import LoadedRun, read_run_recipe
 from ddim.runs.progress import READING, Progress, ignore_progress
@@ -32,7 +32,7 @@ from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.vector_labels import count_vectors
 from ddim.training.grouping import label_clusters, take_vectors
 from ddim.training.loop import Plan, Training
-from ddim.training.parent import check_parent
+from ddim.training.parent import check_parent, warn_of_other_meaning
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,24 @@ class Machine:
         return replace(chosen, recompute=self.recompute)
 
 
-def load_named_recipe(name: str, source: Path | None, size: tuple[int, int] | None) -> Recipe:
+def load_named_recipe(
+    name: str, source: Path | None, size: tuple[int, int] | None, *, own_images: bool
+) -> Recipe:
     """Return a recipe by name or file.
 
     Args:
         name: the name or the file.
         source: a run from which the recipe gets its field `pixels`, or None.
         size: see `find_recipe`.
+        own_images: whether the new run has its own images. If not, a named recipe gets those of `source`; a
+            file names its images itself.
     """
-    recipe = find_recipe(name, size)
-    return recipe if source is None else replace(recipe, pixels=read_run_recipe(source).pixels)
+    if source is None:
+        return find_recipe(name, size)
+    if own_images or name not in RECIPES:
+        return replace(find_recipe(name, size), pixels=read_run_recipe(source).pixels)
+    parent = load_parent_recipe(source, own_images=False)
+    return replace(find_recipe(name, size or parent.data.size), pixels=parent.pixels, data=parent.data)
 
 
 def load_parent_recipe(source: str | Path, *, own_images: bool) -> Recipe:
@@ -152,12 +160,12 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     return split_images(images, d.validation, recipe.split_seed)
 
 
-def accept_images(folder: Path, source: str, data: object) -> None:
+def accept_images(folder: Path, known: Mapping[str, Any], data: object) -> None:
     """Check the images that are given to a run when it is resumed, and record their new path.
 
     Args:
         folder: the run folder.
-        source: the source of the images in the recipe of the run.
+        known: the field `data` of the recipe of the run, as JSON.
         data: the new path of the images, or the images themselves; None if the recorded path is still right.
 
     Raises:
@@ -168,7 +176,7 @@ def accept_images(folder: Path, source: str, data: object) -> None:
         # must not be recorded.
         if source_exists(str(data)):
             record_new_place(folder, str(data))
-    elif data is not None and give_images(data).text != source:
+    elif data is not None and give_images(data, known["values"]).text != known["source"]:
         raise UserError(
             f"the given images are not the training images of run {folder}, so it cannot be resumed exactly: "
             "give the same images (a data set with random transforms returns other images each time), or "
@@ -247,6 +255,7 @@ def start_training(
     training = Training(recipe, parts, pixels, runtime, Plan(recipe.images))
     if parent:
         training.start_from(parent.model.state_dict())
+        warn_of_other_meaning(parent.recipe, recipe)
         if training.teacher:
             training.teacher.learn_from(parent, parts.images.classes)
     return training

@@ -52,6 +52,8 @@ class TrainingRequest(Body):
                 )
             if name in ("data.source", "data.size", "minutes", "images"):
                 raise ValueError(f"{name} does not belong in fields: use data, size, minutes or images")
+            if name in ("data.vectors", "objective.guide"):
+                raise ValueError(f"{name} names a file or folder; the page trains without it")
         return self
 
 
