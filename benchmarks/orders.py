@@ -61,20 +61,21 @@ def table() -> str:
         "# Measured orders of convergence",
         "",
         *textwrap.wrap(
-            "Written by `python benchmarks/orders.py`. Each cell has two slopes of the log error against the "
-            f"log step, for {', '.join(map(str, LEVELS[:-1]))} and {LEVELS[-1]} times: that of the last "
-            f"state / that of the sample. The model is a mixture of Gaussians under {schedule}, from t = 1 "
-            f"to {END}, in float64. The last column is the error at {LEVELS[-1]} uniform times. If a slope "
-            "is above the order, the error changes its sign within these steps, and the slope says little.",
+            "Written by `python benchmarks/orders.py`. The error is measured with "
+            f"{', '.join(map(str, LEVELS[:-1]))} and {LEVELS[-1]} timesteps. Each cell has the slope of its "
+            "logarithm against the log step size, for the last state / for the sample. The model is a "
+            f"mixture of Gaussians under {schedule}, from t = 1 to {END}, in float64. The last column is the "
+            f"error with {LEVELS[-1]} uniform timesteps. If a slope is above the order, the error changes "
+            "its sign within these steps, and the slope says little.",
             width=128,
         ),
         "",
         "- **ramp**: the first steps have orders 1, 2, 3, ..., because they have no earlier slopes to use.",
         "- **exact start**: further network evaluations in the first steps keep the full order.",
         "- **equal weights**: the textbook weights for equal steps, used on every grid.",
-        "- **warped k**: times in equal steps of a smooth random function of time, drawn with seed k.",
+        "- **warped k**: timesteps in equal steps of a smooth random function of time, drawn with seed k.",
         "",
-        "| sampler | order | NFE at 20 times | " + " | ".join(GRIDS) + " | error |",
+        "| sampler | order | NFE with 20 timesteps | " + " | ".join(GRIDS) + " | error |",
         "|---" * (len(GRIDS) + 4) + "|",
     ]
     for name, (sampler, order) in SAMPLERS.items():

@@ -203,7 +203,7 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "Spaced",
     "Uniform",
     "UniformLogSNR",
-    # Parts of your own
+    # Components of your own
     "Callback",
     "Grid",
     "Level",
