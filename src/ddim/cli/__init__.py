@@ -44,7 +44,7 @@ from ddim.runs.signals import Stopped, stop_on_signals
 
 GROUPS = {
     "Make": {
-        "plan": "measure what to expect from some minutes of training on this machine",
+        "plan": "estimate how many images a training of some minutes sees here, and the error it reaches",
         "train": "train a diffusion model on your images",
         "sample": "generate new images with a trained model",
         "distill": "train a student that needs only one or two steps for an image",
@@ -64,7 +64,7 @@ GROUPS = {
     "Study": {
         "diagnose": "measure the errors of a run at each noise level",
         "search": "find the best sampling times or guidance for a run and a number of steps",
-        "ema": "choose the length of the EMA of a run's weights, after training",
+        "ema": "choose the width of the EMA of a run's weights, after training",
         "ablate": "measure how solver, schedule and scaling affect the sampling error",
         "sweep": "train many runs that differ in fields of their recipe",
         "runs": "list runs with their progress and their results",
@@ -91,8 +91,8 @@ SHARED = ("train", "sample", "evaluate", "distill")
 COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
 
 WEIGHTS = (
-    '"ema", "raw" (not averaged), the value of another EMA of the run, such as 0.99, or an average that '
-    "`ddim ema` made, such as picked (default: ema)"
+    '"ema", "raw" (not averaged), the decay, power or half-life of another EMA that the run tracked, such as '
+    "6.94, or an average that `ddim ema` made, such as picked (default: ema)"
 )
 """Help of --weights."""
 

@@ -11,6 +11,15 @@ _EPILOG = """
 The cache folder is $DDIM_CACHE, or else the user's cache folder. Everything in it can be computed or
 downloaded again. Do not clear it while other commands of ddim run.
 
+Its parts:
+  images      decoded data sets
+  surveys     fingerprints of data sets
+  features    samples, and features of samples and images
+  compiler    compiled networks
+  downloads   built-in data sets
+  hub         files of the Hugging Face Hub
+  weights     weights of feature networks
+
 examples:
   ddim cache
   ddim cache --clear images features

@@ -43,7 +43,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN_HELP)
     parser.add_argument("--minutes", metavar="M", help="training time of the student (default: 60)")
-    parser.add_argument("--images", metavar="N", help="training images to process, instead of --minutes")
+    parser.add_argument(
+        "--images",
+        metavar="N",
+        help="number of training images to see, repetitions counted, instead of --minutes",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="STUDENT", help="run folder (default: a new runs/DATA-RECIPE-distilled-N)"
     )

@@ -38,7 +38,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     editing.add_seed_options(parser, 4)
     parser.add_argument(
-        "--resample", type=int, default=5, metavar="R", help="how often each step is done (default: 5)"
+        "--resample",
+        type=int,
+        default=5,
+        metavar="R",
+        help="number of times each step is done, with noise added in between (RePaint; default: 5)",
     )
     editing.add_options(parser)
 

@@ -38,7 +38,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "ddim likelihood RUN [--method vlb|ode] [-n 64] [--data DATA] [--part PART] [options]"
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--method", choices=("vlb", "ode"), default="vlb", help="vlb or ode (default: vlb)")
+    parser.add_argument(
+        "--method",
+        choices=("vlb", "ode"),
+        default="vlb",
+        help="vlb: variational bound of DDPM sampling; ode: density along the probability flow "
+        "(default: vlb)",
+    )
     parser.add_argument("--data", metavar="DATA", help="images to measure (default: the run's own)")
     parser.add_argument(
         "--part",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ddim.training import Machine
 
 _DEVICE = "cpu, cuda or mps (default: the device that the run was trained on)"
-THREADS = "processor threads; results differ in the last bits (default: as the run was trained)"
+THREADS = "processor threads (default: as in the training); another number changes the last bits of results"
 """Help of --threads in commands that read a run."""
 
 

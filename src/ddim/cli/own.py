@@ -1,4 +1,4 @@
-"""Load parts (components) that the user wrote in a file and names on the command line: FILE.py:NAME.
+"""Load components that the user wrote in a file and names on the command line: FILE.py:NAME.
 
 This is the only module that runs code of the user, and only from a file that the command line names.
 """
@@ -35,7 +35,7 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
     found = _NAMED.fullmatch(text)
     if not found:
         raise UserError(
-            f"a schedule, network or other part of your own is named as FILE.py:NAME, got {text!r}"
+            f"a schedule, network or other component of your own is named as FILE.py:NAME, got {text!r}"
         )
     module = _run_file(Path(found["file"]).expanduser().resolve())
     if not hasattr(module, found["name"]):

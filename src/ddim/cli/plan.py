@@ -17,16 +17,15 @@ TAKES_FIELDS = True
 
 _EPILOG = """
 Trains for a few seconds, exactly as `ddim train` with the same options would, and prints for each budget
-  images   training images that the run will see, where each repetition counts; the minutes include the
-           compilation and the validations
-  passes   how often each training image is seen
-  error    validation error that runs of this recipe had after so many images
-  KID      KID of runs of this recipe that ended after so many images
+  images   training images that the run will see; each repetition counts. The minutes include the validations.
+  passes   epochs: how often the run sees each training image
+  error    validation error that runs of this recipe had after this number of images
+  KID      KID of runs of this recipe that ended after this number of images
 Your runs are the finished runs in --runs with the same images, recipe and size. Recorded runs come with the
-package, and were trained on other images. Where no run saw so many images, no error is shown.
+package, and were trained on other images. If no run saw this many images, no error is shown.
 
-No run folder is written. The decoded images and the compiled network stay in the cache for `ddim train`, so
-the minutes include only the time to take them from there.
+No run folder is written. The decoded images and the compiled network stay in the cache for `ddim train`. So
+the minutes include loading them, but not decoding or compiling.
 
 recipes:
 {recipes}

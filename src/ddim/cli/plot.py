@@ -89,7 +89,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--size", default="64", metavar="64|64x96", help="height x width in pixels (default: 64)"
     )
     forward.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the noise (default: 0)")
-    reverse = kind("reverse", "draw how a run samples one image, and that image with noise again")
+    reverse = kind("reverse", "draw sampling states, predicted clean images, and the sample with noise added")
     reverse.add_argument("run", metavar="RUN", help=RUN)
     reverse.add_argument("--steps", type=int, metavar="N", help=STEPS)
     reverse.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the sample (default: 0)")

@@ -12,8 +12,8 @@ from ddim.cli.output import print_result, say
 _EPILOG = """
 The command first lists what it uploads: the weights as safetensors, the recipe, a model card with the numbers
 of the run, a sheet of samples, and what sampling needs. Training images, folders of this machine and code
-stay here. A new repository is private; its settings on the Hub make it public. The lines above the card, such
-as the licence, stay as they are if the run is pushed again.
+stay here. A new repository is private; its settings on the Hub make it public. The metadata at the
+top of README.md, such as the licence, stays as it is if the run is pushed again.
 
 It needs pip install 'ddim[hub]' and a token with the right to write: `hf auth login`, or the variable
 HF_TOKEN. Anyone who can read the repository then gives hub:OWNER/NAME in place of a run:

@@ -17,7 +17,11 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", metavar="NAME|FILE", help="a name from the list below, or a YAML file (default: fast)"
     )
-    parser.add_argument("--images", metavar="N", help="training images to process, instead of --minutes")
+    parser.add_argument(
+        "--images",
+        metavar="N",
+        help="number of training images to see, repetitions counted, instead of --minutes",
+    )
     parser.add_argument("--size", metavar="64|64x96", help="height x width in pixels (default: the recipe's)")
     parser.add_argument(
         "--seed", metavar="S", help="seed of weights, image order, noise and split (default: 0)"

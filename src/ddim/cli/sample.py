@@ -19,8 +19,8 @@ TAKES_FIELDS = True
 
 _EPILOG = """
 Each image depends on its seed alone, not on the number of images. DIR gets 00000.png, ... named by seed,
-grid.png, which is a sheet (one image) of the first 256 samples, and record.json with everything that the
-images depend on. If the command is repeated with the same --out, it generates only missing images.
+grid.png, one image that shows the first 256 samples, and record.json with everything that the images depend
+on. If the command is repeated with the same --out, it generates only missing images.
 
 sampling options, which may have fields such as --sampler.order 3:
   --sampler     {samplers}
@@ -30,8 +30,8 @@ sampling options, which may have fields such as --sampler.order 3:
                 (default: the times that `ddim search` found for the sampler and --steps, else the recipe's)
   --sampled_on  a schedule for sampling that differs from the schedule of training:
                 {schedules}
-  --clip yes    keep the image that each step predicts between black and white; --clip x0 does not change the
-                predicted noise, as in diffusers
+  --clip yes    clip the image predicted in each step to the range from black to white; --clip x0 does not
+                change the predicted noise, as in diffusers
 
 options for a run trained with labels (`ddim train photos/ --data.labels yes`):
   --label       a class name, a class index, or "all" to cycle through the classes: the image of seed s has

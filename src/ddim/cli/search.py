@@ -22,11 +22,12 @@ student of `ddim distill`, this command finds the noise level of the last step a
 lowest KID against the validation images.
 
 With --guidance, it finds the guide, scale and noise levels of guidance at which samples have the lowest KID
-against the validation images. The best setting is then compared with no guidance on fresh samples, with as
-many steps or about the same NFE, whichever is better. If its KID is lower at 95 %, it is written to
-RUN/guidance.json, and `ddim sample RUN` and `ddim evaluate RUN` with the same --steps and sampler use it;
---guidance 1 turns it off. For a run with labels, classifier-free guidance is tried too. A run without labels
-needs RUN/guide or --guide-with.
+against the validation images. The best setting is measured again with new seeds, and compared with unguided
+samples of these seeds. The unguided samples have either the same number of steps or about the same NFE: the
+search takes the one that had the lower KID before. If the KID of the best setting is distinguishably lower
+(at 95 %), the setting is written to RUN/guidance.json. `ddim sample RUN` and `ddim evaluate RUN` with the
+same --steps and sampler then use it; --guidance 1 turns it off. For a run with labels, classifier-free
+guidance is tried too. A run without labels needs RUN/guide or --guide-with.
 
 sampling options:
   --sampler, --grid and their fields, as in `ddim sample` (default: the recipe's); --grid without --guidance

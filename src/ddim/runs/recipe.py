@@ -195,7 +195,8 @@ class Recipe:
         name: a name for folders and tables.
         data: the training images.
         pixels: the map from images to model units.
-        net: the network: its spec, or any module, or a class or function that makes it (see `OwnNetwork`).
+        net: the network architecture, or your own network: FILE.py:NAME on the command line; a class,
+            function or module in Python (see `OwnNetwork`).
         schedule: the noise schedule of training.
         predicts: the meaning of the network's output, such as the noise or the velocity.
         conditioning: the form in which the network gets the noise level.

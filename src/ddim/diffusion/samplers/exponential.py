@@ -55,7 +55,8 @@ class DPMSolver(Sampler):
     Attributes:
         order: 1, 2 or 3.
         eta: amount of noise that each step adds: 0 is deterministic, 1 is the stochastic variant.
-        start: "ramp" begins a run of order 3 with lower orders, "exact" with one more evaluation.
+        start: for order 3: "ramp" takes the first steps with lower orders, "exact" uses one more network
+            evaluation instead.
     """
 
     order: int = 2
