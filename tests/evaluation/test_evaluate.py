@@ -588,12 +588,12 @@ def normal(n, d, seed):
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
 
 
-def test_fid_is_extrapolated_only_if_every_part_outnumbers_the_dimensions():
+def test_fid_is_extrapolated_only_if_every_part_has_two_images_for_each_dimension():
     reference = normal(200, 8, 0)
-    for n, enough in ((40, False), (41, True)):
+    for n, enough in ((80, False), (81, True)):
         metrics, notes = measure_metrics(normal(n, 8, 1), reference)
         assert (metrics["fid"]["infinity"] is not None) == enough
-        assert any("FID-infinity needs more than 40" in note for note in notes) != enough
+        assert any("FID-infinity needs more than 80" in note for note in notes) != enough
         assert any("for these 200 reference images" in note for note in notes) == enough
     assert metrics["fid"]["low"] < metrics["fid"]["infinity"] < metrics["fid"]["high"]
 

@@ -91,6 +91,18 @@ def test_other_real_images_give_no_more_false_alarms_than_promised(seed):
     assert found.held_out.share.value <= 0.02
 
 
+def test_the_bound_holds_in_most_sets_of_independent_training_images():
+    """Training images may be each other's nearest neighbour, so their values are not independent."""
+    high, sets, count = 0, 60, 300
+    for seed in range(sets):
+        train, fresh = DRAW(seed).normal(size=(count, 10)), DRAW(sets + seed).normal(size=(2000, 10))
+        # Noise in place of pixels, so that no image is a near-duplicate.
+        noise = DRAW(seed).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
+        found = find_copies(fresh, train, fresh[:0], embed=flatten_features, images=(noise, noise[:0]))
+        high += found.samples.share.value > found.bound
+    assert high <= 0.1 * sets
+
+
 TWINS = {
     "the same": lambda images: images,
     "alike": lambda images: noisy(images, 4),

@@ -21,8 +21,9 @@ def false_alarm_threshold(
     """Return a threshold below which a value counts as an alarm, and a bound on the false-alarm rate.
 
     A new draw from the distribution of `null` is below the threshold with probability at most `bound`. This
-    holds for any distribution. It holds with the given confidence, because the draws in `null` are random:
-    the probability below the r-th smallest of n draws has distribution Beta(r, n + 1 - r) (Wilks 1941).
+    holds for any distribution of independent draws. It holds with the given confidence, because the draws in
+    `null` are random: the probability below the r-th smallest of n draws has distribution
+    Beta(r, n + 1 - r) (Wilks 1941).
 
     Args:
         null: values (n,) of the statistic for images that are not copies.
