@@ -67,10 +67,10 @@ if TYPE_CHECKING:
     from ddim.experiments.plan import plan_training as plan
     from ddim.experiments.push import push_run as push
     from ddim.plots.pictures import sheet
-    from ddim.runs.edit_pictures import inpaint_picture as inpaint
-    from ddim.runs.edit_pictures import interpolate
-    from ddim.runs.edit_pictures import invert_pictures as invert
-    from ddim.runs.edit_pictures import vary_picture as vary
+    from ddim.runs.edit_images import inpaint_image as inpaint
+    from ddim.runs.edit_images import interpolate
+    from ddim.runs.edit_images import invert_images as invert
+    from ddim.runs.edit_images import vary_image as vary
     from ddim.runs.generate import sample
     from ddim.runs.importing import import_model
     from ddim.runs.pipeline import Pipeline, load
@@ -103,7 +103,7 @@ _HOMES = {
     "evaluation.guidance_search": "search_guidance",
     "evaluation.average_choice": "pick_average",
     "runs.reconstruction": "reconstruct_average list_averages",
-    "runs.edit_pictures": "invert=invert_pictures interpolate inpaint=inpaint_picture vary=vary_picture",
+    "runs.edit_images": "invert=invert_images interpolate inpaint=inpaint_image vary=vary_image",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",
     "errors": "UserError",

@@ -179,7 +179,7 @@ def test_images_of_a_strip_are_named_by_what_they_are_and_progress_reaches_its_t
     edits = {
         ("input", "mask", "painted"): lambda **o: edit_images.inpaint_image(run, image, hole, [5, 7], 4, **o),
         ("input", "varied"): lambda **o: edit_images.vary_image(run, image, 0.5, [5, 7], 4, **o),
-        ("frame",): lambda **o: edit_images.interpolate_seeds(run, [5, 7], 5, 4, **o),
+        ("frame",): lambda **o: edit_images.interpolate(run, None, 5, 4, seeds=[5, 7], **o),
         ("input", "latent", "restored"): lambda **o: edit_images.invert_images(run, image, 4, **o),
     }
     captions = []

@@ -1,7 +1,7 @@
 """Edits of real images with a run: invert, interpolate, inpaint, vary.
 
-Each edit is a function that takes a run, and images (B, C, H, W) in [0, 1] or seeds, and returns an `Edit`.
-`edit_inputs` reads the image files of an edit, and `edit_folder` writes its results.
+Each edit is a function that takes a run, and images or seeds, and returns an `Edit`. `edit_inputs` opens the
+images of an edit, and `edit_folder` writes its results.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count
 from ddim.plots.charts import plot_strip, rasterise
 from ddim.plots.pictures import render_png, to_uint8
+from ddim.runs.edit_inputs import Picture, open_mask, open_pictures
 from ddim.runs.edit_work import EditOptions, Source, Work, open_work
-from ddim.runs.pipeline import Pipeline
+from ddim.runs.notebook_cell import with_bar
+from ddim.runs.pipeline import Pipeline, open_pipeline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-NOISY = 0.05
-"""The largest sigma, at t = 0 and at the end of the grid, with which inversion of real images is accurate."""
 
 
 @dataclass(frozen=True)
@@ -86,25 +85,37 @@ class Inversion(Edit):
     residual: float = 0.0
 
 
+@with_bar
 def invert_images(
-    source: Source, images: Tensor, steps: int = 50, *, exact: bool = False, **options: Unpack[EditOptions]
+    model: Source,
+    images: Picture | Sequence[Picture],
+    steps: int = 50,
+    *,
+    exact: bool = False,
+    **options: Unpack[EditOptions],
 ) -> Inversion:
     """Return the latents of images, and the images that are reconstructed from these latents.
 
     The latent of an image is the noise from which DDIM samples this image.
 
     Args:
-        source: a run folder, a pipeline or a model.
-        images: (B, C, H, W) in [0, 1], of the model's size.
+        model: a run folder, a pipeline or a model.
+        images: one image or several.
         steps: number of timesteps in the grid.
         exact: whether each step is solved by iteration, in float32, instead of by extrapolation.
-        options: see `EditOptions`.
+        options: grid, guidance and progress, see `EditOptions`.
 
     Raises:
         UserError: if the network was never trained without a class label, the grid cannot have `steps`
             timesteps, or `options` turns on guidance.
+
+    Example:
+        >>> found = ddim.invert(run, "rose.jpg")
+        >>> found.latents, found.errors
     """
-    work = open_work(source, "an inversion", steps, inverts=True, **options)
+    pipeline = open_pipeline(model)
+    images = open_pictures(pipeline, images)
+    work = open_work(pipeline, "an inversion", steps, inverts=True, **options)
     # Exact steps take more evaluations. Their number is not known in advance, so the shown total then grows.
     work.expect(len(images), 2 * (steps - 1))
     residuals = [0.0]
@@ -129,25 +140,51 @@ def invert_images(
     return Inversion(**vars(edit), latents=latents, errors=errors, residual=max(residuals))
 
 
-def interpolate_seeds(
-    source: Source, seeds: Sequence[int], frames: int = 9, steps: int = 50, **options: Unpack[EditOptions]
+@with_bar
+def interpolate(
+    model: Source,
+    images: Picture | Sequence[Picture] | None = None,
+    frames: int = 9,
+    steps: int = 50,
+    *,
+    seeds: Sequence[int] | None = None,
+    **options: Unpack[EditOptions],
 ) -> Edit:
-    """Sample images between the samples of two seeds, by spherical interpolation of their latents.
+    """Sample images between two images, or between the samples of two seeds.
+
+    The latents of both ends are interpolated along the sphere. Between images, the first and the last frame
+    are the reconstructions of the two images from their latents.
 
     Args:
-        source: a run folder, a pipeline or a model.
-        seeds: two seeds.
-        frames: number of images, including both ends.
+        model: a run folder, a pipeline or a model.
+        images: two images.
+        frames: number of images in the result, including both ends.
         steps: number of timesteps in the grid.
-        options: see `EditOptions`.
+        seeds: two seeds, in place of `images`.
+        options: grid, guidance and progress, see `EditOptions`.
 
     Raises:
-        UserError: if there are not exactly two seeds, or fewer than two frames.
+        UserError: if there are not exactly two images or two seeds, or fewer than two frames.
+
+    Example:
+        >>> ddim.interpolate(run, seeds=[3, 7])
+        >>> ddim.interpolate(run, ["rose.jpg", "lily.jpg"])
     """
+    pipeline = open_pipeline(model)
+    if images is not None and seeds is None:
+        return _interpolate_images(pipeline, open_pictures(pipeline, images), frames, steps, **options)
+    if images is None and seeds is not None:
+        return _interpolate_seeds(pipeline, list(seeds), frames, steps, **options)
+    raise UserError("give two images, or seeds=[3, 7]")
+
+
+def _interpolate_seeds(
+    pipeline: Pipeline, seeds: list[int], frames: int, steps: int, **options: Unpack[EditOptions]
+) -> Edit:
     if len(seeds) != 2:
         raise UserError(f"an interpolation needs two seeds, got {len(seeds)}")
     check_seeds(seeds)
-    work = open_work(source, "an interpolation", steps, real=False, **options)
+    work = open_work(pipeline, "an interpolation", steps, real=False, **options)
     with work.precision():
         blank = work.pipeline.model.blank(2).cpu()
         first, second = initial_noise(work.denoise.schedule, Noise(seeds), blank, work.times[0])
@@ -155,29 +192,15 @@ def interpolate_seeds(
         work.expect(frames, work.pipeline.recipe.sampler.evaluations(steps))
         x0 = work.sample(work.pipeline.recipe.sampler, latents)
     captions = _name_fractions(frames, _name_seeds(seeds))
-    return _finish(work, {"frame": work.leave(x0)}, {"between_seeds": list(seeds)}, captions)
+    return _finish(work, {"frame": work.leave(x0)}, {"between_seeds": seeds}, captions)
 
 
-def interpolate_images(
-    source: Source, images: Tensor, frames: int = 9, steps: int = 50, **options: Unpack[EditOptions]
+def _interpolate_images(
+    pipeline: Pipeline, images: Tensor, frames: int, steps: int, **options: Unpack[EditOptions]
 ) -> Edit:
-    """Sample images between two real images, by spherical interpolation of their latents.
-
-    The first and the last frame are the reconstructions of the two images from their latents.
-
-    Args:
-        source: a run folder, a pipeline or a model.
-        images: two images (2, C, H, W) in [0, 1].
-        frames: number of images, including both ends.
-        steps: number of timesteps in the grid.
-        options: see `EditOptions`.
-
-    Raises:
-        UserError: if there are not exactly two images, or fewer than two frames.
-    """
     if len(images) != 2:
         raise UserError(f"an interpolation needs two images, got {len(images)}")
-    work = open_work(source, "an interpolation of images", steps, inverts=True, **options)
+    work = open_work(pipeline, "an interpolation of images", steps, inverts=True, **options)
     work.expect(frames, steps)
     work.expect(len(images), 2 * (steps - 1))
     with work.precision():
@@ -192,10 +215,11 @@ def interpolate_images(
     return _finish(work, {"frame": work.leave(way)}, {"between_seeds": []}, captions)
 
 
+@with_bar
 def inpaint_image(
-    source: Source,
-    image: Tensor,
-    hole: Tensor,
+    model: Source,
+    image: Picture,
+    mask: Picture,
     seeds: Sequence[int] = range(4),
     steps: int = 50,
     *,
@@ -207,26 +231,33 @@ def inpaint_image(
     All other pixels stay bit-identical.
 
     Args:
-        source: a run folder, a pipeline or a model.
-        image: (1, C, H, W) in [0, 1].
-        hole: (1, 1, H, W), 1 for pixels to inpaint and 0 for pixels to keep.
+        model: a run folder, a pipeline or a model.
+        image: the image.
+        mask: an image of the same size, white in the part to inpaint and black elsewhere; for transparency,
+            see `read_hole`. In a tensor (H, W) of the model's size, black is 0, and white is 1 or the gray
+            level 255.
         seeds: one seed for each result.
         steps: number of timesteps in the grid.
         resample: how often each step is done. Noise is added before each repetition, so that the inpainted
             part fits the rest.
-        options: see `EditOptions`.
+        options: grid, guidance and progress, see `EditOptions`.
 
     Raises:
-        UserError: if there are several images, the hole contains no pixel or all pixels, or a number is out
+        UserError: if there are several images, the mask contains no pixel or all pixels, or a number is out
             of range.
+
+    Example:
+        >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
     """
-    if len(image) != 1:
-        raise UserError(f"inpainting takes one image, got {len(image)}")
+    pipeline, seeds = open_pipeline(model), list(seeds)
+    given = image if isinstance(image, Picture) else image[0]
+    image = _open_one(pipeline, image, "inpainting")
+    hole = open_mask(pipeline, mask, given)
     check_count("resample", resample)
     check_seeds(seeds)
     if not 0 < hole.mean() < 1:
         raise UserError("the hole must contain pixels to inpaint (1) and pixels to keep (0)")
-    work = open_work(source, "inpainting", steps, seeded=True, **options)
+    work = open_work(pipeline, "inpainting", steps, seeded=True, **options)
     paint = Inpaint(work.pipeline.pixels.enter(image), hole, resample)
     work.expect(len(seeds), paint.evaluations(steps))
 
@@ -249,31 +280,35 @@ def draw_stripes(image: Tensor) -> Tensor:
     return torch.where((rows + columns) // wide % 2 == 0, 1.0, 0.25)[None, None]
 
 
+@with_bar
 def vary_image(
-    source: Source,
-    image: Tensor,
+    model: Source,
+    image: Picture,
     strength: float = 0.5,
     seeds: Sequence[int] = range(8),
     steps: int = 50,
     **options: Unpack[EditOptions],
 ) -> Edit:
-    """Sample variations of an image: add noise up to time `strength`, then denoise (Meng et al. 2022).
+    """Sample variations of an image: add noise, then denoise (SDEdit, Meng et al. 2022).
 
     Args:
-        source: a run folder, a pipeline or a model.
-        image: (1, C, H, W) in [0, 1].
-        strength: time in (0, 1]; 0.3 changes details, 0.6 shapes, 1 nearly everything.
+        model: a run folder, a pipeline or a model.
+        image: the image.
+        strength: time in (0, 1] up to which noise is added; 0.3 changes details, 0.6 shapes, 1 nearly all.
         seeds: one seed for each result.
         steps: number of timesteps in the grid; only timesteps below `strength` are used.
-        options: see `EditOptions`.
+        options: grid, guidance and progress, see `EditOptions`.
 
     Raises:
         UserError: if there are several images, or the strength or a seed is out of range.
+
+    Example:
+        >>> ddim.vary(run, "rose.jpg", strength=0.6)
     """
-    if len(image) != 1:
-        raise UserError(f"a variation takes one image, got {len(image)}")
+    pipeline, seeds = open_pipeline(model), list(seeds)
+    image = _open_one(pipeline, image, "a variation")
     check_seeds(seeds)
-    work = open_work(source, "a variation", steps, seeded=True, **options)
+    work = open_work(pipeline, "a variation", steps, seeded=True, **options)
     x0 = work.pipeline.pixels.enter(image)
     times = [strength, *work.times[work.times < strength].tolist()]
     work.expect(len(seeds), len(times))
@@ -284,6 +319,13 @@ def vary_image(
     varied = work.for_seeds(vary_batch, seeds)
     facts = {"strength": strength, "seed": seeds[0], "times": times}
     return _finish(work, {"input": image, "varied": varied}, facts, _name_seeds(seeds))
+
+
+def _open_one(pipeline: Pipeline, image: Picture, what: str) -> Tensor:
+    opened = open_pictures(pipeline, image)
+    if len(opened) != 1:
+        raise UserError(f"{what} takes one image, got {len(opened)}")
+    return opened
 
 
 def _finish(work: Work, rows: dict[str, Tensor], facts: dict[str, Any], captions: Sequence[str] = ()) -> Edit:
@@ -301,21 +343,3 @@ def _name_fractions(frames: int, ends: Sequence[str]) -> list[str]:
     """Return a caption for each frame: its position between the ends in percent, or the name of the end."""
     between = [f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)]
     return [ends[0], *between, ends[1]]
-
-
-def warn_of_noise(edit: Edit) -> str | None:
-    """Return a warning if the schedule or the grid ends with sigma above `NOISY`, else None."""
-    schedule = edit.pipeline.recipe.sampling_schedule
-    clean, end = (schedule(t) for t in (torch.zeros((), dtype=torch.float64), edit.times[-1]))
-    if clean.sigma > NOISY:
-        return (
-            f"at t = 0 this run's schedule still has noise, sigma = {clean.sigma:.2f}, but a real image has "
-            "none. So the latent gives back a slightly different, grainy image"
-        )
-    if end.sigma > NOISY:
-        return (
-            f"at the last of these {len(edit.times)} times, sigma is still {end.sigma:.2f}, but a real image "
-            "has no noise. So the latent gives back a slightly different image; with more steps, the "
-            "difference is smaller"
-        )
-    return None

@@ -1,20 +1,30 @@
-"""Read the images and masks of an edit from files, or take them from Pillow."""
+"""Open the images and masks of an edit: files, PIL images and tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ddim.data.batch import to_unit
 from ddim.data.decode import BROKEN, MAX_BYTES, UnusableError
 from ddim.data.given import encode_picture
 from ddim.data.high_bit_depth import decode_any, read_any_header
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError
 from ddim.files import read_file
+from ddim.plots.pictures import check_images
+from ddim.runs.pipeline import Pipeline
+
+Picture: TypeAlias = str | Path | Image.Image | Tensor
+"""An image file, a PIL image, or a tensor (C, H, W) or (B, C, H, W) of the model's size.
+
+Tensors are floats in [0, 1] or uint8. Files and PIL images are cropped and resized to the size of the model.
+"""
 
 
 def read_images(
@@ -127,3 +137,44 @@ def _measure(image: str | Path | Image.Image | Tensor) -> tuple[int, int]:
         return image.shape[-2], image.shape[-1]
     head = read_any_header(_read_bytes(image))
     return head.height, head.width
+
+
+def open_pictures(pipeline: Pipeline, pictures: Picture | Sequence[Picture]) -> Tensor:
+    """Return pictures as one tensor (B, C, H, W) in [0, 1] of the pipeline's size.
+
+    Raises:
+        UserError: if a picture cannot be used, or a tensor has another size or values outside [0, 1].
+    """
+    shape = pipeline.model.shape
+    channels, size = shape.channels, (shape.height, shape.width)
+    if isinstance(pictures, Picture):
+        pictures = [pictures]
+    opened = []
+    for picture in pictures:
+        if isinstance(picture, Tensor):
+            batch = picture[None] if picture.ndim == 3 else picture
+            if tuple(batch.shape[1:]) != (channels, *size):
+                raise UserError(
+                    f"images must be (B, {channels}, {size[0]}, {size[1]}), got {tuple(batch.shape)}"
+                )
+            check_images(batch)
+            opened.append((to_unit(batch) if batch.dtype == torch.uint8 else batch.float()).cpu())
+        else:
+            opened.append(read_images([picture], size, channels, values=pipeline.values))
+    return torch.cat(opened)
+
+
+def open_mask(pipeline: Pipeline, mask: Picture, image: Picture) -> Tensor:
+    """Return the mask of an image as a tensor (1, 1, H, W), 1 in the part to inpaint and 0 elsewhere."""
+    size = (pipeline.model.shape.height, pipeline.model.shape.width)
+    if not isinstance(mask, Tensor):
+        return read_hole(mask, image, size)
+    if tuple(mask.shape) not in (size, (1, *size), (1, 1, *size)):
+        raise UserError(
+            f"mask must be {size}, the height and width of the model's images, got {tuple(mask.shape)}"
+        )
+    if mask.is_floating_point():
+        check_images(mask, "mask")
+    # Integers are either 0 and 1, or gray levels from 0 to 255; the largest value tells which.
+    middle = 0.5 if mask.is_floating_point() or mask.max() <= 1 else 127.5
+    return (mask > middle).float().cpu().reshape(1, 1, *size)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
+import torch
 from torch import Tensor
 
 from ddim.errors import UserError
@@ -15,15 +16,16 @@ from ddim.runs.edit_images import (
     Edit,
     Inversion,
     inpaint_image,
-    interpolate_images,
-    interpolate_seeds,
+    interpolate,
     invert_images,
     vary_image,
-    warn_of_noise,
 )
 from ddim.runs.edit_inputs import read_hole, read_images
 from ddim.runs.edit_work import EditOptions
 from ddim.runs.pipeline import Pipeline
+
+NOISY = 0.05
+"""The largest sigma, at t = 0 and at the end of the grid, with which inversion of real images is accurate."""
 
 Name = Callable[[str | Path], str]
 """Returns the name of a file in the record of an edit."""
@@ -101,7 +103,7 @@ class Variations(FileEdit):
 
 @dataclass(frozen=True)
 class Interpolation(FileEdit):
-    """Images between two image files, or between the samples of two seeds; see `interpolate_images`.
+    """Images between two image files, or between the samples of two seeds; see `interpolate`.
 
     Raises:
         UserError: unless there are two images and no seeds, or two seeds and no images.
@@ -138,9 +140,8 @@ class Interpolation(FileEdit):
         self, pipeline: Pipeline, inputs: Sequence[Tensor], steps: int, **options: Unpack[EditOptions]
     ) -> Edit:
         """Return the frames."""
-        if inputs:
-            return interpolate_images(pipeline, inputs[0], self.frames, steps, **options)
-        return interpolate_seeds(pipeline, self.seeds, self.frames, steps, **options)
+        images, seeds = (inputs[0], None) if inputs else (None, self.seeds)
+        return interpolate(pipeline, images, self.frames, steps, seeds=seeds, **options)
 
     def facts(self, name: Name) -> dict[str, Any]:
         """Return {"images": names of the images}."""
@@ -211,8 +212,26 @@ def describe_inaccuracy(edit: Edit) -> list[str]:
     """Return a sentence for each reason why an inversion is inaccurate; none for other edits."""
     if not isinstance(edit, Inversion):
         return []
-    cautions = [noisy] if (noisy := warn_of_noise(edit)) else []
+    cautions = [noisy] if (noisy := _warn_of_noise(edit)) else []
     if edit.residual > 0:
         change = f"{edit.residual:.2g}"
         cautions.append(f"some steps did not converge (change per iteration {change}): take more steps")
     return cautions
+
+
+def _warn_of_noise(edit: Edit) -> str | None:
+    """Return a warning if the schedule or the grid ends with sigma above `NOISY`, else None."""
+    schedule = edit.pipeline.recipe.sampling_schedule
+    clean, end = (schedule(t) for t in (torch.zeros((), dtype=torch.float64), edit.times[-1]))
+    if clean.sigma > NOISY:
+        return (
+            f"at t = 0 this run's schedule still has noise, sigma = {clean.sigma:.2f}, but a real image has "
+            "none. So the latent gives back a slightly different, grainy image"
+        )
+    if end.sigma > NOISY:
+        return (
+            f"at the last of these {len(edit.times)} times, sigma is still {end.sigma:.2f}, but a real image "
+            "has no noise. So the latent gives back a slightly different image; with more steps, the "
+            "difference is smaller"
+        )
+    return None

@@ -11,7 +11,7 @@ import ddim
 import tiny
 from ddim.data.values import Values
 from ddim.errors import UserError
-from ddim.runs.edit_pictures import open_pictures
+from ddim.runs.edit_inputs import open_pictures
 
 MASK = torch.zeros(32, 32)
 MASK[8:16, 8:16] = 1
