@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 
 @dataclass(frozen=True)
@@ -154,20 +154,7 @@ Task: TypeAlias = (
     | RecipeTask
     | ChoicesTask
 )
-TASKS: dict[str, type[Task]] = {
-    kind.__name__: kind
-    for kind in (
-        SampleTask,
-        EditTask,
-        UploadTask,
-        DataTask,
-        ReportTask,
-        CompareTask,
-        TrainingTask,
-        RecipeTask,
-        ChoicesTask,
-    )
-}
+TASKS: dict[str, type[Task]] = {kind.__name__: kind for kind in get_args(Task)}
 QUICK = (TrainingTask, RecipeTask, ChoicesTask)
 """Tasks that the worker does immediately, even while it samples."""
 
