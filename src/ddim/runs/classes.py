@@ -19,7 +19,7 @@ from ddim.data.given import PAIRS, PREFIX
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError, suggest
 from ddim.runs.recipe import Recipe
-from ddim.runs.vector_labels import VectorLabel, draw_rows_of_training
+from ddim.runs.vector_labels import VectorLabel, draw_rows_of_training, spread_evenly
 
 NULL = -1
 """The label of an image without a class, in a batch of labels."""
@@ -233,17 +233,10 @@ def assign_labels(
 def draw_class(seed: int, counts: Sequence[int]) -> int:
     """Return the class of the sample with this seed, so that classes are about as frequent as in `counts`.
 
-    The multiples of the golden ratio, taken modulo 1, fill the unit interval evenly (Knuth 1998, vol. 3,
-    section 6.4). So the class frequencies of n consecutive seeds are nearer to `counts` than those of random
-    classes.
+    The classes of consecutive seeds are nearer to `counts` than random classes, see `spread_evenly`.
 
     Args:
         seed: the seed of the sample.
         counts: number of training images of each class.
     """
-    # The integers of NumPy and torch would overflow.
-    place = (index(seed) * _GOLDEN % 2**64) * sum(counts) >> 64
-    return bisect_right(list(accumulate(counts)), place)
-
-
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
+    return bisect_right(list(accumulate(counts)), spread_evenly(seed, sum(counts)))

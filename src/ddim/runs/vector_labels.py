@@ -71,14 +71,20 @@ def count_vectors(recipe: Recipe, vectors: ImageVectors | None) -> Recipe:
 def draw_rows_of_training(seeds: Sequence[int], vectors: ImageVectors) -> Tensor:
     """Return the standardised vectors (B, d) of evenly drawn training images, one image for each seed.
 
-    See `ddim.runs.classes.draw_class` for the order in which the images are drawn.
+    See `spread_evenly` for the order in which the images are drawn.
     """
-    # The integers of NumPy and torch would overflow.
-    which = [vectors.train[(index(seed) * _GOLDEN % 2**64) * len(vectors.train) >> 64] for seed in seeds]
+    which = [vectors.train[spread_evenly(seed, len(vectors.train))] for seed in seeds]
     return torch.from_numpy(vectors.standardise(vectors.rows[which]))
 
 
-_GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
+def spread_evenly(seed: int, n: int) -> int:
+    """Return a number from 0 to n - 1 for a seed, so that the numbers of consecutive seeds are spread evenly.
+
+    The multiples of the golden ratio, taken modulo 1, fill the unit interval evenly (Knuth 1998, vol. 3,
+    section 6.4).
+    """
+    # The first factor is 2^64 divided by the golden ratio. The integers of NumPy and torch would overflow.
+    return (0x9E3779B97F4A7C15 * index(seed) % 2**64) * n >> 64
 
 
 def find_vectors(given: GivenVectors, seeds: Sequence[int], vectors: ImageVectors | None) -> VectorLabel:
