@@ -16,7 +16,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import EDM, Sampler, State, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
-from ddim.runs.classes import assign_labels, default_label
+from ddim.runs.classes import default_label
 from ddim.runs.generate import fill_micro_batches, find_grid_ends
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.pipeline import Pipeline
@@ -92,7 +92,7 @@ def sample_in_model_units(
     Raises:
         UserError: if samples have no label by default, but every training image of the run had a label.
     """
-    label, model = default_label(pipeline.recipe), pipeline.model
+    label = default_label(pipeline.recipe)
     if label is None:
         check_unconditional(pipeline.recipe, "a search for times or a comparison of samplers")
     samples, done = [], 0
@@ -103,12 +103,11 @@ def sample_in_model_units(
             yield state
 
     with pipeline.runtime:
-        for mine, filled, blank in fill_micro_batches(pipeline, seeds):
+        for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, label):
             noise = Noise(filled)
-            labels = assign_labels(label, filled, model.classes, pipeline.class_counts, pipeline.vectors)
             # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True,
             # clipping changes the predicted noise as well as the predicted image.
-            denoise = pipeline.denoiser(guidance.apply(model, labels)[0], consistent=True)
+            denoise = pipeline.denoiser(guidance.apply(pipeline.model, labels)[0], consistent=True)
             x = initial_noise(denoise.schedule, noise, blank, times[0])
             state = last_state(walk(sampler(denoise, x, times, noise), len(mine)))
             samples.append(final_sample(denoise, state)[: len(mine)].cpu())

@@ -18,7 +18,7 @@ from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, State, final_sample, last_state
 from ddim.errors import UserError, check_count, suggest
-from ddim.runs.classes import Label, assign_labels, default_label
+from ddim.runs.classes import Label, default_label
 from ddim.runs.codec import override
 from ddim.runs.generate import Watch, fill_micro_batches
 from ddim.runs.guidance import OFF, Guidance
@@ -147,11 +147,8 @@ class Work:
             act: takes a denoiser, zeros (B, C, H, W) and the noise of B seeds, and yields sampling states.
             seeds: one seed for each image.
         """
-        results, pipeline, done = [], self.pipeline, 0
-        for mine, filled, blank in fill_micro_batches(pipeline, seeds):
-            labels = assign_labels(
-                self.label, filled, pipeline.model.classes, pipeline.class_counts, pipeline.vectors
-            )
+        results, done = [], 0
+        for mine, filled, blank, labels in fill_micro_batches(self.pipeline, seeds, self.label):
             denoise = self._condition(labels)
             places = range(done, done + len(mine))
             done += len(mine)

@@ -139,8 +139,7 @@ def generate(
     check_guidance(pipeline, label, steps, guidance)
     times = recipe.grid(steps, recipe.sampling_schedule)
     images, nfe, done = [], 0, 0
-    for mine, filled, blank in fill_micro_batches(pipeline, seeds):
-        labels = assign_labels(label, filled, model.classes, pipeline.class_counts, pipeline.vectors)
+    for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, label):
         guided, counters = guidance.apply(model, labels)
         denoise, state = pipeline.denoiser(guided), None
         with runtime.precise():
@@ -231,13 +230,14 @@ def sample_uint8(
 
 
 def fill_micro_batches(
-    pipeline: Pipeline, seeds: Sequence[int]
-) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor]]:
-    """Yield each micro-batch: its seeds, these seeds padded to a fixed size B, and zeros (B, C, H, W)."""
-    size = pipeline.runtime.micro_batch
+    pipeline: Pipeline, seeds: Sequence[int], label: Label
+) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor, Tensor | int | None]]:
+    """Yield each micro-batch: seeds, these seeds padded to a fixed size B, zeros (B, C, H, W), and labels."""
+    size, classes = pipeline.runtime.micro_batch, pipeline.model.classes
     for mine in split_into_parts(pipeline, seeds):
         filled = [*mine] + [0] * (size - len(mine))
-        yield mine, filled, pipeline.runtime.images(pipeline.model.blank(size))
+        labels = assign_labels(label, filled, classes, pipeline.class_counts, pipeline.vectors)
+        yield mine, filled, pipeline.runtime.images(pipeline.model.blank(size)), labels
 
 
 def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
