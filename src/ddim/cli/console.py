@@ -26,12 +26,11 @@ from ddim.files.documents import read_sealed
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.checkpoint import find_best
-from ddim.runs.folder import RUN
+from ddim.runs.folder import CHECKPOINTS, RUN, sheet_path
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.log import read_metrics
 from ddim.runs.manifest import parse_step
 from ddim.runs.recipe import Recipe
-from ddim.runs.run_path import CHECKPOINTS
 from ddim.training.alternatives import advise
 from ddim.training.callbacks import Callback
 from ddim.training.cautions import describe_warm_up, list_all_cautions
@@ -218,7 +217,7 @@ class Console(Callback):
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """Print the validation errors and the path of the sheet of samples; see `Callback`."""
         errors = describe_errors(training, values)
-        sheet = self.folder / "samples" / f"step-{training.step:09d}.png"
+        sheet = sheet_path(self.folder, training.step)
         say(f"after {training.seen:,} images: {errors}{'; ' if errors else ''}samples {sheet}")
         # While the bar is drawn, sys.stderr is an object of rich without an encoding. So ask the real file.
         if self.bar and can_preview(self.tty.file):

@@ -42,8 +42,9 @@ PIXELS = "pixels"
 CONFIDENCE = 0.99
 """The probability that the bound holds, if the threshold is learned from independent values.
 
-They are not independent: two training images may be each other's nearest neighbour. In simulations with 300 normal points
-in 10 dimensions, the bound failed in 13 % of 100 cases with a confidence of 0.95, and in 6 % with 0.99.
+They are not independent: two training images may be each other's nearest neighbour. In simulations with 300
+normal points in 10 dimensions, the bound failed in 13 % of 100 cases with a confidence of 0.95, and in 6 %
+with 0.99.
 """
 
 QUERIES = 2000

@@ -43,7 +43,7 @@ from ddim.metrics.features import Extractor, release_pages
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.classes import Label, find_label
-from ddim.runs.folder import RUN
+from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.generate import P, sample_uint8, with_options
 from ddim.runs.guidance import Guidance, count_evaluations
 from ddim.runs.guidance_choice import open_guidance
@@ -117,7 +117,7 @@ def is_run(path: Path) -> bool:
     """Return whether a path names a run (in a folder or on the Hub) or a checkpoint, rather than images."""
     if names_repository(path):
         return True
-    return any((path / name).exists() for name in (RUN, "checkpoints", MANIFEST)) or names_checkpoint(path)
+    return any((path / name).exists() for name in (RUN, CHECKPOINTS, MANIFEST)) or names_checkpoint(path)
 
 
 Source = str | Path | Tensor | np.ndarray | Pipeline | Model

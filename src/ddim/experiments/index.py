@@ -20,9 +20,9 @@ from ddim.files.documents import read_sealed
 from ddim.files.locks import is_locked
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, check_shown_fields, flatten_as_text
-from ddim.runs.folder import RUN, check_runs
+from ddim.runs.folder import CHECKPOINTS, RUN, check_runs, list_checkpoints
 from ddim.runs.log import METRICS, read_metrics
-from ddim.runs.manifest import parse_step, read_document
+from ddim.runs.manifest import read_document
 
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
 """The columns that every run has, in addition to its metrics and the fields of its recipe."""
@@ -161,7 +161,7 @@ def _read_run(path: Path) -> Run:
     errors = {name: line[name] for line in lines for name in ERRORS if line.get(name) is not None}
     changed = max((path / name).stat().st_mtime for name in (METRICS, RUN) if (path / name).exists())
     # The log of a stopped run can be ahead of its last checkpoint, so the checkpoint decides.
-    seen = saved * recipe["optim"]["batch"] if (path / "checkpoints").is_dir() else images
+    seen = saved * recipe["optim"]["batch"] if (path / CHECKPOINTS).is_dir() else images
     ended = "stopped" if total is None or seen < total else "finished"
     state = "running" if locked else ended
     left = _estimate_seconds_left(lines, total) if locked else None
@@ -315,12 +315,9 @@ def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | N
 
     If `budget` is None, because the run has a time budget, the budget is read from the checkpoint.
     """
-    places = ((parse_step(folder.name), folder) for folder in (path / "checkpoints").glob("step-*"))
-    # A checkpoint that is about to replace another one may be unfinished, so it does not count.
-    whole = {place[0]: folder for place, folder in places if place and not place[1]}
-    step = max(whole, default=0)
-    if budget is None and whole:
-        state: Any = read_document(whole[step], "state")
+    step, newest = max(list_checkpoints(path), default=(0, None))
+    if budget is None and newest:
+        state: Any = read_document(newest, "state")
         budget = state["plan"]["total"]
     return step, budget
 

@@ -13,6 +13,7 @@ from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markd
 from ddim.plots.tabular import format_cell
 from ddim.runs.codec import dump
 from ddim.runs.flat import flatten_as_text
+from ddim.runs.folder import sheet_path
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import list_versions
 from ddim.runs.publishing import hide_folders
@@ -160,7 +161,7 @@ def _find_picture(
         if (sheet := evaluation.folder / GRID).is_file():
             return sheet.read_bytes(), f"The first samples of {evaluation.name}."
     step = run.checkpoint.state.step
-    sheet = folder / "samples" / f"step-{step:09d}.png"
+    sheet = sheet_path(folder, step)
     if run.checkpoint.weights == "ema" and sheet.is_file():
         return sheet.read_bytes(), f"Samples after training step {step:,}, {run.recipe.steps} sampling steps."
     return None

@@ -8,7 +8,7 @@ import numpy as np
 
 from ddim.experiments.index import Run
 from ddim.plots.pictures import COLUMNS, make_strip, read_sheet
-from ddim.runs.folder import REAL_IMAGES
+from ddim.runs.folder import REAL_IMAGES, list_sheets
 
 
 def last_samples(run: Run) -> np.ndarray | None:
@@ -16,8 +16,8 @@ def last_samples(run: Run) -> np.ndarray | None:
 
     Return None if the run has no recipe or no sheet, or if its last sheet cannot be read.
     """
-    files = _sheets(run)
-    return make_strip(read_cells(files[-1], run)) if files else None
+    sheets = list_sheets(run.path)
+    return make_strip(read_cells(sheets[-1][1], run)) if sheets else None
 
 
 def real_images(run: Run) -> np.ndarray | None:
@@ -30,9 +30,9 @@ def growth(run: Run) -> tuple[np.ndarray, list[int]] | None:
 
     Return None if there are fewer than two sheets that can be read.
     """
-    files = _sheets(run)
-    chosen = np.unique(np.linspace(0, len(files) - 1, COLUMNS).round().astype(int)) if files else []
-    found = [(int(files[k].stem[5:]), cells[0]) for k in chosen if (cells := read_cells(files[k], run))]
+    sheets = list_sheets(run.path)
+    chosen = np.unique(np.linspace(0, len(sheets) - 1, COLUMNS).round().astype(int)) if sheets else []
+    found = [(sheets[k][0], cells[0]) for k in chosen if (cells := read_cells(sheets[k][1], run))]
     strip = make_strip([cell for _, cell in found])
     return None if strip is None or len(found) < 2 else (strip, [step for step, _ in found])
 
@@ -43,8 +43,3 @@ def read_cells(path: Path, run: Run) -> list[np.ndarray]:
         return []
     height, width = run.recipe["data"]["size"]
     return read_sheet(path, height, width)[: min(COLUMNS, run.recipe["report"]["grid"])]
-
-
-def _sheets(run: Run) -> list[Path]:
-    """Return the sheets of a run's samples, in the order of their steps."""
-    return sorted((run.path / "samples").glob("step-*.png"))

@@ -27,6 +27,7 @@ from ddim.files import (
 )
 from ddim.nn.power_averages import track_averages
 from ddim.runs import checkpoint
+from ddim.runs.folder import CHECKPOINTS
 from ddim.runs.manifest import (
     Damaged,
     pack_tensors,
@@ -242,7 +243,7 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
     facts = read_stored(stored[weights])
     if facts.weights != hash_weights(path):
         # `ddim ema RUN` makes an average for the newest checkpoint.
-        newest = max((run / "checkpoints").glob("step-*"), default=path)
+        newest = max((run / CHECKPOINTS).glob("step-*"), default=path)
         named = run if path.resolve() == newest.resolve() else path
         raise UserError(
             f"average {weights} of run {run} belongs to its checkpoint of step {facts.step}, not to {path}: "

@@ -9,9 +9,12 @@ from ddim.errors import UserError, explain_os_error
 from ddim.files import make_folder, sync_folder
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import LOCK, TEMPORARY
+from ddim.runs.manifest import parse_step
 
 RUN = "run.json"
 """The file that makes a folder a run. It describes the recipe, images, runtime and start of the run."""
+CHECKPOINTS = "checkpoints"
+"""The name of the folder with the checkpoints of a run, inside the run folder."""
 REAL_IMAGES = "samples/real.png"
 """The sheet of real images that a run writes for comparison with its samples."""
 
@@ -30,6 +33,26 @@ def make_run_folder(out: Path | None, data: str, recipe: str) -> Path:
     if out is not None:
         check_unused(out)
     return make_output_folder(out, "runs", f"{_word(data)}-{_word(recipe)}", least=False)
+
+
+def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """Return the training step and the path of each checkpoint of a run, sorted by step.
+
+    A checkpoint that is about to replace another one may be unfinished, so it is left out.
+    """
+    places = ((parse_step(path.name), path) for path in (run / CHECKPOINTS).glob("step-*"))
+    return sorted((place[0], path) for place, path in places if place and not place[1])
+
+
+def sheet_path(run: Path, step: int) -> Path:
+    """Return the path of the sheet of samples of a run at a training step."""
+    return run / "samples" / f"step-{step:09d}.png"
+
+
+def list_sheets(run: Path) -> list[tuple[int, Path]]:
+    """Return the training step and the path of each sheet of samples of a run, sorted by step."""
+    files = (run / "samples").glob("step-*.png")
+    return sorted((int(file.stem[5:]), file) for file in files if re.fullmatch(r"\d{1,12}", file.stem[5:]))
 
 
 def record_in_run(folder: Path, **facts: object) -> None:

@@ -16,7 +16,7 @@ from ddim.nn.ema import select_averaged
 from ddim.nn.runtime import choose_runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, write_recipe
-from ddim.runs.folder import make_run_folder
+from ddim.runs.folder import CHECKPOINTS, make_run_folder
 from ddim.runs.provenance import list_versions
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.state import RunState
@@ -52,7 +52,7 @@ def save_imported(  # noqa: PLR0913 (private to the importers)
     write_atomic(run / "recipe.yaml", write_recipe(recipe).encode())
     state = RunState(0, pixels, channels, tuple(classes), runtime)
     checkpoint.save(
-        run / "checkpoints",
+        run / CHECKPOINTS,
         0,
         {"model": model.state_dict(), "ema/default": select_averaged(model)},
         {"state": state.to_json(), "recipe": dump(recipe)},

@@ -10,12 +10,9 @@ from ddim.data.hub import names_repository
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed
 from ddim.runs import checkpoint
-from ddim.runs.folder import RUN
+from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.hub_run import locate_run
 from ddim.runs.manifest import parse_step
-
-CHECKPOINTS = "checkpoints"
-"""The name of the folder with the checkpoints of a run, inside the run folder."""
 
 BEST = "best"
 """The last part of the path RUN/best. No such folder exists: the path means the best checkpoint of a run."""
@@ -146,6 +143,6 @@ def find_checkpoint(run: str | Path) -> Path:
     if found is None:
         # An imported run has no run.json, and had a checkpoint from its beginning.
         if not (run / RUN).exists() or read_sealed(run / RUN).get("checkpointed"):
-            raise UserError(f"the checkpoints of run {run} are gone: put them back into {run}/checkpoints")
+            raise UserError(f"the checkpoints of run {run} are gone: put them back into {run}/{CHECKPOINTS}")
         raise UserError(f"run {run} holds no checkpoint yet")
     return found

@@ -18,7 +18,7 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import remove_later_snapshots, save_snapshot
 from ddim.runs.codec import dump
 from ddim.runs.flat import ERRORS, flatten_as_text
-from ddim.runs.folder import REAL_IMAGES, RUN, record_in_run
+from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, record_in_run, sheet_path
 from ddim.runs.log import RunLog
 from ddim.runs.run_path import GUIDE
 from ddim.training.loop import Training
@@ -152,8 +152,8 @@ class SampleGrid(Callback):
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
-        self.folder = folder / "samples"
-        self.folder.mkdir(exist_ok=True)
+        self.folder = folder
+        (folder / REAL_IMAGES).parent.mkdir(exist_ok=True)
         parts = training.split
         real = (parts.validation if len(parts.validation) else parts.train)[: training.recipe.report.grid]
         save_png(folder / REAL_IMAGES, enlarge(make_sheet(gather_batch(parts.images, real))))
@@ -161,7 +161,7 @@ class SampleGrid(Callback):
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
         pixels = make_sheet(training.samples)
-        save_png(self.folder / f"step-{training.step:09d}.png", enlarge(pixels))
+        save_png(sheet_path(self.folder, training.step), enlarge(pixels))
         self.log.image(training.step, "samples", pixels)
         for callback in self.others:
             callback.on_sheet(training, pixels)
@@ -216,7 +216,7 @@ class Checkpoints(Callback):
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
-        self.folder = folder / "checkpoints"
+        self.folder = folder / CHECKPOINTS
         self._last, self._saved = time.monotonic(), training.step
         # If the best checkpoint is saved again at the same step, it keeps its mark.
         newest = self.folder / f"step-{training.step:09d}"

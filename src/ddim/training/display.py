@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ddim.errors import escape
+from ddim.runs.folder import sheet_path
 from ddim.runs.notebook_cell import Cell, in_notebook
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
@@ -69,7 +70,7 @@ class Display(Callback):
         """See `Callback`."""
         if error := describe_errors(training, values):
             self._error = f"{error}, at {training.seen:,} images"
-        sheet = self._folder / "samples" / f"step-{training.step:09d}.png"
+        sheet = sheet_path(self._folder, training.step)
         if self._cell:
             self._cell.show_sheet(sheet, f"samples after {training.seen:,} images")
         else:

@@ -14,7 +14,7 @@ from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed
 from ddim.runs.codec import list_fields, load_recipe, override
-from ddim.runs.folder import RUN
+from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.images import list_readings
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.recipe import Recipe
@@ -173,7 +173,7 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
                 f"resume it without {option}{longer}, or start a new run"
             )
         return out, ""
-    if (out / "checkpoints").is_dir():
+    if (out / CHECKPOINTS).is_dir():
         raise UserError(
             f"--out {out} is an imported run, with weights but without a training state: "
             f"start a new run from its weights with --from {out}"

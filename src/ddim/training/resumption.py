@@ -13,7 +13,7 @@ from ddim.files.documents import read_sealed
 from ddim.files.locks import lock_folder
 from ddim.runs import checkpoint
 from ddim.runs.averages import FOLDER as AVERAGES
-from ddim.runs.folder import RUN, make_numbered_folder, record_in_run
+from ddim.runs.folder import CHECKPOINTS, RUN, make_numbered_folder, record_in_run
 from ddim.runs.log import METRICS, read_metrics
 from ddim.runs.run_path import GUIDE
 from ddim.runs.searched_grids import FILE as GRIDS
@@ -87,7 +87,7 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
     training.extended = old
     # The new plan forgets earlier changes of the budget, in which the learning rate went on from its value.
     training.plan = Plan(math.ceil(images / batch) * batch)
-    there = folder / "checkpoints"
+    there = folder / CHECKPOINTS
     path = checkpoint.find_newest(there)
     best = path is not None and checkpoint.is_best(path)
     checkpoint.save(there, training.step, training.tensors(), training.documents(), best=best)
@@ -121,7 +121,7 @@ def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = Fal
         )
     if not document.get("checkpointed", True):
         return
-    there = folder / "checkpoints"
+    there = folder / CHECKPOINTS
     damaged = sorted(path.name for path in there.glob("damaged-*"))
     what = f"the checkpoints in {there} are damaged ({', '.join(damaged)})"
     if not damaged:
@@ -145,9 +145,9 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def _set_aside(folder: Path) -> Path | None:
-    if path := checkpoint.find_newest(folder / "checkpoints"):
+    if path := checkpoint.find_newest(folder / CHECKPOINTS):
         raise UserError(f"run {folder} has checkpoint {path.name}: resume it without --restart")
-    names = (METRICS, "events", "samples", "checkpoints", GUIDE, AVERAGES, GRIDS, GUIDANCE)
+    names = (METRICS, "events", "samples", CHECKPOINTS, GUIDE, AVERAGES, GRIDS, GUIDANCE)
     there = [folder / name for name in names if (folder / name).exists()]
     if not there:
         # A restart that was killed had moved everything, but may not have recorded it.

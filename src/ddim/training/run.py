@@ -20,7 +20,7 @@ from ddim.nn.processes import current_processes, join_processes
 from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.fitting import check_fit
-from ddim.runs.folder import RUN, check_outside, check_unused, is_unused, make_run_folder
+from ddim.runs.folder import CHECKPOINTS, RUN, check_outside, check_unused, is_unused, make_run_folder
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
 from ddim.runs.progress import Progress
@@ -251,7 +251,7 @@ def _read_saved(folder: Path, data: object) -> _Saved:
     """Return the data in run.json and the newest checkpoint, after checking `data`; see `resume`."""
     accept_images(folder, read_sealed(folder / RUN)["recipe"]["data"], data)
     document = read_sealed(folder / RUN)
-    path = checkpoint.find_newest(folder / "checkpoints")
+    path = checkpoint.find_newest(folder / CHECKPOINTS)
     if path is None:
         return _Saved(document, document["recipe"])
     return _Saved(document, checkpoint.read_document(path, "recipe"), (path, load_state(path)))

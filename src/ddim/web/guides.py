@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.experiments.index import Run
+from ddim.runs.folder import CHECKPOINTS
 from ddim.web.answers import Refused
 from ddim.web.run_list import ListedRun
 
@@ -38,7 +39,7 @@ def list_guides(own: str, known: Mapping[str, ListedRun]) -> list[Guide]:
     # Runs that wait have no run.json yet, and that of a damaged run can hold anything.
     begun = [other for other in others if other.row.size is not None and other.run.facts]
     fitting = [other for other in begun if other.row.id != own and fits(run, other.run)]
-    saved = [other for other in fitting[: 4 * MOST] if _has_steps(other.run.path / "checkpoints")]
+    saved = [other for other in fitting[: 4 * MOST] if _has_steps(other.run.path / CHECKPOINTS)]
     return found + [Guide(other.row.id, f"run {other.row.name}") for other in saved[:MOST]]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.evaluation.conditions import SAMPLING_FIELDS
 from ddim.runs.condition import choose_condition
-from ddim.runs.folder import RUN
+from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.generate import with_options
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.pipeline import LoadedRun, load
@@ -46,7 +46,7 @@ class Pipelines:
 
 def _stamp_run(run: Path) -> tuple[tuple[str, int], ...]:
     """Return values that change if the checkpoints or the run.json of a run change."""
-    folders = [path for path in (run / "checkpoints").glob("*") if path.is_dir()]
+    folders = [path for path in (run / CHECKPOINTS).glob("*") if path.is_dir()]
     return tuple(sorted((path.name, _when_changed(path)) for path in [*folders, run / RUN]))
 
 

@@ -15,6 +15,7 @@ from ddim.data.clusters import Clusters
 from ddim.evaluation.record import metric_entry
 from ddim.experiments.index import Place, Run
 from ddim.metrics.catalogue import METRICS
+from ddim.runs.folder import list_sheets
 
 
 @dataclass(frozen=True)
@@ -99,20 +100,6 @@ def show_text(text: str) -> str:
 def api_address(*parts: str | int) -> str:
     """Return an address below /api."""
     return "/api/" + "/".join(quote(str(part), safe="") for part in parts)
-
-
-def list_sheets(run: Path) -> list[tuple[int, Path]]:
-    """Return the training step and the path of each sheet of samples of a run, sorted by step."""
-    found = []
-    try:
-        with os.scandir(run / "samples") as entries:
-            names = [entry.name for entry in entries]
-    except OSError:
-        return []
-    for name in names:
-        if step := re.fullmatch(r"step-(\d{1,12})\.png", name):
-            found.append((int(step[1]), run / "samples" / name))
-    return sorted(found)
 
 
 def make_row(place: Place, run: Run, folder: Path) -> Row:

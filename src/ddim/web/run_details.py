@@ -14,11 +14,10 @@ from ddim.evaluation.record import describe_verdict, evaluation_name
 from ddim.experiments.index import Run
 from ddim.files.documents import SEAL, read_sealed
 from ddim.runs.flat import ERRORS
-from ddim.runs.folder import REAL_IMAGES, list_numbered_folders
+from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
 from ddim.runs.log import METRICS, read_metrics
-from ddim.runs.manifest import parse_step
 from ddim.web.answers import Refused
-from ddim.web.rows import Interval, api_address, list_intervals, list_sheets, show_text
+from ddim.web.rows import Interval, api_address, list_intervals, show_text
 
 POINTS = 2000
 """The largest number of points of a curve; longer curves are thinned."""
@@ -130,12 +129,10 @@ class Log:
     lines: list[str]
 
 
-def list_checkpoints(run: Run) -> list[Checkpoint]:
+def describe_checkpoints(run: Run) -> list[Checkpoint]:
     """Return the checkpoints of a run, oldest first."""
     batch = int(run.recipe["optim"]["batch"])
-    places = [(parse_step(path.name), path.name) for path in (run.path / "checkpoints").glob("step-*")]
-    found = sorted((place[0], name) for place, name in places if place and not place[1])
-    return [Checkpoint(step, step * batch, name) for step, name in found]
+    return [Checkpoint(step, step * batch, path.name) for step, path in list_checkpoints(run.path)]
 
 
 def describe_sheets(own: str, run: Run) -> list[Sheet]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ddim.errors import UserError
 from ddim.experiments.evaluations import mark_comparable
 from ddim.experiments.index import Place, Run, list_places, outcome_file, read_place
-from ddim.runs.folder import RUN
+from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import METRICS
 from ddim.web.rows import Row, Sweep, make_row, name_id
 
@@ -180,7 +180,7 @@ class RunList:
 def stamp_place(place: Place) -> Stamp:
     """Return numbers that change if the files of a run change."""
     path = place.path
-    files = [path / name for name in (RUN, METRICS, "checkpoints", "evaluations", "samples")]
+    files = [path / name for name in (RUN, METRICS, CHECKPOINTS, "evaluations", "samples")]
     outcome = outcome_file(place)
     stamps: list[int] = []
     for file in [*files, *([outcome] if outcome else [])]:

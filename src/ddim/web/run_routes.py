@@ -27,11 +27,11 @@ from ddim.web.run_details import (
     Memorised,
     NamedFile,
     Sheet,
+    describe_checkpoints,
     describe_evaluations,
     describe_memorisation,
     describe_sheets,
     find_picture,
-    list_checkpoints,
     list_columns,
     list_films,
     read_curves,
@@ -157,7 +157,7 @@ def _describe(own: str, known: ListedRun, others: Mapping[str, ListedRun]) -> De
     if row.state == "damaged" or not run.recipe:
         return Details(**vars(row))
     fields = [Field(name, show_text(value)) for name, value in flatten_as_text(run.recipe).items()]
-    checkpoints = list_checkpoints(run)
+    checkpoints = describe_checkpoints(run)
     columns, cell = sheet_layout(run)
     data = run.recipe["data"]
     names = (run.facts.get("data") or {}).get("classes") or []

@@ -18,7 +18,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from ddim.files.locks import is_locked
-from ddim.runs.folder import RUN, make_numbered_folder
+from ddim.runs.folder import CHECKPOINTS, RUN, make_numbered_folder
 from ddim.web.answers import Refused
 from ddim.web.run_list import ListedRun
 from ddim.web.settings import Settings
@@ -82,7 +82,7 @@ class Trainings:
         The page may not do this with the trials of a sweep.
         """
         ended = known.run.state in ("stopped", "finished")
-        saved = (known.place.path / "checkpoints").is_dir()
+        saved = (known.place.path / CHECKPOINTS).is_dir()
         return self._settings.may_train and ended and saved and known.place.sweep is None
 
     async def start(self, source: str, words: Sequence[str], stem: str) -> Path:
