@@ -95,8 +95,7 @@ def group_runs(found: Iterable[Run]) -> list[Configuration]:
 
 def _extended_budget(run: Run) -> dict[str, str]:
     """Return {"images": the budget} of a run that was extended, in place of its recipe's budget; else {}."""
-    extended = run.facts.get("extended")
-    return {"images": str(extended[-1]["to_images"])} if extended else {}
+    return {"images": str(run.total)} if run.facts.get("extended") else {}
 
 
 def _origins(found: Sequence[Run]) -> list[dict[str, str]]:
