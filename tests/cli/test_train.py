@@ -22,8 +22,9 @@ from ddim.runs import checkpoint, named_recipes
 from ddim.runs.codec import dump, list_fields, override, read_recipe, write_recipe
 from ddim.runs.pipeline import load
 from ddim.runs.recipe import Fixed, Recipe
+from ddim.training.budget import WARM_UP
 from ddim.training.loop import Plan
-from ddim.training.pace import WARM, Pace, format_duration
+from ddim.training.pace import Pace, format_duration
 from ddim.training.request import Request
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
@@ -486,7 +487,7 @@ def simulated(update, event, first=60.0, images=8000, events=10):
 def test_the_time_left_is_right_after_the_first_event(update, event):
     """Compilation and events are not part of the speed; the remaining events are part of the time left."""
     rows = simulated(update, event)
-    assert [left is None for left, _ in rows[: WARM + 1]] == [True] * WARM + [False]
+    assert [left is None for left, _ in rows[: WARM_UP + 1]] == [True] * WARM_UP + [False]
     assert rows[100:]
     for left, truth in rows[100:]:
         assert left == pytest.approx(truth, rel=1e-6, abs=1e-6)

@@ -32,20 +32,10 @@ from ddim.runs.log import read_metrics
 from ddim.runs.manifest import parse_step
 from ddim.runs.recipe import Recipe
 from ddim.training.alternatives import advise
-from ddim.training.callbacks import Callback
 from ddim.training.cautions import describe_warm_up, list_all_cautions
+from ddim.training.display import EVERY, Display
 from ddim.training.loop import Training
-from ddim.training.pace import (
-    Pace,
-    describe_errors,
-    describe_pace,
-    find_unused_minutes,
-    format_duration,
-    format_minutes,
-)
-
-EVERY = 15.0
-"""Seconds between lines of progress where no bar is drawn."""
+from ddim.training.pace import Pace, format_duration, format_minutes
 
 LONG = 30 * 60.0
 """After a run of fewer seconds, the user is advised to train longer."""
@@ -128,7 +118,7 @@ def start_bar(terminal: Terminal) -> Progress:
     return bar
 
 
-class Console(Callback):
+class Console(Display):
     """Prints the settings of a training, its progress and its validations; a context manager.
 
     Attributes:
@@ -136,11 +126,11 @@ class Console(Callback):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.tty = Terminal(file=unescaped(sys.stderr))
         self.preparing = ProgressDisplay()
         self.bar: Progress | None = None
         self.shown, self.advice = "", ""
-        self.created = time.monotonic()
 
     def __enter__(self) -> Self:
         """Return the console."""
@@ -152,10 +142,9 @@ class Console(Callback):
         if self.bar:
             self.bar.stop()
 
-    def on_start(self, training: Training, folder: Path) -> None:
-        """Print the settings of the training, and start the bar; see `Callback`."""
+    def _introduce(self, training: Training) -> None:
+        """Print the settings of the training, and start the bar."""
         self.preparing.stop()
-        self.folder = folder
         images, runtime = training.split.images, training.runtime
         height, width = images.pixels.shape[1:3]
         count = sum(p.numel() for p in training.model.parameters())
@@ -173,77 +162,62 @@ class Console(Callback):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
         if guided := _describe_lesson(training.recipe):
             say(guided)
-        for caution in list_all_cautions(training, folder):
+        for caution in list_all_cautions(training, self.folder):
             say(caution)
         say(f"{goal} on {how}{'; the first steps are slow while it compiles' if runtime.compile else ''}")
         if training.extended:
             rate = training.plan.rate(training.recipe.optim, training.seen)
             say(f"trains longer than the planned {training.extended:,} images; learning rate now {rate:.2g}")
-        say(f"run folder {folder}" + (f", continuing at step {training.step}" if training.step else ""))
-        self.began = self.tick = time.monotonic()
-        self.resumed = self.advised = training.step > 0
-        self.pace = Pace(self.began, training.recipe.optim.batch)
+        say(f"run folder {self.folder}" + (f", continuing at step {training.step}" if training.step else ""))
+        self.advised = self.resumed
         if can_draw(self.tty):
-            self.bar = start_bar(self.tty)
+            self.bar, self.live = start_bar(self.tty), True
             self.task = self.bar.add_task("training", total=training.plan.total, line="")
 
     def on_step(self, training: Training, values: Mapping[str, float]) -> None:
-        """Update the bar, or print a line of progress now and then; see `Callback`."""
-        now = time.monotonic()
-        self.pace.update(now)
-        if not self.advised and training.plan.total and self.pace.seconds > HEARD:
+        """Show progress now and then, and advice once the speed is known; see `Callback`."""
+        if training.finished:
+            self.tick = -math.inf  # the last step is always shown
+        super().on_step(training, values)
+        total = training.plan.total
+        if not self.advised and total and self.pace.seconds > HEARD:
             self.advised = True
-            texts = (
-                advise(training, self.pace.speed),
-                describe_warm_up(training.recipe.optim, training.plan.total),
-            )
+            texts = advise(training, self.pace.speed), describe_warm_up(training.recipe.optim, total)
             for text in filter(None, texts):
                 say(text)
-            self.pace.last = now = time.monotonic()
-        every = 0.5 if self.bar else EVERY
-        if now - self.tick < every and not training.finished:
-            return
-        self.tick = now
-        line = describe_pace(self.pace, training, values)
+            self.pace.last = time.monotonic()
+
+    def _show(self, line: str, done: float, total: int | None) -> None:
         if self.bar:
-            self.bar.update(self.task, completed=training.seen, total=training.plan.total, line=line)
+            self.bar.update(self.task, completed=done, total=total, line=line)
         else:
             say(line)
 
     def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
-        """Keep the sheet of samples for the next call of `on_validation`; see `Callback`."""
+        """Keep the sheet of samples for the next validation; see `Callback`."""
         self.sheet = sheet
 
-    def on_validation(self, training: Training, values: dict[str, float]) -> None:
-        """Print the validation errors and the path of the sheet of samples; see `Callback`."""
-        errors = describe_errors(training, values)
-        sheet = sheet_path(self.folder, training.step)
+    def _show_validation(self, training: Training, errors: str, sheet: Path) -> None:
         say(f"after {training.seen:,} images: {errors}{'; ' if errors else ''}samples {sheet}")
         # While the bar is drawn, sys.stderr is an object of rich without an encoding. So ask the real file.
         if self.bar and can_preview(self.tty.file):
             shape = training.model.shape
             samples = split_sheet(self.sheet, shape.height, shape.width)
             draw(render_preview(arrange_preview(samples, self.tty.width), self.tty.width))
-        self.pace.event(time.monotonic())
 
     def on_change(self, training: Training, text: str) -> None:
         """Print the text, and measure the speed anew; see `Callback`."""
         say(text)
         self.pace = Pace(time.monotonic(), training.recipe.optim.batch)
 
-    def on_end(self, training: Training) -> None:
-        """Prepare the lines about the ended training that `done` prints; see `Callback`."""
-        seconds = time.monotonic() - self.began
-        self.shown = f"{training.seen:,} images seen in {format_duration(seconds)}"
-        whole = time.monotonic() - self.created
-        longer = f"ddim train --resume --out {shlex.quote(str(self.folder))} --more"
-        if not training.complete or self.resumed:
-            return
-        if more := find_unused_minutes(training, whole):
-            used = f"{format_duration(whole)} of {format_minutes(training.recipe.minutes)} used"
-            self.advice = f"{used}; `{longer} {more:g}` trains on"
-        elif whole < LONG:
-            self.advice = f"samples still noisy? train longer: `{longer} 20`"
+    def _conclude(self, training: Training, seen: str, advice: str) -> None:
+        """Prepare the lines about the ended training that `done` prints."""
+        short = training.complete and not self.resumed and time.monotonic() - self.created < LONG
+        noisy = f"samples still noisy? train longer: {self._name_longer(20)}" if short else ""
+        self.shown, self.advice = seen, advice or noisy
+
+    def _name_longer(self, minutes: float) -> str:
+        return f"`ddim train --resume --out {shlex.quote(str(self.folder))} --more {minutes:g}`"
 
     def done(self, folder: Path) -> None:
         """Print the last lines about a run: images seen, advice, best checkpoint and next commands."""

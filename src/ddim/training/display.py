@@ -27,89 +27,114 @@ from ddim.training.pace import (
     format_minutes,
 )
 
+EVERY = 15.0
+"""Seconds between two lines of progress where no bar is drawn."""
+
 
 class Display(Callback):
-    """Shows the progress of a training, its validation errors and its samples.
+    """Prints the progress of a training and its validation errors: lines on standard error.
 
-    In a notebook cell the bar and the sheet of samples are replaced as the training goes on. Elsewhere lines
-    are printed on standard error: every 15 seconds, and at each validation.
+    A line is printed every `EVERY` seconds, and at each validation. Subclasses change the looks, and set
+    `live` if they show a bar.
     """
 
+    live = False
+
     def __init__(self) -> None:
-        self._cell = Cell() if in_notebook() else None
-        self._tick = self._created = time.monotonic()
-        self._error = ""
+        self.created = self.tick = time.monotonic()
 
     def prepare(self, what: str, done: float, total: int) -> None:
         """Show the progress before the training starts; see `Progress`."""
-        if self._is_due(5.0) or (self._cell and done == total):
+        if self._is_due(5.0) or (self.live and done == total):
             self._show(f"{what}: {int(done):,} of {total:,}", done, total)
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
-        self._folder, self._began, self._resumed = folder, time.monotonic(), training.step > 0
-        self._pace = Pace(self._began, training.recipe.optim.batch)
-        split, runtime = training.split, training.runtime
-        slow = "; the first steps are slow while the network is compiled" if runtime.compile else ""
-        self._show(
-            f"run {folder}: {len(split.train):,} training and {len(split.validation):,} validation images on "
-            f"{runtime.device}, {runtime.precision}{slow}",
-            training.seen,
-            training.plan.total,
-        )
-        for caution in list_all_cautions(training, folder):
-            _write(caution)
+        self.folder, self.resumed = folder, training.step > 0
+        self.began = self.tick = time.monotonic()
+        self.pace = Pace(self.began, training.recipe.optim.batch)
+        self._introduce(training)
 
     def on_step(self, training: Training, values: Mapping[str, float]) -> None:
         """See `Callback`."""
-        self._pace.update(time.monotonic())
-        if self._is_due(15.0):
-            self._show(describe_pace(self._pace, training, values), training.seen, training.plan.total)
+        self.pace.update(time.monotonic())
+        if self._is_due(EVERY):
+            self._show(describe_pace(self.pace, training, values), training.seen, training.plan.total)
 
     def on_validation(self, training: Training, values: dict[str, float]) -> None:
         """See `Callback`."""
-        if error := describe_errors(training, values):
-            self._error = f"{error}, at {training.seen:,} images"
-        sheet = sheet_path(self._folder, training.step)
-        if self._cell:
-            self._cell.show_sheet(sheet, f"samples after {training.seen:,} images")
-        else:
-            _write(f"{self._error}{'; ' if self._error else ''}samples {sheet}")
-        self._pace.event(time.monotonic())
+        sheet = sheet_path(self.folder, training.step)
+        self._show_validation(training, describe_errors(training, values), sheet)
+        self.pace.event(time.monotonic())
 
     def on_change(self, training: Training, text: str) -> None:
         """See `Callback`."""
         self._show(text, training.seen, training.plan.total)
-        self._pace = Pace(time.monotonic(), training.recipe.optim.batch)
+        self.pace = Pace(time.monotonic(), training.recipe.optim.batch)
 
     def on_end(self, training: Training) -> None:
         """See `Callback`."""
-        ended = f"stopped, {training.stopped}" if training.stopped else "finished"
-        ended = ended if training.finished or training.stopped else "stopped"
-        took = format_duration(time.monotonic() - self._began)
+        took = format_duration(time.monotonic() - self.began)
+        seconds = time.monotonic() - self.created
+        more = 0.0 if self.resumed else find_unused_minutes(training, seconds)
+        used = f"{format_duration(seconds)} of {format_minutes(training.recipe.minutes)} used"
+        advice = f"{used}; {self._name_longer(more)} trains on" if more else ""
+        self._conclude(training, f"{training.seen:,} images seen in {took}", advice)
+
+    def _is_due(self, every: float) -> bool:
+        """Return whether to show progress again: after `every` seconds, or 0.5 seconds if it is a bar."""
+        now = time.monotonic()
+        if now - self.tick < (0.5 if self.live else every):
+            return False
+        self.tick = now
+        return True
+
+    def _introduce(self, training: Training) -> None:
+        split, runtime = training.split, training.runtime
+        slow = "; the first steps are slow while the network is compiled" if runtime.compile else ""
         self._show(
-            f"run {self._folder}: {ended}; {training.seen:,} images seen in {took}",
+            f"run {self.folder}: {len(split.train):,} training and {len(split.validation):,} validation "
+            f"images on {runtime.device}, {runtime.precision}{slow}",
             training.seen,
             training.plan.total,
         )
-        seconds = time.monotonic() - self._created
-        if not self._resumed and (more := find_unused_minutes(training, seconds)):
-            used = f"{format_duration(seconds)} of {format_minutes(training.recipe.minutes)} used"
-            _write(f"{used}; ddim.resume({str(self._folder)!r}, more={more:g}) trains on")
-
-    def _is_due(self, every: float) -> bool:
-        """Return whether to show progress again: after `every` seconds, or 0.5 seconds in a notebook."""
-        now = time.monotonic()
-        if now - self._tick < (0.5 if self._cell else every):
-            return False
-        self._tick = now
-        return True
+        for caution in list_all_cautions(training, self.folder):
+            _write(caution)
 
     def _show(self, line: str, done: float, total: int | None) -> None:
-        if self._cell:
-            self._cell.show_bar(line, self._error, done, total)
-        else:
-            _write(line)
+        _write(line)
+
+    def _show_validation(self, training: Training, errors: str, sheet: Path) -> None:
+        _write(f"{errors}, at {training.seen:,} images; samples {sheet}" if errors else f"samples {sheet}")
+
+    def _conclude(self, training: Training, seen: str, advice: str) -> None:
+        ended = f"stopped, {training.stopped}" if training.stopped else "finished"
+        ended = ended if training.finished or training.stopped else "stopped"
+        self._show(f"run {self.folder}: {ended}; {seen}", training.seen, training.plan.total)
+        if advice:
+            _write(advice)
+
+    def _name_longer(self, minutes: float) -> str:
+        """Return the call that trains on for so many minutes."""
+        return f"ddim.resume({str(self.folder)!r}, more={minutes:g})"
+
+
+class NotebookDisplay(Display):
+    """Shows a bar and a sheet of samples in a notebook cell; both are replaced as the training goes on."""
+
+    live = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cell, self._error = Cell(), ""
+
+    def _show(self, line: str, done: float, total: int | None) -> None:
+        self._cell.show_bar(line, self._error, done, total)
+
+    def _show_validation(self, training: Training, errors: str, sheet: Path) -> None:
+        if errors:
+            self._error = f"{errors}, at {training.seen:,} images"
+        self._cell.show_sheet(sheet, f"samples after {training.seen:,} images")
 
 
 def _write(line: str) -> None:
@@ -124,5 +149,5 @@ def split_progress(progress: bool | Progress) -> tuple[list[Callback], Progress]
         return [], progress
     if not progress:
         return [], ignore_progress
-    display = Display()
+    display = NotebookDisplay() if in_notebook() else Display()
     return [display], display.prepare

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ddim.diffusion.consistency import Consistency
+from ddim.training.budget import WARM_UP
 from ddim.training.loop import Training
-
-WARM = 3
-"""Number of first updates that are not timed, because they compile the network and allocate its memory."""
 
 USED = 0.8
 """A run that used less than this fraction of its time budget says so at its end."""
@@ -51,9 +49,9 @@ class Pace:
         self.events, self.aside = 0, 0.0
 
     def update(self, now: float) -> None:
-        """Record the end of an update; the first `WARM` updates are not timed."""
+        """Record the end of an update; the first `WARM_UP` updates are not timed."""
         self.updates += 1
-        self.seconds += now - self.last if self.updates > WARM else 0.0
+        self.seconds += now - self.last if self.updates > WARM_UP else 0.0
         self.last = now
 
     def event(self, now: float) -> None:
@@ -64,7 +62,7 @@ class Pace:
     @property
     def speed(self) -> float:
         """Images per second of training, without events; 0 while unknown."""
-        return self.batch * (self.updates - WARM) / self.seconds if self.seconds > 0 else 0.0
+        return self.batch * (self.updates - WARM_UP) / self.seconds if self.seconds > 0 else 0.0
 
     def left(self, training: Training) -> float | None:
         """Return the seconds until the end, with the remaining events (see `event`); None while unknown."""
