@@ -148,9 +148,7 @@ class Console(Display):
         images, runtime = training.split.images, training.runtime
         height, width = images.pixels.shape[1:3]
         count = sum(p.numel() for p in training.model.parameters())
-        how = f"{runtime.device}, {runtime.precision}, {format_count(runtime.threads, 'thread')}"
-        how += ", compiled" if runtime.compile else ""
-        how += ", activations recomputed" if runtime.recompute else ""
+        slow = "; the first steps are slow while it compiles" if runtime.compile else ""
         budget = training.plan.total or training.recipe.images
         goal = f"{budget:,} images" if budget else format_minutes(training.recipe.minutes)
         parts = training.split
@@ -164,7 +162,7 @@ class Console(Display):
             say(guided)
         for caution in list_all_cautions(training, self.folder):
             say(caution)
-        say(f"{goal} on {how}{'; the first steps are slow while it compiles' if runtime.compile else ''}")
+        say(f"{goal} on {runtime.describe()}{slow}")
         if training.extended:
             rate = training.plan.rate(training.recipe.optim, training.seen)
             say(f"trains longer than the planned {training.extended:,} images; learning rate now {rate:.2g}")

@@ -155,13 +155,9 @@ class TrainingPlan(Tabular):
 
 def _describe_speed(speed: Speed) -> str:
     """Return a line about a measurement: what was measured, where and for how long."""
-    runtime = speed.runtime
-    how = f"{runtime.device}, {runtime.precision}, {format_count(runtime.threads, 'thread')}"
-    how += ", compiled" if runtime.compile else ""
-    how += ", activations recomputed" if runtime.recompute else ""
     pace = format_speed(speed.images_per_second)
-    text = f"measured: {pace} images/s on {how}, in {speed.seconds:.0f} s of training"
-    if runtime.compile:
+    text = f"measured: {pace} images/s on {speed.runtime.describe()}, in {speed.seconds:.0f} s of training"
+    if speed.runtime.compile:
         text += f" after {format_duration(speed.warm_up)} of compilation"
     if speed.batch < speed.recipe.optim.batch:
         text += f", with {format_count(speed.batch, 'image')} a step in place of {speed.recipe.optim.batch}"

@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ddim.errors import UserError
+from ddim.errors import UserError, format_count
 from ddim.nn.compiler_cache import secure_compiler_cache
 from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, measure_others
 
@@ -92,6 +92,12 @@ class Runtime:
         """Restore the caller's number of threads and precision."""
         threads, _convolutions().fp32_precision = _outer.settings.pop()
         torch.set_num_threads(threads)
+
+    def describe(self) -> str:
+        """Return the runtime of a training in words, such as "cpu, bf16, 2 threads, compiled"."""
+        text = f"{self.device}, {self.precision}, {format_count(self.threads, 'thread')}"
+        text += ", compiled" if self.compile else ""
+        return text + (", activations recomputed" if self.recompute else "")
 
     def place(self, model: M) -> M:
         """Move the model, in place, to the device and memory format of this runtime; return it."""
