@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ddim.cli.ema import name_pick_command
 from ddim.cli.output import draw, say
 from ddim.cli.streams import unescaped
 from ddim.data import Images
@@ -22,15 +23,14 @@ from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import format_count
-from ddim.files.documents import read_sealed
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.checkpoint import find_best
-from ddim.runs.folder import CHECKPOINTS, RUN, sheet_path
+from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.log import read_metrics
 from ddim.runs.manifest import parse_step
-from ddim.runs.recipe import Recipe
+from ddim.runs.pipeline import read_run_recipe
 from ddim.training.alternatives import advise
 from ddim.training.cautions import describe_warm_up, list_all_cautions
 from ddim.training.display import EVERY, Display
@@ -158,8 +158,9 @@ class Console(Display):
         say(f"{height} x {width} pixels, {images.kind}; {count:,} parameters; recipe {training.recipe.name}")
         if not training.step and (size := _typical_size(images)):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
-        if guided := _describe_lesson(training.recipe):
-            say(guided)
+        loss = training.recipe.objective
+        if isinstance(loss, Consistency) and (guided := name_guidance(loss.describe_guidance())):
+            say(f"the student learns its teacher with {guided}")
         for caution in list_all_cautions(training, self.folder):
             say(caution)
         say(f"{goal} on {runtime.describe()}{slow}")
@@ -223,31 +224,19 @@ class Console(Display):
             say("\n".join(filter(None, [self.shown, self.advice])))
         else:
             say(f"run {folder} is finished: nothing to resume")
-        recipe = read_sealed(folder / RUN)["recipe"]
-        labels = " --label all" if recipe["data"]["labels"] is True else ""
+        recipe = read_run_recipe(folder)
+        labels = " --label all" if recipe.data.labels is True else ""
         best, lines = find_best(folder / CHECKPOINTS), read_metrics(folder)
         saved = parse_step(best.name) if best else None
         if saved and lines and saved[0] < lines[-1]["step"]:
             command = f"ddim sample {shlex.quote(f'{folder}/best')}{labels}"
-            images = saved[0] * recipe["optim"]["batch"]
+            images = saved[0] * recipe.optim.batch
             say(f"the best checkpoint was saved after {images:,} images: `{command}` samples it")
         run = shlex.quote(str(folder))
         say(f"next: ddim sample {run}{labels}    generates new images")
         say(f"      ddim evaluate {run}{labels}    measures how close they are to real images")
-        if recipe["report"]["snapshots"]:
-            # The validation error of a student does not tell which average is best.
-            by = " --by kid" if recipe["objective"]["kind"] == "consistency" else ""
-            say(f"      ddim ema {run} --pick{by}    chooses how long the average of the weights is")
-
-
-def _describe_lesson(recipe: Recipe) -> str:
-    """Return a line about the guidance that a student learns; "" for other runs and without guidance."""
-    loss = recipe.objective
-    if not isinstance(loss, Consistency) or loss.guidance == 1:
-        return ""
-    guide = loss.guide and {"name": loss.guide}
-    found = {"guidance": loss.guidance, "guidance_interval": loss.interval, "guide": guide}
-    return f"the student learns its teacher with {name_guidance(found)}"
+        if recipe.report.snapshots:
+            say(f"      {name_pick_command(folder)}    chooses how long the average of the weights is")
 
 
 def _typical_size(images: Images) -> str:

@@ -137,9 +137,6 @@ def _describe_choice(choice: AverageChoice) -> str:
 
 def _describe_list(found: AverageList) -> str:
     """Return the table of the widths of a run, with the stored averages."""
-    from ddim.diffusion.consistency import Consistency
-    from ddim.runs.pipeline import read_run_recipe
-
     text = f"{found.describe()}\n" + format_table(
         ("width", "reconstruction error", "gamma"),
         [(*_describe_width(row), f"{row['gamma']:.2f}") for row in found.rows],
@@ -153,9 +150,16 @@ def _describe_list(found: AverageList) -> str:
         for row in found.stored
     ]
     lines = [f"stored for step {row['step']}: {use}" for row, use in zip(found.stored, uses, strict=True)]
+    return text + "\n".join(lines or [f"`{name_pick_command(found.run)}` chooses a width"])
+
+
+def name_pick_command(run: Path) -> str:
+    """Return the command that chooses the best average of a run."""
+    from ddim.runs.pipeline import read_run_recipe
+
     # The validation error of a student does not tell which average is best.
-    by = " --by kid" if isinstance(read_run_recipe(found.run).objective, Consistency) else ""
-    return text + "\n".join(lines or [f"`ddim ema {run} --pick{by}` chooses a width"])
+    by = " --by kid" if read_run_recipe(run).is_student else ""
+    return f"ddim ema {shlex.quote(str(run))} --pick{by}"
 
 
 def _describe_width(row: Mapping[str, Any]) -> Sequence[str]:

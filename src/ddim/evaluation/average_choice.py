@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.grid_search import FIRST_SEED
 from ddim.evaluation.reference import Reference, check_enough, open_reference
@@ -192,7 +191,7 @@ def _check_measurable(loaded: LoadedRun, by: Measure) -> None:
             "averages cannot be compared in a run that was loaded with torch.compile, because the compiled "
             "program keeps its first weights: load the run without compiling=True"
         )
-    if by == "validation" and isinstance(loaded.recipe.objective, Consistency):
+    if by == "validation" and loaded.recipe.is_student:
         raise UserError(
             "a student cannot be judged by its validation error, which rises while it learns to give sharp "
             'images: give by="kid" (--by kid)'

@@ -16,7 +16,6 @@ from ddim.data.batch import gather_batch, to_unit
 from ddim.data.order import shuffle_epoch
 from ddim.data.values import Values
 from ddim.diffusion import likelihood
-from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.guidance import Clipped
 from ddim.diffusion.noise import Noise, check_seeds
@@ -186,7 +185,7 @@ def _check_choices(images: str | Path | Reference, method: str, n: int) -> Refer
 
 def _check_run(run: LoadedRun) -> None:
     """Check that a run is a diffusion model of 8-bit images, and distinguishes their values."""
-    if isinstance(run.recipe.objective, Consistency):
+    if run.recipe.is_student:
         raise UserError(
             "bits per dimension need a diffusion model, but this run is a distilled student: name its teacher"
         )

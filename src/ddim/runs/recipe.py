@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from ddim.data.augment import Augment
 from ddim.diffusion.conditioning import Conditioning, LogSNR
+from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.grids import GRIDS, Grid, Uniform
 from ddim.diffusion.loss import Loss, Objective
@@ -258,6 +259,11 @@ class Recipe:
     def split_seed(self) -> int:
         """The seed by which held-out images are drawn: `data.split_seed`, or else `seed`."""
         return self.seed if self.data.split_seed is None else self.data.split_seed
+
+    @property
+    def is_student(self) -> bool:
+        """Whether the run is a student, as `ddim.distill` trains it."""
+        return isinstance(self.objective, Consistency)
 
     @property
     def sampling_schedule(self) -> Schedule:

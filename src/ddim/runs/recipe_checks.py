@@ -166,7 +166,7 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
             f"net needs fewer stages, or a smaller patch, for data.size {height}x{width}: images would be "
             f"padded to multiples of {net.multiple}"
         )
-    if isinstance(recipe.objective, Consistency) and recipe.schedule.entries:
+    if recipe.is_student and recipe.schedule.entries:
         yield (
             "objective consistency needs a continuous schedule, such as cosine, got a table of "
             f"{recipe.schedule.entries} levels"
@@ -265,7 +265,7 @@ def _find_unguided(recipe: Recipe, loss: Consistency, source: Recipe | None) -> 
             f"--guidance {loss.guidance:g}`, or set --objective.guidance 1"
         )
         return
-    if isinstance(source.objective, Consistency):
+    if source.is_student:
         fields = {"guidance": None, "interval": loss.interval, "guide": loss.guide}
         off = " ".join(
             f"--objective.{name} {'1' if name == 'guidance' else 'none'}"

@@ -127,7 +127,7 @@ def _plan_student(
         given = use_data(recipe, data, keep_size=False)
         recipe = replace(given, data=replace(given.data, labels=recipe.data.labels))
     student = change_recipe(recipe, changes)
-    if not isinstance(student.objective, Consistency):
+    if not student.is_student:
         raise UserError(
             f"a student is trained with objective consistency, got {kind_name(student.objective)}: leave out "
             "objective, or train from the run with `ddim train --from`"
@@ -182,8 +182,8 @@ def add_guidance(student: Recipe, guidance: Guidance) -> Recipe:
 def _find_obstacles(recipe: Recipe) -> list[str]:
     """Return the reasons why a run of this recipe cannot be distilled; [] if there are none."""
     problems = {
-        "it is a student already; train it longer with `ddim train --resume --out RUN --more M`": isinstance(
-            recipe.objective, Consistency
+        "it is a student already; train it longer with `ddim train --resume --out RUN --more M`": (
+            recipe.is_student
         ),
         "it predicts a variance (net.outputs 2), and only runs with net.outputs 1 can be": (
             recipe.net.outputs != 1

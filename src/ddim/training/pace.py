@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ddim.diffusion.consistency import Consistency
 from ddim.training.budget import WARM_UP
 from ddim.training.loop import Training
 
@@ -96,8 +95,7 @@ def describe_errors(training: Training, values: Mapping[str, float]) -> str:
 
     The validation error of a student rises while it learns to give sharp images, so it comes last.
     """
-    student = isinstance(training.recipe.objective, Consistency)
-    error, kid = values.get("image_mae"), values.get("kid")
+    student, error, kid = training.recipe.is_student, values.get("image_mae"), values.get("kid")
     errors = {"validation error": None if student else error, "KID": kid}
     shown = [f"{name} {value:.3f}" for name, value in errors.items() if value is not None]
     shown += ["lower is better"] if shown else []
