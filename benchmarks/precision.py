@@ -20,7 +20,6 @@ from ddim.evaluation.denoising import measure_errors
 from ddim.nn.runtime import Runtime, choose_runtime
 from ddim.runs.images import to_model_batches
 from ddim.runs.named_recipes import find_recipe
-from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
 from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels, open_split
@@ -45,11 +44,11 @@ def trained(recipe: Recipe, parts: SplitImages, runtime: Runtime, images: int) -
 
 def errors(training: Training) -> torch.Tensor:
     """Return (10,) image MAE of the EMA weights at TIMES, on the first held-out images."""
-    runtime, parts = training.runtime, training.split
-    with training.averaged() as model:
-        shown = Pipeline(model, training.pixels, training.recipe, runtime)
-        batches = to_model_batches(shown, parts.images, parts.validation[:HELD_OUT])
-        found = measure_errors([(model, batch) for batch in batches], TIMES, precise=runtime.precise())
+    parts = training.split
+    with training.averaged() as pipeline:
+        batches = to_model_batches(pipeline, parts.images, parts.validation[:HELD_OUT])
+        pairs = [(pipeline.model, batch) for batch in batches]
+        found = measure_errors(pairs, TIMES, precise=pipeline.runtime.precise())
     return torch.from_numpy(found.image_mae.mean(0))
 
 

@@ -88,8 +88,8 @@ def test_a_network_learns_to_sample_each_class():
     run = training(images=3200, optim__batch=16, optim__lr=3e-3)
     for _ in range(200):
         run.advance()
-    with run.averaged() as model:
-        whole = replace(opened(run), model=model)
+    with run.averaged() as pipeline:
+        whole = replace(opened(run), model=pipeline.model)
         blue, red = (redness(generate(whole, range(8), 10, label=k)[0]) for k in (0, 1))
         further = redness(generate(whole, range(8), 10, label=1, guidance=Guidance(1.5))[0])
     assert blue.max() < -0.2

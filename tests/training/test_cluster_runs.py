@@ -132,9 +132,9 @@ def test_kid_in_training_is_of_samples_with_the_frequencies_of_training(monkeypa
     measure = prepare_kid(training)
     seen.clear()
     measure()
-    with training.averaged() as model:
+    with training.averaged() as averaged:
         pipeline = ddim.Pipeline(
-            model, training.pixels, training.recipe, training.runtime, class_counts=counts
+            averaged.model, training.pixels, training.recipe, training.runtime, class_counts=counts
         )
         wanted, _ = generate(pipeline, range(24), 2, label="natural")
     assert torch.equal(torch.cat(seen), (wanted * 255).round().byte())

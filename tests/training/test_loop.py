@@ -290,9 +290,9 @@ def test_a_validation_leaves_the_training_untouched(net):
 def test_the_weights_come_back_even_when_a_validation_fails(net):
     run = tiny.training(tiny.recipe(net), updates=3)
     before = tiny.bits(run)
-    with contextlib.suppress(KeyboardInterrupt), run.averaged() as model:
-        assert tiny.different(ema.select_averaged(model), run.average) == []
-        assert not model.training
+    with contextlib.suppress(KeyboardInterrupt), run.averaged() as pipeline:
+        assert tiny.different(ema.select_averaged(pipeline.model), run.average) == []
+        assert not pipeline.model.training
         raise KeyboardInterrupt
     assert tiny.different(before, tiny.bits(run)) == []
     assert all(module.training for module in run.model.modules())

@@ -13,7 +13,6 @@ from ddim.metrics.kid import kid
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8, split_into_parts
 from ddim.runs.image_features import BATCH, ImageSet, compute_features
-from ddim.runs.pipeline import Pipeline, count_images
 from ddim.training.loop import Training
 
 MeasureKID = Callable[[], dict[str, float]]
@@ -48,10 +47,7 @@ def prepare_kid(training: Training) -> MeasureKID:
 
     def measure() -> dict[str, float]:
         label, processes = choose_label(recipe), training.processes
-        with training.averaged() as model:
-            counts = count_images(split.clusters)
-            given = {"class_counts": counts, "vectors": split.vectors}
-            pipeline = Pipeline(model, training.pixels, recipe, training.runtime, **given)
+        with training.averaged() as pipeline:
             parts = processes.share([*split_into_parts(pipeline, range(report.kid), BATCH)])
             features = [
                 extractor(batch).numpy()

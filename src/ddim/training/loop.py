@@ -28,7 +28,7 @@ from ddim.nn.runtime import Runtime
 from ddim.runs.codec import dump
 from ddim.runs.fitting import find_misfit
 from ddim.runs.own_parts import is_own
-from ddim.runs.pipeline import CLUSTERS, VECTORS
+from ddim.runs.pipeline import CLUSTERS, VECTORS, Pipeline, count_images
 from ddim.runs.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw_batch, draw_rows, seed_globally
@@ -228,24 +228,20 @@ class Training:
         return net.no_sync() if isinstance(net, Replica) and not last else nullcontext()
 
     @contextmanager
-    def averaged(self) -> Generator[Model]:
-        """Yield the model in eval mode with its EMA weights, and restore the raw weights at the end.
+    def averaged(self) -> Generator[Pipeline]:
+        """Yield a pipeline with the EMA weights, its model in eval mode; restore the raw weights at the end.
 
         The block is `stoppable_together`, so it must not exchange anything with other processes.
         """
-        state = self.model.state_dict(keep_vars=True)
-        before = {name: state[name].detach().clone() for name in self.average}
+        before = {name: value.clone() for name, value in ema.select_averaged(self.model).items()}
         try:
-            with torch.no_grad():
-                for name, value in self.average.items():
-                    state[name].copy_(value)
-            model = self.model.eval()
+            self.model.load_state_dict(self.average, strict=False)
+            given = {"class_counts": count_images(self.split.clusters), "vectors": self.split.vectors}
+            pipeline = Pipeline(self.model.eval(), self.pixels, self.recipe, self.runtime, **given)
             with self.stoppable_together():
-                yield model
+                yield pipeline
         finally:
-            with torch.no_grad():
-                for name, value in before.items():
-                    state[name].copy_(value)
+            self.model.load_state_dict(before, strict=False)
             self.model.train()
 
     def weights(self) -> dict[str, dict[str, Tensor]]:

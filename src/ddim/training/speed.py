@@ -164,10 +164,10 @@ def _estimate_validation(training: Training) -> float:
 def _time_evaluation(training: Training) -> float:
     """Return the seconds that the network takes for a micro-batch of images, run as in a validation."""
     runtime = training.runtime
-    with training.averaged() as model, runtime.precise(), torch.no_grad():
-        x = runtime.images(model.blank(runtime.micro_batch))
+    with training.averaged() as pipeline, runtime.precise(), torch.no_grad():
+        x = runtime.images(pipeline.model.blank(runtime.micro_batch))
         t = torch.full((len(x),), 0.5, dtype=torch.float64)
-        denoise = model.with_blank_labels(len(x))
+        denoise = pipeline.model.with_blank_labels(len(x))
 
         def evaluate() -> float:
             begin = time.monotonic()

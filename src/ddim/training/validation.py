@@ -31,8 +31,7 @@ def validate(training: Training) -> dict[str, float]:
     times = choose_times(recipe, training.split)
     if not len(times):
         return {}
-    with training.averaged() as model:
-        pipeline = Pipeline(model, training.pixels, recipe, training.runtime)
+    with training.averaged() as pipeline:
         errors = denoise_validation_images(pipeline, training.split, processes.share)
     errors = processes.interleave(errors)
     each = {
@@ -89,9 +88,7 @@ def sample_preview(training: Training) -> Tensor:
     If the run has labels, sample k has class k % classes.
     """
     report, recipe = training.recipe.report, training.recipe
-    with training.averaged() as model:
-        vectors = training.split.vectors
-        pipeline = Pipeline(model, training.pixels, recipe, training.runtime, vectors=vectors)
+    with training.averaged() as pipeline:
         mine = share_seeds(pipeline, range(report.grid))
         label = "all" if recipe.data.labels else default_label(recipe)
         images, _ = generate(pipeline, mine, recipe.steps, label=label)
