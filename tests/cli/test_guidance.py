@@ -162,3 +162,12 @@ def test_help_says_how_to_guide(capsys):
     with pytest.raises(SystemExit):
         main(["sample", "--help"])
     assert "--guide-with @guide --guidance-interval -2,5" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(("name", "always"), [("interpolate", True), ("vary", False)])
+def test_an_interpolation_needs_a_guide_even_with_clusters(name, always, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("(needed with --guidance)" in said) == always
+    assert ("(needed with --guidance, unless RUN has clusters or vectors)" in said) != always

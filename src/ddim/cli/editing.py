@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ddim.runs.file_edits import FileEdit
 
 
-def add_options(parser: argparse.ArgumentParser, *, guided: bool = True) -> None:
-    """Add the options of every edit, and those of guidance unless `guided` is False."""
+def add_options(parser: argparse.ArgumentParser, *, guided: bool = True, classless: bool = False) -> None:
+    """Add the options of every edit, and unless `guided` is False, those of `add_guidance_options`."""
     parser.add_argument("--steps", type=int, default=50, metavar="N", help="sampling steps (default: 50)")
     parser.add_argument("--weights", default="ema", help=WEIGHTS)
     parser.add_argument(
@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser, *, guided: bool = True) -> None
     )
     parser.add_argument("--zoom", type=int, metavar="K", help=ZOOM)
     if guided:
-        add_guidance_options(parser, labels=False)
+        add_guidance_options(parser, labels=False, classless=classless)
     add_machine_options(parser)
 
 

@@ -30,7 +30,7 @@ guidance, with a weaker model, such as RUN/guide:
 
 
 def add_guidance_options(
-    parser: argparse.ArgumentParser, *, several: bool = False, labels: bool = True
+    parser: argparse.ArgumentParser, *, several: bool = False, labels: bool = True, classless: bool = False
 ) -> None:
     """Add the options of guidance.
 
@@ -38,9 +38,10 @@ def add_guidance_options(
         parser: the parser of the command.
         several: whether each option takes a list of values.
         labels: whether the command samples with class labels, and uses what `ddim search` found.
+        classless: whether a command without class labels uses no clusters and no vectors either.
     """
     off = "1 is off (default: what `ddim search --guidance` found, else 1)" if labels else "(default: 1, off)"
-    needed = "(needed with --guidance, unless RUN has clusters or vectors)"
+    needed = f"(needed with --guidance{'' if classless else ', unless RUN has clusters or vectors'})"
     own = "(default: RUN without its label)" if labels else needed
     more = ", one or more" if several else ""
     parser.add_argument(

@@ -34,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=int, default=9, metavar="N", help="number of frames, ends included (default: 9)"
     )
-    editing.add_options(parser)
+    editing.add_options(parser, classless=True)
 
 
 def run(args: argparse.Namespace) -> int:
