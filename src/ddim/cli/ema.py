@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli import RUN
-from ddim.cli.machine import add_machine_options, load_run
+from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result
 from ddim.cli.tables import format_table
 from ddim.errors import UserError
@@ -106,11 +106,12 @@ def _check_options(args: argparse.Namespace) -> None:
 def _pick(args: argparse.Namespace) -> AverageChoice:
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.average_choice import SAMPLES, pick_average
+    from ddim.runs.pipeline import load
 
-    args.weights = "ema"
     by, n, name = args.by or "validation", SAMPLES if args.n is None else args.n, args.name or "picked"
+    loaded = load(args.run, device=args.device, threads=args.threads)
     with ProgressDisplay() as progress:
-        return pick_average(load_run(args), by, n=n, name=name, progress=progress)
+        return pick_average(loaded, by, n=n, name=name, progress=progress)
 
 
 def _describe_choice(choice: AverageChoice) -> str:
