@@ -108,6 +108,12 @@ RUN = (
 )
 """Help of RUN in commands that only read a run."""
 
+LABEL = 'class name, class index or "all" (default: none; clusters: "natural", as often as in training)'
+"""Help of --label."""
+
+PART = '"valid", "train" or "all" (default: valid for the images of the run, all for --data)'
+"""End of the help of --part."""
+
 STEPS = "sampling steps (default: the run's, 20 in most recipes)"
 """Help of --steps."""
 

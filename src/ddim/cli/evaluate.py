@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.cli import RUN, WEIGHTS, check_fields
+from ddim.cli import LABEL, PART, RUN, WEIGHTS, check_fields
 from ddim.cli.choice_tables import format_choices_table, parse_choices
 from ddim.cli.guidance import NAMES, add_guidance_options
 from ddim.cli.machine import add_machine_options
@@ -71,20 +71,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, metavar="S", help="the samples have the seeds S, S+1, ... (default: S = 0)"
     )
-    parser.add_argument(
-        "--label",
-        metavar="L",
-        help='class name, class index or "all" (default: none; clusters: "natural", as often as in training)',
-    )
+    parser.add_argument("--label", metavar="L", help=LABEL)
     add_guidance_options(parser, several=True)
     parser.add_argument("--weights", help=WEIGHTS)
     parser.add_argument("--data", metavar="DATA", help="reference images (default: the run's own)")
-    parser.add_argument(
-        "--part",
-        metavar="PART",
-        help='part of the reference: "valid", "train" or "all" (default: valid for the images of the run, '
-        "all for --data)",
-    )
+    parser.add_argument("--part", metavar="PART", help=f"part of the reference: {PART}")
     parser.add_argument(
         "--features",
         metavar="NAME",

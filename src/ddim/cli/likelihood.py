@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ddim.cli import WEIGHTS
+from ddim.cli import PART, WEIGHTS
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result
 
@@ -46,12 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "(default: vlb)",
     )
     parser.add_argument("--data", metavar="DATA", help="images to measure (default: the run's own)")
-    parser.add_argument(
-        "--part",
-        metavar="PART",
-        help='part of the images: "valid", "train" or "all" (default: valid for the images of the run, '
-        "all for --data)",
-    )
+    parser.add_argument("--part", metavar="PART", help=f"part of the images: {PART}")
     parser.add_argument("-n", type=int, default=64, metavar="N", help="number of images (default: 64)")
     parser.add_argument(
         "--steps", type=int, metavar="N", help="number of steps (default: 1000 for vlb, 50 for ode)"

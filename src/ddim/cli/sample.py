@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ddim.cli import RUN, STEPS, WEIGHTS, ZOOM, check_fields
+from ddim.cli import LABEL, RUN, STEPS, WEIGHTS, ZOOM, check_fields
 from ddim.cli.choices import read_registry
 from ddim.cli.guidance import EPILOG, add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
@@ -70,11 +70,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", metavar="LIST", help="list of seeds instead of -n and --seed, such as 0-35,70"
     )
-    parser.add_argument(
-        "--label",
-        metavar="L",
-        help='class name, class index or "all" (default: none; clusters: "natural", as often as in training)',
-    )
+    parser.add_argument("--label", metavar="L", help=LABEL)
     parser.add_argument("--vector", metavar="X,Y,...", help="the vector of all images")
     parser.add_argument("--vectors", type=Path, metavar="FILE.csv", help="a vector for each image")
     add_guidance_options(parser)
