@@ -26,7 +26,7 @@ from ddim.errors import format_count
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.checkpoint import find_best
-from ddim.runs.folder import CHECKPOINTS, RUN
+from ddim.runs.folder import CHECKPOINTS
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.log import read_metrics
 from ddim.runs.manifest import parse_step
