@@ -149,7 +149,7 @@ def test_likelihoods_of_other_images_use_their_nearest_clusters(run):
 
 def test_a_run_from_the_weights_of_another_takes_over_its_clusters(run, tmp_path):
     parent = ddim.load(run)
-    recipe = tiny.recipe(data__source="blossoms:50", data__labels="clusters:3", images=16)
+    recipe = tiny.recipe(**CHANGES | {"data__source": "blossoms:50", "images": 16})
     child = ddim.load(tiny.train(recipe, tmp_path / "child", source=run))
     assert np.array_equal(child.checkpoint.clusters.centres, parent.checkpoint.clusters.centres)
     mine, parents = (
