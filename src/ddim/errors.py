@@ -273,6 +273,11 @@ def escape(text: str, kept: str = "") -> str:
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
+def shorten_paths(text: str, folder: Path) -> str:
+    """Return a text in which the paths of files in `folder` are relative to this folder."""
+    return text.replace(f"{folder}{os.sep}", "")
+
+
 def suggest(word: str, possible: Iterable[str], likeness: float = 0.6) -> str:
     """Return "; perhaps you meant WORD" for the end of an error message, or "" if no word is similar.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError, suggest
+from ddim.errors import UserError, shorten_paths, suggest
 from ddim.evaluation.record import RECORD, list_evaluations, metric_entry, read_evaluation
 from ddim.experiments.sweep.document import SWEEP, read_plan
 from ddim.experiments.sweep.outcome import read_outcome
@@ -301,7 +301,7 @@ def _describe_fault(folder: Path, error: Exception) -> str:
         text = f"{error.filename} cannot be read: {error.strerror}"
     elif not isinstance(error, UserError):
         text = f"{RUN} or another file is damaged: {type(error).__name__} {error}"
-    return text.replace(f"{folder}{os.sep}", "")
+    return shorten_paths(text, folder)
 
 
 def _planned_images(facts: Mapping[str, Any]) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError
+from ddim.errors import UserError, shorten_paths
 from ddim.runs.edit_folder import FILM, RECORD, STRIP, EditOutput, WrittenEdit, write_edit
 from ddim.runs.edit_work import override_edit_grid
 from ddim.runs.file_edits import FileEdit, Inpainting, Interpolation, Latents, Variations
@@ -35,7 +35,7 @@ def edit_run(task: tasks.EditTask, monitor: Monitor) -> dict[str, Any]:
         return _edit(task, folder, monitor)
     except UserError as error:
         # The folder is temporary, and its path would not help the user.
-        raise UserError(str(error).replace(f"{folder}/", "")) from None
+        raise UserError(shorten_paths(str(error), folder)) from None
 
 
 def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
         "seconds": round(time.monotonic() - start, 3),
         "command": edit_command(task, names),
         "python": edit_call(task, names, grid),
-        "notes": [*describe_views(pipeline), *(note.replace(f"{folder}/", "") for note in notes)],
+        "notes": [*describe_views(pipeline), *(shorten_paths(note, folder) for note in notes)],
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ddim.data.clusters import Clusters
+from ddim.errors import shorten_paths
 from ddim.evaluation.record import metric_entry
 from ddim.experiments.index import Place, Run
 from ddim.metrics.catalogue import METRICS
@@ -118,7 +119,7 @@ def make_row(place: Place, run: Run, folder: Path) -> Row:
 
 
 def _describe_run(row: Row, run: Run) -> Row:
-    why = show_text(run.why.replace(f"{run.path}{os.sep}", ""))[:2000]
+    why = show_text(shorten_paths(run.why, run.path))[:2000]
     if run.state == "damaged" or not run.recipe:
         return Row(row.id, row.name, run.state, row.sweep, why, changed=run.changed)
     data: Mapping[str, Any] = run.recipe["data"]

@@ -11,7 +11,7 @@ from typing import TypeVar
 from fastapi import APIRouter, Response
 
 from ddim.data.clusters import Clusters
-from ddim.errors import UserError
+from ddim.errors import UserError, shorten_paths
 from ddim.runs.flat import flatten_as_text
 from ddim.web.answers import Refused, reply
 from ddim.web.event_stream import EVENTS, Event, EventStream
@@ -92,7 +92,7 @@ def add_run_routes(router: APIRouter, feed: RunFeed, explain: Explainer, trainin
     @router.get("/runs/{run}", response_model=Details)
     async def show_run(run: str) -> Response:
         known, others = await feed.find_run(run), await feed.all_runs()
-        details = await _read(lambda: _describe(run, known, {**others, run: known}))
+        details = await _read(known.place.path, lambda: _describe(run, known, {**others, run: known}))
         can_stop, can_resume = trainings.can_stop(known), trainings.can_resume(known)
         details = replace(details, can_stop=can_stop, can_resume=can_resume)
         if not details.can_sample:
@@ -107,12 +107,12 @@ def add_run_routes(router: APIRouter, feed: RunFeed, explain: Explainer, trainin
     @router.get("/runs/{run}/curves", response_model=Curves)
     async def show_curves(run: str) -> Response:
         path = (await feed.find_run(run)).place.path
-        return reply(await _read(lambda: read_curves(path)))
+        return reply(await _read(path, lambda: read_curves(path)))
 
     @router.get("/runs/{run}/log", response_model=Log)
     async def show_log(run: str) -> Response:
         path = (await feed.find_run(run)).place.path
-        return reply(await _read(lambda: read_log(path)))
+        return reply(await _read(path, lambda: read_log(path)))
 
     @router.get("/runs/{run}/{kind}", response_class=Response)
     async def show_one_picture(run: str, kind: str) -> Response:
@@ -134,12 +134,12 @@ async def _run_events(feed: RunFeed) -> AsyncGenerator[Event, None]:
 
 async def _picture(feed: RunFeed, run: str, kind: str, name: str) -> Response:
     path = (await feed.find_run(run)).place.path
-    content = await _read(lambda: find_picture(path, kind, name).read_bytes())
+    content = await _read(path, lambda: find_picture(path, kind, name).read_bytes())
     return Response(content, media_type="image/webp" if kind == "films" else "image/png")
 
 
-async def _read(work: Callable[[], T]) -> T:
-    """Return the result of `work`, which reads files and is therefore called in a thread.
+async def _read(run: Path, work: Callable[[], T]) -> T:
+    """Return the result of `work`, which reads files of a run and is therefore called in a thread.
 
     Raises:
         Refused: if a file is damaged.
@@ -147,7 +147,7 @@ async def _read(work: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(work)
     except UserError as error:
-        raise Refused(409, Path(str(error)).name if "/" in str(error) else str(error)) from None
+        raise Refused(409, shorten_paths(str(error), run)) from None
     except (TypeError, ValueError, KeyError, LookupError, AttributeError, OSError, RecursionError) as error:
         raise Refused(409, f"a file of this run is damaged: {type(error).__name__}") from None
 
