@@ -7,12 +7,11 @@ from pathlib import Path
 
 from ddim.errors import UserError, describe_given
 from ddim.files import publish_folder, temporary_folder
-from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.fitting import digest_weights
 from ddim.runs.folder import check_unused, make_numbered_folder
 from ddim.runs.hub_run import locate_run
 from ddim.runs.pipeline import LoadedRun, load
-from ddim.runs.run_path import names_checkpoint
+from ddim.runs.run_path import is_checkpoint
 
 
 def check_run_path(run: object) -> None:
@@ -53,7 +52,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
     folder = run.checkpoint.run if isinstance(run, LoadedRun) else locate_run(run)
     if out is not None:
         check_unused(Path(out))
-    elif (folder / MANIFEST).is_file() or names_checkpoint(folder):
+    elif is_checkpoint(folder):
         raise UserError(
             f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
         )
@@ -73,7 +72,7 @@ def open_searched_run(run: str | Path | LoadedRun) -> LoadedRun:
     """
     loaded = load_given_run(run)
     folder = loaded.checkpoint.run
-    if (folder / MANIFEST).is_file() or names_checkpoint(folder):
+    if is_checkpoint(folder):
         raise UserError(f"{folder} is a checkpoint, and the result is saved with a run: give the run folder")
     if isinstance(run, LoadedRun):
         # The weights of a run that was loaded just now are those of its checkpoint.

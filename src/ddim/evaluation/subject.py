@@ -41,7 +41,6 @@ from ddim.evaluation.samples import Samples
 from ddim.files.documents import read_sealed
 from ddim.metrics.features import Extractor, release_pages
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
-from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.classes import Label, find_label
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.generate import P, sample_uint8, with_options
@@ -55,7 +54,7 @@ from ddim.runs.progress import READING, Progress
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.recipe_data import Data
-from ddim.runs.run_path import find_named_checkpoint, find_run_folder, names_checkpoint, suggest_run
+from ddim.runs.run_path import CHECKPOINTS, find_named_checkpoint, find_run_folder, is_checkpoint, suggest_run
 from ddim.runs.sample_files import SAMPLE, SampleArrays
 
 _IDENTITY = ("checkpoint", "step", "weights", "average", "bit_equal")
@@ -115,9 +114,8 @@ class Subject:
 
 def is_run(path: Path) -> bool:
     """Return whether a path names a run (in a folder or on the Hub) or a checkpoint, rather than images."""
-    if names_repository(path):
-        return True
-    return any((path / name).exists() for name in (RUN, CHECKPOINTS, MANIFEST)) or names_checkpoint(path)
+    named = names_repository(path) or is_checkpoint(path)
+    return named or any((path / name).exists() for name in (RUN, CHECKPOINTS))
 
 
 Source = str | Path | Tensor | np.ndarray | Pipeline | Model
@@ -169,7 +167,7 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
 
 def _find_home(path: Path) -> tuple[Path, str]:
     """Return the folder for evaluations of a run or checkpoint, and the start of the names in this folder."""
-    if not (path / MANIFEST).is_file():
+    if not is_checkpoint(path):
         return path / FOLDER, ""
     # Nothing is added to a checkpoint. For a checkpoint of a run, the evaluation is added to the run.
     run = find_run_folder(path)

@@ -32,6 +32,11 @@ def names_checkpoint(run: str | Path) -> bool:
     return named and (run.parent / CHECKPOINTS).is_dir()
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a path is the folder of a checkpoint, RUN/best or RUN/guide."""
+    return (path / checkpoint.MANIFEST).is_file() or names_checkpoint(path)
+
+
 def find_named_checkpoint(run: str | Path) -> Path | None:
     """Return the checkpoint of a run for the path RUN/best or RUN/guide, and None for any other path.
 
