@@ -221,7 +221,7 @@ def test_latex_has_the_values_and_escapes_names():
 def test_notebooks_show_a_table_whose_names_are_escaped():
     page = SONG._repr_html_()
     assert "<td>eta_0 &lt;&amp;&gt;</td><td>* 0.0300 ± 0.0100</td>" in page
-    assert "<li>a &lt;note&gt;</li>" in page
+    assert "<div>a &lt;note&gt;</div>" in page
 
 
 def test_a_data_frame_has_the_records_and_its_package_is_asked_for(monkeypatch):

@@ -116,7 +116,7 @@ def _pick(args: argparse.Namespace) -> AverageChoice:
 
 def _describe_choice(choice: AverageChoice) -> str:
     """Return the table of all measured widths, and the sentences about the best width."""
-    from ddim.evaluation.average_choice import COLUMNS, describe_choice
+    from ddim.evaluation.average_choice import COLUMNS
 
     column = COLUMNS[choice.by]
     head = (
@@ -132,13 +132,14 @@ def _describe_choice(choice: AverageChoice) -> str:
         values = f"{row[column]:.5f}", f"{row['difference']:+.5f}", f"{row['low']:+.5f} to {row['high']:+.5f}"
         name = "" if k else "default"
         rows.append((f"{name} *" if row is choice.best else name, *_describe_width(row), *values))
-    notes = [f"{describe_choice(choice)}: {choice.average.folder}", *choice.notes]
+    notes = [choice.title, *choice.notes]
     return format_table(head, rows, numbers=1) + "\n".join(notes)
 
 
 def _describe_list(found: AverageList) -> str:
     """Return the table of the widths of a run, with the stored averages."""
-    text = f"{found.describe()}\n" + format_table(
+    text = f"{found.title}
+" + format_table(
         ("width", "reconstruction error", "gamma"),
         [(*_describe_width(row), f"{row['gamma']:.2f}") for row in found.rows],
         numbers=0,

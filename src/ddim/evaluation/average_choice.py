@@ -84,11 +84,14 @@ class AverageChoice(Tabular):
         """Return one row for each average; the default average is the first."""
         return self.rows
 
-    def _title(self) -> str:
-        return f"{describe_choice(self)}: {self.average.folder}"
-
-    def _notes(self) -> list[str]:
-        return self.notes
+    @property
+    def title(self) -> str:
+        """The best average, with its folder, and whether it is distinguishable from the default."""
+        best = self.best
+        if best is self.rows[0]:
+            return f"the default average is the best: {self.average.folder}"
+        doubt = ", not distinguishable from the default at 95 %" if best["low"] <= 0 <= best["high"] else ""
+        return f"width {best['width']:.3g} is the best{doubt}: {self.average.folder}"
 
     @property
     def notes(self) -> list[str]:
@@ -109,16 +112,6 @@ class AverageChoice(Tabular):
                 f"not tried, because the error of their reconstruction is above {LARGEST_ERROR:.0%}: {widths}"
             )
         return notes
-
-
-def describe_choice(choice: AverageChoice) -> str:
-    """Return words that name the best average, and say if it is not distinguishable from the default."""
-    best = choice.best
-    if best is choice.rows[0]:
-        return "the default average is the best"
-    sure = best["low"] > 0 or best["high"] < 0
-    about = "" if sure else ", not distinguishable from the default at 95 %"
-    return f"width {best['width']:.3g} is the best{about}"
 
 
 @with_bar

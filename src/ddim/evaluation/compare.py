@@ -140,9 +140,6 @@ class Comparison(Tabular):
             shown[-1] |= {"folder": record["folder"]}
         return shown
 
-    def _title(self) -> str:
-        return self.title
-
     @property
     def remark(self) -> str | None:
         """A note if the NFE per sample differs between the ranked evaluations, else None."""

@@ -108,7 +108,8 @@ class Diagnosis(Tabular):
     def _picture(self) -> str:
         return embed_png(render_png(rasterise(self.figure())))
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
         from ddim.evaluation.diagnosis_report import list_findings
 
         return "\n".join(list_findings(self))

@@ -93,9 +93,11 @@ class SearchedGuidance(Tabular):
             for part, trial in parts
         ]
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
         return "KID, lower is better, with its 95 % confidence interval"
 
-    def _notes(self) -> list[str]:
+    @property
+    def notes(self) -> list[str]:
         unsaved = "saved guidance holds for all labels, so that of a chosen label is not saved"
         return [f"on fresh samples, {self.verdict}", *([] if self.saved else [unsaved])]

@@ -52,9 +52,10 @@ class Likelihood(Tabular):
         return [{"image": k, "bits_per_dim": bits} for k, bits in enumerate(self.bits.tolist())]
 
     def __repr__(self) -> str:
-        return self._title()
+        return self.title
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
         return f"{self} bits per dimension, {len(self.bits):,} images"
 
     @property

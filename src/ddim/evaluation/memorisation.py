@@ -78,7 +78,8 @@ class Memorisation(Tabular):
     def _picture(self) -> str:
         return embed_png((self.folder / "pairs.png").read_bytes())
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
         return str(self)
 
     def __str__(self) -> str:

@@ -82,12 +82,14 @@ class Evaluation(Tabular):
         sheet = self.folder / GRID
         return embed_png(sheet.read_bytes()) if sheet.is_file() else ""
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
         generated, of = self.record["generated"], self.record["reference"]
         reference = describe_part(of["images"], of["part"], of["source"])
         return f"{self.name}: {generated['images']:,} images against {reference}; {self.folder}"
 
-    def _notes(self) -> list[str]:
+    @property
+    def notes(self) -> list[str]:
         """Return the notes of the record, such as one about the bias of FID."""
         return [f"note: {note}" for note in self.record.get("notes", [])]
 

@@ -54,7 +54,7 @@ from ddim.runs.progress import READING, Progress
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.recipe_data import Data
-from ddim.runs.run_path import CHECKPOINTS, find_named_checkpoint, find_run_folder, is_checkpoint, suggest_run
+from ddim.runs.run_path import find_named_checkpoint, find_run_folder, is_checkpoint, suggest_run
 from ddim.runs.sample_files import SAMPLE, SampleArrays
 
 _IDENTITY = ("checkpoint", "step", "weights", "average", "bit_equal")

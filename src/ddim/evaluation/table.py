@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from ddim.evaluation.choices import Choice
 from ddim.evaluation.compare import Difference
 from ddim.evaluation.record import Evaluation, describe_part, metric_entry
 from ddim.metrics.catalogue import METRICS, find_metric
-from ddim.plots.tabular import Tabular, format_rows
+from ddim.plots.tabular import Tabular
 from ddim.runs.guidance_name import name_guidance
 
 EXPLAINED = (
@@ -67,8 +66,10 @@ class EvaluationTable(Tabular):
 
     def __str__(self) -> str:
         """Return the title, the values of all rows and columns, and the notes."""
-        rows = [dict(zip(["", *self.columns], row, strict=True)) for row in self.value_rows()]
-        return "\n".join([self.title, format_rows(rows), *self.notes])
+        return super().__repr__()
+
+    def _shown_rows(self) -> list[dict[str, str]]:
+        return [dict(zip(["", *self.columns], row, strict=True)) for row in self.value_rows()]
 
     @property
     def rows(self) -> list[str]:
@@ -171,19 +172,6 @@ class EvaluationTable(Tabular):
             r"\end{tabular}",
         ]
         return "\n".join(lines) + "\n"
-
-    def _repr_html_(self) -> str:
-        """Return the table as HTML, for notebooks."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *self.columns])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>"
-            for row in self.value_rows()
-        )
-        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return (
-            f"<table><caption>{html.escape(self.title)}</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table><ul>{notes}</ul>"
-        )
 
     def _text_rows(self, text: Callable[[TableCell], str]) -> list[list[str]]:
         return [

@@ -116,7 +116,8 @@ class TrainingPlan(Tabular):
     def _speeds(self) -> list[Speed]:
         return list(dict.fromkeys(run.speed for run in self.runs))
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
         first = self.runs[0]
         height, width = first.recipe.data.size
         return "\n".join(
@@ -142,7 +143,8 @@ class TrainingPlan(Tabular):
             rows.append(row)
         return rows
 
-    def _notes(self) -> Sequence[str]:
+    @property
+    def notes(self) -> Sequence[str]:
         return [*self.cautions, *_describe_sources(self), *self._advice()]
 
     def _advice(self) -> list[str]:

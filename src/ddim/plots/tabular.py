@@ -39,7 +39,7 @@ class Tabular:
         return pd.DataFrame([{n: v if n in known else math.nan for n, v in row.items()} for row in rows])
 
     def __repr__(self) -> str:
-        return "\n".join([self._title(), format_rows(self._shown_rows()), *self._notes()])
+        return "\n".join([self.title, format_rows(self._shown_rows()), *self.notes])
 
     def _repr_html_(self) -> str:
         every = self._shown_rows()
@@ -49,9 +49,9 @@ class Tabular:
             "".join(f"<td>{html.escape(format_cell(value))}</td>" for value in row.values()) for row in rows
         ]
         body = "".join(f"<tr>{line}</tr>" for line in cells)
-        below = [*_shown_note(every), *self._notes()]
+        below = [*_shown_note(every), *self.notes]
         note = "".join(f"<div>{html.escape(text)}</div>" for text in below)
-        lines = "".join(f"<div>{html.escape(line)}</div>" for line in self._title().splitlines())
+        lines = "".join(f"<div>{html.escape(line)}</div>" for line in self.title.splitlines())
         return f"{lines}{self._picture()}<table><tr>{heads}</tr>{body}</table>{note}"
 
     def _shown_rows(self) -> Sequence[Row]:
@@ -62,12 +62,14 @@ class Tabular:
         """Return HTML between the title and the table, such as the result of `embed_png`."""
         return ""
 
-    def _title(self) -> str:
-        """Return the line above the table."""
+    @property
+    def title(self) -> str:
+        """The line above the table."""
         return type(self).__name__
 
-    def _notes(self) -> Sequence[str]:
-        """Return the lines below the table."""
+    @property
+    def notes(self) -> Sequence[str]:
+        """The lines below the table."""
         return ()
 
 

@@ -153,7 +153,8 @@ class ReconstructedAverage(Tabular):
         """Return one row with the width, the power, the error and the step."""
         return [describe_average(self.name, self.facts)]
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
         return f"average {self.name}: {self.folder}"
 
 
@@ -252,15 +253,14 @@ class AverageList(Tabular):
         """Return a dictionary for each width, with its power and the error of its reconstruction."""
         return self.rows
 
-    def describe(self) -> str:
-        """Return a line with the run folder, and the steps and the size of its snapshots."""
+    @property
+    def title(self) -> str:
+        """The run folder, and the steps and the size of its snapshots."""
         steps = ", ".join(map(str, self.snapshots))
         return f"{self.run}: snapshots of steps {steps}, {self.size / 1e6:.1f} MB"
 
-    def _title(self) -> str:
-        return self.describe()
-
-    def _notes(self) -> list[str]:
+    @property
+    def notes(self) -> list[str]:
         names = ", ".join(row["weights"] for row in self.stored if row["step"] == self.step)
         return [f"stored averages: {names}"] if names else []
 

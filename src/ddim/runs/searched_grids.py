@@ -38,7 +38,8 @@ class SearchedGrid(Tabular):
         errors = {"searched": self.error, **self.named}
         return [{"grid": name, self.measure: error} for name, error in errors.items()]
 
-    def _title(self) -> str:
+    @property
+    def title(self) -> str:
         return f"times {', '.join(f'{t:.4g}' for t in self.times)}"
 
 
