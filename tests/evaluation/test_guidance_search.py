@@ -17,7 +17,7 @@ from ddim.evaluation import guidance_search
 from ddim.evaluation.compare import Difference
 from ddim.evaluation.guidance_search import SCALES, SearchedGuidance, Trial, search_guidance
 from ddim.evaluation.reference import Reference
-from ddim.evaluation.sample_features import Part
+from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.evaluation.subject import open_subject
 from ddim.runs.generate import generate, with_options
@@ -58,7 +58,7 @@ def quality(monkeypatch):
             reference = np.random.default_rng(0).standard_normal((N, 12))
             yield Part((reference + offset + 0.1 * draw.standard_normal((N, 12))).astype(np.float32), None, 0)
 
-        monkeypatch.setattr(guidance_search.SampledParts, "__call__", parts)
+        monkeypatch.setattr(SampledParts, "__call__", parts)
         held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
         monkeypatch.setattr(guidance_search, "compute_features", lambda *_: held_out)
 

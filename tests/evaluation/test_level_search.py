@@ -12,7 +12,7 @@ import tiny
 from ddim.diffusion.grids import Karras
 from ddim.errors import SamplesNotFinite, UserError
 from ddim.evaluation import grid_search, level_search
-from ddim.evaluation.sample_features import Part
+from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.runs.pipeline import load
 from ddim.training.distill import distill, make_student
 from stubs import stub
@@ -39,7 +39,7 @@ def student(trained, tmp_path, monkeypatch):
         yield Part((held_out + offset + 0.1 * draw).astype(np.float32), None, 0)
 
     held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
-    monkeypatch.setattr(level_search.SampledParts, "__call__", parts)
+    monkeypatch.setattr(SampledParts, "__call__", parts)
     monkeypatch.setattr(level_search, "compute_features", lambda *_: held_out)
     monkeypatch.setattr(grid_search, "load_extractor", stub)
     return Path(shutil.copytree(trained, tmp_path / "student"))
@@ -68,7 +68,7 @@ def test_a_level_that_is_lowest_by_chance_is_not_used(student, monkeypatch, caps
         draw = np.random.default_rng([self.seeds[0], int(100 * self.pipeline.recipe.grid.sigma_min)])
         yield Part(draw.standard_normal((N, 12)).astype(np.float32), None, 0)
 
-    monkeypatch.setattr(level_search.SampledParts, "__call__", parts)
+    monkeypatch.setattr(SampledParts, "__call__", parts)
     found = ddim.search(student, seeds=N)
     assert min(found.named, key=found.named.__getitem__) != "sigma_min 10"
     assert found.error == found.named["sigma_min 10"]
@@ -82,7 +82,7 @@ def test_a_student_without_finite_samples_is_refused(student, monkeypatch):
     def parts(self, extractor, shown):
         raise SamplesNotFinite("samples must be finite")
 
-    monkeypatch.setattr(level_search.SampledParts, "__call__", parts)
+    monkeypatch.setattr(SampledParts, "__call__", parts)
     with pytest.raises(UserError, match="the samples of the student are not finite"):
         ddim.search(student, seeds=N)
     assert not (student / "grids.json").exists()

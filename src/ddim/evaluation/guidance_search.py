@@ -18,17 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ddim.errors import SamplesNotFinite, UserError, check_count, format_count
-from ddim.evaluation.compare import Difference
+from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.grid_search import FIRST_SEED
 from ddim.evaluation.guidance_trials import SearchedGuidance, Trial
 from ddim.evaluation.reference import Reference, check_enough, open_reference
 from ddim.evaluation.run_folder import open_searched_run
-from ddim.evaluation.sample_features import SampledParts
+from ddim.evaluation.sample_features import compare_paired, sample_features
 from ddim.evaluation.sampler_errors import count_levels
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
-from ddim.metrics.kid import kid, kid_difference
+from ddim.metrics.kid import kid
 from ddim.runs.classes import Label, choose_label, find_label
 from ddim.runs.generate import with_options
 from ddim.runs.guidance import OFF, Guidance, count_evaluations
@@ -37,7 +36,6 @@ from ddim.runs.image_features import compute_features
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, ignore_progress
-from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import GUIDE
 from ddim.runs.searched_grids import list_changed
@@ -197,10 +195,7 @@ class _Search:
         steps, fresh = self.steps if few else self.equal_steps(found.nfe), FIRST_SEED + self.n
         one, mine = self.measure(best, self.steps, reference, fresh)
         other, theirs = self.measure(OFF, steps, reference, fresh)
-        values = (math.inf,) * 3
-        if mine is not None and theirs is not None:
-            values = kid_difference(mine, theirs, reference, paired=True)
-        difference = Difference(*values, paired=True)
+        difference = compare_paired(mine, theirs, reference)
         return SearchedGuidance((*trials, *(trial for trial, _ in guided)), one, other, difference)
 
     def at(self, steps: int) -> LoadedRun:
@@ -216,15 +211,13 @@ class _Search:
         """
         run = self.at(steps)
         seeds, nfe = range(first, first + self.n), count_evaluations(run, steps, guidance)
-        sampling = sampling_record(run, seeds, steps, nfe, self.label, guidance)
 
         def report(what: str, done: float, total: int) -> None:
             self.progress("settings", self.done + done / total, self.total)
 
-        parts = SampledParts(run, seeds, steps, self.label, guidance, sampling, report)
-        features, values = None, (math.inf,) * 3
-        with suppress(SamplesNotFinite):
-            features = np.concatenate([part.features for part in parts(self.extractor, 0)])
+        features = sample_features(run, steps, seeds, self.label, guidance, self.extractor, report)
+        values = (math.inf,) * 3
+        if features is not None:
             found = kid(features, reference, subsets=1)
             values = found.value, found.low, found.high
         self.done += 1

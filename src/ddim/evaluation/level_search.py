@@ -7,25 +7,23 @@ reference is samples with more steps. This is not possible for a student, which 
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 
 from ddim.diffusion.grids import Karras
-from ddim.errors import SamplesNotFinite, UserError
+from ddim.errors import UserError
 from ddim.evaluation.reference import Reference, check_enough, open_reference
-from ddim.evaluation.sample_features import SampledParts
+from ddim.evaluation.sample_features import compare_paired, sample_features
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
-from ddim.metrics.kid import kid, kid_difference
+from ddim.metrics.kid import kid
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import find_grid_ends
-from ddim.runs.guidance import OFF, count_evaluations
+from ddim.runs.guidance import OFF
 from ddim.runs.image_features import compute_features
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress
-from ddim.runs.provenance import sampling_record
 from ddim.runs.searched_grids import SearchedGrid
 
 FACTOR = 1.6
@@ -68,13 +66,13 @@ def search_levels(
         replace(own, sigma_min=level) for level in levels if level < most / FACTOR or level == own.sigma_min
     ]
     reference = compute_features(check_enough(open_reference(run, Reference()), LEAST), extractor)
-    total = len(grids) + 2
+    label, total = choose_label(run.recipe), len(grids) + 2
 
     def measure(grid: Karras, seeds: range, place: int) -> np.ndarray | None:
         def report(what: str, done: float, of: int) -> None:
             progress("grids", place + done / of, total)
 
-        return _sample_features(run.with_recipe(grid=grid), steps, seeds, extractor, report)
+        return sample_features(run.with_recipe(grid=grid), steps, seeds, label, OFF, extractor, report)
 
     values = [math.inf] * len(grids)
     for k, grid in enumerate(grids):
@@ -86,23 +84,8 @@ def search_levels(
     fresh = range(seeds.stop, seeds.stop + len(seeds))
     if best != usual and math.isfinite(values[best]):
         mine, theirs = (measure(grids[which], fresh, len(grids) + k) for k, which in enumerate((best, usual)))
-        sure = mine is not None and (
-            theirs is None or kid_difference(mine, theirs, reference, paired=True)[2] < 0
-        )
-        best = best if sure else usual
+        best = best if compare_paired(mine, theirs, reference).high < 0 else usual
     if math.isinf(values[best]):
         raise UserError("the samples of the student are not finite: it cannot be used")
     progress("grids", total, total)
     return SearchedGrid(tuple(grids[best](steps, schedule).tolist()), values[best], errors, "kid")
-
-
-def _sample_features(
-    run: LoadedRun, steps: int, seeds: range, extractor: Extractor, progress: Progress
-) -> np.ndarray | None:
-    """Return the features of the samples of a run; None if a sample is NaN."""
-    label = choose_label(run.recipe)
-    record = sampling_record(run, seeds, steps, count_evaluations(run, steps), label, OFF)
-    parts = SampledParts(run, seeds, steps, label, OFF, record, progress)
-    with suppress(SamplesNotFinite):
-        return np.concatenate([part.features for part in parts(extractor, 0)])
-    return None

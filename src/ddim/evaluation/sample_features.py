@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,17 +25,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ddim.errors import UserError
+from ddim.errors import SamplesNotFinite, UserError
+from ddim.evaluation.compare import Difference
 from ddim.files import cache_folder, make_folder, read_file, write_atomic
 from ddim.metrics.features import Extractor
+from ddim.metrics.kid import kid_difference
 from ddim.nn.processes import current_processes
 from ddim.runs.classes import Label
 from ddim.runs.generate import sample_uint8, split_into_parts
-from ddim.runs.guidance import Guidance
+from ddim.runs.guidance import Guidance, count_evaluations
 from ddim.runs.image_features import BATCH, unwritable_cache
-from ddim.runs.pipeline import Pipeline
+from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
-from ddim.runs.provenance import sample_conditions
+from ddim.runs.provenance import sample_conditions, sampling_record
 
 LARGEST_PART = 2**32
 """The largest file of a part that is read, in bytes."""
@@ -182,6 +185,31 @@ class SampledParts:
         facts += [] if extractor is None else [extractor.name, extractor.weights, extractor.resize]
         identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return cache_folder() / "features" / f"samples-{identity}"
+
+
+def sample_features(
+    run: LoadedRun,
+    steps: int,
+    seeds: range,
+    label: Label,
+    guidance: Guidance,
+    extractor: Extractor,
+    progress: Progress,
+) -> np.ndarray | None:
+    """Return the features (n, d) of the samples of a run, from the cache if possible; None if one is NaN."""
+    record = sampling_record(run, seeds, steps, count_evaluations(run, steps, guidance), label, guidance)
+    parts = SampledParts(run, seeds, steps, label, guidance, record, progress)
+    with suppress(SamplesNotFinite):
+        return np.concatenate([part.features for part in parts(extractor, 0)])
+    return None
+
+
+def compare_paired(mine: np.ndarray | None, theirs: np.ndarray | None, reference: np.ndarray) -> Difference:
+    """Return the KID of `mine` minus that of `theirs`; infinite, so not a gain, if one of them is None."""
+    values = (math.inf,) * 3
+    if mine is not None and theirs is not None:
+        values = kid_difference(mine, theirs, reference, paired=True)
+    return Difference(*values, paired=True)
 
 
 def _create_folder(folder: Path) -> None:
