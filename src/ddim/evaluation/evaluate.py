@@ -35,13 +35,13 @@ from ddim.evaluation.record import (
 from ddim.evaluation.reference import BY_ARGUMENT, Part, Reference, name_source
 from ddim.evaluation.samples import Samples
 from ddim.evaluation.subject import Source, Subject, open_subject
-from ddim.files import atomic_file, hash_file, publish_folder, temporary_folder
+from ddim.files import atomic_file, hash_file, temporary_folder
 from ddim.files.documents import write_sealed
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, load_extractor, write_npy_header
 from ddim.nn.processes import current_processes, join_processes
 from ddim.plots.pictures import enlarge, make_sheet, save_png
-from ddim.runs.folder import check_unused, make_numbered_folder
+from ddim.runs.folder import check_unused, publish_output
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import open_progress
@@ -187,7 +187,7 @@ def _evaluate_as_lead(
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
         write_sealed(folder / RECORD, make_record("evaluation", content, schema=SCHEMA))
-        found = read_evaluation(_publish(folder, subject, out))
+        found = read_evaluation(publish_output(folder, out, subject.home, subject.stem))
     if out is None and not subject.stem:
         _show(subject.home.parent, found)
     return found
@@ -269,14 +269,6 @@ def describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, A
             "sha256": reference.identity(extractor),
         },
     }
-
-
-def _publish(folder: Path, subject: Subject, out: Path | None) -> Path:
-    """Rename the finished folder to `out`, or to the next free number, and return its path."""
-    if out is not None:
-        publish_folder(folder, out)
-        return out
-    return make_numbered_folder(subject.home, subject.stem, folder)
 
 
 def _show(run: Path, found: Evaluation) -> None:

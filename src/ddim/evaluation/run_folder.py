@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddim.errors import UserError, describe_given
-from ddim.files import publish_folder, temporary_folder
+from ddim.files import temporary_folder
 from ddim.runs.fitting import digest_weights
-from ddim.runs.folder import check_unused, make_numbered_folder
+from ddim.runs.folder import check_unused, publish_output
 from ddim.runs.hub_run import locate_run
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.run_path import is_checkpoint
@@ -104,10 +104,7 @@ def write_results(run: LoadedRun, kind: str, out: str | Path | None, write: Call
         out: the folder; None for the next RUN/<kind>/N.
         write: writes the files into a temporary folder.
     """
-    parent = run.checkpoint.run / kind
-    with temporary_folder(parent / kind if out is None else Path(out)) as folder:
+    parent, out = run.checkpoint.run / kind, None if out is None else Path(out)
+    with temporary_folder(out or parent / kind) as folder:
         write(folder)
-        if out is None:
-            return make_numbered_folder(parent, filled=folder)
-        publish_folder(folder, Path(out))
-        return Path(out)
+        return publish_output(folder, out, parent)

@@ -10,13 +10,13 @@ from typing import Any
 from ddim.errors import UserError, suggest
 from ddim.experiments.export_notes import describe_differences
 from ddim.experiments.model_card import CARD, make_card
-from ddim.files import publish_folder, temporary_folder, write_atomic
+from ddim.files import temporary_folder, write_atomic
 from ddim.files.documents import write_json
 from ddim.plots.page import Block, Code, Heading, Text
 from ddim.runs.codec import write_recipe
 from ddim.runs.diffusers_format import export_to_diffusers
 from ddim.runs.diffusers_weights import pack_weights
-from ddim.runs.folder import check_unused, make_numbered_folder
+from ddim.runs.folder import check_unused, publish_output
 from ddim.runs.network_program import ONNX, OUTPUT, PROGRAM, write_onnx, write_program
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.publishing import hide_folders
@@ -157,21 +157,19 @@ def export_run(
         raise UserError(
             f"the number of steps is saved in {GUIDE}, which a {to} export does not have: leave steps out"
         )
+    out = None if out is None else Path(out)
     if out is not None:
-        check_unused(Path(out))
+        check_unused(out)
     loaded = load(run, weights, own=own, device="cpu")
     name = find_run_folder(loaded.checkpoint.run).resolve().name
-    parent = Path("exports") if out is None else Path(out).parent
-    with temporary_folder(parent / name if out is None else Path(out)) as folder:
+    parent = Path("exports")
+    with temporary_folder(out or parent / name) as folder:
         notes, opening = _write_format(loaded, folder, to, steps, describe_differences(loaded, to, steps))
         card, images = make_card(loaded, opening)
         for file, png in images.items():
             write_atomic(folder / file, png)
         write_atomic(folder / CARD, card.encode())
-        if out is not None:
-            publish_folder(folder, Path(out))
-            return Export(Path(out), to, notes)
-        return Export(make_numbered_folder(parent, f"{name}-{to}-", folder, least=True), to, notes)
+        return Export(publish_output(folder, out, parent, f"{name}-{to}-", least=True), to, notes)
 
 
 def _write_format(

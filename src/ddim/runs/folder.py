@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ddim.errors import UserError, explain_os_error
-from ddim.files import make_folder, sync_folder
+from ddim.files import make_folder, publish_folder, sync_folder
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import LOCK, TEMPORARY
 from ddim.runs.manifest import parse_step
@@ -134,6 +134,16 @@ def make_numbered_folder(
         n += 1
     sync_folder(parent)
     return parent / f"{stem}{n}"
+
+
+def publish_output(
+    filled: Path, out: Path | None, parent: Path, stem: str = "", *, least: bool = False
+) -> Path:
+    """Rename a filled folder to `out`, by default as `make_numbered_folder` does, and return its new path."""
+    if out is None:
+        return make_numbered_folder(parent, stem, filled, least=least)
+    publish_folder(filled, out)
+    return out
 
 
 def make_output_folder(out: Path | None, parent: str, stem: str, *, least: bool = True) -> Path:
