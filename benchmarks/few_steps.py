@@ -24,11 +24,9 @@ def main() -> None:
     parser.add_argument("--budgets", default="5,10,20")
     args = parser.parse_args()
     trained = load(args.run)
-    schedule = trained.recipe.sampling_schedule
     first, end = find_grid_ends(trained.recipe, trained.recipe.steps)
     budgets = tuple(map(int, args.budgets.split(",")))
-    error = sampler_errors.sampling_error_of_run(trained, end, range(args.seeds), first)
-    cells = sampler_errors.compare_samplers(error, schedule, end, budgets, first)
+    cells = sampler_errors.compare_samplers_on_run(trained, budgets, range(args.seeds))
     base = {c.nfe: c.error for c in cells if (c.sampler, c.grid) == ("DDIM", "uniform")}
     grids = list(dict.fromkeys(cell.grid for cell in cells))
     print(

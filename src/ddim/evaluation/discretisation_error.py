@@ -17,24 +17,14 @@ from ddim.diffusion.samplers import EDM, Sampler, State, final_sample, initial_n
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.runs.classes import default_label
-from ddim.runs.generate import fill_micro_batches, find_grid_ends
+from ddim.runs.generate import fill_micro_batches
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.progress import Progress, ignore_progress
-from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_unconditional
 
 SamplingError = Callable[[Sampler, Tensor], float]
 """Maps a sampler and decreasing times (N,) to the mean squared error of its samples."""
-
-
-def choose_ends(recipe: Recipe, steps: int, end: float | None) -> tuple[float, float]:
-    """Return the first and the last time of a recipe's grid of `steps` times; `end` replaces the last time.
-
-    If `end` is None, the last time of the grid is returned.
-    """
-    first, last = find_grid_ends(recipe, steps)
-    return first, last if end is None else end
 
 
 def lay_named_grids(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> dict[str, Tensor]:

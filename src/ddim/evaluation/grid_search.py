@@ -16,7 +16,6 @@ from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.evaluation.discretisation_error import (
     check_times_between,
-    choose_ends,
     count_reference_levels,
     error_against_reference,
     lay_named_grids,
@@ -28,6 +27,7 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.runs import searched_grids
 from ddim.runs.codec import override
+from ddim.runs.generate import find_grid_ends
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, ignore_progress
@@ -98,15 +98,15 @@ def search_grid(
         raise UserError("--sampler must be deterministic, because fresh noise would change the samples")
     # If `end` is given, only the first time of the run's grid is needed. It is then taken from the grid with
     # the run's own number of steps, because a grid with `steps` times may not exist.
-    first, last = choose_ends(recipe, max(steps, 2) if end is None else recipe.steps, end)
-    check_times_between(steps, recipe.sampling_schedule, last, first)
+    first, last = find_grid_ends(recipe, max(steps, 2) if end is None else recipe.steps)
+    last = last if end is None else end
+    schedule = recipe.sampling_schedule
+    check_times_between(steps, schedule, last, first)
     # If grids.json cannot be read, this fails now and not after the search.
     searched_grids.find_saved_grid(folder, recipe.sampler, steps, weights)
     tried = range(FIRST_SEED, FIRST_SEED + seeds)
     error = error_against_reference(run, last, tried, count_reference_levels(steps), first, progress)
-    found = search_times(
-        steps, recipe.sampling_schedule, last, lambda times: error(recipe.sampler, times), first, progress
-    )
+    found = search_times(steps, schedule, last, lambda times: error(recipe.sampler, times), first, progress)
     make_folder(folder)
     searched_grids.save_grid(folder, recipe.sampler, steps, weights, found)
     return found

@@ -33,11 +33,11 @@ from ddim.errors import check_count
 from ddim.evaluation.discretisation_error import (
     SamplingError,
     check_times_between,
-    choose_ends,
     count_reference_levels,
     error_against_reference,
 )
 from ddim.evaluation.sampler_errors import count_levels
+from ddim.runs.generate import find_grid_ends
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline
@@ -230,7 +230,8 @@ def ablate_sampler(
     # Heun's method needs 3 evaluations for a grid of two times, the smallest grid.
     check_count("evaluations", evaluations, 3)
     schedule = pipeline.recipe.sampling_schedule
-    first, end = choose_ends(pipeline.recipe, pipeline.recipe.steps, end)
+    first, last = find_grid_ends(pipeline.recipe, pipeline.recipe.steps)
+    end = last if end is None else end
     levels = count_reference_levels(count_levels(EDM(), evaluations))
     check_times_between(levels, schedule, end, first)
     error = error_against_reference(pipeline, end, range(seeds), levels, first, progress, guidance)

@@ -26,10 +26,10 @@ from ddim.errors import UserError
 from ddim.evaluation.discretisation_error import (
     SamplingError,
     check_times_between,
-    choose_ends,
     error_against_reference,
     lay_named_grids,
 )
+from ddim.runs.generate import find_grid_ends
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.progress import Progress, ignore_progress
 
@@ -80,8 +80,15 @@ def compare_samplers_on_run(
         UserError: if the schedule is a table with too few different noise levels.
     """
     schedule = pipeline.recipe.sampling_schedule
-    first, end = choose_ends(pipeline.recipe, pipeline.recipe.steps, None)
-    error = sampling_error_of_run(pipeline, end, seeds, first, progress)
+    first, end = find_grid_ends(pipeline.recipe, pipeline.recipe.steps)
+    try:
+        check_times_between(REFERENCE_LEVELS, schedule, end, first)
+    except UserError:
+        raise UserError(
+            "samplers cannot be compared on this run: its schedule does not have "
+            f"{REFERENCE_LEVELS} different noise levels"
+        ) from None
+    error = error_against_reference(pipeline, end, seeds, REFERENCE_LEVELS, first, progress)
     return compare_samplers(error, schedule, end, budgets, first, progress)
 
 
@@ -125,37 +132,6 @@ def compare_samplers(
                 found.append(SamplerError(name, grid, spent, error(sampler, times)))
                 progress("samplers", len(found), total)
     return found
-
-
-def sampling_error_of_run(
-    pipeline: Pipeline,
-    end: float,
-    seeds: Sequence[int],
-    first: float = 1.0,
-    progress: Progress = ignore_progress,
-) -> SamplingError:
-    """Return a function that measures the error of a run's samples against a reference.
-
-    The grid of the reference has `REFERENCE_LEVELS` timesteps.
-
-    Args:
-        pipeline: the run.
-        end: the last time.
-        seeds: the seeds of the samples.
-        first: the first time.
-        progress: called with "reference samples" after each step.
-
-    Raises:
-        UserError: if the schedule is a table with too few different noise levels.
-    """
-    try:
-        check_times_between(REFERENCE_LEVELS, pipeline.recipe.sampling_schedule, end, first)
-    except UserError:
-        raise UserError(
-            "samplers cannot be compared on this run: its schedule does not have "
-            f"{REFERENCE_LEVELS} different noise levels"
-        ) from None
-    return error_against_reference(pipeline, end, seeds, REFERENCE_LEVELS, first, progress)
 
 
 def sampling_error_of_oracle(law: Mixture, x: Tensor, end: float) -> SamplingError:
