@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ddim.diffusion.log_snr import BIN
-from ddim.evaluation.denoising import LevelErrors
-from ddim.evaluation.diagnose import Diagnosis
-from ddim.evaluation.gradient_noise import BATCHES
+from ddim.evaluation.denoising import Gap, LevelErrors, measure_gap
+from ddim.evaluation.gradient_noise import BATCHES, NoiseScale
+from ddim.evaluation.noise_range import NoiseRange
 from ddim.evaluation.run_folder import write_results
 from ddim.files.documents import write_sealed
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.plots import charts
-from ddim.plots.pictures import save_png
+from ddim.plots.pictures import render_png, save_png
+from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import make_record
@@ -27,6 +29,71 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIDES = {"training": charts.COLOURS[0], "held out": charts.COLOURS[1]}
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Tabular):
+    """The results of `diagnose`: findings, a figure, and errors at each noise level as a table.
+
+    Args:
+        train: denoising errors on training images at each noise level.
+        held_out: denoising errors on held-out images, None if there are fewer than two held-out images.
+        uniform_times: the share of times in each bin of log-SNR, keyed by the lower edge of the bin, if times
+            are distributed uniformly.
+        training_times: the same shares, if times are distributed as in the training of the run.
+        plateaus: the share of uniformly distributed times on each plateau of the schedule, keyed by log-SNR.
+            A plateau is a noise level that many times share.
+        split: the numbers of training images and of held-out images that the run has.
+        schedule_range: the largest (cleanest) and the smallest (noisiest) log-SNR of the schedule.
+        noise_range: the range of log-SNR that the images need.
+        noise_scale: the gradient noise scale, which suggests a batch size.
+        batch: the batch size of the run.
+    """
+
+    train: LevelErrors
+    held_out: LevelErrors | None
+    uniform_times: dict[int, float]
+    training_times: dict[int, float]
+    plateaus: dict[float, float]
+    split: tuple[int, int]
+    schedule_range: tuple[float, float]
+    noise_range: NoiseRange
+    noise_scale: NoiseScale
+    batch: int
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one dictionary for each noise level, with the errors on held-out images.
+
+        If `held_out` is None, the errors on training images replace them.
+        """
+        errors, gap = self.held_out or self.train, self.gap
+        noise, image = estimate_mean(errors.noise_mse), estimate_mean(errors.image_mse)
+        columns = {
+            "log_snr": errors.log_snr,
+            "noise_mse": noise.value,
+            "noise_mse_low": noise.low,
+            "noise_mse_high": noise.high,
+            "image_mse": image.value,
+            "slope": errors.slope.value,
+            **({} if gap is None else {"gap_to_training": gap.by_level.value}),
+        }
+        return [{name: float(x[k]) for name, x in columns.items()} for k in range(len(errors.log_snr))]
+
+    def figure(self, title: str = "") -> Figure:
+        """Return a figure by noise level: errors, gap of training and held-out errors, calibration, times."""
+        return draw_diagnosis(self, title)
+
+    def _picture(self) -> str:
+        return embed_png(render_png(charts.rasterise(self.figure())))
+
+    @property
+    def title(self) -> str:
+        return "\n".join(list_findings(self))
+
+    @property
+    def gap(self) -> Gap | None:
+        """The gap between the errors on held-out and on training images; None without `held_out`."""
+        return None if self.held_out is None else measure_gap(self.train, self.held_out)
 
 
 def write_diagnosis(d: Diagnosis, run: LoadedRun, out: str | Path | None = None) -> Path:
