@@ -47,19 +47,6 @@ from stubs import stub
 FEW = Samples(n=40, steps=2)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished run with 30 images held out."""
-    recipe = tiny.recipe(data__source="blossoms:60", data__validation="0.5", optim__warmup="0")
-    return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    """A copy of the finished run, to which tests may write."""
-    return Path(shutil.copytree(trained, tmp_path / "one"))
-
-
 def held_out(run):
     recipe = read_run_recipe(run)
     images = open_images(recipe.data.source, recipe.data.size)

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 import ddim
-import tiny
 from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import evaluate_source
@@ -31,18 +30,6 @@ from stubs import SAMPLING, record, stub
 
 FEW = Samples(n=40)
 CHOICES = {"steps": [1, 3], "sampler": [ddim.DDIM(), ddim.DDIM(1.0), ddim.DDPM("large")]}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished run with 30 images held out."""
-    recipe = tiny.recipe(data__source="blossoms:60", data__validation="0.5", optim__warmup="0")
-    return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    return Path(shutil.copytree(trained, tmp_path / "one"))
 
 
 def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_first_row(run):
