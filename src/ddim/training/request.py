@@ -89,7 +89,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Difference:
+class FieldDifference:
     """A recipe field or machine option whose value in a run differs from the requested value."""
 
     name: str
@@ -198,7 +198,7 @@ def _with_budget_of(out: Path, request: Request) -> Request:
     return replace(request, fields={**request.fields, name: str(recipe[name])})
 
 
-def find_difference(folder: Path, request: Request) -> Difference | None:
+def find_difference(folder: Path, request: Request) -> FieldDifference | None:
     """Return the first difference between a run and a request, or None if there is none.
 
     A difference in the images is returned before all others.
@@ -209,13 +209,13 @@ def find_difference(folder: Path, request: Request) -> Difference | None:
     facts = read_sealed(folder / RUN)
     recipe = load_recipe(facts["recipe"])
     requested = {name: value for name, _, value in list_fields(_expected(recipe, facts, request))}
-    pairs = [Difference(name, value, requested.get(name)) for name, _, value in list_fields(recipe)]
+    pairs = [FieldDifference(name, value, requested.get(name)) for name, _, value in list_fields(recipe)]
     machine = request.machine
     choices = {"device": machine.device, "precision": machine.precision}
     choices |= {"compile": machine.compiling, "threads": machine.threads}
     choices |= {"recompute": machine.recompute or None}
     runtime = facts["runtime"]
-    pairs += [Difference(n, runtime[n], v) for n, v in choices.items() if v not in (None, "auto")]
+    pairs += [FieldDifference(n, runtime[n], v) for n, v in choices.items() if v not in (None, "auto")]
     pairs.sort(key=lambda pair: pair.name != "data.source")
     return next((pair for pair in pairs if pair.run != pair.requested), None)
 
