@@ -25,13 +25,13 @@ from ddim.errors import UserError
 from ddim.evaluation import sample_features
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import evaluate_source, measure_metrics
+from ddim.evaluation.evaluated_images import open_evaluated_images
 from ddim.evaluation.grid_search import search_grid
 from ddim.evaluation.guidance_search import search_guidance
 from ddim.evaluation.memorisation import check_memorisation
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
-from ddim.evaluation.subject import open_subject
 from ddim.files.documents import read_sealed
 from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
@@ -460,7 +460,7 @@ def test_values_of_more_than_8_bits_have_one_scale(tmp_path, monkeypatch):
     )
     assert own["metrics"] == named["metrics"]
     assert own["reference"]["sha256"] == named["reference"]["sha256"]
-    other = open_subject(run, FEW, Reference("darker.npy"), lambda *_: None).reference.images
+    other = open_evaluated_images(run, FEW, Reference("darker.npy"), lambda *_: None).reference.images
     assert (other.values.low, other.values.high) == (-2, 4)
 
 
@@ -542,7 +542,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_images_are_read(run, tmp
 
 def test_a_run_whose_images_changed_needs_another_reference(run, monkeypatch):
     monkeypatch.setattr(
-        "ddim.evaluation.subject.load", lambda *args, **options: changed(load(*args, **options))
+        "ddim.evaluation.evaluated_images.load", lambda *args, **options: changed(load(*args, **options))
     )
 
     def changed(opened):

@@ -15,11 +15,11 @@ from ddim.diffusion.grids import Karras, Listed
 from ddim.errors import SamplesNotFinite, UserError
 from ddim.evaluation import guidance_search
 from ddim.evaluation.compare import Difference
+from ddim.evaluation.evaluated_images import open_evaluated_images
 from ddim.evaluation.guidance_search import SCALES, SearchedGuidance, Trial, search_guidance
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.evaluation.samples import Samples
-from ddim.evaluation.subject import open_subject
 from ddim.runs.generate import generate, with_options
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import open_guidance
@@ -103,7 +103,7 @@ def test_the_best_setting_is_found_saved_and_then_used(run, quality, capsys, tmp
     assert "found by ddim search" not in capsys.readouterr().err
     records = [json.loads((tmp_path / f"samples/one-{k}/record.json").read_text()) for k in (1, 2)]
     assert [record["nfe"] for record in records] == [10, 6]
-    summary = open_subject(run, Samples(N, STEPS), Reference(), ignore_progress).summary
+    summary = open_evaluated_images(run, Samples(N, STEPS), Reference(), ignore_progress).summary
     assert "guide @guide, found by ddim search (--guidance 1 turns it off), uniform grid" in summary
     shutil.rmtree(run / "guide")
     with pytest.raises(

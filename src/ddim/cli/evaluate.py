@@ -106,9 +106,9 @@ def run(args: argparse.Namespace) -> int:
     # These imports are here, so that --help does not import torch.
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.evaluate import evaluate_source
+    from ddim.evaluation.evaluated_images import is_run
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.samples import Samples
-    from ddim.evaluation.subject import is_run
     from ddim.metrics.catalogue import DEFAULT
     from ddim.metrics.features import load_extractor
     from ddim.nn.processes import current_processes

@@ -22,6 +22,7 @@ from ddim.diffusion.grids import Grid
 from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, explain_os_error, format_count
+from ddim.evaluation.evaluated_images import EvaluatedImages, Source, open_evaluated_images
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
 from ddim.evaluation.record import (
     FEATURES,
@@ -34,7 +35,6 @@ from ddim.evaluation.record import (
 )
 from ddim.evaluation.reference import BY_ARGUMENT, Part, Reference, name_source
 from ddim.evaluation.samples import Samples
-from ddim.evaluation.subject import Source, Subject, open_subject
 from ddim.files import atomic_file, hash_file, temporary_folder
 from ddim.files.documents import write_sealed
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
@@ -133,48 +133,48 @@ def evaluate_source(
         extractor: the network of the features; None for the default.
         out: a new or empty folder, as for `evaluate`.
         progress: called while images are decoded and sampled, and while features are computed.
-        announce: called with `Subject.summary` before the evaluation begins.
+        announce: called with `EvaluatedImages.summary` before the evaluation begins.
     """
     out = None if out is None else Path(out)
     with join_processes() as processes:
         extractor = extractor or processes.local_first("extractor", load_extractor)
         if out is not None and processes.leads:
             check_unused(out)
-        subject = open_subject(source, samples, reference, progress)
-        announce(subject.summary)
-        return evaluate_subject(subject, extractor, out, progress)
+        images = open_evaluated_images(source, samples, reference, progress)
+        announce(images.summary)
+        return evaluate_images(images, extractor, out, progress)
 
 
-def evaluate_subject(
-    subject: Subject, extractor: Extractor, out: Path | None, progress: Progress
+def evaluate_images(
+    images: EvaluatedImages, extractor: Extractor, out: Path | None, progress: Progress
 ) -> Evaluation:
-    """Evaluate a subject, write its record, and return the evaluation; processes share the sampling."""
+    """Evaluate images, write the record, and return the evaluation; processes share the sampling."""
     processes = current_processes()
-    if subject.sampled:
-        check_same_sampling(subject.sampling or {})
+    if images.sampled:
+        check_same_sampling(images.sampling or {})
     if processes.leads:
-        return processes.broadcast(_evaluate_as_lead(subject, extractor, out, progress))
-    if subject.sampled:
-        for _ in subject.parts(extractor, SHOWN):
+        return processes.broadcast(_evaluate_as_lead(images, extractor, out, progress))
+    if images.sampled:
+        for _ in images.parts(extractor, SHOWN):
             pass
     return processes.broadcast(None)
 
 
 def _evaluate_as_lead(
-    subject: Subject, extractor: Extractor, out: Path | None, progress: Progress
+    images: EvaluatedImages, extractor: Extractor, out: Path | None, progress: Progress
 ) -> Evaluation:
-    """Return the evaluation of a subject; only process 0 calls this, computes metrics and writes files."""
-    selected = subject.reference
-    _check_counts(subject)
-    with _unfinished_folder(subject, out) as folder:
+    """Return the evaluation of images; only process 0 calls this, computes metrics and writes files."""
+    selected = images.reference
+    _check_counts(images)
+    with _unfinished_folder(images, out) as folder:
         began = time.monotonic()
         truth = compute_features(selected, extractor, partial(progress, "features of the reference"))
         seconds = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
-        features, nfe, kept = _extract_features(subject, extractor, folder, seconds, progress)
+        features, nfe, kept = _extract_features(images, extractor, folder, seconds, progress)
         began = time.monotonic()
         metrics, notes = measure_metrics(features, truth)
         yardstick = measure_yardstick(
-            selected, subject.count, extractor, partial(progress, "real against real")
+            selected, images.count, extractor, partial(progress, "real against real")
         )
         seconds["metrics"] = time.monotonic() - began
         content = {
@@ -182,23 +182,23 @@ def _evaluate_as_lead(
             "notes": notes,
             "yardstick": yardstick,
             **describe_reference(selected, extractor),
-            "generated": subject.describe() | {"kept": kept, "sha256": hash_file(folder / FEATURES)},
-            "sampling": subject.sampling and {**subject.sampling, "nfe": nfe},
+            "generated": images.describe() | {"kept": kept, "sha256": hash_file(folder / FEATURES)},
+            "sampling": images.sampling and {**images.sampling, "nfe": nfe},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
         write_sealed(folder / RECORD, make_record("evaluation", content, schema=SCHEMA))
-        found = read_evaluation(publish_output(folder, out, subject.home, subject.stem))
-    if out is None and not subject.stem:
-        _show(subject.home.parent, found)
+        found = read_evaluation(publish_output(folder, out, images.home, images.stem))
+    if out is None and not images.stem:
+        _show(images.home.parent, found)
     return found
 
 
-def _check_counts(subject: Subject) -> None:
-    """Check that the subject and its reference have at least `LEAST` images each."""
-    if subject.count < LEAST:
-        few = format_count(subject.count, "image")
-        raise UserError(f"{subject.source} has {few}, and at least {LEAST} images are needed: add more")
-    of = subject.reference
+def _check_counts(images: EvaluatedImages) -> None:
+    """Check that the images and their reference have at least `LEAST` images each."""
+    if images.count < LEAST:
+        few = format_count(images.count, "image")
+        raise UserError(f"{images.source} has {few}, and at least {LEAST} images are needed: add more")
+    of = images.reference
     if (count := len(of.which)) < LEAST:
         whole = len(of.images) >= LEAST
         mend = "use all of its images, with --part all" if whole else f"name more images, {BY_ARGUMENT}"
@@ -209,12 +209,12 @@ def _check_counts(subject: Subject) -> None:
 
 
 @contextmanager
-def _unfinished_folder(subject: Subject, out: Path | None) -> Generator[Path]:
+def _unfinished_folder(images: EvaluatedImages, out: Path | None) -> Generator[Path]:
     """Yield a temporary folder for an evaluation; remove it at the end if it was not renamed.
 
     The folder is created before features are computed, so that an unusable path is reported at once.
     """
-    parent = subject.home if out is None else out.parent
+    parent = images.home if out is None else out.parent
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(temporary_folder(parent / "evaluation"))
@@ -224,7 +224,7 @@ def _unfinished_folder(subject: Subject, out: Path | None) -> Generator[Path]:
 
 
 def _extract_features(
-    subject: Subject, extractor: Extractor, folder: Path, seconds: dict[str, float], progress: Progress
+    images: EvaluatedImages, extractor: Extractor, folder: Path, seconds: dict[str, float], progress: Progress
 ) -> tuple[np.ndarray, int, int]:
     """Write the features of the images and a sheet of the first images.
 
@@ -234,15 +234,15 @@ def _extract_features(
     """
     done, nfe, shown, kept = 0, 0, [], 0
     with atomic_file(folder / FEATURES) as file:
-        write_npy_header(file, (subject.count, extractor.dimensions))
+        write_npy_header(file, (images.count, extractor.dimensions))
         began = time.monotonic()
-        for part in subject.parts(extractor, SHOWN):
+        for part in images.parts(extractor, SHOWN):
             nfe, count = part.nfe, len(part.features)
             file.write(part.features.tobytes())
             if done < SHOWN and part.images is not None:
                 shown.append(part.images[: SHOWN - done])
             done, kept = done + count, kept + part.kept * count
-            progress("samples", done, subject.count)
+            progress("samples", done, images.count)
             ended = time.monotonic()
             seconds["sampling"] += part.sampling
             seconds["features"] += ended - began - part.sampling

@@ -11,12 +11,12 @@ from ddim.errors import UserError, describe_given
 from ddim.evaluation.choices import Choice, choose_samples, expand_choices, name_choices
 from ddim.evaluation.compare import load_features, measure_difference, remark_on_nfe
 from ddim.evaluation.conditions import Obstacle, find_obstacle
-from ddim.evaluation.evaluate import describe_reference, evaluate_subject
+from ddim.evaluation.evaluate import describe_reference, evaluate_images
+from ddim.evaluation.evaluated_images import EvaluatedImages, is_run, open_evaluated_images, prepare_sampling
 from ddim.evaluation.record import Evaluation, read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.run_folder import check_run_path
 from ddim.evaluation.samples import Samples
-from ddim.evaluation.subject import Subject, is_run, open_subject, prepare_sampling
 from ddim.evaluation.table import EvaluationTable, TableCell
 from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.features import Extractor, load_extractor
@@ -92,9 +92,9 @@ def tabulate(
     found = []
     for k, each in enumerate(planned):
         report = _report_sum(progress, works, k)
-        subject = open_subject(Path(source), each, reference, report)
-        there = _find_evaluation(subject, extractor)
-        found.append(there or evaluate_subject(subject, extractor, None, report))
+        images = open_evaluated_images(Path(source), each, reference, report)
+        there = _find_evaluation(images, extractor)
+        found.append(there or evaluate_images(images, extractor, None, report))
     cells = _arrange(combinations, found, metric)
     obstacle = _find_first_obstacle(cells, metric)
     notes = _notes(cells, obstacle, saved=samples.guidance is None)
@@ -128,19 +128,19 @@ def _report_sum(progress: Progress, works: Sequence[int], k: int) -> Progress:
     return report
 
 
-def _find_evaluation(subject: Subject, extractor: Extractor) -> Evaluation | None:
+def _find_evaluation(images: EvaluatedImages, extractor: Extractor) -> Evaluation | None:
     """Return the evaluation that `_search_evaluations` finds in process 0.
 
     Another process may not see the files of process 0, or may look for them later.
     """
     processes = current_processes()
-    return processes.broadcast(_search_evaluations(subject, extractor) if processes.leads else None)
+    return processes.broadcast(_search_evaluations(images, extractor) if processes.leads else None)
 
 
-def _search_evaluations(subject: Subject, extractor: Extractor) -> Evaluation | None:
+def _search_evaluations(images: EvaluatedImages, extractor: Extractor) -> Evaluation | None:
     """Return the newest evaluation of the same samples against the same reference, or None."""
-    wanted = _identity({"sampling": subject.sampling, **describe_reference(subject.reference, extractor)})
-    for folder in reversed(list_numbered_folders(subject.home, subject.stem)):
+    wanted = _identity({"sampling": images.sampling, **describe_reference(images.reference, extractor)})
+    for folder in reversed(list_numbered_folders(images.home, images.stem)):
         try:
             found = read_evaluation(folder)
         except UserError:  # damaged, of another version, or without a record

@@ -62,7 +62,7 @@ _IDENTITY = ("checkpoint", "step", "weights", "average", "bit_equal")
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedImages:
     """Images to be evaluated, and the images with which they are compared.
 
     Args:
@@ -70,7 +70,7 @@ class Subject:
         count: number of images.
         parts: a function that yields the images and their features part by part. Its arguments are the
             extractor and a number n: the first n images are shown, so their parts must contain the images.
-        reference: the images with which the images of the subject are compared.
+        reference: the images with which they are compared.
         sampling: the record of sampling, as JSON; None if the images have no such record.
         home: the folder in which the folder of an evaluation is made.
         stem: the start of the name of the evaluation's folder, before its number.
@@ -122,7 +122,9 @@ Source = str | Path | Tensor | np.ndarray | Pipeline | Model
 """The images to evaluate: a path, images (N, C, H, W), or a model in memory, which is sampled."""
 
 
-def open_subject(source: Source, samples: Samples, reference: Reference, progress: Progress) -> Subject:
+def open_evaluated_images(
+    source: Source, samples: Samples, reference: Reference, progress: Progress
+) -> EvaluatedImages:
     """Return the samples of a run or model, or the given images, with their reference.
 
     Raises:
@@ -151,7 +153,7 @@ def open_subject(source: Source, samples: Samples, reference: Reference, progres
     return _read_images(source, samples.n, reference, decoding)
 
 
-def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Progress) -> Subject:
+def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Progress) -> EvaluatedImages:
     source, path = str(path), locate_run(path)
     path = find_named_checkpoint(path) or path
     run = load(path, samples.weights, device=samples.device, threads=samples.threads)
@@ -162,7 +164,7 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
     sampling = sampling_record(run, seeds, steps, nfe, label, guidance)
     parts = SampledParts(run, seeds, steps, label, guidance, sampling, progress, keep=True)
     home, stem = _find_home(path)
-    return Subject(source, samples.count, parts, selected, sampling, home, stem)
+    return EvaluatedImages(source, samples.count, parts, selected, sampling, home, stem)
 
 
 def _find_home(path: Path) -> tuple[Path, str]:
@@ -186,7 +188,9 @@ def prepare_sampling(pipeline: P, samples: Samples) -> tuple[P, Label, Guidance]
     return pipeline, label, open_guidance(pipeline, label, steps, *asked)
 
 
-def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress) -> Subject:
+def _sample_model(
+    pipeline: Pipeline, samples: Samples, reference: Reference, progress: Progress
+) -> EvaluatedImages:
     """Return samples of a model in memory; features are not cached, as the weights may have changed."""
     own = pipeline.checkpoint.weights if isinstance(pipeline, LoadedRun) else None
     if samples.weights not in (own, Samples.weights):
@@ -220,7 +224,7 @@ def _sample_model(pipeline: Pipeline, samples: Samples, reference: Reference, pr
         # The checkpoint does not identify these weights.
         record = {name: value for name, value in record.items() if name not in _IDENTITY}
     sampling = {"weights": "in memory", "step": 0, **record}
-    return Subject(repr(pipeline), samples.count, parts, selected, sampling, home, stem)
+    return EvaluatedImages(repr(pipeline), samples.count, parts, selected, sampling, home, stem)
 
 
 def _count_images(found: int, n: int | None) -> int:
@@ -236,7 +240,7 @@ def _count_images(found: int, n: int | None) -> int:
 
 def _take_images(
     source: Tensor, n: int | None, reference: Reference, decoding: Callable[[int, int], None]
-) -> Subject:
+) -> EvaluatedImages:
     if reference.data is None:
         raise UserError("images need a reference: name the images that they are compared with")
     check_images(source)
@@ -252,12 +256,12 @@ def _take_images(
 
     fingerprint = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
     name = f"tensor {count} x {channels} x {height} x {width}"
-    return Subject(name, count, parts, selected, None, Path(FOLDER), "tensor-", fingerprint)
+    return EvaluatedImages(name, count, parts, selected, None, Path(FOLDER), "tensor-", fingerprint)
 
 
 def _read_images(
     source: Path, n: int | None, reference: Reference, decoding: Callable[[int, int], None]
-) -> Subject:
+) -> EvaluatedImages:
     arrays = SampleArrays(source)
     found = arrays if _is_sample_folder(source) and arrays.list_names() else find_source(str(source))
     size = _first_size(found.members((64, 64)), source)
@@ -279,7 +283,7 @@ def _read_images(
             release_pages(images.pixels)
 
     stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)
-    return Subject(
+    return EvaluatedImages(
         str(source), len(which), parts, selected, sampling, Path(FOLDER), f"{stem}-", images.fingerprint
     )
 
