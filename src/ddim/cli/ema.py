@@ -138,8 +138,7 @@ def _describe_choice(choice: AverageChoice) -> str:
 
 def _describe_list(found: AverageList) -> str:
     """Return the table of the widths of a run, with the stored averages."""
-    text = f"{found.title}
-" + format_table(
+    text = f"{found.title}\n" + format_table(
         ("width", "reconstruction error", "gamma"),
         [(*_describe_width(row), f"{row['gamma']:.2f}") for row in found.rows],
         numbers=0,
