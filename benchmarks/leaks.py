@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddim.data.augment import apply_augmentation
+from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.data.batch import gather_batch, to_unit
 from ddim.runs.classes import assign_labels, choose_label
 from ddim.runs.generate import fill_micro_batches, sample_states, with_options
@@ -119,9 +119,10 @@ def main() -> None:
     data = to_unit(gather_batch(own.images, own.train))
     draw = torch.Generator().manual_seed(0)
     labels = trained.recipe.augment.draw_labels(len(data), draw)
+    done = prepare_transformations(labels, *data.shape[2:])
     columns = {
         "training images": data,
-        "augmented": trained.pixels.leave(apply_augmentation(trained.pixels.enter(data), labels)),
+        "augmented": trained.pixels.leave(apply_transformations(trained.pixels.enter(data), done)),
         "samples": sample_images(trained, args.n, args.steps),
         "conditioned": sample_images(
             trained, args.n, args.steps, trained.recipe.augment.draw_labels(args.n, draw)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim.data.augment import LABELS, Augment, apply_augmentation
+from ddim.data.augment import LABELS, Augment, apply_transformations, prepare_transformations
 from ddim.errors import UserError
 from oracles import normal
 
@@ -24,6 +24,11 @@ INSIDE = (..., slice(12, 36), slice(12, 36))
 
 NEAR = {"rtol": 0, "atol": 0.012}
 """Tolerance of a bicubic resampling, for a cloud of standard deviation 3 and height 1."""
+
+
+def apply_augmentation(x, labels):
+    """Return images (B, C, H, W), transformed by labels (B, 9)."""
+    return apply_transformations(x, prepare_transformations(labels, *x.shape[2:]))
 
 
 def repeated(labels, n=3):

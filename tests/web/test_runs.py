@@ -270,11 +270,11 @@ def test_events_begin_with_all_rows_and_polling_ends_with_the_last_listener(runs
 
     async def listen():
         feed = RunFeed(RunList(runs))
-        assert not feed.polling
+        assert feed._poll is None
         one, other = feed.listen(), feed.listen()
         first = [await anext(one), await anext(other)]
         assert [[row.id for row in change.changed] for change in first] == [[RUN], [RUN]]
-        assert feed.polling
+        assert feed._poll is not None
         coming = asyncio.create_task(anext(one))
         await asyncio.sleep(0)
         (runs / RUN).rename(runs / "moved")
@@ -282,9 +282,9 @@ def test_events_begin_with_all_rows_and_polling_ends_with_the_last_listener(runs
         change = await coming
         assert ([row.id for row in change.changed], change.gone) == (["moved"], [RUN])
         await one.aclose()
-        assert feed.polling
+        assert feed._poll is not None
         await other.aclose()
-        assert not feed.polling
+        assert feed._poll is None
 
     asyncio.run(listen())
 

@@ -124,15 +124,6 @@ def prepare_transformations(labels: Tensor, height: int, width: int) -> Transfor
     )
 
 
-def apply_augmentation(x: Tensor, labels: Tensor) -> Tensor:
-    """Return images (B, C, H, W) of floats, transformed by labels (B, 9); labels of zero change nothing.
-
-    If the labels are on a GPU, this waits until the GPU has computed them. `apply_transformations` does not
-    wait.
-    """
-    return apply_transformations(x, prepare_transformations(labels.cpu(), *x.shape[2:]))
-
-
 def apply_transformations(x: Tensor, done: Transformations) -> Tensor:
     """Return transformed images (B, C, H, W) of floats.
 

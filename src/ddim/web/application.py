@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -180,8 +179,3 @@ async def _answer_invalid(_request: Request, error: Exception) -> Response:
 
 async def _answer_fault(_request: Request, _error: Exception) -> Response:
     return refuse(Refused(503, "the server failed at this request; its log has the reason"))
-
-
-def write_openapi(app: FastAPI) -> str:
-    """Return the OpenAPI description of the HTTP interface, as JSON."""
-    return json.dumps(app.openapi(), indent=2)

@@ -15,10 +15,9 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import Response
@@ -54,8 +53,6 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 """The headers that every answer gets, unless the answer sets them itself."""
-
-Clock: TypeAlias = Callable[[], float]
 
 
 @dataclass

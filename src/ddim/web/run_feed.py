@@ -116,11 +116,6 @@ class RunFeed:
                 self._poll.cancel()
                 self._poll = None
 
-    @property
-    def polling(self) -> bool:
-        """Whether the files are polled now."""
-        return self._poll is not None
-
     async def _keep_polling(self) -> None:
         while True:
             await asyncio.sleep(EVERY)
