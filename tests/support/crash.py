@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from ddim.errors import UserError
+from ddim.errors import Notice, UserError
 from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, find_stored, list_stored, store_average
 from ddim.runs.pipeline import load_state
@@ -270,7 +270,8 @@ def replay(folder):
         done = label(checkpoint.find_newest(run / PLACE))
         for k, state in enumerate(states.values()):
             assert recovered(folder / f"{name}-{k}", state) in newest, (name, k)
-            found = checkpoint.find_best(folder / f"{name}-{k}" / PLACE, on_damage=str)
+            with warnings.catch_warnings(action="ignore", category=Notice):
+                found = checkpoint.find_best(folder / f"{name}-{k}" / PLACE)
             assert label(found) in best, (name, k)
         # Once save() has returned, nothing can take the new checkpoint away.
         for k, state in enumerate(disk.states()):
@@ -288,7 +289,8 @@ def recovered(place, state):
             (place / name).mkdir()
         else:
             (place / name).write_bytes(data)
-    return label(checkpoint.find_newest(place / PLACE, on_damage=str))
+    with warnings.catch_warnings(action="ignore", category=Notice):
+        return label(checkpoint.find_newest(place / PLACE))
 
 
 # Hostile files.

@@ -126,8 +126,8 @@ def _judge(command, disk, life, whole, found):
             for path in out.glob("results/*")
             if '"exit_code": 0' not in path.read_text()
         ]
+    checkpoint.find_newest(out / "checkpoints")  # renames damaged ones
     wrong += [f"damaged: {path}" for path in out.rglob("damaged-*")]
-    checkpoint.find_newest(out / "checkpoints", wrong.append)
     (disk / FILL).unlink()
     life = _live(command, disk, out)
     if life.code:

@@ -117,9 +117,7 @@ def test_an_error_in_a_snapshot_leaves_it_complete_or_absent(flushes, whole, tmp
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", flush)
         folder = tiny.train_until_crash(recipe(), tmp_path / "run")
-    damage = []
-    list_snapshots(folder, 10**9, damage.append)
-    assert damage == []
+    list_snapshots(folder, 10**9)  # a damaged snapshot would lead to a warning, which is an error here
     resume(folder)
     tiny.check_same_run(folder, whole, files=4)
     assert stored(folder) == stored(whole)

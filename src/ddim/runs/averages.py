@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,10 +110,10 @@ def remove_later_snapshots(run: Path, step: int) -> None:
     checkpoint.remove_later(run / FOLDER / SNAPSHOTS, step)
 
 
-def list_snapshots(run: Path, before: int, on_damage: Callable[[str], object] = warn_user) -> list[Snapshot]:
+def list_snapshots(run: Path, before: int) -> list[Snapshot]:
     """Return the undamaged snapshots of steps below `before`, the oldest first.
 
-    `on_damage` is called with a sentence about each damaged snapshot, which is left out.
+    A damaged snapshot is left out, with a warning.
 
     Raises:
         UserError: if a newer version of ddim wrote a snapshot.
@@ -125,7 +125,7 @@ def list_snapshots(run: Path, before: int, on_damage: Callable[[str], object] = 
         try:
             files = verify(path).files
         except Damaged as damage:
-            on_damage(f"{damage}; this snapshot is not used")
+            warn_user(f"{damage}; this snapshot is not used")
             continue
         gammas = tuple(float(name.removesuffix(".safetensors")) for name in files)
         snapshots.append(Snapshot(path, step, gammas))

@@ -124,21 +124,20 @@ def save(
     return target
 
 
-def find_newest(folder: Path, on_damage: Callable[[str], object] = warn_user) -> Path | None:
+def find_newest(folder: Path) -> Path | None:
     """Return the newest undamaged checkpoint in `folder`, or None.
 
-    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped; `on_damage` is called with a
-    sentence about the damage.
+    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped, with a warning.
 
     Raises:
         UserError: if a newer version of ddim wrote the checkpoint.
     """
-    return _find(folder, on_damage, lambda manifest: True)
+    return _find(folder, lambda manifest: True)
 
 
-def find_best(folder: Path, on_damage: Callable[[str], object] = warn_user) -> Path | None:
+def find_best(folder: Path) -> Path | None:
     """Return the newest undamaged checkpoint that is marked as best, or None; see `find_newest`."""
-    return _find(folder, on_damage, lambda manifest: manifest.best)
+    return _find(folder, lambda manifest: manifest.best)
 
 
 def read_steadily(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
@@ -241,9 +240,7 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [path for *_, path in sorted(found, reverse=True)]
 
 
-def _find(
-    folder: Path, on_damage: Callable[[str], object], wanted: Callable[[Manifest], bool]
-) -> Path | None:
+def _find(folder: Path, wanted: Callable[[Manifest], bool]) -> Path | None:
     passed: set[Path] = set()
     while paths := [path for path in _checkpoints(folder) if path not in passed]:
         path = paths[0]
@@ -256,7 +253,7 @@ def _find(
             # If a training has moved or replaced the folder in the meantime, do not rename it: look again.
             if identity is not None and identity == _identity(path):
                 passed.add(path)
-                on_damage(f"{damage}; {_set_aside(path)}")
+                warn_user(f"{damage}; {_set_aside(path)}")
     return None
 
 
