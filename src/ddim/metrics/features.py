@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ddim.errors import UserError, suggest
-from ddim.files import atomic_file
 from ddim.metrics import efficientnet, inception, scattering
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
 
@@ -97,7 +96,6 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
 def extract_features(
     extractor: Extractor,
     images: np.ndarray,
-    path: str | Path | None = None,
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -106,37 +104,20 @@ def extract_features(
     Args:
         extractor: the network.
         images: (N, H, W, C) uint8, an array or a memory map.
-        path: a .npy file to which the features are written; None keeps them in memory.
         batch: images per batch; it affects only memory use.
         progress: called with (done, total) after each batch.
 
     Returns:
-        (N, dimensions) float32; with a path, a read-only memory map of the file.
+        (N, dimensions) float32.
     """
-    shape = (len(images), extractor.dimensions)
-    if path is None:
-        features = np.empty(shape, np.float32)
-        for start, part in _parts(extractor, images, batch, progress):
-            features[start : start + len(part)] = part
-        return features
-    with atomic_file(Path(path)) as file:
-        write_npy_header(file, shape)
-        for _, part in _parts(extractor, images, batch, progress):
-            file.write(part.tobytes())
-    return np.lib.format.open_memmap(path, mode="r")
-
-
-def _parts(
-    extractor: Extractor, images: np.ndarray, batch: int, progress: Callable[[int, int], None] | None
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index of the first image, features) for each batch."""
+    features = np.empty((len(images), extractor.dimensions), np.float32)
     for start in range(0, len(images), batch):
         pixels = np.ascontiguousarray(images[start : start + batch])
-        part = extractor(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
+        features[start : start + len(pixels)] = extractor(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
         release_pages(images)
-        yield start, part
         if progress:
-            progress(start + len(part), len(images))
+            progress(start + len(pixels), len(images))
+    return features
 
 
 def write_npy_header(file: BinaryIO, shape: tuple[int, int]) -> None:
