@@ -61,5 +61,6 @@ def test_an_unknown_part_is_refused(cache, capsys):
     assert main(["cache", "--clear", "image"]) == 2
 
 
-def test_an_empty_cache_is_shown(tmp_path):
-    assert [part.bytes for part in list_cache(tmp_path / "none")] == [0] * len(PARTS)
+def test_an_empty_cache_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "none"))
+    assert [part.bytes for part in list_cache()] == [0] * len(PARTS)

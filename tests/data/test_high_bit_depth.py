@@ -123,7 +123,7 @@ def write(folder, images):
     return str(folder)
 
 
-def test_a_folder_keeps_16_bits_through_cache_and_batch(tmp_path):
+def test_a_folder_keeps_16_bits_through_cache_and_batch(tmp_path, monkeypatch):
     pixels = noise16(6, 8, 8, 3)
     folder = write(tmp_path / "deep", {f"{k}.png": png16(each) for k, each in enumerate(pixels)})
     images = open_images(folder, (8, 8), cache=tmp_path / "cache")
@@ -134,7 +134,8 @@ def test_a_folder_keeps_16_bits_through_cache_and_batch(tmp_path):
     wanted = pixels[which]
     wanted[flips] = wanted[flips, :, ::-1]
     assert np.array_equal(back, wanted)
-    again = open_decoded(images.fingerprint, (8, 8), cache=tmp_path / "cache")
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    again = open_decoded(images.fingerprint, (8, 8))
     assert np.array_equal(again.pixels, pixels)
     assert again.values == images.values
     rounded = open_images(folder, (8, 8), reading=Reading("uint8"), cache=tmp_path / "cache")

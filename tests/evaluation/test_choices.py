@@ -13,8 +13,7 @@ def test_every_combination_is_listed_and_the_last_choice_changes_fastest():
     assert found == [
         {"steps": steps, "weights": "raw", "sampler.eta": eta} for steps in (10, 20) for eta in (0.0, 0.5)
     ]
-    assert name_choices(found, without="steps") == ["eta 0", "eta 0.5"] * 2
-    assert name_choices(found)[1] == "steps 10, eta 0.5"
+    assert name_choices(found) == ["eta 0", "eta 0.5"] * 2
 
 
 def test_a_field_is_combined_only_with_kinds_that_have_it():

@@ -6,6 +6,7 @@ import pytest
 from cases import mark_slow
 from ddim.data import Images, SplitImages
 from ddim.errors import UserError
+from ddim.evaluation import memorisation
 from ddim.evaluation.copies import (
     find_copies,
     find_copies_by_features,
@@ -226,12 +227,12 @@ def test_too_few_images_are_refused():
         find_copies(smooth(3, 0), smooth(7, 1), smooth(3, 2))
 
 
-def test_pairs_start_with_the_closest_and_the_record_names_them():
+def test_pairs_start_with_the_closest_and_the_record_names_them(monkeypatch):
     train, valid = smooth(64, 0), smooth(40, 1)
     samples = np.concatenate([smooth(9, 3), noisy(train[20:21], 4)])
     images = own(train, valid)
     found = find_copies_by_pixels(images, samples, flip=False)
-    figure = draw_pairs(found, samples, images, count=4)
+    figure = draw_pairs(found, samples, images)
     words = [text.get_text() for text in figure.texts]
     assert any("20.png" in word for word in words)
     assert any("distance" in word and "a copy" in word for word in words)
@@ -244,4 +245,5 @@ def test_pairs_start_with_the_closest_and_the_record_names_them():
     assert lines[0] == found.sentence
     assert not any("left out" in line for line in lines)
     assert lines[-1] == "0 held-out images equal a training image, and 0 nearly do."
-    assert draw_pairs(found, samples, images, count=1).texts
+    monkeypatch.setattr(memorisation, "PAIRS", 1)
+    assert draw_pairs(found, samples, images).texts

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ddim.errors import UserError
 from ddim.plots.pictures import (
+    GAP,
     LARGEST_ZOOM,
     check_picture_path,
     enlarge,
@@ -49,14 +50,14 @@ def test_tensors_of_other_shapes_are_refused(shape):
         to_uint8(torch.zeros(shape))
 
 
-@pytest.mark.parametrize(("count", "columns", "gap"), [(7, 3, 2), (6, 2, 0), (5, None, 1), (3, 8, 4)])
-def test_a_sheet_puts_image_k_at_its_row_and_column(count, columns, gap):
+@pytest.mark.parametrize(("count", "columns"), [(7, 3), (6, 2), (5, None), (3, 8)])
+def test_a_sheet_puts_image_k_at_its_row_and_column(count, columns):
     images = random_images(count, 6, 5)
-    sheet = make_sheet(to_tensor(images), columns, gap)
+    sheet = make_sheet(to_tensor(images), columns)
     wide = {None: 3, 8: 3}.get(columns, columns)  # 3 columns for 5 images; never more columns than images
-    assert sheet.shape[1] == wide * 5 + (wide - 1) * gap
+    assert sheet.shape[1] == wide * 5 + (wide - 1) * GAP
     for k, image in enumerate(images):
-        assert find_places(sheet, image) == [(k // wide * (6 + gap), k % wide * (5 + gap))]
+        assert find_places(sheet, image) == [(k // wide * (6 + GAP), k % wide * (5 + GAP))]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_values_that_round_to_black_or_white_belong_to_a_sheet():
 
 
 def test_a_sheet_is_white_between_images_and_in_empty_cells():
-    sheet = make_sheet(torch.zeros(3, 3, 4, 4), columns=2, gap=2)
+    sheet = make_sheet(torch.zeros(3, 3, 4, 4), columns=2)
     assert sheet.shape == (10, 10, 3)
     black = (sheet == 0).all(-1)
     assert black.sum() == 3 * 16
@@ -209,7 +210,7 @@ def test_a_factor_that_cannot_be_used_is_refused(zoom):
 
 def test_a_film_holds_every_frame_exactly_and_shows_the_last_longer(tmp_path):
     frames = list(random_images(5, 20, 24))
-    save_film(tmp_path / "film.webp", frames, seconds=2.0, zoom=3)
+    save_film(tmp_path / "film.webp", frames, zoom=3)
     durations = []
     with Image.open(tmp_path / "film.webp") as film:
         assert film.n_frames == 5
@@ -219,7 +220,7 @@ def test_a_film_holds_every_frame_exactly_and_shows_the_last_longer(tmp_path):
             film.load()
             assert np.array_equal(np.asarray(film.convert("RGB")), enlarge(frame, 3))
             durations.append(film.info["duration"])
-    assert durations == [500, 500, 500, 500, 1000]
+    assert durations == [1000, 1000, 1000, 1000, 2000]
 
 
 def test_the_enlargement_of_a_film_is_reduced_to_what_a_webp_can_hold(tmp_path):

@@ -107,10 +107,10 @@ def fingerprint_survey(
     return hash_text(f"{decode.VERSION} {known.content} {shape}{deep}")
 
 
-def open_decoded(fingerprint: str, size: tuple[int, int], *, cache: Path | None = None) -> Images | None:
+def open_decoded(fingerprint: str, size: tuple[int, int]) -> Images | None:
     """Return the images with this fingerprint if they are cached, else None; their source may be gone."""
     pattern = f"{fingerprint[:32]}-{size[0]}x{size[1]}x*"
-    for folder in (found for root in cache_folders(cache) for found in sorted(root.glob(pattern))):
+    for folder in (found for root in cache_folders() for found in sorted(root.glob(pattern))):
         shape = re.fullmatch(r"x(\d+)(-\w+)?", folder.name[len(f"{fingerprint[:32]}-{size[0]}x{size[1]}") :])
         if shape and (found := _read(folder, fingerprint, (*size, int(shape[1])))):
             return found

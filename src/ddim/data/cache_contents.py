@@ -41,25 +41,21 @@ class CachePart:
     bytes: int
 
 
-def list_cache(cache: Path | None = None) -> list[CachePart]:
-    """Return the parts of the cache; `cache` is the cache folder, by default `cache_folder()`."""
+def list_cache() -> list[CachePart]:
+    """Return the parts of the cache."""
     found = []
     for name, (inner, pattern, about) in _PARTS.items():
-        folder = cache_folder(cache) / inner
+        folder = cache_folder() / inner
         entries = sorted(folder.iterdir()) if folder.is_dir() else []
         paths = tuple(path for path in entries if re.fullmatch(pattern, path.name))
         found.append(CachePart(name, about, paths, sum(map(_measure, paths))))
     return found
 
 
-def clear_cache(parts: Sequence[str] = PARTS, cache: Path | None = None) -> int:
+def clear_cache(parts: Sequence[str]) -> int:
     """Remove parts of the cache and return the number of freed bytes.
 
-    All parts can be computed or downloaded again.
-
-    Args:
-        parts: names of parts, see `PARTS`.
-        cache: the cache folder, by default `cache_folder()`.
+    All parts can be computed or downloaded again. The names of parts are in `PARTS`.
 
     Raises:
         UserError: if a part does not exist or cannot be removed.
@@ -70,7 +66,7 @@ def clear_cache(parts: Sequence[str] = PARTS, cache: Path | None = None) -> int:
                 f"the parts of the cache are {', '.join(PARTS)}, got {name!r}{suggest(name, PARTS)}"
             )
     total = 0
-    for part in list_cache(cache):
+    for part in list_cache():
         if part.name in parts:
             total += part.bytes
             for path in part.entries:

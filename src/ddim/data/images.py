@@ -124,13 +124,12 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
     return SplitImages(images, train, validation)
 
 
-def draw_subset(indices: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+def draw_subset(indices: np.ndarray, count: int) -> np.ndarray:
     """Return at most `count` of the indices, drawn at random and sorted.
 
     The first `count` indices would be a bad choice, because neighbouring images often belong to one class.
     """
-    draw = np.random.default_rng(seed)
-    return np.sort(draw.permutation(indices)[:count])
+    return np.sort(np.random.default_rng(0).permutation(indices)[:count])
 
 
 def parse_size(text: str) -> tuple[int, int]:

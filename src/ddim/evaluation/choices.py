@@ -63,14 +63,12 @@ def choose_samples(samples: Samples, choice: Choice) -> Samples:
     return replace(samples, **own, fields={**samples.fields, **changed})
 
 
-def name_choices(combinations: Sequence[Choice], without: str | None = None) -> list[str]:
-    """Return a short name of each combination, made of the choices that differ: "ddim eta 0.5".
+def name_choices(combinations: Sequence[Choice]) -> list[str]:
+    """Return a short name of each combination, made of its choices that differ, but for the steps.
 
-    Args:
-        combinations: the combinations.
-        without: a choice to leave out of the names, such as "steps".
+    An example is "ddim eta 0.5".
     """
-    names = dict.fromkeys(name for found in combinations for name in found if name != without)
+    names = dict.fromkeys(name for found in combinations for name in found if name != "steps")
     texts = [{name: _text(name, value) for name, value in found.items()} for found in combinations]
     differing = [name for name in names if len({text.get(name) for text in texts}) > 1]
     return [_join({name: text[name] for name in differing if name in text}) for text in texts]

@@ -50,6 +50,9 @@ from ddim.runs.provenance import make_record, sampling_record
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PAIRS = 12
+"""The largest number of samples in the figure of pairs."""
+
 
 @dataclass(frozen=True, repr=False)
 class Memorisation(Tabular):
@@ -186,17 +189,13 @@ def _measure_gap(run: LoadedRun, own: SplitImages, progress: Progress) -> Gap | 
     )
 
 
-def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages, count: int = 12) -> Figure:
+def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages) -> Figure:
     """Return a figure of the samples closest to training images, each above its nearest training image.
 
-    Args:
-        verdict: the matches of the samples.
-        samples: the samples (N, H, W, C) uint8.
-        own: the images of the run.
-        count: the largest number of samples to draw.
+    The samples are (N, H, W, C) uint8.
     """
     closeness = verdict.samples.neighbours.closeness
-    worst = np.argsort(closeness, kind="stable")[:count]
+    worst = np.argsort(closeness, kind="stable")[:PAIRS]
     which = own.train[verdict.samples.neighbours.indices[worst, 0]]
     rows = {
         "sample": [samples[k] for k in worst],

@@ -165,10 +165,7 @@ def _arrange(
     combinations: Sequence[Choice], found: Sequence[Evaluation], metric: str
 ) -> tuple[TableCell, ...]:
     """Return the cells, row by row, with the differences from the first row of each column."""
-    rows, steps = (
-        name_choices(combinations, without="steps"),
-        [choice.get("steps") for choice in combinations],
-    )
+    rows, steps = name_choices(combinations), [choice.get("steps") for choice in combinations]
     columns = [f"{count} steps" for count in steps] if len(set(steps)) > 1 else [""] * len(steps)
     if len(set(rows)) == 1:
         # Only the number of steps differs, so each number gets a row.

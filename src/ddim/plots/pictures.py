@@ -88,33 +88,29 @@ def check_images(images: Tensor, what: str = "images") -> None:
         check_pixels(kind, low, high, what)
 
 
-def make_sheet(images: Tensor, columns: int | None = None, gap: int = GAP) -> np.ndarray:
+def make_sheet(images: Tensor, columns: int | None = None) -> np.ndarray:
     """Arrange images on one sheet, row by row from the top left.
 
     Args:
         images: (B, C, H, W), in [0, 1] or uint8; gray and transparent images are converted by `blend_alpha`.
         columns: images per row, by default the square root of B, rounded up.
-        gap: number of white pixels between images.
 
     Returns:
         The sheet, (H', W', 3) uint8.
 
     Raises:
-        UserError: if there is no image, or `columns` or `gap` is too small.
+        UserError: if there is no image, or `columns` is below 1.
     """
     cells = blend_alpha(to_uint8(images))
     count, height, width, _ = cells.shape
     columns = count_columns(count) if columns is None else columns
-    if count < 1 or columns < 1 or gap < 0:
-        raise UserError(
-            "a sheet needs at least 1 image and 1 column, and a gap of at least 0, "
-            f"got {count}, {columns} and {gap}"
-        )
+    if count < 1 or columns < 1:
+        raise UserError(f"a sheet needs at least 1 image and 1 column, got {count} and {columns}")
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
     for k, cell in enumerate(cells):
-        top, left = k // columns * (height + gap), k % columns * (width + gap)
+        top, left = k // columns * (height + GAP), k % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = cell
     return sheet
 
@@ -274,31 +270,26 @@ def render_deep_png(pixels: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def save_film(
-    path: str | Path, frames: Sequence[np.ndarray], seconds: float = 4.0, zoom: int | None = None
-) -> None:
+def save_film(path: str | Path, frames: Sequence[np.ndarray], zoom: int | None = None) -> None:
     """Write frames, enlarged, as a lossless animated WebP that repeats.
 
-    Consecutive equal frames become one longer frame.
+    The last frame is shown for two seconds, after four seconds of the others. Consecutive equal frames become
+    one longer frame.
 
     Args:
         path: the path of the file.
         frames: images (H, W, 1, 3 or 4) uint8, all of one size.
-        seconds: total duration of all frames except the last. The last frame is then shown for `seconds` / 2.
         zoom: see `enlarge`; a factor that is too large for a WebP is reduced.
 
     Raises:
-        UserError: if there is no frame, `seconds` is not above 0, `zoom` is not in 1 ... 64, or the folder of
-            `path` does not exist.
+        UserError: if there is no frame, `zoom` is not in 1 ... 64, or the folder of `path` does not exist.
     """
-    if not frames or not seconds > 0:
-        raise UserError(
-            f"an animation needs at least 1 frame and more than 0 seconds, got {len(frames)} and {seconds}"
-        )
+    if not frames:
+        raise UserError("an animation needs at least 1 frame, got none")
     zoom = None if zoom is None else min(zoom, LARGEST_FILM // max(frames[0].shape[:2]))
     images = [Image.fromarray(enlarge(blend_alpha(frame), zoom)) for frame in frames]
-    each = max(1, round(1000 * seconds / max(1, len(frames) - 1)))
-    durations = [each] * (len(frames) - 1) + [max(each, round(500 * seconds))]
+    each = max(1, round(4000 / max(1, len(frames) - 1)))  # in milliseconds
+    durations = [each] * (len(frames) - 1) + [max(each, 2000)]
     content = io.BytesIO()
     film = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
     # The default effort takes 30 times as long, and makes noisy frames only a tenth smaller.
