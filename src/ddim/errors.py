@@ -258,6 +258,12 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def join_words(words: Iterable[object]) -> str:
+    """Return words as in a sentence, such as "a, b and c"."""
+    *most, last = map(str, words)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def escape(text: str, kept: str = "") -> str:
     r"""Return the text with its characters that are not printable written as escapes, such as \x1b.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddim.errors import format_count
+from ddim.errors import format_count, join_words
 from ddim.experiments.learning_curves import LearningCurve
 from ddim.plots.tabular import Row, Tabular
 from ddim.runs.recipe import Recipe
@@ -152,7 +152,7 @@ class TrainingPlan(Tabular):
         if not self.alternatives:
             return []
         texts = " or ".join(map(describe_alternative, self.alternatives))
-        return [f"few images in {_join(few)} minutes; in the same time a run sees {texts}"]
+        return [f"few images in {join_words(few)} minutes; in the same time a run sees {texts}"]
 
 
 def _describe_speed(speed: Speed) -> str:
@@ -190,8 +190,3 @@ def _show_minutes(minutes: float) -> str:
 
 def _show(value: float | None) -> str:
     return NOT_MEASURED if value is None else f"{value:.3f}"
-
-
-def _join(words: Sequence[str]) -> str:
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last

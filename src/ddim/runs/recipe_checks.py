@@ -7,7 +7,7 @@ is read without these checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -20,7 +20,7 @@ from ddim.diffusion.log_snr import check_schedule
 from ddim.diffusion.loss import Objective
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.weighting import Unweighted
-from ddim.errors import UserError
+from ddim.errors import UserError, join_words
 from ddim.nn.networks import NETWORKS
 from ddim.runs.classes import Label
 from ddim.runs.codec import dump, list_fields, load_recipe
@@ -192,7 +192,7 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
         # If these fields were unequal when the weights of --from were trained, they may stay unequal.
         if found not in known:
             yield (
-                f"{_join(found)} must be one number, {what}, got {_join(found.values())}: set them "
+                f"{join_words(found)} must be one number, {what}, got {join_words(found.values())}: set them "
                 f"together, {' '.join(f'--{name} N' for name in found)}"
             )
     t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
@@ -327,8 +327,3 @@ def _list_shared_numbers(recipe: Recipe) -> Iterator[tuple[str, tuple[str, ...]]
 def _spell(pixels: PixelRule) -> str:
     """Return the field `pixels` of a recipe as text, such as "measured, std 1.0"."""
     return ", ".join([kind_name(pixels), *(f"{name} {value}" for name, value in vars(pixels).items())])
-
-
-def _join(items: Iterable[object]) -> str:
-    *most, last = map(str, items)
-    return f"{', '.join(most)} and {last}"
