@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError
+from ddim.errors import UserError, format_count
 from ddim.evaluation import run_figures
 from ddim.evaluation.conditions import Conditions
 from ddim.experiments.evaluations import common_conditions, is_last_step
@@ -107,7 +107,7 @@ def _intervals(
                 charts.Interval(value, *interval) for value, interval in filter(None, found) if interval
             ]
         if any(shown.values()) and len(data_fingerprints(rows)) < 2:
-            panels[METRICS[name][0]] = shown
+            panels[METRICS[name].title] = shown
     if not panels:
         return []
     images["intervals.png"] = render_png(charts.rasterise(charts.plot_intervals(panels)))
@@ -204,7 +204,7 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
 
 def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
     """Return a text with the number of runs in each state, and the facts that all runs share."""
-    counts = f"{_count(len(found), 'run')} of {_count(len(rows), 'configuration')}"
+    counts = f"{format_count(len(found), 'run')} of {format_count(len(rows), 'configuration')}"
     states = ", ".join(f"{count} {state}" for state, count in Counter(run.state for run in found).items())
     known = [run for run in found if run.recipe]
     versions = [run.facts.get("versions", {}) for run in found if run.facts]
@@ -278,7 +278,3 @@ def _loss_caption(
     if len(curves) == CURVES < len(rows):
         caption += f" The {len(curves)} of {len(rows)} configurations with the lowest image MAE are shown."
     return caption
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -63,8 +63,7 @@ def results_table(rows: Sequence[Configuration], common: Conditions | None) -> T
             cells.append(Cell(text, best=best[name] == k))
         finished = sum(run.state == "finished" for run in row.runs)
         lines.append([*cells, Cell(f"{finished} of {len(row.runs)}")])
-    arrows = {-1: "↓", 1: "↑"}
-    titles = [f"{METRICS[name][0]} {arrows[METRICS[name][1]]}" for name in metrics]
+    titles = [f"{METRICS[name].title} {'↓' if METRICS[name].lower_is_better else '↑'}" for name in metrics]
     notes = [*_notes(rows, common, metrics), *_partial_numbers(rows, found)]
     fields = list(rows[0].choice)
     # The names of many fields would make the column wider than its values, so the heading is then "name".
@@ -89,7 +88,7 @@ def _best_row(
         return None
     finished = [all(run.state == "finished" for run in row.counted) for row in rows]
     known = [k for k, numbers in enumerate(found) if name in numbers and finished[k]]
-    order = sorted(known, key=lambda k: -METRICS[name][1] * found[k][name].mean)
+    order = sorted(known, key=lambda k: found[k][name].mean, reverse=not METRICS[name].lower_is_better)
     if len(order) < 2 or found[order[0]][name].mean == found[order[1]][name].mean:
         return None
     return order[0]
@@ -136,7 +135,7 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
         )
         notes += _sampling(rows, common)
         notes += _few_images(rows, common)
-        unranked = [METRICS[name][0] for name in metrics if common.shortage(name)]
+        unranked = [METRICS[name].title for name in metrics if common.shortage(name)]
         if unranked:
             notes.append(f"Too few images to rank by {', '.join(unranked)}.")
         for row in rows:
@@ -195,7 +194,7 @@ def _partial_numbers(rows: Sequence[Configuration], found: Sequence[Mapping[str,
     for row, numbers in zip(rows, found, strict=True):
         total = len(row.counted)
         for n in range(1, total):
-            names = [METRICS[name][0] for name, number in numbers.items() if number.n == n]
+            names = [METRICS[name].title for name, number in numbers.items() if number.n == n]
             if names:
                 yield f"{row.name}: only {n} of its {total} runs have {', '.join(names)}."
 

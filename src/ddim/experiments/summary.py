@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ddim.evaluation.conditions import Conditions, evaluation_conditions
@@ -16,18 +16,19 @@ from ddim.evaluation.record import metric_entry
 from ddim.experiments.evaluations import newest_record
 from ddim.experiments.index import Run
 from ddim.metrics import catalogue
+from ddim.metrics.catalogue import Metric
 from ddim.runs.flat import ERRORS, flatten_as_text
 from ddim.runs.guidance_name import name_guide
 
 METRICS = {
-    "image_mae": ("Image MAE", -1),
-    "noise_mae": ("Noise MAE", -1),
+    "image_mae": Metric("Image MAE", lower_is_better=True, biased=False, least=1),
+    "noise_mae": Metric("Noise MAE", lower_is_better=True, biased=False, least=1),
     **{
-        name: (metric.title[0].upper() + metric.title[1:], -1 if metric.lower_is_better else 1)
+        name: replace(metric, title=metric.title[0].upper() + metric.title[1:])
         for name, metric in catalogue.METRICS.items()
     },
 }
-"""The title of each metric, and -1 if small values are good or 1 if large values are good."""
+"""The metrics of a report: the errors in the logs, and those of `ddim.metrics.catalogue`."""
 
 MISSING = "–"
 """The value of a field that a configuration does not have."""
