@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddim.evaluation.conditions import SAMPLING_FIELDS
 from ddim.experiments.evaluations import mark_comparable
 from ddim.experiments.index import Run, find_runs
 from ddim.experiments.recorded_runs import RECORDED
@@ -32,7 +33,7 @@ The error falls fast at first and slowly later, so the end of a short trial says
 IRRELEVANT = ("seed", "minutes", "images", "report", "data.source", "data.split_seed")
 """Fields of a recipe, with their subfields, that do not change the error after a given number of images."""
 
-SAMPLING = ("sampler", "grid", "steps", "sampled_on", "clip")
+SAMPLING = (*SAMPLING_FIELDS, "steps")
 """Fields that change the samples of a run, and so its KID, but not its validation error."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.evaluation.record import describe_verdict, evaluation_name
+from ddim.evaluation.record import describe_part, describe_verdict, evaluation_name
 from ddim.experiments.index import Run
 from ddim.files.documents import SEAL, read_sealed
 from ddim.runs.flat import ERRORS
@@ -181,11 +181,8 @@ def describe_evaluations(run: Run, common: Run | None) -> list[Evaluated]:
 def _describe_conditions(record: Mapping[str, Any]) -> str:
     features, reference, generated = (record[name] for name in ("features", "reference", "generated"))
     name = Path(str(reference["source"])).name
-    part = {"valid": "held-out ", "train": "training "}.get(reference["part"], "")
-    return show_text(
-        f"{generated['images']:,} samples against {reference['images']:,} {part}images of {name}, "
-        f"features {features['extractor']}"
-    )
+    images = describe_part(reference["images"], reference["part"], name)
+    return show_text(f"{generated['images']:,} samples against {images}, features {features['extractor']}")
 
 
 def list_columns(facts: Mapping[str, Any]) -> list[Column]:
