@@ -17,6 +17,7 @@ from ddim.errors import UserError, format_count
 from ddim.files.documents import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.plots.tabular import Tabular, embed_png
+from ddim.runs.flat import labels_by_default
 from ddim.runs.folder import list_numbered_folders
 from ddim.runs.guidance_name import name_guidance
 
@@ -194,8 +195,8 @@ def find_changed_label(sampling: Mapping[str, Any], recipe: Mapping[str, Any]) -
         sampling: the record of the samples.
         recipe: the recipe of the run, as JSON.
     """
-    label, data = sampling.get("label"), recipe.get("data", {})
-    if isinstance(data.get("labels"), str) or data.get("vectors") is not None:
+    label = sampling.get("label")
+    if labels_by_default(recipe.get("data", {})):
         return {"natural": None, None: "none"}.get(label, label) if isinstance(label, str | None) else label
     return label
 

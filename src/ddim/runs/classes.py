@@ -152,8 +152,10 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
             label is text and the run was trained without labels, or the label is neither text nor a whole
             number. A run with vectors takes only None, "natural" and "none".
     """
-    if label is None or recipe.data.vectors is not None:
-        return default_label(recipe) if label is None else _find_word(label)
+    if label is None:
+        return default_label(recipe)
+    if recipe.data.vectors is not None:
+        return _find_word(label, "left out, since this run was trained with vectors: give vector (--vector)")
     if isinstance(label, SupportsIndex) and not isinstance(label, bool):
         return index(label)
     if not isinstance(label, str):
@@ -162,25 +164,17 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
         raise UserError(f"label must be left out, since this run was trained without labels, got {label!r}")
     if label == "all":
         return "all"
-    if label in classes:
-        return classes.index(label)
-    numbers = [str(index) for index in range(len(classes))]
-    if label in numbers:
-        return numbers.index(label)
-    if label in ("natural", "none"):
-        return "natural" if label == "natural" else None
-    hint = suggest(label, classes)
-    raise UserError(f'label must be one of the run\'s {len(classes)} classes or "all", got {label!r}{hint}')
+    known = [*classes, *map(str, range(len(classes)))]
+    if label in known:
+        return known.index(label) % len(classes)
+    return _find_word(label, f'one of the run\'s {len(classes)} classes or "all"', classes)
 
 
-def _find_word(label: str | int) -> Label:
-    """Return the label that a word stands for, in a run that was trained with vectors."""
+def _find_word(label: str | int, wanted: str, classes: Sequence[str] = ()) -> Label:
+    """Return the label that a word stands for; else the error says what is `wanted`."""
     if label in ("natural", "none"):
         return "natural" if label == "natural" else None
-    raise UserError(
-        "label must be left out, since this run was trained with vectors: give vector (--vector), got "
-        f"{label!r}"
-    )
+    raise UserError(f"label must be {wanted}, got {label!r}{suggest(str(label), classes)}")
 
 
 def default_label(recipe: Recipe) -> Label:

@@ -46,6 +46,11 @@ def option_text(value: object) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
+def labels_by_default(data: Mapping[str, Any]) -> bool:
+    """Return whether samples have labels by default, from `data` of a recipe (JSON); see `default_label`."""
+    return isinstance(data.get("labels"), str) or data.get("vectors") is not None
+
+
 def check_shown_fields(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     """Check the types of the fields that tables show, and return the recipe (as JSON) unchanged.
 

@@ -10,9 +10,8 @@ from typing import TypeVar
 
 from fastapi import APIRouter, Response
 
-from ddim.data.clusters import Clusters
 from ddim.errors import UserError, shorten_paths
-from ddim.runs.flat import flatten_as_text
+from ddim.runs.flat import flatten_as_text, labels_by_default
 from ddim.web.answers import Refused, reply
 from ddim.web.event_stream import EVENTS, Event, EventStream
 from ddim.web.explainer import Explainer, Field
@@ -174,8 +173,7 @@ def _describe(own: str, known: ListedRun, others: Mapping[str, ListedRun]) -> De
         memorisation=describe_memorisation(own, run.path),
         class_names=[show_text(str(name)) for name in names] if row.classes else [],
         vector=list_columns(run.facts),
-        # As in `ddim.runs.classes.default_label`: classes that are clusters, and vectors, are drawn.
-        draws_labels=Clusters.is_meant(data.get("labels")) or data.get("vectors") is not None,
+        draws_labels=labels_by_default(data),
         guides=list_guides(own, others),
         steps=int(run.recipe["steps"]),
         can_sample=bool(checkpoints),
