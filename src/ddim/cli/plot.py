@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 
 TAKES_FIELDS = True
-SCHEDULES = ("cosine", "linear", "linear_beta")
-"""The schedules that are drawn by default."""
 
 _EPILOG = """examples:
   ddim plot schedule                                 cosine, linear and linear_beta side by side
@@ -62,7 +60,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     schedule.epilog = _FIELDS.format(fields=list_kind_fields("diffusion.schedules", "SCHEDULES"))
     known = ", ".join(read_registry("diffusion.schedules", "SCHEDULES"))
     schedule.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{known} (default: {', '.join(SCHEDULES)})"
+        "names", nargs="*", metavar="NAME", help=f"{known} (default: cosine, linear, linear_beta)"
     )
     for name, text in (
         ("embedding", "draw the sinusoidal embedding of the noise variance as heat maps"),
@@ -129,9 +127,8 @@ def _schedule(args: argparse.Namespace) -> Figure:
     from ddim.evaluation import schedule_figures
 
     changes = {name.removeprefix("schedule."): value for name, value in args.fields.items()}
-    return schedule_figures.plot_schedules(
-        schedule_figures.choose_schedules(args.names or SCHEDULES, changes)
-    )
+    names = args.names or [*schedule_figures.DEFAULT]
+    return schedule_figures.plot_schedules(schedule_figures.choose_schedules(names, changes))
 
 
 def _embedding(args: argparse.Namespace) -> Figure:
