@@ -29,7 +29,7 @@ from ddim.runs.generate import generate
 from ddim.runs.named_recipes import clear, fast
 from ddim.runs.network_program import write_onnx, write_program
 from ddim.runs.pipeline import load
-from ddim.runs.sampling_guide import describe_sampling
+from ddim.runs.sampling_json import describe_sampling
 from ddim.runs.searched_grids import SearchedGrid, save_grid
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from evaluated_runs import record

@@ -21,7 +21,7 @@ from ddim.runs.network_program import ONNX, OUTPUT, PROGRAM, write_onnx, write_p
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.publishing import hide_folders
 from ddim.runs.run_path import find_run_folder
-from ddim.runs.sampling_guide import GUIDE, describe_sampling
+from ddim.runs.sampling_json import SAMPLING, describe_sampling
 
 FORMATS = {
     "diffusers": "a pipeline folder for diffusers",
@@ -40,7 +40,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-guide = json.loads(Path("{GUIDE}").read_text())
+guide = json.loads(Path("{SAMPLING}").read_text())
 network = onnxruntime.InferenceSession("{ONNX}")
 draw = np.random.default_rng(0)
 x = guide["start"] * draw.standard_normal((4, *guide["shape"])).astype("float32")
@@ -66,7 +66,7 @@ _TORCH = f"""
 import torch
 
 network = torch.export.load("{PROGRAM}").module()
-F = network(x, condition)  # and label, int64 (B,), if {GUIDE} has classes
+F = network(x, condition)  # and label, int64 (B,), if {SAMPLING} has classes
 """
 
 _DIFFUSERS = """
@@ -155,7 +155,7 @@ def export_run(
         raise UserError(f"to must be one of {', '.join(FORMATS)}, got {to!r}{suggest(str(to), FORMATS)}")
     if steps is not None and to in ("diffusers", "safetensors"):
         raise UserError(
-            f"the number of steps is saved in {GUIDE}, which a {to} export does not have: leave steps out"
+            f"the number of steps is saved in {SAMPLING}, which a {to} export does not have: leave steps out"
         )
     out = None if out is None else Path(out)
     if out is not None:
@@ -199,18 +199,18 @@ def _write_format(
             f"{MEASURED} the means and deviations that were measured on the training images."
         )
         return notes, [Heading("Use"), Text(about), Code(_SAFETENSORS.strip())]
-    guide = describe_sampling(run, steps)
-    conditions = [step["condition"] for step in guide["steps"]]
+    document = describe_sampling(run, steps)
+    conditions = [step["condition"] for step in document["steps"]]
     file, write, code = {
         "onnx": (ONNX, write_onnx, _NUMPY),
         "torch": (PROGRAM, write_program, _TORCH),
     }[to]
     write(run.model, conditions, folder / file)
-    write_json(folder / GUIDE, guide)
+    write_json(folder / SAMPLING, document)
     about = (
-        f"{file} is the network, for any number of images. {GUIDE} says how to sample with it. The inputs "
-        f"of the network are x, noisy images times the entry input of {GUIDE}, and condition, the entry of "
-        "this name."
+        f"{file} is the network, for any number of images. {SAMPLING} says how to sample with it. The inputs "
+        f"of the network are x, noisy images times the entry input of {SAMPLING}, and condition, the entry "
+        "of this name."
     )
     return notes, [Heading("Use"), *map(Text, (about, *notes)), Code(code.strip())]
 

@@ -7,7 +7,7 @@ from ddim.runs.classes import choose_label, default_label
 from ddim.runs.guidance_choice import find_own_guidance
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import describe_kind
-from ddim.runs.sampling_guide import GUIDE
+from ddim.runs.sampling_json import SAMPLING
 
 
 def describe_differences(run: LoadedRun, to: str, steps: int | None) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ def describe_differences(run: LoadedRun, to: str, steps: int | None) -> tuple[st
     recipe, sampler = run.recipe, run.recipe.sampler
     steps, name, notes = recipe.choose_steps(steps), describe_kind(sampler), []
     if to != "diffusers" and sampler != DDIM():
-        notes.append(f"{GUIDE} has the steps of DDIM, and not those of the sampler of the run, {name}")
+        notes.append(f"{SAMPLING} has the steps of DDIM, and not those of the sampler of the run, {name}")
     if (to == "diffusers" or sampler != DDIM()) and run.searched_grid(sampler, steps):
         notes.append(f"the times that ddim search found for {steps} steps of {name} are left out")
     label = default_label(recipe)

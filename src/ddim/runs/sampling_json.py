@@ -1,6 +1,6 @@
 """Describe how to sample an exported network with DDIM, as a small JSON document for programs without torch.
 
-The document is the file `GUIDE` beside an exported network. docs/export.md has a program that reads it.
+The document is the file `SAMPLING` beside an exported network. docs/export.md has a program that reads it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ddim.runs.codec import dump
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe_checks import check_steps
 
-GUIDE = "sampling.json"
+SAMPLING = "sampling.json"
 """The name of the JSON file beside an exported network."""
 
 VERSION = 1
@@ -36,7 +36,7 @@ FORMULAS = (
 
 
 def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str, Any]:
-    """Return the content of `GUIDE`: shape, pixels, classes, clipping, and coefficients of each DDIM step.
+    """Return the content of `SAMPLING`: shape, pixels, classes, clipping, and coefficients of each DDIM step.
 
     `class_weights` are the relative frequencies of the classes that samples have by default; null means
     samples without a class. `values` is the range of the training images, which [0, 1] stands for.
