@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
+import convergence as c
 from ddim.diffusion.grids import SPACINGS
 from ddim.diffusion.oracles import Mixture, exact_flow
 from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth, DPMSolver, Sampler, UniPC
-from ddim.diffusion.samplers import convergence as c
 from ddim.diffusion.schedules import Cosine
 
 SAMPLERS: dict[str, tuple[Sampler, str]] = {

@@ -1,26 +1,19 @@
 """KID of distorted real images: the table of the benchmark, on a few blossoms."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from ddim.data import open_images
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "distortions.py"
+from distortions import distorted
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("distortions", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     blossoms = open_images("blossoms:24", (64, 64), 3, cache=tmp_path_factory.mktemp("cache")).pixels
     rows = {}
-    for name, _, found, reference in script.distorted(load_extractor(), np.array(blossoms)):
+    for name, _, found, reference in distorted(load_extractor(), np.array(blossoms)):
         rows.setdefault(name, []).append(kid(found, reference, subsets=1))
     return rows
 

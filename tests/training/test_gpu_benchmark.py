@@ -1,6 +1,5 @@
 """benchmarks/gpu.py runs from its first part to its last, on small networks."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
+import gpu
 from ddim.nn.runtime import Runtime
 from ddim.runs.recipe import build_model
 from oracles import made
@@ -19,10 +19,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 TRAINING = ["as ddim train runs it", "bare step", "float32, not compiled"]
 
 
-def test_flops_of_a_step_are_those_of_its_convolutions(monkeypatch):
+def test_flops_of_a_step_are_those_of_its_convolutions():
     """Recipe luz has no other products. The first convolution needs no gradient of its input."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    gpu = importlib.import_module("gpu")
     recipe, products = make_small("luz"), []
     model = made(lambda: build_model(recipe, 3))
 

@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 import torch
 
+import convergence as c
 from cases import mark_slow
 from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.editing import Inpaint
@@ -22,7 +23,6 @@ from ddim.diffusion.samplers import (
     final_sample,
     last_state,
 )
-from ddim.diffusion.samplers import convergence as c
 from ddim.diffusion.schedules import Cosine, LinearBeta, LinearPath
 from oracles import Gaussian, normal
 

@@ -4,11 +4,11 @@ from functools import partial
 import pytest
 import torch
 
+from convergence import Warped
 from ddim.diffusion.grids import Quadratic, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.samplers import DDIM, final_sample, initial_noise, last_state
-from ddim.diffusion.samplers.convergence import Warped
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearPath
 from ddim.errors import UserError
 from oracles import Gaussian, normal

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from cases import mark_slow
+from convergence import convergence_order
 from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, last_state
-from ddim.diffusion.samplers.convergence import convergence_order
 from ddim.diffusion.schedules import Cosine, LinearBeta
 
 SCHEDULES = [Cosine(0.1, 0.999), LinearBeta(0.1, 8.0)]
