@@ -50,8 +50,8 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
             its length is 1, 3 or 4; else on the last axis if its length is 1, 3 or 4; else on the first or
             the last axis if it is shorter than both other axes.
         values: "auto" rounds floats in [0, 1] to 8 bits if the images have 1, 3 or 4 channels; "float32"
-            keeps floats of any range. 16-bit images, and images with other numbers of channels, are never
-            rounded.
+            keeps floats of any range. 16-bit images, images with other numbers of channels, and images of
+            Pillow in mode "F" are never rounded.
 
     `data` may also be a source that this function returned before.
 
