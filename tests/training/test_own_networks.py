@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 import ddim
 import mine
 import tiny
+from ddim.data.augment import Augment
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
 from ddim.runs.recipe import Data
@@ -54,6 +55,15 @@ class NeverWithoutClass(mine.Net):
 
     def forward(self, x, noise_level, label):
         return super().forward(x, noise_level) + self.embed(label).view(-1, 1, 1, 1)
+
+
+class Augmented(mine.Net):
+    """A network that takes augmentation labels, but fails without."""
+
+    augment = 9
+
+    def forward(self, x, noise_level, augment):
+        return super().forward(x, noise_level) + 0.01 * augment.sum(1).view(-1, 1, 1, 1)
 
 
 class OfTensors(OfClasses):
@@ -100,6 +110,12 @@ def test_time_and_memory_of_an_own_network_are_estimated(net):
 def test_a_network_that_fails_without_a_class_is_refused_before_the_training(net, said, tmp_path):
     with pytest.raises(UserError, match=said):
         tiny.train(replace(RECIPE, net=net), tmp_path / "run", PAIRS)
+
+
+def test_a_network_that_fails_without_augmentation_labels_is_refused_before_the_training(tmp_path):
+    recipe = replace(RECIPE, net=Augmented, augment=Augment(0.5))
+    with pytest.raises(UserError, match=r"noise_level \(2,\), without augment, fails: TypeError"):
+        tiny.train(recipe, tmp_path / "run", PIXELS)
 
 
 def test_a_network_that_always_needs_a_class_is_trained_on_images_that_all_have_one(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import torch
 
@@ -28,9 +29,11 @@ def check_network(recipe: Recipe, parts: SplitImages) -> None:
         net, channels = recipe.net.network(), parts.images.pixels.shape[-1]
         x, name = torch.zeros(2, channels, *recipe.data.size), recipe.net.name
         augments = recipe.net.augment if recipe.augment.probability else 0
-        options = {"augment": torch.zeros(2, augments)} if augments else {}
-        more = f" and augment (2, {augments})" if augments else ""
-        for labels, words in _list_labels(recipe):
+        # Validation and sampling never pass augmentation labels.
+        kinds = [({}, ", without augment" if augments else "")]
+        if augments:
+            kinds.append(({"augment": torch.zeros(2, augments)}, f" and augment (2, {augments})"))
+        for (labels, words), (options, more) in product(_list_labels(recipe), kinds):
             try:
                 output = net(x, torch.zeros(2), *labels, **options)
             except Exception as error:
