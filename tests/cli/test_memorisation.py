@@ -40,6 +40,15 @@ def test_a_run_that_has_hardly_learnt_is_not_called_memorised(run, command):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
 
 
+def test_samples_that_cannot_be_kept_in_the_cache_are_compared_all_the_same(
+    run, tmp_path, monkeypatch, command
+):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+    (tmp_path / "features").write_text("in the way")
+    said = command("memorisation", run, "-n", "5", "--steps", "2", "--out", tmp_path / "out").out
+    assert said.startswith("By pixels, this run is not seen to repeat training images")
+
+
 def test_the_record_has_the_numbers_of_images_and_levels_of_the_gap(run, tmp_path, monkeypatch, command):
     run = shutil.copytree(run, tmp_path / "run")
     monkeypatch.setattr("ddim.evaluation.diagnose.IMAGES", 20)

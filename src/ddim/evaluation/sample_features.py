@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ddim.errors import SamplesNotFinite, UserError
+from ddim.errors import NoSpace, SamplesNotFinite, UserError
 from ddim.evaluation.compare import Difference
 from ddim.files import cache_folder, make_folder, read_file, write_atomic
 from ddim.metrics.features import Extractor
@@ -112,9 +112,6 @@ class SampledParts:
 
         Args:
             cached: whether samples in the cache are used. It is False if the weights may have changed.
-
-        Raises:
-            UserError: if the cache folder cannot be written.
         """
         for seeds in split_into_parts(self.pipeline, self.seeds, BATCH):
             if cached:
@@ -155,8 +152,10 @@ class SampledParts:
         seconds = time.monotonic() - began
         made = {"images": images.contiguous(), "nfe": torch.tensor(nfe)}
         if keep:
-            _create_folder(folder)
-            _keep(folder / _name(seeds), made)
+            # Samples that cannot be kept are made again when they are needed again.
+            with suppress(UserError, NoSpace):
+                _create_folder(folder)
+                _keep(folder / _name(seeds), made)
         return made, seconds
 
     def _find(self, folder: Path, seeds: Sequence[int]) -> dict[str, Tensor] | None:
