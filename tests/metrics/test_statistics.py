@@ -1,3 +1,7 @@
+import math
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -38,3 +42,20 @@ def test_the_intervals_of_few_images_hold_the_truth_in_at_least_95_percent_of_ca
     for found, truth in ((one, 1), (other, 1), (estimate_difference(one, other), 0)):
         assert np.mean((found.low <= truth) & (found.high >= truth)) > 0.94
     assert np.mean((other.low <= 1) & (other.high >= 1)) == pytest.approx(0.95, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), [(1, 12.7062047), (2, 4.3026527), (9, 2.2621572), (math.inf, 1.9599640)]
+)
+def test_half_an_interval_is_the_quantile_of_students_t_in_standard_errors(freedom, quantile):
+    """The quantiles are those of printed tables."""
+    found = Estimate.from_error(np.array(3.0), np.array(2.0), freedom)
+    assert found.high - 3 == pytest.approx(2 * quantile, rel=1e-7)
+    assert found.error == pytest.approx(2)
+
+
+def test_an_interval_leaves_the_slow_import_of_all_statistics_out():
+    # Another test may have imported scipy.stats: a fresh process has not.
+    program = "import sys, numpy; from ddim.metrics.statistics import estimate_mean as mean; "
+    program += "mean(numpy.arange(9.0)); print('scipy.stats' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
