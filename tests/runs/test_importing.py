@@ -123,10 +123,20 @@ def test_another_table_of_a_bare_network_is_one_of_its_package(tmp_path):
         assert recipe.conditioning == Timestep(entries)
         assert (recipe.grid.entries, recipe.objective.times.entries) == (entries, entries)
         assert "were assumed, the velocity; --predicts changes this" in str(imported)
-    fields = {"schedule": "cosine", "predicts": "noise"}
+    fields = {"schedule": "beta_table", "predicts": "noise"}
+    imported = import_model(tmp_path / "m.pt", tmp_path / "table", size=16, fields=fields)
+    assert "were assumed, 1000 entries; --schedule.entries changes this" in str(imported)
+
+
+def test_entries_are_called_assumed_only_if_the_schedule_is_a_table(tmp_path):
+    _, weights = theirs(LinearAttentionUNetSpec(8, (1,), (True,), 1, 4))
+    torch.save(weights, tmp_path / "m.pt")
+    fields = {"schedule": "cosine"}
     imported = import_model(tmp_path / "m.pt", tmp_path / "cosine", size=16, fields=fields)
     assert isinstance(load(imported.run).recipe.schedule, Cosine)
-    assert "were assumed, 1000 entries; --schedule.entries changes this" in str(imported)
+    assert "were assumed, the velocity; --predicts changes this" in str(imported)
+    with pytest.raises(UserError, match=r"schedule\.entries"):
+        import_model(tmp_path / "m.pt", size=16, fields={**fields, "schedule.entries": "1000"})
 
 
 @pytest.mark.parametrize("table", ["linear", "cosine", "signal_sigmoid"])

@@ -105,21 +105,19 @@ def _import_lucidrains(
     spec, channels = lucidrains_checkpoint.find_network(net.shapes)
     around = file.within(prefix.removesuffix("model."))
     tables = {name: around.read(name) for name in ("betas", "loss_weight") if name in around.shapes}
-    assumed = {
-        "schedule": "the sigmoid schedule",
-        "schedule.entries": "1000 entries",
-        "predicts": "the velocity",
-    }
+    if "schedule" in fields or "schedule.entries" in fields:
+        linear = fields.get("schedule") == "linear"
+        fields = openai_checkpoint.complete_table_fields(fields, linear=linear)
+    recipe = override(lucidrains_checkpoint.make_recipe(spec, tables), fields)
+    # A schedule that is no table has no number of entries.
+    entries = {} if recipe.schedule.entries is None else {"schedule.entries": "1000 entries"}
+    assumed = {"schedule": "the sigmoid schedule", **entries, "predicts": "the velocity"}
     missing = {name: words for name, words in assumed.items() if name not in fields}
     if "betas" not in tables and missing:
         notes.append(
             "the file holds no schedule: defaults of denoising-diffusion-pytorch were assumed, "
             f"{', '.join(missing.values())}; {', '.join(f'--{name}' for name in missing)} changes this"
         )
-    if "schedule" in fields or "schedule.entries" in fields:
-        linear = fields.get("schedule") == "linear"
-        fields = openai_checkpoint.complete_table_fields(fields, linear=linear)
-    recipe = override(lucidrains_checkpoint.make_recipe(spec, tables), fields)
     weights = _convert(net, recipe, channels, lucidrains_checkpoint.translate_name)
     averaged = "ema_model" in prefix
     notes.append(f"the weights are {'the averaged ones (EMA)' if averaged else 'not averaged'}")
