@@ -19,7 +19,10 @@ from ddim.files.documents import read_sealed
 from ddim.metrics.statistics import Estimate
 from ddim.runs.folder import list_numbered_folders
 
-METHODS = '"vlb" is the variational bound, an upper bound; "ode" estimates the likelihood itself.'
+METHODS = (
+    '"vlb" is the variational bound, and "ode" the density along the probability flow of dequantised images; '
+    "both are upper bounds."
+)
 """A sentence for reports that explains the methods of `ddim likelihood`."""
 
 WeightsIdentity = tuple[str, str, str | None]
