@@ -198,7 +198,8 @@ def test_cosine_turns_at_a_constant_angle_between_its_bounds():
     ],
 )
 def test_each_table_is_the_product_of_its_fractions(betas, law):
-    """The five of Ho et al.'s code: alpha_bar_i = prod (1 - beta_j), in rational numbers."""
+    """Four tables of Ho et al.'s code and Song et al.'s sigmoid: alpha_bar_i = prod (1 - beta_j), in rational
+    numbers."""
     bar, bars = Fraction(1), []
     for i in range(1000):
         bar = (bar * (1 - law(i))).limit_denominator(10**40)

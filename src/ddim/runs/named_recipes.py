@@ -170,7 +170,7 @@ def choose_by_size(size: tuple[int, int]) -> SizeChoices:
     easier to guess. If the sides are twice as long, the noise is therefore twice as strong: the mean of four
     pixels is then as noisy as one pixel of the smaller image (Hoogeboom et al. 2023, section 2.1; Esser et
     al. 2024, section 5.3.2). Each further stage halves the image once more, so that the lowest stage has 8 to
-    15 pixels on its shorter side. The side of a patch grows in the same way, in even numbers.
+    16 pixels on its shorter side. The side of a patch grows in the same way, in even numbers.
     """
     ratio = max(1.0, math.sqrt(size[0] * size[1]) / 64)
     stages = max(0, int(math.log2(min(size) / 64)))
@@ -180,7 +180,7 @@ def choose_by_size(size: tuple[int, int]) -> SizeChoices:
 def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
     """The default: the best images after minutes of training on two cores; see docs/results/fast.md.
 
-    Larger images get further stages, so that the lowest stage has 8 to 15 pixels on its shorter side: 5
+    Larger images get further stages, so that the lowest stage has 8 to 16 pixels on its shorter side: 5
     stages for 128 pixels, 6 for 256. Their noise is stronger, by the ratio of their side to 64 pixels,
     because neighbouring pixels are more alike (Hoogeboom et al. 2023, section 2.1). All other options were
     chosen for 64 pixels.

@@ -137,7 +137,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     """Return matrices (..., m, n) with the same singular vectors, and singular values of about 0.7 to 1.2.
 
     This is the Newton-Schulz iteration with the coefficients of Jordan et al. 2024, which raise small
-    singular values fast. Singular values below about 0.001 times the norm of the matrix do not reach 0.7.
+    singular values fast. Singular values below about 0.0015 times the norm of the matrix do not reach
+    0.7.
     """
     a, b, c = COEFFICIENTS
     wide = matrices.shape[-2] <= matrices.shape[-1]

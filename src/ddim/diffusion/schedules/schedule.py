@@ -34,7 +34,8 @@ class Schedule(Protocol):
     def inverse(self, log_snr: Tensor | float) -> Tensor:
         """Return the earliest time at which the log-SNR is at most this value: float64, clamped to [0, 1].
 
-        The default implementation finds this time by bisection, to the last bit.
+        The default implementation finds this time by bisection, to the last bit. For a table whose `read` is
+        "log_snr", the result is at least 1 / entries, the time of the first entry.
         """
         wanted = as_double(log_snr)
         early, late = torch.zeros_like(wanted), torch.ones_like(wanted)

@@ -148,7 +148,8 @@ class Linear(_Table):
 class BetaTable(_Table):
     """Other tables of beta; `entries`, `clip` and `read` are as in `Linear`.
 
-    `betas` chooses the formula of beta; all formulas but the first two are in the code of Ho et al. 2020:
+    `betas` chooses the formula of beta; "quad", "const" and "jsd" are in the code of Ho et al. 2020,
+    "sigmoid" is in the code of Song et al. 2021a:
 
     - "cosine": alpha is the cosine of the time with an offset of 0.008, and beta is at most 0.999 (Nichol &
       Dhariwal 2021, eq. 17).
