@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import shutil
 import zipfile
 from types import SimpleNamespace
 
@@ -12,12 +13,15 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
+import tiny
 from ddim.cli import main
 from ddim.diffusion.samplers import State
 from ddim.runs.classes import find_label
 from ddim.runs.recipe import Data, Recipe
+from ddim.runs.searched_grids import SearchedGrid, save_grid
 from ddim.web.answers import Refused
 from ddim.web.application import build_application
+from ddim.web.perform_samples import sample_run
 from ddim.web.preview import SamplePreview
 from ddim.web.repeat import sample_command
 from ddim.web.results import ResultStore
@@ -60,8 +64,8 @@ def test_samples_equal_those_of_the_command(client, options, vector_run, weaker_
     assert words[:2] == ["ddim", "sample"]
     assert main([*words[1:], "--out", str(tmp_path / "own"), "--quiet"]) == 0
     assert [image["seed"] for image in found["images"]] == options["seeds"]
-    # Noise within the sampler and a vector are lost in an interpolation between seeds.
-    assert found["seeded"] == (not options.get("eta") and "vector" not in options)
+    # A sampler, its options, a grid and a vector are lost in an interpolation between seeds.
+    assert found["seeded"] == ("fields" not in options and "vector" not in options)
     for image in found["images"]:
         own = tmp_path / f"own/{image['seed']:05d}.png"
         assert client.get(image["url"]).content == own.read_bytes()
@@ -79,6 +83,38 @@ def test_samples_equal_those_of_the_command(client, options, vector_run, weaker_
         file = Image.open(io.BytesIO(client.get(image["url"]).content))
         assert np.array_equal(own.squeeze(), np.asarray(file))
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("options", "seeded"),
+    [
+        ({}, True),
+        ({"guidance": 2.5, "guide_with": "@guide", "interval": [-3.0, None]}, True),
+        ({"sampler": "adams_bashforth"}, False),
+        ({"grid": "quadratic"}, False),
+    ],
+    ids=str,
+)
+def test_an_interpolation_between_the_seeds_ends_at_samples_that_are_called_seeded(client, options, seeded):
+    options = {"steps": 3, **options}
+    answer = client.post(SAMPLES, json={"seeds": [3, 5], **options})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    shared = {name: options[name] for name in options if name not in ("sampler", "grid")}
+    ends = {"kind": "interpolate", "sources": [{"seed": 3}, {"seed": 5}], "frames": 2}
+    way = client.post(f"/api/runs/{RUN}/edits", json={**ends, **shared}).json()
+    files = [[client.get(image["url"]).content for image in each["images"]] for each in (found, way)]
+    assert found["seeded"] == seeded == (files[0] == files[1])
+
+
+def test_samples_on_a_searched_grid_are_not_called_seeded(trained, tmp_path):
+    run, recipe = shutil.copytree(trained / RUN, tmp_path / "run"), tiny.BASE
+    save_grid(run, recipe.sampler, 3, "ema", SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0}))
+    monitor = SimpleNamespace(check=lambda: None)
+    for steps, seeded in ((2, True), (3, False)):
+        (tmp_path / str(steps)).mkdir()
+        task = SampleTask(str(run), str(tmp_path / str(steps)), [3, 5], steps)
+        assert sample_run(task, monitor)["seeded"] == seeded
 
 
 def test_a_stream_shows_each_step_and_ends_with_the_result(client):

@@ -73,10 +73,9 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
         raise UserError(f"{unknown[0]} cannot be changed for sampling; only {', '.join(SAMPLING_FIELDS)} can")
     pipeline = PIPELINES.open(task.run)
     steps = pipeline.recipe.choose_steps(task.steps)
-    usual = pipeline.recipe.sampler
-    pipeline, _ = with_options(pipeline, task.fields, steps)
-    # An interpolation uses the usual sampler.
-    adds_noise = usual.stochastic or pipeline.recipe.sampler.stochastic
+    pipeline, on_searched_grid = with_options(pipeline, task.fields, steps)
+    # An interpolation uses the sampler, grid and clipping of the recipe.
+    usual = not task.fields and not on_searched_grid and not pipeline.recipe.sampler.stochastic
     label = choose_condition(pipeline, task.label, task.vector, task.seeds)
     check_label(pipeline.recipe, label)
     guidance = open_guidance(pipeline, label, steps, **guidance_options(task))
@@ -105,7 +104,7 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
         "command": sample_command(task, pipeline.classes),
         "python": sample_call(task, pipeline),
         "notes": describe_views(pipeline),
-        "seeded": label is None and not guidance.searched and not adds_noise,
+        "seeded": usual and label is None and not guidance.searched,
     }
 
 

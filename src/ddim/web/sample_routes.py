@@ -49,7 +49,7 @@ class Result:
     """New images, the files about them, and the command and Python code that make the same images.
 
     `seeded` says whether an interpolation between the seeds, which uses their latents alone, ends at these
-    images.
+    images if it has the same steps and the same guidance.
     """
 
     id: str

@@ -134,12 +134,15 @@ export class EditPanel {
     show(this.message);
     try {
       // Two samples are interpolated between their latents, which their seeds give exactly; other images are
-      // inverted first. An interpolation uses no class and no vector, but it can be guided.
-      const plain = (tile) => !tile.guided || body.guidance !== undefined;
+      // inverted first. An interpolation uses no class and no vector, but it can be guided. Steps and guidance
+      // that a sample was given must be those of the interpolation: else its seed leads to another image.
+      const agrees = ({ options }) =>
+        (options.steps === undefined || options.steps === body.steps) &&
+        (options.guidance === undefined || guidanceOf(options) === guidanceOf(body));
       const seeded =
         tiles.length === 2 &&
         !this.detail.draws_labels &&
-        tiles.every((tile) => tile.seed !== undefined && plain(tile));
+        tiles.every((tile) => tile.seed !== undefined && agrees(tile));
       body.sources = seeded
         ? tiles.map(({ seed }) => ({ seed }))
         : await Promise.all(tiles.map((tile) => this.source(tile, tiles.length > 1)));
@@ -158,4 +161,5 @@ export class EditPanel {
   }
 }
 
+const guidanceOf = ({ guidance, guide_with, interval }) => JSON.stringify([guidance, guide_with, interval]);
 const names = (n) => Array.from({ length: n }, (_, k) => `seed ${k}`);

@@ -88,7 +88,7 @@ export class Entry {
     const plain = sampled && Object.keys(sampled).length === 1;
     result.images.forEach(({ url, file, seed }, k) => {
       this.tiles[k].seed = result.seeded ? seed : undefined;
-      this.tiles[k].guided = sampled?.guidance !== undefined;
+      this.tiles[k].options = sampled;
       this.tiles[k].finish(url, plain ? { seed } : null, file);
     });
     show(
