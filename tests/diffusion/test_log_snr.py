@@ -34,8 +34,7 @@ def test_shares_of_log_snr_are_the_times_between_the_edges_of_bins(schedule):
     for b, share in found.items():
         # Later times hold less signal: a bin lies between the times of its two edges.
         edges = schedule.inverse(torch.tensor([b + 2.0, b], dtype=torch.float64))
-        if not isinstance(schedule, Linear):
-            assert share == pytest.approx((edges[1] - edges[0]).item(), abs=1e-4)
+        assert share == pytest.approx((edges[1] - edges[0]).item(), abs=1e-4)
     assert max(found.values()) > (0.38 if isinstance(schedule, Linear) else 0.1)
 
 

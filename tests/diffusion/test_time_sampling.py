@@ -99,8 +99,6 @@ def test_the_weighted_loss_has_the_mean_of_evenly_drawn_times(seed):
     index = (times * ENTRIES).round().long() - 1
     assert (counts * loss[index]).mean().item() == pytest.approx(loss.mean().item(), abs=2e-4)
     assert counts.mean().item() == pytest.approx(1, abs=2e-4)
-    exact = memory.probabilities() * loss / (ENTRIES * memory.probabilities())
-    assert torch.allclose(exact.sum(), loss.mean())
 
 
 def test_entries_are_drawn_as_the_root_of_their_mean_squared_loss():

@@ -44,13 +44,12 @@ def test_a_copy_is_at_distance_exactly_zero_far_from_the_origin():
 
 def test_standardised_rows_keep_correlation_and_drop_brightness_and_contrast():
     images = smooth(6, 0)
-    rows = standardise(images)
-    apart = torch.cdist(rows.double(), rows.double()).square() / 2
-    # One channel alone, by numpy's own correlation.
-    gray = images[..., :1]
-    rows = standardise(gray).double()
-    apart = torch.cdist(rows, rows).square() / 2
-    assert 1 - apart.numpy() == pytest.approx(np.corrcoef(gray.reshape(6, -1)), abs=1e-6)
+    # One channel alone, and all channels, each without its mean, by numpy's own correlation.
+    for kept in (images[..., :1], images):
+        rows = standardise(kept).double()
+        apart = torch.cdist(rows, rows).square() / 2
+        centred = kept - kept.mean((1, 2), keepdims=True)
+        assert 1 - apart.numpy() == pytest.approx(np.corrcoef(centred.reshape(6, -1)), abs=1e-6)
     dim = (images // 2 + 40).astype(np.uint8)
     assert (standardise(images) - standardise(dim)).norm(dim=1).max() < 0.03
 
