@@ -85,9 +85,9 @@ def test_paths_may_be_text(run, tmp_path):
 class Net(torch.nn.Module):
     """A network as one writes it in a notebook."""
 
-    def __init__(self):
+    def __init__(self, *more):
         super().__init__()
-        self.layers = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.Dropout(0.5))
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), *more, torch.nn.Dropout(0.5))
 
     def forward(self, x, t):
         return self.layers(x)
@@ -101,6 +101,25 @@ def test_a_network_of_your_own_is_sampled_and_left_in_training_mode():
         assert images.shape == (3, 3, 8, 8)
         assert torch.equal(images[:1], ddim.sample(model, n=1, steps=4, sampler=ddim.DPMSolver(2), seed=5))
     assert model(torch.zeros(2, 3, 8, 8), 0.5).x0.shape == (2, 3, 8, 8)
+    assert all(layer.training for layer in net.modules())
+
+
+def test_edits_and_figures_leave_a_network_of_your_own_unchanged():
+    net = made(lambda: Net(torch.nn.BatchNorm2d(3)))
+    model = ddim.Model(net, ddim.Cosine(), shape=(3, 8, 8))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    image, mask = torch.full((1, 3, 8, 8), 0.25), torch.eye(8)
+    calls = [
+        lambda: ddim.vary(model, image, seeds=[3], steps=3).images,
+        lambda: ddim.inpaint(model, image, mask, [3], 3, resample=1).images,
+        lambda: ddim.invert(model, image, 3).latents,
+        lambda: ddim.interpolate(model, seeds=[3, 7], steps=3).images,
+    ]
+    for call in calls:
+        assert torch.equal(call(), call())
+    ddim.plot_reverse(model, 3)
+    ddim.plot_samplers(model, (4,), 1)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(layer.training for layer in net.modules())
 
 

@@ -19,7 +19,7 @@ from ddim.errors import UserError, check_count
 from ddim.runs.classes import default_label
 from ddim.runs.generate import fill_micro_batches
 from ddim.runs.guidance import OFF, Guidance
-from ddim.runs.pipeline import Pipeline
+from ddim.runs.pipeline import Pipeline, evaluating
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe_checks import check_unconditional
 
@@ -92,7 +92,7 @@ def sample_in_model_units(
             progress("reference samples", done + count * step / len(times), len(seeds))
             yield state
 
-    with pipeline.runtime:
+    with evaluating(pipeline.model), pipeline.runtime:
         for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, label):
             noise = Noise(filled)
             # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True,

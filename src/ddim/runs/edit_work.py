@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from ddim.runs.codec import override
 from ddim.runs.generate import Watch, fill_micro_batches
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.guidance_choice import GuidanceOptions, open_task_guidance
-from ddim.runs.pipeline import Pipeline, open_pipeline
+from ddim.runs.pipeline import Pipeline, evaluating, open_pipeline
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_steps, check_unconditional
@@ -106,9 +106,12 @@ class Work:
         """Return x0, given in model units, as images in [0, 1] on the CPU."""
         return self.pipeline.pixels.leave(x0.float()).cpu()
 
-    def precision(self, exact: bool = False) -> AbstractContextManager[Any]:
-        """Return a context for the network: with the precision of the run, or with float32 if `exact`."""
-        return self.pipeline.runtime if exact else self.pipeline.runtime.precise()
+    @contextmanager
+    def precision(self, exact: bool = False) -> Generator[None]:
+        """Return a context for the network: eval mode, the precision of the run, or float32 if `exact`."""
+        runtime = self.pipeline.runtime
+        with evaluating(self.pipeline.model), runtime if exact else runtime.precise():
+            yield
 
     def sample(self, sampler: Sampler, latents: Tensor) -> Tensor:
         """Return the samples x0 (B, C, H, W), in model units, of latents (B, C, H, W)."""

@@ -93,7 +93,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     pipeline = pipeline.with_recipe(**given)
     pipeline, _ = _on_searched_grid(pipeline, steps, searched=grid is None)
     found = choose_condition(pipeline, label, vector, chosen)
-    with evaluating(pipeline.model), open_progress(progress) as shown:
+    with open_progress(progress) as shown:
         guided = open_guidance(pipeline, found, steps, guidance, guidance_interval, guide_with)
         images, _ = generate(pipeline, chosen, steps, label=found, guidance=guided, progress=shown)
     check_samples(images, chosen, pipeline)
@@ -142,7 +142,7 @@ def generate(
     for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, label):
         guided, counters = guidance.apply(model, labels)
         denoise, state = pipeline.denoiser(guided), None
-        with runtime.precise():
+        with evaluating(model), runtime.precise():
             for step, state in enumerate(sample_states(denoise, blank, filled, times, recipe.sampler)):
                 # The sampler yields a state for each time, and the last state is the sample.
                 progress("samples", done + len(mine) * step / len(times), len(seeds))
