@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import tiny
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.parameterisation import PredictsImage
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS
+from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS, Sampler, State
 from ddim.diffusion.schedules import Cosine, KarrasSigma
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
@@ -116,6 +117,24 @@ def test_the_nfe_of_a_record_is_that_of_the_samples(kind, low, high):
     plain = count_evaluations(one, 6)
     assert plain <= nfe <= 2 * plain
     assert (nfe == plain) == (low == 60)
+
+
+class Midpoint(Sampler):
+    """A sampler of second order that does not define `evaluations`."""
+
+    def walk(self, denoise, x, times, noise):
+        for t, s in pairwise(times):
+            for begin, end in pairwise((t, (t + s) / 2, s)):
+                p = denoise(x, begin)
+                x = denoise.schedule(end).noisy(p.x0, p.eps)
+            yield State(x, s.item(), p.x0)
+
+
+@pytest.mark.parametrize("guidance", [OFF, guided(2.0)], ids=["not guided", "guided"])
+def test_the_evaluations_of_a_sampler_of_your_own_are_counted(guidance):
+    one = replace(run(STRONG), recipe=replace(run(STRONG).recipe, sampler=Midpoint()))
+    _, nfe = generate(one, range(2), 4, guidance=guidance)
+    assert count_evaluations(one, 4, guidance) == nfe == (14 if guidance.on else 7)
 
 
 def test_the_label_goes_to_both_models_if_the_guide_has_labels():

@@ -222,8 +222,6 @@ def count_evaluations(pipeline: Pipeline, steps: int, guidance: Guidance = OFF) 
     the sampler runs on an image of one pixel, with denoisers that predict 0.
     """
     recipe = pipeline.recipe
-    if not guidance.on:
-        return recipe.sampler.evaluations(steps)
     strong, weak = (Counted(_Zero(recipe.schedule)) for _ in range(2))
     denoise, counters = guidance.combine(strong, weak)
     denoise = Rescheduled(denoise, on) if (on := recipe.sampled_on) else denoise
