@@ -103,6 +103,22 @@ def test_the_source_of_a_class_in_a_notebook_is_found():
     assert len(set(found)) == 3
 
 
+def test_a_lambda_is_hashed_without_the_statement_around_it():
+    cells = (
+        "made = dict(net=lambda: Net(8), other=lambda: Net(16))['net']",
+        "made = [\n    lambda: Net(16), lambda: (lambda: Net(16))() and\n    Net(8), lambda: Net(8)\n][2]",
+        "made = lambda: Net(16)",
+        "made = (lambda: lambda: Net(8) if True else Net(16))()",
+    )
+    found = []
+    for number, cell in enumerate(cells):
+        space = {"__name__": "__main__", "Net": mine.Net}
+        notebook_cell(cell, f"lambda-{number}", space)
+        found.append(own_parts._read_source(space["made"]))
+    assert found[:3] == ["lambda: Net(8)", "lambda: Net(8)", "lambda: Net(16)"]
+    assert found[3] == "lambda: Net(8) if True else Net(16)"
+
+
 def test_the_code_of_a_class_without_a_source_is_hashed():
     digests = []
     for body in ("t / 2", "t / 2", "t / 3"):

@@ -157,7 +157,7 @@ def _read_source(thing: type | Callable[..., Any]) -> str:
     for code in codes:
         # `inspect` does not find the classes of a notebook, whose module has no file. Search by line instead.
         text = "".join(linecache.getlines(code.co_filename))
-        if found := _find_definition(text, thing, code.co_firstlineno):
+        if found := _find_definition(text, thing, code):
             return found
     try:
         return textwrap.dedent(inspect.getsource(thing))
@@ -173,18 +173,38 @@ def _list_codes(thing: type | Callable[..., Any]) -> Iterator[CodeType]:
             yield inspect.unwrap(function).__code__
 
 
-def _find_definition(text: str, thing: type | Callable[..., Any], line: int) -> str | None:
-    """Return the definition of a class or function in `text` that includes line number `line`, or None."""
+def _find_definition(text: str, thing: type | Callable[..., Any], code: CodeType) -> str | None:
+    """Return the definition in `text` of a class or function with this compiled code, or None."""
     try:
         tree = ast.parse(text)
     except SyntaxError:
         return None
+    if thing.__name__ == "<lambda>":
+        return _find_lambda(tree, code)
+    line = code.co_firstlineno
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == thing.__name__:
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             if first <= line <= (node.end_lineno or first):
                 return textwrap.dedent("".join(text.splitlines(keepends=True)[first - 1 : node.end_lineno]))
     return None
+
+
+def _find_lambda(tree: ast.Module, code: CodeType) -> str | None:
+    """Return the lambda with this compiled code, without the statement around it; None if it is not found."""
+    # Instructions without a place in the text have no columns, or empty ones.
+    places = [(line, column) for line, _, column, end in code.co_positions() if end]
+    found = None
+    # The walk goes from outer to inner expressions, so the last lambda around the code is the right one.
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Lambda) and places and _includes(node.body, places[0]):
+            found = ast.unparse(node)
+    return found
+
+
+def _includes(node: ast.expr, place: tuple[int | None, int | None]) -> bool:
+    """Return whether the text of an expression includes the place (line, column)."""
+    return (node.lineno, node.col_offset) <= place < (node.end_lineno, node.end_col_offset)  # type: ignore[operator]
 
 
 def _describe_code(code: CodeType) -> str:
