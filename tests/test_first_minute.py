@@ -14,6 +14,7 @@ import torch
 
 import ddim
 import tiny
+from ddim.evaluation.discretisation_error import choose_ends
 from ddim.nn import allocator
 from oracles import made
 
@@ -131,6 +132,20 @@ def test_image_k_depends_on_seed_k_and_seeds_are_numbers_or_lists(run):
         ddim.sample(run, 3, 2, seeds=[1, 2])
     with pytest.raises(ddim.errors.UserError, match="a list of seeds is given as seeds="):
         ddim.sample(run, steps=2, seed=[1, 2, 3])
+
+
+def test_numbers_of_numpy_are_as_good_as_those_of_python(tmp_path):
+    one, machine = np.int64(1), ddim.Machine("cpu", "fp32", threads=np.int64(2))
+    recipe = replace(tiny.recipe(), sampler=ddim.DPMSolver(np.int64(2)))
+    options = {"seed": one, "images": np.int64(8), "size": (np.int64(32), np.int64(32)), "progress": False}
+    run = ddim.train(None, recipe, out=tmp_path / "run", machine=machine, **options)
+    pipeline = ddim.load(run, threads=np.int64(2))
+    assert (pipeline.recipe.sampler, pipeline.recipe.seed) == (ddim.DPMSolver(2), 1)
+    for sampler in (ddim.UniPC(np.int64(2)), ddim.AdamsBashforth(np.int64(2))):
+        assert len(ddim.sample(pipeline, 2, sampler=sampler)) == 2
+    found = ddim.evaluate(pipeline, n=np.int64(20), part="all", steps=np.int64(2), seed=one, progress=False)
+    assert found.record["sampling"]["seeds"] == list(range(1, 21))
+    assert type(choose_ends(recipe, 3, np.float32(0.1))[1]) is float
 
 
 def test_every_repr_fits_a_screen(run):

@@ -1,6 +1,7 @@
 """Features of a reference belong to the selected images, are computed once, and again if damaged."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,3 +135,9 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="set DDIM_CACHE to a folder that can be written"):
         compute_features(some(), stub())
+
+
+def test_a_path_in_a_reference_is_kept_as_text():
+    assert Reference(Path("photos")) == Reference("photos")
+    with pytest.raises(UserError, match=r"must be a folder, an archive or a name, got an array \(3,\)"):
+        Reference(np.ones(3))

@@ -99,7 +99,7 @@ def search_grid(
     # If `end` is given, only the first time of the run's grid is needed. It is then taken from the grid with
     # the run's own number of steps, because a grid with `steps` times may not exist.
     first, last = find_grid_ends(recipe, max(steps, 2) if end is None else recipe.steps)
-    last = last if end is None else end
+    last = last if end is None else float(end)
     schedule = recipe.sampling_schedule
     check_times_between(steps, schedule, last, first)
     # If grids.json cannot be read, this fails now and not after the search.

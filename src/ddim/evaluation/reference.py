@@ -33,7 +33,7 @@ class Reference:
             images.
 
     Raises:
-        UserError: if `part` is another word.
+        UserError: if `part` is another word, or `data` is neither a path nor a name.
     """
 
     data: str | None = None
@@ -45,6 +45,9 @@ class Reference:
             raise UserError(
                 f"part must be one of {', '.join(parts)}, got {self.part!r}{suggest(self.part, parts)}"
             )
+        if self.data is not None:
+            # JSON, in which records are written, refuses paths.
+            object.__setattr__(self, "data", name_source(self.data))
 
 
 def name_source(reference: str | Path) -> str:

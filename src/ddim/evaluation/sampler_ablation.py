@@ -231,7 +231,7 @@ def ablate_sampler(
     check_count("evaluations", evaluations, 3)
     schedule = pipeline.recipe.sampling_schedule
     first, last = find_grid_ends(pipeline.recipe, pipeline.recipe.steps)
-    end = last if end is None else end
+    end = last if end is None else float(end)
     levels = count_reference_levels(count_levels(EDM(), evaluations))
     check_times_between(levels, schedule, end, first)
     error = error_against_reference(pipeline, end, range(seeds), levels, first, progress, guidance)

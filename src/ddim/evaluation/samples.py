@@ -61,6 +61,10 @@ class Samples:
         check_count("n", self.count, LEAST)
         check_seeds([self.seed])
         check_seeds([self.seed + self.count - 1])
+        # Files refuse numbers of NumPy.
+        for name in ("n", "steps", "seed"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else int(value))
 
     @property
     def count(self) -> int:

@@ -76,6 +76,8 @@ class Runtime:
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
+        # JSON and torch refuse numbers of NumPy.
+        object.__setattr__(self, "threads", int(self.threads))
 
     def __enter__(self) -> Self:
         """Set the number of threads and the precision of convolutions."""

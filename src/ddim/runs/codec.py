@@ -23,7 +23,7 @@ from ddim.files import read_file
 from ddim.nn.own_network import OwnNetwork
 from ddim.runs.kinds import Slot, kind_name, list_slots
 from ddim.runs.own_parts import identify_part, is_own
-from ddim.runs.plain_values import describe_type, parse_plain, show_value
+from ddim.runs.plain_values import describe_type, parse_plain, show_value, to_plain
 from ddim.runs.recipe import Recipe
 
 LARGEST_RECIPE = 2**18
@@ -57,6 +57,7 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
 
 
 def _check_plain(value: Any) -> Any:  # noqa: ANN401
+    value = to_plain(value)
     if value is not None and not isinstance(value, str | int | float):
         name = value.__name__ if isinstance(value, type) else type(value).__name__
         mend = f": write @dataclass(frozen=True) above {name}" if callable(value) else ""

@@ -8,18 +8,20 @@ import types
 from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin
 
+import numpy as np
+
 from ddim.data import parse_size
 from ddim.data.clusters import Clusters
 from ddim.errors import UserError, suggest
 
 
 def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911, PLR0912
-    """Convert JSON, or the text of an option, to a plain value.
+    """Convert JSON, the text of an option, or a number of NumPy, to a plain value.
 
     A plain value is a number, text, truth value, tuple or `Clusters`.
 
     Args:
-        data: the JSON or text.
+        data: the JSON, text or number.
         wanted: the type of the value.
         path: the path of the value in a recipe, for messages.
 
@@ -27,6 +29,7 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0
         UserError: if `data` is not such a value.
     """
     origin, args = get_origin(wanted), get_args(wanted)
+    data = to_plain(data)
     refusal = UserError(f"{path} must be {describe_type(wanted)}, got {show_value(data)}")
     if origin in (Union, types.UnionType):
         if data in (None, "none") and types.NoneType in args:
@@ -63,6 +66,11 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0
     if not isinstance(data, plain) or isinstance(data, bool) or not str(data).strip():
         raise refusal
     return str(data) if wanted is str else _parse_number(data, wanted, refusal)
+
+
+def to_plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a number of NumPy as a number of Python, and any other value unchanged."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _parse_number(data: Any, wanted: type, refusal: UserError) -> int | float:  # noqa: ANN401

@@ -55,6 +55,11 @@ class Machine:
     threads: int | None = None
     recompute: bool = False
 
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            # JSON refuses numbers of NumPy.
+            object.__setattr__(self, "threads", int(self.threads))
+
     def choose(self, seconds: float = 0.0) -> Runtime:
         """Return the runtime for a run that is expected to take `seconds`; see `choose_runtime`."""
         chosen = choose_runtime(self.device, self.precision, self.compiling, self.threads, seconds)

@@ -79,7 +79,7 @@ class DPMSolver(Sampler):
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
         """Yield the state after each step; see `Sampler`."""
-        past: deque[Known] = deque(maxlen=self.order)
+        past: deque[Known] = deque(maxlen=int(self.order))
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
@@ -128,7 +128,7 @@ class UniPC(Sampler):
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
         """Yield the state after each step; see `Sampler`."""
-        past: deque[Known] = deque(maxlen=self.order)
+        past: deque[Known] = deque(maxlen=int(self.order))
         before = None  # the noise level and the images x at the start of the last step
         for k, (t, s) in enumerate(pairwise(times)):
             now, then = denoise.schedule(t), denoise.schedule(s)
