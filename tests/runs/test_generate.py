@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 import ddim
 import tiny
 from cases import mark_slow
-from ddim.diffusion.grids import Karras, Listed
+from ddim.diffusion.grids import Grid, Karras, Listed
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Multistep, UniPC
 from ddim.errors import SamplesNotFinite, UserError
@@ -253,6 +253,27 @@ def test_a_sampler_and_a_grid_can_be_named(trained):
     # As on the command line, the name of the present sampler keeps its fields.
     noisy = trained.with_recipe(sampler=DDIM(0.5))
     assert torch.equal(sample(noisy, 2, 3, sampler="ddim"), sample(trained, 2, 3, sampler=DDIM(0.5)))
+
+
+@dataclass(frozen=True)
+class Given(Grid):
+    """A grid that returns what it holds."""
+
+    times: object
+
+    def __call__(self, steps, schedule):
+        return self.times
+
+
+def test_the_times_of_a_grid_of_your_own_are_checked(trained):
+    assert len(sample(trained, 1, 2, grid=Given(torch.tensor([1.0, 0.5])))) == 1
+    for times in ([0.5, 1.0], [0.5, 0.5], [1.0], [1.0, 0.0], [1.5, 0.5], [1.0, torch.nan]):
+        with pytest.raises(
+            UserError, match=r"grid Given must return a tensor of 2 decreasing times in \(0, 1"
+        ):
+            sample(trained, 1, 2, grid=Given(torch.tensor(times)))
+    with pytest.raises(UserError, match=r"2 decreasing times in \(0, 1\], got \[1, 0.5\]"):
+        sample(trained, 1, 2, grid=Given([1, 0.5]))
 
 
 @pytest.mark.parametrize(

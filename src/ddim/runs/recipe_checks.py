@@ -25,6 +25,7 @@ from ddim.nn.networks import NETWORKS
 from ddim.runs.classes import Label
 from ddim.runs.codec import dump, list_fields, load_recipe
 from ddim.runs.kinds import kind_name
+from ddim.runs.plain_values import show_value
 from ddim.runs.recipe import PixelRule, Recipe
 from ddim.runs.vector_labels import VectorLabel
 
@@ -83,9 +84,21 @@ def check_steps(recipe: Recipe, steps: int) -> None:
     """Check that the recipe's grid works with `steps` steps, at noise levels that training covers.
 
     Raises:
-        UserError: if the grid cannot have so many times, or a noise level is outside those of training.
+        UserError: if the grid cannot have so many times or breaks the contract of `Grid`, or a noise level is
+            outside those of training.
     """
-    levels = recipe.sampling_schedule(recipe.grid(steps, recipe.sampling_schedule))
+    times = recipe.grid(steps, recipe.sampling_schedule)
+    if not (
+        isinstance(times, torch.Tensor)
+        and times.shape == (steps,)
+        and (times.diff() < 0).all()
+        and 0 < times[-1] <= times[0] <= 1
+    ):
+        raise UserError(
+            f"grid {kind_name(recipe.grid)} must return a tensor of {steps} decreasing times in (0, 1], got "
+            f"{show_value(times)}"
+        )
+    levels = recipe.sampling_schedule(times)
     if recipe.sampled_on:
         check_reach(recipe.schedule, levels)
 
