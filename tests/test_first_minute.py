@@ -105,6 +105,27 @@ def test_a_network_of_your_own_is_sampled_and_left_in_training_mode():
     assert all(layer.training for layer in net.modules())
 
 
+def test_a_model_may_have_any_channels_predict_a_variance_or_take_vectors():
+    for channels in (2, 3, 5):
+        model = ddim.Model(lambda x, t: x.tile(1, 2, 1, 1), "cosine", shape=(channels, 8, 8))
+        for sampler in (ddim.DDIM(), ddim.DDPM("learned")):
+            assert ddim.sample(model, n=1, steps=2, sampler=sampler).shape == (1, channels, 8, 8)
+    plain = ddim.Model(lambda x, t: x, "cosine", shape=(3, 8, 8))
+    with pytest.raises(ddim.errors.UserError, match="this network predicts no variance"):
+        ddim.sample(plain, n=1, steps=2, sampler=ddim.DDPM("learned"))
+
+    def shift(x, t, vector):
+        return x if vector is None else x + vector.mean(1).reshape(-1, 1, 1, 1)
+
+    shift.vector = 4
+    model = ddim.Model(shift, "cosine", shape=(3, 8, 8))
+    assert torch.equal(ddim.sample(model, n=1, steps=2), ddim.sample(plain, n=1, steps=2))
+    x = torch.ones(2, 3, 8, 8)
+    assert torch.equal(model.with_labels(torch.ones(2, 4))(x, 0.5).x0, model(x, 0.5, torch.ones(2, 4)).x0)
+    with pytest.raises(ddim.errors.UserError, match=r"vector needs a run, .* to model.with_labels"):
+        ddim.sample(model, n=1, steps=2, vector=[1.0, 2.0, 3.0, 4.0])
+
+
 def test_edits_and_figures_leave_a_network_of_your_own_unchanged():
     net = made(lambda: Net(torch.nn.BatchNorm2d(3)))
     model = ddim.Model(net, ddim.Cosine(), shape=(3, 8, 8))

@@ -80,7 +80,9 @@ class Function(nn.Module):
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = function
-        self.classes, self.augment = getattr(function, "classes", 0), getattr(function, "augment", 0)
+        self.classes, self.augment, self.vector = (
+            getattr(function, name, 0) for name in ("classes", "augment", "vector")
+        )
 
     def forward(self, *args: Tensor | None, **options: Tensor) -> Tensor:
         """Call the wrapped function and return its output."""

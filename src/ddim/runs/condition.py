@@ -28,4 +28,9 @@ def choose_condition(
         return find_label(label, pipeline.recipe, pipeline.classes)
     if label is not None:
         raise UserError(f"give label or vector, not both, got label {label!r}")
+    if pipeline.vectors is None and pipeline.model.vector:
+        raise UserError(
+            "vector needs a run, which holds the mean and the standard deviation of its vectors: give "
+            "standardised vectors (B, d) to model.with_labels"
+        )
     return find_vectors(vector, seeds, pipeline.vectors)

@@ -90,8 +90,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     pipeline = open_pipeline(model)
     steps = pipeline.recipe.choose_steps(steps)
     given = {name: value for name, value in {"sampler": sampler, "grid": grid}.items() if value is not None}
-    pipeline = pipeline.with_recipe(**given)
-    pipeline, _ = _on_searched_grid(pipeline, steps, searched=grid is None)
+    pipeline, _ = _on_searched_grid(pipeline.with_recipe(**given), steps, searched=grid is None)
     found = choose_condition(pipeline, label, vector, chosen)
     with open_progress(progress) as shown:
         guided = open_guidance(pipeline, found, steps, guidance, guidance_interval, guide_with)
@@ -309,7 +308,8 @@ def _on_searched_grid(pipeline: P, steps: int, *, searched: bool) -> tuple[P, bo
     """
     found = pipeline.searched_grid(pipeline.recipe.sampler, steps) if searched else None
     pipeline = pipeline.with_recipe(grid=found) if found else pipeline
-    check_recipe(pipeline.recipe)
+    if isinstance(pipeline, LoadedRun):  # the recipe of a bare model does not describe its network
+        check_recipe(pipeline.recipe)
     check_steps(pipeline.recipe, steps)
     return pipeline, found is not None
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ddim.data.clusters import Clusters, ImageClusters
-from ddim.data.values import EIGHT_BITS, Values
+from ddim.data.values import EIGHT_BITS, Values, choose_channels
 from ddim.data.vectors import ImageVectors
 from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Listed
@@ -267,11 +267,11 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
         if isinstance(source, nn.Module):
             got = f"got the network {type(source).__name__}: give ddim.Model(network, ddim.Cosine(), ...)"
         raise UserError(f"model must be a run folder, a Pipeline or a Model, {got}")
-    shape = source.shape
-    weight = next(source.parameters(), torch.zeros(()))
+    shape, weight = source.shape, next(source.parameters(), torch.zeros(()))
+    size = (shape.height, shape.width)
     own: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
     recipe = Recipe(
-        data=Data(size=(shape.height, shape.width), channels=shape.channels, labels=source.classes > 0),
+        data=Data(size=size, channels=choose_channels(shape.channels), labels=source.classes > 0),
         pixels=Fixed(0.5, 0.5),
         net=UNetSpec(classes=source.classes),
         **own,
