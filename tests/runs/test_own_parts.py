@@ -62,6 +62,12 @@ def test_a_part_that_is_not_given_is_named_and_nothing_runs(elsewhere):
     assert load_recipe(tree).schedule == mine.RECIPE.schedule
 
 
+@pytest.mark.parametrize("own", [mine.Net, mine.Straight(), nn.Sequential(), 3], ids=repr)
+def test_parts_that_are_not_in_a_list_are_refused(own):
+    with pytest.raises(UserError, match=r"^own must be a list, such as own=\[MySchedule, MyNetwork\], got "):
+        ddim.load("run", own=own)
+
+
 def test_a_part_with_another_source_is_remarked_upon():
     tree = dump(mine.RECIPE)
     tree["schedule"]["sha256"] = "0" * 64

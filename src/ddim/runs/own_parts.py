@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from ddim.errors import UserError, warn_user
+from ddim.errors import UserError, describe_given, warn_user
 from ddim.nn.own_network import OwnNetwork
 
 _GIVEN: dict[str, dict[str, Any]] = {}
@@ -65,8 +65,13 @@ def give_parts(parts: Iterable[Any]) -> str:
         The name of the last part.
 
     Raises:
-        UserError: if a part is none of these.
+        UserError: if `parts` is not a list, or a part is none of these.
     """
+    # A network may be iterable, but its layers are not the parts.
+    if isinstance(parts, nn.Module) or not isinstance(parts, Iterable):
+        raise UserError(
+            f"own must be a list, such as own=[MySchedule, MyNetwork], got {describe_given(parts)}"
+        )
     name = ""
     for part in parts:
         if isinstance(part, type) and is_dataclass(part):
