@@ -72,6 +72,23 @@ def test_a_list_of_one_image_is_inpainted_with_the_file_of_a_mask(pipeline, imag
     assert torch.equal(alone.images, listed.images)
 
 
+def test_missing_images_and_seeds_are_refused_in_one_sentence(pipeline, images):
+    for none in ([], torch.zeros(0, 3, 32, 32)):
+        with pytest.raises(UserError, match="the number of images must be at least 1"):
+            ddim.invert(pipeline, none)
+        with pytest.raises(UserError, match="the number of images must be at least 1"):
+            ddim.inpaint(pipeline, none, MASK)
+    for edit in (ddim.vary, lambda *given, seeds: ddim.inpaint(*given, MASK, seeds)):
+        with pytest.raises(UserError, match="n must be at least 1"):
+            edit(pipeline, images[:1], seeds=[])
+        with pytest.raises(UserError, match="seeds must be a list of whole numbers"):
+            edit(pipeline, images[:1], seeds=3)
+    with pytest.raises(UserError, match=r"a tensor, such as torch.from_numpy\(array\), got an array"):
+        ddim.vary(pipeline, images[:1].numpy())
+    with pytest.raises(UserError, match=r"from_numpy\(array\), got an array \(32, 32\)"):
+        ddim.inpaint(pipeline, images[:1], MASK.numpy())
+
+
 def test_an_interpolation_is_of_two_seeds_or_two_images(pipeline, images):
     between = ddim.interpolate(pipeline, seeds=[3, 7], frames=3, steps=3)
     assert between.facts["between_seeds"] == [3, 7]

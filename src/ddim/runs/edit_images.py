@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.editing import Inpaint, interpolate_latents, invert, restore, vary
-from ddim.diffusion.noise import Noise, check_seeds
+from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count
 from ddim.plots.charts import plot_strip, rasterise
 from ddim.plots.pictures import render_png, to_uint8
 from ddim.runs.edit_inputs import Picture, open_mask, open_pictures
 from ddim.runs.edit_work import EditOptions, Source, Work, open_work
+from ddim.runs.generate import list_seeds
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline, open_pipeline
 
@@ -174,16 +175,15 @@ def interpolate(
     if images is not None and seeds is None:
         return _interpolate_images(pipeline, open_pictures(pipeline, images), frames, steps, **options)
     if images is None and seeds is not None:
-        return _interpolate_seeds(pipeline, list(seeds), frames, steps, **options)
+        return _interpolate_seeds(pipeline, list_seeds(None, 0, seeds), frames, steps, **options)
     raise UserError("give two images, or seeds=[3, 7]")
 
 
 def _interpolate_seeds(
-    pipeline: Pipeline, seeds: list[int], frames: int, steps: int, **options: Unpack[EditOptions]
+    pipeline: Pipeline, seeds: Sequence[int], frames: int, steps: int, **options: Unpack[EditOptions]
 ) -> Edit:
     if len(seeds) != 2:
         raise UserError(f"an interpolation needs two seeds, got {len(seeds)}")
-    check_seeds(seeds)
     work = open_work(pipeline, "an interpolation", steps, real=False, **options)
     with work.precision():
         blank = work.pipeline.model.blank(2).cpu()
@@ -249,12 +249,10 @@ def inpaint_image(
     Example:
         >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
     """
-    pipeline, seeds = open_pipeline(model), list(seeds)
-    given = image if isinstance(image, Picture) else image[0]
-    image = _open_one(pipeline, image, "inpainting")
-    hole = open_mask(pipeline, mask, given)
+    pipeline, seeds = open_pipeline(model), list_seeds(None, 0, seeds)
+    given, image = image, _open_one(pipeline, image, "inpainting")
+    hole = open_mask(pipeline, mask, given if isinstance(given, Picture) else given[0])
     check_count("resample", resample)
-    check_seeds(seeds)
     if not 0 < hole.mean() < 1:
         raise UserError("the hole must contain pixels to inpaint (1) and pixels to keep (0)")
     work = open_work(pipeline, "inpainting", steps, seeded=True, **options)
@@ -305,9 +303,8 @@ def vary_image(
     Example:
         >>> ddim.vary(run, "rose.jpg", strength=0.6)
     """
-    pipeline, seeds = open_pipeline(model), list(seeds)
+    pipeline, seeds = open_pipeline(model), list_seeds(None, 0, seeds)
     image = _open_one(pipeline, image, "a variation")
-    check_seeds(seeds)
     work = open_work(pipeline, "a variation", steps, seeded=True, **options)
     x0 = work.pipeline.pixels.enter(image)
     times = [strength, *work.times[work.times < strength].tolist()]

@@ -15,7 +15,7 @@ from ddim.data.decode import BROKEN, MAX_BYTES, UnusableError
 from ddim.data.given import encode_picture
 from ddim.data.high_bit_depth import decode_any, read_any_header
 from ddim.data.values import EIGHT_BITS, Values
-from ddim.errors import UserError
+from ddim.errors import UserError, check_count, describe_given
 from ddim.files import read_file
 from ddim.plots.pictures import check_images
 from ddim.runs.pipeline import Pipeline
@@ -73,6 +73,11 @@ def _read_bytes(file: str | Path | Image.Image) -> bytes:
     try:
         if isinstance(file, Image.Image):
             return encode_picture(file, _describe(file))
+        if not isinstance(file, str | Path):
+            raise UserError(
+                "an image must be a file, an image of Pillow or a tensor, such as torch.from_numpy(array), "
+                f"got {describe_given(file)}"
+            )
         return read_file(Path(file), MAX_BYTES)
     except UserError:
         raise
@@ -161,6 +166,7 @@ def open_pictures(pipeline: Pipeline, pictures: Picture | Sequence[Picture]) -> 
             opened.append((to_unit(batch) if batch.dtype == torch.uint8 else batch.float()).cpu())
         else:
             opened.append(read_images([picture], size, channels, values=pipeline.values))
+    check_count("the number of images", sum(map(len, opened)))
     return torch.cat(opened)
 
 

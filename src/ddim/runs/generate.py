@@ -86,7 +86,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         >>> images = ddim.sample("runs/photos-fast-1", steps=10, sampler=ddim.EDM(), seeds=[3, 7])
         >>> ddim.sheet(images)
     """
-    chosen = _list_seeds(n, seed, seeds)
+    chosen = list_seeds(n, seed, seeds)
     pipeline = open_pipeline(model)
     steps = pipeline.recipe.choose_steps(steps)
     given = {name: value for name, value in {"sampler": sampler, "grid": grid}.items() if value is not None}
@@ -330,15 +330,15 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
         )
 
 
-def _list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
+def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
+    """Return the seeds; see `sample`."""
     if seeds is None:
         if not isinstance(seed, SupportsIndex):
             raise UserError(
                 f"seed must be a whole number, got {seed!r}; a list of seeds is given as seeds=[3, 7]"
             )
-        first, count = index(seed), 16 if n is None else n
-        check_count("n", count)
-        return range(first, first + count)
+        check_count("n", count := 16 if n is None else n)
+        return range(index(seed), index(seed) + count)
     if isinstance(seeds, str) or not isinstance(seeds, Iterable):
         raise UserError(f"seeds must be a list of whole numbers, such as [3, 7] or range(5), got {seeds!r}")
     check_seeds(listed := list(seeds))
@@ -347,4 +347,4 @@ def _list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequen
     check_count("n", len(listed))
     if n not in (None, len(listed)):
         raise UserError(f"n must be the number of seeds, {len(listed)}, or left out, got {n}")
-    return listed
+    return [index(seed) for seed in listed]
