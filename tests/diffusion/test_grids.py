@@ -135,6 +135,7 @@ def test_zero_steps_and_more_than_a_million_are_refused(grid, steps):
 
 def test_listed_times_are_taken_as_they_are():
     grid = Listed((1.0, 0.7, 0.01))
+    assert Listed(torch.tensor(grid.times, dtype=torch.float64).numpy()) == Listed([1, 0.7, 0.01]) == grid
     assert grid(3, Cosine()).tolist() == [1.0, 0.7, 0.01]
     with pytest.raises(UserError, match=r"steps must be 3, .* got 4"):
         grid(4, Cosine())

@@ -112,6 +112,13 @@ def test_transparent_pixels_show_a_light_checker_board():
     assert np.abs(make_sheet(to_tensor(image)) - mixed).max() <= 0.5
 
 
+def test_a_sheet_of_arrays_is_that_of_tensors():
+    images = torch.linspace(0, 1, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
+    wanted = np.asarray(sheet(images))
+    for given in (images.numpy(), list(images.numpy()), list(images)):
+        assert np.array_equal(np.asarray(sheet(given)), wanted)
+
+
 def test_a_sheet_without_images_is_refused():
     with pytest.raises(UserError, match="at least 1 image"):
         make_sheet(torch.zeros(0, 3, 4, 4))

@@ -75,8 +75,7 @@ class Quadratic:
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """Return the times; see `Grid`."""
-        squares = _uniform(steps) ** 2
-        entries = schedule.entries
+        squares, entries = _uniform(steps) ** 2, schedule.entries
         if entries and 4 * entries <= steps**2 and steps <= entries:
             return torch.maximum(squares, torch.arange(steps, 0, -1, dtype=torch.float64) / entries)
         return squares
@@ -266,6 +265,7 @@ class Listed(ShortRepr):
     times: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "times", tuple(float(time) for time in self.times))
         falling = all(a > b for a, b in zip(self.times, self.times[1:], strict=False))
         if not self.times or not falling or not 0 < self.times[-1] <= self.times[0] <= 1:
             raise UserError(f"grid.times must decrease and lie in (0, 1], got {self.times}")

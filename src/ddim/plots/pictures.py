@@ -121,12 +121,15 @@ def count_columns(count: int) -> int:
 
 
 def sheet(
-    images: Tensor | Sequence[Tensor], columns: int | None = None, *, zoom: int | None = None
+    images: Tensor | np.ndarray | Sequence[Tensor | np.ndarray],
+    columns: int | None = None,
+    *,
+    zoom: int | None = None,
 ) -> Image.Image:
     """Return one sheet of images, row by row from the top left. A notebook shows the sheet as a picture.
 
     Args:
-        images: (B, C, H, W), (C, H, W) or a sequence of (C, H, W), in [0, 1] or uint8.
+        images: a tensor or array (B, C, H, W) or (C, H, W), or a sequence of (C, H, W), in [0, 1] or uint8.
         columns: images per row, by default the square root of their number, rounded up.
         zoom: the integer factor by which pixels are enlarged, 1 to 64; by default the longer side of the
             sheet gets about 800 pixels.
@@ -142,7 +145,10 @@ def sheet(
 
     if not len(images):
         raise UserError("a sheet needs at least 1 image, got none")
-    whole = images if isinstance(images, torch.Tensor) else torch.stack(list(images))
+    if isinstance(images, torch.Tensor | np.ndarray):
+        whole = torch.as_tensor(images)
+    else:
+        whole = torch.stack([torch.as_tensor(image) for image in images])
     check_images(whole)
     return Image.fromarray(enlarge(make_sheet(whole[None] if whole.ndim == 3 else whole, columns), zoom))
 
