@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddim.data.batch import to_unit
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
@@ -19,7 +20,7 @@ from ddim.errors import UserError, check_count
 from ddim.evaluation.schedule_figures import Shown, describe_start, name_schedules
 from ddim.files import read_file
 from ddim.plots import charts
-from ddim.plots.pictures import to_uint8
+from ddim.plots.pictures import check_images, to_uint8
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.progress import Progress, ignore_progress
 
@@ -87,7 +88,7 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def plot_forward(
-    image: str | Path | Tensor = "blossoms",
+    image: str | Path | Tensor | np.ndarray = "blossoms",
     schedules: Shown = ("linear", "cosine"),
     columns: int = 9,
     seed: int = 0,
@@ -97,14 +98,19 @@ def plot_forward(
     """Return a figure of an image with the same noise at evenly spaced times, with a row for each schedule.
 
     Args:
-        image: a tensor (1, C, H, W) in [0, 1]; an image file; or a folder, an archive or the name of a data
-            set, whose first image is used.
+        image: a tensor or array (1, C, H, W), in [0, 1] or uint8; an image file; or a folder, an archive or
+            the name of a data set, whose first image is used.
         schedules: see `name_schedules`.
         columns: number of times.
         seed: seed of the noise.
         size: height and width to which a file is cropped and resized.
     """
-    image = image if isinstance(image, Tensor) else read_image(str(image), size)
+    if isinstance(image, Tensor | np.ndarray):
+        image = torch.as_tensor(image)
+        check_images(image)
+        image = to_unit(image)
+    else:
+        image = read_image(str(image), size)
     shown = name_schedules(schedules)
     times = torch.linspace(0, 1, columns, dtype=torch.float64)
     x0 = PHOTOGRAPH.enter(image)
