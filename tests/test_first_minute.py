@@ -1,5 +1,6 @@
 """The first minute in a notebook: calls work as one would guess them, and change nothing global."""
 
+import inspect
 import json
 import random
 import subprocess
@@ -70,6 +71,14 @@ def test_submodules_and_public_names_are_attributes():
     assert set(ddim.__all__) | {"samplers", "schedules", "grids", "runs", "diffusion"} <= set(dir(ddim))
     for name in dir(ddim):
         assert getattr(ddim, name) is not None
+
+
+def test_progress_is_given_by_name():
+    values = [getattr(ddim, name) for name in ddim.__all__]
+    taken = [inspect.signature(value).parameters for value in values if inspect.isfunction(value)]
+    kinds = [parameters["progress"].kind for parameters in taken if "progress" in parameters]
+    assert len(kinds) > 5
+    assert set(kinds) == {inspect.Parameter.KEYWORD_ONLY}
 
 
 def test_paths_may_be_text(run, tmp_path):

@@ -47,6 +47,7 @@ def diagnose(
     run: str | Path | LoadedRun,
     images: int = IMAGES,
     count: int = LEVELS,
+    *,
     progress: Progress = ignore_progress,
 ) -> Diagnosis:
     """Measure denoising errors, calibration, noise range and gradient noise of a run on its own images.

@@ -192,6 +192,7 @@ def plot_samplers(
     model: str | Path | Pipeline | Model | None = None,
     evaluations: Sequence[int] = (5, 10, 20, 40),
     n: int = 16,
+    *,
     progress: Progress = ignore_progress,
 ) -> Figure:
     """Return a figure of the error of every sampler on every named grid, against network evaluations.

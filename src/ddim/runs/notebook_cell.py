@@ -98,7 +98,7 @@ def with_bar(function: Callable[P, R]) -> Callable[P, R]:
     """Return a function that shows a bar in a notebook cell if its caller gives no `progress`.
 
     Args:
-        function: a function with an argument `progress`.
+        function: a function with an argument `progress`, which is given by name only.
     """
 
     @wraps(function)
