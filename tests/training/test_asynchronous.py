@@ -45,8 +45,7 @@ class NoWaiting(TorchDispatchMode):
 def meta(monkeypatch):
     """A runtime on the meta device, whose tensors have no values, so that reading one is an error."""
     autocast, generator = torch.autocast, batches.stream
-    tools, optimizer = torch.utils._foreach_utils, sys.modules["torch.optim.optimizer"]
-    monkeypatch.setattr(tools, "_get_foreach_kernels_supported_devices", lambda: ["meta"])
+    optimizer = sys.modules["torch.optim.optimizer"]
     monkeypatch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])
     monkeypatch.setattr(
         torch, "autocast", lambda kind, *a, **o: nullcontext() if kind == "meta" else autocast(kind, *a, **o)

@@ -170,7 +170,7 @@ class Training:
             if is_full_memory(error):
                 raise OutOfMemory from error
             raise
-        norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf)
         finite = self.finite.judge(self.step + 1, loss, norm)
         # The fused optimiser changes nothing if this is 1. Apple's GPUs ignore it, so it is not called there.
         self.optimizer.found_inf = (~finite).float()  # pyrefly: ignore[missing-attribute]
