@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from ddim.errors import UserError
 from ddim.web.application import build_application
+from ddim.web.data_sets import list_data
 from ddim.web.serve import check_settings
 from ddim.web.settings import Limits, Settings, check_token
 
@@ -177,3 +178,13 @@ def test_settings_that_cannot_be_served_are_refused(folder, port, data, tmp_path
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
         check_settings(folder, "127.0.0.1", port, None, data)
+
+
+@pytest.mark.parametrize("name", ["--own=evil.py", "blossoms"])
+def test_the_name_of_a_folder_is_never_an_option_or_a_built_in_set(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    settings = check_settings(".", "127.0.0.1", 1, None, ".")
+    found = [source for entry, source in list_data(settings.data).values() if entry.kind == "folder"]
+    assert found == [str(tmp_path), str(tmp_path / name)]
+    assert str(settings.folder / name) == str(tmp_path / name)

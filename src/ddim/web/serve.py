@@ -71,7 +71,7 @@ def serve(  # noqa: PLR0913 (the choices of a user)
 def check_settings(
     folder: str | Path, host: str, port: int, token: str | None, data: str | Path | None
 ) -> Settings:
-    """Return the settings of a server.
+    """Return the settings of a server, with absolute paths.
 
     Raises:
         UserError: see `serve`.
@@ -84,7 +84,8 @@ def check_settings(
     if not 0 <= port <= 65535:
         raise UserError(f"--port must be from 0 to 65535, got {port}")
     check_token(token, host)
-    return Settings(folder, data, host, token, warm=True)
+    # A relative name such as --own=evil.py would be read as an option of `ddim train`.
+    return Settings(folder.absolute(), data and data.absolute(), host, token, warm=True)
 
 
 def open_socket(host: str, port: int) -> socket.socket:
