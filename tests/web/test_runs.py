@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,18 @@ def test_a_link_to_a_file_outside_of_the_run_is_not_shown(copy_client, runs, tmp
     (tmp_path / "secret").write_bytes(b"secret")
     (runs / RUN / "samples/step-000000099.png").symlink_to(tmp_path / "secret")
     assert copy_client.get(f"/api/runs/{RUN}/sheets/99").status_code == 404
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.parents[2] / "secret")])
+def test_a_log_that_is_a_link_out_of_the_run_or_a_pipe_is_not_shown(make, copy_client, runs, tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret\n")
+    (runs / RUN / "metrics.jsonl").unlink()
+    make(runs / RUN / "metrics.jsonl")
+    assert copy_client.get(f"/api/runs/{RUN}/log").json() == {"lines": []}
+    assert copy_client.get(f"/api/runs/{RUN}/curves").json()["images"] == []
+    (row,) = RunList(runs).refresh().changed
+    assert row.state == "damaged"
+    assert row.why == "metrics.jsonl is not a file of the run folder"
 
 
 DAMAGES = {

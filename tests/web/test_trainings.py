@@ -190,6 +190,13 @@ def test_the_process_that_trains_is_found_by_its_lock(tmp_path):
     assert find_locker(tmp_path / ".lock") is None
 
 
+def test_a_program_whose_lock_a_link_names_is_not_found(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / ".lock")
+    with lock_folder(tmp_path):
+        assert find_locker(tmp_path / "run" / ".lock") is None
+
+
 def wait_for(question, seconds=120):
     """Wait until a question is answered with yes."""
     until = time.monotonic() + seconds

@@ -17,7 +17,7 @@ from ddim.runs.flat import ERRORS
 from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
 from ddim.runs.log import METRICS, read_metrics
 from ddim.web.answers import Refused
-from ddim.web.rows import Interval, api_address, list_intervals, show_text
+from ddim.web.rows import Interval, api_address, is_own_file, list_intervals, show_text
 
 POINTS = 2000
 """The largest number of points of a curve; longer curves are thinned."""
@@ -219,7 +219,8 @@ def _newest_memorisation(run: Path) -> Path | None:
 
 def read_curves(run: Path) -> Curves:
     """Return the curves of a training; the losses and errors have at most `POINTS` points."""
-    lines = [line for line in read_metrics(run) if isinstance(line.get("images"), int)]
+    lines = read_metrics(run) if is_own_file(run, run / METRICS) else []
+    lines = [line for line in lines if isinstance(line.get("images"), int)]
     kid = [
         KidPoint(line["images"], line["kid"], line.get("kid_low"), line.get("kid_high"))
         for line in lines
@@ -261,6 +262,8 @@ def _value(line: Mapping[str, Any], name: str) -> float | None:
 
 def read_log(run: Path) -> Log:
     """Return the last lines of the log of a run, without the checksum in each line."""
+    if not is_own_file(run, run / METRICS):
+        return Log([])
     try:
         with (run / METRICS).open("rb") as file:
             end = file.seek(0, 2)
@@ -294,8 +297,7 @@ def find_picture(run: Path, kind: str, name: str) -> Path:
     elif kind == "pairs":
         newest = _newest_memorisation(run)
         found = newest and newest / PAIRS
-    # A link could lead to any file of this machine.
-    if found is None or not found.is_file() or not found.resolve().is_relative_to(run.resolve()):
+    if found is None or not is_own_file(run, found):
         raise Refused(404, "there is no such picture")
     return found
 

@@ -14,7 +14,7 @@ from ddim.experiments.evaluations import mark_comparable
 from ddim.experiments.index import Place, Run, list_places, outcome_file, read_place
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import METRICS
-from ddim.web.rows import Row, Sweep, make_row, name_id
+from ddim.web.rows import Row, Sweep, is_own_file, make_row, name_id
 
 SHARE = 0.01
 """The largest share of the time that the search for runs takes while somebody looks at the page.
@@ -193,14 +193,17 @@ def stamp_place(place: Place) -> Stamp:
 
 
 def read_bounded(place: Place) -> Run:
-    """Return the run at a place. If its files are too large or cannot be read, the run has the state
-    "damaged".
+    """Return the run at a place. If its files are too large, lie elsewhere or cannot be read, the run has the
+    state "damaged".
     """
     for name, most in LARGEST.items():
+        path = place.path / name
         try:
-            size = (place.path / name).stat().st_size
+            size = path.stat().st_size
         except OSError:
             continue
+        if not is_own_file(place.path, path):
+            return Run(place.path, "damaged", why=f"{name} is not a file of the run folder")
         if size > most:
             return Run(place.path, "damaged", why=f"{name} is too large: {size:,} bytes, at most {most:,}")
     try:

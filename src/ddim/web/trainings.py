@@ -188,6 +188,9 @@ def find_locker(lock: Path) -> int | None:
     Linux lists locks in /proc/locks: "1: FLOCK ADVISORY WRITE 123 08:01:456 0 EOF" is a lock of process 123
     on the file with inode 456.
     """
+    # A link could lead to a file that another program has locked.
+    if lock.is_symlink():
+        return None
     try:
         inode = lock.stat().st_ino
         lines = Path("/proc/locks").read_text().splitlines()
