@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ddim.errors import FolderLocked
-from ddim.files.locks import lock_folder
+from ddim.files.locks import is_locked, lock_folder
 
 HOLD = """
 import sys, pathlib
@@ -36,6 +36,14 @@ def test_a_lock_ends_with_its_block_even_after_an_error(tmp_path):
         1 / 0  # noqa: B018
     with lock_folder(tmp_path), pytest.raises(FolderLocked), lock_folder(tmp_path):
         pass
+
+
+def test_a_pipe_in_place_of_a_lock_does_not_block(tmp_path):
+    """Opening a named pipe waits for a writer, here for ever."""
+    os.mkfifo(tmp_path / ".lock")
+    assert not is_locked(tmp_path)
+    with lock_folder(tmp_path):
+        assert is_locked(tmp_path)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])

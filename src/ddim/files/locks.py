@@ -149,7 +149,8 @@ def lock_folder(folder: Path) -> Generator[None]:
 def is_locked(folder: Path) -> bool:
     """Return whether a process has locked the folder now; False if locks are not supported."""
     try:
-        file = os.open(folder / LOCK, os.O_RDONLY)
+        # Without O_NONBLOCK, opening a named pipe could wait for ever.
+        file = os.open(folder / LOCK, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         return False
     try:
