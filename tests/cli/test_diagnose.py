@@ -238,6 +238,14 @@ def test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training(recipe, t
         torch.testing.assert_close(row, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
 
 
+@pytest.mark.parametrize("recipe", [AWARE, override(tiny.BASE, {"objective.weight": "learned"})])
+def test_past_losses_are_on_the_device_of_the_run(recipe, tmp_path):
+    _, trained = at_the_start(recipe, tmp_path)
+    memory = gradient_noise.load_loss_memory(replace(trained, runtime=Runtime("meta")))
+    times, weights = memory.draw(torch.rand(4, device="meta"))
+    assert times.device.type == weights.device.type == "meta"
+
+
 @pytest.mark.parametrize(("n", "batch"), [(32, 2), (33, 8), (5, 3), (5, 8)])
 def test_batches_of_a_diagnosis_are_independent(n, batch):
     """If the gradient of image i is the unit vector e_i, |G|^2 is 1 / n, and batches of one epoch give 0."""

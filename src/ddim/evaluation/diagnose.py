@@ -71,7 +71,7 @@ def diagnose(
     if len(own.train) < 2:
         raise UserError(f"a diagnosis needs at least 2 training images, got {len(own.train)}")
     memory, schedule = load_loss_memory(run), run.recipe.schedule
-    even, batch = midpoints(), run.recipe.optim.batch
+    even, batch = midpoints().to(run.runtime.exact_device), run.recipe.optim.batch
     with run.runtime:
         return Diagnosis(
             train=measure_run_errors(run, own, own.train, images, count, progress),

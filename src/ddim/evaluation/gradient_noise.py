@@ -186,8 +186,11 @@ def draw_parts(
 
 
 def load_loss_memory(run: LoadedRun) -> Memory | None:
-    """Return the past losses in a checkpoint; None if times and loss weights do not depend on them."""
-    memory = make_memory(run.recipe.objective, run.recipe.schedule)
+    """Return the past losses in a checkpoint, on `exact_device` of the run's runtime.
+
+    Return None if times and loss weights do not depend on past losses.
+    """
+    memory = make_memory(run.recipe.objective, run.recipe.schedule, run.runtime.exact_device)
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     return memory
