@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cases import mark_slow
 from ddim.diffusion.grids import Uniform, UniformLogSNR
@@ -291,6 +293,32 @@ def test_each_image_has_its_own_bits_by_its_own_seed():
         whole = measure(x0, range(6))
         assert torch.allclose(measure(x0[2:4], range(2, 4)), whole[2:4])
         assert not torch.allclose(measure(x0[2:4], range(2)), whole[2:4])
+
+
+class NoFloat64(TorchDispatchMode):
+    """Makes the meta device one without float64, whose values are 0 when they are copied to the CPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Call the operation."""
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and kwargs.get("device") == torch.device("cpu"):
+            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype", args[0].dtype))
+        found = func(*args, **kwargs)
+        tensors = [x for x in tree_leaves(found) if isinstance(x, torch.Tensor)]
+        assert not any(x.is_meta and x.dtype == torch.float64 for x in tensors)
+        return found
+
+
+@pytest.mark.parametrize("method", ["bound", "flow"])
+def test_the_device_needs_no_float64(method):
+    denoise, noise = law("gaussian", Cosine()), Noise(range(2))
+    with NoFloat64():
+        x0 = torch.zeros(2, 1, 1, 2, device="meta")
+        if method == "bound":
+            bits = bound_bits(denoise, x0, PIXELS["fixed"], Uniform()(5, denoise.schedule), noise)
+        else:
+            bits = flow_bits(denoise, x0, PIXELS["fixed"], noise, 5)
+    assert (bits.device.type, bits.dtype) == ("cpu", torch.float64)
 
 
 def test_the_flow_is_integrated_with_order_four():

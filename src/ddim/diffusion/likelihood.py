@@ -115,7 +115,7 @@ def bound_bits(
             predicts a variance.
 
     Returns:
-        Bits per dimension (B,).
+        Bits per dimension (B,), float64 on the CPU.
 
     Raises:
         UserError: if there are fewer than 2 times, or more than the schedule's table has entries.
@@ -131,15 +131,16 @@ def bound_bits(
             f"the bound needs at most {schedule.entries} steps, the entries of the schedule's table, "
             f"got {len(times)}"
         )
-    total = prior_bits(x0, schedule(times[0])).double()
+    # Bits are added up on the CPU, because not every device has float64.
+    total = prior_bits(x0, schedule(times[0])).cpu().double()
     least = posterior(schedule(times[-2]), schedule(times[-1])).small
     for t, s in pairwise([*times, torch.zeros_like(times[0])]):
         x_t = schedule(t).noisy(x0, noise.like(x0))
         p, q = denoise(x_t, t), bound_posterior(schedule, t, s, least)
         if s > 0:
-            total += step_bits(p, x_t, x0, q, variance)
+            total += step_bits(p, x_t, x0, q, variance).cpu()
         else:
-            total += image_bits(p, x0, q, variance, pixels)
+            total += image_bits(p, x0, q, variance, pixels).cpu()
     return total
 
 
@@ -171,7 +172,7 @@ def flow_bits(
         earliest: the smallest training time.
 
     Returns:
-        Bits per dimension (B,).
+        Bits per dimension (B,), float64 on the CPU.
 
     Raises:
         UserError: if `steps` is not a whole number from 1 to 1,000,000.
@@ -195,7 +196,7 @@ def flow_bits(
     at = schedule(times[-1]).over(x0)
     last = log_density(at.alpha * y, at.alpha**2 + at.sigma**2) + at.alpha.log()
     units = pixels.units(x0).log()
-    return nats_to_bits(units - last).double() - fallen / math.log(2) / x0[0].numel()
+    return nats_to_bits(units - last).cpu().double() - fallen / math.log(2) / x0[0].numel()
 
 
 def _integrate(
@@ -207,6 +208,8 @@ def _integrate(
 ) -> tuple[Tensor, Tensor]:
     """Move y = x / alpha (B, C, H, W) along the flow; return y and the decrease (B,) of log p(y) in nats.
 
+    The decrease is float64 on the CPU, because not every device has float64.
+
     dy / d(sigma / alpha) = eps, and log p(y) decreases at the rate of the divergence of eps with respect to
     y.
 
@@ -217,7 +220,7 @@ def _integrate(
         times: the times at which log(sigma / alpha) has the values of `clock`.
         divergence: the function (eps, y) -> divergence (B,).
     """
-    fallen = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+    fallen = torch.zeros(len(y), dtype=torch.float64)
 
     def slope(y: Tensor, k: int) -> tuple[Tensor, Tensor]:
         alpha = denoise.schedule(times[k]).over(y).alpha
@@ -234,7 +237,7 @@ def _integrate(
         c = slope(y + h / 2 * b[0], k + 1)
         d = slope(y + h * c[0], k + 2)
         move, fall = ((p + 2 * q + 2 * r + s) * h / 6 for p, q, r, s in zip(a, b, c, d, strict=True))
-        y, fallen = y + move, fallen + fall
+        y, fallen = y + move, fallen + fall.cpu()
     return y, fallen
 
 
