@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import struct
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from bad_images import chunk, oriented
 from ddim.data import open_images
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import open_decoded
@@ -46,6 +48,23 @@ def test_a_16_bit_tiff_keeps_every_bit(channels, options):
     content = tiff(pixels if channels > 1 else pixels[..., 0], **flat(channels), **options)
     assert read_any_header(content).channels == channels
     assert np.array_equal(decode_any(content, (9, 12), channels, DEEP)[1], pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_images_are_upright_for_every_exif_orientation(format, channels, orientation):
+    pixels = noise16(9, 12, channels)
+    stored = oriented(pixels, orientation)
+    if format == "PNG":
+        exif = struct.pack("<2sHIHHHII", b"II", 42, 8, 1, 274, 3, 1, orientation) + bytes(4)
+        content = png16(stored).replace(chunk(b"IEND", b""), chunk(b"eXIf", exif) + chunk(b"IEND", b""))
+    else:
+        tag = (274, "H", 1, orientation, True)
+        content = tiff(stored if channels > 1 else stored[..., 0], **flat(channels), extratags=[tag])
+    found, decoded = decode_any(content, (9, 12), channels, DEEP)
+    assert (found.height, found.width) == (9, 12)
+    assert np.array_equal(decoded, pixels)
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def decode_image(data: bytes, size: tuple[int, int], channels: int) -> tuple[Hea
             with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
                 again.verify()
         image.load()
-        upright = _upright(_eight_bits(image), _orientation(image))
+        upright = _upright(_eight_bits(image), read_orientation(image))
         pixels = np.asarray(_fit(_with_channels(upright, channels), size))
         return found, pixels.reshape(*size, channels)
 
@@ -186,12 +186,12 @@ def decode_image(data: bytes, size: tuple[int, int], channels: int) -> tuple[Hea
 def _header(image: Image.Image) -> Header:
     height, width = image.height, image.width
     # Pillow itself applies the EXIF rotation to TIFF files, so their height and width are already right.
-    if image.format != "TIFF" and _orientation(image) >= 5:
+    if image.format != "TIFF" and read_orientation(image) >= 5:
         height, width = width, height
     return Header(height, width, image.mode, str(image.format), _channels(image))
 
 
-def _orientation(image: Image.Image) -> int:
+def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 ... 8; 1 if it cannot be read."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -216,7 +216,7 @@ def turn_upright(image: Image.Image) -> Image.Image:
     """Return an image rotated by its EXIF orientation."""
     # Pillow itself rotates TIFF files when it loads them.
     image.load()
-    return _upright(image, _orientation(image))
+    return _upright(image, read_orientation(image))
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -235,7 +235,7 @@ def _draft(image: Image.Image, size: tuple[int, int]) -> None:
 
     The lower resolution is still at least twice as large as `size`.
     """
-    height, width = size if _orientation(image) < 5 else (size[1], size[0])
+    height, width = size if read_orientation(image) < 5 else (size[1], size[0])
     scale = min(image.height / height, image.width / width)
     if scale >= 4:
         # `draft` takes the smallest size that is allowed, which is that of the whole image, not of the crop.

@@ -25,13 +25,14 @@ from ddim.data.decode import (
     find_range,
     open_image,
     read_header,
+    read_orientation,
     too_many,
 )
 from ddim.data.npy import MAGIC, NotAnArrayError, read_npy
 from ddim.data.values import EIGHT_BITS, PICTURE_CHANNELS, Values, ValueType
 
 # Increase this number with every change that affects the decoded values; it is part of their fingerprints.
-VERSION = "2"
+VERSION = "3"
 ARRAY = "NPY"
 """The `Header.format` of an image from an array; the `Header.mode` is then the type of its values."""
 
@@ -131,6 +132,8 @@ def _round_to_8_bits(pixels: np.ndarray) -> np.ndarray:
 def read_pixels(data: bytes) -> np.ndarray:
     """Return the pixels (H, W, C) of an image with more than 8 bits, or of an array, at its own size.
 
+    Images are rotated by their EXIF orientation.
+
     Raises:
         UnusableError: if the image cannot be decoded, or has values that are not finite.
     """
@@ -143,6 +146,13 @@ def read_pixels(data: bytes) -> np.ndarray:
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise UnusableError("contains values that are not finite")
     return pixels
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Return pixels (H, W, C), rotated and mirrored by their EXIF orientation, 1 ... 8."""
+    pixels = pixels.swapaxes(0, 1) if orientation >= 5 else pixels
+    down, right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.ascontiguousarray(pixels[:: -1 if down else 1, :: -1 if right else 1])
 
 
 def resize_values(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -175,13 +185,13 @@ def _read_png(data: bytes) -> np.ndarray:
     Pillow decodes colours to 8 bits, from either the high or the low byte of each value. So colour images are
     decoded twice.
     """
-    halves = []
+    halves, orientation = [], 1
     for order in ("16B", "16L"):
         with open_image(data) as image:
             with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
                 again.verify()
             if image.mode.startswith("I"):
-                return np.asarray(image).astype(np.uint16)[..., None]
+                return _turn(np.asarray(image).astype(np.uint16)[..., None], read_orientation(image))
             # A PNG file is one tile, and its raw mode says which bytes are decoded.
             tiles: list[Any] = image.tile  # pyrefly: ignore[missing-attribute]  (of an image of a file)
             mode = str(tiles[0].args)
@@ -189,7 +199,8 @@ def _read_png(data: bytes) -> np.ndarray:
                 raise UnusableError("an unsupported kind of 16-bit PNG")
             tiles[:] = [tiles[0]._replace(args=mode.replace("16B", order))]
             halves.append(np.asarray(image).astype(np.uint16))
-    return halves[0] * 256 + halves[1]
+            orientation = read_orientation(image)
+    return _turn(halves[0] * 256 + halves[1], orientation)
 
 
 def _read_tags(data: bytes) -> tuple[dict[int, Any], bool]:
@@ -201,7 +212,7 @@ def _read_tags(data: bytes) -> tuple[dict[int, Any], bool]:
             file = io.BytesIO(data)
             file.seek(tags.next)
             tags.load(file)
-            return {int(tag): tags.get(tag) for tag in (256, 257, 258, 259, 277, 339)}, bool(tags.next)
+            return {int(tag): tags.get(tag) for tag in (256, 257, 258, 259, 274, 277, 339)}, bool(tags.next)
     except BROKEN as error:
         raise UnusableError(f"damaged: {error or type(error).__name__}") from None
 
@@ -225,7 +236,13 @@ def _read_tiff_header(data: bytes) -> Header | None:
         raise UnusableError(f"a TIFF file with the unsupported compression {tags[259]}")
     if samples == 1 and more:
         height, width, samples = _open_series(data)[0]
+    if _tiff_orientation(tags) >= 5:
+        height, width = width, height
     return Header(height, width, "I;16" if integers else "F", "TIFF", samples)
+
+
+def _tiff_orientation(tags: dict[int, Any]) -> int:
+    return tags[274] if tags[274] in range(1, 9) else 1
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:  # noqa: ANN401  (a tag of TIFF)
@@ -237,14 +254,15 @@ def _read_tiff(data: bytes) -> np.ndarray:
     found = _read_tiff_header(data)
     if found is None:
         raise UnusableError("an unsupported kind of TIFF file")
-    (height, width, channels), page = (found.height, found.width, found.channels), None
-    if channels == 1 and not _read_tags(data)[1]:
+    (tags, more), page = _read_tags(data), None
+    if found.channels == 1 and not more:
         with open_image(data) as image:
+            # Pillow itself rotates TIFF files when it loads them.
             if image.mode == "F" or image.mode.startswith("I;16"):
                 page = np.asarray(image)[..., None]
     if page is None:
-        shape, page = _open_series(data, decode=True)
-        if shape != (height, width, channels):
+        page = _turn(_open_series(data, decode=True)[1], _tiff_orientation(tags))
+        if page.shape != (found.height, found.width, found.channels):
             raise UnusableError("damaged: its pages differ")
     return page.astype(np.uint16 if found.mode == "I;16" else np.float32)
 
