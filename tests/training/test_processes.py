@@ -20,8 +20,11 @@ from ddim.cli import main
 from ddim.errors import UserError
 from ddim.files.locks import LOCK
 from ddim.nn.processes import Processes
+from ddim.nn.runtime import Runtime
+from ddim.runs import pipeline
 from ddim.runs.codec import write_recipe
-from ddim.training.shared_settings import check_processes
+from ddim.training.fit import Start
+from ddim.training.shared_settings import adopt_processes, check_processes
 from in_processes import CASES, launch
 from in_processes import main as train_cases
 from kill_processes import Launch
@@ -147,6 +150,27 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch, accumulate):
     ):
         check_processes(recipe, Processes(count=4))
     check_processes(tiny.recipe(optim__batch=4 * batch, optim__accumulate=accumulate), Processes(count=4))
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_each_process_has_its_own_gpu(device, tmp_path, monkeypatch):
+    start, document = Start(tmp_path, (), 5, time.monotonic(), True), {"processes": {"count": 2}}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    pair = Processes(1, 2, 1, 2, "nccl")
+    assert adopt_processes(document, Runtime(device), start, pair) == (Runtime("cuda"), "")
+    assert adopt_processes({}, Runtime(device), start, Processes()) == (Runtime(device), "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="2 processes cannot train on 1 GPU: start one process for each GPU"):
+        adopt_processes(document, Runtime(device), start, pair)
+    assert adopt_processes(document, Runtime("cpu"), start, pair) == (Runtime("cpu"), "")
+
+
+def test_a_run_is_loaded_onto_the_gpu_of_each_process(monkeypatch):
+    monkeypatch.setattr(pipeline, "find_device", lambda wanted: wanted)
+    assert pipeline._runtime(Runtime("cuda:1"), None, False, None).device == "cuda:1"
+    monkeypatch.setattr(pipeline, "current_processes", lambda: Processes(1, 2, 1, 2, "nccl"))
+    assert pipeline._runtime(Runtime("cuda:1"), None, False, None).device == "cuda"
+    assert pipeline._runtime(Runtime("cuda"), "cuda:0", False, None).device == "cuda"
 
 
 @pytest.mark.slow

@@ -54,6 +54,10 @@ class Processes:
         """Whether this is process 0, which writes the files and the messages."""
         return self.rank == 0
 
+    def own_device(self, device: str) -> str:
+        """Return the device of this process: with several processes, each has its own GPU of the machine."""
+        return "cuda" if self.count > 1 and device.startswith("cuda") else device
+
     def broadcast(self, value: T | None) -> T:
         """Return the value of process 0; the other processes may give None."""
         values: list[Any] = [value if self.leads else None]

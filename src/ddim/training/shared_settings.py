@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ddim.data import Images, SplitImages
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
@@ -78,20 +80,35 @@ def check_same_parent(training: Training, parent: LoadedRun | None) -> None:
 
 
 def choose_for_all(machine: Machine, recipe: Recipe, split: SplitImages, processes: Processes) -> Runtime:
-    """Return the runtime that process 0 chooses for a run, and that all processes use.
+    """Return the runtime that process 0 chooses for a run, and that all processes use on their own GPUs.
 
     Args:
         machine: what the user asks for.
         recipe: the recipe of the run.
         split: the images of the run, split into training and validation images.
         processes: the processes, which divide the cores of their machine.
+
+    Raises:
+        UserError: if the processes of this machine outnumber its GPUs.
     """
     chosen = None
     if processes.leads:
         if processes.count > 1 and machine.threads is None:
             machine = replace(machine, threads=_share_cores(processes))
         chosen = machine.choose(estimate_seconds(recipe, split, machine.threads) / processes.count)
-    return processes.broadcast(chosen)
+    return _assign_gpu(processes.broadcast(chosen), processes)
+
+
+def _assign_gpu(runtime: Runtime, processes: Processes) -> Runtime:
+    """Return the runtime with the device of this process; NCCL refuses two processes on one GPU."""
+    if processes.count > 1 and runtime.device.startswith("cuda"):
+        gpus = torch.cuda.device_count()
+        if processes.local_count > gpus:
+            raise UserError(
+                f"{processes.local_count} processes cannot train on {gpus} GPU{'' if gpus == 1 else 's'}: "
+                "start one process for each GPU (--nproc-per-node=gpu), or train with --device cpu"
+            )
+    return replace(runtime, device=processes.own_device(runtime.device))
 
 
 def adopt_processes(
@@ -105,7 +122,11 @@ def adopt_processes(
             threads, the number of threads is chosen again.
         start: how the run is resumed.
         processes: the processes.
+
+    Raises:
+        UserError: if the processes of this machine outnumber its GPUs.
     """
+    runtime = _assign_gpu(runtime, processes)
     changes = document.get("processes_changed", [])
     before = changes[-1]["to"] if changes else document.get("processes", {"count": 1})
     now = describe_processes(processes)
