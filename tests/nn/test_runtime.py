@@ -71,6 +71,16 @@ def test_runtimes_of_two_threads_do_not_restore_each_others_settings():
     torch.backends.cudnn.conv.fp32_precision = before[1]
 
 
+@pytest.mark.parametrize(("device", "free"), [("cuda:1", True), ("mps", False), ("mps:0", False)])
+def test_copies_to_apple_gpus_wait(device, free):
+    class Image:
+        def to(self, device, *, non_blocking):
+            return device, non_blocking
+
+    assert Runtime(device).move(Image()) == (device, free)
+    assert Runtime(device, channels_last=False).images(Image()) == (device, free)
+
+
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
 def test_choosing_a_runtime_leaves_the_settings_as_they_were(precision):
     before = settings()

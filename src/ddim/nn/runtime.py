@@ -117,9 +117,14 @@ class Runtime:
         x = x.pin_memory() if self.device.startswith("cuda") else x
         return x.to(self.exact_device, non_blocking=True)
 
+    def move(self, x: Tensor) -> Tensor:
+        """Return a tensor on the device, without waiting until the copy is done if this is safe."""
+        # On Apple's GPUs such a copy of a temporary tensor can have wrong values: its memory is reused early.
+        return x.to(self.device, non_blocking=not self.device.startswith("mps"))
+
     def images(self, x: Tensor) -> Tensor:
         """Return images (B, C, H, W) on the device and in the memory format of this runtime."""
-        x = x.to(self.device, non_blocking=True)
+        x = self.move(x)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     @contextmanager

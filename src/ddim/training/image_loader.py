@@ -51,7 +51,7 @@ class ImageLoader:
     def load(self, rows: Rows) -> Tensor:
         """Return the images (b, C, H, W) at these rows, in the type and memory format of `gather_batch`."""
         if self.on_device is None:
-            return self._take(rows).to(self.runtime.device, non_blocking=True)
+            return self.runtime.move(self._take(rows))
         pixels = self.on_device[self.runtime.send(torch.from_numpy(rows.which))]
         if rows.mirrored is not None:
             flipped = self.runtime.send(torch.from_numpy(rows.mirrored))
