@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._inductor import config
 
+from ddim.nn import runtime
 from ddim.nn.runtime import Compiled, Runtime, choose_runtime
 from oracles import normal
 
@@ -79,6 +80,13 @@ def test_copies_to_apple_gpus_wait(device, free):
 
     assert Runtime(device).move(Image()) == (device, free)
     assert Runtime(device, channels_last=False).images(Image()) == (device, free)
+
+
+@pytest.mark.parametrize("device", ["mps", "mps:0"])
+def test_a_numbered_apple_gpu_gets_the_runtime_of_an_apple_gpu(device, monkeypatch):
+    monkeypatch.setattr(runtime, "find_device", lambda wanted: wanted)
+    chosen = choose_runtime(device)
+    assert (chosen.precision, chosen.channels_last) == ("fp32", False)
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])

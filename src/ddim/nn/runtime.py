@@ -222,7 +222,7 @@ def choose_runtime(
         compiling = _has_compiler(device) and seconds >= COMPILE_PAYS_AFTER
     micro_batch = 64 if device.startswith("cuda") else 16
     chosen: Precision = "bf16" if precision == "bf16" else "fp32"
-    return Runtime(device, chosen, device != "mps", compiling, threads, micro_batch)
+    return Runtime(device, chosen, not device.startswith("mps"), compiling, threads, micro_batch)
 
 
 def check_runtime(device: str, precision: str, threads: int | None) -> None:
@@ -305,7 +305,7 @@ def _bf16_pays(device: str) -> bool:
     On x86 the features of the processor decide, so the result does not depend on other programs. On other
     processors it is measured: a training step of a 3x3 convolution must be at least 1.3 times as fast.
     """
-    if device == "mps":
+    if device.startswith("mps"):
         return False
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
