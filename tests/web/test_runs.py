@@ -183,6 +183,14 @@ def test_a_file_that_would_fill_the_memory_is_not_read(copy_client, runs):
     assert "metrics.jsonl is too large" in row["why"]
 
 
+def test_a_picture_that_would_fill_the_memory_is_not_shown(copy_client, runs):
+    with (runs / RUN / "samples/step-000000001.png").open("wb") as file:
+        file.truncate(2**30)
+    answer = copy_client.get(f"/api/runs/{RUN}/sheets/1")
+    assert answer.status_code == 409
+    assert "is larger than 128 MiB" in answer.json()["error"]
+
+
 def test_names_are_never_html(copy_client, runs):
     name = "<img src=x onerror=alert(1)>"
     (runs / RUN).rename(runs / name)
