@@ -262,6 +262,39 @@ def test_changed_weights_in_memory_are_not_those_of_the_run(run, tmp_path, monke
     assert found.record["sampling"]["checkpoint"]["sha256"] == again.checkpoint.sha256
 
 
+def test_samples_of_a_guide_with_changed_weights_are_not_those_of_its_checkpoint(run, cache, tmp_path):
+    guide = load(run, "raw")
+    guided = replace(FEW, guidance=2.0, guide_with=guide)
+    first = evaluate_source(run, guided, extractor=stub())
+    for value in guide.model.parameters():
+        value.data.mul_(0.5)
+    second = evaluate_source(run, guided, extractor=stub())
+    uncached = evaluate_source(load(run), guided, extractor=stub(), out=tmp_path / "out")
+    assert second.record["metrics"] == uncached.record["metrics"] != first.record["metrics"]
+    assert second.record["sampling"]["guide"]["weights"] == "in memory"
+    # The run itself, changed, is a guide; unchanged it is not weaker.
+    guide = load(run)
+    with pytest.raises(UserError, match="the guide must be weaker than the model"):
+        evaluate_source(run, replace(guided, guide_with=guide), extractor=stub())
+    next(guide.model.parameters()).data.add_(1)
+    assert evaluate_source(run, replace(guided, guide_with=guide), extractor=stub()).record
+
+
+def test_no_result_of_changed_weights_is_recorded_as_one_of_the_checkpoint(run, cache, tmp_path):
+    def record(*given, **options):
+        return read_sealed(check_memorisation(*given, n=10, **options).folder / "record.json")
+
+    same, loaded = record(run), load(run)
+    assert record(loaded)["checkpoint"] == same["checkpoint"]
+    for value in loaded.model.parameters():
+        value.data.mul_(0.5)
+    with pytest.raises(UserError, match="the weights in memory are not those of .*: give the run folder"):
+        record(loaded)
+    found = record(loaded, out=tmp_path / "out")
+    assert found["samples"] != same["samples"]
+    assert (found["weights"], "checkpoint" in found) == ("in memory", False)
+
+
 def test_real_images_are_compared_with_the_reference_as_a_yardstick(run):
     images, recipe = open_images("blossoms:60", (32, 32)), read_run_recipe(run)
     split = split_images(images, recipe.data.validation, recipe.seed)

@@ -19,6 +19,7 @@ from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS, Sampler, State
 from ddim.diffusion.schedules import Cosine, KarrasSigma
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
+from ddim.runs.fitting import digest_weights
 from ddim.runs.generate import generate, sample
 from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance, count_evaluations
 from ddim.runs.guidance_choice import open_guidance
@@ -53,7 +54,7 @@ def run(std, schedule=SCHEDULE, sha="a", labels=False, size=2, pixels=PIXELS, **
     net = Net(schedule, std, 2 * labels)
     model = Model(net, schedule, PredictsImage(), TellsTime(), Shape(1, size, size))
     state = SimpleNamespace(step=3, runtime=Runtime(), classes=("a", "b")[: 2 * labels])
-    place = LoadedCheckpoint(Path(sha), sha, "ema", state, Path(sha))
+    place = LoadedCheckpoint(Path(sha), sha, "ema", state, Path(sha), digest=digest_weights(model))
     return LoadedRun(model, pixels, recipe, Runtime(micro_batch=64), place)
 
 

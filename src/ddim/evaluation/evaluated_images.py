@@ -35,7 +35,6 @@ from ddim.evaluation.reference import (
     select_reference,
     share_range,
 )
-from ddim.evaluation.run_folder import has_saved_weights
 from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.files.documents import read_sealed
@@ -56,9 +55,6 @@ from ddim.runs.recipe_checks import check_label
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import find_named_checkpoint, find_run_folder, is_checkpoint, suggest_run
 from ddim.runs.sample_files import SAMPLE, SampleArrays
-
-_IDENTITY = ("checkpoint", "step", "weights", "average", "bit_equal")
-"""Entries of a record of samples that identify a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -199,11 +195,10 @@ def _sample_model(
         )
     shape, decoding = pipeline.model.shape, partial(progress, READING)
     home, stem = Path(FOLDER), "model-"
-    changed = isinstance(pipeline, LoadedRun) and not has_saved_weights(pipeline)
     if isinstance(pipeline, LoadedRun):
         selected = open_reference(pipeline, reference, decoding)
         path = pipeline.checkpoint.run
-        home, stem = (home, stem) if changed else _find_home(find_named_checkpoint(path) or path)
+        home, stem = (home, stem) if pipeline.changed else _find_home(find_named_checkpoint(path) or path)
     else:
         if reference.data is None:
             raise UserError("a model has no images of its own: name the reference images")
@@ -220,9 +215,6 @@ def _sample_model(
             for images, nfe in sample_uint8(pipeline, seeds, steps, label, guidance, progress):
                 yield Part(extractor(images).numpy(), images, nfe)
 
-    if changed:
-        # The checkpoint does not identify these weights.
-        record = {name: value for name, value in record.items() if name not in _IDENTITY}
     sampling = {"weights": "in memory", "step": 0, **record}
     return EvaluatedImages(repr(pipeline), samples.count, parts, selected, sampling, home, stem)
 

@@ -21,7 +21,7 @@ from ddim.evaluation.discretisation_error import (
     lay_named_grids,
 )
 from ddim.evaluation.level_search import search_levels
-from ddim.evaluation.run_folder import check_saved_weights, open_run_folder
+from ddim.evaluation.run_folder import open_run_folder
 from ddim.files import make_folder
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
@@ -85,8 +85,6 @@ def search_grid(
             `out`. For the sampler multistep, also if `end` is given or the grid is not karras.
     """
     run = open_run_folder(run, out)
-    if out is None:
-        check_saved_weights(run)
     _check_choices(run, fields or {}, out)
     folder = run.checkpoint.run if out is None else Path(out)
     recipe, weights = override(run.recipe, fields or {}), run.checkpoint.weights

@@ -28,7 +28,7 @@ from ddim.evaluation.copies import (
     format_share,
 )
 from ddim.evaluation.denoising import Gap, measure_gap
-from ddim.evaluation.run_folder import has_saved_weights, open_run_folder, write_results
+from ddim.evaluation.run_folder import open_run_folder, write_results
 from ddim.evaluation.sample_features import SampledParts
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.metrics.features import Extractor
@@ -140,8 +140,7 @@ def check_memorisation(
     nfe = count_evaluations(run, steps, loaded_guidance)
     sampling = sampling_record(run, seeds, steps, nfe, label, loaded_guidance)
     made = SampledParts(run, seeds, steps, label, loaded_guidance, sampling, progress, keep=True)
-    saved = has_saved_weights(run) and not isinstance(guidance.get("guide_with"), LoadedRun)
-    samples = torch.cat([*made.samples(cached=saved)]).permute(0, 2, 3, 1).numpy()
+    samples = torch.cat([*made.samples()]).permute(0, 2, 3, 1).numpy()
     verdict = _find_copies(own, samples, flip, extractor, progress)
     gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
     image = charts.rasterise(draw_pairs(verdict, samples, own))

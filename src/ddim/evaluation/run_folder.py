@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ddim.errors import UserError, describe_given
 from ddim.files import temporary_folder
-from ddim.runs.fitting import digest_weights
 from ddim.runs.folder import check_unused, publish_output
 from ddim.runs.hub_run import locate_run
 from ddim.runs.pipeline import LoadedRun, load
@@ -44,8 +43,8 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
         out: a new or empty folder for the results; None for a new folder in the run folder.
 
     Raises:
-        UserError: if `out` is not empty or cannot be made, or `run` cannot be loaded. Also if `out` is None
-            and `run` is a checkpoint.
+        UserError: if `out` is not empty or cannot be made, or `run` cannot be loaded. Also if `out` is None,
+            and `run` is a checkpoint or its weights in memory have changed.
     """
     if not isinstance(run, LoadedRun):
         check_run_path(run)
@@ -56,12 +55,9 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
         raise UserError(
             f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
         )
+    elif isinstance(run, LoadedRun):
+        check_saved_weights(run)
     return load_given_run(run)
-
-
-def has_saved_weights(run: LoadedRun) -> bool:
-    """Return whether a run in memory still has the weights with which it was loaded."""
-    return digest_weights(run.model) == run.checkpoint.digest
 
 
 def open_searched_run(run: str | Path | LoadedRun) -> LoadedRun:
@@ -81,12 +77,12 @@ def open_searched_run(run: str | Path | LoadedRun) -> LoadedRun:
 
 
 def check_saved_weights(run: LoadedRun) -> None:
-    """Check that a run in memory has the weights of its checkpoint, for which a search saves its result.
+    """Check that a run in memory has the weights of its checkpoint, with which a result is saved.
 
     Raises:
         UserError: if they have changed.
     """
-    if not has_saved_weights(run):
+    if run.changed:
         raise UserError(
             f"the weights in memory are not those of {run.checkpoint.path}, for which the result would be "
             "saved: give the run folder"

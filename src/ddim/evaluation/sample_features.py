@@ -107,17 +107,10 @@ class SampledParts:
             made = [self._measure(seeds, extractor, folder, shown) for seeds in mine]
             yield from processes.interleave(made)
 
-    def samples(self, *, cached: bool = True) -> Iterator[Tensor]:
-        """Yield the samples (B, C, H, W) part by part, as uint8.
-
-        Args:
-            cached: whether samples in the cache are used. It is False if the weights may have changed.
-        """
+    def samples(self) -> Iterator[Tensor]:
+        """Yield the samples (B, C, H, W) part by part, as uint8."""
         for seeds in split_into_parts(self.pipeline, self.seeds, BATCH):
-            if cached:
-                yield self._sample(seeds, keep=self._keeps)[0]["images"]
-            else:
-                yield self._make(seeds)[0]
+            yield self._sample(seeds, keep=self._keeps)[0]["images"]
 
     @property
     def _keeps(self) -> bool:

@@ -45,14 +45,17 @@ class Guide:
     run: LoadedRun
 
     def describe(self) -> dict[str, Any]:
-        """Return the guide as JSON: its name, and the path, SHA-256, step and weights of its checkpoint."""
-        found = self.run.checkpoint
+        """Return the guide as JSON: its name, and the path, SHA-256, step and weights of its checkpoint.
+
+        If its weights have changed in memory, the SHA-256 is theirs.
+        """
+        found, changed = self.run.checkpoint, self.run.changed
         return {
             "name": self.name,
             "path": str(found.path),
-            "sha256": found.sha256,
+            "sha256": changed or found.sha256,
             "step": found.state.step,
-            "weights": found.weights,
+            "weights": "in memory" if changed else found.weights,
             **({} if found.average is None else {"average": {"sha256": found.average}}),
         }
 
@@ -160,12 +163,13 @@ def check_guidance(pipeline: Pipeline, label: Label, steps: int, guidance: Guida
     raise UserError(f"{problem}, {mend}, got guidance {guidance.scale:g}")
 
 
+def _identify(run: LoadedRun) -> tuple[str | None, ...]:
+    return run.checkpoint.sha256, run.checkpoint.weights, run.changed
+
+
 def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance, guide: LoadedRun) -> None:
     model, own = pipeline.model, guide.checkpoint
-    if isinstance(pipeline, LoadedRun) and (own.sha256, own.weights) == (
-        pipeline.checkpoint.sha256,
-        pipeline.checkpoint.weights,
-    ):
+    if isinstance(pipeline, LoadedRun) and _identify(guide) == _identify(pipeline):
         raise UserError("the guide must be weaker than the model, got the same checkpoint and weights")
     if guide.model.shape != model.shape:
         raise UserError(

@@ -26,6 +26,7 @@ from ddim.nn.runtime import Runtime, check_threads, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
+from ddim.runs.classes import count_images
 from ddim.runs.codec import dump, load_recipe
 from ddim.runs.fitting import build_fitting_model, digest_weights
 from ddim.runs.hub_run import locate_run
@@ -138,7 +139,7 @@ class LoadedCheckpoint:
     average: str | None = None
     clusters: ImageClusters | None = None
     recipe: Recipe | None = field(default=None, repr=False)
-    digest: str = field(default="", repr=False)
+    digest: str = field(kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,8 +153,19 @@ class LoadedRun(Pipeline):
         """The names of the class folders or clusters that the run was trained on."""
         return self.checkpoint.state.classes
 
+    @property
+    def changed(self) -> str | None:
+        """The SHA-256 (hex) of the weights in memory if they are not those of the checkpoint, else None."""
+        found = digest_weights(self.model)
+        return None if found == self.checkpoint.digest else found
+
     def describe(self) -> dict[str, Any]:
-        """Return checkpoint, step, weights, recipe and runtime, as JSON."""
+        """Return checkpoint, step, weights, recipe and runtime, as JSON.
+
+        Weights that have changed in memory are described by their hash in place of a checkpoint.
+        """
+        if changed := self.changed:
+            return {"weights": "in memory", "sha256": changed, **super().describe()}
         found = self.checkpoint
         return {
             "checkpoint": {"path": str(found.path), "sha256": found.sha256},
@@ -228,26 +240,9 @@ def _load(
     average = None if stored is None else checkpoint.hash_checkpoint(stored)
     clusters = read_clusters(path, recipe)
     named, digest = published or weights, digest_weights(model)
-    loaded = LoadedCheckpoint(path, sha256, named, state, run, average, clusters, recipe, digest)
+    loaded = LoadedCheckpoint(path, sha256, named, state, run, average, clusters, recipe, digest=digest)
     more = {"values": state.values, "class_counts": count_images(clusters)}
     return LoadedRun(model, state.pixels, recipe, runtime, loaded, vectors=load_vectors(path, recipe), **more)
-
-
-def check_same_weights(pipeline: Pipeline) -> None:
-    """Check that all processes of the command have loaded the same checkpoint.
-
-    Raises:
-        UserError: if another machine has another checkpoint of the run.
-    """
-    processes = current_processes()
-    found = pipeline.checkpoint if isinstance(pipeline, LoadedRun) else None
-    hashes = processes.gather(found and (found.sha256, found.average))
-    if found and len({*hashes}) > 1:
-        rank = next(rank for rank, other in enumerate(hashes) if other != hashes[0])
-        raise UserError(
-            f"process {rank} has another checkpoint of {found.run} than process 0: copy the run to every "
-            "machine, or keep it on a shared drive"
-        )
 
 
 def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
@@ -316,11 +311,6 @@ def load_vectors(path: Path, recipe: Recipe) -> ImageVectors | None:
     if recipe.data.vectors is None:
         return None
     return ImageVectors.from_tensors(checkpoint.read_tensors(path, VECTORS))
-
-
-def count_images(clusters: ImageClusters | None) -> tuple[int, ...]:
-    """Return the number of training images of each cluster; () if there are no clusters."""
-    return () if clusters is None else tuple(clusters.counts.tolist())
 
 
 def load_state(path: Path) -> RunState:

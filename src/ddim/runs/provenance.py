@@ -18,7 +18,7 @@ from ddim.runs.codec import dump
 from ddim.runs.flat import option_text
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.kinds import kind_name
-from ddim.runs.pipeline import Pipeline
+from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.vector_labels import VectorLabel
 
 SCHEMA = 1
@@ -100,11 +100,30 @@ def sample_conditions(record: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: record.get(name) for name in _CONDITIONS}
     checkpoint, guide = found["checkpoint"], record.get("guide")
     found |= {"checkpoint": checkpoint["sha256"] if isinstance(checkpoint, Mapping) else None}
-    # Records of samples without an interval or a guide do not have these entries.
+    # Most records of samples do not have these entries.
+    if changed := record.get("sha256"):
+        found["sha256"] = changed
     if interval := record.get("guidance_interval"):
         found["guidance_interval"] = interval
     own = ("sha256", "weights", "average")
     return found | ({"guide": {k: guide[k] for k in own if k in guide}} if guide else {})
+
+
+def check_same_weights(pipeline: Pipeline) -> None:
+    """Check that all processes of the command have loaded the same checkpoint.
+
+    Raises:
+        UserError: if another machine has another checkpoint of the run.
+    """
+    processes = current_processes()
+    found = pipeline.checkpoint if isinstance(pipeline, LoadedRun) else None
+    hashes = processes.gather(found and (found.sha256, found.average))
+    if found and len({*hashes}) > 1:
+        rank = next(rank for rank, other in enumerate(hashes) if other != hashes[0])
+        raise UserError(
+            f"process {rank} has another checkpoint of {found.run} than process 0: copy the run to every "
+            "machine, or keep it on a shared drive"
+        )
 
 
 def check_same_sampling(record: Mapping[str, Any]) -> None:

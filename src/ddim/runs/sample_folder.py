@@ -43,9 +43,15 @@ from ddim.runs.generate import (
     split_into_parts,
 )
 from ddim.runs.guidance import OFF, Guidance, check_guidance
-from ddim.runs.pipeline import LoadedRun, check_same_weights
+from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
-from ddim.runs.provenance import check_same_sampling, make_record, sample_conditions, sampling_record
+from ddim.runs.provenance import (
+    check_same_sampling,
+    check_same_weights,
+    make_record,
+    sample_conditions,
+    sampling_record,
+)
 from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_run_folder
 from ddim.runs.sample_files import (
@@ -282,7 +288,7 @@ def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
     if out is not None:
         _read_record(Path(out), record)
     # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
-    named = find_run_folder(record["checkpoint"]["path"])
+    named = find_run_folder(record["checkpoint"]["path"]) if "checkpoint" in record else Path("model")
     return make_output_folder(None if out is None else Path(out), "samples", named.resolve().name)
 
 

@@ -25,10 +25,11 @@ from ddim.nn.processes import current_processes
 from ddim.nn.recompute import recompute_blocks
 from ddim.nn.replica import Replica, replicate
 from ddim.nn.runtime import Runtime
+from ddim.runs.classes import count_images
 from ddim.runs.codec import dump
 from ddim.runs.fitting import find_misfit
 from ddim.runs.own_parts import is_own
-from ddim.runs.pipeline import CLUSTERS, VECTORS, Pipeline, count_images
+from ddim.runs.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.runs.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.training.batches import draw_batch, draw_rows, seed_globally

@@ -13,7 +13,8 @@ from ddim.errors import UserError
 from ddim.nn.processes import Processes
 from ddim.nn.runtime import Runtime, count_cores
 from ddim.runs.folder import record_in_run
-from ddim.runs.pipeline import LoadedRun, check_same_weights
+from ddim.runs.pipeline import LoadedRun
+from ddim.runs.provenance import check_same_weights
 from ddim.runs.recipe import Recipe
 from ddim.training.fit import Start
 from ddim.training.loop import Training
