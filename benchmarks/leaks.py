@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.data.batch import gather_batch, to_unit
-from ddim.runs.classes import assign_labels, choose_label
+from ddim.runs.classes import choose_label
 from ddim.runs.generate import fill_micro_batches, sample_states, with_options
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import LoadedRun, Pipeline, load
@@ -71,12 +71,10 @@ def sample_images(trained: Pipeline, count: int, steps: int, augment: Tensor | N
     """
     trained, _ = with_options(trained, {}, steps)
     times, samples = trained.recipe.grid(steps, trained.recipe.sampling_schedule), []
-    for mine, filled, blank in fill_micro_batches(trained, range(count)):
+    label = choose_label(trained.recipe)
+    for mine, filled, blank, labels in fill_micro_batches(trained, range(count), label):
         conditions = None if augment is None else augment[torch.tensor(filled)]
-        label = assign_labels(
-            choose_label(trained.recipe), filled, trained.model.classes, trained.class_counts
-        )
-        denoise = trained.denoiser(trained.model.with_labels(label, conditions))
+        denoise = trained.denoiser(trained.model.with_labels(labels, conditions))
         with trained.runtime.precise():
             *_, last = sample_states(denoise, blank, filled, times, trained.recipe.sampler)
         samples.append(trained.pixels.leave(last.x0[: len(mine)].float()).cpu())

@@ -13,7 +13,9 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 
     A command that also sets `TAKES_FIELDS = True` accepts each field of a recipe as an option.
     """
-    parser.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA} (default: the recipe's)")
+    parser.add_argument(
+        "data", nargs="?", metavar="DATA", help=f"{DATA} (default: those of --from, or of the recipe)"
+    )
     parser.add_argument(
         "--recipe", metavar="NAME|FILE", help="a name from the list below, or a YAML file (default: fast)"
     )

@@ -84,7 +84,8 @@ def search_levels(
     fresh = range(seeds.stop, seeds.stop + len(seeds))
     if best != usual and math.isfinite(values[best]):
         mine, theirs = (measure(grids[which], fresh, len(grids) + k) for k, which in enumerate((best, usual)))
-        best = best if compare_paired(mine, theirs, reference).high < 0 else usual
+        lower = theirs is None or compare_paired(mine, theirs, reference).high < 0
+        best = best if mine is not None and lower else usual
     if math.isinf(values[best]):
         raise UserError("the samples of the student are not finite: it cannot be used")
     progress("grids", total, total)

@@ -85,7 +85,7 @@ def check_saved_weights(run: LoadedRun) -> None:
     if run.changed:
         raise UserError(
             f"the weights in memory are not those of {run.checkpoint.path}, for which the result would be "
-            "saved: give the run folder"
+            "saved: give the run folder, or a folder for the result, out=DIR"
         )
 
 

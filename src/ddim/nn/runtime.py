@@ -16,7 +16,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, SupportsIndex, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -243,6 +243,8 @@ def check_threads(threads: int | None) -> None:
     Raises:
         UserError: if the number is too small or too large.
     """
+    if threads is not None and not isinstance(threads, SupportsIndex):
+        raise UserError(f"threads must be a whole number, got {threads!r}")
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise UserError(f"threads must be at least 1 and at most {MOST_THREADS}, got {threads}")
 

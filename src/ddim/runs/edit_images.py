@@ -21,9 +21,8 @@ from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count
 from ddim.plots.charts import plot_strip, rasterise
 from ddim.plots.pictures import render_png, to_uint8
-from ddim.runs.edit_inputs import Picture, open_mask, open_pictures
+from ddim.runs.edit_inputs import Picture, open_mask, open_pictures, take_seeds
 from ddim.runs.edit_work import EditOptions, Source, Work, open_work
-from ddim.runs.generate import list_seeds
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline, open_pipeline
 
@@ -175,7 +174,7 @@ def interpolate(
     if images is not None and seeds is None:
         return _interpolate_images(pipeline, open_pictures(pipeline, images), frames, steps, **options)
     if images is None and seeds is not None:
-        return _interpolate_seeds(pipeline, list_seeds(None, 0, seeds), frames, steps, **options)
+        return _interpolate_seeds(pipeline, take_seeds(seeds), frames, steps, **options)
     raise UserError("give two images, or seeds=[3, 7]")
 
 
@@ -249,7 +248,7 @@ def inpaint_image(
     Example:
         >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
     """
-    pipeline, seeds = open_pipeline(model), list_seeds(None, 0, seeds)
+    pipeline, seeds = open_pipeline(model), take_seeds(seeds)
     given, image = image, _open_one(pipeline, image, "inpainting")
     hole = open_mask(pipeline, mask, given if isinstance(given, Picture) else given[0])
     check_count("resample", resample)
@@ -265,7 +264,7 @@ def inpaint_image(
 
     # Kept pixels are taken from the image itself: a conversion to model units and back changes last bits.
     painted = work.for_seeds(fill, seeds) * hole + image * (1 - hole)
-    facts = {"resample": resample, "seed": seeds[0]}
+    facts = {"resample": int(resample), "seed": seeds[0]}
     rows = {"input": image, "mask": image * (1 - hole) + draw_stripes(image) * hole, "painted": painted}
     return _finish(work, rows, facts, _name_seeds(seeds))
 
@@ -303,18 +302,18 @@ def vary_image(
     Example:
         >>> ddim.vary(run, "rose.jpg", strength=0.6)
     """
-    pipeline, seeds = open_pipeline(model), list_seeds(None, 0, seeds)
+    pipeline, seeds = open_pipeline(model), take_seeds(seeds)
     image = _open_one(pipeline, image, "a variation")
     work = open_work(pipeline, "a variation", steps, seeded=True, **options)
     x0 = work.pipeline.pixels.enter(image)
-    times = [strength, *work.times[work.times < strength].tolist()]
+    times = [float(strength), *work.times[work.times < strength].tolist()]
     work.expect(len(seeds), len(times))
 
     def vary_batch(denoise: Denoiser, blank: Tensor, noise: Noise) -> Iterator[State]:
         return vary(denoise, blank + x0.to(blank), strength, work.times, DDIM(), noise)
 
     varied = work.for_seeds(vary_batch, seeds)
-    facts = {"strength": strength, "seed": seeds[0], "times": times}
+    facts = {"strength": float(strength), "seed": seeds[0], "times": times}
     return _finish(work, {"input": image, "varied": varied}, facts, _name_seeds(seeds))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,9 +15,10 @@ from ddim.data.decode import BROKEN, MAX_BYTES, UnusableError
 from ddim.data.given import encode_picture
 from ddim.data.high_bit_depth import decode_any, read_any_header
 from ddim.data.values import EIGHT_BITS, Values
-from ddim.errors import UserError, check_count, describe_given
+from ddim.errors import UserError, describe_given
 from ddim.files import read_file
 from ddim.plots.pictures import check_images
+from ddim.runs.generate import list_seeds
 from ddim.runs.pipeline import Pipeline
 
 Picture: TypeAlias = str | Path | Image.Image | Tensor
@@ -152,7 +153,7 @@ def open_pictures(pipeline: Pipeline, pictures: Picture | Sequence[Picture]) -> 
     """
     shape = pipeline.model.shape
     channels, size = shape.channels, (shape.height, shape.width)
-    if isinstance(pictures, Picture):
+    if not isinstance(pictures, Sequence) or isinstance(pictures, str):
         pictures = [pictures]
     opened = []
     for picture in pictures:
@@ -162,12 +163,25 @@ def open_pictures(pipeline: Pipeline, pictures: Picture | Sequence[Picture]) -> 
                 raise UserError(
                     f"images must be (B, {channels}, {size[0]}, {size[1]}), got {tuple(batch.shape)}"
                 )
-            check_images(batch)
+            # Files of more than 8 bits may have values outside the range of the training images.
+            check_images(batch if pipeline.values.eight_bits else batch.clamp(0, 1))
             opened.append((to_unit(batch) if batch.dtype == torch.uint8 else batch.float()).cpu())
         else:
             opened.append(read_images([picture], size, channels, values=pipeline.values))
-    check_count("the number of images", sum(map(len, opened)))
+    if not sum(map(len, opened)):
+        raise UserError("give at least one image")
     return torch.cat(opened)
+
+
+def take_seeds(seeds: Iterable[int]) -> Sequence[int]:
+    """Return the seeds of an edit.
+
+    Raises:
+        UserError: if there is none, or a seed cannot be used.
+    """
+    if seeds is None or seeds == []:
+        raise UserError("give at least one seed, such as seeds=[3, 7]")
+    return list_seeds(None, 0, seeds)
 
 
 def open_mask(pipeline: Pipeline, mask: Picture, image: Picture) -> Tensor:

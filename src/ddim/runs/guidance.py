@@ -163,13 +163,15 @@ def check_guidance(pipeline: Pipeline, label: Label, steps: int, guidance: Guida
     raise UserError(f"{problem}, {mend}, got guidance {guidance.scale:g}")
 
 
-def _identify(run: LoadedRun) -> tuple[str | None, ...]:
-    return run.checkpoint.sha256, run.checkpoint.weights, run.changed
+def _have_same_weights(one: LoadedRun, other: LoadedRun) -> bool:
+    named = [(run.checkpoint.sha256, run.checkpoint.weights) for run in (one, other)]
+    # Hashing weights takes time, so it comes last.
+    return named[0] == named[1] and one.changed == other.changed
 
 
 def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance, guide: LoadedRun) -> None:
     model, own = pipeline.model, guide.checkpoint
-    if isinstance(pipeline, LoadedRun) and _identify(guide) == _identify(pipeline):
+    if isinstance(pipeline, LoadedRun) and _have_same_weights(guide, pipeline):
         raise UserError("the guide must be weaker than the model, got the same checkpoint and weights")
     if guide.model.shape != model.shape:
         raise UserError(

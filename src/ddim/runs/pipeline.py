@@ -165,7 +165,7 @@ class LoadedRun(Pipeline):
         Weights that have changed in memory are described by their hash in place of a checkpoint.
         """
         if changed := self.changed:
-            return {"weights": "in memory", "sha256": changed, **super().describe()}
+            return {"step": 0, "weights": "in memory", "sha256": changed, **super().describe()}
         found = self.checkpoint
         return {
             "checkpoint": {"path": str(found.path), "sha256": found.sha256},

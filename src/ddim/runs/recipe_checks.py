@@ -80,6 +80,12 @@ def check_recorded(recipe: Recipe) -> None:
             )
 
 
+def _show_times(times: object) -> str:
+    if not isinstance(times, torch.Tensor) or times.ndim != 1 or not len(times):
+        return show_value(times)
+    return f"{len(times)} times from {times[0]:.4g} to {times[-1]:.4g}"
+
+
 def check_steps(recipe: Recipe, steps: int) -> None:
     """Check that the recipe's grid works with `steps` steps, at noise levels that training covers.
 
@@ -96,7 +102,7 @@ def check_steps(recipe: Recipe, steps: int) -> None:
     ):
         raise UserError(
             f"grid {kind_name(recipe.grid)} must return a tensor of {steps} decreasing times in (0, 1], got "
-            f"{show_value(times)}"
+            f"{_show_times(times)}"
         )
     levels = recipe.sampling_schedule(times)
     if recipe.sampled_on:

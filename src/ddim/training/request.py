@@ -13,6 +13,7 @@ from ddim.data.open import find_array_size, fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed
+from ddim.nn.processes import current_processes
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.images import list_readings
@@ -211,7 +212,8 @@ def find_difference(folder: Path, request: Request) -> FieldDifference | None:
     requested = {name: value for name, _, value in list_fields(_expected(recipe, facts, request))}
     pairs = [FieldDifference(name, value, requested.get(name)) for name, _, value in list_fields(recipe)]
     machine = request.machine
-    choices = {"device": machine.device, "precision": machine.precision}
+    device = current_processes().own_device(machine.device)
+    choices = {"device": device, "precision": machine.precision}
     choices |= {"compile": machine.compiling, "threads": machine.threads}
     choices |= {"recompute": machine.recompute or None}
     runtime = facts["runtime"]
@@ -250,7 +252,8 @@ def _expected_named(name: str, recipe: Recipe, facts: Mapping[str, Any], request
     # With --from, a named recipe gets the field `pixels` and the split of the source run, and also its images
     # if none are named.
     if name in RECIPES and not request.names_images:
-        found, data = find_recipe(name, request.find_size() or recipe.data.size), recipe.data
+        found = find_recipe(name, request.find_size() or recipe.data.size)
+        data = replace(recipe.data, flip=found.data.flip)
     else:
         found = find_recipe(name, request.find_size())
         data = replace(found.data, split_seed=recipe.data.split_seed)

@@ -89,7 +89,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         seed: seed of the weights, the image order, the noise and the split.
         out: the run folder, by default runs/DATA-RECIPE-N.
         source: a run whose EMA weights the new run starts from. A recipe given by name also gets the field
-            `pixels` of that run; a `Recipe` must have the same `pixels`.
+            `pixels` of that run and, without `data`, its images; a `Recipe` must have the same `pixels`.
         machine: device, precision, compilation, threads, recomputation; by default chosen by measuring.
         callbacks: called during training, see `Callback`; `training.stop()` in one of them ends the run.
         progress: True shows a bar or lines, False shows nothing; or a function for decoding, see `Progress`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -104,7 +105,9 @@ def _assign_gpu(runtime: Runtime, processes: Processes) -> Runtime:
     """Return the runtime with the device of this process; NCCL refuses two processes on one GPU."""
     if processes.count > 1 and runtime.device.startswith("cuda"):
         gpus = torch.cuda.device_count()
-        if processes.local_count > gpus:
+        # A launcher may show each process its own GPU alone.
+        own = gpus == 1 and "CUDA_VISIBLE_DEVICES" in os.environ
+        if processes.local_count > gpus and not own:
             raise UserError(
                 f"{processes.local_count} processes cannot train on {gpus} GPU{'' if gpus == 1 else 's'}: "
                 "start one process for each GPU (--nproc-per-node=gpu), or train with --device cpu"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 
@@ -56,7 +56,7 @@ class Machine:
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads is not None:
+        if isinstance(self.threads, SupportsIndex):
             # JSON refuses numbers of NumPy.
             object.__setattr__(self, "threads", int(self.threads))
 
@@ -75,15 +75,16 @@ def load_named_recipe(
         name: the name or the file.
         source: a run from which the recipe gets its field `pixels`, or None.
         size: see `find_recipe`.
-        own_images: whether the new run has its own images. If not, a named recipe gets those of `source`; a
-            file names its images itself.
+        own_images: whether the new run has its own images. If not, a named recipe gets those of `source`, at
+            their size and with their labels; a file names its images itself.
     """
     if source is None:
         return find_recipe(name, size)
     if own_images or name not in RECIPES:
         return replace(find_recipe(name, size), pixels=read_run_recipe(source).pixels)
     parent = load_parent_recipe(source, own_images=False)
-    return replace(find_recipe(name, size or parent.data.size), pixels=parent.pixels, data=parent.data)
+    recipe = find_recipe(name, size or parent.data.size)
+    return replace(recipe, pixels=parent.pixels, data=replace(parent.data, flip=recipe.data.flip))
 
 
 def load_parent_recipe(source: str | Path, *, own_images: bool) -> Recipe:

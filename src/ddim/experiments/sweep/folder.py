@@ -27,7 +27,7 @@ from ddim.experiments.sweep.storage import (
 from ddim.files import make_folder, write_once
 from ddim.files.documents import render_sealed, write_json
 from ddim.files.locks import remove_leftovers_once
-from ddim.runs.folder import is_unused, make_output_folder, make_run_folder
+from ddim.runs.folder import check_outside, is_unused, make_output_folder, make_run_folder
 
 _FOLDERS = ("trials", "recipes", "logs", "results")
 
@@ -106,6 +106,8 @@ def begin_sweep(
         planned = [asdict(trial) for trial in plan_trials(request)]
         if storage:
             check_address(storage)
+        if request.data:
+            check_outside(out or Path("runs"), request.data)
         out = _make_folder(out, request)
         document = {
             "schema": SCHEMA,
