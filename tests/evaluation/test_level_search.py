@@ -61,6 +61,19 @@ def test_the_best_level_is_found_saved_and_then_used(student):
     assert torch.equal(*one)
 
 
+def test_a_student_whose_own_level_gives_no_images_gets_another_level(student, monkeypatch):
+    own, parts = load(student).recipe.grid.sigma_min, SampledParts.__call__
+
+    def fail(self, extractor, shown):
+        if self.pipeline.recipe.grid.sigma_min == own:
+            raise SamplesNotFinite("NaN")
+        yield from parts(self, extractor, shown)
+
+    monkeypatch.setattr(SampledParts, "__call__", fail)
+    found = ddim.search(student, seeds=N)
+    assert found.times == tuple(Karras(RIGHT)(2, load(student).recipe.schedule).tolist())
+
+
 def test_a_level_that_is_lowest_by_chance_is_not_used(student, monkeypatch, capsys):
     from ddim.cli import main
 

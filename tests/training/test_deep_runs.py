@@ -129,6 +129,14 @@ def test_edits_read_and_keep_16_bits(runs):
     assert np.array_equal(to_pixels(edit.rows["input"], pipeline.values), SMOOTH[:1])
 
 
+def test_values_outside_the_range_of_the_run_are_edited(runs):
+    """A file of floats may have larger values than the training images."""
+    pipeline, large = load(runs["floats"][0]), torch.full((1, 2, 16, 16), 1.2)
+    assert ddim.vary(pipeline, large, seeds=[0], steps=2, progress=False).rows["input"].max() == large.max()
+    with pytest.raises(UserError, match="images must be uint8 or floats"):
+        ddim.vary(pipeline, large * torch.nan, seeds=[0], steps=2, progress=False)
+
+
 def test_more_channels_are_shown_as_red_green_and_blue(runs):
     values = load(runs["eight"][0]).values
     shown = show_image(SMOOTH[0], values)
