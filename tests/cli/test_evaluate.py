@@ -70,7 +70,7 @@ def test_real_images_in_place_of_samples_are_printed_as_a_yardstick(run, command
 
 
 def test_fid_infinity_is_said_to_keep_the_bias_of_the_reference(run, command):
-    text = command("evaluate", run, "-n", 70, "--steps", 1).out
+    text = command("evaluate", run, "-n", 130, "--steps", 1).out
     (line,) = (line for line in text.splitlines() if line.startswith("FID-inf"))
     assert line.endswith("not for that of having only 30 reference images")
 

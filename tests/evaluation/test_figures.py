@@ -327,6 +327,12 @@ class Oracle(Gaussian):
     def blank(self, n):
         return torch.zeros(n, 3, 8, 8)
 
+    def modules(self):
+        return ()
+
+    def eval(self):
+        return self
+
 
 def trained():
     oracle = Oracle(Cosine(0.02, 0.999), mean=0.5, std=0.2)
