@@ -174,8 +174,6 @@ def test_numbers_of_numpy_are_as_good_as_those_of_python(tmp_path):
         assert len(ddim.sample(pipeline, 2, sampler=sampler)) == 2
     found = ddim.evaluate(pipeline, n=np.int64(20), part="all", steps=np.int64(2), seed=one, progress=False)
     assert found.record["sampling"]["seeds"] == list(range(1, 21))
-    grid = ddim.search(pipeline, 3, end=np.float32(0.1), seeds=np.int64(2), out=tmp_path / "grids")
-    assert grid.times[-1] == pytest.approx(0.1)
 
 
 def test_every_repr_fits_a_screen(run):

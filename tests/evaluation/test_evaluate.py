@@ -230,7 +230,7 @@ def test_other_features_of_the_same_samples_need_no_sampling(run, cache, monkeyp
         check_memorisation(loaded, 40, 2)
         next(loaded.model.parameters()).data.add_(1)
         with pytest.raises(TypeError):
-            check_memorisation(loaded, 40, 2)
+            check_memorisation(loaded, 40, 2, out=cache.parent / "changed")
     assert (second.record["generated"]["kept"], second.record["seconds"]["sampling"]) == (40, 0)
     assert second.record["metrics"] == alone.record["metrics"]
     assert second.record["sampling"] == alone.record["sampling"]
