@@ -137,7 +137,8 @@ export class EditPanel {
       // inverted first. An interpolation uses no class and no vector, but it can be guided. Steps and guidance
       // that a sample was given must be those of the interpolation: else its seed leads to another image.
       const agrees = ({ options }) =>
-        (options.steps ?? this.detail.steps) === body.steps && guidanceOf(options) === guidanceOf(body);
+        (options.steps === undefined || options.steps === body.steps) &&
+        (options.guidance === undefined || guidanceOf(options) === guidanceOf(body));
       const seeded =
         tiles.length === 2 &&
         !this.detail.draws_labels &&
