@@ -90,6 +90,11 @@ def test_missing_images_and_seeds_are_refused_in_one_sentence(pipeline, images):
         ddim.inpaint(pipeline, images[:1], MASK.numpy())
 
 
+def test_seeds_of_an_edit_may_be_an_array(pipeline, images):
+    given = [ddim.vary(pipeline, images[:1], seeds=seeds, steps=2) for seeds in ([3, 7], np.array([3, 7]))]
+    assert torch.equal(*(edit.images for edit in given))
+
+
 def test_an_interpolation_is_of_two_seeds_or_two_images(pipeline, images):
     between = ddim.interpolate(pipeline, seeds=[3, 7], frames=3, steps=3)
     assert between.facts["between_seeds"] == [3, 7]

@@ -56,7 +56,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
             f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
         )
     elif isinstance(run, LoadedRun):
-        check_saved_weights(run)
+        check_saved_weights(run, ", or a folder for the result, out=DIR")
     return load_given_run(run)
 
 
@@ -76,16 +76,16 @@ def open_searched_run(run: str | Path | LoadedRun) -> LoadedRun:
     return loaded
 
 
-def check_saved_weights(run: LoadedRun) -> None:
+def check_saved_weights(run: LoadedRun, more: str = "") -> None:
     """Check that a run in memory has the weights of its checkpoint, with which a result is saved.
 
     Raises:
-        UserError: if they have changed.
+        UserError: if they have changed; the message ends with `more`, another suggestion.
     """
     if run.changed:
         raise UserError(
             f"the weights in memory are not those of {run.checkpoint.path}, for which the result would be "
-            "saved: give the run folder, or a folder for the result, out=DIR"
+            f"saved: give the run folder{more}"
         )
 
 

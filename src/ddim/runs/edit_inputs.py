@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 from typing import TypeAlias
 
@@ -179,7 +179,7 @@ def take_seeds(seeds: Iterable[int]) -> Sequence[int]:
     Raises:
         UserError: if there is none, or a seed cannot be used.
     """
-    if seeds is None or seeds == []:
+    if seeds is None or (isinstance(seeds, Sized) and not len(seeds)):
         raise UserError("give at least one seed, such as seeds=[3, 7]")
     return list_seeds(None, 0, seeds)
 

@@ -73,9 +73,8 @@ class AdamsBashforth(Sampler):
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
         """Yield the state after each step; see `Sampler`."""
-        past: deque[tuple[Tensor, Tensor]] = deque(
-            maxlen=int(self.order)
-        )  # (sigma / alpha, slope), newest last
+        # (sigma / alpha, slope), newest last
+        past: deque[tuple[Tensor, Tensor]] = deque(maxlen=int(self.order))
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
