@@ -173,6 +173,19 @@ def test_a_run_is_loaded_onto_the_gpu_of_each_process(monkeypatch):
     assert pipeline._runtime(Runtime("cuda"), "cuda:0", False, None).device == "cuda"
 
 
+def test_several_processes_need_no_gpu_with_the_number_in_the_record(monkeypatch):
+    def one_gpu(wanted):
+        if wanted not in ("cpu", "cuda", "cuda:0"):
+            raise UserError("device must be one of auto, cpu, cuda, cuda:0 on this machine")
+        return "cuda" if wanted == "auto" else wanted
+
+    monkeypatch.setattr(pipeline, "find_device", one_gpu)
+    with pytest.raises(UserError, match="device must be one of"):
+        pipeline._runtime(Runtime("cpu"), "cuda:3", False, None)
+    monkeypatch.setattr(pipeline, "current_processes", lambda: Processes(1, 2, 1, 2, "nccl"))
+    assert pipeline._runtime(Runtime("cuda:3"), "cuda:3", False, None).device == "cuda"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_batch_that_cannot_be_shared_is_refused_before_images_are_decoded(tmp_path):

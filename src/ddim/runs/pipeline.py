@@ -329,7 +329,7 @@ def load_state(path: Path) -> RunState:
 def _runtime(recorded: Runtime, device: str | None, compiling: bool, threads: int | None) -> Runtime:
     """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
     try:
-        where = current_processes().own_device(find_device(device or recorded.device))
+        where = find_device(current_processes().own_device(device or recorded.device))
     except UserError:
         if device:
             raise

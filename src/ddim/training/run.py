@@ -262,7 +262,7 @@ def _continue(
 ) -> None:
     """Continue a run from its checkpoint; see `resume`."""
     processes, (path, state) = current_processes(), newest
-    find_device(state.runtime.device)
+    find_device(processes.own_device(state.runtime.device))
     runtime, news = adopt_processes(saved.document, state.runtime, start, processes)
     with runtime:
         recipe = read_exactly(saved.recipe)
@@ -297,7 +297,9 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
             f"run {start.folder} cannot be resumed: it started from a checkpoint of {document['source']} "
             "that has since been replaced; start a new run with --from"
         )
-    runtime, news = adopt_processes(document, Runtime(**document["runtime"]), start, processes)
+    recorded = Runtime(**document["runtime"])
+    find_device(processes.own_device(recorded.device))
+    runtime, news = adopt_processes(document, recorded, start, processes)
     with runtime:
         training = start_training(recipe, _reopen(saved, recipe, start, progress), runtime, parent)
         check_same_parent(training, parent)
