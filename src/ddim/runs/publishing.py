@@ -34,8 +34,9 @@ class Published:
 def write_published(run: LoadedRun, folder: Path) -> Published:
     """Write the checkpoint, its state and its recipe into a new folder, with a manifest.
 
-    Samples of the checkpoint are bit-identical to samples of the run with these weights. The folders of the
-    images and of the vectors are left out of the recipe.
+    With equal guidance, samples of the checkpoint are bit-identical to samples of the run with these weights.
+    The folders of the images and of the vectors are left out of the recipe, and so is saved guidance by
+    another checkpoint.
     """
     found, recipe, notes = run.checkpoint, hide_folders(run.recipe), []
     tensors: dict[str, Mapping[str, Tensor]] = {"model": run.model.state_dict()}
