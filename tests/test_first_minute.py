@@ -166,7 +166,7 @@ def test_image_k_depends_on_seed_k_and_seeds_are_numbers_or_lists(run):
 def test_numbers_of_numpy_are_as_good_as_those_of_python(tmp_path):
     one, machine = np.int64(1), ddim.Machine("cpu", "fp32", threads=np.int64(2))
     recipe = replace(tiny.recipe(), sampler=ddim.DPMSolver(np.int64(2)))
-    options = {"seed": one, "images": np.int64(8), "size": (np.int64(32), np.int64(32)), "progress": False}
+    options = {"seed": one, "images": np.int64(8), "size": np.array([32, 32]), "progress": False}
     run = ddim.train(None, recipe, out=tmp_path / "run", machine=machine, **options)
     pipeline = ddim.load(run, threads=np.int64(2))
     assert (pipeline.recipe.sampler, pipeline.recipe.seed) == (ddim.DPMSolver(2), 1)
@@ -174,6 +174,15 @@ def test_numbers_of_numpy_are_as_good_as_those_of_python(tmp_path):
         assert len(ddim.sample(pipeline, 2, sampler=sampler)) == 2
     found = ddim.evaluate(pipeline, n=np.int64(20), part="all", steps=np.int64(2), seed=one, progress=False)
     assert found.record["sampling"]["seeds"] == list(range(1, 21))
+
+
+def test_a_size_of_three_numbers_and_another_machine_are_refused(tmp_path):
+    options = {"images": 8, "out": tmp_path / "run", "progress": False}
+    with pytest.raises(ddim.errors.UserError, match=r"must be a list of 2 whole numbers, got \(16, 16, 3\)"):
+        ddim.train("blossoms:40", size=(16, 16, 3), **options)
+    with pytest.raises(ddim.errors.UserError, match=r"machine must be .*ddim.Machine\(.*got 'cpu'"):
+        ddim.train("blossoms:40", machine="cpu", **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_repr_fits_a_screen(run):

@@ -77,6 +77,9 @@ def test_a_model_takes_names_of_its_parts_and_no_classes():
     assert (named.schedule, named.conditioning) == (KarrasSigma(), NoiseVariance())
     with pytest.raises(UserError, match="schedule must be one of cosine.*; perhaps you meant cosine"):
         Model(torch.nn.Identity(), "cosin")
+    for net, named in [(torch.nn.Identity, "Identity"), (None, "None")]:
+        with pytest.raises(UserError, match=f"net must be a module or a function, got {named}"):
+            Model(net, "cosine")
     with pytest.raises(UserError, match=r"unipc, multistep, got 'eulr'; perhaps you meant ddim \(euler\)$"):
         choose_part("sampler", "eulr", SAMPLERS)
     with pytest.raises(UserError, match=r"listed, got 'euler'$"):

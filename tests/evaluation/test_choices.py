@@ -1,5 +1,6 @@
 """Combinations of choices of sampling, and their names."""
 
+import numpy as np
 import pytest
 
 import ddim
@@ -29,6 +30,10 @@ def test_a_field_is_combined_only_with_kinds_that_have_it():
     assert expand_choices({"sampler": "ddpm", "sampler.eta": "0"}) == [
         {"sampler": "ddpm", "sampler.eta": "0"}
     ]
+
+
+def test_an_array_is_a_list_of_values():
+    assert expand_choices({"steps": np.array([5, 10])}) == [{"steps": 5}, {"steps": 10}]
 
 
 def test_choices_may_be_values():

@@ -304,6 +304,14 @@ def test_the_forward_strip_takes_bytes_and_arrays(strips):
         assert np.array_equal(strips[-1][0]["linear"][0], strips[0][0]["linear"][0])
     with pytest.raises(UserError, match="images must be .* to 255: divide them by 255"):
         run_figures.plot_forward(image.float(), ["linear"], columns=2)
+    with pytest.raises(UserError, match=r"must have the shape \(1, 3, H, W\), got \(3, 32, 32\)"):
+        run_figures.plot_forward(image[0], ["linear"], columns=2)
+
+
+@pytest.mark.parametrize("size", [16, "16", (16, 16)])
+def test_the_forward_strip_takes_a_size_as_training_does(strips, size):
+    run_figures.plot_forward("blossoms", ["linear"], columns=2, size=size)
+    assert strips[-1][0]["linear"][0].shape == (16, 16, 3)
 
 
 def test_the_forward_strip_depends_on_its_seed(strips):

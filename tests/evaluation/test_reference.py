@@ -128,6 +128,8 @@ def test_all_images_of_another_source_are_the_reference_in_the_runs_size():
 def test_an_unknown_part_is_refused_with_the_near_one():
     with pytest.raises(UserError, match="got 'vald'; perhaps you meant valid"):
         Reference(part="vald")
+    with pytest.raises(UserError, match="part must be one of valid, train, all, got 3"):
+        Reference(part=3)
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):

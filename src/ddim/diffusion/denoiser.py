@@ -122,6 +122,9 @@ class Model(nn.Module):
         shape: Shape | tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
+        if isinstance(net, type) or not callable(net):
+            given = net.__name__ if isinstance(net, type) else repr(net)
+            raise UserError(f"net must be a module or a function, got {given}: make an instance of a class")
         self.net: nn.Module = net if isinstance(net, nn.Module) else Function(net)
         self.schedule = choose_part("schedule", schedule, SCHEDULES)
         check_schedule(self.schedule)

@@ -16,6 +16,7 @@ from ddim.evaluation.samples import Samples
 from ddim.runs.codec import dump
 from ddim.runs.flat import option_text
 from ddim.runs.guidance_name import name_interval
+from ddim.runs.plain_values import to_plain
 
 INTERVAL = "guidance_interval"
 OWN = ("steps", "weights", "label", "guidance", INTERVAL, "guide_with")
@@ -127,4 +128,5 @@ def _name_value(part: str, value: Any) -> Choice:  # noqa: ANN401
 def _list_values(name: str, values: Any) -> list[Any]:  # noqa: ANN401
     if name == INTERVAL and isinstance(values, tuple) and not any(isinstance(end, tuple) for end in values):
         return [values]
+    values = to_plain(values)
     return list(values) if isinstance(values, list | tuple | range) else [values]

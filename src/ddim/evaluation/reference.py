@@ -43,7 +43,7 @@ class Reference:
         parts = get_args(Part)
         if self.part is not None and self.part not in parts:
             raise UserError(
-                f"part must be one of {', '.join(parts)}, got {self.part!r}{suggest(self.part, parts)}"
+                f"part must be one of {', '.join(parts)}, got {self.part!r}{suggest(str(self.part), parts)}"
             )
         if self.data is not None:
             # JSON, in which records are written, refuses paths.

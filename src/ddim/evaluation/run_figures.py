@@ -22,6 +22,7 @@ from ddim.files import read_file
 from ddim.plots import charts
 from ddim.plots.pictures import check_images, to_uint8
 from ddim.runs.notebook_cell import with_bar
+from ddim.runs.plain_values import parse_plain
 from ddim.runs.progress import Progress, ignore_progress
 
 if TYPE_CHECKING:
@@ -93,24 +94,26 @@ def plot_forward(
     columns: int = 9,
     seed: int = 0,
     *,
-    size: tuple[int, int] = (64, 64),
+    size: int | str | tuple[int, int] = 64,
 ) -> Figure:
     """Return a figure of an image with the same noise at evenly spaced times, with a row for each schedule.
 
     Args:
-        image: a tensor or array (1, C, H, W), in [0, 1] or uint8; an image file; or a folder, an archive or
+        image: a tensor or array (1, 3, H, W), in [0, 1] or uint8; an image file; or a folder, an archive or
             the name of a data set, whose first image is used.
         schedules: see `name_schedules`.
         columns: number of times.
         seed: seed of the noise.
-        size: height and width to which a file is cropped and resized.
+        size: height and width to which a file is cropped and resized, such as 64, "64x96" or (64, 96).
     """
     if isinstance(image, Tensor | np.ndarray):
         image = torch.as_tensor(image)
         check_images(image)
+        if image.ndim != 4 or image.shape[:2] != (1, 3):
+            raise UserError(f"an image must have the shape (1, 3, H, W), got {tuple(image.shape)}")
         image = to_unit(image)
     else:
-        image = read_image(str(image), size)
+        image = read_image(str(image), parse_plain(size, tuple[int, int], "data.size"))
     shown = name_schedules(schedules)
     times = torch.linspace(0, 1, columns, dtype=torch.float64)
     x0 = PHOTOGRAPH.enter(image)

@@ -69,8 +69,8 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0
 
 
 def to_plain(value: Any) -> Any:  # noqa: ANN401
-    """Return a number of NumPy as a number of Python, and any other value unchanged."""
-    return value.item() if isinstance(value, np.generic) else value
+    """Return numbers and arrays of NumPy as numbers and lists of Python, and any other value unchanged."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _parse_number(data: Any, wanted: type, refusal: UserError) -> int | float:  # noqa: ANN401
@@ -101,7 +101,8 @@ def describe_type(wanted: Any) -> str:  # noqa: ANN401
     if origin is Literal:
         return "one of " * (len(args) > 1) + ", ".join(args)
     if origin is tuple:
-        return f"a list of {describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"
+        length = "" if args[-1] is ... else f"{len(args)} "
+        return f"a list of {length}{describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"
     names: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     names[Clusters] = "clusters:K"
     # A part that the user wrote may have other types, which no recipe can hold.

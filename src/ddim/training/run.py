@@ -105,6 +105,8 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.sheet(ddim.sample(run, n=16))
     """
     began, callbacks = time.monotonic(), check_callbacks(callbacks)
+    if not isinstance(machine, Machine):
+        raise UserError(f"machine must be a value such as ddim.Machine(device='cpu'), got {machine!r}")
     source = None if source is None else Path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     if data is not None and not isinstance(data, str | Path):

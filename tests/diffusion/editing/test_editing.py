@@ -145,6 +145,8 @@ def test_slerp_of_equal_latents_is_that_latent_and_of_opposite_ones_an_error():
         slerp(a, -a, 0.5)
     with pytest.raises(UserError, match="at least 2 frames"):
         interpolate_latents(a[0], a[1], 1)
+    with pytest.raises(UserError, match=r"frames must be a whole number, got 2\.5"):
+        interpolate_latents(a[0], a[1], 2.5)
 
 
 def test_an_attribute_is_the_difference_of_means_and_leaves_the_norm():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ddim.errors import UserError
+from ddim.errors import UserError, check_count
 
 
 def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
@@ -39,6 +39,7 @@ def interpolate_latents(a: Tensor, b: Tensor, frames: int) -> Tensor:
     Raises:
         UserError: if frames < 2, or the latents are opposite.
     """
+    check_count("frames", frames, 0)
     if frames < 2:
         raise UserError(f"an interpolation needs at least 2 frames, got {frames}")
     return torch.cat([slerp(a[None], b[None], k / (frames - 1)) for k in range(frames)])
