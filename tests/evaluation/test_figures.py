@@ -308,10 +308,10 @@ def test_the_forward_strip_takes_bytes_and_arrays(strips):
         run_figures.plot_forward(image[0], ["linear"], columns=2)
 
 
-@pytest.mark.parametrize("size", [16, "16", (16, 16)])
+@pytest.mark.parametrize("size", [32, "32", (32, 32)])
 def test_the_forward_strip_takes_a_size_as_training_does(strips, size):
     run_figures.plot_forward("blossoms", ["linear"], columns=2, size=size)
-    assert strips[-1][0]["linear"][0].shape == (16, 16, 3)
+    assert strips[-1][0]["linear"][0].shape == (32, 32, 3)
 
 
 def test_the_forward_strip_depends_on_its_seed(strips):
