@@ -44,6 +44,22 @@ def test_the_rates_tried_grow_geometrically_and_are_those_of_the_optimiser():
     assert all(math.isfinite(loss) for loss in curve.losses)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"objective__weight": "learned"},
+        {"objective__finish": 0.5, "images": 640},
+        {"objective": "consistency", "images": 640},
+        {"objective__times": "loss_aware", "objective__times__entries": 8, "schedule": "linear"},
+    ],
+    ids=["plain", "learned weight", "finish", "consistency", "loss aware"],
+)
+def test_the_loss_of_a_range_test_is_flat_at_rates_that_teach_nothing(changes):
+    curve = range_test(tiny.training(quick_recipe(**changes)), low=1e-12, high=1e-11, updates=80)
+    assert curve.losses[20:] == pytest.approx([curve.losses[20]] * 60, rel=0.1)
+
+
 def test_a_range_test_ends_when_the_loss_explodes():
     curve = range_test(tiny.training(quick_recipe(optim__clip=0)), high=1e4)
     assert 10 < len(curve.rates) < 100

@@ -12,6 +12,7 @@ from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
+from ddim.runs.state import Plan
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.parent import hold_out_alike, load_parent
@@ -45,6 +46,8 @@ def range_test(
 ) -> Curve:
     """Train with increasing learning rates, and return the losses; the weights of `training` change.
 
+    All updates minimise the loss of the first update of a training, in which no weight is learned yet.
+
     Args:
         training: a training at its start.
         low: the first learning rate.
@@ -56,6 +59,8 @@ def range_test(
     Raises:
         UserError: if no loss was finite.
     """
+    # A later part of a budget may have another loss, and learned weights change the unit of the loss.
+    training.plan, training.memory = Plan(None), None
     rates, losses, mean = [], [], 0.0
     for k in range(updates):
         progress("learning rates", k, updates)
