@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ddim.diffusion.denoiser import Counted
+from ddim.diffusion.grids import UniformLogSNR
 from ddim.diffusion.guidance import Clipped, Guided, Rescheduled, Thresholded
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.pixels import Pixels
@@ -56,6 +57,20 @@ def test_guidance_in_an_interval_is_guidance_inside_and_none_outside():
         wanted = inner if inside else STRONG
         assert torch.equal(guided(x, at(t)).x0, wanted(x, at(t)).x0)
     assert -2 <= SCHEDULE(at(0.5)).log_snr <= 2 < SCHEDULE(at(0.05)).log_snr
+
+
+def test_a_step_at_the_end_of_an_interval_is_guided():
+    """Rounding gives the last time of this grid a log-SNR slightly above 3."""
+    schedule = Cosine(0.014, 0.99995)
+    weak = Counted(Gaussian(schedule, 0.0, 0.6))
+    guided = Guided(Gaussian(schedule, 0.4, 0.3), weak, 2.0, -2.0, 3.0)
+    last = UniformLogSNR(3.0)(13, schedule)[-1]
+    assert schedule(last).log_snr > 3
+    guided(normal(2, 1, 3, 3), last)
+    assert weak.evaluations == 1
+    for log_snr in (3.001, -2.001):
+        guided(normal(2, 1, 3, 3), schedule.inverse(at(log_snr)))
+    assert weak.evaluations == 1
 
 
 @pytest.mark.parametrize(

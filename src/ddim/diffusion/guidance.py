@@ -83,7 +83,7 @@ class Guided:
 
     def _includes(self, at: Level) -> Tensor:
         """Return whether guidance is used at these noise levels, () or (B,)."""
-        return (self.low <= at.log_snr) & (at.log_snr <= self.high)
+        return lies_inside(at.log_snr, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,11 @@ class Rescheduled:
 
 _NEAR = 1e-6
 """Log-SNRs that differ by less than this are treated as equal."""
+
+
+def lies_inside(log_snr: Tensor, low: float, high: float) -> Tensor:
+    """Return whether log-SNRs, () or (B,), lie in the interval from `low` to `high`, including both ends."""
+    return (low - _NEAR <= log_snr) & (log_snr <= high + _NEAR)
 
 
 def check_reach(own: Schedule, at: Level, what: str = "sampled_on", model: str = "the model") -> None:

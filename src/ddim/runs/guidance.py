@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
-from ddim.diffusion.guidance import Guided, Rescheduled, check_reach
+from ddim.diffusion.guidance import Guided, Rescheduled, check_reach, lies_inside
 from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.prediction import Prediction, from_image
@@ -204,8 +204,7 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
         )
     schedule = pipeline.recipe.sampling_schedule
     times = pipeline.recipe.grid(steps, schedule)
-    log_snr = schedule(times).log_snr
-    guided = times[(guidance.low <= log_snr) & (log_snr <= guidance.high)]
+    guided = times[lies_inside(schedule(times).log_snr, guidance.low, guidance.high)]
     if len(guided):
         check_reach(guide.recipe.schedule, schedule(guided), "guidance_interval", "the guide")
 
