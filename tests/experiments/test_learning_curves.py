@@ -17,9 +17,10 @@ from ddim.experiments.learning_curves import (
     list_recorded_curves,
 )
 from ddim.experiments.recorded_runs import FIRST_VERSION, RECORDED
-from ddim.runs.codec import override
+from ddim.metrics.catalogue import DEFAULT
+from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import fast, smoke
-from stubs import written
+from stubs import SAMPLING, written
 
 CURVE = LearningCurve("runs/a", "", 1000, ((10, 0.5), (100, 0.3), (1000, 0.2)), 0.1)
 
@@ -79,11 +80,20 @@ def test_recorded_runs_on_different_images_are_not_mixed():
     assert interpolate_recorded(interpolate_error, curves, 100) == 0.3
 
 
+def write_evaluation(folder, number, kid, **changes):
+    """Write an evaluation of the last step of a run of recipe smoke, by default with its own sampling."""
+    recipe = smoke()
+    sampling = {**SAMPLING, "recipe": dump(recipe), "step": 60, "times": [1.0] * recipe.steps}
+    fields = {"features__extractor": DEFAULT, "reference__fingerprint": "f", "sampling": sampling}
+    metrics = {"kid": {"value": kid, "low": kid, "high": kid}}
+    written(folder / "evaluations" / str(number), metrics=metrics, **{**fields, **changes})
+
+
 @pytest.fixture
 def own(tmp_path):
     """A finished run of recipe smoke; the folder of runs, and a function that changes its run.json."""
     folder = run_folders.make(tmp_path / "runs" / "a", step=60)
-    run_folders.write_evaluation(folder, 1, kid=0.07)
+    write_evaluation(folder, 1, 0.07)
 
     def change(**facts):
         document = json.loads((folder / "run.json").read_text())
@@ -115,7 +125,29 @@ def test_the_kid_of_a_run_counts_also_if_most_runs_have_other_images(own):
     runs, _ = own
     for name in ("b", "c"):
         folder = run_folders.make(runs / name, step=60)
-        written(folder / "evaluations" / "1", reference__fingerprint="other")
+        write_evaluation(folder, 1, 0.2, reference__fingerprint="other")
+    (curve,) = list_own_curves(runs, smoke(), "f")
+    assert curve.kid == 0.07
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampling__guidance": 2.0},
+        {"sampling__times": [1.0, 0.5]},
+        {"sampling__weights": "raw"},
+        {"sampling__label": 1},
+        {"sampling__recipe": dump(override(smoke(), {"sampler": "edm"}))},
+        {"features__extractor": "scattering"},
+        {"reference__fingerprint": "other"},
+        {"reference__part": "train"},
+        {"sampling": None},
+    ],
+)
+def test_kid_is_that_of_the_default_sampling_and_features_against_held_out_images(own, changes):
+    runs, _ = own
+    for number in (2, 3):
+        write_evaluation(runs / "a", number, 0.01, generated__images=4000, **changes)
     (curve,) = list_own_curves(runs, smoke(), "f")
     assert curve.kid == 0.07
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.evaluation.conditions import SAMPLING_FIELDS
+from ddim.evaluation.conditions import SAMPLING_FIELDS, Sampling, evaluation_conditions
 from ddim.experiments.evaluations import mark_comparable
 from ddim.experiments.index import Run, find_runs
 from ddim.experiments.recorded_runs import RECORDED
+from ddim.metrics.catalogue import DEFAULT
 from ddim.runs.codec import dump, override
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.log import read_metrics
@@ -62,7 +63,8 @@ class LearningCurve:
 def list_own_curves(runs: str | Path, recipe: Recipe, fingerprint: str) -> list[LearningCurve]:
     """Return the curves of finished runs on the same images with the same recipe, sorted by path.
 
-    Runs that started from the weights of another run are left out.
+    Runs that started from the weights of another run are left out. KID is that of samples as the run makes
+    them by default, without guidance, against its held-out images.
 
     Args:
         runs: the folder of the runs; the result is empty if it does not exist.
@@ -80,7 +82,8 @@ def list_own_curves(runs: str | Path, recipe: Recipe, fingerprint: str) -> list[
         return _without_sampling(_relevant(run.recipe)) == _without_sampling(wanted)
 
     # Only runs that fit decide which evaluations are comparable.
-    for run in mark_comparable([run for run in find_runs(runs) if fits(run)]):
+    own = [_keep_plain_evaluations(run, fingerprint) for run in find_runs(runs) if fits(run)]
+    for run in mark_comparable(own):
         like = _relevant(run.recipe)
         lines = read_metrics(run.path)
         points = {line["images"]: line["image_mae"] for line in lines if line.get("image_mae") is not None}
@@ -145,6 +148,19 @@ def interpolate_recorded(
         if (found := interpolate([curve for curve in curves if curve.data == data], images)) is not None:
             return found
     return None
+
+
+def _keep_plain_evaluations(run: Run, fingerprint: str) -> Run:
+    """Return a run with the evaluations of its default sampling, default features and held-out images."""
+    plain = Sampling(run.recipe["steps"], "ema", None, 1.0, ())
+
+    def fits(record: Mapping[str, Any]) -> bool:
+        found = evaluation_conditions(record, run.recipe)
+        images = found.reference.fingerprint, found.reference.part
+        default = record["features"]["extractor"] == DEFAULT
+        return found.sampling == plain and default and images == (fingerprint, "valid")
+
+    return replace(run, records=tuple(filter(fits, run.records)))
 
 
 def _interpolate(points: Sequence[tuple[int, float]], images: int, widest: float = math.inf) -> float | None:
