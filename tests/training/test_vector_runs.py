@@ -97,6 +97,16 @@ def test_an_embedding_of_no_vector_is_zero_and_a_batch_is_independent():
     assert torch.allclose(embedding(batch)[:1], embedding(batch[:1]), atol=1e-6)
 
 
+@pytest.mark.parametrize("columns", ["red,blue", "other,level"])
+def test_a_guided_student_with_other_columns_than_its_teacher_is_refused(columns, given, run, tmp_path):
+    text = (given / "grays.csv").read_text()
+    (tmp_path / "other.csv").write_text(text.replace("level,other", columns))
+    fields = {"optim.warmup": 0, "data.vectors": str(tmp_path / "other.csv")}
+    said = f"needs vectors with the columns of .* --from, level, other, in this order, got {columns[:3]}"
+    with pytest.raises(UserError, match=said):
+        ddim.distill(run, images=16, guidance=2.0, fields=fields, out=tmp_path / "run", machine=tiny.MACHINE)
+
+
 def test_a_run_with_vectors_resumes_exactly_without_its_file(given, run, tmp_path):
     chosen = recipe(given, optim__lr=1e-2, data__vectors=str(tmp_path / "moved.csv"))
     (tmp_path / "moved.csv").write_text((given / "grays.csv").read_text())

@@ -263,7 +263,7 @@ def start_training(
         training.start_from(parent.model.state_dict())
         warn_of_other_meaning(parent.recipe, recipe)
         if training.teacher:
-            training.teacher.learn_from(parent, parts.images.classes)
+            training.teacher.learn_from(parent, parts)
     return training
 
 

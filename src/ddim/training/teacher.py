@@ -6,12 +6,13 @@ can be resumed without the run of its teacher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
+from ddim.data import SplitImages
 from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model
 from ddim.diffusion.guidance import Guided
@@ -75,17 +76,18 @@ class Teacher:
         with torch.no_grad():
             return Guided(strong, weak, self._loss.guidance, *self._loss.limits).move(x0, t, eps)
 
-    def learn_from(self, run: LoadedRun, classes: Sequence[str]) -> None:
+    def learn_from(self, run: LoadedRun, parts: SplitImages) -> None:
         """Set the weights to those of a run and of its guide.
 
         Args:
             run: the teacher.
-            classes: the class names of the student.
+            parts: the images of the student, with their labels and vectors.
 
         Raises:
-            UserError: as in `find_teacher_guidance`. Also if the student has other classes than its teacher.
+            UserError: as in `find_teacher_guidance`. Also if the student has other classes than its teacher,
+                or vectors with other columns.
         """
-        loss = self._loss
+        loss, classes, vectors = self._loss, parts.images.classes, parts.vectors
         found = find_teacher_guidance(
             run, guidance=loss.guidance, guidance_interval=loss.interval, guide_with=loss.guide
         )
@@ -93,6 +95,13 @@ class Teacher:
             raise UserError(
                 "objective.guidance needs images with the classes of the run of --from, in the same order, "
                 f"got {len(classes)} classes with other names: give the images of that run"
+            )
+        # With equal columns, both runs have the same mean and deviation: see `take_vectors`.
+        if vectors is not None and run.vectors is not None and vectors.columns != run.vectors.columns:
+            raise UserError(
+                "objective.guidance needs vectors with the columns of the run of --from, "
+                f"{', '.join(run.vectors.columns)}, in this order, got {', '.join(vectors.columns)}: give "
+                "the vectors of that run"
             )
         weights = {"teacher": run.model.state_dict()}
         if found.guide is not None:
