@@ -23,6 +23,7 @@ from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.pipeline import Pipeline, load
+from ddim.runs.publishing import write_published
 from ddim.runs.recipe import build_model
 from oracles import made, shaken
 from shown_events import read_events
@@ -236,6 +237,17 @@ def test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training(recipe, t
         wanted = torch.cat([gradient.flatten() for gradient in gradients.values()])
         assert wanted.norm() > 0
         torch.testing.assert_close(row, wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_a_published_run_is_diagnosed_with_the_loss_of_the_end_of_its_training(tmp_path):
+    training = tiny.training(tiny.recipe(objective__finish=0.3))
+    training.step = training.plan.total // training.recipe.optim.batch
+    checkpoint.save(tmp_path / "run" / "checkpoints", 0, training.tensors(), training.documents())
+    trained = load(tmp_path / "run")
+    write_published(trained, tmp_path / "published")
+    loss = gradient_noise.find_loss(load(tmp_path / "published"))
+    assert loss == gradient_noise.find_loss(trained)
+    assert (loss.on, loss.error) == ("velocity", "mse")
 
 
 @pytest.mark.parametrize("recipe", [AWARE, override(tiny.BASE, {"objective.weight": "learned"})])

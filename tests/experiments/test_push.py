@@ -94,6 +94,20 @@ def test_the_name_of_the_images_stays(source, shown):
     assert hide_folders(with_vectors).data.vectors == "ages.csv"
 
 
+@pytest.mark.parametrize(
+    "guide, shown",
+    [
+        ("/home/ada/runs/small-1/best", "small-1/best"),
+        ("/home/ada/runs/small-1@raw", "small-1@raw"),
+        ("@guide", "@guide"),
+        ("hub:ada/flowers", "hub:ada/flowers"),
+    ],
+)
+def test_the_run_of_a_guide_is_named_without_its_folder(guide, shown):
+    student = recipe(objective="consistency", objective__guidance=2.0, objective__guide=guide)
+    assert hide_folders(student).objective.guide == shown
+
+
 def test_the_card_says_how_to_use_the_run_and_keeps_the_licence_of_its_owner(hub, run):
     ddim.push(run, "ada/flowers")
     card = newest(hub)["README.md"].decode()

@@ -13,6 +13,7 @@ from ddim.data.hub import names_repository
 from ddim.data.open import NAMES
 from ddim.diffusion.consistency import Consistency
 from ddim.runs.codec import dump
+from ddim.runs.guidance_name import name_guide
 from ddim.runs.manifest import pack_tensors, render_json, write_parts
 from ddim.runs.pipeline import CLUSTERS, VECTORS, LoadedRun
 from ddim.runs.published import PUBLISHED
@@ -47,7 +48,14 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
         notes.append("the vectors of all images, also of the validation images, are part of the run")
     old = found.state
     state = RunState(
-        old.step, old.pixels, old.channels, old.classes, old.runtime, images=old.images, values=old.values
+        old.step,
+        old.pixels,
+        old.channels,
+        old.classes,
+        old.runtime,
+        plan=old.plan,
+        images=old.images,
+        values=old.values,
     )
     searched, left = _list_searched(run)
     if left:
@@ -65,7 +73,10 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
 
 
 def hide_folders(recipe: Recipe) -> Recipe:
-    """Return the recipe without the folders of its images, its vectors and its guide; only the names stay."""
+    """Return the recipe without the folders of its images, its vectors and its guide; only the names stay.
+
+    The name of a guide that is a checkpoint, such as "small-1/best", includes that of its run.
+    """
     data = recipe.data
     on_hub = names_repository(data.source)
     built_in = data.source.partition(":")[0] in NAMES
@@ -74,9 +85,8 @@ def hide_folders(recipe: Recipe) -> Recipe:
     source = source if on_hub else _name_file(source)
     vectors = None if data.vectors is None else _name_file(data.vectors)
     loss = recipe.objective
-    if isinstance(loss, Consistency) and loss.guide and not names_repository(loss.guide):
-        # A guide such as "@guide" has no folder.
-        loss = replace(loss, guide=Path(loss.guide).name)
+    if isinstance(loss, Consistency) and loss.guide:
+        loss = replace(loss, guide=name_guide(loss.guide))
     return replace(recipe, data=replace(data, source=source, vectors=vectors), objective=loss)
 
 
