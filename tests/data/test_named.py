@@ -7,11 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import tiny
 from archives import as_folder, write_tar
 from bad_images import encoded
 from ddim.data import named, open_images, split_images
 from ddim.data.cache import read_rejects
+from ddim.data.open import find_source
+from ddim.data.sources import Member
 from ddim.errors import UserError
+from ddim.runs.folder import record_in_run
+from ddim.runs.images import open_run_images
+from ddim.runs.pipeline import load
+from ddim.training import resume
 
 
 def photo(number, height=20, width=30):
@@ -52,6 +59,18 @@ def pets(root, packing):
     below = root / "oxford-iiit-pet" if "torchvision" in packing else root
     write(below / "images.tar.gz", images, packing == "packed")
     write(below / "annotations.tar.gz", lists, packing == "packed")
+
+
+def arrange_pets(tmp_path):
+    """Write pets, and a plain folder whose files have the same names and bytes; return both sources."""
+    pets(tmp_path / "copy", "unpacked")
+    source = f"pets:{tmp_path / 'copy'}"
+    for item in find_source(source).members((8, 8)):
+        if isinstance(item, Member):
+            path = tmp_path / "arranged" / item.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(item.data)
+    return source, str(tmp_path / "arranged")
 
 
 def cifar10(root, packing, damage=False):
@@ -110,6 +129,46 @@ def test_cifar10_has_classes_and_the_official_split(packing, tmp_path):
     assert len(images.classes) == 7
     assert images.pixels[valid][0, 5, 6].tolist() == [5, 100, 200]
     assert sorted({int(pixels[0, 0, 0]) for pixels in images.pixels[train]}) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", named.NAMED)
+def test_the_data_sets_with_a_split_are_listed(name, tmp_path):
+    {"flowers": flowers, "pets": pets, "cifar10": cifar10}[name](tmp_path, "packed")
+    assert named.NAMED[name](tmp_path).official == (name in named.WITH_SPLIT)
+
+
+@pytest.mark.parametrize("plain_first", [True, False])
+def test_a_folder_with_the_files_of_pets_shares_their_pixels_but_not_their_split(plain_first, tmp_path):
+    copy, folder = arrange_pets(tmp_path)
+    opened(folder if plain_first else copy, tmp_path)
+    plain, official = opened(folder, tmp_path), opened(copy, tmp_path)
+    assert plain.folder == official.folder
+    assert plain.official is None
+    assert [len(part) for part in official.official] == [3, 2]
+
+
+def test_a_run_whose_images_are_split_in_another_way_now_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    copy, folder = arrange_pets(tmp_path)
+    run = tiny.train(tiny.recipe(images=8, data__size="8,8", data__validation="0"), tmp_path / "run", copy)
+    assert len(open_run_images(load(run)).train) == 3
+    message = "trained on 3 of these images, but they are now split into 5 training images and 0 held-out"
+    with pytest.raises(UserError, match=message):
+        tiny.train(tiny.recipe(images=8, data__size="8,8"), tmp_path / "child", folder, source=run)
+    for _ in ("saved", "not saved"):
+        with pytest.raises(UserError, match=message):
+            resume(run, data=folder)
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        record_in_run(run, checkpointed=False)
+
+
+def test_the_split_of_pets_is_kept_where_their_files_are_gone(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    copy, _ = arrange_pets(tmp_path)
+    run = tiny.train(tiny.recipe(images=8, data__size="8,8"), tmp_path / "run", copy)
+    shutil.rmtree(tmp_path / "copy")
+    with pytest.warns(UserWarning, match="decoded copies"):
+        assert len(open_run_images(load(run)).train) == 3
 
 
 def test_a_record_with_an_impossible_label_is_refused(tmp_path):

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Literal
 
@@ -94,7 +94,7 @@ def load_cached(
             f"the cache {str(folder)!r} cannot be read after it was written: "
             "stop other processes that remove it, or set DDIM_CACHE to another folder"
         )
-    return found
+    return _split_by_name(found) if source.official else found
 
 
 def fingerprint_survey(
@@ -107,13 +107,17 @@ def fingerprint_survey(
     return hash_text(f"{decode.VERSION} {known.content} {shape}{deep}")
 
 
-def open_decoded(fingerprint: str, size: tuple[int, int]) -> Images | None:
-    """Return the images with this fingerprint if they are cached, else None; their source may be gone."""
+def open_decoded(fingerprint: str, size: tuple[int, int], *, official: bool = False) -> Images | None:
+    """Return the images with this fingerprint if they are cached, else None; their source may be gone.
+
+    `official` says whether the source defines a split. The cache cannot know it, because two sources with
+    the same files share their decoded images.
+    """
     pattern = f"{fingerprint[:32]}-{size[0]}x{size[1]}x*"
     for folder in (found for root in cache_folders() for found in sorted(root.glob(pattern))):
         shape = re.fullmatch(r"x(\d+)(-\w+)?", folder.name[len(f"{fingerprint[:32]}-{size[0]}x{size[1]}") :])
         if shape and (found := _read(folder, fingerprint, (*size, int(shape[1])))):
-            return found
+            return _split_by_name(found) if official else found
     return None
 
 
@@ -180,7 +184,6 @@ def _build(
             "names": [names[place] for place in rank],
             "classes": classes,
             "labels": labels,
-            "official": source.official,
             "originals": [astuple(headers[place]) for place in rank],
             **({} if kept.eight_bits else {"values": kept.to_json()}),
         }
@@ -270,7 +273,6 @@ def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images
             classes=tuple(index["classes"]),
             names=names,
             fingerprint=fingerprint,
-            official=_official(names) if index["official"] else None,
             folder=folder,
             values=values,
         )
@@ -278,9 +280,10 @@ def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images
         return None
 
 
-def _official(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    train = np.array([name.startswith("train/") for name in names])
-    return np.flatnonzero(train), np.flatnonzero(~train)
+def _split_by_name(images: Images) -> Images:
+    """Return images with the split of their source, whose training images have names such as train/1.png."""
+    train = np.array([name.startswith("train/") for name in images.names])
+    return replace(images, official=(np.flatnonzero(train), np.flatnonzero(~train)))
 
 
 def _changed(text: str, contents: Contents) -> str:

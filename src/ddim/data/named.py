@@ -103,6 +103,8 @@ NAMED: dict[str, Callable[[Path | None], Source]] = {
     "pets": open_pets,
     "cifar10": open_cifar10,
 }
+WITH_SPLIT = ("pets", "cifar10")
+"""The names of the data sets that define a split; see `Source.official`."""
 
 
 @dataclass(frozen=True)

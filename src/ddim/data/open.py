@@ -16,7 +16,7 @@ from ddim.data.given import GIVEN, PREFIX
 from ddim.data.hub import names_repository, parse_repository
 from ddim.data.hub_data import fetch_data
 from ddim.data.images import Images, check_size
-from ddim.data.named import NAMED
+from ddim.data.named import NAMED, WITH_SPLIT
 from ddim.data.parquet import Parquet, is_parquet
 from ddim.data.sources import Source
 from ddim.data.survey import survey_source
@@ -79,6 +79,11 @@ def source_exists(text: str) -> bool:
     """Return whether a text is an existing path, or begins like the name of a data set; nothing is opened."""
     known = text in GIVEN or names_repository(text) or text.partition(":")[0] in NAMES
     return known or os.path.exists(os.path.expanduser(text))
+
+
+def defines_split(text: str) -> bool:
+    """Return whether a text of `absolute_source` names a data set that defines a split; nothing is opened."""
+    return text.partition(":")[0] in WITH_SPLIT
 
 
 def absolute_source(text: str) -> str:

@@ -14,7 +14,14 @@ from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import open_decoded
 from ddim.data.given import PREFIX
-from ddim.data.open import NAMES, absolute_source, fingerprint_source, limit_range, source_exists
+from ddim.data.open import (
+    NAMES,
+    absolute_source,
+    defines_split,
+    fingerprint_source,
+    limit_range,
+    source_exists,
+)
 from ddim.data.values import Reading, choose_channels
 from ddim.errors import UserError, warn_user
 from ddim.files.documents import read_sealed, write_sealed
@@ -44,8 +51,8 @@ def reopen_run_images(
     """Return the images that a run was trained on; see `reopen_images`.
 
     Raises:
-        UserError: if the run was imported, or its images are missing or have changed. Also if the run was
-            published, and its images are not a built-in data set.
+        UserError: if the run was imported, or its images are missing, have changed or are split in another
+            way now. Also if the run was published, and its images are not a built-in data set.
     """
     run, known = trained.checkpoint.run, trained.checkpoint.state.images
     advice = f": {otherwise}" if otherwise else ""
@@ -53,7 +60,24 @@ def reopen_run_images(
     if known is None:
         raise UserError(f"run {run} was imported and has no training images{advice}")
     data = replace(trained.recipe.data, channels=choose_channels(trained.checkpoint.state.channels))
-    return reopen_images(run, data, known.fingerprint, progress, otherwise)
+    images = reopen_images(run, data, known.fingerprint, progress, otherwise)
+    check_same_split(split_images(images, data.validation, trained.recipe.split_seed), known.train)
+    return images
+
+
+def check_same_split(split: SplitImages, train: int) -> None:
+    """Check that the images of a run are split as in its training, into `train` training images and others.
+
+    Raises:
+        UserError: if they are not. Then some held-out images may be images that the run was trained on.
+    """
+    if len(split.train) != train:
+        raise UserError(
+            f"the run was trained on {train:,} of these images, but they are now split into "
+            f"{len(split.train):,} training images and {len(split.validation):,} held-out images: name the "
+            "images so that they are split as before (a data set such as pets defines a split, and a folder "
+            "with the same images does not), or train a new run without its weights"
+        )
 
 
 def _check_source(path: Path, name: str, source: str, advice: str) -> None:
@@ -140,7 +164,8 @@ def reopen_images(
     try:
         place, reading = _find_place(run, data, fingerprint, f", or {otherwise}" if otherwise else "")
     except ImagesMissing:
-        images = open_decoded(fingerprint, data.size)
+        official = defines_split(_recorded_path(run) or data.source)
+        images = open_decoded(fingerprint, data.size, official=official)
         if images is None:
             raise
         warn_user(

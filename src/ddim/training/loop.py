@@ -28,6 +28,7 @@ from ddim.nn.runtime import Runtime
 from ddim.runs.classes import count_images
 from ddim.runs.codec import dump
 from ddim.runs.fitting import find_misfit
+from ddim.runs.images import check_same_split
 from ddim.runs.own_parts import is_own
 from ddim.runs.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.runs.recipe import Recipe, build_model, may_leave_weights_unused
@@ -287,13 +288,14 @@ class Training:
             state: the document "state" of the checkpoint.
 
         Raises:
-            UserError: if the images differ from the images of the checkpoint.
+            UserError: if the images or their split differ from those of the checkpoint.
         """
         if state.images is None or state.images.fingerprint != self.split.images.fingerprint:
             raise UserError(
                 "data has changed since the run began, so it cannot be resumed exactly; "
                 "start a new run from its weights with --from"
             )
+        check_same_split(self.split, state.images.train)
         self.step, self.finite = state.step, FiniteCheck(self.runtime.device, state.not_finite)
         self.best, self.plan, self.due = state.best, state.plan, state.due
         self.sums = {**state.sums}

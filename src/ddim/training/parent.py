@@ -11,7 +11,7 @@ from ddim.data import SplitImages, split_images
 from ddim.data.open import fingerprint_source
 from ddim.data.values import choose_channels
 from ddim.errors import UserError, warn_user
-from ddim.runs.images import list_readings
+from ddim.runs.images import check_same_split, list_readings
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import find_other_meaning
@@ -42,7 +42,7 @@ def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
 
     Raises:
         UserError: if the labels or vectors do not fit the network, or images on which `parent` was trained
-            would be held out.
+            would be held out. Also if the images of `parent` are now split in another way.
     """
     known, count = parent.model.classes, len(parts.images.classes)
     if recipe.data.labels and known != count:
@@ -84,9 +84,10 @@ def _check_order(parent: LoadedRun, parts: SplitImages) -> None:
 
 def _check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
     """Check that no image on which `parent` was trained is held out, if both runs have the same images."""
-    before = parent.recipe
-    if len(parts.validation) and _has_images_of(parent, recipe, parts):
+    before, known = parent.recipe, parent.checkpoint.state.images
+    if len(parts.validation) and known is not None and _has_images_of(parent, recipe, parts):
         split = split_images(parts.images, before.data.validation, before.split_seed)
+        check_same_split(split, known.train)
         if not np.isin(parts.validation, split.validation).all():
             raise UserError(
                 "images on which the run of --from was trained would be held out, and their errors would be "

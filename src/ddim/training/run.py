@@ -21,6 +21,7 @@ from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.fitting import check_fit
 from ddim.runs.folder import CHECKPOINTS, RUN, check_outside, check_unused, is_unused, make_run_folder
+from ddim.runs.images import check_same_split
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
 from ddim.runs.progress import Progress
@@ -305,6 +306,7 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
     with runtime:
         training = start_training(recipe, _reopen(saved, recipe, start, progress), runtime, parent)
         check_same_parent(training, parent)
+        check_same_split(training.split, document["data"]["train"])
         check_same_vectors(training, document)
         check_same_guide(training, document)
         parent = None  # frees the memory of its network
