@@ -171,7 +171,7 @@ class PowerCutError(Exception):
     """A power cut, as far as a process can tell."""
 
 
-def crash(*_):
+def crash(*_, **__):
     """Cut the power."""
     raise PowerCutError
 

@@ -368,6 +368,39 @@ def test_a_larger_budget_survives_a_crash_before_the_first_step(whole, tmp_path)
     tiny.check_same_run(one, other)
 
 
+@pytest.mark.parametrize("killed", ["record_in_run", "checkpoint.save"])
+def test_a_larger_budget_survives_a_crash_before_it_is_saved(killed, whole, tmp_path, monkeypatch):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        shutil.copytree(whole("layer norm"), folder)
+    resume(one, images=120)
+    with monkeypatch.context() as patched:
+        patched.setattr(f"ddim.training.resumption.{killed}", tiny.crash)
+        with pytest.raises(tiny.PowerCutError):
+            resume(other, images=120)
+    recorded = killed == "checkpoint.save"
+    run = read_run(other)
+    assert (run.state, run.images, run.total) == (("stopped", 80, 120) if recorded else ("finished", 80, 80))
+    resume(other, **({} if recorded else {"images": 120}))
+    tiny.check_same_run(one, other)
+    run = read_run(other)
+    assert (run.state, run.images, run.total) == ("finished", 120, 120)
+    assert run.facts["extended"] == read_run(one).facts["extended"]
+
+
+def test_a_restart_trains_to_the_larger_budget(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("layer norm"), folder)
+    resume(folder, images=120)
+    lose_all(folder)
+    set_aside(folder)
+    resume(folder)
+    run = read_run(folder)
+    assert (run.state, run.images, run.total) == ("finished", 120, 120)
+    assert load_state(checkpoint.find_newest(folder / "checkpoints")).plan == Plan(120)
+    assert len(run.facts["extended"]) == 1
+
+
 def test_more_minutes_become_images_by_the_speed_in_the_log(whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole("layer norm"), folder)

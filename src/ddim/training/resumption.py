@@ -54,19 +54,26 @@ class Larger:
 
 
 def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
-    """Raise the budget of a restored run, and save the new budget in its newest checkpoint and run.json.
+    """Raise the budget of a restored run, and save the new budget in run.json and its newest checkpoint.
 
-    The learning rate continues as if its decay had been planned over the new budget from the start.
+    The learning rate continues as if its decay had been planned over the new budget from the start. If
+    run.json has a larger budget than the newest checkpoint, the run gets this budget even if the user asks
+    for none: an earlier process was killed before it saved a checkpoint with it, or this checkpoint is lost.
 
     Args:
         training: the training, restored from its newest checkpoint.
         folder: the run folder.
-        larger: the larger budget.
+        larger: the larger budget that the user asks for, if any.
 
     Raises:
         UserError: if `images` is less than the present budget, `more` is not above 0, the speed is not known,
             or the run has not yet converted its minutes to images.
     """
+    entries = read_sealed(folder / RUN).get("extended", [])
+    if entries and entries[-1]["from_images"] == training.plan.total:
+        _save_budget(training, folder, entries[-1]["to_images"])
+    if not larger.asked:
+        return
     old, batch, more, images = training.plan.total, training.recipe.optim.batch, larger.more, larger.images
     if old is None:
         raise UserError(
@@ -84,21 +91,27 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
     if images is None:
         check_positive("resume", more=more or 0)
         images = old + max(batch, round((more or 0) * 60 * _measure_pace(folder)))
-    training.extended = old
+    total = math.ceil(images / batch) * batch
+    entry = {
+        "at_images": training.seen,
+        "from_images": old,
+        "to_images": total,
+        "more_minutes": more,
+        "lr": Plan(total).rate(training.recipe.optim, training.seen),
+    }
+    record_in_run(folder, extended=[*entries, entry])
+    _save_budget(training, folder, total)
+
+
+def _save_budget(training: Training, folder: Path, total: int) -> None:
+    """Set the budget of a restored run to `total` images, and save it in the newest checkpoint."""
+    training.extended = training.plan.total
     # The new plan forgets earlier changes of the budget, in which the learning rate went on from its value.
-    training.plan = Plan(math.ceil(images / batch) * batch)
+    training.plan = Plan(total)
     there = folder / CHECKPOINTS
     path = checkpoint.find_newest(there)
     best = path is not None and checkpoint.is_best(path)
     checkpoint.save(there, training.step, training.tensors(), training.documents(), best=best)
-    entry = {
-        "at_images": training.seen,
-        "from_images": old,
-        "to_images": training.plan.total,
-        "more_minutes": more,
-        "lr": training.plan.rate(training.recipe.optim, training.seen),
-    }
-    record_in_run(folder, extended=[*read_sealed(folder / RUN).get("extended", []), entry])
 
 
 def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = False) -> None:

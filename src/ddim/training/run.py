@@ -281,10 +281,9 @@ def _continue(
         names = training.tensors() if processes.leads else ()
         tensors = {name: checkpoint.read_tensors(path, name) for name in names}
         training.restore(processes.broadcast(tensors), state)
-        if larger.asked:
-            if processes.leads:
-                extend_budget(training, start.folder, larger)
-            training.plan = processes.broadcast(training.plan)
+        if processes.leads:
+            extend_budget(training, start.folder, larger)
+        training.plan = processes.broadcast(training.plan)
         if not training.complete:
             fit(training, prepare_kid(training), replace(start, resumed=training.step, news=news))
 
@@ -310,6 +309,9 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
         check_same_vectors(training, document)
         check_same_guide(training, document)
         parent = None  # frees the memory of its network
+        if extended := document.get("extended"):
+            # The run has the larger budget that the user asked for last.
+            training.plan = Plan(extended[-1]["to_images"])
         fit(training, prepare_kid(training), replace(start, news=news))
 
 
