@@ -60,8 +60,10 @@ def try_lock(file: int, *, shared: bool = False) -> bool | None:
 def remove_leftovers(folder: Path) -> None:
     """Remove the unfinished files and folders of dead processes from `folder`.
 
-    Such files are recognised by their locks, which nobody holds. On systems and drives without locks,
-    nothing is removed.
+    Such files are recognised by their locks, which nobody holds. If this system (Windows) or drive refuses
+    locks, nothing is removed. Some network drives accept locks, but other machines do not see them (NFS
+    mounted with nolock or local_lock, sshfs): there, unfinished files of a process on another machine are
+    removed too.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for left in [Path(entry.path) for entry in entries if _LEFT.match(entry.name)]:
