@@ -20,7 +20,7 @@ from ddim.data.folder import stamp_paths
 from ddim.data.images import SMALLEST
 from ddim.data.labels import find_given_classes
 from ddim.data.npy import NotAnArrayError, read_npy, read_npy_header, render_npy
-from ddim.data.sources import Member, Survey
+from ddim.data.sources import Member, Source
 from ddim.data.values import PICTURE_CHANNELS, Reading
 from ddim.errors import UserError
 from ddim.files import measure_file
@@ -80,7 +80,7 @@ class _Layout:
 
 
 @dataclass(frozen=True)
-class Arrays:
+class Arrays(Source):
     """The images of a .npy or .npz file, in the order of the file.
 
     In a .npz file, an array "labels" or "y" holds the class labels.
@@ -88,21 +88,15 @@ class Arrays:
     Attributes:
         path: the file.
         reading: the channel axis and the name of the array, if the user gives them.
-        official: False, because such a file defines no split.
     """
 
     path: Path
     reading: Reading = field(default_factory=Reading)
-    official: bool = False
 
     def stamp(self) -> str:
         """Return the path, size and timestamps of the file, and how it is read; see `Source`."""
         found = stamp_paths(self.path)
         return f"{found}\0{self.reading.axis}\0{self.reading.array}" if found else ""
-
-    def survey(self) -> Survey | None:
-        """Return None, because the images must be read; see `Source`."""
-        return None
 
     @property
     def size(self) -> tuple[int, int]:

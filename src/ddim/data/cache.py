@@ -24,7 +24,7 @@ from ddim.data import decode
 from ddim.data.checked_pixels import SEAL, SealedPixels, read_seal, write_seal
 from ddim.data.high_bit_depth import VERSION, decode_any
 from ddim.data.images import Images
-from ddim.data.sources import OTHER, Reject, Source, Survey, find_classes
+from ddim.data.sources import OTHER, Reject, Source, Survey
 from ddim.data.survey import Contents, explained_writing, forget_survey, hash_text, survey_source
 from ddim.data.values import EIGHT_BITS, Values, ValueType
 from ddim.errors import UserError, warn_user
@@ -176,10 +176,7 @@ def _build(
         rank = sorted(range(len(names)), key=names.__getitem__)
         if rank != list(range(len(names))):
             _reorder(path, rank, shape, kept.type)
-        # A source of images given from Python knows their labels; for other sources the folder names are the
-        # labels.
-        label = getattr(source, "find_classes", find_classes)
-        classes, labels = label([names[place] for place in rank])
+        classes, labels = source.find_classes([names[place] for place in rank])
         index = {
             "names": [names[place] for place in rank],
             "classes": classes,

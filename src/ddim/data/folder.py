@@ -17,7 +17,7 @@ from pathlib import Path
 from ddim.data.archives import DAMAGED, Allowance, is_tar, open_zip, read_tar
 from ddim.data.decode import MAX_BYTES, is_image_name
 from ddim.data.label_files import LABEL_SUFFIXES, LARGEST_LABEL, LabelFile, name_classes
-from ddim.data.sources import OTHER, Member, Reject, Source, Survey, Unreadable, explain_bad_name
+from ddim.data.sources import OTHER, Member, Reject, Source, Unreadable, explain_bad_name
 from ddim.errors import UserError
 from ddim.files import measure_file
 
@@ -51,14 +51,13 @@ def open_path(path: Path) -> Source:
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Source):
     """All images below a folder, sorted by path.
 
     Links to files, and links to folders outside this folder, are followed.
     """
 
     path: Path
-    official: bool = False
 
     def stamp(self) -> str:
         """Return the path of the folder, and the names, sizes and timestamps of all files; see `Source`."""
@@ -74,10 +73,6 @@ class Folder:
             except _TooYoungError:
                 return ""
         return "\n".join([str(self.path.resolve()), *lines])
-
-    def survey(self) -> Survey | None:
-        """Return None, because the files must be read; see `Source`."""
-        return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield the files, sorted by path; a file that cannot be read becomes a `Reject`."""
@@ -125,19 +120,14 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Zip:
+class Zip(Source):
     """All images in a zip file, sorted by path."""
 
     path: Path
-    official: bool = False
 
     def stamp(self) -> str:
         """Return the path, size and timestamps of the archive; see `Source`."""
         return stamp_paths(self.path)
-
-    def survey(self) -> Survey | None:
-        """Return None, because the files must be read; see `Source`."""
-        return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield the files, sorted by path; a file that cannot be read becomes a `Reject`."""
@@ -160,7 +150,7 @@ class Zip:
 
 
 @dataclass(frozen=True)
-class Tar:
+class Tar(Source):
     """All images in a tar file, in the order of the archive.
 
     The images are not sorted, because a compressed stream has no random access. As in WebDataset, a file
@@ -168,15 +158,10 @@ class Tar:
     """
 
     path: Path
-    official: bool = False
 
     def stamp(self) -> str:
         """Return the path, size and timestamps of the archive; see `Source`."""
         return stamp_paths(self.path)
-
-    def survey(self) -> Survey | None:
-        """Return None, because the files must be read; see `Source`."""
-        return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield the files in the order of the archive.

@@ -21,7 +21,7 @@ from ddim.data.arrays import encode_array, find_channel_axis
 from ddim.data.decode import turn_upright
 from ddim.data.high_bit_depth import read_any_header
 from ddim.data.labels import find_given_classes
-from ddim.data.sources import Member, Survey
+from ddim.data.sources import Member, Source, Survey
 from ddim.data.survey import Tally
 from ddim.data.values import PICTURE_CHANNELS
 from ddim.errors import UserError, check_pixels
@@ -79,10 +79,8 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
     return source
 
 
-class GivenImages:
+class GivenImages(Source):
     """The source of images that are given from Python; see `give_images` and `Source`."""
-
-    official = False
 
     def __init__(self, data: Any, values: str = "auto") -> None:  # noqa: ANN401
         self.data, self.values = data, values

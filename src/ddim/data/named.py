@@ -15,7 +15,7 @@ from pathlib import Path
 from ddim.data.archives import DAMAGED, Allowance, read_tar
 from ddim.data.decode import MAX_BYTES
 from ddim.data.folder import open_path, stamp_paths
-from ddim.data.sources import OTHER, Member, Reject, Source, Survey
+from ddim.data.sources import OTHER, Member, Reject, Source
 from ddim.errors import UserError, is_full_disk
 from ddim.files import cache_folder, cache_folders, download_file, read_file
 
@@ -64,7 +64,7 @@ def open_flowers(copy: Path | None) -> Source:
         copy: the user's copy of the archive; if None, `locate_archive` finds or downloads the archive.
     """
     path = locate_archive(FLOWERS, copy)
-    return Renamed(open_path(path), lambda name: name.rsplit("/", 1)[-1], stamp_paths(path), official=False)
+    return Renamed(open_path(path), lambda name: name.rsplit("/", 1)[-1], stamp_paths(path))
 
 
 def open_pets(copy: Path | None) -> Source:
@@ -108,7 +108,7 @@ WITH_SPLIT = ("pets", "cifar10")
 
 
 @dataclass(frozen=True)
-class Renamed:
+class Renamed(Source):
     """A source whose files get new names, which contain the split and the class if the data set has them.
 
     Attributes:
@@ -121,16 +121,12 @@ class Renamed:
     source: Source
     rename: Callable[[str], str | None]
     stamped: str
-    official: bool
+    official: bool = False  # pyrefly: ignore[bad-override]  (a frozen field)
 
     def stamp(self) -> str:
         """Return the paths, sizes and timestamps of all files on which the source depends; see `Source`."""
         own = self.source.stamp()
         return f"{own}\0{self.stamped}\0{self.official}" if own and self.stamped else ""
-
-    def survey(self) -> Survey | None:
-        """Return None: nothing is known before the files are read; see `Source`."""
-        return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield the files under their new names, such as train/Abyssinian/Abyssinian_1.jpg; see `Source`."""
@@ -144,11 +140,11 @@ class Renamed:
 
 
 @dataclass(frozen=True)
-class Cifar10:
+class Cifar10(Source):
     """Source of CIFAR-10 in its binary version; records of a label and 3 x 32 x 32 bytes become PPM files."""
 
     path: Path
-    official: bool = True
+    official = True
 
     def stamp(self) -> str:
         """Return the paths, sizes and timestamps of the batch files, or of the archive; see `Source`."""
@@ -157,10 +153,6 @@ class Cifar10:
             if self.path.is_dir()
             else stamp_paths(self.path)
         )
-
-    def survey(self) -> Survey | None:
-        """Return None: nothing is known before the files are read; see `Source`."""
-        return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield every record, in the order of the files; see `Source`."""

@@ -18,7 +18,7 @@ from ddim.data.decode import MAX_BYTES, is_image_name
 from ddim.data.folder import Folder, stamp_paths
 from ddim.data.label_files import check_class
 from ddim.data.labels import find_given_classes
-from ddim.data.sources import Member, Reject, Survey, find_classes
+from ddim.data.sources import Member, Reject, Source
 from ddim.errors import UserError, explain_os_error
 from ddim.files import measure_file
 
@@ -51,11 +51,10 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 @dataclass(frozen=True)
-class Parquet:
+class Parquet(Source):
     """The images of a parquet file, or of all parquet files below a folder, sorted by path."""
 
     path: Path
-    official: bool = False
 
     @cached_property
     def _files(self) -> list[Path]:
@@ -64,10 +63,6 @@ class Parquet:
     def stamp(self) -> str:
         """Return the paths, sizes and timestamps of the files; see `Source`."""
         return stamp_paths(*self._files)
-
-    def survey(self) -> Survey | None:
-        """Return None, because the files must be read; see `Source`."""
-        return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield every image, named by its number, in a folder for its class; see `Source`.
@@ -89,10 +84,10 @@ class Parquet:
         folders = {name.partition("/")[0] for name in names if "/" in name}
         if folders and all(folder.isdecimal() and len(folder) == 6 for folder in folders):
             return find_given_classes(names, self.class_names)
-        return find_classes(names)
+        return super().find_classes(names)
 
     @cached_property
-    def class_names(self) -> list[str]:
+    def class_names(self) -> Sequence[str]:
         """The class names that Hugging Face stores in the metadata of the first file, or []."""
         with _open_file(self._files[0]) as file:
             stored = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")

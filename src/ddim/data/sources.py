@@ -69,20 +69,31 @@ class Survey:
 
 
 class Source(Protocol):
-    """A stream of image files that can be read any number of times."""
+    """A stream of image files that can be read any number of times.
 
-    @property
-    def official(self) -> bool:
-        """Whether the source defines a split; then the names of training images begin with "train/"."""
+    A class that inherits from this class needs only `stamp` and `members`.
+
+    Attributes:
+        official: whether the source defines a split; then the names of training images begin with "train/".
+        class_names: the names of the classes, if they are stored apart from the names of the files.
+    """
+
+    official: bool = False
+    class_names: Sequence[str] = ()
 
     def stamp(self) -> str:
         """Return a text that changes if the files may have changed; "" if changes cannot be detected."""
 
     def survey(self) -> Survey | None:
         """Return the survey if it is known without reading the files, else None."""
+        return None
 
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield every file of the source; `size` (height, width) matters only for generated images."""
+
+    def find_classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
+        """Return the class names, and the class index of each file, by default those of its folder."""
+        return find_classes(names)
 
 
 def explain_bad_name(name: str) -> str | None:

@@ -147,7 +147,7 @@ class Contents:
 
         If the source stores class names apart from the names of its files, they are part of it.
         """
-        classes, lines = getattr(self.source, "class_names", None), sorted(self._lines)
+        classes, lines = self.source.class_names, sorted(self._lines)
         return hash_text(json.dumps([classes, lines] if classes else lines))
 
 

@@ -199,7 +199,8 @@ def test_sources_with_enough_validation_images_can_be_evaluated(tmp_path, monkey
     with pytest.raises(UserError, match="data.validation 0 of .*photos leaves 0"):
         plan_trials(request(data=str(tmp_path / "photos"), evaluate=20, fields={"data.validation": "0"}))
     # An official source has its own validation images.
-    monkeypatch.setitem(NAMED, "pets", lambda copy: Blossoms(19, official=True))
+    monkeypatch.setattr(Blossoms, "official", True)
+    monkeypatch.setitem(NAMED, "pets", lambda copy: Blossoms(19))
     assert plan_trials(request(data="pets", evaluate=20, fields={"data.validation": "0"}))
 
 

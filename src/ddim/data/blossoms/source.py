@@ -15,7 +15,7 @@ import numpy as np
 from ddim.data.blossoms.kinds import KINDS
 from ddim.data.blossoms.paint import Canvas, Place, paint_disc, paint_field, parse_rgb
 from ddim.data.blossoms.scene import Scene
-from ddim.data.sources import Member, Reject, Survey
+from ddim.data.sources import Member, Reject, Source, Survey
 from ddim.errors import UserError
 
 # Increase this number with every change of the images; it is part of the fingerprint.
@@ -25,11 +25,10 @@ _SEED = 7919
 
 
 @dataclass(frozen=True)
-class Blossoms:
+class Blossoms(Source):
     """The source of the flowers 0 ... count - 1, with heights and widths of 32 to 128 pixels."""
 
     count: int = 8192
-    official: bool = False
 
     def stamp(self) -> str:
         """Return "": a stamp is not needed, because `survey` always returns the survey; see `Source`."""
