@@ -64,7 +64,7 @@ def main() -> None:
     for name in args.recipes.split(","):
         recipe = find_recipe(name)
         recipe = replace(recipe, data=replace(recipe.data, source=args.data, size=parse_size(args.size)))
-        parts = open_split(recipe, None)
+        parts = open_split(recipe)
         print(f"recipe {name}, {args.images} images", flush=True)
         with quick:
             rounded, exact = (

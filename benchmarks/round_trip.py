@@ -35,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
     trained = load(args.run)
     recipe, model = trained.recipe, trained.denoiser(trained.model)
-    parts = open_split(replace(recipe, data=replace(recipe.data, source=args.data)), None)
+    parts = open_split(replace(recipe, data=replace(recipe.data, source=args.data)))
     known = trained.checkpoint.state.images
     if known is None or parts.images.fingerprint != known.fingerprint or not len(parts.validation):
         raise SystemExit(

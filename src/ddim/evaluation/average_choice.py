@@ -35,7 +35,7 @@ from ddim.runs.image_features import compute_features
 from ddim.runs.images import open_run_images
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import READING, Progress, ignore_progress
+from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.reconstruction import (
     LARGEST_ERROR,
     Averages,
@@ -278,7 +278,7 @@ def _make_average(averages: Averages, width: float | None) -> tuple[dict[str, Te
 
 
 def _prepare_error(loaded: LoadedRun, progress: Progress) -> _Measurement:
-    split = open_run_images(loaded, partial(progress, READING))
+    split = open_run_images(loaded, progress)
     if (count := min(len(split.validation), loaded.recipe.report.validation_images)) < 2:
         raise UserError(
             f"averages are compared on at least 2 held-out images, and run {loaded.checkpoint.run} has "
@@ -297,7 +297,7 @@ def _prepare_error(loaded: LoadedRun, progress: Progress) -> _Measurement:
 
 
 def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> _Measurement:
-    images = check_enough(open_reference(loaded, Reference(), partial(progress, READING)), LEAST)
+    images = check_enough(open_reference(loaded, Reference(), progress), LEAST)
     extractor = load_extractor()
     reference = compute_features(images, extractor, partial(progress, "features of the reference"))
     steps, label = loaded.recipe.steps, choose_label(loaded.recipe)

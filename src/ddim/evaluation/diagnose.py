@@ -6,7 +6,6 @@ The diagnosis also has the range of useful noise levels and the gradient noise s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ from ddim.runs.classes import label_images
 from ddim.runs.images import open_run_images, to_model_batches
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import READING, Progress, ignore_progress
+from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.batches import draw_times
 
 IMAGES, LEVELS = 128, 12
@@ -67,7 +66,7 @@ def diagnose(
     check_count("images", images, 2)
     check_count("levels", count, 2)
     run = load_given_run(run)
-    own = open_run_images(run, partial(progress, READING))
+    own = open_run_images(run, progress)
     if len(own.train) < 2:
         raise UserError(f"a diagnosis needs at least 2 training images, got {len(own.train)}")
     memory, schedule = load_loss_memory(run), run.recipe.schedule

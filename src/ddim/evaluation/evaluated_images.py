@@ -126,12 +126,11 @@ def open_evaluated_images(
     Raises:
         UserError: if there are no images, the given images have no reference, or `source` has another type.
     """
-    decoding = partial(progress, READING)
     if isinstance(source, Pipeline | Model):
         return _sample_model(open_pipeline(source), samples, reference, progress)
     if isinstance(source, Tensor | np.ndarray):
         samples.check_given("images in memory")
-        return _take_images(torch.as_tensor(source), samples.n, reference, decoding)
+        return _take_images(torch.as_tensor(source), samples.n, reference, progress)
     if not isinstance(source, str | Path):
         raise UserError(
             "images must be a path, a tensor or an array (N, C, H, W), a pipeline or a model, "
@@ -146,14 +145,14 @@ def open_evaluated_images(
             raise UserError(f"{source} does not exist: {what}{suggest_run(source)}")
         raise UserError(f"{source} is not a run: name the reference images, {BY_ARGUMENT}")
     samples.check_given("the images of a folder or archive")
-    return _read_images(source, samples.n, reference, decoding)
+    return _read_images(source, samples.n, reference, progress)
 
 
 def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Progress) -> EvaluatedImages:
     source, path = str(path), locate_run(path)
     path = find_named_checkpoint(path) or path
     run = load(path, samples.weights, device=samples.device, threads=samples.threads)
-    selected = open_reference(run, reference, partial(progress, READING))
+    selected = open_reference(run, reference, progress)
     run, label, guidance = prepare_sampling(run, samples)
     seeds, steps = samples.seeds, run.recipe.choose_steps(samples.steps)
     nfe = count_evaluations(run, steps, guidance)
@@ -193,10 +192,9 @@ def _sample_model(
         raise UserError(
             f"a model in memory has its own weights: leave weights out, or load it with {samples.weights!r}"
         )
-    shape, decoding = pipeline.model.shape, partial(progress, READING)
-    home, stem = Path(FOLDER), "model-"
+    shape, home, stem = pipeline.model.shape, Path(FOLDER), "model-"
     if isinstance(pipeline, LoadedRun):
-        selected = open_reference(pipeline, reference, decoding)
+        selected = open_reference(pipeline, reference, progress)
         path = pipeline.checkpoint.run
         home, stem = (home, stem) if pipeline.changed else _find_home(find_named_checkpoint(path) or path)
     else:
@@ -204,7 +202,7 @@ def _sample_model(
             raise UserError("a model has no images of its own: name the reference images")
         channels = choose_channels(shape.channels)
         data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=channels)
-        selected = select_reference(reference, data, 0, decoding, pipeline.values)
+        selected = select_reference(reference, data, 0, progress, pipeline.values)
     pipeline, label, guidance = prepare_sampling(pipeline, samples)
     seeds, steps = samples.seeds, pipeline.recipe.choose_steps(samples.steps)
     nfe = count_evaluations(pipeline, steps, guidance)
@@ -230,16 +228,14 @@ def _count_images(found: int, n: int | None) -> int:
     return found if n is None else n
 
 
-def _take_images(
-    source: Tensor, n: int | None, reference: Reference, decoding: Callable[[int, int], None]
-) -> EvaluatedImages:
+def _take_images(source: Tensor, n: int | None, reference: Reference, progress: Progress) -> EvaluatedImages:
     if reference.data is None:
         raise UserError("images need a reference: name the images that they are compared with")
     check_images(source)
     pixels = torch.from_numpy(to_uint8(source[: _count_images(len(source), n)])).permute(0, 3, 1, 2)
     count, channels, height, width = pixels.shape
     data = Data(size=(height, width), channels=channels)
-    selected = select_reference(reference, data, 0, decoding)
+    selected = select_reference(reference, data, 0, progress)
 
     def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
         for first in range(0, count, BATCH):
@@ -251,20 +247,18 @@ def _take_images(
     return EvaluatedImages(name, count, parts, selected, None, Path(FOLDER), "tensor-", fingerprint)
 
 
-def _read_images(
-    source: Path, n: int | None, reference: Reference, decoding: Callable[[int, int], None]
-) -> EvaluatedImages:
+def _read_images(source: Path, n: int | None, reference: Reference, progress: Progress) -> EvaluatedImages:
     arrays = SampleArrays(source)
     found = arrays if _is_sample_folder(source) and arrays.list_names() else find_source(str(source))
     size = _first_size(found.members((64, 64)), source)
     check_size(size)
-    images = load_cached(found, str(source), size, None, progress=decoding)
+    images = load_cached(found, str(source), size, None, progress=partial(progress, READING))
     which, sampling = _select_samples(source, images)
     which = which[: _count_images(len(which), n)]
     if sampling:
         sampling["seeds"] = sampling["seeds"][: len(which)]
     data = Data(size=size)
-    selected = select_reference(reference, data, 0, decoding)
+    selected = select_reference(reference, data, 0, progress)
     images = share_range(images, selected.images.values)
     nfe = sampling["nfe"] if sampling else 0
 

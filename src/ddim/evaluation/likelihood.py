@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ from ddim.runs.classes import NULL, label_any_images
 from ddim.runs.image_features import ImageSet
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun, Pipeline
-from ddim.runs.progress import READING, Progress, continue_progress, ignore_progress
+from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record
 from ddim.runs.recipe_checks import check_unconditional
 from ddim.training.batches import earliest_time
@@ -108,7 +107,7 @@ def bits_per_dim(
     reference = _check_choices(images, method, n)
     run = load_given_run(run)
     _check_run(run)
-    chosen = _choose_images(run, reference, n, partial(progress, READING))
+    chosen = _choose_images(run, reference, n, progress)
     classes = _classes(run, chosen)
     count = len(chosen.which)
     check_seeds([seed, seed + count - 1])
@@ -200,14 +199,12 @@ def _check_values(owner: str, values: Values) -> None:
         raise UserError(f"bits per dimension are measured for 8-bit images, but {owner} has {values.type}")
 
 
-def _choose_images(
-    run: LoadedRun, reference: Reference, n: int, decoding: Callable[[int, int], None]
-) -> ImageSet:
+def _choose_images(run: LoadedRun, reference: Reference, n: int, progress: Progress) -> ImageSet:
     """Return `n` random images of a reference, or all if it has fewer; every call draws the same images.
 
     The run's own images have their vectors, if it was trained with vectors.
     """
-    chosen = open_reference(run, reference, decoding)
+    chosen = open_reference(run, reference, progress)
     _check_values(chosen.source, chosen.images.values)
     if not len(chosen.which):
         raise UserError(f"part {chosen.part} of {chosen.source} has no images")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -44,7 +43,7 @@ from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import READING, Progress, ignore_progress
+from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.provenance import make_record, sampling_record
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ def check_memorisation(
     run, _ = with_options(run, fields or {}, steps)
     label, seeds = choose_label(run.recipe), range(n)
     loaded_guidance = open_guidance(run, label, steps, **guidance)
-    own = open_run_images(run, partial(progress, READING))
+    own = open_run_images(run, progress)
     # This is checked before time is spent on sampling.
     check_counts(n, len(own.train))
     flip = run.recipe.data.flip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,6 +15,7 @@ from ddim.errors import UserError, describe_given, suggest
 from ddim.runs.image_features import ImageSet
 from ddim.runs.images import reopen_run_images
 from ddim.runs.pipeline import LoadedRun
+from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe_data import Data
 
 Part = Literal["valid", "train", "all"]
@@ -75,7 +76,7 @@ def select_reference(
     reference: Reference,
     data: Data,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = ignore_progress,
     values: Values = EIGHT_BITS,
 ) -> ImageSet:
     """Return the images of a reference, decoded and split as for a run.
@@ -84,12 +85,13 @@ def select_reference(
         reference: the choice of the images.
         data: the run's data fields, which define the size, the channels and the validation share.
         seed: the seed of the split; see `Recipe.split_seed`.
-        progress: called with the number of images decoded and the total.
+        progress: called while images are decoded.
         values: the type and range of the values of the run, whose range other images share.
     """
     source = reference.data or data.source
     reading = data.reading if reference.data is None else Reading(axis=data.axis)
-    images = open_images(source, data.size, data.channels, reading=reading, progress=progress)
+    decoding = partial(progress, READING)
+    images = open_images(source, data.size, data.channels, reading=reading, progress=decoding)
     images = images if reference.data is None else share_range(images, values)
     return _select_part(reference, images, data, seed)
 
@@ -103,15 +105,13 @@ def _select_part(reference: Reference, images: Images, data: Data, seed: int) ->
     return ImageSet(images, parts.validation if part == "valid" else parts.train, source, part)
 
 
-def open_reference(
-    run: LoadedRun, reference: Reference, progress: Callable[[int, int], None] | None = None
-) -> ImageSet:
+def open_reference(run: LoadedRun, reference: Reference, progress: Progress = ignore_progress) -> ImageSet:
     """Return the images of a reference, decoded, and split into training and held-out images as in `run`.
 
     Args:
         run: the run.
         reference: the choice of the images.
-        progress: called with (done, total) while images are decoded.
+        progress: called while images are decoded.
 
     Raises:
         UserError: if the images cannot be opened. Also if they are the run's own images, and have changed.

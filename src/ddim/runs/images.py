@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from ddim.runs import checkpoint
 from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
 from ddim.runs.pipeline import LoadedRun, load_state
+from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.published import is_published
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_data import Data
@@ -36,7 +38,7 @@ from ddim.runs.run_path import find_checkpoint, find_run_folder
 from ddim.runs.state import RunState
 
 
-def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | None = None) -> SplitImages:
+def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> SplitImages:
     """Return the images that a run was trained on, split as in its training; see `reopen_images`."""
     images = reopen_run_images(trained, progress)
     split = split_images(images, trained.recipe.data.validation, trained.recipe.split_seed)
@@ -46,7 +48,7 @@ def open_run_images(trained: LoadedRun, progress: Callable[[int, int], None] | N
 
 
 def reopen_run_images(
-    trained: LoadedRun, progress: Callable[[int, int], None] | None = None, otherwise: str = ""
+    trained: LoadedRun, progress: Progress = ignore_progress, otherwise: str = ""
 ) -> Images:
     """Return the images that a run was trained on; see `reopen_images`.
 
@@ -141,7 +143,7 @@ def reopen_images(
     run: Path,
     data: Data,
     fingerprint: str,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = ignore_progress,
     otherwise: str = "",
 ) -> Images:
     """Return the images of a run, read from the place where they are now.
@@ -155,7 +157,7 @@ def reopen_images(
         data: the data fields of its recipe.
         fingerprint: the fingerprint of its images. Other images are refused: their split would differ, and
             training images could count as held-out images.
-        progress: called with (done, total) while images are decoded.
+        progress: called while images are decoded.
         otherwise: another suggestion, for the end of an error message.
 
     Raises:
@@ -172,7 +174,7 @@ def reopen_images(
             f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used"
         )
         return limit_range(images, data.reading)
-    return open_images(place, data.size, data.channels, reading=reading, progress=progress)
+    return open_images(place, data.size, data.channels, reading=reading, progress=partial(progress, READING))
 
 
 class ImagesMissing(UserError):  # noqa: N818  (as FolderLocked)

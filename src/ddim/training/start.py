@@ -161,8 +161,8 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     `progress` is called while images are decoded.
     """
     d = recipe.data
-    progress = partial(progress, READING)
-    images = open_images(d.source, d.size, d.channels, reading=d.reading, progress=progress)
+    reading = partial(progress, READING)
+    images = open_images(d.source, d.size, d.channels, reading=d.reading, progress=reading)
     return split_images(images, d.validation, recipe.split_seed)
 
 
@@ -192,7 +192,7 @@ def accept_images(folder: Path, known: Mapping[str, Any], data: object) -> None:
 
 def reopen_split(folder: Path, recipe: Recipe, fingerprint: str, progress: Progress) -> SplitImages:
     """Return the split images of a run that is resumed; see `ddim.runs.images.reopen_images`."""
-    images = reopen_images(folder, recipe.data, fingerprint, partial(progress, READING))
+    images = reopen_images(folder, recipe.data, fingerprint, progress)
     return split_images(images, recipe.data.validation, recipe.split_seed)
 
 
