@@ -138,10 +138,9 @@ def common_bits_conditions(found: Iterable[tuple[Run, Sequence[Bits]]]) -> BitsC
     counts: Counter[BitsConditions] = Counter()
     newest: dict[BitsConditions, str] = {}
     for run, bits in found:
-        valid = [each for each in bits if is_last_step(run, each.step)]
-        counts.update({each.conditions for each in valid})
-        for each in valid:
-            newest[each.conditions] = max(each.time, newest.get(each.conditions, ""))
+        own = {each.conditions: each.time for each in bits if is_last_step(run, each.step)}
+        counts.update(own.keys())
+        newest |= {each: max(time, newest.get(each, time)) for each, time in own.items()}
     return max(counts, key=lambda each: (counts[each], each.images, newest[each]), default=None)
 
 
