@@ -17,7 +17,7 @@ from ddim.experiments.evaluations import is_last_step
 from ddim.experiments.index import Run
 from ddim.files.documents import read_sealed
 from ddim.metrics.statistics import Estimate
-from ddim.runs.folder import list_numbered_folders
+from ddim.runs.folder import find_newest_folder, list_numbered_folders
 
 METHODS = (
     '"vlb" is the variational bound, and "ode" the density along the probability flow of dequantised images; '
@@ -62,17 +62,11 @@ class Bits:
 
 @dataclass(frozen=True)
 class MeasuredWeights:
-    """Weights of a run: the SHA-256 of their checkpoint, its step, their name, the SHA-256 of an average."""
+    """Weights of a run: their identity, their name and their training step."""
 
-    sha256: str
-    step: int
+    identity: WeightsIdentity
     weights: str
-    average: str | None
-
-    @property
-    def identity(self) -> WeightsIdentity:
-        """The values that identify these weights."""
-        return self.sha256, self.weights, self.average
+    step: int
 
 
 @dataclass(frozen=True)
@@ -129,6 +123,13 @@ def read_measurements(run: Path, weights: WeightsIdentity | None = None) -> Meas
     )
 
 
+def identify_weights(record: Mapping[str, Any]) -> WeightsIdentity | None:
+    """Return the identity of the weights that made samples, from their record; None if it does not say."""
+    if not (checkpoint := record.get("checkpoint")):
+        return None
+    return checkpoint["sha256"], record["weights"], (record.get("average") or {}).get("sha256")
+
+
 def common_bits_conditions(found: Iterable[tuple[Run, Sequence[Bits]]]) -> BitsConditions | None:
     """Return the conditions under which the likelihoods of most runs were measured; None without likelihoods.
 
@@ -171,10 +172,8 @@ def format_run_bits(run: Run, found: Sequence[Bits], common: BitsConditions | No
 def _describe_memorisation(record: dict[str, Any]) -> tuple[str, str, MeasuredWeights | None]:
     value, low, high = (np.asarray(record["copies"][name]) for name in ("value", "low", "high"))
     share = Estimate(value, low, high)
-    tested = None
-    if checkpoint := record.get("checkpoint"):
-        average = (record.get("average") or {}).get("sha256")
-        tested = MeasuredWeights(checkpoint["sha256"], record["step"], record["weights"], average)
+    own = identify_weights(record)
+    tested = MeasuredWeights(own, record["weights"], record["step"]) if own else None
     return format_share(share), describe_verdict(record), tested
 
 
@@ -193,11 +192,6 @@ def _describe_bits(record: dict[str, Any]) -> Bits:
     return Bits(f"{bits['value']:.3f}{error}", conditions, record["step"], str(record["time"]))
 
 
-def _newest(folder: Path) -> Path | None:
-    """Return the newest numbered folder in `folder`, or None."""
-    return next(reversed(list_numbered_folders(folder)), None)
-
-
 def _picture(folder: Path, name: str) -> Path | None:
-    newest = _newest(folder)
+    newest = find_newest_folder(folder)
     return newest / name if newest is not None and (newest / name).is_file() else None

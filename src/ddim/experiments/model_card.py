@@ -8,7 +8,7 @@ from typing import Any
 
 from ddim.errors import UserError, format_count
 from ddim.evaluation.record import GRID, Evaluation, describe_part, list_evaluations, read_evaluation
-from ddim.experiments.measurements import Measurements, WeightsIdentity, read_measurements
+from ddim.experiments.measurements import Measurements, WeightsIdentity, identify_weights, read_measurements
 from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
 from ddim.plots.tabular import format_cell
 from ddim.runs.codec import dump
@@ -43,8 +43,8 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
             the card would say that nothing was measured.
     """
     folder = find_run_folder(run.checkpoint.run)
-    evaluations = find_own_evaluations(run, folder)
     own = run.checkpoint.sha256, run.checkpoint.weights, run.checkpoint.average
+    evaluations = _find_own_evaluations(own, folder)
     measured = read_measurements(folder, own)
     for path in measured.damaged.get("memorisation", ()):
         raise UserError(f"{path} cannot be read: put back a copy, or remove its folder")
@@ -73,8 +73,8 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
     return to_markdown(folder.resolve().name, blocks, "."), images
 
 
-def find_own_evaluations(run: LoadedRun, folder: Path) -> list[Evaluation]:
-    """Return the evaluations in a run folder that measured the checkpoint and the weights of a loaded run.
+def _find_own_evaluations(own: WeightsIdentity, folder: Path) -> list[Evaluation]:
+    """Return the evaluations in a run folder that measured these weights.
 
     Raises:
         UserError: if the record of an evaluation is damaged.
@@ -83,9 +83,7 @@ def find_own_evaluations(run: LoadedRun, folder: Path) -> list[Evaluation]:
     for path in list_evaluations(folder):
         evaluation = read_evaluation(path)
         sampling: Mapping[str, Any] = evaluation.record.get("sampling") or {}
-        checkpoint, average = sampling.get("checkpoint") or {}, sampling.get("average") or {}
-        measured = checkpoint.get("sha256"), sampling.get("weights"), average.get("sha256")
-        if measured == (run.checkpoint.sha256, run.checkpoint.weights, run.checkpoint.average):
+        if identify_weights(sampling) == own:
             found.append(evaluation)
     return found
 

@@ -116,6 +116,11 @@ def list_numbered_folders(parent: Path, stem: str = "") -> list[Path]:
     return sorted(found, key=lambda path: int(numbers[path]))
 
 
+def find_newest_folder(parent: Path) -> Path | None:
+    """Return the folder in `parent` with the highest number, or None; see `list_numbered_folders`."""
+    return next(reversed(list_numbered_folders(parent)), None)
+
+
 def make_numbered_folder(
     parent: Path, stem: str = "", filled: Path | None = None, *, least: bool = False
 ) -> Path:

@@ -14,7 +14,7 @@ from ddim.evaluation.record import describe_part, describe_verdict, evaluation_n
 from ddim.experiments.index import Run
 from ddim.files.documents import SEAL, read_sealed
 from ddim.runs.flat import ERRORS
-from ddim.runs.folder import REAL_IMAGES, list_checkpoints, list_numbered_folders, list_sheets
+from ddim.runs.folder import REAL_IMAGES, find_newest_folder, list_checkpoints, list_sheets
 from ddim.runs.log import METRICS, read_metrics
 from ddim.web.answers import Refused
 from ddim.web.rows import Interval, api_address, is_own_file, list_intervals, show_text
@@ -198,7 +198,7 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
 
     If the record of the test is damaged, the returned sentence says so.
     """
-    newest = _newest_memorisation(run)
+    newest = find_newest_folder(run / "memorisation")
     if newest is None:
         return None
     try:
@@ -211,10 +211,6 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
         return Memorised(f"the record of memorisation test {newest.name} is damaged", None, None, None)
     url = api_address("runs", own, "pairs") if (newest / PAIRS).is_file() else None
     return Memorised(show_text(verdict), count, of, url)
-
-
-def _newest_memorisation(run: Path) -> Path | None:
-    return next(reversed(list_numbered_folders(run / "memorisation")), None)
 
 
 def read_curves(run: Path) -> Curves:
@@ -295,7 +291,7 @@ def find_picture(run: Path, kind: str, name: str) -> Path:
     elif kind == "real":
         found = run / REAL_IMAGES
     elif kind == "pairs":
-        newest = _newest_memorisation(run)
+        newest = find_newest_folder(run / "memorisation")
         found = newest and newest / PAIRS
     if found is None or not is_own_file(run, found):
         raise Refused(404, "there is no such picture")
