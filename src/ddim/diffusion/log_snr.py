@@ -101,16 +101,16 @@ def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
     return {int(b): float((found == b).double().mean()) for b in found.unique()}
 
 
-def plateaus(schedule: Schedule, least: float = 0.01) -> dict[float, float]:
+def plateaus(schedule: Schedule) -> dict[float, float]:
     """Return the plateaus of a schedule as {log-SNR: share of times}, such as {-3.89: 0.38}.
 
-    A plateau is a noise level that many times have: at least the share `least` of all times in [0, 1]. The
-    plateaus are in the order of increasing log-SNR. A continuous schedule has no plateaus. All times of a
-    plateau train the network on the same noise level.
+    A plateau is a noise level that many times have: at least 1 % of all times in [0, 1]. The plateaus
+    are in the order of increasing log-SNR. A continuous schedule has no plateaus. All times of a plateau
+    train the network on the same noise level.
     """
     found, counts = schedule(midpoints()).log_snr.unique(return_counts=True)
     share = counts / SLICES
-    return {level: s for level, s in zip(found.tolist(), share.tolist(), strict=True) if s >= least}
+    return {level: s for level, s in zip(found.tolist(), share.tolist(), strict=True) if s >= 0.01}
 
 
 def log_snr_bins(log_snr: Tensor) -> Tensor:
