@@ -26,6 +26,7 @@ from ddim.training.budget import WARM_UP
 from ddim.training.loop import Plan
 from ddim.training.pace import Pace, format_duration
 from ddim.training.request import Request
+from ddim.training.start import change_recipe
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 
@@ -187,7 +188,7 @@ def test_enlarged_images_are_reported_with_their_own_size(here, capsys, sizes, s
 
 
 def test_minutes_replace_the_images_of_a_recipe():
-    changed = Request(fields={"minutes": "7"}).change(named_recipes.smoke())
+    changed = change_recipe(named_recipes.smoke(), {"minutes": "7"})
     assert (changed.images, changed.minutes) == (None, 7.0)
 
 

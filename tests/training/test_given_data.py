@@ -16,7 +16,7 @@ from ddim.errors import UserError
 from ddim.runs.images import open_run_images
 from ddim.runs.recipe import Data
 from ddim.training import resume
-from ddim.training.request import Request, find_difference
+from ddim.training.request import Request, choose_recipe, find_difference
 
 PIXELS = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
 LABELS = torch.arange(40) % 4
@@ -46,6 +46,8 @@ def test_floats_of_any_range_are_kept_if_the_recipe_says_so(tmp_path):
     images = open_run_images(ddim.load(run)).images.pixels
     assert images.dtype == np.float32
     assert np.array_equal(images, array.transpose(0, 2, 3, 1))
+    # `ddim.plan` takes them too.
+    assert choose_recipe(ddim.load(run).recipe, array, {}).data.source == ddim.load(run).recipe.data.source
 
 
 def test_a_run_on_pairs_is_conditioned_on_their_labels(tmp_path):

@@ -217,13 +217,13 @@ def _help_recipe(args: argparse.Namespace) -> int:
     from ddim.runs.field_help import explain_field, explain_fields, explain_kinds
     from ddim.runs.named_recipes import RECIPES, find_recipe
     from ddim.runs.recipe import Recipe
-    from ddim.training.request import Request
+    from ddim.training.start import find_size
 
     name = args.help_recipe.removeprefix("--") or args.recipe or "fast"
     parts = list(explain_kinds(name))
     titles = [f"--{name} {kind}: {about}" for kind, about, _ in parts]
     recipe, fields = args.recipe or "fast", read_fields(args)
-    size = Request(fields=fields).find_size()
+    size = find_size(fields, fields.get("data.source"))
     if not parts and (rows := explain_field(override(find_recipe(recipe, size), fields), name)):
         parts, titles = (
             [(name, "", rows)],

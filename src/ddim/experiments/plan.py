@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ddim.data import SplitImages
-from ddim.data.given import give_images
 from ddim.errors import UserError, describe_given, format_count
 from ddim.experiments.learning_curves import (
     interpolate_error,
@@ -20,7 +19,6 @@ from ddim.experiments.learning_curves import (
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
 from ddim.nn.runtime import Runtime, check_runtime, count_cores
 from ddim.runs.folder import check_runs
-from ddim.runs.named_recipes import find_recipe
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.own_parts import is_own
 from ddim.runs.progress import Progress, ignore_progress
@@ -31,15 +29,14 @@ from ddim.training.cautions import MEASURED, describe_few, describe_rejects
 from ddim.training.forecast import forecast_run
 from ddim.training.memory import check_memory
 from ddim.training.own_checks import check_loss, check_network
+from ddim.training.request import choose_recipe
 from ddim.training.speed import Speed, measure_speed
 from ddim.training.start import (
     Machine,
     change_recipe,
     estimate_seconds,
-    find_size,
     open_split,
     time_image,
-    use_data,
 )
 
 MINUTES = (10, 40, 240)
@@ -97,13 +94,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     Example:
         >>> ddim.plan("photos/", minutes=[10, 40])
     """
-    fields = {"data.size": size, "data.labels": labels}
-    data = data if data is None or isinstance(data, str | Path) else give_images(data)
-    keep_size = size is None and not (isinstance(recipe, Recipe) and isinstance(data, str | Path))
-    if not isinstance(recipe, Recipe):
-        recipe = find_recipe(recipe or "fast", find_size(size, data))
-    recipe = use_data(recipe, data, keep_size=keep_size) if data is not None else recipe
-    recipe = change_recipe(recipe, {name: value for name, value in fields.items() if value is not None})
+    recipe = choose_recipe(recipe, data, {"data.size": size, "data.labels": labels})
     budgets = _list_budgets(recipe, minutes, images)
     # These checks come before the images are decoded, because decoding may take long.
     check_runtime(machine.device, machine.precision, machine.threads)

@@ -27,7 +27,7 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.run_path import pin_place
 from ddim.training.callbacks import Callback
 from ddim.training.run import train
-from ddim.training.start import Machine, change_recipe, load_parent_recipe, use_data
+from ddim.training.start import Machine, load_parent_recipe, use_data
 from ddim.training.teacher import find_teacher_guidance
 
 MIDDLE = 10.0
@@ -123,10 +123,7 @@ def _plan_student(
     parent = load_parent_recipe(run, own_images=named)
     # The loaded models are not kept: `train` loads them again, after the images.
     recipe = add_guidance(make_student(parent), find_teacher_guidance(load(run, device="cpu"), **asked))
-    if data is not None:
-        given = use_data(recipe, data, keep_size=False)
-        recipe = replace(given, data=replace(given.data, labels=recipe.data.labels))
-    student = change_recipe(recipe, changes)
+    student = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
     if not student.is_student:
         raise UserError(
             f"a student is trained with objective consistency, got {kind_name(student.objective)}: leave out "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.data.given import GivenImages, give_images
-from ddim.data.open import find_array_size, fingerprint_source, source_exists
+from ddim.data.open import fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed
@@ -27,6 +27,35 @@ from ddim.training.start import (
     load_parent_recipe,
     use_data,
 )
+
+
+def choose_recipe(
+    recipe: str | Recipe | None, data: object, fields: Mapping[str, Any], source: str | Path | None = None
+) -> Recipe:
+    """Return the recipe of a new run.
+
+    Args:
+        recipe: see `train`.
+        data: see `train`.
+        fields: new values keyed by field path, as for `change_recipe`; None leaves a field as it is.
+        source: see `train`.
+
+    Raises:
+        UserError: if the recipe, the images or a field cannot be used.
+    """
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if isinstance(recipe, Recipe):
+        # A `Recipe` has a size for its images; only images that are given from Python keep their own size.
+        return use_data(recipe, data, fields, keep_size=not isinstance(data, str | Path))
+    own_images = data is not None
+    if own_images and not isinstance(data, str | Path):
+        data = give_images(data)
+    if recipe is None and source is not None:
+        # The weights fit only the network of their own recipe, so this recipe is the default.
+        found = load_parent_recipe(source, own_images=own_images)
+    else:
+        found = load_named_recipe(recipe or "fast", source, find_size(fields, data), own_images=own_images)
+    return use_data(found, data, fields)
 
 
 @dataclass(frozen=True)
@@ -51,42 +80,12 @@ class Request:
 
     def build_recipe(self) -> Recipe:
         """Return the recipe of a new run, with the requested images and fields."""
-        source = None if self.source is None else Path(self.source)
-        if self.recipe is None and source is not None:
-            # The weights fit only the network of their own recipe, so this recipe is the default.
-            recipe = load_parent_recipe(source, own_images=self.names_images)
-        else:
-            size, named = self.find_size(), self.names_images
-            recipe = load_named_recipe(self.recipe or "fast", source, size, own_images=named)
-        return self.use_images(self.change(recipe))
+        return choose_recipe(self.recipe, self.images, self.fields, self.source)
 
     @property
-    def names_images(self) -> bool:
-        """Whether the user gave the images."""
-        return self.data is not None or "data.source" in self.fields
-
-    def find_size(self) -> tuple[int, int] | None:
-        """Return the requested image size, else that of the given images or the array file, else None."""
-        return find_size(self.fields.get("data.size"), self.data) or self._find_array_size()
-
-    def use_images(self, recipe: Recipe) -> Recipe:
-        """Return a recipe with the images that are given from Python; they may set its size and labels."""
-        if self.data is None:
-            return recipe
-        used = use_data(recipe, self.data, keep_size="data.size" not in self.fields)
-        labels = recipe.data.labels if "data.labels" in self.fields else used.data.labels
-        return replace(used, data=replace(used.data, labels=labels))
-
-    def change(self, recipe: Recipe) -> Recipe:
-        """Return a recipe with the requested fields changed."""
-        size = None if "data.size" in self.fields else self._find_array_size()
-        return change_recipe(recipe, self.fields if size is None else {**self.fields, "data.size": size})
-
-    def _find_array_size(self) -> tuple[int, int] | None:
-        """Return the image size of the requested array file; None if another source is requested."""
-        axis, array = self.fields.get("data.axis", "auto"), self.fields.get("data.array")
-        reading = override(Recipe(), {"data.axis": axis, "data.array": array}).data.reading
-        return find_array_size(self.fields.get("data.source", ""), reading)
+    def images(self) -> GivenImages | str | None:
+        """The images that the user names or gives; None for those of the recipe."""
+        return self.fields.get("data.source") if self.data is None else self.data
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
         )
     # If the command gives images or a recipe, it may start a new run. So a user can repeat one command, from
     # the start of a run until it is finished.
-    if request.recipe is None and not request.names_images:
+    if request.recipe is None and request.images is None:
         what = "holds no run to resume" if out.exists() else "does not exist"
         raise UserError(f"--out {out} {what}; give DATA to start a new run there")
     return None, f"--out {out} holds no run to resume"
@@ -228,7 +227,8 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
     if request.recipe is None:
         wanted = change_recipe(recipe, request.fields)
     else:
-        wanted = request.use_images(request.change(_expected_named(request.recipe, recipe, facts, request)))
+        named = _expected_named(request.recipe, recipe, facts, request)
+        wanted = use_data(named, request.images, request.fields)
     if request.data is not None:
         source = give_images(request.data, recipe.data.values).text
         wanted = replace(wanted, data=replace(wanted.data, source=source))
@@ -247,15 +247,16 @@ def _expected(recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Rec
 
 def _expected_named(name: str, recipe: Recipe, facts: Mapping[str, Any], request: Request) -> Recipe:
     """Return a named recipe as a run with these facts would have it; `recipe` is the recipe of the run."""
+    size = find_size(request.fields, request.images)
     if not facts.get("source"):
-        return find_recipe(name, request.find_size())
+        return find_recipe(name, size)
     # With --from, a named recipe gets the field `pixels` and the split of the source run, and also its images
     # if none are named.
-    if name in RECIPES and not request.names_images:
-        found = find_recipe(name, request.find_size() or recipe.data.size)
+    if name in RECIPES and request.images is None:
+        found = find_recipe(name, size or recipe.data.size)
         data = replace(recipe.data, flip=found.data.flip)
     else:
-        found = find_recipe(name, request.find_size())
+        found = find_recipe(name, size)
         data = replace(found.data, split_seed=recipe.data.split_seed)
     return replace(found, pixels=recipe.pixels, data=data)
 

@@ -35,6 +35,7 @@ from ddim.training.kid import prepare_kid
 from ddim.training.loop import Plan, Training
 from ddim.training.own_checks import check_loss, check_network
 from ddim.training.parent import hold_out_alike, load_parent
+from ddim.training.request import choose_recipe
 from ddim.training.resumption import Larger, check_never_saved, extend_budget
 from ddim.training.run_document import check_same_guide, check_same_vectors, describe_run, name_data
 from ddim.training.shared_settings import (
@@ -47,15 +48,10 @@ from ddim.training.shared_settings import (
 from ddim.training.start import (
     Machine,
     accept_images,
-    change_recipe,
-    find_size,
-    load_named_recipe,
-    load_parent_recipe,
     open_split,
     read_exactly,
     reopen_split,
     start_training,
-    use_data,
 )
 
 
@@ -110,23 +106,11 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         raise UserError(f"machine must be a value such as ddim.Machine(device='cpu'), got {machine!r}")
     source = None if source is None else Path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
-    if data is not None and not isinstance(data, str | Path):
-        data = give_images(data, recipe.data.values if isinstance(recipe, Recipe) else "auto")
-    keep_size = size is None and not (isinstance(recipe, Recipe) and isinstance(data, str | Path))
-    recipe = recipe if isinstance(recipe, Recipe) else _find_recipe(recipe, source, data, size)
-    recipe = use_data(recipe, data, keep_size=keep_size) if data is not None else recipe
-    recipe = change_recipe(recipe, {name: value for name, value in fields.items() if value is not None})
+    recipe = choose_recipe(recipe, data, fields, source)
     with join_processes() as processes:
         shown, decoding = split_progress(processes.leads and progress)
         start = Start(Path(), [*shown, *callbacks], None, began, machine.threads is None)
         return _start(recipe, None if out is None else Path(out), source, machine, start, decoding)
-
-
-def _find_recipe(name: str | None, source: Path | None, data: object, size: object) -> Recipe:
-    """Return the recipe with this name; without a name, that of the run `source`, or "fast"."""
-    if name is None and source is not None:
-        return load_parent_recipe(source, own_images=data is not None)
-    return load_named_recipe(name or "fast", source, find_size(size, data), own_images=data is not None)
 
 
 def _start(

@@ -67,7 +67,7 @@ class Machine:
 
 
 def load_named_recipe(
-    name: str, source: Path | None, size: tuple[int, int] | None, *, own_images: bool
+    name: str, source: str | Path | None, size: tuple[int, int] | None, *, own_images: bool
 ) -> Recipe:
     """Return a recipe by name or file.
 
@@ -118,39 +118,46 @@ def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
     return override(recipe, fields)
 
 
-def find_size(size: object, data: object) -> tuple[int, int] | None:
+def find_size(fields: Mapping[str, Any], data: object) -> tuple[int, int] | None:
     """Return the (height, width) that a user gives, or else that of the given images; None if unknown.
 
     Args:
-        size: the size as a user gives it, such as 64, "64x96" or (64, 96), or None.
-        data: the source of the images: a path or name, `GivenImages`, or anything else.
+        fields: the fields of a recipe that the user gives; those of `data` are read.
+        data: the source of the images: a path or name, `GivenImages`, or None.
 
     Raises:
-        UserError: if the size cannot be used, or the given images or the file of arrays have no common size.
+        UserError: if a field cannot be used, or the given images or the file of arrays have no common size.
     """
-    if size is not None:
-        return override(Recipe(), {"data.size": size}).data.size
+    read = {name: value for name, value in fields.items() if name in ("data.size", "data.axis", "data.array")}
+    asked = override(Recipe(), read).data
+    if "data.size" in read:
+        return asked.size
     if isinstance(data, str | Path):
-        return find_array_size(data)
+        return find_array_size(data, asked.reading)
     return data.size if isinstance(data, GivenImages) else None
 
 
-def use_data(recipe: Recipe, data: object, *, keep_size: bool) -> Recipe:
-    """Return the recipe with `data`, which the user gives to `train`, as the source of its images.
+def use_data(recipe: Recipe, data: object, fields: Mapping[str, Any], *, keep_size: bool = True) -> Recipe:
+    """Return the recipe with the images and the fields that a user gives.
 
     Args:
         recipe: the recipe.
         data: see `train`.
-        keep_size: whether arrays, in a file or given from Python, keep their size.
+        fields: see `change_recipe`.
+        keep_size: whether arrays, in a file or given from Python, keep their size if `fields` has no size.
 
     Raises:
-        UserError: if `data` is not a path, a name or images.
+        UserError: if `data` is not a path, a name or images, or a field is invalid.
     """
+    recipe, keep_size = change_recipe(recipe, fields), keep_size and "data.size" not in fields
+    if data is None:
+        return recipe
     if isinstance(data, str | Path):
         size = find_array_size(data, recipe.data.reading) if keep_size else None
         return replace(recipe, data=replace(recipe.data, source=str(data), size=size or recipe.data.size))
     given = give_images(data, recipe.data.values)
-    labels = recipe.data.labels or (given.labelled and recipe.net.takes_classes)
+    free = "data.labels" not in fields and recipe.net.takes_classes
+    labels = recipe.data.labels or (free and given.labelled)
     size = given.size if keep_size else recipe.data.size
     return replace(recipe, data=replace(recipe.data, source=given.text, size=size, labels=labels))
 

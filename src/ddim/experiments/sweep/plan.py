@@ -132,7 +132,7 @@ def shared_recipe(request: SweepRequest) -> Recipe:
 
     sizes = search_space.parse_space(request.fields or {}).get("data.size")
     single = sizes.values[0] if isinstance(sizes, Values) and len(sizes.values) == 1 else None
-    recipe = find_recipe(request.recipe, find_size(single, None))
+    recipe = find_recipe(request.recipe, find_size({"data.size": single} if single else {}, None))
     if request.minutes is not None:
         recipe = replace(recipe, images=None)
     plain = {"data.source": request.data, "images": request.images, "minutes": request.minutes}
@@ -231,12 +231,12 @@ def _with_values(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
     from ddim.runs.named_recipes import FOR_SIZE
     from ddim.runs.recipe_checks import check_training
     from ddim.training.alternatives import change_size
-    from ddim.training.request import Request
+    from ddim.training.start import find_size
 
     if "minutes" in choice:
         base = replace(base, images=None)
-    named = {} if request.data is None else {"data.source": base.data.source}
-    size = Request(fields=named | choice).find_size()
+    named = None if request.data is None else base.data.source
+    size = find_size(choice, choice.get("data.source", named))
     if size is not None:
         base = change_size(base, size) if request.recipe in FOR_SIZE else override(base, {"data.size": size})
     recipe = override(base, choice)
