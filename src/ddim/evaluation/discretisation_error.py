@@ -6,18 +6,17 @@ the same first and last time. The reference samples use Heun's method with many 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from ddim.diffusion.grids import SPACINGS
-from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import EDM, Sampler, State, final_sample, initial_noise, last_state
+from ddim.diffusion.samplers import EDM, Sampler
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.runs.classes import default_label
-from ddim.runs.generate import fill_micro_batches
+from ddim.runs.generate import fill_micro_batches, sample_states
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.pipeline import Pipeline, evaluating
 from ddim.runs.progress import Progress, ignore_progress
@@ -86,21 +85,16 @@ def sample_in_model_units(
     if label is None:
         check_unconditional(pipeline.recipe, "a search for times or a comparison of samplers")
     samples, done = [], 0
-
-    def walk(states: Iterator[State], count: int) -> Iterator[State]:
-        for step, state in enumerate(states):
-            progress("reference samples", done + count * step / len(times), len(seeds))
-            yield state
-
     with evaluating(pipeline.model), pipeline.runtime:
         for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, label):
-            noise = Noise(filled)
             # Heun's method, which the reference uses, reads only the predicted noise. With consistent=True,
             # clipping changes the predicted noise as well as the predicted image.
             denoise = pipeline.denoiser(guidance.apply(pipeline.model, labels)[0], consistent=True)
-            x = initial_noise(denoise.schedule, noise, blank, times[0])
-            state = last_state(walk(sampler(denoise, x, times, noise), len(mine)))
-            samples.append(final_sample(denoise, state)[: len(mine)].cpu())
+            x0 = blank
+            for step, state in enumerate(sample_states(denoise, blank, filled, times, sampler)):
+                progress("reference samples", done + len(mine) * step / len(times), len(seeds))
+                x0 = state.x0
+            samples.append(x0[: len(mine)].cpu())
             done += len(mine)
     return torch.cat(samples)
 
