@@ -90,6 +90,12 @@ def test_missing_images_and_seeds_are_refused_in_one_sentence(pipeline, images):
         ddim.inpaint(pipeline, images[:1], MASK.numpy())
 
 
+@pytest.mark.parametrize("strength", ["a", None, 0, 1.5, float("nan")])
+def test_a_strength_that_is_not_a_number_in_0_1_is_refused(pipeline, images, strength):
+    with pytest.raises(UserError, match=rf"^strength must be a number in \(0, 1\], got {strength!r}$"):
+        ddim.vary(pipeline, images[:1], strength)
+
+
 def test_seeds_of_an_edit_may_be_an_array(pipeline, images):
     given = [ddim.vary(pipeline, images[:1], seeds=seeds, steps=2) for seeds in ([3, 7], np.array([3, 7]))]
     assert torch.equal(*(edit.images for edit in given))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.editing import Inpaint, interpolate_latents, invert, restore, vary
+from ddim.diffusion.editing import Inpaint, check_strength, interpolate_latents, invert, restore, vary
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count
@@ -302,6 +302,7 @@ def vary_image(
     Example:
         >>> ddim.vary(run, "rose.jpg", strength=0.6)
     """
+    check_strength(strength)
     pipeline, seeds = open_pipeline(model), take_seeds(seeds)
     image = _open_one(pipeline, image, "a variation")
     work = open_work(pipeline, "a variation", steps, seeded=True, **options)

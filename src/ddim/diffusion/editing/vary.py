@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, State, Times
 from ddim.diffusion.schedules import as_double
-from ddim.errors import UserError
+from ddim.errors import UserError, describe_given
 
 
 def vary(
@@ -35,9 +36,18 @@ def vary(
     Raises:
         UserError: if the strength does not lie in (0, 1].
     """
-    if not 0 < strength <= 1:
-        raise UserError(f"strength must lie in (0, 1], got {strength}")
+    check_strength(strength)
     first = torch.tensor([strength], dtype=torch.float64)
     times = as_double(times)
     levels = torch.cat([first, times[times < strength]])
     return sampler(denoise, denoise.schedule(first).noisy(x0, noise.like(x0)), levels, noise)
+
+
+def check_strength(strength: float) -> None:
+    """Check that the strength of a variation is a number in (0, 1].
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not isinstance(strength, SupportsFloat) or not 0 < float(strength) <= 1:
+        raise UserError(f"strength must be a number in (0, 1], got {describe_given(strength)}")
