@@ -254,9 +254,11 @@ def test_a_learned_variance_is_zero_between_two_times_of_one_level():
         lambda: EDM(alpha=0.0),
         lambda: EDM(s_churn=-1.0),
         lambda: AdamsBashforth(6),
+        lambda: AdamsBashforth(2.5),
         lambda: DPMSolver(4),
         lambda: DPMSolver(eta=-0.1),
         lambda: UniPC(0),
+        lambda: UniPC("2"),
     ],
 )
 def test_impossible_samplers_are_refused(make):

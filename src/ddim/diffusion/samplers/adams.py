@@ -59,7 +59,7 @@ class AdamsBashforth(Sampler):
     start: Literal["ramp", "exact"] = "ramp"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= _MOST:
+        if self.order not in range(1, _MOST + 1):
             raise UserError(f"sampler.order must lie between 1 and {_MOST}, got {self.order}")
 
     @property

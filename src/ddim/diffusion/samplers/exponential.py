@@ -199,5 +199,5 @@ def _moments(h: Tensor, count: int) -> Tensor:
 
 
 def _check_order(order: int) -> None:
-    if not 1 <= order <= _MOST:
+    if order not in range(1, _MOST + 1):
         raise UserError(f"sampler.order must be 1, 2 or 3, got {order}")
