@@ -178,13 +178,11 @@ def _write_files(
 def _measure_gap(run: LoadedRun, own: SplitImages, progress: Progress) -> Gap | None:
     if len(own.validation) < 2:
         return None
-    images, levels = diagnose.IMAGES, diagnose.LEVELS
-    return measure_gap(
-        *(
-            diagnose.measure_run_errors(run, own, part, images, levels, progress)
-            for part in (own.train, own.validation)
-        )
+    train, held_out = (
+        diagnose.measure_run_errors(run, own, part, diagnose.IMAGES, diagnose.LEVELS, progress)
+        for part in (own.train, own.validation)
     )
+    return measure_gap(train, held_out)
 
 
 def draw_pairs(verdict: Verdict, samples: np.ndarray, own: SplitImages) -> Figure:
