@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ddim.diffusion.samplers import DPMSolver
 from ddim.evaluation.discretisation_error import (
+    TimeRange,
     error_against_reference,
-    lay_named_grids,
     sample_in_model_units,
 )
 from ddim.runs.pipeline import load
@@ -43,12 +43,15 @@ def main() -> None:
                 f"{args.run} has no grid of {steps} steps: ddim search {args.run} --steps {steps}"
             )
         times = found(steps, schedule)
-        first, end = times[0].item(), times[-1].item()
-        grids[steps] = {"searched": times, **lay_named_grids(steps, schedule, end, first)}
-    fine = lay_named_grids(LEVELS, schedule, end, first)["uniform_log_snr"]
+        ends = TimeRange(schedule, times[-1].item(), times[0].item())
+        grids[steps] = {"searched": times, **ends.lay_grids(steps)}
+    fine = ends.lay_grids(LEVELS)["uniform_log_snr"]
     truth = sample_in_model_units(trained, DPMSolver(3), fine, seeds)
-    off = error_against_reference(trained, end, seeds[:TRUSTED], 500, first)(DPMSolver(3), fine)
-    print(f"From t = {first:.4g} to {end:.4g}, {args.seeds} seeds; it differs from Heun's by {off:.1e}.\n")
+    off = error_against_reference(trained, ends, seeds[:TRUSTED], 500)(DPMSolver(3), fine)
+    print(
+        f"From t = {ends.first:.4g} to {ends.last:.4g}, {args.seeds} seeds; "
+        f"it differs from Heun's by {off:.1e}.\n"
+    )
     print("| NFE | " + " | ".join(grids[steps]) + " |\n" + "|---" * (1 + len(grids[steps])) + "|")
     for steps, named in grids.items():
         errors = [

@@ -22,7 +22,7 @@ from ddim.diffusion.samplers import DDIM, DPMSolver, final_sample, last_state
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.evaluation import discretisation_error, grid_search
-from ddim.evaluation.discretisation_error import lay_named_grids
+from ddim.evaluation.discretisation_error import TimeRange
 from ddim.plots.pictures import to_uint8
 from ddim.runs import checkpoint, searched_grids
 from ddim.runs.codec import override
@@ -34,12 +34,13 @@ SCHEDULE = Cosine(0.014, 0.99995)
 # With unit variance the uniform grid would be optimal: each DDIM step of this schedule would be a rotation.
 LAW = Mixture(SCHEDULE, normal(4, 1, 3, 3, seed=1) / 3, 0.2)
 END = 0.1
+ENDS = TimeRange(SCHEDULE, END)
 
 
 def error_of(sampler, seed):
     """Return a function for the error of times on an oracle, with start noise of this seed."""
     x = normal(128, 1, 3, 3, seed=seed)
-    fine = lay_named_grids(400, SCHEDULE, END)["uniform_log_snr"]
+    fine = ENDS.lay_grids(400)["uniform_log_snr"]
     run = lambda chosen, times: final_sample(LAW, last_state(chosen(LAW, x, times, Noise(range(128)))))
     truth = run(DPMSolver(2), fine)
     return lambda times: (run(sampler, times) - truth).square().mean().item()
@@ -54,19 +55,19 @@ def error_of(sampler, seed):
     ids=str,
 )
 def test_a_searched_grid_beats_every_named_one_on_unseen_images(sampler, steps):
-    found = grid_search.search_times(steps, SCHEDULE, END, error_of(sampler, 2))
+    found = grid_search.search_times(steps, ENDS, error_of(sampler, 2))
     assert found.error < min(found.named.values())
     times = torch.tensor(found.times, dtype=torch.float64)
     assert (times[0], times[-1]) == (1, pytest.approx(END))
     assert (times.diff() < 0).all()
     unseen = error_of(sampler, 3)
-    named = lay_named_grids(steps, SCHEDULE, END)
+    named = ENDS.lay_grids(steps)
     assert unseen(times) < min(unseen(grid) for grid in named.values())
 
 
 def test_two_levels_leave_nothing_to_search():
     with pytest.raises(UserError, match="steps must be at least 3"):
-        grid_search.search_times(2, SCHEDULE, END, lambda times: 0.0)
+        grid_search.search_times(2, ENDS, lambda times: 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -185,13 +186,13 @@ def test_a_damaged_file_of_grids_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize("start", [1.0, 0.8])
 def test_named_grids_have_the_same_ends(start):
     """A recipe's own grid may begin later: at sigma 80 of a cosine schedule that goes on to infinity, say."""
-    for name, times in lay_named_grids(7, SCHEDULE, END, start).items():
+    for name, times in TimeRange(SCHEDULE, END, start).lay_grids(7).items():
         assert times.shape == (7,), name
         assert times[0] == start, name
         assert times[-1].item() == pytest.approx(END), name
         assert (times.diff() < 0).all(), name
     with pytest.raises(UserError, match=r"--end must lie between 0 and the first time, t = 0\.8, got 0\.9"):
-        discretisation_error.check_times_between(7, SCHEDULE, 0.9, 0.8)
+        TimeRange(SCHEDULE, 0.9, 0.8).check(7)
 
 
 def test_a_search_ends_if_nothing_lowers_the_error():
@@ -202,13 +203,13 @@ def test_a_search_ends_if_nothing_lowers_the_error():
         assert len(asked) < 1000, "the search goes on for good"
         return 0.0
 
-    assert grid_search.search_times(4, SCHEDULE, END, error).error == 0
+    assert grid_search.search_times(4, ENDS, error).error == 0
 
 
 def test_a_search_clips_its_samples_like_its_reference(run):
     """Heun's method uses the predicted noise only, so clip x0 must act as clip yes."""
     trained = replace(load(run), pixels=Pixels.fixed(0.5, 2.0))
-    times = lay_named_grids(40, trained.recipe.sampling_schedule, 0.2)["uniform_log_snr"]
+    times = TimeRange(trained.recipe.sampling_schedule, 0.2).lay_grids(40)["uniform_log_snr"]
     clips = [replace(trained, recipe=override(trained.recipe, {"clip": clip})) for clip in ("x0", "yes")]
     kept, clipped = (discretisation_error.sample_in_model_units(each, DDIM(), times, [0]) for each in clips)
     assert torch.equal(kept, clipped)

@@ -12,6 +12,7 @@ from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.samplers import DDIM, EDM, final_sample, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
 from ddim.errors import UserError
+from ddim.evaluation.discretisation_error import TimeRange
 from ddim.evaluation.sampler_ablation import (
     DISCRETISATIONS,
     FLOWS,
@@ -46,7 +47,7 @@ def test_every_choice_converges_to_the_one_flow_at_the_order_of_its_rule(order, 
     truth = law.flow(x, 1.0, END)
 
     def error(steps):
-        times = discretise("edm", steps + 1, schedule, END)
+        times = discretise("edm", steps + 1, TimeRange(schedule, END))
         return (run(Flow(order, clock, scaling), law, x, times) - truth).abs().max().item()
 
     errors = [error(steps) for steps in (200, 400)]
@@ -57,7 +58,7 @@ def test_every_choice_converges_to_the_one_flow_at_the_order_of_its_rule(order, 
 @every_schedule
 def test_sigma_equal_to_t_without_scaling_gives_ddim_and_heun(schedule):
     law, x = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.5), 3 * normal(4, 1, 2, 2)
-    times = discretise("edm", 7, schedule, END)
+    times = discretise("edm", 7, TimeRange(schedule, END))
     assert torch.allclose(run(Flow(1), law, x, times), run(DDIM(), law, x, times))
     assert torch.allclose(run(Flow(2), law, x, times), run(EDM(), law, x, times))
 
@@ -66,7 +67,7 @@ def test_sigma_equal_to_t_without_scaling_gives_ddim_and_heun(schedule):
 def test_choices_differ_at_large_steps(clock, scaling):
     schedule = Cosine(0.05, 0.999)
     law, x = Gaussian(schedule), normal(2, 1, 2, 2)
-    times = discretise("edm", 5, schedule, END)
+    times = discretise("edm", 5, TimeRange(schedule, END))
     found = run(Flow(1, clock, scaling), law, x, times)
     for other in FLOWS:
         same = torch.allclose(run(Flow(1, *other), law, x, times), found, atol=1e-6)
@@ -78,7 +79,8 @@ def test_n_levels_cost_n_or_two_n_minus_one_evaluations(steps):
     schedule = Cosine(0.05, 0.999)
     for order, nfe in ((1, steps), (2, 2 * steps - 1)):
         denoise = Counted(Gaussian(schedule))
-        states = Flow(order)(denoise, normal(1, 1, 2, 2), discretise("ve", steps, schedule, END), Noise([0]))
+        times = discretise("ve", steps, TimeRange(schedule, END))
+        states = Flow(order)(denoise, normal(1, 1, 2, 2), times, Noise([0]))
         final_sample(denoise, last_state(states))
         assert denoise.evaluations == nfe
 
@@ -86,11 +88,11 @@ def test_n_levels_cost_n_or_two_n_minus_one_evaluations(steps):
 @every_schedule
 @pytest.mark.parametrize("name", DISCRETISATIONS)
 def test_discretisations_share_their_ends(name, schedule):
-    times = discretise(name, 9, schedule, END)
+    times = discretise(name, 9, TimeRange(schedule, END))
     assert times.shape == (9,)
     assert (times[0], times[-1]) == (1, END)
     assert (times.diff() < 0).all()
-    later = discretise(name, 9, schedule, END, 0.9)
+    later = discretise(name, 9, TimeRange(schedule, END, 0.9))
     assert (later[0], later[-1]) == (0.9, END)
     assert (later.diff() < 0).all()
 
@@ -99,10 +101,11 @@ def test_discretisations_are_those_of_the_schedules_that_they_are_named_after():
     """They are equal steps of time of the VP SDE, the VE SDE and the cosine schedule, and EDM's grid."""
     vp, ve, cosine = LinearBeta(), KarrasSigma(0.02, 100.0, None), Cosine(0.01, 0.999)
     for name, schedule in (("vp", vp), ("ve", ve), ("iddpm", cosine)):
-        assert torch.allclose(discretise(name, 9, schedule, END), torch.linspace(1, END, 9).double()), name
-    assert torch.allclose(discretise("edm", 9, cosine, END), Karras().between(9, cosine, 1.0, END))
+        times = discretise(name, 9, TimeRange(schedule, END))
+        assert torch.allclose(times, torch.linspace(1, END, 9).double()), name
+    assert torch.allclose(discretise("edm", 9, TimeRange(cosine, END)), Karras().between(9, cosine, 1.0, END))
     log_snr = cosine(torch.tensor(END)).log_snr.item()
-    assert torch.allclose(discretise("ve", 9, cosine, END), UniformLogSNR(log_snr)(9, cosine))
+    assert torch.allclose(discretise("ve", 9, TimeRange(cosine, END)), UniformLogSNR(log_snr)(9, cosine))
 
 
 def cells(nfe=9):
@@ -110,9 +113,10 @@ def cells(nfe=9):
     schedule = KarrasSigma(0.02, 20.0)
     law, x = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.3), 20 * normal(8, 1, 2, 2)
     made = lambda sampler, times: final_sample(law, last_state(sampler(law, x, times, Noise(range(8)))))
-    truth = made(EDM(), discretise("edm", 200, schedule, END))
+    ends = TimeRange(schedule, END)
+    truth = made(EDM(), discretise("edm", 200, ends))
     error = lambda sampler, times: (made(sampler, times) - truth).square().mean().item()
-    return list(ablate_flows(error, schedule, END, nfe)), list(ablate_churn(error, schedule, END, nfe))
+    return list(ablate_flows(error, ends, nfe)), list(ablate_churn(error, ends, nfe))
 
 
 def test_an_ablation_has_every_combination_once_at_the_same_cost():

@@ -7,11 +7,13 @@ from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth
 from ddim.diffusion.schedules import Cosine, Linear
 from ddim.errors import UserError
 from ddim.evaluation import sampler_errors
+from ddim.evaluation.discretisation_error import TimeRange
 from ddim.evaluation.run_figures import plot_sampler_errors
 from ddim.runs.pipeline import open_pipeline
 from oracles import normal
 
 LAW = Mixture(Cosine(0.1, 0.999), normal(3, 1, 2, 2, seed=1), 0.5)
+ENDS = TimeRange(LAW.schedule, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +31,8 @@ def test_a_budget_of_evaluations_gives_this_many_levels(sampler, nfe, count):
 
 
 def test_more_evaluations_and_better_samplers_have_less_error():
-    error = sampler_errors.sampling_error_of_oracle(LAW, normal(4, 1, 2, 2), 0.1)
-    cells = sampler_errors.compare_samplers(error, LAW.schedule, 0.1, (5, 40))
+    error = sampler_errors.sampling_error_of_oracle(LAW, normal(4, 1, 2, 2), ENDS)
+    cells = sampler_errors.compare_samplers(error, ENDS, (5, 40))
     table = {(c.sampler, c.grid, c.nfe): c.error for c in cells}
     assert len(table) == len(sampler_errors.SAMPLERS) * 4 * 2
     for (sampler, grid, nfe), value in table.items():
@@ -41,8 +43,8 @@ def test_more_evaluations_and_better_samplers_have_less_error():
 
 
 def test_a_figure_has_a_panel_for_each_grid_and_a_line_for_each_sampler():
-    error = sampler_errors.sampling_error_of_oracle(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), 0.1)
-    figure = plot_sampler_errors(sampler_errors.compare_samplers(error, LAW.schedule, 0.1, (5, 10)), "oracle")
+    error = sampler_errors.sampling_error_of_oracle(LAW, torch.zeros(1, 1, 2, 2, dtype=torch.float64), ENDS)
+    figure = plot_sampler_errors(sampler_errors.compare_samplers(error, ENDS, (5, 10)), "oracle")
     assert len(figure.axes) == 4
     for axes in figure.axes:
         assert len(axes.get_lines()) == len(sampler_errors.SAMPLERS)

@@ -12,7 +12,7 @@ from ddim.cli import main
 from ddim.diffusion.grids import SPACINGS
 from ddim.diffusion.samplers import EDM
 from ddim.errors import UserError
-from ddim.evaluation.discretisation_error import error_against_reference
+from ddim.evaluation.discretisation_error import TimeRange, error_against_reference
 from ddim.plots.pictures import save_png
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.pipeline import load
@@ -125,10 +125,11 @@ def test_the_sampling_error_of_guided_samples_is_measured_against_guided_samples
     pipeline = load(run)
     guidance = open_guidance(pipeline, None, STEPS, **GUIDED)
     times = SPACINGS["uniform_log_snr"].between(9, pipeline.recipe.sampling_schedule, 1.0, 0.2)
-    error = error_against_reference(pipeline, 0.2, range(2), 9, guidance=guidance)
+    ends = TimeRange(pipeline.recipe.sampling_schedule, 0.2)
+    error = error_against_reference(pipeline, ends, range(2), 9, guidance=guidance)
     assert error(EDM(), times) == 0
     assert error(EDM(), times[::2]) > 0
-    plain = error_against_reference(pipeline, 0.2, range(2), 9)
+    plain = error_against_reference(pipeline, ends, range(2), 9)
     assert plain(EDM(), times) == 0
     assert plain(EDM(), times[::2]) != error(EDM(), times[::2])
 

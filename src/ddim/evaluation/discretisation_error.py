@@ -7,6 +7,7 @@ the same first and last time. The reference samples use Heun's method with many 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,46 +17,58 @@ from ddim.diffusion.samplers import EDM, Sampler
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.runs.classes import default_label
-from ddim.runs.generate import fill_micro_batches, sample_states
+from ddim.runs.generate import fill_micro_batches, find_grid_ends, sample_states
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.pipeline import Pipeline, evaluating
 from ddim.runs.progress import Progress, ignore_progress
+from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_unconditional
 
 SamplingError = Callable[[Sampler, Tensor], float]
 """Maps a sampler and decreasing times (N,) to the mean squared error of its samples."""
 
 
-def lay_named_grids(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> dict[str, Tensor]:
-    """Return the times (steps,) from `first` to `end` of every spacing in `SPACINGS`, keyed by its name."""
-    return {name: spacing.between(steps, schedule, first, end) for name, spacing in SPACINGS.items()}
+@dataclass(frozen=True)
+class TimeRange:
+    """The first and the last time of samples that are compared, on a noise schedule."""
+
+    schedule: Schedule
+    last: float
+    first: float = 1.0
+
+    def lay_grids(self, steps: int) -> dict[str, Tensor]:
+        """Return the times (steps,) of every spacing in `SPACINGS`, keyed by its name."""
+        return {
+            name: spacing.between(steps, self.schedule, self.first, self.last)
+            for name, spacing in SPACINGS.items()
+        }
+
+    def check(self, steps: int) -> None:
+        """Check that every named grid has `steps` different noise levels.
+
+        Raises:
+            UserError: if a grid has fewer noise levels, `last` is not between 0 and `first`, or `steps` is
+                below 3, so that there is no time between the ends.
+        """
+        check_count("steps", steps, 3)
+        first, last = self.first, self.last
+        if not 0 < last < first:
+            raise UserError(f"--end must lie between 0 and the first time, t = {first:.4g}, got {last}")
+        try:
+            grids = self.lay_grids(steps)
+        except UserError as error:
+            raise UserError(f"--end {last:.4g} cannot be the last of {steps} times: {error}") from None
+        if not all((self.schedule(times).log_snr.diff() > 0).all() for times in grids.values()):
+            raise UserError(
+                f"the noise levels of {steps} times from t = {first:.4g} to --end {last:.4g} are not all "
+                "different: this schedule is a table with equal entries"
+            )
 
 
-def check_times_between(steps: int, schedule: Schedule, end: float, first: float = 1.0) -> None:
-    """Check that every named grid has `steps` different noise levels from the time `first` to `end`.
-
-    Args:
-        steps: number of times.
-        schedule: the noise schedule.
-        end: the last time.
-        first: the first time.
-
-    Raises:
-        UserError: if a grid has fewer noise levels, `end` is not between 0 and `first`, or `steps` is below
-            3, so that there is no time between the ends.
-    """
-    check_count("steps", steps, 3)
-    if not 0 < end < first:
-        raise UserError(f"--end must lie between 0 and the first time, t = {first:.4g}, got {end}")
-    try:
-        grids = lay_named_grids(steps, schedule, end, first)
-    except UserError as error:
-        raise UserError(f"--end {end:.4g} cannot be the last of {steps} times: {error}") from None
-    if not all((schedule(times).log_snr.diff() > 0).all() for times in grids.values()):
-        raise UserError(
-            f"the noise levels of {steps} times from t = {first:.4g} to --end {end:.4g} are not all "
-            "different: this schedule is a table with equal entries"
-        )
+def find_time_range(recipe: Recipe, steps: int, last: float | None = None) -> TimeRange:
+    """Return the range of the `steps` times in a recipe's grid; `last` replaces its last time."""
+    first, own = find_grid_ends(recipe, steps)
+    return TimeRange(recipe.sampling_schedule, own if last is None else float(last), first)
 
 
 def sample_in_model_units(
@@ -109,10 +122,9 @@ def count_reference_levels(steps: int) -> int:
 
 def error_against_reference(
     pipeline: Pipeline,
-    end: float,
+    ends: TimeRange,
     seeds: Sequence[int],
     levels: int,
-    first: float = 1.0,
     progress: Progress = ignore_progress,
     guidance: Guidance = OFF,
 ) -> SamplingError:
@@ -122,14 +134,13 @@ def error_against_reference(
 
     Args:
         pipeline: the run.
-        end: the last time.
+        ends: the first and the last time.
         seeds: the seeds of the samples.
         levels: number of timesteps in the grid of the reference.
-        first: the first time.
         progress: called with "reference samples" after each step.
         guidance: the guidance of all samples, also of the reference.
     """
-    times = SPACINGS["uniform_log_snr"].between(levels, pipeline.recipe.sampling_schedule, first, end)
+    times = SPACINGS["uniform_log_snr"].between(levels, ends.schedule, ends.first, ends.last)
     reference = sample_in_model_units(pipeline, EDM(), times, seeds, progress, guidance)
 
     def error(sampler: Sampler, times: Tensor) -> float:

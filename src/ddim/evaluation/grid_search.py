@@ -15,10 +15,10 @@ from ddim.diffusion.samplers import Multistep
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.evaluation.discretisation_error import (
-    check_times_between,
+    TimeRange,
     count_reference_levels,
     error_against_reference,
-    lay_named_grids,
+    find_time_range,
 )
 from ddim.evaluation.level_search import search_levels
 from ddim.evaluation.run_folder import open_run_folder
@@ -27,7 +27,6 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.runs import searched_grids
 from ddim.runs.codec import override
-from ddim.runs.generate import find_grid_ends
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, ignore_progress
@@ -96,15 +95,13 @@ def search_grid(
         raise UserError("--sampler must be deterministic, because fresh noise would change the samples")
     # If `end` is given, only the first time of the run's grid is needed. It is then taken from the grid with
     # the run's own number of steps, because a grid with `steps` times may not exist.
-    first, last = find_grid_ends(recipe, max(steps, 2) if end is None else recipe.steps)
-    last = last if end is None else float(end)
-    schedule = recipe.sampling_schedule
-    check_times_between(steps, schedule, last, first)
+    ends = find_time_range(recipe, max(steps, 2) if end is None else recipe.steps, end)
+    ends.check(steps)
     # If grids.json cannot be read, this fails now and not after the search.
     searched_grids.find_saved_grid(folder, recipe.sampler, steps, weights)
     tried = range(FIRST_SEED, FIRST_SEED + seeds)
-    error = error_against_reference(run, last, tried, count_reference_levels(steps), first, progress)
-    found = search_times(steps, schedule, last, lambda times: error(recipe.sampler, times), first, progress)
+    error = error_against_reference(run, ends, tried, count_reference_levels(steps), progress)
+    found = search_times(steps, ends, lambda times: error(recipe.sampler, times), progress)
     make_folder(folder)
     searched_grids.save_grid(folder, recipe.sampler, steps, weights, found)
     return found
@@ -142,10 +139,8 @@ def _search_student(
 
 def search_times(
     steps: int,
-    schedule: Schedule,
-    end: float,
+    ends: TimeRange,
     error: Callable[[Tensor], float],
-    first: float = 1.0,
     progress: Progress = ignore_progress,
 ) -> SearchedGrid:
     """Return the times with the least error that a coordinate descent finds.
@@ -156,18 +151,16 @@ def search_times(
 
     Args:
         steps: number of times, at least 3.
-        schedule: the schedule of the times.
-        end: the last time.
+        ends: the schedule, and the first and the last time.
         error: a function that returns the error of times (steps,).
-        first: the first time.
         progress: see `search_grid`.
 
     Raises:
-        UserError: if there are fewer than 3 steps, or no grid leads to finite samples. Also if `end` is not
-            between 0 and `first`, or the schedule has too few different noise levels.
+        UserError: if there are fewer than 3 steps, or no grid leads to finite samples. Also if the last time
+            is not between 0 and the first, or the schedule has too few different noise levels.
     """
-    check_times_between(steps, schedule, end, first)
-    grids = lay_named_grids(steps, schedule, end, first)
+    ends.check(steps)
+    grids, schedule = ends.lay_grids(steps), ends.schedule
     done, sweep = 0, 2 * (steps - 2)
     # A sweep tries two moves of each time, and each size of move needs at least one sweep.
     total = len(grids) * (1 + len(MIXTURES)) + sweep * math.ceil(1 + math.log2(FIRST_MOVE / LAST_MOVE))

@@ -28,16 +28,15 @@ from ddim.diffusion.grids import pin_ends
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import EDM, Sampler, State
 from ddim.diffusion.samplers.flow import time_of_ratio
-from ddim.diffusion.schedules import Schedule
 from ddim.errors import check_count
 from ddim.evaluation.discretisation_error import (
     SamplingError,
-    check_times_between,
+    TimeRange,
     count_reference_levels,
     error_against_reference,
+    find_time_range,
 )
 from ddim.evaluation.sampler_errors import count_levels
-from ddim.runs.generate import find_grid_ends
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline
@@ -69,20 +68,13 @@ See the row "Time steps" of table 1. For iDDPM, f is the angle of the cosine sch
 the rounding of its table."""
 
 
-def discretise(name: str, steps: int, schedule: Schedule, end: float, first: float = 1.0) -> Tensor:
-    """Return the times (steps,) from `first` to `end`, at the noise levels of a discretisation.
-
-    Args:
-        name: a key of `DISCRETISATIONS`.
-        steps: number of times.
-        schedule: the noise schedule.
-        end: the last time.
-        first: the first time.
-    """
+def discretise(name: str, steps: int, ends: TimeRange) -> Tensor:
+    """Return times (steps,) at the noise levels of a discretisation, a key of `DISCRETISATIONS`."""
     clock, sigma = DISCRETISATIONS[name]
-    start, stop = clock(schedule(torch.tensor([first, end], dtype=torch.float64)).noise_to_signal).tolist()
-    times = time_of_ratio(schedule, sigma(torch.linspace(start, stop, steps, dtype=torch.float64)))
-    return pin_ends(times, first, end)
+    both = ends.schedule(torch.tensor([ends.first, ends.last], dtype=torch.float64))
+    start, stop = clock(both.noise_to_signal).tolist()
+    times = time_of_ratio(ends.schedule, sigma(torch.linspace(start, stop, steps, dtype=torch.float64)))
+    return pin_ends(times, ends.first, ends.last)
 
 
 @dataclass(frozen=True)
@@ -229,53 +221,45 @@ def ablate_sampler(
     check_count("seeds", seeds)
     # Heun's method needs 3 evaluations for a grid of two times, the smallest grid.
     check_count("evaluations", evaluations, 3)
-    schedule = pipeline.recipe.sampling_schedule
-    first, last = find_grid_ends(pipeline.recipe, pipeline.recipe.steps)
-    end = last if end is None else float(end)
+    ends = find_time_range(pipeline.recipe, pipeline.recipe.steps, end)
     levels = count_reference_levels(count_levels(EDM(), evaluations))
-    check_times_between(levels, schedule, end, first)
-    error = error_against_reference(pipeline, end, range(seeds), levels, first, progress, guidance)
+    ends.check(levels)
+    error = error_against_reference(pipeline, ends, range(seeds), levels, progress, guidance)
     total = len(DISCRETISATIONS) * len(SOLVERS) * len(FLOWS) + len(CHURN)
     errors, churned = [], []
-    for found in ablate_flows(error, schedule, end, evaluations, first):
+    for found in ablate_flows(error, ends, evaluations):
         errors.append(found)
         progress("samplers", len(errors), total)
-    for pair in ablate_churn(error, schedule, end, evaluations, first):
+    for pair in ablate_churn(error, ends, evaluations):
         churned.append(pair)
         progress("samplers", len(errors) + len(churned), total)
     return Ablation(errors, churned)
 
 
-def ablate_flows(
-    error: SamplingError, schedule: Schedule, end: float, nfe: int, first: float = 1.0
-) -> Iterator[FlowError]:
+def ablate_flows(error: SamplingError, ends: TimeRange, nfe: int) -> Iterator[FlowError]:
     """Yield the error of every combination of choices, at `nfe` network evaluations or fewer.
 
     Args:
         error: measures the error of a sampler on given times.
-        schedule: the noise schedule.
-        end: the last time.
+        ends: the noise schedule, and the first and the last time.
         nfe: the largest number of network evaluations.
-        first: the first time.
     """
     for name in DISCRETISATIONS:
         for solver, order in SOLVERS.items():
             for clock, scaling in FLOWS:
                 sampler = Flow(order, clock, scaling)
                 count = count_levels(sampler, nfe)
-                value = error(sampler, discretise(name, count, schedule, end, first))
+                value = error(sampler, discretise(name, count, ends))
                 yield FlowError(name, solver, clock, scaling, sampler.evaluations(count), value)
 
 
-def ablate_churn(
-    error: SamplingError, schedule: Schedule, end: float, nfe: int, first: float = 1.0
-) -> Iterator[tuple[float, float]]:
+def ablate_churn(error: SamplingError, ends: TimeRange, nfe: int) -> Iterator[tuple[float, float]]:
     """Yield (gamma, error) of Heun's method with fresh noise (algorithm 2), for each of `CHURN`.
 
     The arguments are the same as in `ablate_flows`.
     """
     count = count_levels(EDM(), nfe)
-    times = discretise("edm", count, schedule, end, first)
+    times = discretise("edm", count, ends)
     for gamma in CHURN:
         yield gamma, error(EDM(s_churn=gamma * count), times)
 

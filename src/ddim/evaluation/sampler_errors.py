@@ -21,15 +21,14 @@ from ddim.diffusion.samplers import (
     final_sample,
     last_state,
 )
-from ddim.diffusion.schedules import Cosine, Schedule
+from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.evaluation.discretisation_error import (
     SamplingError,
-    check_times_between,
+    TimeRange,
     error_against_reference,
-    lay_named_grids,
+    find_time_range,
 )
-from ddim.runs.generate import find_grid_ends
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.progress import Progress, ignore_progress
 
@@ -79,17 +78,16 @@ def compare_samplers_on_run(
     Raises:
         UserError: if the schedule is a table with too few different noise levels.
     """
-    schedule = pipeline.recipe.sampling_schedule
-    first, end = find_grid_ends(pipeline.recipe, pipeline.recipe.steps)
+    ends = find_time_range(pipeline.recipe, pipeline.recipe.steps)
     try:
-        check_times_between(REFERENCE_LEVELS, schedule, end, first)
+        ends.check(REFERENCE_LEVELS)
     except UserError:
         raise UserError(
             "samplers cannot be compared on this run: its schedule does not have "
             f"{REFERENCE_LEVELS} different noise levels"
         ) from None
-    error = error_against_reference(pipeline, end, seeds, REFERENCE_LEVELS, first, progress)
-    return compare_samplers(error, schedule, end, budgets, first, progress)
+    error = error_against_reference(pipeline, ends, seeds, REFERENCE_LEVELS, progress)
+    return compare_samplers(error, ends, budgets, progress)
 
 
 def compare_samplers_on_oracle(budgets: Sequence[int], count: int) -> list[SamplerError]:
@@ -102,25 +100,22 @@ def compare_samplers_on_oracle(budgets: Sequence[int], count: int) -> list[Sampl
     draw = torch.Generator().manual_seed(0)
     centres, x = torch.randn(2, max(3, count), 1, 4, 4, generator=draw, dtype=torch.float64)
     oracle = Mixture(Cosine(0.014, 0.99995), centres[:3], 0.5)
-    return compare_samplers(sampling_error_of_oracle(oracle, x[:count], 0.1), oracle.schedule, 0.1, budgets)
+    ends = TimeRange(oracle.schedule, 0.1)
+    return compare_samplers(sampling_error_of_oracle(oracle, x[:count], ends), ends, budgets)
 
 
 def compare_samplers(
     error: SamplingError,
-    schedule: Schedule,
-    end: float,
+    ends: TimeRange,
     budgets: Sequence[int],
-    first: float = 1.0,
     progress: Progress = ignore_progress,
 ) -> list[SamplerError]:
     """Return the error of every sampler on every named grid, at each budget of network evaluations.
 
     Args:
         error: measures the error of a sampler on given times.
-        schedule: the noise schedule.
-        end: the last time.
+        ends: the noise schedule, and the first and the last time.
         budgets: the numbers of network evaluations for each sample.
-        first: the first time.
         progress: called with "samplers" after each combination.
     """
     found, total = [], len(SAMPLERS) * len(budgets) * len(SPACINGS)
@@ -128,21 +123,21 @@ def compare_samplers(
         for nfe in budgets:
             levels = count_levels(sampler, nfe)
             spent = sampler.evaluations(levels)
-            for grid, times in lay_named_grids(levels, schedule, end, first).items():
+            for grid, times in ends.lay_grids(levels).items():
                 found.append(SamplerError(name, grid, spent, error(sampler, times)))
                 progress("samplers", len(found), total)
     return found
 
 
-def sampling_error_of_oracle(law: Mixture, x: Tensor, end: float) -> SamplingError:
+def sampling_error_of_oracle(law: Mixture, x: Tensor, ends: TimeRange) -> SamplingError:
     """Return a function that measures the error of samples of a mixture of Gaussians with exact score.
 
     The reference is Heun's method on a grid with `REFERENCE_LEVELS` timesteps. Sampling goes from x (B, C, H,
-    W) at t = 1 to the time `end`.
+    W) at the first time of `ends` to the last.
     """
 
     def sample(sampler: Sampler, times: Tensor) -> Tensor:
         return final_sample(law, last_state(sampler(law, x, times, Noise(range(len(x))))))
 
-    reference = sample(EDM(), lay_named_grids(REFERENCE_LEVELS, law.schedule, end)["uniform_log_snr"])
+    reference = sample(EDM(), ends.lay_grids(REFERENCE_LEVELS)["uniform_log_snr"])
     return lambda sampler, times: (sample(sampler, times) - reference).square().mean().item()
