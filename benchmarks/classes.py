@@ -20,10 +20,10 @@ from ddim.metrics.features import extract_features, load_extractor
 from ddim.metrics.kid import kid
 from ddim.metrics.neighbours import flatten_features, nearest_neighbours
 from ddim.metrics.proportions import share_interval
-from ddim.runs.generate import sample_uint8, with_options
-from ddim.runs.guidance import Guidance, check_guidance
+from ddim.runs.generate import sample_uint8
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
+from ddim.runs.sampling_setup import choose_sampling
 
 KNOWN, NEIGHBOURS = 5000, 20
 """Number of training images to search, and number of nearest ones that vote on the class of a sample."""
@@ -57,10 +57,8 @@ def main() -> None:
         "--guidance", default="1,2,4", metavar="W,...", help="guidance scales (default: 1,2,4)"
     )
     args = parser.parse_args()
-    trained, _ = with_options(load(args.run), {}, args.steps)
-    strengths = [float(guidance) for guidance in args.guidance.split(",")]
-    for guidance in strengths:
-        check_guidance(trained, "all", args.steps, Guidance(guidance))
+    trained, strengths = load(args.run), [float(guidance) for guidance in args.guidance.split(",")]
+    setups = [choose_sampling(trained, args.steps, "all", guidance=guidance) for guidance in strengths]
     own, count = open_run_images(trained), trained.model.classes
     images, labels = own.images.pixels, own.images.labels
     if labels is None or min(args.n, len(own.validation)) < max(count, 3):
@@ -77,11 +75,9 @@ def main() -> None:
         print(f"{name:<18}{share:>28}", end="", flush=True)
 
     print_row("held-out images", real, labels[some])
-    for guidance in strengths:
-        parts = (
-            part for part, _ in sample_uint8(trained, range(args.n), args.steps, "all", Guidance(guidance))
-        )
-        samples = np.concatenate([part.permute(0, 2, 3, 1).numpy() for part in parts])
+    for guidance, setup in zip(strengths, setups, strict=True):
+        parts = sample_uint8(setup, range(args.n))
+        samples = np.concatenate([part.permute(0, 2, 3, 1).numpy() for part, _ in parts])
         features = extract_features(extractor, samples)
         print()
         print_row(f"guidance {guidance:g}", features, np.arange(args.n) % count)

@@ -19,6 +19,7 @@ from ddim.metrics.features import extract_features, load_extractor
 from ddim.plots.pictures import to_uint8
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load
+from ddim.runs.sampling_setup import SamplingSetup
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
         evaluate_source(args.run, Samples(32, args.steps), extractor=extractor, out=Path(folder) / "warm")
         trained = load(args.run)
         began = time.perf_counter()
-        images, _ = generate(trained, range(args.n), args.steps)
+        images, _ = generate(SamplingSetup(trained, args.steps), range(args.n))
         sampled = time.perf_counter()
         extract_features(extractor, to_uint8(images))
         extracted = time.perf_counter()

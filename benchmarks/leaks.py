@@ -31,9 +31,10 @@ from torch import Tensor
 from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.data.batch import gather_batch, to_unit
 from ddim.runs.classes import choose_label
-from ddim.runs.generate import fill_micro_batches, sample_states, with_options
+from ddim.runs.generate import fill_micro_batches, sample_states
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import LoadedRun, Pipeline, load
+from ddim.runs.sampling_setup import choose_sampling
 
 SEEN = 5
 """Standard errors by which augmentation must move a statistic of the images for `leak` to be meaningful."""
@@ -69,14 +70,13 @@ def sample_images(trained: Pipeline, count: int, steps: int, augment: Tensor | N
 
     The sampling times are those of `ddim sample`; classes come in turn.
     """
-    trained, _ = with_options(trained, {}, steps)
-    times, samples = trained.recipe.grid(steps, trained.recipe.sampling_schedule), []
-    label = choose_label(trained.recipe)
-    for mine, filled, blank, labels in fill_micro_batches(trained, range(count), label):
+    setup = choose_sampling(trained, steps, choose_label(trained.recipe), guidance=1)
+    trained, samples = setup.pipeline, []
+    for mine, filled, blank, labels in fill_micro_batches(trained, range(count), setup.label):
         conditions = None if augment is None else augment[torch.tensor(filled)]
         denoise = trained.denoiser(trained.model.with_labels(labels, conditions))
         with trained.runtime.precise():
-            *_, last = sample_states(denoise, blank, filled, times, trained.recipe.sampler)
+            *_, last = sample_states(denoise, blank, filled, setup.times, trained.recipe.sampler)
         samples.append(trained.pixels.leave(last.x0[: len(mine)].float()).cpu())
     return torch.cat(samples)
 

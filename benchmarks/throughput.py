@@ -33,6 +33,7 @@ from ddim.runs.generate import generate
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe, build_model
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.training.validation import validate
 from timing import PIXELS, bare_step, in_turn, pace, show, training
 
@@ -94,7 +95,7 @@ def measure_sampling(args: argparse.Namespace, quick: Runtime) -> None:
 
         def measure(trained: Pipeline = trained, label: str = label) -> float:
             begin = time.perf_counter()
-            samples[label] = generate(trained, range(64), 20)[0]
+            samples[label] = generate(SamplingSetup(trained, 20), range(64))[0]
             return 64 / (time.perf_counter() - begin)
 
         measure()
@@ -127,7 +128,7 @@ def overhead(recipe: Recipe, runtime: Runtime, rounds: int) -> None:
 
         def whole(trained: Pipeline = trained, size: int = size) -> float:
             begin = time.perf_counter()
-            generate(trained, range(size), 20)
+            generate(SamplingSetup(trained, 20), range(size))
             return size / (time.perf_counter() - begin)
 
         bare(), whole()

@@ -16,6 +16,7 @@ from ddim.nn.runtime import Runtime
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.training.loop import Plan, Training
 
 PIXELS = Pixels.fixed(0.5, 0.5)
@@ -75,7 +76,7 @@ def sampled(trained: Pipeline, runtime: Runtime, count: int, steps: int) -> Call
     trained = replace(trained, model=model, runtime=runtime)
 
     def make() -> None:
-        generate(trained, range(count), steps)
+        generate(SamplingSetup(trained, steps), range(count))
 
     make()
     return make

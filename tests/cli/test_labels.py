@@ -18,6 +18,7 @@ from ddim.runs.codec import write_recipe
 from ddim.runs.generate import generate
 from ddim.runs.guidance import Guidance
 from ddim.runs.pipeline import load
+from ddim.runs.sampling_setup import SamplingSetup
 from stubs import stub
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
@@ -64,8 +65,8 @@ def test_a_run_from_weights_of_other_classes_must_train_without_labels(home, tmp
 
 def test_the_sheet_of_a_run_cycles_through_its_classes(home):
     run = load(home / "run")
-    wanted = make_sheet(generate(run, range(2), 2, label="all")[0])
-    assert not np.array_equal(wanted, make_sheet(generate(run, range(2), 2)[0]))
+    wanted = make_sheet(generate(SamplingSetup(run, 2, "all"), range(2))[0])
+    assert not np.array_equal(wanted, make_sheet(generate(SamplingSetup(run, 2), range(2))[0]))
     with Image.open(home / "run" / "samples" / "step-000000010.png") as shown:
         assert np.array_equal(np.asarray(shown), enlarge(wanted))
 
@@ -136,7 +137,7 @@ def test_an_evaluation_uses_the_samples_of_the_label_and_records_it(home, monkey
     assert [s["nfe"] for s in sampling] == [4, 2]
     other = compare.list_differing_choices(made)
     assert (other["label"], other["guidance"]) == (["all", 3], [2.0, 1.0])
-    wanted = make_sheet(generate(load(home / "run"), range(12), 2, label="all", guidance=Guidance(2.0))[0])
+    wanted = make_sheet(generate(SamplingSetup(load(home / "run"), 2, "all", Guidance(2.0)), range(12))[0])
     with Image.open(made[0].folder / scores.GRID) as shown:
         assert np.array_equal(np.asarray(shown), enlarge(wanted))
 

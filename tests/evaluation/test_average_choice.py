@@ -18,6 +18,7 @@ from ddim.runs.averages import read_stored
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load
 from ddim.runs.reconstruction import LARGEST_ERROR, open_averages
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from ddim.training.start import open_split
 from stubs import stub
@@ -103,7 +104,7 @@ def test_kid_of_samples_decides_if_by_is_kid(run, monkeypatch):
     choice = pick_average(run, "kid", widths=[0.05, 0.2], n=24)
     parts = open_split(load(run).recipe)
     real = torch.from_numpy(np.array(parts.images.pixels[parts.validation])).permute(0, 3, 1, 2)
-    images, _ = generate(load(run), range(2**31, 2**31 + 24), 2)
+    images, _ = generate(SamplingSetup(load(run), 2), range(2**31, 2**31 + 24))
     wanted = kid(stub()((images * 255).round().byte()).numpy(), stub()(real).numpy()).value
     assert choice.rows[0]["kid"] == pytest.approx(wanted, abs=1e-9)
     assert choice.average.facts.width == choice.best["width"]
@@ -151,12 +152,12 @@ def test_impossible_choices_are_refused(run, tmp_path, monkeypatch):
 
 def test_samples_of_the_picked_average_are_named_in_their_record(run):
     choice = pick_average(run, widths=[0.05])
-    record = ddim.runs.provenance.sampling_record(load(run, "picked"), [0], 2, 2, None)
+    record = ddim.runs.provenance.sampling_record(SamplingSetup(load(run, "picked"), 2), [0])
     assert record["weights"] == "picked"
     found = ddim.runs.provenance.sample_conditions(record)
     assert found["average"] == {"sha256": checkpoint.hash_checkpoint(choice.average.folder)}
     pick_average(run, widths=[0.06])
-    again = ddim.runs.provenance.sampling_record(load(run, "picked"), [0], 2, 2, None)
+    again = ddim.runs.provenance.sampling_record(SamplingSetup(load(run, "picked"), 2), [0])
     assert ddim.runs.provenance.sample_conditions(again)["average"] != found["average"]
 
 

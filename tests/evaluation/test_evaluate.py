@@ -40,6 +40,7 @@ from ddim.metrics.precision_recall import prdc
 from ddim.runs import checkpoint, searched_grids
 from ddim.runs.generate import sample_uint8
 from ddim.runs.pipeline import load, read_run_recipe
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.runs.state import TrainedOn
 from shown_events import read_events
 from stubs import stub
@@ -417,7 +418,7 @@ def test_searched_times_are_used_unless_a_grid_is_given(run):
 
 def test_batches_of_samples_are_those_of_their_seeds(run):
     opened = load(run)
-    parts = [images for images, _ in sample_uint8(opened, range(3, 75), 2)]
+    parts = [images for images, _ in sample_uint8(SamplingSetup(opened, 2), range(3, 75))]
     assert [len(part) for part in parts] == [32, 32, 8]
     assert all(part.dtype == torch.uint8 for part in parts)
     whole = torch.from_numpy(as_array(ddim.sample(run, 72, 2, seed=3))).permute(0, 3, 1, 2)
@@ -644,8 +645,9 @@ from ddim.evaluation import evaluate as evaluation
 from ddim.evaluation.samples import Samples
 from ddim.runs import generate as sampling
 from stubs import stub
-def generate(trained, seeds, steps, **options):
-    return torch.zeros(len(seeds), 3, 64, 64).add_(torch.tensor(seeds).reshape(-1, 1, 1, 1) / 5e4), steps
+def generate(setup, seeds, **options):
+    values = torch.tensor(seeds).reshape(-1, 1, 1, 1) / 5e4
+    return torch.zeros(len(seeds), 3, 64, 64).add_(values), setup.steps
 sampling.generate = generate
 evaluation.measure_metrics = lambda generated, reference: ({}, [])
 evaluation.evaluate_source(sys.argv[1], Samples(40, 2), extractor=stub())

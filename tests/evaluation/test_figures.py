@@ -20,6 +20,7 @@ from ddim.plots.pictures import to_uint8
 from ddim.runs.generate import generate
 from ddim.runs.named_recipes import smoke
 from ddim.runs.pipeline import Pipeline
+from ddim.runs.sampling_setup import SamplingSetup
 from oracles import Gaussian, normal
 
 
@@ -352,7 +353,7 @@ def test_the_reverse_strip_ends_in_the_sample(strips):
     charts.rasterise(run_figures.plot_reverse(trained(), steps=20, seed=7))
     ((rows, heads, _),) = strips
     states, predictions, back = rows.values()
-    images, _ = generate(trained(), [7], 20)
+    images, _ = generate(SamplingSetup(trained(), 20), [7])
     for row in (states, predictions, back):
         assert len(row) == len(heads) == 10
         assert np.array_equal(row[-1], to_uint8(images)[0])

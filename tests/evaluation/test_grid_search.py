@@ -28,6 +28,7 @@ from ddim.runs import checkpoint, searched_grids
 from ddim.runs.codec import override
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load
+from ddim.runs.sampling_setup import SamplingSetup
 from oracles import normal
 
 SCHEDULE = Cosine(0.014, 0.99995)
@@ -101,7 +102,7 @@ def test_ddim_sample_in_python_and_on_the_command_line_gives_the_same_samples(ru
     found = searched_grids.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
     searched_grids.save_grid(run, DDIM(), 6, "ema", found)
     path = checkpoint.find_newest(run / "checkpoints")
-    alone = lambda steps, weights: generate(load(run, weights), range(2), steps)[0]
+    alone = lambda steps, weights: generate(SamplingSetup(load(run, weights), steps), range(2))[0]
     for k, (source, steps, weights) in enumerate(
         ((run, 6, "ema"), (run, 6, "raw"), (run, 5, "ema"), (path, 6, "ema"))
     ):
@@ -130,7 +131,9 @@ def test_a_search_samples_as_the_recipe_does(run):
     for changes in ({}, {"clip": "yes"}, {"sampled_on": "linear_in", "sampled_on.end": "-5"}):
         chosen = replace(trained, recipe=override(trained.recipe, changes))
         times = torch.tensor([1.0, 0.5, 0.2], dtype=torch.float64)
-        wanted, _ = generate(chosen.with_recipe(sampler=DDIM(), grid=Listed((1.0, 0.5, 0.2))), range(2), 3)
+        wanted, _ = generate(
+            SamplingSetup(chosen.with_recipe(sampler=DDIM(), grid=Listed((1.0, 0.5, 0.2))), 3), range(2)
+        )
         found = chosen.pixels.leave(
             discretisation_error.sample_in_model_units(chosen, DDIM(), times, range(2))
         )

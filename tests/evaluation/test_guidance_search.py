@@ -20,11 +20,12 @@ from ddim.evaluation.guidance_search import SCALES, SearchedGuidance, Trial, sea
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.sample_features import Part, SampledParts
 from ddim.evaluation.samples import Samples
-from ddim.runs.generate import generate, with_options
+from ddim.runs.generate import generate
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.pipeline import load, read_run_recipe
 from ddim.runs.progress import ignore_progress
+from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 from ddim.runs.searched_grids import SearchedGrid, save_grid
 from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
 from stubs import stub
@@ -54,7 +55,7 @@ def quality(monkeypatch):
     def give(distance):
         def parts(self, extractor, shown):
             draw = np.random.default_rng(self.seeds[0])
-            offset = distance(self.guidance, self.steps)
+            offset = distance(self.setup.guidance, self.setup.steps)
             reference = np.random.default_rng(0).standard_normal((N, 12))
             yield Part((reference + offset + 0.1 * draw.standard_normal((N, 12))).astype(np.float32), None, 0)
 
@@ -95,7 +96,9 @@ def test_the_best_setting_is_found_saved_and_then_used(run, quality, capsys, tmp
     assert (
         open_guidance(pipeline, None, STEPS + 1) == open_guidance(load(run, "raw"), None, STEPS) == Guidance()
     )
-    assert torch.equal(ddim.sample(run, 2, STEPS), generate(pipeline, range(2), STEPS, guidance=used)[0])
+    assert torch.equal(
+        ddim.sample(run, 2, STEPS), generate(SamplingSetup(pipeline, STEPS, guidance=used), range(2))[0]
+    )
     monkeypatch.chdir(tmp_path)
     assert main(["sample", str(run), "-n", "1", "--steps", str(STEPS)]) == 0
     assert "guide @guide, found by ddim search" in capsys.readouterr().err
@@ -228,10 +231,11 @@ def test_times_that_were_searched_do_not_replace_a_grid_that_was_chosen(run):
     own = load(run)
     times = tuple(torch.linspace(0.9, 0.1, STEPS).tolist())
     save_grid(run, own.recipe.sampler, STEPS, "ema", SearchedGrid(times, 0.1, {}))
-    assert with_options(own, {}, STEPS) == (own.with_recipe(grid=Listed(times)), True)
+    listed = SamplingSetup(own.with_recipe(grid=Listed(times)), STEPS, searched=True)
+    assert choose_sampling(own, STEPS, None) == listed
     karras = own.with_recipe(grid=Karras())
-    assert with_options(karras, {}, STEPS) == (karras, False)
-    assert with_options(own.with_recipe(sampled_on="linear"), {}, STEPS)[1] is False
+    assert choose_sampling(karras, STEPS, None) == SamplingSetup(karras, STEPS)
+    assert not choose_sampling(own.with_recipe(sampled_on="linear"), STEPS, None).searched
     one, other = (ddim.sample(model, n=1, steps=STEPS) for model in (karras, own))
     assert not torch.equal(one, other)
     assert torch.equal(one, ddim.sample(own, n=1, steps=STEPS, grid=Karras()))
@@ -278,8 +282,8 @@ def test_the_guidance_of_one_class_is_not_saved_for_all(run, quality, tmp_path):
 def test_an_interval_leaves_out_a_third_of_the_steps(run, steps):
     loaded = load(run)
     search = guidance_search._Search(loaded, None, steps, N, stub(), ignore_progress)
-    times = with_options(loaded, {}, steps)[0].recipe
-    levels = times.sampling_schedule(times.grid(steps, times.sampling_schedule)).log_snr.tolist()
+    setup = choose_sampling(loaded, steps, None)
+    levels = setup.pipeline.recipe.sampling_schedule(setup.times).log_snr.tolist()
     guided = [sum(low <= level <= high for level in levels) for low, high in search.list_intervals()]
     first, second = steps // 3, 2 * steps // 3
     assert guided == [second, steps - first, second - first]

@@ -35,7 +35,7 @@ def student(trained, tmp_path, monkeypatch):
     def parts(self, extractor, shown):
         draw, held_out = (np.random.default_rng(k).standard_normal((N, 12)) for k in (1, 0))
         assert len(self.seeds) == N
-        offset = abs(np.log(self.pipeline.recipe.grid.sigma_min / RIGHT))
+        offset = abs(np.log(self.setup.pipeline.recipe.grid.sigma_min / RIGHT))
         yield Part((held_out + offset + 0.1 * draw).astype(np.float32), None, 0)
 
     held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
@@ -65,7 +65,7 @@ def test_a_student_whose_own_level_gives_no_images_gets_another_level(student, m
     own, parts = load(student).recipe.grid.sigma_min, SampledParts.__call__
 
     def fail(self, extractor, shown):
-        if self.pipeline.recipe.grid.sigma_min == own:
+        if self.setup.pipeline.recipe.grid.sigma_min == own:
             raise SamplesNotFinite("NaN")
         yield from parts(self, extractor, shown)
 
@@ -78,7 +78,7 @@ def test_a_level_that_is_lowest_by_chance_is_not_used(student, monkeypatch, caps
     from ddim.cli import main
 
     def parts(self, extractor, shown):
-        draw = np.random.default_rng([self.seeds[0], int(100 * self.pipeline.recipe.grid.sigma_min)])
+        draw = np.random.default_rng([self.seeds[0], int(100 * self.setup.pipeline.recipe.grid.sigma_min)])
         yield Part(draw.standard_normal((N, 12)).astype(np.float32), None, 0)
 
     monkeypatch.setattr(SampledParts, "__call__", parts)

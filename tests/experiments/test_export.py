@@ -30,6 +30,7 @@ from ddim.runs.named_recipes import clear, fast
 from ddim.runs.network_program import write_onnx, write_program
 from ddim.runs.pipeline import load
 from ddim.runs.sampling_json import describe_sampling
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.runs.searched_grids import SearchedGrid, save_grid
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from evaluated_runs import record
@@ -83,7 +84,7 @@ def test_ten_lines_of_numpy_sample_what_the_run_samples(run, onnx, monkeypatch):
     monkeypatch.chdir(onnx)
     names = {"given": Given()}
     exec(program_of((onnx / "README.md").read_text()), names)
-    wanted, nfe = generate(load(run).with_recipe(sampler="ddim"), SEEDS, 5)
+    wanted, nfe = generate(SamplingSetup(load(run).with_recipe(sampler="ddim"), 5), SEEDS)
     assert nfe == len(read_json(onnx / "sampling.json")["steps"]) == 5
     assert wanted.std() > 0.1
     assert np.abs(names["images"] - wanted.numpy()).max() < 1e-4
@@ -124,7 +125,7 @@ def test_the_steps_describe_every_kind_of_run(chosen, onnx, tmp_path, monkeypatc
     names = {"given": draw}
     exec(program_of((onnx / "README.md").read_text()), names)
     label = None if chosen.data.unconditional else 1
-    wanted, _ = generate(pipeline.with_recipe(sampler="ddim"), SEEDS, 4, label=label)
+    wanted, _ = generate(SamplingSetup(pipeline.with_recipe(sampler="ddim"), 4, label), SEEDS)
     assert draw.frequencies == (None if label is None else [1 / 3] * 3)
     assert wanted.std() > 0.05
     assert np.abs(names["images"] - wanted.numpy()).max() < 1e-4

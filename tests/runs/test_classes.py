@@ -31,6 +31,7 @@ from ddim.runs.generate import generate, sample
 from ddim.runs.guidance import Guidance
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe_checks import check_label, check_recipe
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.training.validation import validate
 from oracles import made, normal, shaken
 
@@ -90,8 +91,8 @@ def test_a_network_learns_to_sample_each_class():
         run.advance()
     with run.averaged() as pipeline:
         whole = replace(opened(run), model=pipeline.model)
-        blue, red = (redness(generate(whole, range(8), 10, label=k)[0]) for k in (0, 1))
-        further = redness(generate(whole, range(8), 10, label=1, guidance=Guidance(1.5))[0])
+        blue, red = (redness(generate(SamplingSetup(whole, 10, k), range(8))[0]) for k in (0, 1))
+        further = redness(generate(SamplingSetup(whole, 10, 1, Guidance(1.5)), range(8))[0])
     assert blue.max() < -0.2
     assert red.min() > 0.2
     assert further.min() > 0.2
@@ -219,34 +220,34 @@ def test_a_network_with_classes_starts_like_one_without():
 
 
 def test_label_all_gives_each_seed_its_class_in_any_batch(trained):
-    alone = [generate(trained, range(8), 3, label=k)[0] for k in (0, 1)]
-    every = generate(trained, range(8), 3, label="all")[0]
+    alone = [generate(SamplingSetup(trained, 3, k), range(8))[0] for k in (0, 1)]
+    every = generate(SamplingSetup(trained, 3, "all"), range(8))[0]
     assert not torch.equal(*alone)
     for seed in range(8):
         assert torch.equal(every[seed], alone[seed % 2][seed])
     for seeds in ([7], [3, 6], [6, 5, 4, 3, 2], [1, 3, 5, 7, 0]):
-        assert torch.equal(generate(trained, seeds, 3, label="all")[0], every[seeds])
-        guided = generate(trained, seeds, 3, label="all", guidance=Guidance(2.0))[0]
+        assert torch.equal(generate(SamplingSetup(trained, 3, "all"), seeds)[0], every[seeds])
+        guided = generate(SamplingSetup(trained, 3, "all", Guidance(2.0)), seeds)[0]
         assert torch.equal(
-            guided, generate(trained, range(8), 3, label="all", guidance=Guidance(2.0))[0][seeds]
+            guided, generate(SamplingSetup(trained, 3, "all", Guidance(2.0)), range(8))[0][seeds]
         )
 
 
 def test_guidance_one_needs_one_evaluation_and_any_other_two(trained):
     asked = []
     hook = trained.model.net.register_forward_pre_hook(lambda _, args: asked.append(args[2]))
-    plain, nfe = generate(trained, range(3), 5, label=1, guidance=Guidance(1.0))
+    plain, nfe = generate(SamplingSetup(trained, 5, 1, Guidance(1.0)), range(3))
     assert (nfe, len(asked)) == (5, 5)
-    assert torch.equal(plain, generate(trained, range(3), 5, label=1)[0])
+    assert torch.equal(plain, generate(SamplingSetup(trained, 5, 1), range(3))[0])
     asked.clear()
-    assert generate(trained, range(3), 5, label=1, guidance=Guidance(2.0))[1] == 10
+    assert generate(SamplingSetup(trained, 5, 1, Guidance(2.0)), range(3))[1] == 10
     hook.remove()
     assert [label is None for label in asked] == [False, True] * 5
 
 
 def test_guidance_zero_gives_the_sample_of_no_class(trained):
-    null, red = (generate(trained, range(4), 3, label=label)[0] for label in (None, 1))
-    zero = generate(trained, range(4), 3, label=1, guidance=Guidance(0.0))[0]
+    null, red = (generate(SamplingSetup(trained, 3, label), range(4))[0] for label in (None, 1))
+    zero = generate(SamplingSetup(trained, 3, 1, Guidance(0.0)), range(4))[0]
     assert torch.allclose(zero, null, atol=1e-4)
     assert not torch.allclose(red, null, atol=1e-2)
 
@@ -280,7 +281,7 @@ def test_clipping_follows_guidance(trained):
     clipped = trained.with_recipe(clip=True)
     seen = []
     generate(
-        clipped, range(4), 3, label=1, guidance=Guidance(8.0), watch=lambda _, state: seen.append(state.x0)
+        SamplingSetup(clipped, 3, 1, Guidance(8.0)), range(4), watch=lambda _, state: seen.append(state.x0)
     )
     low, high = (bound.reshape(-1, 1, 1) for bound in trained.pixels.bounds)
     assert all(((low - 1e-4 <= x0) & (x0 <= high + 1e-4)).all() for x0 in seen)
@@ -321,7 +322,7 @@ def test_a_class_that_the_network_does_not_have_is_refused(trained):
     # Of a picture no class is None alone, which a run may not know.
     for label in (2, NULL, "red"):
         with pytest.raises(UserError, match='label must be a class from 0 to 1, or "all", or left out, got'):
-            generate(trained, [0], 1, label=label)
+            generate(SamplingSetup(trained, 1, label), [0])
 
 
 def test_a_class_is_found_by_name_before_index():

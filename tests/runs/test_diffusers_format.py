@@ -22,6 +22,7 @@ from ddim.runs.diffusers_weights import WEIGHTS, convert_from_diffusers, convert
 from ddim.runs.generate import generate
 from ddim.runs.named_recipes import ddpm
 from ddim.runs.pipeline import load
+from ddim.runs.sampling_setup import SamplingSetup
 from oracles import made, normal, shaken
 from untrained import recipe, run_of
 
@@ -123,7 +124,7 @@ def test_diffusers_opens_an_exported_run_and_samples_the_same_images(tmp_path, c
     source = run_of(recipe(**changes), tmp_path / "run")
     export_to_diffusers(load(source), tmp_path / "out")
     wanted = pictures(opened(tmp_path / "out"), steps)
-    found, nfe = generate(load(source), SEEDS, steps)
+    found, nfe = generate(SamplingSetup(load(source), steps), SEEDS)
     assert nfe == steps
     assert wanted.std() > 0.1
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
@@ -150,7 +151,7 @@ def test_notes_say_what_diffusers_cannot_hold(tmp_path, changes, options, note):
         plain["grid"] = Spaced(1000, "trailing")
     ours = ours.with_recipe(**{name: value for name, value in plain.items() if name in changes})
     wanted = pictures(opened(tmp_path / "out"), 10, **options)
-    assert torch.allclose(generate(ours, SEEDS, 10)[0], wanted, rtol=0, atol=1e-4)
+    assert torch.allclose(generate(SamplingSetup(ours, 10), SEEDS)[0], wanted, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])
@@ -159,7 +160,9 @@ def test_a_run_with_the_sampler_ddpm_becomes_a_pipeline_of_ddpm(tmp_path, varian
     exported = export_to_diffusers(load(source), tmp_path / "out")
     assert (exported.kind, exported.notes) == ("DDPMPipeline", ())
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
-    assert torch.allclose(generate(load(source), SEEDS, 10)[0], pictures(pipeline, 10), rtol=0, atol=1e-4)
+    assert torch.allclose(
+        generate(SamplingSetup(load(source), 10), SEEDS)[0], pictures(pipeline, 10), rtol=0, atol=1e-4
+    )
 
 
 def test_the_noise_of_ddim_is_an_argument_of_the_pipeline(tmp_path):
@@ -168,7 +171,7 @@ def test_the_noise_of_ddim_is_an_argument_of_the_pipeline(tmp_path):
         "give eta=0.5 to the pipeline, whose scheduler cannot hold it",
     )
     wanted = pictures(opened(tmp_path / "out"), 10, eta=0.5)
-    assert torch.allclose(generate(load(source), SEEDS, 10)[0], wanted, rtol=0, atol=1e-4)
+    assert torch.allclose(generate(SamplingSetup(load(source), 10), SEEDS)[0], wanted, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("label", mark_slow([None, 2], lambda label: label))
@@ -191,7 +194,7 @@ def test_classes_go_to_diffusers_and_back(tmp_path, label):
     back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
     assert back.classes == ("0", "1", "2", "3")
     for pipeline in (load(source), back):
-        found, _ = generate(pipeline, SEEDS, 10, label=label)
+        found, _ = generate(SamplingSetup(pipeline, 10, label), SEEDS)
         assert torch.allclose(found, names["images"], rtol=0, atol=1e-4)
 
 
@@ -221,7 +224,9 @@ def test_a_network_that_torch_pickled_is_read(run, tmp_path):
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
     back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
-    assert torch.equal(generate(back, [3], 4)[0], generate(load(run), [3], 4)[0])
+    assert torch.equal(
+        generate(SamplingSetup(back, 4), [3])[0], generate(SamplingSetup(load(run), 4), [3])[0]
+    )
 
 
 @few_or_many_steps
@@ -236,7 +241,7 @@ def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, steps, old, 
         for path in (tmp_path / "theirs").glob("*/*"):
             shutil.move(path, tmp_path / "theirs" / path.name)
     made_run = import_from_diffusers(tmp_path / "theirs", tmp_path / "run")
-    found, _ = generate(load(made_run), SEEDS, steps)
+    found, _ = generate(SamplingSetup(load(made_run), steps), SEEDS)
     wanted = pictures(pipeline, steps)
     assert wanted.std() > 0.1
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
@@ -266,7 +271,9 @@ def test_a_model_with_the_ddpm_scheduler_is_sampled_with_ddpm(tmp_path, variance
     )
     pipeline = diffusers.DDPMPipeline(network(), scheduler)
     pipeline.save_pretrained(tmp_path / "theirs")
-    found, _ = generate(load(import_from_diffusers(tmp_path / "theirs", tmp_path / "run")), SEEDS, steps)
+    found, _ = generate(
+        SamplingSetup(load(import_from_diffusers(tmp_path / "theirs", tmp_path / "run")), steps), SEEDS
+    )
     wanted = pictures(pipeline, steps)
     assert wanted.std() > 0.1
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
@@ -295,7 +302,7 @@ def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
     before = load(run)
     assert replace(back.recipe, ema=before.recipe.ema) == before.recipe
     assert back.pixels == before.pixels
-    assert torch.equal(generate(back, [3], 4)[0], generate(before, [3], 4)[0])
+    assert torch.equal(generate(SamplingSetup(back, 4), [3])[0], generate(SamplingSetup(before, 4), [3])[0])
 
 
 def test_an_imported_run_clips_like_its_pipeline_and_by_default(run, tmp_path):

@@ -20,6 +20,7 @@ from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.generate import generate, sample, sample_states, sample_uint8
 from ddim.runs.pipeline import load, open_pipeline, read_run_recipe
+from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 
 SIZE = 4
 """Images in a micro-batch of these tests, so that few images fill several."""
@@ -36,15 +37,14 @@ def trained(request, tmp_path_factory):
     return load(folder)
 
 
-def made(pipeline, seeds, steps=3, **options):
-    return generate(pipeline, seeds, steps, **options)[0]
+def made(pipeline, seeds, steps=3, watch=None):
+    return generate(SamplingSetup(pipeline, steps), seeds, watch=watch)[0]
 
 
 def test_the_recipe_says_how_many_steps_there_are_by_default(trained):
     pipeline = trained.with_recipe(steps=3)
     assert torch.equal(sample(pipeline, n=2), sample(pipeline, n=2, steps=3))
-    assert torch.equal(generate(pipeline, [0, 1])[0], made(pipeline, [0, 1], 3))
-    assert generate(pipeline, [0])[1] == 3
+    assert choose_sampling(pipeline, None, None) == SamplingSetup(pipeline, 3)
 
 
 SAMPLERS = [
@@ -87,7 +87,7 @@ def test_an_image_depends_on_its_own_seed_only(trained, sampler):
 
 
 def test_images_lie_between_0_and_1_and_have_the_models_shape(trained):
-    images, _ = generate(trained, range(3), 2)
+    images, _ = generate(SamplingSetup(trained, 2), range(3))
     assert images.shape == (3, 3, 32, 32)
     assert images.dtype == torch.float32
     assert 0 <= images.min() < images.max() <= 1
@@ -97,7 +97,7 @@ def test_images_lie_between_0_and_1_and_have_the_models_shape(trained):
 def test_the_nfe_equals_the_number_of_steps(trained, steps):
     asked = []
     hook = trained.model.net.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
-    _, nfe = generate(trained, range(6), steps)
+    _, nfe = generate(SamplingSetup(trained, steps), range(6))
     hook.remove()
     assert nfe == steps
     assert asked == [SIZE] * steps * 2
@@ -299,8 +299,8 @@ def test_samples_that_are_not_finite_are_refused_with_possible_causes():
         sample(model, 3, 1)
     # Metrics would take NaN for black.
     with pytest.raises(SamplesNotFinite, match="got NaN in 1 of 3"):
-        list(sample_uint8(open_pipeline(model), range(3), 1))
-    ((pixels, _),) = sample_uint8(open_pipeline(model), range(3), 1, finite=False)
+        list(sample_uint8(SamplingSetup(open_pipeline(model), 1), range(3)))
+    ((pixels, _),) = sample_uint8(SamplingSetup(open_pipeline(model), 1), range(3), finite=False)
     assert pixels.flatten(1).amax(1).tolist().count(0) == 1
 
 
@@ -331,7 +331,7 @@ def test_clipping_keeps_predicted_images_within_the_pixel_range(trained):
     for clip in (False, True, "x0"):
         chosen, seen = wild.with_recipe(clip=clip), []
         images, nfe = generate(
-            chosen, range(2), 4, watch=lambda seeds, state, seen=seen: seen.append(state.x0)
+            SamplingSetup(chosen, 4), range(2), watch=lambda seeds, state, seen=seen: seen.append(state.x0)
         )
         assert nfe == 4
         told[clip] = torch.stack(seen[1:]).abs().max()

@@ -22,11 +22,12 @@ from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
 from ddim.runs.fitting import digest_weights
 from ddim.runs.generate import generate, sample
-from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance, count_evaluations
+from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.guidance_name import name_guidance, name_guide
 from ddim.runs.pipeline import LoadedCheckpoint, LoadedRun
 from ddim.runs.run_path import find_run_folder, parse_place
+from ddim.runs.sampling_setup import SamplingSetup
 from oracles import Answers, Gaussian, TellsTime
 
 SCHEDULE = Cosine(0.002, 0.9999)
@@ -90,7 +91,9 @@ def test_samples_of_gaussian_data_have_the_spread_of_the_guided_flow(scale, low,
     """An exact solution, so the samples of a fine grid come near it, on each schedule of the guide."""
     strong = run(STRONG, grid=tiny.BASE.grid).with_recipe(sampler=EDM(), grid="uniform_log_snr")
     guidance, ends = guided(scale, low, high, schedule=weak), []
-    images, _ = generate(strong, range(64), 300, guidance=guidance, watch=lambda _, state: ends.append(state))
+    images, _ = generate(
+        SamplingSetup(strong, 300, guidance=guidance), range(64), watch=lambda _, state: ends.append(state)
+    )
     levels = [SCHEDULE(torch.tensor(state.t, dtype=torch.float64)) for state in (ends[0], ends[-2])]
     first, last = (level.noise_to_signal.item() for level in levels)
     noise = PIXELS.enter(images) * 0 + ends[0].x / levels[0].alpha
@@ -101,11 +104,11 @@ def test_samples_of_gaussian_data_have_the_spread_of_the_guided_flow(scale, low,
 
 @pytest.mark.parametrize("guidance", [guided(1.0), guided(3.0, 60.0, 70.0)], ids=["scale 1", "none inside"])
 def test_guidance_that_does_nothing_changes_no_bit_and_no_nfe(guidance):
-    plain, nfe = generate(run(STRONG), range(5), 7)
-    same, count = generate(run(STRONG), range(5), 7, guidance=guidance)
+    plain, nfe = generate(SamplingSetup(run(STRONG), 7), range(5))
+    same, count = generate(SamplingSetup(run(STRONG), 7, guidance=guidance), range(5))
     assert torch.equal(plain, same)
-    assert nfe == count == count_evaluations(run(STRONG), 7, guidance) == 7
-    assert not torch.equal(plain, generate(run(STRONG), range(5), 7, guidance=guided(3.0))[0])
+    assert nfe == count == SamplingSetup(run(STRONG), 7, guidance=guidance).count_evaluations() == 7
+    assert not torch.equal(plain, generate(SamplingSetup(run(STRONG), 7, guidance=guided(3.0)), range(5))[0])
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
@@ -114,9 +117,9 @@ def test_the_nfe_of_a_record_is_that_of_the_samples(kind, low, high):
     sampler = SAMPLERS[kind](variance="large") if kind == "ddpm" else SAMPLERS[kind]()
     one = run(STRONG).with_recipe(sampler=sampler, sampled_on=Cosine(0.01, 0.99))
     guidance = guided(2.0, low, high)
-    _, nfe = generate(one, range(2), 6, guidance=guidance)
-    assert count_evaluations(one, 6, guidance) == nfe
-    plain = count_evaluations(one, 6)
+    _, nfe = generate(SamplingSetup(one, 6, guidance=guidance), range(2))
+    assert SamplingSetup(one, 6, guidance=guidance).count_evaluations() == nfe
+    plain = SamplingSetup(one, 6).count_evaluations()
     assert plain <= nfe <= 2 * plain
     assert (nfe == plain) == (low == 60)
 
@@ -124,10 +127,10 @@ def test_the_nfe_of_a_record_is_that_of_the_samples(kind, low, high):
 def test_the_last_step_of_a_grid_is_guided_if_it_is_the_end_of_the_interval():
     """Rounding gives this step a log-SNR slightly above 3."""
     one = run(STRONG, schedule=Cosine(0.014, 0.99995), grid=UniformLogSNR(3.0))
-    assert count_evaluations(one, 13, guided(2.0, 2.9, 3.0)) == 14
+    assert SamplingSetup(one, 13, guidance=guided(2.0, 2.9, 3.0)).count_evaluations() == 14
     weak = run(WEAK, sha="b", schedule=Cosine(0.014, 0.8))
     with pytest.raises(UserError, match="noise levels on which the guide is trained, .* got 3.00 to 3.00"):
-        generate(one, [0], 13, guidance=Guidance(2.0, 2.9, 3.0, Guide("weak", weak)))
+        SamplingSetup(one, 13, guidance=Guidance(2.0, 2.9, 3.0, Guide("weak", weak)))
 
 
 class Midpoint(Sampler):
@@ -144,14 +147,14 @@ class Midpoint(Sampler):
 @pytest.mark.parametrize("guidance", [OFF, guided(2.0)], ids=["not guided", "guided"])
 def test_the_evaluations_of_a_sampler_of_your_own_are_counted(guidance):
     one = replace(run(STRONG), recipe=replace(run(STRONG).recipe, sampler=Midpoint()))
-    _, nfe = generate(one, range(2), 4, guidance=guidance)
-    assert count_evaluations(one, 4, guidance) == nfe == (14 if guidance.on else 7)
+    _, nfe = generate(SamplingSetup(one, 4, guidance=guidance), range(2))
+    assert SamplingSetup(one, 4, guidance=guidance).count_evaluations() == nfe == (14 if guidance.on else 7)
 
 
 def test_the_label_goes_to_both_models_if_the_guide_has_labels():
     for labels in (True, False):
         strong, weak = run(STRONG, labels=True), run(WEAK, sha="b", labels=labels)
-        generate(strong, range(4), 1, label="all", guidance=Guidance(2.0, guide=Guide("weak", weak)))
+        generate(SamplingSetup(strong, 1, "all", Guidance(2.0, guide=Guide("weak", weak))), range(4))
         assert strong.model.net.seen[0][:4].tolist() == [0, 1, 0, 1]
         seen = weak.model.net.seen[0]
         assert seen[:4].tolist() == [0, 1, 0, 1] if labels else seen is None
@@ -171,12 +174,12 @@ def test_the_label_goes_to_both_models_if_the_guide_has_labels():
 )
 def test_a_guide_that_does_not_fit_is_refused_in_one_sentence(guide, said):
     with pytest.raises(UserError, match=said):
-        generate(run(STRONG), [0], 5, guidance=Guidance(2.0, guide=Guide("weak", guide)))
+        generate(SamplingSetup(run(STRONG), 5, guidance=Guidance(2.0, guide=Guide("weak", guide))), [0])
 
 
 def test_a_guide_of_fewer_noise_levels_guides_inside_of_them():
     weak = run(WEAK, sha="b", schedule=Cosine(0.1, 0.9))
-    generate(run(STRONG), [0], 9, guidance=Guidance(2.0, -4.0, 1.0, Guide("weak", weak)))
+    generate(SamplingSetup(run(STRONG), 9, guidance=Guidance(2.0, -4.0, 1.0, Guide("weak", weak))), [0])
 
 
 def test_a_guide_with_other_classes_is_refused():

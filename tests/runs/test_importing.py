@@ -20,6 +20,7 @@ from ddim.runs.generate import generate
 from ddim.runs.importing import import_model
 from ddim.runs.lucidrains_checkpoint import make_recipe
 from ddim.runs.pipeline import load
+from ddim.runs.sampling_setup import SamplingSetup
 from hostile_checkpoints import HOSTILE, NETS, changes_network, own, theirs
 from oracles import normal
 from small_nets import LINEARS
@@ -77,7 +78,7 @@ def test_a_pickled_state_dict_becomes_a_run_by_the_command(tmp_path, capsys, mon
     recipe = load("run").recipe
     assert (recipe.conditioning.entries, recipe.conditioning.scale) == (4000, 0.25)
     assert (recipe.grid.entries, recipe.schedule.first, recipe.schedule.last) == (4000, 2.5e-5, 0.005)
-    assert generate(load("run"), [0], 2)[0].shape == (1, 3, 16, 16)
+    assert generate(SamplingSetup(load("run"), 2), [0])[0].shape == (1, 3, 16, 16)
 
 
 # denoising-diffusion-pytorch
@@ -108,7 +109,7 @@ def test_a_checkpoint_of_lucidrains_gives_the_outputs_of_its_averaged_weights(na
     assert run.recipe.net == LINEARS[name]
     assert run.recipe.schedule == make_table("signal_sigmoid", 100)
     assert "averaged ones" in str(imported)
-    assert generate(run, [0], 2)[0].isfinite().all()
+    assert generate(SamplingSetup(run, 2), [0])[0].isfinite().all()
 
 
 def test_another_table_of_a_bare_network_is_one_of_its_package(tmp_path):
@@ -177,7 +178,7 @@ def test_their_own_package_gives_the_same_outputs_and_samples(lucidrains, option
         with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
             patch.setattr(torch, "randn", lambda *a, **o: start)
             theirs_ = whole.ddim_sample((2, 3, 16, 16))
-    assert torch.allclose(generate(run, [3, 4], 10)[0], theirs_, rtol=0, atol=1e-3)
+    assert torch.allclose(generate(SamplingSetup(run, 10), [3, 4])[0], theirs_, rtol=0, atol=1e-3)
 
 
 # What cannot be imported

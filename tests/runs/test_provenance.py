@@ -26,6 +26,7 @@ from ddim.runs.provenance import (
     sample_conditions,
     sampling_record,
 )
+from ddim.runs.sampling_setup import SamplingSetup
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def folder(tmp_path_factory):
 def test_a_record_holds_everything_that_samples_depend_on(folder):
     trained = load(folder)
     trained = replace(trained, recipe=override(trained.recipe, {"sampler.eta": 0.5, "grid": "quadratic"}))
-    record = json.loads(json.dumps(sampling_record(trained, [3, 9], 4, 4, None), allow_nan=False))
+    record = json.loads(json.dumps(sampling_record(SamplingSetup(trained, 4), [3, 9]), allow_nan=False))
     assert record["checkpoint"] == {
         "path": str(trained.checkpoint.path),
         "sha256": checkpoint.hash_checkpoint(trained.checkpoint.path),
@@ -64,7 +65,7 @@ def test_a_kind_is_described_by_its_fields_that_are_not_default():
 def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda net: net)
     trained = load(folder, compiling=True)
-    record = sampling_record(trained, [0], 1, 1, None)
+    record = sampling_record(SamplingSetup(trained, 1), [0])
     assert (record["bit_equal"], record["runtime"]["compile"]) == (False, True)
 
 
@@ -78,13 +79,13 @@ def test_a_record_outlives_its_checkpoint(folder, tmp_path):
             trained = load(tmp_path / "step-000000001")
             digest = checkpoint.hash_checkpoint(trained.checkpoint.path)
     assert not trained.checkpoint.path.exists()
-    assert sampling_record(trained, [0], 1, 1, None)["checkpoint"]["sha256"] == digest
+    assert sampling_record(SamplingSetup(trained, 1), [0])["checkpoint"]["sha256"] == digest
 
 
 def test_a_film_has_one_sheet_for_each_state_and_ends_with_the_samples(folder):
     trained = load(folder)
     film = Film(trained.pixels, range(18))
-    images, _ = generate(trained, range(18), 3, watch=film.add)
+    images, _ = generate(SamplingSetup(trained, 3), range(18), watch=film.add)
     frames = film.frames()
     assert len(frames) == 4
     assert all(frame.shape == frames[0].shape for frame in frames)
@@ -94,8 +95,8 @@ def test_a_film_has_one_sheet_for_each_state_and_ends_with_the_samples(folder):
 def test_a_film_is_of_its_own_seeds_only(folder):
     """However many others are made beside them."""
     trained, (small, large) = load(folder), (Film(load(folder).pixels, [3, 17]) for _ in range(2))
-    generate(trained, [3, 17], 2, watch=small.add)
-    generate(trained, range(40), 2, watch=large.add)
+    generate(SamplingSetup(trained, 2), [3, 17], watch=small.add)
+    generate(SamplingSetup(trained, 2), range(40), watch=large.add)
     for one, other in zip(small.frames(), large.frames(), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -40,6 +40,7 @@ from ddim.files import locks
 from ddim.runs.edit_folder import EditOutput, write_edit
 from ddim.runs.file_edits import Variations
 from ddim.runs.sample_folder import Output, write_samples
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from power_cuts import Disk, hash_state
 
@@ -339,7 +340,7 @@ def sweep(folder):
 
 WRITERS = {
     "samples": lambda folder: write_samples(
-        ddim.load(folder / "run"), range(3), 2, output=Output(folder / "samples", film=True)
+        SamplingSetup(ddim.load(folder / "run"), 2), range(3), output=Output(folder / "samples", film=True)
     ),
     "evaluation": lambda folder: ddim.evaluate(folder / "run", n=20, steps=1, part="train", progress=False),
     "grids": lambda folder: ddim.search(folder / "run", 3, seeds=2),

@@ -24,6 +24,7 @@ from ddim.runs.classes import draw_class
 from ddim.runs.generate import generate
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import read_clusters
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.training import resume
 from ddim.training.batches import draw_batch
 from ddim.training.kid import prepare_kid
@@ -106,7 +107,7 @@ def test_a_copy_of_the_folder_samples_the_frequencies_of_training_without_the_im
         label = draw_class(seed, pipeline.class_counts)
         assert torch.equal(ddim.sample(pipeline, seeds=[seed], steps=2, label=label, guidance=2.0)[0], image)
     without = ddim.sample(pipeline, seeds=seeds, steps=2, label="none")
-    assert torch.equal(without, generate(pipeline, seeds, 2)[0])
+    assert torch.equal(without, generate(SamplingSetup(pipeline, 2), seeds)[0])
     assert not torch.equal(without, ddim.sample(pipeline, seeds=seeds, steps=2))
 
 
@@ -136,7 +137,7 @@ def test_kid_in_training_is_of_samples_with_the_frequencies_of_training(monkeypa
         pipeline = ddim.Pipeline(
             averaged.model, training.pixels, training.recipe, training.runtime, class_counts=counts
         )
-        wanted, _ = generate(pipeline, range(24), 2, label="natural")
+        wanted, _ = generate(SamplingSetup(pipeline, 2, "natural"), range(24))
     assert torch.equal(torch.cat(seen), (wanted * 255).round().byte())
 
 

@@ -18,6 +18,7 @@ from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
 from ddim.runs.sample_files import show_image, to_pixels
 from ddim.runs.sample_folder import Output, write_samples
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.training.request import Request, find_difference
 from deep_files import noise16
 
@@ -59,7 +60,7 @@ def test_images_come_back_exactly_from_the_run(runs, name):
 def test_samples_are_saved_without_loss(runs, name, tmp_path):
     run, array = runs[name]
     pipeline = load(run)
-    written = write_samples(pipeline, range(3), 2, output=Output(tmp_path / "out"))
+    written = write_samples(SamplingSetup(pipeline, 2), range(3), output=Output(tmp_path / "out"))
     wanted = pipeline.values.from_unit(ddim.sample(pipeline, 3, 2, progress=False))
     assert wanted.dtype == array.dtype
     stack = np.load(written.folder / "samples.npy")
@@ -81,12 +82,12 @@ def test_samples_are_saved_without_loss(runs, name, tmp_path):
 def test_an_interrupted_folder_is_completed_and_a_damaged_file_made_again(runs, tmp_path):
     pipeline = load(runs["eight"][0])
     out = Output(tmp_path / "out")
-    write_samples(pipeline, range(2), 2, output=out)
+    write_samples(SamplingSetup(pipeline, 2), range(2), output=out)
     (tmp_path / "out" / "00001.npy").write_bytes(b"\x93NUMPY")
     before = (tmp_path / "out" / "00000.npy").stat().st_mtime_ns
-    assert write_samples(pipeline, range(4), 2, output=out).made == 3
+    assert write_samples(SamplingSetup(pipeline, 2), range(4), output=out).made == 3
     assert (tmp_path / "out" / "00000.npy").stat().st_mtime_ns == before
-    whole = write_samples(pipeline, range(4), 2, output=Output(tmp_path / "whole"))
+    whole = write_samples(SamplingSetup(pipeline, 2), range(4), output=Output(tmp_path / "whole"))
     names = ("samples.npy", "grid.png", "00001.npy")
     assert all((tmp_path / "out" / n).read_bytes() == (whole.folder / n).read_bytes() for n in names)
 

@@ -15,6 +15,7 @@ from ddim.metrics.kid import kid
 from ddim.runs import checkpoint
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import load, read_run_recipe
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.training import resume
 from ddim.training.start import open_split
 from stubs import stub
@@ -36,7 +37,7 @@ def test_each_validation_logs_the_kid_of_the_ema_weights(tmp_path):
     found, low, high = (values(folder, name) for name in ("kid", "kid_low", "kid_high"))
     assert list(found) == [5, 10]
     trained = load(folder)
-    images, _ = generate(trained, range(32), 2)
+    images, _ = generate(SamplingSetup(trained, 2), range(32))
     pixels = (images * 255).round().byte()
     parts = tiny_split(trained)
     whole = kid(stub()(pixels).numpy(), stub()(parts).numpy())

@@ -103,34 +103,21 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots.pictures import split_sheet
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
     from ddim.runs.condition import choose_condition
-    from ddim.runs.generate import with_options
-    from ddim.runs.guidance_choice import open_guidance
     from ddim.runs.guidance_name import name_guidance
-    from ddim.runs.recipe_checks import check_label
     from ddim.runs.sample_folder import Output, write_samples
+    from ddim.runs.sampling_setup import choose_sampling
 
     pipeline = load_run(args, compiling=args.compile)
-    steps = pipeline.recipe.choose_steps(args.steps)
-    pipeline, searched = with_options(pipeline, args.fields, steps)
-    if searched:
-        say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")
     label = choose_condition(pipeline, args.label, vector, seeds)
-    check_label(pipeline.recipe, label)
-    guidance = open_guidance(pipeline, label, steps, **take_guidance(args))
-    if guidance.searched and guidance.on:
-        name = name_guidance(guidance.describe())
+    setup = choose_sampling(pipeline, args.steps, label, args.fields, **take_guidance(args))
+    if setup.searched:
+        say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")
+    if setup.guidance.searched and setup.guidance.on:
+        name = name_guidance(setup.guidance.describe())
         say(f"{name}, found by ddim search, {args.run}/guidance.json; --guidance 1 turns it off")
     output = Output(args.out, args.film, args.zoom)
     with ProgressDisplay() as progress:
-        written = write_samples(
-            pipeline,
-            seeds,
-            steps,
-            label=label,
-            guidance=guidance,
-            output=output,
-            progress=progress,
-        )
+        written = write_samples(setup, seeds, output, progress)
     if not current_processes().leads:
         return 0
     if can_preview(sys.stderr):

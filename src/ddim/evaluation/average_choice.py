@@ -45,6 +45,7 @@ from ddim.runs.reconstruction import (
     list_widths,
     open_averages,
 )
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.runs.searched_grids import FILE as GRIDS
 from ddim.runs.searched_guidance import FILE as GUIDANCE
 from ddim.training.validation import denoise_validation_images
@@ -300,10 +301,10 @@ def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> _Measurement:
     images = check_enough(open_reference(loaded, Reference(), progress), LEAST)
     extractor = load_extractor()
     reference = compute_features(images, extractor, partial(progress, "features of the reference"))
-    steps, label = loaded.recipe.steps, choose_label(loaded.recipe)
+    setup = SamplingSetup(loaded, loaded.recipe.steps, choose_label(loaded.recipe))
 
     def measure() -> np.ndarray:
-        parts = sample_uint8(loaded, range(FIRST_SEED, FIRST_SEED + n), steps, label)
+        parts = sample_uint8(setup, range(FIRST_SEED, FIRST_SEED + n))
         return np.concatenate([extractor(images).numpy() for images, _ in parts])
 
     return _Measurement(

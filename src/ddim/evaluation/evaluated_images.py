@@ -40,21 +40,19 @@ from ddim.evaluation.samples import Samples
 from ddim.files.documents import read_sealed
 from ddim.metrics.features import Extractor, release_pages
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
-from ddim.runs.classes import Label, find_label
+from ddim.runs.classes import find_label
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.runs.generate import P, sample_uint8, with_options
-from ddim.runs.guidance import Guidance, count_evaluations
-from ddim.runs.guidance_choice import open_guidance
+from ddim.runs.generate import sample_uint8
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.hub_run import locate_run
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
 from ddim.runs.progress import READING, Progress
 from ddim.runs.provenance import sampling_record
-from ddim.runs.recipe_checks import check_label
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import find_named_checkpoint, find_run_folder, is_checkpoint, suggest_run
 from ddim.runs.sample_files import SAMPLE, SampleArrays
+from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class EvaluatedImages:
         # Samples in a folder may have an older record, without the name of the sampler.
         sampler = self.sampling.get("sampler_name") or self.sampling["sampler"].get("kind", "own sampler")
         grid, steps = self.sampling["grid"].get("kind", "own"), len(self.sampling["times"])
-        found = isinstance(self.parts, SampledParts) and self.parts.guidance.searched
+        found = isinstance(self.parts, SampledParts) and self.parts.setup.guidance.searched
         note = "found by ddim search (--guidance 1 turns it off)" if found else ""
         how = ", ".join(filter(None, (sampler, name_guidance(self.sampling), note)))
         how = f"{how}, {grid} grid, {format_count(steps, 'step')}"
@@ -153,13 +151,9 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
     path = find_named_checkpoint(path) or path
     run = load(path, samples.weights, device=samples.device, threads=samples.threads)
     selected = open_reference(run, reference, progress)
-    run, label, guidance = prepare_sampling(run, samples)
-    seeds, steps = samples.seeds, run.recipe.choose_steps(samples.steps)
-    nfe = count_evaluations(run, steps, guidance)
-    sampling = sampling_record(run, seeds, steps, nfe, label, guidance)
-    parts = SampledParts(run, seeds, steps, label, guidance, sampling, progress, keep=True)
+    parts = SampledParts(prepare_sampling(run, samples), samples.seeds, progress, keep=True)
     home, stem = _find_home(path)
-    return EvaluatedImages(source, samples.count, parts, selected, sampling, home, stem)
+    return EvaluatedImages(source, samples.count, parts, selected, parts.record, home, stem)
 
 
 def _find_home(path: Path) -> tuple[Path, str]:
@@ -171,16 +165,12 @@ def _find_home(path: Path) -> tuple[Path, str]:
     return (run / FOLDER, "") if run != path else (Path(FOLDER), f"{path.resolve().name}-")
 
 
-def prepare_sampling(pipeline: P, samples: Samples) -> tuple[P, Label, Guidance]:
-    """Return the pipeline with the sampler and grid that `samples` names, and the label and guidance."""
+def prepare_sampling(pipeline: Pipeline, samples: Samples) -> SamplingSetup:
+    """Return how a pipeline is sampled for an evaluation."""
     label = find_label(samples.label, pipeline.recipe, pipeline.classes)
-    check_label(pipeline.recipe, label)
-    named = {"sampler": samples.sampler, "grid": samples.grid}
-    pipeline = pipeline.with_recipe(**{name: part for name, part in named.items() if part is not None})
-    steps = pipeline.recipe.choose_steps(samples.steps)
-    pipeline, _ = with_options(pipeline, samples.fields, steps, searched=samples.grid is None)
-    asked = samples.guidance, samples.guidance_interval, samples.guide_with
-    return pipeline, label, open_guidance(pipeline, label, steps, *asked)
+    named = ("sampler", "grid", "guidance", "guidance_interval", "guide_with")
+    options = {name: getattr(samples, name) for name in named}
+    return choose_sampling(pipeline, samples.steps, label, samples.fields, **options)
 
 
 def _sample_model(
@@ -203,18 +193,15 @@ def _sample_model(
         channels = choose_channels(shape.channels)
         data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=channels)
         selected = select_reference(reference, data, 0, progress, pipeline.values)
-    pipeline, label, guidance = prepare_sampling(pipeline, samples)
-    seeds, steps = samples.seeds, pipeline.recipe.choose_steps(samples.steps)
-    nfe = count_evaluations(pipeline, steps, guidance)
-    record = sampling_record(pipeline, seeds, steps, nfe, label, guidance)
+    setup = prepare_sampling(pipeline, samples)
 
     def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
         with evaluating(pipeline.model):
-            for images, nfe in sample_uint8(pipeline, seeds, steps, label, guidance, progress):
+            for images, nfe in sample_uint8(setup, samples.seeds, progress):
                 yield Part(extractor(images).numpy(), images, nfe)
 
-    sampling = {"weights": "in memory", "step": 0, **record}
-    return EvaluatedImages(repr(pipeline), samples.count, parts, selected, sampling, home, stem)
+    sampling = {"weights": "in memory", "step": 0, **sampling_record(setup, samples.seeds)}
+    return EvaluatedImages(repr(setup.pipeline), samples.count, parts, selected, sampling, home, stem)
 
 
 def _count_images(found: int, n: int | None) -> int:

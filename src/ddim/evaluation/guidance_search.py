@@ -29,15 +29,14 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid
 from ddim.runs.classes import Label, choose_label, find_label
-from ddim.runs.generate import with_options
-from ddim.runs.guidance import OFF, Guidance, count_evaluations
+from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.guidance_choice import find_own_guidance, open_guidance
 from ddim.runs.image_features import compute_features
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, ignore_progress
-from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import GUIDE
+from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 from ddim.runs.searched_grids import list_changed
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 
@@ -89,10 +88,9 @@ def search_guidance(
     loaded = open_searched_run(run)
     for name in list_changed(loaded.checkpoint.recipe, loaded.recipe, "grid", "sampled_on", "clip"):
         raise UserError(f"{name} must be that of the run, because the guidance is saved for it: leave it out")
-    steps = loaded.recipe.choose_steps(steps)
-    opened, _ = with_options(loaded, {}, steps)
-    found = choose_label(opened.recipe) if label is None else find_label(label, opened.recipe, opened.classes)
-    check_label(opened.recipe, found)
+    found = choose_label(loaded.recipe) if label is None else find_label(label, loaded.recipe, loaded.classes)
+    setup = choose_sampling(loaded, steps, found, {}, guidance=1)
+    opened, steps = setup.pipeline, setup.steps
     search = _Search(loaded, found, steps, n, load_extractor(), progress)
     # If guidance.json cannot be read, this fails now and not after the search.
     find_own_guidance(opened, found, steps)
@@ -175,7 +173,7 @@ class _Search:
         """
         settings = [replace(guide, scale=scale) for guide in guides for scale in SCALES]
         intervals = self.list_intervals()
-        most = count_evaluations(self.at(self.steps), self.steps, settings[0])
+        most = self.at(self.steps, settings[0]).count_evaluations()
         self.total = 2 + len(settings) + len(intervals) + 2
         announce(self.describe_work(most))
         images = check_enough(open_reference(self.run, Reference()), LEAST)
@@ -198,9 +196,9 @@ class _Search:
         difference = compare_paired(mine, theirs, reference)
         return SearchedGuidance((*trials, *(trial for trial, _ in guided)), one, other, difference)
 
-    def at(self, steps: int) -> LoadedRun:
-        """Return the run with its grid for this number of steps."""
-        return with_options(self.run, {}, steps)[0]
+    def at(self, steps: int, guidance: Guidance = OFF) -> SamplingSetup:
+        """Return the run with its grid for this number of steps, and with guidance."""
+        return replace(choose_sampling(self.run, steps, self.label, {}, guidance=1), guidance=guidance)
 
     def measure(
         self, guidance: Guidance, steps: int, reference: np.ndarray, first: int
@@ -209,25 +207,24 @@ class _Search:
 
         If a sample is NaN, KID is infinite and the features are None.
         """
-        run = self.at(steps)
-        seeds, nfe = range(first, first + self.n), count_evaluations(run, steps, guidance)
+        setup = self.at(steps, guidance)
 
         def report(what: str, done: float, total: int) -> None:
             self.progress("settings", self.done + done / total, self.total)
 
-        features = sample_features(run, steps, seeds, self.label, guidance, self.extractor, report)
+        features = sample_features(setup, range(first, first + self.n), self.extractor, report)
         values = (math.inf,) * 3
         if features is not None:
             found = kid(features, reference, subsets=1)
             values = found.value, found.low, found.high
         self.done += 1
         self.progress("settings", self.done, self.total)
-        return Trial(_name_plainly(guidance), steps, nfe, *values), features
+        return Trial(_name_plainly(guidance), steps, setup.count_evaluations(), *values), features
 
     def list_intervals(self) -> list[tuple[float, float]]:
         """Return intervals of log-SNR without the cleanest third of steps, the noisiest third, or both."""
-        recipe = self.at(self.steps).recipe
-        log_snr = recipe.sampling_schedule(recipe.grid(self.steps, recipe.sampling_schedule)).log_snr.tolist()
+        setup = self.at(self.steps)
+        log_snr = setup.pipeline.recipe.sampling_schedule(setup.times).log_snr.tolist()
         if len(log_snr) < 3:
             return []
         # The ends lie between two steps. An end at a step could be rounded to either side of it.

@@ -20,10 +20,10 @@ from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import find_grid_ends
-from ddim.runs.guidance import OFF
 from ddim.runs.image_features import compute_features
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.runs.searched_grids import SearchedGrid
 
 FACTOR = 1.6
@@ -72,7 +72,8 @@ def search_levels(
         def report(what: str, done: float, of: int) -> None:
             progress("grids", place + done / of, total)
 
-        return sample_features(run.with_recipe(grid=grid), steps, seeds, label, OFF, extractor, report)
+        setup = SamplingSetup(run.with_recipe(grid=grid), steps, label)
+        return sample_features(setup, seeds, extractor, report)
 
     values = [math.inf] * len(grids)
     for k, grid in enumerate(grids):

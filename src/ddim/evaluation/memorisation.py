@@ -35,16 +35,15 @@ from ddim.plots import charts
 from ddim.plots.pictures import save_png
 from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.classes import choose_label
-from ddim.runs.generate import with_options
-from ddim.runs.guidance import count_evaluations
-from ddim.runs.guidance_choice import GuidanceOptions, open_guidance
+from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.image_features import take_pictures
 from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, ignore_progress
-from ddim.runs.provenance import make_record, sampling_record
+from ddim.runs.provenance import make_record
+from ddim.runs.sampling_setup import choose_sampling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,25 +127,21 @@ def check_memorisation(
     """
     check_count("n", n)
     run = open_run_folder(run, out)
-    steps = run.recipe.choose_steps(steps)
-    run, _ = with_options(run, fields or {}, steps)
-    label, seeds = choose_label(run.recipe), range(n)
-    loaded_guidance = open_guidance(run, label, steps, **guidance)
+    setup = choose_sampling(run, steps, choose_label(run.recipe), fields or {}, **guidance)
+    run = setup.pipeline
     own = open_run_images(run, progress)
     # This is checked before time is spent on sampling.
     check_counts(n, len(own.train))
     flip = run.recipe.data.flip
-    nfe = count_evaluations(run, steps, loaded_guidance)
-    sampling = sampling_record(run, seeds, steps, nfe, label, loaded_guidance)
-    made = SampledParts(run, seeds, steps, label, loaded_guidance, sampling, progress, keep=True)
+    made = SampledParts(setup, range(n), progress, keep=True)
     samples = torch.cat([*made.samples()]).permute(0, 2, 3, 1).numpy()
     verdict = _find_copies(own, samples, flip, extractor, progress)
     gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
     image = charts.rasterise(draw_pairs(verdict, samples, own))
     content = {
-        **memorisation_record(verdict, list(seeds), own, gap, duplicates),
+        **memorisation_record(verdict, list(made.seeds), own, gap, duplicates),
         "features": extractor and {"extractor": extractor.name, "weights": extractor.weights},
-        "sampling": sampling,
+        "sampling": made.record,
     }
     return Memorisation(verdict, gap, duplicates, _write_files(run, content, image, verdict, out))
 

@@ -163,11 +163,12 @@ def plot_reverse(
     from ddim.runs.classes import choose_label
     from ddim.runs.generate import generate
     from ddim.runs.pipeline import open_pipeline
+    from ddim.runs.sampling_setup import SamplingSetup
 
     pipeline, states = open_pipeline(model), []
     steps = pipeline.recipe.choose_steps(steps)
-    label = choose_label(pipeline.recipe)
-    generate(pipeline, [seed], steps, label=label, watch=lambda _, state: states.append(state))
+    setup = SamplingSetup(pipeline, steps, choose_label(pipeline.recipe))
+    generate(setup, [seed], watch=lambda _, state: states.append(state))
     # A state holds the prediction from the previous state, so the prediction from a state is in the next one.
     shown = [(state.x, state.t, after.x0) for state, after in pairwise(states)]
     shown.append((states[-1].x, 0.0, states[-1].x0))

@@ -13,9 +13,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,11 @@ from ddim.files import cache_folder, make_folder, read_file, write_atomic
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid_difference
 from ddim.nn.processes import current_processes
-from ddim.runs.classes import Label
 from ddim.runs.generate import sample_uint8, split_into_parts
-from ddim.runs.guidance import Guidance, count_evaluations
 from ddim.runs.image_features import BATCH, unwritable_cache
-from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import sample_conditions, sampling_record
+from ddim.runs.sampling_setup import SamplingSetup
 
 LARGEST_PART = 2**32
 """The largest file of a part that is read, in bytes."""
@@ -70,23 +69,15 @@ class SampledParts:
     """Samples of a run; a call yields the samples and their features part by part.
 
     Attributes:
-        pipeline: the run.
+        setup: the run, with steps, label and guidance.
         seeds: consecutive seeds.
-        steps: sampling steps.
-        label: see `ddim.runs.generate.generate`.
-        guidance: see `ddim.runs.generate.generate`.
-        sampling: the record of the samples, on which the path in the cache depends.
         progress: called with "samples" after each sampling step.
         keep: whether to keep the samples too if they need at most `LARGEST_KEPT` bytes. Otherwise only their
             features and the samples that are shown are kept.
     """
 
-    pipeline: Pipeline
+    setup: SamplingSetup
     seeds: range
-    steps: int
-    label: Label
-    guidance: Guidance
-    sampling: Mapping[str, Any]
     progress: Progress = ignore_progress
     keep: bool = False
 
@@ -101,7 +92,7 @@ class SampledParts:
         folder = self._folder(extractor)
         _create_folder(folder)
         processes = current_processes()
-        parts = [*split_into_parts(self.pipeline, self.seeds, BATCH)]
+        parts = [*split_into_parts(self.setup.pipeline, self.seeds, BATCH)]
         for first in range(0, len(parts), processes.count):
             mine = processes.share(parts[first : first + processes.count])
             made = [self._measure(seeds, extractor, folder, shown) for seeds in mine]
@@ -109,13 +100,18 @@ class SampledParts:
 
     def samples(self) -> Iterator[Tensor]:
         """Yield the samples (B, C, H, W) part by part, as uint8."""
-        for seeds in split_into_parts(self.pipeline, self.seeds, BATCH):
+        for seeds in split_into_parts(self.setup.pipeline, self.seeds, BATCH):
             yield self._sample(seeds, keep=self._keeps)[0]["images"]
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The record of the samples, on which the path in the cache depends."""
+        return sampling_record(self.setup, self.seeds)
 
     @property
     def _keeps(self) -> bool:
         """Whether all samples are kept."""
-        shape = self.pipeline.model.shape
+        shape = self.setup.pipeline.model.shape
         return self.keep and len(self.seeds) * shape.channels * shape.height * shape.width <= LARGEST_KEPT
 
     def _measure(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> Part:
@@ -141,7 +137,8 @@ class SampledParts:
             self.progress("samples", seeds[-1] + 1 - self.seeds[0], len(self.seeds))
             return found, 0.0
         began = time.monotonic()
-        images, nfe = self._make(seeds)
+        onward = continue_progress(self.progress, seeds[0] - self.seeds[0], len(self.seeds))
+        ((images, nfe),) = sample_uint8(self.setup, seeds, onward)
         seconds = time.monotonic() - began
         made = {"images": images.contiguous(), "nfe": torch.tensor(nfe)}
         if keep:
@@ -156,41 +153,28 @@ class SampledParts:
 
         They may be the first samples of a whole part, if `seeds` are fewer.
         """
-        whole = next(split_into_parts(self.pipeline, range(seeds[0], seeds[0] + sys.maxsize // 2), BATCH))
+        whole = next(split_into_parts(self.setup.pipeline, range(seeds[0], sys.maxsize), BATCH))
         for name in dict.fromkeys((_name(seeds), _name(whole))):
             if (found := _read(folder / name, "images")) is not None:
                 return found | {"images": found["images"][: len(seeds)]}
         return None
-
-    def _make(self, seeds: Sequence[int]) -> tuple[Tensor, int]:
-        """Sample, and return the samples (B, C, H, W) and the NFE per sample."""
-        onward = continue_progress(self.progress, seeds[0] - self.seeds[0], len(self.seeds))
-        ((images, nfe),) = sample_uint8(self.pipeline, seeds, self.steps, self.label, self.guidance, onward)
-        return images, nfe
 
     def _folder(self, extractor: Extractor | None = None) -> Path:
         """Return the folder of the features, or of the samples if there is no extractor.
 
         Its name has the SHA-256 (hex) of everything that its files depend on, apart from the seeds.
         """
-        facts = [sample_conditions(self.sampling)]
+        facts = [sample_conditions(self.record)]
         facts += [] if extractor is None else [extractor.name, extractor.weights, extractor.resize]
         identity = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return cache_folder() / "features" / f"samples-{identity}"
 
 
 def sample_features(
-    run: LoadedRun,
-    steps: int,
-    seeds: range,
-    label: Label,
-    guidance: Guidance,
-    extractor: Extractor,
-    progress: Progress,
+    setup: SamplingSetup, seeds: range, extractor: Extractor, progress: Progress
 ) -> np.ndarray | None:
     """Return the features (n, d) of the samples of a run, from the cache if possible; None if one is NaN."""
-    record = sampling_record(run, seeds, steps, count_evaluations(run, steps, guidance), label, guidance)
-    parts = SampledParts(run, seeds, steps, label, guidance, record, progress)
+    parts = SampledParts(setup, seeds, progress)
     with suppress(SamplesNotFinite):
         return np.concatenate([part.features for part in parts(extractor, 0)])
     return None

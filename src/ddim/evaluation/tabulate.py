@@ -22,7 +22,6 @@ from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.nn.processes import current_processes
 from ddim.runs.folder import list_numbered_folders
-from ddim.runs.guidance import count_evaluations
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import load
@@ -105,13 +104,7 @@ def _count_evaluations(source: Path, planned: Sequence[Samples]) -> list[int]:
     """Check every combination of choices, and return the number of network evaluations that each needs."""
     source, device = find_named_checkpoint(source) or source, planned[0].device
     runs = {name: load(source, name, device=device) for name in dict.fromkeys(s.weights for s in planned)}
-    works = []
-    for each in planned:
-        run = runs[each.weights]
-        changed, _, guidance = prepare_sampling(run, each)
-        steps = changed.recipe.choose_steps(each.steps)
-        works.append(each.count * count_evaluations(changed, steps, guidance))
-    return works
+    return [each.count * prepare_sampling(runs[each.weights], each).count_evaluations() for each in planned]
 
 
 def _report_sum(progress: Progress, works: Sequence[int], k: int) -> Progress:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import index
 from pathlib import Path
-from typing import Any, SupportsIndex, TypeVar
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -22,19 +21,16 @@ from ddim.errors import SamplesNotFinite, UserError, check_count
 from ddim.nn.processes import current_processes
 from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.runs.classes import Label, assign_labels
-from ddim.runs.codec import override
 from ddim.runs.condition import choose_condition
-from ddim.runs.guidance import OFF, Guidance, check_guidance
-from ddim.runs.guidance_choice import open_guidance
+from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.image_features import BATCH
 from ddim.runs.notebook_cell import open_progress
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.recipe import Recipe
-from ddim.runs.recipe_checks import check_label, check_recipe, check_steps
+from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 from ddim.runs.vector_labels import GivenVectors
 
-P = TypeVar("P", bound=Pipeline)
 Watch = Callable[[Sequence[int], State], None]
 
 
@@ -88,61 +84,45 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     """
     chosen = list_seeds(n, seed, seeds)
     pipeline = open_pipeline(model)
-    steps = pipeline.recipe.choose_steps(steps)
-    given = {name: value for name, value in {"sampler": sampler, "grid": grid}.items() if value is not None}
-    pipeline, _ = _on_searched_grid(pipeline.with_recipe(**given), steps, searched=grid is None)
     found = choose_condition(pipeline, label, vector, chosen)
+    guided = GuidanceOptions(guidance=guidance, guidance_interval=guidance_interval, guide_with=guide_with)
     with open_progress(progress) as shown:
-        guided = open_guidance(pipeline, found, steps, guidance, guidance_interval, guide_with)
-        images, _ = generate(pipeline, chosen, steps, label=found, guidance=guided, progress=shown)
-    check_samples(images, chosen, pipeline)
+        setup = choose_sampling(pipeline, steps, found, sampler=sampler, grid=grid, **guided)
+        images, _ = generate(setup, chosen, progress=shown)
+    check_samples(images, chosen, setup.pipeline)
     return images
 
 
 @torch.no_grad()
 def generate(
-    pipeline: Pipeline,
+    setup: SamplingSetup,
     seeds: Sequence[int],
-    steps: int | None = None,
     *,
-    label: Label = None,
-    guidance: Guidance = OFF,
     watch: Watch | None = None,
     progress: Progress = ignore_progress,
 ) -> tuple[Tensor, int]:
-    """Sample one image for each seed, with the sampler and grid of the pipeline's recipe.
+    """Sample one image for each seed.
 
     The network always runs on micro-batches of one fixed size, because the last bits of a convolution depend
     on the batch size. The last micro-batch is filled up with samples that are thrown away.
 
     Args:
-        pipeline: the model that generates the images.
+        setup: the model, with steps, label and guidance.
         seeds: image k is a function of seeds[k] alone.
-        steps: number of sampling steps, which is the number of timesteps in the grid; by default the number
-            in the recipe.
-        label: class index; "all": seed s has class s % classes; "natural": classes are as frequent as in
-            training; None: no class.
-        guidance: the guidance, see `open_guidance`; inside its interval each step needs twice the NFE.
         watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
         progress: called with "samples" after each sampling step.
 
     Returns:
         Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
-
-    Raises:
-        UserError: if the run has no such label or cannot be guided.
     """
-    model, runtime, recipe = pipeline.model, pipeline.runtime, pipeline.recipe
-    steps = recipe.choose_steps(steps)
-    check_label(recipe, label)
-    check_guidance(pipeline, label, steps, guidance)
-    times = recipe.grid(steps, recipe.sampling_schedule)
+    pipeline, times = setup.pipeline, setup.times
+    model, sampler = pipeline.model, pipeline.recipe.sampler
     images, nfe, done = [], 0, 0
-    for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, label):
-        guided, counters = guidance.apply(model, labels)
+    for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, setup.label):
+        guided, counters = setup.guidance.apply(model, labels)
         denoise, state = pipeline.denoiser(guided), None
-        with evaluating(model), runtime.precise():
-            for step, state in enumerate(sample_states(denoise, blank, filled, times, recipe.sampler)):
+        with evaluating(model), pipeline.runtime.precise():
+            for step, state in enumerate(sample_states(denoise, blank, filled, times, sampler)):
                 # The sampler yields a state for each time, and the last state is the sample.
                 progress("samples", done + len(mine) * step / len(times), len(seeds))
                 if watch is not None:
@@ -201,14 +181,7 @@ def sample_states(
 
 
 def sample_uint8(
-    pipeline: Pipeline,
-    seeds: Sequence[int],
-    steps: int,
-    label: Label = None,
-    guidance: Guidance = OFF,
-    progress: Progress = ignore_progress,
-    *,
-    finite: bool = True,
+    setup: SamplingSetup, seeds: Sequence[int], progress: Progress = ignore_progress, *, finite: bool = True
 ) -> Iterator[tuple[Tensor, int]]:
     """Yield (samples, NFE per sample) for each batch; samples (B, C, H, W) are uint8, as in their PNG files.
 
@@ -219,11 +192,10 @@ def sample_uint8(
     """
     # B is about the batch size of feature extractors, which often take these samples.
     done = 0
-    for part in split_into_parts(pipeline, seeds, BATCH):
-        onward = continue_progress(progress, done, len(seeds))
-        images, nfe = generate(pipeline, part, steps, label=label, guidance=guidance, progress=onward)
+    for part in split_into_parts(setup.pipeline, seeds, BATCH):
+        images, nfe = generate(setup, part, progress=continue_progress(progress, done, len(seeds)))
         if finite:
-            check_samples(images, part, pipeline)
+            check_samples(images, part, setup.pipeline)
         done += len(part)
         yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
 
@@ -247,28 +219,6 @@ def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -
     size = pipeline.runtime.micro_batch * max(1, about // pipeline.runtime.micro_batch)
     for first in range(0, len(seeds), size):
         yield seeds[first : first + size]
-
-
-def with_options(
-    pipeline: P, fields: Mapping[str, Any], steps: int, *, searched: bool = True
-) -> tuple[P, bool]:
-    """Return the pipeline with fields of its recipe changed, and whether its grid comes from a search.
-
-    A grid that `ddim search` saved for the sampler and the number of steps replaces the grid of the recipe.
-    This does not happen if `fields` changes the grid or the schedule of sampling, or `searched` is False.
-
-    Args:
-        pipeline: the pipeline.
-        fields: new values keyed by field path, as for `override`.
-        steps: number of timesteps in the grid.
-        searched: whether a saved grid may be used.
-
-    Raises:
-        UserError: if the fields do not fit together, or the grid cannot have `steps` times.
-    """
-    named = {name.split(".")[0] for name in fields}
-    changed = replace(pipeline, recipe=override(pipeline.recipe, fields))
-    return _on_searched_grid(changed, steps, searched=searched and not named & {"grid", "sampled_on"})
 
 
 def find_grid_ends(recipe: Recipe, steps: int) -> tuple[float, float]:
@@ -299,19 +249,6 @@ class Film:
     def frames(self) -> list[np.ndarray]:
         """Return one sheet of images (H, W, 3) uint8 for each time, from noise to samples."""
         return [make_sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
-
-
-def _on_searched_grid(pipeline: P, steps: int, *, searched: bool) -> tuple[P, bool]:
-    """Return the pipeline with the grid for `steps`, and whether this grid comes from `ddim search`.
-
-    If `searched`, a grid that `ddim search` saved for the sampler and `steps` replaces the recipe's grid.
-    """
-    found = pipeline.searched_grid(pipeline.recipe.sampler, steps) if searched else None
-    pipeline = pipeline.with_recipe(grid=found) if found else pipeline
-    if isinstance(pipeline, LoadedRun):  # the recipe of a bare model does not describe its network
-        check_recipe(pipeline.recipe)
-    check_steps(pipeline.recipe, steps)
-    return pipeline, found is not None
 
 
 def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> None:

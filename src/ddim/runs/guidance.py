@@ -8,21 +8,16 @@ no labels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
 from ddim.diffusion.guidance import Guided, Rescheduled, check_reach, lies_inside
 from ddim.diffusion.log_snr import Interval
-from ddim.diffusion.noise import Noise
-from ddim.diffusion.prediction import Prediction, from_image
-from ddim.diffusion.samplers import final_sample, initial_noise, last_state
-from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError
 from ddim.runs.classes import Label
 from ddim.runs.pipeline import LoadedRun, Pipeline
@@ -218,31 +213,3 @@ def _check_vectors(pipeline: Pipeline, label: Label, guide: LoadedRun) -> None:
             "the guide must have the vectors of the model, got other vectors: train it on the same images "
             "with the same data.vectors and seed"
         )
-
-
-def count_evaluations(pipeline: Pipeline, steps: int, guidance: Guidance = OFF) -> int:
-    """Return the number of network evaluations that each sample needs (NFE).
-
-    A step inside the interval of guidance needs twice as many evaluations as a step outside. To count them,
-    the sampler runs on an image of one pixel, with denoisers that predict 0.
-    """
-    recipe = pipeline.recipe
-    strong, weak = (Counted(_Zero(recipe.schedule)) for _ in range(2))
-    denoise, counters = guidance.combine(strong, weak)
-    denoise = Rescheduled(denoise, on) if (on := recipe.sampled_on) else denoise
-    times, noise = recipe.grid(steps, recipe.sampling_schedule), Noise([0])
-    x = initial_noise(denoise.schedule, noise, torch.zeros(1, 1, 1, 1), times[0])
-    final_sample(denoise, last_state(recipe.sampler(denoise, x, times, noise)))
-    return sum(counter.evaluations for counter in counters)
-
-
-@dataclass(frozen=True)
-class _Zero:
-    """A denoiser whose predicted clean image is always 0."""
-
-    schedule: Schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the prediction; see `Denoiser`."""
-        found = from_image(x_t, torch.zeros_like(x_t), self.schedule(t).over(x_t))
-        return replace(found, variance_mix=torch.full_like(x_t, 0.5))

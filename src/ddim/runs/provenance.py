@@ -13,12 +13,11 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.nn.processes import current_processes
-from ddim.runs.classes import Label
 from ddim.runs.codec import dump
 from ddim.runs.flat import option_text
-from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.kinds import kind_name
 from ddim.runs.pipeline import LoadedRun, Pipeline
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.runs.vector_labels import VectorLabel
 
 SCHEMA = 1
@@ -61,29 +60,19 @@ def make_record(
     }
 
 
-def sampling_record(
-    pipeline: Pipeline, seeds: Sequence[int], steps: int, nfe: int, label: Label, guidance: Guidance = OFF
-) -> dict[str, Any]:
-    """Return a record of the run, sampler, times, NFE, seeds, label, guidance and versions of samples.
-
-    Args:
-        pipeline: the model that generates the samples.
-        seeds: one seed for each sample.
-        steps: number of sampling steps.
-        nfe: network evaluations per sample.
-        label: the class label of the samples.
-        guidance: the guidance of the samples.
-    """
+def sampling_record(setup: SamplingSetup, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return a record of the run, sampler, times, NFE, seeds, label, guidance and versions of samples."""
+    pipeline, label = setup.pipeline, setup.label
     return {
         **pipeline.describe(),
         "sampler": dump(pipeline.recipe.sampler, named=True),
         "sampler_name": describe_kind(pipeline.recipe.sampler),
-        **describe_times(pipeline, steps),
-        "nfe": nfe,
+        **describe_times(pipeline, setup.steps),
+        "nfe": setup.count_evaluations(),
         "seeds": list(seeds),
         "label": label.to_json() if isinstance(label, VectorLabel) else label,
         "class": pipeline.classes[label] if isinstance(label, int) and pipeline.classes else None,
-        **guidance.describe(),
+        **setup.guidance.describe(),
         "versions": list_versions(pipeline.runtime.threads),
     }
 

@@ -11,10 +11,9 @@ record contains all sampling options.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import lock_folder
 from ddim.nn.processes import current_processes
 from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, make_sheet, save_film, save_png
-from ddim.runs.classes import Label
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import is_unused, make_output_folder
 from ddim.runs.generate import (
@@ -42,7 +40,6 @@ from ddim.runs.generate import (
     share_seeds,
     split_into_parts,
 )
-from ddim.runs.guidance import OFF, Guidance, check_guidance
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import (
@@ -52,7 +49,6 @@ from ddim.runs.provenance import (
     sample_conditions,
     sampling_record,
 )
-from ddim.runs.recipe_checks import check_label
 from ddim.runs.run_path import find_run_folder
 from ddim.runs.sample_files import (
     is_picture,
@@ -63,6 +59,7 @@ from ddim.runs.sample_files import (
     write_image,
     write_stack,
 )
+from ddim.runs.sampling_setup import SamplingSetup
 
 RECORD, FILM = "record.json", "film.webp"
 SHOWN = 256
@@ -110,12 +107,8 @@ class Output:
 
 
 def write_samples(
-    pipeline: LoadedRun,
+    setup: SamplingSetup[LoadedRun],
     seeds: Sequence[int],
-    steps: int,
-    *,
-    label: Label = None,
-    guidance: Guidance = OFF,
     output: Output = Output(),  # noqa: B008  (a frozen value)
     progress: Progress = ignore_progress,
 ) -> Written:
@@ -126,24 +119,19 @@ def write_samples(
     written while sampling goes on, so the memory does not grow.
 
     Args:
-        pipeline: the loaded run.
+        setup: the loaded run, with steps, label and guidance.
         seeds: the seeds; image k depends on seeds[k] alone.
-        steps: number of sampling steps.
-        label: see `Label`.
-        guidance: see `ddim.runs.guidance_choice.open_guidance`; by default there is none.
         output: the output folder, and options of the sheet and the film.
         progress: called with "samples" after each sampling step.
 
     Raises:
-        UserError: if a seed, the label or the guidance cannot be used, the folder holds other files, or
-            another process is writing into it.
+        UserError: if a seed cannot be used, the folder holds other files, or another process is writing into
+            it.
     """
     check_seeds(seeds)
-    check_label(pipeline.recipe, label)
-    check_guidance(pipeline, label, steps, guidance)
+    pipeline, processes = setup.pipeline, current_processes()
     check_same_weights(pipeline)
-    processes = current_processes()
-    record = make_record("samples", sampling_record(pipeline, seeds, steps, 0, label, guidance), pipeline)
+    record = make_record("samples", sampling_record(setup, seeds), pipeline)
     check_same_sampling(record)
     # Process 0 alone reads and writes the folder; the others may be on machines that do not see it.
     folder = _make_folder(output.folder, record) if processes.leads else None
@@ -152,8 +140,7 @@ def write_samples(
         todo = processes.broadcast(plan)
         frames = Film(pipeline.pixels, todo.filmed)
         watch = _watch_both(frames.add if todo.filmed else None, output.watch)
-        make = partial(generate, pipeline, steps=steps, label=label, guidance=guidance, watch=watch)
-        nfe, seconds = _make_missing(pipeline, todo, len(seeds), make, progress)
+        nfe, seconds = _make_missing(setup, todo, len(seeds), watch, progress)
         if todo.filmed:
             frames.collect()
         if not processes.leads:
@@ -168,18 +155,17 @@ def write_samples(
 
 
 def _make_missing(
-    pipeline: LoadedRun, todo: _Plan, count: int, make: Callable[..., Any], progress: Progress
+    setup: SamplingSetup[LoadedRun], todo: _Plan, count: int, watch: Watch | None, progress: Progress
 ) -> tuple[int, float]:
     """Generate and write the missing samples; return the NFE and the seconds of sampling.
 
-    `count` is the number of all samples, including those that exist already. `make` is `generate` with all
-    arguments but the seeds and the progress.
+    `count` is the number of all samples, including those that exist already.
     """
-    processes = current_processes()
+    pipeline, processes = setup.pipeline, current_processes()
     nfe, seconds, done = todo.there["nfe"], 0.0, count - len(todo.missing)
     for part in split_into_parts(pipeline, todo.missing, pipeline.runtime.micro_batch * processes.count):
         start, onward = time.monotonic(), continue_progress(progress, done, count)
-        mine, made = make(share_seeds(pipeline, part), progress=onward)
+        mine, made = generate(setup, share_seeds(pipeline, part), watch=watch, progress=onward)
         images, (nfe,) = gather_samples(pipeline, mine), processes.highest(made)
         check_samples(images, part, pipeline)
         done, seconds = done + len(part), seconds + time.monotonic() - start

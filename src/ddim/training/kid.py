@@ -13,6 +13,7 @@ from ddim.metrics.kid import kid
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8, split_into_parts
 from ddim.runs.image_features import BATCH, ImageSet, compute_features
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.training.loop import Training
 
 MeasureKID = Callable[[], dict[str, float]]
@@ -46,14 +47,15 @@ def prepare_kid(training: Training) -> MeasureKID:
     extractor, reference = training.processes.local_first("reference", prepare)
 
     def measure() -> dict[str, float]:
-        label, processes = choose_label(recipe), training.processes
+        processes = training.processes
         with training.averaged() as pipeline:
+            setup = SamplingSetup(pipeline, recipe.steps, choose_label(recipe))
             parts = processes.share([*split_into_parts(pipeline, range(report.kid), BATCH)])
             features = [
                 extractor(batch).numpy()
                 for part in parts
                 # A training goes on with bad samples, whose NaN become black.
-                for batch, _ in sample_uint8(pipeline, part, recipe.steps, label, finite=False)
+                for batch, _ in sample_uint8(setup, part, finite=False)
             ]
         found = kid(np.concatenate(processes.interleave(features)), reference, subsets=1)
         return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}

@@ -18,6 +18,7 @@ from ddim.runs.classes import default_label, label_images
 from ddim.runs.generate import gather_samples, generate, share_seeds
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe
+from ddim.runs.sampling_setup import SamplingSetup
 from ddim.training.loop import Training
 
 
@@ -91,7 +92,7 @@ def sample_preview(training: Training) -> Tensor:
     with training.averaged() as pipeline:
         mine = share_seeds(pipeline, range(report.grid))
         label = "all" if recipe.data.labels else default_label(recipe)
-        images, _ = generate(pipeline, mine, recipe.steps, label=label)
+        images, _ = generate(SamplingSetup(pipeline, recipe.steps, label), mine)
     return gather_samples(pipeline, images)
 
 

@@ -11,11 +11,9 @@ from ddim.errors import UserError
 from ddim.evaluation.conditions import SAMPLING_FIELDS
 from ddim.runs.condition import choose_condition
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.runs.generate import with_options
-from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.pipeline import LoadedRun, load
-from ddim.runs.recipe_checks import check_label
 from ddim.runs.sample_folder import FILM, RECORD, Output, name_sample, write_samples
+from ddim.runs.sampling_setup import choose_sampling
 from ddim.web import tasks
 from ddim.web.preview import SamplePreview
 from ddim.web.repeat import guidance_options, sample_call, sample_command
@@ -71,26 +69,16 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
     unknown = [name for name in task.fields if name.split(".")[0] not in SAMPLING_FIELDS]
     if unknown:
         raise UserError(f"{unknown[0]} cannot be changed for sampling; only {', '.join(SAMPLING_FIELDS)} can")
-    pipeline = PIPELINES.open(task.run)
-    steps = pipeline.recipe.choose_steps(task.steps)
-    pipeline, on_searched_grid = with_options(pipeline, task.fields, steps)
+    run = PIPELINES.open(task.run)
+    label = choose_condition(run, task.label, task.vector, task.seeds)
+    setup = choose_sampling(run, task.steps, label, task.fields, **guidance_options(task))
+    pipeline = setup.pipeline
     # An interpolation uses the sampler, grid and clipping of the recipe.
-    usual = not task.fields and not on_searched_grid and not pipeline.recipe.sampler.stochastic
-    label = choose_condition(pipeline, task.label, task.vector, task.seeds)
-    check_label(pipeline.recipe, label)
-    guidance = open_guidance(pipeline, label, steps, **guidance_options(task))
+    usual = not task.fields and not setup.searched and not pipeline.recipe.sampler.stochastic
     batches = -(-len(task.seeds) // pipeline.runtime.micro_batch)
-    preview = SamplePreview(pipeline, monitor, task.seeds, batches * (steps + 1))
+    preview = SamplePreview(pipeline, monitor, task.seeds, batches * (setup.steps + 1))
     output = Output(task.folder, task.film, watch=preview.watch if task.previews else None)
-    written = write_samples(
-        pipeline,
-        task.seeds,
-        steps,
-        label=label,
-        guidance=guidance,
-        output=output,
-        progress=lambda *_: monitor.check(),
-    )
+    written = write_samples(setup, task.seeds, output, progress=lambda *_: monitor.check())
     stored = archive(written.folder)
     views = write_views([name_sample(written.folder, seed, pipeline) for seed in task.seeds], pipeline)
     return {
@@ -104,7 +92,7 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
         "command": sample_command(task, pipeline.classes),
         "python": sample_call(task, pipeline),
         "notes": describe_views(pipeline),
-        "seeded": usual and label is None and not guidance.searched,
+        "seeded": usual and label is None and not setup.guidance.searched,
     }
 
 
