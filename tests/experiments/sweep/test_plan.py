@@ -377,6 +377,16 @@ def test_a_damaged_or_foreign_sweep_file_is_refused(document, said, tmp_path):
         read_sweep(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["study.db", "logs", "recipes", "results", "trials", ".lock"])
+def test_a_sweep_from_other_people_with_a_link_is_refused(name, tmp_path):
+    """A worker would write to the file or folder of the user that the link leads to."""
+    planned = begin_sweep(request(), tmp_path / "sweep")
+    (planned.folder / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match=f"{name} is a link, and workers write only to the folder"):
+        begin_sweep(None, planned.folder)
+    assert not (tmp_path / "mine").exists()
+
+
 def test_sweeps_are_numbered_under_runs_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = [str(begin_sweep(request(), None).folder) for _ in range(2)]

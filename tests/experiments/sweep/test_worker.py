@@ -201,6 +201,18 @@ def test_the_second_command_runs_only_if_the_first_succeeded(tmp_path):
     assert not (tmp_path / "bad").exists()
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.parents[2] / "mine")])
+def test_a_log_that_is_a_link_or_a_pipe_is_not_written_to(make, tmp_path):
+    """Lines of a trial would be added to any file of the user, such as the start file of the shell."""
+    (tmp_path / "mine").write_text("mine")
+    planned = sweeping.plan_sweep(tmp_path / "sweep", ["a"])
+    planned.make_folders()
+    make(planned.log_file(planned.trials[0]))
+    with pytest.raises(UserError, match=r"a\.txt is a link or no regular file, and is not written to"):
+        work(planned)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_a_full_disk_stops_the_worker_and_not_the_trial(tmp_path):
     planned = sweeping.plan_sweep(tmp_path, ["a", "b"])
     full = [sys.executable, "-c", "import sys; print('disk is full'); sys.exit(3)"]

@@ -26,10 +26,11 @@ from ddim.experiments.sweep.storage import (
 )
 from ddim.files import make_folder, write_once
 from ddim.files.documents import render_sealed, write_json
-from ddim.files.locks import remove_leftovers_once
+from ddim.files.locks import LOCK, remove_leftovers_once
 from ddim.runs.folder import check_outside, is_unused, make_output_folder, make_run_folder
 
 _FOLDERS = ("trials", "recipes", "logs", "results")
+_STUDY = "study.db"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Sweep:
     @property
     def address(self) -> str:
         """The address of Optuna's storage, without a password."""
-        return self.storage or sqlite_address(self.folder / "study.db")
+        return self.storage or sqlite_address(self.folder / _STUDY)
 
     def run_folder(self, trial: Trial) -> Path:
         """Return the run folder of a trial."""
@@ -137,12 +138,19 @@ def read_sweep(folder: str | Path) -> Sweep:
     """Return the sweep in a folder.
 
     Raises:
-        UserError: if the folder has no sweep, or its sweep.json is damaged or has another schema.
+        UserError: if the folder has no sweep, its sweep.json is damaged or has another schema, or a place
+            that workers write to is a link.
     """
     folder = Path(folder)
     path = folder / SWEEP
     if not path.is_file():
         raise UserError(f"{folder} is not a sweep: it holds no {SWEEP}")
+    # In a folder from other people, a link could lead to any file of the user.
+    for written in (folder / name for name in (*_FOLDERS, _STUDY, LOCK)):
+        if written.is_symlink():
+            raise UserError(
+                f"{written} is a link, and workers write only to the folder of the sweep: remove it"
+            )
     document = read_plan(folder)
     if document is None:
         raise UserError(f"{path} was not written by `ddim sweep`: give the folder of a sweep")

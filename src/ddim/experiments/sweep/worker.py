@@ -7,13 +7,15 @@ resumes its trial.
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ddim.errors import FolderLocked, NoSpace, UserError
 from ddim.evaluation.conditions import Features, Sampling, evaluation_conditions
@@ -211,7 +213,7 @@ class _Job:
         write_trial_recipe(self.sweep, self.trial)
 
     def _run(self, command: list[str]) -> None:
-        with self.log.open("ab") as log:
+        with _open_log(self.log) as log:
             log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
             # The child has a new session, so that Ctrl-C reaches only the worker, which then ends the child.
@@ -259,6 +261,20 @@ def _objective(sweep: Sweep, trial: Trial) -> float | None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _open_log(path: Path) -> BinaryIO:
+    """Open the log of a trial, to which lines are added.
+
+    Raises:
+        UserError: if it is not a regular file.
+    """
+    # In a folder from other people, a link could lead to any file of the user.
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UserError(f"{path} is a link or no regular file, and is not written to: remove it")
+    no_link = getattr(os, "O_NOFOLLOW", 0)
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags | no_link, 0o666))
 
 
 def _last_line(log: Path) -> str:
