@@ -23,8 +23,10 @@ from ddim.experiments.export_notes import describe_differences
 from ddim.experiments.model_card import make_card
 from ddim.files.documents import read_json, write_json
 from ddim.nn.unet import UNetSpec
+from ddim.plots.pictures import save_png
 from ddim.runs import network_program
 from ddim.runs.codec import override
+from ddim.runs.folder import sheet_path
 from ddim.runs.generate import generate
 from ddim.runs.named_recipes import clear, fast
 from ddim.runs.network_program import write_onnx, write_program
@@ -350,6 +352,23 @@ def test_a_card_says_nothing_of_a_stopped_evaluation_and_needs_no_log(tmp_path):
     assert "These weights were not evaluated" in card
     # The checkpoint is of step 3, with batches of 32 images.
     assert "The run saw 96 images, with repetitions" in card
+
+
+def test_a_picture_to_which_a_run_links_is_not_published(tmp_path):
+    """A run from other people could link to any file of the user."""
+    source = run_of(small(), tmp_path / "run", images=5)
+    sheet = sheet_path(source, load(source).checkpoint.state.step)
+    sheet.parent.mkdir()
+    save_png(tmp_path / "mine.png", np.zeros((4, 4, 3), np.uint8))
+    sheet.symlink_to(tmp_path / "mine.png")
+    assert not (export_run(source, tmp_path / "link", "safetensors").folder / "samples.png").exists()
+    sheet.unlink()
+    sheet.write_bytes(b"secret")
+    with pytest.raises(UserError, match="step-000000003.png' is damaged: it is not a picture"):
+        export_run(source, tmp_path / "text", "safetensors")
+    save_png(sheet, np.zeros((4, 4, 3), np.uint8))
+    found = export_run(source, tmp_path / "own", "safetensors").folder / "samples.png"
+    assert found.read_bytes() == sheet.read_bytes()
 
 
 def test_a_card_has_the_verdict_of_the_memorisation_test(tmp_path):

@@ -1,6 +1,7 @@
 """Reports on runs: their content, and the files that they may replace."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -267,6 +268,27 @@ def test_growth_shows_the_first_sample_after_each_step(trained):
     (trained / "a0" / "samples" / "step-000000030.png").write_text("torn")
     with pytest.warns(UserWarning, match="step-000000030.png cannot be read, and is left out: it is damaged"):
         assert growth(read_run(trained / "a0")) is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.parents[2] / "mine.png")])
+def test_a_sheet_that_is_a_pipe_or_a_link_out_of_the_run_is_left_out(make, trained, tmp_path):
+    """Opening a named pipe would never end, and a link could lead to any image of the user."""
+    save_png(trained / "mine.png", make_sheet(images(4, 32, 32)))
+    make(trained / "a0" / "samples" / "step-000000090.png")
+    with pytest.warns(UserWarning, match=r"step-000000090.png' cannot be read: .*; it is left out"):
+        assert last_samples(read_run(trained / "a0")) is None
+
+
+def test_a_figure_that_is_a_link_out_of_the_run_or_no_picture_is_not_in_the_report(trained):
+    save_png(trained / "mine.png", make_sheet(images(1, 8, 8)))
+    for home in (trained / "a0" / "memorisation" / "1", trained / "a1" / "diagnostics" / "1"):
+        home.mkdir(parents=True)
+    (trained / "a0" / "memorisation" / "1" / "pairs.png").symlink_to(trained / "mine.png")
+    (trained / "a1" / "diagnostics" / "1" / "figure.png").write_bytes(b"secret")
+    blocks, files = build_report(find_runs(trained))
+    assert not [name for name in files if name.startswith(("pairs", "diagnosis"))]
+    notes = [note for each in blocks if isinstance(each, Table) for note in each.notes]
+    assert "a1: diagnostics/1/figure.png cannot be read." in notes
 
 
 def test_intervals_are_drawn_for_each_run_that_has_one(trained):

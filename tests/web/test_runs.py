@@ -95,6 +95,12 @@ def test_a_link_to_a_file_outside_of_the_run_is_not_shown(copy_client, runs, tmp
     assert copy_client.get(f"/api/runs/{RUN}/sheets/99").status_code == 404
 
 
+def test_a_file_that_is_not_a_picture_is_not_shown(copy_client, runs):
+    (runs / RUN / "samples/step-000000099.png").write_bytes(b"secret")
+    answer = copy_client.get(f"/api/runs/{RUN}/sheets/99")
+    assert (answer.status_code, b"secret" in answer.content) == (409, False)
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.parents[2] / "secret")])
 def test_a_log_that_is_a_link_out_of_the_run_or_a_pipe_is_not_shown(make, copy_client, runs, tmp_path):
     (tmp_path / "secret").write_bytes(b"secret\n")

@@ -68,11 +68,11 @@ def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     for number, (name, row) in enumerate(zip(names, comparison.rows, strict=True), 1):
         for note in row.evaluation.record.get("notes", []):
             notes.setdefault(note, []).append(name)
-        if (strip := _read_strip(row.evaluation, row.evaluation.folder / GRID)) is not None:
+        if (strip := _read_strip(row.evaluation, row.evaluation.folder, GRID)) is not None:
             images[f"{number:03}.png"] = render_png(strip)
             strips.append((name, f"{number:03}.png"))
     # The real images are in the run folder. For an evaluation elsewhere, `real` is None.
-    real = _read_strip(comparison.first, comparison.first.folder.resolve().parent.parent / REAL_IMAGES)
+    real = _read_strip(comparison.first, comparison.first.folder.resolve().parent.parent, REAL_IMAGES)
     if strips and real is not None:
         images["real.png"] = render_png(real)
         strips.insert(0, ("real images", "real.png"))
@@ -110,10 +110,10 @@ def _intervals(comparison: Comparison, names: Sequence[str]) -> dict[str, dict[s
     return {title: rows for title, rows in panels.items() if any(rows.values())}
 
 
-def _read_strip(evaluation: Evaluation, sheet: Path) -> np.ndarray | None:
-    """Return the first images of a sheet as a strip; None if the sheet cannot be read."""
+def _read_strip(evaluation: Evaluation, folder: Path, sheet: str) -> np.ndarray | None:
+    """Return the first images of a sheet in a folder as a strip; None if the sheet cannot be read."""
     height, width = evaluation.record["reference"]["size"]
-    return make_strip(read_sheet(sheet, height, width)[:COLUMNS])
+    return make_strip(read_sheet(folder, folder / sheet, height, width)[:COLUMNS])
 
 
 def shorten_folder(folder: Path) -> str:

@@ -30,6 +30,7 @@ from ddim.evaluation.denoising import Gap, measure_gap
 from ddim.evaluation.run_folder import open_run_folder, write_results
 from ddim.evaluation.sample_features import SampledParts
 from ddim.files.documents import read_sealed, write_sealed
+from ddim.files.own_files import read_picture
 from ddim.metrics.features import Extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
@@ -77,7 +78,7 @@ class Memorisation(Tabular):
         return f"{self}\n{self.folder}"
 
     def _picture(self) -> str:
-        return embed_png((self.folder / "pairs.png").read_bytes())
+        return embed_png(read_picture(self.folder, self.folder / "pairs.png"))
 
     @property
     def title(self) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ddim.errors import UserError, format_count
 from ddim.files.documents import read_sealed
+from ddim.files.own_files import is_own_file, read_picture
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.plots.tabular import Tabular, embed_png
 from ddim.runs.flat import labels_by_default
@@ -81,7 +82,7 @@ class Evaluation(Tabular):
     def _picture(self) -> str:
         """Return the sheet of the first samples."""
         sheet = self.folder / GRID
-        return embed_png(sheet.read_bytes()) if sheet.is_file() else ""
+        return embed_png(read_picture(self.folder, sheet)) if is_own_file(self.folder, sheet) else ""
 
     @property
     def title(self) -> str:

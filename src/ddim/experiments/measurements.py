@@ -16,6 +16,7 @@ from ddim.evaluation.record import describe_verdict
 from ddim.experiments.evaluations import is_last_step
 from ddim.experiments.index import Run
 from ddim.files.documents import read_sealed
+from ddim.files.own_files import is_own_file
 from ddim.metrics.statistics import Estimate
 from ddim.runs.folder import find_newest_folder, list_numbered_folders
 
@@ -117,8 +118,8 @@ def read_measurements(run: Path, weights: WeightsIdentity | None = None) -> Meas
     return Measurements(
         *(copies[0] if copies else ("", "", None)),
         bits=tuple(bits),
-        pairs=_picture(run / "memorisation", "pairs.png"),
-        diagnosis=_picture(run / "diagnostics", "figure.png"),
+        pairs=_picture(run, "memorisation", "pairs.png"),
+        diagnosis=_picture(run, "diagnostics", "figure.png"),
         damaged=damaged,
     )
 
@@ -192,6 +193,7 @@ def _describe_bits(record: dict[str, Any]) -> Bits:
     return Bits(f"{bits['value']:.3f}{error}", conditions, record["step"], str(record["time"]))
 
 
-def _picture(folder: Path, name: str) -> Path | None:
-    newest = find_newest_folder(folder)
-    return newest / name if newest is not None and (newest / name).is_file() else None
+def _picture(run: Path, kind: str, name: str) -> Path | None:
+    """Return the file `name` in the newest folder of a kind of measurement, or None."""
+    newest = find_newest_folder(run / kind)
+    return newest / name if newest is not None and is_own_file(run, newest / name) else None

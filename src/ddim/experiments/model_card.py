@@ -9,6 +9,7 @@ from typing import Any
 from ddim.errors import UserError, format_count
 from ddim.evaluation.record import GRID, Evaluation, describe_part, list_evaluations, read_evaluation
 from ddim.experiments.measurements import Measurements, WeightsIdentity, identify_weights, read_measurements
+from ddim.files.own_files import is_own_file, read_picture
 from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
 from ddim.plots.tabular import format_cell
 from ddim.runs.codec import dump
@@ -40,7 +41,7 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
 
     Raises:
         UserError: if the record of an evaluation or of a memorisation test cannot be read. Otherwise
-            the card would say that nothing was measured.
+            the card would say that nothing was measured. Also if the sheet of samples is damaged.
     """
     folder = find_run_folder(run.checkpoint.run)
     own = run.checkpoint.sha256, run.checkpoint.weights, run.checkpoint.average
@@ -154,14 +155,19 @@ def _numbers(evaluations: Sequence[Evaluation]) -> list[Block]:
 def _find_picture(
     run: LoadedRun, folder: Path, evaluations: Sequence[Evaluation]
 ) -> tuple[bytes, str] | None:
-    """Return a PNG file with samples of the run's weights, and its caption; None if there are no samples."""
+    """Return a PNG file with samples of the run's weights, and its caption; None if there are no samples.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
     for evaluation in reversed(evaluations):
-        if (sheet := evaluation.folder / GRID).is_file():
-            return sheet.read_bytes(), f"The first samples of {evaluation.name}."
+        if is_own_file(folder, sheet := evaluation.folder / GRID):
+            return read_picture(folder, sheet), f"The first samples of {evaluation.name}."
     step = run.checkpoint.state.step
     sheet = sheet_path(folder, step)
-    if run.checkpoint.weights == "ema" and sheet.is_file():
-        return sheet.read_bytes(), f"Samples after training step {step:,}, {run.recipe.steps} sampling steps."
+    if run.checkpoint.weights == "ema" and is_own_file(folder, sheet):
+        caption = f"Samples after training step {step:,}, {run.recipe.steps} sampling steps."
+        return read_picture(folder, sheet), caption
     return None
 
 

@@ -35,6 +35,7 @@ from ddim.experiments.summary import (
     summarise_metrics,
     value_of_run,
 )
+from ddim.files.own_files import read_picture
 from ddim.plots import charts
 from ddim.plots.page import (
     Block,
@@ -183,16 +184,16 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
             if measured.verdict
             else []
         )
-        notes += [
-            f"{run.path.name}: {path.relative_to(run.path).as_posix()} cannot be read."
-            for paths in measured.damaged.values()
-            for path in paths
-        ]
+        notes += [_describe_unreadable(run, path) for paths in measured.damaged.values() for path in paths]
         shown = (("pairs", measured.pairs, "samples and their nearest training images"),)
         shown += (("diagnosis", measured.diagnosis, "errors at each noise level"),)
         for name, path, about in shown:
             if path is not None:
-                images[f"{name}-{k:03}.png"] = path.read_bytes()
+                try:
+                    images[f"{name}-{k:03}.png"] = read_picture(run.path, path)
+                except UserError:
+                    notes.append(_describe_unreadable(run, path))
+                    continue
                 title = f"{run.path.name}: {about}"
                 folded.append(Folded(title, [Picture(f"{name}-{k:03}.png", title)]))
     heads = ["run", "copies of training images", "bits per dimension ↓"]
@@ -200,6 +201,10 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
         notes.insert(0, f"Bits per dimension: ± is the standard error over images. {METHODS}")
     table: list[Block] = [Table(heads, lines, words=1, notes=notes)] if lines or notes else []
     return [Heading("Further measurements"), *table, *folded] if table or folded else []
+
+
+def _describe_unreadable(run: Run, path: Path) -> str:
+    return f"{run.path.name}: {path.relative_to(run.path).as_posix()} cannot be read."
 
 
 def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:

@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 
 from ddim.errors import UserError, check_pixels, warn_user
 from ddim.files import write_atomic
+from ddim.files.own_files import read_own_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -212,16 +213,18 @@ def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     return [sheet[top : top + height, left : left + width] for top in tops for left in lefts]
 
 
-def read_sheet(path: Path, height: int, width: int) -> list[np.ndarray]:
-    """Return the images of a sheet's PNG file, each (height, width, 3) uint8; [] if there is no file.
+def read_sheet(folder: Path, path: Path, height: int, width: int) -> list[np.ndarray]:
+    """Return the images of a sheet's PNG file inside a folder, each (height, width, 3) uint8.
 
-    If the file cannot be read, the result is [] too, and a warning says why.
+    If there is no file, the result is []. If it cannot be read, the result is [] too, and a warning says why.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(read_own_file(folder, path)), formats=("PNG",)) as image:
             return split_sheet(np.asarray(image.convert("RGB")), height, width)
     except FileNotFoundError:
         pass
+    except UserError as error:
+        warn_user(f"{error}; it is left out")
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of these for damaged files
         reason = getattr(error, "strerror", None) or "it is damaged"
         warn_user(f"{path} cannot be read, and is left out: {reason}")

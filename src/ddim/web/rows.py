@@ -103,12 +103,6 @@ def api_address(*parts: str | int) -> str:
     return "/api/" + "/".join(quote(str(part), safe="") for part in parts)
 
 
-def is_own_file(run: Path, path: Path) -> bool:
-    """Return whether a path is a regular file that lies inside the run folder, also if it is a link."""
-    # A link could lead to any file of this machine, and opening a named pipe could block for ever.
-    return path.is_file() and path.resolve().is_relative_to(run.resolve())
-
-
 def make_row(place: Place, run: Run, folder: Path) -> Row:
     """Return the row of a run. If its files contain unexpected values, the row says that the run
     is damaged.

@@ -13,11 +13,12 @@ from ddim.errors import UserError
 from ddim.evaluation.record import describe_part, describe_verdict, evaluation_name
 from ddim.experiments.index import Run
 from ddim.files.documents import SEAL, read_sealed
+from ddim.files.own_files import is_own_file
 from ddim.runs.flat import ERRORS
 from ddim.runs.folder import REAL_IMAGES, find_newest_folder, list_checkpoints, list_sheets
 from ddim.runs.log import METRICS, read_metrics
 from ddim.web.answers import Refused
-from ddim.web.rows import Interval, api_address, is_own_file, list_intervals, show_text
+from ddim.web.rows import Interval, api_address, list_intervals, show_text
 
 POINTS = 2000
 """The largest number of points of a curve; longer curves are thinned."""

@@ -12,9 +12,10 @@ from pathlib import Path
 from ddim.errors import UserError
 from ddim.experiments.evaluations import mark_comparable
 from ddim.experiments.index import Place, Run, list_places, outcome_file, read_place
+from ddim.files.own_files import is_own_file
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import METRICS
-from ddim.web.rows import Row, Sweep, is_own_file, make_row, name_id
+from ddim.web.rows import Row, Sweep, make_row, name_id
 
 SHARE = 0.01
 """The largest share of the time that the search for runs takes while somebody looks at the page.

@@ -11,7 +11,7 @@ from typing import TypeVar
 from fastapi import APIRouter, Response
 
 from ddim.errors import UserError, shorten_paths
-from ddim.files import read_file
+from ddim.files.own_files import read_picture
 from ddim.runs.flat import flatten_as_text, labels_by_default
 from ddim.web.answers import Refused, reply
 from ddim.web.event_stream import EVENTS, Event, EventStream
@@ -43,9 +43,6 @@ from ddim.web.run_list import ListedRun
 from ddim.web.trainings import Trainings
 
 T = TypeVar("T")
-
-PICTURE_BYTES = 128 * 2**20
-"""The largest number of bytes of a picture that is shown."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ async def _run_events(feed: RunFeed) -> AsyncGenerator[Event, None]:
 
 async def _picture(feed: RunFeed, run: str, kind: str, name: str) -> Response:
     path = (await feed.find_run(run)).place.path
-    content = await _read(path, lambda: read_file(find_picture(path, kind, name), PICTURE_BYTES))
+    content = await _read(path, lambda: read_picture(path, find_picture(path, kind, name)))
     return Response(content, media_type="image/webp" if kind == "films" else "image/png")
 
 
