@@ -41,7 +41,7 @@ from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, load_extractor, write_npy_header
 from ddim.nn.processes import current_processes, join_processes
 from ddim.plots.pictures import enlarge, make_sheet, save_png
-from ddim.runs.folder import check_unused, publish_output
+from ddim.runs.folder import check_publishable, publish_output
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import open_progress
@@ -139,7 +139,7 @@ def evaluate_source(
     with join_processes() as processes:
         extractor = extractor or processes.local_first("extractor", load_extractor)
         if out is not None and processes.leads:
-            check_unused(out)
+            check_publishable(out)
         images = open_evaluated_images(source, samples, reference, progress)
         announce(images.summary)
         return evaluate_images(images, extractor, out, progress)
@@ -214,7 +214,7 @@ def _unfinished_folder(images: EvaluatedImages, out: Path | None) -> Generator[P
 
     The folder is created before features are computed, so that an unusable path is reported at once.
     """
-    parent = images.home if out is None else out.parent
+    parent = images.home if out is None else out.resolve().parent
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(temporary_folder(parent / "evaluation"))

@@ -21,12 +21,13 @@ from ddim.evaluation.discretisation_error import (
     find_time_range,
 )
 from ddim.evaluation.level_search import search_levels
-from ddim.evaluation.run_folder import open_run_folder
+from ddim.evaluation.run_folder import load_given_run, open_run_folder
 from ddim.files import make_folder
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.runs import searched_grids
 from ddim.runs.codec import override
+from ddim.runs.folder import check_unused
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, ignore_progress
@@ -83,7 +84,7 @@ def search_grid(
             the schedule has too few different noise levels, or it is not that of the run and there is no
             `out`. For the sampler multistep, also if `end` is given or the grid is not karras.
     """
-    run = open_run_folder(run, out)
+    run = open_run_folder(run) if out is None else load_given_run(run)
     _check_choices(run, fields or {}, out)
     folder = run.checkpoint.run if out is None else Path(out)
     recipe, weights = override(run.recipe, fields or {}), run.checkpoint.weights
@@ -112,12 +113,14 @@ def _check_choices(run: LoadedRun, fields: Mapping[str, Any], out: str | Path | 
 
     Raises:
         UserError: if a field is not of the sampler or the grid, or if times for another schedule would be
-            saved with the run.
+            saved with the run. Also if `out` is not empty or cannot be created.
     """
     for name in fields:
         if name.partition(".")[0] not in ("sampler", "grid"):
             raise UserError(f"fields of a search must be of the sampler or the grid, got {name}")
-    if out is None and list_changed(run.checkpoint.recipe, run.recipe, "sampled_on"):
+    if out is not None:
+        check_unused(Path(out))
+    elif list_changed(run.checkpoint.recipe, run.recipe, "sampled_on"):
         raise UserError("times are saved for the schedule of the run: give another folder as out (--out)")
 
 

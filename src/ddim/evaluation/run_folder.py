@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ddim.errors import UserError, describe_given
 from ddim.files import temporary_folder
-from ddim.runs.folder import check_unused, publish_output
+from ddim.runs.folder import check_publishable, publish_output
 from ddim.runs.hub_run import locate_run
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.run_path import is_checkpoint
@@ -50,7 +50,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
         check_run_path(run)
     folder = run.checkpoint.run if isinstance(run, LoadedRun) else locate_run(run)
     if out is not None:
-        check_unused(Path(out))
+        check_publishable(Path(out))
     elif is_checkpoint(folder):
         raise UserError(
             f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
@@ -101,6 +101,6 @@ def write_results(run: LoadedRun, kind: str, out: str | Path | None, write: Call
         write: writes the files into a temporary folder.
     """
     parent, out = run.checkpoint.run / kind, None if out is None else Path(out)
-    with temporary_folder(out or parent / kind) as folder:
+    with temporary_folder((out or parent / kind).resolve()) as folder:
         write(folder)
         return publish_output(folder, out, parent)

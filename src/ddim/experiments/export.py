@@ -16,7 +16,7 @@ from ddim.plots.page import Block, Code, Heading, Text
 from ddim.runs.codec import write_recipe
 from ddim.runs.diffusers_format import export_to_diffusers
 from ddim.runs.diffusers_weights import pack_weights
-from ddim.runs.folder import check_unused, publish_output
+from ddim.runs.folder import check_publishable, publish_output
 from ddim.runs.network_program import ONNX, OUTPUT, PROGRAM, write_onnx, write_program
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.publishing import hide_folders
@@ -159,11 +159,11 @@ def export_run(
         )
     out = None if out is None else Path(out)
     if out is not None:
-        check_unused(out)
+        check_publishable(out)
     loaded = load(run, weights, own=own, device="cpu")
     name = find_run_folder(loaded.checkpoint.run).resolve().name
     parent = Path("exports")
-    with temporary_folder(out or parent / name) as folder:
+    with temporary_folder((out or parent / name).resolve()) as folder:
         notes, opening = _write_format(loaded, folder, to, steps, describe_differences(loaded, to, steps))
         card, images = make_card(loaded, opening)
         for file, png in images.items():

@@ -201,8 +201,6 @@ def temporary_folder(path: Path) -> Generator[Path]:
     Raises:
         UserError: if `path` is "." or "/", which have no name.
     """
-    if not path.name:
-        raise UserError(f"the folder to write must have a name, such as {path / 'new'}, got {path}")
     make_folder(path.parent)
     remove_leftovers_once(path.parent)
     while True:

@@ -77,6 +77,28 @@ def check_unused(out: Path, more: str = "") -> None:
         raise UserError(f"folder {out} cannot be created: {above} {why}")
 
 
+def check_publishable(out: Path) -> None:
+    """Check that `publish_output` can rename a finished folder to `out`, which may be a link to a folder.
+
+    Raises:
+        UserError: if `out` is neither new nor an empty folder, or cannot be created or replaced.
+    """
+    if not out.name:
+        raise UserError(f"the folder to write must have a name, such as {out / 'new'}, got {out}")
+    check_unused(out)
+    place = out.resolve()
+    if not place.is_dir():
+        return
+    if left := next(place.iterdir(), None):
+        raise UserError(f"folder {out} is not empty: it holds {left.name}; give a new or empty folder")
+    # A rename cannot replace a mount point. If it replaced the current folder, the shell would not see that.
+    if os.path.ismount(place) or place == Path.cwd() or not os.access(place.parent, os.W_OK):
+        raise UserError(
+            f"folder {out} cannot be replaced by a finished one, because it is a mount point, the current "
+            f"folder, or in a folder that cannot be written to: give a new folder, such as {out / 'result'}"
+        )
+
+
 def check_outside(out: Path, source: str) -> None:
     """Check that results do not lie in a folder of images, of which they would become images.
 
@@ -144,10 +166,13 @@ def make_numbered_folder(
 def publish_output(
     filled: Path, out: Path | None, parent: Path, stem: str = "", *, least: bool = False
 ) -> Path:
-    """Rename a filled folder to `out`, by default as `make_numbered_folder` does, and return its new path."""
+    """Rename a filled folder to `out`, by default as `make_numbered_folder` does, and return its new path.
+
+    If `out` is a link, the folder that it leads to is replaced; see `check_publishable`.
+    """
     if out is None:
         return make_numbered_folder(parent, stem, filled, least=least)
-    publish_folder(filled, out)
+    publish_folder(filled, out.resolve())
     return out
 
 
