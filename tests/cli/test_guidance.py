@@ -148,7 +148,7 @@ def test_a_table_has_rows_for_guidance_and_its_conditions_differ(home, monkeypat
     assert differing["guidance interval"] == [None, "-2 to 5", "-2 to 5"]
     assert differing["guide"][0] is None
     assert str(checkpoint.find_newest(home / "run" / GUIDE)) in differing["guide"][1]
-    conditions = [evaluation_conditions(found.record) for found in made]
+    conditions = [evaluation_conditions(found) for found in made]
     assert len({str(each.sampling) for each in conditions}) == 3
     assert "guidance 2, log-SNR -2 to 5, guide @guide" in str(conditions[1].sampling)
 

@@ -8,12 +8,12 @@ from ddim.evaluation.conditions import Aspect, Mismatch, TooFewImages, error_con
 from ddim.metrics.catalogue import METRICS
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import smoke
-from stubs import record
+from stubs import evaluation
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_records_of_the_same_features_reference_and_count_have_no_obstacle(metric):
-    assert find_obstacle(record(), record(generated__source="runs/b"), metric) is None
+    assert find_obstacle(evaluation(), evaluation(generated__source="runs/b"), metric) is None
 
 
 @pytest.mark.parametrize(
@@ -28,23 +28,23 @@ def test_records_of_the_same_features_reference_and_count_have_no_obstacle(metri
     ],
 )
 def test_an_obstacle_to_a_ranking_is_described_in_one_sentence_either_way(changes, aspect, sentence):
-    obstacle = find_obstacle(record(), record(**changes), "kid")
+    obstacle = find_obstacle(evaluation(), evaluation(**changes), "kid")
     assert re.search(sentence, str(obstacle))
     assert "\n" not in str(obstacle)
     assert obstacle.aspect is aspect if aspect else not isinstance(obstacle, Mismatch)
-    assert find_obstacle(record(**changes), record(), "kid") is not None
+    assert find_obstacle(evaluation(**changes), evaluation(), "kid") is not None
 
 
 def test_a_metric_that_one_evaluation_lacks_hinders_no_other_metric():
-    without = record(metrics__fid__infinity=None)
-    assert str(find_obstacle(record(), without, "fid_infinity")) == "runs/a has no FID-infinity"
-    assert find_obstacle(record(), without, "fid") is None
+    without = evaluation(metrics__fid__infinity=None)
+    assert str(find_obstacle(evaluation(), without, "fid_infinity")) == "runs/a has no FID-infinity"
+    assert find_obstacle(evaluation(), without, "fid") is None
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_biased_metrics_need_equal_numbers_of_samples(metric):
     """KID is unbiased (Binkowski et al. 2018); FID-infinity is extrapolated."""
-    obstacle = find_obstacle(record(), record(generated__images=300), metric)
+    obstacle = find_obstacle(evaluation(), evaluation(generated__images=300), metric)
     if metric in ("kid", "fid_infinity"):
         assert obstacle is None
     else:
@@ -54,18 +54,18 @@ def test_biased_metrics_need_equal_numbers_of_samples(metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_small_reference_has_too_few_images_too(metric):
-    few = record(reference__images=50, features__dimensions=60)
+    few = evaluation(reference__images=50, features__dimensions=60)
     assert "50 images are too few" in str(find_obstacle(few, few, metric))
 
 
 def test_fid_needs_as_many_images_as_features_have_dimensions():
     """With fewer images the covariance is singular."""
-    wide = record(features__dimensions=401)
+    wide = evaluation(features__dimensions=401)
     assert find_obstacle(wide, wide, "kid") is None
     obstacle = find_obstacle(wide, wide, "fid")
     assert obstacle == TooFewImages("fid", 400, 401)
     assert str(obstacle) == "400 images are too few to rank by FID, which needs at least 401"
-    exact = record(features__dimensions=400)
+    exact = evaluation(features__dimensions=400)
     assert find_obstacle(exact, exact, "fid") is None
 
 

@@ -1,17 +1,16 @@
 """Reading the record of an evaluation."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from ddim.errors import UserError
-from ddim.evaluation.record import Evaluation, list_evaluations, read_evaluation
-from stubs import RECORD, SAMPLING, record, written
+from ddim.evaluation.record import list_evaluations, read_evaluation
+from stubs import RECORD, SAMPLING, evaluation, record, written
 
 
 def test_fid_infinity_is_a_separate_metric_with_an_interval_and_fid_has_none():
-    found = Evaluation(Path(), record())
+    found = evaluation()
     assert (found.value("fid"), found.interval("fid")) == (30.0, None)
     assert (found.value("fid_infinity"), found.interval("fid_infinity")) == (25.0, (20.0, 30.0))
 
@@ -30,11 +29,11 @@ def test_fid_infinity_is_a_separate_metric_with_an_interval_and_fid_has_none():
     ],
 )
 def test_an_evaluation_is_named_after_how_its_samples_were_made(changes, name):
-    assert Evaluation(Path(), record(sampling={**SAMPLING, **changes})).name == name
+    assert evaluation(sampling={**SAMPLING, **changes}).name == name
 
 
 def test_an_evaluation_of_images_is_named_after_their_folder():
-    assert Evaluation(Path(), record(generated__source="/data/mine")).name == "images of mine"
+    assert evaluation(generated__source="/data/mine").name == "images of mine"
 
 
 def test_the_newest_complete_evaluation_of_a_run_is_read(tmp_path):

@@ -16,7 +16,6 @@ import ddim
 from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, measure_difference
 from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.record import Evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
 from ddim.evaluation.table import EvaluationTable, TableCell, format_difference
@@ -26,7 +25,7 @@ from ddim.runs.checkpoint import find_newest
 from ddim.runs.pipeline import load
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from mine import Cubes, Euler
-from stubs import SAMPLING, record, stub
+from stubs import SAMPLING, evaluation, stub
 
 FEW = Samples(n=40)
 CHOICES = {"steps": [1, 3], "sampler": [ddim.DDIM(), ddim.DDIM(1.0), ddim.DDPM("large")]}
@@ -135,13 +134,13 @@ def made(values, columns=("10 steps", "20 steps")):
         for column, (kid, difference) in zip(columns, pairs, strict=True):
             metric = {"value": kid, "low": kid - 0.01, "high": kid + 0.01}
             steps = int(column.split()[0])
-            found = record(
+            found = evaluation(
                 metrics__kid=metric,
                 sampling={**SAMPLING, "nfe": steps},
                 yardstick={"metrics": {"kid": {"value": 0.001, "low": 0.0, "high": 0.002}}},
             )
             choice = {"steps": steps, "sampler.eta": row}
-            cells.append(TableCell(choice, row, column, Evaluation(Path("e"), found), difference))
+            cells.append(TableCell(choice, row, column, found, difference))
     return EvaluationTable("kid", tuple(cells), ("a <note>",))
 
 
@@ -165,10 +164,8 @@ def test_a_printed_table_has_its_title_values_and_notes():
 @pytest.mark.parametrize(("metric", "images", "known"), [("kid", 30, 1), ("fid", 30, 0), ("fid", 400, 1)])
 def test_fewer_real_images_than_samples_are_shown_only_for_an_unbiased_metric(metric, images, known):
     yardstick = {"images": images, "metrics": {metric: {"value": 0.5, "low": 0.4, "high": 0.6}}}
-    found = record(sampling={**SAMPLING, "nfe": 2}, yardstick=yardstick)
-    table = EvaluationTable(
-        metric, (TableCell({"steps": 2}, "eta 0", "2 steps", Evaluation(Path("e"), found)),)
-    )
+    found = evaluation(sampling={**SAMPLING, "nfe": 2}, yardstick=yardstick)
+    table = EvaluationTable(metric, (TableCell({"steps": 2}, "eta 0", "2 steps", found),))
     assert (table.describe()["yardstick"] is not None) == known
 
 

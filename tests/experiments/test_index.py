@@ -100,7 +100,7 @@ def test_evaluations_are_sorted_by_number(tmp_path):
     for number in (1, 2, 10):
         write_evaluation(folder, number, kid=number / 100, fid=number)
     assert read_run(folder).metrics == {"kid": 0.1, "fid": 10}
-    assert len(read_run(folder).records) == 3
+    assert len(read_run(folder).evaluations) == 3
 
 
 def test_runs_are_found_at_any_depth(tmp_path):

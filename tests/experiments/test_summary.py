@@ -2,12 +2,14 @@
 
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim.evaluation.conditions import evaluation_conditions
+from ddim.evaluation.record import Evaluation
 from ddim.experiments.evaluations import common_conditions, describe_mismatches, mark_comparable
 from ddim.experiments.index import Run, sort_runs
 from ddim.experiments.summary import (
@@ -19,7 +21,7 @@ from ddim.experiments.summary import (
 )
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import smoke
-from evaluated_runs import record, run
+from evaluated_runs import evaluation, record, run
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_configuration():
@@ -85,11 +87,11 @@ def test_numbers_are_means_over_the_finished_repeats():
 
 def test_the_latest_evaluation_under_the_common_conditions_counts():
     found = [
-        run(seed=0, records=[record(0.3), record(0.1), record(7.0, extractor="inception")]),
-        run(seed=1, records=[record(0.2)]),
+        run(seed=0, evaluations=[evaluation(0.3), evaluation(0.1), evaluation(7.0, extractor="inception")]),
+        run(seed=1, evaluations=[evaluation(0.2)]),
     ]
     common = common_conditions(found)
-    assert common == evaluation_conditions(record(), run().recipe)
+    assert common == evaluation_conditions(evaluation(), run().recipe)
     (one,) = group_runs(found)
     assert summarise_metrics(one, common)["kid"].mean == pytest.approx(0.15)
     assert other_conditions(one, common) == []
@@ -105,8 +107,8 @@ def test_the_latest_evaluation_under_the_common_conditions_counts():
 )
 def test_an_evaluation_under_other_conditions_is_left_out_of_the_mean_and_described(changes, said):
     found = [
-        *(run(seed=k, records=[record(0.1)]) for k in range(2)),
-        run(seed=2, records=[record(0.9, **changes)]),
+        *(run(seed=k, evaluations=[evaluation(0.1)]) for k in range(2)),
+        run(seed=2, evaluations=[evaluation(0.9, **changes)]),
     ]
     common = common_conditions(found)
     (one,) = group_runs(found)
@@ -116,20 +118,20 @@ def test_an_evaluation_under_other_conditions_is_left_out_of_the_mean_and_descri
 
 
 def test_each_seed_may_draw_its_own_validation_images():
-    found = [run(seed=k, records=[record(0.1 * k, sha256=str(k))]) for k in (1, 2, 3)]
+    found = [run(seed=k, evaluations=[evaluation(0.1 * k, sha256=str(k))]) for k in (1, 2, 3)]
     (one,) = group_runs(found)
     assert summarise_metrics(one, common_conditions(found))["kid"].n == 3
 
 
 def test_of_equally_common_conditions_those_with_more_samples_count():
-    found = [run(records=[record(samples=100)]), run(seed=1, records=[record(samples=5000)])]
+    found = [run(evaluations=[evaluation(samples=100)]), run(seed=1, evaluations=[evaluation(samples=5000)])]
     assert common_conditions(found).images == 5000
     assert common_conditions(found[::-1]).images == 5000
     assert common_conditions([run()]) is None
 
 
 def test_kid_and_fid_infinity_have_intervals():
-    found = [run(records=[record(0.1, fid=40.0)])]
+    found = [run(evaluations=[evaluation(0.1, fid=40.0)])]
     (one,) = group_runs(found)
     numbers = summarise_metrics(one, common_conditions(found))
     assert numbers["kid"].interval == pytest.approx((0.09, 0.11))
@@ -169,8 +171,8 @@ OTHERWISE = {
 
 @pytest.mark.parametrize("said", OTHERWISE)
 def test_evaluations_with_other_sampling_options_are_not_comparable(said):
-    odd = run(name="odd", optim__lr=1e-4, records=(record(0.01, **OTHERWISE[said]),))
-    found = [run(seed=k, records=(record(0.3),)) for k in range(2)]
+    odd = run(name="odd", optim__lr=1e-4, evaluations=(evaluation(0.01, **OTHERWISE[said]),))
+    found = [run(seed=k, evaluations=(evaluation(0.3),)) for k in range(2)]
     common = common_conditions([*found, odd])
     two, one = group_runs([*found, odd])
     assert summarise_metrics(two, common)["kid"].mean == pytest.approx(0.3)
@@ -189,28 +191,28 @@ def test_runs_with_their_own_samplers_compare():
     """Each run is evaluated with its own recipe: a sweep may vary the sampler."""
     choice = {"sampler": "ddim", "sampler.eta": 1.0}
     other = dump(override(smoke(), choice))
-    one = run(records=(record(0.3),))
-    two = replace(run(records=(record(0.2, recipe=other),)), recipe=other)
+    one = run(evaluations=(evaluation(0.3),))
+    two = replace(run(evaluations=(evaluation(0.2, recipe=other),)), recipe=other)
     assert [each.metrics["kid"] for each in mark_comparable([one, two])] == [0.3, 0.2]
 
 
 def test_samples_of_other_numbers_of_steps_do_not_compare():
-    found = [run(steps=n, records=(record(n / 100, times=[1.0] * n),)) for n in (5, 50, 50)]
+    found = [run(steps=n, evaluations=(evaluation(n / 100, times=[1.0] * n),)) for n in (5, 50, 50)]
     assert [each.comparable for each in mark_comparable(found)] == [False, True, True]
 
 
 def test_an_evaluation_of_an_earlier_step_of_a_finished_run_does_not_count():
-    early, last = record(0.1, step=30), record(0.3)
-    found = mark_comparable([run(records=(last, early)), run(records=(early,))])
+    early, last = evaluation(0.1, step=30), evaluation(0.3)
+    found = mark_comparable([run(evaluations=(last, early)), run(evaluations=(early,))])
     assert [(each.metrics["kid"], each.comparable) for each in found] == [(0.3, True), (0.1, False)]
     assert "of an earlier step" in found[1].why
-    (started,) = mark_comparable([replace(run(records=(early,)), state="stopped")])
+    (started,) = mark_comparable([replace(run(evaluations=(early,)), state="stopped")])
     assert started.metrics["kid"] == 0.1
 
 
 def test_two_runs_with_one_seed_are_duplicates():
     """A report on two sweeps that share a configuration has its first seed twice."""
-    found = [run(seed=k, records=(record(0.3 + 0.2 * k),)) for k in (0, 0, 1)]
+    found = [run(seed=k, evaluations=(evaluation(0.3 + 0.2 * k),)) for k in (0, 0, 1)]
     (one,) = group_runs(found)
     assert one.runs == (found[0], found[2])
     assert one.duplicates == (found[1],)
@@ -223,10 +225,11 @@ def test_two_runs_with_one_seed_are_duplicates():
 def test_grids_that_searches_found_count_as_equal():
     """Each run has its own times; and a field that a newer version added is no change."""
     searched = [dump(override(smoke(), {"grid": {"kind": "listed", "times": [1, t]}})) for t in (0.5, 0.4)]
-    found = [run(seed=k, records=(record(0.3, recipe=recipe),)) for k, recipe in enumerate(searched)]
+    found = [run(seed=k, evaluations=(evaluation(0.3, recipe=recipe),)) for k, recipe in enumerate(searched)]
     assert [each.metrics["kid"] for each in mark_comparable(found)] == [0.3, 0.3]
     newer = {**dump(smoke()), "sampler": {**dump(smoke())["sampler"], "new": 1}}
-    one, other = (evaluation_conditions(each, run().recipe) for each in (record(recipe=newer), record()))
+    pair = evaluation(recipe=newer), evaluation()
+    one, other = (evaluation_conditions(each, run().recipe) for each in pair)
     assert one == other
 
 
@@ -275,10 +278,12 @@ def test_fingerprints_differ_between_sizes_without_a_change_of_the_images():
 
 def test_of_equally_common_conditions_those_of_the_newest_evaluation_count():
     def evaluated(steps, day):
-        return record(0.1 * steps, times=[1.0] * steps) | {"time": f"2026-01-0{day}T00:00:00+00:00"}
+        found = record(0.1 * steps, times=[1.0] * steps)
+        return Evaluation(Path(), found | {"time": f"2026-01-0{day}T00:00:00+00:00"})
 
     for order in ((5, 10, 20), (20, 10, 5), (10, 20, 5)):
-        (kept,) = mark_comparable([run(records=tuple(evaluated(n, day) for day, n in enumerate(order, 1)))])
+        made = tuple(evaluated(n, day) for day, n in enumerate(order, 1))
+        (kept,) = mark_comparable([run(evaluations=made)])
         assert kept.metrics["kid"] == pytest.approx(0.1 * order[-1])
-        found = [run(seed=k, records=(evaluated(n, k + 1),)) for k, n in enumerate(order)]
+        found = [run(seed=k, evaluations=(evaluated(n, k + 1),)) for k, n in enumerate(order)]
         assert common_conditions(found).sampling.steps == order[-1]

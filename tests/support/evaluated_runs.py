@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import stubs
+from ddim.evaluation.record import Evaluation
 from ddim.experiments.index import Run
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import smoke
 
 
-def run(name="run", state="finished", errors=None, records=(), **changes):
+def run(name="run", state="finished", errors=None, evaluations=(), **changes):
     """Return a run in memory; `changes` are fields of its recipe, with double underscores for dots."""
     recipe = dump(override(smoke(), {path.replace("__", "."): value for path, value in changes.items()}))
-    return Run(Path(name), state, recipe, images=960, total=960, errors=errors or {}, records=records)
+    return Run(Path(name), state, recipe, images=960, total=960, errors=errors or {}, evaluations=evaluations)
 
 
 def record(kid=0.1, fid=None, extractor="lite", samples=1000, part="valid", sha256="a", **sampling):  # noqa: PLR0913
@@ -32,3 +33,8 @@ def record(kid=0.1, fid=None, extractor="lite", samples=1000, part="valid", sha2
     steps = {"step": 60, "nfe": 20, "times": [1.0] * 20, "seeds": list(range(samples))}
     choices = {"recipe": dump(smoke()), "sampler": {"kind": "ddim"}, "label": None, "guidance": 1.0}
     return stubs.record(**evaluation, sampling={**stubs.SAMPLING, **steps, **choices, **sampling})
+
+
+def evaluation(*values, **facts):
+    """Return the evaluation that has `record(*values, **facts)`."""
+    return Evaluation(Path(), record(*values, **facts))

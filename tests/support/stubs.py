@@ -2,10 +2,12 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 from torch.nn import functional as F
 
+from ddim.evaluation.record import Evaluation
 from ddim.files import hash_file
 from ddim.metrics.features import Extractor
 
@@ -55,6 +57,11 @@ def record(**changes):
             table = table[name]
         table[last] = value
     return made
+
+
+def evaluation(**changes):
+    """Return the evaluation that has `record(**changes)`."""
+    return Evaluation(Path(), record(**changes))
 
 
 def written(folder, features=None, **changes):

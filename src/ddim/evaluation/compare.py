@@ -227,7 +227,7 @@ def rank_evaluations(evaluations: Sequence[Evaluation], metric: str) -> list[Row
     if len(evaluations) < 2:
         raise UserError(f"a comparison needs at least two evaluations, got {len(evaluations)}: give another")
     first, *others = evaluations
-    reasons = [find_obstacle(first.record, other.record, metric) for other in others]
+    reasons = [find_obstacle(first, other, metric) for other in others]
     if all(reasons):
         raise UserError(f"nothing can be compared by {found.title}: {reasons[0]}")
     rows = [Row(first)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-from ddim.evaluation.record import find_changed_label, metric_entry
+from ddim.evaluation.record import Evaluation, find_changed_label, metric_entry
 from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.guidance_name import name_guide, name_interval
@@ -197,14 +197,15 @@ class Conditions:
         return TooFewImages(metric, images, least) if images < least else None
 
 
-def evaluation_conditions(record: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Conditions:
+def evaluation_conditions(evaluation: Evaluation, recipe: Mapping[str, Any] | None = None) -> Conditions:
     """Return the conditions of an evaluation.
 
     Args:
-        record: the record of the evaluation.
+        evaluation: the evaluation.
         recipe: the run's recipe as JSON, with which the sampling is compared. The default is the recipe of
             the record, so that no field counts as changed.
     """
+    record = evaluation.record
     features = {f.name: record["features"][f.name] for f in fields(Features)}
     reference = {f.name: record["reference"][f.name] for f in fields(ReferenceSet)}
     return Conditions(
@@ -228,12 +229,12 @@ def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
     return Conditions(Units(tuple(units.items())), reference, count)
 
 
-def find_obstacle(one: Mapping[str, Any], other: Mapping[str, Any], metric: str) -> Obstacle | None:
+def find_obstacle(one: Evaluation, other: Evaluation, metric: str) -> Obstacle | None:
     """Return the reason why two evaluations may not be ranked by a metric, or None if they may.
 
     Args:
-        one: the record of the first evaluation.
-        other: the record of the second evaluation.
+        one: the first evaluation.
+        other: the second evaluation.
         metric: the name of a metric.
     """
     conditions, others = evaluation_conditions(one), evaluation_conditions(other)
@@ -242,9 +243,9 @@ def find_obstacle(one: Mapping[str, Any], other: Mapping[str, Any], metric: str)
         return found[Aspect.MEASURE]
     if conditions.reference.sha256 != others.reference.sha256:
         return Mismatch(Aspect.REFERENCE, conditions.reference, others.reference)
-    for record in (one, other):
-        if not metric_entry(record, metric):
-            return MissingMetric(metric, record["generated"]["source"])
+    for each in (one, other):
+        if not metric_entry(each.record, metric):
+            return MissingMetric(metric, each.record["generated"]["source"])
     if find_metric(metric).biased and Aspect.IMAGES in found:
         return found[Aspect.IMAGES]
     return conditions.shortage(metric) or others.shortage(metric)

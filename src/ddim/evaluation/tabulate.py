@@ -184,7 +184,7 @@ def _arrange(
 
 def _find_first_obstacle(cells: Sequence[TableCell], metric: str) -> Obstacle | None:
     """Return why the values of a table may not be compared, or None."""
-    first, *others = (cell.evaluation.record for cell in cells)
+    first, *others = (cell.evaluation for cell in cells)
     return next((found for other in others if (found := find_obstacle(first, other, metric))), None)
 
 

@@ -9,23 +9,21 @@ under the common conditions is selected. `ddim.evaluation.conditions` decides wh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ddim.evaluation.conditions import Conditions, Mismatch, ReferenceSet, evaluation_conditions
+from ddim.evaluation.record import Evaluation
 from ddim.experiments.index import Run
 
-Record = Mapping[str, Any]
 
-
-def represents_run(run: Run, record: Record) -> bool:
+def represents_run(run: Run, evaluation: Evaluation) -> bool:
     """Return whether an evaluation counts for a run.
 
     If the run is finished, an evaluation counts only if it was made at the last step. Every evaluation counts
     if the run is not finished, or if the evaluation does not say how its images were sampled.
     """
-    sampling = record.get("sampling")
+    sampling = evaluation.record.get("sampling")
     return not sampling or is_last_step(run, sampling["step"])
 
 
@@ -44,22 +42,22 @@ def common_conditions(found: Iterable[Run]) -> Conditions | None:
     newest: dict[Conditions, tuple[str, int]] = {}
     for run in found:
         own = {}
-        for place, record in enumerate(run.records):
-            if represents_run(run, record):
-                own[evaluation_conditions(record, run.recipe)] = str(record.get("time")), place
+        for place, each in enumerate(run.evaluations):
+            if represents_run(run, each):
+                own[evaluation_conditions(each, run.recipe)] = str(each.record.get("time")), place
         counts.update(own.keys())
         newest |= {each: max(when, newest.get(each, when)) for each, when in own.items()}
     return max(counts, key=lambda each: (counts[each], each.images, newest[each]), default=None)
 
 
-def newest_record(run: Run, conditions: Conditions | None = None) -> Record | None:
-    """Return the newest record of a run for which `represents_run` is true, or None if there is none.
+def newest_evaluation(run: Run, conditions: Conditions | None = None) -> Evaluation | None:
+    """Return the newest evaluation of a run for which `represents_run` is true, or None if there is none.
 
     If `conditions` is given, only evaluations under these conditions are searched.
     """
-    for record in reversed(run.records):
-        if represents_run(run, record) and conditions in (None, evaluation_conditions(record, run.recipe)):
-            return record
+    for each in reversed(run.evaluations):
+        if represents_run(run, each) and conditions in (None, evaluation_conditions(each, run.recipe)):
+            return each
     return None
 
 
@@ -72,17 +70,17 @@ def mark_comparable(found: Sequence[Run]) -> list[Run]:
     common = common_conditions(found)
 
     def marked(run: Run) -> Run:
-        record = newest_record(run, common) if common else None
-        if record is not None:
-            return replace(run, records=(record,))
-        if not run.records:
+        comparable = newest_evaluation(run, common) if common else None
+        if comparable is not None:
+            return replace(run, evaluations=(comparable,))
+        if not run.evaluations:
             return run
-        newest = newest_record(run)
+        newest = newest_evaluation(run)
         reason = "of an earlier step"
         if common and newest:
             reason = describe_mismatches(evaluation_conditions(newest, run.recipe).mismatches(common))
         why = run.why or f"its metrics are not comparable with the metrics of most runs: {reason}"
-        return replace(run, records=(newest or run.records[-1],), why=why, comparable=False)
+        return replace(run, evaluations=(newest or run.evaluations[-1],), why=why, comparable=False)
 
     return [marked(run) for run in found]
 

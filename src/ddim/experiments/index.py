@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, shorten_paths, suggest
-from ddim.evaluation.record import RECORD, list_evaluations, metric_entry, read_evaluation
+from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, metric_entry, read_evaluation
 from ddim.experiments.sweep.document import SWEEP, read_plan
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files.documents import read_sealed
@@ -43,7 +43,7 @@ class Run:
         images: training images seen so far.
         total: training budget in images; None while a budget in minutes is not yet converted to images.
         errors: the latest values of the metrics in `ERRORS`, keyed by name.
-        records: the records of the run's evaluations, oldest first.
+        evaluations: the evaluations of the run, oldest first.
         changed: when the run last wrote its log, in seconds since 1970.
         why: the last line that a failed trial printed, or the reason why the run cannot be read.
         seconds_left: the estimated time that a running run still needs; None if it is not known.
@@ -57,7 +57,7 @@ class Run:
     images: int = 0
     total: int | None = None
     errors: Mapping[str, float] = field(default_factory=dict)
-    records: Sequence[Mapping[str, Any]] = ()
+    evaluations: Sequence[Evaluation] = ()
     changed: float | None = None
     why: str = ""
     seconds_left: float | None = None
@@ -66,7 +66,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The metrics of the latest evaluation, such as {"kid": 0.01, ...}; empty without an evaluation."""
-        record = self.records[-1] if self.records else {"metrics": {}}
+        record = self.evaluations[-1].record if self.evaluations else {"metrics": {}}
         found = {name: metric_entry(record, name) for name in catalogue.METRICS}
         return {name: values["value"] for name, values in found.items() if values}
 
@@ -151,7 +151,7 @@ def read_run(path: str | Path) -> Run:
 def _read_run(path: Path) -> Run:
     facts = read_sealed(path / RUN)
     lines = read_metrics(path)
-    records, why = _read_records(path)
+    evaluations, why = _read_evaluations(path)
     recipe = check_shown_fields(facts["recipe"])
     # The lock is checked before checkpoints are listed. In the other order, a run that saves its last
     # checkpoint and ends in between would look as if it had stopped early.
@@ -165,7 +165,7 @@ def _read_run(path: Path) -> Run:
     ended = "stopped" if total is None or seen < total else "finished"
     state = "running" if locked else ended
     left = _estimate_seconds_left(lines, total) if locked else None
-    return Run(path, state, recipe, facts, images, total, errors, records, changed, why, left)
+    return Run(path, state, recipe, facts, images, total, errors, evaluations, changed, why, left)
 
 
 def run_value(run: Run, name: str) -> str | float | None:
@@ -274,15 +274,15 @@ def _read_trial(place: Place, result: Path) -> Run:
     return replace(run, state="failed", changed=changed, why=outcome.message)
 
 
-def _read_records(path: Path) -> tuple[tuple[Mapping[str, Any], ...], str]:
-    """Return the records of a run's evaluations, oldest first, and a text about unreadable records, or ""."""
-    records, faults = [], []
+def _read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], str]:
+    """Return the evaluations of a run, oldest first, and a text about unreadable records, or ""."""
+    evaluations, faults = [], []
     for folder in list_evaluations(path):
         try:
-            records.append(read_evaluation(folder / RECORD).record)
+            evaluations.append(read_evaluation(folder / RECORD))
         except UserError as error:
             faults.append(_describe_fault(path, error))
-    return tuple(records), "; ".join(faults)
+    return tuple(evaluations), "; ".join(faults)
 
 
 def _estimate_seconds_left(lines: Sequence[Mapping[str, Any]], total: int | None) -> float | None:

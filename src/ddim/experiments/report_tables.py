@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ddim.evaluation.compare import remark_on_nfe
 from ddim.evaluation.conditions import Conditions, error_conditions
 from ddim.evaluation.record import Evaluation, metric_entry
-from ddim.experiments.evaluations import describe_mismatches, newest_record
+from ddim.experiments.evaluations import describe_mismatches, newest_evaluation
 from ddim.experiments.index import Run
 from ddim.experiments.summary import (
     METRICS,
@@ -47,12 +47,12 @@ def differing_fields_table(rows: Sequence[Configuration]) -> list[Block]:
 def results_table(rows: Sequence[Configuration], common: Conditions | None) -> Table:
     """Return the table of results: a row for each configuration, a column for each metric, and notes."""
     found = [summarise_metrics(row, common) for row in rows]
-    earlier = [record for row in rows for _, record in earlier_evaluations(row)]
+    earlier = [each for row in rows for _, each in earlier_evaluations(row)]
     metrics = [
         name
         for name in METRICS
         if any(name in numbers for numbers in found)
-        or any(name not in ERRORS and metric_entry(record, name) for record in earlier)
+        or any(name not in ERRORS and metric_entry(each.record, name) for each in earlier)
     ]
     best = {name: _best_row(name, rows, found, common) for name in metrics}
     lines = []
@@ -99,7 +99,7 @@ def _absent_text(row: Configuration, common: Conditions | None, name: str) -> st
 
     If runs were evaluated only at an earlier step, the text is the values of that step, marked with "*".
     """
-    earlier = [metric_entry(record, name) for _, record in earlier_evaluations(row)]
+    earlier = [metric_entry(each.record, name) for _, each in earlier_evaluations(row)]
     values = [format_spread(Spread(entry["value"], 1)) for entry in earlier if entry]
     if values:
         return ", ".join(f"{value}*" for value in values)
@@ -123,9 +123,9 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
         notes.append(f"Not counted, as another run has the same recipe and seed: {', '.join(duplicates)}.")
     notes += [
         f"* {run.path.name}: not comparable, because its newest evaluation is of an earlier step "
-        f"({record['sampling']['step']:,}). Evaluate the run again."
+        f"({each.record['sampling']['step']:,}). Evaluate the run again."
         for row in rows
-        for run, record in earlier_evaluations(row)
+        for run, each in earlier_evaluations(row)
     ]
     if common is not None:
         notes.append(
@@ -158,8 +158,7 @@ def _sampling(rows: Sequence[Configuration], common: Conditions) -> Iterator[str
     """Yield how the evaluated samples were sampled, and a note if their NFE differ."""
     named: dict[str, Evaluation] = {}
     for run in (run for row in rows for run in row.counted):
-        if record := newest_record(run, common):
-            evaluation = Evaluation(run.path, dict(record))
+        if evaluation := newest_evaluation(run, common):
             named[evaluation.name] = evaluation
     if said := remark_on_nfe(list(named.values())):
         yield f"{said[0].upper()}{said[1:]}."

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ddim.evaluation.conditions import Conditions, evaluation_conditions
-from ddim.evaluation.record import metric_entry
-from ddim.experiments.evaluations import newest_record
+from ddim.evaluation.record import Evaluation, metric_entry
+from ddim.experiments.evaluations import newest_evaluation
 from ddim.experiments.index import Run
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import Metric
@@ -176,10 +176,10 @@ def summarise_metrics(configuration: Configuration, common: Conditions | None) -
     return found
 
 
-def earlier_evaluations(configuration: Configuration) -> list[tuple[Run, Mapping[str, Any]]]:
-    """Return (run, newest record) for each finished run that was evaluated only before its last step."""
-    missed = [run for run in configuration.counted if run.records and newest_record(run) is None]
-    return [(run, run.records[-1]) for run in missed]
+def earlier_evaluations(configuration: Configuration) -> list[tuple[Run, Evaluation]]:
+    """Return (run, newest evaluation) for each finished run that was evaluated only before its last step."""
+    missed = [run for run in configuration.counted if run.evaluations and newest_evaluation(run) is None]
+    return [(run, run.evaluations[-1]) for run in missed]
 
 
 def other_conditions(configuration: Configuration, common: Conditions) -> list[Conditions]:
@@ -187,8 +187,8 @@ def other_conditions(configuration: Configuration, common: Conditions) -> list[C
 
     For each such run, these are the conditions of its newest evaluation.
     """
-    missed = [run for run in configuration.counted if newest_record(run, common) is None]
-    found = (evaluation_conditions(rec, run.recipe) for run in missed if (rec := newest_record(run)))
+    missed = [run for run in configuration.counted if newest_evaluation(run, common) is None]
+    found = (evaluation_conditions(e, run.recipe) for run in missed if (e := newest_evaluation(run)))
     return list(dict.fromkeys(found))
 
 
@@ -215,8 +215,8 @@ def value_of_run(
     """Return (value, 95 % confidence interval or None) of a metric for a run; None if there is no value."""
     if name in ERRORS:
         return (run.errors[name], None) if name in run.errors else None
-    record = newest_record(run, common) if common else None
-    found = {} if record is None else metric_entry(record, name)
+    evaluation = newest_evaluation(run, common) if common else None
+    found = {} if evaluation is None else metric_entry(evaluation.record, name)
     if not found:
         return None
     return found["value"], (found["low"], found["high"]) if "low" in found else None

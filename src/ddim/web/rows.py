@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from ddim.data.clusters import Clusters
 from ddim.errors import shorten_paths
-from ddim.evaluation.record import metric_entry
+from ddim.evaluation.record import Evaluation, metric_entry
 from ddim.experiments.index import Place, Run
 from ddim.metrics.catalogue import METRICS
 from ddim.runs.folder import list_sheets
@@ -141,7 +141,7 @@ def _describe_run(row: Row, run: Run) -> Row:
         None if run.total is None else int(run.total),
         _number(run.seconds_left),
         {name: float(value) for name, value in run.errors.items()},
-        _list_metrics(run.records[-1:]),
+        list_intervals(run.evaluations[-1]) if run.evaluations else {},
         run.comparable,
         run.changed,
         api_address("runs", row.id, "sheets", sheets[-1][0]) if sheets else None,
@@ -161,13 +161,9 @@ def _count_classes(recipe: Mapping[str, Any], images: Mapping[str, Any]) -> int:
     return len(images.get("classes") or ())
 
 
-def _list_metrics(records: Iterable[Mapping[str, Any]]) -> dict[str, Interval]:
-    return {metric: found for record in records for metric, found in list_intervals(record).items()}
-
-
-def list_intervals(record: Mapping[str, Any]) -> dict[str, Interval]:
-    """Return the metrics in the record of an evaluation with their intervals, keyed by name."""
-    found = {name: metric_entry(record, name) for name in METRICS}
+def list_intervals(evaluation: Evaluation) -> dict[str, Interval]:
+    """Return the metrics of an evaluation with their intervals, keyed by name."""
+    found = {name: metric_entry(evaluation.record, name) for name in METRICS}
     return {
         name: Interval(*(_number(entry.get(part)) for part in ("value", "low", "high")))
         for name, entry in found.items()

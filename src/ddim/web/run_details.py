@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.evaluation.record import describe_part, describe_verdict, evaluation_name
+from ddim.evaluation.record import Evaluation, describe_part, describe_verdict
 from ddim.experiments.index import Run
 from ddim.files.documents import SEAL, read_sealed
 from ddim.files.own_files import is_own_file
@@ -162,24 +162,25 @@ def describe_evaluations(run: Run, common: Run | None) -> list[Evaluated]:
     """Return the evaluations of a run, oldest first.
 
     Args:
-        run: the run with all records of its evaluations.
-        common: the run with one record, as `mark_comparable` returns it; None if the run has no record.
+        run: the run with all its evaluations.
+        common: the run with one evaluation, as `mark_comparable` returns it; None if it has none.
     """
-    chosen = common.records[-1] if common and common.comparable else None
+    chosen = common.evaluations[-1] if common and common.comparable else None
     return [
         Evaluated(
-            show_text(evaluation_name(record)),
-            str(record.get("time", "")),
-            _describe_conditions(record),
-            (record.get("sampling") or {}).get("nfe"),
-            list_intervals(record),
-            record is chosen,
+            show_text(each.name),
+            str(each.record.get("time", "")),
+            _describe_conditions(each),
+            (each.record.get("sampling") or {}).get("nfe"),
+            list_intervals(each),
+            each is chosen,
         )
-        for record in run.records
+        for each in run.evaluations
     ]
 
 
-def _describe_conditions(record: Mapping[str, Any]) -> str:
+def _describe_conditions(evaluation: Evaluation) -> str:
+    record = evaluation.record
     features, reference, generated = (record[name] for name in ("features", "reference", "generated"))
     name = Path(str(reference["source"])).name
     images = describe_part(reference["images"], reference["part"], name)

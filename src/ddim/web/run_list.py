@@ -169,7 +169,7 @@ class RunList:
     def _mark(self) -> None:
         """Update whether each evaluated run is comparable, which depends on the evaluations of all runs."""
         self._unmarked = False
-        judged = [known for known in self.known.values() if known.run.records]
+        judged = [known for known in self.known.values() if known.run.evaluations]
         try:
             marked = mark_comparable([known.run for known in judged])
         except (TypeError, ValueError, KeyError, AttributeError):

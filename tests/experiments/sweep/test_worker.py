@@ -25,7 +25,7 @@ from ddim.experiments.sweep.worker import run_trials, trial_commands
 from ddim.files.locks import is_locked
 from ddim.runs.codec import dump, override, write_recipe
 from ddim.runs.named_recipes import smoke
-from evaluated_runs import record, run
+from evaluated_runs import evaluation, run
 from postgres import postgres
 
 SCRIPT = Path(sweeping.__file__)
@@ -332,14 +332,14 @@ def test_a_trial_is_evaluated_once_under_the_conditions_of_the_sweep(tmp_path, m
     planned = replace(planned, request=replace(planned.request, evaluate=500))
     trial = planned.trials[0]
 
-    def commands(state, *records, **recipe):
-        monkeypatch.setattr(index, "read_run", lambda path: run(state=state, records=records, **recipe))
+    def commands(state, *found, **recipe):
+        monkeypatch.setattr(index, "read_run", lambda path: run(state=state, evaluations=found, **recipe))
         return len(trial_commands(planned, trial, 1))
 
     asked = {"samples": 500, "extractor": "efficientnet-lite0", "times": [1.0] * 4}
-    assert commands("finished", record(**asked)) == 1
+    assert commands("finished", evaluation(**asked)) == 1
     assert commands("finished") == 2
-    assert commands("stopped", record(**asked)) == 2
+    assert commands("stopped", evaluation(**asked)) == 2
     for other in (
         {"samples": 20},
         {"step": 30},
@@ -349,17 +349,17 @@ def test_a_trial_is_evaluated_once_under_the_conditions_of_the_sweep(tmp_path, m
         {"label": 3},
         {"weights": "raw"},
     ):
-        assert commands("finished", record(**{**asked, **other})) == 2
-    assert commands("finished", record(**asked), data__labels="yes") == 2
-    assert commands("finished", record(label="all", **asked), data__labels="yes") == 1
+        assert commands("finished", evaluation(**{**asked, **other})) == 2
+    assert commands("finished", evaluation(**asked), data__labels="yes") == 2
+    assert commands("finished", evaluation(label="all", **asked), data__labels="yes") == 1
     clusters = {"data__labels": "clusters:4"}
-    assert commands("finished", record(label="natural", **asked, **clusters), **clusters) == 1
-    assert commands("finished", record(label="all", **asked, **clusters), **clusters) == 2
+    assert commands("finished", evaluation(label="natural", **asked, **clusters), **clusters) == 1
+    assert commands("finished", evaluation(label="all", **asked, **clusters), **clusters) == 2
     # The default of vectors is the same. The steps are those of the recipe.
     vectors = {"data__vectors": "x.csv"}
-    assert commands("finished", record(label="natural", **asked), **vectors) == 1
-    assert commands("finished", record(label=None, **asked), **vectors) == 2
-    assert commands("finished", record(**{**asked, "times": [1.0] * 50}), steps=50) == 1
+    assert commands("finished", evaluation(label="natural", **asked), **vectors) == 1
+    assert commands("finished", evaluation(label=None, **asked), **vectors) == 2
+    assert commands("finished", evaluation(**{**asked, "times": [1.0] * 50}), steps=50) == 1
 
 
 def test_parallel_trials_share_the_cores_and_a_resumed_run_keeps_its_threads(tmp_path):

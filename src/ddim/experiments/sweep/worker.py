@@ -11,14 +11,15 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ddim.errors import FolderLocked, NoSpace, UserError
 from ddim.evaluation.conditions import Features, Sampling, evaluation_conditions
+from ddim.evaluation.record import Evaluation
 from ddim.experiments import index
 from ddim.experiments.evaluations import represents_run
 from ddim.experiments.index import Run
@@ -120,7 +121,7 @@ def trial_commands(sweep: Sweep, trial: Trial, jobs: int, threads: int | None = 
     return [train, evaluate]
 
 
-def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
+def sweep_evaluation(run: Run, samples: int) -> Evaluation | None:
     """Return the newest of a run's evaluations that have the settings of sweeps.
 
     Return None if there is no such evaluation, or if the run is not finished.
@@ -131,13 +132,13 @@ def sweep_evaluation(run: Run, samples: int) -> Mapping[str, Any] | None:
     label = "all" if run.recipe["data"].get("labels") is True else None
     expected = Sampling(run.recipe["steps"], "ema", label, guidance=1.0, changes=())
 
-    def is_wanted(record: Mapping[str, Any]) -> bool:
-        found = evaluation_conditions(record, run.recipe)
+    def is_wanted(evaluation: Evaluation) -> bool:
+        found = evaluation_conditions(evaluation, run.recipe)
         default = isinstance(found.measure, Features) and found.measure.extractor == DEFAULT
         same = found.sampling == expected and found.images == samples and found.reference.part == "valid"
-        return default and same and represents_run(run, record)
+        return default and same and represents_run(run, evaluation)
 
-    return next((record for record in reversed(run.records) if is_wanted(record)), None)
+    return next((each for each in reversed(run.evaluations) if is_wanted(each)), None)
 
 
 class _Job:
@@ -255,8 +256,8 @@ def _objective(sweep: Sweep, trial: Trial) -> float | None:
     run = index.read_run(sweep.run_folder(trial))
     if not sweep.request.evaluate:
         return run.errors.get("image_mae")
-    record = sweep_evaluation(run, sweep.request.evaluate)
-    return record["metrics"]["kid"]["value"] if record else None
+    evaluation = sweep_evaluation(run, sweep.request.evaluate)
+    return evaluation.value("kid") if evaluation else None
 
 
 def _cores() -> int:
