@@ -134,10 +134,11 @@ def made(values, columns=("10 steps", "20 steps")):
         for column, (kid, difference) in zip(columns, pairs, strict=True):
             metric = {"value": kid, "low": kid - 0.01, "high": kid + 0.01}
             steps = int(column.split()[0])
+            real = {"metrics": {"kid": {"value": 0.001, "low": 0.0, "high": 0.002}}}
             found = evaluation(
                 metrics__kid=metric,
                 sampling={**SAMPLING, "nfe": steps},
-                yardstick={"metrics": {"kid": {"value": 0.001, "low": 0.0, "high": 0.002}}},
+                yardstick={"images": 400, "part": "train", **real},
             )
             choice = {"steps": steps, "sampler.eta": row}
             cells.append(TableCell(choice, row, column, found, difference))
@@ -163,7 +164,8 @@ def test_a_printed_table_has_its_title_values_and_notes():
 
 @pytest.mark.parametrize(("metric", "images", "known"), [("kid", 30, 1), ("fid", 30, 0), ("fid", 400, 1)])
 def test_fewer_real_images_than_samples_are_shown_only_for_an_unbiased_metric(metric, images, known):
-    yardstick = {"images": images, "metrics": {metric: {"value": 0.5, "low": 0.4, "high": 0.6}}}
+    metrics = {metric: {"value": 0.5, "low": 0.4, "high": 0.6}}
+    yardstick = {"images": images, "part": "train", "metrics": metrics}
     found = evaluation(sampling={**SAMPLING, "nfe": 2}, yardstick=yardstick)
     table = EvaluationTable(metric, (TableCell({"steps": 2}, "eta 0", "2 steps", found),))
     assert (table.describe()["yardstick"] is not None) == known

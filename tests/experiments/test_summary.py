@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddim.evaluation.conditions import evaluation_conditions
-from ddim.evaluation.record import Evaluation
+from ddim.evaluation.record import parse_evaluation
 from ddim.experiments.evaluations import common_conditions, describe_mismatches, mark_comparable
 from ddim.experiments.index import Run, sort_runs
 from ddim.experiments.summary import (
@@ -279,7 +279,7 @@ def test_fingerprints_differ_between_sizes_without_a_change_of_the_images():
 def test_of_equally_common_conditions_those_of_the_newest_evaluation_count():
     def evaluated(steps, day):
         found = record(0.1 * steps, times=[1.0] * steps)
-        return Evaluation(Path(), found | {"time": f"2026-01-0{day}T00:00:00+00:00"})
+        return parse_evaluation(Path(), found | {"time": f"2026-01-0{day}T00:00:00+00:00"})
 
     for order in ((5, 10, 20), (20, 10, 5), (10, 20, 5)):
         made = tuple(evaluated(n, day) for day, n in enumerate(order, 1))

@@ -8,11 +8,13 @@ import tiny
 from ddim.data.clusters import Clusters
 from ddim.errors import UserError
 from ddim.evaluation.conditions import _sampling
+from ddim.evaluation.record_entries import parse_sampling
 from ddim.runs.classes import assign_labels, draw_class, find_label
 from ddim.runs.codec import dump, load_recipe, override, read_recipe, write_recipe
 from ddim.runs.field_help import explain_field
 from ddim.runs.recipe import Data
 from ddim.runs.recipe_checks import check_label, check_training
+from stubs import SAMPLING
 
 COUNTS = (500, 260, 120, 61, 9)
 """Training images of each class."""
@@ -111,12 +113,15 @@ def test_samples_of_a_run_with_clusters_have_the_frequencies_of_training_by_defa
 
 def test_evaluations_with_the_default_label_of_their_runs_have_equal_conditions():
     """A run with clusters and one without labels are compared as they are sampled by default."""
-    common = {"times": [1.0], "weights": "ema", "guidance": 1.0}
-    clustered, plain = dump(CLUSTERED), dump(tiny.BASE)
-    default = _sampling({**common, "label": "natural", "recipe": clustered}, None)
-    assert default == _sampling({**common, "label": None, "recipe": plain}, None)
+
+    def sampled(recipe, **changes):
+        facts = {**SAMPLING, "times": [1.0], "recipe": dump(recipe), **changes}
+        return _sampling(parse_sampling(facts), None)
+
+    default = sampled(CLUSTERED, label="natural")
+    assert default == sampled(tiny.BASE, label=None)
     others = [
-        _sampling({**common, **changes, "recipe": clustered}, None)
+        sampled(CLUSTERED, **changes)
         for changes in ({"label": None}, {"label": "all"}, {"label": "natural", "guidance": 2.0})
     ]
     assert len({default, *others}) == 4

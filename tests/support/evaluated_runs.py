@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import stubs
-from ddim.evaluation.record import Evaluation
+from ddim.evaluation.record import parse_evaluation
 from ddim.experiments.index import Run
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import smoke
@@ -37,4 +37,4 @@ def record(kid=0.1, fid=None, extractor="lite", samples=1000, part="valid", sha2
 
 def evaluation(*values, **facts):
     """Return the evaluation that has `record(*values, **facts)`."""
-    return Evaluation(Path(), record(*values, **facts))
+    return parse_evaluation(Path(), record(*values, **facts))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch.nn import functional as F
 
-from ddim.evaluation.record import Evaluation
+from ddim.evaluation.record import parse_evaluation
 from ddim.files import hash_file
 from ddim.metrics.features import Extractor
 
@@ -61,7 +61,7 @@ def record(**changes):
 
 def evaluation(**changes):
     """Return the evaluation that has `record(**changes)`."""
-    return Evaluation(Path(), record(**changes))
+    return parse_evaluation(Path(), record(**changes))
 
 
 def written(folder, features=None, **changes):

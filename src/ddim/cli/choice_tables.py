@@ -45,13 +45,13 @@ def _parse(name: str, text: str) -> Any:  # noqa: ANN401 (a value, or a list of 
 
 def format_choices_table(table: EvaluationTable) -> str:
     """Return a table of evaluations as text: values, differences from the first row, and notes."""
-    from ddim.evaluation.table import EXPLAINED, format_entry
+    from ddim.evaluation.table import EXPLAINED, format_measured
 
     heads = ["", *table.columns]
     text = f"{table.title}\n± is the half-width of the 95 % interval; * marks the best value of a column\n\n"
     text += format_table(heads, table.value_rows(), numbers=1)
     if table.yardstick:
-        text += f"\nreal images in place of samples: {format_entry(table.yardstick)}\n"
+        text += f"\nreal images in place of samples: {format_measured(table.yardstick)}\n"
     if differences := table.difference_rows():
         text += f"\nminus {table.rows[0]}: {EXPLAINED[0].lower()}{EXPLAINED[1:]}\n\n"
         text += format_table(heads, differences, numbers=1)

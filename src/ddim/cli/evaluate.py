@@ -19,6 +19,7 @@ from ddim.runs.signals import Stopped
 
 if TYPE_CHECKING:
     from ddim.evaluation.record import Evaluation
+    from ddim.evaluation.record_entries import Yardstick
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.samples import Samples
 
@@ -199,60 +200,51 @@ def _tabulate(
 
 def _lines(found: Evaluation) -> list[str]:
     """Return the lines that the command prints about an evaluation."""
-    from ddim.evaluation.record import describe_part
+    from ddim.evaluation.record_entries import describe_part
 
-    r = found.record
-    of, features, m, spent = r["reference"], r["features"], r["metrics"], r["seconds"]
-    size = "x".join(map(str, of["size"]))
-    k, f = m["kid"], m["fid"]
+    of, features, generated, m = found.reference, found.features, found.generated, found.metrics
+    k = m["kid"]
     lines = [
-        f"{r['generated']['images']:,} samples of {r['generated']['source']}"
-        + (f": {found.name}, grid {r['sampling']['grid']['kind']}" if r["sampling"] else ""),
-        f"compared with {describe_part(of['images'], of['part'], of['source'])}, {size} pixels",
-        f"features {features['extractor']}, {features['dimensions']:,} dimensions, images at "
-        f"{features['resize']}",
+        f"{generated.images:,} samples of {generated.source}"
+        + (f": {found.name}, grid {found.sampling.grid['kind']}" if found.sampling else ""),
+        f"compared with {describe_part(of.images, of.part, of.source)}, {'x'.join(map(str, of.size))} pixels",
+        f"features {features.extractor}, {features.dimensions:,} dimensions, images at {features.resize}",
         "",
-        f"KID        {k['value']:9.5f}   lower is better; 95 % confidence interval {k['low']:.5f} ... "
-        f"{k['high']:.5f}",
-        f"           {k['mean']:9.5f}   over {k['subsets']} subsets of {k['size']}, deviation {k['std']:.5f}",
-        f"FID        {f['value']:9.3f}   lower is better; biased upwards, more so with fewer images",
+        f"KID        {k.value:9.5f}   lower is better; 95 % confidence interval {k.low:.5f} ... {k.high:.5f}",
+        f"           {k.mean:9.5f}   over {k.subsets} subsets of {k.size}, deviation {k.std:.5f}",
+        f"FID        {m['fid'].value:9.3f}   lower is better; biased upwards, more so with fewer images",
     ]
-    if f["infinity"] is not None:
-        interval = f"95 % interval {f['low']:.3f} ... {f['high']:.3f}"
+    if f := m.get("fid_infinity"):
         bias = (
             "corrected for the bias of few samples, but not for that of having only "
-            f"{of['images']:,} reference images"
+            f"{of.images:,} reference images"
         )
-        lines.append(f"FID-inf    {f['infinity']:9.3f}   {interval}, {bias}")
+        lines.append(f"FID-inf    {f.value:9.3f}   95 % interval {f.low:.3f} ... {f.high:.3f}, {bias}")
     meanings = {
         "precision": "share of samples that look like reference images",
         "recall": "share of reference images that the samples cover",
         "density": "how many reference images are near each sample; about 1 for other real images",
         "coverage": "share of reference images with a sample nearby",
     }
-    lines += [f"{name:<11}{m[name]['value']:9.3f}   {text}" for name, text in meanings.items()]
-    if yardstick := r.get("yardstick"):
-        lines += ["", *_yardstick_lines(yardstick, r["generated"]["images"])]
-    lines += ["", *(f"note: {note}" for note in r["notes"])]
-    kept = r["generated"].get("kept", 0)
-    if kept:
-        lines.append(f"{kept:,} of the samples, or their features, were kept from earlier")
-    lines.append(
-        f"{spent['sampling']:.0f} s of sampling, {spent['features']:.0f} s of features, "
-        f"{spent['metrics']:.0f} s of metrics: {found.folder}/record.json"
-    )
-    return lines
+    lines += [f"{name:<11}{m[name].value:9.3f}   {text}" for name, text in meanings.items()]
+    if found.yardstick:
+        lines += ["", *_yardstick_lines(found.yardstick, generated.images)]
+    lines += ["", *found.notes]
+    if generated.kept:
+        lines.append(f"{generated.kept:,} of the samples, or their features, were kept from earlier")
+    spent = ", ".join(f"{seconds:.0f} s of {part}" for part, seconds in found.seconds.items())
+    return [*lines, f"{spent}: {found.folder}/record.json"]
 
 
-def _yardstick_lines(yardstick: dict[str, Any], samples: int) -> list[str]:
+def _yardstick_lines(yardstick: Yardstick, samples: int) -> list[str]:
     """Return the lines about the scores that real images would get in place of the samples."""
-    m, part = yardstick["metrics"], {"train": "training", "valid": "held-out"}[yardstick["part"]]
+    m, part = yardstick.metrics, {"train": "training", "valid": "held-out"}[yardstick.part]
     k = m["kid"]
     others = ", ".join(
-        f"{name} {m[name]['value']:.3f}" for name in ("precision", "recall", "density", "coverage")
+        f"{name} {m[name].value:.3f}" for name in ("precision", "recall", "density", "coverage")
     )
-    fewer = " (fewer than samples, so compare only KID)" if yardstick["images"] < samples else ""
+    fewer = " (fewer than samples, so compare only KID)" if yardstick.images < samples else ""
     return [
-        f"real against real: {yardstick['images']:,} {part} images in place of samples would score{fewer}",
-        f"KID {k['value']:.5f} ({k['low']:.5f} ... {k['high']:.5f}), FID {m['fid']['value']:.3f}, {others}",
+        f"real against real: {yardstick.images:,} {part} images in place of samples would score{fewer}",
+        f"KID {k.value:.5f} ({k.low:.5f} ... {k.high:.5f}), FID {m['fid'].value:.3f}, {others}",
     ]

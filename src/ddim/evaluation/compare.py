@@ -192,7 +192,7 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
         "rows": [
             {
                 "folder": row.evaluation.folder,
-                "samples": row.evaluation.record["generated"]["images"],
+                "samples": row.evaluation.generated.images,
                 "value": row.evaluation.value(comparison.metric),
                 "interval": row.evaluation.interval(comparison.metric),
                 "unranked": row.unranked and str(row.unranked),
@@ -252,15 +252,15 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     """
     if metric != "kid" and metric not in _STATISTICS:
         return f"differences of {find_metric(metric).title} have no reliable confidence interval"
-    reference = find_features(one.record["reference"]["sha256"])
+    reference = find_features(one.reference.sha256)
     if reference is None:
         return "the features of the reference are no longer in the cache: `ddim evaluate` computes them again"
     mine, theirs = load_features(one), load_features(other)
     if mine is None or theirs is None:
         missing = one if mine is None else other
         return f"{missing.folder / FEATURES} is missing or does not belong to its record"
-    seeds = [(evaluation.record["sampling"] or {}).get("seeds") for evaluation in (one, other)]
-    paired = seeds[0] is not None and seeds[0] == seeds[1]
+    sampled, as_well = one.sampling, other.sampling
+    paired = sampled is not None and as_well is not None and sampled.seeds == as_well.seeds
     if metric == "kid":
         return Difference(*kid_difference(mine, theirs, reference, paired=paired), paired)
     return Difference(*_jackknife(_STATISTICS[metric], mine, theirs, reference), paired)
@@ -268,15 +268,15 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
 
 def remark_on_nfe(evaluations: Sequence[Evaluation]) -> str | None:
     """Return a note if the NFE per sample differs between the evaluations, else None."""
-    known = [each for each in evaluations if each.record["sampling"]]
-    if len({each.record["sampling"]["nfe"] for each in known}) < 2:
+    known = [each.sampling for each in evaluations if each.sampling]
+    if len({each.nfe for each in known}) < 2:
         return None
     return f"the network evaluations per sample (NFE) differ: {'; '.join(each.name for each in known)}"
 
 
 def list_differing_choices(evaluations: Sequence[Evaluation]) -> dict[str, list[Any]]:
     """Return {name: values} of the settings that differ, with None for an evaluation without the setting."""
-    tables = [_choices(evaluation.record) for evaluation in evaluations]
+    tables = [_choices(evaluation) for evaluation in evaluations]
     names = dict.fromkeys(name for table in tables for name in table)
     columns = {name: [table.get(name) for table in tables] for name in names}
     return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
@@ -318,30 +318,30 @@ def load_features(evaluation: Evaluation) -> np.ndarray | None:
 
     Return None if the file is missing or belongs to another record.
     """
-    generated, path = evaluation.record["generated"], evaluation.folder / FEATURES
-    shape = generated["images"], evaluation.record["features"]["dimensions"]
+    generated, path = evaluation.generated, evaluation.folder / FEATURES
+    shape = generated.images, evaluation.features.dimensions
     try:
         features = np.lib.format.open_memmap(path, mode="r")
-        if generated["sha256"] != hash_file(path):
+        if generated.sha256 != hash_file(path):
             return None
     except (OSError, ValueError):
         return None
     return features if features.shape == shape and features.dtype == np.float32 else None
 
 
-def _choices(record: dict[str, Any]) -> dict[str, Any]:
+def _choices(evaluation: Evaluation) -> dict[str, Any]:
     """Return the settings of an evaluation as one flat dictionary."""
-    choices: dict[str, Any] = {"samples": record["generated"]["images"]}
-    sampling = record["sampling"]
+    choices: dict[str, Any] = {"samples": evaluation.generated.images}
+    sampling = evaluation.sampling
     if sampling is None:
-        return choices | {"source": record["generated"]["source"]}
-    recipe = sampling["recipe"]
-    choices |= flatten({name: sampling[name] for name in ("sampler", "grid", "weights", "nfe")})
-    choices |= {"label": sampling.get("label"), "guidance": sampling.get("guidance", 1.0)}
-    interval, guide = sampling.get("guidance_interval"), sampling.get("guide")
+        return choices | {"source": evaluation.generated.source}
+    recipe, interval, guide = sampling.recipe, sampling.guidance_interval, sampling.guide
+    choices |= flatten({"sampler": sampling.sampler, "grid": sampling.grid})
+    choices |= {"weights": sampling.weights, "nfe": sampling.nfe}
+    choices |= {"label": sampling.label, "guidance": sampling.guidance}
     choices |= {"guidance interval": interval and name_interval(interval)}
     choices |= {"guide": guide and f"{guide['path']}, {guide['weights']} weights, {guide['sha256'][:8]}..."}
-    choices |= {"steps": len(sampling["times"]), "first seed": min(sampling["seeds"], default=None)}
-    choices["images seen"] = sampling["step"] * recipe.get("optim", {}).get("batch", 1)
+    choices |= {"steps": len(sampling.times), "first seed": min(sampling.seeds, default=None)}
+    choices["images seen"] = sampling.step * recipe.get("optim", {}).get("batch", 1)
     rest = {name: value for name, value in recipe.items() if name not in ("sampler", "grid")}
     return choices | flatten(rest)

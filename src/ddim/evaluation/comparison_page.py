@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ddim.evaluation.compare import Comparison, Difference, Row
-from ddim.evaluation.record import FOLDER, GRID, Evaluation, describe_part
+from ddim.evaluation.record import FOLDER, GRID, Evaluation
 from ddim.metrics.catalogue import find_metric
 from ddim.plots import charts
 from ddim.plots.page import Block, Cell, Folded, Heading, Picture, Strips, Table, Text, save_page
@@ -36,7 +36,7 @@ def ranking_rows(comparison: Comparison, names: Sequence[str]) -> Rows:
                 "-" if row.unranked else str(place),
                 name,
                 row.evaluation.name,
-                f"{row.evaluation.record['generated']['images']:,}",
+                f"{row.evaluation.generated.images:,}",
                 "none" if value is None else f"{value:.5f}",
                 "" if interval is None else f"{interval[0]:.5f} ... {interval[1]:.5f}",
                 "the first" if row.evaluation is comparison.first else _describe(row),
@@ -53,20 +53,18 @@ def choice_rows(comparison: Comparison) -> Rows:
 def write_comparison(comparison: Comparison, out: Path) -> list[Path]:
     """Write a comparison as one HTML file and as Markdown with its images; return the files."""
     names = [shorten_folder(row.evaluation.folder) for row in comparison.rows]
-    record = comparison.first.record
-    features, reference = record["features"], record["reference"]
-    compared = describe_part(reference["images"], reference["part"], Path(reference["source"]).name)
+    features = comparison.first.features
     how = (
-        f"Features of {features['extractor']} (weights {features['weights'][:8]}, {features['resize']}), "
-        f"compared with {compared}. Differences have 95 % confidence intervals, which are "
-        "conservative except for KID. If an interval contains 0, the two evaluations are not distinguishable "
-        "at 95 %."
+        f"Features of {features.extractor} (weights {features.weights[:8]}, {features.resize}), "
+        f"compared with {comparison.first.reference.name}. Differences have 95 % confidence intervals, which "
+        "are conservative except for KID. If an interval contains 0, the two evaluations are not "
+        "distinguishable at 95 %."
     )
     notes: dict[str, list[str]] = {}
     images: dict[str, bytes] = {}
     strips: list[tuple[str, str]] = []
     for number, (name, row) in enumerate(zip(names, comparison.rows, strict=True), 1):
-        for note in row.evaluation.record.get("notes", []):
+        for note in row.evaluation.remarks:
             notes.setdefault(note, []).append(name)
         if (strip := _read_strip(row.evaluation, row.evaluation.folder, GRID)) is not None:
             images[f"{number:03}.png"] = render_png(strip)
@@ -112,7 +110,7 @@ def _intervals(comparison: Comparison, names: Sequence[str]) -> dict[str, dict[s
 
 def _read_strip(evaluation: Evaluation, folder: Path, sheet: str) -> np.ndarray | None:
     """Return the first images of a sheet in a folder as a strip; None if the sheet cannot be read."""
-    height, width = evaluation.record["reference"]["size"]
+    height, width = evaluation.reference.size
     return make_strip(read_sheet(folder, folder / sheet, height, width)[:COLUMNS])
 
 

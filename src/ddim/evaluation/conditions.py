@@ -10,11 +10,12 @@ sampling may differ, because rankings compare ways of sampling.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ddim.evaluation.record import Evaluation, find_changed_label, metric_entry
+from ddim.evaluation.record import Evaluation
+from ddim.evaluation.record_entries import Features, ReferenceSet, SamplingRecord, shorten_hash
 from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.guidance_name import name_guide, name_interval
@@ -46,19 +47,6 @@ class Aspect(Enum):
 
 
 @dataclass(frozen=True)
-class Features:
-    """How features are computed: extractor, SHA-256 of its weights, resizing, number of dimensions."""
-
-    extractor: str
-    weights: str
-    resize: str
-    dimensions: int
-
-    def __str__(self) -> str:
-        return f"{self.extractor} (weights {_short(self.weights)}, {self.resize})"
-
-
-@dataclass(frozen=True)
 class Units:
     """The fields of a recipe that define the unit of its denoising errors, with their values."""
 
@@ -66,31 +54,6 @@ class Units:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.fields)
-
-
-@dataclass(frozen=True)
-class ReferenceSet:
-    """The real images that samples are compared with.
-
-    Two sets are equal if they are the same part of the same data, with equal image sizes and numbers of
-    images. `source` and `sha256` are not compared: repeats with different seeds draw different validation
-    images, and the spread over repeats includes this variation.
-    """
-
-    fingerprint: str
-    part: str
-    size: tuple[int, ...]
-    images: int
-    source: str = field(default="", compare=False)
-    sha256: str = field(default="", compare=False)
-
-    @property
-    def description(self) -> str:
-        """The fields that equality compares, in words."""
-        return f"{self.images:,} images of part {self.part}, {'x'.join(map(str, self.size))}"
-
-    def __str__(self) -> str:
-        return f"{self.description}, from {self.source} ({_short(self.sha256)})"
 
 
 @dataclass(frozen=True)
@@ -205,15 +168,8 @@ def evaluation_conditions(evaluation: Evaluation, recipe: Mapping[str, Any] | No
         recipe: the run's recipe as JSON, with which the sampling is compared. The default is the recipe of
             the record, so that no field counts as changed.
     """
-    record = evaluation.record
-    features = {f.name: record["features"][f.name] for f in fields(Features)}
-    reference = {f.name: record["reference"][f.name] for f in fields(ReferenceSet)}
-    return Conditions(
-        Features(**features),
-        ReferenceSet(**reference | {"size": tuple(reference["size"])}),
-        record["generated"]["images"],
-        _sampling(record.get("sampling"), recipe),
-    )
+    sampling, images = _sampling(evaluation.sampling, recipe), evaluation.generated.images
+    return Conditions(evaluation.features, evaluation.reference, images, sampling)
 
 
 def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
@@ -225,7 +181,7 @@ def error_conditions(recipe: Mapping[str, Any], fingerprint: str) -> Conditions:
     """
     units = flatten_as_text({name: recipe.get(name) for name in UNITS})
     count = recipe["report"]["validation_images"]
-    reference = ReferenceSet(fingerprint, "valid", tuple(recipe["data"]["size"]), count)
+    reference = ReferenceSet("", fingerprint, "valid", tuple(recipe["data"]["size"]), count, "")
     return Conditions(Units(tuple(units.items())), reference, count)
 
 
@@ -244,24 +200,24 @@ def find_obstacle(one: Evaluation, other: Evaluation, metric: str) -> Obstacle |
     if conditions.reference.sha256 != others.reference.sha256:
         return Mismatch(Aspect.REFERENCE, conditions.reference, others.reference)
     for each in (one, other):
-        if not metric_entry(each.record, metric):
-            return MissingMetric(metric, each.record["generated"]["source"])
+        if metric not in each.metrics:
+            return MissingMetric(metric, each.generated.source)
     if find_metric(metric).biased and Aspect.IMAGES in found:
         return found[Aspect.IMAGES]
     return conditions.shortage(metric) or others.shortage(metric)
 
 
-def _sampling(sampling: Mapping[str, Any] | None, recipe: Mapping[str, Any] | None) -> Sampling | None:
-    if not sampling:
+def _sampling(sampling: SamplingRecord | None, recipe: Mapping[str, Any] | None) -> Sampling | None:
+    if sampling is None:
         return None
-    recipe = recipe or sampling["recipe"]
-    interval, guide = sampling.get("guidance_interval"), sampling.get("guide")
+    recipe = recipe or sampling.recipe
+    interval, guide = sampling.guidance_interval, sampling.guide
     return Sampling(
-        len(sampling["times"]),
-        sampling["weights"],
-        find_changed_label(sampling, recipe),
-        sampling.get("guidance", 1.0),
-        tuple(_changes(recipe, sampling["recipe"])),
+        len(sampling.times),
+        sampling.weights,
+        sampling.changed_label(recipe),
+        sampling.guidance,
+        tuple(_changes(recipe, sampling.recipe)),
         tuple(interval) if interval else None,
         _name_guide(guide) if guide else None,
     )
@@ -273,7 +229,7 @@ def _name_guide(guide: Mapping[str, Any]) -> str:
     if name.startswith("@"):
         return name
     named = name if weights == "ema" or name.endswith(f"@{weights}") else f"{name}@{weights}"
-    return f"{named} ({_short(guide['sha256'])})"
+    return f"{named} ({shorten_hash(guide['sha256'])})"
 
 
 def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -288,8 +244,3 @@ def _changes(own: Mapping[str, Any], used: Mapping[str, Any]) -> Iterator[tuple[
         for name, value in after.items():
             if not same_kind or value != before.get(name, value):
                 yield name, value
-
-
-def _short(text: str) -> str:
-    """Return the first eight letters of a SHA-256; return any other text unchanged."""
-    return f"{text[:8]}..." if len(text) == 64 else text

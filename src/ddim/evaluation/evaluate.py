@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,8 @@ from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, explain_os_error, format_count
 from ddim.evaluation.evaluated_images import EvaluatedImages, Source, open_evaluated_images
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
-from ddim.evaluation.record import (
-    FEATURES,
-    GRID,
-    RECORD,
-    SCHEMA,
-    Evaluation,
-    describe_part,
-    read_evaluation,
-)
+from ddim.evaluation.record import FEATURES, GRID, RECORD, SCHEMA, Evaluation, read_evaluation
+from ddim.evaluation.record_entries import Features, ReferenceSet, describe_part
 from ddim.evaluation.reference import BY_ARGUMENT, Part, Reference, name_source
 from ddim.evaluation.samples import Samples
 from ddim.files import atomic_file, hash_file, temporary_folder
@@ -177,19 +171,21 @@ def _evaluate_as_lead(
             selected, images.count, extractor, partial(progress, "real against real")
         )
         seconds["metrics"] = time.monotonic() - began
+        used, reference = describe_reference(selected, extractor)
         content = {
             "metrics": metrics,
             "notes": notes,
             "yardstick": yardstick,
-            **describe_reference(selected, extractor),
+            "features": asdict(used),
+            "reference": asdict(reference),
             "generated": images.describe() | {"kept": kept, "sha256": hash_file(folder / FEATURES)},
             "sampling": images.sampling and {**images.sampling, "nfe": nfe},
             "seconds": {name: round(value, 2) for name, value in seconds.items()},
         }
         write_sealed(folder / RECORD, make_record("evaluation", content, schema=SCHEMA))
         found = read_evaluation(publish_output(folder, out, images.home, images.stem))
-    if out is None and not images.stem:
-        _show(images.home.parent, found)
+    if out is None and not images.stem and found.sampling:
+        _show(images.home.parent, found, found.sampling.step)
     return found
 
 
@@ -251,28 +247,18 @@ def _extract_features(
     return np.lib.format.open_memmap(folder / FEATURES, mode="r"), nfe, kept
 
 
-def describe_reference(reference: ImageSet, extractor: Extractor) -> dict[str, Any]:
+def describe_reference(reference: ImageSet, extractor: Extractor) -> tuple[Features, ReferenceSet]:
     """Return the entries of a record about the features and the reference."""
-    return {
-        "features": {
-            "extractor": extractor.name,
-            "weights": extractor.weights,
-            "resize": extractor.resize,
-            "dimensions": extractor.dimensions,
-        },
-        "reference": {
-            "source": reference.source,
-            "fingerprint": reference.images.fingerprint,
-            "part": reference.part,
-            "size": list(reference.images.pixels.shape[1:3]),
-            "images": len(reference.which),
-            "sha256": reference.identity(extractor),
-        },
-    }
+    source, images, count = reference.source, reference.images, len(reference.which)
+    size, identity = images.pixels.shape[1:3], reference.identity(extractor)
+    return (
+        Features(extractor.name, extractor.weights, extractor.resize, extractor.dimensions),
+        ReferenceSet(source, images.fingerprint, reference.part, size, count, identity),
+    )
 
 
-def _show(run: Path, found: Evaluation) -> None:
+def _show(run: Path, found: Evaluation, step: int) -> None:
     """Add the numbers and the sheet of an evaluation to the TensorBoard events of its run."""
     values = {name: value for name in METRICS if (value := found.value(name)) is not None}
     with Image.open(found.folder / GRID) as sheet:
-        show_in_tensorboard(run, found.record["sampling"]["step"], "evaluation", np.asarray(sheet), values)
+        show_in_tensorboard(run, step, "evaluation", np.asarray(sheet), values)

@@ -27,7 +27,8 @@ from ddim.data.sources import Member, Reject
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
 from ddim.errors import UserError, describe_given, format_count
-from ddim.evaluation.record import FOLDER, describe_part, is_sampling
+from ddim.evaluation.record import FOLDER
+from ddim.evaluation.record_entries import describe_part, parse_sampling
 from ddim.evaluation.reference import (
     BY_ARGUMENT,
     Reference,
@@ -43,7 +44,6 @@ from ddim.plots.pictures import check_images, to_pictures, to_uint8
 from ddim.runs.classes import find_label
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.generate import sample_uint8
-from ddim.runs.guidance_name import name_guidance
 from ddim.runs.hub_run import locate_run
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
@@ -92,14 +92,15 @@ class EvaluatedImages:
         pairs = f"{self.count:,} images against {describe_part(len(of.which), of.part, of.source)}"
         if self.sampling is None:
             return pairs
+        sampling = parse_sampling(self.sampling)
         # Samples in a folder may have an older record, without the name of the sampler.
-        sampler = self.sampling.get("sampler_name") or self.sampling["sampler"].get("kind", "own sampler")
-        grid, steps = self.sampling["grid"].get("kind", "own"), len(self.sampling["times"])
+        sampler = sampling.sampler_name or sampling.sampler.get("kind", "own sampler")
+        grid, steps = sampling.grid.get("kind", "own"), len(sampling.times)
         found = isinstance(self.parts, SampledParts) and self.parts.setup.guidance.searched
         note = "found by ddim search (--guidance 1 turns it off)" if found else ""
-        how = ", ".join(filter(None, (sampler, name_guidance(self.sampling), note)))
+        how = ", ".join(filter(None, (sampler, sampling.guidance_name, note)))
         how = f"{how}, {grid} grid, {format_count(steps, 'step')}"
-        return f"{how}, {format_count(self.sampling['nfe'], 'network evaluation')} each: {pairs}"
+        return f"{how}, {format_count(sampling.nfe, 'network evaluation')} each: {pairs}"
 
     def describe(self) -> dict[str, Any]:
         """Return the entries of a record about the images, as JSON."""
@@ -287,7 +288,8 @@ def _select_samples(source: Path, images: Images) -> tuple[np.ndarray, dict[str,
     places = {int(name[:-4]): k for k, name in enumerate(images.names) if SAMPLE.fullmatch(name)}
     seeds = sorted(places)
     sampling, record = None, read_sealed(source / "record.json")
-    if is_sampling(record) and record["seeds"] == seeds:
-        outside = {"schema", "kind", "time", "seconds", "film"}
-        sampling = {name: value for name, value in record.items() if name not in outside}
+    with suppress(UserError):  # an older record lacks entries
+        if parse_sampling(record).seeds == tuple(seeds):
+            outside = {"schema", "kind", "time", "seconds", "film"}
+            sampling = {name: value for name, value in record.items() if name not in outside}
     return np.array([places[seed] for seed in seeds], np.int64), sampling

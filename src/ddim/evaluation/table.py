@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddim.evaluation.choices import Choice
 from ddim.evaluation.compare import Difference
-from ddim.evaluation.record import Evaluation, describe_part, metric_entry
+from ddim.evaluation.record import Evaluation
+from ddim.evaluation.record_entries import Measured
 from ddim.metrics.catalogue import METRICS, find_metric
 from ddim.plots.tabular import Tabular
-from ddim.runs.guidance_name import name_guidance
 
 EXPLAINED = (
     "Differences from the first row with 95 % confidence intervals, paired by seed; differences in brackets "
@@ -61,7 +60,7 @@ class EvaluationTable(Tabular):
     def __repr__(self) -> str:
         """Return one line: metric, size and number of samples."""
         size = f"{len(self.rows)} x {len(self.columns)}"
-        images = self.cells[0].evaluation.record["generated"]["images"]
+        images = self.cells[0].evaluation.generated.images
         return f"EvaluationTable({self.metric}, {size}, {images:,} samples each)"
 
     def __str__(self) -> str:
@@ -84,27 +83,24 @@ class EvaluationTable(Tabular):
     @property
     def title(self) -> str:
         """A description of the numbers in one sentence."""
-        found, record = find_metric(self.metric), self.cells[0].evaluation.record
-        reference, better = record["reference"], "lower" if found.lower_is_better else "higher"
-        images = describe_part(reference["images"], reference["part"], Path(reference["source"]).name)
+        metric, first = find_metric(self.metric), self.cells[0].evaluation
         return (
-            f"{found.title} ({better} is better) of {record['generated']['images']:,} samples with equal "
-            f"seeds, against {images}; features {record['features']['extractor']}"
+            f"{metric.title} ({'lower' if metric.lower_is_better else 'higher'} is better) of "
+            f"{first.generated.images:,} samples with equal seeds, against {first.reference.name}; "
+            f"features {first.features.extractor}"
         )
 
     @property
-    def yardstick(self) -> Mapping[str, Any] | None:
-        """The metric of real images in place of samples, see `metric_entry`; None if it was not measured.
+    def yardstick(self) -> Measured | None:
+        """The metric of real images in place of samples; None if it was not measured.
 
         Also None if the metric depends on the number of images, and there are fewer real images than samples.
         """
-        record = self.cells[0].evaluation.record
-        found = record.get("yardstick")
-        if not found:
+        first = self.cells[0].evaluation
+        found = first.yardstick
+        if not found or (find_metric(self.metric).biased and found.images < first.generated.images):
             return None
-        if find_metric(self.metric).biased and found["images"] < record["generated"]["images"]:
-            return None
-        return metric_entry(found, self.metric) or None
+        return found.metrics.get(self.metric)
 
     def find_cell(self, row: str, column: str) -> TableCell | None:
         """Return the cell of a row and a column, or None."""
@@ -136,7 +132,7 @@ class EvaluationTable(Tabular):
 
     def format_cell(self, cell: TableCell) -> str:
         """Return the value of a cell as text, such as "0.0123 ± 0.0011"."""
-        return format_entry(metric_entry(cell.evaluation.record, self.metric))
+        return format_measured(cell.evaluation.metrics.get(self.metric))
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return a flat dictionary for each cell: choices, guidance, NFE, metrics, the difference."""
@@ -146,7 +142,8 @@ class EvaluationTable(Tabular):
         """Return the whole table as JSON: title, metric, cells, the yardstick and notes."""
         cells = self.to_records()
         facts = {"title": self.title, "metric": self.metric, "cells": cells, "notes": list(self.notes)}
-        return facts | {"yardstick": self.yardstick}
+        found = asdict(self.yardstick) if self.yardstick else {}
+        return facts | {"yardstick": {k: v for k, v in found.items() if v is not None} or None}
 
     def to_csv(self) -> str:
         """Return the cells as CSV, one line for each; see `to_records`."""
@@ -185,15 +182,14 @@ class EvaluationTable(Tabular):
         return cell.evaluation.value(self.metric)
 
     def _record(self, cell: TableCell) -> dict[str, Any]:
-        record, difference = cell.evaluation.record, cell.difference
+        difference, sampling = cell.difference, cell.evaluation.sampling
         found: dict[str, Any] = {"row": cell.row, "column": cell.column, **cell.choice}
-        found |= {"guided": name_guidance(record["sampling"]), "nfe": record["sampling"]["nfe"]}
-        found["samples"] = record["generated"]["images"]
+        found |= {"guided": sampling.guidance_name, "nfe": sampling.nfe} if sampling else {}
+        found["samples"] = cell.evaluation.generated.images
         for name in METRICS:
-            entry = metric_entry(record, name)
-            found[name] = entry.get("value")
-            if "low" in entry:
-                found |= {f"{name}_low": entry["low"], f"{name}_high": entry["high"]}
+            found[name] = cell.evaluation.value(name)
+            if interval := cell.evaluation.interval(name):
+                found |= {f"{name}_low": interval[0], f"{name}_high": interval[1]}
         if isinstance(difference, Difference):
             name = f"{self.metric}_minus_first"
             found |= {name: difference.value, f"{name}_low": difference.low, f"{name}_high": difference.high}
@@ -201,16 +197,16 @@ class EvaluationTable(Tabular):
         return found | {"evaluation": str(cell.evaluation.folder)}
 
 
-def format_entry(entry: Mapping[str, Any]) -> str:
-    """Return a metric's entry as text, such as "0.0123 ± 0.0011"; an empty entry becomes "none".
+def format_measured(found: Measured | None) -> str:
+    """Return a metric as text, such as "0.0123 ± 0.0011"; None becomes "none".
 
-    The number after ± is the half-width of the 95 % confidence interval, if the entry has an interval.
+    The number after ± is the half-width of the 95 % confidence interval, if the metric has one.
     """
-    if not entry:
+    if found is None:
         return "none"
-    digits = _digits(entry["value"])
-    half = f" ± {(entry['high'] - entry['low']) / 2:.{digits}f}" if "low" in entry else ""
-    return f"{entry['value']:.{digits}f}{half}"
+    digits = _digits(found.value)
+    low, high = found.interval or (0.0, 0.0)
+    return f"{found.value:.{digits}f}" + (f" ± {(high - low) / 2:.{digits}f}" if found.interval else "")
 
 
 def format_difference(difference: Difference | str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.evaluation.table import EXPLAINED, EvaluationTable, TableCell, format_entry
+from ddim.evaluation.table import EXPLAINED, EvaluationTable, TableCell, format_measured
 from ddim.files import make_folder, write_atomic
 from ddim.metrics.catalogue import find_metric
 from ddim.plots.charts import COLOURS, FAINT, new_figure, save_figure, style_panel
@@ -42,7 +42,7 @@ def build_blocks(table: EvaluationTable) -> list[Block]:
         Table(heads, values, 1, table.notes),
     ]
     if table.yardstick:
-        blocks.append(Text(f"Real images in place of samples: {format_entry(table.yardstick)}."))
+        blocks.append(Text(f"Real images in place of samples: {format_measured(table.yardstick)}."))
     if differences := table.difference_rows():
         blocks += [
             Heading(f"Minus {table.rows[0]}"),
@@ -85,7 +85,7 @@ def _draw_lines(axes: Axes, table: EvaluationTable) -> None:
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     if table.yardstick:
-        axes.axhline(table.yardstick["value"], color=FAINT, linestyle="--", linewidth=1, label="real images")
+        axes.axhline(table.yardstick.value, color=FAINT, linestyle="--", linewidth=1, label="real images")
     axes.legend(frameon=False, fontsize=9)
 
 
@@ -98,7 +98,7 @@ def _draw_dots(axes: Axes, table: EvaluationTable) -> None:
     axes.margins(y=0.3 / len(table.rows))
     axes.invert_yaxis()
     if table.yardstick:
-        axes.axvline(table.yardstick["value"], color=FAINT, linestyle="--", linewidth=1, label="real images")
+        axes.axvline(table.yardstick.value, color=FAINT, linestyle="--", linewidth=1, label="real images")
         axes.legend(frameon=False, fontsize=9)
 
 
@@ -107,7 +107,7 @@ def _grid(table: EvaluationTable) -> list[list[TableCell | None]]:
 
 
 def _nfe(cell: TableCell) -> int:
-    return cell.evaluation.record["sampling"]["nfe"]
+    return cell.evaluation.sampling.nfe if cell.evaluation.sampling else 0
 
 
 def _half(cell: TableCell, metric: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ddim.evaluation.conditions import Obstacle, find_obstacle
 from ddim.evaluation.evaluate import describe_reference, evaluate_images
 from ddim.evaluation.evaluated_images import EvaluatedImages, is_run, open_evaluated_images, prepare_sampling
 from ddim.evaluation.record import Evaluation, read_evaluation
+from ddim.evaluation.record_entries import Features, ReferenceSet, SamplingRecord, parse_sampling
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.run_folder import check_run_path
 from ddim.evaluation.samples import Samples
@@ -22,7 +24,6 @@ from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.nn.processes import current_processes
 from ddim.runs.folder import list_numbered_folders
-from ddim.runs.guidance_name import name_guidance
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import load
 from ddim.runs.progress import Progress, ignore_progress
@@ -132,25 +133,22 @@ def _find_evaluation(images: EvaluatedImages, extractor: Extractor) -> Evaluatio
 
 def _search_evaluations(images: EvaluatedImages, extractor: Extractor) -> Evaluation | None:
     """Return the newest evaluation of the same samples against the same reference, or None."""
-    wanted = _identity({"sampling": images.sampling, **describe_reference(images.reference, extractor)})
+    features, reference = describe_reference(images.reference, extractor)
+    wanted = images.sampling and _identity(parse_sampling(images.sampling), features, reference)
     for folder in reversed(list_numbered_folders(images.home, images.stem)):
         try:
             found = read_evaluation(folder)
         except UserError:  # damaged, of another version, or without a record
             continue
-        if (
-            found.record["sampling"]
-            and _identity(found.record) == wanted
-            and load_features(found) is not None
-        ):
+        same = found.sampling and _identity(found.sampling, found.features, found.reference) == wanted
+        if same and load_features(found) is not None:
             return found
     return None
 
 
-def _identity(record: Mapping[str, Any]) -> str:
+def _identity(sampling: SamplingRecord, features: Features, reference: ReferenceSet) -> str:
     """Return a text that is equal for evaluations with the same samples, features and reference images."""
-    sampling, features = record["sampling"], record["features"]
-    facts = [sample_conditions(sampling), sampling["seeds"], features, record["reference"]["sha256"]]
+    facts = [sample_conditions(sampling.record), sampling.seeds, asdict(features), reference.sha256]
     return json.dumps(facts, sort_keys=True)
 
 
@@ -203,12 +201,13 @@ def _notes(cells: Sequence[TableCell], obstacle: Obstacle | None, *, saved: bool
         said = remark_on_nfe([cell.evaluation for cell in mine])
         if said and len(steps) == 1:
             notes.append((f"at {column}, " if len(columns) > 1 else "") + said)
-    grids = {cell.evaluation.record["sampling"]["grid"]["kind"] for cell in cells}
+    sampled = [sampling for cell in cells if (sampling := cell.evaluation.sampling)]
+    grids = {sampling.grid["kind"] for sampling in sampled}
     if len(grids) > 1 and "listed" in grids and not any("grid" in cell.choice for cell in cells):
         notes.append(
             "some combinations use times that `ddim search` found, and others do not; --grid sets one for all"
         )
-    guided = {name_guidance(cell.evaluation.record["sampling"]) for cell in cells}
+    guided = {sampling.guidance_name for sampling in sampled}
     if saved and guided != {""} and not any("guidance" in cell.choice for cell in cells):
         which, names = "some" if len(guided) > 1 else "all", "; ".join(sorted(guided - {""}))
         notes.append(

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ddim.evaluation.conditions import Conditions, Mismatch, ReferenceSet, evaluation_conditions
+from ddim.evaluation.conditions import Conditions, Mismatch, evaluation_conditions
 from ddim.evaluation.record import Evaluation
+from ddim.evaluation.record_entries import ReferenceSet
 from ddim.experiments.index import Run
 
 
@@ -23,8 +24,7 @@ def represents_run(run: Run, evaluation: Evaluation) -> bool:
     If the run is finished, an evaluation counts only if it was made at the last step. Every evaluation counts
     if the run is not finished, or if the evaluation does not say how its images were sampled.
     """
-    sampling = evaluation.record.get("sampling")
-    return not sampling or is_last_step(run, sampling["step"])
+    return evaluation.sampling is None or is_last_step(run, evaluation.sampling.step)
 
 
 def is_last_step(run: Run, step: int) -> bool:
@@ -44,7 +44,7 @@ def common_conditions(found: Iterable[Run]) -> Conditions | None:
         own = {}
         for place, each in enumerate(run.evaluations):
             if represents_run(run, each):
-                own[evaluation_conditions(each, run.recipe)] = str(each.record.get("time")), place
+                own[evaluation_conditions(each, run.recipe)] = each.time, place
         counts.update(own.keys())
         newest |= {each: max(when, newest.get(each, when)) for each, when in own.items()}
     return max(counts, key=lambda each: (counts[each], each.images, newest[each]), default=None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, shorten_paths, suggest
-from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, metric_entry, read_evaluation
+from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
 from ddim.experiments.sweep.document import SWEEP, read_plan
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files.documents import read_sealed
@@ -66,9 +66,8 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The metrics of the latest evaluation, such as {"kid": 0.01, ...}; empty without an evaluation."""
-        record = self.evaluations[-1].record if self.evaluations else {"metrics": {}}
-        found = {name: metric_entry(record, name) for name in catalogue.METRICS}
-        return {name: values["value"] for name, values in found.items() if values}
+        newest = self.evaluations[-1].metrics if self.evaluations else {}
+        return {name: found.value for name, found in newest.items()}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.evaluation.conditions import SAMPLING_FIELDS, Sampling, evaluation_conditions
+from ddim.evaluation.record import Evaluation
 from ddim.experiments.evaluations import mark_comparable
 from ddim.experiments.index import Run, find_runs
 from ddim.experiments.recorded_runs import RECORDED
@@ -154,13 +155,13 @@ def _keep_plain_evaluations(run: Run, fingerprint: str) -> Run:
     """Return a run with the evaluations of its default sampling, default features and held-out images."""
     plain = Sampling(run.recipe["steps"], "ema", None, 1.0, ())
 
-    def fits(record: Mapping[str, Any]) -> bool:
-        found = evaluation_conditions(record, run.recipe)
+    def fits(evaluation: Evaluation) -> bool:
+        found = evaluation_conditions(evaluation, run.recipe)
         images = found.reference.fingerprint, found.reference.part
-        default = record["features"]["extractor"] == DEFAULT
+        default = evaluation.features.extractor == DEFAULT
         return found.sampling == plain and default and images == (fingerprint, "valid")
 
-    return replace(run, records=tuple(filter(fits, run.records)))
+    return replace(run, evaluations=tuple(filter(fits, run.evaluations)))
 
 
 def _interpolate(points: Sequence[tuple[int, float]], images: int, widest: float = math.inf) -> float | None:

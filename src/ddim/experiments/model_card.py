@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ddim.errors import UserError, format_count
-from ddim.evaluation.record import GRID, Evaluation, describe_part, list_evaluations, read_evaluation
-from ddim.experiments.measurements import Measurements, WeightsIdentity, identify_weights, read_measurements
+from ddim.evaluation.record import GRID, Evaluation, list_evaluations, read_evaluation
+from ddim.experiments.measurements import Measurements, WeightsIdentity, read_measurements
 from ddim.files.own_files import is_own_file, read_picture
 from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
 from ddim.plots.tabular import format_cell
@@ -80,13 +79,8 @@ def _find_own_evaluations(own: WeightsIdentity, folder: Path) -> list[Evaluation
     Raises:
         UserError: if the record of an evaluation is damaged.
     """
-    found = []
-    for path in list_evaluations(folder):
-        evaluation = read_evaluation(path)
-        sampling: Mapping[str, Any] = evaluation.record.get("sampling") or {}
-        if identify_weights(sampling) == own:
-            found.append(evaluation)
-    return found
+    found = [read_evaluation(path) for path in list_evaluations(folder)]
+    return [each for each in found if each.sampling and each.sampling.weights_identity == own]
 
 
 def _describe_memorisation(own: WeightsIdentity, measured: Measurements) -> str:
@@ -134,20 +128,18 @@ def _numbers(evaluations: Sequence[Evaluation]) -> list[Block]:
         return [Text("These weights were not evaluated. The command ddim evaluate measures KID and FID.")]
     rows, notes = [], []
     for number, evaluation in enumerate(evaluations, 1):
-        record = evaluation.record
         for entry in evaluation.to_records():
             low, high = entry["low"], entry["high"]
             interval = "" if low is None or high is None else f"{format_cell(low)} to {format_cell(high)}"
             texts = (f"{number}", entry["metric"], format_cell(entry["value"]), interval)
             rows.append([Cell(text) for text in texts])
-        features, reference, sampling = record["features"], record["reference"], record["sampling"]
-        images = describe_part(reference["images"], reference["part"], Path(reference["source"]).name)
+        features, generated = evaluation.features, evaluation.generated
+        seeds = evaluation.sampling.seeds if evaluation.sampling else ()
         notes.append(
-            f"Evaluation {number}: {format_count(record['generated']['images'], 'sample')} of "
-            f"{evaluation.name}, seeds {sampling['seeds'][0]} to {sampling['seeds'][-1]}, compared with "
-            f"{images}; features {features['extractor']} (weights {features['weights'][:12]}, "
-            f"{features['resize']}); record of {record.get('time')}, SHA-256 of the samples "
-            f"{record['generated']['sha256'][:12]}."
+            f"Evaluation {number}: {format_count(generated.images, 'sample')} of {evaluation.name}, seeds "
+            f"{seeds[0]} to {seeds[-1]}, compared with {evaluation.reference.name}; features "
+            f"{features.extractor} (weights {features.weights[:12]}, {features.resize}); record of "
+            f"{evaluation.time}, SHA-256 of the samples {generated.sha256[:12]}."
         )
     return [Table(("evaluation", "metric", "value", "95 % interval"), rows, 2, notes)]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ddim.evaluation.compare import remark_on_nfe
 from ddim.evaluation.conditions import Conditions, error_conditions
-from ddim.evaluation.record import Evaluation, metric_entry
+from ddim.evaluation.record import Evaluation
 from ddim.experiments.evaluations import describe_mismatches, newest_evaluation
 from ddim.experiments.index import Run
 from ddim.experiments.summary import (
@@ -51,8 +51,7 @@ def results_table(rows: Sequence[Configuration], common: Conditions | None) -> T
     metrics = [
         name
         for name in METRICS
-        if any(name in numbers for numbers in found)
-        or any(name not in ERRORS and metric_entry(each.record, name) for each in earlier)
+        if any(name in numbers for numbers in found) or any(name in each.metrics for each in earlier)
     ]
     best = {name: _best_row(name, rows, found, common) for name in metrics}
     lines = []
@@ -99,8 +98,8 @@ def _absent_text(row: Configuration, common: Conditions | None, name: str) -> st
 
     If runs were evaluated only at an earlier step, the text is the values of that step, marked with "*".
     """
-    earlier = [metric_entry(each.record, name) for _, each in earlier_evaluations(row)]
-    values = [format_spread(Spread(entry["value"], 1)) for entry in earlier if entry]
+    earlier = [each.metrics.get(name) for _, each in earlier_evaluations(row)]
+    values = [format_spread(Spread(found.value, 1)) for found in earlier if found]
     if values:
         return ", ".join(f"{value}*" for value in values)
     differs = common is not None and name not in ERRORS and other_conditions(row, common)
@@ -123,9 +122,10 @@ def _notes(rows: Sequence[Configuration], common: Conditions | None, metrics: Se
         notes.append(f"Not counted, as another run has the same recipe and seed: {', '.join(duplicates)}.")
     notes += [
         f"* {run.path.name}: not comparable, because its newest evaluation is of an earlier step "
-        f"({each.record['sampling']['step']:,}). Evaluate the run again."
+        f"({each.sampling.step:,}). Evaluate the run again."
         for row in rows
         for run, each in earlier_evaluations(row)
+        if each.sampling
     ]
     if common is not None:
         notes.append(

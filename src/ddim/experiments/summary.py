@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ddim.evaluation.conditions import Conditions, evaluation_conditions
-from ddim.evaluation.record import Evaluation, metric_entry
+from ddim.evaluation.record import Evaluation
 from ddim.experiments.evaluations import newest_evaluation
 from ddim.experiments.index import Run
 from ddim.metrics import catalogue
@@ -216,7 +216,5 @@ def value_of_run(
     if name in ERRORS:
         return (run.errors[name], None) if name in run.errors else None
     evaluation = newest_evaluation(run, common) if common else None
-    found = {} if evaluation is None else metric_entry(evaluation.record, name)
-    if not found:
-        return None
-    return found["value"], (found["low"], found["high"]) if "low" in found else None
+    found = evaluation and evaluation.metrics.get(name)
+    return (found.value, found.interval) if found else None

@@ -13,9 +13,8 @@ from urllib.parse import quote
 
 from ddim.data.clusters import Clusters
 from ddim.errors import shorten_paths
-from ddim.evaluation.record import Evaluation, metric_entry
+from ddim.evaluation.record import Evaluation
 from ddim.experiments.index import Place, Run
-from ddim.metrics.catalogue import METRICS
 from ddim.runs.folder import list_sheets
 
 
@@ -163,9 +162,7 @@ def _count_classes(recipe: Mapping[str, Any], images: Mapping[str, Any]) -> int:
 
 def list_intervals(evaluation: Evaluation) -> dict[str, Interval]:
     """Return the metrics of an evaluation with their intervals, keyed by name."""
-    found = {name: metric_entry(evaluation.record, name) for name in METRICS}
     return {
-        name: Interval(*(_number(entry.get(part)) for part in ("value", "low", "high")))
-        for name, entry in found.items()
-        if entry
+        name: Interval(float(found.value), _number(found.low), _number(found.high))
+        for name, found in evaluation.metrics.items()
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.evaluation.record import Evaluation, describe_part, describe_verdict
+from ddim.evaluation.record import Evaluation, describe_verdict
 from ddim.experiments.index import Run
 from ddim.files.documents import SEAL, read_sealed
 from ddim.files.own_files import is_own_file
@@ -169,9 +169,9 @@ def describe_evaluations(run: Run, common: Run | None) -> list[Evaluated]:
     return [
         Evaluated(
             show_text(each.name),
-            str(each.record.get("time", "")),
+            each.time,
             _describe_conditions(each),
-            (each.record.get("sampling") or {}).get("nfe"),
+            each.sampling.nfe if each.sampling else None,
             list_intervals(each),
             each is chosen,
         )
@@ -180,11 +180,8 @@ def describe_evaluations(run: Run, common: Run | None) -> list[Evaluated]:
 
 
 def _describe_conditions(evaluation: Evaluation) -> str:
-    record = evaluation.record
-    features, reference, generated = (record[name] for name in ("features", "reference", "generated"))
-    name = Path(str(reference["source"])).name
-    images = describe_part(reference["images"], reference["part"], name)
-    return show_text(f"{generated['images']:,} samples against {images}, features {features['extractor']}")
+    samples, extractor = evaluation.generated.images, evaluation.features.extractor
+    return show_text(f"{samples:,} samples against {evaluation.reference.name}, features {extractor}")
 
 
 def list_columns(facts: Mapping[str, Any]) -> list[Column]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ddim.errors import FolderLocked, NoSpace, UserError
-from ddim.evaluation.conditions import Features, Sampling, evaluation_conditions
+from ddim.evaluation.conditions import Sampling, evaluation_conditions
 from ddim.evaluation.record import Evaluation
 from ddim.experiments import index
 from ddim.experiments.evaluations import represents_run
@@ -134,7 +134,7 @@ def sweep_evaluation(run: Run, samples: int) -> Evaluation | None:
 
     def is_wanted(evaluation: Evaluation) -> bool:
         found = evaluation_conditions(evaluation, run.recipe)
-        default = isinstance(found.measure, Features) and found.measure.extractor == DEFAULT
+        default = evaluation.features.extractor == DEFAULT
         same = found.sampling == expected and found.images == samples and found.reference.part == "valid"
         return default and same and represents_run(run, evaluation)
 
