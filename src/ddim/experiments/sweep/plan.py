@@ -246,9 +246,13 @@ def _with_values(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """Return the recipe with absolute paths of images and vectors: workers may run in other folders."""
+    from ddim.data.open import absolute_source
+
     named = {"source": recipe.data.source, "vectors": recipe.data.vectors}
     paths = {name: Path(text).expanduser() for name, text in named.items() if text is not None}
     found: dict[str, Any] = {name: str(path.resolve()) for name, path in paths.items() if path.exists()}
+    # A source such as pets:COPY is not a path, but contains one.
+    found.setdefault("source", absolute_source(recipe.data.source))
     return replace(recipe, data=replace(recipe.data, **found))
 
 
