@@ -148,7 +148,8 @@ def check_never_saved(folder: Path, document: dict[str, Any], larger: bool = Fal
 def set_aside(folder: Path) -> Path | None:
     """Move log, samples, averages, damaged checkpoints and what searches saved; return their new folder.
 
-    If there is nothing to move, return None. After this, `resume` starts the run again at step 0.
+    If there is nothing to move, return None. After this, `resume` starts the run again at step 0, with the
+    budget of its recipe: larger budgets that it got later are forgotten.
 
     Raises:
         UserError: if the run has an intact checkpoint.
@@ -164,12 +165,12 @@ def _set_aside(folder: Path) -> Path | None:
     there = [folder / name for name in names if (folder / name).exists()]
     if not there:
         # A restart that was killed had moved everything, but may not have recorded it.
-        record_in_run(folder, checkpointed=False)
+        record_in_run(folder, checkpointed=False, extended=[])
         return None
     aside = make_numbered_folder(folder, "before-restart-")
     for path in there:
         path.rename(aside / path.name)
-    record_in_run(folder, checkpointed=False)
+    record_in_run(folder, checkpointed=False, extended=[])
     return aside
 
 

@@ -293,9 +293,6 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
         check_same_vectors(training, document)
         check_same_guide(training, document)
         parent = None  # frees the memory of its network
-        if extended := document.get("extended"):
-            # The run has the larger budget that the user asked for last.
-            training.plan = Plan(extended[-1]["to_images"])
         fit(training, prepare_kid(training), replace(start, news=news))
 
 
