@@ -179,6 +179,14 @@ MODEL = ddim.Model(torch.nn.Identity(), "cosine")
             lambda run: ddim.tabulate(run, {}, reference="photos"),
             r"Reference\(.photos/.\), got 'photos'",
         ),
+        (
+            lambda run: ddim.memorisation(run, 20, 2, fields={"clip": True, "data.flip": False}),
+            "data.flip cannot be changed for sampling; only sampler, grid, sampled_on, clip can$",
+        ),
+        (
+            lambda run: ddim.tabulate(run, {"steps": 2}, Samples(20, fields={"schedule": "linear"})),
+            "schedule cannot be changed for sampling",
+        ),
     ],
 )
 def test_arguments_of_another_type_are_refused_in_a_sentence(measure, said, run):

@@ -14,7 +14,7 @@ from ddim.cli.guidance import NAMES, add_guidance_options
 from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError
-from ddim.evaluation.conditions import SAMPLING_FIELDS
+from ddim.runs.flat import SAMPLING_FIELDS
 from ddim.runs.signals import Stopped
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ from ddim.diffusion.grids import GRIDS
 from ddim.diffusion.samplers import SAMPLERS
 from ddim.diffusion.schedules import SCHEDULES
 from ddim.errors import UserError, suggest
-from ddim.evaluation.conditions import SAMPLING_FIELDS
 from ddim.evaluation.samples import Samples
 from ddim.runs.codec import dump
-from ddim.runs.flat import option_text
+from ddim.runs.flat import SAMPLING_FIELDS, option_text
 from ddim.runs.guidance_name import name_interval
 from ddim.runs.plain_values import to_plain
 

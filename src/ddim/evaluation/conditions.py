@@ -17,7 +17,7 @@ from typing import Any
 from ddim.evaluation.record import Evaluation
 from ddim.evaluation.record_entries import Features, ReferenceSet, SamplingRecord, shorten_hash
 from ddim.metrics.catalogue import METRICS, find_metric
-from ddim.runs.flat import flatten_as_text
+from ddim.runs.flat import SAMPLING_FIELDS, flatten_as_text
 from ddim.runs.guidance_name import name_guide, name_interval
 
 UNITS = ("schedule", "pixels")
@@ -32,9 +32,6 @@ VALIDATION_FIELDS = (
     "seed",
 )
 """Fields of a recipe that decide which images a run is validated and evaluated against."""
-
-SAMPLING_FIELDS = ("sampler", "grid", "sampled_on", "clip")
-"""Fields of a recipe that say how a run is sampled; commands may change them."""
 
 
 class Aspect(Enum):

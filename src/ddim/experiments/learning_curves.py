@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.evaluation.conditions import SAMPLING_FIELDS, Sampling, evaluation_conditions
+from ddim.evaluation.conditions import Sampling, evaluation_conditions
 from ddim.evaluation.record import Evaluation
 from ddim.experiments.evaluations import mark_comparable
 from ddim.experiments.index import Run, find_runs
 from ddim.experiments.recorded_runs import RECORDED
 from ddim.metrics.catalogue import DEFAULT
 from ddim.runs.codec import dump, override
-from ddim.runs.flat import flatten_as_text
+from ddim.runs.flat import SAMPLING_FIELDS, flatten_as_text
 from ddim.runs.log import read_metrics
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.recipe import Recipe

@@ -21,6 +21,7 @@ from ddim.data.clusters import Clusters
 from ddim.errors import UserError, suggest
 from ddim.files import read_file
 from ddim.nn.own_network import OwnNetwork
+from ddim.runs.flat import SAMPLING_FIELDS
 from ddim.runs.kinds import Slot, kind_name, list_slots
 from ddim.runs.own_parts import identify_part, is_own
 from ddim.runs.plain_values import describe_type, parse_plain, show_value, to_plain
@@ -136,6 +137,18 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     for path in sorted(changes, key=lambda p: (p.count("."), p)):
         _set(tree, path.split("."), changes[path])
     return load_recipe(tree)
+
+
+def override_sampling(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Return a recipe with some of its sampling fields changed; see `override`.
+
+    Raises:
+        UserError: if a path is not in `SAMPLING_FIELDS` or `override` refuses the changes.
+    """
+    for path in changes:
+        if path.split(".")[0] not in SAMPLING_FIELDS:
+            raise UserError(f"{path} cannot be changed for sampling; only {', '.join(SAMPLING_FIELDS)} can")
+    return override(recipe, changes)
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -10,6 +10,9 @@ from ddim.errors import UserError
 ERRORS = ("noise_mae", "image_mae")
 """The names of the denoising errors on validation images in the log of a training."""
 
+SAMPLING_FIELDS = ("sampler", "grid", "sampled_on", "clip")
+"""Fields of a recipe that say how a run is sampled; commands may change them."""
+
 
 def flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Return the values of a recipe, or of a part of it, keyed by the paths of command-line options.

@@ -18,7 +18,7 @@ from ddim.diffusion.samplers import Sampler, final_sample, initial_noise, last_s
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import check_count
 from ddim.runs.classes import Label
-from ddim.runs.codec import override
+from ddim.runs.codec import override_sampling
 from ddim.runs.guidance import OFF, Guidance, check_guidance
 from ddim.runs.guidance_choice import GuidanceOptions, open_guidance
 from ddim.runs.pipeline import LoadedRun, Pipeline
@@ -106,7 +106,7 @@ def choose_sampling(
         pipeline: the model.
         steps: number of sampling steps; None for the recipe's.
         label: the label of the samples.
-        fields: new values of the recipe, keyed by field path, as for `override`; None changes nothing.
+        fields: new values of sampling fields keyed by path, see `override_sampling`; None changes nothing.
         sampler: the sampler or its name; None for that of the recipe.
         grid: the grid or its name; None for that of `ddim search` or of the recipe.
         guidance: see `GuidanceOptions`.
@@ -120,7 +120,7 @@ def choose_sampling(
     pipeline = pipeline.with_recipe(**{name: part for name, part in parts.items() if part is not None})
     if fields is not None:
         # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
-        pipeline = replace(pipeline, recipe=override(pipeline.recipe, fields))
+        pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, fields))
     own = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in fields or ()}
     found = None if own else pipeline.searched_grid(pipeline.recipe.sampler, steps)
     pipeline = pipeline.with_recipe(grid=found) if found else pipeline

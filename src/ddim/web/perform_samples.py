@@ -7,8 +7,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError
-from ddim.evaluation.conditions import SAMPLING_FIELDS
 from ddim.runs.condition import choose_condition
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.pipeline import LoadedRun, load
@@ -66,9 +64,6 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
     Raises:
         UserError: if the task cannot be done.
     """
-    unknown = [name for name in task.fields if name.split(".")[0] not in SAMPLING_FIELDS]
-    if unknown:
-        raise UserError(f"{unknown[0]} cannot be changed for sampling; only {', '.join(SAMPLING_FIELDS)} can")
     run = PIPELINES.open(task.run)
     label = choose_condition(run, task.label, task.vector, task.seeds)
     setup = choose_sampling(run, task.steps, label, task.fields, **guidance_options(task))
