@@ -192,3 +192,27 @@ MODEL = ddim.Model(torch.nn.Identity(), "cosine")
 def test_arguments_of_another_type_are_refused_in_a_sentence(measure, said, run):
     with pytest.raises(UserError, match=said):
         measure(run)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        ddim.load,
+        ddim.export,
+        ddim.distill,
+        ddim.resume,
+        ddim.list_averages,
+        ddim.plot_losses,
+        lambda given: ddim.reconstruct_average(given, 0.08),
+        lambda given: ddim.train("blossoms:60", source=given),
+    ],
+)
+def test_a_loaded_run_is_refused_where_its_folder_is_needed(use, run):
+    with pytest.raises(UserError, match="this needs a run folder, .* got a LoadedRun$"):
+        use(ddim.load(run))
+
+
+def test_none_is_no_run():
+    for use in (ddim.load, ddim.plot_losses):
+        with pytest.raises(UserError, match="this needs a run folder, .* got None$"):
+            use(None)

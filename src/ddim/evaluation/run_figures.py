@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from ddim.evaluation.schedule_figures import Shown, describe_start, name_schedul
 from ddim.files import read_file
 from ddim.plots import charts
 from ddim.plots.pictures import check_images, to_uint8
+from ddim.runs.hub_run import check_run_path
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.plain_values import parse_plain
 from ddim.runs.progress import Progress, ignore_progress
@@ -286,7 +287,8 @@ def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
     """
     from ddim.runs.log import read_metrics
 
-    paths = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    given = runs if isinstance(runs, Iterable) and not isinstance(runs, str) else [runs]
+    paths = [check_run_path(run) for run in given]
     if missing := [str(path) for path in paths if not path.is_dir()]:
         raise UserError(f"run {missing[0]!r} is not a folder")
     paths = list(dict.fromkeys(path.resolve() for path in paths))

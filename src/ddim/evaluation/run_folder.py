@@ -5,22 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ddim.errors import UserError, describe_given
+from ddim.errors import UserError
 from ddim.files import temporary_folder
 from ddim.runs.folder import check_publishable, publish_output
-from ddim.runs.hub_run import locate_run
+from ddim.runs.hub_run import check_run_path, locate_run
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.run_path import is_checkpoint
-
-
-def check_run_path(run: object) -> None:
-    """Check that a run is given as a path.
-
-    Raises:
-        UserError: if `run` is another value, such as a model.
-    """
-    if not isinstance(run, str | Path):
-        raise UserError(f"this needs a run folder, such as runs/photos-fast-1, got {describe_given(run)}")
 
 
 def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:

@@ -17,13 +17,13 @@ from ddim.evaluation.evaluated_images import EvaluatedImages, is_run, open_evalu
 from ddim.evaluation.record import Evaluation, read_evaluation
 from ddim.evaluation.record_entries import Features, ReferenceSet, SamplingRecord, parse_sampling
 from ddim.evaluation.reference import Reference
-from ddim.evaluation.run_folder import check_run_path
 from ddim.evaluation.samples import Samples
 from ddim.evaluation.table import EvaluationTable, TableCell
 from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.nn.processes import current_processes
 from ddim.runs.folder import list_numbered_folders
+from ddim.runs.hub_run import check_run_path
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import load
 from ddim.runs.progress import Progress, ignore_progress

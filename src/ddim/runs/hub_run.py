@@ -23,7 +23,7 @@ from ddim.data.hub import (
     names_repository,
     parse_repository,
 )
-from ddim.errors import UserError
+from ddim.errors import UserError, describe_given
 from ddim.files import cache_folder, publish_folder, remove_folder, temporary_folder
 from ddim.runs.manifest import MANIFEST, Damaged, read_document, read_manifest, verify
 from ddim.runs.published import PUBLISHED
@@ -51,13 +51,25 @@ LARGEST_NUMBER = 1_000_000
 """The largest whole number in the parts of a recipe that sampling uses: larger ones would fill the memory."""
 
 
+def check_run_path(run: object) -> Path:
+    """Check that a run is given as a path, and return the path.
+
+    Raises:
+        UserError: if `run` is another value, such as a model.
+    """
+    if not isinstance(run, str | Path):
+        raise UserError(f"this needs a run folder, such as runs/photos-fast-1, got {describe_given(run)}")
+    return Path(run)
+
+
 def locate_run(run: str | Path) -> Path:
     """Return the path of a run; a run that is named hub:OWNER/NAME is downloaded first.
 
     Raises:
-        UserError: if the run on the Hub cannot be downloaded, or is not a published run.
+        UserError: if `run` is not a path, or the run on the Hub cannot be downloaded or is not published.
     """
-    return fetch_run(parse_repository(run)) if names_repository(run) else Path(run)
+    path = check_run_path(run)
+    return fetch_run(parse_repository(run)) if names_repository(run) else path
 
 
 def pin_run(run: Path) -> str:

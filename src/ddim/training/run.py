@@ -21,6 +21,7 @@ from ddim.nn.runtime import Runtime, check_runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.fitting import check_fit
 from ddim.runs.folder import CHECKPOINTS, RUN, check_outside, check_unused, is_unused, make_run_folder
+from ddim.runs.hub_run import check_run_path
 from ddim.runs.images import check_same_split
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
@@ -104,7 +105,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     began, callbacks = time.monotonic(), check_callbacks(callbacks)
     if not isinstance(machine, Machine):
         raise UserError(f"machine must be a value such as ddim.Machine(device='cpu'), got {machine!r}")
-    source = None if source is None else Path(source)
+    source = None if source is None else check_run_path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     recipe = choose_recipe(recipe, data, fields, source)
     with join_processes() as processes:
@@ -190,7 +191,7 @@ def resume(
     Example:
         >>> ddim.resume("runs/photos-fast-1", more=20)
     """
-    began, folder, callbacks = time.monotonic(), Path(folder), check_callbacks(callbacks)
+    began, folder, callbacks = time.monotonic(), check_run_path(folder), check_callbacks(callbacks)
     give_parts(own)
     larger = Larger(more, images)
     if data is not None and not isinstance(data, str | Path):
