@@ -67,12 +67,14 @@ class NoSpace(OSError):  # noqa: N818
 class Interrupted(Exception):  # noqa: N818
     """A signal, such as Ctrl-C, stopped the training in `folder`; a checkpoint was saved first.
 
-    The exit code is 128 plus the signal's number, as shells report it.
+    The exit code is 128 plus the signal's number, as shells report it. `own` is the end of the command that
+    continues: the options for files with components that the user wrote, such as " --own mine.py".
     """
 
-    def __init__(self, signal_number: int, folder: Path) -> None:
-        command = f"ddim train --resume --out {shlex.quote(str(folder))}"
+    def __init__(self, signal_number: int, folder: Path, own: str = "") -> None:
+        command = f"ddim train --resume --out {shlex.quote(str(folder))}{own}"
         super().__init__(f"stopped and saved; continue with `{command}`")
+        self.signal_number, self.folder = signal_number, folder
         self.exit_code = 128 + signal_number
 
 

@@ -144,6 +144,14 @@ def test_the_best_checkpoint_is_the_saved_one_and_not_the_lowest_error_of_the_lo
     assert f"the best checkpoint was saved after 24 images: `ddim sample {folder}/best` samples it" in said
 
 
+def test_all_images_are_the_reference_if_few_are_held_out(capsys, tmp_path, monkeypatch):
+    folder = tiny.train(tiny.recipe(images=8), tmp_path / "run")
+    for held_out, options in ((19, " --part all"), (20, "")):
+        monkeypatch.setattr(console, "read_sealed", lambda path, n=held_out: {"data": {"valid": n}})
+        console.Console().done(folder)
+        assert f"ddim evaluate {folder}{options}    measures" in capsys.readouterr().err
+
+
 def test_a_training_shorter_than_its_warm_up_is_named(capsys, clock, tmp_path):
     run = tiny.training(tiny.recipe(images=800, optim__warmup=10_000))
     show_steps(run, tmp_path, clock, 39)

@@ -1,5 +1,7 @@
 """Parts of the user's own, named on the command line."""
 
+import re
+import signal
 import sys
 import textwrap
 from pathlib import Path
@@ -38,6 +40,15 @@ MINE = """
         def on_step(self, training, values):
             if training.step == 2:
                 training.stop("two are enough")
+"""
+STOP = """
+    import signal
+    import ddim
+
+    class Stop(ddim.Callback):
+        def on_step(self, training, values):
+            if training.step == 2:
+                signal.raise_signal(signal.SIGTERM)
 """
 TRAIN = (
     "train mine.py:images --net mine.py:Net --schedule mine.py:Steep --schedule.start 6 "
@@ -79,6 +90,22 @@ def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(
     assert "given from Python as Tensor:" in capsys.readouterr().err
     assert main(["train", "mine.py:images", "--resume", "--out", "run", "--own", "mine.py"]) == 0
     assert load("run").checkpoint.state.step == 10
+
+
+def test_printed_commands_name_the_files_of_own_parts(elsewhere, capsys):
+    Path("stop.py").write_text(textwrap.dedent(STOP))
+    words = TRAIN.replace("--callback mine.py:Stop ", "").split()
+    assert main([*words, "--callback", "stop.py:Stop"]) == 128 + signal.SIGTERM
+    said = capsys.readouterr().err
+    assert "continue with `ddim train --resume --out run --own mine.py`" in said
+    elsewhere()
+    assert main([*words, "--out", "other"]) == 0
+    said = capsys.readouterr().err
+    assert "train longer: `ddim train --resume --out other --more 20 --own mine.py`" in said
+    assert "ddim evaluate other --part all --own mine.py " in said
+    (command,) = re.findall("next: ddim (.*?)   ", said)
+    elsewhere()
+    assert main([*command.split(), "-n", "1"]) == 0
 
 
 def test_own_images_resume_their_run_whatever_its_size_and_labels_are(elsewhere, capsys):

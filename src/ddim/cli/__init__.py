@@ -21,7 +21,7 @@ from types import ModuleType
 from ddim import __version__
 from ddim.cli.guidance import join_lists
 from ddim.cli.output import add_output_options
-from ddim.cli.own import name_own_parts, take_own
+from ddim.cli.own import list_own_files, name_own_parts, take_own
 from ddim.cli.parser import Parser
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import (
@@ -171,16 +171,17 @@ def _run_command(argv: list[str]) -> int:
         return 2
     try:
         command, parser = import_module(f"ddim.cli.{name}"), build_parser(name)
-        words, fields = join_lists(argv[1:]), {}
+        words, fields, own = join_lists(argv[1:]), {}, []
         if any(word.partition("=")[0] == "--own" for word in words):
-            words = take_own(words)
+            words, own = take_own(words)
         if getattr(command, "TAKES_FIELDS", False):
             words, fields = _split_fields(words, parser.options)
+            own += list_own_files(fields)
             fields = name_own_parts(fields)
         _check_quotes(words)
         # Options may stand between positional arguments; argparse cannot do that with subcommands.
         parse = parser.parse_args if parser.commands else parser.parse_intermixed_args
-        args = parse(words, argparse.Namespace(fields=fields, options=parser.options))
+        args = parse(words, argparse.Namespace(fields=fields, options=parser.options, own=own))
         return _call(command, name, args)
     except (Exception, KeyboardInterrupt) as error:
         if debug:

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -22,11 +22,13 @@ from ddim.data import Images
 from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
 from ddim.diffusion.consistency import Consistency
-from ddim.errors import format_count
+from ddim.errors import Interrupted, format_count
+from ddim.files.documents import read_sealed
+from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.checkpoint import find_best
-from ddim.runs.folder import CHECKPOINTS
+from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.log import read_metrics
 from ddim.runs.manifest import parse_step
@@ -121,12 +123,16 @@ def start_bar(terminal: Terminal) -> Progress:
 class Console(Display):
     """Prints the settings of a training, its progress and its validations; a context manager.
 
+    Args:
+        files: the files with components that the user wrote, which the printed commands name with --own.
+
     Attributes:
         preparing: shows the progress before training starts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, files: Iterable[str] = ()) -> None:
         super().__init__()
+        self.own = "".join(f" --own {shlex.quote(file)}" for file in dict.fromkeys(files))
         self.tty = Terminal(file=unescaped(sys.stderr))
         self.preparing = ProgressDisplay()
         self.bar: Progress | None = None
@@ -136,11 +142,13 @@ class Console(Display):
         """Return the console."""
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Remove the bars."""
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Remove the bars, and complete the command that continues an interrupted training."""
         self.preparing.stop()
         if self.bar:
             self.bar.stop()
+        if isinstance(error, Interrupted):
+            raise Interrupted(error.signal_number, error.folder, self.own) from None
 
     def _introduce(self, training: Training) -> None:
         """Print the settings of the training, and start the bar."""
@@ -216,7 +224,7 @@ class Console(Display):
         self.shown, self.advice = seen, advice or noisy
 
     def _name_longer(self, minutes: float) -> str:
-        return f"`ddim train --resume --out {shlex.quote(str(self.folder))} --more {minutes:g}`"
+        return f"`ddim train --resume --out {shlex.quote(str(self.folder))} --more {minutes:g}{self.own}`"
 
     def done(self, folder: Path) -> None:
         """Print the last lines about a run: images seen, advice, best checkpoint and next commands."""
@@ -225,18 +233,21 @@ class Console(Display):
         else:
             say(f"run {folder} is finished: nothing to resume")
         recipe = read_run_recipe(folder)
-        labels = " --label all" if recipe.data.labels is True else ""
+        options = (" --label all" if recipe.data.labels is True else "") + self.own
         best, lines = find_best(folder / CHECKPOINTS), read_metrics(folder)
         saved = parse_step(best.name) if best else None
         if saved and lines and saved[0] < lines[-1]["step"]:
-            command = f"ddim sample {shlex.quote(f'{folder}/best')}{labels}"
+            command = f"ddim sample {shlex.quote(f'{folder}/best')}{options}"
             images = saved[0] * recipe.optim.batch
             say(f"the best checkpoint was saved after {images:,} images: `{command}` samples it")
         run = shlex.quote(str(folder))
-        say(f"next: ddim sample {run}{labels}    generates new images")
-        say(f"      ddim evaluate {run}{labels}    measures how close they are to real images")
+        # The held-out images alone would be too few for an evaluation.
+        part = " --part all" if read_sealed(folder / RUN)["data"]["valid"] < LEAST else ""
+        say(f"next: ddim sample {run}{options}    generates new images")
+        say(f"      ddim evaluate {run}{part}{options}    measures how close they are to real images")
         if recipe.report.snapshots:
-            say(f"      {name_pick_command(folder)}    chooses how long the average of the weights is")
+            pick = f"{name_pick_command(folder)}{self.own}"
+            say(f"      {pick}    chooses how long the average of the weights is")
 
 
 def _typical_size(images: Images) -> str:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("give --minutes or --images, not both")
     budget = {"minutes": args.minutes, "images": args.images}
     fields = {**args.fields, **{name: value for name, value in budget.items() if value is not None}}
-    with Console() as console:
+    with Console(args.own) as console:
         if _is_restarted(args.out):
             folder = resume(args.out, callbacks=[console], progress=console.preparing)
         else:

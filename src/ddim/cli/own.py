@@ -44,13 +44,16 @@ def load_own(text: str) -> Any:  # noqa: ANN401 (whatever the user wrote)
     return getattr(module, found["name"])
 
 
-def take_own(words: list[str]) -> list[str]:
-    """Load the parts that `--own FILE.py` or `--own FILE.py:NAME` names; return all other words.
+def take_own(words: list[str]) -> tuple[list[str], list[str]]:
+    """Load the parts that `--own FILE.py` or `--own FILE.py:NAME` names.
+
+    Returns:
+        All other words, and the files.
 
     Raises:
         UserError: if --own has a text of another form, or a file cannot be run or has no such name.
     """
-    rest, following = [], iter(words)
+    rest, files, following = [], [], iter(words)
     for word in following:
         option, equals, value = word.partition("=")
         if option != "--own":
@@ -63,7 +66,19 @@ def take_own(words: list[str]) -> list[str]:
             _give(_list_parts(_run_file(Path(text).expanduser().resolve())))
         else:
             raise UserError(f"--own needs FILE.py or FILE.py:NAME, got {text!r}")
-    return rest
+        files.append(_name_file(text))
+    return rest, files
+
+
+def list_own_files(fields: dict[str, str]) -> list[str]:
+    """Return the file of each value FILE.py:NAME of a field."""
+    return [_name_file(text) for text in fields.values() if names_own(text)]
+
+
+def _name_file(text: str) -> str:
+    """Return FILE.py of FILE.py or FILE.py:NAME."""
+    found = _NAMED.fullmatch(text)
+    return found["file"] if found else text
 
 
 def name_own_parts(fields: dict[str, str]) -> dict[str, str]:

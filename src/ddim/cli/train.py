@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
             again = args.restart and not restarted
             if processes.leads and again and (aside := set_aside(folder)):
                 say(f"starting again; the old log is in {aside}")
-            with Console() as console:
+            with Console(args.own) as console:
                 data, given = args.data if own is None else own, [*hooks, console]
                 # A budget that was raised before the restart is not raised again.
                 more, images = (None, None) if restarted else (args.more, images)
@@ -147,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
     if args.find_lr:
         recipe, drawing = _find_learning_rate(recipe, machine, args.source)
         drawings.append(drawing)
-    with Console() as console:
+    with Console(args.own) as console:
         folder = train(
             recipe.data.source,
             recipe,
