@@ -17,10 +17,11 @@ from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.diffusion.time_sampling import TableTimes, UniformTimes
-from ddim.evaluation.likelihood import measure_bits
+from ddim.evaluation.likelihood import bits_per_dim, measure_bits, write_likelihood
+from ddim.files.documents import read_sealed
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
-from ddim.runs.pipeline import Pipeline
+from ddim.runs.pipeline import Pipeline, load
 from oracles import Asked, normal
 
 
@@ -60,6 +61,12 @@ def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, n
     again = command(*words).out.splitlines()[-1]
     assert again != said
     assert kept(again)["bits"] == record["bits"]
+
+
+def test_numbers_of_numpy_are_written_as_plain_numbers(run, tmp_path):
+    found = bits_per_dim(run, n=2, steps=np.int64(3), seed=np.int64(1))
+    record = read_sealed(write_likelihood(found, load(run), tmp_path / "out") / "record.json")
+    assert (record["steps"], record["seeds"]) == (3, [1, 2])
 
 
 def test_fewer_images_are_the_first_of_more(run, command):

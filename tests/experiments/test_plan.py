@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,11 @@ def test_a_plan_has_a_row_for_each_budget():
         assert row["images"] < row["images_per_second"] * row["minutes"] * 60
         assert row["error_recorded"] is row["error_of_your_runs"] is None
     assert (plan.train, plan.held_out) == (32, 8)
+
+
+@pytest.mark.parametrize("minutes", [np.int64(1), np.array([1, 0.2])])
+def test_budgets_can_be_numbers_of_numpy(minutes):
+    assert [row["minutes"] for row in make(minutes=minutes).to_records()] == np.ravel(minutes).tolist()
 
 
 def test_the_usual_budgets_are_10_40_and_240_minutes():

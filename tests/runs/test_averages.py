@@ -6,6 +6,7 @@ import itertools
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -221,6 +222,12 @@ def test_unknown_weights_are_answered_with_all_names(run):
         UserError, match="weights must be ema, raw, 16.97, 13.6342, 4 or width-0.08, got 'picked'"
     ):
         load(run, "picked")
+
+
+def test_a_width_can_be_a_number_of_numpy(run):
+    average = reconstruct_average(run, np.float32(0.08))
+    assert average.name == "width-0.08"
+    assert read_stored(average.folder).width == pytest.approx(0.08)
 
 
 def test_the_list_has_all_widths_with_their_errors(run):

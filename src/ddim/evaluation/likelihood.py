@@ -29,6 +29,7 @@ from ddim.runs.classes import NULL, label_any_images
 from ddim.runs.image_features import ImageSet
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun, Pipeline
+from ddim.runs.plain_values import to_plain
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record
 from ddim.runs.recipe_checks import check_unconditional
@@ -111,7 +112,7 @@ def bits_per_dim(
     classes = _classes(run, chosen)
     count = len(chosen.which)
     check_seeds([seed, seed + count - 1])
-    steps = _default_steps(method, run.model.schedule) if steps is None else steps
+    steps = _default_steps(method, run.model.schedule) if steps is None else to_plain(steps)
     nfe = steps if method == "vlb" else 4 * steps
     began, bits = time.monotonic(), torch.zeros(0, dtype=torch.float64)
     for first in range(0, count, run.runtime.micro_batch):
@@ -129,7 +130,7 @@ def bits_per_dim(
         "nfe": nfe,
         "variance": variance_of(run) if method == "vlb" else None,
         "reference": _describe(chosen, classes),
-        "seeds": [seed, seed + count - 1],
+        "seeds": [to_plain(seed), to_plain(seed + count - 1)],
         "seconds": round(time.monotonic() - began, 2),
     }
     return Likelihood(bits, record)

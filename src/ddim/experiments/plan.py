@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ddim.data import SplitImages
 from ddim.errors import UserError, describe_given, format_count
 from ddim.experiments.learning_curves import (
@@ -193,6 +195,8 @@ def _list_budgets(
             raise UserError("give minutes or images, not both")
         return [change_recipe(recipe, {"images": images})]
     minutes = MINUTES if minutes is None else minutes
+    if isinstance(minutes, np.generic | np.ndarray):
+        minutes = minutes.tolist()
     if isinstance(minutes, str):
         minutes = minutes.split(",")
     elif isinstance(minutes, int | float):
