@@ -213,7 +213,7 @@ def test_the_distance_figure_draws_the_same_line_for_every_level():
         assert np.allclose(line, first, atol=1e-3)
 
 
-@pytest.mark.parametrize(("width", "most"), [(3, 10.0), (2, 10.0), (8, 1.0), (8, math.nan)])
+@pytest.mark.parametrize(("width", "most"), [(3, 10.0), (2, 10.0), (8, 1.0), (8, math.nan), (8, math.inf)])
 def test_an_impossible_embedding_is_refused(width, most):
     with pytest.raises(UserError, match="must be"):
         schedule_figures.make_embedding(width, most)

@@ -28,6 +28,8 @@ def test_a_sheet_is_a_picture_enlarged_by_a_whole_factor():
     assert sheet(images[0], zoom=1).size == (16, 16)
     with pytest.raises(UserError, match="zoom must be at least 1 and at most 64, got 0"):
         sheet(images, zoom=0)
+    with pytest.raises(UserError, match="zoom must be a whole number, got 2.5"):
+        sheet(images, zoom=2.5)
 
 
 def test_a_figure_shows_itself_as_a_picture_and_leaves_pyplot_alone():

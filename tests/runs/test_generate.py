@@ -218,6 +218,12 @@ def test_a_run_of_a_missing_accelerator_uses_the_runtime_of_this_machine(trained
     assert load(trained.checkpoint.path).runtime.micro_batch == SIZE
 
 
+def test_only_the_name_of_a_device_is_taken(trained):
+    for device in (0, ""):
+        with pytest.raises(UserError, match=f"device must be one of auto, cpu.*, got {device!r}"):
+            load(trained.checkpoint.path, device=device)
+
+
 def test_a_run_without_steps_is_refused(trained):
     with pytest.raises(UserError, match="steps must be at least 1"):
         made(trained, [0], 0)
@@ -239,6 +245,7 @@ def test_a_run_without_steps_is_refused(trained):
         ({"guidance": "2"}, "guidance must be a number, got '2'"),
         ({"label": True}, 'label must be a class name, a class index, "all" or None, got True'),
         ({"sampler": "unipcs"}, "sampler must be one of ddim, .*; perhaps you meant unipc"),
+        ({"grid": [1, 0.5]}, "grid must be a Grid, and list has no __call__"),
         ({"sampler": DDIM}, r"sampler must be an instance, such as DDIM\(\), got the class DDIM"),
     ],
 )

@@ -259,10 +259,10 @@ def make_embedding(width: int, max_frequency: float) -> Sinusoidal:
     """Return the sinusoidal embedding with `width` channels.
 
     Raises:
-        UserError: if the width is odd or below 4, or the frequency is not above 1.
+        UserError: if the width is odd or below 4, or the frequency is not above 1 or is infinite.
     """
     if width < 4 or width % 2:
         raise UserError(f"width must be even and at least 4, got {width}")
-    if not max_frequency > 1:
-        raise UserError(f"max-frequency must be above 1, got {max_frequency}")
+    if not 1 < max_frequency < math.inf:
+        raise UserError(f"max-frequency must be above 1 and finite, got {max_frequency}")
     return Sinusoidal(width, max_frequency)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -173,8 +173,10 @@ def check_zoom(zoom: int | None) -> None:
     """Check a factor of enlargement; None stands for the default.
 
     Raises:
-        UserError: if the factor is not in 1 ... 64.
+        UserError: if the factor is not a whole number in 1 ... 64.
     """
+    if zoom is not None and not isinstance(zoom, SupportsIndex):
+        raise UserError(f"zoom must be a whole number, got {zoom!r}")
     if zoom is not None and not 1 <= zoom <= LARGEST_ZOOM:
         raise UserError(f"zoom must be at least 1 and at most {LARGEST_ZOOM}, got {zoom}")
 

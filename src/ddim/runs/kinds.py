@@ -140,7 +140,9 @@ class Slot:
             members = [m for m in vars(family) if m == "__call__" or (m[0] != "_" and m != "walk")]
             # `hasattr` does not find a field without a default, because it is no attribute of its class.
             known = {f.name for f in fields(part)} if is_dataclass(part) else set()
-            missing = [member for member in members if member not in known and not hasattr(part, member)]
+            # Every class can be called, so `hasattr` would always find `__call__`.
+            known |= {name for base in getattr(part, "__mro__", ()) for name in vars(base)}
+            missing = [m for m in members if m not in known and (m == "__call__" or not hasattr(part, m))]
             if not missing:
                 return
             raise UserError(

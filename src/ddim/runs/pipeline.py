@@ -329,9 +329,9 @@ def load_state(path: Path) -> RunState:
 def _runtime(recorded: Runtime, device: str | None, compiling: bool, threads: int | None) -> Runtime:
     """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
     try:
-        where = find_device(current_processes().own_device(device or recorded.device))
+        where = find_device(current_processes().own_device(recorded.device if device is None else device))
     except UserError:
-        if device:
+        if device is not None:
             raise
         where = find_device("auto")
     if where.split(":")[0] != recorded.device.split(":")[0]:
