@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from ddim.cli import runs as table
 from ddim.experiments.sweep.folder import read_sweep
 from ddim.experiments.sweep.trial_queue import TrialQueue
 from ddim.experiments.sweep.worker import run_trials
+from ddim.runs.signals import Stopped
 
 
 @pytest.fixture
@@ -50,6 +52,17 @@ def test_a_sweep_runs_and_prints_the_next_step(here, command):
 def test_mistakes_are_one_sentence_and_leave_no_folder(here, words, said, refused):
     assert said in refused("sweep", *words)
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_the_command_that_resumes_a_stopped_sweep_is_quoted(monkeypatch, command):
+    def stop(*args, **options):
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("ddim.experiments.sweep.worker.run_trials", stop)
+    words = ["sweep", "seed=[3]", "--recipe", "smoke", "--out", "two words"]
+    said = command(*words, code=128 + signal.SIGTERM).err
+    assert "stopped; `ddim sweep --out 'two words'` resumes it" in said
 
 
 @pytest.mark.usefixtures("here")

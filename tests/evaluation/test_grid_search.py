@@ -151,6 +151,10 @@ def test_mistakes_are_one_sentence(run, tmp_path, capsys):
         ([str(run), "--steps", "2"], "steps must be at least 3"),
         ([str(run), "--steps", "99999999999", "--end", "0.1"], "at most 1,000,000"),
         ([str(run), "--optim.lr", "2"], "not an option of ddim search"),
+        (
+            [str(run), "--guidance", "--grid", "uniform"],
+            "--grid is an option of the search without --guidance",
+        ),
     ):
         assert main(["search", *words]) == 2
         assert said in capsys.readouterr().err

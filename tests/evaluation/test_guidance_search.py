@@ -159,6 +159,11 @@ def test_a_run_without_labels_and_guide_has_nothing_to_guide_with(run):
         search_guidance(run, STEPS, N, guides=[])
 
 
+def test_an_empty_list_of_guides_is_refused(run):
+    with pytest.raises(UserError, match='guides must name a weaker model, such as "@guide", or be left out'):
+        search_guidance(run, STEPS, N, guides=[])
+
+
 def test_one_guide_needs_no_list(run, quality):
     quality(lambda guidance, steps: 0.1)
     one, listed = (search_guidance(run, STEPS, N, guides=guides) for guides in ("@raw", ["@raw"]))

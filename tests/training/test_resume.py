@@ -411,7 +411,7 @@ def test_more_minutes_become_images_by_the_speed_in_the_log(whole, tmp_path):
     resume(folder, more=0.2)
     (entry,) = json.loads((folder / "run.json").read_text())["extended"]
     assert (entry["to_images"], entry["more_minutes"]) == (80 + 48, 0.2)
-    with pytest.raises(UserError, match="more must be above 0"):
+    with pytest.raises(UserError, match=r"^more \(--more\) must be above 0, got -1$"):
         resume(folder, more=-1)
 
 

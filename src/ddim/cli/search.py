@@ -97,6 +97,9 @@ def _search_guidance(args: argparse.Namespace) -> int:
     from ddim.evaluation.guidance_search import SAMPLES, search_guidance
     from ddim.runs.codec import override
 
+    for name in args.fields:
+        if name.split(".")[0] == "grid":
+            raise UserError(f"--{name} is an option of the search without --guidance: leave one of them out")
     check_fields(args, "search", "sampler")
     run = load_run(args)
     run = replace(run, recipe=override(run.recipe, args.fields))

@@ -109,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         run_trials(sweep, args.jobs, say, queue=TrialQueue(sweep, args.storage), threads=args.threads)
     except Stopped as stopped:
-        raise Stopped(stopped.number, f"stopped; `ddim sweep --out {sweep.folder}` resumes it") from None
+        command = f"ddim sweep --out {shlex.quote(str(sweep.folder))}"
+        raise Stopped(stopped.number, f"stopped; `{command}` resumes it") from None
     return _print_outcomes(args, sweep)
 
 

@@ -126,6 +126,8 @@ def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str |
     itself = label is not None and data.conditional and data.unconditional
     names = [*([None] if itself else []), *named]
     if not names:
+        if (run.checkpoint.run / GUIDE).is_dir():
+            raise UserError('guides must name a weaker model, such as "@guide", or be left out, got none')
         if data.conditional:
             why = (
                 "the samples have no label"

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ddim.errors import UserError, check_positive
+from ddim.errors import UserError
 from ddim.files.documents import read_sealed
 from ddim.files.locks import lock_folder
 from ddim.runs import checkpoint
@@ -89,8 +89,9 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
             "to train longer"
         )
     if images is None:
-        check_positive("resume", more=more or 0)
-        images = old + max(batch, round((more or 0) * 60 * _measure_pace(folder)))
+        if more is None or not more > 0:
+            raise UserError(f"more (--more) must be above 0, got {more}")
+        images = old + max(batch, round(more * 60 * _measure_pace(folder)))
     total = math.ceil(images / batch) * batch
     entry = {
         "at_images": training.seen,
