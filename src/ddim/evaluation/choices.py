@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ddim.diffusion.grids import GRIDS
 from ddim.diffusion.samplers import SAMPLERS
 from ddim.diffusion.schedules import SCHEDULES
@@ -15,7 +17,6 @@ from ddim.evaluation.samples import Samples
 from ddim.runs.codec import dump
 from ddim.runs.flat import SAMPLING_FIELDS, option_text
 from ddim.runs.guidance_name import name_interval
-from ddim.runs.plain_values import to_plain
 
 INTERVAL = "guidance_interval"
 OWN = ("steps", "weights", "label", "guidance", INTERVAL, "guide_with")
@@ -127,5 +128,6 @@ def _name_value(part: str, value: Any) -> Choice:  # noqa: ANN401
 def _list_values(name: str, values: Any) -> list[Any]:  # noqa: ANN401
     if name == INTERVAL and isinstance(values, tuple) and not any(isinstance(end, tuple) for end in values):
         return [values]
-    values = to_plain(values)
+    if isinstance(values, np.ndarray):
+        return values.tolist()
     return list(values) if isinstance(values, list | tuple | range) else [values]

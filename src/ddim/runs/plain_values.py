@@ -16,12 +16,12 @@ from ddim.errors import UserError, suggest
 
 
 def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0911, PLR0912
-    """Convert JSON, the text of an option, or a number of NumPy, to a plain value.
+    """Convert JSON, the text of an option, or a number or array of NumPy, to a plain value.
 
     A plain value is a number, text, truth value, tuple or `Clusters`.
 
     Args:
-        data: the JSON, text or number.
+        data: the JSON, text, number or array.
         wanted: the type of the value.
         path: the path of the value in a recipe, for messages.
 
@@ -29,7 +29,7 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0
         UserError: if `data` is not such a value.
     """
     origin, args = get_origin(wanted), get_args(wanted)
-    data = to_plain(data)
+    data = data.tolist() if isinstance(data, np.ndarray) else to_plain(data)
     refusal = UserError(f"{path} must be {describe_type(wanted)}, got {show_value(data)}")
     if origin in (Union, types.UnionType):
         if data in (None, "none") and types.NoneType in args:
@@ -69,8 +69,8 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0
 
 
 def to_plain(value: Any) -> Any:  # noqa: ANN401
-    """Return numbers and arrays of NumPy as numbers and lists of Python, and any other value unchanged."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    """Return a number of NumPy as a number of Python, and any other value unchanged."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _parse_number(data: Any, wanted: type, refusal: UserError) -> int | float:  # noqa: ANN401

@@ -99,7 +99,7 @@ def test_the_path_of_the_images_becomes_absolute(tmp_path, monkeypatch):
 
 
 def test_the_path_of_a_copy_of_a_named_data_set_becomes_absolute(tmp_path, monkeypatch):
-    monkeypatch.setitem(NAMED, "pets", lambda copy: Blossoms(19, official=True))
+    monkeypatch.setitem(NAMED, "pets", lambda copy: Blossoms(19))
     monkeypatch.chdir(tmp_path)
     trials = plan_trials(request(data="pets:copy"))
     assert {t.recipe["data"]["source"] for t in trials} == {f"pets:{tmp_path / 'copy'}"}
