@@ -4,7 +4,7 @@
         [--options "--size 32 --threads 1"] [--jobs 2]
 
 Each variant is a set of options for `ddim train`. The folder OUT keeps the runs and all results. If the
-benchmark was stopped, the same command continues it and repeats nothing.
+benchmark was stopped, the same command continues it and repeats no run.
 
 First, `ddim plan` tells how many images each variant sees in --minutes. This is the median of three plans,
 which take turns with those of the other variants. Variants that differ only in their loss share their plans.
@@ -89,8 +89,10 @@ def main() -> None:
     parser.add_argument("--options", default="", help="options of ddim train for all variants, as one text")
     parser.add_argument("--jobs", type=int, default=1, help="runs that are trained or evaluated at once")
     args = parser.parse_args()
-    variants = [name for name in VARIANTS if name in args.variants.split(";")]
-    sampled = [name for name in SAMPLED if name in args.sampled.split(";")]
+    variants, sampled = args.variants.split(";"), args.sampled.split(";")
+    for name in [*variants, *sampled]:
+        if name not in {**VARIANTS, **SAMPLED}:
+            parser.error(f"{name!r} is not a variant or a way of sampling")
     images = plan_images(args, variants)
 
     def run(name: str, seed: int) -> None:
@@ -100,9 +102,13 @@ def main() -> None:
 
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = [pool.submit(run, name, seed) for seed in range(args.seeds) for name in variants]
-        for one in as_completed(runs):
-            one.result()
-            print_tables(args, variants, sampled, images)
+        try:
+            for one in as_completed(runs):
+                one.result()
+                print_tables(args, variants, sampled, images)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def plan_images(args: argparse.Namespace, variants: list[str]) -> dict[str, int]:

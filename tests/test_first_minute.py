@@ -182,6 +182,8 @@ def test_a_size_of_three_numbers_and_another_machine_are_refused(tmp_path):
         ddim.train("blossoms:40", size=(16, 16, 3), **options)
     with pytest.raises(ddim.errors.UserError, match=r"machine must be .*ddim.Machine\(.*got 'cpu'"):
         ddim.train("blossoms:40", machine="cpu", **options)
+    with pytest.raises(ddim.errors.UserError, match=r"machine must be .*got 'cpu'"):
+        ddim.plan("blossoms:40", machine="cpu")
     assert not (tmp_path / "run").exists()
 
 

@@ -372,6 +372,10 @@ def test_a_finished_run_trains_longer_on_request(here, finished, train_command):
     assert line.startswith(
         "ddim: run run cannot be resumed: run/checkpoints is missing; put a checkpoint back"
     )
+    for larger in (["--images", "120"], ["--more", "3"]):
+        (line,) = train_command([*words, "--restart", *larger], 2)
+        assert line == "ddim: --restart trains a run with its first budget: give a larger one afterwards"
+    assert not list((here / "run").glob("before-restart-*"))
     train_command([*words, "--restart"])
     tiny.check_same_run(here / "run", finished)
     for option in (["--restart"], ["--more", "3"]):

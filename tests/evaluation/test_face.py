@@ -137,6 +137,11 @@ def test_an_evaluation_is_read_as_a_table(run):
     assert lines[0].startswith("ddim, 3 steps, 3 NFE: 24 images against 30 held-out images of blossoms:60; ")
     assert lines[2].split()[:2] == ["KID", f"{found.value('kid'):.4g}"]
     assert "<td>KID</td>" in found._repr_html_()
+    sheet = found.folder / "grid.png"
+    kept = sheet.read_bytes()
+    sheet.write_bytes(b"")
+    assert "<td>KID</td>" in found._repr_html_()
+    sheet.write_bytes(kept)
     # 24 images are too few for FID; a reader of the number must learn this.
     assert [line for line in lines if line.startswith("note: ")] == [
         f"note: {note}" for note in found.record["notes"]

@@ -152,6 +152,17 @@ def test_kid_is_that_of_the_default_sampling_and_features_against_held_out_image
     assert curve.kid == 0.07
 
 
+def test_the_kid_of_a_run_with_class_folders_is_that_of_all_classes(tmp_path):
+    folder = run_folders.make(tmp_path / "runs" / "a", step=60, data__labels=True)
+    recipe = override(smoke(), {"data.labels": True})
+    document = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**document, "data": {"fingerprint": "f"}}))
+    for number, label in ((1, "all"), (2, 1)):
+        write_evaluation(folder, number, 0.1 * number, sampling__label=label, sampling__recipe=dump(recipe))
+    (curve,) = list_own_curves(tmp_path / "runs", recipe, "f")
+    assert curve.kid == 0.1
+
+
 def test_the_sampler_matters_for_kid_alone(own):
     (curve,) = list_own_curves(own[0], override(smoke(), {"steps": 9, "sampler": "edm"}), "f")
     assert interpolate_error([curve], 960) == run_folders.ERRORS["image_mae"]

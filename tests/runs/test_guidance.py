@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import pad
 
 import tiny
 from ddim.diffusion.denoiser import Model, Shape
@@ -140,7 +141,8 @@ class Midpoint(Sampler):
         for t, s in pairwise(times):
             for begin, end in pairwise((t, (t + s) / 2, s)):
                 p = denoise(x, begin)
-                x = denoise.schedule(end).noisy(p.x0, p.eps)
+                # A sampler may need an image of more than one pixel.
+                x = pad(denoise.schedule(end).noisy(p.x0, p.eps), (1, 1, 1, 1), "reflect")[..., 1:-1, 1:-1]
             yield State(x, s.item(), p.x0)
 
 

@@ -388,6 +388,20 @@ def test_a_larger_budget_survives_a_crash_before_it_is_saved(killed, whole, tmp_
     assert run.facts["extended"] == read_run(one).facts["extended"]
 
 
+def test_two_larger_budgets_survive_crashes_and_the_loss_of_the_newest_checkpoint(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole("layer norm"), folder)
+    for images in (120, 160):
+        shutil.copytree(folder / "checkpoints", tmp_path / f"before-{images}")
+        with pytest.raises(tiny.PowerCutError):
+            resume(folder, images=images, callbacks=[tiny.At(11, tiny.crash)])
+    shutil.rmtree(folder / "checkpoints")
+    shutil.copytree(tmp_path / "before-120", folder / "checkpoints")
+    resume(folder)
+    run = read_run(folder)
+    assert (run.state, run.images, run.total) == ("finished", 160, 160)
+
+
 def test_a_restart_forgets_the_larger_budget(whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole("layer norm"), folder)

@@ -122,11 +122,12 @@ def run(args: argparse.Namespace) -> int:
     restarted = processes.highest(count_restarts())[0] > 0
     if args.resume or restarted:
         # Only process 0 looks for the run, because the others may be on machines that do not see its folder.
-        found = processes.broadcast(_find_run(request, args.out) if processes.leads else None)
-        folder, why, images = found
+        folder, why, images = processes.broadcast(_find_run(request, args.out) if processes.leads else None)
         if folder is not None:
             # After a restart by torchrun, the run may have begun anew already.
             again = args.restart and not restarted
+            if again and (args.more is not None or images is not None):
+                raise UserError("--restart trains a run with its first budget: give a larger one afterwards")
             if processes.leads and again and (aside := set_aside(folder)):
                 say(f"starting again; the old log is in {aside}")
             with Console(args.own) as console:

@@ -151,8 +151,9 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
     source, path = str(path), locate_run(path)
     path = find_named_checkpoint(path) or path
     run = load(path, samples.weights, device=samples.device, threads=samples.threads)
+    setup = prepare_sampling(run, samples)
     selected = open_reference(run, reference, progress)
-    parts = SampledParts(prepare_sampling(run, samples), samples.seeds, progress, keep=True)
+    parts = SampledParts(setup, samples.seeds, progress, keep=True)
     home, stem = _find_home(path)
     return EvaluatedImages(source, samples.count, parts, selected, parts.record, home, stem)
 
@@ -183,6 +184,7 @@ def _sample_model(
         raise UserError(
             f"a model in memory has its own weights: leave weights out, or load it with {samples.weights!r}"
         )
+    setup = prepare_sampling(pipeline, samples)
     shape, home, stem = pipeline.model.shape, Path(FOLDER), "model-"
     if isinstance(pipeline, LoadedRun):
         selected = open_reference(pipeline, reference, progress)
@@ -194,7 +196,6 @@ def _sample_model(
         channels = choose_channels(shape.channels)
         data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=channels)
         selected = select_reference(reference, data, 0, progress, pipeline.values)
-    setup = prepare_sampling(pipeline, samples)
 
     def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
         with evaluating(pipeline.model):

@@ -229,7 +229,7 @@ class _Search:
         log_snr = setup.pipeline.recipe.sampling_schedule(setup.times).log_snr.tolist()
         if len(log_snr) < 3:
             return []
-        # The ends lie between two steps. An end at a step could be rounded to either side of it.
+        # The ends lie between two steps, so rounding them to tenths moves no step out of an interval.
         thirds = (k * len(log_snr) // 3 for k in (1, 2))
         low, high = (round((log_snr[j - 1] + log_snr[j]) / 2, 1) for j in thirds)
         return [(-math.inf, high), (low, math.inf), (low, high)] if low < high else []

@@ -30,11 +30,10 @@ from ddim.evaluation.denoising import Gap, measure_gap
 from ddim.evaluation.run_folder import open_run_folder, write_results
 from ddim.evaluation.sample_features import SampledParts
 from ddim.files.documents import read_sealed, write_sealed
-from ddim.files.own_files import read_picture
 from ddim.metrics.features import Extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
-from ddim.plots.tabular import Tabular, embed_png
+from ddim.plots.tabular import Tabular, embed_picture
 from ddim.runs.classes import choose_label
 from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.image_features import take_pictures
@@ -78,7 +77,7 @@ class Memorisation(Tabular):
         return f"{self}\n{self.folder}"
 
     def _picture(self) -> str:
-        return embed_png(read_picture(self.folder, self.folder / "pairs.png"))
+        return embed_picture(self.folder, self.folder / "pairs.png")
 
     @property
     def title(self) -> str:

@@ -26,9 +26,8 @@ from ddim.evaluation.record_entries import (
     parse_sampling,
 )
 from ddim.files.documents import read_sealed
-from ddim.files.own_files import is_own_file, read_picture
 from ddim.metrics.catalogue import METRICS, metric_name
-from ddim.plots.tabular import Tabular, embed_png
+from ddim.plots.tabular import Tabular, embed_picture
 from ddim.runs.folder import list_numbered_folders
 from ddim.runs.guidance_name import name_guidance
 
@@ -75,8 +74,7 @@ class Evaluation(Tabular):
 
     def _picture(self) -> str:
         """Return the sheet of the first samples."""
-        sheet = self.folder / GRID
-        return embed_png(read_picture(self.folder, sheet)) if is_own_file(self.folder, sheet) else ""
+        return embed_picture(self.folder, self.folder / GRID)
 
     @property
     def title(self) -> str:

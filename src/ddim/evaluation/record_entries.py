@@ -19,6 +19,10 @@ T = TypeVar("T")
 _find_types = cache(get_type_hints)
 
 
+WeightsIdentity = tuple[str, str, str | None]
+"""The SHA-256 of a checkpoint, the name of its weights, and the SHA-256 of an average or None."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """A metric: its value, and the ends of its 95 % confidence interval if it has one.
@@ -144,10 +148,9 @@ class SamplingRecord:
         return name_guidance(self.record)
 
     @property
-    def weights_identity(self) -> tuple[str | None, str, str | None]:
-        """The SHA-256 of the checkpoint, the name of its weights, and the SHA-256 of an average or None."""
-        checkpoint, average = (self.record.get(name) or {} for name in ("checkpoint", "average"))
-        return checkpoint.get("sha256"), self.weights, average.get("sha256")
+    def weights_identity(self) -> WeightsIdentity | None:
+        """The identity of the weights; None if the record does not say."""
+        return identify_weights(self.record)
 
     def changed_label(self, recipe: Mapping[str, Any]) -> Any:  # noqa: ANN401  (JSON)
         """Return the label if it is not the default of runs with this recipe (as JSON), else None.
@@ -173,6 +176,13 @@ def shorten_hash(text: str) -> str:
 def parse_sampling(table: object) -> SamplingRecord:
     """Return how images were sampled, from the record of the samples; see `parse_entry`."""
     return parse_entry(SamplingRecord, table, "sampling", record=table)
+
+
+def identify_weights(record: Mapping[str, Any]) -> WeightsIdentity | None:
+    """Return the identity of the weights that made samples, from their record; None if it does not say."""
+    if not (checkpoint := record.get("checkpoint")):
+        return None
+    return checkpoint["sha256"], record["weights"], (record.get("average") or {}).get("sha256")
 
 
 def parse_entry(kind: type[T], table: Any, path: str, **known: Any) -> T:  # noqa: ANN401  (JSON)
@@ -226,5 +236,6 @@ def _is(value: Any, kind: Any) -> bool:  # noqa: ANN401  (JSON, and a type)
     if get_origin(kind) is tuple:
         kind, _ = get_args(kind)
         values = value if isinstance(value, list) else [None]
-    # Types are compared because in Python True is an int, but in JSON true is not a number.
-    return set(map(type, values)) <= ({int, float} if kind is float else {kind})
+    # In Python True is an int, but in JSON true is not a number.
+    kinds = (int, float) if kind is float else (kind,)
+    return all(isinstance(each, kinds) and not isinstance(each, bool) for each in values)

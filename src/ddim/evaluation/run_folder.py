@@ -8,7 +8,7 @@ from pathlib import Path
 from ddim.errors import UserError
 from ddim.files import temporary_folder
 from ddim.runs.folder import check_publishable, publish_output
-from ddim.runs.hub_run import check_run_path, locate_run
+from ddim.runs.hub_run import locate_run
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.run_path import is_checkpoint
 
@@ -19,10 +19,7 @@ def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:
     Raises:
         UserError: if `run` is neither a path nor the result of `load`, or has no checkpoint.
     """
-    if isinstance(run, LoadedRun):
-        return run
-    check_run_path(run)
-    return load(run)
+    return run if isinstance(run, LoadedRun) else load(run)
 
 
 def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) -> LoadedRun:
@@ -36,8 +33,6 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
         UserError: if `out` is not empty or cannot be made, or `run` cannot be loaded. Also if `out` is None,
             and `run` is a checkpoint or its weights in memory have changed.
     """
-    if not isinstance(run, LoadedRun):
-        check_run_path(run)
     folder = run.checkpoint.run if isinstance(run, LoadedRun) else locate_run(run)
     if out is not None:
         check_publishable(Path(out))
@@ -91,6 +86,8 @@ def write_results(run: LoadedRun, kind: str, out: str | Path | None, write: Call
         write: writes the files into a temporary folder.
     """
     parent, out = run.checkpoint.run / kind, None if out is None else Path(out)
+    if out is not None:
+        check_publishable(out)
     with temporary_folder((out or parent / kind).resolve()) as folder:
         write(folder)
         return publish_output(folder, out, parent)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ddim.evaluation.conditions import Conditions, Mismatch, evaluation_conditions
+from ddim.evaluation.conditions import Conditions, Mismatch, Sampling, evaluation_conditions
 from ddim.evaluation.record import Evaluation
 from ddim.evaluation.record_entries import ReferenceSet
 from ddim.experiments.index import Run
@@ -30,6 +30,12 @@ def represents_run(run: Run, evaluation: Evaluation) -> bool:
 def is_last_step(run: Run, step: int) -> bool:
     """Return whether a step is the last step of a finished run; True for every step of other runs."""
     return run.state != "finished" or step * run.recipe["optim"]["batch"] >= run.images
+
+
+def plain_sampling(run: Run) -> Sampling:
+    """Return how sweeps and plans expect a run to be sampled: without guidance, all class folders in turn."""
+    label = "all" if run.recipe["data"].get("labels") is True else None
+    return Sampling(run.recipe["steps"], "ema", label, guidance=1.0, changes=())
 
 
 def common_conditions(found: Iterable[Run]) -> Conditions | None:

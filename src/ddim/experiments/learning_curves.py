@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.evaluation.conditions import Sampling, evaluation_conditions
+from ddim.evaluation.conditions import evaluation_conditions
 from ddim.evaluation.record import Evaluation
-from ddim.experiments.evaluations import mark_comparable
+from ddim.experiments.evaluations import mark_comparable, plain_sampling
 from ddim.experiments.index import Run, find_runs
 from ddim.experiments.recorded_runs import RECORDED
 from ddim.metrics.catalogue import DEFAULT
@@ -153,7 +153,7 @@ def interpolate_recorded(
 
 def _keep_plain_evaluations(run: Run, fingerprint: str) -> Run:
     """Return a run with the evaluations of its default sampling, default features and held-out images."""
-    plain = Sampling(run.recipe["steps"], "ema", None, 1.0, ())
+    plain = plain_sampling(run)
 
     def fits(evaluation: Evaluation) -> bool:
         found = evaluation_conditions(evaluation, run.recipe)

@@ -13,6 +13,7 @@ import numpy as np
 from ddim.errors import UserError, format_count
 from ddim.evaluation.copies import format_share
 from ddim.evaluation.record import describe_verdict
+from ddim.evaluation.record_entries import WeightsIdentity, identify_weights
 from ddim.experiments.evaluations import is_last_step
 from ddim.experiments.index import Run
 from ddim.files.documents import read_sealed
@@ -25,9 +26,6 @@ METHODS = (
     "both are upper bounds."
 )
 """A sentence for reports that explains the methods of `ddim likelihood`."""
-
-WeightsIdentity = tuple[str, str, str | None]
-"""The SHA-256 of a checkpoint, the name of its weights, and the SHA-256 of an average or None."""
 
 Kind = Literal["memorisation", "likelihoods"]
 """A kind of measurement that has a record; the name of its folder in the run folder."""
@@ -122,13 +120,6 @@ def read_measurements(run: Path, weights: WeightsIdentity | None = None) -> Meas
         diagnosis=_picture(run, "diagnostics", "figure.png"),
         damaged=damaged,
     )
-
-
-def identify_weights(record: Mapping[str, Any]) -> WeightsIdentity | None:
-    """Return the identity of the weights that made samples, from their record; None if it does not say."""
-    if not (checkpoint := record.get("checkpoint")):
-        return None
-    return checkpoint["sha256"], record["weights"], (record.get("average") or {}).get("sha256")
 
 
 def common_bits_conditions(found: Iterable[tuple[Run, Sequence[Bits]]]) -> BitsConditions | None:

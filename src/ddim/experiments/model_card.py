@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ddim.errors import UserError, format_count
 from ddim.evaluation.record import GRID, Evaluation, list_evaluations, read_evaluation
-from ddim.experiments.measurements import Measurements, WeightsIdentity, read_measurements
+from ddim.evaluation.record_entries import WeightsIdentity
+from ddim.experiments.measurements import Measurements, read_measurements
 from ddim.files.own_files import is_own_file, read_picture
 from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
 from ddim.plots.tabular import format_cell

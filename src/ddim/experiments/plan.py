@@ -19,7 +19,7 @@ from ddim.experiments.learning_curves import (
     list_recorded_curves,
 )
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
-from ddim.nn.runtime import Runtime, check_runtime, count_cores
+from ddim.nn.runtime import Runtime, count_cores
 from ddim.runs.folder import check_runs
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.own_parts import is_own
@@ -36,6 +36,7 @@ from ddim.training.speed import Speed, measure_speed
 from ddim.training.start import (
     Machine,
     change_recipe,
+    check_machine,
     estimate_seconds,
     open_split,
     time_image,
@@ -96,10 +97,10 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     Example:
         >>> ddim.plan("photos/", minutes=[10, 40])
     """
+    check_machine(machine)
     recipe = choose_recipe(recipe, data, {"data.size": size, "data.labels": labels})
     budgets = _list_budgets(recipe, minutes, images)
-    # These checks come before the images are decoded, because decoding may take long.
-    check_runtime(machine.device, machine.precision, machine.threads)
+    # This check comes before the images are decoded, because decoding may take long.
     check_training(recipe)
     if runs is not None:
         check_runs(runs)

@@ -196,10 +196,7 @@ def temporary_folder(path: Path) -> Generator[Path]:
     """Create an empty temporary folder beside `path` and yield it; the block fills it.
 
     The block then renames it with `publish_folder`. A folder that was not renamed is removed at the end of
-    the block. Missing parents of `path` are created.
-
-    Raises:
-        UserError: if `path` is "." or "/", which have no name.
+    the block. Missing parents of `path`, which must have a name, are created.
     """
     make_folder(path.parent)
     remove_leftovers_once(path.parent)

@@ -6,9 +6,11 @@ import base64
 import html
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError
+from ddim.files.own_files import read_picture
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found]
@@ -76,6 +78,14 @@ class Tabular:
 def embed_png(content: bytes) -> str:
     """Return an HTML element that contains the image of a PNG file."""
     return f'<img style="max-width:100%" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+
+
+def embed_picture(folder: Path, path: Path) -> str:
+    """Return an HTML element with a picture of a folder; "" if it cannot be read, see `read_picture`."""
+    try:
+        return embed_png(read_picture(folder, path))
+    except (UserError, OSError):
+        return ""
 
 
 SHOWN = 24

@@ -131,7 +131,7 @@ def write_samples(
     check_seeds(seeds)
     pipeline, processes = setup.pipeline, current_processes()
     check_same_weights(pipeline)
-    record = make_record("samples", sampling_record(setup, seeds), pipeline)
+    record = make_record("samples", sampling_record(setup, seeds, nfe=0), pipeline)
     check_same_sampling(record)
     # Process 0 alone reads and writes the folder; the others may be on machines that do not see it.
     folder = _make_folder(output.folder, record) if processes.leads else None

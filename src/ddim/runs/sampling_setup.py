@@ -63,14 +63,15 @@ class SamplingSetup(Generic[P]):
         """Return the number of network evaluations that each sample needs (NFE).
 
         A step inside the interval of guidance needs twice as many evaluations as a step outside. To count
-        them, the sampler runs on an image of one pixel, with denoisers that predict 0.
+        them, the sampler runs on one image, with denoisers that predict 0.
         """
         recipe = self.pipeline.recipe
         strong, weak = (Counted(_Zero(recipe.schedule)) for _ in range(2))
         denoise, counters = self.guidance.combine(strong, weak)
         denoise = Rescheduled(denoise, on) if (on := recipe.sampled_on) else denoise
-        times, noise = self.times, Noise([0])
-        x = initial_noise(denoise.schedule, noise, torch.zeros(1, 1, 1, 1), times[0])
+        times, noise, shape = self.times, Noise([0]), self.pipeline.model.shape
+        blank = torch.zeros(1, shape.channels, shape.height, shape.width)
+        x = initial_noise(denoise.schedule, noise, blank, times[0])
         final_sample(denoise, last_state(recipe.sampler(denoise, x, times, noise)))
         return sum(counter.evaluations for counter in counters)
 

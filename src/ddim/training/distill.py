@@ -27,7 +27,7 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.run_path import pin_place
 from ddim.training.callbacks import Callback
 from ddim.training.run import train
-from ddim.training.start import Machine, load_parent_recipe, use_data
+from ddim.training.start import Machine, check_machine, load_parent_recipe, use_data
 from ddim.training.teacher import find_teacher_guidance
 
 MIDDLE = 10.0
@@ -86,6 +86,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.sheet(ddim.sample(student, n=16))
     """
     give_parts(own)
+    check_machine(machine)
     budget = {"minutes": minutes, "images": images}
     changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
     asked: GuidanceOptions = {

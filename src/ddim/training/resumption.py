@@ -70,7 +70,7 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
             or the run has not yet converted its minutes to images.
     """
     entries = read_sealed(folder / RUN).get("extended", [])
-    if entries and entries[-1]["from_images"] == training.plan.total:
+    if entries and (training.plan.total or 0) < entries[-1]["to_images"]:
         _save_budget(training, folder, entries[-1]["to_images"])
     if not larger.asked:
         return

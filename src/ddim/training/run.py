@@ -17,7 +17,7 @@ from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import lock_folder
 from ddim.nn.processes import current_processes, join_processes
-from ddim.nn.runtime import Runtime, check_runtime, find_device
+from ddim.nn.runtime import Runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.fitting import check_fit
 from ddim.runs.folder import CHECKPOINTS, RUN, check_outside, check_unused, is_unused, make_run_folder
@@ -49,6 +49,7 @@ from ddim.training.shared_settings import (
 from ddim.training.start import (
     Machine,
     accept_images,
+    check_machine,
     open_split,
     read_exactly,
     reopen_split,
@@ -103,8 +104,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.sheet(ddim.sample(run, n=16))
     """
     began, callbacks = time.monotonic(), check_callbacks(callbacks)
-    if not isinstance(machine, Machine):
-        raise UserError(f"machine must be a value such as ddim.Machine(device='cpu'), got {machine!r}")
+    check_machine(machine)
     source = None if source is None else check_run_path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     recipe = choose_recipe(recipe, data, fields, source)
@@ -125,7 +125,6 @@ def _start(
     """Train a new run and return its folder; see `train`."""
     processes = current_processes()
     # These checks come before the images are decoded, because decoding may take long.
-    check_runtime(machine.device, machine.precision, machine.threads)
     known = None if source is None else read_run_recipe(source)
     check_training(recipe, known)
     recipe = recipe if known is None else hold_out_alike(recipe, known)

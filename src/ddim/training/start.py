@@ -20,7 +20,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.nn.processes import join_processes
-from ddim.nn.runtime import Precision, Runtime, choose_runtime, count_cores, limit_threads
+from ddim.nn.runtime import Precision, Runtime, check_runtime, choose_runtime, count_cores, limit_threads
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.images import read_parent_recipe, record_new_place, reopen_images
@@ -116,6 +116,17 @@ def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
     if "minutes" in fields:
         recipe = replace(recipe, images=None)
     return override(recipe, fields)
+
+
+def check_machine(machine: Machine) -> None:
+    """Check how a run should use the machine, before images are decoded.
+
+    Raises:
+        UserError: if `machine` is not a `Machine`, or this machine cannot be used in this way.
+    """
+    if not isinstance(machine, Machine):
+        raise UserError(f"machine must be a value such as ddim.Machine(device='cpu'), got {machine!r}")
+    check_runtime(machine.device, machine.precision, machine.threads)
 
 
 def find_size(fields: Mapping[str, Any], data: object) -> tuple[int, int] | None:

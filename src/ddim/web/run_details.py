@@ -208,7 +208,7 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
             verdict += f" Tested: the {record['weights']} weights at step {int(record['step']):,}."
     except (UserError, TypeError, ValueError, LookupError, OverflowError):
         return Memorised(f"the record of memorisation test {newest.name} is damaged", None, None, None)
-    url = api_address("runs", own, "pairs") if (newest / PAIRS).is_file() else None
+    url = api_address("runs", own, "pairs") if is_own_file(run, newest / PAIRS) else None
     return Memorised(show_text(verdict), count, of, url)
 
 

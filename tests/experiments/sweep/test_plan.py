@@ -395,6 +395,15 @@ def test_a_sweep_from_other_people_with_a_link_is_refused(name, tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
+def test_the_run_folder_of_a_trial_is_no_link(tmp_path):
+    planned = begin_sweep(request(), tmp_path / "sweep")
+    folder = planned.run_folder(planned.trials[0])
+    folder.parent.mkdir(exist_ok=True)
+    folder.symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="is a link, and workers write only to the folder"):
+        begin_sweep(None, planned.folder)
+
+
 def test_sweeps_are_numbered_under_runs_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folders = [str(begin_sweep(request(), None).folder) for _ in range(2)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import SupportsFloat
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -49,5 +49,5 @@ def check_strength(strength: float) -> None:
     Raises:
         UserError: if it is not.
     """
-    if not isinstance(strength, SupportsFloat) or not 0 < float(strength) <= 1:
+    if not isinstance(strength, Real) or isinstance(strength, bool) or not 0 < float(strength) <= 1:
         raise UserError(f"strength must be a number in (0, 1], got {describe_given(strength)}")

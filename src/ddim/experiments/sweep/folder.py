@@ -9,6 +9,7 @@ database. A trial runs as a process `ddim train --resume`, so another worker can
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,22 +146,31 @@ def read_sweep(folder: str | Path) -> Sweep:
     path = folder / SWEEP
     if not path.is_file():
         raise UserError(f"{folder} is not a sweep: it holds no {SWEEP}")
-    # In a folder from other people, a link could lead to any file of the user.
-    for written in (folder / name for name in (*_FOLDERS, _STUDY, LOCK)):
-        if written.is_symlink():
-            raise UserError(
-                f"{written} is a link, and workers write only to the folder of the sweep: remove it"
-            )
+    _refuse_links(folder / name for name in (*_FOLDERS, _STUDY, LOCK))
     document = read_plan(folder)
     if document is None:
         raise UserError(f"{path} was not written by `ddim sweep`: give the folder of a sweep")
     try:
         request = SweepRequest(**document["request"])
         trials = tuple(Trial(**trial) for trial in document["trials"])
-        return Sweep(folder, request, document["storage"], document["study"], document["base"], trials)
+        sweep = Sweep(folder, request, document["storage"], document["study"], document["base"], trials)
     # Values of other types raise AttributeError too.
     except (UserError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    _refuse_links(sweep.run_folder(trial) for trial in trials)
+    return sweep
+
+
+def _refuse_links(places: Iterable[Path]) -> None:
+    """Refuse links among the places that workers write to.
+
+    In a folder from other people, a link could lead to any file of the user.
+    """
+    for place in places:
+        if place.is_symlink():
+            raise UserError(
+                f"{place} is a link, and workers write only to the folder of the sweep: remove it"
+            )
 
 
 def write_trial_recipe(sweep: Sweep, trial: Trial) -> None:

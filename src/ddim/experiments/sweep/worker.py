@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ddim.errors import FolderLocked, NoSpace, UserError
-from ddim.evaluation.conditions import Sampling, evaluation_conditions
+from ddim.evaluation.conditions import evaluation_conditions
 from ddim.evaluation.record import Evaluation
 from ddim.experiments import index
-from ddim.experiments.evaluations import represents_run
+from ddim.experiments.evaluations import plain_sampling, represents_run
 from ddim.experiments.index import Run
 from ddim.experiments.sweep.folder import Sweep, write_trial_recipe
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
@@ -129,8 +129,7 @@ def sweep_evaluation(run: Run, samples: int) -> Evaluation | None:
     if run.state != "finished":
         return None
 
-    label = "all" if run.recipe["data"].get("labels") is True else None
-    expected = Sampling(run.recipe["steps"], "ema", label, guidance=1.0, changes=())
+    expected = plain_sampling(run)
 
     def is_wanted(evaluation: Evaluation) -> bool:
         found = evaluation_conditions(evaluation, run.recipe)
