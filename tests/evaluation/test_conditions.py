@@ -4,11 +4,18 @@ import re
 
 import pytest
 
-from ddim.evaluation.conditions import Aspect, Mismatch, TooFewImages, error_conditions, find_obstacle
+from ddim.evaluation.conditions import (
+    Aspect,
+    Mismatch,
+    TooFewImages,
+    error_conditions,
+    evaluation_conditions,
+    find_obstacle,
+)
 from ddim.metrics.catalogue import METRICS
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import smoke
-from stubs import evaluation
+from stubs import SAMPLING, evaluation
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -83,3 +90,10 @@ def test_denoising_errors_compare_in_the_same_units_on_the_same_images(changes, 
     one, other = (error_conditions(dump(override(smoke(), each)), "f") for each in ({}, changes))
     assert [mismatch.aspect for mismatch in one.mismatches(other)] == aspects
     assert one != error_conditions(dump(smoke()), "another")
+
+
+def test_samples_of_given_vectors_can_be_grouped():
+    sampling = {**SAMPLING, "label": {"3": [0.5, 1.0]}}
+    conditions = evaluation_conditions(evaluation(sampling=sampling))
+    assert conditions in {conditions}
+    assert conditions not in {evaluation_conditions(evaluation(sampling={**SAMPLING, "label": [0.5, 1.0]}))}

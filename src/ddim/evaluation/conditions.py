@@ -208,11 +208,11 @@ def _sampling(sampling: SamplingRecord | None, recipe: Mapping[str, Any] | None)
     if sampling is None:
         return None
     recipe = recipe or sampling.recipe
-    interval, guide = sampling.guidance_interval, sampling.guide
+    interval, guide, label = sampling.guidance_interval, sampling.guide, sampling.changed_label(recipe)
     return Sampling(
         len(sampling.times),
         sampling.weights,
-        sampling.changed_label(recipe),
+        label if isinstance(label, str | int | None) else str(label),  # given vectors
         sampling.guidance,
         tuple(_changes(recipe, sampling.recipe)),
         tuple(interval) if interval else None,
