@@ -399,6 +399,13 @@ def test_only_the_best_of_many_configurations_have_curves(tmp_path):
     assert said in block(find_runs(tmp_path), Picture).caption
 
 
+@pytest.mark.parametrize("finish", [0.0, 0.3])
+def test_the_caption_explains_a_jump_of_the_loss(finish, tmp_path):
+    make(tmp_path / "a", objective__finish=finish)
+    caption = block(find_runs(tmp_path), Picture).caption
+    assert ("objective.finish changes the loss" in caption) == bool(finish)
+
+
 def test_a_configuration_without_a_logged_loss_is_not_called_worse(tmp_path):
     make(tmp_path / "a", optim__lr=0.1)
     make(tmp_path / "b", optim__lr=0.01, seen=())

@@ -280,6 +280,8 @@ def _loss_caption(
     caption = "Losses against images seen; means over repeats."
     if any(tails.values()):
         caption += " Thin lines are single runs, beyond the images that all repeats have logged."
+    if any(run.recipe.get("objective", {}).get("finish") for row in rows for run in row.runs):
+        caption += " A training loss can jump near the end, where objective.finish changes the loss."
     if len(curves) == CURVES < len(rows):
         caption += f" The {len(curves)} of {len(rows)} configurations with the lowest image MAE are shown."
     return caption
