@@ -277,16 +277,28 @@ class TestList:
         found.refresh(fully=True)
         assert read == [RUN] * 3
 
-    def test_reading_takes_a_small_share_of_the_time(self, runs, monkeypatch):
+    def test_reading_takes_a_small_share_of_a_core(self):
         from ddim.web.run_list import Pacer
 
         now = [100.0]
-        pacer = Pacer(lambda: now[0])
+        pacer = Pacer(lambda: now[0], lambda: now[0])
         assert pacer.due()
         pacer.measure(lambda: now.__setitem__(0, now[0] + 0.5))
         now[0] += 49
         assert not pacer.due()
         now[0] += 1
+        assert pacer.due()
+
+    @pytest.mark.parametrize(("seconds", "pause"), [(0.5, 2), (20, 20)])
+    def test_time_in_which_reading_waits_for_others_makes_no_long_pause(self, seconds, pause):
+        from ddim.web.run_list import Pacer
+
+        now = [100.0]
+        pacer = Pacer(lambda: now[0], lambda: 0.0)
+        pacer.measure(lambda: now.__setitem__(0, now[0] + seconds))
+        now[0] += pause - 0.1
+        assert not pacer.due()
+        now[0] += 0.1
         assert pacer.due()
 
 

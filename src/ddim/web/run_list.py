@@ -18,7 +18,7 @@ from ddim.runs.log import METRICS
 from ddim.web.rows import Row, Sweep, make_row, name_id
 
 SHARE = 0.01
-"""The largest share of the time that the search for runs takes while somebody looks at the page.
+"""The largest share of a processor core that the search for runs takes while somebody looks at the page.
 
 Reading the files of running runs takes at most the same share again.
 """
@@ -61,10 +61,17 @@ class Change:
 
 
 class Pacer:
-    """Says when repeated work is due, so that the work takes at most the share `SHARE` of the time."""
+    """Says when repeated work is due, so that it takes at most the share `SHARE` of a processor core.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._next = clock, 0.0
+    Args:
+        clock: returns the time, in seconds.
+        worked: returns the time that the calling thread has computed, in seconds.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, worked: Callable[[], float] = time.thread_time
+    ) -> None:
+        self._clock, self._worked, self._next = clock, worked, 0.0
 
     def due(self) -> bool:
         """Return whether the work is due."""
@@ -73,11 +80,15 @@ class Pacer:
     def measure(self, work: Callable[[], None]) -> None:
         """Do the work, and set the time when it is due again.
 
-        The pause is the duration of the work divided by `SHARE`, but at least `EVERY` seconds.
+        The pause is the computing time of the work divided by `SHARE`, but at least `EVERY` seconds, and at
+        least the duration of the work.
         """
-        start = self._clock()
+        # On a busy machine, or with a slow disk, the work mostly waits. Waiting costs nothing, so it should not
+        # make the page wait a hundred times as long.
+        start, worked = self._clock(), self._worked()
         work()
-        self._next = self._clock() + max(EVERY, (self._clock() - start) / SHARE)
+        end = self._clock()
+        self._next = end + max(EVERY, end - start, (self._worked() - worked) / SHARE)
 
 
 class RunList:
