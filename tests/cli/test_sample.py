@@ -164,7 +164,8 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
     monkeypatch.setattr(sample_folder, "generate", stopping)
     command("sample", run, "--out", tmp_path / "a", *words, code=130)
     assert len(list((tmp_path / "a").glob("0*.png"))) == size
-    assert json.loads((tmp_path / "a" / "record.json").read_text())["seeds"] == []
+    record = json.loads((tmp_path / "a" / "record.json").read_text())
+    assert (record["seeds"], record["nfe"]) == ([], 2)
     said = refused("sample", run, "--steps", 3, "--out", tmp_path / "a")
     assert said.endswith("holds samples with 2 sampling steps, not 3; give a new folder")
     finished = sample_files(run, tmp_path / "a", *words)

@@ -60,18 +60,15 @@ def make_record(
     }
 
 
-def sampling_record(setup: SamplingSetup, seeds: Sequence[int], nfe: int | None = None) -> dict[str, Any]:
-    """Return a record of the run, sampler, times, NFE, seeds, label, guidance and versions of samples.
-
-    If `nfe` is None, the NFE are counted.
-    """
+def sampling_record(setup: SamplingSetup, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return a record of the run, sampler, times, NFE, seeds, label, guidance and versions of samples."""
     pipeline, label = setup.pipeline, setup.label
     return {
         **pipeline.describe(),
         "sampler": dump(pipeline.recipe.sampler, named=True),
         "sampler_name": describe_kind(pipeline.recipe.sampler),
         **describe_times(pipeline, setup.steps),
-        "nfe": setup.count_evaluations() if nfe is None else nfe,
+        "nfe": setup.count_evaluations(),
         "seeds": list(seeds),
         "label": label.to_json() if isinstance(label, VectorLabel) else label,
         "class": pipeline.classes[label] if isinstance(label, int) and pipeline.classes else None,

@@ -19,9 +19,10 @@ from ddim.data.npy import NotAnArrayError, npy_header, read_npy
 from ddim.data.npy import render_npy as render_array
 from ddim.data.sources import Member
 from ddim.data.values import PICTURE_CHANNELS, Values
+from ddim.diffusion.denoiser import Shape
 from ddim.errors import UserError
 from ddim.files import atomic_file, read_file, write_atomic
-from ddim.plots.pictures import render_deep_png, render_png, to_uint8
+from ddim.plots.pictures import make_sheet, render_deep_png, render_png, to_uint8
 
 STACK = "samples.npy"
 """The file with the samples of the last call as one array; see `ddim.runs.sample_folder`."""
@@ -48,6 +49,71 @@ class SampleArrays(Folder):
         """Yield the samples, sorted by name; see `Source`."""
         for name in self.list_names():
             yield Member(name, read_file(self.path / name, MAX_BYTES))
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """The files of the samples of a model in a folder: one for each seed.
+
+    Attributes:
+        folder: the folder.
+        shape: the shape of each sample.
+        values: the values of the images of the model.
+    """
+
+    folder: Path
+    shape: Shape
+    values: Values
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the samples are pictures; see `is_picture`."""
+        return is_picture(self.values, self.shape.channels)
+
+    def name(self, seed: int) -> Path:
+        """Return the path of the sample of a seed."""
+        return self.folder / f"{seed:05d}{sample_suffix(self.values, self.shape.channels)}"
+
+    def read(self, seed: int) -> np.ndarray | None:
+        """Return the sample (H, W, C) of a seed, or None if its file is missing or damaged."""
+        shape = self.shape.height, self.shape.width, self.shape.channels
+        return read_saved_image(self.name(seed), shape, self.values)
+
+    def write(self, seeds: Sequence[int], images: Tensor) -> None:
+        """Write the samples (B, C, H, W) of the seeds, with values in [0, 1]."""
+        for seed, pixels in zip(seeds, to_pixels(images, self.values), strict=True):
+            write_image(self.name(seed), pixels)
+
+    def draw_sheet(self, seeds: Sequence[int]) -> np.ndarray:
+        """Return one image (H', W', 3) uint8 that shows the samples of the seeds.
+
+        Raises:
+            UserError: if a file is missing or damaged.
+        """
+        samples = [show_image(self._read_again(seed), self.values) for seed in seeds]
+        return make_sheet(torch.from_numpy(np.stack(samples)).permute(0, 3, 1, 2))
+
+    def stack(self, seeds: Sequence[int]) -> None:
+        """Write `STACK`: the samples of the seeds, (N, H, W, C), or (N, H, W) if they have one channel.
+
+        Raises:
+            UserError: if a file is missing or damaged.
+        """
+        deep = (self.shape.channels,) if self.shape.channels > 1 else ()
+        with atomic_file(self.folder / STACK) as file:
+            file.write(npy_header((len(seeds), self.shape.height, self.shape.width, *deep), self.values.type))
+            for seed in seeds:
+                pixels = self._read_again(seed)
+                file.write(np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).tobytes())
+
+    def _read_again(self, seed: int) -> np.ndarray:
+        """Return a sample that was there when the command began, or was made by it."""
+        pixels = self.read(seed)
+        if pixels is None:
+            raise UserError(
+                f"samples in {self.folder} were removed during this command; give the command again"
+            )
+        return pixels
 
 
 def is_picture(values: Values, channels: int) -> bool:
@@ -97,21 +163,3 @@ def show_image(pixels: np.ndarray, values: Values) -> np.ndarray:
         return pixels
     unit = torch.from_numpy(values.to_unit(pixels))
     return to_uint8(unit.permute(2, 0, 1)[None])[0]
-
-
-def write_stack(folder: Path, paths: Sequence[Path], shape: tuple[int, int, int], values: Values) -> None:
-    """Write `STACK`: the images of these files, (N, H, W, C), or (N, H, W) if they have one channel.
-
-    Raises:
-        UserError: if a file is missing or damaged.
-    """
-    kept = shape if shape[2] > 1 else shape[:2]
-    with atomic_file(folder / STACK) as file:
-        file.write(npy_header((len(paths), *kept), values.type))
-        for path in paths:
-            pixels = read_saved_image(path, shape, values)
-            if pixels is None:
-                raise UserError(
-                    f"samples in {folder} were removed during this command; give the command again"
-                )
-            file.write(np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).tobytes())

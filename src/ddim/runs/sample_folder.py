@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ddim.data.arrays import SUFFIXES
 from ddim.diffusion.noise import check_seeds
@@ -28,7 +26,7 @@ from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import lock_folder
 from ddim.nn.processes import current_processes
-from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, make_sheet, save_film, save_png
+from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, save_film, save_png
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import is_unused, make_output_folder
 from ddim.runs.generate import (
@@ -50,15 +48,7 @@ from ddim.runs.provenance import (
     sampling_record,
 )
 from ddim.runs.run_path import find_run_folder
-from ddim.runs.sample_files import (
-    is_picture,
-    read_saved_image,
-    sample_suffix,
-    show_image,
-    to_pixels,
-    write_image,
-    write_stack,
-)
+from ddim.runs.sample_files import SampleFiles
 from ddim.runs.sampling_setup import SamplingSetup
 
 RECORD, FILM = "record.json", "film.webp"
@@ -131,7 +121,7 @@ def write_samples(
     check_seeds(seeds)
     pipeline, processes = setup.pipeline, current_processes()
     check_same_weights(pipeline)
-    record = make_record("samples", sampling_record(setup, seeds, nfe=0), pipeline)
+    record = make_record("samples", sampling_record(setup, seeds), pipeline)
     check_same_sampling(record)
     # Process 0 alone reads and writes the folder; the others may be on machines that do not see it.
     folder = _make_folder(output.folder, record) if processes.leads else None
@@ -140,38 +130,42 @@ def write_samples(
         todo = processes.broadcast(plan)
         frames = Film(pipeline.pixels, todo.filmed)
         watch = _watch_both(frames.add if todo.filmed else None, output.watch)
-        nfe, seconds = _make_missing(setup, todo, len(seeds), watch, progress)
+        seconds = _make_missing(setup, todo, len(seeds), watch, progress)
         if todo.filmed:
             frames.collect()
         if not processes.leads:
             return processes.broadcast(None)
-        sheet = _draw(todo, pipeline, frames, output)
-        _stack_samples(todo.folder, seeds, pipeline)
-        end = {"nfe": nfe, "seeds": sorted({*todo.there["seeds"], *seeds})}
+        sheet = _draw(todo, frames, output)
+        # One array, if the samples are not 8-bit pictures or the run was trained on arrays.
+        if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not todo.files.pictures:
+            todo.files.stack(seeds)
+        end = {"seeds": sorted({*todo.there["seeds"], *seeds})}
         end |= {"seconds": round(todo.there["seconds"] + seconds, 2)}
         end |= {"film": todo.filmed or todo.there["film"]}
-        write_sealed(todo.folder / RECORD, {**record, **end})
-        return processes.broadcast(Written(todo.folder, sheet, len(todo.missing), seconds, nfe))
+        write_sealed(todo.files.folder / RECORD, {**record, **end})
+        return processes.broadcast(
+            Written(todo.files.folder, sheet, len(todo.missing), seconds, record["nfe"])
+        )
 
 
 def _make_missing(
     setup: SamplingSetup[LoadedRun], todo: _Plan, count: int, watch: Watch | None, progress: Progress
-) -> tuple[int, float]:
-    """Generate and write the missing samples; return the NFE and the seconds of sampling.
+) -> float:
+    """Generate and write the missing samples; return the seconds of sampling.
 
     `count` is the number of all samples, including those that exist already.
     """
     pipeline, processes = setup.pipeline, current_processes()
-    nfe, seconds, done = todo.there["nfe"], 0.0, count - len(todo.missing)
+    seconds, done = 0.0, count - len(todo.missing)
     for part in split_into_parts(pipeline, todo.missing, pipeline.runtime.micro_batch * processes.count):
         start, onward = time.monotonic(), continue_progress(progress, done, count)
-        mine, made = generate(setup, share_seeds(pipeline, part), watch=watch, progress=onward)
-        images, (nfe,) = gather_samples(pipeline, mine), processes.highest(made)
+        mine, _ = generate(setup, share_seeds(pipeline, part), watch=watch, progress=onward)
+        images = gather_samples(pipeline, mine)
         check_samples(images, part, pipeline)
         done, seconds = done + len(part), seconds + time.monotonic() - start
         if processes.leads:
-            _write_part(todo.folder, part, images, pipeline)
-    return nfe, seconds
+            todo.files.write(part, images)
+    return seconds
 
 
 def _watch_both(one: Watch | None, other: Watch | None) -> Watch | None:
@@ -190,14 +184,14 @@ class _Plan:
     """What a call of `write_samples` has to do.
 
     Attributes:
-        folder: the folder of the samples.
-        there: the NFE, seeds and seconds of earlier calls, and the seeds of their film, from the record.
+        files: the files of the samples.
+        there: the seeds and seconds of earlier calls, and the seeds of their film, from the record.
         shown: the seeds of the sheet.
         filmed: the seeds of the film; [] if no film must be made.
         missing: the seeds whose samples must be made.
     """
 
-    folder: Path
+    files: SampleFiles
     there: dict[str, Any]
     shown: list[int]
     filmed: list[int]
@@ -207,63 +201,23 @@ class _Plan:
 def _plan(
     pipeline: LoadedRun, seeds: Sequence[int], folder: Path, output: Output, record: dict[str, Any]
 ) -> _Plan:
-    there = _open_folder(folder, record)
+    there, files = _open_folder(folder, record), SampleFiles(folder, pipeline.model.shape, pipeline.values)
     shown = list(seeds[:SHOWN])
-    filmed = shown[: ((LARGEST_FILM + GAP) // (max(_image_shape(pipeline)[:2]) + GAP)) ** 2]
+    filmed = shown[: ((LARGEST_FILM + GAP) // (max(files.shape.height, files.shape.width) + GAP)) ** 2]
     if not output.film or (there["film"] == filmed and (folder / FILM).is_file()):
         filmed = []
     needed = frozenset(filmed)
-    missing = [s for s in seeds if s in needed or _read_sample(folder, s, pipeline) is None]
-    if not there["nfe"]:
-        # An earlier call made all samples, but was stopped before it recorded the NFE. One sample is made
-        # again to measure the NFE.
-        missing = missing or shown[:1]
-    return _Plan(folder, there, shown, filmed, missing)
+    missing = [s for s in seeds if s in needed or files.read(s) is None]
+    return _Plan(files, there, shown, filmed, missing)
 
 
-def _draw(todo: _Plan, pipeline: LoadedRun, frames: Film, output: Output) -> np.ndarray:
+def _draw(todo: _Plan, frames: Film, output: Output) -> np.ndarray:
     """Write the sheet (one image of the first samples) and the film if needed; return the sheet's pixels."""
-    sheet = _make_sheet(todo.folder, todo.shown, pipeline)
-    save_png(todo.folder / "grid.png", enlarge(sheet, output.zoom))
+    folder, sheet = todo.files.folder, todo.files.draw_sheet(todo.shown)
+    save_png(folder / "grid.png", enlarge(sheet, output.zoom))
     if todo.filmed:
-        save_film(todo.folder / FILM, frames.frames(), zoom=output.zoom)
+        save_film(folder / FILM, frames.frames(), zoom=output.zoom)
     return sheet
-
-
-def _image_shape(pipeline: LoadedRun) -> tuple[int, int, int]:
-    shape = pipeline.model.shape
-    return shape.height, shape.width, shape.channels
-
-
-def name_sample(folder: Path, seed: int, pipeline: LoadedRun) -> Path:
-    """Return the path of the sample of a seed in a folder of samples."""
-    return folder / f"{seed:05d}{sample_suffix(pipeline.values, pipeline.model.shape.channels)}"
-
-
-def _read_sample(folder: Path, seed: int, pipeline: LoadedRun) -> np.ndarray | None:
-    """Return a sample (H, W, C) from its file, or None if the file is missing or damaged."""
-    return read_saved_image(name_sample(folder, seed, pipeline), _image_shape(pipeline), pipeline.values)
-
-
-def _write_part(folder: Path, seeds: Sequence[int], images: Tensor, pipeline: LoadedRun) -> None:
-    for seed, pixels in zip(seeds, to_pixels(images, pipeline.values), strict=True):
-        write_image(name_sample(folder, seed, pipeline), pixels)
-
-
-def _stack_samples(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> None:
-    """Also write the samples as one array if they are not 8-bit pictures or the run was trained on arrays."""
-    from_array = pipeline.recipe.data.source.lower().endswith(SUFFIXES)
-    if from_array or not is_picture(pipeline.values, pipeline.model.shape.channels):
-        names = [name_sample(folder, seed, pipeline) for seed in seeds]
-        write_stack(folder, names, _image_shape(pipeline), pipeline.values)
-
-
-def _make_sheet(folder: Path, seeds: Sequence[int], pipeline: LoadedRun) -> np.ndarray:
-    found = (_read_sample(folder, seed, pipeline) for seed in seeds)
-    samples = [show_image(pixels, pipeline.values) for pixels in found if pixels is not None]
-    if len(samples) < len(seeds):
-        raise UserError(f"samples in {folder} were removed during this command; give the command again")
-    return make_sheet(torch.from_numpy(np.stack(samples)).permute(0, 3, 1, 2))
 
 
 def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
@@ -279,8 +233,8 @@ def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
 
 
 def _open_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the NFE, seeds and seconds of the samples in the folder, and the seeds of their film."""
-    there: dict[str, Any] = {"nfe": 0, "seeds": [], "seconds": 0.0, "film": None}
+    """Return the seeds and seconds of the samples in the folder, and the seeds of their film."""
+    there: dict[str, Any] = {"seeds": [], "seconds": 0.0, "film": None}
     before = _read_record(folder, record)
     if before is None:
         # The record marks the folder as a folder of samples, so that the same call can finish it later.

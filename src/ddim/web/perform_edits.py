@@ -13,7 +13,7 @@ from ddim.runs.edit_folder import FILM, RECORD, STRIP, EditOutput, WrittenEdit, 
 from ddim.runs.edit_work import override_edit_grid
 from ddim.runs.file_edits import FileEdit, Inpainting, Interpolation, Latents, Variations
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.sample_folder import name_sample
+from ddim.runs.sample_files import SampleFiles
 from ddim.web import tasks
 from ddim.web.perform_samples import PIPELINES, archive, sample_run
 from ddim.web.preview import EditPreview
@@ -88,7 +88,8 @@ def _write_inputs(task: tasks.EditTask, folder: Path, pipeline: LoadedRun, monit
         shutil.copyfile(task.mask, folder / MASK)
     if task.seeds and task.kind != "interpolate":
         sample_run(sampling_of(task, folder / SAMPLED), monitor)
-        files += [name_sample(folder / SAMPLED, seed, pipeline) for seed in task.seeds]
+        samples = SampleFiles(folder / SAMPLED, pipeline.model.shape, pipeline.values)
+        files += [samples.name(seed) for seed in task.seeds]
     return files
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from ddim.runs.condition import choose_condition
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.pipeline import LoadedRun, load
-from ddim.runs.sample_folder import FILM, RECORD, Output, name_sample, write_samples
+from ddim.runs.sample_files import SampleFiles
+from ddim.runs.sample_folder import FILM, RECORD, Output, write_samples
 from ddim.runs.sampling_setup import choose_sampling
 from ddim.web import tasks
 from ddim.web.preview import SamplePreview
@@ -75,7 +76,8 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
     output = Output(task.folder, task.film, watch=preview.watch if task.previews else None)
     written = write_samples(setup, task.seeds, output, progress=lambda *_: monitor.check())
     stored = archive(written.folder)
-    views = write_views([name_sample(written.folder, seed, pipeline) for seed in task.seeds], pipeline)
+    files = SampleFiles(written.folder, pipeline.model.shape, pipeline.values)
+    views = write_views([files.name(seed) for seed in task.seeds], pipeline)
     return {
         "images": [{"seed": seed, **view} for seed, view in zip(task.seeds, views, strict=True)],
         "sheet": "grid.png",
