@@ -57,8 +57,7 @@ def small(monkeypatch):
     monkeypatch.setitem(named_recipes.RECIPES, "fast", make_small)
     monkeypatch.setitem(named_recipes.FOR_SIZE, "fast", make_small)
     monkeypatch.setattr(named_recipes, "fast", make_small)
-    for module in ("evaluate", "tabulate"):
-        monkeypatch.setattr(f"ddim.evaluation.{module}.load_extractor", lambda *_: stubs.stub())
+    monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *_: stubs.stub())
 
 
 @pytest.fixture(scope="module")

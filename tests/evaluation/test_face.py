@@ -6,10 +6,10 @@ import torch
 import ddim
 import tiny
 from ddim.errors import UserError
-from ddim.evaluation import evaluate as module
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.samples import Samples
+from ddim.files.documents import read_sealed
 from ddim.runs.pipeline import open_pipeline
 from ddim.runs.searched_grids import SearchedGrid
 from oracles import made
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """Evaluate with a quick network, in an empty folder."""
-    monkeypatch.setattr(module, "load_extractor", lambda name: stub())
+    monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda name: stub())
     monkeypatch.chdir(tmp_path)
 
 
@@ -221,3 +221,15 @@ def test_none_is_no_run():
     for use in (ddim.load, ddim.plot_losses):
         with pytest.raises(UserError, match="this needs a run folder, .* got None$"):
             use(None)
+
+
+def test_features_are_named_or_given(run):
+    named = ddim.evaluate(run, n=24, steps=2, features="efficientnet-lite0")
+    given = ddim.evaluate(run, n=24, steps=2, features=stub(name="own"))
+    assert (named.features.extractor, given.features.extractor) == ("stub", "own")
+    table = ddim.tabulate(run, {"steps": [2]}, Samples(24), features="scattering")
+    assert table.cells[0].evaluation.features.extractor == "stub"
+    choices = {}, {"features": "scattering"}, {"features": stub(name="own")}
+    records = [ddim.memorisation(run, 20, 2, **words).folder / "record.json" for words in choices]
+    found = [read_sealed(record)["features"] for record in records]
+    assert [each and each["extractor"] for each in found] == [None, "stub", "own"]

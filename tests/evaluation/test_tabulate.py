@@ -32,7 +32,7 @@ CHOICES = {"steps": [1, 3], "sampler": [ddim.DDIM(), ddim.DDIM(1.0), ddim.DDPM("
 
 
 def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_first_row(run):
-    table = tabulate(run, CHOICES, FEW, extractor=stub())
+    table = tabulate(run, CHOICES, FEW, features=stub())
     assert (table.rows, table.columns) == (
         ["ddim eta 0", "ddim eta 1", "ddpm variance large"],
         ["1 steps", "3 steps"],
@@ -52,10 +52,10 @@ def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_
 
 
 def test_a_table_makes_only_evaluations_that_are_missing(run):
-    first = tabulate(run, {"steps": [2, 3]}, FEW, extractor=stub())
+    first = tabulate(run, {"steps": [2, 3]}, FEW, features=stub())
     seen, said = [], []
     more = tabulate(
-        run, {"steps": [2, 3, 4]}, FEW, extractor=stub(seen), progress=lambda *each: said.append(each)
+        run, {"steps": [2, 3, 4]}, FEW, features=stub(seen), progress=lambda *each: said.append(each)
     )
     assert sum(seen) == 40
     assert [cell.evaluation.folder.name for cell in more.cells] == ["1", "2", "3"]
@@ -64,7 +64,7 @@ def test_a_table_makes_only_evaluations_that_are_missing(run):
     assert (more.rows, more.columns) == (["2 steps", "3 steps", "4 steps"], ["KID"])
     # Features that do not belong to their record are not used.
     np.save(run / "evaluations" / "2" / "features.npy", np.zeros((40, 12), np.float32))
-    again = tabulate(run, {"steps": [2, 3, 4]}, FEW, extractor=stub())
+    again = tabulate(run, {"steps": [2, 3, 4]}, FEW, features=stub())
     assert [cell.evaluation.folder.name for cell in again.cells] == ["1", "4", "3"]
 
 
@@ -72,41 +72,41 @@ def test_a_table_finds_its_evaluations_of_a_checkpoint_outside_a_run(run, tmp_pa
     monkeypatch.chdir(tmp_path)
     lone = Path(shutil.copytree(find_newest(run / "checkpoints"), tmp_path / "lone"))
     for steps, names in (([2], ["lone-1"]), ([2, 3], ["lone-1", "lone-2"])):
-        table = tabulate(lone, {"steps": steps}, FEW, Reference("blossoms:60"), extractor=stub())
+        table = tabulate(lone, {"steps": steps}, FEW, Reference("blossoms:60"), features=stub())
         assert [cell.evaluation.folder.name for cell in table.cells] == names
 
 
 def test_unequal_evaluations_of_the_network_are_remarked_upon(run):
-    table = tabulate(run, {"sampler": ["ddim", "edm"], "steps": 3}, Samples(n=20), extractor=stub())
+    table = tabulate(run, {"sampler": ["ddim", "edm"], "steps": 3}, Samples(n=20), features=stub())
     assert (table.rows, table.columns) == (["ddim", "edm"], ["KID"])
     assert any("(NFE) differ: ddim, 3 steps, 3 NFE; edm, 3 steps, 5 NFE" in note for note in table.notes)
     assert any("should not be ranked: 20 images are too few" in note for note in table.notes)
     assert not any(table.is_best(cell) for cell in table.cells)
-    plain = tabulate(run, {"steps": [2, 3]}, Samples(n=20), extractor=stub())
+    plain = tabulate(run, {"steps": [2, 3]}, Samples(n=20), features=stub())
     assert not any("NFE" in note for note in plain.notes)
 
 
 def test_a_table_says_which_samples_are_guided_by_saved_guidance(run):
     loaded = load(run)
     save_guidance(run, loaded.recipe.sampler, 3, "ema", SavedGuidance(2.0, None, "@raw"), labelled=False)
-    table = tabulate(run, {"steps": [2, 3]}, FEW, extractor=stub())
+    table = tabulate(run, {"steps": [2, 3]}, FEW, features=stub())
     assert [record["guided"] for record in table.to_records()] == ["", "guidance 2, guide @raw"]
     said = "combinations use guidance that `ddim search` found (guidance 2, guide @raw); --guidance 1 turns"
     assert any(note.startswith(f"some {said}") for note in table.notes)
-    alone = tabulate(run, {"steps": [3]}, FEW, extractor=stub())
+    alone = tabulate(run, {"steps": [3]}, FEW, features=stub())
     assert any(note.startswith(f"all {said}") for note in alone.notes)
-    asked = tabulate(run, {"steps": [2, 3]}, replace(FEW, guidance=2.0, guide_with="@raw"), extractor=stub())
+    asked = tabulate(run, {"steps": [2, 3]}, replace(FEW, guidance=2.0, guide_with="@raw"), features=stub())
     assert not any("turns it off" in note for note in asked.notes)
-    plain = tabulate(run, {"steps": [2, 3], "guidance": [1.0]}, FEW, extractor=stub())
+    plain = tabulate(run, {"steps": [2, 3], "guidance": [1.0]}, FEW, features=stub())
     assert not any("turns it off" in note for note in plain.notes)
 
 
 def test_parts_of_the_users_own_can_be_choices(run):
-    table = tabulate(run, {"sampler": [ddim.DDIM(), Euler()], "steps": [2]}, FEW, extractor=stub())
+    table = tabulate(run, {"sampler": [ddim.DDIM(), Euler()], "steps": [2]}, FEW, features=stub())
     assert table.rows == ["ddim eta 0", "Euler"]
     ours, theirs = (cell.evaluation for cell in table.cells)
     assert theirs.value("kid") == pytest.approx(ours.value("kid"), abs=1e-6)
-    grids = tabulate(run, {"grid": ["uniform", Cubes()], "steps": [3]}, FEW, extractor=stub())
+    grids = tabulate(run, {"grid": ["uniform", Cubes()], "steps": [3]}, FEW, features=stub())
     assert grids.rows == ["uniform", "Cubes"]
 
 
@@ -119,12 +119,12 @@ def test_mistakes_are_refused_before_anything_is_computed(run):
     ):
         seen = []
         with pytest.raises(UserError, match=sentence):
-            tabulate(run, choices, FEW, extractor=stub(seen))
+            tabulate(run, choices, FEW, features=stub(seen))
         assert not seen
     with pytest.raises(UserError, match="metric must be one of"):
-        tabulate(run, {"steps": [1, 2]}, metric="fad", extractor=stub())
+        tabulate(run, {"steps": [1, 2]}, metric="fad", features=stub())
     with pytest.raises(UserError, match="blossoms:40 is not a run: a table compares ways to sample a run"):
-        tabulate("blossoms:40", {"steps": [1, 2]}, extractor=stub())
+        tabulate("blossoms:40", {"steps": [1, 2]}, features=stub())
 
 
 def made(values, columns=("10 steps", "20 steps")):

@@ -29,7 +29,6 @@ import stubs
 import tiny
 from ddim.data import open_images
 from ddim.errors import UserError
-from ddim.evaluation import evaluate
 from ddim.evaluation.diagnosis_report import write_diagnosis
 from ddim.experiments.index import find_runs
 from ddim.experiments.report import write_report
@@ -37,6 +36,7 @@ from ddim.experiments.sweep.folder import begin_sweep
 from ddim.experiments.sweep.outcome import Outcome
 from ddim.experiments.sweep.plan import SweepRequest
 from ddim.files import locks
+from ddim.metrics import features
 from ddim.runs.edit_folder import EditOutput, write_edit
 from ddim.runs.file_edits import Variations
 from ddim.runs.sample_folder import Output, write_samples
@@ -376,7 +376,7 @@ def main():
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # Threads do not survive a fork.
     os.environ["DDIM_CACHE"] = str(args.folder.absolute() / "here" / "cache")
-    evaluate.load_extractor = lambda *_: stubs.stub()  # features that need no time and no weights
+    features.load_extractor = lambda *_: stubs.stub()  # features that need no time and no weights
     crash.child(lambda: prepare(args.folder / "start"))
     report = {}
     for name in args.writers:

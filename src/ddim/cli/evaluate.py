@@ -186,7 +186,7 @@ def _tabulate(
             samples,
             reference,
             metric=args.metric or "kid",
-            extractor=extractor,
+            features=extractor,
             progress=progress,
         )
     if not current_processes().leads:

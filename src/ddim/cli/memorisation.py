@@ -71,11 +71,11 @@ def run(args: argparse.Namespace) -> int:
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.copies import PIXELS
     from ddim.evaluation.memorisation import check_memorisation
-    from ddim.metrics import features
+    from ddim.metrics.features import Extractor, load_extractor
 
-    extractor = None
-    if args.features != PIXELS:
-        extractor = features.load_extractor(args.features, args.features_weights)
+    features: str | Extractor = args.features
+    if features != PIXELS:
+        features = load_extractor(args.features, args.features_weights)
     elif args.features_weights is not None:
         raise UserError("--features-weights is for a network, and --features is pixels: name the network")
     run = load_run(args)
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             args.n,
             args.steps,
             fields=args.fields,
-            extractor=extractor,
+            features=features,
             progress=progress,
             out=args.out,
             **take_guidance(args),

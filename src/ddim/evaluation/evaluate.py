@@ -32,7 +32,7 @@ from ddim.evaluation.samples import Samples
 from ddim.files import atomic_file, hash_file, temporary_folder
 from ddim.files.documents import write_sealed
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
-from ddim.metrics.features import Extractor, load_extractor, write_npy_header
+from ddim.metrics.features import Extractor, open_extractor, write_npy_header
 from ddim.nn.processes import current_processes, join_processes
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_publishable, publish_output
@@ -61,7 +61,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     guide_with: str | Path | None = None,
     weights: str = "ema",
     part: Part | None = None,
-    features: str = DEFAULT,
+    features: str | Extractor = DEFAULT,
     out: str | Path | None = None,
     progress: bool | Progress = True,
 ) -> Evaluation:
@@ -82,8 +82,8 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
         weights: "ema", "raw" or the name of another EMA of a run.
         part: the part of the reference, "valid", "train" or "all"; by default "valid" for the run's own
             images, and "all" for other images.
-        features: the network that computes the features, "efficientnet-lite0" or another name in
-            `ddim.metrics.catalogue.EXTRACTORS`.
+        features: the network that computes the features: "efficientnet-lite0", another name in
+            `ddim.metrics.catalogue.EXTRACTORS`, or an `Extractor`.
         out: a new or empty folder, by default RUN/evaluations/N for a run, else evaluations/NAME-N.
         progress: True shows a bar in a notebook cell, False shows nothing; or a function, see `Progress`.
 
@@ -104,7 +104,7 @@ def evaluate(  # noqa: PLR0913 (the choices of a notebook)
     of = Reference(None if reference is None else name_source(reference), part)
     with open_progress(progress) as shown:
         return evaluate_source(
-            images, samples, of, extractor=load_extractor(features), out=out, progress=shown
+            images, samples, of, extractor=open_extractor(features), out=out, progress=shown
         )
 
 
@@ -131,7 +131,7 @@ def evaluate_source(
     """
     out = None if out is None else Path(out)
     with join_processes() as processes:
-        extractor = extractor or processes.local_first("extractor", load_extractor)
+        extractor = extractor or processes.local_first("extractor", open_extractor)
         if out is not None and processes.leads:
             check_publishable(out)
         images = open_evaluated_images(source, samples, reference, progress)

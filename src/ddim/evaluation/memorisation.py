@@ -17,6 +17,7 @@ from ddim.data import SplitImages
 from ddim.errors import check_count, format_count
 from ddim.evaluation import diagnose
 from ddim.evaluation.copies import (
+    PIXELS,
     Duplicates,
     Matches,
     Verdict,
@@ -30,7 +31,7 @@ from ddim.evaluation.denoising import Gap, measure_gap
 from ddim.evaluation.run_folder import open_run_folder, write_results
 from ddim.evaluation.sample_features import SampledParts
 from ddim.files.documents import read_sealed, write_sealed
-from ddim.metrics.features import Extractor
+from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
 from ddim.plots.tabular import Tabular, embed_picture
@@ -95,7 +96,7 @@ def check_memorisation(
     steps: int | None = None,
     *,
     fields: Mapping[str, Any] | None = None,
-    extractor: Extractor | None = None,
+    features: str | Extractor = PIXELS,
     progress: Progress = ignore_progress,
     out: str | Path | None = None,
     **guidance: Unpack[GuidanceOptions],
@@ -113,7 +114,7 @@ def check_memorisation(
         steps: sampling steps, by default the number in the recipe of the run.
         fields: other values for the sampling fields of the recipe, keyed by path, such as
             {"sampler.eta": 0.5}.
-        extractor: the network whose features are compared; by default pixels are compared.
+        features: what is compared: "pixels", or the features of a network, given as for `ddim.evaluate`.
         progress: called while images are decoded, sampled and denoised, and while features are computed.
         out: a new or empty folder for the results, by default RUN/memorisation/N.
         guidance: guidance, guidance_interval and guide_with, as in `ddim.sample`.
@@ -126,6 +127,7 @@ def check_memorisation(
             the run cannot be sampled with these options.
     """
     check_count("n", n)
+    extractor = None if features == PIXELS else open_extractor(features)
     run = open_run_folder(run, out)
     setup = choose_sampling(run, steps, choose_label(run.recipe), fields or {}, **guidance)
     run = setup.pipeline

@@ -19,8 +19,8 @@ from ddim.evaluation.record_entries import Features, ReferenceSet, SamplingRecor
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
 from ddim.evaluation.table import EvaluationTable, TableCell
-from ddim.metrics.catalogue import find_metric, metric_name
-from ddim.metrics.features import Extractor, load_extractor
+from ddim.metrics.catalogue import DEFAULT, find_metric, metric_name
+from ddim.metrics.features import Extractor, open_extractor
 from ddim.nn.processes import current_processes
 from ddim.runs.folder import list_numbered_folders
 from ddim.runs.hub_run import check_run_path
@@ -46,7 +46,7 @@ def tabulate(
     reference: Reference = Reference(),  # noqa: B008
     *,
     metric: str = "kid",
-    extractor: Extractor | None = None,
+    features: str | Extractor = DEFAULT,
     progress: Progress = ignore_progress,
 ) -> EvaluationTable:
     """Evaluate a run under every combination of choices of sampling, with equal seeds.
@@ -61,7 +61,7 @@ def tabulate(
         samples: number of samples, seeds and options that all combinations share.
         reference: the images with which samples are compared, by default the run's own held-out images.
         metric: the metric that the table shows.
-        extractor: the network of the features.
+        features: the network that computes the features, as for `ddim.evaluate`.
         progress: called with the network evaluations of all combinations, and while features are computed.
 
     Returns:
@@ -88,7 +88,7 @@ def tabulate(
     combinations = expand_choices(choices)
     planned = [choose_samples(samples, choice) for choice in combinations]
     works = _count_evaluations(Path(source), planned)
-    extractor = extractor or load_extractor()
+    extractor = open_extractor(features)
     found = []
     for k, each in enumerate(planned):
         report = _report_sum(progress, works, k)

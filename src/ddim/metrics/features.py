@@ -93,6 +93,11 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
     return Extractor(name, sha, resize, dimensions, network)
 
 
+def open_extractor(features: str | Extractor = DEFAULT) -> Extractor:
+    """Return an extractor that is given as itself, or by its name; see `load_extractor`."""
+    return features if isinstance(features, Extractor) else load_extractor(features)
+
+
 def extract_features(
     extractor: Extractor,
     images: np.ndarray,
