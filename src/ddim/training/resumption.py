@@ -97,7 +97,7 @@ def extend_budget(training: Training, folder: Path, larger: Larger) -> None:
         "at_images": training.seen,
         "from_images": old,
         "to_images": total,
-        "more_minutes": more,
+        "more_minutes": None if more is None else float(more),
         "lr": Plan(total).rate(training.recipe.optim, training.seen),
     }
     record_in_run(folder, extended=[*entries, entry])

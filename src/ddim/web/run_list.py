@@ -83,8 +83,8 @@ class Pacer:
         The pause is the computing time of the work divided by `SHARE`, but at least `EVERY` seconds, and at
         least the duration of the work.
         """
-        # On a busy machine, or with a slow disk, the work mostly waits. Waiting costs nothing, so it should not
-        # make the page wait a hundred times as long.
+        # On a busy machine, or with a slow disk, the work mostly waits. Waiting costs nothing, so the pause
+        # is not a hundred times as long.
         start, worked = self._clock(), self._worked()
         work()
         end = self._clock()
