@@ -278,10 +278,13 @@ def test_filtered_runs_are_compared_only_with_each_other(tmp_path, capsys):
     assert main(["runs", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert "0.2000*" in said.out
+    assert said.err.startswith("kid: 400 samples against 500 held-out images of photos, features stub")
     assert (
         "* few: its metrics are not comparable with the metrics of most runs: "
         "different number of samples (50)" in said.err
     )
     assert main(["runs", str(tmp_path), "--where", "seed=7"]) == 0
-    assert "0.2000*" not in (alone := capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert "0.2000*" not in (alone := said.out)
     assert "0.2000" in alone
+    assert said.err.startswith("kid: 50 samples against 500 ")

@@ -22,7 +22,7 @@ running, stopped, finished, failed (a trial; its last message follows the table)
 
 A metric is marked with * if it is not comparable with the metrics of most of these runs: it was measured
 under different conditions, or at an earlier step of a finished run. Lines after the table state the reason,
-and name evaluations that cannot be read. `left` is the estimated time that a running run still needs. In a
+the images and features of kid, and evaluations that cannot be read. `left` is the estimated time that a running run still needs. In a
 pipe the columns are separated by tabs, and - stands for a missing value.
 
 examples:
@@ -77,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
     rows = [_row(each, folder) for each in found]
     text = format_table(head, rows) if sys.stdout.isatty() else format_tabs([head, *rows])
     print_result(args, [run_record(each) for each in found], text)
+    judged = [each for each in found if each.comparable and "kid" in each.metrics]
+    if judged:
+        say(escape(f"kid: {judged[0].evaluations[-1].conditions}"))
     for each in found:
         if each.why:
             say(f"{'' if each.comparable else '* '}{escape(f'{_name(each, folder)}: {each.why}')}")

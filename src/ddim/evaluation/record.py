@@ -62,6 +62,12 @@ class Evaluation(Tabular):
         """A short name of the images, such as "edm, 10 steps, 19 NFE"; the run is not named."""
         return self.sampling.name if self.sampling else f"images of {Path(self.generated.source).name}"
 
+    @property
+    def conditions(self) -> str:
+        """The images and the features in words, without the folders of the images."""
+        samples, extractor = self.generated.images, self.features.extractor
+        return f"{samples:,} samples against {self.reference.name}, features {extractor}"
+
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dictionary for each metric: its value and the ends of its 95 % interval.
 

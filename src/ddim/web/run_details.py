@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.evaluation.record import Evaluation, describe_verdict
+from ddim.evaluation.record import describe_verdict
 from ddim.experiments.index import Run
 from ddim.files.documents import SEAL, read_sealed
 from ddim.files.own_files import is_own_file
@@ -170,18 +170,13 @@ def describe_evaluations(run: Run, common: Run | None) -> list[Evaluated]:
         Evaluated(
             show_text(each.name),
             each.time,
-            _describe_conditions(each),
+            show_text(each.conditions),
             each.sampling.nfe if each.sampling else None,
             list_intervals(each),
             each is chosen,
         )
         for each in run.evaluations
     ]
-
-
-def _describe_conditions(evaluation: Evaluation) -> str:
-    samples, extractor = evaluation.generated.images, evaluation.features.extractor
-    return show_text(f"{samples:,} samples against {evaluation.reference.name}, features {extractor}")
 
 
 def list_columns(facts: Mapping[str, Any]) -> list[Column]:
