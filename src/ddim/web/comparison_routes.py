@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,12 +13,10 @@ from fastapi import APIRouter, Query, Request, Response
 from ddim.evaluation.record import FOLDER, list_evaluations
 from ddim.metrics.catalogue import METRICS
 from ddim.web.answers import Refused, reply
-from ddim.web.guard import client_address
-from ddim.web.model_worker import take_result
 from ddim.web.rows import show_text
 from ddim.web.run_list import ListedRun
-from ddim.web.sample_routes import LEFT, Services, wait_for_job
-from ddim.web.tasks import CompareTask, ReportTask, Task
+from ddim.web.sample_routes import Services, do_task
+from ddim.web.tasks import CompareTask, ReportTask
 
 MOST = 64
 """The largest number of runs in a comparison."""
@@ -80,18 +78,19 @@ def add_comparison_routes(router: APIRouter, services: Services) -> None:
         if not 2 <= len(names) <= MOST:
             raise Refused(422, f"a comparison needs 2 to {MOST} runs, got {len(names)}")
         chosen = [(own, await services.feed.find_run(own)) for own in names]
-        judged = [(own, known) for own, known in chosen if _newest_record(known) is not None]
-        missing = [
-            ExcludedRun(own, known.row.name, "it has no evaluation: make one with `ddim evaluate`")
-            for own, known in chosen
-            if _newest_record(known) is None
-        ]
-        if len(judged) < 2:
+        missing = []
+        places: dict[str, tuple[str, ListedRun]] = {}
+        for own, known in chosen:
+            record = _newest_record(known)
+            if record is None:
+                why = "it has no evaluation: make one with `ddim evaluate`"
+                missing.append(ExcludedRun(own, known.row.name, why))
+            else:
+                places[str(record)] = own, known
+        if len(places) < 2:
             return reply(Ranking(metric, METRICS[metric].lower_is_better, [], {}, missing, None))
-        records = [str(_newest_record(known)) for _, known in judged]
-        found = await _do(services, request, CompareTask(records, metric))
-        places = {str(_newest_record(known)): (own, known) for own, known in judged}
-        return reply(_rank(found, places, missing))
+        found = await do_task(services, request, CompareTask(list(places), metric))
+        return reply(_rank(metric, found, places, missing))
 
     @router.get("/sweeps/{sweep}/report", response_class=Response)
     async def show_report(sweep: str, request: Request) -> Response:
@@ -102,7 +101,7 @@ def add_comparison_routes(router: APIRouter, services: Services) -> None:
         own, folder = services.stores.results.make()
         try:
             out = folder / "report.html"
-            await _do(services, request, ReportTask(str(path), str(out), show_text(path.name)))
+            await do_task(services, request, ReportTask(str(path), str(out), show_text(path.name)))
             content = await asyncio.to_thread(out.read_bytes)
         finally:
             services.stores.results.discard(own)
@@ -118,7 +117,10 @@ def _newest_record(known: ListedRun) -> Path | None:
 
 
 def _rank(
-    found: Mapping[str, Any], places: Mapping[str, tuple[str, ListedRun]], missing: list[ExcludedRun]
+    metric: str,
+    found: Mapping[str, Any],
+    places: Mapping[str, tuple[str, ListedRun]],
+    missing: Sequence[ExcludedRun],
 ) -> Ranking:
     rows, excluded, kept = [], list(missing), []
     for number, each in enumerate(found["rows"]):
@@ -131,12 +133,4 @@ def _rank(
         interval = (each["value"], each["low"], each["high"])
         rows.append(RankedRun(own, name, *interval, each["distinguishable"]))
     differs = {name: [values[k] for k in kept] for name, values in found["differs"].items()}
-    return Ranking(found["metric"], found["lower_is_better"], rows, differs, excluded, found["remark"])
-
-
-async def _do(services: Services, request: Request, task: Task) -> Mapping[str, Any]:
-    """Return the result of a task; cancel it if the client leaves."""
-    job = services.worker.submit(task, client_address(request.scope))
-    if not await wait_for_job(services.worker, job, request):
-        raise Refused(LEFT, "the client left")
-    return take_result(job)
+    return Ranking(metric, METRICS[metric].lower_is_better, rows, differs, excluded, found["remark"])

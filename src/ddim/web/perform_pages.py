@@ -13,7 +13,6 @@ from ddim.evaluation.compare import Difference, compare_evaluations
 from ddim.evaluation.compare import Row as Ranked
 from ddim.experiments.index import find_runs
 from ddim.experiments.report import write_report
-from ddim.metrics.catalogue import METRICS
 from ddim.plots.pictures import enlarge, save_png
 from ddim.runs.image_summary import draw_images, summarise_images
 from ddim.training.request import Request
@@ -69,8 +68,6 @@ def compare_runs(task: tasks.CompareTask, _monitor: Monitor) -> dict[str, Any]:
     comparison = compare_evaluations(task.records, metric=task.metric)
     # The rows are sorted; evaluations are known by their folders.
     return {
-        "metric": comparison.metric,
-        "lower_is_better": METRICS[comparison.metric].lower_is_better,
         "rows": [_describe_rank(row, comparison.metric) for row in comparison.rows],
         "differs": comparison.choices,
         "remark": comparison.remark,
@@ -82,7 +79,6 @@ def _describe_rank(row: Ranked, metric: str) -> dict[str, Any]:
     difference = str(row.difference) if isinstance(row.difference, Difference) else row.difference
     return {
         "folder": str(row.evaluation.folder),
-        "name": row.evaluation.name,
         "value": row.evaluation.value(metric),
         "low": low,
         "high": high,

@@ -244,6 +244,18 @@ async def wait_for_job(worker: ModelWorker, job: Job, request: Request) -> bool:
             worker.cancel(job)
 
 
+async def do_task(services: Services, request: Request, task: Task) -> Mapping[str, Any]:
+    """Return the result of a task; cancel it if the client leaves.
+
+    Raises:
+        Refused: if the client leaves, the queue is full, or the task cannot be done.
+    """
+    job = services.worker.submit(task, client_address(request.scope))
+    if not await wait_for_job(services.worker, job, request):
+        raise Refused(LEFT, "the client left")
+    return take_result(job)
+
+
 async def _stream(services: Services, job: Job, own: str) -> AsyncGenerator[Event, None]:
     events = follow_job(job)
     try:
@@ -317,10 +329,7 @@ async def _take_upload(services: Services, request: Request) -> Upload:
                     file.write(part)
             except ClientDisconnect:
                 raise Refused(LEFT, "the client left") from None
-        job = services.worker.submit(UploadTask(str(folder / UPLOAD)), client_address(request.scope))
-        if not await wait_for_job(services.worker, job, request):
-            raise Refused(LEFT, "the client left")
-        found = take_result(job)
+        found = await do_task(services, request, UploadTask(str(folder / UPLOAD)))
         services.stores.uploads.keep(own)
     except BaseException:
         services.stores.uploads.discard(own)

@@ -14,12 +14,10 @@ from pydantic import Field, model_validator
 from ddim.web.answers import Refused, reply
 from ddim.web.data_sets import DataSet, find_data, list_data
 from ddim.web.explainer import Explainer
-from ddim.web.guard import client_address
-from ddim.web.model_worker import take_result
 from ddim.web.rows import api_address, name_id
 from ddim.web.run_list import ListedRun
 from ddim.web.sample_requests import Body, FieldPath, Name
-from ddim.web.sample_routes import LEFT, Services, wait_for_job
+from ddim.web.sample_routes import Services, do_task
 from ddim.web.settings import Settings
 from ddim.web.tasks import DataTask, TrainingTask
 from ddim.web.trainings import Trainings
@@ -205,11 +203,7 @@ def _add_data_routes(router: APIRouter, services: Services, settings: Settings) 
         _, source = await asyncio.to_thread(find_data, settings.data, data)
         own, folder = services.stores.results.make()
         try:
-            task = DataTask(source, [size, size], str(folder / SHEET))
-            job = services.worker.submit(task, client_address(request.scope))
-            if not await wait_for_job(services.worker, job, request):
-                raise Refused(LEFT, "the client left")
-            found = dict(take_result(job))
+            found = await do_task(services, request, DataTask(source, [size, size], str(folder / SHEET)))
             services.stores.results.keep(own)
         except BaseException:
             services.stores.results.discard(own)
