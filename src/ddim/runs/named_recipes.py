@@ -50,17 +50,7 @@ def luz() -> Recipe:
 def keras() -> Recipe:
     """Béres' Keras tutorial: its network, loss, schedule and optimiser, with a warm-up of the EMA."""
     net = ResidualUNetSpec(widths=(32, 64, 96), middle=(128, 128), keras=True)
-    return Recipe(
-        name="keras",
-        data=Data(flip=False),
-        net=net,
-        schedule=Cosine(0.02, 0.95),
-        predicts=PredictsNoise(),
-        conditioning=NoiseVariance(),
-        objective=Objective("noise", "l1"),
-        optim=Optim(lr=1e-3, weight_decay=1e-4, batch=64, clip=0.0),
-        ema=Exponential(0.999),
-    )
+    return replace(luz(), name="keras", net=net)
 
 
 def clear() -> Recipe:
