@@ -167,9 +167,8 @@ def pick_average(
         measure = (
             _prepare_error(loaded, progress) if by == "validation" else _prepare_kid(loaded, n, progress)
         )
-        best = _try_all(loaded, averages, tried, measure, progress)
-    facts = replace(best.facts, choice=tuple(best.rows))
-    folder = store_average(averages.run, name, best.tensors, facts)
+        tensors, facts = _try_all(loaded, averages, tried, measure, progress)
+    folder = store_average(averages.run, name, tensors, facts)
     searched = any((averages.run / file).is_file() for file in (GRIDS, GUIDANCE))
     return AverageChoice(ReconstructedAverage(name, folder, facts), facts.choice, by, left_out, searched)
 
@@ -190,15 +189,6 @@ def _check_measurable(loaded: LoadedRun, by: Measure) -> None:
             "a student cannot be judged by its validation error, which rises while it learns to give sharp "
             'images: give by="kid" (--by kid)'
         )
-
-
-@dataclass(frozen=True)
-class _Best:
-    """The best average so far, and the rows of all averages that were measured."""
-
-    tensors: dict[str, Tensor]
-    facts: StoredAverage
-    rows: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -245,26 +235,25 @@ def _try_all(
     widths: Sequence[float],
     measurement: _Measurement,
     progress: Progress,
-) -> _Best:
-    """Measure the default average and the averages of all widths, and return the best."""
+) -> tuple[dict[str, Tensor], StoredAverage]:
+    """Measure the default average and the averages of all widths; return the best, with the rows of all."""
     default: np.ndarray | None = None
-    best: _Best | None = None
+    best = _make_average(averages, None)
     rows: list[dict[str, Any]] = []
     for done, width in enumerate([None, *widths]):
-        tensors, facts = _make_average(averages, width)
+        tensors, facts = _make_average(averages, width) if rows else best
         loaded.model.load_state_dict(tensors, strict=False)
         found = measurement.measure()
         default = found if default is None else default
         difference, low, high = measurement.difference(found, default)
         row = {"width": facts.width, "gamma": facts.gamma, "reconstruction_error": facts.error}
         column, value = measurement.column, measurement.value(found)
-        if best is None or value < min(other[column] for other in rows):
-            best = _Best(tensors, facts, rows)
+        if rows and value < min(other[column] for other in rows):
+            best = tensors, facts
         rows.append({**row, column: value, "difference": difference, "low": low, "high": high})
         progress("averages", done + 1, len(widths) + 1)
-    if best is None:
-        raise RuntimeError("the default average was not measured")
-    return best
+    tensors, facts = best
+    return tensors, replace(facts, choice=tuple(rows))
 
 
 def _make_average(averages: Averages, width: float | None) -> tuple[dict[str, Tensor], StoredAverage]:
