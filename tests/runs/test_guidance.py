@@ -25,7 +25,7 @@ from ddim.runs.fitting import digest_weights
 from ddim.runs.generate import generate, sample
 from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance
 from ddim.runs.guidance_choice import open_guidance
-from ddim.runs.guidance_name import name_guidance, name_guide
+from ddim.runs.guidance_name import name_guide, name_recorded_guidance
 from ddim.runs.pipeline import LoadedCheckpoint, LoadedRun
 from ddim.runs.run_path import find_run_folder, parse_place
 from ddim.runs.sampling_setup import SamplingSetup
@@ -259,11 +259,13 @@ def test_the_folder_of_a_run_is_found_from_each_of_its_checkpoints(tmp_path):
 
 def test_a_name_says_scale_interval_and_guide():
     record = guided(2.0, -2.0).describe()
-    assert name_guidance(record) == "guidance 2, log-SNR above -2, guide weak"
+    assert name_recorded_guidance(record) == "guidance 2, log-SNR above -2, guide weak"
     assert record["guide"] == {"name": "weak", "path": "b", "sha256": "b", "step": 3, "weights": "ema"}
-    assert name_guidance(guided(2.0, -2.0, 5.0).describe()) == "guidance 2, log-SNR -2 to 5, guide weak"
-    assert name_guidance(Guidance(1.5, high=3).describe()) == "guidance 1.5, log-SNR below 3"
-    assert name_guidance(guided(1.0).describe()) == name_guidance({}) == ""
+    assert (
+        name_recorded_guidance(guided(2.0, -2.0, 5.0).describe()) == "guidance 2, log-SNR -2 to 5, guide weak"
+    )
+    assert name_recorded_guidance(Guidance(1.5, high=3).describe()) == "guidance 1.5, log-SNR below 3"
+    assert name_recorded_guidance(guided(1.0).describe()) == name_recorded_guidance({}) == ""
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,9 @@ class Console(Display):
         if not training.step and (size := _typical_size(images)):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
         loss = training.recipe.objective
-        if isinstance(loss, Consistency) and (guided := name_guidance(loss.describe_guidance())):
+        if isinstance(loss, Consistency) and (
+            guided := name_guidance(loss.guidance, loss.interval, loss.guide)
+        ):
             say(f"the student learns its teacher with {guided}")
         for caution in list_all_cautions(training, self.folder):
             say(caution)

@@ -11,7 +11,7 @@ from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError
 from ddim.runs.flat import SAMPLING_FIELDS
-from ddim.runs.guidance_name import name_guidance
+from ddim.runs.guidance_name import name_recorded_guidance
 
 TAKES_FIELDS = True
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
             **take_guidance(args),
         )
     record = read_result(found.folder)
-    guidance = name_guidance(record["sampling"])
+    guidance = name_recorded_guidance(record["sampling"])
     text = f"samples with {guidance}\n" if guidance else ""
     print_result(args, record, f"{text}{found}\n{found.folder}/pairs.png")
     return 0

@@ -22,8 +22,8 @@ running, stopped, finished, failed (a trial; its last message follows the table)
 
 A metric is marked with * if it is not comparable with the metrics of most of these runs: it was measured
 under different conditions, or at an earlier step of a finished run. Lines after the table state the reason,
-the images and features of kid, and evaluations that cannot be read. `left` is the estimated time that a running run still needs. In a
-pipe the columns are separated by tabs, and - stands for a missing value.
+the images and features of kid, and evaluations that cannot be read. `left` is the estimated time that a
+running run still needs. In a pipe the columns are separated by tabs, and - stands for a missing value.
 
 examples:
   ddim runs --sort image_mae

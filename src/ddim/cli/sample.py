@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots.pictures import split_sheet
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
     from ddim.runs.condition import choose_condition
-    from ddim.runs.guidance_name import name_guidance
+    from ddim.runs.guidance_name import name_recorded_guidance
     from ddim.runs.sample_folder import Output, write_samples
     from ddim.runs.sampling_setup import choose_sampling
 
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     if setup.searched:
         say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")
     if setup.guidance.searched and setup.guidance.on:
-        name = name_guidance(setup.guidance.describe())
+        name = name_recorded_guidance(setup.guidance.describe())
         say(f"{name}, found by ddim search, {args.run}/guidance.json; --guidance 1 turns it off")
     output = Output(args.out, args.film, args.zoom)
     with ProgressDisplay() as progress:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,11 +104,6 @@ class Consistency:
     def limits(self) -> tuple[float, float]:
         """The ends of `interval` as numbers; an open end is infinite."""
         return find_ends(self.interval, "objective.interval")
-
-    def describe_guidance(self) -> dict[str, Any]:
-        """Return the entries of a record about the guidance of the teacher, as `Guidance.describe` does."""
-        guide = self.guide and {"name": self.guide}
-        return {"guidance": self.guidance, "guidance_interval": self.interval, "guide": guide}
 
     def at(self, progress: float) -> partial[Tensor]:
         """Return the loss at this progress of training, from 0 at its start to 1 at its end; see `Loss`."""

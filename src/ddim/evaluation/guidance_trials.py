@@ -31,10 +31,8 @@ class Trial:
     @property
     def name(self) -> str:
         """The setting in words, such as "guidance 2, guide @guide"."""
-        plain = self.guidance
-        guide = plain.guide and {"name": plain.guide}
-        found = {"guidance": plain.scale, "guidance_interval": plain.interval, "guide": guide}
-        return name_guidance(found) or "no guidance"
+        chosen = self.guidance
+        return name_guidance(chosen.scale, chosen.interval, chosen.guide) or "no guidance"
 
     def __str__(self) -> str:
         return f"KID {self.kid:.5f} ({self.low:.5f} ... {self.high:.5f}) at {self.nfe} NFE"

@@ -29,7 +29,7 @@ from ddim.files.documents import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.plots.tabular import Tabular, embed_picture
 from ddim.runs.folder import list_numbered_folders
-from ddim.runs.guidance_name import name_guidance
+from ddim.runs.guidance_name import name_recorded_guidance
 
 SCHEMA = 1
 """The version of the layout of a record."""
@@ -174,5 +174,5 @@ def _record_of(path: Path) -> Path:
 
 def describe_verdict(record: Mapping[str, Any]) -> str:
     """Return the verdict of a memorisation test, and the guidance of its samples, from its record."""
-    guidance = name_guidance(record["sampling"])
+    guidance = name_recorded_guidance(record["sampling"])
     return f"{record['verdict']} Samples: {guidance}." if guidance else str(record["verdict"])

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from ddim.errors import UserError, format_count
 from ddim.metrics.catalogue import METRICS
 from ddim.runs.flat import labels_by_default
-from ddim.runs.guidance_name import name_guidance
+from ddim.runs.guidance_name import name_recorded_guidance
 
 T = TypeVar("T")
 
@@ -144,8 +144,8 @@ class SamplingRecord:
 
     @property
     def guidance_name(self) -> str:
-        """The guidance in words, "" without guidance; see `name_guidance`."""
-        return name_guidance(self.record)
+        """The guidance in words, "" without guidance; see `name_recorded_guidance`."""
+        return name_recorded_guidance(self.record)
 
     @property
     def weights_identity(self) -> WeightsIdentity | None:

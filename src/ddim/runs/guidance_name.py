@@ -1,4 +1,4 @@
-"""Name guidance in words, from the entries of a record. This module does not import torch."""
+"""Name guidance in words, from its values or from a record. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -7,21 +7,32 @@ from pathlib import Path
 from typing import Any
 
 
-def name_guidance(record: Mapping[str, Any]) -> str:
-    """Return guidance in words, such as "guidance 2, log-SNR -2 to 5, guide @guide"; "" without guidance.
+def name_guidance(scale: float, interval: Sequence[float | None] | None, guide: str | None) -> str:
+    """Return guidance in words, such as "guidance 2, log-SNR -2 to 5, guide @guide"; "" for scale 1.
 
     Args:
-        record: the entries "guidance", "guidance_interval" and "guide" of a record; any may be missing.
+        scale: the guidance scale.
+        interval: the log-SNRs with guidance; None for all.
+        guide: the name of the guide; None if the model without its label guides.
     """
-    scale = record.get("guidance", 1.0)
     if scale == 1:
         return ""
     words = [f"guidance {scale:g}"]
-    if interval := record.get("guidance_interval"):
+    if interval:
         words.append(f"log-SNR {name_interval(interval)}")
-    if guide := record.get("guide"):
-        words.append(f"guide {name_guide(guide['name'])}")
+    if guide:
+        words.append(f"guide {name_guide(guide)}")
     return ", ".join(words)
+
+
+def name_recorded_guidance(record: Mapping[str, Any]) -> str:
+    """Return the guidance of a record in words, from its entries "guidance", "guidance_interval" and "guide".
+
+    Any of these entries may be missing.
+    """
+    guide = record.get("guide")
+    scale, interval = record.get("guidance", 1.0), record.get("guidance_interval")
+    return name_guidance(scale, interval, guide["name"] if guide else None)
 
 
 def name_guide(name: str) -> str:
