@@ -16,6 +16,7 @@ from ddim.evaluation.conditions import Conditions, Mismatch, Sampling, evaluatio
 from ddim.evaluation.record import Evaluation
 from ddim.evaluation.record_entries import ReferenceSet
 from ddim.experiments.index import Run
+from ddim.metrics.catalogue import DEFAULT
 
 
 def represents_run(run: Run, evaluation: Evaluation) -> bool:
@@ -32,10 +33,16 @@ def is_last_step(run: Run, step: int) -> bool:
     return run.state != "finished" or step * run.recipe["optim"]["batch"] >= run.images
 
 
-def plain_sampling(run: Run) -> Sampling:
-    """Return how sweeps and plans expect a run to be sampled: without guidance, all class folders in turn."""
+def is_plain(run: Run, evaluation: Evaluation) -> bool:
+    """Return whether an evaluation is as sweeps and plans expect it.
+
+    It has the default features, compares with validation images, and samples as the recipe says: without
+    guidance, and all class folders in turn.
+    """
     label = "all" if run.recipe["data"].get("labels") is True else None
-    return Sampling(run.recipe["steps"], "ema", label, guidance=1.0, changes=())
+    plain = Sampling(run.recipe["steps"], "ema", label, guidance=1.0, changes=())
+    sampled = evaluation_conditions(evaluation, run.recipe).sampling == plain
+    return sampled and evaluation.features.extractor == DEFAULT and evaluation.reference.part == "valid"
 
 
 def common_conditions(found: Iterable[Run]) -> Conditions | None:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.evaluation.conditions import evaluation_conditions
 from ddim.evaluation.record import Evaluation
-from ddim.experiments.evaluations import mark_comparable, plain_sampling
+from ddim.experiments.evaluations import is_plain, mark_comparable
 from ddim.experiments.index import Run, find_runs
 from ddim.experiments.recorded_runs import RECORDED
-from ddim.metrics.catalogue import DEFAULT
 from ddim.runs.codec import dump, override
 from ddim.runs.flat import SAMPLING_FIELDS, flatten_as_text
 from ddim.runs.log import read_metrics
@@ -153,13 +151,9 @@ def interpolate_recorded(
 
 def _keep_plain_evaluations(run: Run, fingerprint: str) -> Run:
     """Return a run with the evaluations of its default sampling, default features and held-out images."""
-    plain = plain_sampling(run)
 
     def fits(evaluation: Evaluation) -> bool:
-        found = evaluation_conditions(evaluation, run.recipe)
-        images = found.reference.fingerprint, found.reference.part
-        default = evaluation.features.extractor == DEFAULT
-        return found.sampling == plain and default and images == (fingerprint, "valid")
+        return evaluation.reference.fingerprint == fingerprint and is_plain(run, evaluation)
 
     return replace(run, evaluations=tuple(filter(fits, run.evaluations)))
 

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ddim.errors import FolderLocked, NoSpace, UserError
-from ddim.evaluation.conditions import evaluation_conditions
 from ddim.evaluation.record import Evaluation
 from ddim.experiments import index
-from ddim.experiments.evaluations import plain_sampling, represents_run
+from ddim.experiments.evaluations import is_plain, represents_run
 from ddim.experiments.index import Run
 from ddim.experiments.sweep.folder import Sweep, write_trial_recipe
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
@@ -29,7 +28,6 @@ from ddim.experiments.sweep.plan import Trial, Unfit, build_recipe
 from ddim.experiments.sweep.search_space import parse_space
 from ddim.experiments.sweep.trial_queue import TakenTrial, TrialQueue
 from ddim.files.locks import is_locked
-from ddim.metrics.catalogue import DEFAULT
 from ddim.runs.folder import RUN
 from ddim.runs.signals import stop_on_signals
 
@@ -129,13 +127,9 @@ def sweep_evaluation(run: Run, samples: int) -> Evaluation | None:
     if run.state != "finished":
         return None
 
-    expected = plain_sampling(run)
-
     def is_wanted(evaluation: Evaluation) -> bool:
-        found = evaluation_conditions(evaluation, run.recipe)
-        default = evaluation.features.extractor == DEFAULT
-        same = found.sampling == expected and found.images == samples and found.reference.part == "valid"
-        return default and same and represents_run(run, evaluation)
+        same = evaluation.generated.images == samples and is_plain(run, evaluation)
+        return same and represents_run(run, evaluation)
 
     return next((each for each in reversed(run.evaluations) if is_wanted(each)), None)
 
