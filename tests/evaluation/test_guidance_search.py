@@ -44,6 +44,7 @@ def trained(tmp_path_factory):
 def run(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(guidance_search, "load_extractor", stub)
     monkeypatch.setattr(guidance_search, "LEAST", 3)
+    monkeypatch.setattr("ddim.evaluation.reference.LEAST", 3)
     monkeypatch.setattr("ddim.evaluation.samples.LEAST", 3)
     return Path(shutil.copytree(trained, tmp_path / "one"))
 
@@ -61,7 +62,7 @@ def quality(monkeypatch):
 
         monkeypatch.setattr(SampledParts, "__call__", parts)
         held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
-        monkeypatch.setattr(guidance_search, "compute_features", lambda *_: held_out)
+        monkeypatch.setattr("ddim.evaluation.reference.compute_features", lambda *_: held_out)
 
     return give
 
@@ -226,7 +227,7 @@ def test_guidance_is_saved_and_used_for_the_schedule_and_clipping_of_the_run(run
 
 
 def test_too_few_held_out_images_are_refused_before_samples_are_made(run, quality, monkeypatch):
-    monkeypatch.setattr(guidance_search, "LEAST", 21)
+    monkeypatch.setattr("ddim.evaluation.reference.LEAST", 21)
     quality(lambda *_: pytest.fail("samples were made"))
     with pytest.raises(UserError, match="KID needs at least 21 held-out images, got 20"):
         search_guidance(run, STEPS, 21)

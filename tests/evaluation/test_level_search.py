@@ -40,7 +40,7 @@ def student(trained, tmp_path, monkeypatch):
 
     held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
     monkeypatch.setattr(SampledParts, "__call__", parts)
-    monkeypatch.setattr(level_search, "compute_features", lambda *_: held_out)
+    monkeypatch.setattr("ddim.evaluation.reference.compute_features", lambda *_: held_out)
     monkeypatch.setattr(grid_search, "load_extractor", stub)
     return Path(shutil.copytree(trained, tmp_path / "student"))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.grid_search import FIRST_SEED
-from ddim.evaluation.reference import Reference, check_enough, open_reference
+from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.run_folder import load_given_run
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
@@ -31,7 +30,6 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, check_average_name, hash_weights, store_average
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8
-from ddim.runs.image_features import compute_features
 from ddim.runs.images import open_run_images
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
@@ -287,9 +285,8 @@ def _prepare_error(loaded: LoadedRun, progress: Progress) -> _Measurement:
 
 
 def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> _Measurement:
-    images = check_enough(open_reference(loaded, Reference(), progress), LEAST)
     extractor = load_extractor()
-    reference = compute_features(images, extractor, partial(progress, "features of the reference"))
+    reference = compute_validation_features(loaded, extractor, progress)
     setup = SamplingSetup(loaded, loaded.recipe.steps, choose_label(loaded.recipe))
 
     def measure() -> np.ndarray:

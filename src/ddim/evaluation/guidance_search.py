@@ -21,7 +21,7 @@ import torch
 from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.grid_search import FIRST_SEED
 from ddim.evaluation.guidance_trials import SearchedGuidance, Trial
-from ddim.evaluation.reference import Reference, check_enough, open_reference
+from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.run_folder import open_searched_run
 from ddim.evaluation.sample_features import compare_paired, sample_features
 from ddim.evaluation.sampler_errors import count_levels
@@ -31,7 +31,6 @@ from ddim.metrics.kid import kid
 from ddim.runs.classes import Label, choose_label, find_label
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.guidance_choice import find_own_guidance, open_guidance
-from ddim.runs.image_features import compute_features
 from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress, ignore_progress
@@ -74,7 +73,7 @@ def search_guidance(
             returned, but not saved.
         guides: the guide or guides to try, by name, such as "runs/small-1@raw"; by default "@guide", if the
             run has one. For a run with labels or vectors, classifier-free guidance is also tried.
-        progress: called with "settings" while samples are made.
+        progress: called while validation images are prepared, then with "settings" while samples are made.
         announce: called with a sentence about the work before it begins.
 
     Raises:
@@ -178,8 +177,7 @@ class _Search:
         most = self.at(self.steps, settings[0]).count_evaluations()
         self.total = 2 + len(settings) + len(intervals) + 2
         announce(self.describe_work(most))
-        images = check_enough(open_reference(self.run, Reference()), LEAST)
-        reference = compute_features(images, self.extractor)
+        reference = compute_validation_features(self.run, self.extractor, self.progress)
 
         def measure(guidance: Guidance, steps: int) -> Trial:
             return self.measure(guidance, steps, reference, FIRST_SEED)[0]

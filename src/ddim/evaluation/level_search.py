@@ -13,14 +13,12 @@ import numpy as np
 
 from ddim.diffusion.grids import Karras
 from ddim.errors import UserError
-from ddim.evaluation.reference import Reference, check_enough, open_reference
+from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.sample_features import compare_paired, sample_features
-from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import find_grid_ends
-from ddim.runs.image_features import compute_features
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import Progress
 from ddim.runs.sampling_setup import SamplingSetup
@@ -48,7 +46,7 @@ def search_levels(
         steps: number of sampling steps.
         seeds: the seeds of the samples.
         extractor: the network of the features.
-        progress: called with "grids" while samples are made.
+        progress: called while the validation images are prepared, then with "grids" while samples are made.
 
     Raises:
         UserError: if `steps` is below 2, the run's own grid is not `Karras`, or samples are not finite.
@@ -65,7 +63,7 @@ def search_levels(
     grids = [
         replace(own, sigma_min=level) for level in levels if level < most / FACTOR or level == own.sigma_min
     ]
-    reference = compute_features(check_enough(open_reference(run, Reference()), LEAST), extractor)
+    reference = compute_validation_features(run, extractor, progress)
     label, total = choose_label(run.recipe), len(grids) + 2
 
     def measure(grid: Karras, seeds: range, place: int) -> np.ndarray | None:

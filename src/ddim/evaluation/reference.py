@@ -12,7 +12,9 @@ import numpy as np
 from ddim.data import Images, open_images, split_images
 from ddim.data.values import EIGHT_BITS, Reading, Values, choose_channels
 from ddim.errors import UserError, describe_given, suggest
-from ddim.runs.image_features import ImageSet
+from ddim.metrics.catalogue import LEAST
+from ddim.metrics.features import Extractor
+from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.images import reopen_run_images
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import READING, Progress, ignore_progress
@@ -123,12 +125,18 @@ def open_reference(run: LoadedRun, reference: Reference, progress: Progress = ig
     return select_reference(reference, data, run.recipe.split_seed, progress, run.values)
 
 
-def check_enough(images: ImageSet, least: int) -> ImageSet:
-    """Return reference images after a check of their number.
+def compute_validation_features(run: LoadedRun, extractor: Extractor, progress: Progress) -> np.ndarray:
+    """Return the features (N, dimensions) of a run's validation images, the reference of searches by KID.
+
+    Args:
+        run: the run.
+        extractor: the network of the features.
+        progress: called while images are decoded, and while features are computed.
 
     Raises:
-        UserError: if there are fewer than `least`, so that their KID says nothing.
+        UserError: if the images cannot be opened, or are fewer than `LEAST`, so that their KID says nothing.
     """
-    if (count := len(images.which)) < least:
-        raise UserError(f"KID needs at least {least} held-out images, got {count}")
-    return images
+    images = open_reference(run, Reference(), progress)
+    if (count := len(images.which)) < LEAST:
+        raise UserError(f"KID needs at least {LEAST} held-out images, got {count}")
+    return compute_features(images, extractor, partial(progress, "features of the reference"))
