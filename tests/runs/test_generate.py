@@ -47,6 +47,16 @@ def test_the_recipe_says_how_many_steps_there_are_by_default(trained):
     assert choose_sampling(pipeline, None, None) == SamplingSetup(pipeline, 3)
 
 
+def test_a_pipeline_refuses_another_recipe_of_training(trained):
+    own = trained.recipe
+    assert trained.with_recipe(schedule=own.schedule, predicts=own.predicts, net=own.net) == trained
+    said = "^predicts, schedule cannot be changed after training; only .* sampled_on is the noise schedule"
+    with pytest.raises(UserError, match=said):
+        trained.with_recipe(predicts="image", schedule=ddim.LinearPath(), clip=True)
+    with pytest.raises(UserError, match="^seed cannot be changed after training"):
+        trained.with_recipe(seed=own.seed + 1)
+
+
 SAMPLERS = [
     DDIM(),
     DDIM(0.5),

@@ -29,6 +29,7 @@ from ddim.runs.averages import AVERAGE, find_stored_average
 from ddim.runs.classes import count_images
 from ddim.runs.codec import dump, load_recipe
 from ddim.runs.fitting import build_fitting_model, digest_weights
+from ddim.runs.flat import SAMPLING_FIELDS
 from ddim.runs.hub_run import locate_run
 from ddim.runs.kinds import choose_value
 from ddim.runs.own_parts import give_parts
@@ -52,7 +53,7 @@ class Pipeline:
     Attributes:
         model: the model, in eval mode.
         pixels: the map between images and model units.
-        recipe: its sampler, grid, schedule and clipping are used.
+        recipe: how the model was trained, and how it is sampled: see `with_recipe`.
         runtime: how the network runs.
         class_counts: number of training images of each class; empty if the classes are not clusters.
         values: the type and range of the values of the training images; `values.from_unit` converts samples.
@@ -86,15 +87,23 @@ class Pipeline:
         return {"recipe": dump(self.recipe), "runtime": vars(self.runtime)}
 
     def with_recipe(self, **fields: Any) -> Self:  # noqa: ANN401 (any field of a recipe)
-        """Return a copy of the pipeline with other values in its recipe.
+        """Return a copy of the pipeline that samples with other values in its recipe.
 
-        Parts can be names or objects, such as `sampler="ddim"` or `sampler=DDIM()`.
+        They are `sampler`, `grid`, `sampled_on`, `clip` and `steps`. Parts can be names or objects, such as
+        `sampler="ddim"` or `sampler=DDIM()`.
 
         Raises:
-            UserError: if a part's name is unknown, or a value is a class or lacks a method that is needed.
+            UserError: if another field is changed, as the model was trained with it. Also if a part's name is
+                unknown, or a value is a class or lacks a method that is needed.
         """
         chosen = {k: choose_value(Recipe, k, v, getattr(self.recipe, k, None)) for k, v in fields.items()}
-        return replace(self, recipe=replace(self.recipe, **chosen))
+        recipe, allowed = replace(self.recipe, **chosen), (*SAMPLING_FIELDS, "steps")
+        if fixed := [name for name in list_changed(self.recipe, recipe, *chosen) if name not in allowed]:
+            raise UserError(
+                f"{', '.join(fixed)} cannot be changed after training; only {', '.join(allowed)} can, and "
+                "sampled_on is the noise schedule of sampling"
+            )
+        return replace(self, recipe=recipe)
 
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
         """Return the model with the recipe's sampling schedule and clipping.
