@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import ddim
 import tiny
 from damage import damage_file, flip_bit
 from ddim.data.values import Values
@@ -143,3 +144,15 @@ def test_a_path_in_a_reference_is_kept_as_text():
     assert Reference(Path("photos")) == Reference("photos")
     with pytest.raises(UserError, match=r"must be a folder, an archive or a name, got an array \(3,\)"):
         Reference(np.ones(3))
+
+
+@pytest.mark.parametrize("name", ["run.json", "checkpoints/step-000000001/MANIFEST.json"])
+def test_a_run_is_no_reference(tmp_path, name):
+    tiny.write_grays(tmp_path / "run" / "samples", [10, 200])
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("{}")
+    for run in (tmp_path / "run", file.parent):
+        with pytest.raises(UserError, match="is a run, and the reference must be images: name"):
+            ddim.evaluate(np.zeros((2, 3, 8, 8)), run)
+    assert Reference(tmp_path / "run" / "samples").data

@@ -42,7 +42,6 @@ from ddim.files.documents import read_sealed
 from ddim.metrics.features import Extractor, release_pages
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
 from ddim.runs.classes import find_label
-from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.generate import sample_uint8
 from ddim.runs.hub_run import locate_run
 from ddim.runs.image_features import BATCH, ImageSet
@@ -50,7 +49,13 @@ from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipel
 from ddim.runs.progress import READING, Progress
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe_data import Data
-from ddim.runs.run_path import find_named_checkpoint, find_run_folder, is_checkpoint, suggest_run
+from ddim.runs.run_path import (
+    find_named_checkpoint,
+    find_run_folder,
+    is_checkpoint,
+    is_run_folder,
+    suggest_run,
+)
 from ddim.runs.sample_files import SAMPLE, SampleArrays
 from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 
@@ -109,8 +114,7 @@ class EvaluatedImages:
 
 def is_run(path: Path) -> bool:
     """Return whether a path names a run (in a folder or on the Hub) or a checkpoint, rather than images."""
-    named = names_repository(path) or is_checkpoint(path)
-    return named or any((path / name).exists() for name in (RUN, CHECKPOINTS))
+    return names_repository(path) or is_run_folder(path)
 
 
 Source = str | Path | Tensor | np.ndarray | Pipeline | Model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from ddim.runs.images import reopen_run_images
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe_data import Data
+from ddim.runs.run_path import is_run_folder
 
 Part = Literal["valid", "train", "all"]
 
@@ -36,7 +38,7 @@ class Reference:
             images.
 
     Raises:
-        UserError: if `part` is another word, or `data` is neither a path nor a name.
+        UserError: if `part` is another word, or `data` is neither a path nor a name, or is a run.
     """
 
     data: str | None = None
@@ -57,11 +59,18 @@ def name_source(reference: str | Path) -> str:
     """Return the source of reference images as text.
 
     Raises:
-        UserError: if `reference` is neither a path nor a name.
+        UserError: if `reference` is neither a path nor a name. Also if it is the folder of a run, because the
+            images in this folder are sheets of samples.
     """
     if not isinstance(reference, str | Path):
         raise UserError(
             f"the reference must be a folder, an archive or a name, got {describe_given(reference)}"
+        )
+    folder = Path(os.path.expanduser(reference))
+    if os.path.isdir(folder) and is_run_folder(folder):
+        raise UserError(
+            f"{reference} is a run, and the reference must be images: name the images that the run was "
+            "trained on, or a folder of its samples"
         )
     return str(reference)
 

@@ -37,6 +37,11 @@ def is_checkpoint(path: Path) -> bool:
     return (path / checkpoint.MANIFEST).is_file() or names_checkpoint(path)
 
 
+def is_run_folder(path: Path) -> bool:
+    """Return whether a path is the folder of a run or of a checkpoint, RUN/best or RUN/guide."""
+    return is_checkpoint(path) or any((path / name).exists() for name in (RUN, CHECKPOINTS))
+
+
 def find_named_checkpoint(run: str | Path) -> Path | None:
     """Return the checkpoint of a run for the path RUN/best or RUN/guide, and None for any other path.
 
