@@ -17,6 +17,8 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.time_sampling import LossAware, TableTimes
 from ddim.evaluation import diagnose, gradient_noise
+from ddim.evaluation.likelihood import bits_per_dim
+from ddim.evaluation.memorisation import check_memorisation
 from ddim.files.documents import read_sealed
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
@@ -142,6 +144,23 @@ def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_mi
     assert whole.shape == (16, sum(p.numel() for p in trained.model.parameters()))
     assert (whole - parts).norm() < 1e-4 * whole.norm()
     assert not any(p.requires_grad for p in trained.model.parameters())
+
+
+def test_a_model_in_train_mode_is_measured_in_eval_mode_and_left_as_it_was(tmp_path):
+    """Batch norm in train mode uses the statistics of the batch, and changes the averages that it keeps."""
+    run = tiny.train(replace(tiny.recipe("batch norm"), schedule=LinearBeta()), tmp_path / "run")
+    wanted, given = load(run), load(run)
+    given.model.train().requires_grad_(True)
+    before = {name: tensor.clone() for name, tensor in given.model.state_dict().items()}
+    for measure in (
+        lambda trained: diagnose.diagnose(trained, 4, 3, progress=False),
+        lambda trained: bits_per_dim(trained, n=3, steps=3, progress=False).bits.tolist(),
+        lambda trained: check_memorisation(trained, 4, 2, progress=False).gap,
+    ):
+        assert repr(measure(given)) == repr(measure(wanted))
+        assert all(layer.training for layer in given.model.modules())
+        assert all(p.requires_grad for p in given.model.parameters())
+        assert all(torch.equal(tensor, before[name]) for name, tensor in given.model.state_dict().items())
 
 
 OWN = SplitImages(tiny.images(), np.arange(32), np.arange(32, 40))

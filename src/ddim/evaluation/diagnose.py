@@ -30,7 +30,7 @@ from ddim.evaluation.run_folder import load_given_run
 from ddim.runs.classes import label_images
 from ddim.runs.images import open_run_images, to_model_batches
 from ddim.runs.notebook_cell import with_bar
-from ddim.runs.pipeline import LoadedRun
+from ddim.runs.pipeline import LoadedRun, evaluating
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.batches import draw_times
 
@@ -122,7 +122,8 @@ def measure_run_errors(
             yield run.model.with_labels(classes), x0
             progress("denoised images", first, len(some))
 
-    return measure_errors(batches(), times, precise=run.runtime.precise())
+    with evaluating(run.model):
+        return measure_errors(batches(), times, precise=run.runtime.precise())
 
 
 def _find_noise_range(run: LoadedRun, own: SplitImages) -> NoiseRange:

@@ -6,7 +6,8 @@ It is estimated from gradients of the training objective.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from ddim.diffusion.loss import LossFunction, make_memory
 from ddim.diffusion.time_sampling import Memory
 from ddim.metrics.statistics import Estimate
 from ddim.runs import checkpoint
-from ddim.runs.pipeline import LoadedRun, Pipeline
+from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.training import batches
 from ddim.training.teacher import load_teacher
@@ -141,21 +142,31 @@ def collect_gradients(
     recipe, model = run.recipe, run.model
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     bins, rows = recipe.data.bins(run.pixels), []
-    for step in space_steps(len(own.train), recipe.optim.batch):
-        total: list[Tensor] = []
-        for denoise, x0, t, eps, share in draw_parts(run, own, step, memory):
-            for p in parameters:
-                p.requires_grad_(True)
-            with run.runtime.precise():
-                each = loss(denoise, x0, t, eps, bins)
-                mean = (each * share.to(each)).sum()
-            found = torch.autograd.grad(mean, parameters, allow_unused=True, materialize_grads=True)
-            total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)
-            for p in parameters:
-                p.requires_grad_(False)
-        rows.append(torch.cat([g.float().flatten().cpu() for g in total]))
-        progress("gradients", len(rows), BATCHES)
+    with evaluating(model), _requiring_gradients(parameters):
+        for step in space_steps(len(own.train), recipe.optim.batch):
+            total: list[Tensor] = []
+            for denoise, x0, t, eps, share in draw_parts(run, own, step, memory):
+                with run.runtime.precise():
+                    each = loss(denoise, x0, t, eps, bins)
+                    mean = (each * share.to(each)).sum()
+                found = torch.autograd.grad(mean, parameters, allow_unused=True, materialize_grads=True)
+                total = [a + b for a, b in zip(total, found, strict=True)] if total else list(found)
+            rows.append(torch.cat([g.float().flatten().cpu() for g in total]))
+            progress("gradients", len(rows), BATCHES)
     return torch.stack(rows)
+
+
+@contextmanager
+def _requiring_gradients(parameters: Sequence[Tensor]) -> Generator[None]:
+    """Let all parameters require gradients inside the block, and restore each one's `requires_grad`."""
+    before = [p.requires_grad for p in parameters]
+    try:
+        for p in parameters:
+            p.requires_grad_(True)
+        yield
+    finally:
+        for p, required in zip(parameters, before, strict=True):
+            p.requires_grad_(required)
 
 
 def space_steps(images: int, batch: int) -> range:

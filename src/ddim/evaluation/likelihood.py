@@ -28,7 +28,7 @@ from ddim.plots.tabular import Tabular
 from ddim.runs.classes import NULL, label_any_images
 from ddim.runs.image_features import ImageSet
 from ddim.runs.notebook_cell import with_bar
-from ddim.runs.pipeline import LoadedRun, Pipeline
+from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.runs.plain_values import to_plain
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record
@@ -120,7 +120,7 @@ def bits_per_dim(
         seeds = range(seed + first, seed + first + len(part))
         model = run.model.with_labels(None if classes is None else classes[first : first + len(part)])
         onward = partial(_report_images, continue_progress(progress, first, count), len(part), nfe)
-        with run.runtime:
+        with evaluating(run.model), run.runtime:
             found = measure_bits(run, Counted(model, onward), part, method, steps, seeds)
         bits = torch.cat([bits, found.cpu()])
     record = {
