@@ -16,9 +16,9 @@ from ddim.errors import SamplesNotFinite, UserError
 from ddim.evaluation import guidance_search
 from ddim.evaluation.compare import Difference
 from ddim.evaluation.evaluated_images import open_evaluated_images
-from ddim.evaluation.guidance_search import SCALES, SearchedGuidance, Trial, search_guidance
+from ddim.evaluation.guidance_search import SCALES, GuidanceTrial, SearchedGuidance, search_guidance
 from ddim.evaluation.reference import Reference
-from ddim.evaluation.sample_features import Part, SampledParts
+from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.runs.generate import generate
 from ddim.runs.guidance import Guidance
@@ -58,7 +58,9 @@ def quality(monkeypatch):
             draw = np.random.default_rng(self.seeds[0])
             offset = distance(self.setup.guidance, self.setup.steps)
             reference = np.random.default_rng(0).standard_normal((N, 12))
-            yield Part((reference + offset + 0.1 * draw.standard_normal((N, 12))).astype(np.float32), None, 0)
+            yield FeatureBatch(
+                (reference + offset + 0.1 * draw.standard_normal((N, 12))).astype(np.float32), None, 0
+            )
 
         monkeypatch.setattr(SampledParts, "__call__", parts)
         held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
@@ -329,14 +331,14 @@ def test_guidance_is_saved_for_its_sampler_steps_weights_and_labels(tmp_path):
 
 @pytest.mark.parametrize("low, high, kept", [(-0.3, -0.1, True), (-0.3, 0.1, False), (0.1, 0.3, False)])
 def test_guidance_is_kept_only_if_its_interval_lies_below_zero(low, high, kept):
-    trial = Trial(SavedGuidance(2.0), 10, 20, 0.5, 0.25, 0.75)
+    trial = GuidanceTrial(SavedGuidance(2.0), 10, 20, 0.5, 0.25, 0.75)
     found = SearchedGuidance((trial,), trial, trial, Difference((low + high) / 2, low, high, True))
     assert (found.chosen is not None) == kept
     assert ("no gain is distinguishable at 95 %" in found.verdict) == (not kept)
 
 
 def test_the_result_is_a_table():
-    trial = Trial(SavedGuidance(2.0, (-2.0, 5.0)), 10, 20, 0.5, 0.25, 0.75)
+    trial = GuidanceTrial(SavedGuidance(2.0, (-2.0, 5.0)), 10, 20, 0.5, 0.25, 0.75)
     found = SearchedGuidance((trial,), trial, trial, Difference(-0.5, -0.75, -0.25, True))
     assert "guidance 2, log-SNR -2 to 5" in repr(found)
     assert "difference -0.50000 (-0.75000 ... -0.25000)" in repr(found)

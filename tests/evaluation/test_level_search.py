@@ -12,7 +12,7 @@ import tiny
 from ddim.diffusion.grids import Karras
 from ddim.errors import SamplesNotFinite, UserError
 from ddim.evaluation import grid_search, level_search
-from ddim.evaluation.sample_features import Part, SampledParts
+from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.runs.pipeline import load
 from ddim.training.distill import distill, make_student
 from stubs import stub
@@ -36,7 +36,7 @@ def student(trained, tmp_path, monkeypatch):
         draw, held_out = (np.random.default_rng(k).standard_normal((N, 12)) for k in (1, 0))
         assert len(self.seeds) == N
         offset = abs(np.log(self.setup.pipeline.recipe.grid.sigma_min / RIGHT))
-        yield Part((held_out + offset + 0.1 * draw).astype(np.float32), None, 0)
+        yield FeatureBatch((held_out + offset + 0.1 * draw).astype(np.float32), None, 0)
 
     held_out = np.random.default_rng(0).standard_normal((N, 12)).astype(np.float32)
     monkeypatch.setattr(SampledParts, "__call__", parts)
@@ -79,7 +79,7 @@ def test_a_level_that_is_lowest_by_chance_is_not_used(student, monkeypatch, caps
 
     def parts(self, extractor, shown):
         draw = np.random.default_rng([self.seeds[0], int(100 * self.setup.pipeline.recipe.grid.sigma_min)])
-        yield Part(draw.standard_normal((N, 12)).astype(np.float32), None, 0)
+        yield FeatureBatch(draw.standard_normal((N, 12)).astype(np.float32), None, 0)
 
     monkeypatch.setattr(SampledParts, "__call__", parts)
     found = ddim.search(student, seeds=N)

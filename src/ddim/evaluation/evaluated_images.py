@@ -36,7 +36,7 @@ from ddim.evaluation.reference import (
     select_reference,
     share_range,
 )
-from ddim.evaluation.sample_features import Part, SampledParts
+from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.files.documents import read_sealed
 from ddim.metrics.features import Extractor, release_pages
@@ -78,7 +78,7 @@ class EvaluatedImages:
 
     source: str
     count: int
-    parts: Callable[[Extractor, int], Iterator[Part]]
+    parts: Callable[[Extractor, int], Iterator[FeatureBatch]]
     reference: ImageSet
     sampling: dict[str, Any] | None
     home: Path
@@ -201,10 +201,10 @@ def _sample_model(
         data = replace(pipeline.recipe.data, size=(shape.height, shape.width), channels=channels)
         selected = select_reference(reference, data, 0, progress, pipeline.values)
 
-    def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
+    def parts(extractor: Extractor, shown: int) -> Iterator[FeatureBatch]:
         with evaluating(pipeline.model):
             for images, nfe in sample_uint8(setup, samples.seeds, progress):
-                yield Part(extractor(images).numpy(), images, nfe)
+                yield FeatureBatch(extractor(images).numpy(), images, nfe)
 
     sampling = {"weights": "in memory", "step": 0, **sampling_record(setup, samples.seeds)}
     return EvaluatedImages(repr(setup.pipeline), samples.count, parts, selected, sampling, home, stem)
@@ -230,10 +230,10 @@ def _take_images(source: Tensor, n: int | None, reference: Reference, progress: 
     data = Data(size=(height, width), channels=channels)
     selected = select_reference(reference, data, 0, progress)
 
-    def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
+    def parts(extractor: Extractor, shown: int) -> Iterator[FeatureBatch]:
         for first in range(0, count, BATCH):
             some = pixels[first : first + BATCH]
-            yield Part(extractor(some).numpy(), some, 0)
+            yield FeatureBatch(extractor(some).numpy(), some, 0)
 
     fingerprint = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
     name = f"tensor {count} x {channels} x {height} x {width}"
@@ -255,10 +255,10 @@ def _read_images(source: Path, n: int | None, reference: Reference, progress: Pr
     images = share_range(images, selected.images.values)
     nfe = sampling["nfe"] if sampling else 0
 
-    def parts(extractor: Extractor, shown: int) -> Iterator[Part]:
+    def parts(extractor: Extractor, shown: int) -> Iterator[FeatureBatch]:
         for first in range(0, len(which), BATCH):
             pixels = to_pictures(gather_batch(images, which[first : first + BATCH]))
-            yield Part(extractor(pixels).numpy(), pixels if first < shown else None, nfe)
+            yield FeatureBatch(extractor(pixels).numpy(), pixels if first < shown else None, nfe)
             release_pages(images.pixels)
 
     stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)

@@ -20,7 +20,7 @@ import torch
 
 from ddim.errors import UserError, check_count, format_count
 from ddim.evaluation.grid_search import FIRST_SEED
-from ddim.evaluation.guidance_trials import SearchedGuidance, Trial
+from ddim.evaluation.guidance_trials import GuidanceTrial, SearchedGuidance
 from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.run_folder import open_searched_run
 from ddim.evaluation.sample_features import compare_paired, sample_features
@@ -179,7 +179,7 @@ class _Search:
         announce(self.describe_work(most))
         reference = compute_validation_features(self.run, self.extractor, self.progress)
 
-        def measure(guidance: Guidance, steps: int) -> Trial:
+        def measure(guidance: Guidance, steps: int) -> GuidanceTrial:
             return self.measure(guidance, steps, reference, FIRST_SEED)[0]
 
         trials = [measure(OFF, self.steps), measure(OFF, self.equal_steps(most))]
@@ -202,7 +202,7 @@ class _Search:
 
     def measure(
         self, guidance: Guidance, steps: int, reference: np.ndarray, first: int
-    ) -> tuple[Trial, np.ndarray | None]:
+    ) -> tuple[GuidanceTrial, np.ndarray | None]:
         """Return the trial of a setting, and the features of its samples; `first` is their first seed.
 
         If a sample is NaN, KID is infinite and the features are None.
@@ -219,7 +219,7 @@ class _Search:
             values = found.value, found.low, found.high
         self.done += 1
         self.progress("settings", self.done, self.total)
-        return Trial(_name_plainly(guidance), steps, setup.count_evaluations(), *values), features
+        return GuidanceTrial(_name_plainly(guidance), steps, setup.count_evaluations(), *values), features
 
     def list_intervals(self) -> list[tuple[float, float]]:
         """Return intervals of log-SNR without the cleanest third of steps, the noisiest third, or both."""

@@ -13,7 +13,7 @@ from ddim.runs.searched_guidance import SavedGuidance
 
 
 @dataclass(frozen=True)
-class Trial:
+class GuidanceTrial:
     """A setting of guidance and the KID of its samples, with its 95 % confidence interval."""
 
     guidance: SavedGuidance
@@ -50,9 +50,9 @@ class SearchedGuidance(Tabular):
         saved: whether guidance was saved with the run, or was removed if no gain is distinguishable.
     """
 
-    trials: tuple[Trial, ...]
-    best: Trial
-    without: Trial
+    trials: tuple[GuidanceTrial, ...]
+    best: GuidanceTrial
+    without: GuidanceTrial
     difference: Difference
     saved: bool = True
 

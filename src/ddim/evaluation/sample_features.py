@@ -46,7 +46,7 @@ LARGEST_KEPT = 2**26
 
 
 @dataclass(frozen=True)
-class Part:
+class FeatureBatch:
     """A batch of the images that are evaluated, with their features.
 
     Attributes:
@@ -81,7 +81,7 @@ class SampledParts:
     progress: Progress = ignore_progress
     keep: bool = False
 
-    def __call__(self, extractor: Extractor, shown: int) -> Iterator[Part]:
+    def __call__(self, extractor: Extractor, shown: int) -> Iterator[FeatureBatch]:
         """Yield features part by part, in the order of the seeds; the first `shown` samples come with images.
 
         If there are several processes, they share the work, but each process yields all parts.
@@ -114,7 +114,7 @@ class SampledParts:
         shape = self.setup.pipeline.model.shape
         return self.keep and len(self.seeds) * shape.channels * shape.height * shape.width <= LARGEST_KEPT
 
-    def _measure(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> Part:
+    def _measure(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> FeatureBatch:
         """Return the part with these seeds; compute its features if they are not in `folder`."""
         path, pictured = folder / _name(seeds), seeds[0] - self.seeds[0] < shown
         found, images, seconds = _read(path, "features"), None, 0.0
@@ -125,7 +125,7 @@ class SampledParts:
                 features = torch.from_numpy(extractor(images).numpy())
                 found = {"features": features, "nfe": samples["nfe"]}
                 _keep(path, found)
-        return Part(found["features"].numpy(), images, int(found["nfe"]), seconds, kept=seconds == 0)
+        return FeatureBatch(found["features"].numpy(), images, int(found["nfe"]), seconds, kept=seconds == 0)
 
     def _sample(self, seeds: Sequence[int], *, keep: bool) -> tuple[dict[str, Tensor], float]:
         """Return "images" and "nfe" of the samples with these seeds, and the seconds that sampling took.
