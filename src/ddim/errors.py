@@ -11,9 +11,11 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
+from operator import index
 from pathlib import Path
-from typing import SupportsIndex
+from typing import Literal, SupportsFloat, get_args, get_origin, get_type_hints
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of the operating system for a full disk, a full quota and a file that became too large."""
@@ -190,11 +192,59 @@ def check_positive(owner: str, **values: float) -> None:
         values: the values, keyed by field name.
 
     Raises:
-        UserError: if a value is 0, negative or NaN.
+        UserError: if a value is 0, negative, NaN or no number.
     """
     for name, value in values.items():
-        if not value > 0:
+        if not to_float(f"{owner}.{name}", value) > 0:
             raise UserError(f"{owner}.{name} must be above 0, got {value}")
+
+
+def to_float(name: str, value: object) -> float:
+    """Return a number as a `float`; `name` is its name in the message.
+
+    Raises:
+        UserError: if the value is a text, None, an array of several numbers, or another object.
+    """
+    if not isinstance(value, SupportsFloat) or getattr(value, "shape", ()):
+        raise UserError(f"{name} must be a number, got {describe_given(value)}")
+    return float(value)
+
+
+def check_part_values(owner: str, part: object) -> None:
+    """Check those fields of a part of a recipe whose type is `int`, `float` or a `Literal`.
+
+    Args:
+        owner: the name of the part; the message names the field OWNER.NAME.
+        part: the part, a dataclass.
+
+    Raises:
+        UserError: if such a field holds no number, or none of the values of the `Literal`.
+    """
+    wanted = get_type_hints(type(part))
+    for name, value in vars(part).items():
+        path, allowed = f"{owner}.{name}", get_args(wanted.get(name))
+        if wanted.get(name) in (int, float):
+            to_float(path, value)
+        elif get_origin(wanted.get(name)) is Literal and value not in allowed:
+            hint = suggest(str(value), allowed)
+            raise UserError(f"{path} must be one of {', '.join(allowed)}, got {value!r}{hint}")
+
+
+def to_int(name: str, value: object, hint: str = "") -> int:
+    """Return a whole number as an `int` of Python.
+
+    Args:
+        name: the name of the number in the message.
+        value: the number; a number of NumPy or torch is allowed too.
+        hint: the end of the message.
+
+    Raises:
+        UserError: if `value` is not one whole number.
+    """
+    with suppress(TypeError):
+        if not isinstance(value, bool):
+            return index(value)  # pyrefly: ignore[bad-argument-type]
+    raise UserError(f"{name} must be a whole number, got {value!r}{hint}")
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
@@ -208,9 +258,7 @@ def check_count(name: str, value: int, least: int = 1) -> None:
     Raises:
         UserError: if `value` is not a whole number, is below `least`, or is above a million.
     """
-    if not isinstance(value, SupportsIndex) or isinstance(value, bool):
-        raise UserError(f"{name} must be a whole number, got {value!r}")
-    if not least <= value <= 10**6:
+    if not least <= to_int(name, value) <= 10**6:
         raise UserError(f"{name} must be at least {least} and at most 1,000,000, got {value}")
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import ddim
 from ddim.diffusion.conditioning import NoiseVariance
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.editing import Inpaint, Inverted
@@ -15,8 +16,9 @@ from ddim.diffusion.parameterisation import PARAMETERISATIONS, PredictsVelocity
 from ddim.diffusion.parts import choose_part
 from ddim.diffusion.prediction import Prediction
 from ddim.diffusion.samplers import SAMPLERS, State, final_sample, initial_noise, last_state
-from ddim.diffusion.schedules import SCHEDULES, Cosine, KarrasSigma, LinearBeta
+from ddim.diffusion.schedules import SCHEDULES, BetaTable, Cosine, KarrasSigma, LinearBeta, LinearIn
 from ddim.errors import UserError
+from ddim.nn.ddpm_unet import DDPMUNetSpec
 from oracles import Answers, made, normal
 
 
@@ -26,6 +28,36 @@ def test_a_schedule_takes_a_time_as_a_number(kind):
     assert torch.equal(schedule(0.37).alpha, schedule(t).alpha)
     log_snr = schedule(t).log_snr
     assert torch.equal(schedule.inverse(log_snr.item()), schedule.inverse(log_snr))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: ddim.Spaced(1000, "leeding"),
+            "grid.spacing must be one of .*meant leading",
+        ),
+        (lambda: ddim.DDPM("lrge"), "sampler.variance must be one of small, .*, got 'lrge'.*meant large"),
+        (lambda: ddim.Linear(clip="power"), "Linear.clip must be one of .*meant powers"),
+        (lambda: ddim.Linear(read="flor"), "Linear.read must be one of .*meant floor"),
+        (lambda: BetaTable(betas="cosin"), "BetaTable.betas must be one of .*meant cosine"),
+        (lambda: LinearIn("angel"), "LinearIn.quantity must be one of .*meant angle"),
+        (lambda: ddim.AdamsBashforth(2, "equl"), "sampler.steps must be one of .*meant equal"),
+        (lambda: ddim.DPMSolver(start="rmp"), "sampler.start must be one of .*meant ramp"),
+        (lambda: ddim.UniPC(variant="bh3"), "sampler.variant must be one of bh1, bh2, got 'bh3'"),
+        (lambda: DDPMUNetSpec(embedding="cossin"), "net.embedding must be one of .*meant cos_sin"),
+        (lambda: Cosine("a"), "Cosine.min_signal must be a number, got 'a'"),
+        (lambda: ddim.DDIM(eta=None), "sampler.eta must be a number, got None"),
+        (lambda: Uniform("3"), "grid.shift must be a number, got '3'"),
+        (lambda: Uniform(torch.ones(2)), r"grid.shift must be a number, got a tensor \(2,\)"),
+        (lambda: Listed("1,0.5"), "grid.times must be a number, got '1'"),
+        (lambda: Model(torch.nn.Identity(), "cosine", shape=(8, 8)), "shape must be .channels, height"),
+        (lambda: Noise(3), "seeds must be a list of whole numbers, .*, got 3"),
+    ],
+)
+def test_a_part_with_a_misspelt_choice_or_no_number_is_refused(make, said):
+    with pytest.raises(UserError, match=said):
+        make()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

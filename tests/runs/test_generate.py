@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -251,6 +252,12 @@ def test_a_run_without_steps_is_refused(trained):
         ({"n": 2.5}, "n must be a whole number, got 2.5"),
         ({"n": None, "seeds": 5}, r"seeds must be a list of whole numbers, such as \[3, 7\] or .*, got 5"),
         ({"n": None, "seeds": ["a"]}, "seed must be a whole number, got 'a'"),
+        ({"n": np.array([2, 3])}, "n must be a whole number, got array"),
+        ({"seed": np.array([3, 7])}, r"seed must be a whole number, got array.*; a list of seeds is given"),
+        ({"seed": torch.tensor(3.0)}, "seed must be a whole number, got tensor"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"n": None, "seeds": torch.tensor([3.0, 4.0])}, "seed must be a whole number, got tensor"),
+        ({"steps": np.array([2, 3])}, "steps must be a whole number, got array"),
         ({"steps": "20"}, "steps must be a whole number, got '20'"),
         ({"guidance": "2"}, "guidance must be a number, got '2'"),
         ({"label": True}, 'label must be a class name, a class index, "all" or None, got True'),
@@ -262,6 +269,24 @@ def test_a_run_without_steps_is_refused(trained):
 def test_impossible_samples_are_refused_in_one_sentence(trained, given, said):
     with pytest.raises(UserError, match=said):
         sample(trained, **{"n": 1, "steps": 1, **given})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"sampelr": "ddim"}, "sampelr is not a field of a recipe; perhaps you meant sampler"),
+        ({"grid": None}, "grid must be one of uniform, .*, got None"),
+        ({"clip": "x_0"}, "clip must be true, false or x0, got 'x_0'"),
+    ],
+)
+def test_a_change_of_the_recipe_that_is_impossible_is_refused(trained, fields, said):
+    with pytest.raises(UserError, match=said):
+        trained.with_recipe(**fields)
+
+
+def test_an_unknown_option_of_guidance_is_refused_with_a_hint(trained):
+    with pytest.raises(UserError, match="sampling has no option gudance; perhaps you meant guidance"):
+        choose_sampling(trained, 3, None, gudance=2)
 
 
 def test_a_sampler_and_a_grid_can_be_named(trained):

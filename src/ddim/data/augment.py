@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 LABELS = 9
 """Number of labels per image."""
@@ -61,6 +61,7 @@ class Augment:
     probability: float = 0.0
 
     def __post_init__(self) -> None:
+        check_part_values("augment", self)
         if not 0 <= self.probability <= 1:
             raise UserError(f"augment.probability must lie in [0, 1], got {self.probability}")
 

@@ -130,6 +130,8 @@ class Model(nn.Module):
         check_schedule(self.schedule)
         self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
         self.conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
+        if not isinstance(shape, Shape) and len(shape) != 3:
+            raise UserError(f"shape must be (channels, height, width), got {shape}")
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
 
     def forward(

@@ -16,7 +16,7 @@ from torch import Tensor
 from ddim.diffusion.log_snr import equal_log_snr_times
 from ddim.diffusion.schedules import Schedule
 from ddim.diffusion.short_repr import ShortRepr
-from ddim.errors import UserError, check_count, check_positive
+from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
 
 
 class Grid(Protocol):
@@ -187,6 +187,9 @@ class Spaced:
     entries: int = 1000
     spacing: Literal["leading", "trailing"] = "trailing"
 
+    def __post_init__(self) -> None:
+        check_part_values("grid", self)
+
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """Return the times; see `Grid`.
 
@@ -232,16 +235,13 @@ class Sections:
                 than steps.
         """
         check_count("steps", steps)
-        each, rest = divmod(steps, sum(self.shares))
+        each, rest = divmod(steps, total := sum(self.shares))
         if rest:
-            raise UserError(
-                f"steps must be a multiple of {sum(self.shares)}, the sum of grid.shares, got {steps}"
-            )
+            raise UserError(f"steps must be a multiple of {total}, the sum of grid.shares, got {steps}")
         size, longer = divmod(self.entries, len(self.shares))
         index, begin = [], 0
         for k, share in enumerate(self.shares):
-            length = size + (k < longer)
-            count = each * share
+            length, count = size + (k < longer), each * share
             if count > length:
                 raise UserError(f"grid.shares ask for {count} times of a section that has {length}")
             stride = (length - 1) / (count - 1) if count > 1 else 0.0
@@ -265,7 +265,7 @@ class Listed(ShortRepr):
     times: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "times", tuple(float(time) for time in self.times))
+        object.__setattr__(self, "times", tuple(to_float("grid.times", time) for time in self.times))
         falling = all(a > b for a, b in zip(self.times, self.times[1:], strict=False))
         if not self.times or not falling or not 0 < self.times[-1] <= self.times[0] <= 1:
             raise UserError(f"grid.times must decrease and lie in (0, 1], got {self.times}")

@@ -20,7 +20,7 @@ from ddim.diffusion.schedules import Level, Schedule
 from ddim.diffusion.time_sampling import Memory, TableTimes, TimeSampling, UniformTimes
 from ddim.diffusion.variational_bound import bound_posterior, image_bits, step_bits
 from ddim.diffusion.weighting import Unweighted, Weighting
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 Error = Literal["l1", "mse", "huber"]
 
@@ -90,6 +90,7 @@ class Objective:
     needs_variance = False
 
     def __post_init__(self) -> None:
+        check_part_values("objective", self)
         if not 0 <= self.finish <= 1:
             raise UserError(f"objective.finish must lie in [0, 1], got {self.finish}")
         if isinstance(self.weight, LearnedWeight) and self.times.memory() is not None:

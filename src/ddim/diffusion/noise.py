@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import index
-from typing import SupportsIndex
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ddim.diffusion.short_repr import short_values
-from ddim.errors import UserError
+from ddim.errors import UserError, to_int
 
 NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT, LABEL = 1, 2, 3, 4, 5, 6, 7
 """The purposes of random streams, as numbers: values of the argument `use` of `stream`."""
 
 
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Check that every seed lies in [0, 2^32), because a CPU generator uses only 32 bits of its seed.
+def check_seeds(seeds: Iterable[int]) -> list[int]:
+    """Return the seeds, each in [0, 2^32), because a CPU generator uses only 32 bits of its seed.
 
     Raises:
-        UserError: if a seed is outside this range, or not a whole number.
+        UserError: if a seed is outside this range, or not a whole number, or `seeds` is no list.
     """
-    for seed in seeds:
-        if not isinstance(seed, SupportsIndex) or isinstance(seed, bool):
-            raise UserError(f"seed must be a whole number, got {seed!r}")
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise UserError(f"seeds must be a list of whole numbers, such as [3, 7] or range(5), got {seeds!r}")
+    checked = [to_int("seed", seed) for seed in seeds]
+    for seed in checked:
         if not 0 <= seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {seed}")
+    return checked
 
 
 class Noise:
@@ -36,8 +36,7 @@ class Noise:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        check_seeds(seeds)
-        self.seeds = tuple(index(seed) for seed in seeds)
+        self.seeds = tuple(check_seeds(seeds))
         self.streams = [torch.Generator().manual_seed(seed) for seed in self.seeds]
 
     def __repr__(self) -> str:

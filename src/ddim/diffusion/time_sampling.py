@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules import Schedule
-from ddim.errors import UserError, check_positive
+from ddim.errors import UserError, check_part_values, check_positive
 
 
 class TimeSampling(Protocol):
@@ -74,6 +74,7 @@ class UniformTimes:
     entries = None  # continuous
 
     def __post_init__(self) -> None:
+        check_part_values("objective.times", self)
         if not 0 <= self.low < 1:
             raise UserError(f"objective.times.low must be at least 0 and less than 1, got {self.low}")
 

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, check_positive
+from ddim.errors import UserError, check_part_values, check_positive
 from ddim.nn.blocks import Attention, ExactConv2d, apply_padded, glorot_init, uniform_init, zero_init
 from ddim.nn.ddpm_blocks import AttentionBlock, Block, Downsample, Filter, Upsample
 from ddim.nn.embedding import Fourier, Positional, VectorEmbedding, check_labels
@@ -107,6 +107,7 @@ class DDPMUNetSpec:
     takes_classes, takes_vector = True, True
 
     def __post_init__(self) -> None:
+        check_part_values("net", self)
         check_positive("net", width=self.width, blocks=self.blocks, heads=self.heads, groups=self.groups)
         check_positive("net", eps=self.eps, outputs=self.outputs, group_channels=self.group_channels or 1)
         if min(self.multipliers, default=0) < 1 or (self.head is not None and self.head < 1):

@@ -16,12 +16,12 @@ from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, SupportsIndex, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ddim.errors import UserError, format_count
+from ddim.errors import UserError, format_count, to_int
 from ddim.nn.compiler_cache import secure_compiler_cache
 from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, measure_others
 
@@ -243,9 +243,7 @@ def check_threads(threads: int | None) -> None:
     Raises:
         UserError: if the number is too small or too large.
     """
-    if threads is not None and not isinstance(threads, SupportsIndex):
-        raise UserError(f"threads must be a whole number, got {threads!r}")
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
+    if threads is not None and not 1 <= to_int("threads", threads) <= MOST_THREADS:
         raise UserError(f"threads must be at least 1 and at most {MOST_THREADS}, got {threads}")
 
 

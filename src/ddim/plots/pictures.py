@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from ddim.errors import UserError, check_pixels, warn_user
+from ddim.errors import UserError, check_pixels, to_int, warn_user
 from ddim.files import write_atomic
 from ddim.files.own_files import read_own_file
 
@@ -175,9 +175,7 @@ def check_zoom(zoom: int | None) -> None:
     Raises:
         UserError: if the factor is not a whole number in 1 ... 64.
     """
-    if zoom is not None and not isinstance(zoom, SupportsIndex):
-        raise UserError(f"zoom must be a whole number, got {zoom!r}")
-    if zoom is not None and not 1 <= zoom <= LARGEST_ZOOM:
+    if zoom is not None and not 1 <= to_int("zoom", zoom) <= LARGEST_ZOOM:
         raise UserError(f"zoom must be at least 1 and at most {LARGEST_ZOOM}, got {zoom}")
 
 

@@ -17,12 +17,12 @@ from ddim.diffusion.denoiser import Counted, Denoiser, Model
 from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, State, final_sample, last_state
-from ddim.errors import UserError, check_count, suggest
+from ddim.errors import UserError, check_count
 from ddim.runs.classes import Label, default_label
 from ddim.runs.codec import override
 from ddim.runs.generate import Watch, fill_micro_batches
 from ddim.runs.guidance import OFF, Guidance
-from ddim.runs.guidance_choice import GuidanceOptions, open_task_guidance
+from ddim.runs.guidance_choice import GuidanceOptions, check_option_names, open_task_guidance
 from ddim.runs.pipeline import Pipeline, evaluating, open_pipeline
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
@@ -190,8 +190,7 @@ def open_work(
             without a class. Also if the grid cannot have `steps` timesteps, or this edit cannot use guidance.
     """
     known = [*EditOptions.__annotations__, *GuidanceOptions.__annotations__]
-    for name in (name for name in options if name not in known):
-        raise UserError(f"{what} has no option {name}{suggest(name, known)}")
+    check_option_names(what, options, known)
     # A latent needs a step from the image to noise.
     check_count("steps", steps, 2 if inverts else 1)
     guided: dict[str, Any] = {k: v for k, v in options.items() if k in GuidanceOptions.__annotations__}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import index
 from pathlib import Path
-from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
-from ddim.errors import SamplesNotFinite, UserError, check_count
+from ddim.errors import SamplesNotFinite, UserError, check_count, to_int
 from ddim.nn.processes import current_processes
 from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.runs.classes import Label, assign_labels
@@ -270,18 +268,13 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
 def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
     """Return the seeds; see `sample`."""
     if seeds is None:
-        if not isinstance(seed, SupportsIndex):
-            raise UserError(
-                f"seed must be a whole number, got {seed!r}; a list of seeds is given as seeds=[3, 7]"
-            )
+        first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
         check_count("n", count := 16 if n is None else n)
-        return range(index(seed), index(seed) + count)
-    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
-        raise UserError(f"seeds must be a list of whole numbers, such as [3, 7] or range(5), got {seeds!r}")
-    check_seeds(listed := list(seeds))
-    if seed not in (0, None):
+        return range(first, first + count)
+    listed = check_seeds(seeds)
+    if seed is not None and to_int("seed", seed) != 0:
         raise UserError(f"give seed or seeds, not both, got seed {seed}")
     check_count("n", len(listed))
-    if n not in (None, len(listed)):
+    if n is not None and to_int("n", n) != len(listed):
         raise UserError(f"n must be the number of seeds, {len(listed)}, or left out, got {n}")
-    return [index(seed) for seed in listed]
+    return listed

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 from ddim.diffusion.log_snr import Interval, find_ends
-from ddim.errors import UserError, describe_given
+from ddim.errors import UserError, describe_given, suggest
 from ddim.runs.classes import Label
 from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance
 from ddim.runs.pipeline import LoadedRun, Pipeline, load
@@ -82,6 +83,17 @@ class GuidanceOptions(TypedDict, total=False):
     guidance: float | None
     guidance_interval: Interval | None
     guide_with: str | Path | LoadedRun | None
+
+
+def check_option_names(what: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Check the names of options that a user gives; `what` is the subject of the message.
+
+    Raises:
+        UserError: if an option does not exist; the message suggests a similar one.
+    """
+    for name in given:
+        if name not in known:
+            raise UserError(f"{what} has no option {name}{suggest(name, known)}")
 
 
 def open_task_guidance(

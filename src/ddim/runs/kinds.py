@@ -18,7 +18,7 @@ from ddim.diffusion.samplers import SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Schedule
 from ddim.diffusion.time_sampling import TIME_SAMPLINGS, TimeSampling
 from ddim.diffusion.weighting import WEIGHTINGS, Weighting
-from ddim.errors import UserError
+from ddim.errors import UserError, suggest
 from ddim.nn.ema import AVERAGES, Averaging
 from ddim.nn.networks import NETWORKS, NetworkSpec
 from ddim.nn.own_network import OwnNetwork
@@ -167,12 +167,17 @@ def choose_value(kind: type, name: str, value: Any, now: Any = None) -> Any:  # 
         now: the present value of the field. If `value` names the class of `now`, `now` is returned unchanged.
 
     Raises:
-        UserError: if no part has this name, if the value is a class, or if the value is a part that the user
-            wrote and that lacks a method.
+        UserError: if there is no such field, if no part has this name, if the value is a class, or None where
+            a part is needed, or if it is a part that the user wrote and that lacks a method.
     """
-    slot = next((slot for slot in list_slots(kind) if slot.name == name), None)
-    if slot is None or not slot.kinds or value is None:
+    slots = {slot.name: slot for slot in list_slots(kind)}
+    if name not in slots:
+        raise UserError(f"{name} is not a field of a recipe{suggest(name, slots)}")
+    slot = slots[name]
+    if not slot.kinds or (value is None and slot.optional):
         return value
+    if value is None:
+        raise UserError(f"{name} must be one of {', '.join(slot.options)}, got None")
     if isinstance(value, str) and type(now) is slot.kinds.get(value):
         return now
     part = choose_part(name, value, slot.kinds)

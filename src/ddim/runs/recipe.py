@@ -17,7 +17,7 @@ from ddim.diffusion.parts import choose_part
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
-from ddim.errors import UserError, check_count, check_positive
+from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
 from ddim.metrics.catalogue import LEAST
 from ddim.nn.ema import Averaging, Exponential
 from ddim.nn.networks import NetworkSpec
@@ -121,6 +121,7 @@ class Optim:
     decay: Literal["constant", "cosine"] = "constant"
 
     def __post_init__(self) -> None:
+        check_part_values("optim", self)
         check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
             raise UserError(
@@ -162,6 +163,7 @@ class Report:
     snapshots: int = 0
 
     def __post_init__(self) -> None:
+        check_part_values("report", self)
         check_positive(
             "report",
             events=self.events,
@@ -249,8 +251,10 @@ class Recipe:
             if (part := getattr(self, name)) is not None:
                 object.__setattr__(self, name, choose_part(name, part, registry))
         check_count("steps", self.steps)
+        if self.clip not in (True, False, "x0"):
+            raise UserError(f"clip must be true, false or x0, got {self.clip!r}")
         for name, value in (("minutes", self.minutes), ("images", self.images)):
-            if value is not None and not value > 0:
+            if value is not None and not to_float(name, value) > 0:
                 raise UserError(f"{name} (--{name}) must be above 0, got {value}")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")

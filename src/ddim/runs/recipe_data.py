@@ -9,7 +9,7 @@ from ddim.data.clusters import Clusters
 from ddim.data.images import check_size
 from ddim.data.values import Reading, Values
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Data:
     array: str | None = None
 
     def __post_init__(self) -> None:
+        check_part_values("data", self)
         check_size(self.size)
         if isinstance(self.labels, str):
             object.__setattr__(self, "labels", Clusters.parse(self.labels))

@@ -20,7 +20,7 @@ from ddim.errors import check_count
 from ddim.runs.classes import Label
 from ddim.runs.codec import override_sampling
 from ddim.runs.guidance import OFF, Guidance, check_guidance
-from ddim.runs.guidance_choice import GuidanceOptions, open_guidance
+from ddim.runs.guidance_choice import GuidanceOptions, check_option_names, open_guidance
 from ddim.runs.pipeline import LoadedRun, Pipeline
 from ddim.runs.recipe_checks import check_label, check_recipe, check_steps
 
@@ -113,8 +113,9 @@ def choose_sampling(
         guidance: see `GuidanceOptions`.
 
     Raises:
-        UserError: if the options cannot be used together or with this model.
+        UserError: if an option does not exist, or the options cannot be used together or with this model.
     """
+    check_option_names("sampling", guidance, GuidanceOptions.__annotations__)
     check_label(pipeline.recipe, label)
     steps = pipeline.recipe.choose_steps(steps)
     parts = {"sampler": sampler, "grid": grid}

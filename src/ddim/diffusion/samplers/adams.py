@@ -15,7 +15,7 @@ from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers.flow import interpolation_weights, move, time_of_ratio, weighted_sum
 from ddim.diffusion.samplers.state import Sampler, State
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 _MOST = 5
 
@@ -59,6 +59,7 @@ class AdamsBashforth(Sampler):
     start: Literal["ramp", "exact"] = "ramp"
 
     def __post_init__(self) -> None:
+        check_part_values("sampler", self)
         if self.order not in range(1, _MOST + 1):
             raise UserError(f"sampler.order must lie between 1 and {_MOST}, got {self.order}")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers.state import Sampler, State
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class DDIM(Sampler):
     eta: float = 0.0
 
     def __post_init__(self) -> None:
+        check_part_values("sampler", self)
         if not 0 <= self.eta <= 1:
             raise UserError(f"sampler.eta must lie in [0, 1], got {self.eta}")
 

@@ -13,7 +13,7 @@ from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.gaussian import posterior
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers.state import Sampler, State
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class DDPM(Sampler):
     variance: Literal["small", "large", "learned"] = "small"
 
     stochastic = True
+
+    def __post_init__(self) -> None:
+        check_part_values("sampler", self)
 
     @property
     def needs_variance(self) -> bool:

@@ -14,7 +14,7 @@ from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers.flow import move, time_of_ratio
 from ddim.diffusion.samplers.state import Sampler, State
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class EDM(Sampler):
     s_noise: float = 1.0
 
     def __post_init__(self) -> None:
+        check_part_values("sampler", self)
         if self.order not in (1, 2):
             raise UserError(f"sampler.order must be 1 or 2, got {self.order}")
         if not 0 < self.alpha <= 1:

@@ -27,7 +27,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers.flow import interpolation_weights, weighted_sum
 from ddim.diffusion.samplers.state import Sampler, State
 from ddim.diffusion.schedules import Level
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 Known = tuple[Tensor, Tensor]
 """lambda (a scalar) of a noise level, and the clean images (B, C, H, W) predicted at this noise level."""
@@ -64,6 +64,7 @@ class DPMSolver(Sampler):
     start: Literal["ramp", "exact"] = "ramp"
 
     def __post_init__(self) -> None:
+        check_part_values("sampler", self)
         _check_order(self.order)
         if not 0 <= self.eta <= 2:
             raise UserError(f"sampler.eta must lie in [0, 2], got {self.eta}")
@@ -124,6 +125,7 @@ class UniPC(Sampler):
     variant: Literal["bh1", "bh2"] = "bh2"
 
     def __post_init__(self) -> None:
+        check_part_values("sampler", self)
         _check_order(self.order)
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:

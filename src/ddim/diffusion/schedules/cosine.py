@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules.level import Level, as_double
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Cosine:
     entries = None  # continuous
 
     def __post_init__(self) -> None:
+        check_part_values(type(self).__name__, self)
         if not 0 < self.min_signal < self.max_signal <= 1:
             raise UserError(
                 f"Cosine needs 0 < min_signal < max_signal <= 1, got {self.min_signal} and {self.max_signal}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules.level import Level, as_double
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class KarrasSigma:
     entries = None  # continuous
 
     def __post_init__(self) -> None:
+        check_part_values(type(self).__name__, self)
         if not 0 < self.sigma_min < self.sigma_max < math.inf or not (self.rho is None or self.rho > 0):
             raise UserError(
                 "KarrasSigma needs 0 < sigma_min < sigma_max and rho > 0 or none, "

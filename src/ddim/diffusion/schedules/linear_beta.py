@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules.level import Level, as_double
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class LinearBeta:
     entries = None  # continuous
 
     def __post_init__(self) -> None:
+        check_part_values(type(self).__name__, self)
         if not 0 < self.low < self.high:
             raise UserError(f"LinearBeta needs 0 < low < high, got {self.low} and {self.high}")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules.level import Level, as_double, variance_preserving
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -67,6 +67,7 @@ class LinearIn:
     entries = None  # continuous
 
     def __post_init__(self) -> None:
+        check_part_values(type(self).__name__, self)
         # Beyond 36, alpha^2 or sigma^2 rounds to 1 and its logarithm to 0: the log-SNR is lost.
         if not 36 >= self.start > self.end >= -36:
             raise UserError(f"LinearIn needs 36 >= start > end >= -36, got {self.start} and {self.end}")

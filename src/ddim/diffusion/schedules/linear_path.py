@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules.level import Level, as_double
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class LinearPath:
     entries = None  # continuous
 
     def __post_init__(self) -> None:
+        check_part_values(type(self).__name__, self)
         if not 0 < self.min_signal < self.max_signal <= 1:
             raise UserError(
                 "LinearPath needs 0 < min_signal < max_signal <= 1, "

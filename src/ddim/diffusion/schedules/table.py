@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddim.diffusion.device_copies import copy_to_device
 from ddim.diffusion.schedules.level import Level, as_double, variance_preserving
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
 
 LONGEST = 100_000
 """The largest number of entries of a table."""
@@ -43,6 +43,7 @@ class _Table:
     read: Literal["floor", "log_snr"] = "floor"
 
     def __post_init__(self) -> None:
+        check_part_values(type(self).__name__, self)
         kind = type(self).__name__
         if not 0 < self.min_signal < self.max_signal <= 1:
             raise UserError(
