@@ -207,6 +207,8 @@ def test_fifty_thousand_images_need_less_than_500_mb(tmp_path):
 def test_an_unknown_extractor_suggests_a_similar_name():
     with pytest.raises(UserError, match="perhaps you meant inception-2015"):
         load_extractor("inception-2016")
+    with pytest.raises(UserError, match="features must be one of .*, got None$"):
+        load_extractor(None)
 
 
 def test_keras_features_are_refused_with_the_reason():

@@ -32,6 +32,26 @@ def test_a_sheet_is_a_picture_enlarged_by_a_whole_factor():
         sheet(images, zoom=2.5)
 
 
+def test_a_sheet_takes_a_reversed_array():
+    images = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(1, 3, 4, 5)
+    for given in (images[..., ::-1], [images[0, ..., ::-1]]):
+        assert np.array_equal(np.asarray(sheet(given, zoom=1)), images[0, ..., ::-1].transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("images", "columns", "said"),
+    [
+        ([np.zeros((3, 8, 8)), np.zeros((3, 9, 8))], None, r"same shape, got \(3, 8, 8\) and \(3, 9, 8\)"),
+        (np.full((1, 1, 4, 4), 7, np.uint16), None, "got uint16 from 7 to 7: convert them to uint8"),
+        (np.zeros((1, 1, 4, 4)), 1.5, "columns must be a whole number, got 1.5"),
+        (None, None, "images must be a tensor, an array or a list of these, got None"),
+    ],
+)
+def test_images_of_which_no_sheet_can_be_made_are_refused(images, columns, said):
+    with pytest.raises(UserError, match=said):
+        sheet(images, columns)
+
+
 def test_a_figure_shows_itself_as_a_picture_and_leaves_pyplot_alone():
     one, other = (plot_curves({"a": ([0, 1], [1, 2])}, "x", "y") for _ in range(2))
     with Image.open(io.BytesIO(one._repr_png_())) as picture:

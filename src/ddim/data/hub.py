@@ -101,7 +101,7 @@ def parse_repository(text: str | Path, kind: Literal["model", "dataset"] = "mode
         UserError: if the name has another form.
     """
     shown = text.as_posix() if isinstance(text, PurePath) else text
-    found = _NAME.fullmatch(shown)
+    found = _NAME.fullmatch(str(shown))
     if not found or ".." in shown or "--" in found["owner"] + "/" + found["name"]:
         raise UserError(
             "a repository on the Hub is named hub:OWNER/NAME or hub:OWNER/NAME@REVISION, such as "

@@ -91,6 +91,7 @@ def search_grid(
     if isinstance(recipe.sampler, Multistep):
         return _search_student(replace(run, recipe=recipe), steps, end, seeds, folder, progress)
     steps, seeds = 10 if steps is None else steps, 16 if seeds is None else seeds
+    check_count("steps", steps, 3)
     check_count("seeds", seeds)
     if recipe.sampler.stochastic:
         raise UserError("--sampler must be deterministic, because fresh noise would change the samples")

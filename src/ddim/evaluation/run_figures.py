@@ -106,7 +106,11 @@ def plot_forward(
         columns: number of times.
         seed: seed of the noise.
         size: height and width to which a file is cropped and resized, such as 64, "64x96" or (64, 96).
+
+    Raises:
+        UserError: if `columns` is below 1, or the image cannot be used.
     """
+    check_count("columns", columns)
     if isinstance(image, Tensor | np.ndarray):
         image = torch.as_tensor(image)
         check_images(image)
@@ -159,13 +163,14 @@ def plot_reverse(
         columns: largest number of times that are shown.
 
     Raises:
-        UserError: if `steps` is below 1.
+        UserError: if `steps` or `columns` is below 1.
     """
     from ddim.runs.classes import choose_label
     from ddim.runs.generate import generate
     from ddim.runs.pipeline import open_pipeline
     from ddim.runs.sampling_setup import SamplingSetup
 
+    check_count("columns", columns)
     pipeline, states = open_pipeline(model), []
     steps = pipeline.recipe.choose_steps(steps)
     setup = SamplingSetup(pipeline, steps, choose_label(pipeline.recipe))
@@ -210,12 +215,14 @@ def plot_samplers(
         progress: see `compare_samplers_on_run`.
 
     Raises:
-        UserError: if the schedule is a table with too few different noise levels.
+        UserError: if `evaluations` is empty, or the schedule is a table with too few different noise levels.
     """
     from ddim.evaluation.sampler_errors import compare_samplers_on_oracle, compare_samplers_on_run
     from ddim.runs.pipeline import LoadedRun, open_pipeline
 
     check_count("n", n)
+    if not len(evaluations):
+        raise UserError("evaluations must be numbers of network evaluations, such as (5, 10), got none")
     if model is None:
         return plot_sampler_errors(compare_samplers_on_oracle(evaluations, n), "mixture of Gaussians")
     pipeline = open_pipeline(model)

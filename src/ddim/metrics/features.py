@@ -87,7 +87,7 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
         )
     if name not in _NETWORKS:
         possible = ", ".join(_NETWORKS)
-        raise UserError(f"features must be one of {possible}, got {name!r}{suggest(name, _NETWORKS)}")
+        raise UserError(f"features must be one of {possible}, got {name!r}{suggest(str(name), _NETWORKS)}")
     make, resize, dimensions = _NETWORKS[name]
     sha, network = make(None if weights is None else Path(weights))
     return Extractor(name, sha, resize, dimensions, network)

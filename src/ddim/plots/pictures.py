@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from ddim.errors import UserError, check_pixels, to_int, warn_user
+from ddim.errors import UserError, check_pixels, describe_given, join_words, to_int, warn_user
 from ddim.files import write_atomic
 from ddim.files.own_files import read_own_file
 
@@ -85,7 +85,9 @@ def check_images(images: Tensor, what: str = "images") -> None:
     """
     kind = str(images.dtype).removeprefix("torch.")
     if kind != "uint8" and images.numel():
-        low, high = (end.item() for end in images.aminmax())
+        # torch does not compare values of uint16.
+        ends = (images if images.is_floating_point() else images.double()).aminmax()
+        low, high = (end.item() for end in ends)
         check_pixels(kind, low, high, what)
 
 
@@ -104,7 +106,7 @@ def make_sheet(images: Tensor, columns: int | None = None) -> np.ndarray:
     """
     cells = blend_alpha(to_uint8(images))
     count, height, width, _ = cells.shape
-    columns = count_columns(count) if columns is None else columns
+    columns = count_columns(count) if columns is None else to_int("columns", columns)
     if count < 1 or columns < 1:
         raise UserError(f"a sheet needs at least 1 image and 1 column, got {count} and {columns}")
     columns = min(columns, count)
@@ -136,20 +138,23 @@ def sheet(
             sheet gets about 800 pixels.
 
     Raises:
-        UserError: if there is no image, a value is outside [0, 1] or NaN, or `columns` or `zoom` is too small
-            or too large.
+        UserError: if there is no image, their sizes differ, a value is outside [0, 1] or NaN, or `columns` or
+            `zoom` is too small or too large.
 
     Example:
         >>> ddim.sheet(ddim.sample("runs/photos-fast-1", n=16)).save("samples.png")
     """
     import torch
 
+    if not isinstance(images, torch.Tensor | np.ndarray | Sequence):
+        raise UserError(f"images must be a tensor, an array or a list of these, got {describe_given(images)}")
     if not len(images):
         raise UserError("a sheet needs at least 1 image, got none")
-    if isinstance(images, torch.Tensor | np.ndarray):
-        whole = torch.as_tensor(images)
-    else:
-        whole = torch.stack([torch.as_tensor(image) for image in images])
+    # torch takes no array with a negative stride, such as a reversed one.
+    parts = [torch.as_tensor(p.copy() if isinstance(p, np.ndarray) else p) for p in images]
+    if len(shapes := {tuple(part.shape): None for part in parts}) > 1:
+        raise UserError(f"the images of a sheet must have the same shape, got {join_words(shapes)}")
+    whole = torch.stack(parts)
     check_images(whole)
     return Image.fromarray(enlarge(make_sheet(whole[None] if whole.ndim == 3 else whole, columns), zoom))
 

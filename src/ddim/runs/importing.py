@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError
+from ddim.errors import UserError, describe_given
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.runs import lucidrains_checkpoint, openai_checkpoint
 from ddim.runs.codec import override
@@ -68,7 +68,7 @@ def import_model(
     Example:
         >>> ddim.import_model("results/model-100.pt", size=64).run
     """
-    source, given = Path(source), {name: option_text(value) for name, value in (fields or {}).items()}
+    source, given = _check_path(source), {name: option_text(value) for name, value in (fields or {}).items()}
     if source.is_dir():
         if given or size is not None:
             raise UserError(
@@ -96,6 +96,13 @@ def import_model(
         f"{source} holds no network that can be imported: the Unet of denoising-diffusion-pytorch, or the "
         "UNetModel of improved-diffusion or guided-diffusion"
     )
+
+
+def _check_path(source: object) -> Path:
+    """Return the path of a folder or a file; raise UserError if it is another value."""
+    if not isinstance(source, str | Path):
+        raise UserError(f"source must be the path of a folder or a file, got {describe_given(source)}")
+    return Path(source)
 
 
 def _import_lucidrains(

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ddim.errors import UserError
+from ddim.errors import UserError, to_float
 from ddim.files.locks import is_locked
 from ddim.nn.power_averages import (
     FIRST,
@@ -38,7 +38,6 @@ from ddim.runs.averages import (
 from ddim.runs.codec import load_recipe
 from ddim.runs.hub_run import locate_run
 from ddim.runs.pipeline import load_state
-from ddim.runs.plain_values import to_plain
 from ddim.runs.recipe import Recipe
 from ddim.runs.run_path import find_checkpoint, find_run_folder
 
@@ -189,7 +188,7 @@ def reconstruct_average(run: str | Path, width: float, *, name: str | None = Non
         >>> average = ddim.reconstruct_average("runs/photos-fast-1", 0.08)
         >>> ddim.sample(ddim.load("runs/photos-fast-1", weights=average.name))
     """
-    width = to_plain(width)
+    width = to_float("width", width)
     name = check_average_name(f"width-{width:g}" if name is None else name)
     power_of_width(width)
     averages = open_averages(run)
