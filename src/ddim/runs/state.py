@@ -8,6 +8,7 @@ from typing import Any
 
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.diffusion.pixels import Pixels
+from ddim.errors import UserError, describe_given
 from ddim.nn.runtime import Runtime
 from ddim.runs.recipe import Optim
 
@@ -59,6 +60,20 @@ class Plan:
         if optim.decay == "constant" or self.total is None:
             return optim.lr * rise
         return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * self.part(seen)))
+
+
+def check_reason(reason: object) -> str:
+    """Return the reason for which a callback stops a run.
+
+    Raises:
+        UserError: if it is not a text, or is empty.
+    """
+    if not isinstance(reason, str) or not reason.strip():
+        raise UserError(
+            "training.stop takes the reason as a text, such as training.stop('good enough'), "
+            f"got {describe_given(reason)}"
+        )
+    return reason
 
 
 @dataclass(frozen=True)

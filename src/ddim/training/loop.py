@@ -32,7 +32,7 @@ from ddim.runs.images import check_same_split
 from ddim.runs.own_parts import is_own
 from ddim.runs.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.runs.recipe import Recipe, build_model, may_leave_weights_unused
-from ddim.runs.state import Plan, RunState, TrainedOn
+from ddim.runs.state import Plan, RunState, TrainedOn, check_reason
 from ddim.training.batches import draw_batch, draw_rows, seed_globally
 from ddim.training.image_loader import ImageLoader
 from ddim.training.muon import build_optimizer, divide_parameters
@@ -129,9 +129,10 @@ class Training:
     def stop(self, reason: str = "by a callback") -> None:
         """End the training after this step, and save a checkpoint; no last validation is made.
 
-        Callbacks call this, and `resume` continues the run. The state of the checkpoint records `reason`.
+        Callbacks call this, and `resume` continues the run. The state of the checkpoint records `reason`,
+        which must be a text of at least one letter.
         """
-        self.stopped = reason
+        self.stopped = check_reason(reason)
 
     @property
     def complete(self) -> bool:
