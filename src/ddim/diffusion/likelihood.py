@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.gaussian import log_density, posterior
+from ddim.diffusion.grad_mode import with_gradients
 from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
@@ -144,6 +145,7 @@ def bound_bits(
     return total
 
 
+@with_gradients
 def flow_bits(
     denoise: Denoiser,
     x0: Tensor,
@@ -225,10 +227,9 @@ def _integrate(
     def slope(y: Tensor, k: int) -> tuple[Tensor, Tensor]:
         alpha = denoise.schedule(times[k]).over(y).alpha
         ratio = clock[k].exp().to(y)
-        with torch.enable_grad():
-            y = y.detach().requires_grad_()
-            eps = denoise(alpha * y, times[k]).eps
-            return ratio * eps.detach(), ratio * divergence(eps, y)
+        y = y.detach().requires_grad_()
+        eps = denoise(alpha * y, times[k]).eps
+        return ratio * eps.detach(), ratio * divergence(eps, y)
 
     h = (clock[2] - clock[0]).item()
     for k in range(0, len(clock) - 1, 2):

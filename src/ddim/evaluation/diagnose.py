@@ -15,6 +15,7 @@ from torch import Tensor
 from ddim.data import SplitImages
 from ddim.data.images import draw_subset
 from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.grad_mode import with_gradients
 from ddim.diffusion.log_snr import equal_log_snr_times, log_snr_range, log_snr_shares, midpoints, plateaus
 from ddim.errors import UserError, check_count
 from ddim.evaluation.denoising import LevelErrors, measure_errors
@@ -42,6 +43,7 @@ SPECTRUM = 512
 
 
 @with_bar
+@with_gradients
 def diagnose(
     run: str | Path | LoadedRun,
     images: int = IMAGES,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ddim.data import SplitImages
+from ddim.diffusion.grad_mode import with_gradients
 from ddim.errors import UserError, describe_given, format_count
 from ddim.experiments.learning_curves import (
     interpolate_error,
@@ -53,6 +54,7 @@ COMPILING = f"compiling the network and {SPEED}"
 
 
 @with_bar
+@with_gradients
 def plan_training(  # noqa: PLR0913 (the choices of a notebook)
     data: object = None,
     recipe: str | Recipe | None = None,

@@ -16,6 +16,7 @@ from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.values import EIGHT_BITS, Values, choose_channels
 from ddim.data.vectors import ImageVectors
 from ddim.diffusion.denoiser import Denoiser, Model
+from ddim.diffusion.grad_mode import with_gradients
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels
@@ -193,6 +194,7 @@ class LoadedRun(Pipeline):
         return find_saved_grid(self.checkpoint.run, sampler, steps, self.checkpoint.weights)
 
 
+@with_gradients
 def load(
     run: str | Path,
     weights: str = "ema",

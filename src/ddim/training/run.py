@@ -13,6 +13,7 @@ from typing import Any
 from ddim.data import SplitImages
 from ddim.data.given import GivenImages, give_images
 from ddim.data.open import source_exists
+from ddim.diffusion.grad_mode import with_gradients
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import lock_folder
@@ -57,6 +58,7 @@ from ddim.training.start import (
 )
 
 
+@with_gradients
 def train(  # noqa: PLR0913 (the choices of a notebook)
     data: object = None,
     recipe: str | Recipe | None = None,
@@ -156,6 +158,7 @@ def _start(
     return folder
 
 
+@with_gradients
 def resume(
     folder: str | Path,
     *,

@@ -1,0 +1,44 @@
+"""Callers that have turned gradients off: what needs gradients records them, and their mode comes back."""
+
+import pytest
+import torch
+
+import ddim
+import ddim.training.speed
+import tiny
+from ddim.diffusion.grad_mode import with_gradients
+
+
+def mode():
+    """Whether gradients are recorded, and whether inference mode is on."""
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_function_records_gradients_in_any_mode_of_its_caller_and_restores_it(off):
+    @with_gradients
+    def fail():
+        seen.append(mode())
+        raise ValueError("failed")
+
+    seen = []
+    with off():
+        before = mode()
+        with pytest.raises(ValueError, match="failed"):
+            fail()
+        assert mode() == before
+    assert seen == [(True, False)]
+
+
+def test_runs_are_trained_planned_and_measured_in_inference_mode(tmp_path, monkeypatch):
+    monkeypatch.setattr(ddim.training.speed, "SECONDS", 0.1)
+    recipe = tiny.recipe(images=16, schedule="linear_beta")
+    with torch.inference_mode():
+        ddim.plan(None, recipe, minutes=1, machine=tiny.MACHINE)
+        run = tiny.train(recipe, tmp_path / "run")
+        ddim.resume(run, images=24)
+        ddim.distill(run, images=8, out=tmp_path / "student", machine=tiny.MACHINE)
+        pipeline = ddim.load(run)
+        ddim.diagnose(pipeline, images=2, count=2)
+        bits = ddim.likelihood(pipeline, method="ode", n=2, steps=1).bits
+    assert torch.equal(ddim.likelihood(run, method="ode", n=2, steps=1).bits, bits)
