@@ -13,14 +13,17 @@ from torch import nn
 import ddim
 import mine
 import tiny
-from ddim.diffusion.loss import Loss
-from ddim.diffusion.schedules import Cosine
+from ddim.data import split_images
+from ddim.diffusion.loss import Loss, Objective
+from ddim.diffusion.schedules import Cosine, LinearBeta
+from ddim.diffusion.time_sampling import TimeSampling
 from ddim.errors import UserError
 from ddim.runs import own_parts
 from ddim.runs.codec import dump, list_fields, load_recipe, override, write_recipe
 from ddim.runs.pipeline import load
 from ddim.runs.recipe_checks import check_training
 from ddim.training import resume
+from ddim.training.own_checks import check_own_parts
 
 
 @pytest.fixture
@@ -257,6 +260,39 @@ class Steep(Loss):
 
 
 @dataclass(frozen=True)
+class Detached(Loss):
+    """An error that no weight can lower."""
+
+    def __call__(self, denoise, x0, t, eps, pixels):
+        """See `Loss`."""
+        return mine.Charbonnier()(denoise, x0, t, eps, pixels).detach()
+
+
+@dataclass(frozen=True)
+class Strange(TimeSampling):
+    """Times in many wrong ways."""
+
+    way: str
+
+    def __call__(self, uniform, schedule):
+        """See `TimeSampling`."""
+        return STRANGE[self.way](uniform)
+
+
+STRANGE = {
+    "late": lambda uniform: uniform + 1.5,
+    "early": lambda uniform: -uniform,
+    "never": lambda uniform: uniform * torch.nan,
+    "clean": torch.zeros_like,
+    "column": lambda uniform: uniform[:, None],
+    "few": lambda uniform: uniform[:3],
+    "none": lambda uniform: None,
+    "whole": lambda uniform: uniform.long() + 1,
+    "error": lambda uniform: uniform @ torch.ones(3),
+}
+
+
+@dataclass(frozen=True)
 class Broken(Loss):
     """Uses an argument that it is not given."""
 
@@ -280,12 +316,41 @@ class Broken(Loss):
             {"objective": Broken()},
             r"objective Broken, called with x0 \(2, 3, 32, 32\) .* fails: TypeError",
         ),
+        ({"objective": Detached()}, "objective Detached, .* must return a loss with a gradient"),
     ],
 )
 def test_parts_that_cannot_be_called_are_refused_before_training(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         tiny.train(replace(mine.RECIPE, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("late", r"must return times in \(0, 1\], got times from 1.562 to 2.438"),
+        ("early", r"must return times in \(0, 1\], got times from -0.9375 to -0.0625"),
+        ("never", "got times from nan to nan"),
+        ("clean", "got times from 0 to 0"),
+        ("column", r"must return times \(8,\), float64, got a tensor \(8, 1\)"),
+        ("few", r"got a tensor \(3,\)"),
+        ("none", "must return .*, got None"),
+        ("whole", r"got a tensor \(8,\) of torch.int64"),
+        ("error", "fails: RuntimeError"),
+    ],
+)
+def test_times_that_cannot_be_trained_at_are_refused_before_training(way, message):
+    parts = split_images(tiny.images(), 0.2, 0)
+    for loss in (Objective(times=Strange(way)), mine.Charbonnier(times=Strange(way))):
+        recipe = replace(tiny.BASE, objective=loss, schedule=LinearBeta())
+        called = r"objective.times Strange, called with uniform \(8,\),"
+        with pytest.raises(UserError, match=f"{called} .*{message}"):
+            check_own_parts(recipe, parts)
+
+
+def test_time_0_can_be_drawn_if_the_schedule_has_noise_there():
+    recipe = replace(tiny.BASE, objective=Objective(times=Strange("clean")), schedule=Cosine())
+    check_own_parts(recipe, split_images(tiny.images(), 0.2, 0))
 
 
 def test_an_own_loss_may_contain_a_gradient(tmp_path):

@@ -31,7 +31,7 @@ from ddim.training.alternatives import list_alternatives
 from ddim.training.cautions import MEASURED, describe_few, describe_rejects
 from ddim.training.forecast import forecast_run
 from ddim.training.memory import check_memory
-from ddim.training.own_checks import check_loss, check_network
+from ddim.training.own_checks import check_own_parts
 from ddim.training.request import choose_recipe
 from ddim.training.speed import Speed, measure_speed
 from ddim.training.start import (
@@ -120,8 +120,7 @@ def _measure_plan(
     if not own:
         check_memory(recipe, recipe.data.channels or 3, runtime)
     parts, reading = _open_split(recipe, progress)
-    check_network(recipe, parts)
-    check_loss(recipe, parts)
+    check_own_parts(recipe, parts)
     channels = parts.images.pixels.shape[-1]
     if own:
         check_memory(recipe, channels, runtime)

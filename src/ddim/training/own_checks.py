@@ -1,4 +1,4 @@
-"""Check a network and a loss that the user wrote by calling each of them once, before a training."""
+"""Check the network, time sampling and loss that the user wrote by calling each once, before a training."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from ddim.data import SplitImages
 from ddim.diffusion.denoiser import check_output
+from ddim.diffusion.log_snr import midpoints
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
 from ddim.nn.own_network import OwnNetwork
@@ -16,7 +17,18 @@ from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe, build_model
 
 
-def check_network(recipe: Recipe, parts: SplitImages) -> None:
+def check_own_parts(recipe: Recipe, parts: SplitImages) -> None:
+    """Check the network, the time sampling and the loss of a recipe, if the user wrote them.
+
+    Raises:
+        UserError: if the call of one of them fails, or its result cannot be used.
+    """
+    _check_network(recipe, parts)
+    _check_times(recipe)
+    _check_loss(recipe, parts)
+
+
+def _check_network(recipe: Recipe, parts: SplitImages) -> None:
     """Check that a network written by the user can be called as `OwnNetwork` describes.
 
     Raises:
@@ -61,11 +73,39 @@ def _list_labels(recipe: Recipe) -> Iterator[tuple[tuple[torch.Tensor | None, ..
         yield (None,), f" and {words.split()[1]} None, which means that no image has one"
 
 
-def check_loss(recipe: Recipe, parts: SplitImages) -> None:
-    """Check that a loss written by the user returns one value for each image.
+def _check_times(recipe: Recipe) -> None:
+    """Check that a time sampling written by the user returns one time with noise for each image.
 
     Raises:
-        UserError: if the call fails, or the result has a wrong shape.
+        UserError: if the call fails, the result has a wrong shape or type, or a time cannot be used.
+    """
+    times, schedule, uniform = recipe.objective.times, recipe.schedule, midpoints(recipe.optim.batch)
+    if not (is_own(times) or is_own(recipe.objective)):
+        return
+    called = f"objective.times {type(times).__name__}, called with uniform ({len(uniform)},),"
+    try:
+        # Random numbers must not change the caller's random state.
+        with torch.random.fork_rng(devices=[]):
+            found = times(uniform, schedule)
+    except Exception as error:
+        raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
+    if not isinstance(found, torch.Tensor) or found.shape != uniform.shape or not found.is_floating_point():
+        kind = f" of {found.dtype}" if isinstance(found, torch.Tensor) else ""
+        raise UserError(
+            f"{called} must return times ({len(uniform)},), float64, got {describe_given(found)}{kind}"
+        )
+    # Time 0 can be used if the schedule has noise there, as a clipped schedule does.
+    if not ((found >= 0) & (found <= 1)).all() or not (schedule(found).sigma > 0).all():
+        raise UserError(
+            f"{called} must return times in (0, 1], got times from {found.min():.4g} to {found.max():.4g}"
+        )
+
+
+def _check_loss(recipe: Recipe, parts: SplitImages) -> None:
+    """Check that a loss written by the user returns one value with a gradient for each image.
+
+    Raises:
+        UserError: if the call fails, or the result has a wrong shape or no gradient.
     """
     if not is_own(recipe.objective):
         return
@@ -84,4 +124,9 @@ def check_loss(recipe: Recipe, parts: SplitImages) -> None:
         raise UserError(
             f"{called} must return one loss for each image, (2,), got {describe_given(loss)}: average over "
             "channels, height and width, .mean((1, 2, 3))"
+        )
+    if not loss.requires_grad:
+        raise UserError(
+            f"{called} must return a loss with a gradient, got one without: compute it from the output of "
+            "the network, without detach() or torch.no_grad()"
         )

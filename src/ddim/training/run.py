@@ -35,7 +35,7 @@ from ddim.training.display import split_progress
 from ddim.training.fit import Start, fit
 from ddim.training.kid import prepare_kid
 from ddim.training.loop import Plan, Training
-from ddim.training.own_checks import check_loss, check_network
+from ddim.training.own_checks import check_own_parts
 from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.request import choose_recipe
 from ddim.training.resumption import Larger, check_never_saved, extend_budget
@@ -137,8 +137,7 @@ def _start(
             check_unused(out, ", or continue the run with resume")
     parts = processes.local_first("images", lambda: open_split(recipe, decoding))
     check_same_images(parts.images, processes)
-    check_network(recipe, parts)
-    check_loss(recipe, parts)
+    check_own_parts(recipe, parts)
     runtime = choose_for_all(machine, recipe, parts, processes)
     with runtime:
         parent = load_parent(source)
