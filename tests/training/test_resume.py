@@ -223,6 +223,20 @@ def test_two_larger_budgets_are_refused(whole):
         resume(whole("layer norm"), more=5, images=400)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"more": "3"}, r"more \(--more\) must be a number of minutes, got '3'"),
+        ({"more": True}, r"more \(--more\) must be a number of minutes, got True"),
+        ({"images": "64"}, "images must be a whole number, got '64'"),
+        ({"images": 64.5}, "images must be a whole number, got 64.5"),
+    ],
+)
+def test_larger_budgets_that_are_not_numbers_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        resume("run", **options)
+
+
 def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
     first = tiny.training(updates=1)
     other = tiny.training(source=tiny.images(41))

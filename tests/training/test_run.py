@@ -13,7 +13,7 @@ from ddim.data import split_images
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import read_recipe
-from ddim.runs.recipe import Data
+from ddim.runs.recipe import Data, Recipe
 from ddim.training import Callback, Machine, train
 from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels
@@ -169,6 +169,8 @@ MISTAKES = {
         "at most 1024, got 9999999",
     ),
     "a recipe": ({"recipe": "fats"}, "perhaps you meant fast"),
+    "a recipe of another type": ({"recipe": {"images": 8}}, "recipe must be the name .*, got a dict"),
+    "a class of recipes": ({"recipe": Recipe}, "recipe must be the name .*, got the class Recipe"),
     "levels it will not learn": ({"recipe": tiny.recipe(sampled_on="linear_in")}, "sampled_on must lead to"),
     "pixels of other weights": (
         {"recipe": tiny.recipe(pixels="fixed"), "source": "parent"},
@@ -209,6 +211,11 @@ def test_a_folder_with_files_is_refused_before_images_are_read(tmp_path):
     with pytest.raises(UserError, match="cannot be created: .*note.txt is a file"):
         tiny.train(tiny.recipe(), tmp_path / "note.txt" / "run")
     assert (tmp_path / "note.txt").read_text() == "mine"
+
+
+def test_an_output_folder_of_another_type_is_refused():
+    with pytest.raises(UserError, match="out must be a new or empty folder, got 3"):
+        tiny.train(tiny.BASE, 3)
 
 
 def test_an_empty_folder_is_used(tmp_path):

@@ -35,7 +35,7 @@ from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, open_extractor, write_npy_header
 from ddim.nn.processes import current_processes, join_processes
 from ddim.plots.pictures import enlarge, make_sheet, save_png
-from ddim.runs.folder import check_publishable, publish_output
+from ddim.runs.folder import check_publishable, parse_out, publish_output
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.notebook_cell import open_progress
@@ -129,7 +129,7 @@ def evaluate_source(
         progress: called while images are decoded and sampled, and while features are computed.
         announce: called with `EvaluatedImages.summary` before the evaluation begins.
     """
-    out = None if out is None else Path(out)
+    out = parse_out(out)
     with join_processes() as processes:
         extractor = extractor or processes.local_first("extractor", open_extractor)
         if out is not None and processes.leads:

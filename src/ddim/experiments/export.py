@@ -16,7 +16,7 @@ from ddim.plots.page import Block, Code, Heading, Text
 from ddim.runs.codec import write_recipe
 from ddim.runs.diffusers_format import export_to_diffusers
 from ddim.runs.diffusers_weights import pack_weights
-from ddim.runs.folder import check_publishable, publish_output
+from ddim.runs.folder import check_publishable, parse_out, publish_output
 from ddim.runs.network_program import ONNX, OUTPUT, PROGRAM, write_onnx, write_program
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.publishing import hide_folders
@@ -157,7 +157,7 @@ def export_run(
         raise UserError(
             f"the number of steps is saved in {SAMPLING}, which a {to} export does not have: leave steps out"
         )
-    out = None if out is None else Path(out)
+    out = parse_out(out)
     if out is not None:
         check_publishable(out)
     loaded = load(run, weights, own=own, device="cpu")

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from ddim.errors import UserError, explain_os_error
+from ddim.errors import UserError, describe_given, explain_os_error
 from ddim.files import make_folder, publish_folder, sync_folder
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import LOCK, TEMPORARY
@@ -75,6 +75,17 @@ def check_unused(out: Path, more: str = "") -> None:
     if not above.is_dir() or not os.access(above, os.W_OK):
         why = "cannot be written to" if above.is_dir() else "is a file"
         raise UserError(f"folder {out} cannot be created: {above} {why}")
+
+
+def parse_out(out: object) -> Path | None:
+    """Return the path of the output folder that a user gives; None if none is given.
+
+    Raises:
+        UserError: if `out` is neither a text nor a path.
+    """
+    if not isinstance(out, str | Path | None):
+        raise UserError(f"out must be a new or empty folder, got {describe_given(out)}")
+    return None if out is None else Path(out)
 
 
 def check_publishable(out: Path) -> None:

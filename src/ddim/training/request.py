@@ -11,7 +11,7 @@ from typing import Any
 from ddim.data.given import GivenImages, give_images
 from ddim.data.open import fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
-from ddim.errors import UserError
+from ddim.errors import UserError, describe_given
 from ddim.files.documents import read_sealed
 from ddim.nn.processes import current_processes
 from ddim.runs.codec import list_fields, load_recipe, override
@@ -47,6 +47,11 @@ def choose_recipe(
     if isinstance(recipe, Recipe):
         # A `Recipe` has a size for its images; only images that are given from Python keep their own size.
         return use_data(recipe, data, fields, keep_size=not isinstance(data, str | Path))
+    if not isinstance(recipe, str | Path | None):
+        raise UserError(
+            "recipe must be the name of a recipe, a YAML or JSON file, or a Recipe, "
+            f"got {describe_given(recipe)}"
+        )
     own_images = data is not None
     if own_images and not isinstance(data, str | Path):
         data = give_images(data)

@@ -21,7 +21,15 @@ from ddim.nn.processes import current_processes, join_processes
 from ddim.nn.runtime import Runtime, find_device
 from ddim.runs import checkpoint
 from ddim.runs.fitting import check_fit
-from ddim.runs.folder import CHECKPOINTS, RUN, check_outside, check_unused, is_unused, make_run_folder
+from ddim.runs.folder import (
+    CHECKPOINTS,
+    RUN,
+    check_outside,
+    check_unused,
+    is_unused,
+    make_run_folder,
+    parse_out,
+)
 from ddim.runs.hub_run import check_run_path
 from ddim.runs.images import check_same_split
 from ddim.runs.own_parts import give_parts
@@ -107,13 +115,14 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     """
     began, callbacks = time.monotonic(), check_callbacks(callbacks)
     check_machine(machine)
+    out = parse_out(out)
     source = None if source is None else check_run_path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     recipe = choose_recipe(recipe, data, fields, source)
     with join_processes() as processes:
         shown, decoding = split_progress(processes.leads and progress)
         start = Start(Path(), [*shown, *callbacks], None, began, machine.threads is None)
-        return _start(recipe, None if out is None else Path(out), source, machine, start, decoding)
+        return _start(recipe, out, source, machine, start, decoding)
 
 
 def _start(

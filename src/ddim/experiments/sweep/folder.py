@@ -28,7 +28,7 @@ from ddim.experiments.sweep.storage import (
 from ddim.files import make_folder, write_once
 from ddim.files.documents import render_sealed, write_json
 from ddim.files.locks import LOCK, remove_leftovers_once
-from ddim.runs.folder import check_outside, is_unused, make_output_folder, make_run_folder
+from ddim.runs.folder import check_outside, is_unused, make_output_folder, make_run_folder, parse_out
 
 _FOLDERS = ("trials", "recipes", "logs", "results")
 _STUDY = "study.db"
@@ -100,7 +100,7 @@ def begin_sweep(
     from ddim.runs.codec import dump
 
     check_optuna()
-    out = None if out is None else Path(out)
+    out = parse_out(out)
     if out is None or not (out / SWEEP).exists():
         request = request or SweepRequest()
         if not request.fields and request.repeats == 1:
