@@ -16,7 +16,7 @@ from ddim.runs.codec import read_recipe
 from ddim.runs.recipe import Data, Recipe
 from ddim.training import Callback, Machine, train
 from ddim.training.loop import Plan, Training
-from ddim.training.start import measure_pixels
+from ddim.training.start import measure_pixels, open_split
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +211,17 @@ def test_a_folder_with_files_is_refused_before_images_are_read(tmp_path):
     with pytest.raises(UserError, match="cannot be created: .*note.txt is a file"):
         tiny.train(tiny.recipe(), tmp_path / "note.txt" / "run")
     assert (tmp_path / "note.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("lost", ["run.json", "checkpoints"])
+def test_a_run_is_no_folder_of_images(lost, parent, tmp_path):
+    run = shutil.copytree(parent, tmp_path / "photos" / "run")
+    (run / lost).rename(tmp_path / lost)
+    for use in (ddim.plan, train):
+        with pytest.raises(UserError, match=rf"run is a run, .* give it as source \(--from {run}\)"):
+            use(str(run), tiny.recipe(images=8), machine=tiny.MACHINE)
+    # A folder that contains runs may hold the images too.
+    assert open_split(replace(tiny.BASE, data=replace(tiny.BASE.data, source=str(run.parent)))).images
 
 
 def test_an_output_folder_of_another_type_is_refused():

@@ -23,6 +23,7 @@ from ddim.nn.processes import join_processes
 from ddim.nn.runtime import Precision, Runtime, check_runtime, choose_runtime, count_cores, limit_threads
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
+from ddim.runs.folder import check_no_run
 from ddim.runs.images import read_parent_recipe, record_new_place, reopen_images
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.own_parts import find_changed_parts
@@ -177,8 +178,12 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     """Return the images of a recipe, split into training and validation images by its split seed.
 
     `progress` is called while images are decoded.
+
+    Raises:
+        UserError: if the images cannot be used, or are a run folder.
     """
     d = recipe.data
+    check_no_run(d.source)
     reading = partial(progress, READING)
     images = open_images(d.source, d.size, d.channels, reading=d.reading, progress=reading)
     return split_images(images, d.validation, recipe.split_seed)
