@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import shlex
 from pathlib import Path
 
 from ddim.errors import UserError, describe_given, explain_os_error
@@ -125,20 +124,6 @@ def check_outside(out: Path, source: str) -> None:
         raise UserError(
             f"{out} would lie in {source}, the folder of the images, and be read as images: give an --out "
             "outside of this folder"
-        )
-
-
-def check_no_run(source: str) -> None:
-    """Check that the images of a new run are not a run, whose sheets of samples would be read as images.
-
-    Raises:
-        UserError: if `source` is a run folder.
-    """
-    folder = Path(os.path.expanduser(source))
-    if (folder / RUN).is_file() or list_checkpoints(folder):
-        raise UserError(
-            f"{source} is a run, not a folder of images: to start a new run from its weights, give it as "
-            f"source (--from {shlex.quote(source)})"
         )
 
 

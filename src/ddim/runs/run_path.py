@@ -10,7 +10,7 @@ from ddim.data.hub import names_repository
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed
 from ddim.runs import checkpoint
-from ddim.runs.folder import CHECKPOINTS, RUN
+from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 from ddim.runs.hub_run import locate_run
 from ddim.runs.manifest import parse_step
 
@@ -39,7 +39,21 @@ def is_checkpoint(path: Path) -> bool:
 
 def is_run_folder(path: Path) -> bool:
     """Return whether a path is the folder of a run or of a checkpoint, RUN/best or RUN/guide."""
-    return is_checkpoint(path) or any((path / name).exists() for name in (RUN, CHECKPOINTS))
+    # A folder of images may have a class of the name "checkpoints".
+    return is_checkpoint(path) or (path / RUN).exists() or bool(list_checkpoints(path))
+
+
+def check_no_run(source: str) -> None:
+    """Check that the images of a new run are not a run, whose sheets of samples would be read as images.
+
+    Raises:
+        UserError: if `source` is the folder of a run or of a checkpoint.
+    """
+    if is_run_folder(Path(source).expanduser()):
+        raise UserError(
+            f"{source} is a run, not a folder of images: to start a new run from its weights, give it as "
+            f"source (--from {shlex.quote(source)})"
+        )
 
 
 def find_named_checkpoint(run: str | Path) -> Path | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ddim.errors import UserError, describe_given
+from ddim.errors import UserError, to_float, to_int
 from ddim.files.documents import read_sealed
 from ddim.files.locks import lock_folder
 from ddim.runs import checkpoint
@@ -45,20 +44,15 @@ class Larger:
     def __post_init__(self) -> None:
         if self.asked and None not in (self.more, self.images):
             raise UserError("give more or images, not both")
-        if self.more is not None and (not _is_number(self.more, Real) or self.more == math.inf):
-            raise UserError(f"more (--more) must be a number of minutes, got {describe_given(self.more)}")
-        if self.images is not None and not _is_number(self.images, Integral):
-            raise UserError(f"images must be a whole number, got {describe_given(self.images)}")
+        if self.more is not None and to_float("more (--more)", self.more) == math.inf:
+            raise UserError("more (--more) must be a number of minutes, got inf")
+        if self.images is not None:
+            to_int("images", self.images)
 
     @property
     def asked(self) -> bool:
         """Whether the user gave a larger budget."""
         return self.more is not None or self.images is not None
-
-
-def _is_number(value: object, kind: type) -> bool:
-    """Return whether a value is a number of this kind; truth values do not count."""
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def extend_budget(training: Training, folder: Path, larger: Larger) -> None:

@@ -23,13 +23,13 @@ from ddim.nn.processes import join_processes
 from ddim.nn.runtime import Precision, Runtime, check_runtime, choose_runtime, count_cores, limit_threads
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
-from ddim.runs.folder import check_no_run
 from ddim.runs.images import read_parent_recipe, record_new_place, reopen_images
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.own_parts import find_changed_parts
 from ddim.runs.pipeline import LoadedRun, read_run_recipe
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe import Recipe, build_model
+from ddim.runs.run_path import check_no_run
 from ddim.runs.vector_labels import count_vectors
 from ddim.training.grouping import label_clusters, take_vectors
 from ddim.training.loop import Plan, Training
