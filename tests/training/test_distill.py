@@ -19,12 +19,13 @@ from ddim.evaluation.gradient_noise import collect_gradients, find_loss
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
+from ddim.runs.fitting import find_other_meaning
 from ddim.runs.generate import find_grid_ends
 from ddim.runs.images import open_run_images
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.pipeline import load, read_run_recipe
 from ddim.runs.publishing import hide_folders
-from ddim.runs.recipe_checks import check_training, find_other_meaning
+from ddim.runs.recipe_checks import check_training
 from ddim.runs.searched_guidance import SavedGuidance, save_guidance
 from ddim.training import distill, resume
 from ddim.training.distill import make_student
@@ -79,6 +80,21 @@ def test_every_recipe_with_a_continuous_schedule_has_a_student_that_starts_where
 def test_bits_per_dim_of_a_student_are_refused(student):
     with pytest.raises(UserError, match="need a diffusion model, but this run is a distilled student"):
         bits_per_dim(student, n=1, steps=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda run, image: ddim.invert(run, image, 3, progress=False),
+        lambda run, image: ddim.interpolate(run, seeds=[1, 2], steps=3, progress=False),
+        lambda run, image: ddim.vary(run, image, steps=3, seeds=[1], progress=False),
+        lambda run, image: ddim.inpaint(run, image, image[0, 1].round(), [1], 3, progress=False),
+    ],
+    ids=["invert", "interpolate", "vary", "inpaint"],
+)
+def test_edits_with_a_student_are_refused(edit, student):
+    with pytest.raises(UserError, match="needs a diffusion model, but this run is a distilled student: name"):
+        edit(student, torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32))
 
 
 @pytest.mark.parametrize(("name", "said"), TABLES.items())

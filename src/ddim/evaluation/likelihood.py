@@ -32,7 +32,7 @@ from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.runs.plain_values import to_plain
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record
-from ddim.runs.recipe_checks import check_unconditional
+from ddim.runs.recipe_checks import check_diffusion_model, check_unconditional
 from ddim.training.batches import earliest_time
 
 Method = Literal["vlb", "ode"]
@@ -186,10 +186,7 @@ def _check_choices(images: str | Path | Reference, method: str, n: int) -> Refer
 
 def _check_run(run: LoadedRun) -> None:
     """Check that a run is a diffusion model of 8-bit images, and distinguishes their values."""
-    if run.recipe.is_student:
-        raise UserError(
-            "bits per dimension need a diffusion model, but this run is a distilled student: name its teacher"
-        )
+    check_diffusion_model(run.recipe, "bits per dimension need")
     _check_values("this run", run.values)
     likelihood.check_reaches_images(run.model.schedule, earliest_time(run.recipe))
 

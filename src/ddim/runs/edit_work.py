@@ -26,7 +26,7 @@ from ddim.runs.guidance_choice import GuidanceOptions, check_option_names, open_
 from ddim.runs.pipeline import Pipeline, evaluating, open_pipeline
 from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
-from ddim.runs.recipe_checks import check_steps, check_unconditional
+from ddim.runs.recipe_checks import check_diffusion_model, check_steps, check_unconditional
 
 Source = str | Path | Pipeline | Model
 
@@ -186,8 +186,9 @@ def open_work(
         options: see `EditOptions`.
 
     Raises:
-        UserError: if an option does not exist, or the edit uses no class, but the network was never trained
-            without a class. Also if the grid cannot have `steps` timesteps, or this edit cannot use guidance.
+        UserError: if an option does not exist, the run is a student, or the edit uses no class, but the
+            network was never trained without a class. Also if the grid cannot have `steps` timesteps, or this
+            edit cannot use guidance.
     """
     known = [*EditOptions.__annotations__, *GuidanceOptions.__annotations__]
     check_option_names(what, options, known)
@@ -202,6 +203,7 @@ def open_work(
             f"2023): leave {name} out, got {value}"
         )
     pipeline = open_pipeline(source)
+    check_diffusion_model(pipeline.recipe, f"{what} needs")
     label = default_label(pipeline.recipe) if seeded else None
     if label is None:
         check_unconditional(pipeline.recipe, what)

@@ -1,4 +1,7 @@
-"""Build the model of a recipe around stored weights, with no more memory than the weights need."""
+"""Build the model of a recipe around stored weights, with no more memory than the weights need.
+
+Also find whether weights fit a network, and whether two recipes give them the same meaning.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.schedules import Cosine
+from ddim.runs.codec import dump
 from ddim.runs.manifest import Damaged
 from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe, build_model
@@ -96,6 +100,21 @@ def find_misfit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> s
     wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
     wrong += [name for name in tensors if name not in state]
     return wrong[0] if wrong else None
+
+
+def find_other_meaning(one: Recipe, other: Recipe) -> str | None:
+    """Return the first field by which two recipes give the same weights another meaning; None without one.
+
+    Dropout and the numbers of classes and of vector entries are not compared.
+    """
+    for name in "net", "schedule", "predicts", "conditioning":
+        found = [dump(getattr(recipe, name), named=True) for recipe in (one, other)]
+        for ignored in ("dropout", "classes", "vector"):
+            for part in found:
+                part.pop(ignored, None)
+        if found[0] != found[1]:
+            return name
+    return None
 
 
 def _describe_misfit(path: Path, wrong: str) -> Damaged:

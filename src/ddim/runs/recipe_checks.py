@@ -24,6 +24,7 @@ from ddim.errors import UserError, join_words
 from ddim.nn.networks import NETWORKS
 from ddim.runs.classes import Label
 from ddim.runs.codec import dump, list_fields, load_recipe
+from ddim.runs.fitting import find_other_meaning
 from ddim.runs.kinds import kind_name
 from ddim.runs.plain_values import show_value
 from ddim.runs.recipe import PixelRule, Recipe
@@ -158,6 +159,21 @@ def check_unconditional(recipe: Recipe, what: str) -> None:
             f"{what} evaluates the network without a {kind}, but this run was trained with a {kind} for "
             "every image (data.unlabelled 0)"
         )
+
+
+def check_diffusion_model(recipe: Recipe, demand: str, run: str = "this run") -> None:
+    """Check that a run is a diffusion model.
+
+    Args:
+        recipe: the recipe of the run.
+        demand: what must be a diffusion model, with its verb, such as "a variation needs".
+        run: the name of the run in the message.
+
+    Raises:
+        UserError: if the run is a distilled student.
+    """
+    if recipe.is_student:
+        raise UserError(f"{demand} a diffusion model, but {run} is a distilled student: name its teacher")
 
 
 def _find_misfits(recipe: Recipe) -> Iterator[str]:
@@ -299,21 +315,6 @@ def _find_unguided(recipe: Recipe, loss: Consistency, source: Recipe | None) -> 
             f"{asked} without objective.guide guides by labels, and this student is trained without labels: "
             "name a guide, such as --objective.guide @guide, or keep the labels"
         )
-
-
-def find_other_meaning(one: Recipe, other: Recipe) -> str | None:
-    """Return the first field by which two recipes give the same weights another meaning; None without one.
-
-    Dropout and the numbers of classes and of vector entries are not compared.
-    """
-    for name in "net", "schedule", "predicts", "conditioning":
-        found = [dump(getattr(recipe, name), named=True) for recipe in (one, other)]
-        for ignored in ("dropout", "classes", "vector"):
-            for part in found:
-                part.pop(ignored, None)
-        if found[0] != found[1]:
-            return name
-    return None
 
 
 def _find_unequal(recipe: Recipe) -> Iterator[tuple[str, dict[str, object]]]:

@@ -11,10 +11,10 @@ from ddim.data import SplitImages, split_images
 from ddim.data.open import fingerprint_source
 from ddim.data.values import choose_channels
 from ddim.errors import UserError, warn_user
+from ddim.runs.fitting import find_other_meaning
 from ddim.runs.images import check_same_split, list_readings
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.recipe import Recipe
-from ddim.runs.recipe_checks import find_other_meaning
 
 
 def load_parent(source: Path | None) -> LoadedRun | None:

@@ -22,12 +22,11 @@ from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
 from ddim.runs.checkpoint import read_tensors
 from ddim.runs.classes import choose_label
-from ddim.runs.fitting import find_misfit
+from ddim.runs.fitting import find_misfit, find_other_meaning
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import GuidanceOptions, open_guidance
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.recipe import Recipe, build_model
-from ddim.runs.recipe_checks import find_other_meaning
 
 
 class Teacher:
