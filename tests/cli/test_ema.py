@@ -6,7 +6,10 @@ import shutil
 import pytest
 
 import tiny
+from ddim.cli import console
 from ddim.files.locks import lock_folder
+from ddim.runs.codec import override
+from ddim.runs.pipeline import read_run_recipe
 from ddim.training import resume
 
 
@@ -105,8 +108,32 @@ def test_a_run_without_snapshots_is_refused_with_advice(tmp_path, refused, comma
     )
 
 
-def test_training_with_snapshots_names_the_command(tmp_path, command):
+def test_the_commands_for_a_checkpoint_name_the_checkpoint(run, command):
+    earlier = sorted((run / "checkpoints").glob("step-*"))[0]
+    assert command("ema", earlier).out.splitlines()[-1] == f"`ddim ema {earlier} --pick` chooses a width"
+    command("ema", f"{run}/best", "--width", "0.08")
+    said = command("ema", f"{run}/best").out
+    assert f": ddim sample {run}/best --weights width-0.08\n" in said
+
+
+def test_training_without_a_snapshot_does_not_name_the_command(tmp_path, command):
+    words = ["train", "blossoms:40", "--recipe", "smoke", "--images", 32, "--out", tmp_path / "run"]
+    assert "ddim ema" not in command(*words, "--no-compile", "--report.snapshots", 2).err
+
+
+@pytest.mark.parametrize(("student", "fewest"), [(False, 2), (True, 20)])
+def test_the_command_is_named_if_enough_images_are_held_out(student, fewest, run, capsys, monkeypatch):
+    recipe = override(read_run_recipe(run), {"objective": "consistency"} if student else {})
+    monkeypatch.setattr(console, "read_run_recipe", lambda path: recipe)
+    for held_out in (fewest - 1, fewest):
+        monkeypatch.setattr(console, "read_sealed", lambda path, n=held_out: {"data": {"valid": n}})
+        console.Console().done(run)
+        assert ("ddim ema" in capsys.readouterr().err) == (held_out == fewest)
+
+
+def test_training_with_snapshots_names_the_command(tmp_path, command, monkeypatch):
+    monkeypatch.setattr("ddim.nn.power_averages.FIRST", 2)
     run = tmp_path / "run"
-    words = ["train", "blossoms:40", "--recipe", "smoke", "--images", 32, "--out", run, "--no-compile"]
+    words = ["train", "blossoms:40", "--recipe", "smoke", "--images", 64, "--out", run, "--no-compile"]
     said = command(*words, "--report.snapshots", 2).err
     assert f"ddim ema {run} --pick    chooses how long the average of the weights is" in said

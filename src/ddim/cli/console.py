@@ -27,6 +27,7 @@ from ddim.files.documents import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
+from ddim.runs.averages import has_snapshots
 from ddim.runs.checkpoint import find_best
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.guidance_name import name_guidance
@@ -243,11 +244,14 @@ class Console(Display):
             images = saved[0] * recipe.optim.batch
             say(f"the best checkpoint was saved after {images:,} images: `{command}` samples it")
         run = shlex.quote(str(folder))
+        held_out = read_sealed(folder / RUN)["data"]["valid"]
         # The held-out images alone would be too few for an evaluation.
-        part = " --part all" if read_sealed(folder / RUN)["data"]["valid"] < LEAST else ""
+        part = " --part all" if held_out < LEAST else ""
         say(f"next: ddim sample {run}{options}    generates new images")
         say(f"      ddim evaluate {run}{part}{options}    measures how close they are to real images")
-        if recipe.report.snapshots:
+        # `--pick` needs snapshots, and held-out images: two for errors, and more for the KID of a student.
+        enough = held_out >= (LEAST if recipe.is_student else 2)
+        if enough and lines and has_snapshots(folder, lines[-1]["step"]):
             pick = f"{name_pick_command(folder)}{self.own}"
             say(f"      {pick}    chooses how long the average of the weights is")
 

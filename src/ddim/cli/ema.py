@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         average, text = choice.average, _describe_choice(choice)
     elif args.width is None:
         found = list_averages(args.run)
-        print_result(args, asdict(found), _describe_list(found))
+        print_result(args, asdict(found), _describe_list(found, args.run))
         return 0
     else:
         average = reconstruct_average(args.run, args.width, name=args.name)
@@ -136,14 +136,19 @@ def _describe_choice(choice: AverageChoice) -> str:
     return format_table(head, rows, numbers=1) + "\n".join(notes)
 
 
-def _describe_list(found: AverageList) -> str:
-    """Return the table of the widths of a run, with the stored averages."""
+def _describe_list(found: AverageList, given: Path) -> str:
+    """Return the table of the widths of a run, with the stored averages.
+
+    Args:
+        found: the widths and the averages.
+        given: the run or checkpoint as the user named it; it is that of the printed commands.
+    """
     text = f"{found.title}\n" + format_table(
         ("width", "reconstruction error", "gamma"),
         [(*_describe_width(row), f"{row['gamma']:.2f}") for row in found.rows],
         numbers=0,
     )
-    run = shlex.quote(str(found.run))
+    run = shlex.quote(str(given))
     uses = [
         f"ddim sample {run} --weights {row['weights']}"
         if row["step"] == found.step
@@ -151,11 +156,11 @@ def _describe_list(found: AverageList) -> str:
         for row in found.stored
     ]
     lines = [f"stored for step {row['step']}: {use}" for row, use in zip(found.stored, uses, strict=True)]
-    return text + "\n".join(lines or [f"`{name_pick_command(found.run)}` chooses a width"])
+    return text + "\n".join(lines or [f"`{name_pick_command(given)}` chooses a width"])
 
 
 def name_pick_command(run: Path) -> str:
-    """Return the command that chooses the best average of a run."""
+    """Return the command that chooses the best average of a run or of a checkpoint of a run."""
     from ddim.runs.pipeline import read_run_recipe
 
     # The validation error of a student does not tell which average is best.

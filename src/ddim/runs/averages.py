@@ -132,6 +132,11 @@ def list_snapshots(run: Path, before: int) -> list[Snapshot]:
     return snapshots
 
 
+def has_snapshots(run: Path, before: int) -> bool:
+    """Return whether a run has snapshots of steps below `before`. They may be damaged."""
+    return any(step < before for step, _ in _list_folders(run))
+
+
 def _list_folders(run: Path) -> list[tuple[int, Path]]:
     """Return the steps and folders of all snapshots of a run, the oldest first."""
     places = ((parse_step(path.name), path) for path in (run / FOLDER / SNAPSHOTS).glob("step-*"))
