@@ -26,6 +26,11 @@ def test_the_options_of_a_training_are_taken_and_nothing_is_written(command, her
     assert list(here.iterdir()) == []
 
 
+def test_the_help_names_only_options_of_the_command(command):
+    for name, named in (("plan", False), ("train", True)):
+        assert ("those of --from" in " ".join(command(name, "--help").out.split())) == named
+
+
 def test_fields_of_the_recipe_are_options(command):
     found = command("plan", *SMALL, "--minutes", "0.1", "--net.widths", "8,8,8")
     assert found.out.startswith("36 training images of 32 x 32 pixels; recipe smoke, ")

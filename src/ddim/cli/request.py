@@ -8,14 +8,16 @@ from ddim.cli import DATA
 from ddim.cli.own import names_own
 
 
-def add_request_options(parser: argparse.ArgumentParser) -> None:
+def add_request_options(parser: argparse.ArgumentParser, default: str) -> None:
     """Add DATA, --recipe, --images, --size and --seed.
 
     A command that also sets `TAKES_FIELDS = True` accepts each field of a recipe as an option.
+
+    Args:
+        parser: the parser of the command.
+        default: the images that the command uses without DATA, in words for --help.
     """
-    parser.add_argument(
-        "data", nargs="?", metavar="DATA", help=f"{DATA} (default: those of --from, or of the recipe)"
-    )
+    parser.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA} (default: {default})")
     parser.add_argument(
         "--recipe", metavar="NAME|FILE", help="a name from the list below, or a YAML file (default: fast)"
     )

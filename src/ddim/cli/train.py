@@ -47,7 +47,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim train`."""
     parser.usage = "ddim train [DATA] [--recipe NAME|FILE] [--out RUN] [--minutes M | --images N] [options]"
     parser.epilog = _EPILOG.format(recipes=list_kinds("runs.named_recipes", "RECIPES"))
-    add_request_options(parser)
+    add_request_options(parser, "those of --from, or of the recipe")
     parser.add_argument("--minutes", metavar="M", help="training time (default: the recipe's, 40 for fast)")
     parser.add_argument(
         "--out", type=Path, metavar="RUN", help="run folder (default: a new runs/DATA-RECIPE-N)"
