@@ -8,6 +8,7 @@ import torch
 import ddim.training.speed
 import tiny
 from ddim.data import split_images
+from ddim.diffusion.consistency import Consistency
 from ddim.errors import OutOfMemory, UserError
 from ddim.nn.runtime import Runtime
 from ddim.training.budget import WARM_UP
@@ -35,6 +36,15 @@ def test_the_speed_is_that_of_the_steps_after_the_warm_up():
     assert found.start + found.warm_up + found.seconds < whole
     assert found.images_per_second == found.images / found.seconds
     assert found.parameters == sum(p.numel() for p in tiny.training(recipe).parameters.values())
+
+
+def test_the_steps_of_a_student_are_timed_as_they_are_after_its_start(monkeypatch):
+    """At its start, a step of a student needs no second evaluation of the network."""
+    seen, at = [], Consistency.at
+    monkeypatch.setattr(Consistency, "at", lambda loss, part: seen.append(part) or at(loss, part))
+    recipe = tiny.recipe(objective="consistency")
+    measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4)
+    assert set(seen) == {0.5}
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from ddim.errors import SMALLER, UserError, is_full_memory
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Recipe
+from ddim.runs.state import Plan
 from ddim.training.budget import WARM_UP
 from ddim.training.loop import Training
 from ddim.training.memory import advance_within_memory
@@ -137,6 +139,9 @@ def _begin(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> tuple[Traini
     """Return a training after `WARM_UP` steps, and the seconds of its preparation and of these steps."""
     begin = time.monotonic()
     training = start_training(recipe, parts, runtime, None)
+    if recipe.is_student:
+        # At progress 0, a step of a student evaluates the network once; all later steps evaluate it twice.
+        training.plan = Plan(sys.maxsize, decayed=0.5)
     started = time.monotonic()
     for _ in range(WARM_UP):
         _finish_step(training)
