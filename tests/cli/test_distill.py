@@ -64,6 +64,11 @@ def test_by_default_the_student_has_an_hour(here, teacher):
         (["RUN", "--guide-with", "@guide"], "guide_with needs a guidance scale too, such as guidance 2"),
         (["RUN", "--guidance", "2", "--guide-with", "@9"], "weights must be ema or raw, got '9'"),
         (
+            ["RUN", "--guidance", "2", "--guide-with", "@9"],
+            "has no checkpoint of step 9, but of steps 5 and 10",
+        ),
+        (["RUN", "--guidance", "2", "--guide-with", "@9@raw"], "@9@raw names two weights, 9 and raw: leave"),
+        (
             ["RUN", "--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "5,-2"],
             "lower end first",
         ),

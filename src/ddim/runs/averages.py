@@ -39,7 +39,7 @@ from ddim.runs.manifest import (
     write_parts,
 )
 from ddim.runs.recipe import Recipe
-from ddim.runs.run_path import BEST, GUIDE, find_run_folder
+from ddim.runs.run_path import BEST, GUIDE, describe_missing_step, find_run_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -244,7 +244,10 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
     stored = {} if run == path else find_stored(run)
     if weights not in stored:
         possible += stored
-        raise UserError(f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}")
+        raise UserError(
+            f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}"
+            f"{describe_missing_step(run, weights)}"
+        )
     facts = read_stored(stored[weights])
     if facts.weights != hash_weights(path):
         # `ddim ema RUN` makes an average for the newest checkpoint.

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from ddim.data.hub import names_repository
-from ddim.errors import UserError
+from ddim.errors import UserError, join_words
 from ddim.files.documents import read_sealed
 from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
@@ -103,7 +103,7 @@ def parse_place(text: str, own: Path | None) -> tuple[Path, str]:
         own: the run that is meant if the path is left out, as in "@guide"; None if there is no such run.
 
     Raises:
-        UserError: if the path is left out and `own` is None.
+        UserError: if the path is left out and `own` is None, or two weights are named.
     """
     if names_repository(text):
         return Path(text), "ema"
@@ -120,7 +120,25 @@ def parse_place(text: str, own: Path | None) -> tuple[Path, str]:
     if name in (BEST, GUIDE):
         return path / name, weights
     step = path / CHECKPOINTS / f"step-{int(name):09d}" if name.isdecimal() else path
-    return (step, weights) if step != path and step.is_dir() else (path, name)
+    if step != path and step.is_dir():
+        return step, weights
+    if weights != "ema":
+        missing = describe_missing_step(path, weights)
+        raise UserError(f"{text} names two weights, {weights} and {name}: leave one out{missing}")
+    return path, name
+
+
+def describe_missing_step(run: Path, name: str) -> str:
+    """Return "; run RUN has no checkpoint of step NAME", with the steps that it has.
+
+    Return "" if `name` is not a whole number.
+    """
+    if not name.isdecimal():
+        return ""
+    places = (parse_step(path.name) for path in (run / CHECKPOINTS).glob("step-*"))
+    steps = [str(step) for step in sorted(place[0] for place in places if place)]
+    others = f", but of {'steps' if len(steps) > 1 else 'step'} {join_words(steps)}" if steps else ""
+    return f"; run {run} has no checkpoint of step {name}{others}"
 
 
 def pin_place(text: str) -> str:
