@@ -362,6 +362,26 @@ class Begin(ddim.Callback):
         raise tiny.PowerCutError
 
 
+def test_a_student_is_not_a_guide(teacher, student):
+    own = load(student)
+    for strong, guide in ((load(teacher), own), (load(teacher), str(student)), (own, "@raw")):
+        with pytest.raises(UserError, match="^a guide must be a diffusion model, but .* is a distilled stud"):
+            ddim.sample(strong, n=1, guidance=2, guide_with=guide, progress=False)
+    with pytest.raises(UserError, match="a guide must be a diffusion model, but .*: name its teacher"):
+        find_teacher_guidance(load(teacher), guidance=2.0, guide_with=str(student))
+
+
+def test_guidance_of_a_guided_student_is_a_warning(early, guided, recwarn):
+    ddim.sample(guided, n=1, guidance=1.5, guide_with=str(early), progress=False)
+    (said,) = (str(each.message) for each in recwarn)
+    assert (
+        said
+        == "this student has learned guidance 3 from its teacher, so guidance 1.5 guides its samples twice"
+    )
+    ddim.sample(guided, n=1, progress=False)
+    assert len(recwarn) == 1
+
+
 def test_a_guide_with_another_network_or_another_schedule_is_refused(early, tmp_path):
     said = "only from a guide with the {} of its teacher, such as @guide, got .*/{}: give another guide"
     for field, value in {"net": {"net.widths": "16,16"}, "schedule": {"schedule": "linear_path"}}.items():

@@ -21,7 +21,7 @@ from ddim.diffusion.log_snr import Interval
 from ddim.errors import UserError
 from ddim.runs.classes import Label
 from ddim.runs.pipeline import LoadedRun, Pipeline
-from ddim.runs.recipe_checks import check_unconditional
+from ddim.runs.recipe_checks import check_diffusion_model, check_unconditional
 
 LARGEST_SCALE = 1e6
 """The largest guidance scale; useful scales are below 20."""
@@ -135,13 +135,13 @@ def check_guidance(pipeline: Pipeline, label: Label, steps: int, guidance: Guida
     """Check that a model can be guided in this way.
 
     Raises:
-        UserError: if there is no guide and classifier-free guidance is impossible. Also if the guide does not
-            fit the model.
+        UserError: if there is no guide and classifier-free guidance is impossible. Also if the guide is a
+            student, or does not fit the model.
     """
     if not guidance.on:
         return
     if guidance.guide is not None:
-        _check_guide(pipeline, label, steps, guidance, guidance.guide.run)
+        _check_guide(pipeline, label, steps, guidance, guidance.guide)
         return
     data, mend = pipeline.recipe.data, "or name a weaker model, guide_with @guide (--guide-with @guide)"
     if not data.conditional:
@@ -164,8 +164,9 @@ def _have_same_weights(one: LoadedRun, other: LoadedRun) -> bool:
     return named[0] == named[1] and one.changed == other.changed
 
 
-def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance, guide: LoadedRun) -> None:
-    model, own = pipeline.model, guide.checkpoint
+def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance, named: Guide) -> None:
+    model, guide, own = pipeline.model, named.run, named.run.checkpoint
+    check_diffusion_model(guide.recipe, "a guide must be", named.name)
     if isinstance(pipeline, LoadedRun) and _have_same_weights(guide, pipeline):
         raise UserError("the guide must be weaker than the model, got the same checkpoint and weights")
     if guide.model.shape != model.shape:

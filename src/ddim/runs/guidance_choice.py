@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.log_snr import Interval, find_ends
-from ddim.errors import UserError, describe_given, suggest
+from ddim.errors import UserError, describe_given, suggest, warn_user
 from ddim.runs.classes import Label
 from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance
 from ddim.runs.pipeline import LoadedRun, Pipeline, load
@@ -26,6 +27,8 @@ def open_guidance(
     guide_with: str | Path | LoadedRun | None = None,
 ) -> Guidance:
     """Return the `Guidance` for a user's options; the guide is loaded, and all options are checked.
+
+    A warning says so if the model is a student that has learned guidance already.
 
     Args:
         pipeline: the model to sample, with its sampler and grid.
@@ -63,6 +66,12 @@ def open_guidance(
             f"{error}; this guidance was chosen by `ddim search`: give guidance 1 (--guidance 1) to sample "
             "without it"
         ) from None
+    loss = pipeline.recipe.objective
+    if isinstance(loss, Consistency) and loss.guidance != 1:
+        warn_user(
+            f"this student has learned guidance {loss.guidance:g} from its teacher, so guidance {guidance:g} "
+            "guides its samples twice"
+        )
     return chosen
 
 
