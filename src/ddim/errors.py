@@ -203,7 +203,7 @@ def to_float(name: str, value: object) -> float:
     """Return a number as a `float`; `name` is its name in the message.
 
     Raises:
-        UserError: if the value is a text, a truth value, None, an array of several numbers, or another object.
+        UserError: if the value is a text, a truth value, None, an array of several numbers or another object.
     """
     if not isinstance(value, SupportsFloat) or isinstance(value, bool) or getattr(value, "shape", ()):
         raise UserError(f"{name} must be a number, got {describe_given(value)}")
