@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from itertools import islice
 from operator import index
 from pathlib import Path
@@ -211,32 +212,31 @@ def to_float(name: str, value: object) -> float:
 
 
 def check_part_values(owner: str, part: object) -> None:
-    """Check those fields of a part of a recipe whose type is `int`, `float` or a `Literal`.
-
-    Args:
-        owner: the name of the part; the message names the field OWNER.NAME.
-        part: the part, a dataclass.
+    """Check those fields of a part of a recipe, a dataclass, whose type is `int`, `float` or a `Literal`.
 
     Raises:
-        UserError: if such a field holds no number, or none of the values of the `Literal`.
+        UserError: if such a field holds no number, or none of the values of the `Literal`; the message names
+            the field OWNER.NAME.
     """
-    wanted = get_type_hints(type(part))
-    for name, value in vars(part).items():
-        path, allowed = f"{owner}.{name}", get_args(wanted.get(name))
-        if wanted.get(name) in (int, float):
+    for name, kind in _list_types(type(part)).items():
+        path, value, allowed = f"{owner}.{name}", getattr(part, name), get_args(kind)
+        if kind in (int, float):
             to_float(path, value)
-        elif get_origin(wanted.get(name)) is Literal and value not in allowed:
+        elif get_origin(kind) is Literal and value not in allowed:
             hint = suggest(str(value), allowed)
             raise UserError(f"{path} must be one of {', '.join(allowed)}, got {value!r}{hint}")
 
 
-def to_int(name: str, value: object, hint: str = "") -> int:
-    """Return a whole number as an `int` of Python.
+@cache
+def _list_types(kind: type) -> dict[str, object]:
+    """Return the types of the fields of a part, without those that a subclass of the user adds."""
+    # The types in a class of the user may have names that cannot be found here.
+    own = next(base for base in kind.__mro__ if base.__module__.startswith("ddim."))
+    return get_type_hints(own)
 
-    Args:
-        name: the name of the number in the message.
-        value: the number; a number of NumPy or torch is allowed too.
-        hint: the end of the message.
+
+def to_int(name: str, value: object, hint: str = "") -> int:
+    """Return a whole number, also of NumPy or torch, as an `int`; `name` and `hint` are for the message.
 
     Raises:
         UserError: if `value` is not one whole number.

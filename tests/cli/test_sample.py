@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ddim.plots.pictures import enlarge, make_sheet, save_png, to_uint8
 from ddim.runs import checkpoint, sample_folder
 from ddim.runs.folder import record_in_run
 from ddim.runs.pipeline import load
+from ddim.runs.sampling_setup import choose_sampling
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +177,22 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
         assert finished[name] == whole[name]
     assert finished.keys() == whole.keys()
     assert json.loads(finished["record.json"])["seeds"] == list(range(size + 2))
+
+
+def test_the_record_has_the_evaluations_of_a_sampler_whose_number_depends_on_the_images(run, tmp_path):
+    @dataclass(frozen=True)
+    class Corrected(ddim.DDIM):
+        def walk(self, denoise, x, times, noise):
+            if denoise(x, times[0]).x0.abs().max() > 0.01:
+                denoise(x, times[0])
+            yield from super().walk(denoise, x, times, noise)
+
+    setup = choose_sampling(load(run), 3, None, sampler=Corrected())
+    written = sample_folder.write_samples(setup, [0, 1], sample_folder.Output(tmp_path / "a"))
+    record = json.loads((tmp_path / "a" / "record.json").read_text())
+    assert (written.nfe, record["nfe"], setup.count_evaluations()) == (5, 5, 4)
+    again = sample_folder.write_samples(setup, [0, 1], sample_folder.Output(tmp_path / "a"))
+    assert (again.nfe, again.made) == (5, 0)
 
 
 def test_samples_that_are_not_numbers_are_refused_and_not_written(run, tmp_path, monkeypatch, command):

@@ -1,5 +1,7 @@
 """What a notebook does: plain functions as networks, numbers as times, values that print in a line."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
@@ -58,6 +60,16 @@ def test_a_schedule_takes_a_time_as_a_number(kind):
 def test_a_part_with_a_misspelt_choice_or_no_number_is_refused(make, said):
     with pytest.raises(UserError, match=said):
         make()
+
+
+def test_fields_that_a_subclass_adds_may_have_any_types():
+    @dataclass(frozen=True)
+    class Mine(ddim.DDIM):
+        table: "Unknown | None" = None  # noqa: F821
+
+    assert Mine(0.5).eta == 0.5
+    with pytest.raises(UserError, match="sampler.eta must be a number, got 'a'"):
+        Mine("a")
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

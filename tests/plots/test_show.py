@@ -45,6 +45,8 @@ def test_a_sheet_takes_a_reversed_array():
         (np.full((1, 1, 4, 4), 7, np.uint16), None, "got uint16 from 7 to 7: convert them to uint8"),
         (np.zeros((1, 1, 4, 4)), 1.5, "columns must be a whole number, got 1.5"),
         (None, None, "images must be a tensor, an array or a list of these, got None"),
+        ("abc", None, "images must be a tensor, an array or a list of these, got 'abc'"),
+        ([3, 4], None, "images must be a tensor, an array or a list of these, got 3"),
     ],
 )
 def test_images_of_which_no_sheet_can_be_made_are_refused(images, columns, said):

@@ -58,6 +58,19 @@ def test_a_pipeline_refuses_another_recipe_of_training(trained):
         trained.with_recipe(seed=own.seed + 1)
 
 
+def test_grids_with_arrays_can_be_changed_again(trained):
+    @dataclass(frozen=True)
+    class Table:
+        levels: np.ndarray
+
+        def __call__(self, steps, schedule):
+            return torch.tensor(self.levels[:steps])
+
+    first = trained.with_recipe(grid=Table(np.array([1.0, 0.6])))
+    again = first.with_recipe(grid=Table(np.array([0.9, 0.5])))
+    assert again.recipe.grid(2, None).tolist() == [0.9, 0.5]
+
+
 SAMPLERS = [
     DDIM(),
     DDIM(0.5),

@@ -16,7 +16,7 @@ import tiny
 from ddim.data import split_images
 from ddim.diffusion.loss import Loss, Objective
 from ddim.diffusion.schedules import Cosine, LinearBeta
-from ddim.diffusion.time_sampling import TimeSampling
+from ddim.diffusion.time_sampling import LossAware, TimeSampling
 from ddim.errors import UserError
 from ddim.runs import own_parts
 from ddim.runs.codec import dump, list_fields, load_recipe, override, write_recipe
@@ -350,6 +350,24 @@ def test_times_that_cannot_be_trained_at_are_refused_before_training(way, messag
 
 def test_time_0_can_be_drawn_if_the_schedule_has_noise_there():
     recipe = replace(tiny.BASE, objective=Objective(times=Strange("clean")), schedule=Cosine())
+    check_own_parts(recipe, split_images(tiny.images(), 0.2, 0))
+
+
+@dataclass(frozen=True)
+class Remembered(TimeSampling):
+    """Times that only a memory of losses draws."""
+
+    def memory(self):
+        """See `TimeSampling`."""
+        return LossAware(100).memory()
+
+    def __call__(self, uniform, schedule):
+        """See `TimeSampling`."""
+        raise NotImplementedError
+
+
+def test_times_that_a_memory_draws_are_not_asked_for_without_it():
+    recipe = replace(tiny.BASE, objective=Objective(times=Remembered()))
     check_own_parts(recipe, split_images(tiny.images(), 0.2, 0))
 
 

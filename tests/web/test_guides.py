@@ -58,6 +58,7 @@ def test_runs_that_wait_or_are_damaged_are_not_offered(runs):
         {"recipe__data__size": [64, 64]},
         {"recipe__data__validation": 0.5},
         {"recipe__seed": 1},
+        {"recipe__objective": {"kind": "consistency"}},
         {"recipe__pixels": {"kind": "fixed", "mean": 0.5, "std": 0.5}},
         {"recipe__data__labels": True, "recipe__data__unlabelled": 0.0},
     ],

@@ -80,14 +80,13 @@ def check_images(images: Tensor, what: str = "images") -> None:
         what: the name of the images in the message.
 
     Raises:
-        UserError: if the values are of another type, outside [0, 1] or NaN; the message says how to convert
-            them.
+        UserError: if the values are of another type, outside [0, 1] or NaN; the message says what to do.
     """
     kind = str(images.dtype).removeprefix("torch.")
     if kind != "uint8" and images.numel():
         # torch does not compare values of uint16.
-        ends = (images if images.is_floating_point() else images.double()).aminmax()
-        low, high = (end.item() for end in ends)
+        values = images if images.is_floating_point() else images.double()
+        low, high = (end.item() for end in values.aminmax())
         check_pixels(kind, low, high, what)
 
 
@@ -146,8 +145,10 @@ def sheet(
     """
     import torch
 
-    if not isinstance(images, torch.Tensor | np.ndarray | Sequence):
-        raise UserError(f"images must be a tensor, an array or a list of these, got {describe_given(images)}")
+    for each in [images, *images] if isinstance(images, Sequence) else [images]:
+        if not isinstance(each, torch.Tensor | np.ndarray | Sequence) or isinstance(each, str):
+            what = describe_given(each)
+            raise UserError(f"images must be a tensor, an array or a list of these, got {what}")
     if not len(images):
         raise UserError("a sheet needs at least 1 image, got none")
     # torch takes no array with a negative stride, such as a reversed one.

@@ -99,7 +99,7 @@ class Pipeline:
         """
         chosen = {k: choose_value(Recipe, k, v, getattr(self.recipe, k, None)) for k, v in fields.items()}
         recipe, allowed = replace(self.recipe, **chosen), (*SAMPLING_FIELDS, "steps")
-        if fixed := [name for name in list_changed(self.recipe, recipe, *chosen) if name not in allowed]:
+        if fixed := list_changed(self.recipe, recipe, *(name for name in chosen if name not in allowed)):
             raise UserError(
                 f"{', '.join(fixed)} cannot be changed after training; only {', '.join(allowed)} can, and "
                 "sampled_on is the noise schedule of sampling"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 from pathlib import Path
 
@@ -49,10 +50,12 @@ def check_no_run(source: str) -> None:
     Raises:
         UserError: if `source` is the folder of a run or of a checkpoint.
     """
-    if is_run_folder(Path(source).expanduser()):
+    folder = os.path.expanduser(source)
+    if os.path.isdir(folder) and is_run_folder(Path(folder)):
         raise UserError(
-            f"{source} is a run, not a folder of images: to start a new run from its weights, give it as "
-            f"source (--from {shlex.quote(source)})"
+            f"{source} is a run, not a folder of images: continue it with `ddim train --resume --out "
+            f"{shlex.quote(source)}`, or start a new run from its weights with source (--from "
+            f"{shlex.quote(source)}) and without it as images"
         )
 
 
@@ -131,12 +134,11 @@ def parse_place(text: str, own: Path | None) -> tuple[Path, str]:
 def describe_missing_step(run: Path, name: str) -> str:
     """Return "; run RUN has no checkpoint of step NAME", with the steps that it has.
 
-    Return "" if `name` is not a whole number.
+    Return "" if `name` is not a whole number, or the run has this checkpoint.
     """
-    if not name.isdecimal():
+    steps = [step for step, _ in list_checkpoints(run)]
+    if not name.isdecimal() or int(name) in steps:
         return ""
-    places = (parse_step(path.name) for path in (run / CHECKPOINTS).glob("step-*"))
-    steps = [str(step) for step in sorted(place[0] for place in places if place)]
     others = f", but of {'steps' if len(steps) > 1 else 'step'} {join_words(steps)}" if steps else ""
     return f"; run {run} has no checkpoint of step {name}{others}"
 

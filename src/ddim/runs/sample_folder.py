@@ -130,7 +130,7 @@ def write_samples(
         todo = processes.broadcast(plan)
         frames = Film(pipeline.pixels, todo.filmed)
         watch = _watch_both(frames.add if todo.filmed else None, output.watch)
-        seconds = _make_missing(setup, todo, len(seeds), watch, progress)
+        nfe, seconds = _make_missing(setup, todo, len(seeds), watch, progress)
         if todo.filmed:
             frames.collect()
         if not processes.leads:
@@ -139,33 +139,32 @@ def write_samples(
         # One array, if the samples are not 8-bit pictures or the run was trained on arrays.
         if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not todo.files.pictures:
             todo.files.stack(seeds)
-        end = {"seeds": sorted({*todo.there["seeds"], *seeds})}
+        end = {"nfe": nfe, "seeds": sorted({*todo.there["seeds"], *seeds})}
         end |= {"seconds": round(todo.there["seconds"] + seconds, 2)}
         end |= {"film": todo.filmed or todo.there["film"]}
         write_sealed(todo.files.folder / RECORD, {**record, **end})
-        return processes.broadcast(
-            Written(todo.files.folder, sheet, len(todo.missing), seconds, record["nfe"])
-        )
+        return processes.broadcast(Written(todo.files.folder, sheet, len(todo.missing), seconds, nfe))
 
 
 def _make_missing(
     setup: SamplingSetup[LoadedRun], todo: _Plan, count: int, watch: Watch | None, progress: Progress
-) -> float:
-    """Generate and write the missing samples; return the seconds of sampling.
+) -> tuple[int, float]:
+    """Generate and write the missing samples; return the NFE and the seconds of sampling.
 
     `count` is the number of all samples, including those that exist already.
     """
     pipeline, processes = setup.pipeline, current_processes()
-    seconds, done = 0.0, count - len(todo.missing)
+    nfe, seconds, done = todo.there["nfe"], 0.0, count - len(todo.missing)
     for part in split_into_parts(pipeline, todo.missing, pipeline.runtime.micro_batch * processes.count):
         start, onward = time.monotonic(), continue_progress(progress, done, count)
-        mine, _ = generate(setup, share_seeds(pipeline, part), watch=watch, progress=onward)
-        images = gather_samples(pipeline, mine)
+        mine, made = generate(setup, share_seeds(pipeline, part), watch=watch, progress=onward)
+        # A sampler of the user may need more evaluations for some images than were counted before.
+        images, (nfe,) = gather_samples(pipeline, mine), processes.highest(made)
         check_samples(images, part, pipeline)
         done, seconds = done + len(part), seconds + time.monotonic() - start
         if processes.leads:
             todo.files.write(part, images)
-    return seconds
+    return nfe, seconds
 
 
 def _watch_both(one: Watch | None, other: Watch | None) -> Watch | None:
@@ -185,7 +184,7 @@ class _Plan:
 
     Attributes:
         files: the files of the samples.
-        there: the seeds and seconds of earlier calls, and the seeds of their film, from the record.
+        there: the NFE, seeds and seconds of earlier calls, and the seeds of their film, from the record.
         shown: the seeds of the sheet.
         filmed: the seeds of the film; [] if no film must be made.
         missing: the seeds whose samples must be made.
@@ -233,8 +232,8 @@ def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
 
 
 def _open_folder(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the seeds and seconds of the samples in the folder, and the seeds of their film."""
-    there: dict[str, Any] = {"seeds": [], "seconds": 0.0, "film": None}
+    """Return the NFE, seeds and seconds of the samples in the folder, and the seeds of their film."""
+    there: dict[str, Any] = {"nfe": record["nfe"], "seeds": [], "seconds": 0.0, "film": None}
     before = _read_record(folder, record)
     if before is None:
         # The record marks the folder as a folder of samples, so that the same call can finish it later.

@@ -10,6 +10,7 @@ import torch
 from ddim.data import SplitImages
 from ddim.diffusion.denoiser import check_output
 from ddim.diffusion.log_snr import midpoints
+from ddim.diffusion.loss import make_memory
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
 from ddim.nn.own_network import OwnNetwork
@@ -80,7 +81,8 @@ def _check_times(recipe: Recipe) -> None:
         UserError: if the call fails, the result has a wrong shape or type, or a time cannot be used.
     """
     times, schedule, uniform = recipe.objective.times, recipe.schedule, midpoints(recipe.optim.batch)
-    if not (is_own(times) or is_own(recipe.objective)):
+    if not (is_own(times) or is_own(recipe.objective)) or make_memory(recipe.objective, schedule):
+        # A memory of past losses draws the times itself.
         return
     called = f"objective.times {type(times).__name__}, called with uniform ({len(uniform)},),"
     try:

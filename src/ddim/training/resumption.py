@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ddim.errors import UserError, to_float, to_int
+from ddim.errors import UserError, to_float
 from ddim.files.documents import read_sealed
 from ddim.files.locks import lock_folder
 from ddim.runs import checkpoint
@@ -46,8 +46,8 @@ class Larger:
             raise UserError("give more or images, not both")
         if self.more is not None and to_float("more (--more)", self.more) == math.inf:
             raise UserError("more (--more) must be a number of minutes, got inf")
-        if self.images is not None:
-            to_int("images", self.images)
+        if self.images is not None and not to_float("images", self.images).is_integer():
+            raise UserError(f"images must be a whole number, got {self.images}")
 
     @property
     def asked(self) -> bool:

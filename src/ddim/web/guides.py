@@ -58,7 +58,7 @@ def find_guide(given: str, own: str, known: Mapping[str, ListedRun]) -> str:
         raise Refused(
             422,
             "guide_with must be @guide, or the id of a run with the same images, split, size, pixels and "
-            f"labels and with a checkpoint, got {given!r}",
+            f"labels and with a checkpoint, and no student, got {given!r}",
         )
     return given if given == OWN else str(known[given].place.path)
 
@@ -69,7 +69,7 @@ def fits(run: Run, other: Run) -> bool:
     Both runs must have the same images, split in the same way, because the map from pixels to model units is
     measured on the training images.
     """
-    if _traits(run) != _traits(other):
+    if _traits(run) != _traits(other) or _is_student(other):
         return False
     data = other.recipe["data"]
     if not (data.get("labels") or data.get("vectors")):
@@ -99,6 +99,10 @@ def _condition(run: Run) -> tuple[Any, ...]:
 def _images(run: Run) -> Mapping[str, Any]:
     found = run.facts.get("data")
     return found if isinstance(found, Mapping) else {}
+
+
+def _is_student(run: Run) -> bool:
+    return run.recipe.get("objective", {}).get("kind") == "consistency"
 
 
 def _has_steps(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from ddim.runs.edit_folder import FILM, RECORD, STRIP, EditOutput, WrittenEdit, 
 from ddim.runs.edit_work import override_edit_grid
 from ddim.runs.file_edits import FileEdit, Inpainting, Interpolation, Latents, Variations
 from ddim.runs.pipeline import LoadedRun
+from ddim.runs.recipe_checks import check_diffusion_model
 from ddim.runs.sample_files import SampleFiles
 from ddim.web import tasks
 from ddim.web.perform_samples import PIPELINES, archive, sample_run
@@ -43,6 +44,7 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
     if unknown:
         raise UserError(f"{unknown[0]} cannot be changed for an edit; only grid can")
     pipeline, start = PIPELINES.open(task.run), time.monotonic()
+    check_diffusion_model(pipeline.recipe, "an edit needs")
     files = _write_inputs(task, folder, pipeline, monitor)
     edit, notes = _choose_edit(task, files, folder / MASK), []
     grid = override_edit_grid(pipeline.recipe, task.fields, real=edit.real)

@@ -199,6 +199,13 @@ def test_impossible_requests_are_refused_before_anything_starts(given, said, tmp
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_run_is_no_folder_of_images(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="is a run, not a folder of images: continue it with"):
+        begin_sweep(request(data=str(tmp_path / "run")), tmp_path / "sweep")
+
+
 def test_sources_with_enough_validation_images_can_be_evaluated(tmp_path, monkeypatch):
     assert plan_trials(request(data="blossoms:191", evaluate=20))
     # The number of images in a folder is unknown before they are read.

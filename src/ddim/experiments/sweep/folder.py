@@ -98,6 +98,7 @@ def begin_sweep(
             folder contains other files, or contains a sweep with another request or storage.
     """
     from ddim.runs.codec import dump
+    from ddim.runs.run_path import check_no_run
 
     check_optuna()
     out = parse_out(out)
@@ -109,6 +110,7 @@ def begin_sweep(
         if storage:
             check_address(storage)
         if request.data:
+            check_no_run(request.data)
             check_outside(out or Path("runs"), request.data)
         out = _make_folder(out, request)
         document = {
