@@ -249,11 +249,9 @@ class Console(Display):
         part = " --part all" if held_out < LEAST else ""
         say(f"next: ddim sample {run}{options}    generates new images")
         say(f"      ddim evaluate {run}{part}{options}    measures how close they are to real images")
-        # `--pick` needs snapshots, and held-out images: two for errors, and more for the KID of a student.
-        enough = held_out >= (LEAST if recipe.is_student else 2)
-        if enough and lines and has_snapshots(folder, lines[-1]["step"]):
-            pick = f"{name_pick_command(folder)}{self.own}"
-            say(f"      {pick}    chooses how long the average of the weights is")
+        pick = name_pick_command(folder, recipe, held_out)
+        if pick and lines and has_snapshots(folder, lines[-1]["step"]):
+            say(f"      {pick}{self.own}    chooses how long the average of the weights is")
 
 
 def _typical_size(images: Images) -> str:

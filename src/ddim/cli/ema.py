@@ -14,9 +14,13 @@ from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result
 from ddim.cli.tables import format_table
 from ddim.errors import UserError
+from ddim.files.documents import read_sealed
+from ddim.metrics.catalogue import LEAST
+from ddim.runs import folder
 
 if TYPE_CHECKING:
     from ddim.evaluation.average_choice import AverageChoice
+    from ddim.runs.recipe import Recipe
     from ddim.runs.reconstruction import AverageList
 
 _EPILOG = """
@@ -143,6 +147,8 @@ def _describe_list(found: AverageList, given: Path) -> str:
         found: the widths and the averages.
         given: the run or checkpoint as the user named it; it is that of the printed commands.
     """
+    from ddim.runs.pipeline import read_run_recipe
+
     text = f"{found.title}\n" + format_table(
         ("width", "reconstruction error", "gamma"),
         [(*_describe_width(row), f"{row['gamma']:.2f}") for row in found.rows],
@@ -156,16 +162,24 @@ def _describe_list(found: AverageList, given: Path) -> str:
         for row in found.stored
     ]
     lines = [f"stored for step {row['step']}: {use}" for row, use in zip(found.stored, uses, strict=True)]
-    return text + "\n".join(lines or [f"`{name_pick_command(given)}` chooses a width"])
+    if lines:
+        return text + "\n".join(lines)
+    held_out = read_sealed(found.run / folder.RUN)["data"]["valid"]
+    pick = name_pick_command(given, read_run_recipe(given), held_out)
+    return text + f"`{pick}` chooses a width" if pick else text.rstrip()
 
 
-def name_pick_command(run: Path) -> str:
-    """Return the command that chooses the best average of a run or of a checkpoint of a run."""
-    from ddim.runs.pipeline import read_run_recipe
+def name_pick_command(run: Path, recipe: Recipe, held_out: int) -> str:
+    """Return the command that chooses the best average of a run or of a checkpoint of a run.
 
+    Return "" if the run has too few held-out images for it: two for errors, and more for KID.
+    """
     # The validation error of a student does not tell which average is best.
-    by = " --by kid" if read_run_recipe(run).is_student else ""
-    return f"ddim ema {shlex.quote(str(run))} --pick{by}"
+    if recipe.is_student:
+        possible, by = held_out >= LEAST, " --by kid"
+    else:
+        possible, by = min(held_out, recipe.report.validation_images) >= 2, ""
+    return f"ddim ema {shlex.quote(str(run))} --pick{by}" if possible else ""
 
 
 def _describe_width(row: Mapping[str, Any]) -> Sequence[str]:
