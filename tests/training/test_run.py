@@ -218,7 +218,8 @@ def test_a_run_is_no_folder_of_images(lost, parent, tmp_path):
     run = shutil.copytree(parent, tmp_path / "photos" / "run")
     (run / lost).rename(tmp_path / lost)
     for use in (ddim.plan, train):
-        with pytest.raises(UserError, match=rf"run is a run, .* give it as source \(--from {run}\)"):
+        said = rf"run is a run, .* `ddim train --resume --out {run}`, .* with source \(--from {run}\)"
+        with pytest.raises(UserError, match=said):
             use(str(run), tiny.recipe(images=8), machine=tiny.MACHINE)
     # A folder that contains runs may hold the images too.
     assert open_split(replace(tiny.BASE, data=replace(tiny.BASE.data, source=str(run.parent)))).images
