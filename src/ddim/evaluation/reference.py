@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from ddim.runs.images import reopen_run_images
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.progress import READING, Progress, ignore_progress
 from ddim.runs.recipe_data import Data
-from ddim.runs.run_path import is_run_folder
+from ddim.runs.run_path import is_run_source
 
 Part = Literal["valid", "train", "all"]
 
@@ -66,8 +65,7 @@ def name_source(reference: str | Path) -> str:
         raise UserError(
             f"the reference must be a folder, an archive or a name, got {describe_given(reference)}"
         )
-    folder = Path(os.path.expanduser(reference))
-    if os.path.isdir(folder) and is_run_folder(folder):
+    if is_run_source(reference):
         raise UserError(
             f"{reference} is a run, and the reference must be images: name the images that the run was "
             "trained on, or a folder of its samples"

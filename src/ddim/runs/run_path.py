@@ -44,14 +44,19 @@ def is_run_folder(path: Path) -> bool:
     return is_checkpoint(path) or (path / RUN).exists() or bool(list_checkpoints(path))
 
 
+def is_run_source(source: str | Path) -> bool:
+    """Return whether a source of images is the folder of a run or of a checkpoint; "~" is the home folder."""
+    folder = os.path.expanduser(source)
+    return os.path.isdir(folder) and is_run_folder(Path(folder))
+
+
 def check_no_run(source: str) -> None:
     """Check that the images of a new run are not a run, whose sheets of samples would be read as images.
 
     Raises:
         UserError: if `source` is the folder of a run or of a checkpoint.
     """
-    folder = os.path.expanduser(source)
-    if os.path.isdir(folder) and is_run_folder(Path(folder)):
+    if is_run_source(source):
         raise UserError(
             f"{source} is a run, not a folder of images: continue it with `ddim train --resume --out "
             f"{shlex.quote(source)}`, or start a new run from its weights with source (--from "

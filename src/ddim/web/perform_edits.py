@@ -44,6 +44,7 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
     if unknown:
         raise UserError(f"{unknown[0]} cannot be changed for an edit; only grid can")
     pipeline, start = PIPELINES.open(task.run), time.monotonic()
+    # The edit checks this too, but seeds would be sampled before.
     check_diffusion_model(pipeline.recipe, "an edit needs")
     files = _write_inputs(task, folder, pipeline, monitor)
     edit, notes = _choose_edit(task, files, folder / MASK), []
