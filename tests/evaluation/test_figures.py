@@ -300,7 +300,8 @@ def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_sche
 
 def test_the_forward_strip_takes_bytes_and_arrays(strips):
     image = (run_figures.read_image("blossoms", (32, 32)) * 255).round().byte()
-    for given in (image / 255, image, image.numpy(), (image / 255).numpy()):
+    mirrored = image.flip(3).numpy()
+    for given in (image / 255, image, image.numpy(), (image / 255).numpy(), mirrored[..., ::-1]):
         run_figures.plot_forward(given, ["linear"], columns=2)
         assert np.array_equal(strips[-1][0]["linear"][0], strips[0][0]["linear"][0])
     with pytest.raises(UserError, match="images must be .* to 255: divide them by 255"):

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -169,6 +170,7 @@ MISTAKES = {
         "at most 1024, got 9999999",
     ),
     "a recipe": ({"recipe": "fats"}, "perhaps you meant fast"),
+    "a recipe without a name": ({"recipe": ""}, "recipe must be one of .*, got ''"),
     "a recipe of another type": ({"recipe": {"images": 8}}, "recipe must be the name .*, got a dict"),
     "a class of recipes": ({"recipe": Recipe}, "recipe must be the name .*, got the class Recipe"),
     "levels it will not learn": ({"recipe": tiny.recipe(sampled_on="linear_in")}, "sampled_on must lead to"),
@@ -199,6 +201,12 @@ def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, named, parent
         train(**words, out=tmp_path / "run" if named else None)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("threads", ["2", 2.5, True, np.array([1, 2])])
+def test_threads_that_are_no_whole_number_are_refused(threads):
+    with pytest.raises(UserError, match="threads must be a whole number"):
+        Machine(threads=threads)
 
 
 def test_a_folder_with_files_is_refused_before_images_are_read(tmp_path):

@@ -133,7 +133,9 @@ def open_evaluated_images(
         return _sample_model(open_pipeline(source), samples, reference, progress)
     if isinstance(source, Tensor | np.ndarray):
         samples.check_given("images in memory")
-        return _take_images(torch.as_tensor(source), samples.n, reference, progress)
+        # The copy is for arrays that are read-only or reversed, such as bgr[..., ::-1].
+        given = source if isinstance(source, Tensor) else torch.from_numpy(source.copy())
+        return _take_images(given, samples.n, reference, progress)
     if not isinstance(source, str | Path):
         raise UserError(
             "images must be a path, a tensor or an array (N, C, H, W), a pipeline or a model, "

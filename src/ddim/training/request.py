@@ -59,7 +59,8 @@ def choose_recipe(
         # The weights fit only the network of their own recipe, so this recipe is the default.
         found = load_parent_recipe(source, own_images=own_images)
     else:
-        found = load_named_recipe(recipe or "fast", source, find_size(fields, data), own_images=own_images)
+        name = "fast" if recipe is None else str(recipe)
+        found = load_named_recipe(name, source, find_size(fields, data), own_images=own_images)
     return use_data(found, data, fields)
 
 

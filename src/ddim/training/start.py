@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 
@@ -18,7 +18,7 @@ from ddim.data.given import GivenImages, give_images
 from ddim.data.open import find_array_size, source_exists
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError
+from ddim.errors import UserError, to_int
 from ddim.nn.processes import join_processes
 from ddim.nn.runtime import Precision, Runtime, check_runtime, choose_runtime, count_cores, limit_threads
 from ddim.runs.classes import count_classes
@@ -57,9 +57,9 @@ class Machine:
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.threads, SupportsIndex):
+        if self.threads is not None:
             # JSON refuses numbers of NumPy.
-            object.__setattr__(self, "threads", int(self.threads))
+            object.__setattr__(self, "threads", to_int("threads", self.threads))
 
     def choose(self, seconds: float = 0.0) -> Runtime:
         """Return the runtime for a run that is expected to take `seconds`; see `choose_runtime`."""
