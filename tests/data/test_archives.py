@@ -3,10 +3,10 @@
 import io
 import os
 import tarfile
+import types
 
 import pytest
 
-import hostile_archives  # noqa: F401  (it fills CASES)
 from archives import as_tar, as_zip
 from bad_images import encoded, picture
 from ddim.data import open_images
@@ -15,6 +15,7 @@ from ddim.data.label_files import LabelFile, name_classes
 from ddim.data.named import open_cifar10
 from ddim.data.sources import OTHER, Member, Reject
 from ddim.errors import UserError
+from hostile_archives import member, tarred  # it also fills CASES
 from hostile_cases import CASES, PARTLY, good
 
 SMALL = [
@@ -36,6 +37,22 @@ SMALL = [
 ]
 
 
+@pytest.fixture(params=["installed", "newer"])
+def version_of_tarfile(request, monkeypatch):
+    """Newer versions of tarfile read the headers inside a member with private methods."""
+    if request.param == "installed" or hasattr(tarfile.TarInfo, "_fromtarfile"):
+        return
+    private = {"frombuf": "_frombuf", "fromtarfile": "_fromtarfile"}
+    for name, new in private.items():
+        monkeypatch.setattr(tarfile.TarInfo, new, vars(tarfile.TarInfo)[name], raising=False)
+    for name in ("fromtarfile", "_proc_gnulong", "_proc_pax"):
+        code = getattr(tarfile.TarInfo, name).__code__
+        names = tuple(private.get(called, called) for called in code.co_names)
+        function = types.FunctionType(code.replace(co_names=names), vars(tarfile))
+        monkeypatch.setattr(tarfile.TarInfo, name, classmethod(function) if name in private else function)
+
+
+@pytest.mark.usefixtures("version_of_tarfile")
 @pytest.mark.parametrize("name", SMALL)
 def test_a_damaged_archive_is_refused_in_one_sentence_or_used_up_to_the_damage(name, tmp_path):
     path = tmp_path / CASES[name](tmp_path)[1]
@@ -76,6 +93,7 @@ def test_many_tiny_members_count_too(tmp_path, monkeypatch):
         open_images(path, (8, 8), cache=tmp_path / "cache")
 
 
+@pytest.mark.usefixtures("version_of_tarfile")
 def test_damage_in_the_middle_of_a_tar_is_not_taken_for_its_end(tmp_path):
     path = as_tar("")(tmp_path / "data", {f"{k}.png": encoded(picture(8, 8 + k), "PNG") for k in range(4)})
     content = bytearray(path.read_bytes())
@@ -84,6 +102,22 @@ def test_damage_in_the_middle_of_a_tar_is_not_taken_for_its_end(tmp_path):
     images = open_images(path, (8, 8), cache=tmp_path / "cache")
     assert images.names == ("0.png", "1.png")
     assert "damaged and cannot be read further" in read_rejects(images)[0].reason
+
+
+@pytest.mark.usefixtures("version_of_tarfile")
+@pytest.mark.parametrize(
+    "headers, reason",
+    [
+        (member("x", b"name.png" * 2**18, tarfile.GNUTYPE_LONGNAME), "a header of 2,097,152 bytes"),
+        (member("x", b"name.png", tarfile.GNUTYPE_LONGNAME) * 20, "more than 16 headers of one member"),
+        (member("x", b"0 a=b\n", tarfile.XHDTYPE), "invalid header"),
+    ],
+)
+def test_the_images_before_a_bad_header_are_used_and_the_reason_is_kept(headers, reason, tmp_path):
+    tarred(tmp_path, member("a.png", good()), headers, member("b.png", good()))
+    images = open_images(tmp_path / "a.tar", (8, 8), cache=tmp_path / "cache")
+    assert images.names == ("a.png",)
+    assert reason in read_rejects(images)[0].reason
 
 
 def test_a_copy_of_cifar10_that_is_a_bomb_is_refused(tmp_path, monkeypatch):

@@ -39,6 +39,8 @@ _HEADERS = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
+# tarfile would take these errors for the end of the archive.
+_BAD_HEADER = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # pyrefly: ignore[missing-attribute]
 _PACKED: dict[bytes, Any] = {
     b"\x1f\x8b": gzip,
     b"BZh": bz2,
@@ -156,24 +158,20 @@ class _Info(tarfile.TarInfo):
     """The header of a member; a header that is too large is refused before its content is read."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Return the header in a block; see `tarfile.TarInfo`."""
+    # pyrefly: ignore[bad-override-param-name]
+    def fromtarfile(cls, archive: Any) -> Self:  # noqa: ANN401  (an `_Archive`)
+        """Return the next member of an archive; see `tarfile.TarInfo`."""
         try:
-            info = super().frombuf(buf, encoding, errors)
-        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # pyrefly: ignore[missing-attribute]
-            raise
-        except tarfile.HeaderError as error:
-            # tarfile would take this for the end of the archive.
+            return super().fromtarfile(archive)
+        except _BAD_HEADER as error:
             raise tarfile.ReadError(str(error)) from None
-        if info.type in _HEADERS and info.size > _LARGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {info.size:,} bytes")
-        return info
 
-    @classmethod
-    def fromtarfile(cls, tarfile: Any) -> Self:  # noqa: ANN401  (an `_Archive`)
-        """Return the next header of an archive; see `tarfile.TarInfo`."""
-        with tarfile.count_header():
-            return super().fromtarfile(tarfile)
+    def _proc_member(self, archive: Any) -> Self:  # noqa: ANN401
+        """Return the member that begins with this header; tarfile calls this method for every header."""
+        if self.type in _HEADERS and self.size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        with archive.count_header():
+            return super()._proc_member(archive)  # pyrefly: ignore[missing-attribute]
 
 
 class _Archive(tarfile.TarFile):
