@@ -1,5 +1,6 @@
 """What every command prints: a result on standard output, talk on standard error."""
 
+import io
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import tiny
 from cases import mark_slow
 from ddim.cli import COMMANDS
 from ddim.cli.output import print_result, say
+from ddim.cli.streams import drop_unread_output
 from ddim.errors import escape
 from ddim.runs.checkpoint import find_newest
 from run_folders import make
@@ -160,3 +162,11 @@ def test_programs_get_the_bytes_of_a_name(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, name + b".png\n")
+
+
+def test_characters_that_an_encoding_lacks_are_escaped_and_bytes_of_names_stay(monkeypatch):
+    file = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(file, "cp1252"))
+    with drop_unread_output():
+        print("Übung цвет\udce9.png")
+    assert file.getvalue() == b"\xdcbung \\u0446\\u0432\\u0435\\u0442\xe9.png\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Generator
@@ -21,7 +22,8 @@ def drop_unread_output() -> Generator[None]:
     disk, are raised.
 
     Text for a terminal, and all messages, are escaped: see `escape`. Programs get the exact text of results.
-    Names that are not UTF-8 keep their bytes. Use `unescaped` to draw.
+    Names that are not UTF-8 keep their bytes, and characters that the encoding of a stream lacks are escaped.
+    Use `unescaped` to draw.
     """
     before = sys.stdout, sys.stderr
     # A stream is None if the shell closed its descriptor, as `>&-` does. Its text is dropped too.
@@ -63,9 +65,8 @@ class _Stream:
         try:
             return self.stream.write(text)
         except UnicodeEncodeError:
-            # A name that is not UTF-8 keeps its bytes, so that a program can use it.
             self.stream.flush()
-            return self.stream.buffer.write(text.encode(self.stream.encoding, "surrogateescape"))
+            return self.stream.buffer.write(_encode(text, self.stream.encoding))
         except OSError as error:
             self._close(error)
             return len(text)
@@ -88,3 +89,11 @@ class _Stream:
         os.close(null)
         if error.errno != errno.EPIPE and not (error.errno == errno.EIO and terminal):
             raise error
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    r"""Return the text in an encoding; characters that the encoding lacks become escapes, such as \u0446."""
+    # Surrogates are the bytes of names that are not UTF-8. They stay, so that a program can use the name.
+    parts = re.split("([\udc80-\udcff]+)", text)
+    errors = "backslashreplace", "surrogateescape"
+    return b"".join(part.encode(encoding, errors[k % 2]) for k, part in enumerate(parts))
