@@ -81,6 +81,13 @@ def test_every_command_explains_each_option(name, capsys):
         assert all(option in said for option in argument.option_strings)
 
 
+def test_help_has_no_colours():
+    """From Python 3.14 on, argparse colours the help of parsers whose `color` is true."""
+    parser = cli.build_parser("plot")
+    assert parser.commands
+    assert not any(each.color for each in (parser, *parser.commands.values()))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

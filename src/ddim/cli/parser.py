@@ -16,6 +16,8 @@ class Parser(argparse.ArgumentParser):
         self.arguments: list[argparse.Action] = []
         self.commands: dict[str, Parser] = {}
         super().__init__(*args, **kwargs)
+        # From Python 3.14 on, argparse would colour the help, and the terminal would show the escaped codes.
+        self.color = False
 
     def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:  # noqa: ANN401
         """Add an argument and remember it."""
