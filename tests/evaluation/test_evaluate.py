@@ -38,6 +38,7 @@ from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.precision_recall import prdc
 from ddim.runs import checkpoint, searched_grids
+from ddim.runs.folder import publish_output
 from ddim.runs.generate import sample_uint8
 from ddim.runs.pipeline import load, read_run_recipe
 from ddim.runs.sampling_setup import SamplingSetup
@@ -456,6 +457,20 @@ def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatc
     # With the 30 training images of the yardstick; a third batch is killed after the first 32 samples.
     assert sum(seen) == {1: 30 + 40, 2: 40, 3: 8}[batches] + 30
     assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
+
+
+def test_an_evaluation_is_renamed_when_none_of_its_files_is_mapped(run, monkeypatch):
+    """Windows does not rename a folder while a file in it is open or mapped."""
+    maps = []
+
+    def publish(folder, *arguments):
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        maps.append([line for line in lines if str(folder) in line])
+        return publish_output(folder, *arguments)
+
+    monkeypatch.setattr("ddim.evaluation.evaluate.publish_output", publish)
+    assert evaluate_source(run, FEW, extractor=stub()).folder.is_dir()
+    assert maps == [[]]
 
 
 def test_an_evaluation_that_fails_leaves_no_folder(run):

@@ -164,9 +164,9 @@ def _evaluate_as_lead(
         began = time.monotonic()
         truth = compute_features(selected, extractor, partial(progress, "features of the reference"))
         seconds = {"sampling": 0.0, "features": time.monotonic() - began, "metrics": 0.0}
-        features, nfe, kept = _extract_features(images, extractor, folder, seconds, progress)
+        nfe, kept = _extract_features(images, extractor, folder, seconds, progress)
         began = time.monotonic()
-        metrics, notes = measure_metrics(features, truth)
+        metrics, notes = _measure_file(folder / FEATURES, truth)
         yardstick = measure_yardstick(
             selected, images.count, extractor, partial(progress, "real against real")
         )
@@ -221,10 +221,10 @@ def _unfinished_folder(images: EvaluatedImages, out: Path | None) -> Generator[P
 
 def _extract_features(
     images: EvaluatedImages, extractor: Extractor, folder: Path, seconds: dict[str, float], progress: Progress
-) -> tuple[np.ndarray, int, int]:
+) -> tuple[int, int]:
     """Write the features of the images and a sheet of the first images.
 
-    Returns the features, the NFE, and the number of images that were in the cache, or whose features were.
+    Returns the NFE, and the number of images that were in the cache, or whose features were.
 
     Adds the seconds of sampling and of computing features to `seconds`.
     """
@@ -244,7 +244,13 @@ def _extract_features(
             seconds["features"] += ended - began - part.sampling
             began = ended
     save_png(folder / GRID, enlarge(make_sheet(torch.cat(shown))))
-    return np.lib.format.open_memmap(folder / FEATURES, mode="r"), nfe, kept
+    return nfe, kept
+
+
+def _measure_file(features: Path, truth: np.ndarray) -> tuple[dict[str, Any], list[str]]:
+    """Return `measure_metrics` of the features in a file, compared with `truth`."""
+    # The memory map ends with this function. Windows does not rename a folder while a file in it is mapped.
+    return measure_metrics(np.lib.format.open_memmap(features, mode="r"), truth)
 
 
 def describe_reference(reference: ImageSet, extractor: Extractor) -> tuple[Features, ReferenceSet]:
