@@ -7,11 +7,12 @@ unfinished files, ``.tmp-...``. So if nobody holds the lock of such a file, its 
 import errno
 import os
 import re
+import secrets
 import shutil
 import time
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -27,8 +28,11 @@ NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 """Flags that create a file, and refuse an existing one."""
 
 _LEFT = re.compile(rf"{re.escape(TEMPORARY)}[0-9a-f]{{32}}-.")
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-"""The error numbers of systems and drives that have no file locks."""
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+"""The error numbers of systems and drives that have no file locks; EINVAL is that of Windows."""
+
+_RANGE = range(2**40, 2**40 + 2**30)
+"""The bytes that are locked on Windows, beyond the end of any file: others cannot read locked bytes."""
 
 
 def try_lock(file: int, *, shared: bool = False) -> bool | None:
@@ -39,13 +43,11 @@ def try_lock(file: int, *, shared: bool = False) -> bool | None:
         shared: whether several processes may hold such a lock of the file at once.
 
     Returns:
-        True if the file is now locked, False if another process has locked it, and None if this system
-        (Windows) or drive has no such locks.
+        True if the file is now locked, False if another process has locked it, and None if this system or
+        drive has no such locks.
     """
     try:
-        import fcntl
-
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        _lock(file, shared=shared)
     except ModuleNotFoundError:
         return None
     except BlockingIOError:
@@ -57,13 +59,40 @@ def try_lock(file: int, *, shared: bool = False) -> bool | None:
     return True
 
 
+def _lock(file: int, *, shared: bool) -> None:
+    """Lock an open file, or raise a BlockingIOError if another process has locked it."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        _lock_bytes(file, shared=shared)
+    else:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def _lock_bytes(file: int, *, shared: bool) -> None:
+    """Do the same as `_lock` on Windows, for a file that was just opened.
+
+    There Python can lock only bytes, and each byte only for one process. So an exclusive lock locks all bytes
+    of `_RANGE`, and a shared lock a random one. Two shared locks of one byte are improbable.
+    """
+    import msvcrt
+
+    os.lseek(file, secrets.choice(_RANGE) if shared else _RANGE.start, os.SEEK_SET)
+    try:
+        # pyrefly: ignore[missing-attribute] (only on Windows)
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1 if shared else len(_RANGE))
+    except PermissionError as error:
+        raise BlockingIOError(*error.args) from None
+    finally:
+        os.lseek(file, 0, os.SEEK_SET)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the unfinished files and folders of dead processes from `folder`.
 
-    Such files are recognised by their locks, which nobody holds. If this system (Windows) or drive refuses
-    locks, nothing is removed. Some network drives accept locks, but other machines do not see them (NFS
-    mounted with nolock or local_lock, sshfs): there, unfinished files of a process on another machine are
-    removed too.
+    Such files are recognised by their locks, which nobody holds. If this system or drive refuses locks,
+    nothing is removed. Some network drives accept locks, but other machines do not see them (NFS mounted with
+    nolock or local_lock, sshfs): there, unfinished files of a process on another machine are removed too.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for left in [Path(entry.path) for entry in entries if _LEFT.match(entry.name)]:
@@ -89,15 +118,17 @@ def _remove_if_dead(left: Path) -> None:
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
     # A folder without a lock belongs to a process that died while it created or removed the folder.
     file = os.open(left / LOCK, flags | os.O_CREAT, 0o666) if is_folder else os.open(left, flags)
-    try:
+    with ExitStack() as closing:
+        closing.callback(os.close, file)
         if not try_lock(file):
             return
+        if os.name == "nt":  # Windows removes only closed files. It renames nothing that a process has open.
+            closing.close()
+            left = left.rename(temporary_name(left))
         if is_folder:
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink()
-    finally:
-        os.close(file)
 
 
 def temporary_name(path: Path) -> Path:
@@ -130,8 +161,8 @@ def create_owned(place: Path) -> int | None:
 def lock_folder(folder: Path) -> Generator[None]:
     """Lock a folder for the process that trains in it or writes it, until the block or the process ends.
 
-    Windows and some network drives have no such locks. There nothing is locked: do not write into one folder
-    from two processes.
+    Some network drives have no such locks. There nothing is locked: do not write into one folder from two
+    processes.
 
     Raises:
         FolderLocked: if another process has locked the folder.
