@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,8 @@ from ddim.files import (
     atomic_file,
     cache_folder,
     cache_folders,
+    make_folder,
+    publish_folder,
     remove_folder,
     temporary_folder,
     write_atomic,
@@ -21,6 +24,7 @@ from ddim.files import (
 from ddim.files.documents import write_json
 from ddim.files.locks import LOCK, remove_leftovers
 from race import race
+from windows import pretend_windows
 
 
 def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
@@ -141,6 +145,28 @@ def test_writers_survive_others_that_remove_leftovers_all_the_time(tmp_path):
         ["victim", *[f"page-{k}" for k in range(0, 8, 2)]]
     )
     assert all((tmp_path / f"page-{k}").read_bytes() == b"19" for k in range(0, 8, 2))
+
+
+# Folders
+
+
+def test_a_finished_folder_replaces_only_an_empty_one_on_windows_too(tmp_path, monkeypatch):
+    pretend_windows(monkeypatch)
+    path = tmp_path / "images"
+    path.mkdir()
+    with temporary_folder(path) as folder:
+        write_atomic(folder / "page", b"first")
+        publish_folder(folder, path)
+    with temporary_folder(path) as folder, pytest.raises(OSError, match="not empty"):
+        publish_folder(folder, path)
+    assert (path / "page").read_bytes() == b"first"
+
+
+def test_a_folder_on_a_drive_that_does_not_exist_cannot_be_made(monkeypatch):
+    """A drive of Windows is its own parent, as the root is here."""
+    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+    with pytest.raises(OSError, match="exists: '/'"):
+        make_folder(Path("/runs/a"))
 
 
 # Documents

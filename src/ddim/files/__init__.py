@@ -65,7 +65,8 @@ def _say_foreign(folder: Path, own: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Create `folder` and its missing parents, and flush their directory entries to the disk."""
     if not folder.is_dir():
-        make_folder(folder.parent)
+        if folder != folder.parent:  # A missing drive of Windows is its own parent.
+            make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
 
@@ -232,6 +233,9 @@ def publish_folder(temporary: Path, path: Path) -> None:
     """
     for inner, _, _ in os.walk(temporary, topdown=False):
         sync_folder(Path(inner))
+    if os.name == "nt":  # Windows does not rename a folder to the name of another, even if this one is empty.
+        with suppress(FileNotFoundError):
+            path.rmdir()
     os.rename(temporary, path)
     sync_folder(path.parent)
 
