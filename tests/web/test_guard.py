@@ -2,6 +2,8 @@
 
 import asyncio
 import secrets
+import socket
+from types import SimpleNamespace
 
 import pytest
 from fastapi.testclient import TestClient
@@ -9,7 +11,7 @@ from fastapi.testclient import TestClient
 from ddim.errors import UserError
 from ddim.web.application import build_application
 from ddim.web.data_sets import list_data
-from ddim.web.serve import check_settings
+from ddim.web.serve import check_settings, open_socket
 from ddim.web.settings import Limits, Settings, check_token
 
 TOKEN = secrets.token_urlsafe(24)
@@ -178,6 +180,16 @@ def test_settings_that_cannot_be_served_are_refused(folder, port, data, tmp_path
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError):
         check_settings(folder, "127.0.0.1", port, None, data)
+
+
+@pytest.mark.parametrize("system", ["posix", "nt"])
+def test_a_port_belongs_to_one_server(system, monkeypatch):
+    """With SO_REUSEADDR, two servers can listen at one port on Windows, but not on Linux."""
+    monkeypatch.setattr("ddim.web.serve.os", SimpleNamespace(name=system))
+    with open_socket("127.0.0.1", 0) as listener:
+        assert bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) == (system == "posix")
+        with pytest.raises(UserError, match="choose another --port"):
+            open_socket("127.0.0.1", listener.getsockname()[1])
 
 
 @pytest.mark.parametrize("name", ["--own=evil.py", "blossoms"])

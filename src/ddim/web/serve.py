@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -100,7 +101,10 @@ def open_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise UserError(f"--host {host} is not an address of this machine: {error.strerror}") from None
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Without this option, POSIX refuses the port for a minute after another server has ended. With it,
+        # Windows would accept a port at which another server listens.
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
         # From now on the socket accepts connections, so a browser waits while the server starts.
         listener.listen(128)
