@@ -3,6 +3,7 @@
 import collections
 import os
 import pickle
+import resource
 import struct
 from pathlib import Path
 
@@ -122,6 +123,24 @@ def test_code_that_passed_the_first_fence_ends_the_process(tmp_path, monkeypatch
     monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     assert "it tries to run code" in refused(path)
     assert not canary.exists()
+
+
+def test_a_system_that_refuses_the_limit_of_the_memory_keeps_the_other_limits(tmp_path, monkeypatch):
+    """As macOS does; the names of the limits that are set go to a file."""
+    site, names = tmp_path / "site", tmp_path / "names"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import resource\n"
+        "def limit(kind, limits):\n"
+        "    if kind == resource.RLIMIT_AS:\n"
+        "        raise ValueError('current limit exceeds maximum limit')\n"
+        f"    print(kind, file=open({str(names)!r}, 'a'))\n"
+        "resource.setrlimit = limit\n"
+    )
+    torch.save({"a": torch.ones(3)}, tmp_path / "model.pt")
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    assert torch.equal(read(tmp_path / "model.pt")["a"], torch.ones(3))
+    assert names.read_text().split() == [str(resource.RLIMIT_CPU), str(resource.RLIMIT_FSIZE)]
 
 
 def test_modules_in_the_current_folder_are_not_imported(tmp_path, monkeypatch):

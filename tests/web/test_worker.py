@@ -2,15 +2,18 @@
 
 import asyncio
 import os
+import resource
 import signal
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import psutil
 import pytest
+import torch
 
 from ddim.web.answers import Refused
 from ddim.web.model_worker import ModelWorker, follow_job, take_result
+from ddim.web.perform import set_memory_limit
 from ddim.web.settings import Limits
 from ddim.web.tasks import TASKS, ChoicesTask, Message, SampleTask, decode_task, encode_task
 
@@ -43,6 +46,17 @@ async def begin(worker, trained, folder, client="a"):
         if event.name == "step":
             return job
     raise AssertionError(job.failure)
+
+
+def test_a_system_that_refuses_the_limit_of_the_memory_does_without(monkeypatch):
+    def refuse(kind, limits):
+        tried.append(limits[0])
+        raise ValueError("current limit exceeds maximum limit")
+
+    tried = []
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    set_memory_limit()
+    assert bool(tried) != torch.cuda.is_available()
 
 
 def test_tasks_travel_as_json():

@@ -2,7 +2,8 @@
 
 `python -m ddim.runs.pickle_reader CHECKPOINT OUT` does this; `ddim.runs.tensor_file` calls it. Three
 restrictions make this safe. torch reads only tensors and plain values. The process may use little more memory
-and time than the file needs. It cannot start programs, connect to other machines or write other files.
+and time than the file needs, if the system has such limits. It cannot start programs, connect to other
+machines or write other files.
 """
 
 from __future__ import annotations
@@ -119,7 +120,12 @@ def _limit(size: int) -> None:
         (resource.RLIMIT_FSIZE, size + 2**26),
     ):
         _, hard = resource.getrlimit(kind)
-        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        try:
+            resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        except (OSError, ValueError):
+            # macOS accepts no limit below its address space, which is hundreds of GiB at the start.
+            if kind != resource.RLIMIT_AS:
+                raise
 
 
 def _flatten(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:  # noqa: ANN401

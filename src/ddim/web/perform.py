@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -49,11 +50,13 @@ def set_memory_limit() -> None:
     """Limit the memory of this process to that of the machine, so that a larger allocation raises an error.
 
     Without the limit the system would kill the whole process. A recipe from somebody else can contain a
-    network of any size. With CUDA, or on a system without `os.sysconf`, no limit is set.
+    network of any size. With CUDA, or on a system that has no such limit or refuses it, no limit is set.
     """
     if torch.cuda.is_available() or not hasattr(os, "sysconf"):
         return
     import resource
 
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    resource.setrlimit(resource.RLIMIT_DATA, (total, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    # macOS accepts no limit below its address space, which is hundreds of GiB at the start.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (total, resource.getrlimit(resource.RLIMIT_DATA)[1]))
