@@ -19,6 +19,7 @@ import tiny
 from ddim.files.locks import is_locked, lock_folder
 from ddim.runs.folder import record_in_run
 from ddim.web import trainings
+from ddim.web.answers import Refused
 from ddim.web.application import build_application
 from ddim.web.data_sets import list_data
 from ddim.web.settings import Settings
@@ -189,6 +190,12 @@ def test_the_process_that_trains_is_found_by_its_lock(tmp_path):
     with lock_folder(tmp_path):
         assert find_locker(tmp_path / ".lock") == os.getpid()
     assert find_locker(tmp_path / ".lock") is None
+
+
+def test_a_system_that_does_not_list_locks_is_named_as_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "LOCKS", tmp_path / "absent")
+    with lock_folder(tmp_path), pytest.raises(Refused, match="system does not tell.*press Ctrl-C"):
+        trainings.Trainings(Settings(tmp_path, data=tmp_path)).stop(tmp_path)
 
 
 def test_a_program_whose_lock_a_link_names_is_not_found(tmp_path):

@@ -27,6 +27,8 @@ PATIENCE = 20.0
 """Seconds for which a request waits to see whether a training begins or fails."""
 MOST = 8
 """The largest number of trainings of the page that run at the same time."""
+LOCKS = Path("/proc/locks")
+"""The list of all locks of files on this machine; only Linux has it."""
 _SAID_BYTES = 4096
 
 
@@ -129,9 +131,12 @@ class Trainings:
         """Ask the process that trains in a folder to save a checkpoint and stop.
 
         Raises:
-            Refused: if no process of this machine and user trains there.
+            Refused: if no process of this machine and user trains there, or the system does not tell which.
         """
         pid = find_locker(folder / ".lock") or self._find_child(folder)
+        if pid is None and not LOCKS.exists():
+            unknown = "this system does not tell which process trains this run"
+            raise Refused(409, f"{unknown}: press Ctrl-C in its terminal, or send its process SIGTERM")
         if pid is None:
             raise Refused(409, "no process on this machine trains this run; it may run on another machine")
         try:
@@ -194,7 +199,7 @@ def find_locker(lock: Path) -> int | None:
         return None
     try:
         inode = lock.stat().st_ino
-        lines = Path("/proc/locks").read_text().splitlines()
+        lines = LOCKS.read_text().splitlines()
     except OSError:
         return None
     for line in lines:
