@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -198,7 +200,7 @@ def choose_runtime(
     Args:
         device: a device; "auto" is the accelerator if there is one, else the CPU.
         precision: "fp32" or "bf16"; "auto" is bf16 if the device is faster with it (see `_bf16_pays`).
-        compiling: whether to compile; None compiles if there is a compiler and the run is long enough.
+        compiling: whether to compile; None compiles if torch finds a compiler and the run is long enough.
         threads: number of threads; None is the number of cores that other programs leave free.
         seconds: the expected duration of the run in seconds.
 
@@ -296,7 +298,13 @@ def _has_compiler(device: str) -> bool:
         from importlib.util import find_spec
 
         return find_spec("triton") is not None
-    return device == "cpu" and any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+    # torch chooses the same name in torch/_inductor: `get_cpp_compiler`, and `cpp.cxx` of its config.
+    name = os.environ.get("CXX", {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++"))
+    if device != "cpu" or shutil.which(name) is None:
+        return False
+    # Without Apple's command line tools, the compilers in /usr/bin only offer to install these tools.
+    tools = ["/usr/bin/xcode-select", "-p"]
+    return sys.platform != "darwin" or not subprocess.run(tools, capture_output=True, check=False).returncode
 
 
 def _bf16_pays(device: str) -> bool:
