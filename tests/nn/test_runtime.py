@@ -2,7 +2,6 @@ import copy
 import threading
 import warnings
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,31 +87,6 @@ def test_a_numbered_apple_gpu_gets_the_runtime_of_an_apple_gpu(device, monkeypat
     monkeypatch.setattr(runtime, "find_device", lambda wanted: wanted)
     chosen = choose_runtime(device)
     assert (chosen.precision, chosen.channels_last) == ("fp32", False)
-
-
-@pytest.mark.parametrize(
-    ("platform", "found", "own", "tools", "compiling"),
-    [
-        ("linux", {"g++"}, None, False, True),
-        ("linux", {"clang++"}, None, False, False),
-        ("linux", {"clang++"}, "clang++", False, True),
-        ("win32", {"cl"}, None, False, True),
-        ("win32", {"g++", "clang++"}, None, False, False),
-        ("win32", {"clang-cl"}, "clang-cl", False, True),
-        ("darwin", {"g++", "clang++"}, None, False, False),
-        ("darwin", {"g++", "clang++"}, None, True, True),
-    ],
-)
-def test_a_runtime_compiles_only_with_the_compiler_that_torch_will_use(
-    platform, found, own, tools, compiling, monkeypatch
-):
-    monkeypatch.setattr("sys.platform", platform)
-    monkeypatch.setattr("shutil.which", lambda name: name if name in found else None)
-    monkeypatch.setattr("subprocess.run", lambda *_, **options: SimpleNamespace(returncode=not tools))
-    monkeypatch.delenv("CXX", raising=False)
-    if own:
-        monkeypatch.setenv("CXX", own)
-    assert choose_runtime("cpu", "fp32", threads=1, seconds=1000).compile == compiling
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])

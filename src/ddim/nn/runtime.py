@@ -6,11 +6,7 @@ depend on it in the last bits.
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
-import subprocess
-import sys
 import threading
 import time
 import warnings
@@ -25,6 +21,7 @@ from torch import Tensor, nn
 
 from ddim.errors import UserError, format_count, to_int
 from ddim.nn.compiler_cache import secure_compiler_cache
+from ddim.nn.compilers import can_compile
 from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, measure_others
 
 Precision = Literal["fp32", "bf16"]
@@ -200,7 +197,7 @@ def choose_runtime(
     Args:
         device: a device; "auto" is the accelerator if there is one, else the CPU.
         precision: "fp32" or "bf16"; "auto" is bf16 if the device is faster with it (see `_bf16_pays`).
-        compiling: whether to compile; None compiles if torch finds a compiler and the run is long enough.
+        compiling: whether to compile; None compiles if torch can and the run is long enough.
         threads: number of threads; None is the number of cores that other programs leave free.
         seconds: the expected duration of the run in seconds.
 
@@ -221,7 +218,7 @@ def choose_runtime(
         with Runtime(threads=threads):
             precision = "bf16" if _bf16_pays(device) else "fp32"
     if compiling is None:
-        compiling = _has_compiler(device) and seconds >= COMPILE_PAYS_AFTER
+        compiling = seconds >= COMPILE_PAYS_AFTER and can_compile(device)
     micro_batch = 64 if device.startswith("cuda") else 16
     chosen: Precision = "bf16" if precision == "bf16" else "fp32"
     return Runtime(device, chosen, not device.startswith("mps"), compiling, threads, micro_batch)
@@ -293,20 +290,6 @@ def find_device(wanted: str) -> str:
     return wanted
 
 
-def _has_compiler(device: str) -> bool:
-    if device.startswith("cuda"):
-        from importlib.util import find_spec
-
-        return find_spec("triton") is not None
-    # torch chooses the same name in torch/_inductor: `get_cpp_compiler`, and `cpp.cxx` of its config.
-    name = os.environ.get("CXX", {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++"))
-    if device != "cpu" or shutil.which(name) is None:
-        return False
-    # Without Apple's command line tools, the compilers in /usr/bin only offer to install these tools.
-    tools = ["/usr/bin/xcode-select", "-p"]
-    return sys.platform != "darwin" or not subprocess.run(tools, capture_output=True, check=False).returncode
-
-
 def _bf16_pays(device: str) -> bool:
     """Return whether a device computes in bf16 faster than in fp32.
 
@@ -316,7 +299,8 @@ def _bf16_pays(device: str) -> bool:
     if device.startswith("mps"):
         return False
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # torch answers for the current GPU.
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     if platform.machine() in ("x86_64", "AMD64"):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     # Drawing initial weights must not change the caller's random state.
