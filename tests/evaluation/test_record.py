@@ -36,6 +36,11 @@ def test_an_evaluation_of_images_is_named_after_their_folder():
     assert evaluation(generated__source="/data/mine").name == "images of mine"
 
 
+@pytest.mark.parametrize("source", ["/home/ada/mine", "C:\\Users\\ada\\mine"])
+def test_the_reference_is_named_without_its_folders(source):
+    assert evaluation(reference__source=source).reference.name.endswith(" of mine")
+
+
 def test_the_newest_complete_evaluation_of_a_run_is_read(tmp_path):
     for n in (1, 2, 9, 10):
         written(tmp_path / "evaluations" / str(n), generated__source=f"number {n}")

@@ -85,13 +85,20 @@ def test_no_folder_of_the_machine_is_uploaded(hub, run, tmp_path):
 
 @pytest.mark.parametrize(
     "source, shown",
-    [("blossoms:200", "blossoms:200"), ("pets:/home/ada/pets", "pets"), ("/home/ada/a.zip", "a.zip")],
+    [
+        ("blossoms:200", "blossoms:200"),
+        ("pets:/home/ada/pets", "pets"),
+        ("pets:C:\\copy", "pets"),
+        ("/home/ada/a.zip", "a.zip"),
+        ("C:\\Users\\ada\\a.zip", "a.zip"),
+    ],
 )
 def test_the_name_of_the_images_stays(source, shown):
     chosen = recipe(data__source=source)
     assert hide_folders(chosen).data.source == shown
-    with_vectors = replace(chosen, data=replace(chosen.data, vectors="/home/ada/ages.csv"))
-    assert hide_folders(with_vectors).data.vectors == "ages.csv"
+    for vectors in ("/home/ada/ages.csv", "C:\\Users\\ada\\ages.csv"):
+        with_vectors = replace(chosen, data=replace(chosen.data, vectors=vectors))
+        assert hide_folders(with_vectors).data.vectors == "ages.csv"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +106,7 @@ def test_the_name_of_the_images_stays(source, shown):
     [
         ("/home/ada/runs/small-1/best", "small-1/best"),
         ("/home/ada/runs/small-1@raw", "small-1@raw"),
+        ("C:\\Users\\ada\\runs\\small-1\\best", "small-1/best"),
         ("@guide", "@guide"),
         ("hub:ada/flowers", "hub:ada/flowers"),
     ],

@@ -275,6 +275,7 @@ def test_a_name_says_scale_interval_and_guide():
         ("/home/ada/small-1/best", "small-1/best"),
         ("/home/ada/small-1/guide@raw", "small-1/guide@raw"),
         ("/home/ada/small-1/checkpoints/step-000000012", "small-1/checkpoints/step-000000012"),
+        ("C:\\runs\\small-1\\checkpoints\\step-000000012", "small-1/checkpoints/step-000000012"),
         ("@guide", "@guide"),
         ("hub:ada/small", "hub:ada/small"),
         (".", "."),

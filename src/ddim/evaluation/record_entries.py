@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
+from pathlib import PureWindowsPath
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ddim.errors import UserError, format_count
@@ -85,7 +85,8 @@ class ReferenceSet:
     @property
     def name(self) -> str:
         """The images in words, without the folders of the source, such as "30 held-out images of photos"."""
-        return describe_part(self.images, self.part, Path(self.source).name)
+        # The path may be from Windows, where both / and \ separate folders.
+        return describe_part(self.images, self.part, PureWindowsPath(self.source).name)
 
     @property
     def description(self) -> str:

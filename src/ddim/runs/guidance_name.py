@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import PureWindowsPath
 from typing import Any
 
 
@@ -42,7 +42,8 @@ def name_guide(name: str) -> str:
     """
     if name.startswith(("@", "hub:")):
         return name
-    parts = Path(name).parts or (name,)
+    # The path may be from Windows, where both / and \ separate folders.
+    parts = PureWindowsPath(name).parts or (name,)
     kept = 2 if parts[-1].partition("@")[0] in ("best", "guide") else 1
     inside = parts[-2:-1] in (("checkpoints",), ("guide",))
     return "/".join(parts[-3:] if inside else parts[-kept:])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from torch import Tensor
@@ -81,7 +82,7 @@ def hide_folders(recipe: Recipe) -> Recipe:
     on_hub = names_repository(data.source)
     built_in = data.source.partition(":")[0] in NAMES
     # "blossoms:200" is a name with a number; "pets:/path" is a name with a folder.
-    source = data.source.partition(":")[0] if built_in and "/" in data.source else data.source
+    source = data.source.partition(":")[0] if built_in and re.search(r"[/\\]", data.source) else data.source
     source = source if on_hub else _name_file(source)
     vectors = None if data.vectors is None else _name_file(data.vectors)
     loss = recipe.objective
@@ -92,7 +93,8 @@ def hide_folders(recipe: Recipe) -> Recipe:
 
 def _name_file(path: str) -> str:
     """Return the last part of a path without leading "." and "~"; `hub_run` refuses names that begin so."""
-    return Path(path).name.lstrip(".~") or "images"
+    # The path may be from Windows, where both / and \ separate folders.
+    return PureWindowsPath(path).name.lstrip(".~") or "images"
 
 
 def _list_searched(run: LoadedRun) -> tuple[dict[str, dict[str, Any]], bool]:
