@@ -21,14 +21,12 @@ from typing import Literal, SupportsFloat, get_args, get_origin, get_type_hints
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of the operating system for a full disk, a full quota and a file that became too large."""
 
-
-_LONGEST, _MOST = 200, 2000  # letters and number of the words among which `suggest` looks
-
 LARGEST_EXCESS = 1e-3
 """How far pixels may lie outside [0, 1].
 
 This distance is less than half of an 8-bit level (1/510), so such pixels round to 0 or 255.
 """
+_LONGEST, _MOST = 200, 2000  # letters and number of the words among which `suggest` looks
 
 
 class UserError(ValueError):
@@ -75,7 +73,7 @@ class Interrupted(Exception):  # noqa: N818
     """
 
     def __init__(self, signal_number: int, folder: Path, own: str = "") -> None:
-        command = f"ddim train --resume --out {shlex.quote(str(folder))}{own}"
+        command = f"ddim train --resume --out {quote(folder)}{own}"
         super().__init__(f"stopped and saved; continue with `{command}`")
         self.signal_number, self.folder = signal_number, folder
         self.exit_code = 128 + signal_number
@@ -329,9 +327,13 @@ def escape(text: str, kept: str = "") -> str:
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
-def shorten_paths(text: str, folder: Path) -> str:
-    """Return a text in which the paths of files in `folder` are relative to this folder."""
-    return text.replace(f"{folder}{os.sep}", "")
+def quote(*words: object) -> str:
+    """Return words as a command for the user's shell: cmd.exe on Windows, else a POSIX shell."""
+    if os.name == "nt":
+        from subprocess import list2cmdline
+
+        return list2cmdline(map(str, words))
+    return shlex.join(map(str, words))
 
 
 def suggest(word: str, possible: Iterable[str], likeness: float = 0.6) -> str:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import ddim
 import tiny
 from cases import mark_slow
 from ddim.cli import COMMANDS
 from ddim.cli.output import print_result, say
 from ddim.cli.streams import drop_unread_output
-from ddim.errors import escape
+from ddim.errors import Interrupted, escape, quote
 from ddim.runs.checkpoint import find_newest
 from run_folders import make
 from terminal import run_in_terminal
@@ -126,6 +127,21 @@ def test_messages_are_escaped_and_line_breaks_and_tabs_stay(capsys):
     say(f"one\ttwo\n{HOSTILE}")
     assert capsys.readouterr().err == f"one\ttwo\n{ESCAPED}\n"
     assert escape("Ünï 日本.png") == "Ünï 日本.png"
+
+
+def test_printed_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
+    assert quote("ddim", Path("my runs/a"), "x") == "ddim 'my runs/a' x"
+    with monkeypatch.context() as windows:
+        windows.setattr("os.name", "nt")
+        shown = quote(r"runs\photos-fast-1"), quote(r"my runs\a", "x"), str(Interrupted(2, "my runs"))
+    command = 'ddim train --resume --out "my runs"'
+    assert shown == (r"runs\photos-fast-1", r'"my runs\a" x', f"stopped and saved; continue with `{command}`")
+
+
+def test_one_function_quotes_all_commands():
+    """`shlex.quote` would write single quotes on Windows too."""
+    package = Path(ddim.__file__).parent
+    assert [path.name for path in package.rglob("*.py") if "shlex." in path.read_text()] == ["errors.py"]
 
 
 def test_no_name_of_a_run_controls_the_terminal(tmp_path):

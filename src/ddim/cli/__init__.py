@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import signal
 import sys
 import warnings
@@ -35,6 +34,7 @@ from ddim.errors import (
     UserError,
     escape,
     explain_error,
+    quote,
     suggest,
 )
 from ddim.nn.allocator import keep_freed_memory
@@ -166,7 +166,7 @@ def _run_command(argv: list[str]) -> int:
     if name not in COMMANDS:
         hint = suggest(name, COMMANDS)
         if not hint and Path(name).exists():
-            hint = f"; perhaps you meant `ddim train {shlex.quote(name)}`"
+            hint = f"; perhaps you meant `ddim train {quote(name)}`"
         sys.stderr.write(f"ddim: {name!r} is not a command{hint}; `ddim` lists the commands\n")
         return 2
     try:
@@ -276,7 +276,7 @@ def _check_quotes(words: list[str]) -> None:
         for end in range(first + 2, min(len(words), first + 8) + 1):
             whole = " ".join(words[first:end])
             if not word.startswith("-") and not Path(word).exists() and Path(whole).exists():
-                raise UserError(f"a path with spaces needs quotes: {shlex.quote(whole)}")
+                raise UserError(f"a path with spaces needs quotes: {quote(whole)}")
 
 
 def _recipe_fields() -> list[str]:

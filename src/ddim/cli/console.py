@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 import time
 from collections import deque
@@ -22,7 +21,7 @@ from ddim.data import Images
 from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
 from ddim.diffusion.consistency import Consistency
-from ddim.errors import Interrupted, format_count
+from ddim.errors import Interrupted, format_count, quote
 from ddim.files.documents import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
@@ -133,7 +132,7 @@ class Console(Display):
 
     def __init__(self, files: Iterable[str] = ()) -> None:
         super().__init__()
-        self.own = "".join(f" --own {shlex.quote(file)}" for file in dict.fromkeys(files))
+        self.own = "".join(f" --own {quote(file)}" for file in dict.fromkeys(files))
         self.tty = Terminal(file=unescaped(sys.stderr))
         self.preparing = ProgressDisplay()
         self.bar: Progress | None = None
@@ -227,7 +226,7 @@ class Console(Display):
         self.shown, self.advice = seen, advice or noisy
 
     def _name_longer(self, minutes: float) -> str:
-        return f"`ddim train --resume --out {shlex.quote(str(self.folder))} --more {minutes:g}{self.own}`"
+        return f"`ddim train --resume --out {quote(self.folder)} --more {minutes:g}{self.own}`"
 
     def done(self, folder: Path) -> None:
         """Print the last lines about a run: images seen, advice, best checkpoint and next commands."""
@@ -240,10 +239,10 @@ class Console(Display):
         best, lines = find_best(folder / CHECKPOINTS), read_metrics(folder)
         saved = parse_step(best.name) if best else None
         if saved and lines and saved[0] < lines[-1]["step"]:
-            command = f"ddim sample {shlex.quote(f'{folder}/best')}{options}"
+            command = f"ddim sample {quote(f'{folder}/best')}{options}"
             images = saved[0] * recipe.optim.batch
             say(f"the best checkpoint was saved after {images:,} images: `{command}` samples it")
-        run = shlex.quote(str(folder))
+        run = quote(folder)
         held_out = read_sealed(folder / RUN)["data"]["valid"]
         # The held-out images alone would be too few for an evaluation.
         part = " --part all" if held_out < LEAST else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from ddim.cli import WEIGHTS, ZOOM, check_fields
 from ddim.cli.guidance import add_guidance_options
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import say
-from ddim.errors import UserError, check_count
+from ddim.errors import UserError, check_count, quote
 
 if TYPE_CHECKING:
     from ddim.runs.edit_folder import WrittenEdit
@@ -77,5 +76,5 @@ def check_options(args: argparse.Namespace, command: str) -> None:
         raise UserError(f"--out {args.out} holds files already; name a new folder")
     for image in vars(args).get("images") or [vars(args).get("image")]:
         if image and image.is_dir() and args.run.is_file():
-            words = shlex.join(["ddim", command, str(image), str(args.run)])
+            words = quote("ddim", command, image, args.run)
             raise UserError(f"RUN comes before IMAGE: {words}")

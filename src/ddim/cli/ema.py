@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from ddim.cli import RUN
 from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result
 from ddim.cli.tables import format_table
-from ddim.errors import UserError
+from ddim.errors import UserError, quote
 from ddim.files.documents import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.runs import folder
@@ -86,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
             f"width {average.facts.width:g}, reconstruction error {average.facts.error:.2%}: {average.folder}"
         )
     result = {"name": average.name, "folder": average.folder, **asdict(average.facts)}
-    text += f"\nto use it: ddim sample {shlex.quote(str(args.run))} --weights {average.name}"
+    text += f"\nto use it: ddim sample {quote(args.run)} --weights {average.name}"
     print_result(args, result, text, average.folder)
     return 0
 
@@ -154,7 +153,7 @@ def _describe_list(found: AverageList, given: Path) -> str:
         [(*_describe_width(row), f"{row['gamma']:.2f}") for row in found.rows],
         numbers=0,
     )
-    run = shlex.quote(str(given))
+    run = quote(given)
     uses = [
         f"ddim sample {run} --weights {row['weights']}"
         if row["step"] == found.step
@@ -179,7 +178,7 @@ def name_pick_command(run: Path, recipe: Recipe, held_out: int) -> str:
         possible, by = held_out >= LEAST, " --by kid"
     else:
         possible, by = min(held_out, recipe.report.validation_images) >= 2, ""
-    return f"ddim ema {shlex.quote(str(run))} --pick{by}" if possible else ""
+    return f"ddim ema {quote(run)} --pick{by}" if possible else ""
 
 
 def _describe_width(row: Mapping[str, Any]) -> Sequence[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from ddim.cli import RUN, STEPS, check_fields
 from ddim.cli.choices import list_kind_fields, read_registry
 from ddim.cli.machine import THREADS, add_threads_option
 from ddim.cli.output import print_result
-from ddim.errors import UserError, check_count
+from ddim.errors import UserError, check_count, quote
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,7 +127,7 @@ def _schedule(args: argparse.Namespace) -> Figure:
     from ddim.evaluation import schedule_figures
 
     if name := args.fields.get("schedule"):
-        raise UserError(f"name the schedule without an option: ddim plot schedule {shlex.quote(name)}")
+        raise UserError(f"name the schedule without an option: ddim plot schedule {quote(name)}")
     changes = {name.removeprefix("schedule."): value for name, value in args.fields.items()}
     names = args.names or [*schedule_figures.DEFAULT]
     return schedule_figures.plot_schedules(schedule_figures.choose_schedules(names, changes))

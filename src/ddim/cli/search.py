@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from ddim.cli import WEIGHTS, check_fields
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import print_result, say
-from ddim.errors import UserError
+from ddim.errors import UserError, quote
 
 TAKES_FIELDS = True
 
@@ -148,7 +147,7 @@ def _search_times(args: argparse.Namespace) -> int:
         times = ",".join(f"{t:.6g}" for t in found.times)
         fields = [f"--{name} {value}" for name, value in args.fields.items() if name.startswith("sampler")]
         weights = [] if args.weights == "ema" else [f"--weights {args.weights}"]
-        words = [f"ddim sample {shlex.quote(str(args.run))}", *weights, *fields, f"--steps {steps}"]
+        words = [f"ddim sample {quote(args.run)}", *weights, *fields, f"--steps {steps}"]
         text += f"\nto use it: {' '.join(words)} --grid listed --grid.times {times}"
     print_result(args, {"file": file, "steps": steps, **asdict(found)}, text)
     return 0

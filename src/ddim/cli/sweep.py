@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.cli.machine import add_threads_option
 from ddim.cli.output import print_result, say
-from ddim.errors import UserError
+from ddim.errors import UserError, quote
 
 if TYPE_CHECKING:
     from ddim.experiments.sweep.folder import Sweep
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         run_trials(sweep, args.jobs, say, queue=TrialQueue(sweep, args.storage), threads=args.threads)
     except Stopped as stopped:
-        command = f"ddim sweep --out {shlex.quote(str(sweep.folder))}"
+        command = f"ddim sweep --out {quote(sweep.folder)}"
         raise Stopped(stopped.number, f"stopped; `{command}` resumes it") from None
     return _print_outcomes(args, sweep)
 
@@ -152,5 +151,5 @@ def _print_outcomes(args: argparse.Namespace, sweep: Sweep) -> int:
     lines += [f"  {name}: {outcome.message}" for name, outcome in failed.items()]
     trials = {name: outcome and asdict(outcome) for name, outcome in outcomes.items()}
     print_result(args, {"folder": sweep.folder, "trials": trials}, "\n".join(lines))
-    say(f"next: ddim report {shlex.quote(str(sweep.folder))}")
+    say(f"next: ddim report {quote(sweep.folder)}")
     return 1 if failed else 0

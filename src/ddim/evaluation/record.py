@@ -6,13 +6,12 @@ of the seeds) and ``grid.png``. The evaluations of a run are ``RUN/evaluations/1
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError
+from ddim.errors import UserError, quote
 from ddim.evaluation.record_entries import (
     Features,
     Generated,
@@ -168,7 +167,7 @@ def _record_of(path: Path) -> Path:
         return path / RECORD
     whole = list_evaluations(path)
     if not whole:
-        raise UserError(f"{path} holds no evaluation: make one with `ddim evaluate {shlex.quote(str(path))}`")
+        raise UserError(f"{path} holds no evaluation: make one with `ddim evaluate {quote(path)}`")
     return whole[-1] / RECORD
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError, shorten_paths, suggest
+from ddim.errors import UserError, suggest
 from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
 from ddim.experiments.sweep.document import SWEEP, read_plan
 from ddim.experiments.sweep.outcome import read_outcome
+from ddim.files import shorten_paths
 from ddim.files.documents import read_sealed
 from ddim.files.locks import is_locked
 from ddim.metrics import catalogue

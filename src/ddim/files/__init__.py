@@ -71,6 +71,11 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def shorten_paths(text: str, folder: Path) -> str:
+    """Return a text in which the paths of files in `folder` are relative to this folder."""
+    return text.replace(f"{folder}{os.sep}", "")
+
+
 # Reading files from other people
 
 
@@ -287,10 +292,7 @@ def hash_file(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the directory entries of `folder` to the disk.
-
-    On Windows this does nothing, because it is not needed.
-    """
+    """Flush the directory entries of `folder` to the disk; on Windows, this is not needed and does nothing."""
     if hasattr(os, "O_DIRECTORY"):
         file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

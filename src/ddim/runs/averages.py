@@ -10,14 +10,13 @@ SHA-256 of its files. Even after a crash, each folder is complete or absent.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError, explain_os_error, warn_user
+from ddim.errors import UserError, explain_os_error, quote, warn_user
 from ddim.files import (
     FRESH,
     remove_folder,
@@ -255,7 +254,7 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
         named = run if path.resolve() == newest.resolve() else path
         raise UserError(
             f"average {weights} of run {run} belongs to its checkpoint of step {facts.step}, not to {path}: "
-            f"make it again with `ddim ema {shlex.quote(str(named))} {_find_options(weights, facts)}`"
+            f"make it again with `ddim ema {quote(named)} {_find_options(weights, facts)}`"
         )
     return stored[weights]
 

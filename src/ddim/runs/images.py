@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ from ddim.data.open import (
     source_exists,
 )
 from ddim.data.values import Reading, choose_channels
-from ddim.errors import UserError, warn_user
+from ddim.errors import UserError, quote, warn_user
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.codec import load_recipe
@@ -229,7 +228,7 @@ def _explain_missing(run: Path, source: str) -> str:
         )
     return (
         f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: put them back, or give "
-        f"their new path with `ddim train DATA --resume --out {shlex.quote(str(run))}`"
+        f"their new path with `ddim train DATA --resume --out {quote(run)}`"
     )
 
 

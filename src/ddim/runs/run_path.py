@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
-import shlex
 from pathlib import Path
 
 from ddim.data.hub import names_repository
-from ddim.errors import UserError, join_words
+from ddim.errors import UserError, join_words, quote
 from ddim.files.documents import read_sealed
 from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
@@ -59,8 +58,8 @@ def check_no_run(source: str) -> None:
     if is_run_source(source):
         raise UserError(
             f"{source} is a run, not a folder of images: continue it with `ddim train --resume --out "
-            f"{shlex.quote(source)}`, or start a new run from its weights with source (--from "
-            f"{shlex.quote(source)}) and without it as images"
+            f"{quote(source)}`, or start a new run from its weights with source (--from "
+            f"{quote(source)}) and without it as images"
         )
 
 
@@ -187,7 +186,7 @@ def find_checkpoint(run: str | Path) -> Path:
     if found is None and not any((run / name).exists() for name in (RUN, CHECKPOINTS)):
         raise UserError(
             f"{run} is not a run: it holds neither run.json nor checkpoints; "
-            f"`ddim runs {shlex.quote(str(run))}` lists the runs below it"
+            f"`ddim runs {quote(run)}` lists the runs below it"
         )
     if found is None:
         # An imported run has no run.json, and had a checkpoint from its beginning.

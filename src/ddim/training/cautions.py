@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from ddim.data import Images
 from ddim.data.cache import read_rejects
 from ddim.diffusion.conditioning import LogSNR
+from ddim.errors import quote
 from ddim.metrics.neighbours import FEWEST
 from ddim.nn.embedding import Sinusoidal
 from ddim.runs.kinds import kind_name
@@ -81,7 +81,7 @@ def list_cautions(images: Images, train: int, run: Path) -> list[str]:
     """
     copies = describe_few(train)
     if copies and train >= FEWEST:
-        copies += f"; after the training, check this with `ddim memorisation {shlex.quote(str(run))}`"
+        copies += f"; after the training, check this with `ddim memorisation {quote(run)}`"
     return [text for text in (describe_rejects(images), copies) if text]
 
 

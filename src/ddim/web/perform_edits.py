@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError, shorten_paths
+from ddim.errors import UserError
+from ddim.files import shorten_paths
 from ddim.runs.edit_folder import FILM, RECORD, STRIP, EditOutput, WrittenEdit, write_edit
 from ddim.runs.edit_work import override_edit_grid
 from ddim.runs.file_edits import FileEdit, Inpainting, Interpolation, Latents, Variations

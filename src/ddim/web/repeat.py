@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from ddim.diffusion.grids import Grid
+from ddim.errors import quote
 from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.pipeline import LoadedRun
 from ddim.web import tasks
@@ -42,7 +42,7 @@ def sample_command(task: tasks.SampleTask, classes: Sequence[str] = ()) -> str:
         words += [f"--label={named}"]
     if task.vector is not None:
         words += [f"--vector={','.join(map(repr, task.vector))}"]
-    return _join([*words, *_guidance_words(task), *(["--film"] if task.film else [])])
+    return quote(*words, *_guidance_words(task), *(["--film"] if task.film else []))
 
 
 def sample_call(task: tasks.SampleTask, pipeline: LoadedRun) -> str:
@@ -93,7 +93,7 @@ def edit_command(task: tasks.EditTask, names: Sequence[str]) -> str:
         words += ["-n", task.n, "--seed", task.seed]
     words += ["--steps", task.steps, *(["--exact"] if task.exact else [])]
     words += [f"--{name}={value}" for name, value in task.fields.items()]
-    return _first_line(task, names) + _join([*words, *_guidance_words(task)])
+    return _first_line(task, names) + quote(*words, *_guidance_words(task))
 
 
 def edit_call(task: tasks.EditTask, names: Sequence[str], grid: Grid) -> str:
@@ -145,7 +145,3 @@ def _join_seeds(seeds: Sequence[int]) -> str:
         else:
             parts.append([seed])
     return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def _join(words: Sequence[object]) -> str:
-    return shlex.join(map(str, words))

@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from ddim.data.clusters import Clusters
-from ddim.errors import shorten_paths
 from ddim.evaluation.record import Evaluation
 from ddim.experiments.index import Place, Run
+from ddim.files import shorten_paths
 from ddim.runs.folder import list_sheets
 
 

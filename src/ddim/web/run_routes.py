@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from fastapi import APIRouter, Response
 
-from ddim.errors import UserError, shorten_paths
+from ddim.errors import UserError
+from ddim.files import shorten_paths
 from ddim.files.own_files import read_picture
 from ddim.runs.flat import flatten_as_text, labels_by_default
 from ddim.web.answers import Refused, reply
