@@ -1,6 +1,6 @@
 """Build the documentation and check it: `python docs/build.py [OUT]`, by default into build/docs.
 
-Needs `pip install -e '.[docs,metrics]'`. Every warning is an error. Notebooks run while it is built; their
+Needs `pip install -e ".[docs,metrics]"`. Every warning is an error. Notebooks run while it is built; their
 results are kept in build/notebooks until a file of the library changes.
 """
 

@@ -1,6 +1,6 @@
 """Measure which small changes of the code the tests notice: mutation testing by mutmut, outside CI.
 
-    pip install -e '.[dev,mutation]'
+    pip install -e ".[dev,mutation]"
     python tools/mutation.py ddim.metrics --sample 150 --seed 1
     python tools/mutation.py ddim.metrics.kid
 

@@ -279,7 +279,7 @@ def test_a_folder_that_is_not_empty_is_not_written_to(run, tmp_path):
 
 def test_a_missing_package_is_named(run, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(UserError, match="onnxruntime, which is not installed: pip install 'ddim.onnx.'"):
+    with pytest.raises(UserError, match='onnxruntime, which is not installed: pip install "ddim.onnx."'):
         export_run(run, tmp_path / "out", "onnx")
     assert not (tmp_path / "out").exists()
 

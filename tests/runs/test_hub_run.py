@@ -210,7 +210,7 @@ def test_no_connection_and_no_copy_is_one_sentence(hub, monkeypatch):
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r"^hub:ada/flowers needs huggingface_hub: pip install 'ddim\[hub\]'"):
+    with pytest.raises(UserError, match=r'^hub:ada/flowers needs huggingface_hub: pip install "ddim\[hub\]"'):
         ddim.load(NAME)
 
 

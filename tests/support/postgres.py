@@ -25,7 +25,7 @@ def postgres():
     if not binaries:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     if find_spec("psycopg") is None:
-        pytest.skip("psycopg is not installed: pip install 'ddim[postgres]'")
+        pytest.skip('psycopg is not installed: pip install "ddim[postgres]"')
     # The server refuses to run as root. A socket's path has at most 107 characters: not pytest's folder.
     as_user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.getuid() == 0 else []
     folder = Path(tempfile.mkdtemp(prefix="pg-"))

@@ -93,7 +93,7 @@ def test_impossible_kid_is_refused_before_there_is_a_folder(tmp_path, monkeypatc
         tiny.train(tiny.recipe(report__kid="20"), tmp_path / "run")
 
     def find():
-        raise UserError("the features need a package: pip install 'ddim[metrics]'")
+        raise UserError('the features need a package: pip install "ddim[metrics]"')
 
     monkeypatch.setattr("ddim.training.kid.load_extractor", find)
     with pytest.raises(UserError, match="pip install"):

@@ -100,7 +100,7 @@ def test_unknown_trackers_and_missing_packages_are_named(capsys, monkeypatch):
     said = capsys.readouterr().err
     assert "--track must be wandb, mlflow, trackio, got 'wand'; perhaps you meant wandb" in said
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"needs the package wandb.*pip install 'ddim\[wandb\]'"):
+    with pytest.raises(UserError, match=r'needs the package wandb.*pip install "ddim\[wandb\]"'):
         make_tracker("wandb")
 
 

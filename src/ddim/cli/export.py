@@ -12,7 +12,7 @@ _EPILOG = """
 formats:
   diffusers    a pipeline folder: diffusers.DiffusionPipeline.from_pretrained("DIR")
   onnx         model.onnx, for any number of images, and sampling.json, which says how to sample with it;
-               docs/export.md samples with numpy and onnxruntime. Needs pip install 'ddim[onnx]'
+               docs/export.md samples with numpy and onnxruntime. Needs pip install "ddim[onnx]"
   torch        model.pt2, a program of torch.export, and sampling.json
   safetensors  model.safetensors, the weights alone, and recipe.yaml
 Programs are compared with the run when they are written; if they differ, nothing is written. Each folder has

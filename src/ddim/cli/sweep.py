@@ -34,7 +34,7 @@ results/ to run it again. Ctrl-C saves; run the same command with --out to resum
 Start `ddim sweep --out SWEEP` in other terminals to work on the same sweep. If a worker dies, another worker
 resumes its trial after a minute. The queue of trials is a SQLite file in the folder. Workers on several
 machines share the folder and need a database server for the queue:
-  --storage postgresql+psycopg://user@host/database     PostgreSQL; pip install 'ddim[postgres]'
+  --storage postgresql+psycopg://user@host/database     PostgreSQL; pip install "ddim[postgres]"
   --storage mysql+pymysql://user@host/database          MySQL; pip install pymysql
 sweep.json keeps this address without its password. Workers that join need --storage only for a password or a
 SQLite file outside of the folder.

@@ -280,7 +280,7 @@ def _open_series(data: bytes, *, decode: bool = False) -> tuple[tuple[int, int, 
         import tifffile
     except ImportError:
         raise UnusableError(
-            "a TIFF file of more than 8 bits and several channels or pages: `pip install ddim[tiff]` lets "
+            'a TIFF file of more than 8 bits and several channels or pages: `pip install "ddim[tiff]"` lets '
             "ddim read it"
         ) from None
     try:

@@ -122,7 +122,7 @@ def connect_to_hub(purpose: str) -> HfApi:
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
-        raise UserError(f"{purpose} needs huggingface_hub: pip install 'ddim[hub]' ({error})") from None
+        raise UserError(f'{purpose} needs huggingface_hub: pip install "ddim[hub]" ({error})') from None
     return HfApi(library_name="ddim", library_version=version("ddim"))
 
 

@@ -163,7 +163,7 @@ def _open_file(path: Path) -> Any:  # noqa: ANN401  (a file of an optional packa
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f"{path} needs pyarrow: `pip install ddim[parquet]` lets ddim read it") from None
+        raise UserError(f'{path} needs pyarrow: `pip install "ddim[parquet]"` lets ddim read it') from None
     if not measure_file(path):
         raise UserError(f"{path} cannot be read as a parquet file: it is empty")
     limits = {"thrift_string_size_limit": _THRIFT, "thrift_container_size_limit": _THRIFT}

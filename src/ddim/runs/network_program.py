@@ -97,7 +97,7 @@ def write_onnx(model: Model, conditions: Sequence[float], path: Path) -> None:
         import onnxscript  # noqa: F401  (used by torch.onnx)
     except ImportError as error:
         raise UserError(
-            f"export to onnx needs the package {error.name}, which is not installed: pip install 'ddim[onnx]'"
+            f'export to onnx needs the package {error.name}, which is not installed: pip install "ddim[onnx]"'
         ) from None
     traced = trace_network(model)
     options = onnxruntime.SessionOptions()

@@ -118,7 +118,7 @@ class WandB(Tracker):
     See `Tracker`. The horizontal axis of the charts is the number of training images.
     """
 
-    title, package, install = "Weights & Biases", "wandb", "pip install 'ddim[wandb]'"
+    title, package, install = "Weights & Biases", "wandb", 'pip install "ddim[wandb]"'
 
     def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
         """See `Tracker`."""
@@ -155,7 +155,7 @@ class MLflow(Tracker):
     See `Tracker`. MLflow calls a project an experiment.
     """
 
-    title, package, install = "MLflow", "mlflow", "pip install 'ddim[mlflow]'"
+    title, package, install = "MLflow", "mlflow", 'pip install "ddim[mlflow]"'
 
     def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
         """See `Tracker`."""

@@ -43,7 +43,7 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     settings = check_settings(folder, host, port, token, data)
     for package in ("fastapi", "uvicorn"):
         if find_spec(package) is None:
-            raise UserError(f"the page needs {package}, which is not installed: pip install 'ddim[web]'")
+            raise UserError(f'the page needs {package}, which is not installed: pip install "ddim[web]"')
     # These modules need the packages of the extra.
     from ddim.web.application import build_application
     from ddim.web.http_server import make_server

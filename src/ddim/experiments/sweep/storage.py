@@ -31,7 +31,7 @@ def check_optuna() -> None:
     from importlib.util import find_spec
 
     if find_spec("optuna") is None:
-        raise UserError("`ddim sweep` needs Optuna, which is not installed: pip install 'ddim[sweep]'")
+        raise UserError('`ddim sweep` needs Optuna, which is not installed: pip install "ddim[sweep]"')
 
 
 def check_address(address: str) -> None:
@@ -133,7 +133,7 @@ def _open(address: str, heartbeat: int, grace: int) -> RDBStorage:
             warnings.simplefilter("ignore")  # Optuna calls its heartbeat experimental.
             storage = RDBStorage(address, options, heartbeat_interval=heartbeat, grace_period=grace)
     except ImportError as error:
-        extra = ": pip install 'ddim[postgres]'" if kind == "postgresql" else f" ({error})"
+        extra = ': pip install "ddim[postgres]"' if kind == "postgresql" else f" ({error})"
         raise UserError(f"--storage needs a driver for {kind}, which is not installed{extra}") from None
     except storage_errors() as error:
         if is_full(error):
