@@ -292,7 +292,7 @@ def hash_file(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the directory entries of `folder` to the disk; on Windows, this is not needed and does nothing."""
+    """Flush the directory entries of `folder` to the disk; do nothing on Windows, which needs none."""
     if hasattr(os, "O_DIRECTORY"):
         file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
