@@ -1,4 +1,4 @@
-"""No step of a training waits for its device: neither reads a value, nor copies in a way that waits."""
+"""No step of a training waits for its device, by reading a value or by a copy, or mixes devices."""
 
 import itertools
 import sys
@@ -18,6 +18,7 @@ from ddim.training.batches import Rows
 from ddim.training.image_loader import ImageLoader
 from ddim.training.loop import Plan, Training
 from in_processes import CASES, choose_case
+from one_device import OneDevice
 
 EAGER = [name for name in CASES if not name.startswith("compiled")]
 
@@ -68,7 +69,7 @@ def test_no_step_reads_a_value_of_the_device(name, place, meta, monkeypatch):
     assert (run.loader.on_device is not None) == (memory > 0)
     # The first step copies what all steps share, such as the table of a schedule.
     run.advance()
-    with NoWaiting():
+    with NoWaiting(), OneDevice():
         run.advance()
         values = run.advance()
     assert run.step == 3

@@ -167,9 +167,10 @@ class Hybrid:
         self, p: Prediction, schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, pixels: Pixels
     ) -> Tensor:
         """Return the term (B,) of the variational bound at each time, in bits per dimension."""
-        first, second = torch.tensor([1.0, 2.0], dtype=torch.float64) / self.entries
+        # The shape of both times is (1,): a table that is read at a scalar waits for an accelerator.
+        first, second = torch.arange(1, 3, dtype=torch.float64, device=t.device)[:, None] / self.entries
         s = ((t.double() * self.entries).round() - 1) / self.entries
-        q = bound_posterior(schedule, t, s, posterior(schedule(second), schedule(first)).small)
+        q = bound_posterior(schedule, t, s, posterior(schedule(second), schedule(first)).small[0])
         between = step_bits(p, x_t, x0, q, "learned")
         return torch.where((s > 0).to(x0.device), between, image_bits(p, x0, q, "learned", pixels))
 

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ddim.diffusion.device_copies import copy_to_device
 from ddim.diffusion.schedules.level import Level, as_double, variance_preserving
 from ddim.errors import UserError, check_part_values
 
@@ -75,15 +76,16 @@ class LinearIn:
     def __call__(self, t: Tensor | float) -> Level:
         """Return the noise level at times t; see `Schedule`."""
         t = as_double(t)
-        first, last = self._ends
+        first, last = copy_to_device(self, "ends", t.device)
         part = {"noise_step": t * (2 - t), "signal_step": t**2}.get(self.quantity, t)
         log_snr = self._transforms[1](torch.lerp(first, last, part))
         return variance_preserving(log_snr.clamp(self.end, self.start))
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
         """Return the time of a log-SNR; see `Schedule`."""
-        first, last = self._ends
-        at = self._transforms[0](as_double(log_snr).clamp(self.end, self.start))
+        log_snr = as_double(log_snr)
+        first, last = copy_to_device(self, "ends", log_snr.device)
+        at = self._transforms[0](log_snr.clamp(self.end, self.start))
         part = ((at - first) / (last - first)).clamp(0, 1)
         if self.quantity == "noise_step":
             return 1 - (1 - part).sqrt()
@@ -95,7 +97,7 @@ class LinearIn:
         return QUANTITIES[name]
 
     @property
-    def _ends(self) -> tuple[Tensor, Tensor]:
-        """The values of the chosen quantity at t = 0 and at t = 1."""
+    def ends(self) -> Tensor:
+        """The values of the chosen quantity at t = 0 and at t = 1 (2,), float64."""
         start, end = torch.tensor([self.start, self.end], dtype=torch.float64)
-        return self._transforms[0](start), self._transforms[0](end)
+        return torch.stack([self._transforms[0](start), self._transforms[0](end)])
