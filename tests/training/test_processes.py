@@ -167,10 +167,10 @@ def test_each_process_has_its_own_gpu(device, tmp_path, monkeypatch):
 
 def test_a_run_is_loaded_onto_the_gpu_of_each_process(monkeypatch):
     monkeypatch.setattr(pipeline, "find_device", lambda wanted: wanted)
-    assert pipeline._runtime(Runtime("cuda:1"), None, False, None).device == "cuda:1"
+    assert pipeline._runtime(Runtime("cuda:1"), (64, 64), None, None).device == "cuda:1"
     monkeypatch.setattr(pipeline, "current_processes", lambda: Processes(1, 2, 1, 2, "nccl"))
-    assert pipeline._runtime(Runtime("cuda:1"), None, False, None).device == "cuda"
-    assert pipeline._runtime(Runtime("cuda"), "cuda:0", False, None).device == "cuda"
+    assert pipeline._runtime(Runtime("cuda:1"), (64, 64), None, None).device == "cuda"
+    assert pipeline._runtime(Runtime("cuda"), (64, 64), "cuda:0", None).device == "cuda"
 
 
 def test_several_processes_need_no_gpu_with_the_number_in_the_record(monkeypatch):
@@ -181,9 +181,9 @@ def test_several_processes_need_no_gpu_with_the_number_in_the_record(monkeypatch
 
     monkeypatch.setattr(pipeline, "find_device", one_gpu)
     with pytest.raises(UserError, match="device must be one of"):
-        pipeline._runtime(Runtime("cpu"), "cuda:3", False, None)
+        pipeline._runtime(Runtime("cpu"), (64, 64), "cuda:3", None)
     monkeypatch.setattr(pipeline, "current_processes", lambda: Processes(1, 2, 1, 2, "nccl"))
-    assert pipeline._runtime(Runtime("cuda:3"), "cuda:3", False, None).device == "cuda"
+    assert pipeline._runtime(Runtime("cuda:3"), (64, 64), "cuda:3", None).device == "cuda"
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import tiny
 from ddim.data import split_images
 from ddim.errors import UserError
 from ddim.nn.runtime import Runtime
+from ddim.runs import pipeline
 from ddim.runs.codec import read_recipe
 from ddim.runs.recipe import Data, Recipe
 from ddim.training import Callback, Machine, train
@@ -207,6 +208,21 @@ def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, named, parent
 def test_threads_that_are_no_whole_number_are_refused(threads):
     with pytest.raises(UserError, match="threads must be a whole number"):
         Machine(threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "expected"),
+    [("cuda", (32, 32), 64), ("cuda:1", (64, 64), 64), ("cuda", (128, 256), 8), ("cuda", (1024, 1024), 1)]
+    + [("cpu", (256, 256), 16), ("mps", (64, 64), 16)],
+)
+def test_a_gpu_gets_micro_batches_that_fall_with_the_number_of_pixels(device, size, expected, monkeypatch):
+    monkeypatch.setattr("ddim.nn.runtime.find_device", lambda wanted: wanted)
+    machine = Machine(device, "fp32", compiling=False, threads=1)
+    assert machine.choose(tiny.recipe(data__size=size)).micro_batch == expected
+    # A run of another kind of machine gets the runtime of this one, and other runs keep theirs.
+    monkeypatch.setattr(pipeline, "find_device", lambda wanted: wanted)
+    assert pipeline._runtime(Runtime("xpu"), size, device, 1).micro_batch == expected
+    assert pipeline._runtime(Runtime(device, micro_batch=5), size, None, 1).micro_batch == 5
 
 
 def test_a_folder_with_files_is_refused_before_images_are_read(tmp_path):

@@ -114,7 +114,7 @@ def _measure_plan(
 ) -> TrainingPlan:
     """Return one plan for all `budgets`; each is the checked recipe with another budget."""
     progress(SPEED, 0, 1)
-    runtime = machine.choose()
+    runtime = machine.choose(recipe)
     # Parts that the user wrote run only after their checks, which need the images.
     own = is_own(recipe.net) or is_own(recipe.objective)
     if not own:
@@ -179,7 +179,7 @@ def _measure_speeds(
     asked, runtime = choice
     # All runs have the same precision and threads. Only compilation depends on the length of a run.
     machine = replace(asked, precision=runtime.precision, threads=runtime.threads)
-    chosen = [machine.choose(estimate_seconds(each, parts, asked.threads)) for each in budgets]
+    chosen = [machine.choose(each, estimate_seconds(each, parts, asked.threads)) for each in budgets]
     speeds: dict[bool, Speed] = {}
     for each in chosen:
         if each.compile not in speeds:

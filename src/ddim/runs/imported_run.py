@@ -45,7 +45,8 @@ def save_imported(  # noqa: PLR0913 (private to the importers)
     with torch.random.fork_rng(devices=[]):
         model: Model = build_model(recipe, channels)
     model.net.load_state_dict(weights)
-    pixels, runtime = Pixels.fixed(0.5, 0.5, channels), choose_runtime(precision="fp32", compiling=False)
+    pixels = Pixels.fixed(0.5, 0.5, channels)
+    runtime = choose_runtime(precision="fp32", compiling=False, size=recipe.data.size)
     run = make_run_folder(None if out is None else Path(out), str(source), recipe.name)
     kind = "folder" if source.is_dir() else "file"
     write_sealed(run / "import.json", {kind: str(source.resolve()), "versions": list_versions()})

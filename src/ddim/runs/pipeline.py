@@ -245,7 +245,7 @@ def _load(
     elif not published and weights != "raw":
         tensors |= checkpoint.read_tensors(path, f"ema/{'default' if weights == 'ema' else weights}")
     model = build_fitting_model(path, recipe, state.channels, tensors)
-    runtime = _runtime(state.runtime, device, compiling, threads)
+    runtime = replace(_runtime(state.runtime, recipe.data.size, device, threads), compile=compiling)
     runtime.place(model.eval().requires_grad_(False))
     model.net = runtime.compiled(model.net, frozen=True)
     average = None if stored is None else checkpoint.hash_checkpoint(stored)
@@ -337,7 +337,7 @@ def load_state(path: Path) -> RunState:
         raise checkpoint.Damaged(f"{path}/state.json is not the state of a run: {error}") from None
 
 
-def _runtime(recorded: Runtime, device: str | None, compiling: bool, threads: int | None) -> Runtime:
+def _runtime(recorded: Runtime, size: tuple[int, int], device: str | None, threads: int | None) -> Runtime:
     """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
     try:
         where = find_device(current_processes().own_device(recorded.device if device is None else device))
@@ -346,5 +346,5 @@ def _runtime(recorded: Runtime, device: str | None, compiling: bool, threads: in
             raise
         where = find_device("auto")
     if where.split(":")[0] != recorded.device.split(":")[0]:
-        return choose_runtime(where, compiling=compiling, threads=threads)
-    return replace(recorded, device=where, compile=compiling, threads=threads or recorded.threads)
+        return choose_runtime(where, compiling=False, threads=threads, size=size)
+    return replace(recorded, device=where, threads=threads or recorded.threads)

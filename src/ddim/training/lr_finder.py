@@ -116,7 +116,7 @@ def find_learning_rate(
     check_training(recipe, known)
     recipe = recipe if known is None else hold_out_alike(recipe, known)
     parts = open_split(recipe, progress)
-    runtime = machine.choose()
+    runtime = machine.choose(recipe)
     with runtime:
         training = start_training(recipe, parts, runtime, load_parent(source))
         return range_test(training, progress=progress)

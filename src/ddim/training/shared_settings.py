@@ -97,7 +97,8 @@ def choose_for_all(machine: Machine, recipe: Recipe, split: SplitImages, process
     if processes.leads:
         if processes.count > 1 and machine.threads is None:
             machine = replace(machine, threads=_share_cores(processes))
-        chosen = machine.choose(estimate_seconds(recipe, split, machine.threads) / processes.count)
+        seconds = estimate_seconds(recipe, split, machine.threads) / processes.count
+        chosen = machine.choose(recipe, seconds)
     return _assign_gpu(processes.broadcast(chosen), processes)
 
 

@@ -61,9 +61,10 @@ class Machine:
             # JSON refuses numbers of NumPy.
             object.__setattr__(self, "threads", to_int("threads", self.threads))
 
-    def choose(self, seconds: float = 0.0) -> Runtime:
+    def choose(self, recipe: Recipe, seconds: float = 0.0) -> Runtime:
         """Return the runtime for a run that is expected to take `seconds`; see `choose_runtime`."""
-        chosen = choose_runtime(self.device, self.precision, self.compiling, self.threads, seconds)
+        size = recipe.data.size
+        chosen = choose_runtime(self.device, self.precision, self.compiling, self.threads, seconds, size)
         return replace(chosen, recompute=self.recompute)
 
 
