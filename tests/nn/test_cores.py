@@ -12,7 +12,7 @@ import torch
 
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, wait_briefly
+from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, count_physical, wait_briefly
 from ddim.nn.runtime import Runtime, choose_runtime, count_cores, limit_threads
 
 LINUX = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat")
@@ -103,6 +103,14 @@ def test_threads_are_limited_inside_a_block_and_restored():
     assert torch.get_num_threads() == before
     with pytest.raises(UserError, match="threads must be at least 1"), limit_threads(0):
         pass
+
+
+@pytest.mark.parametrize(("allowed", "quota", "cores"), [(8, 64, 4), (2, 64, 2), (8, 3, 3), (0, 1, 1)])
+def test_hyper_threads_of_a_core_count_once(allowed, quota, cores, monkeypatch):
+    monkeypatch.setattr("ddim.nn.cores._allowed", lambda: {*range(allowed)})
+    monkeypatch.setattr("ddim.nn.cores._siblings", lambda processor: f"{processor % 4},{processor % 4 + 4}")
+    monkeypatch.setattr("ddim.nn.cores._quota", lambda: quota)
+    assert count_physical() == cores
 
 
 def test_the_number_of_cores_does_not_depend_on_the_runtime_around():

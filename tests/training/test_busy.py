@@ -9,6 +9,7 @@ import torch
 import tiny
 from ddim.data import split_images
 from ddim.diffusion.loss import Objective
+from ddim.nn.processes import Processes
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Optim
 from ddim.training import Callback, resume
@@ -104,13 +105,13 @@ class Meter:
         """See `CoreMeter`."""
 
 
-def watch(monkeypatch, readings, *, threads, adapt=True):
+def watch(monkeypatch, readings, *, threads, adapt=True, processes=1):
     """Check after each of so many steps; returns the numbers of threads and what was said."""
     monkeypatch.setattr("ddim.training.threads.count_cores", lambda: 2)
     meter = Meter(readings)
     monkeypatch.setattr("ddim.training.threads.CoreMeter", lambda: meter)
     run = tiny.training()
-    run.runtime = replace(run.runtime, threads=threads)
+    run.runtime, run.processes = replace(run.runtime, threads=threads), Processes(count=processes)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     watched, numbers, said = ThreadWatch(run, adapt), [], []
     run.step = 3
@@ -131,3 +132,7 @@ def test_threads_that_were_given_stay_and_a_busy_machine_is_said_once(monkeypatc
     numbers, said = watch(monkeypatch, [1.5, 1.5, 1.5, 1.5], threads=2, adapt=False)
     assert set(numbers) == {2}
     assert said == ["other programs use 1.5 of 2 cores: training with 2 threads may be slow"]
+
+
+def test_the_processes_of_a_training_are_no_other_programs(monkeypatch):
+    assert watch(monkeypatch, [1.5, 1.5, 1.5], threads=2, adapt=False, processes=2) == ([2, 2, 2], [])

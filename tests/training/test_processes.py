@@ -19,12 +19,13 @@ import tiny
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.files.locks import LOCK
+from ddim.nn import processes
 from ddim.nn.processes import Processes
 from ddim.nn.runtime import Runtime
 from ddim.runs import pipeline
 from ddim.runs.codec import write_recipe
 from ddim.training.fit import Start
-from ddim.training.shared_settings import adopt_processes, check_processes
+from ddim.training.shared_settings import adopt_processes, check_processes, describe_processes
 from in_processes import CASES, launch
 from in_processes import main as train_cases
 from kill_processes import Launch
@@ -152,11 +153,70 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch, accumulate):
     check_processes(tiny.recipe(optim__batch=4 * batch, optim__accumulate=accumulate), Processes(count=4))
 
 
+@pytest.mark.parametrize(
+    ("local_count", "threads", "expected"),
+    # torchrun sets one thread. More threads were set by the user, for each process.
+    [(2, 1, 4), (2, 3, 3), (2, 8, 4), (3, 1, 2), (16, 1, 1), (1, 1, 1), (1, 16, 16)],
+)
+def test_the_processes_of_a_machine_divide_its_eight_cores(local_count, threads, expected, monkeypatch):
+    monkeypatch.setattr(processes, "count_physical", lambda: 8)
+    assert processes._divide_cores(local_count, threads) == expected
+
+
+THREADS = """
+import sys, torch
+from ddim.nn import processes, runtime
+
+processes.count_physical = lambda: 6
+runtime.count_allowed = lambda: 12
+with processes.join_processes():
+    with runtime.Runtime(threads=5):
+        cores = runtime.count_cores()
+    inside = torch.get_num_threads()
+sys.stdout.write(f"{cores} {inside} {torch.get_num_threads()}\\n")
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_leaves_each_process_its_cores_inside_the_block_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "script.py").write_text(THREADS)
+    done = launch(2, tmp_path / "script.py")
+    assert done.stdout == "3 3 1\n" * 2, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("cuda:nccl", r'got cuda:nccl: create it .*init_process_group\("cpu:gloo,cuda:nccl"\)'),
+        ("cpu:gloo,cuda:nccl", "the processes meet"),
+    ],
+)
+def test_a_process_group_without_the_cpu_is_refused_before_the_processes_meet(backend, said, monkeypatch):
+    def meet(*given):
+        raise UserError("the processes meet")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(processes, "meet", meet)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: backend)
+    with pytest.raises(UserError, match=said), processes.join_processes():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "expected"), [(1, "cuda", None), (2, "cuda", "nccl"), (2, "cpu", "gloo")]
+)
+def test_the_record_names_what_adds_the_gradients(count, device, expected):
+    assert describe_processes(Processes(count=count), device) == {"count": count, "backend": expected}
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_each_process_has_its_own_gpu(device, tmp_path, monkeypatch):
     start, document = Start(tmp_path, (), 5, time.monotonic(), True), {"processes": {"count": 2}}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    pair = Processes(1, 2, 1, 2, "nccl")
+    pair = Processes(1, 2, 1, 2)
     assert adopt_processes(document, Runtime(device), start, pair) == (Runtime("cuda"), "")
     assert adopt_processes({}, Runtime(device), start, Processes()) == (Runtime(device), "")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -168,7 +228,7 @@ def test_each_process_has_its_own_gpu(device, tmp_path, monkeypatch):
 def test_a_run_is_loaded_onto_the_gpu_of_each_process(monkeypatch):
     monkeypatch.setattr(pipeline, "find_device", lambda wanted: wanted)
     assert pipeline._runtime(Runtime("cuda:1"), (64, 64), None, None).device == "cuda:1"
-    monkeypatch.setattr(pipeline, "current_processes", lambda: Processes(1, 2, 1, 2, "nccl"))
+    monkeypatch.setattr(pipeline, "current_processes", lambda: Processes(1, 2, 1, 2))
     assert pipeline._runtime(Runtime("cuda:1"), (64, 64), None, None).device == "cuda"
     assert pipeline._runtime(Runtime("cuda"), (64, 64), "cuda:0", None).device == "cuda"
 
@@ -182,7 +242,7 @@ def test_several_processes_need_no_gpu_with_the_number_in_the_record(monkeypatch
     monkeypatch.setattr(pipeline, "find_device", one_gpu)
     with pytest.raises(UserError, match="device must be one of"):
         pipeline._runtime(Runtime("cpu"), (64, 64), "cuda:3", None)
-    monkeypatch.setattr(pipeline, "current_processes", lambda: Processes(1, 2, 1, 2, "nccl"))
+    monkeypatch.setattr(pipeline, "current_processes", lambda: Processes(1, 2, 1, 2))
     assert pipeline._runtime(Runtime("cuda:3"), (64, 64), "cuda:3", None).device == "cuda"
 
 

@@ -37,6 +37,15 @@ def count_allowed() -> int:
     return min(len(_allowed()) or os.cpu_count() or 1, _quota())
 
 
+def count_physical() -> int:
+    """Return the number of physical cores that this process may use, at least 1.
+
+    Where the system does not say which processors share a core, each processor counts.
+    """
+    cores = {_siblings(processor) for processor in _allowed()}
+    return min(len(cores) or os.cpu_count() or 1, _quota())
+
+
 def choose_threads(cores: int, others: float) -> int:
     """Return how many threads to use so that each has a core that other programs leave free; at least 1.
 
@@ -91,6 +100,15 @@ def measure_others(meter: CoreMeter, least: float = 0.5) -> float:
 def _allowed() -> set[int]:
     """Return the indices of the processors that this process may use; empty if they are unknown."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+def _siblings(processor: int) -> str:
+    """Return the processors that share a core with this one, such as "0,64"."""
+    try:
+        folder = Path(f"/sys/devices/system/cpu/cpu{processor}/topology")
+        return (folder / "thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(processor)
 
 
 def _quota() -> int:

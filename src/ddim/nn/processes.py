@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ddim.errors import OtherProcessFailed
+from ddim.errors import OtherProcessFailed, UserError
+from ddim.nn.cores import count_physical
 from ddim.nn.launch import count_launched, read_rank
 from ddim.nn.meeting import meet
 from ddim.nn.process_watch import ProcessWatch
@@ -38,7 +39,6 @@ class Processes:
         count: number of processes.
         local_rank: number of this process on its machine, from 0.
         local_count: number of processes on its machine.
-        backend: the library that exchanges tensors of the device, "gloo" or "nccl"; empty for one process.
         watch: notices when another process fails; None for one process.
     """
 
@@ -46,7 +46,6 @@ class Processes:
     count: int = 1
     local_rank: int = 0
     local_count: int = 1
-    backend: str = ""
     watch: ProcessWatch | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -134,15 +133,18 @@ def join_processes() -> Generator[Processes]:
     If an error ends the block, all processes end: the process that failed first with its error, the others
     with `OtherProcessFailed`. Without torchrun, or inside another such block, nothing is joined.
 
+    Inside the block, the processes of a machine divide its cores: see `_divide_cores`.
+
     Raises:
-        UserError: if a process has not started within `MEETING_LIMIT`.
+        UserError: if a process has not started within `MEETING_LIMIT`, or the script has created a process
+            group that cannot exchange tensors of the CPU.
         OtherProcessFailed: if another process failed first.
         ProcessGone: if another process ended without an error of its own.
     """
     if _joined or count_launched() == 1:
         yield current_processes()
         return
-    given, rank, count = dist.is_initialized(), read_rank(), count_launched()
+    given, rank, count = _has_group(), read_rank(), count_launched()
     meeting = meet(rank, count, MEETING_LIMIT)
     if not given:
         # gloo exchanges tensors on the CPU, such as the decisions of each step, without waiting for a GPU.
@@ -154,8 +156,9 @@ def join_processes() -> Generator[Processes]:
     if torch.cuda.is_available():
         before = torch.cuda.current_device()
         torch.cuda.set_device(local[0] % torch.cuda.device_count())
-    watch = ProcessWatch(rank, count, meeting)
-    _joined.append(Processes(rank, count, *local, "gloo" if before is None else "nccl", watch))
+    watch, threads = ProcessWatch(rank, count, meeting), torch.get_num_threads()
+    torch.set_num_threads(_divide_cores(local[1], threads))
+    _joined.append(Processes(rank, count, *local, watch))
     try:
         yield _joined[-1]
         # The store ends with process 0, so process 0 waits here until the others no longer need it.
@@ -171,6 +174,7 @@ def join_processes() -> Generator[Processes]:
         # above.
         with suppress(KeyboardInterrupt):
             watch.close()
+            torch.set_num_threads(threads)
             if before is not None:
                 torch.cuda.set_device(before)
             if not given:
@@ -189,6 +193,35 @@ def run_alone() -> Generator[None]:
         yield
     finally:
         _joined.pop()
+
+
+def _has_group() -> bool:
+    """Return whether the caller has created a process group.
+
+    Raises:
+        UserError: if this group cannot exchange tensors of the CPU.
+    """
+    given = dist.is_initialized()
+    if given and "cpu:" not in (backend := dist.get_backend_config()):
+        raise UserError(
+            f"the process group of this script must also exchange tensors of the CPU, got {backend}: create "
+            'it with torch.distributed.init_process_group("cpu:gloo,cuda:nccl"), or leave this to ddim'
+        )
+    return given
+
+
+def _divide_cores(local_count: int, threads: int) -> int:
+    """Return the number of torch's threads of each of the `local_count` processes of a machine.
+
+    Args:
+        local_count: the number of processes, which divide the cores that they may use.
+        threads: the present number of torch's threads. If it is larger than 1, the result is not larger.
+            torchrun sets OMP_NUM_THREADS to 1 if the user has not set it, so 1 is not the user's wish.
+    """
+    if local_count == 1:
+        return threads
+    share = max(1, count_physical() // local_count)
+    return share if threads == 1 else min(threads, share)
 
 
 def _share_failure(watch: ProcessWatch, error: BaseException) -> BaseException:

@@ -51,7 +51,7 @@ def describe_run(
         },
         "parameters": sum(p.numel() for p in training.model.parameters()),
         "runtime": vars(training.runtime),
-        "processes": describe_processes(training.processes),
+        "processes": describe_processes(training.processes, training.runtime.device),
         "asked": vars(machine),
         "checkpointed": False,
         "versions": list_versions(),

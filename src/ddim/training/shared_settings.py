@@ -88,7 +88,7 @@ def choose_for_all(machine: Machine, recipe: Recipe, split: SplitImages, process
         machine: what the user asks for.
         recipe: the recipe of the run.
         split: the images of the run, split into training and validation images.
-        processes: the processes, which divide the cores of their machine.
+        processes: the processes.
 
     Raises:
         UserError: if the processes of this machine outnumber its GPUs.
@@ -96,7 +96,8 @@ def choose_for_all(machine: Machine, recipe: Recipe, split: SplitImages, process
     chosen = None
     if processes.leads:
         if processes.count > 1 and machine.threads is None:
-            machine = replace(machine, threads=_share_cores(processes))
+            # The other processes would count as other programs.
+            machine = replace(machine, threads=count_cores())
         seconds = estimate_seconds(recipe, split, machine.threads) / processes.count
         chosen = machine.choose(recipe, seconds)
     return _assign_gpu(processes.broadcast(chosen), processes)
@@ -134,27 +135,24 @@ def adopt_processes(
     runtime = _assign_gpu(runtime, processes)
     changes = document.get("processes_changed", [])
     before = changes[-1]["to"] if changes else document.get("processes", {"count": 1})
-    now = describe_processes(processes)
+    now = describe_processes(processes, runtime.device)
     if before["count"] == now["count"]:
         return runtime, ""
     if processes.leads:
         record_in_run(start.folder, processes_changed=[*changes, {"from": before, "to": now}])
     if start.adapt:
-        runtime = replace(runtime, threads=_share_cores(processes))
+        runtime = replace(runtime, threads=count_cores())
     return runtime, (
         f"{_say(now['count'])} instead of {before['count']}: the same images and noise, but results "
         "differ in the last bits"
     )
 
 
-def describe_processes(processes: Processes) -> dict[str, Any]:
-    """Return what run.json says about the processes of a run."""
-    return {"count": processes.count, "backend": processes.backend or None}
+def describe_processes(processes: Processes, device: str) -> dict[str, Any]:
+    """Return what run.json says about the processes of a run: their number, and what adds their gradients."""
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    return {"count": processes.count, "backend": backend if processes.count > 1 else None}
 
 
 def _say(count: int) -> str:
     return f"{count} process{'' if count == 1 else 'es'}"
-
-
-def _share_cores(processes: Processes) -> int:
-    return max(1, count_cores() // processes.local_count)

@@ -52,7 +52,8 @@ class ThreadWatch:
             A sentence about the change; None if nothing changes. A fixed number of threads does not change;
             at most one call then returns a sentence that training may be slow because of other programs.
         """
-        if self.training.runtime.device != "cpu" or self.cores == 1:
+        # The other processes of a training would count as other programs.
+        if self.training.runtime.device != "cpu" or self.cores == 1 or self.training.processes.count > 1:
             return None
         if self.training.step - self.first < WARM_UP:
             self.meter.restart()
