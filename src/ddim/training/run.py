@@ -177,10 +177,10 @@ def resume(
     callbacks: Sequence[Callback] = (),
     progress: bool | Progress = True,
 ) -> Path:
-    """Continue a run exactly and return its folder: the result is bit-identical to an uninterrupted run.
+    """Continue a run and return its folder; on a CPU the result is bit-identical to an uninterrupted run.
 
-    The run uses its recorded device, precision and threads. A finished run stays as it is. If `more` or
-    `images` gives a larger budget, the run is trained longer, and its run.json records the larger budget.
+    On a GPU the last bits may differ. The run uses its recorded device, precision and threads. A finished run
+    stays as it is. With a larger budget, `more` or `images`, it is trained longer; run.json records this.
 
     Args:
         folder: the run folder.
