@@ -153,7 +153,9 @@ def _resampled(x: Tensor, inverse: Tensor, shift: Tensor) -> Tensor:
     # Positions are fractions of half the image: grid_sample expects them in [-1, 1].
     across, down = (begins * 2).unbind(-1)
     grid = torch.stack([across / width, down / height], dim=-1)
-    return F.grid_sample(x, grid.to(x), "bicubic", "reflection", align_corners=False)
+    # torch 2.10 has no bicubic grid_sample on Apple's GPUs.
+    source = x.cpu() if x.device.type == "mps" else x
+    return F.grid_sample(source, grid.to(source), "bicubic", "reflection", align_corners=False).to(x)
 
 
 def _matrix(labels: Tensor) -> Tensor:
