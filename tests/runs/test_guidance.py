@@ -179,6 +179,15 @@ def test_a_guide_that_does_not_fit_is_refused_in_one_sentence(guide, said):
         generate(SamplingSetup(run(STRONG), 5, guidance=Guidance(2.0, guide=Guide("weak", guide))), [0])
 
 
+def test_a_guide_must_be_on_the_device_of_the_model_whatever_its_name():
+    weak = replace(run(WEAK, sha="b"), runtime=Runtime("cpu:0"))
+    guidance = Guidance(2.0, guide=Guide("weak", weak))
+    check_guidance(run(STRONG), None, 3, guidance)
+    weak.model.to("meta")
+    with pytest.raises(UserError, match="the guide must be on the device of the model, cpu, got meta"):
+        check_guidance(run(STRONG), None, 3, guidance)
+
+
 def test_a_guide_of_fewer_noise_levels_guides_inside_of_them():
     weak = run(WEAK, sha="b", schedule=Cosine(0.1, 0.9))
     generate(SamplingSetup(run(STRONG), 9, guidance=Guidance(2.0, -4.0, 1.0, Guide("weak", weak))), [0])

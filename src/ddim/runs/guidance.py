@@ -178,11 +178,9 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
             f"the guide must map pixels to model units as the model does, {pipeline.pixels}, got "
             f"{guide.pixels}: train it on the same images with the same recipe field pixels"
         )
-    if guide.runtime.device != pipeline.runtime.device:
-        raise UserError(
-            f"the guide must be on the device of the model, {pipeline.runtime.device}, got "
-            f"{guide.runtime.device}"
-        )
+    # The runtimes may name the same GPU differently, "cuda" and "cuda:0".
+    if (found := guide.model.blank(0).device) != (device := model.blank(0).device):
+        raise UserError(f"the guide must be on the device of the model, {device}, got {found}")
     if guide.recipe.data.conditional and label is None:
         check_unconditional(guide.recipe, "guidance without a label")
     if guide.recipe.data.labels and label is not None and guide.classes != pipeline.classes:
