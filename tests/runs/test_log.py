@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import random
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from PIL import Image
 from damage import flip_bit
 from ddim.errors import UserError
 from ddim.runs import log as log_module
-from ddim.runs.log import RunLog, read_metrics, show_in_tensorboard
+from ddim.runs.log import RunLog, read_last_metrics, read_metrics, read_spread_metrics, show_in_tensorboard
 from shown_events import read_events
 
 
@@ -229,6 +230,75 @@ def test_a_resumed_log_whose_end_was_lost_is_named(left, lost, tmp_path):
     assert len(said) == (lost is not None)
     if lost:
         assert re.search(rf"metrics\.jsonl lacks {lost}", str(said[0].message))
+
+
+def last_values(lines, wanted):
+    """The last line and, for each name, the last values that are not None."""
+    values = {name: [line[name] for line in lines if line.get(name) is not None] for name in wanted}
+    return lines[-1:], {name: found[-wanted[name] :] for name, found in values.items()}
+
+
+@pytest.mark.parametrize("block", [300, 700, 10_000])
+@pytest.mark.parametrize("seed", range(10))
+def test_the_end_of_a_log_has_the_last_line_and_the_last_wanted_values(block, seed, tmp_path, monkeypatch):
+    monkeypatch.setattr(log_module, "BLOCK", block)
+    draw, wanted = random.Random(seed), {"loss": 5, "noise_mae": 1, "image_mae": 1}
+    share = {name: draw.choice([0, 0.02, 0.2, 1]) for name in wanted}
+    with RunLog(tmp_path) as log:
+        for step in range(draw.choice([0, 1, 100])):
+            names = [name for name in wanted if draw.random() < share[name]]
+            log.write(step, 8 * step, {name: draw.choice([draw.random(), math.nan]) for name in names})
+    for end in (b"", b'{"step": 7, "loss": 0'):
+        with (tmp_path / "metrics.jsonl").open("ab") as file:
+            file.write(end)
+        assert last_values(read_last_metrics(tmp_path, wanted), wanted) == last_values(
+            read_metrics(tmp_path), wanted
+        )
+
+
+def test_the_end_of_a_log_is_found_without_reading_all_lines(tmp_path, monkeypatch):
+    checked = []
+    whole = log_module._entry
+    monkeypatch.setattr(log_module, "_entry", lambda line: checked.append(line) or whole(line))
+    lines = [{"step": k, "images": 8 * k, "loss": 0.5} for k in range(20_000)]
+    lines[100]["noise_mae"] = 0.25
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    wanted = {"loss": 5, "noise_mae": 1, "image_mae": 1}
+    found = read_last_metrics(tmp_path, wanted)
+    assert (found[0], found[-1]) == (lines[100], lines[-1])
+    assert len(checked) < 2_000
+
+
+def test_damage_at_the_end_of_a_log_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_module, "BLOCK", 500)
+    logged(tmp_path, range(1, 101))
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:99], flip_bit(lines[99], lines[99].index(b"images") + 9)]))
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 100 is damaged"):
+        read_last_metrics(tmp_path, {"loss": 1})
+
+
+def test_spread_lines_of_a_log_are_even_and_keep_named_values(tmp_path):
+    with RunLog(tmp_path) as log:
+        for step in range(1, 101):
+            log.write(step, 8 * step, {"kid": 0.5} if step % 50 == 3 else {"loss": 0.5})
+    assert read_spread_metrics(tmp_path, ("kid",), 98) == read_metrics(tmp_path)
+    steps = [line["step"] for line in read_spread_metrics(tmp_path, ("kid",), 20)]
+    assert {3, 53} < set(steps)
+    assert max(late - early for early, late in zip(steps, steps[1:], strict=False)) <= 6
+    assert len(steps) <= 22
+
+
+def test_a_line_that_would_fill_the_memory_is_damaged(tmp_path):
+    logged(tmp_path, [1])
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 2, "note": "' + b" " * 2**21 + b'"}\n')
+    for read in (read_metrics, lambda folder: read_last_metrics(folder, {"loss": 1})):
+        with pytest.raises(UserError, match="is damaged"):
+            read(tmp_path)
+    with pytest.warns(UserWarning, match="in line 2: damaged lines are left out"):
+        logged(tmp_path, [], resumed=2)
 
 
 def test_lines_without_a_seal_are_read(tmp_path):

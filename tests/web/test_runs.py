@@ -181,6 +181,15 @@ def test_a_memorisation_test_names_the_weights_that_it_tested(copy_client, runs)
     assert test["sentence"] == "It copies nothing. Tested: the raw weights at step 1,200."
 
 
+def test_a_log_of_millions_of_steps_is_not_damaged(copy_client, runs):
+    line = '{"step": 10, "images": 80, "time": 0.0, "loss": 0.5' + " " * 2**13 + "}\n"
+    with (runs / RUN / "metrics.jsonl").open("a") as file:
+        file.writelines(line for _ in range(129 * 2**20 // len(line)))
+    (row,) = copy_client.get("/api/runs").json()["runs"]
+    assert row["state"] == "finished"
+    assert len(copy_client.get(f"/api/runs/{RUN}/curves").json()["images"]) <= 2000
+
+
 def test_a_file_that_would_fill_the_memory_is_not_read(copy_client, runs):
     with (runs / RUN / "metrics.jsonl").open("ab") as file:
         file.truncate(2**40)

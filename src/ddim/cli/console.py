@@ -30,7 +30,7 @@ from ddim.runs.averages import has_snapshots
 from ddim.runs.checkpoint import find_best
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.guidance_name import name_guidance
-from ddim.runs.log import read_metrics
+from ddim.runs.log import read_last_metrics
 from ddim.runs.manifest import parse_step
 from ddim.runs.pipeline import read_run_recipe
 from ddim.training.alternatives import advise
@@ -236,7 +236,7 @@ class Console(Display):
             say(f"run {folder} is finished: nothing to resume")
         recipe = read_run_recipe(folder)
         options = (" --label all" if recipe.data.labels is True else "") + self.own
-        best, lines = find_best(folder / CHECKPOINTS), read_metrics(folder)
+        best, lines = find_best(folder / CHECKPOINTS), read_last_metrics(folder, {})
         saved = parse_step(best.name) if best else None
         if saved and lines and saved[0] < lines[-1]["step"]:
             command = f"ddim sample {quote(f'{folder}/best')}{options}"

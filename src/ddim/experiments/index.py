@@ -22,7 +22,7 @@ from ddim.files.locks import is_locked
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, check_shown_fields, flatten_as_text
 from ddim.runs.folder import CHECKPOINTS, RUN, check_runs, list_checkpoints
-from ddim.runs.log import METRICS, read_metrics
+from ddim.runs.log import METRICS, read_last_metrics
 from ddim.runs.manifest import read_document
 
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
@@ -150,7 +150,7 @@ def read_run(path: str | Path) -> Run:
 
 def _read_run(path: Path) -> Run:
     facts = read_sealed(path / RUN)
-    lines = read_metrics(path)
+    lines = read_last_metrics(path, {**dict.fromkeys(ERRORS, 1), "loss": PACE})
     evaluations, why = _read_evaluations(path)
     recipe = check_shown_fields(facts["recipe"])
     # The lock is checked before checkpoints are listed. In the other order, a run that saves its last

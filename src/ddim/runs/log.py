@@ -3,15 +3,18 @@
 import json
 import math
 import os
+import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ddim.errors import UserError, escape, format_count, warn_user
-from ddim.files import make_folder, read_file, write_atomic
+from ddim.files import make_folder, measure_file, read_file, write_atomic
 from ddim.files.documents import seal, unseal
 
 if TYPE_CHECKING:
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 METRICS = "metrics.jsonl"
 LARGEST_LOG = 2**31
 """The size in bytes of the largest log that is read. Such a log has millions of lines."""
+BLOCK = 2**16
+"""The size in bytes of the parts in which the end of a log is read. A longer line counts as damaged.
+
+A line with losses has about 240 bytes.
+"""
 SHOWN_EVERY = 10.0
 """Seconds between two flushes of the events. TensorBoard sees an event only after its flush."""
 
@@ -32,18 +40,59 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         UserError: if any other line cannot be read, or has changed since it was written.
     """
-    folder = Path(folder)
-    metrics = []
-    for number, line in enumerate(_lines(folder), 1):
-        entry = _entry(line)
-        if entry is not None:
-            metrics.append(entry)
-        elif line.endswith(b"\n"):
-            raise UserError(
-                f"{folder / METRICS}, line {number} is damaged: {line[:40]!r}; put back a copy, or resume "
-                "the run, which leaves such lines out"
-            )
-    return metrics
+    return _read(Path(folder), lambda line: True)
+
+
+def read_spread_metrics(folder: Path, names: Collection[str], most: int) -> list[dict[str, Any]]:
+    """Return lines of a run's log, in order: at most `most` with a value in `names`, and `most` others.
+
+    Both are evenly spread. The lines between them are not checked, so a long log is read quickly.
+
+    Raises:
+        UserError: if one of these lines cannot be read, or has changed since it was written.
+    """
+    search = re.compile("|".join(f'"{name}"' for name in names).encode()).search
+    counts = Counter(search(line) is None for line in _stream(folder))
+    seen = {True: 0, False: 0}
+
+    def is_due(line: bytes) -> bool:
+        kind = search(line) is None
+        seen[kind] += 1
+        return seen[kind] % max(1, math.ceil(counts[kind] / most)) == 0
+
+    return _read(folder, is_due)
+
+
+def read_last_metrics(folder: Path, wanted: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return lines from the end of a run's log, in order, with the last line and the last wanted values.
+
+    The lines of the last `BLOCK` bytes are all returned. The earlier lines are searched backwards, and only
+    lines with a value that is still wanted are checked and returned.
+
+    Args:
+        folder: the run folder.
+        wanted: how many values that are not None are wanted, keyed by the name of the value.
+
+    Raises:
+        UserError: if a line that is checked cannot be read, or has changed since it was written.
+    """
+    left, found = dict(wanted), []
+    for part in _parts_from_end(folder / METRICS):
+        earlier = bool(found)
+        if earlier and not _holds(part, left):
+            continue
+        for line in reversed(BytesIO(part).readlines()):
+            if earlier and not _holds(line, left):
+                continue
+            if (entry := _entry(line)) is not None:
+                found.append(entry)
+                left = {name: n - (entry.get(name) is not None) for name, n in left.items()}
+                left = {name: n for name, n in left.items() if n > 0}
+            elif line.endswith(b"\n"):
+                return read_metrics(folder)  # The error of this function has the number of the line.
+        if found and not left:
+            break
+    return found[::-1]
 
 
 class RunLog:
@@ -180,9 +229,68 @@ def show_in_tensorboard(
     events.close()
 
 
+def _read(folder: Path, wanted: Callable[[bytes], bool]) -> list[dict[str, Any]]:
+    """Return the lines of a log for which `wanted` returns True; see `read_metrics`."""
+    metrics = []
+    for number, line in enumerate(_stream(folder), 1):
+        if not wanted(line):
+            continue
+        entry = _entry(line)
+        if entry is not None:
+            metrics.append(entry)
+        elif line.endswith(b"\n"):
+            raise UserError(
+                f"{folder / METRICS}, line {number} is damaged: {line[:40]!r}; put back a copy, or resume "
+                "the run, which leaves such lines out"
+            )
+    return metrics
+
+
+def _stream(folder: Path) -> Iterator[bytes]:
+    """Yield the lines of a log. A line longer than `BLOCK` is cut, and so it is damaged."""
+    if _measure(folder / METRICS):
+        with (folder / METRICS).open("rb") as file:
+            yield from iter(lambda: file.readline(BLOCK), b"")
+
+
+def _parts_from_end(path: Path) -> Iterator[bytes]:
+    """Yield the content of a log in parts of about `BLOCK` bytes with whole lines, the last part first."""
+    if not (end := _measure(path)):
+        return
+    rest = b""
+    with path.open("rb") as file:
+        while end:
+            start = max(0, end - BLOCK)
+            file.seek(start)
+            block = file.read(end - start)
+            cut = block.find(b"\n") + 1 if start else 0
+            yield block[cut:] + rest
+            rest, end = block[:cut], start
+
+
+def _measure(path: Path) -> int:
+    """Return the size of a log in bytes; 0 if there is no log.
+
+    Raises:
+        UserError: if it is not a regular file, or is larger than `LARGEST_LOG`.
+    """
+    try:
+        size = measure_file(path)
+    except FileNotFoundError:
+        return 0
+    if size > LARGEST_LOG:
+        raise UserError(f"{str(path)!r} is larger than {LARGEST_LOG / 2**20:g} MiB, and is not read")
+    return size
+
+
+def _holds(text: bytes, names: Collection[str]) -> bool:
+    """Return whether lines of a log may have a value with one of the names."""
+    return any(f'"{name}"'.encode() in text for name in names)
+
+
 def _lines(folder: Path) -> list[bytes]:
     try:
-        return read_file(folder / METRICS, LARGEST_LOG).splitlines(keepends=True)
+        return BytesIO(read_file(folder / METRICS, LARGEST_LOG)).readlines()
     except FileNotFoundError:
         return []
 
@@ -190,7 +298,7 @@ def _lines(folder: Path) -> list[bytes]:
 def _entry(line: bytes) -> dict[str, Any] | None:
     """Return a line of the log as a mapping, or None if it is incomplete, damaged or no line of a log."""
     try:
-        found = json.loads(line) if line.endswith(b"\n") else None
+        found = json.loads(line) if line.endswith(b"\n") and len(line) <= BLOCK else None
         entry = unseal(found, METRICS) if isinstance(found, dict) else {}
     # Deeply nested brackets raise RecursionError.
     except (ValueError, RecursionError):

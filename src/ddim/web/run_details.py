@@ -16,7 +16,7 @@ from ddim.files.documents import SEAL, read_sealed
 from ddim.files.own_files import is_own_file
 from ddim.runs.flat import ERRORS
 from ddim.runs.folder import REAL_IMAGES, find_newest_folder, list_checkpoints, list_sheets
-from ddim.runs.log import METRICS, read_metrics
+from ddim.runs.log import METRICS, read_spread_metrics
 from ddim.web.answers import Refused
 from ddim.web.rows import Interval, api_address, list_intervals, show_text
 
@@ -209,7 +209,9 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
 
 def read_curves(run: Path) -> Curves:
     """Return the curves of a training; the losses and errors have at most `POINTS` points."""
-    lines = read_metrics(run) if is_own_file(run, run / METRICS) else []
+    # A log can have millions of lines; ten times the points that are shown take little time and memory.
+    own = is_own_file(run, run / METRICS)
+    lines = read_spread_metrics(run, (*ERRORS, "kid"), 10 * POINTS) if own else []
     lines = [line for line in lines if isinstance(line.get("images"), int)]
     kid = [
         KidPoint(line["images"], line["kid"], line.get("kid_low"), line.get("kid_high"))

@@ -14,7 +14,7 @@ from ddim.experiments.evaluations import mark_comparable
 from ddim.experiments.index import Place, Run, list_places, outcome_file, read_place
 from ddim.files.own_files import is_own_file
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.runs.log import METRICS
+from ddim.runs.log import LARGEST_LOG, METRICS
 from ddim.web.rows import Row, Sweep, make_row, name_id
 
 SHARE = 0.01
@@ -24,10 +24,10 @@ Reading the files of running runs takes at most the same share again.
 """
 EVERY = 2.0
 """The least number of seconds between two readings of the files."""
-LARGEST = {RUN: 16 * 2**20, METRICS: 128 * 2**20, "sweep.json": 64 * 2**20}
-"""The largest number of bytes of each file that is read.
+LARGEST = {RUN: 16 * 2**20, METRICS: LARGEST_LOG, "sweep.json": 64 * 2**20}
+"""The size in bytes of the largest file of each name whose run is read.
 
-A larger file would fill the memory, and is not written by ddim.
+A larger JSON file could fill the memory. A log is read in parts, up to the size that `ddim runs` reads.
 """
 
 Stamp = tuple[int, ...]
