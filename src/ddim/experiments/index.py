@@ -9,7 +9,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ddim.errors import UserError, suggest
@@ -122,6 +124,10 @@ def list_places(folder: str | Path) -> list[Place]:
         elif RUN in files:
             inner.clear()  # a run holds checkpoints, samples and evaluations, but no runs
             found.setdefault(path, Place(path))
+        else:
+            # A large run may have been moved to another drive, with a link in its place.
+            links = [path / name for name in inner if (path / name).is_symlink()]
+            found |= {link: Place(link) for link in links if (link / RUN).exists()}
     return [found[path] for path in sorted(found)]
 
 
@@ -288,10 +294,12 @@ def _read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], str]:
 def _estimate_seconds_left(lines: Sequence[Mapping[str, Any]], total: int | None) -> float | None:
     """Return the seconds for the remaining images at the pace of the last logged steps; None if not known."""
     recent = [line for line in lines if "loss" in line][-PACE:]
-    if total is None or len(recent) < 2:
+    if total is None:
         return None
-    images, seconds = (recent[-1][name] - recent[0][name] for name in ("images", "time"))
-    return None if images <= 0 or seconds <= 0 else (total - recent[-1]["images"]) * seconds / images
+    # The median leaves out the pause before a resume, or a long validation.
+    steps = [(a, b) for a, b in pairwise(recent) if a["images"] < b["images"]]
+    pace = median((b["time"] - a["time"]) / (b["images"] - a["images"]) for a, b in steps) if steps else 0.0
+    return (total - recent[-1]["images"]) * pace if pace > 0 else None
 
 
 def _describe_fault(folder: Path, error: Exception) -> str:
