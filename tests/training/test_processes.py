@@ -142,6 +142,38 @@ def test_a_callback_stops_all_processes_and_all_get_the_images_again(tmp_path):
     assert shared == pytest.approx(alone, rel=1e-4)
 
 
+BUSY = """
+import time
+from datetime import timedelta
+from ddim.nn import processes
+processes.EXCHANGE_LIMIT = timedelta(seconds=3)
+with processes.join_processes() as group:
+    for busy in range(2):
+        time.sleep(5 if busy == group.rank else 0)
+        found = group.gather(group.rank) if busy else group.broadcast("of the lead" if group.leads else None)
+        print(found)
+    try:
+        if not group.leads:
+            time.sleep(1)
+            raise RuntimeError("out of flowers")
+        group.gather(0)
+    except processes.OtherProcessFailed as error:
+        print(error)
+        raise
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_processes_wait_for_a_busy_one_and_not_for_a_failed_one(tmp_path):
+    (tmp_path / "script.py").write_text(BUSY)
+    done = launch(2, tmp_path / "script.py")
+    *found, failure = sorted(done.stdout.splitlines())
+    assert found == ["[0, 1]"] * 2 + ["of the lead"] * 2, done.stderr
+    assert failure.startswith("process 1 (on ")
+    assert failure.endswith("failed: out of flowers")
+
+
 @pytest.mark.parametrize(("batch", "accumulate"), [(9, 1), (12, 2)])
 def test_a_batch_that_cannot_be_shared_is_refused(batch, accumulate):
     recipe = tiny.recipe(optim__batch=batch, optim__accumulate=accumulate)

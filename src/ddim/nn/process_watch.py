@@ -77,7 +77,7 @@ class ProcessWatch:
         self._store.set(f"where/{rank}", self._names[0])
         self._store.set(f"beat/{rank}", "0")
         self._names = [self._store.get(f"where/{other}").decode() for other in range(count)]
-        self._rounds = 0
+        self._rounds = self._calls = 0
         self._known: OtherProcessFailed | None = None
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._run, self._guard)]
         for thread in self._threads:
@@ -108,6 +108,20 @@ class ProcessWatch:
         while not self._store.check([key]):
             time.sleep(0.2)
         return work()
+
+    def wait_for_all(self) -> None:
+        """Wait until all processes have called this method equally often; each of them may take any time.
+
+        Raises:
+            OtherProcessFailed: if another process fails.
+            RuntimeError: if process 0 has ended.
+        """
+        self._calls += 1
+        self._store.add("arrived", 1)
+        while self._store.add("arrived", 0) < self._calls * self.count:
+            if (found := self.failure()) is not None:
+                raise found
+            time.sleep(0.05)
 
     def report(self, sentence: str, exit_code: int) -> bool:
         """Tell the other processes why this process ends; return whether this one prints the message."""

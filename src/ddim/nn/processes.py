@@ -27,7 +27,7 @@ from ddim.nn.process_watch import ProcessWatch
 T = TypeVar("T")
 
 EXCHANGE_LIMIT = timedelta(minutes=30)
-"""The longest time that an exchange may take. `ProcessWatch` finds a frozen process sooner."""
+"""The longest time that tensors may take to be exchanged. `ProcessWatch` finds a frozen process sooner."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,23 @@ class Processes:
         return "cuda" if self.count > 1 and device.startswith("cuda") else device
 
     def broadcast(self, value: T | None) -> T:
-        """Return the value of process 0; the other processes may give None."""
+        """Return the value of process 0; the other processes may give None.
+
+        As in `gather`, all processes wait for each other as long as they give signs of life.
+        """
         values: list[Any] = [value if self.leads else None]
-        if self.count == 1:
+        if self.watch is None:
             return values[0]
+        self.watch.wait_for_all()
         dist.broadcast_object_list(values, 0)
         return values[0]
 
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, by rank."""
-        if self.count == 1:
+        if self.watch is None:
             return [value]
+        # A process may work alone for hours, for example on the features of a reference.
+        self.watch.wait_for_all()
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value)
         return values
