@@ -1,5 +1,6 @@
 """Features of a reference belong to the selected images, are computed once, and again if damaged."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ddim.data.values import Values
 from ddim.errors import UserError
 from ddim.evaluation.reference import Reference, select_reference
 from ddim.files import cache_folder
+from ddim.runs import image_features
 from ddim.runs.image_features import ImageSet, compute_features, find_features
 from ddim.runs.recipe import Data
 from stubs import stub
@@ -80,6 +82,28 @@ def test_features_that_fail_half_way_are_not_kept():
         compute_features(some(), broken)
     assert find_features(some().identity(stub())) is None
     assert list((cache_folder() / "features").iterdir()) == []
+
+
+def test_stopped_features_continue_at_the_part_where_they_stopped(monkeypatch):
+    whole = np.array(compute_features(some(range(39, -1, -1)), stub()))
+    shutil.rmtree(cache_folder())
+    monkeypatch.setattr(image_features, "PART", 32)
+    seen, progress = [], []
+
+    def stop(done, total):
+        progress.append((done, total))
+        if done == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute_features(some(range(39, -1, -1)), stub(seen), stop)
+    found = compute_features(
+        some(range(39, -1, -1)), stub(seen), lambda done, total: progress.append((done, total))
+    )
+    assert seen == [32, 8, 8]
+    assert progress == [(32, 40), (40, 40), (40, 40)]
+    np.testing.assert_array_equal(found, whole)
+    assert {path.suffix for path in (cache_folder() / "features").iterdir()} == {".npy", ".sha256"}
 
 
 def test_the_identity_changes_with_everything_that_features_depend_on():

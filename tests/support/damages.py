@@ -26,7 +26,6 @@ from ddim.data.survey import survey_source
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.evaluation.record import read_evaluation
-from ddim.evaluation.sample_features import _keep, _read
 from ddim.experiments.index import read_run
 from ddim.experiments.sweep.folder import begin_sweep, read_sweep
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
@@ -35,6 +34,7 @@ from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run
+from ddim.runs.image_features import keep_part, read_part
 from ddim.runs.log import RunLog, read_metrics
 from ddim.runs.searched_grids import SearchedGrid, find_saved_grid, save_grid
 from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
@@ -253,12 +253,12 @@ def damage_caches(folder, count, seed=0):
     source = find_source(str(photos))
     survey_source(source, cache)
     part = folder / "part"
-    _keep(part, {"features": torch.eye(3), "nfe": torch.tensor(5)})
+    keep_part(part, {"features": torch.eye(3), "nfe": torch.tensor(5)})
     crash.keep(folder / "run", 1)
     average = folder / "run" / "averages" / "mine"
 
-    def read_part():
-        found = _read(part, "features")
+    def read_kept():
+        found = read_part(part, "features", "nfe")
         return None if found is None else (found["features"].tolist(), found["nfe"].item())
 
     def read_average():
@@ -268,7 +268,7 @@ def damage_caches(folder, count, seed=0):
         "survey": damage_files(
             [*(cache / "surveys").iterdir()], lambda: survey_source(source, cache), count, draw
         ),
-        "features": damage_files([part], read_part, count, draw),
+        "features": damage_files([part], read_kept, count, draw),
         "average": damage_files(sorted(average.iterdir()), read_average, count, draw),
     }
 

@@ -21,25 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ddim.errors import NoSpace, SamplesNotFinite, UserError
 from ddim.evaluation.compare import Difference
-from ddim.files import cache_folder, make_folder, read_file, write_atomic
+from ddim.files import cache_folder, make_folder
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid_difference
 from ddim.nn.processes import current_processes
 from ddim.runs.generate import sample_uint8, split_into_parts
-from ddim.runs.image_features import BATCH, unwritable_cache
+from ddim.runs.image_features import BATCH, keep_part, name_part, read_part, unwritable_cache
 from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import sample_conditions, sampling_record
 from ddim.runs.sampling_setup import SamplingSetup
-
-LARGEST_PART = 2**32
-"""The largest file of a part that is read, in bytes."""
 
 LARGEST_KEPT = 2**26
 """The largest size of all samples of an evaluation that are kept in the cache, in bytes."""
@@ -116,15 +111,15 @@ class SampledParts:
 
     def _measure(self, seeds: Sequence[int], extractor: Extractor, folder: Path, shown: int) -> FeatureBatch:
         """Return the part with these seeds; compute its features if they are not in `folder`."""
-        path, pictured = folder / _name(seeds), seeds[0] - self.seeds[0] < shown
-        found, images, seconds = _read(path, "features"), None, 0.0
+        path, pictured = folder / name_part(seeds), seeds[0] - self.seeds[0] < shown
+        found, images, seconds = read_part(path, "features", "nfe"), None, 0.0
         if found is None or pictured:
             samples, seconds = self._sample(seeds, keep=self._keeps or pictured)
             images = samples["images"]
             if found is None:
                 features = torch.from_numpy(extractor(images).numpy())
                 found = {"features": features, "nfe": samples["nfe"]}
-                _keep(path, found)
+                keep_part(path, found)
         return FeatureBatch(found["features"].numpy(), images, int(found["nfe"]), seconds, kept=seconds == 0)
 
     def _sample(self, seeds: Sequence[int], *, keep: bool) -> tuple[dict[str, Tensor], float]:
@@ -144,8 +139,7 @@ class SampledParts:
         if keep:
             # Samples that cannot be kept are made again when they are needed again.
             with suppress(UserError, NoSpace):
-                _create_folder(folder)
-                _keep(folder / _name(seeds), made)
+                keep_part(folder / name_part(seeds), made)
         return made, seconds
 
     def _find(self, folder: Path, seeds: Sequence[int]) -> dict[str, Tensor] | None:
@@ -154,8 +148,8 @@ class SampledParts:
         They may be the first samples of a whole part, if `seeds` are fewer.
         """
         whole = next(split_into_parts(self.setup.pipeline, range(seeds[0], sys.maxsize), BATCH))
-        for name in dict.fromkeys((_name(seeds), _name(whole))):
-            if (found := _read(folder / name, "images")) is not None:
+        for name in dict.fromkeys((name_part(seeds), name_part(whole))):
+            if (found := read_part(folder / name, "images", "nfe")) is not None:
                 return found | {"images": found["images"][: len(seeds)]}
         return None
 
@@ -193,25 +187,3 @@ def _create_folder(folder: Path) -> None:
         make_folder(folder)
     except OSError as error:
         raise unwritable_cache(folder, error) from None
-
-
-def _name(seeds: Sequence[int]) -> str:
-    return f"{seeds[0]}-{len(seeds)}"
-
-
-def _read(path: Path, name: str) -> dict[str, Tensor] | None:
-    """Return the tensors `name` and "nfe" in a file, or None if the file is missing or damaged."""
-    with suppress(OSError, UserError, SafetensorError, KeyError):
-        digest, content = (whole := read_file(path, LARGEST_PART))[:32], whole[32:]
-        if hashlib.sha256(content).digest() == digest:
-            found = safetensors.torch.load(content)
-            return {key: found[key] for key in (name, "nfe")}
-    return None
-
-
-def _keep(path: Path, tensors: dict[str, Tensor]) -> None:
-    content = safetensors.torch.save(tensors)
-    try:
-        write_atomic(path, hashlib.sha256(content).digest() + content)
-    except OSError as error:
-        raise unwritable_cache(path.parent, error) from None

@@ -1,30 +1,50 @@
 """Features of sets of images: computed once, then read from the cache folder.
 
 The name of a cache file is a hash of everything on which its features depend. The features do not depend on
-the path of the images. A file is used only if its SHA-256 equals the recorded SHA-256.
+the path of the images. A file is used only if its SHA-256 equals the recorded SHA-256. Until all features of
+a set are computed, they are kept in parts, so that a stopped computation continues where it stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
 from ddim.data import Images
 from ddim.data.batch import gather_batch
 from ddim.data.values import PICTURE_CHANNELS
 from ddim.errors import NoSpace, UserError, explain_os_error
-from ddim.files import atomic_file, cache_folder, cache_folders, hash_file, make_folder, write_atomic
+from ddim.files import (
+    atomic_file,
+    cache_folder,
+    cache_folders,
+    hash_file,
+    make_folder,
+    read_file,
+    write_atomic,
+)
 from ddim.metrics.features import Extractor, release_pages, write_npy_header
 from ddim.plots.pictures import to_pictures, to_uint8
 
 BATCH = 32
 """Number of images whose features are computed in one batch."""
+
+PART = 32 * BATCH
+"""Number of images whose features are kept in one file until those of all images are computed."""
+
+LARGEST_PART = 2**32
+"""The largest file of a part that is read, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -74,23 +94,74 @@ def compute_features(
     found = find_features(identity)
     if found is not None and found.shape == (len(of.which), extractor.dimensions):
         return found
-    path = _path(identity)
+    path, count = _path(identity), len(of.which)
+    parts = path.with_suffix(".parts")
     try:
         make_folder(path.parent)
         with atomic_file(path) as file:
-            write_npy_header(file, (len(of.which), extractor.dimensions))
-            for first in range(0, len(of.which), BATCH):
-                part = of.which[first : first + BATCH]
-                pixels = to_pictures(gather_batch(of.images, part))
-                file.write(extractor(pixels.flip(3) if of.mirrored else pixels).numpy().tobytes())
-                release_pages(of.images.pixels)
-                if progress:
-                    progress(first + len(part), len(of.which))
+            write_npy_header(file, (count, extractor.dimensions))
+            for first in range(0, count, PART):
+                places = range(first, min(first + PART, count))
+                file.write(_compute_part(of, places, extractor, parts, progress).tobytes())
         # The hash is written last, because features without a recorded hash are not used.
         write_atomic(_seal(path), hash_file(path).encode())
     except OSError as error:
         raise unwritable_cache(path.parent, error) from None
+    shutil.rmtree(parts, ignore_errors=True)
     return np.lib.format.open_memmap(path, mode="r")
+
+
+def _compute_part(
+    of: ImageSet,
+    places: range,
+    extractor: Extractor,
+    folder: Path,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    """Return the features of the images at `places` in the set; compute them if they are not in `folder`."""
+    path = folder / name_part(places)
+    found = read_part(path, "features")
+    if found is None or found["features"].shape != (len(places), extractor.dimensions):
+        features = []
+        for first in places[::BATCH]:
+            pixels = to_pictures(gather_batch(of.images, of.which[first : first + BATCH]))
+            features.append(extractor(pixels.flip(3) if of.mirrored else pixels).numpy())
+            release_pages(of.images.pixels)
+            if progress:
+                progress(first + len(pixels), len(of.which))
+        found = {"features": torch.from_numpy(np.concatenate(features))}
+        keep_part(path, found)
+    return found["features"].numpy()
+
+
+def name_part(numbers: Sequence[int]) -> str:
+    """Return the name of the file of a part: its first number and its length."""
+    return f"{numbers[0]}-{len(numbers)}"
+
+
+def read_part(path: Path, *names: str) -> dict[str, Tensor] | None:
+    """Return the tensors with these names in a file, or None if the file is missing or damaged."""
+    with suppress(OSError, UserError, SafetensorError, KeyError):
+        digest, content = (whole := read_file(path, LARGEST_PART))[:32], whole[32:]
+        if hashlib.sha256(content).digest() == digest:
+            found = safetensors.torch.load(content)
+            return {name: found[name] for name in names}
+    return None
+
+
+def keep_part(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write the tensors of a part into a file with their SHA-256; create its folder if it is missing.
+
+    Raises:
+        UserError: if the cache folder cannot be written.
+        NoSpace: if the disk is full.
+    """
+    content = safetensors.torch.save(tensors)
+    try:
+        make_folder(path.parent)
+        write_atomic(path, hashlib.sha256(content).digest() + content)
+    except OSError as error:
+        raise unwritable_cache(path.parent, error) from None
 
 
 def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
