@@ -1,5 +1,7 @@
 """Batches for a network."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,16 @@ def test_a_batch_is_a_copy(images):
     before = images.pixels.copy()
     gather_batch(images, np.arange(5)).zero_()
     np.testing.assert_array_equal(images.pixels, before)
+
+
+def test_a_batch_is_copied_once():
+    images = Images(np.zeros((64, 32, 32, 3), np.uint8), None, (), ("",) * 64, "")
+    gather_batch(images, np.arange(2))
+    tracemalloc.start()
+    gather_batch(images, np.arange(64))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * images.pixels.nbytes
 
 
 def test_black_is_0_and_white_is_1():

@@ -3,6 +3,7 @@
 import itertools
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from cases import mark_slow
+from counted_pixels import CountedPixels
+from ddim.data.values import Values
 from ddim.nn.runtime import Runtime
 from ddim.runs.named_recipes import RECIPES
 from ddim.training import batches, image_loader, loop
@@ -123,3 +126,15 @@ def test_an_accelerator_gets_the_images_of_the_rows(flip, memory, monkeypatch):
             wanted[asked.mirrored] = wanted[asked.mirrored][:, :, ::-1]
         assert np.array_equal(found.permute(0, 2, 3, 1).numpy(), wanted)
         assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("values", [Values(), Values("uint16", 0.0, 999.0)], ids=["uint8", "uint16"])
+def test_images_are_copied_to_an_accelerator_in_parts(values, monkeypatch):
+    monkeypatch.setattr(image_loader, "_device_memory", lambda _: 2**40)
+    monkeypatch.setattr(image_loader, "_PART", 7)
+    images = tiny.images()
+    pixels = images.pixels.astype(values.type)
+    counted = CountedPixels(pixels)
+    loader = ImageLoader(replace(images, pixels=counted, values=values), Runtime("cpu:0"))
+    assert counted.largest == 7
+    assert np.array_equal(loader.on_device.numpy(), pixels if values.eight_bits else values.to_unit(pixels))

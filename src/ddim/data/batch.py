@@ -26,7 +26,8 @@ def gather_batch(images: Images, which: np.ndarray, flips: np.ndarray | None = N
     """
     import torch
 
-    rows = np.array(images.pixels[which])
+    # An array of indices makes NumPy copy, so the batch does not share the read-only memory map.
+    rows = images.pixels[which]
     if flips is not None:
         rows[flips] = rows[flips, :, ::-1]
     rows = rows if images.values.eight_bits else images.values.to_unit(rows)

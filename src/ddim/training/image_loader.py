@@ -16,6 +16,9 @@ from ddim.training.batches import Rows
 LARGEST_SHARE = 0.25
 """The largest share of an accelerator's memory that the images of a run may fill."""
 
+_PART = 256
+"""The number of images that are copied to an accelerator at once, so that the CPU never holds all of them."""
+
 
 class ImageLoader:
     """Returns batches of images on the device of a training.
@@ -38,8 +41,7 @@ class ImageLoader:
         # Images with more than 8 bits are float32 there.
         size = len(images) * int(np.prod(images.pixels.shape[1:])) * (1 if images.values.eight_bits else 4)
         if size <= LARGEST_SHARE * _device_memory(runtime.device):
-            everything = gather_batch(images, np.arange(len(images))).permute(0, 2, 3, 1)
-            self.on_device = everything.to(runtime.device)
+            self.on_device = _copy_all(images, runtime.device)
         else:
             self._thread = ThreadPoolExecutor(1, "images")
 
@@ -72,6 +74,16 @@ class ImageLoader:
     def _read(self, rows: Rows) -> Tensor:
         images = gather_batch(self.images, rows.which, rows.mirrored)
         return images.pin_memory() if self.runtime.device.startswith("cuda") else images
+
+
+def _copy_all(images: Images, device: str) -> Tensor:
+    """Return all images (N, H, W, C) on a device, in the type of `gather_batch`."""
+    kind = torch.uint8 if images.values.eight_bits else torch.float32
+    copied = torch.empty(images.pixels.shape, dtype=kind, device=device)
+    for first in range(0, len(images), _PART):
+        part = gather_batch(images, np.arange(first, min(first + _PART, len(images))))
+        copied[first : first + _PART] = part.permute(0, 2, 3, 1)
+    return copied
 
 
 def _device_memory(device: str) -> int:
