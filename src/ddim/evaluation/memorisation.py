@@ -115,7 +115,8 @@ def check_memorisation(
         fields: other values for the sampling fields of the recipe, keyed by path, such as
             {"sampler.eta": 0.5}.
         features: what is compared: "pixels", or the features of a network, given as for `ddim.evaluate`.
-        progress: called while images are decoded, sampled and denoised, and while features are computed.
+        progress: called while images are decoded, sampled, denoised and compared, and while features are
+            computed.
         out: a new or empty folder for the results, by default RUN/memorisation/N.
         guidance: guidance, guidance_interval and guide_with, as in `ddim.sample`.
 
@@ -138,7 +139,7 @@ def check_memorisation(
     made = SampledParts(setup, range(n), progress, keep=True)
     samples = torch.cat([*made.samples()]).permute(0, 2, 3, 1).numpy()
     verdict = _find_copies(own, samples, flip, extractor, progress)
-    gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip)
+    gap, duplicates = _measure_gap(run, own, progress), find_held_out_duplicates(own, flip, progress)
     image = charts.rasterise(draw_pairs(verdict, samples, own))
     content = {
         **memorisation_record(verdict, list(made.seeds), own, gap, duplicates),
@@ -152,7 +153,7 @@ def _find_copies(
     own: SplitImages, samples: np.ndarray, flip: bool, extractor: Extractor | None, progress: Progress
 ) -> Verdict:
     if extractor is None:
-        return find_copies_by_pixels(own, samples, flip)
+        return find_copies_by_pixels(own, samples, flip, progress)
     return find_copies_by_features(own, samples, flip, extractor, progress)
 
 
@@ -237,8 +238,10 @@ def memorisation_record(
             "levels": len(gap.by_level.value),
         },
         "duplicates": {
-            kind: [{"valid": names[a], "train": names[b]} for a, b in pairs]
-            for kind, pairs in vars(duplicates).items()
+            "same": [{"valid": names[a], "train": names[b]} for a, b in duplicates.same],
+            "alike": [{"valid": names[a], "train": names[b]} for a, b in duplicates.alike],
+            "compared": duplicates.compared,
+            "of": duplicates.held_out,
         },
     }
 
@@ -270,6 +273,9 @@ def memorisation_sentences(verdict: Verdict, gap: Gap | None, duplicates: Duplic
             f"{times:.3g} [{low:.3g}, {high:.3g}] times the noise MSE on training images, {gap.conclude(1)}."
         )
     same, alike = len(duplicates.same), len(duplicates.alike)
-    equal = f"{format_count(same, 'held-out image')} {'equals' if same == 1 else 'equal'} a training image"
+    found = format_count(same, "held-out image")
+    if duplicates.compared < duplicates.held_out:
+        found = f"Among {duplicates.compared:,} of {duplicates.held_out:,} held-out images, {same:,}"
+    equal = f"{found} {'equals' if same == 1 else 'equal'} a training image"
     lines.append(f"{equal}, and {alike:,} {'nearly does' if alike == 1 else 'nearly do'}.")
     return lines

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,6 +39,18 @@ Embed = Callable[[np.ndarray], Tensor]
 """A function from an array (N, ...) to vectors (N, d) float32, whose Euclidean distances are compared."""
 
 _BLOCK = 1024
+
+
+class References(Protocol):
+    """An array (N, ...), or an object that reads the rows at a slice or an array of indices on demand."""
+
+    def __len__(self) -> int:
+        """Return N."""
+        ...
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:  # noqa: ANN401  (a slice or indices)
+        """Return these rows."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -79,23 +92,25 @@ def flatten_features(rows: np.ndarray) -> Tensor:
 
 def nearest_neighbours(
     queries: np.ndarray,
-    references: np.ndarray,
+    references: References,
     k: int = K,
     *,
-    also: np.ndarray | None = None,
+    also: References | None = None,
     own: np.ndarray | None = None,
     embed: Embed = flatten_features,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Neighbours:
     """Find the k nearest references of each query, by the Euclidean distance after `embed`.
 
     Args:
         queries: the query images or features (N, ...).
-        references: the reference images or features (M, ...), read block by block; may be a memory map.
+        references: the reference images or features (M, ...), read block by block.
         k: the number of neighbours. If there are fewer references, all are used, except the query itself if
             `own` is given.
         also: a second view (M, ...) of each reference, such as its mirror image; the nearer view counts.
         own: if the queries are themselves references, their indices (N,); a query is not its own neighbour.
         embed: the function that maps queries and references to vectors.
+        progress: called with the number of references that were compared, and their total number.
     """
     views = [references] if also is None else [references, also]
     k = min(k, len(references) - (own is not None))
@@ -107,7 +122,8 @@ def nearest_neighbours(
     best = torch.full((len(x), k), torch.inf, dtype=torch.float64)
     which = torch.full((len(x), k), -1)
     for first in range(0, len(references), _BLOCK):
-        found = torch.full((len(x), len(references[first : first + _BLOCK])), torch.inf, dtype=torch.float64)
+        count = min(_BLOCK, len(references) - first)
+        found = torch.full((len(x), count), torch.inf, dtype=torch.float64)
         for view in views:
             y = embed(view[first : first + _BLOCK]) - centre
             found = found.minimum(squares + y.double().square().sum(1) - 2 * (x @ y.T).double())
@@ -118,10 +134,12 @@ def nearest_neighbours(
         here = torch.arange(first, first + found.shape[1]).expand(len(x), -1)
         best, order = torch.cat([best, found], 1).topk(k, largest=False)
         which = torch.cat([which, here], 1).gather(1, order)
+        if progress:
+            progress(first + count, len(references))
     return _exact(x, centre, views, which.numpy(), embed)
 
 
-def _exact(x: Tensor, centre: Tensor, views: list[np.ndarray], which: np.ndarray, embed: Embed) -> Neighbours:
+def _exact(x: Tensor, centre: Tensor, views: list[References], which: np.ndarray, embed: Embed) -> Neighbours:
     """Return the neighbours with indices `which` (N, k) and recomputed distances, sorted by distance.
 
     The distances are norms of differences, without the rounding errors of the search.
