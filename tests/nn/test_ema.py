@@ -68,6 +68,65 @@ def test_the_power_rule_weighs_update_k_by_its_power(gamma):
     assert torch.allclose(weights(Power(gamma), n)[100:], direct[100:], rtol=2e-3)
 
 
+BOUNDARIES = [2**18, 2**19, 2**20, 2**23]
+"""Updates from which a power-function average changes half as often as before."""
+
+
+@pytest.mark.parametrize("gamma", [0.0, 6.94, 16.97])
+def test_below_262144_updates_the_power_rule_changes_the_average_at_each_update(gamma):
+    for k in [*range(1, 1001), 2**17, 2**18 - 1]:
+        assert Power(gamma)(k, 8) == 1 - (1 - 1 / k) ** (gamma + 1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 6.94, 16.97])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_in_long_runs_an_average_keeps_the_exact_share_of_its_past(gamma, boundary):
+    """Of the power-function average after `first` updates, the share (first / last)^(gamma + 1) is left."""
+    first, last = boundary - 2048, boundary + 2048
+    kept = [1 - Power(gamma)(k, 8) for k in range(first + 1, last + 1)]
+    assert math.log(math.prod(kept)) == pytest.approx((gamma + 1) * math.log(first / last), rel=1e-7)
+    changes = 2048 * 2**17 / boundary
+    assert sum(share < 1 for share in kept) == 3 * changes
+
+
+@pytest.mark.parametrize("gamma", [6.94, 16.97])
+def test_in_long_runs_the_power_average_is_the_sum_over_all_updates(gamma):
+    first, last = 2**19 - 20_000, 2**19 + 20_003
+    k = torch.arange(1, last + 1, dtype=torch.float64)
+    path = torch.cos(3 * torch.log(k))
+
+    def exact(end):
+        edges = (torch.arange(end + 1, dtype=torch.float64) / end) ** (gamma + 1)
+        return edges.diff() @ path[:end]
+
+    average = [exact(first)]
+    for j in range(first + 1, last + 1):
+        update_average(average, [path[j - 1]], Power(gamma)(j, 8))
+    # The path changes by at most 3 / k at update k, and the average lags by at most k / 2^17 updates.
+    assert average[0].item() == pytest.approx(exact(last).item(), abs=3 / 2**17)
+    assert abs(exact(last) - exact(first)) > 0.05
+
+
+@pytest.mark.parametrize("gamma", [6.94, 16.97])
+def test_in_long_runs_an_average_in_float32_follows_the_weights(gamma):
+    before = normal(1000, dtype=torch.float32)
+    newest, rule, first = before * 1.01, Power(gamma), 10**7
+    average, exact = before.clone(), before.double()
+    for k in range(first + 1, first + 60_001):
+        update_average([average], [newest], rule(k, 8))
+        update_average([exact], [newest.double()], rule(k, 8))
+    share = 1 - (first / (first + 60_000)) ** (gamma + 1)
+    moved = (exact - before).norm().item()
+    assert moved == pytest.approx(share * (newest - before).norm().item(), rel=0.05)
+    assert (average - before).norm().item() == pytest.approx(moved, rel=0.05)
+
+
+def test_the_weight_zero_leaves_an_average_unchanged():
+    average = [torch.tensor([1.0, -0.0])]
+    update_average(average, [torch.tensor([math.nan, math.inf])], 0.0)
+    assert average[0].tolist() == [1.0, 0.0]
+
+
 @pytest.mark.parametrize("gamma, deviation", [(6.94, 0.10), (16.97, 0.05)])
 def test_the_power_profiles_have_the_widths_of_the_paper(gamma, deviation):
     """Karras et al. 2024, section 3: the profiles are named by their relative standard deviation."""

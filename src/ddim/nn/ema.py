@@ -20,7 +20,7 @@ class Averaging(Protocol):
         """Values of the main parameter, such as `decay`, for additional averages of the same run."""
 
     def __call__(self, k: int, batch: int) -> float:
-        """Return the factor, in (0, 1], of the newest network weights in the average.
+        """Return the factor, in [0, 1], of the newest network weights in the average; 0 leaves it unchanged.
 
         Args:
             k: number of the update, from 1. At k = 1 the result is 1, so initial weights do not count.
@@ -67,6 +67,10 @@ class Power:
     relative standard deviation is 0.10 for gamma 6.94 and 0.05 for 16.97. `more` holds the powers of
     additional averages (see `name_averages`).
 
+    From update 262,144 on, the factor is 0 at most updates. At the others, the newest weights also count for
+    the updates since the previous change of the average (see `_interval`). The average therefore lags by less
+    than 1/131,072 of the run.
+
     Attributes:
         gamma: power of the update number; a larger power averages over a shorter part of the run.
         more: powers of additional averages.
@@ -80,11 +84,23 @@ class Power:
 
     def __call__(self, k: int, batch: int) -> float:
         """Return the factor of the newest network weights in the average at update `k`; see `Averaging`."""
-        return 1 - (1 - 1 / k) ** (self.gamma + 1)
+        if k % _interval(k):
+            return 0.0
+        # A power of two is a multiple of both intervals, so the previous change was at k - _interval(k - 1).
+        return 1 - (1 - _interval(k - 1) / k) ** (self.gamma + 1)
 
     def at(self, value: float) -> Self:
         """Return this kind of average with the power `value`; see `Averaging`."""
         return replace(self, gamma=value, more=())
+
+
+def _interval(k: int) -> int:
+    """Return the number of updates between two changes of a power-function average around update `k`.
+
+    It is 1 below 2^18 updates, and doubles at 2^18 and at each later power of two. With an interval of 1, the
+    factor at update 10^7 would be about 1e-6, and float32 would round most changes to 0.
+    """
+    return 1 << max(0, k.bit_length() - 18)
 
 
 @dataclass(frozen=True)
@@ -172,4 +188,5 @@ def select_averaged(model: nn.Module) -> dict[str, Tensor]:
 
 def update_average(average: Sequence[Tensor], newest: Sequence[Tensor], weight: float) -> None:
     """Update each tensor in place: average = (1 - weight) * average + weight * newest."""
-    torch._foreach_lerp_(list(average), list(newest), weight)
+    if weight:
+        torch._foreach_lerp_(list(average), list(newest), weight)

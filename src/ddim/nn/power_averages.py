@@ -3,7 +3,9 @@
 See Karras et al. 2024, section 3 and appendix C. In an average of power gamma after T updates, the weights
 after update k have the share P(k) - P(k - 1). P(t) = (t / T)^(gamma + 1) is the cumulative profile of the
 average. A linear combination of averages, with coefficients that sum to 1, is an average too. Its cumulative
-profile is the same combination of their cumulative profiles.
+profile is the same combination of their cumulative profiles. From update 262,144 on, a tracked average does
+not change at each update (see `ddim.nn.ema.Power`). Its profile differs from P by a shift in time of less
+than 1/131,072 of the run, which is neglected here.
 
 The error of a reconstruction is a sum over all updates: the change of the weights times the error in P. If
 the changes are uncorrelated, as in a random walk, the size of this sum is proportional to the norm of the
