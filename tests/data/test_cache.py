@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -345,6 +346,43 @@ def test_a_full_disk_under_the_cache_has_its_own_exit_code(folder, tmp_path, mon
         open_images(str(folder), (8, 8), cache=tmp_path / "cache")
     assert caught.value.exit_code == 3
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def leave(monkeypatch, free):
+    """Let every disk have this number of free bytes."""
+    usage = type(shutil.disk_usage("."))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - free, free))
+
+
+def test_too_little_space_for_the_images_is_said_before_they_are_decoded(opened, monkeypatch, tmp_path):
+    leave(monkeypatch, 6 * 8 * 8 * 3 - 1)
+    with pytest.raises(NoSpace, match=r"need 0\.00 GB and .* has 0\.00 GB free: choose a smaller --size"):
+        opened()
+    assert opened.decoded == []
+    assert not list((tmp_path / "cache").glob("*x*"))
+    leave(monkeypatch, 6 * 8 * 8 * 3)
+    assert len(opened()) == 6
+
+
+def test_an_unsorted_archive_needs_space_for_a_second_copy(folder, tmp_path, monkeypatch):
+    done = []
+
+    def read(names, cache):
+        path = tmp_path / "photos.tar"
+        with tarfile.open(path, "w") as archive:
+            for name in names:
+                archive.add(folder / name, name)
+        return open_images(path, (8, 8), cache=tmp_path / cache, progress=lambda *now: done.append(now))
+
+    names = [f"rose/{k}.png" for k in range(3)] + [f"aster/{k}.png" for k in range(3)]
+    leave(monkeypatch, 6 * 8 * 8 * 3)
+    assert len(read(sorted(names), "sorted")) == 6
+    done.clear()
+    with pytest.raises(NoSpace, match="ddim cache --clear images"):
+        read(names, "unsorted")
+    assert len(done) == 3  # the fourth image is the first that is not in order
+    leave(monkeypatch, (12 - 4) * 8 * 8 * 3)
+    assert read(names, "unsorted").names == tuple(sorted(names))
 
 
 def test_the_original_sizes_and_formats_are_stored(opened, folder):

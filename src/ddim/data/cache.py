@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, replace
@@ -27,7 +28,7 @@ from ddim.data.images import Images
 from ddim.data.sources import OTHER, Reject, Source, Survey
 from ddim.data.survey import Contents, explained_writing, forget_survey, hash_text, survey_source
 from ddim.data.values import EIGHT_BITS, Values, ValueType
-from ddim.errors import UserError, warn_user
+from ddim.errors import NoSpace, UserError, warn_user
 from ddim.files import (
     cache_folder,
     cache_folders,
@@ -65,7 +66,7 @@ def load_cached(
     Raises:
         UserError: if no image can be used, the source changes while it is decoded, or the cache folder cannot
             be written.
-        NoSpace: if the disk is full.
+        NoSpace: if the disk has too little space, which is checked before images are decoded, or is full.
     """
     root = cache_folder(cache)
     # A command that finds its images here writes nothing, which would remove them too.
@@ -167,7 +168,9 @@ def _build(
         path = beside / _PIXELS[kept.type]
         # Generated images, and those given from Python, have no files to compare with the survey.
         contents = None if source.survey() else Contents(source)
-        names, headers, refused = _decode_all(source, shape, path, kept, contents, progress)
+        row = math.prod(shape) * np.dtype(kept.type).itemsize
+        whole = known.count * row
+        names, headers, refused = _decode_all(source, shape, path, kept, contents, whole, progress)
         if contents and contents.hash() != known.content:
             forget_survey(source, folder.parent)
             raise UserError(_changed(text, contents))
@@ -187,7 +190,7 @@ def _build(
         write_new(beside / _INDEX, json.dumps(index).encode())
         entries = [asdict(reject) for reject in sorted(refused, key=lambda reject: reject.name)]
         write_new(beside / _REJECTS, json.dumps(entries, indent=1).encode())
-        write_seal(path, math.prod(shape) * np.dtype(kept.type).itemsize, _INDEX, _REJECTS)
+        write_seal(path, row, _INDEX, _REJECTS)
         _move(beside, folder, shape)
 
 
@@ -197,12 +200,15 @@ def _decode_all(
     path: Path,
     kept: Values,
     contents: Contents | None,
+    whole: int,
     progress: Callable[[int], None],
 ) -> tuple[list[str], list[decode.Header], list[Reject]]:
+    """Write the pixels of all images, which need `whole` bytes; return their names, headers and rejects."""
     names: list[str] = []
     headers: list[decode.Header] = []
     refused: list[Reject] = []
-    done = 0
+    done, in_order = 0, True
+    _check_space(path.parents[1], whole)
     with path.open("wb") as file:
         for item in source.members(shape[:2]):
             if contents:
@@ -214,6 +220,10 @@ def _decode_all(
             try:
                 found, pixels = decode_any(item.data, shape[:2], shape[2], kept)
                 file.write(pixels.tobytes())
+                if in_order and names and item.name < names[-1]:
+                    in_order = False
+                    # `_reorder` will write a second copy.
+                    _check_space(path.parents[1], 2 * whole - file.tell())
                 names.append(item.name)
                 headers.append(found)
             except decode.UnusableError as error:
@@ -223,6 +233,16 @@ def _decode_all(
         file.flush()
         os.fsync(file.fileno())
     return names, headers, refused
+
+
+def _check_space(root: Path, needed: int) -> None:
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise NoSpace(
+            f"the decoded images need {needed / 1e9:,.2f} GB and the cache folder {str(root)!r} has "
+            f"{free / 1e9:,.2f} GB free: choose a smaller --size, make room with "
+            "`ddim cache --clear images`, or set DDIM_CACHE to a folder on another drive"
+        )
 
 
 def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int], kind: ValueType) -> None:
