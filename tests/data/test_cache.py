@@ -118,6 +118,17 @@ def test_a_damaged_note_about_old_files_is_not_believed(opened, monkeypatch, tmp
     assert opened().fingerprint == first.fingerprint
 
 
+def test_files_that_are_read_before_decoding_are_reported(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddim.data.folder._CLOCK_TICK", -3600.0)
+    shutil.make_archive(str(tmp_path / "photos"), "tar", folder)
+    seen = []
+    for source, total in ((folder, 6), (tmp_path / "photos.tar", 0)):
+        for _ in range(2):  # the second time, nothing is read
+            open_images(source, (8, 8), cache=tmp_path / "cache", checking=lambda *done: seen.append(done))
+        assert seen == [(n, total) for n in range(1, 7)]
+        seen.clear()
+
+
 def test_files_written_a_moment_ago_are_read_again(opened, monkeypatch):
     opened()
     read, inner = [], survey.Contents.add

@@ -6,7 +6,6 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from ddim.runs.folder import check_outside
     from ddim.runs.image_summary import draw_images, summarise_images
-    from ddim.runs.progress import READING
+    from ddim.runs.progress import watch_reading
 
     reading = Reading(axis=args.axis or "auto", array=args.array)
     size = find_array_size(args.data, reading) or (64, 64) if args.size is None else parse_size(args.size)
@@ -103,8 +102,7 @@ def run(args: argparse.Namespace) -> int:
     check_picture_path(out, replace=args.overwrite)
     check_zoom(args.zoom)
     with ProgressDisplay() as shown:
-        progress = partial(shown, READING)
-        images = open_images(args.data, size, args.channels, reading=reading, progress=progress)
+        images = open_images(args.data, size, args.channels, reading=reading, **watch_reading(shown))
     others = survey_source(find_source(args.data, reading), cache_folder()).others
     lines = [
         *_counts(args.data, images, read_headers(images), len(find_enlarged(images)), others),

@@ -45,23 +45,23 @@ _PIXELS: dict[ValueType, str] = {"uint8": "images.u8", "uint16": "images.u16", "
 def load_cached(
     source: Source,
     text: str,
-    size: tuple[int, int],
-    channels: int | None,
+    wanted: tuple[int, int, int | None],
     *,
     values: Literal["auto"] | ValueType = "auto",
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    checking: Callable[[int, int], None] | None = None,
 ) -> Images:
     """Return the images of a source from the cache; decode them first if they are missing or damaged there.
 
     Args:
         source: the source.
         text: the name of the source that the user gave, for messages.
-        size: (height, width).
-        channels: as in `open_images`.
+        wanted: (height, width, channels), with the channels as in `open_images`.
         values: the type of the values of the pixels; "auto" takes the type of most files.
         cache: as in `open_images`.
         progress: as in `open_images`.
+        checking: as in `open_images`.
 
     Raises:
         UserError: if no image can be used, the source changes while it is decoded, or the cache folder cannot
@@ -71,8 +71,8 @@ def load_cached(
     root = cache_folder(cache)
     # A command that finds its images here writes nothing, which would remove them too.
     remove_leftovers_once(root)
-    known = survey_source(source, root)
-    channels, kept = channels or known.channels, known.find_values(values)
+    known = survey_source(source, root, checking)
+    size, channels, kept = wanted[:2], wanted[2] or known.channels, known.find_values(values)
     fingerprint = fingerprint_survey(known, size, channels, values)
     shape = (*size, channels)
     name = _name_folder(fingerprint, shape, kept.type)

@@ -79,6 +79,10 @@ class Folder(Source):
         for name, where in self._files():
             yield _read_file(name, where) if isinstance(where, Path) else where
 
+    def count_files(self) -> int:
+        """Return the number of files; see `Source`."""
+        return len(self._files())
+
     def list_names(self) -> list[str]:
         """Return the names of all files, sorted."""
         return [name for name, _ in self._files()]

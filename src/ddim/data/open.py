@@ -35,6 +35,7 @@ def open_images(
     reading: Reading = AS_FILES_SAY,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    checking: Callable[[int, int], None] | None = None,
 ) -> Images:
     """Return the images of a source at one size; they are decoded once and stored in a cache.
 
@@ -52,6 +53,8 @@ def open_images(
         reading: how pixel values are read; by default the files determine it.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
         progress: called with (done, total) while images are decoded.
+        checking: called with (done, total) while files are read to find out whether they have changed; the
+            total is 0 if it is unknown.
 
     Raises:
         UserError: if there is no such source, no usable image in it, or `size`, `channels` or `reading` has a
@@ -62,7 +65,8 @@ def open_images(
         raise UserError(f"data.channels must be 1 (gray), 3 (RGB) or 4 (RGBA), got {channels}")
     text, kind = str(source), reading.values
     found = find_source(text, reading)
-    images = load_cached(found, text, size, channels, values=kind, cache=cache, progress=progress)
+    wanted = (*size, channels)
+    images = load_cached(found, text, wanted, values=kind, cache=cache, progress=progress, checking=checking)
     return limit_range(images, reading)
 
 

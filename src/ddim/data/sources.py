@@ -91,6 +91,10 @@ class Source(Protocol):
     def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield every file of the source; `size` (height, width) matters only for generated images."""
 
+    def count_files(self) -> int:
+        """Return the number of files that `members` yields; 0 if it is unknown before they are read."""
+        return 0
+
     def find_classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
         """Return the class names, and the class index of each file, by default those of its folder."""
         return find_classes(names)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -21,10 +21,11 @@ from ddim.files import make_folder
 from ddim.files.documents import read_sealed, write_sealed
 
 
-def survey_source(source: Source, root: Path) -> Survey:
+def survey_source(source: Source, root: Path, checking: Callable[[int, int], None] | None = None) -> Survey:
     """Return the survey of a source.
 
-    A survey that is stored in the cache folder `root` is used if the files have not changed since then.
+    A survey that is stored in the cache folder `root` is used if the files have not changed since then. Else
+    the files are read, and `checking` is called as in `open_images`.
 
     Raises:
         UserError: if the cache folder cannot be written.
@@ -37,7 +38,7 @@ def survey_source(source: Source, root: Path) -> Survey:
     if stamp:
         with suppress(UserError, TypeError):
             return Survey(**read_sealed(note))
-    found, lasting = _read_all(source)
+    found, lasting = _read_all(source, checking)
     if stamp and lasting and source.stamp() == stamp:
         with explained_writing(root):
             make_folder(note.parent)
@@ -63,20 +64,23 @@ def _name_note(root: Path, stamp: str) -> Path:
 _NO_BOUNDS = (math.inf, -math.inf)
 
 
-def _read_all(source: Source) -> tuple[Survey, bool]:
+def _read_all(source: Source, checking: Callable[[int, int], None] | None) -> tuple[Survey, bool]:
     """Return the survey of a source, and whether it stays true as long as the files do not change.
 
     It does not if a file could not be read because of a fault that may be temporary; see `Unreadable`.
     """
     contents, tally = Contents(source), Tally()
     count = others = 0
-    for item in source.members((0, 0)):
+    total = source.count_files() if checking else 0
+    for done, item in enumerate(source.members((0, 0)), 1):
         header = contents.add(item)
         count += isinstance(item, Member)
         others += isinstance(item, Reject) and item.reason == OTHER
         if header and isinstance(item, Member):
             with suppress(decode.UnusableError):
                 tally.add(header, item.data)
+        if checking:
+            checking(done, total)
     return tally.complete(contents.hash(), count, others), not contents.unreadable
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from ddim.runs.generate import sample_uint8
 from ddim.runs.hub_run import locate_run
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
-from ddim.runs.progress import READING, Progress
+from ddim.runs.progress import Progress, watch_reading
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import (
@@ -247,7 +246,7 @@ def _read_images(source: Path, n: int | None, reference: Reference, progress: Pr
     found = arrays if _is_sample_folder(source) and arrays.list_names() else find_source(str(source))
     size = _first_size(found.members((64, 64)), source)
     check_size(size)
-    images = load_cached(found, str(source), size, None, progress=partial(progress, READING))
+    images = load_cached(found, str(source), (*size, None), **watch_reading(progress))
     which, sampling = _select_samples(source, images)
     which = which[: _count_images(len(which), n)]
     if sampling:

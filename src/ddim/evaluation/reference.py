@@ -17,7 +17,7 @@ from ddim.metrics.features import Extractor
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.images import reopen_run_images
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import READING, Progress, ignore_progress
+from ddim.runs.progress import Progress, ignore_progress, watch_reading
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import is_run_source
 
@@ -99,8 +99,7 @@ def select_reference(
     """
     source = reference.data or data.source
     reading = data.reading if reference.data is None else Reading(axis=data.axis)
-    decoding = partial(progress, READING)
-    images = open_images(source, data.size, data.channels, reading=reading, progress=decoding)
+    images = open_images(source, data.size, data.channels, reading=reading, **watch_reading(progress))
     images = images if reference.data is None else share_range(images, values)
     return _select_part(reference, images, data, seed)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from ddim.runs import checkpoint
 from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
 from ddim.runs.pipeline import LoadedRun, load_state
-from ddim.runs.progress import READING, Progress, ignore_progress
+from ddim.runs.progress import Progress, ignore_progress, watch_reading
 from ddim.runs.published import is_published
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_data import Data
@@ -173,7 +172,7 @@ def reopen_images(
             f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used"
         )
         return limit_range(images, data.reading)
-    return open_images(place, data.size, data.channels, reading=reading, progress=partial(progress, READING))
+    return open_images(place, data.size, data.channels, reading=reading, **watch_reading(progress))
 
 
 class ImagesMissing(UserError):  # noqa: N818  (as FolderLocked)

@@ -27,7 +27,7 @@ from ddim.runs.images import read_parent_recipe, record_new_place, reopen_images
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.own_parts import find_changed_parts
 from ddim.runs.pipeline import LoadedRun, read_run_recipe
-from ddim.runs.progress import READING, Progress, ignore_progress
+from ddim.runs.progress import Progress, ignore_progress, watch_reading
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.run_path import check_no_run
 from ddim.runs.vector_labels import count_vectors
@@ -185,8 +185,7 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     """
     d = recipe.data
     check_no_run(d.source)
-    reading = partial(progress, READING)
-    images = open_images(d.source, d.size, d.channels, reading=d.reading, progress=reading)
+    images = open_images(d.source, d.size, d.channels, reading=d.reading, **watch_reading(progress))
     return split_images(images, d.validation, recipe.split_seed)
 
 

@@ -15,6 +15,7 @@ from ddim.experiments.index import find_runs
 from ddim.experiments.report import write_report
 from ddim.plots.pictures import enlarge, save_png
 from ddim.runs.image_summary import draw_images, summarise_images
+from ddim.runs.progress import watch_reading
 from ddim.training.request import Request
 from ddim.web import tasks
 from ddim.web.worker_process import Monitor
@@ -44,7 +45,7 @@ def check_upload(task: tasks.UploadTask, _monitor: Monitor) -> dict[str, Any]:
 def describe_data(task: tasks.DataTask, monitor: Monitor) -> dict[str, Any]:
     """Describe the images of a source as `ddim data` does, and write a sheet of them."""
     size = (task.size[0], task.size[1])
-    images = open_images(task.source, size, progress=lambda *_: monitor.check())
+    images = open_images(task.source, size, **watch_reading(lambda *_: monitor.check()))
     found = summarise_images(task.source, images)
     save_png(Path(task.sheet), enlarge(draw_images(images)))
     pairs = [[group[0], other] for group in found["duplicates"] for other in group[1:]]
