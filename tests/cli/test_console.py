@@ -81,14 +81,6 @@ def test_a_stage_that_begins_anew_is_measured_anew(capsys, clock):
     ]
 
 
-def test_work_of_unknown_length_shows_the_number_done_without_a_total(capsys, clock):
-    with console.ProgressDisplay() as progress:
-        for second in range(0, 41, 20):
-            clock(float(second))
-            progress("checking files", 50 * second, 0)
-    assert capsys.readouterr().err.splitlines() == ["checking files: 1,000", "checking files: 2,000"]
-
-
 @pytest.mark.slow
 def test_samples_grow_in_the_terminal_during_training(tmp_path):
     (tmp_path / "tiny.yaml").write_text(write_recipe(tiny.recipe()))

@@ -64,13 +64,13 @@ def test_the_remaining_time_of_a_running_run_follows_its_pace(tmp_path):
 
 def test_a_pause_before_a_resume_does_not_count_as_remaining_time(tmp_path):
     folder = make(tmp_path / "run", seen=(160,))
-    times = {320: 0, 400: 5, 480: 36_010, 560: 36_015}
+    times = {320: 0, 400: 5, 480: 36_010, 560: 36_015, 640: 36_025}
     lines = [{"step": n // 16, "images": n, "time": at, "loss": 0.5} for n, at in times.items()]
     with (folder / METRICS).open("a") as log, lock_folder(folder):
         log.writelines(json.dumps(line) + "\n" for line in lines)
         log.flush()
-        # 400 of 960 images remain, at 16 images a second.
-        assert read_run(folder).seconds_left == pytest.approx(25)
+        # 320 of 960 images remain. Three steps of 80 images took 20 s, with a validation before the last one.
+        assert read_run(folder).seconds_left == pytest.approx(320 * 20 / 240)
 
 
 def test_a_run_behind_a_link_is_listed(tmp_path):
@@ -78,7 +78,10 @@ def test_a_run_behind_a_link_is_listed(tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "a").symlink_to(folder)
     (tmp_path / "runs" / "scratch").symlink_to(tmp_path / "scratch")
-    assert [run.path for run in find_runs(tmp_path / "runs")] == [tmp_path / "runs" / "a"]
+    (tmp_path / "runs" / "itself").symlink_to("itself")
+    own = make(tmp_path / "runs" / "own")
+    (tmp_path / "runs" / "newest").symlink_to(own)
+    assert [run.path for run in find_runs(tmp_path / "runs")] == [tmp_path / "runs" / "a", own]
 
 
 def test_without_runs_the_message_says_how_to_train_one(tmp_path, monkeypatch, capsys):

@@ -33,7 +33,6 @@ from ddim.runs.guidance_name import name_guidance
 from ddim.runs.log import read_last_metrics
 from ddim.runs.manifest import parse_step
 from ddim.runs.pipeline import read_run_recipe
-from ddim.runs.progress import describe_progress
 from ddim.training.alternatives import advise
 from ddim.training.cautions import describe_warm_up, list_all_cautions
 from ddim.training.display import EVERY, Display
@@ -86,21 +85,19 @@ class ProgressDisplay:
         if what != self.what or done < self.done:
             self.what, self.shown = what, now
             self.marks.clear()
-            if not total:
-                self.stop()  # a bar of rich cannot forget the total of an earlier stage
         self.done = done
         self.marks.append((now, done))
         # Only the last minute counts for the pace: results of an earlier call are reported as done at once.
         while len(self.marks) > 2 and now - self.marks[0][0] > PACE:
             self.marks.popleft()
-        line, (began, before) = describe_progress(done, total), self.marks[0]
+        line, (began, before) = f"{int(done):,} of {total:,}", self.marks[0]
         if before < done < total:
             line += f", {format_duration((now - began) * (total - done) / (done - before))} left"
         if can_draw(self.tty):
             if not self.bar:
                 self.bar = start_bar(self.tty)
-                self.task = self.bar.add_task(what, total=total or None, line="")
-            self.bar.update(self.task, description=what, completed=done, total=total or None, line=line)
+                self.task = self.bar.add_task(what, total=total, line="")
+            self.bar.update(self.task, description=what, completed=done, total=total, line=line)
         elif now - self.shown > EVERY:
             self.shown = now
             say(f"{what}: {line}")

@@ -66,7 +66,8 @@ def load_cached(
     Raises:
         UserError: if no image can be used, the source changes while it is decoded, or the cache folder cannot
             be written.
-        NoSpace: if the disk has too little space, which is checked before images are decoded, or is full.
+        NoSpace: if the disk is full, or has too little space. This is checked before images are decoded, and
+            when an archive turns out to be unsorted, because its images are then copied once.
     """
     root = cache_folder(cache)
     # A command that finds its images here writes nothing, which would remove them too.
@@ -207,8 +208,8 @@ def _decode_all(
     names: list[str] = []
     headers: list[decode.Header] = []
     refused: list[Reject] = []
-    done, in_order = 0, True
-    _check_space(path.parents[1], whole)
+    done, in_order, root = 0, True, path.parents[2]  # `path` lies in a temporary folder beside others
+    _check_space(root, whole, "the decoded images need")
     with path.open("wb") as file:
         for item in source.members(shape[:2]):
             if contents:
@@ -223,7 +224,9 @@ def _decode_all(
                 if in_order and names and item.name < names[-1]:
                     in_order = False
                     # `_reorder` will write a second copy.
-                    _check_space(path.parents[1], 2 * whole - file.tell())
+                    _check_space(
+                        root, 2 * whole - file.tell(), "the images of an unsorted archive still need"
+                    )
                 names.append(item.name)
                 headers.append(found)
             except decode.UnusableError as error:
@@ -235,12 +238,14 @@ def _decode_all(
     return names, headers, refused
 
 
-def _check_space(root: Path, needed: int) -> None:
-    free = shutil.disk_usage(root).free
-    if free < needed:
+def _check_space(root: Path, needed: int, what: str) -> None:
+    """Check that the cache folder `root` has so many free bytes; `what` begins the message."""
+    disk = shutil.disk_usage(root)
+    # Some network drives report no sizes.
+    if disk.total and disk.free < needed:
         raise NoSpace(
-            f"the decoded images need {needed / 1e9:,.2f} GB and the cache folder {str(root)!r} has "
-            f"{free / 1e9:,.2f} GB free: choose a smaller --size, make room with "
+            f"{what} {needed / 1e6:,.1f} MB, and the cache folder {str(root)!r} has "
+            f"{disk.free / 1e6:,.1f} MB free: choose a smaller --size, make room with "
             "`ddim cache --clear images`, or set DDIM_CACHE to a folder on another drive"
         )
 

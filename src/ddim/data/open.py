@@ -53,8 +53,8 @@ def open_images(
         reading: how pixel values are read; by default the files determine it.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
         progress: called with (done, total) while images are decoded.
-        checking: called with (done, total) while files are read to find out whether they have changed; the
-            total is 0 if it is unknown.
+        checking: called with (done, total) while files are read to find out whether they have changed; for
+            an archive, whose number of files is unknown, the total is the number done.
 
     Raises:
         UserError: if there is no such source, no usable image in it, or `size`, `channels` or `reading` has a

@@ -80,7 +80,7 @@ def _read_all(source: Source, checking: Callable[[int, int], None] | None) -> tu
             with suppress(decode.UnusableError):
                 tally.add(header, item.data)
         if checking:
-            checking(done, total)
+            checking(done, max(done, total))
     return tally.complete(contents.hash(), count, others), not contents.unreadable
 
 

@@ -9,13 +9,12 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from ddim.errors import UserError, suggest
 from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
+from ddim.experiments.pace import PACE, estimate_seconds_left
 from ddim.experiments.sweep.document import SWEEP, read_plan
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import shorten_paths
@@ -29,8 +28,6 @@ from ddim.runs.manifest import read_document
 
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
 """The columns that every run has, in addition to its metrics and the fields of its recipe."""
-PACE = 5
-"""Number of the last logged steps from which the remaining time of a run is estimated."""
 STATES = ("waiting", "running", "stopped", "finished", "failed", "damaged")
 
 
@@ -108,6 +105,7 @@ def list_places(folder: str | Path) -> list[Place]:
         OSError: if `folder` cannot be listed.
     """
     folder = check_runs(folder)
+    inside = os.path.realpath(folder)
     found: dict[Path, Place] = {}
 
     def refuse(error: OSError) -> None:
@@ -126,9 +124,15 @@ def list_places(folder: str | Path) -> list[Place]:
             found.setdefault(path, Place(path))
         else:
             # A large run may have been moved to another drive, with a link in its place.
-            links = [path / name for name in inner if (path / name).is_symlink()]
-            found |= {link: Place(link) for link in links if (link / RUN).exists()}
+            found |= {link: Place(link) for link in _find_links(path, inner, inside)}
     return [found[path] for path in sorted(found)]
+
+
+def _find_links(folder: Path, names: Sequence[str], inside: str) -> list[Path]:
+    """Return those of the names in `folder` that are links to runs which do not lie in `inside`."""
+    links = [folder / name for name in names if (folder / name).is_symlink()]
+    outside = [link for link in links if not Path(os.path.realpath(link)).is_relative_to(inside)]
+    return [link for link in outside if os.path.exists(link / RUN)]
 
 
 def read_place(place: Place) -> Run:
@@ -170,7 +174,7 @@ def _read_run(path: Path) -> Run:
     seen = saved * recipe["optim"]["batch"] if (path / CHECKPOINTS).is_dir() else images
     ended = "stopped" if total is None or seen < total else "finished"
     state = "running" if locked else ended
-    left = _estimate_seconds_left(lines, total) if locked else None
+    left = estimate_seconds_left(lines, total) if locked else None
     return Run(path, state, recipe, facts, images, total, errors, evaluations, changed, why, left)
 
 
@@ -289,17 +293,6 @@ def _read_evaluations(path: Path) -> tuple[tuple[Evaluation, ...], str]:
         except UserError as error:
             faults.append(_describe_fault(path, error))
     return tuple(evaluations), "; ".join(faults)
-
-
-def _estimate_seconds_left(lines: Sequence[Mapping[str, Any]], total: int | None) -> float | None:
-    """Return the seconds for the remaining images at the pace of the last logged steps; None if not known."""
-    recent = [line for line in lines if "loss" in line][-PACE:]
-    if total is None:
-        return None
-    # The median leaves out the pause before a resume, or a long validation.
-    steps = [(a, b) for a, b in pairwise(recent) if a["images"] < b["images"]]
-    pace = median((b["time"] - a["time"]) / (b["images"] - a["images"]) for a, b in steps) if steps else 0.0
-    return (total - recent[-1]["images"]) * pace if pace > 0 else None
 
 
 def _describe_fault(folder: Path, error: Exception) -> str:

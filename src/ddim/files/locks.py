@@ -29,7 +29,7 @@ NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 _LEFT = re.compile(rf"{re.escape(TEMPORARY)}[0-9a-f]{{32}}-.")
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
-"""The error numbers of systems and drives that have no file locks; EINVAL is that of Windows."""
+"""The error numbers of systems and drives that have no file locks; EINVAL is that of a drive on Windows."""
 
 _RANGE = range(2**40, 2**40 + 2**30)
 """The bytes that are locked on Windows, beyond the end of any file: others cannot read locked bytes."""

@@ -241,6 +241,6 @@ def check_runs(folder: str | Path) -> Path:
     Raises:
         UserError: if it is not a folder.
     """
-    if not isinstance(folder, str | Path) or not Path(folder).is_dir():
+    if not isinstance(folder, str | os.PathLike) or not Path(folder).is_dir():
         raise UserError(f"{str(folder)!r} is not a folder of runs; `ddim train` creates runs, in runs/")
     return Path(folder)

@@ -130,7 +130,12 @@ def _compute_part(
             if progress:
                 progress(first + len(pixels), len(of.which))
         found = {"features": torch.from_numpy(np.concatenate(features))}
-        keep_part(path, found)
+        try:
+            keep_part(path, found)
+        except UserError:
+            # Another process that computed the same features has finished, and removed the folder meanwhile.
+            if folder.is_dir():
+                raise
     return found["features"].numpy()
 
 

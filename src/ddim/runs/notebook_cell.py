@@ -12,7 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from ddim.runs.progress import Progress, describe_progress, ignore_progress
+from ddim.runs.progress import Progress, ignore_progress
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,7 +84,7 @@ def open_progress(progress: bool | Progress) -> Generator[Progress]:
             # Work of less than a second shows no bar.
             if time.monotonic() - shown[0] > 1:
                 shown[0] = time.monotonic() - 0.5
-                cell.show_bar(f"{what}: {describe_progress(done, total)}", "", done, total)
+                cell.show_bar(f"{what}: {int(done):,} of {total:,}", "", done, total)
 
         try:
             yield show

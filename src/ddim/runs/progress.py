@@ -9,8 +9,6 @@ from typing import TypedDict
 Progress = Callable[[str, float, int], None]
 """Called with the name of the counted things, such as "samples", the number done, and the total number.
 
-The total is 0 if it is unknown, as it is while the files of an archive are checked.
-
 The number done may be a fraction: it is 2.5 when the third sample is half finished. The name changes when the
 next stage of the work begins.
 """
@@ -32,11 +30,6 @@ class Watchers(TypedDict):
 def watch_reading(progress: Progress) -> Watchers:
     """Return the arguments of `open_images` that report to `progress`."""
     return Watchers(progress=partial(progress, READING), checking=partial(progress, CHECKING))
-
-
-def describe_progress(done: float, total: int) -> str:
-    """Return the number done and the total, "1 of 2"; only the number done if the total is 0."""
-    return f"{int(done):,} of {total:,}" if total else f"{int(done):,}"
 
 
 def continue_progress(progress: Progress, before: int, total: int) -> Progress:

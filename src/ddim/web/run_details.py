@@ -209,7 +209,7 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
 
 def read_curves(run: Path) -> Curves:
     """Return the curves of a training; the losses and errors have at most `POINTS` points."""
-    # A log can have millions of lines; ten times the points that are shown take little time and memory.
+    # A log can have millions of lines. To check ten times the points that are shown takes little memory.
     own = is_own_file(run, run / METRICS)
     lines = read_spread_metrics(run, (*ERRORS, "kid"), 10 * POINTS) if own else []
     lines = [line for line in lines if isinstance(line.get("images"), int)]

@@ -9,7 +9,7 @@ import { findRun, subscribe } from "./live.js";
 import { checkpoints, evaluations, films, memorisation, recipe } from "./run_parts.js";
 import { SheetSlider } from "./sheets.js";
 
-const REFRESH = 2000; // milliseconds between two readings of the curves while a run trains
+const REFRESH = 2000; // the least milliseconds between two readings of the curves while a run trains
 
 /** Draw the view of a run. */
 export async function draw(root, { id, about, signal }) {
@@ -94,6 +94,7 @@ export async function draw(root, { id, about, signal }) {
     reading = true;
     while (due && !signal.aborted) {
       due = false;
+      const began = performance.now();
       try {
         detail = await get(runPath(id), signal);
         display();
@@ -101,7 +102,9 @@ export async function draw(root, { id, about, signal }) {
       } catch (error) {
         if (error.name !== "AbortError") announce(error.message);
       }
-      await new Promise((resolve) => setTimeout(resolve, REFRESH));
+      // The server reads a log of millions of lines in seconds, which the training should not lose each time.
+      const pause = Math.max(REFRESH, 4 * (performance.now() - began));
+      await new Promise((resolve) => setTimeout(resolve, pause));
     }
     reading = false;
   }
