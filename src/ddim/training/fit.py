@@ -41,7 +41,7 @@ class Start:
         resumed: the step of the checkpoint; None for a new run.
         began: `time.monotonic()` when the command started.
         adapt: whether the number of threads may change; it may if the user gave no number.
-        news: a sentence about the start for the callbacks, or "".
+        news: sentences about the start for the callbacks.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class Start:
     resumed: int | None
     began: float
     adapt: bool
-    news: str = ""
+    news: Sequence[str] = ()
 
 
 def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
@@ -158,7 +158,7 @@ class _Loop:
     def begin(self, start: Start) -> None:
         """Call `on_start` of the callbacks, and `on_change` with each sentence about the start."""
         self.tell(lambda hook: hook.on_start(self.training, start.folder))
-        news = [start.news, self.lead.watch.describe_start()] if self.lead else []
+        news = [*start.news, self.lead.watch.describe_start()] if self.lead else []
         for text in filter(None, news):
             self.tell(lambda hook, text=text: hook.on_change(self.training, text))
         self._share_stop(*self.training.processes.highest(self._stops))

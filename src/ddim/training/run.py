@@ -46,10 +46,10 @@ from ddim.training.loop import Plan, Training
 from ddim.training.own_checks import check_own_parts
 from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.request import choose_recipe
+from ddim.training.resumed_machine import adopt_machine
 from ddim.training.resumption import Larger, check_never_saved, extend_budget
 from ddim.training.run_document import check_same_guide, check_same_vectors, describe_run, name_data
 from ddim.training.shared_settings import (
-    adopt_processes,
     check_processes,
     check_same_images,
     check_same_parent,
@@ -179,8 +179,9 @@ def resume(
 ) -> Path:
     """Continue a run and return its folder; on a CPU the result is bit-identical to an uninterrupted run.
 
-    On a GPU the last bits may differ. The run uses its recorded device, precision and threads. A finished run
-    stays as it is. With a larger budget, `more` or `images`, it is trained longer; run.json records this.
+    On a GPU the last bits may differ. The run uses its recorded device, precision, threads and compilation,
+    as far as this machine has them. A finished run stays as it is. With a larger budget, `more` or `images`,
+    it is trained longer; run.json records this.
 
     Args:
         folder: the run folder.
@@ -261,7 +262,7 @@ def _continue(
     """Continue a run from its checkpoint; see `resume`."""
     processes, (path, state) = current_processes(), newest
     find_device(processes.own_device(state.runtime.device))
-    runtime, news = adopt_processes(saved.document, state.runtime, start, processes)
+    runtime, news = adopt_machine(saved.document, state.runtime, start, processes)
     with runtime:
         recipe = read_exactly(saved.recipe)
         check_processes(recipe, processes)
@@ -296,7 +297,7 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
         )
     recorded = Runtime(**document["runtime"])
     find_device(processes.own_device(recorded.device))
-    runtime, news = adopt_processes(document, recorded, start, processes)
+    runtime, news = adopt_machine(document, recorded, start, processes)
     with runtime:
         training = start_training(recipe, _reopen(saved, recipe, start, progress), runtime, parent)
         check_same_parent(training, parent)
