@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 import tiny
+from ddim.cli import main
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import load_state
@@ -55,3 +56,16 @@ def test_a_compiled_run_continues_without_compilation_where_torch_cannot_compile
     (said,) = told.texts
     assert said.startswith("not compiled from here on, because torch cannot compile on this machine")
     assert not newest_runtime(folder).compile
+
+
+def test_a_number_of_threads_that_is_given_at_a_resume_is_fixed(begun, capsys):
+    folder = begun(5, {"threads": None})
+    facts = read_sealed(folder / "run.json")
+    facts["runtime"]["threads"] = 2
+    write_sealed(folder / "run.json", facts)
+    # Before it was killed, the training had adapted to a busy machine, with one thread.
+    assert newest_runtime(folder).threads == 1
+    assert main(["train", "--resume", "--out", str(folder), "--threads", "2"]) == 0
+    assert "2 threads instead of 1 from here on" in capsys.readouterr().err
+    assert newest_runtime(folder).threads == 2
+    assert read_sealed(folder / "run.json")["asked"]["threads"] == 2

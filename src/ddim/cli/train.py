@@ -109,7 +109,6 @@ def run(args: argparse.Namespace) -> int:
     from ddim.nn.processes import current_processes
     from ddim.training import resume, train
     from ddim.training.request import Request
-    from ddim.training.resumption import set_aside
     from ddim.training.trackers import make_tracker
 
     _check_options(args)
@@ -128,8 +127,8 @@ def run(args: argparse.Namespace) -> int:
             again = args.restart and not restarted
             if again and (args.more is not None or images is not None):
                 raise UserError("--restart trains a run with its first budget: give a larger one afterwards")
-            if processes.leads and again and (aside := set_aside(folder)):
-                say(f"starting again; the old log is in {aside}")
+            if processes.leads:
+                _prepare_run(folder, machine, restart=again)
             with Console(args.own) as console:
                 data, given = args.data if own is None else own, [*hooks, console]
                 # A budget that was raised before the restart is not raised again.
@@ -184,6 +183,17 @@ def _find_run(request: Request, out: Path | None) -> tuple[Path | None, str, int
 
     request, images = separate_budget(request, out)
     return *find_resumable(request, out), images
+
+
+def _prepare_run(folder: Path, machine: Machine, *, restart: bool) -> None:
+    """Set the old log of a run aside if it starts again, and record the options of the machine."""
+    from ddim.cli.console import say
+    from ddim.training.resumed_machine import record_machine
+    from ddim.training.resumption import set_aside
+
+    if restart and (aside := set_aside(folder)):
+        say(f"starting again; the old log is in {aside}")
+    record_machine(folder, machine)
 
 
 def print_run(args: argparse.Namespace, console: Console, folder: Path) -> int:
