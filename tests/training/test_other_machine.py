@@ -6,10 +6,16 @@ import pytest
 
 import tiny
 from ddim.cli import main
+from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
+from ddim.nn.processes import Processes
+from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import load_state
-from ddim.training import Callback, resume, run
+from ddim.training import Callback, Machine, resume, run
+from ddim.training.fit import Start
+from ddim.training.request import Request, find_difference
+from ddim.training.resumed_machine import adopt_machine, record_machine
 
 
 class Told(Callback):
@@ -69,3 +75,47 @@ def test_a_number_of_threads_that_is_given_at_a_resume_is_fixed(begun, capsys):
     assert "2 threads instead of 1 from here on" in capsys.readouterr().err
     assert newest_runtime(folder).threads == 2
     assert read_sealed(folder / "run.json")["asked"]["threads"] == 2
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """A function that sets the number of GPUs of this machine, as far as a training can tell."""
+
+    def have(count):
+        possible = ["cpu", *(["cuda"] if count else []), *(f"cuda:{k}" for k in range(count))]
+
+        def find(wanted):
+            if wanted not in possible:
+                raise UserError(f"device must be one of {possible}, got {wanted!r}")
+            return wanted
+
+        for name in ("resumed_machine", "request"):
+            monkeypatch.setattr(f"ddim.training.{name}.find_device", find)
+
+    return have
+
+
+def test_a_run_of_a_gpu_that_this_machine_lacks_continues_on_another(begun, gpus):
+    folder = begun(5, {"device": "auto"}, device="cuda:1")
+    start = Start(folder, (), 5, 0.0, adapt=False)
+
+    def adopt(recorded="cuda:1"):
+        runtime, news = adopt_machine(read_sealed(folder / "run.json"), Runtime(recorded), start, Processes())
+        return runtime.device, news
+
+    gpus(2)
+    assert adopt() == ("cuda:1", [])
+    gpus(1)
+    assert adopt() == ("cuda", ["cuda instead of cuda:1 from here on"])
+    assert adopt("cuda") == ("cuda", [])
+    # The same with --device: the device of the run, or another one that this machine has.
+    for device in ("cuda:1", "cuda", "cuda:0"):
+        assert find_difference(folder, Request(machine=Machine(device))) is None
+    with pytest.raises(UserError, match="device must be one of .*'cuda:0'], got 'cuda:2'"):
+        find_difference(folder, Request(machine=Machine("cuda:2")))
+    assert find_difference(folder, Request(machine=Machine("cpu"))).run == "cuda:1"
+    record_machine(folder, Machine("cuda:0"))
+    assert adopt() == ("cuda:0", ["cuda:0 instead of cuda:1 from here on"])
+    gpus(0)
+    with pytest.raises(UserError, match=f"^run {folder} was trained on cuda, which this machine lacks: resu"):
+        adopt()

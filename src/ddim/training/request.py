@@ -14,6 +14,7 @@ from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError, describe_given
 from ddim.files.documents import read_sealed
 from ddim.nn.processes import current_processes
+from ddim.nn.runtime import find_device
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.images import list_readings
@@ -210,7 +211,7 @@ def find_difference(folder: Path, request: Request) -> FieldDifference | None:
     A difference in the images is returned before all others.
 
     Raises:
-        UserError: if the run's recipe cannot be read.
+        UserError: if the run's recipe cannot be read, or this machine lacks the requested device.
     """
     facts = read_sealed(folder / RUN)
     recipe = load_recipe(facts["recipe"])
@@ -218,10 +219,14 @@ def find_difference(folder: Path, request: Request) -> FieldDifference | None:
     pairs = [FieldDifference(name, value, requested.get(name)) for name, _, value in list_fields(recipe)]
     machine = request.machine
     device = current_processes().own_device(machine.device)
+    runtime = facts["runtime"]
+    if device != runtime["device"] and device.split(":")[0] == runtime["device"].split(":")[0]:
+        # A run may continue on another GPU of this machine.
+        find_device(device)
+        device = runtime["device"]
     choices = {"device": device, "precision": machine.precision}
     choices |= {"compile": machine.compiling, "threads": machine.threads}
     choices |= {"recompute": machine.recompute or None}
-    runtime = facts["runtime"]
     pairs += [FieldDifference(n, runtime[n], v) for n, v in choices.items() if v not in (None, "auto")]
     pairs.sort(key=lambda pair: pair.name != "data.source")
     return next((pair for pair in pairs if pair.run != pair.requested), None)

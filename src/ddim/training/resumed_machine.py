@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import format_count
+from ddim.errors import UserError, format_count
 from ddim.files.documents import read_sealed
 from ddim.files.locks import lock_folder
 from ddim.nn.compilers import can_compile
 from ddim.nn.processes import Processes
-from ddim.nn.runtime import Runtime
+from ddim.nn.runtime import Runtime, find_device
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.fit import Start
 from ddim.training.shared_settings import adopt_processes
@@ -19,13 +20,18 @@ from ddim.training.start import Machine
 
 
 def record_machine(folder: Path, machine: Machine) -> None:
-    """Record the number of threads that the user gives when a run is resumed; it is fixed from then on."""
-    if machine.threads is None:
+    """Record the device and the number of threads that the user gives when a run is resumed.
+
+    The run then uses this device, and the number of threads is fixed from then on.
+    """
+    options = {"device": machine.device, "threads": machine.threads}
+    given = {name: value for name, value in options.items() if value not in ("auto", None)}
+    if not given:
         return
     with lock_folder(folder):
         asked = read_sealed(folder / RUN)["asked"]
-        if asked["threads"] != machine.threads:
-            record_in_run(folder, asked={**asked, "threads": machine.threads})
+        if {**asked, **given} != asked:
+            record_in_run(folder, asked={**asked, **given})
 
 
 def adopt_machine(
@@ -34,17 +40,22 @@ def adopt_machine(
     """Return the runtime of a resumed run on this machine, and a sentence about each change.
 
     Args:
-        document: the content of run.json; the number of threads that the user has fixed is used.
+        document: the content of run.json; the device and the number of threads that the user gave are used.
         recorded: the recorded runtime.
         start: how the run is resumed.
         processes: the processes. If the machine of one of them cannot compile, none compiles.
 
     Raises:
-        UserError: if the processes of this machine outnumber its GPUs.
+        UserError: if this machine lacks the type of device, or its processes outnumber its GPUs.
     """
-    runtime, shared = adopt_processes(document, recorded, start, processes)
+    asked, before = document["asked"], processes.own_device(recorded.device)
+    wanted = before if asked["device"] == "auto" else processes.own_device(asked["device"])
+    device = _find_alike(wanted, start.folder)
+    runtime, shared = adopt_processes(document, replace(recorded, device=device), start, processes)
     news = [shared] if shared else []
-    threads, fixed = runtime.threads, document["asked"]["threads"]
+    if device != before:
+        news.append(f"{device} instead of {before} from here on")
+    threads, fixed = runtime.threads, asked["threads"]
     if fixed is not None and fixed != threads:
         runtime = replace(runtime, threads=fixed)
         news.append(f"{format_count(fixed, 'thread')} instead of {threads} from here on")
@@ -55,3 +66,19 @@ def adopt_machine(
             "noise, but training is slower, and results differ in the last bits"
         )
     return runtime, news
+
+
+def _find_alike(wanted: str, folder: Path) -> str:
+    """Return the device `wanted`; if this machine lacks it, the current device of the same type.
+
+    Raises:
+        UserError: if this machine has no device of this type.
+    """
+    kind = wanted.split(":", maxsplit=1)[0]
+    for device in (wanted, kind):
+        with suppress(UserError):
+            return find_device(device)
+    raise UserError(
+        f"run {folder} was trained on {kind}, which this machine lacks: resume it on a machine with {kind}, "
+        "or start a new run from its weights with source= or --from"
+    )

@@ -18,7 +18,7 @@ from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.files.locks import lock_folder
 from ddim.nn.processes import current_processes, join_processes
-from ddim.nn.runtime import Runtime, find_device
+from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.fitting import check_fit
 from ddim.runs.folder import (
@@ -261,7 +261,6 @@ def _continue(
 ) -> None:
     """Continue a run from its checkpoint; see `resume`."""
     processes, (path, state) = current_processes(), newest
-    find_device(processes.own_device(state.runtime.device))
     runtime, news = adopt_machine(saved.document, state.runtime, start, processes)
     with runtime:
         recipe = read_exactly(saved.recipe)
@@ -296,7 +295,6 @@ def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
             "that has since been replaced; start a new run with --from"
         )
     recorded = Runtime(**document["runtime"])
-    find_device(processes.own_device(recorded.device))
     runtime, news = adopt_machine(document, recorded, start, processes)
     with runtime:
         training = start_training(recipe, _reopen(saved, recipe, start, progress), runtime, parent)
