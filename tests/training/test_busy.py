@@ -68,7 +68,8 @@ def busy(monkeypatch):
         return f"{wanted} threads"
 
     monkeypatch.setattr(ThreadWatch, "check", check)
-    monkeypatch.setattr("ddim.training.threads.count_cores", lambda: 2)
+    for module in ("threads", "shared_settings"):
+        monkeypatch.setattr(f"ddim.training.{module}.count_cores", lambda: 2)
 
 
 @pytest.mark.slow
@@ -136,3 +137,12 @@ def test_threads_that_were_given_stay_and_a_busy_machine_is_said_once(monkeypatc
 
 def test_the_processes_of_a_training_are_no_other_programs(monkeypatch):
     assert watch(monkeypatch, [1.5, 1.5, 1.5], threads=2, adapt=False, processes=2) == ([2, 2, 2], [])
+
+
+def test_more_fixed_threads_than_cores_are_said_at_the_start(monkeypatch):
+    monkeypatch.setattr("ddim.training.threads.count_cores", lambda: 8)
+    run = tiny.training()
+    run.runtime = replace(run.runtime, threads=64)
+    watched = ThreadWatch(run, adapt=False)
+    assert watched.describe_start() == "the run has 64 threads and this machine 8 cores: training may be slow"
+    assert watch(monkeypatch, [0.0] * 4, threads=64, adapt=False) == ([64] * 4, [])

@@ -77,6 +77,14 @@ def test_a_number_of_threads_that_is_given_at_a_resume_is_fixed(begun, capsys):
     assert read_sealed(folder / "run.json")["asked"]["threads"] == 2
 
 
+def test_threads_that_nobody_fixed_are_at_most_the_cores_of_the_machine(begun, monkeypatch):
+    monkeypatch.setattr("ddim.training.shared_settings.count_cores", lambda: 1)
+    folder, told = begun(5, {"threads": None}, threads=64), Told()
+    resume(folder, callbacks=[told])
+    assert "1 thread instead of 64 from here on" in told.texts
+    assert newest_runtime(folder).threads == 1
+
+
 @pytest.fixture
 def gpus(monkeypatch):
     """A function that sets the number of GPUs of this machine, as far as a training can tell."""

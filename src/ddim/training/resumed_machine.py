@@ -15,7 +15,7 @@ from ddim.nn.processes import Processes
 from ddim.nn.runtime import Runtime, find_device
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.fit import Start
-from ddim.training.shared_settings import adopt_processes
+from ddim.training.shared_settings import adopt_processes, share_cores
 from ddim.training.start import Machine
 
 
@@ -41,7 +41,8 @@ def adopt_machine(
 
     Args:
         document: the content of run.json; the device and the number of threads that the user gave are used.
-        recorded: the recorded runtime.
+        recorded: the recorded runtime. If the user gave no number of threads, there is at most one for each
+            core of this machine.
         start: how the run is resumed.
         processes: the processes. If the machine of one of them cannot compile, none compiles.
 
@@ -55,10 +56,10 @@ def adopt_machine(
     news = [shared] if shared else []
     if device != before:
         news.append(f"{device} instead of {before} from here on")
-    threads, fixed = runtime.threads, asked["threads"]
-    if fixed is not None and fixed != threads:
-        runtime = replace(runtime, threads=fixed)
-        news.append(f"{format_count(fixed, 'thread')} instead of {threads} from here on")
+    threads = asked["threads"] or min(runtime.threads, share_cores(processes))
+    if threads != runtime.threads:
+        news.append(f"{format_count(threads, 'thread')} instead of {runtime.threads} from here on")
+        runtime = replace(runtime, threads=threads)
     if runtime.compile and processes.highest(not can_compile(runtime.device))[0]:
         runtime = replace(runtime, compile=False)
         news.append(

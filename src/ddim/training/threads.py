@@ -20,14 +20,12 @@ class ThreadWatch:
 
     Args:
         training: the training.
-        adapt: whether the number of threads may change. It never changes if the run has more threads than
-            this machine has cores, because such a run continues a run of a larger machine.
+        adapt: whether the number of threads may change.
     """
 
     def __init__(self, training: Training, adapt: bool) -> None:
         self.training, self.cores = training, count_cores()
-        self.adapt = adapt and training.runtime.threads <= self.cores
-        self.wanted = training.runtime.threads
+        self.adapt, self.wanted = adapt, training.runtime.threads
         self.restart()
 
     def restart(self) -> None:
@@ -35,11 +33,14 @@ class ThreadWatch:
         self.first, self.meter = self.training.step, CoreMeter()
 
     def describe_start(self) -> str | None:
-        """Return a sentence if the run starts with fewer threads than there are cores, else None.
+        """Return a sentence if the number of threads fits the cores badly at the start, else None.
 
-        If the number of threads is fixed, return None too.
+        This is so if other programs use cores, or if the user fixed more threads than there are cores.
         """
         threads = self.training.runtime.threads
+        if threads > self.cores and self.training.runtime.device == "cpu":
+            cores = format_count(self.cores, "core")
+            return f"the run has {threads} threads and this machine {cores}: training may be slow"
         if not self.adapt or threads == self.cores:
             return None
         used = f"{format_count(threads, 'thread')} of {self.cores}"
@@ -54,6 +55,9 @@ class ThreadWatch:
         """
         # The other processes of a training would count as other programs.
         if self.training.runtime.device != "cpu" or self.cores == 1 or self.training.processes.count > 1:
+            return None
+        if self.training.runtime.threads > self.cores:
+            # `describe_start` has said so.
             return None
         if self.training.step - self.first < WARM_UP:
             self.meter.restart()
@@ -70,8 +74,7 @@ class ThreadWatch:
             self.training.set_threads(self.wanted)
             self.restart()
             return f"{use}: {format_count(self.wanted, 'thread')} instead of {threads} from here on"
-        # This message is returned only once, because the number of threads cannot change: the user or the
-        # machine where the run began has set it.
+        # This message is returned only once, because the user has fixed the number of threads.
         self.cores = 1
         slow = f"{use}: training with {format_count(threads, 'thread')} may be slow"
         return slow if self.wanted < threads else None
