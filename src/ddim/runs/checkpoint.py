@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddim.errors import FULL_DISK, NoSpace, NotFinite, UserError, warn_user
 from ddim.files import (
@@ -50,6 +50,7 @@ __all__ = [
     "hash_checkpoint",
     "is_best",
     "read_document",
+    "read_newest_document",
     "read_steadily",
     "read_tensors",
     "remove_later",
@@ -138,6 +139,20 @@ def find_newest(folder: Path) -> Path | None:
 def find_best(folder: Path) -> Path | None:
     """Return the newest undamaged checkpoint that is marked as best, or None; see `find_newest`."""
     return _find(folder, lambda manifest: manifest.best)
+
+
+def read_newest_document(folder: Path, name: str) -> Any:  # noqa: ANN401 (JSON)
+    """Return the JSON document `name` of the newest checkpoint in `folder`, or None if there is none.
+
+    Only this document and the manifest are verified, so this is fast, and no damaged checkpoint is renamed.
+
+    Raises:
+        UserError: if a newer version of ddim wrote the checkpoint.
+    """
+    for path in _checkpoints(folder):
+        with suppress(Damaged):
+            return read_document(path, name)
+    return None
 
 
 def read_steadily(find: Callable[[], Path], read: Callable[[Path], T]) -> T:

@@ -15,6 +15,7 @@ from ddim.errors import UserError, describe_given
 from ddim.files.documents import read_sealed
 from ddim.nn.processes import current_processes
 from ddim.nn.runtime import find_device
+from ddim.runs import checkpoint
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.images import list_readings
@@ -119,13 +120,15 @@ def find_resumable(
         The run folder and ""; or, if a new run must begin, None and the reason.
 
     Raises:
-        UserError: if the run in `out` differs from the request, or cannot be resumed.
+        UserError: if the run in `out` differs from the request, or cannot be resumed. Without `out`, if a
+            newer version of ddim wrote a run on these images.
     """
     if out is not None:
         return _check_out(Path(out), request)
     found = sorted(Path(runs).glob(f"*/{RUN}"), key=lambda path: path.stat().st_mtime, reverse=True)
     why = ""
     for folder in (path.parent for path in found):
+        _check_version(folder, request)
         try:
             if _is_student(folder) and not _means_student(request):
                 continue
@@ -138,6 +141,21 @@ def find_resumable(
         if difference.name != "data.source" and not why:
             why = f": {folder} has {difference.name} = {difference.run}, not {difference.requested}"
     return None, f"no run in {runs}/ fits{why}"
+
+
+def _check_version(folder: Path, request: Request) -> None:
+    """Check that no newer version of ddim wrote a run, if it may be the requested one.
+
+    The recipe of such a run may have fields that this version does not know, so only its images are compared.
+    """
+    try:
+        source = read_sealed(folder / RUN)["recipe"]["data"]["source"]
+    except UserError:
+        return
+    named = request.data.text if request.data is not None else request.fields.get("data.source")
+    same = named is not None and os.path.normpath(named) == os.path.normpath(source)
+    if same or (named is None and request.recipe is None):
+        checkpoint.read_newest_document(folder / CHECKPOINTS, "recipe")
 
 
 def _is_student(folder: Path) -> bool:
@@ -211,8 +229,11 @@ def find_difference(folder: Path, request: Request) -> FieldDifference | None:
     A difference in the images is returned before all others.
 
     Raises:
-        UserError: if the run's recipe cannot be read, or this machine lacks the requested device.
+        UserError: if the run's recipe cannot be read, a newer version of ddim wrote it, or this machine lacks
+            the requested device.
     """
+    # This comes first, because run.json of a newer ddim may have fields that this version does not know.
+    checkpoint.read_newest_document(folder / CHECKPOINTS, "recipe")
     facts = read_sealed(folder / RUN)
     recipe = load_recipe(facts["recipe"])
     requested = {name: value for name, _, value in list_fields(_expected(recipe, facts, request))}

@@ -248,9 +248,10 @@ class _Saved:
 
 def _read_saved(folder: Path, data: object) -> _Saved:
     """Return the data in run.json and the newest checkpoint, after checking `data`; see `resume`."""
+    # This comes first, because run.json of a newer ddim may have fields that this version does not know.
+    path = checkpoint.find_newest(folder / CHECKPOINTS)
     accept_images(folder, read_sealed(folder / RUN)["recipe"]["data"], data)
     document = read_sealed(folder / RUN)
-    path = checkpoint.find_newest(folder / CHECKPOINTS)
     if path is None:
         return _Saved(document, document["recipe"])
     return _Saved(document, checkpoint.read_document(path, "recipe"), (path, load_state(path)))
