@@ -7,13 +7,14 @@ import torch
 
 import ddim.training.memory
 import tiny
-from ddim.errors import OutOfMemory, UserError
+from ddim.errors import Notice, OutOfMemory, UserError
 from ddim.nn.runtime import Runtime
 from ddim.runs.codec import override
 from ddim.training import Callback, resume
 from ddim.training.batches import Batch
 from ddim.training.loop import Training
 from ddim.training.memory import advance_within_memory, check_memory, estimate_memory, find_free_memory
+from ddim.training.request import Request, find_resumable
 
 
 def test_activations_grow_with_the_batch_and_the_pixels_and_weights_do_not():
@@ -161,6 +162,21 @@ def test_a_run_keeps_its_smaller_parts_when_it_is_resumed(tmp_path, monkeypatch)
     # The memory has room again, but the same parts give the same bits.
     resume(tmp_path / "run")
     assert tiny.digests(tmp_path / "run") == tiny.digests(whole)
+
+
+def test_a_request_is_compared_with_the_parts_that_a_full_memory_led_to(tmp_path, monkeypatch):
+    fill_memory(monkeypatch, 4, ERRORS["machine"])
+    folder = tiny.train(tiny.recipe(images=16), tmp_path / "run")
+
+    def find(parts):
+        return find_resumable(Request(fields={"optim.accumulate": str(parts)}), folder)
+
+    assert find(2) == (folder, "")
+    # The command that started the run can still be repeated.
+    with pytest.warns(Notice, match="keeps optim.accumulate = 2, which it has since its memory was full"):
+        assert find(1) == (folder, "")
+    with pytest.raises(UserError, match=r"has optim.accumulate = 2, .* request has optim.accumulate = 4"):
+        find(4)
 
 
 @pytest.mark.parametrize("net", ["batch norm", "layer norm"])

@@ -11,7 +11,7 @@ from typing import Any
 from ddim.data.given import GivenImages, give_images
 from ddim.data.open import fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
-from ddim.errors import UserError, describe_given
+from ddim.errors import UserError, describe_given, warn_user
 from ddim.files.documents import read_sealed
 from ddim.nn.processes import current_processes
 from ddim.nn.runtime import find_device
@@ -197,6 +197,7 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
                 f"run {out} has {d.name} = {d.run}, but the request has {d.name} = {d.requested}: "
                 f"resume it without {option}{longer}, or start a new run"
             )
+        _warn_of_parts(out, request)
         return out, ""
     if (out / CHECKPOINTS).is_dir():
         raise UserError(
@@ -209,6 +210,14 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
         what = "holds no run to resume" if out.exists() else "does not exist"
         raise UserError(f"--out {out} {what}; give DATA to start a new run there")
     return None, f"--out {out} holds no run to resume"
+
+
+def _warn_of_parts(out: Path, request: Request) -> None:
+    """Warn if the request gives another number of parts of a batch than a full memory has led to."""
+    saved = checkpoint.read_newest_document(out / CHECKPOINTS, "recipe")
+    parts = None if saved is None else str(saved["optim"]["accumulate"])
+    if parts is not None and request.fields.get("optim.accumulate", parts) != parts:
+        warn_user(f"run {out} keeps optim.accumulate = {parts}, which it has since its memory was full")
 
 
 def _with_budget_of(out: Path, request: Request) -> Request:
@@ -233,10 +242,14 @@ def find_difference(folder: Path, request: Request) -> FieldDifference | None:
             the requested device.
     """
     # This comes first, because run.json of a newer ddim may have fields that this version does not know.
-    checkpoint.read_newest_document(folder / CHECKPOINTS, "recipe")
+    saved = checkpoint.read_newest_document(folder / CHECKPOINTS, "recipe")
     facts = read_sealed(folder / RUN)
     recipe = load_recipe(facts["recipe"])
-    requested = {name: value for name, _, value in list_fields(_expected(recipe, facts, request))}
+    expected = _expected(recipe, facts, request)
+    if saved is not None and expected.optim.accumulate != recipe.optim.accumulate:
+        # A repeated command has the first value; the checkpoint has a larger one if the memory was full.
+        recipe = override(recipe, {"optim.accumulate": saved["optim"]["accumulate"]})
+    requested = {name: value for name, _, value in list_fields(expected)}
     pairs = [FieldDifference(name, value, requested.get(name)) for name, _, value in list_fields(recipe)]
     machine = request.machine
     device = current_processes().own_device(machine.device)
