@@ -12,10 +12,10 @@ from ddim.files.documents import read_sealed
 from ddim.files.locks import lock_folder
 from ddim.nn.compilers import can_compile
 from ddim.nn.processes import Processes
-from ddim.nn.runtime import Runtime, find_device
+from ddim.nn.runtime import Runtime, count_cores, find_device
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.fit import Start
-from ddim.training.shared_settings import adopt_processes, share_cores
+from ddim.training.shared_settings import adopt_processes
 from ddim.training.start import Machine
 
 
@@ -56,7 +56,7 @@ def adopt_machine(
     news = [shared] if shared else []
     if device != before:
         news.append(f"{device} instead of {before} from here on")
-    threads = asked["threads"] or min(runtime.threads, share_cores(processes))
+    threads = asked["threads"] or min(runtime.threads, count_cores())
     if threads != runtime.threads:
         news.append(f"{format_count(threads, 'thread')} instead of {runtime.threads} from here on")
         runtime = replace(runtime, threads=threads)
