@@ -459,6 +459,7 @@ def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatc
     assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists the maps of a process")
 def test_an_evaluation_is_renamed_when_none_of_its_files_is_mapped(run, monkeypatch):
     """Windows does not rename a folder while a file in it is open or mapped."""
     maps = []

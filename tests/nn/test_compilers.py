@@ -18,7 +18,7 @@ def pretend(monkeypatch, tmp_path):
         monkeypatch.setattr("sys.platform", platform)
         monkeypatch.setattr("shutil.which", lambda name: name if name in found else None)
         monkeypatch.setattr("subprocess.run", lambda *_, **options: SimpleNamespace(returncode=not tools))
-        monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+        monkeypatch.setattr("sysconfig.get_path", lambda name, scheme: str(tmp_path))
         monkeypatch.setattr("ddim.nn.compilers.find_spec", lambda name: object() if triton else None)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         for name, value in variables.items():

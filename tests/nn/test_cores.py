@@ -106,9 +106,14 @@ def test_threads_are_limited_inside_a_block_and_restored():
 
 
 @pytest.mark.parametrize(("allowed", "quota", "cores"), [(8, 64, 4), (2, 64, 2), (8, 3, 3), (0, 1, 1)])
-def test_hyper_threads_of_a_core_count_once(allowed, quota, cores, monkeypatch):
+def test_hyper_threads_of_a_core_count_once(allowed, quota, cores, tmp_path, monkeypatch):
+    """The kernel's documentation of sysfs is the outside source of the names of the files."""
+    for k in range(allowed):
+        folder = tmp_path / f"cpu{k}" / "topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{k % 4},{k % 4 + 4}\n")
+    monkeypatch.setattr("ddim.nn.cores._PROCESSORS", tmp_path)
     monkeypatch.setattr("ddim.nn.cores._allowed", lambda: {*range(allowed)})
-    monkeypatch.setattr("ddim.nn.cores._siblings", lambda processor: f"{processor % 4},{processor % 4 + 4}")
     monkeypatch.setattr("ddim.nn.cores._quota", lambda: quota)
     assert count_physical() == cores
 

@@ -143,7 +143,7 @@ def test_a_callback_stops_all_processes_and_all_get_the_images_again(tmp_path):
 
 
 BUSY = """
-import time
+import sys, time
 from datetime import timedelta
 from ddim.nn import processes
 processes.EXCHANGE_LIMIT = timedelta(seconds=3)
@@ -151,14 +151,14 @@ with processes.join_processes() as group:
     for busy in range(2):
         time.sleep(5 if busy == group.rank else 0)
         found = group.gather(group.rank) if busy else group.broadcast("of the lead" if group.leads else None)
-        print(found)
+        sys.stdout.write(f"{found}\\n")
     try:
         if not group.leads:
             time.sleep(1)
             raise RuntimeError("out of flowers")
         group.gather(0)
     except processes.OtherProcessFailed as error:
-        print(error)
+        sys.stdout.write(f"{error}\\n")
         raise
 """
 
@@ -238,14 +238,16 @@ def test_a_process_group_without_the_cpu_is_refused_before_the_processes_meet(ba
 
 
 @pytest.mark.parametrize(
-    ("count", "device", "expected"), [(1, "cuda", None), (2, "cuda", "nccl"), (2, "cpu", "gloo")]
+    ("count", "device", "expected"), [(1, "cuda", None), (2, "cuda:1", "nccl"), (2, "cpu", "gloo")]
 )
-def test_the_record_names_what_adds_the_gradients(count, device, expected):
+def test_the_record_names_what_adds_the_gradients(count, device, expected, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cpu:gloo,cuda:nccl")
     assert describe_processes(Processes(count=count), device) == {"count": count, "backend": expected}
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_each_process_has_its_own_gpu(device, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cpu:gloo,cuda:nccl")
     start, document = Start(tmp_path, (), 5, time.monotonic(), True), {"processes": {"count": 2}}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     pair = Processes(1, 2, 1, 2)

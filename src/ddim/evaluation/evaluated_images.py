@@ -130,11 +130,12 @@ def open_evaluated_images(
     """
     if isinstance(source, Pipeline | Model):
         return _sample_model(open_pipeline(source), samples, reference, progress)
-    if isinstance(source, Tensor | np.ndarray):
+    if isinstance(source, np.ndarray):
+        # An array that is read-only or reversed, such as bgr[..., ::-1], is copied.
+        source = torch.from_numpy(np.require(source, None, ["C", "W"]))
+    if isinstance(source, Tensor):
         samples.check_given("images in memory")
-        # The copy is for arrays that are read-only or reversed, such as bgr[..., ::-1].
-        given = source if isinstance(source, Tensor) else torch.from_numpy(source.copy())
-        return _take_images(given, samples.n, reference, progress)
+        return _take_images(source, samples.n, reference, progress)
     if not isinstance(source, str | Path):
         raise UserError(
             "images must be a path, a tensor or an array (N, C, H, W), a pipeline or a model, "

@@ -112,8 +112,8 @@ def plot_forward(
     """
     check_count("columns", columns)
     if isinstance(image, Tensor | np.ndarray):
-        # The copy is for arrays that are read-only or reversed, such as bgr[..., ::-1].
-        image = image if isinstance(image, Tensor) else torch.from_numpy(image.copy())
+        # An array that is read-only or reversed, such as bgr[..., ::-1], is copied.
+        image = image if isinstance(image, Tensor) else torch.from_numpy(np.require(image, None, ["C", "W"]))
         check_images(image)
         if image.ndim != 4 or image.shape[:2] != (1, 3):
             raise UserError(f"an image must have the shape (1, 3, H, W), got {tuple(image.shape)}")

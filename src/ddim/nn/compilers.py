@@ -33,7 +33,9 @@ def can_compile(device: str) -> bool:
 
 def _has_header() -> bool:
     """Return whether the header of Python is installed, for which Debian has a package of its own."""
-    return Path(sysconfig.get_path("include"), "Python.h").is_file()
+    # torch and Triton look in these folders too.
+    scheme = "nt" if sys.platform == "win32" else "posix_prefix"
+    return Path(sysconfig.get_path("include", scheme), "Python.h").is_file()
 
 
 def _has_apple_tools() -> bool:

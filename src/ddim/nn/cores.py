@@ -12,10 +12,10 @@ TOLERATED = 0.3
 
 An idle desktop uses about this much.
 """
-
-
 SPINS = "3000"
 """How many times a waiting thread of libgomp looks for work before it sleeps; this takes under 0.1 ms."""
+_PROCESSORS = Path("/sys/devices/system/cpu")
+"""Where Linux says which processors share a core."""
 
 
 def wait_briefly() -> None:
@@ -105,8 +105,7 @@ def _allowed() -> set[int]:
 def _siblings(processor: int) -> str:
     """Return the processors that share a core with this one, such as "0,64"."""
     try:
-        folder = Path(f"/sys/devices/system/cpu/cpu{processor}/topology")
-        return (folder / "thread_siblings_list").read_text().strip()
+        return (_PROCESSORS / f"cpu{processor}/topology/thread_siblings_list").read_text().strip()
     except OSError:
         return str(processor)
 

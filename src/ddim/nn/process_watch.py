@@ -116,12 +116,13 @@ class ProcessWatch:
             OtherProcessFailed: if another process fails.
             RuntimeError: if process 0 has ended.
         """
-        self._calls += 1
+        self._calls, pause = self._calls + 1, 0.001
         self._store.add("arrived", 1)
         while self._store.add("arrived", 0) < self._calls * self.count:
             if (found := self.failure()) is not None:
                 raise found
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(0.05, 2 * pause)
 
     def report(self, sentence: str, exit_code: int) -> bool:
         """Tell the other processes why this process ends; return whether this one prints the message."""

@@ -79,6 +79,14 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def backend(self, device: str) -> str | None:
+        """Return what adds tensors on a device, such as "gloo"; None if there is only one process."""
+        if self.count == 1:
+            return None
+        # For example "cpu:gloo,cuda:nccl".
+        backends = dict(pair.split(":") for pair in dist.get_backend_config().split(","))
+        return backends[device.partition(":")[0]]
+
     def highest(self, *values: int) -> list[int]:
         """Return, for each value, the maximum over all processes; this does not wait for an accelerator."""
         if self.count == 1:
@@ -167,6 +175,7 @@ def join_processes() -> Generator[Processes]:
     _joined.append(Processes(rank, count, *local, watch))
     try:
         yield _joined[-1]
+        watch.wait_for_all()
         # The store ends with process 0, so process 0 waits here until the others no longer need it.
         dist.barrier()
     except BaseException as error:

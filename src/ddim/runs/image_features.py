@@ -91,11 +91,12 @@ def compute_features(
         NoSpace: if the disk is full.
     """
     identity = of.identity(extractor)
-    found = find_features(identity)
-    if found is not None and found.shape == (len(of.which), extractor.dimensions):
-        return found
     path, count = _path(identity), len(of.which)
     parts = path.with_suffix(".parts")
+    found = find_features(identity)
+    if found is not None and found.shape == (count, extractor.dimensions):
+        shutil.rmtree(parts, ignore_errors=True)  # of a process that was killed at its end
+        return found
     try:
         make_folder(path.parent)
         with atomic_file(path) as file:
@@ -130,12 +131,9 @@ def _compute_part(
             if progress:
                 progress(first + len(pixels), len(of.which))
         found = {"features": torch.from_numpy(np.concatenate(features))}
-        try:
+        # Parts only save time. Another process with the same features may finish, and remove their folder.
+        with suppress(UserError, NoSpace):
             keep_part(path, found)
-        except UserError:
-            # Another process that computed the same features has finished, and removed the folder meanwhile.
-            if folder.is_dir():
-                raise
     return found["features"].numpy()
 
 

@@ -127,8 +127,7 @@ def _open_lead(training: Training, start: Start) -> Generator[_Lead | None]:
         # Callbacks are called in this order. So a checkpoint is written after the samples and the log of its
         # step, and before the user's callbacks are called.
         hooks: list[Callback] = [SampleGrid(log, given), Log(log, given), Snapshots(), checkpoints, *given]
-        adapt = start.adapt and training.processes.count == 1
-        yield _Lead(hooks, checkpoints, TimeBudget(training, start.began), ThreadWatch(training, adapt))
+        yield _Lead(hooks, checkpoints, TimeBudget(training, start.began), ThreadWatch(training, start.adapt))
 
 
 class _Loop:

@@ -150,8 +150,7 @@ def adopt_processes(
 
 def describe_processes(processes: Processes, device: str) -> dict[str, Any]:
     """Return what run.json says about the processes of a run: their number, and what adds their gradients."""
-    backend = "nccl" if device.startswith("cuda") else "gloo"
-    return {"count": processes.count, "backend": backend if processes.count > 1 else None}
+    return {"count": processes.count, "backend": processes.backend(device)}
 
 
 def _say(count: int) -> str:
