@@ -70,6 +70,7 @@ def busy(monkeypatch):
     monkeypatch.setattr(ThreadWatch, "check", check)
     for module in ("threads", "shared_settings"):
         monkeypatch.setattr(f"ddim.training.{module}.count_cores", lambda: 2)
+    monkeypatch.setattr("ddim.training.resumed_machine.count_allowed", lambda: 2)
 
 
 @pytest.mark.slow
@@ -140,9 +141,18 @@ def test_the_processes_of_a_training_are_no_other_programs(monkeypatch):
 
 
 def test_more_fixed_threads_than_cores_are_said_at_the_start(monkeypatch):
-    monkeypatch.setattr("ddim.training.threads.count_cores", lambda: 8)
+    monkeypatch.setattr("ddim.training.threads.count_allowed", lambda: 8)
     run = tiny.training()
     run.runtime = replace(run.runtime, threads=64)
     watched = ThreadWatch(run, adapt=False)
     assert watched.describe_start() == "the run has 64 threads and this machine 8 cores: training may be slow"
     assert watch(monkeypatch, [0.0] * 4, threads=64, adapt=False) == ([64] * 4, [])
+
+
+def test_a_run_that_may_use_more_cores_blames_no_other_programs(monkeypatch):
+    monkeypatch.setattr("ddim.training.threads.count_cores", lambda: 8)
+    run = tiny.training()
+    run.runtime = replace(run.runtime, device="cuda", threads=2)
+    assert ThreadWatch(run, adapt=True).describe_start() is None
+    run.runtime, run.processes = replace(run.runtime, device="cpu"), Processes(count=2)
+    assert ThreadWatch(run, adapt=True).describe_start() is None

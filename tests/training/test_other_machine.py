@@ -1,5 +1,6 @@
 """A run that is resumed on another machine, which lacks what the machine before had."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -78,11 +79,38 @@ def test_a_number_of_threads_that_is_given_at_a_resume_is_fixed(begun, capsys):
 
 
 def test_threads_that_nobody_fixed_are_at_most_the_cores_of_the_machine(begun, monkeypatch):
-    monkeypatch.setattr("ddim.training.shared_settings.count_cores", lambda: 1)
+    monkeypatch.setattr("ddim.training.resumed_machine.count_allowed", lambda: 8)
     folder, told = begun(5, {"threads": None}, threads=64), Told()
     resume(folder, callbacks=[told])
-    assert "1 thread instead of 64 from here on" in told.texts
-    assert newest_runtime(folder).threads == 1
+    assert "8 threads instead of 64 from here on" in told.texts
+    assert newest_runtime(folder).threads == 8
+
+
+def test_a_run_keeps_its_threads_where_its_machine_has_so_many(begun, monkeypatch):
+    """The caller's number of torch's threads, which is 1 in all tests, does not change the bits."""
+    monkeypatch.setattr("ddim.training.resumed_machine.count_allowed", lambda: 2)
+    folder, told = begun(5, {"threads": None}, threads=2), Told()
+    resume(folder, callbacks=[told])
+    assert told.texts == []
+    assert newest_runtime(folder).threads == 2
+
+
+def test_a_number_of_threads_that_is_fixed_is_not_changed(begun, capsys):
+    folder = begun(5, {"threads": None})
+    words = ["train", "--resume", "--out", str(folder), "--threads"]
+    assert main([*words, "2"]) == 0
+    assert main([*words, "2"]) == 0
+    assert main([*words, "1"]) == 2
+    assert "has threads = 2, but the request has threads = 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["mps", "mps:0"])
+def test_a_compiled_run_of_an_apple_gpu_stays_compiled(device, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddim.training.resumed_machine.find_device", lambda wanted: wanted)
+    start = Start(tmp_path, (), 5, time.monotonic(), True)
+    runtime = Runtime(device, compile=True)
+    document = {"asked": {"device": "auto", "threads": None}, "runtime": vars(runtime)}
+    assert adopt_machine(document, runtime, start, Processes()) == (runtime, [])
 
 
 @pytest.fixture

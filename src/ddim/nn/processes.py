@@ -80,12 +80,12 @@ class Processes:
         return values
 
     def backend(self, device: str) -> str | None:
-        """Return what adds tensors on a device, such as "gloo"; None if there is only one process."""
+        """Return what adds tensors on a device, such as "gloo"; None if nothing does."""
         if self.count == 1:
             return None
         # For example "cpu:gloo,cuda:nccl".
         backends = dict(pair.split(":") for pair in dist.get_backend_config().split(","))
-        return backends[device.partition(":")[0]]
+        return backends.get(device.partition(":")[0])
 
     def highest(self, *values: int) -> list[int]:
         """Return, for each value, the maximum over all processes; this does not wait for an accelerator."""

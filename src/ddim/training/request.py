@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def find_resumable(
         except UserError:
             continue
         if difference is None:
+            _warn_of_parts(folder, request)
             return folder, ""
         # The reason is about the newest run on the same images, which the user most probably means.
         if difference.name != "data.source" and not why:
@@ -148,13 +150,12 @@ def _check_version(folder: Path, request: Request) -> None:
 
     The recipe of such a run may have fields that this version does not know, so only its images are compared.
     """
-    try:
-        source = read_sealed(folder / RUN)["recipe"]["data"]["source"]
-    except UserError:
-        return
+    source = None
+    with suppress(UserError, KeyError, TypeError):
+        source = os.path.normpath(read_sealed(folder / RUN)["recipe"]["data"]["source"])
     named = request.data.text if request.data is not None else request.fields.get("data.source")
-    same = named is not None and os.path.normpath(named) == os.path.normpath(source)
-    if same or (named is None and request.recipe is None):
+    same = named is not None and os.path.normpath(named) == source
+    if source is None or same or (named is None and request.recipe is None):
         checkpoint.read_newest_document(folder / CHECKPOINTS, "recipe")
 
 
@@ -215,8 +216,11 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
 def _warn_of_parts(out: Path, request: Request) -> None:
     """Warn if the request gives another number of parts of a batch than a full memory has led to."""
     saved = checkpoint.read_newest_document(out / CHECKPOINTS, "recipe")
-    parts = None if saved is None else str(saved["optim"]["accumulate"])
-    if parts is not None and request.fields.get("optim.accumulate", parts) != parts:
+    given = {name: value for name, value in request.fields.items() if name == "optim.accumulate"}
+    if saved is None or not given:
+        return
+    parts = saved["optim"]["accumulate"]
+    if override(Recipe(), given).optim.accumulate != parts:
         warn_user(f"run {out} keeps optim.accumulate = {parts}, which it has since its memory was full")
 
 
@@ -259,9 +263,11 @@ def find_difference(folder: Path, request: Request) -> FieldDifference | None:
         find_device(device)
         device = runtime["device"]
     choices = {"device": device, "precision": machine.precision}
-    choices |= {"compile": machine.compiling, "threads": machine.threads}
-    choices |= {"recompute": machine.recompute or None}
+    choices |= {"compile": machine.compiling, "recompute": machine.recompute or None}
     pairs += [FieldDifference(n, runtime[n], v) for n, v in choices.items() if v not in (None, "auto")]
+    # A number of threads that nobody has fixed can be fixed at a resume.
+    if machine.threads is not None and facts["asked"]["threads"] is not None:
+        pairs.append(FieldDifference("threads", facts["asked"]["threads"], machine.threads))
     pairs.sort(key=lambda pair: pair.name != "data.source")
     return next((pair for pair in pairs if pair.run != pair.requested), None)
 

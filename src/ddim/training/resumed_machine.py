@@ -11,12 +11,19 @@ from ddim.errors import UserError, format_count
 from ddim.files.documents import read_sealed
 from ddim.files.locks import lock_folder
 from ddim.nn.compilers import can_compile
+from ddim.nn.cores import count_allowed
 from ddim.nn.processes import Processes
-from ddim.nn.runtime import Runtime, count_cores, find_device
+from ddim.nn.runtime import Runtime, find_device
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.fit import Start
 from ddim.training.shared_settings import adopt_processes
 from ddim.training.start import Machine
+
+NOT_COMPILED = (
+    "not compiled from here on, because torch cannot compile on this machine: the same images and noise, but "
+    "training is slower, and results differ in the last bits"
+)
+COMPILED_AGAIN = "compiled again from here on: the same images and noise, but results differ in the last bits"
 
 
 def record_machine(folder: Path, machine: Machine) -> None:
@@ -56,16 +63,17 @@ def adopt_machine(
     news = [shared] if shared else []
     if device != before:
         news.append(f"{device} instead of {before} from here on")
-    threads = asked["threads"] or min(runtime.threads, count_cores())
+    threads = asked["threads"] or min(runtime.threads, max(1, count_allowed() // processes.local_count))
     if threads != runtime.threads:
         news.append(f"{format_count(threads, 'thread')} instead of {runtime.threads} from here on")
         runtime = replace(runtime, threads=threads)
-    if runtime.compile and processes.highest(not can_compile(runtime.device))[0]:
-        runtime = replace(runtime, compile=False)
-        news.append(
-            "not compiled from here on, because torch cannot compile on this machine: the same images and "
-            "noise, but training is slower, and results differ in the last bits"
-        )
+    # On other devices, runs are compiled only if the user asks for it.
+    checked = runtime.device.startswith(("cpu", "cuda"))
+    if checked and document["runtime"]["compile"]:
+        compiling = not processes.highest(not can_compile(runtime.device))[0]
+        if compiling != runtime.compile:
+            news.append(COMPILED_AGAIN if compiling else NOT_COMPILED)
+        runtime = replace(runtime, compile=compiling)
     return runtime, news
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ddim.errors import format_count
-from ddim.nn.cores import CoreMeter, choose_threads
+from ddim.nn.cores import CoreMeter, choose_threads, count_allowed
 from ddim.nn.runtime import count_cores
 from ddim.training.budget import WARM_UP, TimeBudget
 from ddim.training.loop import Training
@@ -37,11 +37,13 @@ class ThreadWatch:
 
         This is so if other programs use cores, or if the user fixed more threads than there are cores.
         """
-        threads = self.training.runtime.threads
-        if threads > self.cores and self.training.runtime.device == "cpu":
-            cores = format_count(self.cores, "core")
-            return f"the run has {threads} threads and this machine {cores}: training may be slow"
-        if not self.adapt or threads == self.cores:
+        threads, cores = self.training.runtime.threads, count_allowed()
+        if self.training.runtime.device != "cpu":
+            return None
+        if threads > cores:
+            machine = f"this machine {format_count(cores, 'core')}"
+            return f"the run has {threads} threads and {machine}: training may be slow"
+        if not self.adapt or threads >= self.cores or self.training.processes.count > 1:
             return None
         used = f"{format_count(threads, 'thread')} of {self.cores}"
         return f"other programs use cores of this machine: training uses {used} until they end"
