@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,19 +230,20 @@ def _overview(found: Sequence[Run], rows: Sequence[Configuration]) -> str:
 def _loss_curves(rows: Sequence[Configuration]) -> dict[str, list[dict[str, Any]]]:
     """Return the logged losses of at most `CURVES` configurations, averaged over repeats, keyed by name."""
     shown = _rows_with_curves(rows)
-    logged = {row.name: mean_log([read_metrics(run.path) for run in row.counted]) for row in shown}
+    # The logs are read one after the other, because each may have millions of lines.
+    logged = {row.name: mean_log(read_metrics(run.path) for run in row.counted) for row in shown}
     return {name: lines for name, lines in logged.items() if any("loss" in line for line in lines)}
 
 
 def _tails(row: Configuration, mean: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
     """Return the logs of runs that continue after the end of the mean log; each begins at that end."""
     last = max((line["images"] for line in mean), default=-1)
-    logs = [read_metrics(run.path) for run in row.counted]
-    further = [log for log in logs if any("loss" in line and line["images"] > last for line in log)]
+    logs = (read_metrics(run.path) for run in row.counted)
+    further = (log for log in logs if any("loss" in line and line["images"] > last for line in log))
     return [[line for line in log if line["images"] >= last] for log in further]
 
 
-def mean_log(logs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def mean_log(logs: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return the mean of several logs.
 
     The mean has a line for each number of images that is in all logs. This line has the mean of each value
