@@ -328,7 +328,9 @@ for _digits in (12, 30, 4000, 5000):
 
 @partly
 def tar_pax_that_is_no_pax(folder: Path) -> list[str]:
-    return tarred(folder, member("x", b"99999999999 a=b\n", tarfile.XHDTYPE), member("a.png", good()))
+    # Newer versions of tarfile refuse this header, so an image comes before it.
+    bad = member("x", b"99999999999 a=b\n", tarfile.XHDTYPE)
+    return tarred(folder, member("a.png", good()), bad, member("b.png", good()))
 
 
 @case
