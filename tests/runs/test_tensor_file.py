@@ -106,39 +106,45 @@ def test_hostile_pickles_are_refused_in_one_sentence_and_run_nothing(write, said
     assert {found.name for found in tmp_path.iterdir()} == {"model.pt"}
 
 
+def run_first(site, monkeypatch, code):
+    """Let each Python process that starts from now on run this code first; `site` is a new folder for it."""
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+
+
 def test_code_that_passed_the_first_fence_ends_the_process(tmp_path, monkeypatch):
     """With an unpickler that runs everything, in place of the one of torch."""
-    canary, site = tmp_path / "canary", tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(
+    path, canary = tmp_path / "model.pt", tmp_path / "canary"
+    path.write_bytes(pickle.dumps({"a": Runs(os.system, f"touch {canary}")}))
+    run_first(
+        tmp_path / "site",
+        monkeypatch,
         "import pickle, sys\n"
         "def late(event, args):\n"
         "    torch = sys.modules.get('torch')\n"
         "    if event == 'open' and str(args[0]) in ('/proc/self/statm', '/dev/null') and torch:\n"
         "        torch.load = lambda path, **options: pickle.loads(open(path, 'rb').read())\n"
-        "sys.addaudithook(late)\n"
+        "sys.addaudithook(late)\n",
     )
-    path = tmp_path / "model.pt"
-    path.write_bytes(pickle.dumps({"a": Runs(os.system, f"touch {canary}")}))
-    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     assert "it tries to run code" in refused(path)
     assert not canary.exists()
 
 
 def test_a_system_that_refuses_the_limit_of_the_memory_keeps_the_other_limits(tmp_path, monkeypatch):
     """As macOS does; the names of the limits that are set go to a file."""
-    site, names = tmp_path / "site", tmp_path / "names"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(
+    names = tmp_path / "names"
+    torch.save({"a": torch.ones(3)}, tmp_path / "model.pt")
+    run_first(
+        tmp_path / "site",
+        monkeypatch,
         "import resource\n"
         "def limit(kind, limits):\n"
         "    if kind == resource.RLIMIT_AS:\n"
         "        raise ValueError('current limit exceeds maximum limit')\n"
         f"    print(kind, file=open({str(names)!r}, 'a'))\n"
-        "resource.setrlimit = limit\n"
+        "resource.setrlimit = limit\n",
     )
-    torch.save({"a": torch.ones(3)}, tmp_path / "model.pt")
-    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     assert torch.equal(read(tmp_path / "model.pt")["a"], torch.ones(3))
     assert names.read_text().split() == [str(resource.RLIMIT_CPU), str(resource.RLIMIT_FSIZE)]
 
