@@ -215,12 +215,10 @@ def _check_out(out: Path, request: Request) -> tuple[Path | None, str]:
 
 def _warn_of_parts(out: Path, request: Request) -> None:
     """Warn if the request gives another number of parts of a batch than a full memory has led to."""
-    saved = checkpoint.read_newest_document(out / CHECKPOINTS, "recipe")
     given = {name: value for name, value in request.fields.items() if name == "optim.accumulate"}
-    if saved is None or not given:
-        return
-    parts = saved["optim"]["accumulate"]
-    if override(Recipe(), given).optim.accumulate != parts:
+    saved = checkpoint.read_newest_document(out / CHECKPOINTS, "recipe") if given else None
+    parts = saved and saved["optim"]["accumulate"]
+    if saved and override(Recipe(), given).optim.accumulate != parts:
         warn_user(f"run {out} keeps optim.accumulate = {parts}, which it has since its memory was full")
 
 
