@@ -35,18 +35,20 @@ from ddim.experiments.recorded_runs import FIRST_VERSION
 
 ADAMW = {"optim.method": "adamw", "optim.lr": "3e-3", "optim.batch": "16"}
 MUON = {"optim.method": "muon", "optim.lr": "4e-3", "optim.batch": "32"}
+FINISH = {"objective.finish": "0.3", "objective.finish_after": "0"}
 VARIANTS = {
     "fast": {},
-    "fast with AdamW": ADAMW,
+    "fast with the squared error": FINISH,
     "fast without the squared error": {"objective.finish": "0"},
-    "fast with the first channels": {"net.widths": "32,64,128,256"},
+    "fast with AdamW": {**ADAMW, **FINISH},
+    "fast with the first channels": {"net.widths": "32,64,128,256", **FINISH},
     "first version": FIRST_VERSION,
     "first version with Muon": {**FIRST_VERSION, **MUON},
-    "first version with the squared error": {**FIRST_VERSION, "objective.finish": "0.3"},
+    "first version with the squared error": {**FIRST_VERSION, **FINISH},
     "first version with the channels of fast": {**FIRST_VERSION, "net.widths": "24,48,96,192"},
     "batch 16": {"optim.batch": "16", "optim.lr": "3e-3"},
     "narrower": {"net.widths": "16,32,64,128"},
-    "clusters": {"data.labels": "clusters:16"},
+    "clusters": {"data.labels": "clusters:16", **FINISH},
     "flow": {"recipe": "flow"},
     "dit": {"recipe": "dit"},
     "128 pixels": {"size": "128"},

@@ -269,6 +269,12 @@ def test_a_published_run_is_diagnosed_with_the_loss_of_the_end_of_its_training(t
     assert (loss.on, loss.error) == ("velocity", "mse")
 
 
+def test_a_run_is_diagnosed_with_the_loss_of_its_last_update(tmp_path):
+    """It began 8 images before the end of the run, where the finish would begin."""
+    folder = tiny.train(tiny.recipe(objective__finish=0.5, objective__finish_after=80), tmp_path / "run")
+    assert gradient_noise.find_loss(load(folder)).error == "l1"
+
+
 @pytest.mark.parametrize("recipe", [AWARE, override(tiny.BASE, {"objective.weight": "learned"})])
 def test_past_losses_are_on_the_device_of_the_run(recipe, tmp_path):
     _, trained = at_the_start(recipe, tmp_path)

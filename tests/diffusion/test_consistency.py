@@ -81,7 +81,7 @@ def find_power(schedule, progress, guided=None, true=None):
 
     def slope(value):
         power = torch.tensor(value, dtype=torch.float64, requires_grad=True)
-        LOSS.at(progress)(Bent(schedule, power, true), x0, t, eps, None).mean().backward()
+        LOSS.at(progress, 0)(Bent(schedule, power, true), x0, t, eps, None).mean().backward()
         return power.grad.item()
 
     return brentq(slope, -1.0, 1.0, xtol=1e-4)
@@ -91,7 +91,7 @@ def find_power(schedule, progress, guided=None, true=None):
 def test_the_loss_at_the_start_is_least_for_the_exact_denoiser(schedule):
     """At r = 0 the loss is that of a diffusion model, and asks the network once."""
     oracle, t = Gaussian(schedule), draw_times(schedule)
-    cost = lambda denoise: LOSS.at(0.0)(denoise, X0, t, EPS, None).mean()
+    cost = lambda denoise: LOSS.at(0.0, 0)(denoise, X0, t, EPS, None).mean()
     assert cost(oracle) < min(cost(replace(oracle, mean=mean)) for mean in (0.25, 0.35))
     assert cost(oracle) < min(cost(replace(oracle, std=std)) for std in (0.4, 0.6))
     watched = Watched(oracle)
@@ -146,7 +146,7 @@ def test_the_loss_is_the_change_of_the_image_over_that_of_the_noise_to_signal_ra
             return from_image(x_t, 3 * at.noise_to_signal.expand_as(x_t), at)
 
     t = schedule.inverse(-2 * torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64).log())
-    loss = LOSS.at(progress)(Grows(), X0[:4], t, EPS[:4], None)
+    loss = LOSS.at(progress, 0)(Grows(), X0[:4], t, EPS[:4], None)
     assert torch.allclose(loss, torch.full((4,), 3.0, dtype=torch.float64), rtol=0.01)
 
 
@@ -155,7 +155,7 @@ def test_of_a_single_image_every_gap_has_loss_zero():
     point = Gaussian(Cosine(), mean=0.7, std=0.0)
     x0 = torch.full_like(X0, 0.7)
     for progress in (0.0, 0.3, 1.0):
-        loss = LOSS.at(progress)(point, x0, draw_times(point.schedule), EPS, None)
+        loss = LOSS.at(progress, 0)(point, x0, draw_times(point.schedule), EPS, None)
         assert loss.abs().max() < 1e-9
 
 
@@ -165,7 +165,7 @@ def test_both_noise_levels_have_the_same_image_and_noise_and_only_the_later_one_
     schedule, progress
 ):
     watched, t = Watched(Gaussian(schedule)), draw_times(schedule)
-    LOSS.at(progress)(watched, X0, t, EPS, None)
+    LOSS.at(progress, 0)(watched, X0, t, EPS, None)
     (x_r, r, with_gradient), (x_t, asked, later) = watched.asked
     assert not with_gradient
     assert later
@@ -203,7 +203,7 @@ def test_below_the_cleanest_level_the_target_is_the_image_itself(schedule):
 
     cleanest = schedule(0.0).noise_to_signal.item()
     t = schedule.inverse(-2 * torch.tensor([1.001 * cleanest + 1e-12], dtype=torch.float64).log())
-    found = LOSS.at(1.0)(Zero(), X0[:1], t, EPS[:1], None)
+    found = LOSS.at(1.0, 0)(Zero(), X0[:1], t, EPS[:1], None)
     whole = X0[:1].square().mean().sqrt() / schedule(t).noise_to_signal
     assert torch.allclose(found, whole, rtol=0.02)
 
@@ -220,7 +220,7 @@ def test_dropout_is_the_same_at_both_noise_levels_and_new_in_the_next_step():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for _ in range(2):
-            LOSS.at(0.5)(model, X0[:8], t, EPS[:8], None)
+            LOSS.at(0.5, 0)(model, X0[:8], t, EPS[:8], None)
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[2], outputs[3])
     assert not torch.equal(outputs[1], outputs[2])
@@ -231,7 +231,7 @@ def test_the_unit_of_the_images_changes_nothing():
     t = draw_times(KarrasSigma(0.01, 40.0))
     small, large = KarrasSigma(0.01, 40.0), KarrasSigma(0.02, 80.0)
     losses = [
-        replace(LOSS, sigma_data=unit).at(0.7)(
+        replace(LOSS, sigma_data=unit).at(0.7, 0)(
             Gaussian(schedule, 0.3 * unit, 0.5 * unit), unit * X0, t, EPS, None
         )
         for unit, schedule in ((1.0, small), (2.0, large))

@@ -60,7 +60,7 @@ def test_a_loss_and_its_times_are_computed_on_the_device(loss):
             if memory is not None:
                 t, weights = memory.draw(uniform)
             for progress in (0.0, 0.5):
-                each = loss.at(progress)(model(schedule), x0, t, x0, Pixels.fixed(0.5, 0.5))
+                each = loss.at(progress, 0)(model(schedule), x0, t, x0, Pixels.fixed(0.5, 0.5))
             if memory is not None:
                 memory.update(t, each.double() * weights, valid)
         assert each.device.type == t.device.type == "meta"

@@ -169,7 +169,8 @@ def test_the_weight_of_edm_is_that_of_the_squared_error_of_the_image(on, schedul
     oracle, weight = Gaussian(schedule, mean=0.2), EDMWeight(0.5)
     image = Objective("image", "mse", weight=weight)(oracle, X0, T, EPS)
     assert torch.allclose(Objective(on, "mse", weight=weight)(oracle, X0, T, EPS), image)
-    assert torch.allclose(Objective(on, "l1", weight=weight, finish=0.5).at(1.0)(oracle, X0, T, EPS), image)
+    finish = Objective(on, "l1", weight=weight, finish=0.5).at(1.0, 0)
+    assert torch.allclose(finish(oracle, X0, T, EPS), image)
 
 
 def test_gradients_reach_the_network():
@@ -219,11 +220,21 @@ def test_the_finish_replaces_the_loss_at_the_end_of_training():
     loss = Objective("noise", "l1", finish=0.25)
     oracle = Gaussian(Cosine(), mean=0.2)
     cost = lambda objective: objective(oracle, X0, T, EPS)
-    assert torch.equal(cost(loss.at(0.74)), cost(Objective("noise", "l1")))
+    assert torch.equal(cost(loss.at(0.74, 0)), cost(Objective("noise", "l1")))
     for progress in (0.75, 1.0):
-        assert torch.equal(cost(loss.at(progress)), cost(Objective("velocity", "mse")))
-    assert torch.equal(cost(Objective("noise", "l1", finish=1.0).at(0.0)), cost(Objective("velocity", "mse")))
-    assert Objective("noise", "l1").at(1.0) == Objective("noise", "l1")
+        assert torch.equal(cost(loss.at(progress, 0)), cost(Objective("velocity", "mse")))
+    assert torch.equal(
+        cost(Objective("noise", "l1", finish=1.0).at(0.0, 0)), cost(Objective("velocity", "mse"))
+    )
+    assert Objective("noise", "l1").at(1.0, 10**9) == Objective("noise", "l1")
+
+
+def test_the_finish_begins_only_after_the_images_of_finish_after():
+    loss = Objective("noise", "l1", finish=0.25, finish_after=1000)
+    begins = {(part, seen): loss.at(part, seen) != loss for part in (0.74, 0.75, 1.0) for seen in (999, 1000)}
+    assert begins == {(part, seen): part >= 0.75 and seen == 1000 for part, seen in begins}
+    with pytest.raises(UserError, match=r"objective\.finish_after must be at least 0, got -1"):
+        Objective(finish_after=-1)
 
 
 def test_the_finish_leads_from_the_median_of_the_images_to_their_mean():
@@ -237,8 +248,8 @@ def test_the_finish_leads_from_the_median_of_the_images_to_their_mean():
         costs = [objective(Blind(guess.item()), x0, t, eps).mean() for guess in guesses]
         return guesses[torch.stack(costs).argmin()].item()
 
-    assert best(loss.at(0.0)) == 0
-    assert best(loss.at(0.5)) == pytest.approx(0.25)
+    assert best(loss.at(0.0, 0)) == 0
+    assert best(loss.at(0.5, 0)) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("finish", [-0.1, 1.1, float("nan")])

@@ -399,11 +399,11 @@ def test_only_the_best_of_many_configurations_have_curves(tmp_path):
     assert said in block(find_runs(tmp_path), Picture).caption
 
 
-@pytest.mark.parametrize("finish", [0.0, 0.3])
-def test_the_caption_explains_a_jump_of_the_loss(finish, tmp_path):
-    make(tmp_path / "a", objective__finish=finish)
+@pytest.mark.parametrize(("finish", "after", "jumps"), [(0.0, 0, False), (0.3, 0, True), (0.3, 10**9, False)])
+def test_the_caption_explains_a_jump_of_the_loss(finish, after, jumps, tmp_path):
+    make(tmp_path / "a", objective__finish=finish, objective__finish_after=after)
     caption = block(find_runs(tmp_path), Picture).caption
-    assert ("objective.finish changes the loss" in caption) == bool(finish)
+    assert ("objective.finish changes the loss" in caption) == jumps
 
 
 def test_a_configuration_without_a_logged_loss_is_not_called_worse(tmp_path):

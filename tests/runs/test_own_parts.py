@@ -301,6 +301,15 @@ class Broken(Loss):
         return t
 
 
+@dataclass(frozen=True)
+class Unseeing(Broken):
+    """Its `at` lacks an argument."""
+
+    def at(self, progress):
+        """See `Loss`."""
+        return self
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -316,6 +325,7 @@ class Broken(Loss):
             {"objective": Broken()},
             r"objective Broken, called with x0 \(2, 3, 32, 32\) .* fails: TypeError",
         ),
+        ({"objective": Unseeing()}, "objective Unseeing, .* fails: TypeError: .*at.* takes 2 positional"),
         ({"objective": Detached()}, "objective Detached, .* must return a loss with a gradient"),
     ],
 )

@@ -5,6 +5,8 @@ import torch
 
 import tiny
 from ddim.runs import checkpoint
+from ddim.runs.codec import override
+from ddim.training import resume
 from ddim.training.validation import mean_by_level
 
 
@@ -27,4 +29,28 @@ def test_only_errors_in_the_finish_choose_the_best_checkpoint(tmp_path):
     finish = {step: error for step, error in errors.items() if step > 6}
     least = min(finish, key=finish.get)
     assert least != min(errors, key=errors.get), "the test must tell one from the other"
+    assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"
+
+
+def test_the_last_update_may_be_the_whole_finish(tmp_path):
+    """Of 74 images in batches of 8, the tenth update begins after 72."""
+    changes = {"objective__finish": "0.5", "objective__finish_after": "72", "images": "74"}
+    folder = tiny.train(tiny.recipe(**changes, **tiny.DIVERGING), tmp_path / "run")
+    assert checkpoint.find_best(folder / "checkpoints").name == "step-000000010"
+
+
+def test_a_run_too_short_for_the_finish_forgets_its_best_error_if_a_raised_budget_has_one(tmp_path):
+    """At a rate this high the error rises, so that the lowest error is one of the first."""
+    recipe = tiny.recipe(objective__finish="0.5", **tiny.DIVERGING)
+    recipe = override(recipe, {"objective.finish_after": str(recipe.images)})
+    folder = tiny.train(recipe, tmp_path / "run")
+    errors = {line["step"]: line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line}
+    least = min(errors, key=errors.get)
+    assert least <= 5, "the test must tell one from the other"
+    assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"
+    resume(folder, images=2 * recipe.images)
+    later = {line["step"]: line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line}
+    finish = {step: error for step, error in later.items() if step > 10}
+    assert min(finish.values()) > errors[least], "the test must tell one from the other"
+    least = min(finish, key=finish.get)
     assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"

@@ -105,15 +105,15 @@ class Consistency:
         """The ends of `interval` as numbers; an open end is infinite."""
         return find_ends(self.interval, "objective.interval")
 
-    def at(self, progress: float) -> partial[Tensor]:
-        """Return the loss at this progress of training, from 0 at its start to 1 at its end; see `Loss`."""
+    def at(self, progress: float, seen: int) -> partial[Tensor]:
+        """Return the loss at this progress of training; `seen` is not used; see `Loss`."""
         return partial(self._compare, 0.5 ** (self.halvings * progress))
 
     def __call__(
         self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
     ) -> Tensor:
         """Return the loss (B,) at the start of training, a diffusion loss; see `Loss`."""
-        return self.at(0.0)(denoise, x0, t, eps, pixels)
+        return self.at(0.0, 0)(denoise, x0, t, eps, pixels)
 
     def earlier(self, tau: Tensor, gap: float) -> Tensor:
         """Return tau_r of the noise levels tau_t (B,); `gap` is 2^(-halvings * progress)."""

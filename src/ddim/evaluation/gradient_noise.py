@@ -124,7 +124,12 @@ def find_loss(run: LoadedRun) -> LossFunction:
         UserError: as in `load_teacher`.
     """
     state, teacher = run.checkpoint.state, load_teacher(run)
-    loss = run.recipe.objective.at(state.plan.part(state.step * run.recipe.optim.batch))
+    batch, total = run.recipe.optim.batch, state.plan.total
+    seen = state.step * batch
+    if total is not None and seen >= total:
+        # A finished run has no next update: the loss is that of its last one.
+        seen = max(0, seen - batch)
+    loss = run.recipe.objective.at(state.plan.part(seen), seen)
     return teacher.guide_loss(loss) if teacher else loss
 
 

@@ -275,13 +275,18 @@ def _rows_with_curves(rows: Sequence[Configuration]) -> list[Configuration]:
     return [row for row in rows if row in kept]
 
 
+def _has_finish(run: Run) -> bool:
+    loss = run.recipe.get("objective", {})
+    return bool(loss.get("finish")) and run.images > loss.get("finish_after", 0)
+
+
 def _loss_caption(
     rows: Sequence[Configuration], curves: Mapping[str, object], tails: Mapping[str, Sequence[object]]
 ) -> str:
     caption = "Losses against images seen; means over repeats."
     if any(tails.values()):
         caption += " Thin lines are single runs, beyond the images that all repeats have logged."
-    if any(run.recipe.get("objective", {}).get("finish") for row in rows for run in row.runs):
+    if any(_has_finish(run) for row in rows for run in row.runs):
         caption += " A training loss can jump near the end, where objective.finish changes the loss."
     if len(curves) == CURVES < len(rows):
         caption += f" The {len(curves)} of {len(rows)} configurations with the lowest image MAE are shown."

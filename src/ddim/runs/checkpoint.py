@@ -46,9 +46,9 @@ __all__ = [
     "MANIFEST",
     "Damaged",
     "find_best",
+    "find_best_step",
     "find_newest",
     "hash_checkpoint",
-    "is_best",
     "read_document",
     "read_newest_document",
     "read_steadily",
@@ -186,9 +186,14 @@ def remove_later(folder: Path, step: int) -> None:
             remove_folder(path)
 
 
-def is_best(path: Path) -> bool:
-    """Return whether a checkpoint was saved with `best`."""
-    return read_manifest(path).best
+def find_best_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint that was saved with `best`; -1 if none is known to be."""
+    for path in _checkpoints(folder):
+        place = parse_step(path.name)
+        with suppress(Damaged):
+            if place and read_manifest(path).best:
+                return place[0]
+    return -1
 
 
 # Writing

@@ -145,7 +145,8 @@ class Report:
         checkpoint: seconds between two checkpoints.
         kid: number of samples whose KID against the validation images is measured; 0 for no KID.
         best: the metric by which the best checkpoint is kept; the lowest value is the best; "none" keeps
-            no best checkpoint. With `objective.finish`, only errors in the finish count.
+            no best checkpoint. If the run ends with the squared error of `objective.finish`, only errors
+            in this part count.
         guide: share of the training budget after which a checkpoint is kept in RUN/guide, to guide samples of
             the finished run (Karras et al. 2024); 0 keeps none.
         snapshots: number of snapshots of two averages of the weights that are kept, from which `ddim ema`

@@ -188,16 +188,36 @@ class Snapshots(Callback):
             save_snapshot(self.folder, training.step, averages, count)
 
 
-def _is_comparable(training: Training) -> bool:
-    """Return whether `report.best` can be compared with its later values in this run.
+def _finishing_loss(training: Training) -> Objective | None:
+    """Return the loss of a run if `objective.finish` changes the meaning of `report.best`, else None.
 
-    `objective.finish` raises the error of the image, because it is an absolute error. So the errors from
-    before the finish do not count. KID always counts.
+    The squared error of the finish raises the error of the image, which is an absolute error. KID keeps its
+    meaning.
     """
-    recipe, last = training.recipe, training.seen - training.recipe.optim.batch
-    if recipe.report.best == "kid" or not isinstance(recipe.objective, Objective):
+    loss = training.recipe.objective
+    changes = isinstance(loss, Objective) and loss.finish > 0 and training.recipe.report.best != "kid"
+    return loss if changes else None
+
+
+def _is_comparable(training: Training) -> bool:
+    """Return whether `report.best` of now can be compared with its value at the end of the run."""
+    loss, total, batch = _finishing_loss(training), training.plan.total, training.recipe.optim.batch
+    if loss is None:
         return True
-    return recipe.objective.at(training.plan.part(last)) == recipe.objective.at(1.0)
+    if total is None:
+        return False
+    # The images seen before the update that was just made, and before the last update of the run.
+    now, last = training.seen - batch, (math.ceil(total / batch) - 1) * batch
+    return loss.at(training.plan.part(now), now) == loss.at(training.plan.part(last), last)
+
+
+def _is_outdated(training: Training, best: int) -> bool:
+    """Return whether the run had its best error, at the step `best`, before the finish that has now begun.
+
+    This happens if the budget is raised of a run that was too short for a finish.
+    """
+    loss, batch = _finishing_loss(training), training.recipe.optim.batch
+    return loss is not None and (best - 1) * batch < loss.finish_after <= training.seen - batch
 
 
 class Checkpoints(Callback):
@@ -219,8 +239,7 @@ class Checkpoints(Callback):
         self.folder = folder / CHECKPOINTS
         self._last, self._saved = time.monotonic(), training.step
         # If the best checkpoint is saved again at the same step, it keeps its mark.
-        newest = self.folder / f"step-{training.step:09d}"
-        self._best = training.step if newest.is_dir() and checkpoint.is_best(newest) else -1
+        self._best = checkpoint.find_best_step(self.folder)
         self._recorded = bool(read_sealed(folder / RUN).get("checkpointed"))
         self._guided = checkpoint.find_newest(folder / GUIDE) is not None
 
@@ -248,7 +267,8 @@ class Checkpoints(Callback):
         """See `Callback`."""
         error = values.get(training.recipe.report.best)
         counts = error is not None and math.isfinite(error) and _is_comparable(training)
-        if counts and (training.best is None or error < training.best):
+        known = None if _is_outdated(training, self._best) else training.best
+        if counts and (known is None or error < known):
             training.best, self._best = error, training.step
         training.due = False
         self.save(training)

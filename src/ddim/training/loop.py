@@ -199,7 +199,7 @@ class Training:
         """Accumulate the gradients of this step's batch; return its mean loss, times (B,) and losses (B,)."""
         o, runtime, ahead = self.recipe.optim, self.runtime, self.loader.reads_ahead
         batch = draw_batch(self.recipe, self.split, self.model, runtime, self.step, self.memory)
-        objective = self.recipe.objective.at(self.plan.part(self.seen))
+        objective = self.recipe.objective.at(self.plan.part(self.seen), self.seen)
         objective = self.teacher.guide_loss(objective) if self.teacher else objective
         losses = torch.zeros(o.batch, device=runtime.device)
         every, rank = o.accumulate * self.processes.count, self.processes.rank

@@ -61,7 +61,7 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
         x0, t = model.blank(2), torch.full((2,), 0.5)
         denoise = model.with_blank_labels(2)
         with saved_tensors_hooks(keep, lambda x: x):
-            recipe.objective.at(0.5)(denoise, x0, t, torch.ones_like(x0), Pixels.fixed(0.5, 0.5, channels))
+            recipe.objective.at(0.5, 0)(denoise, x0, t, torch.ones_like(x0), Pixels.fixed(0.5, 0.5, channels))
     ratio = prod(recipe.data.size) / (height * width) * recipe.optim.batch / recipe.optim.accumulate / 2
     activations = sum(kept.values()) * ratio * (0.5 if runtime.precision == "bf16" else 1.0)
     # Tensors of the size of the weights: weights, gradients, two moments of the optimiser, and each average.

@@ -119,7 +119,7 @@ def _check_loss(recipe: Recipe, parts: SplitImages) -> None:
         x0, eps = model.blank(2), torch.ones_like(model.blank(2))
         called = f"objective {type(recipe.objective).__name__}, called with x0 {tuple(x0.shape)} and t (2,),"
         try:
-            loss = recipe.objective(model.with_blank_labels(2), x0, t, eps, pixels)
+            loss = recipe.objective.at(0.5, 0)(model.with_blank_labels(2), x0, t, eps, pixels)
         except Exception as error:
             raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
     if not isinstance(loss, torch.Tensor) or loss.shape != (2,):

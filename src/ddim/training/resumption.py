@@ -112,8 +112,7 @@ def _save_budget(training: Training, folder: Path, total: int) -> None:
     # The new plan forgets earlier changes of the budget, in which the learning rate went on from its value.
     training.plan = Plan(total)
     there = folder / CHECKPOINTS
-    path = checkpoint.find_newest(there)
-    best = path is not None and checkpoint.is_best(path)
+    best = checkpoint.find_best_step(there) == training.step
     checkpoint.save(there, training.step, training.tensors(), training.documents(), best=best)
 
 

@@ -320,7 +320,7 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32") -> 
     with torch.random.fork_rng(devices=[]), limit_threads(1):
         runtime = Runtime(precision=precision)
         model = runtime.place(build_model(recipe, channels))
-        pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5)
+        pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
 
         def update(count: int) -> float:
             x0 = runtime.images(Noise(range(count)).like(model.blank(count)))
