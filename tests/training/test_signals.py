@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -202,6 +203,14 @@ def test_a_signal_in_the_callback_of_a_weak_reference_is_not_lost(capfd):
 def hang_up():
     """What a terminal that closes does."""
     signal.raise_signal(signal.SIGHUP)
+
+
+def test_blocks_of_several_threads_leave_the_hook_of_the_caller():
+    usual, blocks = sys.unraisablehook, [stop_on_signals(), stop_on_signals()]
+    with ThreadPoolExecutor(1) as thread:
+        list(thread.map(lambda block: block.__enter__(), blocks))
+        list(thread.map(lambda block: block.__exit__(None, None, None), blocks))  # the first one first
+    assert sys.unraisablehook is usual
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the compiler in /proc")

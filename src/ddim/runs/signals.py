@@ -197,8 +197,12 @@ def _raise_again(kind: type[BaseException]) -> Generator[None]:
     """Raise an exception of class `kind` again, 0.05 s later, if Python ignored it in the block.
 
     Python ignores exceptions in the callbacks of weak references. A signal may arrive in such a callback,
-    because torch's compiler has many of them.
+    because torch's compiler has many of them. Outside the main thread, where no signal arrives, nothing is
+    done: blocks of several threads may end in any order, and would leave a hook behind.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     usual = sys.unraisablehook
     ended = False
 
