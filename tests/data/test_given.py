@@ -120,6 +120,16 @@ def test_different_sizes_need_a_size(tmp_path):
             "got int64 .* 0: convert them to uint8",
         ),
         (torch.zeros(5, 16, 16), r"got \(5, 16, 16\): add the channel, images\[:, None\]"),
+        (
+            PIXELS[0],
+            r"got \(16, 24, 3\): one image is images\[None\], several gray images are images\[:, None\]",
+        ),
+        (
+            torch.utils.data.DataLoader(PIXELS),
+            "cannot be a DataLoader, .*: give its data set, loader.dataset",
+        ),
+        (torch.utils.data.DataLoader(PIXELS, batch_sampler=[[0, 1]]), "cannot be a DataLoader"),
+        (torch.utils.data.DataLoader(PIXELS, batch_size=None), "cannot be a DataLoader"),
         (torch.zeros(5, 7, 7, 7), r"may be on its first or last axis, got \(7, 7, 7\): save the images"),
         (torch.zeros(0, 3, 16, 16), "at least one image, got none"),
         (3, "a data set, got int"),

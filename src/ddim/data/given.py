@@ -65,8 +65,14 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
     if isinstance(data, Mapping):
         raise UserError(f"data must be one split of a data set, such as data[{next(iter(data), 'train')!r}]")
     if shape is not None and len(shape) != 4:
+        single = len(shape) == 3 and (shape[0] in PICTURE_CHANNELS or shape[2] in PICTURE_CHANNELS)
         gray = ": add the channel, images[:, None]" if len(shape) == 3 else ""
-        raise UserError(f"images must have the shape {_SHAPES}, got {tuple(shape)}{gray}")
+        advice = ": one image is images[None], several gray images are images[:, None]" if single else gray
+        raise UserError(f"images must have the shape {_SHAPES}, got {tuple(shape)}{advice}")
+    if hasattr(data, "dataset") and hasattr(data, "batch_sampler"):
+        raise UserError(
+            "data cannot be a DataLoader, which yields batches: give its data set, loader.dataset"
+        )
     if isinstance(data, tuple | list) and len(data) == 2 and len(getattr(data[0], "shape", ())) == 4:
         raise UserError(f"data cannot be a {type(data).__name__} (images, labels): {PAIRS}")
     if shape is None and not hasattr(data, "__getitem__") and not hasattr(data, "__iter__"):
