@@ -31,6 +31,11 @@ def make(recipe=tiny.BASE, runs=NO_RUNS, **options):
     return plan_training(None, recipe, machine=tiny.MACHINE, runs=runs, **options)
 
 
+def test_the_text_of_a_plan_does_not_round_a_small_part_of_an_epoch_to_0():
+    plan = replace(make(images=8), train=1000)
+    assert [row["passes"] for row in plan._shown_rows()] == [f"{plan.runs[0].forecast.images / 1000:.1g}"]
+
+
 def test_a_plan_has_a_row_for_each_budget():
     plan = make(minutes=[1, 0.2])
     long, short = plan.to_records()

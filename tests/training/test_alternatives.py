@@ -12,6 +12,7 @@ from ddim.training.alternatives import (
     advise,
     change_size,
     describe_outlook,
+    format_epochs,
     format_passes,
     format_speed,
     list_alternatives,
@@ -83,6 +84,15 @@ def test_the_outlook_is_one_sentence():
     assert format_passes(100, 100) == "1 pass over 100"
     assert format_passes(150, 100) == "1.5 passes over 100"
     assert format_passes(123_400, 100) == "1,234 passes over 100"
+
+
+@pytest.mark.parametrize(
+    ("images", "shown"),
+    [(64, "0.001"), (320, "0.006"), (4_999, "0.1"), (10, "less than 0.001")],
+)
+def test_a_run_that_sees_few_of_its_images_is_not_said_to_make_0_passes(images, shown):
+    assert format_passes(images, 50_000) == f"{shown} passes over 50,000"
+    assert format_epochs(images / 50_000) == shown
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,13 @@ from ddim.errors import format_count, join_words
 from ddim.experiments.learning_curves import LearningCurve
 from ddim.plots.tabular import Row, Tabular
 from ddim.runs.recipe import Recipe
-from ddim.training.alternatives import ENOUGH, Alternative, describe_alternative, format_speed
+from ddim.training.alternatives import (
+    ENOUGH,
+    Alternative,
+    describe_alternative,
+    format_epochs,
+    format_speed,
+)
 from ddim.training.forecast import Forecast
 from ddim.training.pace import format_duration
 from ddim.training.speed import Speed
@@ -134,7 +140,7 @@ class TrainingPlan(Tabular):
             row = {
                 "minutes": _show_minutes(record["minutes"]),
                 "images": record["images"],
-                "passes": f"{record['passes']:,.1f}",
+                "passes": format_epochs(record["passes"]),
             }
             kinds = {"your runs": "of_your_runs"} if self.own else {}
             for title, name in {**kinds, "recorded": "recorded"}.items():

@@ -121,8 +121,15 @@ def format_speed(speed: float) -> str:
 def format_passes(images: int, train: int) -> str:
     """Return the number of epochs as text, such as "4 passes over 6,480" (training images)."""
     passes = images / train
-    shown = f"{passes:.1f}".removesuffix(".0") if passes < 10 else f"{passes:,.0f}"
+    shown = format_epochs(passes).removesuffix(".0") if passes < 10 else f"{passes:,.0f}"
     return f"{shown} pass{'' if shown == '1' else 'es'} over {train:,}"
+
+
+def format_epochs(passes: float) -> str:
+    """Return a number of epochs as text, such as "1,234.5" or "0.009". A small number does not become 0."""
+    if 0 < passes < 0.001:
+        return "less than 0.001"
+    return f"{passes:.1g}" if 0 < passes < 0.1 else f"{passes:,.1f}"
 
 
 def change_size(recipe: Recipe, size: tuple[int, int]) -> Recipe:
