@@ -57,6 +57,8 @@ def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, n
         checkpoint.find_newest(run / "checkpoints")
     )
     assert said.startswith(f"{mean:.4f} ± ")
+    # In other results, ± is half of a 95 % interval.
+    assert " bits per dimension (± standard error) of " in said
     # A second measurement gives the same bits, in a new folder.
     again = command(*words).out.splitlines()[-1]
     assert again != said

@@ -56,7 +56,8 @@ class Likelihood(Tabular):
 
     @property
     def title(self) -> str:
-        return f"{self} bits per dimension, {len(self.bits):,} images"
+        spread = "" if self.error is None else " (± standard error)"
+        return f"{self} bits per dimension{spread}, {len(self.bits):,} images"
 
     @property
     def value(self) -> float:
