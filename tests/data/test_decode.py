@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 from contextlib import suppress
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bad_images import animation, encoded, interlaced, picture, png, usable, with_orientation
-from ddim.data.decode import UnusableError, decode_image, is_image_name, read_header
+from ddim.data.decode import UnusableError, decode_image, is_image_name, open_image, read_header
 
 
 def pixels_of(data, size, channels=3):
@@ -187,3 +188,21 @@ def test_an_image_with_a_huge_side_is_refused_by_its_header(size):
     """Pillow keeps a pointer for each row: 64 million rows take half a gigabyte before they have pixels."""
     with pytest.raises(UnusableError, match="a side of more than 65,536"):
         pixels_of(png(*size, 8, 0, b""), (8, 8))
+
+
+def test_decoders_that_overlap_as_those_of_threads_do_restore_the_filters_of_warnings():
+    data, before = encoded(picture(4, 4), "PNG"), list(warnings.filters)
+    first, second = open_image(data), open_image(data)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert warnings.filters == before
+
+
+def test_while_an_image_is_open_only_the_warnings_of_its_decoder_are_hidden():
+    data = encoded(picture(4, 4), "PNG")
+    with warnings.catch_warnings(action="always", record=True) as shown, open_image(data):
+        warnings.warn_explicit("repaired", UserWarning, "Png.py", 1, module="PIL.PngImagePlugin")
+        warnings.warn("about something else", UserWarning, stacklevel=1)
+    assert [str(warning.message) for warning in shown] == ["about something else"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,8 @@ from importlib.util import find_spec
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+
+from ddim.data.pillow_warnings import hide_pillow_warnings
 
 # Increase this number with every change that affects decoded pixels; it is part of every fingerprint.
 VERSION = 1
@@ -119,7 +120,7 @@ def open_image(data: bytes) -> Generator[Image.Image]:
         raise UnusableError(f"larger than {MAX_BYTES >> 20} MiB")
     try:
         # Pillow warns about faults that it repairs itself (invalid EXIF, palettes with alpha).
-        with warnings.catch_warnings(action="ignore"), _open_file(data) as image:
+        with hide_pillow_warnings(), _open_file(data) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnusableError(too_many(f"{image.width} x {image.height} pixels"))
             if max(image.size) > MAX_SIDE:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from ddim.data.decode import (
     too_many,
 )
 from ddim.data.npy import MAGIC, NotAnArrayError, read_npy
+from ddim.data.pillow_warnings import hide_pillow_warnings
 from ddim.data.values import EIGHT_BITS, PICTURE_CHANNELS, Values, ValueType
 
 # Increase this number with every change that affects the decoded values; it is part of their fingerprints.
@@ -207,7 +207,7 @@ def _read_tags(data: bytes) -> tuple[dict[int, Any], bool]:
     """Return the tags of the first page of a TIFF file, and whether there are more pages."""
     large = 43 in (data[2], data[3])
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with hide_pillow_warnings():
             tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if large else 8])
             file = io.BytesIO(data)
             file.seek(tags.next)
