@@ -14,6 +14,7 @@ from ddim.errors import SamplesNotFinite, UserError
 from ddim.evaluation import grid_search, level_search
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.runs.pipeline import load
+from ddim.runs.searched_grids import SearchedGrid
 from ddim.training.distill import distill, make_student
 from stubs import stub
 
@@ -145,3 +146,14 @@ def test_the_command_prints_every_level(student, capsys):
 
 def test_the_level_of_a_new_student_is_in_the_middle_of_the_search():
     assert make_student(tiny.recipe()).grid.sigma_min == 10.0
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.001, "2.00 times smaller"), (-0.001, ", smaller")])
+def test_a_negative_kid_gives_no_ratio(error, said, trained, monkeypatch, capsys):
+    from ddim.cli import main
+
+    found = SearchedGrid((0.9, 0.5), error, {"own": 0.002}, "kid")
+    monkeypatch.setattr(grid_search, "search_grid", lambda *_, **options: found)
+    assert main(["search", str(trained)]) == 0
+    assert f"kid {error:.3g}" in (printed := capsys.readouterr().out)
+    assert f"{said} than on the own grid: " in printed

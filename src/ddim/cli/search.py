@@ -136,10 +136,11 @@ def _search_times(args: argparse.Namespace) -> int:
         )
     steps, measure = len(found.times), found.measure.replace("_", " ")
     best = min(found.named, key=found.named.__getitem__)
-    gain = found.named[best] / found.error if found.error else float("inf")
     file = (args.out or args.run) / "grids.json"
     text = "".join(f"{name}: {measure} {error:.3g}\n" for name, error in found.named.items())
-    lead = f", {gain:.2f} times smaller than on the {best} grid" if found.error < found.named[best] else ""
+    # The estimate of a KID may be negative, and a ratio would then mean nothing.
+    gain = f"{found.named[best] / found.error:.2f} times smaller" if found.error > 0 else "smaller"
+    lead = f", {gain} than on the {best} grid" if found.error < found.named[best] else ""
     if found.measure == "kid" and found.error > found.named[best]:
         text += f"{best} is not distinguishably better at 95 %, on fresh samples: the student keeps its own\n"
     text += f"{measure} {found.error:.3g}{lead}: {file}"
