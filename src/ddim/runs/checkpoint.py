@@ -189,10 +189,10 @@ def remove_later(folder: Path, step: int) -> None:
 def find_best_step(folder: Path) -> int:
     """Return the step of the newest checkpoint that was saved with `best`; -1 if none is known to be."""
     for path in _checkpoints(folder):
-        place = parse_step(path.name)
         with suppress(Damaged):
-            if place and read_manifest(path).best:
-                return place[0]
+            manifest = read_manifest(path)
+            if manifest.best:
+                return manifest.step
     return -1
 
 
