@@ -75,7 +75,6 @@ def run(args: argparse.Namespace) -> int:
         )
     folder, of = write_likelihood(found, run, args.out), found.record["reference"]
     measured = describe_part(len(found.bits), of["part"], of["source"])
-    spread = "" if found.error is None else " (± standard error)"
-    text = f"{found} bits per dimension{spread} of {measured}: {folder}/record.json"
+    text = f"{found.with_unit} of {measured}: {folder}/record.json"
     print_result(args, read_result(folder), text, folder)
     return 0

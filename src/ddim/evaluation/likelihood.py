@@ -56,8 +56,12 @@ class Likelihood(Tabular):
 
     @property
     def title(self) -> str:
-        spread = "" if self.error is None else " (± standard error)"
-        return f"{self} bits per dimension{spread}, {len(self.bits):,} images"
+        return f"{self.with_unit}, {len(self.bits):,} images"
+
+    @property
+    def with_unit(self) -> str:
+        """The mean as text with its unit, and with the name of the number after ±."""
+        return f"{self} bits per dimension{'' if self.error is None else ' (± standard error)'}"
 
     @property
     def value(self) -> float:
