@@ -5,7 +5,6 @@ import torch
 
 import tiny
 from ddim.runs import checkpoint
-from ddim.runs.codec import override
 from ddim.training import resume
 from ddim.training.validation import mean_by_level
 
@@ -41,8 +40,8 @@ def test_the_last_update_may_be_the_whole_finish(tmp_path):
 
 def test_a_run_too_short_for_the_finish_forgets_its_best_error_if_a_raised_budget_has_one(tmp_path):
     """At a rate this high the error rises, so that the lowest error is one of the first."""
-    recipe = tiny.recipe(objective__finish="0.5", **tiny.DIVERGING)
-    recipe = override(recipe, {"objective.finish_after": str(recipe.images)})
+    changes = {"objective__finish": "0.5", "objective__finish_after": str(tiny.BASE.images)}
+    recipe = tiny.recipe(**changes, **tiny.DIVERGING)
     folder = tiny.train(recipe, tmp_path / "run")
     errors = {line["step"]: line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line}
     least = min(errors, key=errors.get)
