@@ -1,0 +1,1 @@
+"""This computer: device, precision, threads, processes, signals and progress bars."""
