@@ -1,34 +1,39 @@
-"""Atomic files, and files that one process creates."""
+"""Atomic files and folders, locks, and sealed documents."""
 
 import json
 import math
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ddim.errors import Notice
+from ddim.errors import Locked, UserError
 from ddim.files import (
+    SEAL,
     atomic_file,
     cache_folder,
-    cache_folders,
-    make_folder,
+    is_locked,
+    lock_folder,
     publish_folder,
-    remove_folder,
+    read_json,
+    read_sealed,
+    remove_leftovers,
     temporary_folder,
     write_atomic,
-    write_once,
+    write_json,
+    write_sealed,
 )
-from ddim.files.documents import write_json
-from ddim.files.locks import LOCK, remove_leftovers
-from race import race
-from windows import pretend_windows
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
-    """Even with one process id: containers that share a drive may share process ids."""
     path = tmp_path / "page"
     with atomic_file(path) as last:
         last.write(b"the last")
@@ -36,154 +41,11 @@ def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
             first.write(b"the first")
         assert path.read_bytes() == b"the first"
     assert path.read_bytes() == b"the last"
-    assert [file.name for file in tmp_path.iterdir()] == ["page"]
-
-
-def test_write_once_refuses_an_existing_file(tmp_path):
-    path = tmp_path / "page"
-    write_once(path, b"first")
-    with pytest.raises(FileExistsError):
-        write_once(path, b"second")
-    assert path.read_bytes() == b"first"
-    assert [file.name for file in tmp_path.iterdir()] == ["page"]
-
-
-def test_one_of_many_writers_creates_the_file(tmp_path):
-    won = []
-
-    def write(k):
-        try:
-            write_once(tmp_path / "page", str(k).encode())
-        except FileExistsError:
-            return
-        won.append(k)
-
-    race(write, 12)
-    assert len(won) == 1
-    assert (tmp_path / "page").read_text() == str(won[0])
-
-
-def test_a_link_whose_answer_was_lost_counts_as_our_own(tmp_path, monkeypatch):
-    link = os.link
-
-    def answers_late(source, target):
-        link(source, target)
-        raise FileExistsError(17, "the link exists since the first request")
-
-    monkeypatch.setattr(os, "link", answers_late)
-    write_once(tmp_path / "page", b"mine")
-    assert (tmp_path / "page").read_bytes() == b"mine"
-
-
-# Leftovers
-
-HOLD = """
-import sys
-from pathlib import Path
-from ddim.files import atomic_file, temporary_folder
-from ddim.files.documents import write_json
-folder = Path(sys.argv[1])
-with atomic_file(folder / "page") as file, temporary_folder(folder / "images") as images:
-    file.write(b"half")
-    write_json(images / "index.json", [])
-    print("held", flush=True)
-    input()
-"""
-
-
-def test_leftovers_are_removed_when_their_process_is_dead_and_not_because_they_are_old(tmp_path):
-    write_atomic(tmp_path / "before", b"")
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], **streams) as writer:
-        assert writer.stdout.readline() == b"held\n"
-        left = sorted(tmp_path.glob(".tmp-*"))
-        assert len(left) == 2
-        for path in left:
-            os.utime(path, (0, 0))
-        remove_leftovers(tmp_path)
-        assert sorted(tmp_path.glob(".tmp-*")) == left
-        writer.kill()
-        writer.wait()
-        mine = tmp_path / ".tmp-thesis"
-        mine.mkdir()
-        remove_leftovers(tmp_path)
-    assert sorted(tmp_path.iterdir()) == [mine, tmp_path / "before"]
-
-
-def test_the_first_write_into_a_folder_removes_the_leftovers_in_it(tmp_path):
-    for write in (lambda folder: write_json(folder / "page", []), lambda folder: fill(folder / "pages")):
-        folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        # One process died before it locked its folder, and one while it removed another.
-        for k, name in enumerate((LOCK, "model.safetensors")):
-            (folder / f".tmp-{k:032x}-pages").mkdir(parents=True)
-            (folder / f".tmp-{k:032x}-pages" / name).write_bytes(b"")
-        (folder / f".tmp-{9:032x}-page").write_bytes(b"half")
-        write(folder)
-        assert [path.name[0] for path in folder.iterdir()] == ["p"]
-
-
-def fill(folder):
-    with temporary_folder(folder) as temporary:
-        temporary.rename(folder)
-
-
-def test_writers_survive_others_that_remove_leftovers_all_the_time(tmp_path):
-    (tmp_path / "victim").mkdir()
-
-    def work(k):
-        for turn in range(20):
-            if k % 2:
-                remove_leftovers(tmp_path)
-            else:
-                write_atomic(tmp_path / f"page-{k}", str(turn).encode())
-                fill(tmp_path / f"folder-{k}-{turn}")
-                remove_folder(tmp_path / f"folder-{k}-{turn}")
-
-    race(work, 8)
-    remove_leftovers(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        ["victim", *[f"page-{k}" for k in range(0, 8, 2)]]
-    )
-    assert all((tmp_path / f"page-{k}").read_bytes() == b"19" for k in range(0, 8, 2))
-
-
-# Folders
-
-
-def test_a_finished_folder_replaces_only_an_empty_one_on_windows_too(tmp_path, monkeypatch):
-    pretend_windows(monkeypatch)
-    path = tmp_path / "images"
-    path.mkdir()
-    with temporary_folder(path) as folder:
-        write_atomic(folder / "page", b"first")
-        publish_folder(folder, path)
-    with temporary_folder(path) as folder, pytest.raises(OSError, match="not empty"):
-        publish_folder(folder, path)
-    assert (path / "page").read_bytes() == b"first"
-
-
-def test_a_folder_on_a_drive_that_does_not_exist_cannot_be_made(monkeypatch):
-    """A drive of Windows is its own parent, as the root is here."""
-    monkeypatch.setattr(Path, "is_dir", lambda path: False)
-    with pytest.raises(OSError, match="exists: '/'"):
-        make_folder(Path("/runs/a"))
-
-
-# Documents
-
-
-def test_a_value_that_json_cannot_express_leaves_the_old_document(tmp_path):
-    path = tmp_path / "run.json"
-    write_json(path, {"seed": 1, "loss": 0.1})
-    for wrong, error in (({"loss": math.nan}, ValueError), ({"path": path}, TypeError)):
-        with pytest.raises(error):
-            write_json(path, wrong)
-        assert json.loads(path.read_text()) == {"seed": 1, "loss": 0.1}
-    assert [inner.name for inner in tmp_path.iterdir()] == ["run.json"]
+    assert names(tmp_path) == ["page"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_document_and_nothing_else(call, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(call, tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     write_json(path, {"seed": 1})
 
@@ -192,39 +54,167 @@ def test_a_failed_write_leaves_the_old_document_and_nothing_else(call, tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, refuse)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match="No space") as refused:
             write_json(path, {"seed": 2})
+    assert refused.value.filename == str(path)
     assert json.loads(path.read_text()) == {"seed": 1}
-    assert [inner.name for inner in tmp_path.iterdir()] == ["run.json"]
+    assert names(tmp_path) == ["run.json"]
 
 
-# The cache folder
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "images"
+    with suppress(ZeroDivisionError), temporary_folder(path) as folder:
+        (folder / "page").write_bytes(b"half")
+        1 / 0  # noqa: B018
+    assert names(path.parent) == []
+    with temporary_folder(path) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "page").write_bytes(b"whole")
+        assert not path.exists()
+        publish_folder(folder, path)
+    assert (path / "inner" / "page").read_bytes() == b"whole"
+    with temporary_folder(path) as folder, pytest.raises(OSError, match="not empty"):
+        publish_folder(folder, path)
+    assert names(path.parent) == ["images"]
 
 
-@pytest.fixture
-def foreign(tmp_path, monkeypatch):
-    """A cache folder of another user, in DDIM_CACHE; returns it and the user's own."""
-    shared, own = tmp_path / "shared", tmp_path / "own"
-    (shared / "features").mkdir(parents=True)
-    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: own)
-    monkeypatch.setenv("DDIM_CACHE", str(shared))
-    monkeypatch.setattr(os, "geteuid", lambda: shared.stat().st_uid + 1)
-    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(shared / "features")))
-    return shared, own
+def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path):
+    (tmp_path / ".tmp-0-pages").mkdir()
+    (tmp_path / ".tmp-1-page").write_bytes(b"half")
+    write_atomic(tmp_path / "page", b"")
+    remove_leftovers(tmp_path, older_than=3600)
+    assert names(tmp_path) == [".tmp-0-pages", ".tmp-1-page", "page"]
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    with temporary_folder(tmp_path / "images"):
+        pass
+    assert names(tmp_path) == ["page"]
 
 
-def test_a_cache_of_another_user_is_read_and_ones_own_is_written(foreign):
-    shared, own = foreign
-    with pytest.warns(Notice) as said:
-        assert cache_folders() == [shared, own]
-    assert cache_folder() == own
-    sentence = f"the cache folder {shared} belongs to another user: it is only read, new files go to {own}"
-    assert [str(one.message) for one in said] == [sentence]
-    # The warning names the line of the caller, not one of the package.
-    assert said[0].filename == __file__
-
-
-def test_a_home_folder_in_the_variable_is_expanded(tmp_path, monkeypatch):
+def test_the_cache_folder_is_that_of_the_variable_with_its_tilde_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DDIM_CACHE", "~/cache")
     assert cache_folder() == tmp_path / "cache"
+    assert cache_folder("~/other") == tmp_path / "other"
+
+
+# Locks
+
+HOLD = """
+import sys, pathlib
+from ddim.files import lock_folder
+with lock_folder(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_a_lock_excludes_other_processes_until_its_process_ends(tmp_path):
+    assert not is_locked(tmp_path)
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], **streams) as other:
+        assert other.stdout.readline() == b"held\n"
+        assert is_locked(tmp_path)
+        with pytest.raises(Locked, match="another process"), lock_folder(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+    assert not is_locked(tmp_path)
+    with lock_folder(tmp_path):
+        pass
+
+
+def test_a_lock_ends_with_its_block_even_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), lock_folder(tmp_path):
+        1 / 0  # noqa: B018
+    with lock_folder(tmp_path), pytest.raises(Locked), lock_folder(tmp_path):
+        pass
+
+
+def test_those_who_wait_for_a_lock_take_turns(tmp_path):
+    inside = []
+
+    def work():
+        with lock_folder(tmp_path, wait=-1):
+            inside.append(1)
+            assert len(inside) == 1
+            inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not inside
+
+
+# Documents
+
+DOCUMENT = {
+    "kind": "samples",
+    "seeds": [0, 1, 20],
+    "metrics": {"kid": {"value": 0.1 + 0.2, "low": -1e-300}},
+    "versions": {"python": "3.11", "name": "Ünï \u202e"},
+    "none": None,
+    "yes": True,
+}
+
+
+def test_a_sealed_document_is_returned_without_its_seal(tmp_path):
+    path = tmp_path / "record.json"
+    write_sealed(path, DOCUMENT | {"pair": (1, 2)})
+    assert read_sealed(path) == DOCUMENT | {"pair": [1, 2]}
+    # A program that writes the same content in another layout does not break the seal.
+    path.write_text(json.dumps(dict(sorted(read_json(path).items())), ensure_ascii=False))
+    assert read_sealed(path) == DOCUMENT | {"pair": [1, 2]}
+
+
+def test_a_changed_byte_of_a_sealed_document_is_refused_or_changes_nothing(tmp_path):
+    """Each byte in turn, with another bit each time; a line break or the key of the seal holds no content."""
+    path = tmp_path / "record.json"
+    write_sealed(path, DOCUMENT)
+    data, refused = path.read_bytes(), 0
+    for place in range(len(data)):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        content = None
+        with suppress(UserError):
+            content = read_sealed(path)
+        refused += content is None
+        assert content is None or {key: content[key] for key in DOCUMENT} == DOCUMENT
+    assert refused > 0.8 * len(data)
+    for length in range(len(data) - 2):
+        path.write_bytes(data[:length])
+        with pytest.raises(UserError, match="damaged"):
+            read_sealed(path)
+
+
+@pytest.mark.parametrize("change", [{"seeds": [0, 1]}, {"yes": 1}, {"none": 0}, {"more": 1}, {"seeds": None}])
+def test_a_changed_value_breaks_the_seal_and_removing_the_seal_mends_it(change, tmp_path):
+    path = tmp_path / "record.json"
+    write_sealed(path, DOCUMENT)
+    path.write_text(json.dumps(read_json(path) | change))
+    with pytest.raises(UserError, match=SEAL):
+        read_sealed(path)
+    path.write_text(json.dumps(DOCUMENT | change))
+    assert read_sealed(path) == DOCUMENT | change
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"seal"', "null", "[" * 100_000, "\xff", ""])
+def test_files_that_are_not_documents_are_named(text, tmp_path):
+    path = tmp_path / "record.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=r"record\.json is damaged"):
+        read_sealed(path)
+
+
+@pytest.mark.parametrize("wrong, error", [(math.nan, ValueError), (Path(), TypeError)])
+def test_a_value_that_json_cannot_express_is_refused_before_the_file_changes(wrong, error, tmp_path):
+    for write in (write_json, write_sealed):
+        path = tmp_path / "record.json"
+        write(path, DOCUMENT)
+        before = path.read_bytes()
+        with pytest.raises(error):
+            write(path, {"kid": wrong})
+        assert path.read_bytes() == before

@@ -19,7 +19,7 @@ from ddim.diffusion.time_sampling import LossAware, TableTimes
 from ddim.evaluation import diagnose, gradient_noise
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.evaluation.memorisation import check_memorisation
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint

@@ -10,7 +10,7 @@ from PIL import Image
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
-from ddim.files.documents import read_json
+from ddim.files import read_json
 from hub_server import TOKEN, hub_in_use, publish
 from stubs import stub
 from untrained import recipe, run_of

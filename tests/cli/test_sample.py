@@ -16,7 +16,7 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.cli.sample import parse_seeds
-from ddim.files.locks import LOCK, lock_folder
+from ddim.files import LOCK, lock_folder
 from ddim.plots.pictures import enlarge, make_sheet, save_png, to_uint8
 from ddim.runs import checkpoint, sample_folder
 from ddim.runs.folder import record_in_run

@@ -17,7 +17,7 @@ from ddim.data import cache as cache_module
 from ddim.data import open_images, survey
 from ddim.data.cache import read_headers
 from ddim.errors import NoSpace, UserError
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import read_sealed, write_sealed
 from race import race
 
 

@@ -32,7 +32,7 @@ from ddim.evaluation.memorisation import check_memorisation
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid

@@ -9,7 +9,7 @@ from ddim.errors import UserError
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.samples import Samples
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 from ddim.runs.pipeline import open_pipeline
 from ddim.runs.searched_grids import SearchedGrid
 from oracles import made

@@ -21,7 +21,7 @@ from ddim.errors import UserError
 from ddim.experiments.export import FORMATS, _list_measured, export_run
 from ddim.experiments.export_notes import describe_differences
 from ddim.experiments.model_card import make_card
-from ddim.files.documents import read_json, write_json
+from ddim.files import read_json, write_json
 from ddim.nn.unet import UNetSpec
 from ddim.plots.pictures import save_png
 from ddim.runs import network_program

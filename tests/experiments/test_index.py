@@ -9,7 +9,7 @@ import sweeping
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.experiments.index import filter_runs, find_runs, read_run, sort_runs
-from ddim.files.locks import is_locked, lock_folder
+from ddim.files import is_locked, lock_folder
 from ddim.runs import log
 from ddim.runs.codec import dump, list_fields
 from ddim.runs.flat import flatten_as_text

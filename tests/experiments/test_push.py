@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 import ddim
 from ddim.errors import UserError
-from ddim.files.documents import write_json
+from ddim.files import write_json
 from ddim.runs.codec import read_recipe
 from ddim.runs.publishing import hide_folders
 from hub_server import TOKEN, hub_in_use

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 import ddim
 from ddim.data.hub import parse_repository
 from ddim.errors import UserError
-from ddim.files.documents import write_json
+from ddim.files import write_json
 from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, hash_weights, store_average
 from ddim.runs.hub_run import locate_run, pin_run

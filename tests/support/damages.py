@@ -30,7 +30,7 @@ from ddim.experiments.index import read_run
 from ddim.experiments.sweep.folder import begin_sweep, read_sweep
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import SweepRequest
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run

@@ -18,14 +18,14 @@ TRIAL = f"""
 import json, sys, time
 from contextlib import ExitStack
 from pathlib import Path
-from ddim.errors import FolderLocked
-from ddim.files.locks import lock_folder
+from ddim.errors import Locked
+from ddim.files import lock_folder
 run, pause = Path(sys.argv[1]), float(sys.argv[2])
 run.mkdir(parents=True, exist_ok=True)
 with ExitStack() as locked:
     try:
         locked.enter_context(lock_folder(run))
-    except FolderLocked as error:
+    except Locked as error:
         sys.exit(error.exit_code)
     (run / "run.json").write_text(json.dumps({{"recipe": {{"optim": {{"batch": 1}}, "images": {STEPS}}}}}))
     log = (run / "metrics.jsonl").open("a")

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import read_sealed, write_sealed
 from ddim.nn.processes import Processes
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint

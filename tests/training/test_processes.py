@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import tiny
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.files.locks import LOCK
+from ddim.files import LOCK
 from ddim.nn import processes
 from ddim.nn.processes import Processes
 from ddim.nn.runtime import Runtime

@@ -17,7 +17,7 @@ from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.time_sampling import LossAware
 from ddim.errors import UserError
 from ddim.experiments.index import read_run
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import read_sealed, write_sealed
 from ddim.nn.ema import Exponential, Power
 from ddim.runs import checkpoint, manifest
 from ddim.runs.codec import override

@@ -268,7 +268,7 @@ def test_the_recipes_images_are_used_unless_others_are_given(tmp_path):
 
 
 def test_two_processes_cannot_train_the_same_run(parent):
-    from ddim.files.locks import lock_folder
+    from ddim.files import lock_folder
 
     with lock_folder(parent), pytest.raises(UserError, match="another process is writing into"):
         ddim.training.resume(parent)

@@ -19,8 +19,7 @@ from PIL import Image
 import stubs
 import sweeping
 from browsing import CHROMIUM, WIDTHS, contrasts, open_browser, open_page
-from ddim.files.documents import SEAL
-from ddim.files.locks import lock_folder
+from ddim.files import SEAL, lock_folder
 from ddim.plots.pictures import to_uint8
 from serving import running_server
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ddim.experiments.index import find_runs, read_run
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import read_sealed, write_sealed
 from ddim.runs.log import read_metrics
 from ddim.web.rows import name_id
 from ddim.web.run_list import RunList

@@ -16,7 +16,7 @@ from PIL import Image
 
 import sweeping
 import tiny
-from ddim.files.locks import is_locked, lock_folder
+from ddim.files import is_locked, lock_folder
 from ddim.runs.folder import record_in_run
 from ddim.web import trainings
 from ddim.web.answers import Refused

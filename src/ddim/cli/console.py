@@ -22,7 +22,7 @@ from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import Interrupted, format_count, quote
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview

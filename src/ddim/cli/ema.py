@@ -13,7 +13,7 @@ from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result
 from ddim.cli.tables import format_table
 from ddim.errors import UserError, quote
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.runs import folder
 

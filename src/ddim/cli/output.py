@@ -14,7 +14,7 @@ from typing import Any
 
 from ddim.cli.streams import unescaped
 from ddim.errors import escape
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -33,10 +33,10 @@ from ddim.files import (
     cache_folder,
     cache_folders,
     publish_folder,
+    remove_leftovers_once,
     temporary_folder,
     write_new,
 )
-from ddim.files.locks import remove_leftovers_once
 
 _INDEX, _REJECTS = "index.json", "rejects.json"
 _PIXELS: dict[ValueType, str] = {"uint8": "images.u8", "uint16": "images.u16", "float32": "images.f32"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddim.data.named import ARCHIVES
-from ddim.errors import UserError, explain_os_error, suggest
+from ddim.errors import UserError, explain_error, suggest
 from ddim.files import cache_folder
 
 # Each part has a folder within the cache folder, a pattern of file names, and a description. Files with other
@@ -87,4 +87,4 @@ def _remove(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise explain_os_error(error, f"{path} cannot be removed") from None
+        raise explain_error(error, f"{path} cannot be removed") from None

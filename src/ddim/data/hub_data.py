@@ -23,8 +23,7 @@ from ddim.data.hub import (
     warn_of_copy,
 )
 from ddim.errors import NoSpace, UserError
-from ddim.files import cache_folder, publish_folder, temporary_folder
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import cache_folder, publish_folder, read_sealed, temporary_folder, write_sealed
 
 FOLDER = "hub"
 """The folder in the cache with the downloaded data sets: datasets--OWNER--NAME/COMMIT/NAME."""

@@ -19,7 +19,7 @@ from ddim.data.folder import Folder, stamp_paths
 from ddim.data.label_files import check_class
 from ddim.data.labels import find_given_classes
 from ddim.data.sources import Member, Reject, Source
-from ddim.errors import UserError, explain_os_error
+from ddim.errors import UserError, explain_error
 from ddim.files import measure_file
 
 SUFFIX = ".parquet"
@@ -47,7 +47,7 @@ def _find_files(folder: Path, on_error: Callable[[OSError], None] | None = None)
 
 
 def _refuse(error: OSError) -> NoReturn:
-    raise explain_os_error(error) from None
+    raise explain_error(error) from None
 
 
 @dataclass(frozen=True)

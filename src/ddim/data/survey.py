@@ -16,9 +16,8 @@ from ddim.data import decode
 from ddim.data.high_bit_depth import VERSION, read_any_header, read_pixels, stored_type
 from ddim.data.sources import OTHER, Member, Reject, Source, Survey, Unreadable
 from ddim.data.values import ValueType
-from ddim.errors import UserError, explain_os_error
-from ddim.files import make_folder
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.errors import UserError, explain_error
+from ddim.files import make_folder, read_sealed, write_sealed
 
 
 def survey_source(source: Source, root: Path, checking: Callable[[int, int], None] | None = None) -> Survey:
@@ -162,7 +161,7 @@ def explained_writing(root: Path) -> Generator[None]:
         yield
     except OSError as error:
         what = f"the cache folder {str(root)!r} cannot be written"
-        raise explain_os_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
+        raise explain_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
 
 
 def hash_text(text: str) -> str:

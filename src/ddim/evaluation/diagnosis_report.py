@@ -15,7 +15,7 @@ from ddim.evaluation.denoising import Gap, LevelErrors, measure_gap
 from ddim.evaluation.gradient_noise import BATCHES, NoiseScale
 from ddim.evaluation.noise_range import NoiseRange
 from ddim.evaluation.run_folder import write_results
-from ddim.files.documents import write_sealed
+from ddim.files import write_sealed
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.plots import charts
 from ddim.plots.pictures import render_png, save_png

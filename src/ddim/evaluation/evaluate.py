@@ -22,15 +22,14 @@ from PIL import Image
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, explain_os_error, format_count
+from ddim.errors import UserError, explain_error, format_count
 from ddim.evaluation.evaluated_images import EvaluatedImages, Source, open_evaluated_images
 from ddim.evaluation.measure import measure_metrics, measure_yardstick
 from ddim.evaluation.record import FEATURES, GRID, RECORD, SCHEMA, Evaluation, read_evaluation
 from ddim.evaluation.record_entries import Features, ReferenceSet, describe_part
 from ddim.evaluation.reference import BY_ARGUMENT, Part, Reference, name_source
 from ddim.evaluation.samples import Samples
-from ddim.files import atomic_file, hash_file, temporary_folder
-from ddim.files.documents import write_sealed
+from ddim.files import atomic_file, hash_file, temporary_folder, write_sealed
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, open_extractor, write_npy_header
 from ddim.nn.processes import current_processes, join_processes
@@ -215,7 +214,7 @@ def _unfinished_folder(images: EvaluatedImages, out: Path | None) -> Generator[P
         try:
             folder = stack.enter_context(temporary_folder(parent / "evaluation"))
         except OSError as error:
-            raise explain_os_error(error, f"an evaluation cannot be written in {parent}") from None
+            raise explain_error(error, f"an evaluation cannot be written in {parent}") from None
         yield folder
 
 

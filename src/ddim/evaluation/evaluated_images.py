@@ -37,7 +37,7 @@ from ddim.evaluation.reference import (
 )
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 from ddim.metrics.features import Extractor, release_pages
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
 from ddim.runs.classes import find_label

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from ddim.errors import UserError, warn_user
-from ddim.files import cache_folder
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import cache_folder, read_sealed, write_sealed
 from ddim.metrics.catalogue import LEAST, METRICS
 from ddim.metrics.features import Extractor
 from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity

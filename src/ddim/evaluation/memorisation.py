@@ -30,7 +30,7 @@ from ddim.evaluation.copies import (
 from ddim.evaluation.denoising import Gap, measure_gap
 from ddim.evaluation.run_folder import open_run_folder, write_results
 from ddim.evaluation.sample_features import SampledParts
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import read_sealed, write_sealed
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png

@@ -24,7 +24,7 @@ from ddim.evaluation.record_entries import (
     parse_metrics,
     parse_sampling,
 )
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.plots.tabular import Tabular, embed_picture
 from ddim.runs.folder import list_numbered_folders

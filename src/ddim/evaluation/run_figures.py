@@ -18,7 +18,6 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.evaluation.schedule_figures import Shown, describe_start, name_schedules
-from ddim.files import read_file
 from ddim.plots import charts
 from ddim.plots.pictures import check_images, to_uint8
 from ddim.runs.hub_run import check_run_path
@@ -45,13 +44,13 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
     Raises:
         UserError: if there is no usable image.
     """
-    from ddim.data.decode import MAX_BYTES, UnusableError, is_image_name
+    from ddim.data.decode import UnusableError, is_image_name
     from ddim.data.open import find_source
     from ddim.data.sources import Member
 
     path, refusal = Path(source).expanduser(), ""
     if is_image_name(path.name, b"") and not path.is_dir():
-        members = iter([Member(path.name, _read(path, MAX_BYTES))])
+        members = iter([Member(path.name, _read(path))])
     else:
         members = find_source(source).members(size)
     for member in members:
@@ -82,9 +81,9 @@ def _decode_picture(data: bytes, size: tuple[int, int]) -> Tensor:
     return picture.expand(-1, 3, -1, -1)
 
 
-def _read(path: Path, most: int) -> bytes:
+def _read(path: Path) -> bytes:
     try:
-        return read_file(path, most)
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
 

@@ -10,8 +10,7 @@ from typing import Any
 from ddim.errors import UserError, suggest
 from ddim.experiments.export_notes import describe_differences
 from ddim.experiments.model_card import CARD, make_card
-from ddim.files import temporary_folder, write_atomic
-from ddim.files.documents import write_json
+from ddim.files import temporary_folder, write_atomic, write_json
 from ddim.plots.page import Block, Code, Heading, Text
 from ddim.runs.codec import write_recipe
 from ddim.runs.diffusers_format import export_to_diffusers

@@ -17,9 +17,7 @@ from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_ev
 from ddim.experiments.pace import PACE, estimate_seconds_left
 from ddim.experiments.sweep.document import SWEEP, read_plan
 from ddim.experiments.sweep.outcome import read_outcome
-from ddim.files import shorten_paths
-from ddim.files.documents import read_sealed
-from ddim.files.locks import is_locked
+from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics import catalogue
 from ddim.runs.flat import ERRORS, check_shown_fields, flatten_as_text
 from ddim.runs.folder import CHECKPOINTS, RUN, check_runs, list_checkpoints

@@ -9,7 +9,6 @@ from ddim.errors import UserError, format_count
 from ddim.evaluation.record import GRID, Evaluation, list_evaluations, read_evaluation
 from ddim.evaluation.record_entries import WeightsIdentity
 from ddim.experiments.measurements import Measurements, read_measurements
-from ddim.files.own_files import is_own_file, read_picture
 from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
 from ddim.plots.tabular import format_cell
 from ddim.runs.codec import dump
@@ -154,13 +153,13 @@ def _find_picture(
         UserError: if the file is damaged.
     """
     for evaluation in reversed(evaluations):
-        if is_own_file(folder, sheet := evaluation.folder / GRID):
-            return read_picture(folder, sheet), f"The first samples of {evaluation.name}."
+        if (sheet := evaluation.folder / GRID).is_file():
+            return sheet.read_bytes(), f"The first samples of {evaluation.name}."
     step = run.checkpoint.state.step
     sheet = sheet_path(folder, step)
-    if run.checkpoint.weights == "ema" and is_own_file(folder, sheet):
+    if run.checkpoint.weights == "ema" and sheet.is_file():
         caption = f"Samples after training step {step:,}, {run.recipe.steps} sampling steps."
-        return read_picture(folder, sheet), caption
+        return sheet.read_bytes(), caption
     return None
 
 

@@ -35,7 +35,6 @@ from ddim.experiments.summary import (
     summarise_metrics,
     value_of_run,
 )
-from ddim.files.own_files import read_picture
 from ddim.plots import charts
 from ddim.plots.page import (
     Block,
@@ -190,8 +189,8 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
         for name, path, about in shown:
             if path is not None:
                 try:
-                    images[f"{name}-{k:03}.png"] = read_picture(run.path, path)
-                except UserError:
+                    images[f"{name}-{k:03}.png"] = path.read_bytes()
+                except OSError:
                     notes.append(_describe_unreadable(run, path))
                     continue
                 title = f"{run.path.name}: {about}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ddim.errors import format_count, join_words
+from ddim.errors import format_count
 from ddim.experiments.learning_curves import LearningCurve
 from ddim.plots.tabular import Row, Tabular
 from ddim.runs.recipe import Recipe
@@ -158,7 +158,7 @@ class TrainingPlan(Tabular):
         if not self.alternatives:
             return []
         texts = " or ".join(map(describe_alternative, self.alternatives))
-        return [f"few images in {join_words(few)} minutes; in the same time a run sees {texts}"]
+        return [f"few images in {', '.join(map(str, few))} minutes; in the same time a run sees {texts}"]
 
 
 def _describe_speed(speed: Speed) -> str:

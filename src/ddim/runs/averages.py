@@ -16,14 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError, explain_os_error, quote, warn_user
-from ddim.files import (
-    FRESH,
-    remove_folder,
-    replace_folder,
-    settle_folder,
-    temporary_folder,
-)
+from ddim.errors import UserError, explain_error, quote, warn_user
+from ddim.files import temporary_folder
 from ddim.nn.power_averages import track_averages
 from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS
@@ -38,6 +32,7 @@ from ddim.runs.manifest import (
     write_parts,
 )
 from ddim.runs.recipe import Recipe
+from ddim.runs.replacing import FRESH, remove_folder, replace_folder, settle_folder
 from ddim.runs.run_path import BEST, GUIDE, describe_missing_step, find_run_folder
 
 if TYPE_CHECKING:
@@ -166,7 +161,7 @@ def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: St
             _finish_replacing(target)
             replace_folder(temporary, target)
     except OSError as error:
-        raise explain_os_error(error, f"average {name} cannot be written to {target.parent}") from None
+        raise explain_error(error, f"average {name} cannot be written to {target.parent}") from None
     return target
 
 

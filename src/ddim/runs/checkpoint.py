@@ -14,15 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddim.errors import FULL_DISK, NoSpace, NotFinite, UserError, warn_user
-from ddim.files import (
-    FRESH,
-    make_folder,
-    remove_folder,
-    replace_folder,
-    settle_folder,
-    temporary_folder,
-)
-from ddim.files.locks import TEMPORARY
+from ddim.files import TEMPORARY, make_folder, temporary_folder
 from ddim.runs.manifest import (
     MANIFEST,
     Damaged,
@@ -38,6 +30,7 @@ from ddim.runs.manifest import (
     verify,
     write_parts,
 )
+from ddim.runs.replacing import FRESH, remove_folder, replace_folder, settle_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

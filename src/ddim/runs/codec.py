@@ -19,16 +19,12 @@ import yaml
 
 from ddim.data.clusters import Clusters
 from ddim.errors import UserError, suggest
-from ddim.files import read_file
 from ddim.nn.own_network import OwnNetwork
 from ddim.runs.flat import SAMPLING_FIELDS
 from ddim.runs.kinds import Slot, kind_name, list_slots
 from ddim.runs.own_parts import identify_part, is_own
 from ddim.runs.plain_values import describe_type, parse_plain, show_value, to_plain
 from ddim.runs.recipe import Recipe
-
-LARGEST_RECIPE = 2**18
-"""The largest size of a recipe file, in bytes. Very long numbers would be slow to read."""
 
 
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)
@@ -159,7 +155,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     try:
-        text = read_file(path, LARGEST_RECIPE).decode()
+        text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path} cannot be read: {error}") from error
     try:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ddim.errors import UserError
-from ddim.files import make_folder, write_atomic
-from ddim.files.documents import read_json, write_json
+from ddim.files import make_folder, read_json, write_atomic, write_json
 from ddim.runs.codec import override
 from ddim.runs.diffusers_config import make_network_config, make_noise_config
 from ddim.runs.diffusers_options import head_config
@@ -47,10 +46,6 @@ class DiffusersExport:
     kind: str
     notes: tuple[str, ...] = ()
     arguments: dict[str, Any] = field(default_factory=dict)
-
-
-LARGEST_CONFIG = 2**22
-"""The largest configuration that is read, in bytes."""
 
 
 def export_to_diffusers(pipeline: Pipeline, folder: str | Path) -> DiffusersExport:
@@ -151,7 +146,7 @@ def _part(folder: Path, part: str, *files: str) -> Path:
 
 
 def _read(folder: Path, part: str, file: str) -> dict[str, Any]:
-    found = read_json(_part(folder, part, file), LARGEST_CONFIG)
+    found = read_json(_part(folder, part, file))
     if not isinstance(found, dict):
         raise UserError(f"{part}/{file} of {folder} is not a JSON object")
     return found

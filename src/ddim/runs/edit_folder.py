@@ -14,8 +14,7 @@ from typing import Any, Unpack
 from safetensors.torch import save
 
 from ddim.errors import UserError
-from ddim.files import write_atomic
-from ddim.files.documents import write_sealed
+from ddim.files import write_atomic, write_sealed
 from ddim.plots.charts import plot_strip, save_figure
 from ddim.plots.pictures import check_zoom, save_film, to_uint8
 from ddim.runs.edit_images import Edit, Inversion

@@ -11,12 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 from ddim.data.batch import to_unit
-from ddim.data.decode import BROKEN, MAX_BYTES, UnusableError
+from ddim.data.decode import BROKEN, UnusableError
 from ddim.data.given import encode_picture
 from ddim.data.high_bit_depth import decode_any, read_any_header
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError, describe_given
-from ddim.files import read_file
 from ddim.plots.pictures import check_images
 from ddim.runs.generate import list_seeds
 from ddim.runs.pipeline import Pipeline
@@ -79,7 +78,7 @@ def _read_bytes(file: str | Path | Image.Image) -> bytes:
                 "an image must be a file, an image of Pillow or a tensor, such as torch.from_numpy(array), "
                 f"got {describe_given(file)}"
             )
-        return read_file(Path(file), MAX_BYTES)
+        return Path(file).read_bytes()
     except UserError:
         raise
     except BROKEN as error:

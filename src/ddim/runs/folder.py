@@ -5,10 +5,8 @@ import os
 import re
 from pathlib import Path
 
-from ddim.errors import UserError, describe_given, explain_os_error
-from ddim.files import make_folder, publish_folder, sync_folder
-from ddim.files.documents import read_sealed, write_sealed
-from ddim.files.locks import LOCK, TEMPORARY
+from ddim.errors import UserError, describe_given, explain_error
+from ddim.files import LOCK, TEMPORARY, make_folder, publish_folder, read_sealed, sync_folder, write_sealed
 from ddim.runs.manifest import parse_step
 
 RUN = "run.json"
@@ -207,7 +205,7 @@ def make_output_folder(out: Path | None, parent: str, stem: str, *, least: bool 
     except OSError as error:
         # The system may report which part of the path is at fault.
         where = error.filename or out or parent
-        raise explain_os_error(error, f"folder {where} cannot be created") from None
+        raise explain_error(error, f"folder {where} cannot be created") from None
     return out
 
 

@@ -24,9 +24,10 @@ from ddim.data.hub import (
     parse_repository,
 )
 from ddim.errors import UserError, describe_given
-from ddim.files import cache_folder, publish_folder, remove_folder, temporary_folder
+from ddim.files import cache_folder, publish_folder, temporary_folder
 from ddim.runs.manifest import MANIFEST, Damaged, read_document, read_manifest, verify
 from ddim.runs.published import PUBLISHED
+from ddim.runs.replacing import remove_folder
 
 FOLDER = "hub"
 """The folder of the cache that holds each downloaded run, as OWNER--NAME/COMMIT/NAME."""

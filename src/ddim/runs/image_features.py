@@ -24,16 +24,8 @@ from torch import Tensor
 from ddim.data import Images
 from ddim.data.batch import gather_batch
 from ddim.data.values import PICTURE_CHANNELS
-from ddim.errors import NoSpace, UserError, explain_os_error
-from ddim.files import (
-    atomic_file,
-    cache_folder,
-    cache_folders,
-    hash_file,
-    make_folder,
-    read_file,
-    write_atomic,
-)
+from ddim.errors import NoSpace, UserError, explain_error
+from ddim.files import atomic_file, cache_folder, hash_file, make_folder, write_atomic
 from ddim.metrics.features import Extractor, release_pages, write_npy_header
 from ddim.plots.pictures import to_pictures, to_uint8
 
@@ -42,9 +34,6 @@ BATCH = 32
 
 PART = 32 * BATCH
 """Number of images whose features are kept in one file until those of all images are computed."""
-
-LARGEST_PART = 2**32
-"""The largest file of a part that is read, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +134,7 @@ def name_part(numbers: Sequence[int]) -> str:
 def read_part(path: Path, *names: str) -> dict[str, Tensor] | None:
     """Return the tensors with these names in a file, or None if the file is missing or damaged."""
     with suppress(OSError, UserError, SafetensorError, KeyError):
-        digest, content = (whole := read_file(path, LARGEST_PART))[:32], whole[32:]
+        digest, content = (whole := path.read_bytes())[:32], whole[32:]
         if hashlib.sha256(content).digest() == digest:
             found = safetensors.torch.load(content)
             return {name: found[name] for name in names}
@@ -175,19 +164,18 @@ def take_pictures(images: Images, which: np.ndarray) -> np.ndarray:
     return np.concatenate([*parts, to_uint8(gather_batch(images, which[:0]))])
 
 
-def unwritable_cache(folder: Path, error: OSError) -> UserError | NoSpace:
+def unwritable_cache(folder: Path, error: OSError) -> BaseException:
     """Return the error for a folder of the cache in which features cannot be kept."""
     what = f"features cannot be kept in {folder}"
-    return explain_os_error(error, what, "set DDIM_CACHE to a folder that can be written")
+    return explain_error(error, what, "set DDIM_CACHE to a folder that can be written")
 
 
 def find_features(identity: str) -> np.ndarray | None:
     """Return the cached features with this `ImageSet.identity`; None if they are missing or damaged."""
-    for folder in cache_folders():
-        path = folder / "features" / f"{identity}.npy"
-        with suppress(OSError, ValueError):
-            if _seal(path).read_text("ascii") == hash_file(path):
-                return np.lib.format.open_memmap(path, mode="r")
+    path = _path(identity)
+    with suppress(OSError, ValueError):
+        if _seal(path).read_text("ascii") == hash_file(path):
+            return np.lib.format.open_memmap(path, mode="r")
     return None
 
 

@@ -23,7 +23,7 @@ from ddim.data.open import (
 )
 from ddim.data.values import Reading, choose_channels
 from ddim.errors import UserError, quote, warn_user
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
@@ -175,7 +175,7 @@ def reopen_images(
     return open_images(place, data.size, data.channels, reading=reading, **watch_reading(progress))
 
 
-class ImagesMissing(UserError):  # noqa: N818  (as FolderLocked)
+class ImagesMissing(UserError):  # noqa: N818  (as Locked)
     """The training images of a run are not where they were, and have no other known place."""
 
 

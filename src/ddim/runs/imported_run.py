@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
-from ddim.files import write_atomic
-from ddim.files.documents import write_sealed
+from ddim.files import write_atomic, write_sealed
 from ddim.nn.ema import select_averaged
 from ddim.nn.runtime import choose_runtime
 from ddim.runs import checkpoint

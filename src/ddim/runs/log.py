@@ -14,15 +14,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ddim.errors import UserError, escape, format_count, warn_user
-from ddim.files import make_folder, measure_file, read_file, write_atomic
-from ddim.files.documents import seal, unseal
+from ddim.files import make_folder, seal, unseal, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
 
 METRICS = "metrics.jsonl"
-LARGEST_LOG = 2**31
-"""The size in bytes of the largest log that is read. Such a log has millions of lines."""
 BLOCK = 2**16
 """The size in bytes of the parts in which the end of a log is read. A longer line counts as damaged.
 
@@ -269,18 +266,8 @@ def _parts_from_end(path: Path) -> Iterator[bytes]:
 
 
 def _measure(path: Path) -> int:
-    """Return the size of a log in bytes; 0 if there is no log.
-
-    Raises:
-        UserError: if it is not a regular file, or is larger than `LARGEST_LOG`.
-    """
-    try:
-        size = measure_file(path)
-    except FileNotFoundError:
-        return 0
-    if size > LARGEST_LOG:
-        raise UserError(f"{str(path)!r} is larger than {LARGEST_LOG / 2**20:g} MiB, and is not read")
-    return size
+    """Return the size of a log in bytes; 0 if there is no log."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def _holds(text: bytes, names: Collection[str]) -> bool:
@@ -290,7 +277,7 @@ def _holds(text: bytes, names: Collection[str]) -> bool:
 
 def _lines(folder: Path) -> list[bytes]:
     try:
-        return BytesIO(read_file(folder / METRICS, LARGEST_LOG)).readlines()
+        return BytesIO((folder / METRICS).read_bytes()).readlines()
     except FileNotFoundError:
         return []
 
@@ -334,7 +321,7 @@ def _keep_lines(folder: Path, resumed: int, due: bool, every: int | None) -> lis
         k = 1
         while (copy := folder / f"damaged-{k}-{METRICS}").exists():
             k += 1
-        write_atomic(copy, read_file(folder / METRICS, LARGEST_LOG))
+        write_atomic(copy, (folder / METRICS).read_bytes())
         lines = f"line {damaged[0]}" + (f" and {len(damaged) - 1} more" if len(damaged) > 1 else "")
         left = f"damaged lines are left out, {copy.name} is the old log"
         warn_user(f"{folder / METRICS} is damaged in {lines}: {left}")

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,8 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import NotFinite, UserError
-from ddim.files import write_new
-from ddim.files.documents import LARGEST as LARGEST_DOCUMENT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,9 +153,9 @@ def write_parts(folder: Path, step: int, best: bool, contents: Iterable[tuple[st
     files = {}
     for name, content in contents:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_new(folder / name, content)
+        (folder / name).write_bytes(content)
         files[name] = _describe(content)
-    write_new(folder / MANIFEST, _seal(asdict(Manifest(SCHEMA, step, best, files))))
+    (folder / MANIFEST).write_bytes(_seal(asdict(Manifest(SCHEMA, step, best, files))))
 
 
 def render_json(value: object) -> bytes:
@@ -227,19 +224,13 @@ def _parse(path: Path, name: str, content: bytes) -> Any:  # noqa: ANN401 (JSON)
 
 def _load(path: Path, name: str) -> bytes:
     try:
-        # Only plain files are opened: a link may lead anywhere, and reading a pipe may never end.
-        found = (path / name).lstat()
-        if stat.S_ISREG(found.st_mode):
-            if name.endswith(".json") and found.st_size > LARGEST_DOCUMENT:
-                raise Damaged(f"{path} is damaged: {name} is larger than {LARGEST_DOCUMENT >> 20} MiB")
-            return _read_twice(path / name)
-    except (FileNotFoundError, NotADirectoryError) as error:
+        return _read_twice(path / name)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise Damaged(f"{path} is damaged: {name} is missing") from error
     except OSError as error:
         if error.errno != errno.EIO:
             raise
         raise Damaged(f"{path} is damaged: {name} cannot be read ({error.strerror})") from error
-    raise Damaged(f"{path} is damaged: {name} is not a plain file")
 
 
 def _read_twice(file: Path) -> bytes:

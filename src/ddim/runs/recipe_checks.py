@@ -20,7 +20,7 @@ from ddim.diffusion.log_snr import check_schedule
 from ddim.diffusion.loss import Objective
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.weighting import Unweighted
-from ddim.errors import UserError, join_words
+from ddim.errors import UserError
 from ddim.nn.networks import NETWORKS
 from ddim.runs.classes import Label
 from ddim.runs.codec import dump, list_fields, load_recipe
@@ -226,9 +226,10 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
     for what, found in _find_unequal(recipe):
         # If these fields were unequal when the weights of --from were trained, they may stay unequal.
         if found not in known:
+            values, options = map(str, found.values()), (f"--{name} N" for name in found)
             yield (
-                f"{join_words(found)} must be one number, {what}, got {join_words(found.values())}: set them "
-                f"together, {' '.join(f'--{name} N' for name in found)}"
+                f"{', '.join(found)} must be one number, {what}, got {', '.join(values)}: set them together, "
+                f"{' '.join(options)}"
             )
     t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
     if len(set(recipe.conditioning(t, recipe.schedule(t)).tolist())) == 1:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ddim.errors import UserError, to_float
-from ddim.files.locks import is_locked
+from ddim.files import is_locked
 from ddim.nn.power_averages import (
     FIRST,
     Combination,

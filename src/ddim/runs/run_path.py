@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from ddim.data.hub import names_repository
-from ddim.errors import UserError, join_words, quote
-from ddim.files.documents import read_sealed
+from ddim.errors import UserError, quote
+from ddim.files import read_sealed
 from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 from ddim.runs.hub_run import locate_run
@@ -143,7 +143,7 @@ def describe_missing_step(run: Path, name: str) -> str:
     steps = [step for step, _ in list_checkpoints(run)]
     if not name.isdecimal() or int(name) in steps:
         return ""
-    others = f", but of {'steps' if len(steps) > 1 else 'step'} {join_words(steps)}" if steps else ""
+    others = f", but of {'steps' if len(steps) > 1 else 'step'} {', '.join(map(str, steps))}" if steps else ""
     return f"; run {run} has no checkpoint of step {name}{others}"
 
 

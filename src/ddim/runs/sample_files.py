@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddim.data.decode import MAX_BYTES
 from ddim.data.folder import Folder
 from ddim.data.npy import NotAnArrayError, npy_header, read_npy
 from ddim.data.npy import render_npy as render_array
@@ -21,7 +20,7 @@ from ddim.data.sources import Member
 from ddim.data.values import PICTURE_CHANNELS, Values
 from ddim.diffusion.denoiser import Shape
 from ddim.errors import UserError
-from ddim.files import atomic_file, read_file, write_atomic
+from ddim.files import atomic_file, write_atomic
 from ddim.plots.pictures import make_sheet, render_deep_png, render_png, to_uint8
 
 STACK = "samples.npy"
@@ -48,7 +47,7 @@ class SampleArrays(Folder):
     def members(self, size: tuple[int, int]) -> Iterator[Member]:
         """Yield the samples, sorted by name; see `Source`."""
         for name in self.list_names():
-            yield Member(name, read_file(self.path / name, MAX_BYTES))
+            yield Member(name, (self.path / name).read_bytes())
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from ddim.data.arrays import SUFFIXES
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import State
 from ddim.errors import UserError
-from ddim.files.documents import read_sealed, write_sealed
-from ddim.files.locks import lock_folder
+from ddim.files import lock_folder, read_sealed, write_sealed
 from ddim.nn.processes import current_processes
 from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, save_film, save_png
 from ddim.runs.flat import flatten_as_text

@@ -11,7 +11,7 @@ from typing import Any
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import read_sealed, write_sealed
 from ddim.plots.tabular import Tabular
 from ddim.runs.codec import dump, load_value
 from ddim.runs.own_parts import is_own

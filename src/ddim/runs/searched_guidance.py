@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.diffusion.samplers import Sampler
-from ddim.files.documents import write_sealed
+from ddim.files import write_sealed
 from ddim.runs.run_path import pin_place
 from ddim.runs.searched_grids import read_entries, sampling_key
 

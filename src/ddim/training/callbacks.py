@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ddim.data.batch import gather_batch
 from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite, UserError, describe_given
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs import checkpoint

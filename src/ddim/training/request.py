@@ -13,7 +13,7 @@ from ddim.data.given import GivenImages, give_images
 from ddim.data.open import fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError, describe_given, warn_user
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 from ddim.nn.processes import current_processes
 from ddim.nn.runtime import find_device
 from ddim.runs import checkpoint

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError, format_count
-from ddim.files.documents import read_sealed
-from ddim.files.locks import lock_folder
+from ddim.files import lock_folder, read_sealed
 from ddim.nn.compilers import can_compile
 from ddim.nn.cores import count_allowed
 from ddim.nn.processes import Processes

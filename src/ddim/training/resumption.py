@@ -9,8 +9,7 @@ from statistics import median
 from typing import Any
 
 from ddim.errors import UserError, to_float
-from ddim.files.documents import read_sealed
-from ddim.files.locks import lock_folder
+from ddim.files import lock_folder, read_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import FOLDER as AVERAGES
 from ddim.runs.folder import CHECKPOINTS, RUN, make_numbered_folder, record_in_run

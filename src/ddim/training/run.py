@@ -15,8 +15,7 @@ from ddim.data.given import GivenImages, give_images
 from ddim.data.open import source_exists
 from ddim.diffusion.grad_mode import with_gradients
 from ddim.errors import UserError
-from ddim.files.documents import read_sealed, write_sealed
-from ddim.files.locks import lock_folder
+from ddim.files import lock_folder, read_sealed, write_sealed
 from ddim.nn.processes import current_processes, join_processes
 from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 from ddim.errors import UserError, suggest, warn_user
-from ddim.files.documents import read_sealed
+from ddim.files import read_sealed
 from ddim.plots.pictures import enlarge
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.callbacks import Callback, describe_choices

@@ -12,8 +12,7 @@ from typing import Any
 from ddim.errors import UserError
 from ddim.evaluation.record import describe_verdict
 from ddim.experiments.index import Run
-from ddim.files.documents import SEAL, read_sealed
-from ddim.files.own_files import is_own_file
+from ddim.files import SEAL, read_sealed
 from ddim.runs.flat import ERRORS
 from ddim.runs.folder import REAL_IMAGES, find_newest_folder, list_checkpoints, list_sheets
 from ddim.runs.log import METRICS, read_spread_metrics
@@ -203,14 +202,14 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
             verdict += f" Tested: the {record['weights']} weights at step {int(record['step']):,}."
     except (UserError, TypeError, ValueError, LookupError, OverflowError):
         return Memorised(f"the record of memorisation test {newest.name} is damaged", None, None, None)
-    url = api_address("runs", own, "pairs") if is_own_file(run, newest / PAIRS) else None
+    url = api_address("runs", own, "pairs") if (newest / PAIRS).is_file() else None
     return Memorised(show_text(verdict), count, of, url)
 
 
 def read_curves(run: Path) -> Curves:
     """Return the curves of a training; the losses and errors have at most `POINTS` points."""
     # A log can have millions of lines. To check ten times the points that are shown takes little memory.
-    own = is_own_file(run, run / METRICS)
+    own = (run / METRICS).is_file()
     lines = read_spread_metrics(run, (*ERRORS, "kid"), 10 * POINTS) if own else []
     lines = [line for line in lines if isinstance(line.get("images"), int)]
     kid = [
@@ -254,7 +253,7 @@ def _value(line: Mapping[str, Any], name: str) -> float | None:
 
 def read_log(run: Path) -> Log:
     """Return the last lines of the log of a run, without the checksum in each line."""
-    if not is_own_file(run, run / METRICS):
+    if not (run / METRICS).is_file():
         return Log([])
     try:
         with (run / METRICS).open("rb") as file:
@@ -289,7 +288,7 @@ def find_picture(run: Path, kind: str, name: str) -> Path:
     elif kind == "pairs":
         newest = find_newest_folder(run / "memorisation")
         found = newest and newest / PAIRS
-    if found is None or not is_own_file(run, found):
+    if found is None or not found.is_file():
         raise Refused(404, "there is no such picture")
     return found
 

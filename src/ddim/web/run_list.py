@@ -12,9 +12,8 @@ from pathlib import Path
 from ddim.errors import UserError
 from ddim.experiments.evaluations import mark_comparable
 from ddim.experiments.index import Place, Run, list_places, outcome_file, read_place
-from ddim.files.own_files import is_own_file
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.runs.log import LARGEST_LOG, METRICS
+from ddim.runs.log import METRICS
 from ddim.web.rows import Row, Sweep, make_row, name_id
 
 SHARE = 0.01
@@ -24,11 +23,6 @@ Reading the files of running runs takes at most the same share again.
 """
 EVERY = 2.0
 """The least number of seconds between two readings of the files."""
-LARGEST = {RUN: 16 * 2**20, METRICS: LARGEST_LOG, "sweep.json": 64 * 2**20}
-"""The size in bytes of the largest file of each name whose run is read.
-
-A larger JSON file could fill the memory. A log is read in parts, up to the size that `ddim runs` reads.
-"""
 
 Stamp = tuple[int, ...]
 
@@ -205,19 +199,7 @@ def stamp_place(place: Place) -> Stamp:
 
 
 def read_bounded(place: Place) -> Run:
-    """Return the run at a place. If its files are too large, lie elsewhere or cannot be read, the run has the
-    state "damaged".
-    """
-    for name, most in LARGEST.items():
-        path = place.path / name
-        try:
-            size = path.stat().st_size
-        except OSError:
-            continue
-        if not is_own_file(place.path, path):
-            return Run(place.path, "damaged", why=f"{name} is not a file of the run folder")
-        if size > most:
-            return Run(place.path, "damaged", why=f"{name} is too large: {size:,} bytes, at most {most:,}")
+    """Return the run at a place. If its files cannot be read, the run has the state "damaged"."""
     try:
         return read_place(place)
     # A file from somebody else can contain any JSON, so any error here means a damaged run.

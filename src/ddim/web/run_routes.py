@@ -12,7 +12,6 @@ from fastapi import APIRouter, Response
 
 from ddim.errors import UserError
 from ddim.files import shorten_paths
-from ddim.files.own_files import read_picture
 from ddim.runs.flat import flatten_as_text, labels_by_default
 from ddim.web.answers import Refused, reply
 from ddim.web.event_stream import EVENTS, Event, EventStream
@@ -135,7 +134,7 @@ async def _run_events(feed: RunFeed) -> AsyncGenerator[Event, None]:
 
 async def _picture(feed: RunFeed, run: str, kind: str, name: str) -> Response:
     path = (await feed.find_run(run)).place.path
-    content = await _read(path, lambda: read_picture(path, find_picture(path, kind, name)))
+    content = await _read(path, lambda: find_picture(path, kind, name).read_bytes())
     return Response(content, media_type="image/webp" if kind == "films" else "image/png")
 
 

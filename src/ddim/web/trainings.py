@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from ddim.files.locks import is_locked
+from ddim.files import is_locked
 from ddim.runs.folder import CHECKPOINTS, RUN, make_numbered_folder
 from ddim.web.answers import Refused
 from ddim.web.run_list import ListedRun

@@ -14,7 +14,7 @@ from ddim.experiments.sweep import folder as sweep_folder
 from ddim.experiments.sweep.folder import begin_sweep, read_sweep, write_trial_recipe
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import SweepRequest, plan_trials
-from ddim.files.documents import read_sealed, write_sealed
+from ddim.files import read_sealed, write_sealed
 from ddim.runs.codec import load_recipe, override, write_recipe
 from ddim.runs.folder import check_name
 from ddim.runs.named_recipes import fast, smoke

@@ -11,7 +11,7 @@ import sweeping
 from ddim.errors import NoSpace, UserError
 from ddim.experiments.sweep import trial_queue
 from ddim.experiments.sweep.trial_queue import TrialQueue
-from ddim.files.locks import LOCK, lock_folder
+from ddim.files import LOCK, lock_folder
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 import sweeping
-from ddim.errors import FolderLocked, NoSpace, UserError
+from ddim.errors import Locked, NoSpace, UserError
 from ddim.experiments import index
 from ddim.experiments.sweep.folder import begin_sweep
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.experiments.sweep.plan import SweepRequest
 from ddim.experiments.sweep.trial_queue import TrialQueue
 from ddim.experiments.sweep.worker import run_trials, trial_commands
-from ddim.files.locks import is_locked
+from ddim.files import is_locked
 from ddim.runs.codec import dump, override, write_recipe
 from ddim.runs.named_recipes import smoke
 from evaluated_runs import evaluation, run
@@ -261,7 +261,7 @@ def test_a_child_that_finds_its_run_folder_locked_does_not_end_its_trial(tmp_pat
     """The child of a killed worker had not locked the folder yet when the next worker looked."""
     planned = sweeping.plan_sweep(tmp_path, ["a"])
     run = planned.run_folder(planned.trials[0])
-    refused = [sys.executable, "-c", f"import sys; sys.exit({FolderLocked.exit_code})"]
+    refused = [sys.executable, "-c", f"import sys; sys.exit({Locked.exit_code})"]
     orphans = []
 
     def commands(trial):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.files.documents import SEAL, read_json, unseal
+from ddim.files import SEAL, read_json, sync_folder, temporary_name, unseal, write_sealed
 from ddim.runs.flat import check_shown_fields
 from ddim.runs.folder import check_name
 
@@ -14,6 +16,21 @@ SWEEP = "sweep.json"
 """The file that marks a folder as a sweep."""
 SCHEMA = 1
 """The version of the layout of ``sweep.json``."""
+
+
+def write_once(path: Path, document: Mapping[str, object]) -> None:
+    """Write a sealed document to a file that only one process can create, even if machines share the drive.
+
+    Raises:
+        FileExistsError: if the file exists, or another process created it first.
+    """
+    temporary = temporary_name(path)
+    try:
+        write_sealed(temporary, document)
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.experiments.sweep.document import SCHEMA, SWEEP, read_plan
+from ddim.experiments.sweep.document import SCHEMA, SWEEP, read_plan, write_once
 from ddim.experiments.sweep.plan import SweepRequest, Trial, plan_trials, shared_recipe
 from ddim.experiments.sweep.storage import (
     check_address,
@@ -25,9 +25,7 @@ from ddim.experiments.sweep.storage import (
     sqlite_address,
     without_password,
 )
-from ddim.files import make_folder, write_once
-from ddim.files.documents import render_sealed, write_json
-from ddim.files.locks import LOCK, remove_leftovers_once
+from ddim.files import LOCK, make_folder, write_json
 from ddim.runs.folder import check_outside, is_unused, make_output_folder, make_run_folder, parse_out
 
 _FOLDERS = ("trials", "recipes", "logs", "results")
@@ -125,8 +123,7 @@ def begin_sweep(
         }
         # Another worker may create the file at the same moment; the first file counts.
         with suppress(FileExistsError):
-            write_once(out / SWEEP, render_sealed(document))
-    remove_leftovers_once(out)
+            write_once(out / SWEEP, document)
     sweep = read_sweep(out)
     if request is not None:
         _check_same_request(sweep, request)

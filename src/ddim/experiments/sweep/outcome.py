@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ddim.errors import UserError
-from ddim.files import write_once
-from ddim.files.documents import read_sealed, render_sealed
+from ddim.experiments.sweep.document import write_once
+from ddim.files import read_sealed
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Outcome:
     def write(self, path: Path) -> None:
         """Write the outcome to a file, unless the file exists already."""
         with suppress(FileExistsError):
-            write_once(path, render_sealed(asdict(self)))
+            write_once(path, asdict(self))
 
 
 def read_outcome(path: Path) -> Outcome | None:

@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-from ddim.errors import FolderLocked, NoSpace, UserError
+from ddim.errors import Locked, NoSpace, UserError
 from ddim.experiments.sweep.folder import Sweep
 from ddim.experiments.sweep.optuna_search import propose
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import Trial
 from ddim.experiments.sweep.search_space import Choice, Space
 from ddim.experiments.sweep.storage import connect, is_full, storage_errors
-from ddim.files.locks import LOCK, lock_folder
+from ddim.files import LOCK, lock_folder
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -217,7 +217,7 @@ class TrialQueue:
                     stack.enter_context(lock_folder(self.sweep.folder))
                     self._holds = True
                     break
-                except FolderLocked:
+                except Locked:
                     now, touched = time.monotonic(), (self.sweep.folder / LOCK).stat().st_mtime_ns
                     if touched != self._touched:
                         self._alive, self._touched = now, touched

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from ddim.errors import FolderLocked, NoSpace, UserError
+from ddim.errors import Locked, NoSpace, UserError
 from ddim.evaluation.record import Evaluation
 from ddim.experiments import index
 from ddim.experiments.evaluations import is_plain, represents_run
@@ -27,7 +27,7 @@ from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import Trial, Unfit, build_recipe
 from ddim.experiments.sweep.search_space import parse_space
 from ddim.experiments.sweep.trial_queue import TakenTrial, TrialQueue
-from ddim.files.locks import is_locked
+from ddim.files import is_locked
 from ddim.runs.folder import RUN
 from ddim.runs.signals import stop_on_signals
 
@@ -163,7 +163,7 @@ class _Job:
             raise NoSpace(_last_line(self.log))
         if code == 0 and self.left:
             self._run(self.left.pop(0))
-        elif code == FolderLocked.exit_code:
+        elif code == Locked.exit_code:
             # When this worker checked the lock, the child of a dead worker was still reading images and had
             # not taken the lock. The commands start again when that child has ended.
             self.child = None
