@@ -13,7 +13,6 @@ import torch
 import crash
 import ddim
 import tiny
-from crash import crashed
 from damage import damage_file, flip_bit
 from ddim.errors import UserError
 from ddim.nn.power_averages import GAMMAS
@@ -102,14 +101,6 @@ def test_a_later_average_of_the_same_name_replaces_the_earlier_one(run):
     assert distance(tensors(second), tracked(run, "default")) > 0
     assert read_stored(first.folder).width == 0.12
     assert [path.name for path in (run / "averages").iterdir() if path.name.startswith(".")] == []
-
-
-def test_a_kill_while_an_average_is_replaced_leaves_the_old_one_or_the_new_one(tmp_path):
-    """After each system call of the writer; the writer after it leaves one folder."""
-    found = crashed("averages", tmp_path)
-    assert found == sorted(found)
-    assert set(found) == {1, 2}
-    assert len(found) > 15
 
 
 def test_a_failure_while_an_average_is_replaced_leaves_the_old_one_or_the_new_one(run):
