@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants
 
 import ddim
-from ddim.data.hub import parse_repository
+from ddim.data.remote import parse_repository
 from ddim.errors import UserError
 from ddim.files.documents import write_json
 from ddim.runs import checkpoint

@@ -13,11 +13,16 @@ from ddim.data.blossoms.source import Blossoms
 from ddim.data.cache import fingerprint_survey, load_cached
 from ddim.data.folder import open_path
 from ddim.data.given import GIVEN, PREFIX
-from ddim.data.hub import names_repository, parse_repository
-from ddim.data.hub_data import fetch_data
 from ddim.data.images import Images, check_size
-from ddim.data.named import NAMED, WITH_SPLIT
-from ddim.data.parquet import Parquet, is_parquet
+from ddim.data.parquet import Parquet, find_parquet
+from ddim.data.remote import (
+    NAMED,
+    WITH_SPLIT,
+    fetch_data,
+    names_repository,
+    open_named,
+    parse_repository,
+)
 from ddim.data.sources import Source
 from ddim.data.survey import survey_source
 from ddim.data.values import AS_FILES_SAY, Reading
@@ -44,10 +49,11 @@ def open_images(
 
     Args:
         source: a folder, a .zip, a .tar[.gz|.xz], a .npy, a .npz, a .parquet, or the name of a built-in data
-            set: "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". A local copy of the last three
-            is given as "pets:/path/to/copy". "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face
-            Hub. If a path with such a name exists, the path takes precedence. The text of a source that
-            `give_images` returned is accepted too.
+            set: "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". The last three are downloaded
+            by torchvision; "pets:FOLDER" names the folder that torchvision calls root.
+            "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face Hub. If a path with such a name
+            exists, the path takes precedence. The text of a source that `give_images` returned is accepted
+            too.
         size: (height, width) in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); if None, the most frequent number in the files is used.
         reading: how pixel values are read; by default the files determine it.
@@ -141,16 +147,16 @@ def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
         raise UserError(f"the images {text.removeprefix(PREFIX)} were given from Python: give them again")
     path = os.path.expanduser(text)
     if text and os.path.lexists(path):
-        if is_parquet(Path(path)):
-            return Parquet(Path(path))
+        if files := find_parquet(Path(path)):
+            return Parquet(files)
         return Arrays(Path(path), reading) if _is_array(path) else open_path(Path(path))
     if names_repository(text):
-        return find_source(str(fetch_data(parse_repository(text, "dataset"))), reading)
+        return find_source(str(fetch_data(parse_repository(text))), reading)
     name, _, copy = text.partition(":")
     if name == "blossoms" and (text == name or re.fullmatch("[1-9][0-9]{0,6}", copy)):
         return Blossoms(int(copy)) if copy else Blossoms()
     if name in NAMED and (copy or text == name):
-        return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
+        return open_named(name, Path(os.path.expanduser(copy)) if copy else None)
     message = (
         f"{text!r} is neither a folder, a .zip, .tar, .npy, .npz or .parquet file, nor a data set "
         f"({', '.join(NAMES)})"
