@@ -1,6 +1,5 @@
 """Archives that others wrote: no archive ends in a traceback, or asks for more work than its size allows."""
 
-import io
 import os
 import tarfile
 import types
@@ -12,7 +11,6 @@ from bad_images import encoded, picture
 from ddim.data import open_images
 from ddim.data.cache import read_rejects
 from ddim.data.label_files import LabelFile, name_classes
-from ddim.data.named import open_cifar10
 from ddim.data.sources import OTHER, Member, Reject
 from ddim.errors import UserError
 from hostile_archives import member, tarred  # it also fills CASES
@@ -118,17 +116,6 @@ def test_the_images_before_a_bad_header_are_used_and_the_reason_is_kept(headers,
     images = open_images(tmp_path / "a.tar", (8, 8), cache=tmp_path / "cache")
     assert images.names == ("a.png",)
     assert reason in read_rejects(images)[0].reason
-
-
-def test_a_copy_of_cifar10_that_is_a_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("ddim.data.archives.SLACK", 10**6)
-    path = tmp_path / "cifar-10-binary.tar.gz"
-    with tarfile.open(path, "w:gz") as archive:
-        info = tarfile.TarInfo("data_batch_1.bin")
-        info.size = 10**7
-        archive.addfile(info, io.BytesIO(bytes(10**7)))
-    with pytest.raises(UserError, match="unpacks to more than"):
-        list(open_cifar10(path).members((32, 32)))
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/proc/kmsg")])
