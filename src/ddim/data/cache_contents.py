@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddim.data.named import ARCHIVES
 from ddim.errors import UserError, explain_os_error, suggest
 from ddim.files import cache_folder
 
@@ -23,7 +22,11 @@ _PARTS = {
         "samples, features of samples and images",
     ),
     "compiler": ("", "compiler", "networks compiled by torch.compile"),
-    "downloads": ("downloads", "|".join(re.escape(a.file) for a in ARCHIVES), "downloaded data sets"),
+    "downloads": (
+        "downloads",
+        r"flowers-102|oxford-iiit-pet|cifar-10-.*|\w+(\.tar\.gz|\.tgz)",
+        "data sets of torchvision",
+    ),
     "hub": ("hub", r"[\w.-]+--[\w.-]+", "runs and data sets of the Hugging Face Hub"),
     "weights": ("weights", r".*-[0-9a-f]{8}\.pth", "downloaded weights of feature networks"),
 }

@@ -37,10 +37,11 @@ def open_images(
 
     Args:
         source: a folder, a .zip, a .tar[.gz|.xz], a .npy, a .npz, a .parquet, or the name of a built-in data
-            set: "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". A local copy of the last three
-            is given as "pets:/path/to/copy". "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face
-            Hub. If a path with such a name exists, the path takes precedence. The text of a source that
-            `give_images` returned is accepted too.
+            set: "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". The last three are downloaded
+            by torchvision; "pets:FOLDER" names the folder that torchvision calls root.
+            "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face Hub. If a path with such a name
+            exists, the path takes precedence. The text of a source that `give_images` returned is accepted
+            too.
         size: (height, width) in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); if None, the most frequent number in the files is used.
         reading: how pixel values are read; by default the files determine it.

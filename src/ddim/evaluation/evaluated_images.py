@@ -19,9 +19,9 @@ from ddim.data.batch import gather_batch
 from ddim.data.cache import load_cached
 from ddim.data.decode import UnusableError
 from ddim.data.high_bit_depth import read_any_header
-from ddim.data.hub import names_repository
 from ddim.data.images import check_size
 from ddim.data.open import find_source, source_exists
+from ddim.data.remote import names_repository
 from ddim.data.sources import Member, Reject
 from ddim.data.survey import read_bytes
 from ddim.data.values import choose_channels

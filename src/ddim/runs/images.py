@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,8 @@ def _check_source(path: Path, name: str, source: str, advice: str) -> None:
     Raises:
         UserError: if the run was published, and `source` is not the name of a built-in data set.
     """
-    if is_published(path) and source.partition(":")[0] not in NAMES:
+    built_in = source.partition(":")[0] in NAMES and not re.search(r"[/\\]", source)
+    if is_published(path) and not built_in:
         raise UserError(f"run {name} was published without its training images ({source!r}){advice}")
 
 
