@@ -25,8 +25,8 @@ from ddim.data import decode
 from ddim.data.checked_pixels import SEAL, SealedPixels, read_seal, write_seal
 from ddim.data.high_bit_depth import VERSION, decode_any
 from ddim.data.images import Images
-from ddim.data.sources import OTHER, Reject, Source, Survey
-from ddim.data.survey import Contents, explained_writing, forget_survey, hash_text, survey_source
+from ddim.data.sources import OTHER, Reject, Source, Survey, find_labels
+from ddim.data.survey import Contents, explained_writing, forget_survey, hash_text, read_bytes, survey_source
 from ddim.data.values import EIGHT_BITS, Values, ValueType
 from ddim.errors import NoSpace, UserError, warn_user
 from ddim.files import (
@@ -171,8 +171,8 @@ def _build(
         contents = None if source.survey() else Contents(source)
         row = math.prod(shape) * np.dtype(kept.type).itemsize
         whole = known.count * row
-        names, headers, refused = _decode_all(source, shape, path, kept, contents, whole, progress)
-        if contents and contents.hash() != known.content:
+        names, headers, given, refused = _decode_all(source, shape, path, kept, contents, whole, progress)
+        if contents and not source.stamp() and contents.hash() != known.content:
             forget_survey(source, folder.parent)
             raise UserError(_changed(text, contents))
         if not names:
@@ -180,9 +180,14 @@ def _build(
         rank = sorted(range(len(names)), key=names.__getitem__)
         if rank != list(range(len(names))):
             _reorder(path, rank, shape, kept.type)
-        classes, labels = source.find_classes([names[place] for place in rank])
+        ordered = [names[place] for place in rank]
+        classes, labels = (
+            source.find_classes(ordered)
+            if all(label is None for label in given)
+            else find_labels(ordered, [given[place] for place in rank], source.class_names)
+        )
         index = {
-            "names": [names[place] for place in rank],
+            "names": ordered,
             "classes": classes,
             "labels": labels,
             "originals": [astuple(headers[place]) for place in rank],
@@ -203,10 +208,11 @@ def _decode_all(
     contents: Contents | None,
     whole: int,
     progress: Callable[[int], None],
-) -> tuple[list[str], list[decode.Header], list[Reject]]:
-    """Write the pixels of all images, which need `whole` bytes; return their names, headers and rejects."""
+) -> tuple[list[str], list[decode.Header], list[str | int | None], list[Reject]]:
+    """Write the pixels of all images, which need `whole` bytes; return what is known of them."""
     names: list[str] = []
     headers: list[decode.Header] = []
+    given: list[str | int | None] = []
     refused: list[Reject] = []
     done, in_order, root = 0, True, path.parents[2]  # `path` lies in a temporary folder beside others
     _check_space(root, whole, "the decoded images need")
@@ -219,7 +225,7 @@ def _decode_all(
                     refused.append(item)
                 continue
             try:
-                found, pixels = decode_any(item.data, shape[:2], shape[2], kept)
+                found, pixels = decode_any(read_bytes(item), shape[:2], shape[2], kept)
                 file.write(pixels.tobytes())
                 if in_order and names and item.name < names[-1]:
                     in_order = False
@@ -229,13 +235,14 @@ def _decode_all(
                     )
                 names.append(item.name)
                 headers.append(found)
+                given.append(item.label)
             except decode.UnusableError as error:
                 refused.append(Reject(item.name, str(error)))
             done += 1
             progress(done)
         file.flush()
         os.fsync(file.fileno())
-    return names, headers, refused
+    return names, headers, given, refused
 
 
 def _check_space(root: Path, needed: int, what: str) -> None:

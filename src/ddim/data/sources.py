@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+
 from ddim.data.values import LARGEST, Values, ValueType, choose_range
+from ddim.errors import UserError
 
 # The reason in the `Reject` of a file that is not an image, such as a text file. These files are counted, but
 # not listed.
@@ -17,10 +20,17 @@ OTHER = "not an image"
 
 @dataclass(frozen=True)
 class Member:
-    """One image file: its name in the source ("/" between folders) and its bytes, not yet decoded."""
+    """One image of a source.
+
+    Attributes:
+        name: its name in the source, with "/" between folders.
+        data: an encoded image file, or pixels (H, W, C) of uint8, uint16 or float32.
+        label: the name or the index of its class, if the source stores labels apart from names.
+    """
 
     name: str
-    data: bytes
+    data: bytes | np.ndarray
+    label: str | int | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,32 @@ class Source(Protocol):
     def find_classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
         """Return the class names, and the class index of each file, by default those of its folder."""
         return find_classes(names)
+
+
+def find_labels(
+    names: Sequence[str], labels: Sequence[str | int | None], class_names: Sequence[str] = ()
+) -> tuple[tuple[str, ...], list[int] | None]:
+    """Return the class names, and the class index of each image; ((), None) if there are no classes.
+
+    The classes are those of the labels, or of the folders in the names if there are no labels. Texts are the
+    names of classes. Integers are indices into `class_names`, or into "0", "1", ... if these do not fit.
+
+    Raises:
+        UserError: if only some images have a label.
+    """
+    given = [label for label in labels if label is not None]
+    if not given:
+        return find_classes(names)
+    if len(given) < len(labels):
+        raise UserError(f"every image needs a label, or none: {len(given)} of {len(labels)} have one")
+    numbers = [label for label in given if isinstance(label, int)]
+    if len(numbers) == len(given):
+        count = max(*numbers, len(class_names) - 1, 0) + 1
+        known = len(class_names) == count == len(set(class_names))
+        return tuple(class_names if known else map(str, range(count))), numbers
+    classes = tuple(sorted(set(map(str, given))))
+    place = {name: index for index, name in enumerate(classes)}
+    return classes, [place[str(label)] for label in given]
 
 
 def explain_bad_name(name: str) -> str | None:

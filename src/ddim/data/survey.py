@@ -72,13 +72,13 @@ def _read_all(source: Source, checking: Callable[[int, int], None] | None) -> tu
     contents, tally = Contents(source), Tally()
     count = others = 0
     total = source.count_files() if checking else 0
-    for done, item in enumerate(source.members((0, 0)), 1):
+    for done, item in enumerate(source.members((64, 64)), 1):
         header = contents.add(item)
         count += isinstance(item, Member)
         others += isinstance(item, Reject) and item.reason == OTHER
         if header and isinstance(item, Member):
             with suppress(decode.UnusableError):
-                tally.add(header, item.data)
+                tally.add(header, read_bytes(item))
         if checking:
             checking(done, max(done, total))
     return tally.complete(contents.hash(), count, others), not contents.unreadable
@@ -133,13 +133,14 @@ class Contents:
         """Take a file into account, and return its header, or None if it is not an image that can be used."""
         header = None
         if isinstance(item, Member):
-            digest = hashlib.sha256(item.data).hexdigest()
+            data = read_bytes(item)
+            digest = hashlib.sha256(data).hexdigest()
             with suppress(decode.UnusableError):
-                header = read_any_header(item.data)
+                header = read_any_header(data)
                 # A machine that cannot read this format decodes fewer images from the same files, so it must
                 # get another fingerprint.
                 digest += header.format if header.format in ("AVIF", "HEIF") else ""
-            self._lines.append((item.name, digest))
+            self._lines.append((item.name, digest if item.label is None else f"{digest} {item.label!r}"))
         elif item.reason != OTHER:
             self._lines.append((item.name, item.reason))
             if isinstance(item, Unreadable):
@@ -163,6 +164,13 @@ def explained_writing(root: Path) -> Generator[None]:
     except OSError as error:
         what = f"the cache folder {str(root)!r} cannot be written"
         raise explain_os_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
+
+
+def read_bytes(member: Member) -> bytes:
+    """Return the image of a member as the bytes of a file."""
+    from ddim.data.arrays import encode_array
+
+    return member.data if isinstance(member.data, bytes) else encode_array(member.data)
 
 
 def hash_text(text: str) -> str:

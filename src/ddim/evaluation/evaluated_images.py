@@ -23,6 +23,7 @@ from ddim.data.hub import names_repository
 from ddim.data.images import check_size
 from ddim.data.open import find_source, source_exists
 from ddim.data.sources import Member, Reject
+from ddim.data.survey import read_bytes
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
 from ddim.errors import UserError, describe_given, format_count
@@ -279,7 +280,7 @@ def _first_size(members: Iterator[Member | Reject], source: Path) -> tuple[int, 
     for item in members:
         if isinstance(item, Member):
             with suppress(UnusableError):
-                header = read_any_header(item.data)
+                header = read_any_header(read_bytes(item))
                 return header.height, header.width
     raise UserError(f"{source} is neither a run nor a folder or archive of images")
 

@@ -48,6 +48,7 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
     from ddim.data.decode import MAX_BYTES, UnusableError, is_image_name
     from ddim.data.open import find_source
     from ddim.data.sources import Member
+    from ddim.data.survey import read_bytes
 
     path, refusal = Path(source).expanduser(), ""
     if is_image_name(path.name, b"") and not path.is_dir():
@@ -58,7 +59,7 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
         if not isinstance(member, Member):
             continue
         try:
-            return _decode_picture(member.data, size)
+            return _decode_picture(read_bytes(member), size)
         except UnusableError as error:
             refusal = f": {member.name}: {error}"
     raise UserError(f"{source!r} has no usable image{refusal}")
