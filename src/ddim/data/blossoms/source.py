@@ -35,8 +35,7 @@ class Blossoms(Source):
     def members(self, size: tuple[int, int]) -> Iterator[Member]:
         """Yield every flower, drawn at a size (height, width); see `draw_blossom`."""
         for index in range(self.count):
-            kind = name_kind(index)
-            yield Member(f"{kind}/{index:06d}", draw_blossom(index, size), kind)
+            yield Member(f"{name_kind(index)}/{index:06d}", draw_blossom(index, size))
 
     def count_files(self) -> int:
         """Return the number of flowers."""
