@@ -10,7 +10,7 @@ import torch
 
 from ddim.data import open_images
 from ddim.data.arrays import find_channel_axis
-from ddim.data.given import give_images
+from ddim.data.arrays import give_images
 from ddim.data.npy import NotAnArrayError, read_npy, render_npy
 from ddim.data.open import find_array_size
 from ddim.data.values import Reading

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from bad_images import with_orientation
 from ddim.data import open_images
-from ddim.data.given import give_images
+from ddim.data.arrays import give_images
 from ddim.errors import UserError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 16, 24, 3), dtype=np.uint8)

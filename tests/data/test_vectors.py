@@ -6,7 +6,7 @@ import torch
 
 from ddim.data import Images, SplitImages, open_images
 from ddim.data.arrays import encode_array
-from ddim.data.given import give_images
+from ddim.data.arrays import give_images
 from ddim.data.vectors import ImageVectors, match_vectors, read_vectors
 from ddim.errors import UserError
 

@@ -11,7 +11,7 @@ import ddim
 import mine
 import tiny
 from ddim.data import given
-from ddim.data.given import give_images
+from ddim.data.arrays import give_images
 from ddim.errors import UserError
 from ddim.runs.images import open_run_images
 from ddim.runs.recipe import Data

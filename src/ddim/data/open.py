@@ -12,7 +12,7 @@ from ddim.data.arrays import SUFFIXES, Arrays
 from ddim.data.blossoms.source import Blossoms
 from ddim.data.cache import fingerprint_survey, load_cached
 from ddim.data.folder import open_path
-from ddim.data.given import GIVEN, PREFIX
+from ddim.data.arrays import GIVEN, PREFIX
 from ddim.data.hub import names_repository, parse_repository
 from ddim.data.hub_data import fetch_data
 from ddim.data.images import Images, check_size
