@@ -84,10 +84,6 @@ class ImageClusters:
     labels: np.ndarray
     counts: np.ndarray
 
-    def __repr__(self) -> str:
-        """Return one line: the number of clusters and of images."""
-        return f"ImageClusters({len(self.centres)} of {len(self.labels):,} images)"
-
     @property
     def names(self) -> tuple[str, ...]:
         """The class names: cluster-00, cluster-01, ..., with as many digits as the last one needs."""

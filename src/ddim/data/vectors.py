@@ -57,10 +57,6 @@ class ImageVectors:
     mean: np.ndarray
     deviation: np.ndarray
 
-    def __repr__(self) -> str:
-        """Return one line: the columns and the number of images."""
-        return f"ImageVectors({', '.join(self.columns)} of {len(self.rows):,} images)"
-
     @property
     def sha256(self) -> str:
         """The SHA-256 (hex) of the columns and of all rows."""
@@ -108,23 +104,24 @@ def read_vectors(path: str | Path) -> VectorTable:
             rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the vectors {str(path)!r} cannot be read: {error}") from None
-    first = rows[0] if rows else []
-    headed = bool(rows) and _holds_heads(first)
-    body = rows[1:] if headed else rows
-    named = (headed and first[0].lower() in _NAMES) or not all(_is_number(row[0]) for row in body)
-    columns = first[named:] if headed else [str(k) for k in range(len(first) - named)]
-    if not body or not columns:
-        raise UserError(f"{path} holds no vectors: give a row of numbers for each image")
-    for line, row in enumerate(body, 1):
-        if len(row) != len(first) or not all(_is_number(cell, finite=True) for cell in row[named:]):
-            wanted = f"must hold {len(columns)} finite numbers"
-            raise UserError(f"row {line} of {path} {wanted}, got {', '.join(row)[:99]}")
-    numbers = np.array([[float(cell) for cell in row[named:]] for row in body])
-    names = tuple(row[0] for row in body) if named else None
+    if len(set(map(len, rows))) != 1:
+        raise UserError(f"{path} must hold rows of one length, {len(rows)} rows have several lengths or none")
+    table, first = np.array([[_to_float(cell) for cell in row] for row in rows]), rows[0]
+    texts = np.isnan(table)
+    headed = texts[0, 1:].any() or (texts[0, 0] and (len(first) == 1 or first[0].lower() in _NAMES))
+    table, rows = table[int(headed) :], rows[int(headed) :]
+    named = (headed and first[0].lower() in _NAMES) or np.isnan(table[:, 0]).any()
+    numbers, columns = table[:, int(named) :], first[int(named) :]
+    if not numbers.size or not np.isfinite(numbers).all():
+        wrong = [row for row, good in zip(rows, np.isfinite(numbers).all(1), strict=True) if not good]
+        raise UserError(
+            f"{path} must hold finite numbers for each image, got {wrong[0] if wrong else 'none'}"
+        )
+    names = tuple(row[0] for row in rows) if named else None
     if names and len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
         raise UserError(f"{path} has two rows for {twice!r}: give one row for each image")
-    return VectorTable(tuple(columns), names, numbers)
+    return VectorTable(tuple(columns if headed else map(str, range(len(columns)))), names, numbers)
 
 
 def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) -> ImageVectors:
@@ -148,16 +145,13 @@ def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) ->
         rows = rows[_find_rows(table.names, split.images, source)]
     elif len(rows) != len(split.images):
         raise UserError(
-            f"data.vectors must have a row for each of the {len(split.images):,} images, got {len(rows):,} "
-            f"rows in {source}: if some images were rejected, add a first column with the names of the images"
+            f"{source} must have a row for each of the {len(split.images):,} images, got {len(rows):,}: if "
+            "some images were rejected, add a first column with the names of the images"
         )
     mean, deviation = rows[split.train].mean(0), rows[split.train].std(0)
-    for column, spread, middle in zip(table.columns, deviation, mean, strict=True):
-        if not spread > 1e-9 * abs(middle):
-            raise UserError(
-                f"data.vectors needs columns that differ between images, got {middle:g} for all training "
-                f"images in column {column!r} of {source}: remove this column"
-            )
+    for column, same in zip(table.columns, deviation <= 1e-9 * abs(mean), strict=True):
+        if same:
+            raise UserError(f"column {column!r} of {source} is the same for all training images: remove it")
     return ImageVectors(table.columns, np.ascontiguousarray(rows), split.train, mean, deviation)
 
 
@@ -170,23 +164,14 @@ def _find_rows(names: Sequence[str], images: Images, source: str | Path) -> list
         last = name.rsplit("/", 1)[-1]
         row = known.get(name, known.get(last) if lasts[last] == 1 else None)
         if row is None:
-            missing = f"{name!r}{suggest(name, names)}"
-            raise UserError(
-                f"data.vectors must have a row for each image, and {source} has none for {missing}"
-            )
+            raise UserError(f"{source} must have a row for the image {name!r}{suggest(name, names)}")
         rows.append(row)
     return rows
 
 
-def _holds_heads(row: Sequence[str]) -> bool:
-    """Return whether the first row of a file holds the names of its columns."""
-    if not all(map(_is_number, row[1:])):
-        return True
-    return not _is_number(row[0]) and (len(row) == 1 or row[0].lower() in _NAMES)
-
-
-def _is_number(cell: str, finite: bool = False) -> bool:
+def _to_float(cell: str) -> float:
+    """Return the number in a cell; NaN if it holds none."""
     try:
-        return math.isfinite(float(cell)) or not finite
+        return float(cell)
     except ValueError:
-        return False
+        return math.nan

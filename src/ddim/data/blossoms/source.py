@@ -14,17 +14,15 @@ from ddim.data.blossoms.kinds import KINDS
 from ddim.data.blossoms.paint import Canvas
 from ddim.data.blossoms.scene import Scene
 from ddim.data.sources import Member, Source
-from ddim.errors import UserError
 
 # Increase this number with every change of the images; it is part of the fingerprint.
 VERSION = 2
-_SMALLEST, _LARGEST = 32, 128
 _SEED = 7919
 
 
 @dataclass(frozen=True)
 class Blossoms(Source):
-    """The source of the flowers 0 ... count - 1, with heights and widths of 32 to 128 pixels."""
+    """The source of the flowers 0 ... count - 1; they look best with 32 to 128 pixels."""
 
     count: int = 8192
 
@@ -48,16 +46,7 @@ def name_kind(index: int) -> str:
 
 
 def draw_blossom(index: int, size: tuple[int, int]) -> np.ndarray:
-    """Return the image (H, W, 3) uint8 of the flower with this index, drawn at a size (height, width).
-
-    Raises:
-        UserError: if height or width is not between 32 and 128 pixels.
-    """
-    if not all(_SMALLEST <= side <= _LARGEST for side in size):
-        raise UserError(
-            f"data.size (--size) of blossoms must lie between {_SMALLEST} and {_LARGEST} pixels, "
-            f"got {size[0]}x{size[1]}"
-        )
+    """Return the image (H, W, 3) uint8 of the flower with this index, drawn at a size (height, width)."""
     name, random = _draw_kind(index)
     scene = Scene(Canvas(size, light=random.uniform(-2.6, -0.5)), random)
     scene.paint_background()
