@@ -6,9 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
-from ddim.data import augment
 from ddim.data.augment import LABELS, Augment, apply_transformations, prepare_transformations
 from ddim.errors import UserError
 from oracles import normal
@@ -146,30 +144,6 @@ def test_colours_do_not_change(values, shift, factor):
     assert torch.allclose(apply_augmentation(factor * X + shift, repeated(labels)), factor * found + shift)
     flat = torch.full_like(X, shift)
     assert torch.allclose(apply_augmentation(flat, repeated(labels)), flat)
-
-
-class OnApple(torch.Tensor):
-    """A tensor that says that it is on an Apple GPU, until it is copied to the CPU."""
-
-    device = torch.device("mps")
-
-    def cpu(self):
-        return self.as_subclass(torch.Tensor)
-
-
-def test_images_of_an_apple_gpu_are_resampled_on_the_cpu(monkeypatch):
-    original, devices = F.grid_sample, []
-
-    def grid_sample(x, grid, *given, **named):
-        devices.append(x.device.type)
-        return original(x, grid, *given, **named)
-
-    monkeypatch.setattr(F, "grid_sample", grid_sample)
-    done = prepare_transformations(repeated(SCALED), 16, 16)
-    found = augment._resampled(X.as_subclass(OnApple), done.inverse, done.shift)
-    assert isinstance(found, OnApple)
-    assert torch.equal(found.cpu(), augment._resampled(X, done.inverse, done.shift))
-    assert devices == ["cpu", "cpu"]
 
 
 def test_each_transformation_has_its_probability_independently():

@@ -149,18 +149,13 @@ class Arrays(Source):
         except Exception as error:  # NumPy raises errors of many types for damaged files
             raise UserError(f"{str(self.path)!r} cannot be read: {error}") from None
         if images.ndim not in (3, 4) or not images.size:
-            raise UserError(
-                f"images must have the shape (N, H, W), (N, H, W, C) or (N, C, H, W), got {images.shape} in "
-                f"{self.path}"
-            )
+            wanted = "the shape (N, H, W), (N, H, W, C) or (N, C, H, W)"
+            raise UserError(f"images must have {wanted}, got {images.shape} in {self.path}")
         if labels is not None:
             labels = labels.reshape(-1)
             fits = labels.dtype.kind in "iu" and len(labels) == len(images)
             if not fits or labels.min() < 0 or labels.max() >= _MOST_CLASSES:
-                raise UserError(
-                    f"labels must be class indices 0, 1, 2, ..., one for each of the {len(images):,} "
-                    f"images, got {len(labels):,} of type {labels.dtype} in {self.path}"
-                )
+                raise UserError(f"{self.path} must hold a class index 0, 1, 2, ... for each image")
         return images, labels
 
     def _choose(self, arrays: np.lib.npyio.NpzFile) -> tuple[np.ndarray, np.ndarray | None]:
@@ -170,11 +165,8 @@ class Arrays(Source):
         usual = [name for name in _IMAGES if name in names] or (others if len(others) == 1 else [])
         wanted = self.reading.array or (usual[0] if usual else "")
         if wanted not in names:
-            problem = f"not {wanted!r}" if wanted else "and the images may be in any of them"
-            raise UserError(
-                f"{self.path} holds the arrays {', '.join(names[:20])}, {problem}: name the one with the "
-                "images in data.array (--data.array NAME)"
-            )
+            known = ", ".join(names[:20])
+            raise UserError(f"{self.path} holds the arrays {known}: name the images, --data.array NAME")
         labels = next((arrays[name] for name in _LABELS if name in names and name != wanted), None)
         return arrays[wanted], labels
 
@@ -204,8 +196,7 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
             return data.other
         return data
     source = GivenImages(data, values)
-    GIVEN[source.text] = source
-    return source
+    return GIVEN.setdefault(source.text, source)
 
 
 class GivenImages(Source):
@@ -251,8 +242,7 @@ class GivenImages(Source):
             UserError: if their sizes differ.
         """
         if len(self._sizes) > 1:
-            some = " and ".join(f"{height}x{width}" for height, width in sorted(self._sizes)[:2])
-            raise UserError(f"the images have different sizes, such as {some}: give a size, such as size=64")
+            raise UserError("the images have different sizes: give a size, such as size=64")
         return next(iter(self._sizes))
 
     def stamp(self) -> str:
@@ -280,12 +270,13 @@ class GivenImages(Source):
 
 def _find_pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the image of a row of a data set of Hugging Face, and its label or None."""
+    filled = {name: value for name, value in row.items() if value is not None}
     image, label = (
-        next(filter(None.__ne__, map(row.get, names)), None) for names in (_ROW_IMAGES, _ROW_LABELS)
+        next((name for name in names if name in filled), None) for names in (_ROW_IMAGES, _ROW_LABELS)
     )
     if image is None:
         raise UserError(f"a row must have an image in a column named image, got {', '.join(map(str, row))}")
-    return image, label
+    return filled[image], filled.get(label)
 
 
 def _find_class_names(data: Any) -> Sequence[str] | None:  # noqa: ANN401

@@ -97,15 +97,13 @@ KINDS = {
         Rings((14, 11, 8, 5), step=0.23),
     ),
     "daisy": Kind(
-        "c5c0b1 ffffff ffffff, d2c6cb f7e9ee fdeaf2, ce9cb0 fdeaf2 fdeaf2, cbb541 fff3a8 fff3a8, "
-        "ab8bbe efe0fa efe0fa",
+        "c5c0b1 ffffff, d2c6cb fdeaf2, ce9cb0 fdeaf2, cbb541 fff3a8, ab8bbe efe0fa",
         Blade(0.135, rise=0.35, fall=0.25, veins=1.5),
         Rings((12,), more=10),
         Eye(0.25, "e0a010 ffdc55, f2c21a ffdc55, d98c0f ffdc55", 24),
     ),
     "forget-me-not": Kind(
-        "f4f8ff 6a9ae8 6a9ae8, f8f4ff 8a7ae0 8a7ae0, fff4f8 f08ab8 f08ab8, fdf6d8 f4f4fa f4f4fa, "
-        "fff0c0 f8d040 f8d040",
+        "dfeaff 5a8ce6, e6e0ff 7a68dc, ffe4ee ee7cb2, fdf6d8 f4f4fa, fff0b0 f6c830",
         Blade(0.42),
         Rings((5,)),
         Eye(0.2, "f0c020"),
