@@ -271,12 +271,12 @@ class GivenImages(Source):
 def _find_pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the image of a row of a data set of Hugging Face, and its label or None."""
     filled = {name: value for name, value in row.items() if value is not None}
-    image, label = (
-        next((name for name in names if name in filled), None) for names in (_ROW_IMAGES, _ROW_LABELS)
+    images, labels = (
+        [filled[name] for name in names if name in filled] for names in (_ROW_IMAGES, _ROW_LABELS)
     )
-    if image is None:
+    if not images:
         raise UserError(f"a row must have an image in a column named image, got {', '.join(map(str, row))}")
-    return filled[image], filled.get(label)
+    return images[0], labels[0] if labels else None
 
 
 def _find_class_names(data: Any) -> Sequence[str] | None:  # noqa: ANN401

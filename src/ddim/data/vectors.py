@@ -113,7 +113,7 @@ def read_vectors(path: str | Path) -> VectorTable:
     named = (headed and first[0].lower() in _NAMES) or np.isnan(table[:, 0]).any()
     numbers, columns = table[:, int(named) :], first[int(named) :]
     if not numbers.size or not np.isfinite(numbers).all():
-        wrong = [row for row, good in zip(rows, np.isfinite(numbers).all(1), strict=True) if not good]
+        wrong = [row for row, values in zip(rows, numbers, strict=True) if not np.isfinite(values).all()]
         raise UserError(
             f"{path} must hold finite numbers for each image, got {wrong[0] if wrong else 'none'}"
         )

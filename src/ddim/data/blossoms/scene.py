@@ -83,16 +83,12 @@ class Scene:
         """Paint rings of petals around a place whose unit is the length of a petal."""
         random = self.random
         width, notch = petal.width * random.uniform(0.85, 1.15), petal.notch * random.uniform(0.6, 1.4)
-        bend, more = petal.bend * random.uniform(-1, 1), random.integers(rings.more + 1)
+        bend, more = petal.bend * random.uniform(-1, 1), int(random.integers(rings.more + 1))
         petal = replace(petal, width=width, notch=notch, bend=bend)
         length, light = rings.length, rings.dim ** (len(rings.petals) - 1)
         for number, ring in enumerate(rings.petals):
-            angles = ring
-            if isinstance(ring, int):
-                turn = math.tau / (ring + more)
-                angles = [turn * (k + number / 2 + random.normal(0, 0.07)) for k in range(ring + more)]
-            for angle in angles:
-                at = place.turned(angle + random.normal(0, 0.02)).scaled(length * random.normal(1, 0.05))
+            for angle in ring if isinstance(ring, tuple) else _spread(ring + more, number / 2):
+                at = place.turned(angle + random.normal(0, 0.05)).scaled(length * random.normal(1, 0.05))
                 shape = replace(petal, bend=rings.curl * angle) if rings.curl else petal
                 self.canvas.paint_blade(at, shape, ramp, light * random.normal(1, 0.03))
             length, light = length - rings.step, light / rings.dim
@@ -143,3 +139,8 @@ class Scene:
         colours = parse_colours(rows[self.random.integers(len(rows))])
         shift = self.random.normal(0, 0.03, 3).astype(np.float32)
         return (colours + shift * (0.4 + colours)).clip(0, 1)
+
+
+def _spread(count: int, start: float) -> list[float]:
+    """Return `count` angles at equal distances; the first is `start` distances from the vertical."""
+    return [(number + start) * math.tau / count for number in range(count)]
