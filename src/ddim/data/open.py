@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ddim.data.arrays import SUFFIXES, Arrays
+from ddim.data.arrays import GIVEN, PREFIX, SUFFIXES, Arrays
 from ddim.data.blossoms.source import Blossoms
 from ddim.data.cache import load_images
-from ddim.data.given import GIVEN, PREFIX
 from ddim.data.images import Images, check_size
 from ddim.data.parquet import Parquet, find_parquet
 from ddim.data.remote import NAMED, fetch_data, names_repository, open_named, parse_repository

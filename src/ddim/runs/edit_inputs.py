@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddim.data.batch import to_unit
 from ddim.data.decode import BROKEN, MAX_BYTES, UnusableError
-from ddim.data.given import encode_picture
+from ddim.data.arrays import encode_picture
 from ddim.data.high_bit_depth import decode_any, read_any_header
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError, describe_given
@@ -73,7 +73,7 @@ def _read_bytes(file: str | Path | Image.Image) -> bytes:
     """Return the bytes of an image file, or of a file like that of which Pillow read an image."""
     try:
         if isinstance(file, Image.Image):
-            return encode_picture(file, _describe(file))
+            return encode_picture(file)
         if not isinstance(file, str | Path):
             raise UserError(
                 "an image must be a file, an image of Pillow or a tensor, such as torch.from_numpy(array), "

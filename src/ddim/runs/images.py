@@ -13,7 +13,7 @@ from torch import Tensor
 from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import open_decoded
-from ddim.data.given import PREFIX
+from ddim.data.arrays import PREFIX
 from ddim.data.open import (
     NAMES,
     absolute_source,
@@ -170,9 +170,11 @@ def reopen_images(
         images = open_decoded(fingerprint, data.size, official=official)
         if images is None:
             raise
-        warn_user(
-            f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used"
-        )
+        if not data.source.startswith(PREFIX):
+            warn_user(
+                f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are "
+                "used"
+            )
         return limit_range(images, data.reading)
     return open_images(place, data.size, data.channels, reading=reading, **watch_reading(progress))
 

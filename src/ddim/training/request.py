@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.data.given import GivenImages, give_images
+from ddim.data.arrays import GivenImages, give_images
 from ddim.data.open import fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError, describe_given, warn_user
