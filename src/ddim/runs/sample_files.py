@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddim.data.folder import Folder
-from ddim.data.sources import Member, Reject
+from ddim.data.sources import Folder, Member, Reject
 from ddim.data.values import PICTURE_CHANNELS, Values
 from ddim.diffusion.denoiser import Shape
 from ddim.errors import UserError
