@@ -221,8 +221,8 @@ def resume(
             saved = processes.broadcast(_read_saved(folder, data) if processes.leads else None)
             start = replace(start, adapt=saved.document["asked"]["threads"] is None)
             if isinstance(data, GivenImages):
-                # Every process must have the images, with the values that the run has.
-                give_images(data, saved.document["recipe"]["data"]["values"])
+                # Every process must know the images by their text, with the values that the run has.
+                _ = give_images(data, saved.document["recipe"]["data"]["values"]).text
             if saved.newest is not None:
                 _continue(saved, saved.newest, start, decoding, larger)
             else:
