@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ddim.cli import main
-from ddim.data import given
+from ddim.data.arrays import GIVEN
 from ddim.runs import own_parts
 from ddim.runs.pipeline import load
 
@@ -67,11 +67,11 @@ def elsewhere(tmp_path, monkeypatch):
 
     def forget():
         monkeypatch.setattr(own_parts, "_GIVEN", {})
-        given.GIVEN.clear()
+        GIVEN.clear()
 
     forget()
     yield forget
-    given.GIVEN.clear()
+    GIVEN.clear()
 
 
 def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(
@@ -140,10 +140,6 @@ def test_own_images_resume_their_run_whatever_its_size_and_labels_are(elsewhere,
         ("train x --schedule mine.py:Steep --schedule.clip 1", "clip is not a field of Steep; it is a field"),
         ("train x --net mine.py:Net --net.foo 1", "net.foo is not a field of a recipe"),
         ("train x --net broken.py:Net", "broken.py cannot be run: ZeroDivisionError"),
-        (
-            "train mine.py:width",
-            "data must be a path, a name, a tensor or array of images or a data set, got int",
-        ),
     ],
 )
 def test_invalid_components_are_refused_in_one_sentence(words, message, elsewhere, tmp_path, capsys):

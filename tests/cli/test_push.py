@@ -120,8 +120,8 @@ def test_a_training_takes_its_images_and_its_weights_from_the_hub(hub, run, comm
     "words, said",
     [
         (("sample", "hub:flowers"), "a repository on the Hub is named hub:OWNER/NAME or"),
-        (("sample", "hub:ada/none"), "the Hub has no model ada/none that your token can read"),
-        (("train", "hub:ada/none"), "the Hub has no data set ada/none that your token can read"),
+        (("sample", "hub:ada/none"), "hub:ada/none cannot be downloaded (404"),
+        (("train", "hub:ada/none"), "hub:ada/none cannot be downloaded (404"),
         (("push", "nothing", "ada/flowers"), "run nothing is not a folder"),
         (("push", "RUN", "ada/flowers", "--weights", "none"), "weights must be ema or raw, got 'none'"),
     ],

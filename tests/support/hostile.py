@@ -1,86 +1,345 @@
-"""Run a command on every hostile file, and report what each command did.
+"""Hostile files: each tries to run code or is damaged on purpose, and meets a command of ddim.
 
-`python tests/support/hostile.py FOLDER [NAME ...]` runs the cases whose names contain one of the words, by
-default all. It exits with 1 unless each case is refused in one sentence, or succeeds if a part of it can be
-used. In addition, no case may run a program or exceed 1 GiB of memory and 5 s of the processor. This is a
-script because it forks: a case costs no import.
+`CASES` maps a name to a function that writes files into an empty folder and returns the words of the command.
+The command must refuse them in one sentence; of the cases in `PARTLY` it uses the sound part. Code that runs
+writes a file named canary, or is heard by the audit hook of `canary`.
 """
 
-from __future__ import annotations
-
-import argparse
+import gzip
+import io
 import json
 import os
-import shutil
-import sys
+import pickle
+import struct
+import tarfile
+import zipfile
+from functools import cache, partial
 from pathlib import Path
+from tempfile import mkdtemp
 
-import hostile_archives  # noqa: F401  (it adds cases)
-import hostile_images  # noqa: F401
-import hostile_models  # noqa: F401
-import hostile_tables  # noqa: F401
-from confined import Outcome, attempt, warm_up
-from hostile_cases import CASES, PARTLY
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
 
+from archives import write_tar
+from bad_images import chunk, encoded, picture
+from ddim.runs.diffusers_format import export_to_diffusers
+from ddim.runs.manifest import MANIFEST, write_parts
+from ddim.runs.pipeline import load
+from untrained import recipe, run_of
 
-def _write(name: str, folder: Path) -> list[str]:
-    """Write a case in a process of its own, whose memory does not count; return the words of its command."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.write(writing, json.dumps(CASES[name](folder)).encode())
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with open(reading, "rb") as file:
-        words = file.read()
-    if os.waitpid(child, 0)[1]:
-        raise RuntimeError(f"case {name} could not be written")
-    return json.loads(words)
+CASES = {}
+PARTLY = set()
+DATA = ["data", "source", "--size", "8"]
+GOOD = encoded(picture(8, 8), "PNG")
+MODULE = "open('canary', 'w')\nclass Net: pass\n"
 
 
-def meet(name: str, folder: Path) -> tuple[Outcome, str | None]:
-    """Run a case in a new folder; return what it did, and its fault or None."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    words = _write(name, folder)
-    before = {path.name for path in folder.iterdir()}
-    outcome = attempt(words, folder)
-    fault = outcome.find_fault(0 if name in PARTLY else 2)
-    made = {path.name for path in folder.iterdir()} - before - {".out", ".err", ".events", "cache"}
-    if fault is None and made - {"data-grid.png"}:
-        fault = f"wrote {sorted(made)}"
-    return outcome, fault
+def add(kind, cases, write, *, partly=False):
+    """Add a case for each entry of a dictionary, which `write` writes into a folder."""
+    for name, content in cases.items():
+        CASES[f"{kind} {name}"] = partial(write, content)
+        if partly:
+            PARTLY.add(f"{kind} {name}")
 
 
-def main() -> int:
-    """Run the cases, print a line for each or a report as JSON, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    warm_up()
-    names = [name for name in CASES if not args.words or any(word in name for word in args.words)]
-    faults: dict[str, str] = {}
-    slowest, largest = 0.0, 0
-    for name in names:
-        outcome, fault = meet(name, args.folder / "case")
-        if fault:
-            faults[name] = fault
-        slowest, largest = max(slowest, outcome.seconds), max(largest, outcome.growth)
-        said = (outcome.err.strip().splitlines() or outcome.out.strip().splitlines() or [""])[-1]
-        if not args.json:
-            line = f"{name}: {outcome.seconds:.1f} s, {outcome.growth >> 20} MiB: "
-            print(line + (f"FAULT {fault}" if fault else said[:160]), flush=True)
-    shutil.rmtree(args.folder / "case", ignore_errors=True)
-    report = {"cases": len(names), "faults": faults, "seconds": round(slowest, 1), "mib": largest >> 20}
-    print(json.dumps(report))
-    return int(bool(faults))
+def in_file(name, words, content, folder):
+    """Write bytes into a file; return the words."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+    return words
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+# Pickles
+
+
+class Call:
+    """An object whose pickle calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def saved(value, **options):
+    """The bytes of a file of torch.save."""
+    file = io.BytesIO()
+    torch.save(value, file, **options)
+    return file.getvalue()
+
+
+HARM = Call(os.system, "touch canary")
+WEIGHTS = {"a": torch.ones(3), "b": HARM}
+PICKLES = {
+    "of a program": pickle.dumps(HARM),
+    "in letters": b"cposix\nsystem\n(S'touch canary'\ntR.",
+    "of exec": pickle.dumps({"a": Call(exec, "open('canary', 'w')")}),
+    "of eval": pickle.dumps([Call(eval, "__import__('os').mkdir('canary')")]),
+    "of torch": saved(WEIGHTS),
+    "of old torch": saved(WEIGHTS, _use_new_zipfile_serialization=False),
+    "of torch.hub": saved({"a": Call(torch.hub.load, "canary", "x")}),
+    "of a module": saved(torch.nn.Identity()),
+    "in a list": saved([HARM]),
+    "packed": gzip.compress(pickle.dumps(HARM)),
+}
+for _suffix in ("pt", "safetensors"):
+    _words = ["import", f"m.{_suffix}", "--size", "16", "--out", "run"]
+    add(f"{_suffix} pickle", PICKLES, partial(in_file, f"m.{_suffix}", _words))
+
+
+# Runs
+
+
+@cache
+def sound_run():
+    """The folder of a small run, and the files of its checkpoint as {name: bytes}."""
+    run = run_of(recipe(), Path(mkdtemp(prefix="hostile-")) / "run")
+    (place,) = (run / "checkpoints").iterdir()
+    paths = (path for path in place.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return run, {path.relative_to(place).as_posix(): path.read_bytes() for path in paths}
+
+
+def changed_run(change, folder):
+    """Write a run whose files are changed under a manifest that fits; return the words that sample it."""
+    files = dict(sound_run()[1])
+    manifest = change(files)
+    place = folder / "run" / "checkpoints" / "step-000000003"
+    place.mkdir(parents=True)
+    (folder / "evil.py").write_text(MODULE)
+    write_parts(place, 3, False, files.items())
+    if manifest is not None:
+        (place / MANIFEST).write_bytes(manifest)
+    return ["sample", "run", "-n", "1", "--steps", "2", "--out", "out"]
+
+
+def replaced(name, content):
+    return lambda files: files.update({name: content})
+
+
+def edited(name, place, **values):
+    """Return the change of fields of a document, at a place such as "net"."""
+
+    def change(files):
+        document = json.loads(files[name])
+        (document[place] if place else document).update(values)
+        files[name] = json.dumps(document).encode()
+
+    return change
+
+
+HUGE = b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
+TENSORS = {
+    "of words": b"not safetensors at all",
+    "with a header of 2**62 bytes": struct.pack("<Q", 2**62) + b"{}",
+    "of braces": struct.pack("<Q", 10**5) + b"{" * 10**5,
+    "of 4 TB": struct.pack("<Q", len(HUGE)) + HUGE,
+    "of an unknown type": struct.pack("<Q", 48) + b'{"a":{"dtype":"X9","shape":[1],"data_offsets":0}}',
+    "that are a pickle": PICKLES["of a program"],
+}
+OTHER = {"kind": "os.system", "sha256": "0" * 64}
+add("run with tensors", {k: replaced("model.safetensors", v) for k, v in TENSORS.items()}, changed_run)
+add("run", {
+    "with a pickle as average": replaced("ema/default.safetensors", PICKLES["of torch"]),
+    "with a pickle as recipe": replaced("recipe.json", PICKLES["of a program"]),
+    "with a pickle as state": replaced("state.json", PICKLES["in letters"]),
+    "with a pickle as manifest": lambda files: PICKLES["in letters"],
+    "with a manifest of brackets": lambda files: b"[" * 10**5,
+    "with a manifest that leads out": lambda files: b'{"schema": 1, "files": {"../../canary": {}}}',
+    "of brackets": replaced("recipe.json", b"[" * 10**5),
+    "of a list": replaced("recipe.json", b"[1]"),
+    "of a function as sampler": edited("recipe.json", "", sampler=OTHER),
+    "of a module beside it": edited("recipe.json", "net", kind="evil:Net", sha256="0" * 64),
+    "of a file beside it": edited("recipe.json", "net", kind="evil.py:Net"),
+    "of a path": edited("recipe.json", "net", kind="../../evil.py:Net"),
+    "of a class path": edited("recipe.json", "", net={"_target_": "os.system", "_class_path": "os.system"}),
+    "of a wide network": edited("recipe.json", "net", width=2**40),
+    "of a state of nothing": replaced("state.json", b"{}"),
+    "of many channels": edited("state.json", "", channels=10**12),
+}, changed_run)  # fmt: skip
+
+
+# Recipes
+
+
+_START = ["train", "blossoms:20", "--out", "run", "--recipe"]
+add("recipe", {
+    "that calls": b"!!python/object/apply:os.system ['touch canary']",
+    "with a field that calls": b"name: !!python/object/apply:os.system ['touch canary']",
+    "with a new object": b"net: !!python/object/new:os.system ['touch canary']",
+    "with a module": b"schedule: !!python/module:evil",
+    "with a name": b"schedule: !!python/name:os.system",
+    "with eval": b"seed: !!python/object/apply:eval ['open(\"canary\", \"w\")']",
+    "of another tag": b"!cosine {min_signal: 0.1}",
+    "of a module": b"net: {kind: 'evil:Net'}",
+    "of aliases": b"a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]",
+    "of brackets": b"[" * 100_000,
+    "of tables": b"{a: " * 60_000,
+    "of a pickle": PICKLES["in letters"],
+    "of zeros": bytes(1000),
+}, partial(in_file, "a.yaml", [*_START, "a.yaml"]))  # fmt: skip
+
+
+# Pipelines of diffusers
+
+
+@cache
+def sound_pipeline():
+    folder = Path(mkdtemp(prefix="hostile-")) / "pipe"
+    export_to_diffusers(load(sound_run()[0]), folder)
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def changed_pipeline(change, folder):
+    """Write a pipeline whose files are changed; return the words that import it."""
+    files = {**sound_pipeline(), "evil.py": MODULE.encode(), "unet/evil.py": MODULE.encode()}
+    change(files)
+    for name, content in files.items():
+        in_file(f"pipe/{name}", [], content, folder)
+    return ["import", "pipe", "--out", "run"]
+
+
+def with_bin(files):
+    """Replace the weights by a pickle, as old pipelines have it."""
+    files["unet/diffusion_pytorch_model.bin"] = PICKLES["of torch"]
+    del files["unet/diffusion_pytorch_model.safetensors"]
+
+
+CONFIG, UNET = "unet/config.json", "unet/diffusion_pytorch_model.safetensors"
+add("diffusers", {
+    "with a pickle": with_bin,
+    "with a pickle of another name": replaced(UNET, PICKLES["of torch"]),
+    "of another class": edited(CONFIG, "", _class_name="os.system"),
+    "of code beside it": edited(CONFIG, "", _class_name="Net", auto_map={"AutoModel": "evil.Net"}),
+    "of brackets": replaced(CONFIG, b"[" * 10**5),
+    "of a million layers": edited(CONFIG, "", layers_per_block=10**6),
+    "of words": edited(CONFIG, "", block_out_channels=["x" * 10**5]),
+}, changed_pipeline)  # fmt: skip
+add("diffusers", {
+    "of a module beside it": edited("model_index.json", "", unet=["evil", "Net"]),
+    "of a function": edited("model_index.json", "", scheduler=["os", "system"]),
+}, changed_pipeline, partly=True)  # fmt: skip
+
+
+# Arrays and tables
+
+
+def npy(header):
+    """The bytes of a .npy file with any header."""
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
+
+
+def packed(**arrays):
+    """The bytes of a .npz file."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def saved_array(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+OBJECTS = np.array([HARM, HARM], object)
+add("npy", {
+    "of objects": saved_array(OBJECTS),
+    "that is a pickle": PICKLES["of a program"],
+    "of a call": npy(b"__import__('os').system('touch canary')"),
+    "of odd code": npy(b"{'descr': (1 is 1), 'shape': '\\d'}"),
+    "of brackets": npy(b"[" * 60_000),
+    "of 10**27 values": npy(b"{'descr': '<u2', 'fortran_order': False, 'shape': (10**9, 10**9, 10**9)}"),
+}, partial(in_file, "source.npy", ["data", "source.npy", "--size", "8"]))  # fmt: skip
+add("npz", {
+    "of objects": packed(images=OBJECTS),
+    "with labels of objects": packed(images=np.zeros((2, 8, 8), np.uint8), labels=OBJECTS),
+    "that is a pickle": PICKLES["of a program"],
+}, partial(in_file, "source.npz", ["data", "source.npz", "--size", "8"]))  # fmt: skip
+
+
+def parquet(metadata, images=(GOOD,)):
+    """The bytes of a parquet file whose column of images has metadata of Arrow."""
+    field = pyarrow.field("image", pyarrow.binary(), metadata=metadata)
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table([list(images)], pyarrow.schema([field])), file)
+    return file.getvalue()
+
+
+_PARQUET = partial(in_file, "source.parquet", ["data", "source.parquet", "--size", "8"])
+# Versions of pyarrow before 14.0.1 unpickled this type (CVE-2023-47248).
+_TYPE = {"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": PICKLES["in letters"]}
+add("parquet", {"of a type that is a pickle": parquet(_TYPE)}, _PARQUET, partly=True)
+add("parquet", {
+    "of pickles": parquet(None, [PICKLES["of a program"], PICKLES["of torch"]]),
+    "cut off": parquet(None)[:-100],
+    "that is a pickle": PICKLES["of a program"],
+}, _PARQUET)  # fmt: skip
+add("csv", {
+    "of escapes": b"\x1b[2J,1\n2,3\n",
+    "of formulas": b"=cmd|'/C touch canary'!A0,1\n" * 20,
+    "that is a pickle": PICKLES["of a program"],
+}, partial(in_file, "a.csv", [*_START, "smoke", "--data.vectors", "a.csv"]))  # fmt: skip
+
+
+# Archives and images
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(touch canary) (w) file\n%%EOF\n"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script href="http://127.0.0.1/x"/></svg>'
+TEXT = GOOD[:33] + chunk(b"tEXt", b"a\0" + PICKLES["in letters"]) + GOOD[33:]
+NAMES = ("a.png", "../canary.png", "/tmp/canary.png", "b/../../canary.png", "c\x1b[2J.png")
+LINKS = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE
+
+
+def zipped(members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def linking_zip():
+    link = zipfile.ZipInfo("canary.png")
+    link.external_attr = 0o120777 << 16
+    return zipped({"a.png": GOOD, link: "/etc/passwd"})
+
+
+def linking_tar(folder):
+    with tarfile.open(folder / "source", "w") as archive:
+        write = tarfile.TarInfo("a.png")
+        write.size = len(GOOD)
+        archive.addfile(write, io.BytesIO(GOOD))
+        for kind in LINKS:
+            info = tarfile.TarInfo(f"canary{kind.decode()}.png")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    return DATA
+
+
+def tar_that_leads_out(folder):
+    write_tar(folder / "source", dict.fromkeys(NAMES, GOOD), "gz")
+    return DATA
+
+
+_SOURCE = partial(in_file, "source", DATA)
+add("zip", {"that leads out": zipped(dict.fromkeys(NAMES, GOOD)), "with a link": linking_zip()}, _SOURCE,
+    partly=True)  # fmt: skip
+add("zip", {
+    "of pickles": zipped({"a.png": PICKLES["in letters"], "b.pkl": PICKLES["of a program"]}),
+    "of programs": zipped({"a.eps": EPS, "a.png": EPS, "evil.py": MODULE}),
+    "of another version": zipped({"a.png": GOOD}).replace(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\xff"),
+    "that is encrypted": zipped({"a.png": GOOD}).replace(b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"),
+}, _SOURCE)  # fmt: skip
+CASES["tar with links"], CASES["tar that leads out"] = linking_tar, tar_that_leads_out
+PARTLY |= {"tar with links", "tar that leads out", "image with a pickle as text"}
+add("image", {"with a pickle as text": TEXT}, partial(in_file, "source/a.png", DATA))
+add("image", {
+    "that is a program": EPS,
+    "that is a page": SVG,
+    "that is a pickle": PICKLES["of a program"],
+}, partial(in_file, "source/a.png", DATA))  # fmt: skip

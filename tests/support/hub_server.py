@@ -27,7 +27,6 @@ class Repository:
 
     commits: dict = field(default_factory=dict)
     private: bool = False
-    gated: bool = False
 
     def add(self, files, removed=()):
         """Add a commit with more or other files, and without some; return its name."""
@@ -46,13 +45,11 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The repositories, the requests so far, and how the Hub misbehaves."""
+    """The repositories, the requests so far, and whether the Hub is out of order."""
 
     address: str = ""
     repositories: dict = field(default_factory=dict)
-    objects: dict = field(default_factory=dict)
     requests: list = field(default_factory=list)
-    sizes: dict = field(default_factory=dict)  # sizes that are stated for files instead of their own
     status: int | None = None  # answered to every request
 
     def repository(self, name, files=(), **options):
@@ -80,51 +77,28 @@ class _Handler(BaseHTTPRequestHandler):
     def refuse(self, status, code, text=""):
         self.answer(status, {"error": text}, X_Error_Code=code, X_Error_Message=text)
 
-    def body(self):
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-
-    def allowed(self, name, writing=False):
-        """Return the repository; return None if an error was sent.
-
-        Like the Hub, answer "RepoNotFound" if the repository is private and no token is given.
-        """
-        found, token = self.hub.repositories.get(name), self.headers.get("Authorization")
-        if token not in (None, f"Bearer {TOKEN}"):
-            self.refuse(401, "", "Invalid credentials in Authorization header")
-        elif found is None or (found.private and token is None):
-            self.refuse(404 if token else 401, "RepoNotFound", "Repository not found")
-        elif writing and token is None:
-            self.refuse(401, "", "Unauthorized")
-        elif writing and not name.startswith("ada/"):
-            self.refuse(403, "", "You don't have the rights to do this")
-        elif found.gated and not writing:
-            self.refuse(403, "GatedRepo", "Access is restricted")
-        else:
-            return found
-        return None
-
     def handle_any(self):
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path))
+        self.content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.token = self.headers.get("Authorization")
         if self.hub.status:
-            self.body()
             self.answer(self.hub.status, {"error": "out of order"})
-            return
-        for pattern, act in _ROUTES:
-            if found := re.fullmatch(pattern, f"{self.command} {path}"):
-                act(self, **found.groupdict())
-                return
-        self.body()
-        self.refuse(404, "", f"no such page {path}")
+        elif self.token not in (None, f"Bearer {TOKEN}"):
+            self.refuse(401, "", "Invalid credentials in Authorization header")
+        else:
+            for pattern, act in _ROUTES:
+                if match := re.fullmatch(pattern, f"{self.command} {path}"):
+                    act(self, **match.groupdict())
+                    return
+            self.refuse(404, "", f"no such page {path}")
 
-    do_GET = do_HEAD = do_POST = do_PUT = handle_any  # noqa: N815 (names of the standard library)
+    do_GET = do_HEAD = do_POST = handle_any  # noqa: N815 (names of the standard library)
 
     def create(self):
-        asked = json.loads(self.body())
+        asked = json.loads(self.content)
         name = f"{asked['organization']}/{asked['name']}"
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            self.refuse(401, "", "Invalid credentials in Authorization header")
-        elif asked["organization"] != "ada":
+        if asked["organization"] != "ada":
             self.refuse(403, "", "You don't have the rights to create a model under this namespace")
         elif name in self.hub.repositories:
             self.answer(409, {"url": f"{self.hub.address}/{name}", "error": "You already created it"})
@@ -134,120 +108,79 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.repository(name, private=bool(private))
             self.answer(200, {"url": f"{self.hub.address}/{name}"})
 
-    def validate(self):
-        self.body()
-        self.answer(200, {"errors": [], "warnings": []})
+    def find(self, name, revision):
+        """Return a commit and its files, or None after a refusal.
 
-    def describe(self, name, revision, kind="models"):
-        if kind == "datasets":
-            name = f"datasets/{name}"
-        if found := self.allowed(name):
-            commit = found.find(revision or "main")
-            if commit is None:
-                self.refuse(404, "RevisionNotFound", "Revision not found")
-                return
-            files = found.commits[commit]
-            sizes = {file: self.hub.sizes.get(file, len(content)) for file, content in files.items()}
-            siblings = [{"rfilename": file, "size": size} for file, size in sizes.items()]
-            self.answer(200, {"id": name, "sha": commit, "private": found.private, "siblings": siblings})
+        Like the Hub, answer "RepoNotFound" if the repository is private and no token is given.
+        """
+        repository = self.hub.repositories.get(name)
+        if repository is None or (repository.private and self.token is None):
+            self.refuse(404 if self.token else 401, "RepoNotFound", "Repository not found")
+        elif (commit := repository.find(revision or "main")) is None:
+            self.refuse(404, "RevisionNotFound", "Revision not found")
+        else:
+            return commit, repository.commits[commit]
+        return None
 
-    def paths(self, name, revision):
-        names = parse_qs(self.body().decode())["paths"]
-        if found := self.allowed(name):
-            files = found.commits[found.find(revision)]
-            known = [file for file in names if file in files]
-            entries = [{"type": "file", "path": f, "size": len(files[f]), "oid": "0" * 40} for f in known]
-            self.answer(200, entries)
+    def describe(self, name, revision):
+        if found := self.find(name, revision):
+            private = self.hub.repositories[name].private
+            names = [{"rfilename": file} for file in found[1]]
+            self.answer(200, {"id": name, "sha": found[0], "private": private, "siblings": names})
 
-    def preupload(self, name, revision):
-        paths = [file["path"] for file in json.loads(self.body())["files"]]
-        modes = {path: "lfs" if path.endswith((".safetensors", ".png")) else "regular" for path in paths}
-        files = [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]
-        if self.allowed(name, writing=True):
-            self.answer(200, {"files": files})
+    def list_files(self, name, revision):
+        wanted = parse_qs(self.content.decode()).get("paths")
+        if found := self.find(name, revision):
+            files = [file for file in found[1] if wanted is None or file in wanted]
+            known = {"type": "file", "oid": "0" * 40}
+            self.answer(200, [{**known, "path": file, "size": len(found[1][file])} for file in files])
 
-    def batch(self, name):
-        asked = json.loads(self.body())["objects"]
-        places = [{"href": f"{self.hub.address}/objects/{one['oid']}"} for one in asked]
-        objects = [{**one, "actions": {"upload": place}} for one, place in zip(asked, places, strict=True)]
-        if self.allowed(name, writing=True):
-            self.answer(200, {"transfer": "basic", "objects": objects})
-
-    def put(self, oid):
-        content = self.body()
-        good = hashlib.sha256(content).hexdigest() == oid
-        if good:
-            self.hub.objects[oid] = content
-        self.answer(200 if good else 400)
+    def prepare(self, name, revision):
+        paths = [file["path"] for file in json.loads(self.content)["files"]]
+        files = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
+        self.answer(200, {"files": files})
 
     def commit(self, name, revision):
-        lines = [json.loads(line) for line in self.body().splitlines()]
-        if found := self.allowed(name, writing=True):
-            files = {
-                line["value"]["path"]: base64.b64decode(line["value"]["content"])
-                if line["key"] == "file"
-                else self.hub.objects[line["value"]["oid"]]
-                for line in lines
-                if line["key"] not in ("header", "deletedFile")
-            }
-            removed = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
-            oid = found.add(files, removed)
-            self.answer(200, {"commitUrl": f"{self.hub.address}/{name}/commit/{oid}", "commitOid": oid})
+        lines = [json.loads(line) for line in self.content.splitlines()]
+        files = {
+            line["value"]["path"]: base64.b64decode(line["value"]["content"])
+            for line in lines
+            if line["key"] == "file"
+        }
+        removed = {line["value"]["path"] for line in lines if line["key"] == "deletedFile"}
+        oid = self.hub.repositories[name].add(files, removed)
+        self.answer(200, {"commitUrl": f"{self.hub.address}/{name}/commit/{oid}", "commitOid": oid})
 
     def resolve(self, name, revision, file):
-        if not (found := self.allowed(name)):
-            return
-        commit = found.find(revision)
-        if commit is None:
-            self.refuse(404, "RevisionNotFound", "Revision not found")
-        elif file not in found.commits[commit]:
-            self.refuse(404, "EntryNotFound", "Entry not found")
-        else:
-            content = found.commits[commit][file]
+        if found := self.find(name, revision):
+            content = found[1][file]
             etag = hashlib.sha256(content).hexdigest()
-            more = {"X_Linked_Size": self.hub.sizes[file]} if file in self.hub.sizes else {}
-            self.answer(200, content, ETag=f'"{etag}"', X_Repo_Commit=commit, **more)
+            self.answer(200, content, ETag=f'"{etag}"', X_Repo_Commit=found[0])
 
 
-_NAME, _REVISION = r"(?P<name>[\w.-]+/[\w.-]+)", r"(?P<revision>[\w./-]+)"
+_NAME, _REVISION = r"(models/)?(?P<name>(datasets/)?[\w.-]+/[\w.-]+)", r"(?P<revision>[\w.-]+)"
 _ROUTES = [
-    (r"POST /api/repos/create", _Handler.create),
-    (r"POST /api/validate-yaml", _Handler.validate),
-    (rf"POST /api/models/{_NAME}/preupload/{_REVISION}", _Handler.preupload),
-    (rf"POST /api/models/{_NAME}/paths-info/{_REVISION}", _Handler.paths),
-    (rf"POST /api/models/{_NAME}/commit/{_REVISION}", _Handler.commit),
-    (rf"GET /api/(?P<kind>models|datasets)/{_NAME}(/revision/{_REVISION})?", _Handler.describe),
-    (rf"POST /{_NAME}\.git/info/lfs/objects/batch", _Handler.batch),
-    (r"PUT /objects/(?P<oid>\w+)", _Handler.put),
-    (
-        r"(GET|HEAD) /(?P<name>(datasets/)?[\w.-]+/[\w.-]+)/resolve/(?P<revision>[\w.-]+)/(?P<file>.+)",
-        _Handler.resolve,
-    ),
+    ("GET /api/whoami-v2", lambda handler: handler.answer(200, {"name": "ada"})),
+    ("POST /api/repos/create", _Handler.create),
+    ("POST /api/validate-yaml", lambda handler: handler.answer(200, {"errors": [], "warnings": []})),
+    (rf"POST /api/{_NAME}/preupload/{_REVISION}", _Handler.prepare),
+    (rf"POST /api/{_NAME}/commit/{_REVISION}", _Handler.commit),
+    (rf"POST /api/{_NAME}/paths-info/{_REVISION}", _Handler.list_files),
+    (rf"GET /api/{_NAME}/tree/{_REVISION}", _Handler.list_files),
+    (rf"GET /api/{_NAME}(/revision/{_REVISION})?", _Handler.describe),
+    (rf"(GET|HEAD) /{_NAME}/resolve/{_REVISION}/(?P<file>.+)", _Handler.resolve),
 ]
 
 
 @contextmanager
-def serve_hub():
-    """Serve an empty Hub for a block, and yield it."""
-    hub = Hub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        hub.address = f"http://127.0.0.1:{server.server_port}"
-        thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@contextmanager
 def hub_in_use(home):
-    """Serve a Hub for a block; `huggingface_hub` talks to it, with its cache in the folder `home`."""
+    """Serve an empty Hub for a block; `huggingface_hub` talks to it, with its cache in the folder `home`."""
     from huggingface_hub import constants
 
-    with serve_hub() as hub, pytest.MonkeyPatch.context() as patch:
+    hub = Hub()
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
+        hub.address = f"http://127.0.0.1:{server.server_port}"
         patch.setattr(constants, "ENDPOINT", hub.address)
         template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -260,7 +193,11 @@ def hub_in_use(home):
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             patch.delenv(name, raising=False)
         patch.setenv("DDIM_CACHE", str(home / "ddim"))
-        yield hub
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
 
 
 def publish(hub, name, run, weights="ema", change=None, **options):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddim.data.named import ARCHIVES
 from ddim.errors import UserError, explain_error, suggest
 from ddim.files import cache_folder
 
@@ -16,14 +15,18 @@ from ddim.files import cache_folder
 # names are never removed, because the user may keep other files in the cache folder.
 _PARTS = {
     "images": ("", r"[0-9a-f]{32}-\d+x\d+x\d+(-u16|-f32)?", "decoded data sets"),
-    "surveys": ("surveys", r"[0-9a-f]{64}\.json", "fingerprints of sources, which save reading every file"),
+    "stamps": ("stamps", r"[0-9a-f]{64}\.(json|lock)", "which files the decoded data sets belong to"),
     "features": (
         "features",
         r"(samples-)?[0-9a-f]{64}(\.\w+)?",
         "samples, features of samples and images",
     ),
     "compiler": ("", "compiler", "networks compiled by torch.compile"),
-    "downloads": ("downloads", "|".join(re.escape(a.file) for a in ARCHIVES), "downloaded data sets"),
+    "downloads": (
+        "downloads",
+        r"flowers-102|oxford-iiit-pet|cifar-10-.*|\w+(\.tar\.gz|\.tgz)",
+        "data sets of torchvision",
+    ),
     "hub": ("hub", r"[\w.-]+--[\w.-]+", "runs and data sets of the Hugging Face Hub"),
     "weights": ("weights", r".*-[0-9a-f]{8}\.pth", "downloaded weights of feature networks"),
 }

@@ -5,24 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from ddim.data.arrays import SUFFIXES, Arrays
+from ddim.data.arrays import GIVEN, PREFIX, SUFFIXES, Arrays
 from ddim.data.blossoms.source import Blossoms
-from ddim.data.cache import fingerprint_survey, load_cached
-from ddim.data.folder import open_path
-from ddim.data.given import GIVEN, PREFIX
-from ddim.data.hub import names_repository, parse_repository
-from ddim.data.hub_data import fetch_data
+from ddim.data.cache import load_images
 from ddim.data.images import Images, check_size
-from ddim.data.named import NAMED, WITH_SPLIT
-from ddim.data.parquet import Parquet, is_parquet
-from ddim.data.sources import Source
-from ddim.data.survey import survey_source
+from ddim.data.parquet import Parquet, find_parquet
+from ddim.data.remote import NAMED, fetch_data, names_repository, open_named, parse_repository
+from ddim.data.sources import Source, open_path
 from ddim.data.values import AS_FILES_SAY, Reading
 from ddim.errors import UserError, suggest
-from ddim.files import cache_folder
 
 NAMES = ("blossoms", *NAMED)
 
@@ -35,7 +28,6 @@ def open_images(
     reading: Reading = AS_FILES_SAY,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    checking: Callable[[int, int], None] | None = None,
 ) -> Images:
     """Return the images of a source at one size; they are decoded once and stored in a cache.
 
@@ -44,17 +36,17 @@ def open_images(
 
     Args:
         source: a folder, a .zip, a .tar[.gz|.xz], a .npy, a .npz, a .parquet, or the name of a built-in data
-            set: "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". A local copy of the last three
-            is given as "pets:/path/to/copy". "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face
-            Hub. If a path with such a name exists, the path takes precedence. The text of a source that
-            `give_images` returned is accepted too.
+            set: "blossoms", "blossoms:COUNT", "flowers", "pets" or "cifar10". The last three are downloaded
+            by torchvision; "pets:FOLDER" names the folder that torchvision calls root.
+            "hub:OWNER/NAME[@REVISION]" is a data set on the Hugging Face Hub. If a path with such a name
+            exists, the path takes precedence. The text of a source that `give_images` returned is accepted
+            too.
         size: (height, width) in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); if None, the most frequent number in the files is used.
         reading: how pixel values are read; by default the files determine it.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
-        progress: called with (done, total) while images are decoded.
-        checking: called with (done, total) while files are read to find out whether they have changed; for
-            an archive, whose number of files is unknown, the total is the number done.
+        progress: called with (done, total) while images are decoded; for an archive, whose number of files is
+            unknown, the total is the number done.
 
     Raises:
         UserError: if there is no such source, no usable image in it, or `size`, `channels` or `reading` has a
@@ -63,31 +55,14 @@ def open_images(
     check_size(size)
     if channels not in (None, 1, 3, 4):
         raise UserError(f"data.channels must be 1 (gray), 3 (RGB) or 4 (RGBA), got {channels}")
-    text, kind = str(source), reading.values
-    found = find_source(text, reading)
-    wanted = (*size, channels)
-    images = load_cached(found, text, wanted, values=kind, cache=cache, progress=progress, checking=checking)
-    return limit_range(images, reading)
-
-
-def limit_range(images: Images, reading: Reading) -> Images:
-    """Return images with the range of values that the user gave in `reading`.
-
-    Raises:
-        UserError: if a range is given, but the images have 8 bits or values outside this range.
-    """
-    return replace(images, values=reading.limit(images.values, images.find_ends))
+    opened = find_source(str(source), reading)
+    return load_images(opened, str(source), size, channels, reading=reading, cache=cache, progress=progress)
 
 
 def source_exists(text: str) -> bool:
     """Return whether a text is an existing path, or begins like the name of a data set; nothing is opened."""
     known = text in GIVEN or names_repository(text) or text.partition(":")[0] in NAMES
     return known or os.path.exists(os.path.expanduser(text))
-
-
-def defines_split(text: str) -> bool:
-    """Return whether a text of `absolute_source` names a data set that defines a split; nothing is opened."""
-    return text.partition(":")[0] in WITH_SPLIT
 
 
 def absolute_source(text: str) -> str:
@@ -116,15 +91,14 @@ def _is_array(path: str) -> bool:
 def fingerprint_source(
     text: str, size: tuple[int, int], channels: int | None = None, reading: Reading = AS_FILES_SAY
 ) -> str:
-    """Return the fingerprint that the images of a source would have, without decoding them.
+    """Return the fingerprint of the images of a source, which are decoded first if they are not cached.
 
     The arguments are the same as in `open_images`.
 
     Raises:
-        UserError: if there is no such source.
+        UserError: if there is no such source, or no usable image in it.
     """
-    known = survey_source(find_source(text, reading), cache_folder())
-    return fingerprint_survey(known, size, channels, reading.values)
+    return open_images(text, size, channels, reading=reading).fingerprint
 
 
 def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
@@ -141,16 +115,16 @@ def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
         raise UserError(f"the images {text.removeprefix(PREFIX)} were given from Python: give them again")
     path = os.path.expanduser(text)
     if text and os.path.lexists(path):
-        if is_parquet(Path(path)):
-            return Parquet(Path(path))
+        if files := find_parquet(Path(path)):
+            return Parquet(files)
         return Arrays(Path(path), reading) if _is_array(path) else open_path(Path(path))
     if names_repository(text):
-        return find_source(str(fetch_data(parse_repository(text, "dataset"))), reading)
+        return find_source(str(fetch_data(parse_repository(text))), reading)
     name, _, copy = text.partition(":")
     if name == "blossoms" and (text == name or re.fullmatch("[1-9][0-9]{0,6}", copy)):
         return Blossoms(int(copy)) if copy else Blossoms()
     if name in NAMED and (copy or text == name):
-        return NAMED[name](Path(os.path.expanduser(copy)) if copy else None)
+        return open_named(name, Path(os.path.expanduser(copy)) if copy else None)
     message = (
         f"{text!r} is neither a folder, a .zip, .tar, .npy, .npz or .parquet file, nor a data set "
         f"({', '.join(NAMES)})"

@@ -44,7 +44,7 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
     Raises:
         UserError: if there is no usable image.
     """
-    from ddim.data.decode import UnusableError, is_image_name
+    from ddim.data.decode import UnusableError, hide_warnings, is_image_name
     from ddim.data.open import find_source
     from ddim.data.sources import Member
 
@@ -57,24 +57,22 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
         if not isinstance(member, Member):
             continue
         try:
-            return _decode_picture(member.data, size)
+            with hide_warnings():
+                return _decode_picture(member.data, size)
         except UnusableError as error:
             refusal = f": {member.name}: {error}"
     raise UserError(f"{source!r} has no usable image{refusal}")
 
 
-def _decode_picture(data: bytes, size: tuple[int, int]) -> Tensor:
+def _decode_picture(data: bytes | np.ndarray, size: tuple[int, int]) -> Tensor:
     """Return the image (1, 3, H, W) in [0, 1] of a file or array; floats are scaled by their own range."""
-    from ddim.data.decode import decode_image
-    from ddim.data.high_bit_depth import ARRAY, decode_any, read_any_header, stored_type
+    from ddim.data.decode import decode_image, read_header
     from ddim.data.values import LARGEST, Values, choose_range
 
-    found = read_any_header(data)
-    kind = stored_type(found)
-    if found.format == "PNG" or (kind == "uint8" and found.format != ARRAY):
-        kind, pixels = "uint8", decode_image(data, size, 3)[1]
-    else:
-        pixels = decode_any(data, size, found.channels, Values(kind))[1]
+    found = read_header(data)
+    kind = "uint8" if found.format == "PNG" else found.values
+    channels = 3 if kind == "uint8" and found.format != "array" else found.channels
+    pixels = decode_image(data, size, channels, kind).pixels
     ends = (0.0, LARGEST[kind]) if kind in LARGEST else choose_range(pixels.min().item(), pixels.max().item())
     unit = torch.from_numpy(Values(kind, *ends).to_unit(pixels)).permute(2, 0, 1)[None]
     picture = torch.from_numpy(to_uint8(unit)[..., :3]).permute(0, 3, 1, 2) / 255

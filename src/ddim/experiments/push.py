@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ddim.data.hub import Repository, check_login, connect_to_hub, explain_errors, find_file, parse_repository
+from ddim.data.remote import ADVICE, Repository, connect_to_hub, explain_errors, parse_repository
 from ddim.errors import UserError
 from ddim.experiments.model_card import CARD, SAMPLES, make_card
 from ddim.files import write_atomic
 from ddim.plots.page import Block, Code, Heading, Text
 from ddim.runs.classes import default_label
 from ddim.runs.codec import write_recipe
-from ddim.runs.hub_run import ALLOWED
+from ddim.runs.hub_run import FILES
 from ddim.runs.manifest import MANIFEST
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.publishing import write_published
@@ -97,7 +97,8 @@ def push_run(
     if repository.revision:
         raise UserError(f"a run is pushed to the main branch: give OWNER/NAME without @, got {to!r}")
     api = connect_to_hub("pushing a run")
-    check_login(f"pushing to {repository.id}")
+    with explain_errors(f"{to} cannot be uploaded", ADVICE):
+        api.whoami()
     loaded = load(run, weights, own=own, device="cpu")
     with TemporaryDirectory(prefix="ddim-") as temporary:
         folder = Path(temporary)
@@ -108,7 +109,7 @@ def push_run(
             write_atomic(folder / file, png)
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         announce(sizes | {CARD: len(card.encode())})
-        with explain_errors(repository):
+        with explain_errors(f"{to} cannot be uploaded", ADVICE):
             api.create_repo(repository.id, private=True, exist_ok=True)
             head = _find_head(api, repository) or _HEAD.format(task="" if loaded.model.classes else _TASK)
             write_atomic(folder / CARD, (head + card).encode())
@@ -122,17 +123,15 @@ def _upload(api: HfApi, repository: Repository, folder: Path, run: LoadedRun) ->
 
     Files of an earlier push that this run does not have, such as the vectors of its images, are removed.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-    paths = sorted(folder.iterdir())
-    left = {*ALLOWED, SAMPLES} - {path.name for path in paths}
-    old = sorted(entry.path for entry in api.get_paths_info(repository.id, sorted(left)))
-    changes = [CommitOperationAdd(path.name, str(path)) for path in paths]
-    changes += [CommitOperationDelete(name) for name in old]
     message = (
         f"Upload a run of ddim after {run.checkpoint.state.step:,} steps, {run.checkpoint.weights} weights"
     )
-    done = api.create_commit(repository.id, changes, commit_message=message)
+    done = api.upload_folder(
+        repo_id=repository.id,
+        folder_path=folder,
+        commit_message=message,
+        delete_patterns=[*FILES, SAMPLES],
+    )
     return done.oid, bool(api.model_info(repository.id).private)
 
 
@@ -150,7 +149,7 @@ def _find_head(api: HfApi, repository: Repository) -> str | None:
         )
     if CARD not in names:
         return None
-    text = find_file(repository, CARD, 2**20).path.read_text(encoding="utf-8", errors="replace")
+    text = Path(api.hf_hub_download(repository.id, CARD)).read_text(encoding="utf-8", errors="replace")
     head = re.match(r"---\r?\n.*?\n---\r?\n", text, re.DOTALL)
     return head[0] if head else None
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.errors import UserError, is_full_disk
-from ddim.files import cache_folder, cache_folders, download_file, read_file
+from ddim.files import cache_folder
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ddim.errors import UserError, check_pixels, describe_given, join_words, to_int, warn_user
-from ddim.files import read_own_file, write_atomic
+from ddim.files import write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor

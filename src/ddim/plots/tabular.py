@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError
-from ddim.files import read_picture
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-not-found]

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ddim.data.hub import names_repository
 from ddim.data.open import NAMES
+from ddim.data.remote import names_repository
 from ddim.diffusion.consistency import Consistency
 from ddim.runs.codec import dump
 from ddim.runs.guidance_name import name_guide

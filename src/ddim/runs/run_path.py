@@ -6,7 +6,7 @@ import difflib
 import os
 from pathlib import Path
 
-from ddim.data.hub import names_repository
+from ddim.data.remote import names_repository
 from ddim.errors import UserError, quote
 from ddim.files import read_sealed
 from ddim.runs import checkpoint

@@ -56,7 +56,7 @@ def list_data(folder: Path | None) -> dict[str, tuple[DataSet, str]]:
             if kind is not None:
                 paths[kind].append(Path(entry.path))
             images = images or (entry.is_file() and is_image_name(entry.name, b""))
-    # Parquet files are read as images of their folder too, see `is_parquet`.
+    # Parquet files are read as images of their folder too, see `find_parquet`.
     if images or paths["folder"] or paths["parquet"]:
         found.append((DataSet("folder", show_text(folder.resolve().name), "folder"), str(folder)))
     found += [

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddim.data.blossoms.source import Blossoms
-from ddim.data.named import NAMED
+from ddim.data.remote import NAMED
 from ddim.errors import UserError
 from ddim.experiments.index import find_runs
 from ddim.experiments.sweep import folder as sweep_folder
@@ -99,8 +99,9 @@ def test_the_path_of_the_images_becomes_absolute(tmp_path, monkeypatch):
 
 
 def test_the_path_of_a_copy_of_a_named_data_set_becomes_absolute(tmp_path, monkeypatch):
-    monkeypatch.setitem(NAMED, "pets", lambda copy: Blossoms(19))
+    monkeypatch.setitem(NAMED, "pets", lambda root: Blossoms(19))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "copy").mkdir()
     trials = plan_trials(request(data="pets:copy"))
     assert {t.recipe["data"]["source"] for t in trials} == {f"pets:{tmp_path / 'copy'}"}
     assert {t.recipe["data"]["source"] for t in plan_trials(request(data="pets"))} == {"pets"}
@@ -215,7 +216,7 @@ def test_sources_with_enough_validation_images_can_be_evaluated(tmp_path, monkey
         plan_trials(request(data=str(tmp_path / "photos"), evaluate=20, fields={"data.validation": "0"}))
     # An official source has its own validation images.
     monkeypatch.setattr(Blossoms, "official", True)
-    monkeypatch.setitem(NAMED, "pets", lambda copy: Blossoms(19))
+    monkeypatch.setitem(NAMED, "pets", lambda root: Blossoms(19))
     assert plan_trials(request(data="pets", evaluate=20, fields={"data.validation": "0"}))
 
 
