@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from ddim.errors import UserError, check_pixels, describe_given, join_words, to_int, warn_user
+from ddim.errors import UserError, check_pixels, to_int
 from ddim.files import write_atomic
-from ddim.files.own_files import read_own_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,11 +30,12 @@ LARGEST_ZOOM = 64
 MARK = "ddim"
 """The "Software" entry of PNG files that this library writes."""
 
-
 COLUMNS = 8
 """The largest number of images in a strip."""
+
 GAP = 2
 """White pixels between the images of a sheet."""
+
 LARGEST_FILM = 16_383
 """The largest height and width of an animated WebP."""
 
@@ -137,24 +137,15 @@ def sheet(
             sheet gets about 800 pixels.
 
     Raises:
-        UserError: if there is no image, their sizes differ, a value is outside [0, 1] or NaN, or `columns` or
-            `zoom` is too small or too large.
+        UserError: if a value is outside [0, 1] or NaN, or `columns` or `zoom` is too small or too large.
 
     Example:
         >>> ddim.sheet(ddim.sample("runs/photos-fast-1", n=16)).save("samples.png")
     """
     import torch
 
-    for each in [images, *images] if isinstance(images, Sequence) else [images]:
-        if not isinstance(each, torch.Tensor | np.ndarray | Sequence) or isinstance(each, str):
-            what = describe_given(each)
-            raise UserError(f"images must be a tensor, an array or a list of these, got {what}")
-    if not len(images):
-        raise UserError("a sheet needs at least 1 image, got none")
     # torch takes no array with a negative stride, such as a reversed one.
     parts = [torch.as_tensor(p.copy() if isinstance(p, np.ndarray) else p) for p in images]
-    if len(shapes := {tuple(part.shape): None for part in parts}) > 1:
-        raise UserError(f"the images of a sheet must have the same shape, got {join_words(shapes)}")
     whole = torch.stack(parts)
     check_images(whole)
     return Image.fromarray(enlarge(make_sheet(whole[None] if whole.ndim == 3 else whole, columns), zoom))
@@ -219,22 +210,12 @@ def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     return [sheet[top : top + height, left : left + width] for top in tops for left in lefts]
 
 
-def read_sheet(folder: Path, path: Path, height: int, width: int) -> list[np.ndarray]:
-    """Return the images of a sheet's PNG file inside a folder, each (height, width, 3) uint8.
-
-    If there is no file, the result is []. If it cannot be read, the result is [] too, and a warning says why.
-    """
-    try:
-        with Image.open(io.BytesIO(read_own_file(folder, path)), formats=("PNG",)) as image:
-            return split_sheet(np.asarray(image.convert("RGB")), height, width)
-    except FileNotFoundError:
-        pass
-    except UserError as error:
-        warn_user(f"{error}; it is left out")
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of these for damaged files
-        reason = getattr(error, "strerror", None) or "it is damaged"
-        warn_user(f"{path} cannot be read, and is left out: {reason}")
-    return []
+def read_sheet(path: Path, height: int, width: int) -> list[np.ndarray]:
+    """Return the images of a sheet's PNG file, each (height, width, 3) uint8; [] if there is no file."""
+    if not path.is_file():
+        return []
+    with Image.open(path) as image:
+        return split_sheet(np.asarray(image.convert("RGB")), height, width)
 
 
 def blend_alpha(pixels: np.ndarray) -> np.ndarray:
@@ -253,35 +234,22 @@ def blend_alpha(pixels: np.ndarray) -> np.ndarray:
     return np.rint(pixels[..., :3] * opacity + board * (1 - opacity)).astype(np.uint8)
 
 
-# Files
-
-
 def save_png(path: str | Path, pixels: np.ndarray) -> None:
-    """Write an image (H, W) or (H, W, 1, 3 or 4) uint8 as a PNG file; equal pixels give equal files.
-
-    Raises:
-        UserError: if the folder of `path` does not exist.
-    """
-    _write(Path(path), render_png(pixels))
+    """Write an image as a PNG file; see `render_png`."""
+    write_atomic(Path(path), render_png(pixels))
 
 
 def render_png(pixels: np.ndarray) -> bytes:
-    """Return the content of the PNG file of an image; see `save_png`."""
+    """Return the content of the PNG file of an image; equal pixels give equal files.
+
+    Images are (H, W) or (H, W, 1, 3 or 4) uint8; gray ones may be uint16.
+    """
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     mark = PngImagePlugin.PngInfo()
     mark.add_text("Software", MARK)
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG", pnginfo=mark)
-    return content.getvalue()
-
-
-def render_deep_png(pixels: np.ndarray) -> bytes:
-    """Return the content of the PNG file of a gray image (H, W) or (H, W, 1) uint16, with 16 bits."""
-    mark = PngImagePlugin.PngInfo()
-    mark.add_text("Software", MARK)
-    content = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels.reshape(pixels.shape[:2]))).save(content, "PNG", pnginfo=mark)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, "PNG", pnginfo=mark)
     return content.getvalue()
 
 
@@ -297,10 +265,8 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], zoom: int | None =
         zoom: see `enlarge`; a factor that is too large for a WebP is reduced.
 
     Raises:
-        UserError: if there is no frame, `zoom` is not in 1 ... 64, or the folder of `path` does not exist.
+        UserError: if `zoom` is not in 1 ... 64.
     """
-    if not frames:
-        raise UserError("an animation needs at least 1 frame, got none")
     zoom = None if zoom is None else min(zoom, LARGEST_FILM // max(frames[0].shape[:2]))
     images = [Image.fromarray(enlarge(blend_alpha(frame), zoom)) for frame in frames]
     each = max(1, round(4000 / max(1, len(frames) - 1)))  # in milliseconds
@@ -309,7 +275,7 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], zoom: int | None =
     film = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
     # The default effort takes 30 times as long, and makes noisy frames only a tenth smaller.
     images[0].save(content, "WEBP", lossless=True, method=0, quality=0, **film)
-    _write(Path(path), content.getvalue())
+    write_atomic(Path(path), content.getvalue())
 
 
 def check_picture_path(
@@ -323,18 +289,17 @@ def check_picture_path(
         replace: whether an existing file may be replaced.
 
     Raises:
-        UserError: if `path` has another ending, its folder does not exist, it is a folder, or it is a file
-            that may not be replaced.
+        UserError: if `path` has another ending, its folder does not exist, or it is a file that may not be
+            replaced.
     """
     path = Path(path)
-    if path.suffix.lower() not in endings:
-        raise UserError(f"--out must end in {' or '.join(endings)}, got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise UserError(f"--out {str(path)!r} lies in a folder that does not exist: create the folder first")
-    if path.is_dir():
-        raise UserError(f"--out {str(path)!r} is a folder: give the name of a file")
+    if path.suffix.lower() not in endings or not path.parent.is_dir():
+        allowed = " or ".join(endings)
+        raise UserError(
+            f"a picture is written as a file {allowed} into a folder that exists, got {str(path)!r}"
+        )
     if path.exists() and not replace:
-        raise UserError(f"--out {str(path)!r} exists: give another name, or --overwrite to replace it")
+        raise UserError(f"{str(path)!r} exists: give another name, or --overwrite to replace it")
 
 
 def find_unused_path(path: str | Path) -> Path:
@@ -342,9 +307,3 @@ def find_unused_path(path: str | Path) -> Path:
     path = Path(path)
     others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
     return path if not path.exists() else next(other for other in others if not other.exists())
-
-
-def _write(path: Path, content: bytes) -> None:
-    if not path.parent.is_dir():
-        raise UserError(f"{str(path)!r} lies in a folder that does not exist: create the folder first")
-    write_atomic(path, content)
