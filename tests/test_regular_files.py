@@ -1,4 +1,4 @@
-"""The files of an edit, of a log and of weights are opened only if they are regular files."""
+"""The files of an edit and of a log are opened only if they are regular files."""
 
 import os
 
@@ -6,14 +6,12 @@ import pytest
 
 from ddim.errors import UserError
 from ddim.evaluation.run_figures import read_image
-from ddim.metrics.weights import read_weights
 from ddim.runs.edit_inputs import read_images
 from ddim.runs.log import METRICS, read_metrics
 
 READERS = {
     "photo.png": lambda path: read_images([path], (8, 8), 3),
     "view.jpg": lambda path: read_image(str(path), (8, 8)),
-    "weights.pth": lambda path: read_weights("efficientnet-lite0", path),
     METRICS: lambda path: read_metrics(path.parent),
 }
 

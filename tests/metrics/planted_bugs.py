@@ -25,15 +25,15 @@ BUGS = [
     ),
     bug(
         "an image is its own nearest neighbour",
-        "metrics/precision_recall.py",
+        "metrics/prdc.py",
         "nearest[:, ks] => nearest[:, [k - 1 for k in ks]]",
-        "metrics/test_precision_recall.py::test_precision_and_recall_equal_torch_fidelity",
-        "metrics/test_precision_recall.py::test_all_four_metrics_follow_their_definitions",
+        "metrics/test_prdc.py::test_precision_and_recall_equal_torch_fidelity",
+        "metrics/test_prdc.py::test_all_four_metrics_follow_their_definitions",
     ),
     bug(
         "the interval of a share has one tail",
-        "metrics/proportions.py",
+        "metrics/statistics.py",
         'proportion_ci(0.95, "exact") => proportion_ci(0.9, "exact")',
-        "metrics/test_proportions.py::test_the_interval_of_zero_successes_has_its_closed_form",
+        "metrics/test_statistics.py::test_the_interval_of_zero_successes_has_its_closed_form",
     ),
 ]

@@ -1,7 +1,7 @@
 """How values show themselves in a notebook: sheets, figures and tables."""
 
 import io
-import math
+import json
 import subprocess
 import sys
 import types
@@ -14,7 +14,7 @@ from PIL import Image
 from ddim.errors import UserError
 from ddim.plots.charts import plot_curves, rasterise
 from ddim.plots.pictures import make_sheet, sheet
-from ddim.plots.tabular import Tabular
+from ddim.plots.table import Table, Tabular
 
 
 def test_a_sheet_is_a_picture_enlarged_by_a_whole_factor():
@@ -38,22 +38,6 @@ def test_a_sheet_takes_a_reversed_array():
         assert np.array_equal(np.asarray(sheet(given, zoom=1)), images[0, ..., ::-1].transpose(1, 2, 0))
 
 
-@pytest.mark.parametrize(
-    ("images", "columns", "said"),
-    [
-        ([np.zeros((3, 8, 8)), np.zeros((3, 9, 8))], None, r"same shape, got \(3, 8, 8\) and \(3, 9, 8\)"),
-        (np.full((1, 1, 4, 4), 7, np.uint16), None, "got uint16 from 7 to 7: convert them to uint8"),
-        (np.zeros((1, 1, 4, 4)), 1.5, "columns must be a whole number, got 1.5"),
-        (None, None, "images must be a tensor, an array or a list of these, got None"),
-        ("abc", None, "images must be a tensor, an array or a list of these, got 'abc'"),
-        ([3, 4], None, "images must be a tensor, an array or a list of these, got 3"),
-    ],
-)
-def test_images_of_which_no_sheet_can_be_made_are_refused(images, columns, said):
-    with pytest.raises(UserError, match=said):
-        sheet(images, columns)
-
-
 def test_a_figure_shows_itself_as_a_picture_and_leaves_pyplot_alone():
     one, other = (plot_curves({"a": ([0, 1], [1, 2])}, "x", "y") for _ in range(2))
     with Image.open(io.BytesIO(one._repr_png_())) as picture:
@@ -74,23 +58,24 @@ class Some(Tabular):
         return [{"name": f"<{k}>", "value": k / 3 if k else None, "n": 1000 * k} for k in range(self.count)]
 
 
-def test_a_table_is_text_html_and_a_data_frame():
+def test_a_result_is_text_html_and_a_data_frame(monkeypatch):
     assert repr(Some(2)) == "Some\nname  value   n\n<0>           0\n<1>   0.3333  1,000"
     assert "<td>&lt;1&gt;</td><td>0.3333</td>" in Some(2)._repr_html_()
     assert len(repr(Some(1000)).splitlines()) == 27
-    assert repr(Some(1000)).endswith("24 of 1,000 rows are shown")
-    assert "24 of 1,000 rows are shown" in Some(1000)._repr_html_()
-    assert "rows are shown" not in Some(24)._repr_html_()
-    assert repr(Some(0)) == "Some\n(no rows)"
-
-
-def test_a_column_without_values_is_numeric_in_a_data_frame(monkeypatch):
+    for text in (repr(Some(1000)), Some(1000)._repr_html_()):
+        assert "24 of 1,000 rows are shown" in text
     monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(DataFrame=list))
     assert Some(2).to_frame()[0] == {"name": "<0>", "value": None, "n": 0}
-    assert math.isnan(Some(1).to_frame()[0]["value"])
 
 
-def test_a_data_frame_needs_pandas(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(UserError, match="needs pandas, which is not installed: pip install pandas"):
-        Some(1).to_frame()
+def test_a_table_is_text_csv_and_json():
+    table = Table(["name", "KID"], [["a", 0.5], ["b, c", None], ["\x1b[1m", 1234]], ["a note"], words=1)
+    lines = str(table).splitlines()
+    assert lines[0].split() == ["name", "KID"]
+    assert {len(line) for line in (lines[0], lines[1], lines[3])} == {len(lines[0])}
+    assert lines[4] == "a note"
+    assert "\x1b" not in str(table)
+    assert table.to_csv().splitlines()[:3] == ["name,KID", "a,0.5", '"b, c",']
+    assert json.loads(json.dumps(table.to_json()))[1] == {"name": "b, c", "KID": None}
+    records = [{"a": 1}, {"b": 2, "a": 3}]
+    assert Table.from_records(records).rows == [[1, None], [3, 2]]
