@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from ddim.errors import UserError, check_pixels, to_int
+from ddim.errors import UserError, check_pixels, to_int, warn_user
 from ddim.files import write_atomic
 
 if TYPE_CHECKING:
@@ -211,11 +211,18 @@ def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
 
 
 def read_sheet(path: Path, height: int, width: int) -> list[np.ndarray]:
-    """Return the images of a sheet's PNG file, each (height, width, 3) uint8; [] if there is no file."""
-    if not path.is_file():
+    """Return the images of a sheet's PNG file, each (height, width, 3) uint8.
+
+    If there is no file, the result is []. If it is damaged, the result is [] too, and a warning says so.
+    """
+    try:
+        with Image.open(path) as image:
+            return split_sheet(np.asarray(image.convert("RGB")), height, width)
+    except FileNotFoundError:
         return []
-    with Image.open(path) as image:
-        return split_sheet(np.asarray(image.convert("RGB")), height, width)
+    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
+        warn_user(f"{path} is damaged, and is left out")
+        return []
 
 
 def blend_alpha(pixels: np.ndarray) -> np.ndarray:
