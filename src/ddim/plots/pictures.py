@@ -300,11 +300,10 @@ def check_picture_path(
             replaced.
     """
     path = Path(path)
-    if path.suffix.lower() not in endings or not path.parent.is_dir():
-        allowed = " or ".join(endings)
-        raise UserError(
-            f"a picture is written as a file {allowed} into a folder that exists, got {str(path)!r}"
-        )
+    if path.suffix.lower() not in endings:
+        raise UserError(f"a picture must end in {' or '.join(endings)}, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise UserError(f"{str(path)!r} lies in a folder that does not exist: create the folder first")
     if path.exists() and not replace:
         raise UserError(f"{str(path)!r} exists: give another name, or --overwrite to replace it")
 
