@@ -17,11 +17,10 @@ def with_moments(n, mean, covariance, seed=0):
     return white @ np.linalg.cholesky(np.atleast_2d(covariance)).T + mean
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("n, m, d", SIZES)
-def test_fid_equals_torch_fidelity(n, m, d, seed):
-    mix = features(d, d, seed + 50) / d**0.5
-    x, y = features(n, d, seed) @ mix, features(m, d, seed + 100, shift=0.3, scale=1.4)
+def test_fid_equals_torch_fidelity(n, m, d):
+    mix = features(d, d, 50) / d**0.5
+    x, y = features(n, d, 0) @ mix, features(m, d, 100, shift=0.3, scale=1.4)
     statistics = [fid_features_to_statistics(torch.from_numpy(part)) for part in (x, y)]
     theirs = fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
     assert fid(x, y) == pytest.approx(theirs, rel=1e-6)
@@ -34,21 +33,6 @@ def test_fid_of_commuting_gaussians_adds_distances_of_means_and_deviations():
     y = with_moments(80, mean2, np.diag(std2**2), seed=2)
     expected = ((mean1 - mean2) ** 2).sum() + ((std1 - std2) ** 2).sum()
     assert fid(x, y) == pytest.approx(expected, rel=1e-9)
-
-
-def test_fid_of_two_dimensions_has_a_closed_form():
-    # tr((C1 C2)^(1/2)) = (tr(C1 C2) + 2 det(C1 C2)^(1/2))^(1/2) for 2 x 2 matrices (Cayley & Hamilton).
-    one, other = np.array([[2.0, 0.9], [0.9, 1.0]]), np.array([[0.5, -0.3], [-0.3, 3.0]])
-    x, y = with_moments(40, np.zeros(2), one, seed=1), with_moments(30, np.zeros(2), other, seed=2)
-    root = np.sqrt(np.trace(one @ other) + 2 * np.sqrt(np.linalg.det(one) * np.linalg.det(other)))
-    assert fid(x, y) == pytest.approx(np.trace(one) + np.trace(other) - 2 * root, rel=1e-9)
-
-
-@pytest.mark.parametrize("n, d", [(30, 8), (8, 30), (1200, 5)])
-def test_fid_of_identical_sets_is_zero(n, d):
-    x = features(n, d, 0, shift=3, scale=5)
-    assert abs(fid(x, x)) < 1e-6
-    assert abs(fid(x, x[::-1])) < 1e-6
 
 
 def test_fid_works_with_fewer_images_than_dimensions():
@@ -79,18 +63,6 @@ def test_fid_infinity_removes_the_bias_of_few_generated_images():
     assert abs(np.mean(free)) < 0.15 * np.mean(raw)
 
 
-def test_the_interval_of_fid_infinity_covers_the_true_value_at_its_confidence():
-    d, shift = 6, 0.5
-    truth = d * (shift**2 + shift**2)  # means and deviations differ by the shift
-    held = 0
-    # 3,000 reference images have next to no bias of their own in 6 dimensions.
-    for seed in range(50):
-        x = features(600, d, seed, shift=shift, scale=1 + shift)
-        found = fid_infinity(x, features(3000, d, 900 + seed))
-        held += found.low <= truth <= found.high
-    assert held >= 43
-
-
 def test_fid_infinity_and_its_interval_are_about_fid_against_this_reference():
     """Which is biased upwards itself: a reference of few images is as far from its own law."""
     d, shift, scale = 24, 0.1, 1.1
@@ -105,9 +77,3 @@ def test_fid_infinity_and_its_interval_are_about_fid_against_this_reference():
         drawn_from += found.low <= d * (shift**2 + (scale - 1) ** 2) <= found.high
     assert this >= 19
     assert drawn_from <= 3
-
-
-def test_fid_infinity_is_a_function_of_its_seed():
-    x, y = features(60, 4, 0), features(70, 4, 1, shift=0.3)
-    assert fid_infinity(x, y) == fid_infinity(x, y, seed=0)
-    assert fid_infinity(x, y, seed=1) != fid_infinity(x, y)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from ddim.metrics.prdc import PRDC, prdc
+from ddim.metrics.prdc import prdc
 from gaussian_features import features
 
 SIZES = [(40, 40, 8), (60, 35, 3), (30, 90, 20), (1500, 1100, 16)]
@@ -23,10 +23,9 @@ def by_definition(x, y, k):
     return precision, recall, density, coverage
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("n, m, d", SIZES)
-def test_precision_and_recall_equal_torch_fidelity(n, m, d, seed):
-    x, y = features(n, d, seed), features(m, d, seed + 100, shift=0.3, scale=1.2)
+def test_precision_and_recall_equal_torch_fidelity(n, m, d):
+    x, y = features(n, d, 0), features(m, d, 100, shift=0.3, scale=1.2)
     pair = torch.from_numpy(x), torch.from_numpy(y)
     theirs = prc_features_to_metric(*pair, prc_neighborhood=3, save_cpu_ram=False, verbose=False)
     found = prdc(x, y)
@@ -59,11 +58,6 @@ def test_one_outlier_of_the_reference_raises_precision_but_not_density():
     assert found.density == pytest.approx(1 / 5)
 
 
-def test_equal_distributions_have_density_one():
-    pairs = [(features(300, 6, seed), features(300, 6, seed + 50)) for seed in range(10)]
-    assert np.mean([prdc(*pair).density for pair in pairs]) == pytest.approx(1, abs=0.05)
-
-
 @pytest.mark.parametrize("shift", [0, 1000])
 def test_identical_sets_score_one_even_with_duplicate_images(shift):
     x = np.repeat(features(30, 50, 0, shift=shift), 7, axis=0)
@@ -72,11 +66,6 @@ def test_identical_sets_score_one_even_with_duplicate_images(shift):
     # Products of matrices of other sizes round otherwise, and the balls about copies have no width.
     for count in range(6, 60, 3):
         assert prdc(x[:count], x).precision == 1
-
-
-def test_distant_sets_score_zero():
-    x, y = features(30, 5, 0), features(30, 5, 1, shift=50)
-    assert prdc(x, y) == PRDC(0, 0, 0, 0)
 
 
 def test_the_order_of_images_and_the_size_of_blocks_do_not_matter(monkeypatch):

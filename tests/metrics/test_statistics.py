@@ -30,15 +30,6 @@ def test_the_interval_of_a_ratio_covers_the_true_value_at_its_confidence():
     assert 0.92 < held.mean() < 0.97
 
 
-def test_squared_errors_of_a_difference_add():
-    one, other = (
-        Estimate.from_error(np.array(value), np.array(error), 9) for value, error in ((5.0, 3.0), (1.0, 4.0))
-    )
-    found = estimate_difference(one, other)
-    assert found.value == 4
-    assert found.error == pytest.approx(5)
-
-
 @pytest.mark.parametrize(("n", "m"), [(3, 3), (18, 2), (5, 40)])
 def test_the_intervals_of_few_images_hold_the_truth_in_at_least_95_percent_of_cases(n, m):
     """Means of n and m normal values, and their difference, whose interval is conservative."""
