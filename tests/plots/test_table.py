@@ -7,35 +7,10 @@ import sys
 import types
 
 import numpy as np
-import pytest
-import torch
 from PIL import Image
 
-from ddim.errors import UserError
 from ddim.plots.charts import plot_curves, rasterise
-from ddim.plots.pictures import make_sheet, sheet
 from ddim.plots.table import Table, Tabular
-
-
-def test_a_sheet_is_a_picture_enlarged_by_a_whole_factor():
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    exact = make_sheet(images)
-    assert np.array_equal(np.asarray(sheet(images, zoom=1)), exact)
-    large = sheet(images)
-    assert large.size == (34 * 24, 34 * 24)
-    assert np.array_equal(np.asarray(large)[::24, ::24], exact)
-    assert sheet(list(images), columns=4, zoom=1).size == (70, 16)
-    assert sheet(images[0], zoom=1).size == (16, 16)
-    with pytest.raises(UserError, match="zoom must be at least 1 and at most 64, got 0"):
-        sheet(images, zoom=0)
-    with pytest.raises(UserError, match="zoom must be a whole number, got 2.5"):
-        sheet(images, zoom=2.5)
-
-
-def test_a_sheet_takes_a_reversed_array():
-    images = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(1, 3, 4, 5)
-    for given in (images[..., ::-1], [images[0, ..., ::-1]]):
-        assert np.array_equal(np.asarray(sheet(given, zoom=1)), images[0, ..., ::-1].transpose(1, 2, 0))
 
 
 def test_a_figure_shows_itself_as_a_picture_and_leaves_pyplot_alone():
