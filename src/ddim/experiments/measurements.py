@@ -17,7 +17,6 @@ from ddim.evaluation.record_entries import WeightsIdentity, identify_weights
 from ddim.experiments.evaluations import is_last_step
 from ddim.experiments.index import Run
 from ddim.files.documents import read_sealed
-from ddim.files.own_files import is_own_file
 from ddim.metrics.statistics import Estimate
 from ddim.runs.folder import find_newest_folder, list_numbered_folders
 
@@ -187,4 +186,4 @@ def _describe_bits(record: dict[str, Any]) -> Bits:
 def _picture(run: Path, kind: str, name: str) -> Path | None:
     """Return the file `name` in the newest folder of a kind of measurement, or None."""
     newest = find_newest_folder(run / kind)
-    return newest / name if newest is not None and is_own_file(run, newest / name) else None
+    return newest / name if newest is not None and (newest / name).is_file() else None

@@ -49,14 +49,13 @@ def to_uint8(images: Tensor) -> np.ndarray:
     Raises:
         UserError: if the shape is not (B, C, H, W).
     """
+    from torch.nn.functional import pad
+
     if images.ndim != 4 or not images.shape[1]:
         raise UserError(f"images must have the shape (B, C, H, W) with C > 0, got {tuple(images.shape)}")
-    images = images.detach().permute(0, 2, 3, 1)
-    if images.shape[3] not in (1, 3, 4):
-        shown = images.new_zeros(*images.shape[:3], 3)
-        used = min(3, images.shape[3])
-        shown[..., :used] = images[..., :used]
-        images = shown
+    images, channels = images.detach().permute(0, 2, 3, 1), images.shape[1]
+    if channels not in (1, 3, 4):
+        images = pad(images[..., :3], (0, max(0, 3 - channels)))
     if images.is_floating_point():
         # A diverged model returns NaN, and casting NaN to an integer depends on the hardware.
         images = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte()
@@ -104,15 +103,20 @@ def make_sheet(images: Tensor, columns: int | None = None) -> np.ndarray:
         UserError: if there is no image, or `columns` is below 1.
     """
     cells = blend_alpha(to_uint8(images))
+    columns = count_columns(len(cells)) if columns is None else to_int("columns", columns)
+    if not len(cells) or columns < 1:
+        raise UserError(f"a sheet needs at least 1 image and 1 column, got {len(cells)} and {columns}")
+    return arrange_images(cells, columns)
+
+
+def arrange_images(cells: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
+    """Return images (B, H, W, 3) uint8 row by row, with white pixels between them."""
     count, height, width, _ = cells.shape
-    columns = count_columns(count) if columns is None else to_int("columns", columns)
-    if count < 1 or columns < 1:
-        raise UserError(f"a sheet needs at least 1 image and 1 column, got {count} and {columns}")
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for k, cell in enumerate(cells):
-        top, left = k // columns * (height + GAP), k % columns * (width + GAP)
+        top, left = k // columns * (height + gap), k % columns * (width + gap)
         sheet[top : top + height, left : left + width] = cell
     return sheet
 
@@ -180,13 +184,10 @@ def make_strip(cells: Sequence[np.ndarray]) -> np.ndarray | None:
     """Return images (h, w, 3) uint8 in one row, enlarged; None if there is no image."""
     if not cells:
         return None
-    height, width, _ = cells[0].shape
-    strip = np.full((height, len(cells) * (width + GAP) - GAP, 3), 255, np.uint8)
-    for k, cell in enumerate(cells):
-        strip[:, k * (width + GAP) : k * (width + GAP) + width] = cell
     # The factor depends only on the width of an image, so images look equally large in all strips of a page.
-    scale = max(1, SHEET // (COLUMNS * width))
-    return enlarge(strip, scale)
+    return enlarge(
+        arrange_images(np.stack(cells), len(cells)), max(1, SHEET // (COLUMNS * cells[0].shape[1]))
+    )
 
 
 def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
