@@ -19,7 +19,7 @@ import numpy as np
 from ddim.metrics.features import extract_features, load_extractor
 from ddim.metrics.kid import kid
 from ddim.metrics.neighbours import flatten_features, nearest_neighbours
-from ddim.metrics.proportions import share_interval
+from ddim.metrics.statistics import estimate_share
 from ddim.runs.generate import sample_uint8
 from ddim.runs.images import open_run_images
 from ddim.runs.pipeline import load
@@ -70,8 +70,8 @@ def main() -> None:
     def print_row(name: str, features: np.ndarray, wanted: np.ndarray) -> None:
         found = labels[known][nearest_neighbours(features, train, NEIGHBOURS, embed=flatten_features).indices]
         right = int((vote(found, count) == wanted).sum())
-        low, high = share_interval(right, len(wanted))
-        share = f"{100 * right / len(wanted):.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {len(wanted)}"
+        s = estimate_share(right, len(wanted))
+        share = f"{100 * s.value:.1f} % [{100 * s.low:.1f}, {100 * s.high:.1f}] of {len(wanted)}"
         print(f"{name:<18}{share:>28}", end="", flush=True)
 
     print_row("held-out images", real, labels[some])

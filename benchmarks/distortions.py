@@ -21,7 +21,7 @@ from ddim.metrics.catalogue import DEFAULT
 from ddim.metrics.features import Extractor, extract_features, load_extractor
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
-from ddim.metrics.precision_recall import prdc
+from ddim.metrics.prdc import prdc
 
 
 def blurred(image: Image.Image, radius: float) -> Image.Image:

@@ -1,13 +1,11 @@
 """`ddim evaluate` and `ddim compare`: output and mistakes."""
 
-import base64
 import json
 import re
 import signal
 from pathlib import Path
 
 import pytest
-import torch
 
 import tiny
 from ddim.cli import main
@@ -17,8 +15,6 @@ from ddim.evaluation.record import read_evaluation
 from ddim.metrics import catalogue, features
 from ddim.nn import processes
 from ddim.nn.processes import Processes
-from ddim.plots.pictures import make_sheet, make_strip, render_png, save_png, split_sheet
-from html_reader import Reader
 from stubs import stub, written
 
 
@@ -148,75 +144,6 @@ def test_values_are_cut_short_only_if_they_still_differ_after_the_cut():
     assert shorten_values([True, False, None, 50000]) == ["True", "False", "-", "50,000"]
 
 
-def test_the_page_of_a_comparison_has_the_sheets_and_no_local_paths(tmp_path, command):
-    value = lambda v: {"value": v, "low": v - 0.01, "high": v + 0.01}
-    folders = [
-        written(tmp_path / "home" / name / "evaluations" / "1", metrics__kid=value(kid), **changes)
-        for name, kid, changes in (
-            ("first", 0.3, {"reference__source": str(tmp_path / "flowers.zip")}),
-            ("better", 0.2, {"notes": ["it is <b>said</b>"], "generated__images": 500}),
-            ("foreign", 0.1, {"features__resize": "3 px"}),
-        )
-    ]
-    grids = {}
-    for number, folder in ((1, folders[1]), (2, folders[0])):
-        height, width = json.loads((folder / "record.json").read_text())["reference"]["size"]
-        sheet = make_sheet(torch.full((9, 3, height, width), 100 * number, dtype=torch.uint8))
-        save_png(folder / "grid.png", sheet)
-        # The first eight samples, on one line.
-        grids[f"{number:03}.png"] = render_png(make_strip(split_sheet(sheet, height, width)[:8]))
-    out = tmp_path / "comparison.html"
-    printed = command("compare", *folders).out
-    assert command("compare", *folders, "--out", out).out == f"{printed}{out}\n{out.with_suffix('.md')}\n"
-    page, text = Reader(out.read_text()), out.with_suffix(".md").read_text()
-    assert page.texts.count("KID, lower is better") == 2
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
-    assert [[*row[:2], *row[3:5]] for row in rows[2:5]] == [
-        ["| 1", "better/evaluations/1", "500", "0.20000"],
-        ["| 2", "first/evaluations/1", "400", "0.30000"],
-        ["| -", "foreign/evaluations/1", "400", "0.10000"],
-    ]
-    assert rows[4][-1].replace("\\", "") == (
-        "not ranked: different features: stub (weights wwwwwwww..., 2 px) and "
-        "stub (weights wwwwwwww..., 3 px) |"
-    )
-    assert ["| samples", "500", "400", "400 |"] in rows
-    assert "compared with 500 held-out images of flowers.zip" in "".join(page.texts)
-    assert "which are conservative except for KID" in "".join(page.texts)
-    assert "better/evaluations/1: it is <b>said</b>" in page.texts
-    shown = [attrs["src"].partition("base64,")[2] for tag, attrs in page.elements if tag == "img"]
-    # The first picture has the intervals.
-    assert [base64.b64decode(png) for png in shown[1:]] == list(grids.values())
-    for name, png in grids.items():
-        assert f"(comparison-files/{name})" in text
-        assert (tmp_path / "comparison-files" / name).read_bytes() == png
-    for written_page in (out.read_text(), text):
-        assert str(tmp_path) not in written_page.replace("\\", "")
-
-
-def test_a_page_of_evaluations_that_are_named_from_their_folder_shows_real_images(
-    tmp_path, monkeypatch, command
-):
-    home = tmp_path / "run" / "evaluations"
-    folders = [written(home / name) for name in "12"]
-    height, width = json.loads((folders[0] / "record.json").read_text())["reference"]["size"]
-    sheet = make_sheet(torch.full((9, 3, height, width), 100, dtype=torch.uint8))
-    (tmp_path / "run" / "samples").mkdir()
-    for path in (tmp_path / "run" / "samples" / "real.png", *(folder / "grid.png" for folder in folders)):
-        save_png(path, sheet)
-    monkeypatch.chdir(home)
-    command("compare", "1", "2", "--out", tmp_path / "page.html")
-    assert (tmp_path / "page-files" / "real.png").exists()
-
-
-def test_a_file_that_ddim_did_not_write_is_not_overwritten(run, tmp_path, refused):
-    (tmp_path / "mine.md").write_text("mine")
-    for name, why in (("mine.html", "mine.md exists and was not made by ddim"), ("a.png", "end in .html")):
-        assert why in refused("compare", run, run, "--out", tmp_path / name)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.md"]
-    assert (tmp_path / "mine.md").read_text() == "mine"
-
-
 def test_several_values_of_a_choice_give_a_table(run, tmp_path, command):
     ways = ["--sampler", "ddim,ddpm", "--sampler.eta", "0,0.5", "--sampler.variance", "large"]
     said = command("evaluate", run, "-n", 40, "--steps", "1,2", *ways, "--out", tmp_path / "table")
@@ -233,7 +160,7 @@ def test_several_values_of_a_choice_give_a_table(run, tmp_path, command):
     assert "real images in place of samples: " in said.out
     differences = "minus ddim eta 0: differences from the first row with 95 % confidence intervals, paired"
     assert differences in said.out
-    assert lines[-1] == f"{tmp_path / 'table'}/table.csv, .tex, .md and .png"
+    assert lines[-1] == f"{tmp_path / 'table'}/table.csv and .png"
     before = len(list((run / "evaluations").iterdir()))
     tables = len(list((run / "tables").glob("*")))  # other tests evaluate this run too
     words = ["--metric", "recall", "--seed", 0, "-n", 40]
@@ -241,7 +168,7 @@ def test_several_values_of_a_choice_give_a_table(run, tmp_path, command):
     cells = json.loads(command("evaluate", run, *words, "--steps", "1,2", "--json").out)["cells"]
     assert [cell["steps"] for cell in cells] == [1, 2]
     assert again.startswith("recall (higher is better)")
-    assert again.splitlines()[-1] == f"{run}/tables/{tables + 1}/table.csv, .tex, .md and .png"
+    assert again.splitlines()[-1] == f"{run}/tables/{tables + 1}/table.csv and .png"
     assert len(list((run / "evaluations").iterdir())) - before in (0, 2)
 
 

@@ -36,7 +36,7 @@ from ddim.files import read_sealed
 from ddim.metrics.features import extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
-from ddim.metrics.precision_recall import prdc
+from ddim.metrics.prdc import prdc
 from ddim.runs import checkpoint, searched_grids
 from ddim.runs.folder import publish_output
 from ddim.runs.generate import sample_uint8

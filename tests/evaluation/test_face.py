@@ -149,7 +149,7 @@ def test_an_evaluation_is_read_as_a_table(run):
         f"note: {note}" for note in found.record["notes"]
     ]
     assert any("FID" in line for line in lines[-3:])
-    assert f"<div>note: {found.record['notes'][0]}</div>" in found._repr_html_()
+    assert f'<p class="note">note: {found.record["notes"][0]}</p>' in found._repr_html_()
 
 
 def test_a_searched_grid_is_read_as_a_table():

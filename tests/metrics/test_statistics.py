@@ -1,11 +1,16 @@
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_ratio
+from ddim.metrics.statistics import (
+    Estimate,
+    estimate_difference,
+    estimate_mean,
+    estimate_ratio,
+    estimate_share,
+    false_alarm_threshold,
+)
 
 
 def test_the_standard_error_of_a_mean_is_the_textbook_one():
@@ -23,15 +28,6 @@ def test_the_interval_of_a_ratio_covers_the_true_value_at_its_confidence():
     found = estimate_ratio(above, below)
     held = (found.low <= 3) & (found.high >= 3)
     assert 0.92 < held.mean() < 0.97
-
-
-def test_squared_errors_of_a_difference_add():
-    one, other = (
-        Estimate.from_error(np.array(value), np.array(error), 9) for value, error in ((5.0, 3.0), (1.0, 4.0))
-    )
-    found = estimate_difference(one, other)
-    assert found.value == 4
-    assert found.error == pytest.approx(5)
 
 
 @pytest.mark.parametrize(("n", "m"), [(3, 3), (18, 2), (5, 40)])
@@ -54,8 +50,24 @@ def test_half_an_interval_is_the_quantile_of_students_t_in_standard_errors(freed
     assert found.error == pytest.approx(2)
 
 
-def test_an_interval_leaves_the_slow_import_of_all_statistics_out():
-    # Another test may have imported scipy.stats: a fresh process has not.
-    program = "import sys, numpy; from ddim.metrics.statistics import estimate_mean as mean; "
-    program += "mean(numpy.arange(9.0)); print('scipy.stats' in sys.modules)"
-    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
+def test_the_interval_of_zero_successes_has_its_closed_form():
+    none, every = estimate_share(0, 100), estimate_share(100, 100)
+    assert (none.value, none.low, none.high) == pytest.approx((0, 0, 1 - 0.025 ** (1 / 100)))
+    assert (every.low, every.high) == pytest.approx((1 - none.high, 1))
+
+
+@pytest.mark.parametrize("p", [0.01, 0.3, 0.9])
+def test_the_interval_covers_the_true_share_at_least_at_its_confidence(p):
+    n = 40
+    shares = [estimate_share(k, n) for k in range(n + 1)]
+    chances = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+    assert sum(c for s, c in zip(shares, chances, strict=True) if s.low <= p <= s.high) >= 0.95
+
+
+@pytest.mark.parametrize("n", [20, 299, 1000])
+def test_false_alarms_exceed_the_bound_only_as_often_as_the_confidence_allows(n):
+    draw = np.random.default_rng(0)
+    # Of uniform draws the rate of false alarms is the threshold itself.
+    found = [false_alarm_threshold(draw.random(n)) for _ in range(2000)]
+    assert 0.02 < np.mean([rate > bound for rate, bound in found]) < 0.065
+    assert found[0][1] == pytest.approx(max(0.01, 1 - 0.05 ** (1 / n)))

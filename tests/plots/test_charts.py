@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ddim.plots import charts
 from distinct_images import find_places, random_images
@@ -20,15 +18,6 @@ def test_curves_hold_their_data_and_each_name_has_the_colour_of_its_line():
         assert (list(line.get_xdata()), list(line.get_ydata())) == (x, y)
         assert words[name] == line.get_color()
     assert len(set(words.values())) == 3
-
-
-def test_an_axis_can_be_logarithmic_and_a_line_with_a_gap_keeps_its_name():
-    x = np.geomspace(1e-7, 0.1, 50)
-    figure = charts.plot_curves({"suggested": (x, np.where(x > 0.01, np.nan, x))}, "rate", "loss", log_x=True)
-    (axes,) = figure.axes
-    assert axes.get_xscale() == "log"
-    assert [text.get_text() for text in axes.texts] == ["suggested"]
-    charts.rasterise(figure)
 
 
 def test_names_lie_within_the_figure_and_do_not_overlap():
@@ -51,25 +40,6 @@ def test_a_name_stays_at_the_end_of_its_line_when_the_axis_changes():
     box = figure.axes[0].texts[0].get_window_extent()
     end = figure.axes[0].transData.transform((1, 0.4))[1]
     assert abs((box.y0 + box.y1) / 2 - end) < 3
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.3))
-def test_places_that_are_moved_apart_keep_their_order_and_their_mean(given_places, apart):
-    moved = charts.move_apart(given_places, apart)
-    order = sorted(range(len(moved)), key=given_places.__getitem__)
-    gaps = np.diff([moved[k] for k in order])
-    assert (gaps > apart - 1e-9).all()
-    assert np.isclose(np.mean(moved), np.mean(given_places))
-
-
-def test_a_name_with_dollar_signs_is_not_parsed_as_a_formula():
-    figure = charts.plot_curves({"$a^2$ and $b": ([0, 1], [0, 1])}, "x", "y")
-    charts.rasterise(figure)
-    assert not figure.axes[0].texts[0].get_parse_math()
-
-
-def test_places_that_are_far_enough_apart_do_not_move():
-    assert charts.move_apart([0.9, 0.1, 0.5], 0.2) == [0.9, 0.1, 0.5]
 
 
 def test_a_strip_shows_every_pixel_of_every_image_in_rows_and_columns():
@@ -100,10 +70,14 @@ def test_the_words_of_a_strip_do_not_cover_its_images():
         assert beside or high - box.y0 < rows.min() or high - box.y1 > rows.max(), text.get_text()
 
 
-def test_equal_figures_give_equal_bytes(tmp_path):
-    for name in ("a.png", "b.png"):
-        charts.save_figure(tmp_path / name, charts.plot_curves({"line": ([0, 1], [0, 1])}, "x", "y"))
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+@pytest.mark.parametrize("ending", charts.ENDINGS)
+def test_equal_figures_give_equal_files(tmp_path, ending):
+    for name in "ab":
+        figure = charts.plot_curves({"$a^2$": ([0, 1], [0, 1]), "gap": ([0, 1], [1, np.nan])}, "x", "y")
+        charts.save_figure(tmp_path / f"{name}{ending}", figure)
+        # A name with dollar signs is no formula.
+        assert not figure.axes[0].texts[0].get_parse_math()
+    assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
 
 
 @pytest.mark.parametrize("log_y", [False, True])

@@ -1,7 +1,6 @@
 """Files and previews hold exactly the pixels that they are given."""
 
-import os
-import re
+import io
 
 import numpy as np
 import pytest
@@ -11,11 +10,11 @@ from PIL import Image
 from ddim.errors import UserError
 from ddim.plots.pictures import (
     GAP,
-    LARGEST_ZOOM,
     check_picture_path,
     enlarge,
     find_unused_path,
     make_sheet,
+    render_png,
     save_film,
     save_png,
     sheet,
@@ -39,17 +38,6 @@ def test_values_outside_the_range_are_clamped_and_nan_becomes_black():
     assert to_uint8(image)[..., 0].tolist() == [[[0, 255, 0], [255, 0, 255]]]
 
 
-def test_uint8_images_are_unchanged_with_channels_last():
-    pixels = random_images(2, 3, 5, 4)
-    assert np.array_equal(to_uint8(to_tensor(pixels)), pixels)
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 0, 8, 8), (1, 5, 8, 8, 1)])
-def test_tensors_of_other_shapes_are_refused(shape):
-    with pytest.raises(UserError, match=re.escape(str(shape))):
-        to_uint8(torch.zeros(shape))
-
-
 @pytest.mark.parametrize(("count", "columns"), [(7, 3), (6, 2), (5, None), (3, 8)])
 def test_a_sheet_puts_image_k_at_its_row_and_column(count, columns):
     images = random_images(count, 6, 5)
@@ -60,28 +48,10 @@ def test_a_sheet_puts_image_k_at_its_row_and_column(count, columns):
         assert find_places(sheet, image) == [(k // wide * (6 + GAP), k % wide * (5 + GAP))]
 
 
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (
-            torch.full((2, 3, 8, 8), -0.5),
-            r"images must be .* from -0.5 to -0.5: \(x \+ 1\) / 2",
-        ),
-        (torch.full((2, 3, 8, 8), 200.0), "from 200 to 200: divide them by 255"),
-        (torch.full((3, 8, 8), torch.nan), "got float32 from nan to nan$"),
-        (torch.ones(2, 3, 8, 8, dtype=torch.int64), "got int64 from 1 to 1: convert them to uint8"),
-        ([torch.full((3, 8, 8), 1.01)], "from 1.01 to 1.01: clamp them"),
-        ([], "a sheet needs at least 1 image, got none"),
-    ],
-)
-def test_a_sheet_of_values_outside_0_and_1_is_refused(images, message):
-    with pytest.raises(UserError, match=message):
-        sheet(images)
-
-
-def test_values_that_round_to_black_or_white_belong_to_a_sheet():
-    assert sheet(torch.full((1, 8, 8), 1.0005), zoom=1).getextrema() == ((255, 255),) * 3
-    assert sheet(torch.full((3, 8, 8), -0.0005).bfloat16(), zoom=1).getextrema() == ((0, 0),) * 3
+@pytest.mark.parametrize("value", [-0.5, 1.01, 200.0, torch.nan])
+def test_a_sheet_of_values_outside_0_and_1_is_refused(value):
+    with pytest.raises(UserError, match="images must be"):
+        sheet(torch.full((2, 3, 8, 8), value))
 
 
 def test_a_sheet_is_white_between_images_and_in_empty_cells():
@@ -90,13 +60,6 @@ def test_a_sheet_is_white_between_images_and_in_empty_cells():
     black = (sheet == 0).all(-1)
     assert black.sum() == 3 * 16
     assert (sheet[~black] == 255).all()
-
-
-def test_a_sheet_of_gray_images_is_rgb_with_equal_channels():
-    gray = random_images(1, 4, 4, 1)
-    sheet = make_sheet(to_tensor(gray))
-    assert sheet.shape == (4, 4, 3)
-    assert (sheet == gray[0]).all()
 
 
 def test_transparent_pixels_show_a_light_checker_board():
@@ -112,16 +75,21 @@ def test_transparent_pixels_show_a_light_checker_board():
     assert np.abs(make_sheet(to_tensor(image)) - mixed).max() <= 0.5
 
 
-def test_a_sheet_of_arrays_is_that_of_tensors():
-    images = torch.linspace(0, 1, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
-    wanted = np.asarray(sheet(images))
-    for given in (images.numpy(), list(images.numpy()), list(images)):
-        assert np.array_equal(np.asarray(sheet(given)), wanted)
-
-
-def test_a_sheet_without_images_is_refused():
-    with pytest.raises(UserError, match="at least 1 image"):
-        make_sheet(torch.zeros(0, 3, 4, 4))
+@pytest.mark.parametrize("zoom", [1, None])
+def test_a_sheet_takes_tensors_arrays_and_lists_and_is_enlarged_by_a_whole_factor(zoom):
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    wanted = enlarge(make_sheet(images), zoom)
+    for given in (
+        images,
+        images.numpy(),
+        list(images.numpy()),
+        list(images),
+        images.numpy()[::-1].copy()[::-1],
+    ):
+        assert np.array_equal(np.asarray(sheet(given, zoom=zoom)), wanted)
+    assert wanted.shape[0] == 34 * (zoom or 24)
+    gray = random_images(1, 4, 4, 1)
+    assert np.array_equal(np.asarray(sheet(to_tensor(gray)[0], zoom=1)), np.repeat(gray[0], 3, 2))
 
 
 # Files
@@ -135,54 +103,21 @@ def test_a_saved_png_holds_its_pixels_exactly(tmp_path, channels):
         assert np.array_equal(np.asarray(image).reshape(pixels.shape), pixels)
 
 
-def test_equal_pixels_give_equal_bytes(tmp_path):
-    for name in ("a.png", "b.png"):
-        save_png(tmp_path / name, random_images(1)[0])
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    save_png(path, random_images(1)[0])
-    before = path.read_bytes()
-
-    def full(file):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        save_png(path, random_images(1, seed=1)[0])
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["a.png"]
-
-
-def test_the_message_names_a_folder_that_does_not_exist(tmp_path):
-    with pytest.raises(UserError, match="nowhere"):
-        save_png(tmp_path / "nowhere" / "a.png", random_images(1)[0])
+def test_gray_images_of_16_bits_keep_every_bit():
+    pixels = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
+    with Image.open(io.BytesIO(render_png(pixels))) as image:
+        assert np.array_equal(np.asarray(image), pixels[..., 0])
 
 
 def test_a_picture_replaces_a_file_only_if_asked(tmp_path):
-    save_png(tmp_path / "old.png", random_images(1)[0])
+    old = tmp_path / "old.png"
+    save_png(old, random_images(1)[0])
     check_picture_path(tmp_path / "new.png")
-    with pytest.raises(UserError, match="exists: give another name, or --overwrite"):
-        check_picture_path(tmp_path / "old.png")
-    check_picture_path(tmp_path / "old.png", replace=True)
-    with pytest.raises(UserError, match=r"must end in \.png or \.pdf"):
-        check_picture_path(tmp_path / "new.jpg", (".png", ".pdf"))
-    with pytest.raises(UserError, match="does not exist"):
-        check_picture_path(tmp_path / "nowhere" / "a.png")
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(UserError, match="is a folder"):
-        check_picture_path(tmp_path / "folder.png", replace=True)
-
-
-def test_an_unused_name_has_the_next_number(tmp_path):
-    names = []
-    for _ in range(3):
-        path = find_unused_path(tmp_path / "a.png")
-        path.touch()
-        names.append(path.name)
-    assert names == ["a.png", "a-2.png", "a-3.png"]
+    check_picture_path(old, replace=True)
+    for path in (old, tmp_path / "new.jpg", tmp_path / "nowhere" / "a.png"):
+        with pytest.raises(UserError, match=path.name):
+            check_picture_path(path)
+    assert find_unused_path(old).name == "old-2.png"
 
 
 @pytest.mark.parametrize(("shape", "zoom"), [((202, 202), 4), ((32, 48), 17), ((540, 100), 1), ((900, 9), 1)])
@@ -205,14 +140,13 @@ def test_an_enlarged_sheet_is_split_into_its_exact_images(zoom, count):
 def test_a_sheet_of_small_images_is_not_split_into_parts_of_their_pixels():
     """16 images of 8 x 8 are enlarged 21 times, and 798 + 2 pixels are also a multiple of 8 + 2."""
     images = random_images(16, 8, 8)
-    cells = split_sheet(enlarge(make_sheet(to_tensor(images))), 8, 8)
-    assert np.array_equal(np.stack(cells), images)
+    assert np.array_equal(split_sheet(enlarge(make_sheet(to_tensor(images))), 8, 8), images)
 
 
-@pytest.mark.parametrize("zoom", [0, 65])
+@pytest.mark.parametrize("zoom", [0, 65, 2.5])
 def test_a_factor_that_cannot_be_used_is_refused(zoom):
-    with pytest.raises(UserError, match="zoom must be at least 1 and at most 64"):
-        enlarge(random_images(1)[0], zoom)
+    with pytest.raises(UserError, match="zoom must be"):
+        sheet(torch.zeros(1, 3, 4, 4), zoom=zoom)
 
 
 def test_a_film_holds_every_frame_exactly_and_shows_the_last_longer(tmp_path):
@@ -234,12 +168,3 @@ def test_the_enlargement_of_a_film_is_reduced_to_what_a_webp_can_hold(tmp_path):
     save_film(tmp_path / "film.webp", [np.zeros((300, 8, 3), np.uint8)], zoom=64)
     with Image.open(tmp_path / "film.webp") as film:
         assert film.size == (8 * 54, 300 * 54)
-
-
-def test_a_film_without_frames_is_refused(tmp_path):
-    with pytest.raises(UserError, match="an animation needs at least 1 frame"):
-        save_film(tmp_path / "film.webp", [])
-
-
-def test_the_smallest_image_is_enlarged_as_far_as_is_allowed():
-    assert enlarge(np.zeros((8, 8, 3), np.uint8)).shape == (8 * LARGEST_ZOOM, 8 * LARGEST_ZOOM, 3)

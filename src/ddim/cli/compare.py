@@ -19,12 +19,9 @@ the two evaluations are not distinguishable at 95 %. Except for KID the interval
 contain the true difference in at least 95 % of cases, and may be twice as wide as needed. Differences are
 paired if both evaluations sampled the same seeds. FID-infinity has no differences.
 
---out writes the comparison, with notes and sheets of samples, as one HTML file and as Markdown with its
-images in NAME-files/.
-
 examples:
   ddim compare runs/photos-fast-1 runs/photos-fast-2
-  ddim compare runs/photos-fast-1/evaluations/* --metric coverage --out comparison.html
+  ddim compare runs/photos-fast-1/evaluations/* --metric coverage
 """
 
 
@@ -32,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim compare`."""
     from ddim.metrics.catalogue import METRICS
 
-    parser.usage = "ddim compare RECORD|RUN RECORD|RUN... [--metric kid] [--out FILE.html]"
+    parser.usage = "ddim compare RECORD|RUN RECORD|RUN... [--metric kid]"
     parser.epilog = _EPILOG
     parser.add_argument(
         "evaluations",
@@ -44,25 +41,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric", default="kid", metavar="NAME", help=f"{', '.join(METRICS)} (default: kid)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write FILE.html and FILE.md as well")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare the evaluations, print the tables, and write a page if --out is given."""
+    """Compare the evaluations and print the tables."""
     # These imports are here, so that --help does not import torch.
     from ddim.evaluation.compare import compare_evaluations, comparison_record
-    from ddim.evaluation.comparison_page import HEAD, choice_rows, ranking_rows, write_comparison
-    from ddim.plots.page import check_page_path
+    from ddim.evaluation.comparison_page import HEAD, choice_rows, ranking_rows
 
-    if args.out is not None:
-        check_page_path(args.out)
     comparison = compare_evaluations(args.evaluations, metric=args.metric)
     folders = [str(row.evaluation.folder) for row in comparison.rows]
     text = f"{comparison.title}\n" + format_table(["", *HEAD[1:]], ranking_rows(comparison, folders))
     text += f"\nnote: {comparison.remark}\n" if comparison.remark else ""
     if choices := choice_rows(comparison):
         text += "\n" + format_table(["", *folders], choices)
-    files = [] if args.out is None else write_comparison(comparison, args.out)
-    text += "".join(f"{path}\n" for path in files)
-    print_result(args, {**comparison_record(comparison), "files": files}, text)
+    print_result(args, comparison_record(comparison), text)
     return 0

@@ -42,7 +42,7 @@ sampling options, as in `ddim sample`:
 tables over choices: options with several values, such as --steps 10,20,50 --sampler.eta 0,0.5,1. Each
 combination is evaluated with equal seeds, in RUN/evaluations as above. Combinations that were evaluated
 before are not evaluated again. A field is combined only with samplers or grids that have it. RUN/tables/N/
-gets table.csv, table.tex, table.md and table.png. The next command makes table 1 of Song et al. 2021; its
+gets table.csv and table.png. The next command makes table 1 of Song et al. 2021; its
 last row has the larger variance, which the paper calls sigma-hat:
 
   ddim evaluate RUN --steps 10,20,50,100 --sampler ddim,ddpm --sampler.eta 0,0.2,0.5,1 \\
@@ -193,7 +193,7 @@ def _tabulate(
         return 0
     home = table.cells[0].evaluation.folder.parent.parent / "tables"
     folder = save_table(table, args.out or make_numbered_folder(home))
-    text = f"{format_choices_table(table)}{folder}/table.csv, .tex, .md and .png"
+    text = f"{format_choices_table(table)}{folder}/table.csv and .png"
     print_result(args, {"folder": folder, **table.describe()}, text)
     return 0
 

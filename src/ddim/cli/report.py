@@ -12,8 +12,7 @@ _EPILOG = """
 The report has a table of metrics with one row for each configuration, with means and standard deviations
 over repeats; the 95 % confidence intervals of the metrics; loss curves; samples of the same seeds for each
 run, beside real images; one sample over the course of training; and the results of `ddim memorisation`,
-`likelihood` and `diagnose`. It is one HTML file with everything inside, and a Markdown file of the same name
-with its images in NAME-files/.
+`likelihood` and `diagnose`. It is one HTML file with everything inside.
 
 examples:
   ddim report runs/photos-fast-sweep-1
@@ -37,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report and print its files."""
+    """Write the report and print its path."""
     from ddim.experiments.index import find_runs
     from ddim.experiments.report import write_report
 
@@ -47,6 +46,6 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         raise UserError(f"{' and '.join(map(str, args.folders))}: no run there")
     title = one.resolve().name if one else "Runs"
-    files = write_report(list(found.values()), out, title)
-    print_result(args, {"files": files}, "\n".join(map(str, files)))
+    write_report(list(found.values()), out, title)
+    print_result(args, {"files": [out]}, str(out))
     return 0

@@ -23,9 +23,9 @@ from ddim.evaluation.run_folder import load_given_run
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid, kid_difference
-from ddim.metrics.statistics import estimate_mean
+from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.nn.power_averages import power_of_width, relative_width
-from ddim.plots.tabular import Tabular
+from ddim.plots.table import Tabular
 from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, check_average_name, hash_weights, store_average
 from ddim.runs.classes import choose_label
@@ -197,14 +197,13 @@ class _Measurement:
         column: the name of the measured value.
         measure: measures the weights that the model has now, and returns a row for each image or seed.
         value: returns one number for these rows; lower is better.
-        difference: returns the value of the first rows minus the value of the second rows, and the ends of
-            its 95 % interval.
+        difference: returns the value of the first rows minus the value of the second rows.
     """
 
     column: str
     measure: Callable[[], np.ndarray]
     value: Callable[[np.ndarray], float]
-    difference: Callable[[np.ndarray, np.ndarray], tuple[float, float, float]]
+    difference: Callable[[np.ndarray, np.ndarray], Estimate]
 
 
 def _choose_widths(
@@ -243,12 +242,12 @@ def _try_all(
         loaded.model.load_state_dict(tensors, strict=False)
         found = measurement.measure()
         default = found if default is None else default
-        difference, low, high = measurement.difference(found, default)
+        difference = measurement.difference(found, default).to_json()
         row = {"width": facts.width, "gamma": facts.gamma, "reconstruction_error": facts.error}
         column, value = measurement.column, measurement.value(found)
         if rows and value < min(other[column] for other in rows):
             best = tensors, facts
-        rows.append({**row, column: value, "difference": difference, "low": low, "high": high})
+        rows.append({**row, column: value, "difference": difference.pop("value"), **difference})
         progress("averages", done + 1, len(widths) + 1)
     tensors, facts = best
     return tensors, replace(facts, choice=tuple(rows))
@@ -277,15 +276,16 @@ def _prepare_error(loaded: LoadedRun, progress: Progress) -> _Measurement:
         errors = denoise_validation_images(loaded, split)
         return torch.cat([error.image_mae for error in errors]).numpy()
 
-    def difference(found: np.ndarray, default: np.ndarray) -> tuple[float, float, float]:
-        estimate = estimate_mean(found - default)
-        return float(estimate.value), float(estimate.low), float(estimate.high)
-
-    return _Measurement(COLUMNS["validation"], measure, lambda found: float(found.mean()), difference)
+    return _Measurement(
+        COLUMNS["validation"],
+        measure,
+        lambda found: float(found.mean()),
+        lambda found, default: estimate_mean(found - default),
+    )
 
 
 def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> _Measurement:
-    extractor = load_extractor()
+    extractor = load_extractor().to(loaded.runtime.device)
     reference = compute_validation_features(loaded, extractor, progress)
     setup = SamplingSetup(loaded, loaded.recipe.steps, choose_label(loaded.recipe))
 

@@ -18,8 +18,8 @@ from ddim.files import hash_file
 from ddim.metrics.catalogue import find_metric, metric_name
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
-from ddim.metrics.precision_recall import prdc
-from ddim.plots.tabular import Tabular
+from ddim.metrics.prdc import prdc
+from ddim.plots.table import Tabular
 from ddim.runs.flat import flatten
 from ddim.runs.guidance_name import name_interval
 from ddim.runs.image_features import find_features
@@ -262,7 +262,8 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     sampled, as_well = one.sampling, other.sampling
     paired = sampled is not None and as_well is not None and sampled.seeds == as_well.seeds
     if metric == "kid":
-        return Difference(*kid_difference(mine, theirs, reference, paired=paired), paired)
+        found = kid_difference(mine, theirs, reference, paired=paired)
+        return Difference(found.value, found.low, found.high, paired)
     return Difference(*_jackknife(_STATISTICS[metric], mine, theirs, reference), paired)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from ddim.data import Images, SplitImages
 from ddim.data.images import draw_subset
 from ddim.errors import UserError
-from ddim.metrics.features import Extractor, extract_features, release_pages
+from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.neighbours import (
     FEWEST,
     Embed,
@@ -36,8 +36,7 @@ from ddim.metrics.neighbours import (
     nearest_neighbours,
     standardise,
 )
-from ddim.metrics.proportions import false_alarm_threshold, share_interval
-from ddim.metrics.statistics import Estimate
+from ddim.metrics.statistics import Estimate, estimate_share, false_alarm_threshold
 from ddim.runs.image_features import ImageSet, compute_features, take_pictures
 from ddim.runs.progress import Progress, ignore_progress
 
@@ -67,9 +66,7 @@ class Matches:
     @property
     def share(self) -> Estimate:
         """The share of copies, with its exact 95 % confidence interval."""
-        count, n = int(self.copies.sum()), len(self.copies)
-        low, high = map(np.array, share_interval(count, n))
-        return Estimate(np.array(count / n), low, high)
+        return estimate_share(int(self.copies.sum()), len(self.copies))
 
 
 @dataclass(frozen=True)
@@ -147,7 +144,6 @@ class Pictures:
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Return a copy of the pictures at a slice or an array of indices."""
         found = take_pictures(self.images, self.which[rows])
-        release_pages(self.images.pixels)
         return mirror(found) if self.mirrored else found
 
 
@@ -193,7 +189,7 @@ def find_copies(
         """Return the nearest training images of the real images `which`, without near-duplicates."""
         queries, pixels = (train, train_pixels) if training else (valid, valid_pixels)
         onward = partial(progress, f"neighbours of {'training' if training else 'held-out'} images")
-        found = find_nearest(queries[which], own=which if training else None, progress=onward)
+        found = find_nearest(queries[which], themselves=which if training else None, progress=onward)
         single = ~_near_duplicates(found, pixels[which], train_pixels, also is not None)
         return Neighbours(found.distances[single], found.indices[single])
 

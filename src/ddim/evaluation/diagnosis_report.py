@@ -19,7 +19,7 @@ from ddim.files import write_sealed
 from ddim.metrics.statistics import Estimate, estimate_mean
 from ddim.plots import charts
 from ddim.plots.pictures import render_png, save_png
-from ddim.plots.tabular import Tabular, embed_png
+from ddim.plots.table import Tabular
 from ddim.runs.log import show_in_tensorboard
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import make_record
@@ -83,8 +83,8 @@ class Diagnosis(Tabular):
         """Return a figure by noise level: errors, gap of training and held-out errors, calibration, times."""
         return draw_diagnosis(self, title)
 
-    def _picture(self) -> str:
-        return embed_png(render_png(charts.rasterise(self.figure())))
+    def _picture(self) -> bytes:
+        return render_png(charts.rasterise(self.figure()))
 
     @property
     def title(self) -> str:

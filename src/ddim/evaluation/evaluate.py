@@ -143,6 +143,7 @@ def evaluate_images(
 ) -> Evaluation:
     """Evaluate images, write the record, and return the evaluation; processes share the sampling."""
     processes = current_processes()
+    extractor.to(images.device)
     if images.sampled:
         check_same_sampling(images.sampling or {})
     if processes.leads:

@@ -37,7 +37,7 @@ from ddim.evaluation.reference import (
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.files import read_sealed
-from ddim.metrics.features import Extractor, release_pages
+from ddim.metrics.features import Extractor
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
 from ddim.runs.classes import find_label
 from ddim.runs.generate import sample_uint8
@@ -72,6 +72,7 @@ class EvaluatedImages:
         home: the folder in which the folder of an evaluation is made.
         stem: the start of the name of the evaluation's folder, before its number.
         fingerprint: the fingerprint of the given images; None for samples of a run or model.
+        device: where features are computed: the device of the run or model, or the CPU.
     """
 
     source: str
@@ -82,6 +83,7 @@ class EvaluatedImages:
     home: Path
     stem: str = ""
     fingerprint: str | None = None
+    device: str = "cpu"
 
     @property
     def sampled(self) -> bool:
@@ -160,7 +162,9 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
     selected = open_reference(run, reference, progress)
     parts = SampledParts(setup, samples.seeds, progress, keep=True)
     home, stem = _find_home(path)
-    return EvaluatedImages(source, samples.count, parts, selected, parts.record, home, stem)
+    return EvaluatedImages(
+        source, samples.count, parts, selected, parts.record, home, stem, device=run.runtime.device
+    )
 
 
 def _find_home(path: Path) -> tuple[Path, str]:
@@ -208,7 +212,8 @@ def _sample_model(
                 yield FeatureBatch(extractor(images).numpy(), images, nfe)
 
     sampling = {"weights": "in memory", "step": 0, **sampling_record(setup, samples.seeds)}
-    return EvaluatedImages(repr(setup.pipeline), samples.count, parts, selected, sampling, home, stem)
+    source, device = repr(setup.pipeline), pipeline.runtime.device
+    return EvaluatedImages(source, samples.count, parts, selected, sampling, home, stem, device=device)
 
 
 def _count_images(found: int, n: int | None) -> int:
@@ -260,7 +265,6 @@ def _read_images(source: Path, n: int | None, reference: Reference, progress: Pr
         for first in range(0, len(which), BATCH):
             pixels = to_pictures(gather_batch(images, which[first : first + BATCH]))
             yield FeatureBatch(extractor(pixels).numpy(), pixels if first < shown else None, nfe)
-            release_pages(images.pixels)
 
     stem = re.sub(r"[^\w.-]+", "-", source.resolve().name)
     return EvaluatedImages(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ddim.evaluation.compare import Difference
-from ddim.plots.tabular import Tabular
+from ddim.plots.table import Tabular
 from ddim.runs.guidance_name import name_guidance
 from ddim.runs.searched_guidance import SavedGuidance
 

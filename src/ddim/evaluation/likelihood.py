@@ -24,7 +24,7 @@ from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.reference import Reference, name_source, open_reference
 from ddim.evaluation.run_folder import load_given_run, write_results
 from ddim.files import write_sealed
-from ddim.plots.tabular import Tabular
+from ddim.plots.table import Tabular
 from ddim.runs.classes import NULL, label_any_images
 from ddim.runs.image_features import ImageSet
 from ddim.runs.notebook_cell import with_bar

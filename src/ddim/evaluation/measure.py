@@ -15,9 +15,9 @@ from ddim.errors import UserError, warn_user
 from ddim.files import cache_folder, read_sealed, write_sealed
 from ddim.metrics.catalogue import LEAST, METRICS
 from ddim.metrics.features import Extractor
-from ddim.metrics.fid import explain_fid_bias, fid, fid_infinity
+from ddim.metrics.fid import fid, fid_infinity
 from ddim.metrics.kid import kid
-from ddim.metrics.precision_recall import prdc
+from ddim.metrics.prdc import prdc
 from ddim.runs.image_features import ImageSet, compute_features
 
 ENOUGH = 10
@@ -46,7 +46,8 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     f |= {"infinity": None, "low": None, "high": None}
     notes = [explain_fid_bias(count, len(reference), dimensions)]
     if count > ENOUGH * dimensions:
-        f["infinity"], f["low"], f["high"] = fid_infinity(generated, reference)
+        infinity = fid_infinity(generated, reference)
+        f = {"value": f["value"], "infinity": infinity.value, "low": infinity.low, "high": infinity.high}
         notes.append(
             f"FID-infinity and its interval are for these {len(reference):,} reference images, "
             "not for the distribution that they come from"
@@ -64,7 +65,27 @@ def measure_metrics(generated: np.ndarray, reference: np.ndarray) -> tuple[dict[
     overlap = {name: {"value": value} for name, value in asdict(prdc(generated, reference)).items()}
     if not overlap["recall"]["value"]:
         notes.append(NO_RECALL)
-    return {"kid": asdict(k), "fid": f, **overlap}, [note for note in notes if note]
+    return {"kid": k.to_json(), "fid": f, **overlap}, [note for note in notes if note]
+
+
+def explain_fid_bias(generated: int, reference: int, dimensions: int) -> str | None:
+    """Return a warning if FID is computed from too few images, else None.
+
+    A covariance in d dimensions needs d + 1 images for full rank. With fewer images, FID depends more on the
+    number of images than on their quality.
+
+    Args:
+        generated: number of generated images.
+        reference: number of reference images.
+        dimensions: number of features.
+    """
+    least = min(generated, reference)
+    if least > dimensions:
+        return None
+    return (
+        f"FID of {least} images in {dimensions} dimensions is mostly bias, which FID-infinity cannot remove: "
+        "compare it only with FID of the same number of images, or use KID, which is unbiased"
+    )
 
 
 def measure_yardstick(

@@ -34,7 +34,7 @@ from ddim.files import read_sealed, write_sealed
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
-from ddim.plots.tabular import Tabular, embed_picture
+from ddim.plots.table import Tabular
 from ddim.runs.classes import choose_label
 from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.image_features import take_pictures
@@ -77,8 +77,9 @@ class Memorisation(Tabular):
     def __repr__(self) -> str:
         return f"{self}\n{self.folder}"
 
-    def _picture(self) -> str:
-        return embed_picture(self.folder, self.folder / "pairs.png")
+    def _picture(self) -> bytes | None:
+        path = self.folder / "pairs.png"
+        return path.read_bytes() if path.is_file() else None
 
     @property
     def title(self) -> str:
@@ -132,6 +133,8 @@ def check_memorisation(
     run = open_run_folder(run, out)
     setup = choose_sampling(run, steps, choose_label(run.recipe), fields or {}, **guidance)
     run = setup.pipeline
+    if extractor is not None:
+        extractor.to(run.runtime.device)
     own = open_run_images(run, progress)
     # This is checked before time is spent on sampling.
     check_counts(n, len(own.train))

@@ -26,7 +26,7 @@ from ddim.evaluation.record_entries import (
 )
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
-from ddim.plots.tabular import Tabular, embed_picture
+from ddim.plots.table import Tabular
 from ddim.runs.folder import list_numbered_folders
 from ddim.runs.guidance_name import name_recorded_guidance
 
@@ -77,9 +77,10 @@ class Evaluation(Tabular):
             for name, found in self.metrics.items()
         ]
 
-    def _picture(self) -> str:
+    def _picture(self) -> bytes | None:
         """Return the sheet of the first samples."""
-        return embed_picture(self.folder, self.folder / GRID)
+        path = self.folder / GRID
+        return path.read_bytes() if path.is_file() else None
 
     @property
     def title(self) -> str:

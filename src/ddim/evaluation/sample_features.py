@@ -176,10 +176,10 @@ def sample_features(
 
 def compare_paired(mine: np.ndarray | None, theirs: np.ndarray | None, reference: np.ndarray) -> Difference:
     """Return the KID of `mine` minus that of `theirs`; infinite, so not a gain, if one of them is None."""
-    values = (math.inf,) * 3
-    if mine is not None and theirs is not None:
-        values = kid_difference(mine, theirs, reference, paired=True)
-    return Difference(*values, paired=True)
+    if mine is None or theirs is None:
+        return Difference(math.inf, math.inf, math.inf, paired=True)
+    found = kid_difference(mine, theirs, reference, paired=True)
+    return Difference(found.value, found.low, found.high, paired=True)
 
 
 def _create_folder(folder: Path) -> None:

@@ -195,7 +195,7 @@ def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
     )
     for axes, end, title in zip(figure.subplots(1, 2), (1.0, 0.02), titles, strict=True):
         values = blur_embedding(net, end, pixels=720)
-        charts.draw_heat_map(figure, axes, values.T.numpy(), (0, end, 0.5, width + 0.5), most=1)
+        _draw_heat_map(figure, axes, values.T.numpy(), (0, end, 0.5, width + 0.5), most=1)
         axes.axhline(width / 2 + 0.5, color=charts.INK, linewidth=0.8)
         charts.style_panel(axes, "noise variance, sigma squared", "channel", title)
         axes.set_yticks([1, width // 2, width])
@@ -205,6 +205,27 @@ def plot_embedding(width: int = 32, max_frequency: float = 1000.0) -> Figure:
         for height, name in ((0.25, "sin"), (0.75, "cos")):
             axes.text(0.98, height, name, color=charts.INK, fontsize=9, **spot)
     return figure
+
+
+def _draw_heat_map(
+    figure: Figure, axes: Axes, values: np.ndarray, extent: tuple[float, float, float, float], most: float
+) -> None:
+    """Draw a heat map of values (rows, columns), with a colour bar.
+
+    Args:
+        figure: the figure that contains `axes`.
+        axes: the panel.
+        values: (rows, columns); the first row is drawn at the bottom.
+        extent: (left, right, bottom, top) of the panel in data units.
+        most: the largest absolute value of the colour scale, which is white at 0.
+    """
+    span = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"}
+    drawing = axes.imshow(
+        values, origin="lower", extent=extent, aspect="auto", interpolation="nearest", **span
+    )
+    bar = figure.colorbar(drawing, ax=axes, pad=0.02, fraction=0.05, ticks=[-most, 0, most], format="%g")
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0, labelsize=8, labelcolor=charts.INK)
 
 
 def blur_embedding(net: Sinusoidal, end: float, pixels: int) -> Tensor:
@@ -230,7 +251,7 @@ def plot_embedding_products(width: int = 32, max_frequency: float = 1000.0) -> F
     figure = charts.new_figure(12.0, 4.8)
     left, right = figure.subplots(1, 2)
     values = multiply_embeddings(net, torch.linspace(0, 1, 201, dtype=torch.float64))
-    charts.draw_heat_map(figure, left, values, (0, 1, 0, 1), most=width / 2)
+    _draw_heat_map(figure, left, values, (0, 1, 0, 1), most=width / 2)
     charts.style_panel(
         left, "noise variance b", "noise variance a", "e(a) . e(b) is constant along diagonals"
     )

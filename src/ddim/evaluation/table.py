@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +11,7 @@ from ddim.evaluation.compare import Difference
 from ddim.evaluation.record import Evaluation
 from ddim.evaluation.record_entries import Measured
 from ddim.metrics.catalogue import METRICS, find_metric
-from ddim.plots.tabular import Tabular
+from ddim.plots.table import Table, Tabular
 
 EXPLAINED = (
     "Differences from the first row with 95 % confidence intervals, paired by seed; differences in brackets "
@@ -116,12 +114,12 @@ class EvaluationTable(Tabular):
         best = min if find_metric(self.metric).lower_is_better else max
         return self.ranked and len(known) > 1 and self._value(cell) == best(known)
 
-    def value_rows(self, best: str = "* {}") -> list[list[str]]:
+    def value_rows(self) -> list[list[str]]:
         """Return each row as text: its name, and its values with the half-widths of their 95 % intervals.
 
-        `best` is the format of the best value of a column; {} stands for the value.
+        The best value of a column has a star.
         """
-        return self._text_rows(lambda cell: _mark(self.format_cell(cell), best, self.is_best(cell)))
+        return self._text_rows(lambda cell: "* " * self.is_best(cell) + self.format_cell(cell))
 
     def difference_rows(self) -> list[list[str]]:
         """Return each row except the first as text: its name, and its differences from the first row.
@@ -147,28 +145,7 @@ class EvaluationTable(Tabular):
 
     def to_csv(self) -> str:
         """Return the cells as CSV, one line for each; see `to_records`."""
-        records = self.to_records()
-        text = io.StringIO()
-        names = dict.fromkeys(name for record in records for name in record)
-        writer = csv.DictWriter(text, list(names), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        return text.getvalue()
-
-    def to_latex(self) -> str:
-        """Return the table as a LaTeX tabular of the package booktabs; the best of each column is bold."""
-        rows = self.value_rows(r"\textbf{{{}}}")
-        lines = [
-            f"% {self.title}; ± is the half-width of the 95 % confidence interval",
-            rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}",
-            r"\toprule",
-            " & ".join(["", *map(_escape_latex, self.columns)]) + r" \\",
-            r"\midrule",
-            *(" & ".join([_escape_latex(row[0]), *map(_latex_number, row[1:])]) + r" \\" for row in rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-        return "\n".join(lines) + "\n"
+        return Table.from_records(self.to_records()).to_csv()
 
     def _text_rows(self, text: Callable[[TableCell], str]) -> list[list[str]]:
         return [
@@ -224,15 +201,3 @@ def format_difference(difference: Difference | str | None) -> str:
 def _digits(value: float) -> int:
     """Return the number of decimals: 4 below 10, and 2 for larger numbers, such as a FID of some hundred."""
     return 4 if abs(value) < 10 else 2
-
-
-def _mark(text: str, form: str, best: bool) -> str:
-    return form.format(text) if best else text
-
-
-def _latex_number(text: str) -> str:
-    return text.replace("±", r"$\pm$").replace("-", "$-$")
-
-
-def _escape_latex(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "&%$#_{}" else letter for letter in text)

@@ -1,55 +1,27 @@
-"""The files of a table of evaluations: CSV, LaTeX, Markdown and a figure with intervals."""
+"""The files of a table of evaluations: CSV, and a figure with intervals."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.evaluation.table import EXPLAINED, EvaluationTable, TableCell, format_measured
+from ddim.evaluation.table import EvaluationTable, TableCell
 from ddim.files import make_folder, write_atomic
 from ddim.metrics.catalogue import find_metric
 from ddim.plots.charts import COLOURS, FAINT, new_figure, save_figure, style_panel
-from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FIGURE = "table.png"
-
 
 def save_table(table: EvaluationTable, folder: str | Path) -> Path:
-    """Write table.csv, table.tex, table.md and table.png into a folder, and return the folder."""
+    """Write table.csv and table.png into a folder, and return the folder."""
     folder = Path(folder)
     make_folder(folder)
     write_atomic(folder / "table.csv", table.to_csv().encode())
-    write_atomic(folder / "table.tex", table.to_latex().encode())
-    save_figure(folder / FIGURE, plot_table(table))
-    write_atomic(folder / "table.md", to_markdown(table.title, build_blocks(table), ".").encode())
+    save_figure(folder / "table.png", plot_table(table))
     return folder
-
-
-def build_blocks(table: EvaluationTable) -> list[Block]:
-    """Return a table as blocks of a page: values, differences, notes and the figure."""
-    heads = ["", *table.columns]
-    best = [[False, *(table.is_best(cell) if cell else False for cell in row)] for row in _grid(table)]
-    values = [
-        [Cell(text, bold) for text, bold in zip(texts, bolds, strict=True)]
-        for texts, bolds in zip(table.value_rows("{}"), best, strict=True)
-    ]
-    blocks: list[Block] = [
-        Text("± is the half-width of the 95 % confidence interval; the best value of each column is bold."),
-        Table(heads, values, 1, table.notes),
-    ]
-    if table.yardstick:
-        blocks.append(Text(f"Real images in place of samples: {format_measured(table.yardstick)}."))
-    if differences := table.difference_rows():
-        blocks += [
-            Heading(f"Minus {table.rows[0]}"),
-            Text(EXPLAINED),
-            Table(heads, [[Cell(text) for text in row] for row in differences], 1),
-        ]
-    return [*blocks, Picture(FIGURE, f"{find_metric(table.metric).title} with 95 % confidence intervals")]
 
 
 def plot_table(table: EvaluationTable) -> Figure:

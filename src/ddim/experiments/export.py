@@ -11,7 +11,6 @@ from ddim.errors import UserError, suggest
 from ddim.experiments.export_notes import describe_differences
 from ddim.experiments.model_card import CARD, make_card
 from ddim.files import temporary_folder, write_atomic, write_json
-from ddim.plots.page import Block, Code, Heading, Text
 from ddim.runs.codec import write_recipe
 from ddim.runs.diffusers_format import export_to_diffusers
 from ddim.runs.diffusers_weights import pack_weights
@@ -163,8 +162,8 @@ def export_run(
     name = find_run_folder(loaded.checkpoint.run).resolve().name
     parent = Path("exports")
     with temporary_folder((out or parent / name).resolve()) as folder:
-        notes, opening = _write_format(loaded, folder, to, steps, describe_differences(loaded, to, steps))
-        card, images = make_card(loaded, opening)
+        notes, about, code = _write_format(loaded, folder, to, steps, describe_differences(loaded, to, steps))
+        card, images = make_card(loaded, about, [("python", code)])
         for file, png in images.items():
             write_atomic(folder / file, png)
         write_atomic(folder / CARD, card.encode())
@@ -173,10 +172,10 @@ def export_run(
 
 def _write_format(
     run: LoadedRun, folder: Path, to: str, steps: int | None, notes: tuple[str, ...]
-) -> tuple[tuple[str, ...], list[Block]]:
+) -> tuple[tuple[str, ...], list[str], str]:
     """Write the files of a format.
 
-    Returns `notes` with sentences about what the format cannot hold, and the first blocks of the model card.
+    Returns sentences about what the format cannot hold, and sentences and a program for the model card.
     """
     if to == "diffusers":
         exported = export_to_diffusers(run, folder)
@@ -188,7 +187,7 @@ def _write_format(
         )
         notes = (*exported.notes, *notes)
         about = ["This folder is a pipeline of diffusers.", *notes]
-        return notes, [Heading("Use"), *map(Text, about), Code(code.strip())]
+        return notes, about, code
     if to == "safetensors":
         write_atomic(folder / WEIGHTS, pack_weights(run.model.state_dict()))
         write_atomic(folder / "recipe.yaml", write_recipe(hide_folders(run.recipe)).encode())
@@ -197,7 +196,7 @@ def _write_format(
             f"{WEIGHTS} holds the {run.checkpoint.weights} weights, recipe.yaml the recipe of the run, and "
             f"{MEASURED} the means and deviations that were measured on the training images."
         )
-        return notes, [Heading("Use"), Text(about), Code(_SAFETENSORS.strip())]
+        return notes, [about], _SAFETENSORS
     document = describe_sampling(run, steps)
     conditions = [step["condition"] for step in document["steps"]]
     file, write, code = {
@@ -211,7 +210,7 @@ def _write_format(
         f"of the network are x, noisy images times the entry input of {SAMPLING}, and condition, the entry "
         "of this name."
     )
-    return notes, [Heading("Use"), *map(Text, (about, *notes)), Code(code.strip())]
+    return notes, [about, *notes], code
 
 
 def _list_measured(run: LoadedRun) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ddim.errors import UserError, format_count
 from ddim.evaluation.record import GRID, Evaluation, list_evaluations, read_evaluation
 from ddim.evaluation.record_entries import WeightsIdentity
 from ddim.experiments.measurements import Measurements, read_measurements
-from ddim.plots.page import Block, Cell, Heading, Picture, Table, Text, to_markdown
-from ddim.plots.tabular import format_cell
+from ddim.plots.table import format_cell
 from ddim.runs.codec import dump
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import sheet_path
@@ -28,7 +29,9 @@ LICENCE = (
 )
 
 
-def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, bytes]]:
+def make_card(
+    run: LoadedRun, about: Sequence[str], programs: Sequence[tuple[str, str]]
+) -> tuple[str, dict[str, bytes]]:
     """Return the model card as Markdown, and the content of its PNG files, keyed by file name.
 
     All texts from files, such as the names of images and classes, are escaped. Folders are left out, because
@@ -36,11 +39,12 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
 
     Args:
         run: the exported run.
-        opening: the first blocks, which describe the format.
+        about: sentences about the format.
+        programs: pairs (language, program) that use the exported run.
 
     Raises:
         UserError: if the record of an evaluation or of a memorisation test cannot be read. Otherwise
-            the card would say that nothing was measured. Also if the sheet of samples is damaged.
+            the card would say that nothing was measured.
     """
     folder = find_run_folder(run.checkpoint.run)
     own = run.checkpoint.sha256, run.checkpoint.weights, run.checkpoint.average
@@ -49,28 +53,43 @@ def make_card(run: LoadedRun, opening: Sequence[Block]) -> tuple[str, dict[str, 
     for path in measured.damaged.get("memorisation", ()):
         raise UserError(f"{path} cannot be read: put back a copy, or remove its folder")
     picture = _find_picture(run, folder, evaluations)
-    blocks = [
-        Text(_summarise(run)),
-        *opening,
-        Heading("Training images"),
-        Text(_describe_images(run)),
-        Heading("Numbers"),
-        *_numbers(evaluations),
-        Heading("Memorisation"),
-        Text(_describe_memorisation(own, measured)),
-        Heading("Samples"),
-        Picture(SAMPLES, picture[1])
-        if picture
-        else Text("The run has no image of samples from these weights."),
-        Heading("Recipe"),
-        Table(("field", "value"), _recipe_rows(run), 2),
-        Heading("Origin"),
-        Table(("what", "value"), _origin_rows(run), 2),
-        Heading("Licence"),
-        Text(LICENCE),
-    ]
-    images = {SAMPLES: picture[0]} if picture else {}
-    return to_markdown(folder.resolve().name, blocks, "."), images
+    numbers, notes = _list_numbers(evaluations)
+    values = {
+        "name": folder.resolve().name,
+        "summary": _summarise(run),
+        "about": about,
+        "programs": programs,
+        "images": _describe_images(run),
+        "numbers": numbers,
+        "evaluations": notes,
+        "memorisation": _describe_memorisation(own, measured),
+        "picture": SAMPLES,
+        "caption": picture and picture[1],
+        "recipe": flatten_as_text(dump(hide_folders(run.recipe))).items(),
+        "origin": _list_origin(run).items(),
+        "licence": LICENCE,
+    }
+    return _render(values), {SAMPLES: picture[0]} if picture else {}
+
+
+def _render(values: dict[str, Any]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader, options = PackageLoader("ddim.experiments"), {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True, **options)
+    environment.filters |= {"text": _escape, "fence": _fence}
+    return environment.get_template("card.md").render(**values)
+
+
+def _escape(text: str) -> str:
+    """Return a text on one line, with the special characters of Markdown escaped."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&$])", r"\\\1", " ".join(text.split()))
+
+
+def _fence(program: str, language: str) -> str:
+    """Return a program between fences that are longer than any row of backticks in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", program)), default=0))
+    return f"{fence}{language}\n{program.strip()}\n{fence}"
 
 
 def _find_own_evaluations(own: WeightsIdentity, folder: Path) -> list[Evaluation]:
@@ -123,16 +142,14 @@ def _describe_images(run: LoadedRun) -> str:
     )
 
 
-def _numbers(evaluations: Sequence[Evaluation]) -> list[Block]:
-    if not evaluations:
-        return [Text("These weights were not evaluated. The command ddim evaluate measures KID and FID.")]
+def _list_numbers(evaluations: Sequence[Evaluation]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return the rows of the table of metrics, and one sentence about each evaluation."""
     rows, notes = [], []
     for number, evaluation in enumerate(evaluations, 1):
         for entry in evaluation.to_records():
             low, high = entry["low"], entry["high"]
             interval = "" if low is None or high is None else f"{format_cell(low)} to {format_cell(high)}"
-            texts = (f"{number}", entry["metric"], format_cell(entry["value"]), interval)
-            rows.append([Cell(text) for text in texts])
+            rows.append((f"{number}", entry["metric"], format_cell(entry["value"]), interval))
         features, generated = evaluation.features, evaluation.generated
         seeds = evaluation.sampling.seeds if evaluation.sampling else ()
         notes.append(
@@ -141,17 +158,13 @@ def _numbers(evaluations: Sequence[Evaluation]) -> list[Block]:
             f"{features.extractor} (weights {features.weights[:12]}, {features.resize}); record of "
             f"{evaluation.time}, SHA-256 of the samples {generated.sha256[:12]}."
         )
-    return [Table(("evaluation", "metric", "value", "95 % interval"), rows, 2, notes)]
+    return rows, notes
 
 
 def _find_picture(
     run: LoadedRun, folder: Path, evaluations: Sequence[Evaluation]
 ) -> tuple[bytes, str] | None:
-    """Return a PNG file with samples of the run's weights, and its caption; None if there are no samples.
-
-    Raises:
-        UserError: if the file is damaged.
-    """
+    """Return a PNG file with samples of the run's weights, and its caption; None if there are no samples."""
     for evaluation in reversed(evaluations):
         if (sheet := evaluation.folder / GRID).is_file():
             return sheet.read_bytes(), f"The first samples of {evaluation.name}."
@@ -163,18 +176,12 @@ def _find_picture(
     return None
 
 
-def _recipe_rows(run: LoadedRun) -> list[list[Cell]]:
-    fields = flatten_as_text(dump(hide_folders(run.recipe)))
-    return [[Cell(name), Cell(value)] for name, value in fields.items()]
-
-
-def _origin_rows(run: LoadedRun) -> list[list[Cell]]:
+def _list_origin(run: LoadedRun) -> dict[str, str]:
     found = run.checkpoint
-    facts = {
+    return {
         "weights": found.weights,
         "training step": f"{found.state.step:,}",
         "SHA-256 of the checkpoint": found.sha256,
         **({"SHA-256 of the average": found.average} if found.average else {}),
         **{name: str(version) for name, version in list_versions().items() if name in ("ddim", "torch")},
     }
-    return [[Cell(name), Cell(value)] for name, value in facts.items()]

@@ -13,7 +13,6 @@ from ddim.data.remote import ADVICE, Repository, connect_to_hub, explain_errors,
 from ddim.errors import UserError
 from ddim.experiments.model_card import CARD, SAMPLES, make_card
 from ddim.files import write_atomic
-from ddim.plots.page import Block, Code, Heading, Text
 from ddim.runs.classes import default_label
 from ddim.runs.codec import write_recipe
 from ddim.runs.hub_run import FILES
@@ -104,7 +103,7 @@ def push_run(
         folder = Path(temporary)
         published = write_published(loaded, folder)
         write_atomic(folder / "recipe.yaml", write_recipe(published.recipe).encode())
-        card, images = make_card(loaded, _describe_use(loaded, repository))
+        card, images = make_card(loaded, *_describe_use(loaded, repository))
         for file, png in images.items():
             write_atomic(folder / file, png)
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
@@ -154,16 +153,14 @@ def _find_head(api: HfApi, repository: Repository) -> str | None:
     return head[0] if head else None
 
 
-def _describe_use(run: LoadedRun, repository: Repository) -> list[Block]:
+def _describe_use(run: LoadedRun, repository: Repository) -> tuple[list[str], list[tuple[str, str]]]:
     about = (
         f"This is a run of ddim. {WEIGHTS} holds its {run.checkpoint.weights} weights, and recipe.yaml its "
         f"recipe. {MANIFEST} has the SHA-256 of every file that sampling needs."
     )
     # A network that always saw a class cannot sample without one.
     needed = not run.recipe.data.unconditional and default_label(run.recipe) is None
-    return [
-        Heading("Use"),
-        Text(about),
-        Code(f"ddim sample {repository} -n 16{' --label all' if needed else ''}", "sh"),
-        Code(_USE.format(name=repository.id, label=', label="all"' if needed else "").strip()),
+    return [about], [
+        ("sh", f"ddim sample {repository} -n 16{' --label all' if needed else ''}"),
+        ("python", _USE.format(name=repository.id, label=', label="all"' if needed else "")),
     ]

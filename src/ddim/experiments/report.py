@@ -38,42 +38,37 @@ from ddim.experiments.summary import (
 from ddim.plots import charts
 from ddim.plots.page import (
     Block,
-    Cell,
     Folded,
     Heading,
     Picture,
     Strips,
-    Table,
     Text,
     check_page_path,
     save_page,
 )
 from ddim.plots.pictures import render_png
+from ddim.plots.table import Table
 from ddim.runs.log import read_metrics
 
 CURVES = len(charts.COLOURS)
 """The largest number of configurations in a figure: one for each distinguishable colour."""
 
 
-def write_report(found: Sequence[Run], out: str | Path, title: str) -> list[Path]:
-    """Write a report on runs as an .html file, and as Markdown with image files beside it.
+def write_report(found: Sequence[Run], out: str | Path, title: str) -> None:
+    """Write a report on runs as an .html file that contains its images.
 
     Args:
         found: the runs.
         out: the .html file.
         title: the title of the page.
 
-    Returns:
-        The paths of the two files.
-
     Raises:
         UserError: if there is no run, or `out` cannot be written (see `ddim.plots.page.check_page_path`).
     """
     if not found:
         raise UserError("there is no run to report on")
-    out = Path(out)
     check_page_path(out)
-    return save_page(out, title, *build_report(found))
+    save_page(out, title, *build_report(found))
 
 
 def build_report(found: Sequence[Run]) -> tuple[list[Block], dict[str, bytes]]:
@@ -103,9 +98,7 @@ def _intervals(
         shown = {}
         for row in rows:
             found = [value_of_run(run, name, common) for run in row.counted]
-            shown[row.name] = [
-                charts.Interval(value, *interval) for value, interval in filter(None, found) if interval
-            ]
+            shown[row.name] = [(value, *interval) for value, interval in filter(None, found) if interval]
         if any(shown.values()) and len(data_fingerprints(rows)) < 2:
             panels[METRICS[name].title] = shown
     if not panels:
@@ -174,7 +167,7 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
     for k, (run, measured) in enumerate(every, 1):
         bits, why = format_run_bits(run, measured.bits, common)
         if measured.copies or bits:
-            lines.append([Cell(text or MISSING) for text in (run.path.name, measured.copies, bits)])
+            lines.append([text or MISSING for text in (run.path.name, measured.copies, bits)])
         notes += (
             [f"* {run.path.name}: this likelihood is not comparable with the others: {why}."] if why else []
         )
@@ -188,17 +181,13 @@ def _measurements(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]
         shown += (("diagnosis", measured.diagnosis, "errors at each noise level"),)
         for name, path, about in shown:
             if path is not None:
-                try:
-                    images[f"{name}-{k:03}.png"] = path.read_bytes()
-                except OSError:
-                    notes.append(_describe_unreadable(run, path))
-                    continue
+                images[f"{name}-{k:03}.png"] = path.read_bytes()
                 title = f"{run.path.name}: {about}"
                 folded.append(Folded(title, [Picture(f"{name}-{k:03}.png", title)]))
     heads = ["run", "copies of training images", "bits per dimension ↓"]
     if common is not None:
         notes.insert(0, f"Bits per dimension: ± is the standard error over images. {METHODS}")
-    table: list[Block] = [Table(heads, lines, words=1, notes=notes)] if lines or notes else []
+    table: list[Block] = [Table(heads, lines, notes, words=1)] if lines or notes else []
     return [Heading("Further measurements"), *table, *folded] if table or folded else []
 
 

@@ -20,7 +20,8 @@ from ddim.experiments.summary import (
     value_of_run,
 )
 from ddim.metrics.catalogue import find_metric
-from ddim.plots.page import Block, Cell, Folded, Table
+from ddim.plots.page import Block, Folded
+from ddim.plots.table import Table
 from ddim.runs.flat import ERRORS
 
 
@@ -40,8 +41,8 @@ def differing_fields_table(rows: Sequence[Configuration]) -> list[Block]:
     if not rows[0].choice:
         return []
     heads = ["name", *rows[0].choice]
-    lines = [[Cell(text) for text in (row.name, *row.choice.values())] for row in rows]
-    return [Folded("Fields of the recipes that differ", [Table(heads, lines, words=len(heads))])]
+    lines = [[row.name, *row.choice.values()] for row in rows]
+    return [Folded("Fields of the recipes that differ", [Table(heads, lines)])]
 
 
 def results_table(rows: Sequence[Configuration], common: Conditions | None) -> Table:
@@ -53,21 +54,22 @@ def results_table(rows: Sequence[Configuration], common: Conditions | None) -> T
         for name in METRICS
         if any(name in numbers for numbers in found) or any(name in each.metrics for each in earlier)
     ]
-    best = {name: _best_row(name, rows, found, common) for name in metrics}
+    winners = [_best_row(name, rows, found, common) for name in metrics]
+    best = {(row, 1 + k) for k, row in enumerate(winners) if row is not None}
     lines = []
-    for k, (row, numbers) in enumerate(zip(rows, found, strict=True)):
-        cells = [Cell(row.name)]
-        for name in metrics:
-            text = format_spread(numbers[name]) if name in numbers else _absent_text(row, common, name)
-            cells.append(Cell(text, best=best[name] == k))
+    for row, numbers in zip(rows, found, strict=True):
+        texts = [
+            format_spread(numbers[name]) if name in numbers else _absent_text(row, common, name)
+            for name in metrics
+        ]
         finished = sum(run.state == "finished" for run in row.runs)
-        lines.append([*cells, Cell(f"{finished} of {len(row.runs)}")])
+        lines.append([row.name, *texts, f"{finished} of {len(row.runs)}"])
     titles = [f"{METRICS[name].title} {'↓' if METRICS[name].lower_is_better else '↑'}" for name in metrics]
     notes = [*_notes(rows, common, metrics), *_partial_numbers(rows, found)]
     fields = list(rows[0].choice)
     # The names of many fields would make the column wider than its values, so the heading is then "name".
     head = ", ".join(fields or ["recipe"]) if len(fields) <= 3 else "name"
-    return Table([head, *titles, "finished"], lines, words=1, notes=notes)
+    return Table([head, *titles, "finished"], lines, notes, words=1, best=best)
 
 
 def _best_row(
@@ -220,6 +222,6 @@ def runs_table(found: Sequence[Run]) -> Table:
     for run in found:
         progress = f"{run.images:,}" + (f" of {run.total:,}" if run.total else "")
         seed = run.recipe.get("seed")
-        lines.append([Cell(text) for text in (run.path.name, run.state, str(seed), progress)])
+        lines.append([run.path.name, run.state, str(seed), progress])
     why = [f"{run.path.name}: {run.why}" for run in found if run.why]
-    return Table(("run", "state", "seed", "images seen"), lines, words=2, notes=why)
+    return Table(("run", "state", "seed", "images seen"), lines, why, words=2)

@@ -42,4 +42,4 @@ def read_cells(path: Path, run: Run) -> list[np.ndarray]:
     if not run.recipe:
         return []
     height, width = run.recipe["data"]["size"]
-    return read_sheet(run.path, path, height, width)[: min(COLUMNS, run.recipe["report"]["grid"])]
+    return read_sheet(path, height, width)[: min(COLUMNS, run.recipe["report"]["grid"])]

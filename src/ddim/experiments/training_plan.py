@@ -10,7 +10,7 @@ from typing import Any
 
 from ddim.errors import format_count
 from ddim.experiments.learning_curves import LearningCurve
-from ddim.plots.tabular import Row, Tabular
+from ddim.plots.table import Tabular
 from ddim.runs.recipe import Recipe
 from ddim.training.alternatives import (
     ENOUGH,
@@ -134,7 +134,7 @@ class TrainingPlan(Tabular):
             ]
         )
 
-    def _shown_rows(self) -> Sequence[Row]:
+    def _shown_rows(self) -> Sequence[dict[str, Any]]:
         rows = []
         for record in self.to_records():
             row = {

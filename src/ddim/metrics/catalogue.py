@@ -1,4 +1,4 @@
-"""All metrics, keyed by name: whether lower values are better, and how many images each metric needs."""
+"""All metrics and all extractors of features, keyed by name. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from ddim.errors import UserError, suggest
 
 DEFAULT = "efficientnet-lite0"
-"""The name of the network whose features are used by default."""
+"""The name of the extractor that is used by default."""
 
-EXTRACTORS = (DEFAULT, "inception-2015", "inception-torchvision", "scattering")
-"""The names of the features that metrics can use; see `ddim.metrics.features`."""
+EXTRACTORS = {
+    DEFAULT: ("224 px bicubic antialiased", 1280),
+    "inception-2015": ("299 px bilinear of TensorFlow 1, not antialiased", 2048),
+    "inception-torchvision": ("299 px bilinear, not antialiased", 2048),
+    "scattering": ("64 px bicubic antialiased", 1251),
+}
+"""How each extractor resizes images, and its number of features; see `ddim.metrics.features`."""
 
 LEAST = 20
 """The smallest number of generated and of reference images for which metrics are computed."""

@@ -1,4 +1,4 @@
-"""Check sets of features, and read them block by block, because a set may not fit into memory."""
+"""Read sets of features block by block, because a set may not fit into memory as float64."""
 
 from __future__ import annotations
 
@@ -8,33 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.errors import UserError
-
 _ROWS = 1024
-
-
-def check_features(what: str, generated: np.ndarray, reference: np.ndarray, least: int) -> None:
-    """Check that two sets of features can be compared.
-
-    Args:
-        what: the name of the metric in the message.
-        generated: features (N, d) of generated images.
-        reference: features (M, d) of reference images.
-        least: the smallest N and M that the metric allows.
-
-    Raises:
-        UserError: if the shapes do not fit, or N or M is below `least`.
-    """
-    if generated.ndim != 2 or reference.ndim != 2 or generated.shape[1] != reference.shape[1]:
-        raise UserError(
-            f"{what} compares features (N, d) with features (M, d), "
-            f"got {generated.shape} for the generated and {reference.shape} for the reference images"
-        )
-    if min(len(generated), len(reference)) < least:
-        raise UserError(
-            f"{what} needs at least {least} generated and {least} reference images, "
-            f"got {len(generated)} and {len(reference)}"
-        )
 
 
 def read_blocks(features: np.ndarray) -> Iterator[tuple[slice, Tensor]]:

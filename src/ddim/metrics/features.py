@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddim.errors import UserError, suggest
-from ddim.metrics import efficientnet, inception, scattering
+from ddim.metrics import networks, scattering
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
 
-# Each extractor has a loader, a description of the resizing of images, and a number of features.
-_NETWORKS = dict(
-    zip(
-        EXTRACTORS,
-        (
-            (efficientnet.load_efficientnet_lite0, efficientnet.RESIZE, efficientnet.DIMENSIONS),
-            (inception.load_inception_2015, inception.RESIZE_2015, inception.DIMENSIONS),
-            (inception.load_inception_torchvision, inception.RESIZE_TORCHVISION, inception.DIMENSIONS),
-            (scattering.load_scattering, scattering.RESIZE, scattering.DIMENSIONS),
-        ),
-        strict=True,
-    )
-)
-_KERAS = "inception-keras"
+_LOADERS = {
+    "efficientnet-lite0": networks.load_efficientnet_lite0,
+    "inception-2015": networks.load_inception_2015,
+    "inception-torchvision": networks.load_inception_torchvision,
+    "scattering": scattering.load_scattering,
+}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Extractor:
     """A network that computes features of images, with all facts that define these features.
 
@@ -42,17 +33,26 @@ class Extractor:
         resize: a description of the resizing of images.
         dimensions: the number of features.
         network: (B, 3, H, W) float32 in [0, 255] -> (B, dimensions).
+        device: where the network runs; see `to`.
     """
 
     name: str
     weights: str
     resize: str
     dimensions: int
-    network: Callable[[Tensor], Tensor] = field(repr=False, compare=False)
+    network: Callable[[Tensor], Tensor] = field(repr=False)
+    device: str | torch.device = "cpu"
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the network to a device, in place, and return the extractor."""
+        if isinstance(self.network, nn.Module):
+            self.network.to(device)
+        self.device = device
+        return self
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Compute features (B, dimensions) float32 of images (B, C, H, W) uint8.
+        """Compute features (B, dimensions), float32 on the CPU, of images (B, C, H, W) uint8 on any device.
 
         C is 1 (gray), 3 (RGB) or 4 (RGBA, composited on white).
 
@@ -60,15 +60,19 @@ class Extractor:
             UserError: if the images have another shape or type.
         """
         if images.ndim != 4 or images.shape[1] not in (1, 3, 4) or images.dtype != torch.uint8:
-            raise UserError(
-                "features need images (B, C, H, W) of type uint8 with 1, 3 or 4 channels, "
-                f"got {tuple(images.shape)} of type {str(images.dtype).removeprefix('torch.')}"
-            )
-        return self.network(_rgb(images.float()))
+            given = f"{tuple(images.shape)} of type {images.dtype}"
+            raise UserError(f"features need uint8 images (B, C, H, W) with 1, 3 or 4 channels, got {given}")
+        # By default Nvidia's GPUs convolve in TF32, whose features differ from those of a CPU by 1e-3.
+        convolutions = torch.backends.cudnn.conv  # pyrefly: ignore[missing-attribute]
+        before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
+        try:
+            return self.network(_rgb(images.to(self.device).float())).cpu()
+        finally:
+            convolutions.fp32_precision = before
 
 
 def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Extractor:
-    """Load an extractor by name.
+    """Load an extractor by name, on the CPU.
 
     Args:
         name: one of `EXTRACTORS`.
@@ -80,17 +84,11 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
         UserError: if there is no such extractor, or its weights cannot be found or are not the published
             weights. Also if efficientnet-lite0 lacks its Python packages, or scattering is given weights.
     """
-    if name == _KERAS:
-        raise UserError(
-            f"features {_KERAS} are not available, because Keras stores their weights as HDF5, which this "
-            f"library cannot read: choose one of {', '.join(_NETWORKS)}"
-        )
-    if name not in _NETWORKS:
-        possible = ", ".join(_NETWORKS)
-        raise UserError(f"features must be one of {possible}, got {name!r}{suggest(str(name), _NETWORKS)}")
-    make, resize, dimensions = _NETWORKS[name]
-    sha, network = make(None if weights is None else Path(weights))
-    return Extractor(name, sha, resize, dimensions, network)
+    if name not in EXTRACTORS:
+        possible = ", ".join(EXTRACTORS)
+        raise UserError(f"features must be one of {possible}, got {name!r}{suggest(str(name), EXTRACTORS)}")
+    sha, network = _LOADERS[name](None if weights is None else Path(weights))
+    return Extractor(name, sha, *EXTRACTORS[name], network)
 
 
 def open_extractor(features: str | Extractor = DEFAULT) -> Extractor:
@@ -119,7 +117,6 @@ def extract_features(
     for start in range(0, len(images), batch):
         pixels = np.ascontiguousarray(images[start : start + batch])
         features[start : start + len(pixels)] = extractor(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
-        release_pages(images)
         if progress:
             progress(start + len(pixels), len(images))
     return features
@@ -129,19 +126,6 @@ def write_npy_header(file: BinaryIO, shape: tuple[int, int]) -> None:
     """Write the header of a .npy file of float32 features; the caller then writes the rows in order."""
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def release_pages(images: Any) -> None:  # noqa: ANN401  (an array, or what has a memory map as its base)
-    """Release the memory of the pages that were read, if `images` is based on a read-only memory map.
-
-    The map stays usable.
-    """
-    mapped, mode = images, ""
-    while hasattr(mapped, "base"):
-        mapped, mode = mapped.base, getattr(mapped, "mode", "")
-    # A map that is not read-only may contain changes that are not in the file, and would lose them.
-    if mode == "r" and isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise"):
-        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _rgb(images: Tensor) -> Tensor:

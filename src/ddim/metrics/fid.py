@@ -8,47 +8,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.metrics.feature_blocks import check_features, read_blocks
+from ddim.metrics.feature_blocks import read_blocks
+from ddim.metrics.statistics import Estimate
 
 _CUTS = 5  # FID-infinity is fitted to FID of the set cut into 1, 2 ... 5 equal parts
 _GROUPS, _STUDENT_95 = 10, 2.262157  # the 97.5 % quantile of Student's t with 9 degrees of freedom
 
 
 def fid(generated: np.ndarray, reference: np.ndarray) -> float:
-    """Return the FID of features (N, d) and (M, d), computed in float64.
-
-    Raises:
-        UserError: if the sets have different numbers of features, or one has fewer than 2 images.
-    """
-    check_features("FID", generated, reference, 2)
+    """Return the FID of features (N, d) and (M, d) of at least 2 images each, computed in float64."""
     return _frechet(_gaussian(generated), _gaussian(reference))
 
 
-def fid_infinity(
-    generated: np.ndarray, reference: np.ndarray, *, seed: int = 0
-) -> tuple[float, float, float]:
-    """Extrapolate FID to infinitely many generated images.
+def fid_infinity(generated: np.ndarray, reference: np.ndarray, *, seed: int = 0) -> Estimate:
+    """Extrapolate FID to infinitely many generated images, with a 95 % confidence interval.
 
     The bias of FID is linear in 1 / N (Chong & Forsyth 2020). The generated images, shuffled by `seed`, are
     cut into 1, 2 ... 5 parts. A line in 1 / N is fitted to the mean FID of the parts, and evaluated at 1 / N
-    = 0. With fewer images than dimensions the bias is not linear (see `explain_fid_bias`).
+    = 0. With fewer images than dimensions the bias is not linear.
 
     The bias from the M reference images remains: value and interval are for this reference set, not for the
     distribution of its images. For the interval, both sets are cut into ten parts. The spread of FID over the
     ten pairs of parts gives the interval. This interval is too wide rather than too narrow.
 
     Args:
-        generated: features (N, d) of generated images.
-        reference: features (M, d) of reference images.
+        generated: features (N, d) of at least 20 generated images.
+        reference: features (M, d) of at least 20 reference images.
         seed: the seed of the shuffle.
-
-    Returns:
-        (value, low, high), with the ends of the 95 % confidence interval.
-
-    Raises:
-        UserError: if the sets have different numbers of features, or one has fewer than 20 images.
     """
-    check_features("FID-infinity", generated, reference, 2 * _GROUPS)
     draw = np.random.default_rng(seed)
     ours, theirs = draw.permutation(len(generated)), draw.permutation(len(reference))
     whole = _gaussian(reference)
@@ -61,27 +48,7 @@ def fid_infinity(
     pairs = zip(np.array_split(ours, _GROUPS), np.array_split(theirs, _GROUPS), strict=True)
     each = [fid(generated[np.sort(one)], reference[np.sort(other)]) for one, other in pairs]
     radius = _STUDENT_95 * float(np.std(each, ddof=1)) / math.sqrt(_GROUPS)
-    return value, value - radius, value + radius
-
-
-def explain_fid_bias(generated: int, reference: int, dimensions: int) -> str | None:
-    """Return a warning if FID is computed from too few images, else None.
-
-    A covariance in d dimensions needs d + 1 images for full rank. With fewer images, FID depends more on the
-    number of images than on their quality.
-
-    Args:
-        generated: number of generated images.
-        reference: number of reference images.
-        dimensions: number of features.
-    """
-    least = min(generated, reference)
-    if least > dimensions:
-        return None
-    return (
-        f"FID of {least} images in {dimensions} dimensions is mostly bias, which FID-infinity cannot remove: "
-        "compare it only with FID of the same number of images, or use KID, which is unbiased"
-    )
+    return Estimate(value, value - radius, value + radius, freedom=_GROUPS - 1)
 
 
 def _gaussian(features: np.ndarray) -> tuple[Tensor, Tensor]:

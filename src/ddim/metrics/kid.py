@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.errors import UserError
-from ddim.metrics.feature_blocks import check_features, read_blocks
+from ddim.metrics.feature_blocks import read_blocks
+from ddim.metrics.statistics import Estimate
 
 _NORMAL_95 = 1.959964  # the 97.5 % quantile of the standard normal distribution
 
 
 @dataclass(frozen=True)
-class KID:
-    """KID of all images, and of random subsets as in the paper.
+class KID(Estimate):
+    """KID of all images, an unbiased MMD^2 that may be negative, and KID of random subsets as in the paper.
 
     Attributes:
-        value: the unbiased MMD^2 over all images, which may be negative.
-        low: the lower end of the 95 % confidence interval of `value`.
-        high: the upper end of this interval.
         mean: the mean over random subsets.
         std: the standard deviation over random subsets; it is not the uncertainty of `value`.
         subsets: the number of random subsets.
         size: the number of images that a subset takes from each set.
     """
 
-    value: float
-    low: float
-    high: float
     mean: float
     std: float
     subsets: int
     size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all values as JSON."""
+        of_subsets = {"mean": self.mean, "std": self.std, "subsets": self.subsets, "size": self.size}
+        return super().to_json() | of_subsets
 
 
 def kid(
@@ -43,22 +43,18 @@ def kid(
 ) -> KID:
     """Return the KID of two sets of features, with an interval, and the mean KID of random subsets.
 
-    KID is MMD^2 (eq. 4) with kernel (x.y / d + 1)^3, in float64. The kernel of each pair is computed once.
-    The confidence interval is computed by the jackknife, which leaves out every image of both sets in turn
-    (Arvesen 1969). The bootstrap would be biased away from 0: it draws images twice, and the kernel of an
-    image with itself is large.
+    KID is MMD^2 (eq. 4) with kernel (x.y / d + 1)^3, in float64. The kernel of each pair of sets is computed
+    once. The confidence interval is computed by the jackknife, which leaves out every image of both sets in
+    turn (Arvesen 1969). The bootstrap would be biased away from 0: it draws images twice, and the kernel of
+    an image with itself is large.
 
     Args:
-        generated: features (N, d) of generated images.
-        reference: features (M, d) of reference images.
+        generated: features (N, d) of at least 3 generated images.
+        reference: features (M, d) of at least 3 reference images.
         subsets: the number of random subsets.
         size: the number of images that a subset takes from each set, limited to the size of the smaller set.
         seed: the seed of the subsets, which are the same subsets as in torch-fidelity.
-
-    Raises:
-        UserError: if the sets have different numbers of features, or one has fewer than 3 images.
     """
-    check_features("KID", generated, reference, 3)
     n, m = len(generated), len(reference)
     size = min(size, n, m)
     draw = np.random.RandomState(seed)
@@ -66,61 +62,39 @@ def kid(
     for one, other in zip(ours, theirs, strict=True):
         one[torch.from_numpy(draw.choice(n, size, replace=False))] = 1
         other[torch.from_numpy(draw.choice(m, size, replace=False))] = 1
-    (xx, in_xx), (yy, in_yy) = _within(generated, ours), _within(reference, theirs)
-    xy, yx, in_xy = _between(generated, reference, ours, theirs)
-    value = _mmd2(xx.sum(), n, yy.sum(), m, xy.sum())
-    without_x, without_y = _left_out(xx, yy, xy, yx)
-    variance = sum((len(left) - 1) * left.var(correction=0) for left in (without_x, without_y))
-    radius = _NORMAL_95 * math.sqrt(variance)
+    xx, _, in_xx = _sum_kernel(generated, None, ours, ours)
+    yy, _, in_yy = _sum_kernel(reference, None, theirs, theirs)
+    xy, yx, in_xy = _sum_kernel(generated, reference, ours, theirs)
+    value = _mmd2(xx.sum(), n, yy.sum(), m, xy.sum()).item()
+    radius = _jackknife_radius(*_left_out(xx, yy, xy, yx))
     each = _mmd2(in_xx, size, in_yy, size, in_xy)
-    return KID(
-        value=value.item(),
-        low=value.item() - radius,
-        high=value.item() + radius,
-        mean=each.mean().item(),
-        std=each.std(correction=0).item(),
-        subsets=subsets,
-        size=size,
-    )
+    mean, std = each.mean().item(), each.std(correction=0).item()
+    return KID(value, value - radius, value + radius, mean, std, subsets, size)
 
 
-def kid_difference(
-    one: np.ndarray, other: np.ndarray, reference: np.ndarray, *, paired: bool
-) -> tuple[float, float, float]:
+def kid_difference(one: np.ndarray, other: np.ndarray, reference: np.ndarray, *, paired: bool) -> Estimate:
     """Return the KID of one set minus the KID of another set, against the same reference.
 
-    The interval is computed by the jackknife, as in `kid`. A reference image is left out of both values
-    together. In `paired` sets, row k is left out of both sets together. So the variation that both values
-    have in common cancels.
+    The 95 % confidence interval is computed by the jackknife, as in `kid`. A reference image is left out of
+    both values together. In `paired` sets, row k is left out of both sets together. So the variation that
+    both values have in common cancels.
 
     Args:
         one: features (N, d) of the first set.
         other: features (M, d) of the second set, with M = N if `paired`.
         reference: features (R, d) of the reference images.
         paired: whether row k of both sets was sampled with the same seed.
-
-    Returns:
-        (value, low, high), with the ends of the 95 % confidence interval.
-
-    Raises:
-        UserError: if the sets have different numbers of features, or one has fewer than 3 images. Also if
-            paired sets have different numbers of images.
     """
-    for features in (one, other):
-        check_features("KID", features, reference, 3)
-    if paired and len(one) != len(other):
-        raise UserError(f"paired sets must have the same number of images, got {len(one)} and {len(other)}")
     terms = []
     for x in (one, other):
-        (xx, _), (xy, yx, _) = _within(x), _between(x, reference)
+        (xx, _, _), (xy, yx, _) = _sum_kernel(x), _sum_kernel(x, reference)
         # The pairs within the reference contribute equally to both values, and cancel: use 0 for their sums.
         yy = torch.zeros_like(yx)
         terms.append((_mmd2(xx.sum(), len(xx), yy.sum(), len(yy), xy.sum()), *_left_out(xx, yy, xy, yx)))
     (value, without, apart), (value_2, without_2, apart_2) = terms
     left_out = [without - without_2] if paired else [without, without_2]
-    variance = sum((len(left) - 1) * left.var(correction=0) for left in [*left_out, apart - apart_2])
-    radius, difference = _NORMAL_95 * math.sqrt(variance), (value - value_2).item()
-    return difference, difference - radius, difference + radius
+    radius, difference = _jackknife_radius(*left_out, apart - apart_2), (value - value_2).item()
+    return Estimate(difference, difference - radius, difference + radius)
 
 
 def _mmd2(xx: Tensor, n: int, yy: Tensor, m: int, xy: Tensor) -> Tensor:
@@ -148,53 +122,35 @@ def _left_out(xx: Tensor, yy: Tensor, xy: Tensor, yx: Tensor) -> tuple[Tensor, T
     return without_x, without_y
 
 
-def _between(
-    x: np.ndarray, y: np.ndarray, of_x: Tensor | None = None, of_y: Tensor | None = None
+def _jackknife_radius(*left_out: Tensor) -> float:
+    """Return half the width of the interval of a value, from the values without each image of each set."""
+    return _NORMAL_95 * math.sqrt(sum((len(left) - 1) * left.var(correction=0) for left in left_out))
+
+
+def _sum_kernel(
+    x: np.ndarray, y: np.ndarray | None = None, of_x: Tensor | None = None, of_y: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum the kernel matrix of x (n, d) and y (m, d) over rows, columns and submatrices.
+    """Sum the kernel k(x, y) = (x.y / d + 1)^3 over rows, columns and submatrices of the matrix of all pairs.
 
     Args:
         x: (n, d).
-        y: (m, d).
+        y: (m, d); None for x itself, and a row of x is then not paired with itself.
         of_x: (S, n) ones for the rows of each submatrix, zeros elsewhere; None for no submatrices.
         of_y: (S, m) ones for the columns of each submatrix, zeros elsewhere; None for no submatrices.
 
     Returns:
         The sums over each row (n,), over each column (m,) and over each submatrix (S,).
     """
-    over_rows, over_columns = (torch.zeros(len(part), dtype=torch.float64) for part in (x, y))
+    other = x if y is None else y
+    over_rows, over_columns = (torch.zeros(len(part), dtype=torch.float64) for part in (x, other))
     inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)
     for rows, some_x in read_blocks(x):
-        for columns, some_y in read_blocks(y):
-            k = _kernel(some_x, some_y)
+        for columns, some_y in read_blocks(other):
+            k = (some_x @ some_y.T / some_x.shape[1] + 1).pow(3)
+            if y is None and rows == columns:
+                k.fill_diagonal_(0)
             over_rows[rows] += k.sum(1)
             over_columns[columns] += k.sum(0)
             if of_x is not None and of_y is not None:
                 inside += (of_x[:, rows] @ k * of_y[:, columns]).sum(1)
     return over_rows, over_columns, inside
-
-
-def _within(x: np.ndarray, of_x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return sums of the kernel over pairs of different rows of x (n, d): per row (n,) and per subset (S,).
-
-    `of_x` (S, n) holds ones for the members of each subset and zeros elsewhere; None means no subsets.
-    """
-    over = torch.zeros(len(x), dtype=torch.float64)
-    inside = torch.zeros(0 if of_x is None else len(of_x), dtype=torch.float64)
-    for rows, some in read_blocks(x):
-        # Each pair of blocks is computed once, because k(x, y) = k(y, x).
-        for columns, others in read_blocks(x[: rows.stop]):
-            k, same = _kernel(some, others), rows == columns
-            if same:
-                k.fill_diagonal_(0)
-            else:
-                over[columns] += k.sum(0)
-            over[rows] += k.sum(1)
-            if of_x is not None:
-                inside += (1 if same else 2) * (of_x[:, rows] @ k * of_x[:, columns]).sum(1)
-    return over, inside
-
-
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    """Return the kernel k(x, y) = (x.y / d + 1)^3 (n, m) of x (n, d) and y (m, d)."""
-    return (x @ y.T / x.shape[1] + 1).pow(3)

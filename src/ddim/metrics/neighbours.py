@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,16 +41,8 @@ Embed = Callable[[np.ndarray], Tensor]
 _BLOCK = 1024
 
 
-class References(Protocol):
-    """An array (N, ...), or an object that reads the rows at a slice or an array of indices on demand."""
-
-    def __len__(self) -> int:
-        """Return N."""
-        ...
-
-    def __getitem__(self, rows: Any, /) -> np.ndarray:  # noqa: ANN401  (a slice or indices)
-        """Return these rows."""
-        ...
+References = Any
+"""An array (N, ...), or an object that reads the rows at a slice or an array of indices on demand."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ def nearest_neighbours(
     k: int = K,
     *,
     also: References | None = None,
-    own: np.ndarray | None = None,
+    themselves: np.ndarray | None = None,
     embed: Embed = flatten_features,
     progress: Callable[[int, int], None] | None = None,
 ) -> Neighbours:
@@ -106,14 +98,14 @@ def nearest_neighbours(
         queries: the query images or features (N, ...).
         references: the reference images or features (M, ...), read block by block.
         k: the number of neighbours. If there are fewer references, all are used, except the query itself if
-            `own` is given.
+            `themselves` is given.
         also: a second view (M, ...) of each reference, such as its mirror image; the nearer view counts.
-        own: if the queries are themselves references, their indices (N,); a query is not its own neighbour.
+        themselves: if the queries are references too, their indices (N,); a query is not its own neighbour.
         embed: the function that maps queries and references to vectors.
         progress: called with the number of references that were compared, and their total number.
     """
     views = [references] if also is None else [references, also]
-    k = min(k, len(references) - (own is not None))
+    k = min(k, len(references) - (themselves is not None))
     x = embed(queries)
     # x.x - 2 x.y + y.y loses digits of small distances; subtracting the mean keeps most of them.
     centre = x.mean(0)
@@ -122,31 +114,21 @@ def nearest_neighbours(
     best = torch.full((len(x), k), torch.inf, dtype=torch.float64)
     which = torch.full((len(x), k), -1)
     for first in range(0, len(references), _BLOCK):
-        count = min(_BLOCK, len(references) - first)
-        found = torch.full((len(x), count), torch.inf, dtype=torch.float64)
+        here = torch.arange(first, min(first + _BLOCK, len(references)))
+        apart = torch.full((len(x), len(here)), torch.inf, dtype=torch.float64)
         for view in views:
             y = embed(view[first : first + _BLOCK]) - centre
-            found = found.minimum(squares + y.double().square().sum(1) - 2 * (x @ y.T).double())
-        if own is not None:
-            at = torch.as_tensor(own) - first
-            inside = (at >= 0) & (at < found.shape[1])
-            found[inside.nonzero()[:, 0], at[inside]] = torch.inf
-        here = torch.arange(first, first + found.shape[1]).expand(len(x), -1)
-        best, order = torch.cat([best, found], 1).topk(k, largest=False)
-        which = torch.cat([which, here], 1).gather(1, order)
+            apart = apart.minimum(squares + y.double().square().sum(1) - 2 * (x @ y.T).double())
+        if themselves is not None:
+            apart[torch.as_tensor(themselves)[:, None] == here] = torch.inf
+        best, order = torch.cat([best, apart], 1).topk(k, largest=False)
+        which = torch.cat([which, here.expand(len(x), -1)], 1).gather(1, order)
         if progress:
-            progress(first + count, len(references))
-    return _exact(x, centre, views, which.numpy(), embed)
-
-
-def _exact(x: Tensor, centre: Tensor, views: list[References], which: np.ndarray, embed: Embed) -> Neighbours:
-    """Return the neighbours with indices `which` (N, k) and recomputed distances, sorted by distance.
-
-    The distances are norms of differences, without the rounding errors of the search.
-    """
-    distances = np.empty(which.shape)
-    for row, (query, indices) in enumerate(zip(x, which, strict=True)):
-        both = [(embed(view[indices]) - centre - query).double().norm(dim=1) for view in views]
+            progress(first + len(here), len(references))
+    # The distances are computed again as norms of differences, without the rounding errors of the search.
+    indices, distances = which.numpy(), np.empty(which.shape)
+    for row, query in enumerate(x):
+        both = [(embed(view[indices[row]]) - centre - query).double().norm(dim=1) for view in views]
         distances[row] = torch.stack(both).amin(0).numpy()
     order = np.argsort(distances, axis=1, kind="stable")
-    return Neighbours(np.take_along_axis(distances, order, 1), np.take_along_axis(which, order, 1))
+    return Neighbours(np.take_along_axis(distances, order, 1), np.take_along_axis(indices, order, 1))

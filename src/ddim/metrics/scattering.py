@@ -23,9 +23,6 @@ _SIZE, _SCALES, _ANGLES = 64, 4, 8
 _PAD = 2**_SCALES
 _FLOOR = 1e-3  # about the error of rounding to 8 bits, 1 / (255 sqrt(12))
 _SCALE = 3.0  # brings the features of photographs to about the size of EfficientNet's, as KID's kernel needs
-_COEFFICIENTS = 1 + _SCALES * _ANGLES + _ANGLES**2 * _SCALES * (_SCALES - 1) // 2
-
-RESIZE, DIMENSIONS = f"{_SIZE} px bicubic antialiased", 3 * _COEFFICIENTS
 
 
 def load_scattering(weights: Path | None = None) -> tuple[str, Callable[[Tensor], Tensor]]:
@@ -84,7 +81,7 @@ def _wavelets(spectrum: Tensor, scale: int, sampled: int) -> Tensor:
     Returns:
         (..., angles, S', S'), with S' = S / 2^(scale - sampled).
     """
-    product = spectrum[..., None, :, :] * _bank(scale, sampled, spectrum.shape[-1])
+    product = spectrum[..., None, :, :] * _bank(scale, sampled, spectrum.shape[-1], spectrum.device)
     # To keep every k-th pixel, the spectrum is cut into a grid of k x k blocks, and the blocks are averaged.
     every = 2 ** (scale - sampled)
     left = spectrum.shape[-1] // every
@@ -99,7 +96,7 @@ def _mean(u: Tensor, sampled: int) -> Tensor:
 
 
 @cache
-def _bank(scale: int, sampled: int, size: int) -> Tensor:
+def _bank(scale: int, sampled: int, size: int, device: torch.device) -> Tensor:
     """Return the Fourier transforms (angles, size, size), real, of the Morlet wavelets of a scale.
 
     A wavelet is a wave of frequency xi, cut off by a Gaussian g: psi(u) = g(u) (exp(i xi u) - b). g is twice
@@ -123,4 +120,4 @@ def _bank(scale: int, sampled: int, size: int) -> Tensor:
         for copies in (gaussian(along - xi), gaussian(along))
     )
     b = wave[:, :1, :1] / plain[:, :1, :1]
-    return (wave - b * plain).float()
+    return (wave - b * plain).float().to(device)

@@ -1,40 +1,45 @@
-"""Means, ratios and differences over images, with 95 % confidence intervals by the jackknife."""
+"""Values with their 95 % confidence intervals: means, ratios, differences and shares over images."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its 95 % confidence interval, each () or (L,) float64.
+    """A value and the ends of its 95 % confidence interval, each a number or (L,) float64.
 
-    `freedom` is the number of degrees of freedom of the standard error, a number.
+    `freedom` is the number of degrees of freedom of the standard error.
     """
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    freedom: float = math.inf
+    value: Any
+    low: Any
+    high: Any
+    freedom: float = field(default=math.inf, kw_only=True)
 
     @classmethod
-    def from_error(cls, value: np.ndarray, error: np.ndarray, freedom: float) -> Estimate:
+    def from_error(cls, value: np.ndarray, error: np.ndarray, freedom: float) -> Self:
         """Return the estimate with this value, this standard error and its degrees of freedom."""
         value, half = np.asarray(value, dtype=np.float64), _quantile_95(freedom) * error
-        return cls(value, value - half, value + half, freedom)
+        return cls(value, value - half, value + half, freedom=freedom)
 
     @property
-    def error(self) -> np.ndarray:
+    def error(self) -> Any:  # noqa: ANN401  (a number or an array)
         """The standard error."""
         return (self.high - self.low) / (2 * _quantile_95(self.freedom))
 
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval of a number excludes 0."""
+        return not self.low <= 0 <= self.high
+
     def to_json(self) -> dict[str, Any]:
         """Return the value and the ends of its interval as JSON."""
-        return {"value": self.value.tolist(), "low": self.low.tolist(), "high": self.high.tolist()}
+        return {name: np.asarray(getattr(self, name)).tolist() for name in ("value", "low", "high")}
 
 
 def _quantile_95(freedom: float) -> float:
@@ -70,3 +75,38 @@ def estimate_difference(one: Estimate, other: Estimate) -> Estimate:
     """
     freedom = min(one.freedom, other.freedom)
     return Estimate.from_error(one.value - other.value, np.hypot(one.error, other.error), freedom)
+
+
+def estimate_share(count: int, n: int) -> Estimate:
+    """Return the share of `count` of `n` cases, with its exact 95 % confidence interval.
+
+    The interval contains the true share with a probability of at least 95 % (Clopper & Pearson 1934).
+    """
+    from scipy import stats
+
+    return Estimate(count / n, *stats.binomtest(count, n).proportion_ci(0.95, "exact"))
+
+
+def false_alarm_threshold(null: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return a threshold below which a value counts as an alarm, and a bound on the false-alarm rate.
+
+    A new draw from the distribution of `null` is below the threshold with probability at most `bound`. This
+    holds for any distribution of independent draws. It holds with the given confidence, because the draws in
+    `null` are random: the probability below the r-th smallest of n draws has distribution
+    Beta(r, n + 1 - r) (Wilks 1941).
+
+    Args:
+        null: values (n,) of the statistic for images that are not copies.
+        confidence: the probability that the bound holds.
+
+    Returns:
+        (threshold, bound). `bound` is 1 % if n is large enough, at least 299 for a confidence of 95 %. With
+        fewer draws the threshold is the smallest of them, and `bound` is 1 - (1 - confidence)^(1 / n).
+    """
+    from scipy import stats
+
+    n, level = len(null), 0.01
+    # The r-th smallest draw is a valid threshold if P(Binomial(n, level) <= r - 1) <= 1 - confidence.
+    rank = min(max(int(stats.binom.ppf(1 - confidence, n, level)), 1), n)
+    bound = max(level, 1 - (1 - confidence) ** (1 / n))
+    return float(np.sort(null)[rank - 1]), bound

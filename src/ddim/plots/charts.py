@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ddim.files import write_atomic
-from ddim.plots.pictures import MARK, blend_alpha, check_picture_path, enlarge, save_png
+from ddim.plots.pictures import MARK, blend_alpha, check_picture_path, enlarge, render_png, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,10 +32,20 @@ def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of this size in inches; matplotlib fits panels and labels into the figure."""
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    from ddim.plots.figure import Chart
-
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.04)
-    return Chart(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+    return _chart_class()(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+
+
+@cache
+def _chart_class() -> type[Figure]:
+    """Return a class of figures that show themselves in a notebook; made late, as matplotlib is slow."""
+    from matplotlib.figure import Figure
+
+    class Chart(Figure):
+        def _repr_png_(self) -> bytes:
+            return render_png(rasterise(self))
+
+    return Chart
 
 
 def rasterise(figure: Figure) -> np.ndarray:
@@ -127,51 +137,13 @@ def mark_x(axes: Axes, x: float, name: str) -> None:
     """Draw a vertical line at `x`, with its name at the top; the name is on the side with more space."""
     axes.axvline(x, color=COLOURS[1], linewidth=1.4, linestyle="--")
     right = axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] < 0.5
-    axes.annotate(
-        name,
-        (x, 1),
-        (6 if right else -6, -6),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        color=COLOURS[1],
-        fontsize=9.5,
-        ha="left" if right else "right",
-        va="top",
-        parse_math=False,
-    )
+    style = {"ha": "left" if right else "right", "va": "top", "color": COLOURS[1], "fontsize": 9.5}
+    place = (6 if right else -6, -6)
+    systems = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate(name, (x, 1), place, parse_math=False, **systems, **style)
 
 
-def draw_heat_map(
-    figure: Figure, axes: Axes, values: np.ndarray, extent: tuple[float, float, float, float], most: float
-) -> None:
-    """Draw a heat map of values (rows, columns), with a colour bar.
-
-    Args:
-        figure: the figure that contains `axes`.
-        axes: the panel.
-        values: (rows, columns); the first row is drawn at the bottom.
-        extent: (left, right, bottom, top) of the panel in data units.
-        most: the largest absolute value of the colour scale, which is white at 0.
-    """
-    span = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"}
-    drawing = axes.imshow(
-        values, origin="lower", extent=extent, aspect="auto", interpolation="nearest", **span
-    )
-    bar = figure.colorbar(drawing, ax=axes, pad=0.02, fraction=0.05, ticks=[-most, 0, most], format="%g")
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=8, labelcolor=INK)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with the ends of its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[Interval]]]) -> Figure:
+def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]]) -> Figure:
     """Return a figure with intervals in one or more panels.
 
     An interval is a horizontal line with a dot at its value. Several intervals of one row are drawn just
@@ -179,7 +151,7 @@ def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[Interval]]]) -> Fi
 
     Args:
         panels: the rows of each panel, keyed by its title. The rows are keyed by their names, which are the
-            same in all panels, and each row holds intervals.
+            same in all panels, and each row holds intervals (value, low, high).
     """
     names = list(next(iter(panels.values())))
     figure = new_figure(2.2 + 2.6 * len(panels), 0.9 + 0.42 * len(names))
@@ -187,10 +159,10 @@ def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[Interval]]]) -> Fi
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
         for place, name in enumerate(names):
-            for k, each in enumerate(rows[name]):
+            for k, (value, low, high) in enumerate(rows[name]):
                 y = place + 0.16 * (k - (len(rows[name]) - 1) / 2)
-                axes.plot([each.low, each.high], [y, y], color=COLOURS[0], linewidth=1.8)
-                axes.plot([each.value], [y], "o", color=COLOURS[0], markersize=4.5)
+                axes.plot([low, high], [y, y], color=COLOURS[0], linewidth=1.8)
+                axes.plot([value], [y], "o", color=COLOURS[0], markersize=4.5)
         style_panel(axes, title, "")
         axes.grid(axis="x", color="#e6e6e6", linewidth=0.7)
         axes.locator_params(axis="x", nbins=5)
@@ -230,8 +202,6 @@ def plot_strip(
         title: the title of the figure.
         zoom: the integer factor; by default images are enlarged to about 128 pixels.
     """
-    from ddim.plots.figure import Chart
-
     height, width = next(iter(rows.values()))[0].shape[:2]
     scale = max(1, round(128 / max(height, width))) if zoom is None else zoom
     height, width, gap = height * scale, width * scale, 8
@@ -240,24 +210,21 @@ def plot_strip(
     left, top, below = 28 + 12 * longest, 96 if title else 44, 30 if notes else 6
     wide = left + len(heads) * (width + gap) + 16
     high = top + len(rows) * (height + gap + below) + 12
-    figure = Chart(figsize=(wide / DPI, high / DPI), dpi=DPI, facecolor="white")
-    figure.text(20 / wide, 1 - 34 / high, title, color=INK, fontsize=11, fontweight="bold", va="center")
+    figure = _chart_class()(figsize=(wide / DPI, high / DPI), dpi=DPI, facecolor="white")
+    write = partial(figure.text, color=INK, fontsize=9, va="center")
+    write(20 / wide, 1 - 34 / high, title, fontsize=11, fontweight="bold")
     for r, (name, images) in enumerate(rows.items()):
         y = top + r * (height + gap + below)
-        middle = 1 - (y + height / 2) / high
-        figure.text(20 / wide, middle, name, color=INK, fontsize=9.5, va="center", linespacing=1.5)
+        write(20 / wide, 1 - (y + height / 2) / high, name, fontsize=9.5, linespacing=1.5)
         for c, image in enumerate(images):
             x = left + c * (width + gap)
-            large = enlarge(blend_alpha(image), scale)
-            figure.figimage(large, x, high - y - height, origin="upper")
+            figure.figimage(enlarge(blend_alpha(image), scale), x, high - y - height, origin="upper")
             centre = (x + width / 2) / wide
             if r == 0:
-                figure.text(
-                    centre, 1 - (y - 17) / high, heads[c], color=INK, fontsize=9, ha="center", va="center"
-                )
+                write(centre, 1 - (y - 17) / high, heads[c], ha="center")
             if notes and name in notes:
                 spot = 1 - (y + height + 15) / high
-                figure.text(centre, spot, notes[name][c], color=FAINT, fontsize=8, ha="center", va="center")
+                write(centre, spot, notes[name][c], color=FAINT, fontsize=8, ha="center")
     return figure
 
 
@@ -291,8 +258,8 @@ def shorten(name: str, most: int = 28) -> str:
 def shorten_apart(names: Sequence[str], most: int) -> list[str]:
     """Return names cut to at most `most` characters so that different names stay different.
 
-    Names are cut in the middle if possible. Otherwise the part where they differ is kept. If the names would
-    still be equal, they get more characters than `most`.
+    Names are cut in the middle if possible, else where they differ least. If they would still be equal, they
+    get more characters than `most`.
     """
     while True:
         for tail in sorted(range(most), key=lambda tail: abs(tail - most // 2)):
@@ -300,10 +267,6 @@ def shorten_apart(names: Sequence[str], most: int) -> list[str]:
             short = [n if len(n) <= most else f"{n[:head]}…{n[len(n) - tail :]}" for n in names]
             if len(set(short)) == len(set(names)):
                 return short
-        for first in range(1, max(map(len, names)) - most + 2):
-            inner = [n if len(n) <= most else f"…{n[first : first + most - 2]}…" for n in names]
-            if len(set(inner)) == len(set(names)):
-                return inner
         most += 1
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from ddim.errors import UserError, check_pixels, describe_given, join_words, to_int, warn_user
+from ddim.errors import UserError, check_pixels, to_int, warn_user
 from ddim.files import write_atomic
 
 if TYPE_CHECKING:
@@ -30,11 +30,12 @@ LARGEST_ZOOM = 64
 MARK = "ddim"
 """The "Software" entry of PNG files that this library writes."""
 
-
 COLUMNS = 8
 """The largest number of images in a strip."""
+
 GAP = 2
 """White pixels between the images of a sheet."""
+
 LARGEST_FILM = 16_383
 """The largest height and width of an animated WebP."""
 
@@ -48,14 +49,13 @@ def to_uint8(images: Tensor) -> np.ndarray:
     Raises:
         UserError: if the shape is not (B, C, H, W).
     """
+    from torch.nn.functional import pad
+
     if images.ndim != 4 or not images.shape[1]:
         raise UserError(f"images must have the shape (B, C, H, W) with C > 0, got {tuple(images.shape)}")
-    images = images.detach().permute(0, 2, 3, 1)
-    if images.shape[3] not in (1, 3, 4):
-        shown = images.new_zeros(*images.shape[:3], 3)
-        used = min(3, images.shape[3])
-        shown[..., :used] = images[..., :used]
-        images = shown
+    images, channels = images.detach().permute(0, 2, 3, 1), images.shape[1]
+    if channels not in (1, 3, 4):
+        images = pad(images[..., :3], (0, max(0, 3 - channels)))
     if images.is_floating_point():
         # A diverged model returns NaN, and casting NaN to an integer depends on the hardware.
         images = (images.float().nan_to_num(0.0).clamp(0, 1) * 255).round().byte()
@@ -103,15 +103,20 @@ def make_sheet(images: Tensor, columns: int | None = None) -> np.ndarray:
         UserError: if there is no image, or `columns` is below 1.
     """
     cells = blend_alpha(to_uint8(images))
+    columns = count_columns(len(cells)) if columns is None else to_int("columns", columns)
+    if not len(cells) or columns < 1:
+        raise UserError(f"a sheet needs at least 1 image and 1 column, got {len(cells)} and {columns}")
+    return arrange_images(cells, columns)
+
+
+def arrange_images(cells: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
+    """Return images (B, H, W, 3) uint8 row by row, with white pixels between them."""
     count, height, width, _ = cells.shape
-    columns = count_columns(count) if columns is None else to_int("columns", columns)
-    if count < 1 or columns < 1:
-        raise UserError(f"a sheet needs at least 1 image and 1 column, got {count} and {columns}")
     columns = min(columns, count)
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for k, cell in enumerate(cells):
-        top, left = k // columns * (height + GAP), k % columns * (width + GAP)
+        top, left = k // columns * (height + gap), k % columns * (width + gap)
         sheet[top : top + height, left : left + width] = cell
     return sheet
 
@@ -136,24 +141,15 @@ def sheet(
             sheet gets about 800 pixels.
 
     Raises:
-        UserError: if there is no image, their sizes differ, a value is outside [0, 1] or NaN, or `columns` or
-            `zoom` is too small or too large.
+        UserError: if a value is outside [0, 1] or NaN, or `columns` or `zoom` is too small or too large.
 
     Example:
         >>> ddim.sheet(ddim.sample("runs/photos-fast-1", n=16)).save("samples.png")
     """
     import torch
 
-    for each in [images, *images] if isinstance(images, Sequence) else [images]:
-        if not isinstance(each, torch.Tensor | np.ndarray | Sequence) or isinstance(each, str):
-            what = describe_given(each)
-            raise UserError(f"images must be a tensor, an array or a list of these, got {what}")
-    if not len(images):
-        raise UserError("a sheet needs at least 1 image, got none")
     # torch takes no array with a negative stride, such as a reversed one.
     parts = [torch.as_tensor(p.copy() if isinstance(p, np.ndarray) else p) for p in images]
-    if len(shapes := {tuple(part.shape): None for part in parts}) > 1:
-        raise UserError(f"the images of a sheet must have the same shape, got {join_words(shapes)}")
     whole = torch.stack(parts)
     check_images(whole)
     return Image.fromarray(enlarge(make_sheet(whole[None] if whole.ndim == 3 else whole, columns), zoom))
@@ -188,13 +184,10 @@ def make_strip(cells: Sequence[np.ndarray]) -> np.ndarray | None:
     """Return images (h, w, 3) uint8 in one row, enlarged; None if there is no image."""
     if not cells:
         return None
-    height, width, _ = cells[0].shape
-    strip = np.full((height, len(cells) * (width + GAP) - GAP, 3), 255, np.uint8)
-    for k, cell in enumerate(cells):
-        strip[:, k * (width + GAP) : k * (width + GAP) + width] = cell
     # The factor depends only on the width of an image, so images look equally large in all strips of a page.
-    scale = max(1, SHEET // (COLUMNS * width))
-    return enlarge(strip, scale)
+    return enlarge(
+        arrange_images(np.stack(cells), len(cells)), max(1, SHEET // (COLUMNS * cells[0].shape[1]))
+    )
 
 
 def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
@@ -218,22 +211,19 @@ def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     return [sheet[top : top + height, left : left + width] for top in tops for left in lefts]
 
 
-def read_sheet(folder: Path, path: Path, height: int, width: int) -> list[np.ndarray]:
-    """Return the images of a sheet's PNG file inside a folder, each (height, width, 3) uint8.
+def read_sheet(path: Path, height: int, width: int) -> list[np.ndarray]:
+    """Return the images of a sheet's PNG file, each (height, width, 3) uint8.
 
-    If there is no file, the result is []. If it cannot be read, the result is [] too, and a warning says why.
+    If there is no file, the result is []. If it is damaged, the result is [] too, and a warning says so.
     """
     try:
-        with Image.open(io.BytesIO(read_own_file(folder, path)), formats=("PNG",)) as image:
+        with Image.open(path) as image:
             return split_sheet(np.asarray(image.convert("RGB")), height, width)
     except FileNotFoundError:
-        pass
-    except UserError as error:
-        warn_user(f"{error}; it is left out")
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises any of these for damaged files
-        reason = getattr(error, "strerror", None) or "it is damaged"
-        warn_user(f"{path} cannot be read, and is left out: {reason}")
-    return []
+        return []
+    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
+        warn_user(f"{path} is damaged, and is left out")
+        return []
 
 
 def blend_alpha(pixels: np.ndarray) -> np.ndarray:
@@ -252,35 +242,22 @@ def blend_alpha(pixels: np.ndarray) -> np.ndarray:
     return np.rint(pixels[..., :3] * opacity + board * (1 - opacity)).astype(np.uint8)
 
 
-# Files
-
-
 def save_png(path: str | Path, pixels: np.ndarray) -> None:
-    """Write an image (H, W) or (H, W, 1, 3 or 4) uint8 as a PNG file; equal pixels give equal files.
-
-    Raises:
-        UserError: if the folder of `path` does not exist.
-    """
-    _write(Path(path), render_png(pixels))
+    """Write an image as a PNG file; see `render_png`."""
+    write_atomic(Path(path), render_png(pixels))
 
 
 def render_png(pixels: np.ndarray) -> bytes:
-    """Return the content of the PNG file of an image; see `save_png`."""
+    """Return the content of the PNG file of an image; equal pixels give equal files.
+
+    Images are (H, W) or (H, W, 1, 3 or 4) uint8; gray ones may be uint16.
+    """
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     mark = PngImagePlugin.PngInfo()
     mark.add_text("Software", MARK)
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG", pnginfo=mark)
-    return content.getvalue()
-
-
-def render_deep_png(pixels: np.ndarray) -> bytes:
-    """Return the content of the PNG file of a gray image (H, W) or (H, W, 1) uint16, with 16 bits."""
-    mark = PngImagePlugin.PngInfo()
-    mark.add_text("Software", MARK)
-    content = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels.reshape(pixels.shape[:2]))).save(content, "PNG", pnginfo=mark)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, "PNG", pnginfo=mark)
     return content.getvalue()
 
 
@@ -296,10 +273,8 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], zoom: int | None =
         zoom: see `enlarge`; a factor that is too large for a WebP is reduced.
 
     Raises:
-        UserError: if there is no frame, `zoom` is not in 1 ... 64, or the folder of `path` does not exist.
+        UserError: if `zoom` is not in 1 ... 64.
     """
-    if not frames:
-        raise UserError("an animation needs at least 1 frame, got none")
     zoom = None if zoom is None else min(zoom, LARGEST_FILM // max(frames[0].shape[:2]))
     images = [Image.fromarray(enlarge(blend_alpha(frame), zoom)) for frame in frames]
     each = max(1, round(4000 / max(1, len(frames) - 1)))  # in milliseconds
@@ -308,7 +283,7 @@ def save_film(path: str | Path, frames: Sequence[np.ndarray], zoom: int | None =
     film = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
     # The default effort takes 30 times as long, and makes noisy frames only a tenth smaller.
     images[0].save(content, "WEBP", lossless=True, method=0, quality=0, **film)
-    _write(Path(path), content.getvalue())
+    write_atomic(Path(path), content.getvalue())
 
 
 def check_picture_path(
@@ -322,18 +297,16 @@ def check_picture_path(
         replace: whether an existing file may be replaced.
 
     Raises:
-        UserError: if `path` has another ending, its folder does not exist, it is a folder, or it is a file
-            that may not be replaced.
+        UserError: if `path` has another ending, its folder does not exist, or it is a file that may not be
+            replaced.
     """
     path = Path(path)
     if path.suffix.lower() not in endings:
-        raise UserError(f"--out must end in {' or '.join(endings)}, got {str(path)!r}")
+        raise UserError(f"a picture must end in {' or '.join(endings)}, got {str(path)!r}")
     if not path.parent.is_dir():
-        raise UserError(f"--out {str(path)!r} lies in a folder that does not exist: create the folder first")
-    if path.is_dir():
-        raise UserError(f"--out {str(path)!r} is a folder: give the name of a file")
+        raise UserError(f"{str(path)!r} lies in a folder that does not exist: create the folder first")
     if path.exists() and not replace:
-        raise UserError(f"--out {str(path)!r} exists: give another name, or --overwrite to replace it")
+        raise UserError(f"{str(path)!r} exists: give another name, or --overwrite to replace it")
 
 
 def find_unused_path(path: str | Path) -> Path:
@@ -341,9 +314,3 @@ def find_unused_path(path: str | Path) -> Path:
     path = Path(path)
     others = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
     return path if not path.exists() else next(other for other in others if not other.exists())
-
-
-def _write(path: Path, content: bytes) -> None:
-    if not path.parent.is_dir():
-        raise UserError(f"{str(path)!r} lies in a folder that does not exist: create the folder first")
-    write_atomic(path, content)

@@ -9,7 +9,7 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from ddim.plots.pictures import blend_alpha
+from ddim.plots.pictures import arrange_images, blend_alpha
 
 PREVIEW = 24
 """The largest width in pixels of an image in a preview of several images."""
@@ -31,10 +31,7 @@ def arrange_preview(images: Sequence[np.ndarray], columns: int, rows: int = 1) -
     across = max(1, (columns + 1) // (size[0] + 1))
     shown = [blend_alpha(image) for image in images[: across * rows]]
     small = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in shown]
-    small += [np.full_like(small[0], 255)] * (-len(small) % min(across, len(small)))
-    apart = [np.pad(image, ((0, 1), (0, 1), (0, 0)), constant_values=255) for image in small]
-    lines = [np.hstack(apart[k : k + across]) for k in range(0, len(apart), across)]
-    return np.vstack(lines)[:-1, :-1]
+    return arrange_images(np.stack(small), across, gap=1)
 
 
 def render_preview(pixels: np.ndarray, columns: int) -> str:
@@ -52,14 +49,12 @@ def render_preview(pixels: np.ndarray, columns: int) -> str:
     exact = _has_exact_colours()
     lines = []
     for y in range(0, len(pixels), 2):
-        upper = [_colour_code(38, pixel, exact) for pixel in pixels[y].tolist()]
+        upper, *lower = pixels[y : y + 2].tolist()
+        text = [_colour_code(38, pixel, exact) for pixel in upper]
         # An odd last row has no lower pixels; the background of the terminal is kept there.
-        lower = (
-            [_colour_code(48, pixel, exact) for pixel in pixels[y + 1].tolist()]
-            if y + 1 < len(pixels)
-            else [""] * len(upper)
-        )
-        lines.append("".join(a + b + "▀" for a, b in zip(upper, lower, strict=True)) + "\x1b[0m")
+        for k, pixel in enumerate(lower[0] if lower else []):
+            text[k] += _colour_code(48, pixel, exact)
+        lines.append("".join(f"{code}▀" for code in text) + "\x1b[0m")
     return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ from ddim.data.batch import gather_batch
 from ddim.data.values import PICTURE_CHANNELS
 from ddim.errors import NoSpace, UserError, explain_error
 from ddim.files import atomic_file, cache_folder, hash_file, make_folder, write_atomic
-from ddim.metrics.features import Extractor, release_pages, write_npy_header
+from ddim.metrics.features import Extractor, write_npy_header
 from ddim.plots.pictures import to_pictures, to_uint8
 
 BATCH = 32
@@ -116,7 +116,6 @@ def _compute_part(
         for first in places[::BATCH]:
             pixels = to_pictures(gather_batch(of.images, of.which[first : first + BATCH]))
             features.append(extractor(pixels.flip(3) if of.mirrored else pixels).numpy())
-            release_pages(of.images.pixels)
             if progress:
                 progress(first + len(pixels), len(of.which))
         found = {"features": torch.from_numpy(np.concatenate(features))}

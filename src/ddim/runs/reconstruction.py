@@ -24,7 +24,7 @@ from ddim.nn.power_averages import (
     relative_width,
     track_averages,
 )
-from ddim.plots.tabular import Tabular
+from ddim.plots.table import Tabular
 from ddim.runs import checkpoint
 from ddim.runs.averages import (
     Snapshot,

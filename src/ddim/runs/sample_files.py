@@ -18,7 +18,7 @@ from ddim.data.values import PICTURE_CHANNELS, Values
 from ddim.diffusion.denoiser import Shape
 from ddim.errors import UserError
 from ddim.files import atomic_file, write_atomic
-from ddim.plots.pictures import make_sheet, render_deep_png, render_png, to_uint8
+from ddim.plots.pictures import make_sheet, render_png, to_uint8
 
 STACK = "samples.npy"
 """The file with the samples of the last call as one array; see `ddim.runs.sample_folder`."""
@@ -138,7 +138,7 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
         with atomic_file(path) as file:
             np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)
     else:
-        write_atomic(path, render_png(pixels) if pixels.dtype == np.uint8 else render_deep_png(pixels))
+        write_atomic(path, render_png(pixels))
 
 
 def read_saved_image(path: Path, shape: tuple[int, int, int], values: Values) -> np.ndarray | None:

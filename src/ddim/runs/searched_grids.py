@@ -12,7 +12,7 @@ from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError
 from ddim.files import read_sealed, write_sealed
-from ddim.plots.tabular import Tabular
+from ddim.plots.table import Tabular
 from ddim.runs.codec import dump, load_value
 from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe

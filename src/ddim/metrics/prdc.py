@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.metrics.feature_blocks import check_features, read_blocks
+from ddim.metrics.feature_blocks import read_blocks
 
 # If |x|^2 + |y|^2 - 2 x.y is below this fraction of |x|^2 + |y|^2, it is a rounding error, and x and y are
 # treated as equal.
@@ -44,16 +44,11 @@ def prdc(generated: np.ndarray, reference: np.ndarray, *, k: int = 3, k_density:
     All four are computed in one pass over the pairs of a generated and a reference image.
 
     Args:
-        generated: features (N, d) of generated images.
-        reference: features (M, d) of reference images.
+        generated: features (N, d) of more than max(k, k_density) generated images.
+        reference: features (M, d) of as many reference images or more.
         k: for precision and recall, each image has a ball whose radius is the distance to its k-th neighbour.
         k_density: the number that replaces `k` for density and coverage. Both defaults are from the papers.
-
-    Raises:
-        UserError: if the sets have different numbers of features, or one has fewer than max(k, k_density) + 1
-            images.
     """
-    check_features("precision, recall, density and coverage", generated, reference, max(k, k_density) + 1)
     around_x = _radii(generated, [k])[0]
     around_y, around_y_wide = _radii(reference, [k, k_density])
     n, m = len(generated), len(reference)

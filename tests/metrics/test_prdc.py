@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import prc_features_to_metric
 
-from ddim.errors import UserError
-from ddim.metrics.precision_recall import PRDC, _squared, prdc
+from ddim.metrics.prdc import prdc
 from gaussian_features import features
 
 SIZES = [(40, 40, 8), (60, 35, 3), (30, 90, 20), (1500, 1100, 16)]
@@ -24,10 +23,9 @@ def by_definition(x, y, k):
     return precision, recall, density, coverage
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("n, m, d", SIZES)
-def test_precision_and_recall_equal_torch_fidelity(n, m, d, seed):
-    x, y = features(n, d, seed), features(m, d, seed + 100, shift=0.3, scale=1.2)
+def test_precision_and_recall_equal_torch_fidelity(n, m, d):
+    x, y = features(n, d, 0), features(m, d, 100, shift=0.3, scale=1.2)
     pair = torch.from_numpy(x), torch.from_numpy(y)
     theirs = prc_features_to_metric(*pair, prc_neighborhood=3, save_cpu_ram=False, verbose=False)
     found = prdc(x, y)
@@ -43,22 +41,12 @@ def test_all_four_metrics_follow_their_definitions(k, k_density):
     assert found[2:] == pytest.approx(by_definition(x, y, k_density)[2:], rel=1e-12)
 
 
-def test_a_subset_of_the_reference_has_precision_one_and_low_recall():
-    reference = np.concatenate([features(100, 4, number, shift=20 * number) for number in range(5)])
-    found = prdc(reference[:100], reference)
-    assert found.precision == 1
-    assert found.recall == pytest.approx(0.2, abs=0.01)
-    assert found.density > 0.9
-    assert found.coverage == pytest.approx(0.2, abs=0.01)
-
-
-def test_a_superset_of_the_reference_has_recall_one_and_low_precision():
-    generated = np.concatenate([features(100, 4, number, shift=20 * number) for number in range(5)])
-    found = prdc(generated, generated[:100])
-    assert found.recall == 1
-    assert found.precision == pytest.approx(0.2, abs=0.01)
-    assert found.density < 0.3
-    assert found.coverage == 1
+def test_part_of_the_modes_costs_recall_and_foreign_modes_cost_precision():
+    modes = np.concatenate([features(100, 4, number, shift=20 * number) for number in range(5)])
+    few, many = prdc(modes[:100], modes), prdc(modes, modes[:100])
+    assert (few.precision, many.recall, many.coverage) == (1, 1, 1)
+    assert (few.recall, few.coverage, many.precision) == pytest.approx((0.2, 0.2, 0.2), abs=0.01)
+    assert few.density > 0.9 > 0.3 > many.density
 
 
 def test_one_outlier_of_the_reference_raises_precision_but_not_density():
@@ -68,11 +56,6 @@ def test_one_outlier_of_the_reference_raises_precision_but_not_density():
     found = prdc(generated, reference)
     assert found.precision == 1
     assert found.density == pytest.approx(1 / 5)
-
-
-def test_equal_distributions_have_density_one():
-    pairs = [(features(300, 6, seed), features(300, 6, seed + 50)) for seed in range(10)]
-    assert np.mean([prdc(*pair).density for pair in pairs]) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize("shift", [0, 1000])
@@ -85,19 +68,6 @@ def test_identical_sets_score_one_even_with_duplicate_images(shift):
         assert prdc(x[:count], x).precision == 1
 
 
-def test_copies_are_at_distance_zero_despite_rounding():
-    # Where a processor rounds all products alike, no copy is nearer than another and the balls hold them all.
-    x = torch.from_numpy(features(1000, 50, 0, shift=1000))
-    assert not _squared(x, x.clone()).diagonal().any()
-    y = x + 1e-2
-    assert _squared(x, y).diagonal() == pytest.approx(50 * 1e-4, rel=1e-3)
-
-
-def test_distant_sets_score_zero():
-    x, y = features(30, 5, 0), features(30, 5, 1, shift=50)
-    assert prdc(x, y) == PRDC(0, 0, 0, 0)
-
-
 def test_the_order_of_images_and_the_size_of_blocks_do_not_matter(monkeypatch):
     x, y = features(70, 6, 0), features(50, 6, 1, shift=0.3)
     whole = prdc(x, y)
@@ -105,10 +75,3 @@ def test_the_order_of_images_and_the_size_of_blocks_do_not_matter(monkeypatch):
     for rows in (3, 13):
         monkeypatch.setattr("ddim.metrics.feature_blocks._ROWS", rows)
         assert prdc(x, y) == whole
-
-
-def test_too_few_images_for_the_neighbours_are_refused():
-    with pytest.raises(UserError, match="at least 6 generated and 6 reference images, got 5 and 9"):
-        prdc(np.zeros((5, 2)), np.zeros((9, 2)))
-    with pytest.raises(UserError, match="at least 8 generated and 8 reference images"):
-        prdc(np.zeros((9, 2)), np.zeros((7, 2)), k=7)

@@ -1,0 +1,145 @@
+"""Tables of values: text for a terminal, HTML for a page or a notebook, CSV, JSON and data frames."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ddim.errors import escape
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-not-found]
+
+SHOWN = 24
+"""The largest number of rows of a result that its text and its HTML show."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values under the names of their columns.
+
+    Attributes:
+        columns: the names of the columns.
+        rows: plain values, one for each column; None for a missing value.
+        notes: sentences below the table.
+        words: the number of leading columns of words; numbers follow and are aligned right. None for all.
+        best: the places (row, column) of the values that HTML shows in bold.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    notes: Sequence[str] = ()
+    words: int | None = None
+    best: Collection[tuple[int, int]] = ()
+
+    @classmethod
+    def from_records(cls, records: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> Table:
+        """Return a table of dictionaries that are keyed by the names of columns."""
+        columns = list(dict.fromkeys(name for record in records for name in record))
+        return cls(columns, [[record.get(name) for name in columns] for record in records], notes)
+
+    def __str__(self) -> str:
+        """Return the table as lines of text with aligned columns, without colours or wrapping."""
+        from rich.console import Console
+        from rich.table import Table as RichTable
+
+        table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+        for index, name in enumerate(self.columns):
+            table.add_column(name, justify="right" if self.is_number(index) else "left", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*(escape(format_cell(value)) for value in row))
+        # The console is wide enough for any table, because a path that is cut short cannot be copied.
+        console = Console(width=10**5, color_system=None, markup=False, highlight=False, emoji=False)
+        with console.capture() as capture:
+            console.print(table)
+        return "\n".join([*map(str.rstrip, capture.get().splitlines()), *self.notes])
+
+    def _repr_html_(self) -> str:
+        return render_template("table.html", table=self)
+
+    def is_number(self, index: int) -> bool:
+        """Return whether a column holds numbers."""
+        return self.words is not None and index >= self.words
+
+    def to_csv(self) -> str:
+        """Return the table as CSV."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
+        return text.getvalue()
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return one dictionary for each row, keyed by the names of the columns."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+class Tabular:
+    """A result that is shown as a table: as text, as HTML in a notebook, and as a data frame of pandas."""
+
+    @property
+    def title(self) -> str:
+        """The lines above the table."""
+        return type(self).__name__
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """The lines below the table."""
+        return ()
+
+    def to_records(self) -> Sequence[Mapping[str, Any]]:
+        """Return the rows of the table, plain values keyed by the names of the columns."""
+        raise NotImplementedError
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a data frame, which needs pandas."""
+        import pandas as pd  # type: ignore[import-not-found]
+
+        return pd.DataFrame(self.to_records())
+
+    def __repr__(self) -> str:
+        return f"{self.title}\n{self._shown()}"
+
+    def _repr_html_(self) -> str:
+        return render_template("result.html", title=self.title, picture=self._picture(), table=self._shown())
+
+    def _shown(self) -> Table:
+        rows = self._shown_rows()
+        more = [f"{SHOWN} of {len(rows):,} rows are shown"] if len(rows) > SHOWN else []
+        return Table.from_records(rows[:SHOWN], [*more, *self.notes])
+
+    def _shown_rows(self) -> Sequence[Mapping[str, Any]]:
+        """Return the rows that text and HTML show, by default the rows of the table."""
+        return self.to_records()
+
+    def _picture(self) -> bytes | None:
+        """Return the content of a PNG file that a notebook shows above the table, or None."""
+        return None
+
+
+def format_cell(value: Any) -> str:  # noqa: ANN401 (a plain value)
+    """Return a plain value as text: a float with four significant digits, "" for None."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _embed_png(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def render_template(name: str, **values: Any) -> str:  # noqa: ANN401 (the variables of a template)
+    """Return HTML from a file in `templates`; every text in it is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader, options = PackageLoader("ddim.plots"), {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)
+    # Jinja2 has no test for the class of a block, so templates get the test `a`.
+    environment.tests["a"] = lambda block, kind: type(block).__name__ == kind
+    environment.filters["cell"] = format_cell
+    environment.filters["png"] = _embed_png
+    return environment.get_template(name).render(**values)
