@@ -27,7 +27,6 @@ QUICK = [
     "folder_of_what_is_no_file",
     "pipe_as_csv",
     "pipe_as_yaml",
-    "pipe_as_safetensors",
     "npy_of_objects",
     "npy_a_call",
     "npy_nested",
@@ -43,14 +42,15 @@ QUICK = [
     "run_with_a_pickle_as_model",
     "diffusers_of_20_000_layers",
     "diffusers_with_huge_weights",
-    "safetensors_of_braces",
+    "diffusers_with_a_pickle_harmful",
+    "diffusers_with_a_nested_header",
 ]
-SLOW = ("zip_", "tar_gnu", "tar_pax", "tar_that", "npy_", "recipe_", "diffusers_", "safetensors_", "run_with")
+SLOW = ("zip_", "tar_gnu", "tar_pax", "tar_that", "npy_", "recipe_", "diffusers_", "run_with")
 
 
 def test_there_are_enough_cases_of_every_kind():
-    assert len(CASES) >= 120
-    kinds = {"lucidrains": 18, "openai": 18, "diffusers": 20, "pickle": 16, "safetensors": 7, "run": 20}
+    assert len(CASES) >= 100
+    kinds = {"diffusers": 20, "run": 20}
     for kind, count in kinds.items():
         assert sum(name.startswith(f"{kind}_") for name in CASES) >= count, kind
 

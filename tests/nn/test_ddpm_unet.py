@@ -8,8 +8,7 @@ from torch.nn import functional as F
 
 from ddim.errors import UserError
 from ddim.nn.blocks import Attention, ExactConv2d
-from ddim.nn.ddpm_blocks import Block, Filter
-from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.nn.ddpm_unet import Block, DDPMUNetSpec, Filter
 from ddim.runs.diffusers_weights import convert_to_diffusers
 from oracles import made, normal, shaken
 from small_nets import (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddim.nn.embedding import Fourier, Positional, Sinusoidal
+from ddim.nn.conditioning import Fourier, Positional, Sinusoidal
 from oracles import made, uniform
 
 

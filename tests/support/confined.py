@@ -20,8 +20,16 @@ SECONDS = 5.0
 """Seconds of the processor that a command may use, together with the processes that it starts."""
 
 _PATIENCE = 60.0  # seconds of the clock, after which a command counts as blocked
-_RUNS = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "pty.", "socket.connect")
-_READER = "ddim.runs.pickle_reader"
+_RUNS = (
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "os.spawn",
+    "subprocess.",
+    "pty.",
+    "socket.connect",
+)
 
 
 @dataclass(frozen=True)
@@ -150,22 +158,14 @@ def _run(words: list[str], folder: Path, memory: int, files: tuple[Path, ...]) -
 
 
 class _Canary:
-    """Note each program that is started, but for the reader of pickles, and each file written elsewhere."""
+    """Note each program that is started, and each file written elsewhere."""
 
     def __init__(self, folder: Path, events: list[str]) -> None:
-        self.roots, self.events, self.reader = (str(folder.resolve()), "/dev/", "/tmp/ddim-"), events, 0
+        self.roots, self.events = (str(folder.resolve()), "/dev/", "/tmp/ddim-"), events
 
     def __call__(self, event: str, args: tuple[object, ...]) -> None:
-        if event == "subprocess.Popen":
-            if _READER in str(args[1]):
-                self.reader += 1
-            else:
-                self.events.append(f"{event} {args[1]}")
-        elif event.startswith(_RUNS):
-            if self.reader and event in ("os.posix_spawn", "os.exec", "os.fork"):
-                self.reader -= 1
-            else:
-                self.events.append(f"{event} {args}")
+        if event.startswith(_RUNS):
+            self.events.append(f"{event} {args}")
         elif event == "open" and _writes(args) and isinstance(args[0], str | bytes):
             path = os.path.realpath(os.fsdecode(args[0]))
             if not path.startswith(self.roots):

@@ -89,8 +89,6 @@ for _name, _target in (
         "parquet": ["data"],
         "csv": ["train", "blossoms:20", "--recipe", "smoke", "--data.vectors"],
         "yaml": ["train", "blossoms:20", "--recipe"],
-        "pt": ["import"],
-        "safetensors": ["import"],
     }.items():
 
         def _special(

@@ -1,4 +1,4 @@
-"""Hostile run folders, recipes, pipelines of diffusers, and checkpoints of other programs."""
+"""Hostile run folders, recipes and pipelines of diffusers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from safetensors.torch import save_file
-
-from hostile_cases import GIB, add, case, lengthened
-from hostile_checkpoints import HOSTILE, NETS, PICKLES, changes_network
+from hostile_cases import GIB, add, lengthened
+from hostile_pickles import PICKLES
 from untrained import recipe, run_of
 
 Change = Callable[[dict[str, Any]], object]
@@ -200,6 +198,7 @@ def config(part: str = "unet/config.json", **values: object) -> Callable[[Path],
 
 
 NOISE, WEIGHTS = "scheduler/scheduler_config.json", "unet/diffusion_pytorch_model.safetensors"
+ODD = b'{"a":{"dtype":"X9","shape":[1],"data_offsets":[0,4]}}'
 HEADER = b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
 PIPELINES = {
     "of_20_000_layers": config(layers_per_block=20_000),
@@ -230,64 +229,21 @@ PIPELINES = {
         WEIGHTS, lambda p: p.write_bytes(struct.pack("<Q", 10**5) + b"{" * 10**5)
     ),
     "without_weights": content(WEIGHTS, lambda path: None),
-    "with_a_pickle": lambda folder: (
-        (folder / WEIGHTS).unlink(),
-        PICKLES["harmful"](folder / "unet" / "diffusion_pytorch_model.bin", folder.parent / "canary"),
-    ),
+    "of_words_as_weights": content(WEIGHTS, lambda path: path.write_bytes(b"not safetensors at all")),
+    "of_an_unknown_type": content(WEIGHTS, lambda p: p.write_bytes(struct.pack("<Q", len(ODD)) + ODD)),
 }
+
+
+def _pickled(write: Callable[[Path, Path], object]) -> Callable[[Path], object]:
+    """Return the change of the weights into a pickle."""
+
+    def change(folder: Path) -> None:
+        (folder / WEIGHTS).unlink()
+        write(folder / "unet" / "diffusion_pytorch_model.bin", folder.parent / "canary")
+
+    return change
+
+
+PIPELINES |= {f"with_a_pickle_{name}": _pickled(write) for name, write in PICKLES.items()}
 for _name, _pipe in PIPELINES.items():
     add(f"diffusers_{_name}", pipeline(_pipe))
-
-
-# Checkpoints
-
-
-def checkpoint_of(kind: str, name: str) -> Callable[[Path], list[str]]:
-    """Return the case of a changed state dict as safetensors."""
-
-    def make(folder: Path) -> list[str]:
-        state: Mapping[str, Any] = HOSTILE[name](NETS[kind]())
-        save_file({key: value.contiguous() for key, value in state.items()}, folder / "m.safetensors")
-        return ["import", "m.safetensors", "--size", "16", "--out", "run"]
-
-    return make
-
-
-for _kind in NETS:
-    for _name in HOSTILE:
-        if changes_network(_kind, _name):
-            add(f"{_kind}_{_name.replace(' ', '_')}", checkpoint_of(_kind, _name))
-
-for _name, _write in PICKLES.items():
-
-    def _pickled(folder: Path, write: Callable[[Path, Path], object] = _write) -> list[str]:
-        write(folder / "m.pt", folder / "canary")
-        return ["import", "m.pt", "--size", "16", "--out", "run"]
-
-    add(f"pickle_{_name}", _pickled)
-
-SAFETENSORS = {
-    "of_words": b"not safetensors at all",
-    "with_a_header_of_2_62": struct.pack("<Q", 2**62) + b"{}",
-    "of_braces": struct.pack("<Q", 10**5) + b"{" * 10**5,
-    "of_4_tb": struct.pack("<Q", len(HEADER)) + HEADER,
-    "of_an_unknown_type": struct.pack("<Q", 49)
-    + b'{"a":{"dtype":"X9","shape":[1],"data_offsets":[0,4]}}'[:49]
-    + bytes(4),
-    "of_a_gibibyte_header": struct.pack("<Q", 10**8) + b" " * 10**8,
-}
-for _name, _bytes in SAFETENSORS.items():
-
-    def _plain(folder: Path, text: bytes = _bytes) -> list[str]:
-        (folder / "m.safetensors").write_bytes(text)
-        return ["import", "m.safetensors", "--size", "16", "--out", "run"]
-
-    add(f"safetensors_{_name}", _plain)
-
-
-@case
-def safetensors_of_a_million_tensors(folder: Path) -> list[str]:
-    names = ",".join(f'"{k}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for k in range(300_000))
-    header = b"{" + names.encode() + b"}"
-    (folder / "m.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    return ["import", "m.safetensors", "--size", "16", "--out", "run"]

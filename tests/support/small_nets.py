@@ -6,7 +6,6 @@ from torch.nn import functional
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.dit import DiTSpec
-from ddim.nn.linear_attention_unet import LinearAttentionUNetSpec
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
 from oracles import made, normal
@@ -50,11 +49,7 @@ DITS = {
     "dit": DiTSpec(patch=2, width=16, depth=2, heads=2),
     "dit of labels": DiTSpec(4, 16, 2, 4, mlp_ratio=2.5, classes=3, augment=9, outputs=2),
 }
-LINEARS = {
-    "linear attention": LinearAttentionUNetSpec(8, (1, 2), (F, T), heads=2, head=4, memory=3),
-    "linear attention with a stem": LinearAttentionUNetSpec(8, (2, 1, 3), (T, F, F), 2, 4, 1, stem=12),
-}
-SPECS = UNETS | RESIDUALS | CLEARS | DDPMS | DITS | LINEARS
+SPECS = UNETS | RESIDUALS | CLEARS | DDPMS | DITS
 
 
 def build(spec, channels=3):
