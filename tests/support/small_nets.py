@@ -1,7 +1,6 @@
 """Small networks of every kind, for tests that hold for all of them."""
 
 import torch
-from torch.nn import functional
 
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
@@ -68,39 +67,3 @@ def ask(net, x, label=None, conditioning=None):
     return net(
         x, torch.linspace(0.1, 0.9, len(x)) if conditioning is None else conditioning, label, **augment
     )
-
-
-def check_float32_path(net, x, tolerance, conditioning=None):
-    """Check that autocast to bfloat16 changes an output by at most `tolerance` times its largest value."""
-    with torch.no_grad():
-        plain = ask(net, x, conditioning=conditioning)
-        with torch.autocast("cpu", torch.bfloat16):
-            rounded = ask(net, x, conditioning=conditioning)
-    assert plain.std() > 0.01
-    assert rounded.dtype == torch.float32
-    assert torch.allclose(plain, rounded, rtol=0, atol=tolerance * plain.abs().max().item())
-
-
-def silence(layer):
-    """Set a layer to zero."""
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.bias.zero_()
-
-
-# For networks written out once more in float64 on plain weights.
-
-
-def convolved(x, layer, **options):
-    """Apply a convolution in float64."""
-    return functional.conv2d(x, layer.weight.double(), layer.bias.double(), **options)
-
-
-def projected(x, layer):
-    """Apply a linear layer in float64."""
-    return x @ layer.weight.double().T + layer.bias.double()
-
-
-def swish(x):
-    """Return x times its sigmoid."""
-    return x * torch.sigmoid(x)
