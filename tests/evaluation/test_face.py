@@ -197,7 +197,7 @@ MODEL = ddim.Model(torch.nn.Identity(), "cosine")
         (lambda run: ddim.search(run, "3"), "steps must be a whole number, got '3'"),
         (lambda run: ddim.reconstruct_average(run, "0.08"), "width must be a number, got '0.08'"),
         (lambda run: ddim.push(run, None), "hub:OWNER/NAME.*, got None"),
-        (lambda run: ddim.import_model(None), "source must be the path of a folder or a file, got None"),
+        (lambda run: ddim.import_model(None), "source must be the path of a folder, got None"),
         (lambda run: ddim.memorisation(run, gudance=2), "has no option gudance; perhaps you meant guidance"),
         (lambda run: ddim.plot_samplers(run, []), "evaluations must be numbers .*, got none"),
         (lambda run: ddim.plot_reverse(run, 3, columns=0), "columns must be at least 1"),

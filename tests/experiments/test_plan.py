@@ -134,7 +134,7 @@ class Fixed(torch.nn.Module):
         self.norm, self.out = torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 24 * 24)
 
     def forward(self, x, noise_level):
-        """See `OwnNetwork`."""
+        """See `UserNetwork`."""
         return self.out(self.norm(self.flat(x.flatten(1)))).view(x.shape)
 
 

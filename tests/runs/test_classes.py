@@ -364,7 +364,7 @@ def test_recipes_that_cannot_use_classes_are_refused_in_one_sentence():
     with pytest.raises(UserError, match="data.unlabelled must be at least 0 and less than 1, got 1"):
         override(LABELLED, {"data.unlabelled": 1})
     for spec in (UNetSpec, DDPMUNetSpec):
-        with pytest.raises(UserError, match="net.classes and net.augment must be at least 0, got -1"):
+        with pytest.raises(UserError, match="net.classes must be at least 0, got -1"):
             spec(classes=-1)
 
 

@@ -386,7 +386,7 @@ def test_nothing_is_written_over(run, tmp_path):
         ("unet", "config.json", {"sample_size": [16]}, "sample_size of one or two .* got .16."),
         ("unet", "config.json", {"sample_size": "16"}, "sample_size of one or two .* got .16."),
         ("unet", "config.json", {"sample_size": [16, 0]}, "sample_size of one or two .* got .16, 0"),
-        ("unet", "config.json", {"block_out_channels": [32, 64]}, "does not fit: it has .* weights"),
+        ("unet", "config.json", {"block_out_channels": [32, 64]}, "do not fit"),
         ("scheduler", SCHEDULER, {"beta_schedule": "laplace"}, "beta_schedule must be one of"),
         ("scheduler", SCHEDULER, {"num_train_timesteps": None}, "num_train_timesteps must be a whole number"),
         ("scheduler", SCHEDULER, {"beta_start": 0.02}, "beta_start must be above 0 and less than beta_end"),
@@ -395,7 +395,7 @@ def test_nothing_is_written_over(run, tmp_path):
         ("unet", "config.json", {"layers_per_block": 20000}, "far larger than its weights"),
         ("unet", "config.json", {"layers_per_block": 10**30}, "layers_per_block must be .* 1,000,000"),
         ("unet", "config.json", {"block_out_channels": [2**40, 2**41]}, "whole numbers above 0"),
-        ("unet", "config.json", {"num_class_embeds": 10**6}, "does not fit: it has .* weights"),
+        ("unet", "config.json", {"num_class_embeds": 10**6}, "do not fit"),
         ("scheduler", SCHEDULER, {"num_train_timesteps": 10**12}, "num_train_timesteps must be"),
         ("scheduler", SCHEDULER, {"set_alpha_to_one": False}, "set_alpha_to_one False, but only True"),
         ("scheduler", SCHEDULER, {"prediction_type": "flow"}, "prediction_type must be one of"),
@@ -422,7 +422,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(run, tmp_path):
         import_from_diffusers(tmp_path)
     export_to_diffusers(load(run), tmp_path / "out")
     (tmp_path / "out" / "unet" / WEIGHTS).write_bytes(b"a pickle, not safetensors")
-    with pytest.raises(UserError, match="cannot be read as safetensors"):
+    with pytest.raises(UserError, match="is damaged"):
         import_from_diffusers(tmp_path / "out", tmp_path / "back")
     (tmp_path / "out" / "unet" / WEIGHTS).unlink()
     with pytest.raises(UserError, match="holds no unet/diffusion_pytorch_model.safetensors"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddim.errors import UserError
-from ddim.nn.own_network import OwnNetwork
+from ddim.nn.networks import UserNetwork
 from ddim.runs import checkpoint
 from ddim.runs.checkpoint import Damaged
 from ddim.runs.fitting import build_fitting_model, build_on_meta
@@ -92,7 +92,7 @@ def test_a_network_of_the_user_is_compared_when_it_is_built(tmp_path):
         def forward(self, x, told, label=None):
             return x * self.scale[:, None, None]
 
-    chosen = replace(recipe(), net=OwnNetwork(Own))
+    chosen = replace(recipe(), net=UserNetwork(Own))
     model = build_model(chosen, 3)
     assert (
         build_fitting_model(tmp_path, chosen, 3, model.state_dict()).state_dict().keys()

@@ -1,12 +1,10 @@
 """Small networks of every kind, for tests that hold for all of them."""
 
 import torch
-from torch.nn import functional
 
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.dit import DiTSpec
-from ddim.nn.linear_attention_unet import LinearAttentionUNetSpec
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
 from oracles import made, normal
@@ -50,11 +48,7 @@ DITS = {
     "dit": DiTSpec(patch=2, width=16, depth=2, heads=2),
     "dit of labels": DiTSpec(4, 16, 2, 4, mlp_ratio=2.5, classes=3, augment=9, outputs=2),
 }
-LINEARS = {
-    "linear attention": LinearAttentionUNetSpec(8, (1, 2), (F, T), heads=2, head=4, memory=3),
-    "linear attention with a stem": LinearAttentionUNetSpec(8, (2, 1, 3), (T, F, F), 2, 4, 1, stem=12),
-}
-SPECS = UNETS | RESIDUALS | CLEARS | DDPMS | DITS | LINEARS
+SPECS = UNETS | RESIDUALS | CLEARS | DDPMS | DITS
 
 
 def build(spec, channels=3):
@@ -73,39 +67,3 @@ def ask(net, x, label=None, conditioning=None):
     return net(
         x, torch.linspace(0.1, 0.9, len(x)) if conditioning is None else conditioning, label, **augment
     )
-
-
-def check_float32_path(net, x, tolerance, conditioning=None):
-    """Check that autocast to bfloat16 changes an output by at most `tolerance` times its largest value."""
-    with torch.no_grad():
-        plain = ask(net, x, conditioning=conditioning)
-        with torch.autocast("cpu", torch.bfloat16):
-            rounded = ask(net, x, conditioning=conditioning)
-    assert plain.std() > 0.01
-    assert rounded.dtype == torch.float32
-    assert torch.allclose(plain, rounded, rtol=0, atol=tolerance * plain.abs().max().item())
-
-
-def silence(layer):
-    """Set a layer to zero."""
-    with torch.no_grad():
-        layer.weight.zero_()
-        layer.bias.zero_()
-
-
-# For networks written out once more in float64 on plain weights.
-
-
-def convolved(x, layer, **options):
-    """Apply a convolution in float64."""
-    return functional.conv2d(x, layer.weight.double(), layer.bias.double(), **options)
-
-
-def projected(x, layer):
-    """Apply a linear layer in float64."""
-    return x @ layer.weight.double().T + layer.bias.double()
-
-
-def swish(x):
-    """Return x times its sigmoid."""
-    return x * torch.sigmoid(x)

@@ -14,7 +14,7 @@ from ddim.cli import main
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError
 from ddim.evaluation.likelihood import bits_per_dim, write_likelihood
-from ddim.nn.embedding import VectorEmbedding
+from ddim.nn.conditioning import VectorEmbedding
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.runs.classes import drop_labels
 from ddim.runs.images import open_run_images

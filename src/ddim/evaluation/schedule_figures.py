@@ -15,7 +15,7 @@ from ddim.diffusion.log_snr import plateaus
 from ddim.diffusion.parts import choose_part
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule
 from ddim.errors import UserError, suggest
-from ddim.nn.embedding import Sinusoidal
+from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
 from ddim.runs.codec import load_value
 from ddim.runs.provenance import describe_kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +39,6 @@ def zero_init(layer: Layer) -> Layer:
     return layer
 
 
-def uniform_init(weight: Tensor, bound: float) -> None:
-    """Draw the elements of a weight uniformly from [-bound, bound]."""
-    nn.init.uniform_(weight, -bound, bound)
-
-
 def glorot_init(layer: nn.Module) -> None:
     """Initialise a convolution or linear layer like Keras: Glorot & Bengio 2010, eq. 16, and bias 0."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -52,7 +47,8 @@ def glorot_init(layer: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-SIXTEEN = 2**16
+LEVELS = 2**16
+"""The probability of dropout is a multiple of 1 / LEVELS."""
 
 
 class Dropout(nn.Dropout):
@@ -70,8 +66,8 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
         """Apply dropout to (B, C, H, W); the shape stays the same."""
-        dropped = round(self.p * SIXTEEN)
-        if not self.training or not 0 < dropped < SIXTEEN:
+        dropped = round(self.p * LEVELS)
+        if not self.training or not 0 < dropped < LEVELS:
             return super().forward(input)
         rows = torch.arange(len(input)) if self.rows is None else self.rows
         # Like torch's dropout, this draws from the global generator, which training seeds at each step: that
@@ -80,7 +76,7 @@ class Dropout(nn.Dropout):
         seed = torch.randint(2**32, (), device=source).to(input.device)
         draw = draw_mask if input.device.type == "cpu" else hash_mask
         mask = draw(seed, rows.to(input.device), list(input.shape), dropped)
-        return torch.where(mask, input * (SIXTEEN / (SIXTEEN - dropped)), 0)
+        return torch.where(mask, input * (LEVELS / (LEVELS - dropped)), 0)
 
 
 def number_rows(net: nn.Module, rows: Tensor) -> bool:
@@ -92,12 +88,10 @@ def number_rows(net: nn.Module, rows: Tensor) -> bool:
         net: the network.
         rows: index of each of these images in the whole batch, (B,) int64.
     """
-    found = False
-    for layer in net.modules():
-        if isinstance(layer, Dropout):
-            layer.rows = rows
-            found = found or layer.p > 0
-    return found
+    layers = [layer for layer in net.modules() if isinstance(layer, Dropout)]
+    for layer in layers:
+        layer.rows = rows
+    return any(layer.p > 0 for layer in layers)
 
 
 # This is a custom operation, because torch.compile does not change such operations. Its own code for the
@@ -121,7 +115,7 @@ def draw_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Ten
     draws = torch.empty(b, -(-numbers // 4), dtype=torch.int64)
     for draw, row in zip(draws, rows.tolist(), strict=True):
         draw.random_(-(2**63), None, generator=torch.Generator().manual_seed((int(seed) + row) % 2**32))
-    flat = draws.view(torch.int16)[:, :numbers] >= dropped - SIXTEEN // 2
+    flat = draws.view(torch.int16)[:, :numbers] >= dropped - LEVELS // 2
     return flat.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
@@ -143,7 +137,7 @@ def hash_mask(seed: Tensor, rows: Tensor, shape: list[int], dropped: int) -> Ten
     place = torch.arange(c * h * w, dtype=torch.int32, device=rows.device)
     image = _mix(rows.to(torch.int32) * -1640531535 + seed.to(torch.int32))
     numbers = _mix(_mix(place[None] + image[:, None]) + image[:, None])
-    flat = (numbers & (SIXTEEN - 1)) >= dropped
+    flat = (numbers & (LEVELS - 1)) >= dropped
     return flat.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
@@ -162,24 +156,14 @@ In a U-Net each pixel is a token.
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
-    """Apply scaled dot-product attention over all pixels (Vaswani et al. 2017, eq. 1).
+    """Apply scaled dot-product attention over N tokens (Vaswani et al. 2017, eq. 1).
 
     Args:
-        qkv: queries, keys and values (B, 3C, H, W).
+        qkv: queries, keys and values (B, N, 3C).
         heads: number of heads, each of C / heads channels.
 
     Returns:
-        (B, C, H, W).
-    """
-    b, _, h, w = qkv.shape
-    mixed = token_attention(qkv.flatten(2).transpose(1, 2), heads)
-    return mixed.transpose(1, 2).reshape(b, -1, h, w)
-
-
-def token_attention(qkv: Tensor, heads: int) -> Tensor:
-    """Apply scaled dot-product attention over N tokens and return (B, N, C).
-
-    `qkv` holds queries, keys and values (B, N, 3C).
+        (B, N, C).
     """
     b, n, _ = qkv.shape
     q, k, v = qkv.reshape(b, n, 3, heads, -1).permute(2, 0, 3, 1, 4)
@@ -214,7 +198,9 @@ class Attention(Recomputable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply self-attention to (B, channels, H, W); the shape stays the same."""
-        x = x + self.proj(self_attention(self.qkv(self.norm(x)), self.heads))
+        qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
+        mixed = self_attention(qkv, self.heads).transpose(1, 2).unflatten(2, x.shape[2:])
+        x = x + self.proj(mixed)
         return x if self.scale == 1 else x * self.scale
 
 
@@ -252,14 +238,11 @@ def _upsample_2x_backward(gradient: Tensor, mode: str) -> Tensor:
     return torch.ops.aten.upsample_bilinear2d_backward(gradient, size, small, False, 2.0, 2.0)
 
 
-def _keep_mode(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:  # noqa: ANN401  (torch's own)
-    ctx.mode = inputs[1]
-
-
 opaque_upsample_2x.register_fake(lambda x, mode: F.interpolate(x, scale_factor=2, mode=mode))
 _upsample_2x_backward.register_fake(
     lambda gradient, _: torch.empty_like(F.interpolate(gradient, scale_factor=0.5, mode="nearest"))
 )
 opaque_upsample_2x.register_autograd(
-    lambda ctx, gradient: (_upsample_2x_backward(gradient, ctx.mode), None), setup_context=_keep_mode
+    lambda ctx, gradient: (_upsample_2x_backward(gradient, ctx.mode), None),
+    setup_context=lambda ctx, inputs, output: setattr(ctx, "mode", inputs[1]),
 )

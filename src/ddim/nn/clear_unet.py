@@ -13,25 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, check_positive
-from ddim.nn.blocks import (
-    Attention,
-    ExactConv2d,
-    apply_padded,
-    glorot_init,
-    uniform_init,
-    upsample_2x,
-    zero_init,
-)
-from ddim.nn.ddpm_blocks import Block
-from ddim.nn.embedding import Sinusoidal
+from ddim.errors import UserError
+from ddim.nn.base import Network, NetworkSpec, check_stages
+from ddim.nn.blocks import Attention, ExactConv2d, glorot_init, upsample_2x, zero_init
+from ddim.nn.conditioning import Sinusoidal
+from ddim.nn.ddpm_unet import Block
 
 _EPS = 1e-3
 """Epsilon of group norms in Keras."""
 
 
 @dataclass(frozen=True)
-class ClearUNetSpec:
+class ClearUNetSpec(NetworkSpec):
     """Options of `ClearUNet`; the defaults are the options of the original network.
 
     The small network of the original has widths 32, 64, 96, 128 and no attention.
@@ -57,24 +50,15 @@ class ClearUNetSpec:
     groups: int = 8
     embedding: int = 64
     max_frequency: float = 1000.0
-    # Without annotations these are not fields: a recipe cannot set them.
-    classes, augment, outputs, takes_classes, vector, takes_vector = 0, 0, 1, False, 0, False
 
     def __post_init__(self) -> None:
-        check_positive("net", depth=self.depth, stem=self.stem, patch=self.patch, heads=self.heads)
-        check_positive("net", groups=self.groups, embedding=self.embedding, max_frequency=self.max_frequency)
-        if len(self.widths) != len(self.attention) or min(self.widths, default=0) < 1:
-            raise UserError(
-                "net.widths and net.attention must have one entry per stage, widths above 0, "
-                f"got {self.widths} and {self.attention}"
-            )
+        super().__post_init__()
+        check_stages(widths=self.widths, attention=self.attention)
         if any(width % self.groups for width in (self.stem, *self.widths)):
             raise UserError(
                 f"net.stem and net.widths must be multiples of net.groups {self.groups}, "
                 f"got {self.stem} and {self.widths}"
             )
-        if self.embedding % 2:
-            raise UserError(f"net.embedding must be even (pairs of sine and cosine), got {self.embedding}")
 
     @property
     def multiple(self) -> int:
@@ -127,20 +111,17 @@ class Stage(nn.Module):
         return outputs
 
 
-class ClearUNet(nn.Module):
-    """The network (x, conditioning) -> F, with F shaped like x, for images of any height and width.
+class ClearUNet(Network):
+    """The network of clear-diffusion-keras.
 
-    Images are padded, and the output is cropped. Initial weights are drawn as in Keras. The last
-    convolution is initially zero, which makes F initially zero.
+    Initial weights are drawn as in Keras. The last convolution is initially zero, which makes F initially
+    zero.
     """
 
-    classes, augment, outputs = 0, 0, 1
-
     def __init__(self, channels: int, spec: ClearUNetSpec) -> None:
-        super().__init__()
-        self.multiple, last = spec.multiple, len(spec.widths) - 1
-        self.embedding = Sinusoidal(spec.embedding, spec.max_frequency)
-        e = spec.embedding
+        super().__init__(spec)
+        last, e = len(spec.widths) - 1, spec.embedding
+        self.embedding = Sinusoidal(e, spec.max_frequency)
         self.time_mlp = nn.Sequential(nn.Linear(e, e), nn.SiLU(), nn.Linear(e, e), nn.SiLU())
         self.in_conv = ExactConv2d(channels, spec.stem, spec.patch, stride=spec.patch)
         before = (spec.stem, *spec.widths)
@@ -153,16 +134,15 @@ class ClearUNet(nn.Module):
         self.apply(glorot_init)
         for module in self.modules():
             if isinstance(module, Attention):
-                _initialise_attention(module)
+                initialise_attention(module)
         zero_init(self.out_conv)
 
-    def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return F (B, C, H, W) for x (B, C, H, W) and conditioning (B,). `label` is not used."""
-        with torch.autocast(x.device.type, enabled=False):
-            embedded = self.time_mlp(self.embedding(conditioning))
-        return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)
+    def embed(self, conditioning: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+        """Return the embedding (B, embedding); the network has no labels."""
+        return self.time_mlp(self.embedding(conditioning))
 
-    def _padded(self, x: Tensor, embedded: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Return F (B, C, H, W) for padded images of the same shape."""
         x, skips = self.in_conv(x), []
         for stage in self.down:
             outputs = stage(x, embedded, [])
@@ -176,7 +156,7 @@ class ClearUNet(nn.Module):
             return self.out_conv(x.float())
 
 
-def _initialise_attention(attention: Attention) -> None:
+def initialise_attention(attention: Attention) -> None:
     """Draw the weights uniformly within Glorot's bounds, as Keras computes these bounds for attention.
 
     The kernels of attention in Keras have an axis for the heads: (C, heads, C) and (heads, C, C). Keras
@@ -187,4 +167,5 @@ def _initialise_attention(attention: Attention) -> None:
         (attention.qkv, channels * (heads + channels)),
         (attention.proj, heads * 2 * channels),
     ):
-        uniform_init(layer.weight, (6 / fans) ** 0.5)
+        bound = (6 / fans) ** 0.5
+        nn.init.uniform_(layer.weight, -bound, bound)

@@ -26,18 +26,21 @@ the projections and the last convolution. The branches that are added to it are 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from functools import partial
+from itertools import compress, pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, check_part_values, check_positive
-from ddim.nn.blocks import Attention, ExactConv2d, apply_padded, glorot_init, uniform_init, zero_init
-from ddim.nn.ddpm_blocks import AttentionBlock, Block, Downsample, Filter, Upsample
-from ddim.nn.embedding import Fourier, Positional, VectorEmbedding, check_labels
+from ddim.errors import UserError
+from ddim.nn.base import Network, NetworkSpec, check_stages
+from ddim.nn.blocks import Attention, Dropout, ExactConv2d, glorot_init, upsample_2x, zero_init
+from ddim.nn.conditioning import ClassEmbedding, Fourier, Positional, VectorEmbedding
+from ddim.nn.recompute import Recomputable
 
 Resample = Literal["same", "strided", "box", "blur"]
 """How the resolution changes between stages.
@@ -52,7 +55,7 @@ Resample = Literal["same", "strided", "box", "blur"]
 
 
 @dataclass(frozen=True)
-class DDPMUNetSpec:
+class DDPMUNetSpec(NetworkSpec):
     """Options of `DDPMUNet`; the defaults are the options of DDPM for images of 32 pixels.
 
     Attributes:
@@ -103,40 +106,21 @@ class DDPMUNetSpec:
     augment: int = 0
     outputs: int = 1
     vector: int = 0
-    # Without annotations these are not fields: a recipe cannot set them.
-    takes_classes, takes_vector = True, True
 
     def __post_init__(self) -> None:
-        check_part_values("net", self)
-        check_positive("net", width=self.width, blocks=self.blocks, heads=self.heads, groups=self.groups)
-        check_positive("net", eps=self.eps, outputs=self.outputs, group_channels=self.group_channels or 1)
-        if min(self.multipliers, default=0) < 1 or (self.head is not None and self.head < 1):
-            raise UserError(
-                "net.multipliers and net.head must be above 0, with one multiplier per stage, "
-                f"got {self.multipliers} and {self.head}"
-            )
-        if len(self.multipliers) != len(self.attention):
-            raise UserError(
-                "net.multipliers and net.attention must have one entry per stage, "
-                f"got {len(self.multipliers)} and {len(self.attention)}"
-            )
+        super().__post_init__()
+        check_stages(multipliers=self.multipliers, attention=self.attention)
         if self.width % 2 or (self.group_channels is None and self.width % self.groups):
             raise UserError(
                 f"net.width must be even and a multiple of net.groups, got {self.width} and {self.groups}"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"net.dropout must be at least 0 and less than 1, got {self.dropout}")
-        check_labels(self.classes, self.augment, self.vector)
         if self.pyramid and not self.resizes_in_blocks:
             raise UserError(f'net.pyramid needs net.resample "box" or "blur", got "{self.resample}"')
-        attended = [w for w, attend in zip(self.widths, self.attention, strict=True) if attend]
-        # The middle of the network always has attention, so its channels are checked too.
-        for channels in (*attended, self.widths[-1]):
-            if channels % (self.head or self.heads):
-                name, value = ("head", self.head) if self.head else ("heads", self.heads)
-                raise UserError(
-                    f"net.{name} must divide the {channels} channels that have attention, got {value}"
-                )
+        # The middle of the network, which has as many channels as the last stage, always has attention.
+        attended = [*compress(self.widths, self.attention), self.widths[-1]]
+        name, divisor = ("head", self.head) if self.head else ("heads", self.heads)
+        if any(channels % divisor for channels in attended):
+            raise UserError(f"net.{name} must divide the channels {attended} with attention, got {divisor}")
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -166,65 +150,203 @@ class DDPMUNetSpec:
             groups = next(count for count in range(most, 0, -1) if channels % count == 0)
         return nn.GroupNorm(groups, channels, self.eps)
 
+    @property
+    def block(self) -> Callable[..., Block]:
+        """Build a `Block` from its channels and further options."""
+        return partial(
+            Block,
+            embedding=4 * self.width,
+            norm=self.norm,
+            dropout=self.dropout,
+            scale_shift=self.scale_shift,
+            scale=self.scale,
+        )
+
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels."""
         return DDPMUNet(channels, self)
 
 
-class DDPMUNet(nn.Module):
-    """The network (x, conditioning, label, augment) -> F, for images of any height and width.
+class Block(Recomputable):
+    """A residual block that applies group norm, swish and a 3x3 convolution twice, given the embedding.
 
-    Images are padded, and the output is cropped. The residual branches, the attention and the last
-    convolution are initially zero.
+    Args:
+        channels: channels of the input; if they differ from `out`, a 1x1 convolution projects the input.
+        out: channels of the output.
+        embedding: channels of the embedding.
+        norm: a function that builds a norm for a number of channels.
+        dropout: probability of dropout, before the second convolution.
+        scale_shift: whether the embedding scales and shifts the output of the second norm (Nichol & Dhariwal
+            2021, eq. 21). Otherwise it is added before that norm.
+        scale: factor of the residual sum.
+        resize: layer that changes the resolution. It is applied to the input, and in the residual branch
+            before the first convolution (Song et al. 2021b, after Brock et al. 2019).
+        project: whether to project the input even if `channels` equals `out`.
+        exact: whether to compute the projection in float32 even under autocast.
+    """
+
+    def __init__(  # noqa: PLR0913  (the options of one block)
+        self,
+        channels: int,
+        out: int,
+        embedding: int,
+        *,
+        norm: Callable[[int], nn.Module],
+        dropout: float = 0.0,
+        scale_shift: bool = False,
+        scale: float = 1.0,
+        resize: nn.Module | None = None,
+        project: bool = False,
+        exact: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scale_shift, self.scale = scale_shift, scale
+        self.resize = resize or nn.Identity()
+        self.norm1 = norm(channels)
+        self.conv1 = nn.Conv2d(channels, out, 3, padding=1)
+        self.time_proj = nn.Linear(embedding, 2 * out if scale_shift else out)
+        self.norm2 = norm(out)
+        self.dropout = Dropout(dropout)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        kind = ExactConv2d if exact else nn.Conv2d
+        self.shortcut = kind(channels, out, 1) if project or channels != out else nn.Identity()
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Return the output (B, out, H, W) for x (B, channels, H, W) and the embedding (B, embedding).
+
+        If the block has a layer `resize`, the height and width are those that this layer produces.
+        """
+        h = self.conv1(self.resize(F.silu(self.norm1(x))))
+        embedded = self.time_proj(embedded)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = embedded.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + embedded)
+        h = self.conv2(self.dropout(F.silu(h)))
+        return (self.shortcut(self.resize(x)) + h) * self.scale
+
+
+class AttentionBlock(nn.Module):
+    """A residual block of a stage, optionally followed by self-attention."""
+
+    def __init__(self, channels: int, out: int, spec: DDPMUNetSpec, stage: int, *, attend: bool) -> None:
+        super().__init__()
+        # At full resolution the projection is on the path of x_t, so it must be float32 (`ExactConv2d`).
+        self.block = spec.block(channels, out, exact=stage == 0)
+        heads = out // spec.head if spec.head else spec.heads
+        self.attention = Attention(spec.norm(out), out, heads, scale=spec.scale) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Return the output (B, out, H, W) for x (B, channels, H, W) and the embedding (B, embedding)."""
+        return self.attention(self.block(x, embedded))
+
+
+class Downsample(nn.Conv2d):
+    """A 3x3 convolution of stride 2.
+
+    If `same` is set, its input is padded with zeros only at the bottom and right, as in TensorFlow. Otherwise
+    the input is padded with zeros on all sides.
+    """
+
+    def __init__(self, channels: int, *, same: bool) -> None:
+        super().__init__(channels, channels, 3, stride=2, padding=0 if same else 1)
+        self.same = same
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:  # type: ignore[override]
+        """Halve the resolution of x (B, channels, H, W), with even H and W. `embedded` is not used."""
+        return super().forward(F.pad(x, (0, 1, 0, 1)) if self.same else x)
+
+
+class Upsample(nn.Conv2d):
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:  # type: ignore[override]
+        """Double the resolution of x (B, channels, H, W). `embedded` is not used."""
+        return super().forward(upsample_2x(x, "nearest"))
+
+
+class Filter(nn.Module):
+    """A layer without weights that halves or doubles the resolution (Zhang 2019).
+
+    Args:
+        up: whether to double the resolution instead of halving it.
+        blur: whether to use the filter 1, 3, 3, 1 along both axes, instead of 2x2 mean pooling or copies of
+            pixels.
+        pad: whether to pad the image with the zeros that `blur` needs; False if it is already padded.
+    """
+
+    def __init__(self, *, up: bool = False, blur: bool = False, pad: bool = True) -> None:
+        super().__init__()
+        self.up = up
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0] if blur else [1.0, 1.0])
+        self.padding = (len(taps) - 2) // 2 if pad else 0
+        self.register_buffer("taps", torch.outer(taps, taps) / taps.sum() ** 2, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Resize x (B, C, H, W) to (B, C, H / 2, W / 2), or to (B, C, 2H, 2W) if `up`."""
+        channels = x.shape[1]
+        weight = self.taps.to(x.dtype).expand(channels, 1, -1, -1)
+        if self.up:
+            return F.conv_transpose2d(x, 4 * weight, stride=2, padding=self.padding, groups=channels)
+        return F.conv2d(x, weight, stride=2, padding=self.padding, groups=channels)
+
+
+class DDPMUNet(Network):
+    """The network of Ho et al. 2020, with the options of its successors.
+
+    The residual branches, the attention and the last convolution are initially zero.
     """
 
     def __init__(self, channels: int, spec: DDPMUNetSpec) -> None:
-        super().__init__()
-        self.classes, self.augment, self.outputs = spec.classes, spec.augment, spec.outputs
-        self.multiple, self.scale, self.vector = spec.multiple, spec.scale, spec.vector
-        widths, width = spec.widths, 4 * spec.width
-        self.embedding = _embedding(spec)
+        super().__init__(spec)
+        # Song et al. 2021b add the label to the input of the perceptron, the other papers to its output.
+        self.scale, self.label_before_mlp = spec.scale, spec.sde
+        width = 4 * spec.width
+        self.embedding = (
+            Fourier(2 * spec.width)
+            if spec.embedding == "fourier"
+            else Positional(spec.width, cos_first=spec.embedding == "cos_sin")
+        )
         positions = self.embedding.width
         self.time_mlp = nn.Sequential(nn.Linear(positions, width), nn.SiLU(), nn.Linear(width, width))
-        # Song et al. 2021b add the class vector to the input of the MLP, the other papers to its output.
-        self.class_before_mlp = spec.sde
-        self.class_embedding = (
-            nn.Embedding(spec.classes, positions if self.class_before_mlp else width)
-            if spec.classes
-            else None
-        )
-        self.augment_proj = nn.Linear(spec.augment, positions, bias=False) if spec.augment else None
-        inner = positions if self.class_before_mlp else width
-        self.vector_embedding = VectorEmbedding(spec.vector, inner) if spec.vector else None
+        inner = positions if self.label_before_mlp else width
+        if spec.classes:
+            self.class_embedding = ClassEmbedding(spec.classes, inner)
+        if spec.augment:
+            self.augment_proj = nn.Linear(spec.augment, positions, bias=False)
+        if spec.vector:
+            self.vector_embedding = VectorEmbedding(spec.vector, inner)
 
         self.in_conv = ExactConv2d(channels, spec.width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         now, skips = spec.width, []
-        for stage, out in enumerate(widths):
+        for stage, out in enumerate(spec.widths):
             # This skip connection starts at the first convolution, or at the downsampling before this stage.
             skips.append(now)
             blocks = nn.ModuleList()
             for _ in range(spec.blocks):
-                blocks.append(_attention_block(spec, now, out, spec.attention[stage], exact=stage == 0))
+                blocks.append(AttentionBlock(now, out, spec, stage, attend=spec.attention[stage]))
                 now = out
                 skips.append(now)
             self.down.append(blocks)
-        bottom = len(widths) - 1
+        bottom = len(spec.widths) - 1
         self.middle = nn.ModuleList(
-            _attention_block(spec, now, now, attend, exact=bottom == 0) for attend in (True, False)
+            AttentionBlock(now, now, spec, bottom, attend=attend) for attend in (True, False)
         )
-        for stage in range(bottom, -1, -1):
+        for stage, out in reversed([*enumerate(spec.widths)]):
             blocks = nn.ModuleList()
             for k in range(spec.blocks + 1):
                 attend = spec.attention[stage] and (not spec.sde or k == spec.blocks)
-                blocks.append(
-                    _attention_block(spec, now + skips.pop(), widths[stage], attend, exact=stage == 0)
-                )
-                now = widths[stage]
+                blocks.append(AttentionBlock(now + skips.pop(), out, spec, stage, attend=attend))
+                now = out
             self.up.append(blocks)
-        self.downsample = nn.ModuleList(_resampling(spec, width, up=False) for width in widths[:-1])
-        self.upsample = nn.ModuleList(_resampling(spec, width, up=True) for width in widths[:0:-1])
-        self.pyramid = _pyramid(channels, spec) if spec.pyramid else None
+        self.downsample = nn.ModuleList(build_resampling(spec, out, up=False) for out in spec.widths[:-1])
+        self.upsample = nn.ModuleList(build_resampling(spec, out, up=True) for out in spec.widths[:0:-1])
+        self.pyramid = build_pyramid(channels, spec) if spec.pyramid else None
         self.out_norm = spec.norm(now)
         self.out_conv = ExactConv2d(now, spec.outputs * channels, 3, padding=1)
         self._initialise(spec)
@@ -240,48 +362,26 @@ class DDPMUNet(nn.Module):
                 zero_init(module.proj)
                 if spec.sde:
                     # As in Song et al., queries, keys and values each have a tenth of Glorot's variance.
-                    uniform_init(module.qkv.weight, (0.1 * 3 / module.qkv.in_channels) ** 0.5)
-        if self.class_embedding is not None and spec.sde:
+                    bound = (0.1 * 3 / module.qkv.in_channels) ** 0.5
+                    nn.init.uniform_(module.qkv.weight, -bound, bound)
+        if spec.classes and spec.sde:
             # In Karras et al. a layer with Glorot weights is applied to a one-hot vector times sqrt(classes).
             # This has the same distribution as an embedding with these weights.
-            classes, positions = self.class_embedding.weight.shape
-            uniform_init(self.class_embedding.weight, (6 * classes / (classes + positions)) ** 0.5)
-        if self.augment_proj is not None and not spec.sde:
+            bound = (6 * spec.classes / (spec.classes + self.embedding.width)) ** 0.5
+            nn.init.uniform_(self.class_embedding.weight, -bound, bound)
+        if spec.augment and not spec.sde:
             zero_init(self.augment_proj)  # as in the ADM of Karras et al.
         zero_init(self.out_conv)
 
-    def forward(
-        self, x: Tensor, conditioning: Tensor, label: Tensor | None = None, augment: Tensor | None = None
-    ) -> Tensor:
-        """Apply the network.
+    def embed(self, conditioning: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+        """Return the embedding (B, 4 * width); see `Network`."""
+        embedded = self.add_augmentation(self.embedding(conditioning), augment)
+        if self.label_before_mlp:
+            return F.silu(self.time_mlp(self.add_label(embedded, label)))
+        return F.silu(self.add_label(self.time_mlp(embedded), label))
 
-        Args:
-            x: (B, C, H, W).
-            conditioning: (B,).
-            label: class indices (B,), -1 for no class; or vectors (B, d), NaN for no vector; or None.
-            augment: augmentation labels (B, augment); zeros or None mean no augmentation.
-
-        Returns:
-            F, (B, outputs * C, H, W).
-        """
-        with torch.autocast(x.device.type, enabled=False):
-            embedded = self.embedding(conditioning)
-            if self.augment_proj is not None and augment is not None:
-                embedded = embedded + self.augment_proj(augment.float())
-            named = None
-            if self.class_embedding is not None and label is not None:
-                named = self.class_embedding(label.clamp(min=0)) * (label >= 0)[:, None]
-            if self.vector_embedding is not None and label is not None:
-                named = self.vector_embedding(label)
-            if named is not None and self.class_before_mlp:
-                embedded = embedded + named
-            embedded = self.time_mlp(embedded)
-            if named is not None and not self.class_before_mlp:
-                embedded = embedded + named
-            embedded = F.silu(embedded)
-        return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)
-
-    def _padded(self, x: Tensor, embedded: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Return F (B, outputs * C, H, W) for padded images (B, C, H, W)."""
         image, x = x, self.in_conv(x)
         skips = [x]
         for stage, blocks in enumerate(self.down):
@@ -303,44 +403,15 @@ class DDPMUNet(nn.Module):
         return self.out_conv(F.silu(self.out_norm(x)))
 
 
-def _embedding(spec: DDPMUNetSpec) -> Positional | Fourier:
-    if spec.embedding == "fourier":
-        return Fourier(2 * spec.width)
-    return Positional(spec.width, cos_first=spec.embedding == "cos_sin")
-
-
-def _block(spec: DDPMUNetSpec, channels: int, out: int, **options: Any) -> Block:  # noqa: ANN401
-    return Block(
-        channels,
-        out,
-        4 * spec.width,
-        norm=spec.norm,
-        dropout=spec.dropout,
-        scale_shift=spec.scale_shift,
-        scale=spec.scale,
-        **options,
-    )
-
-
-def _attention_block(spec: DDPMUNetSpec, now: int, out: int, attend: bool, *, exact: bool) -> AttentionBlock:
-    """Build a residual block, followed by self-attention if `attend` is set.
-
-    Set `exact` at full resolution: there the projection must be float32, see `ExactConv2d`.
-    """
-    block = _block(spec, now, out, exact=exact)
-    heads = out // spec.head if spec.head else spec.heads
-    return AttentionBlock(block, Attention(spec.norm(out), out, heads, scale=spec.scale) if attend else None)
-
-
-def _resampling(spec: DDPMUNetSpec, width: int, *, up: bool) -> nn.Module:
+def build_resampling(spec: DDPMUNetSpec, width: int, *, up: bool) -> nn.Module:
+    """Build the layer that halves or doubles the resolution of `width` channels; see `Resample`."""
     if spec.resizes_in_blocks:
-        resize = Filter(up=up, blur=spec.resample == "blur")
-        return _block(spec, width, width, resize=resize, project=spec.sde)
+        return spec.block(width, width, resize=Filter(up=up, blur=spec.resample == "blur"), project=spec.sde)
     return Upsample(width) if up else Downsample(width, same=spec.resample == "same")
 
 
-def _pyramid(channels: int, spec: DDPMUNetSpec) -> nn.ModuleList:
-    """Return the layers that downsample the image input of each stage to that of the next (see `pyramid`)."""
+def build_pyramid(channels: int, spec: DDPMUNetSpec) -> nn.ModuleList:
+    """Build the layers that downsample the image input of each stage to that of the next (see `pyramid`)."""
     blur = spec.resample == "blur"
     layers = nn.ModuleList()
     for now, width in pairwise((channels, *spec.widths[:-1])):

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, check_positive
-from ddim.nn.blocks import ExactConv2d, apply_padded, glorot_init, token_attention, zero_init
-from ddim.nn.embedding import Positional, Sinusoidal, VectorEmbedding, check_labels
+from ddim.errors import UserError
+from ddim.nn.base import Network, NetworkSpec
+from ddim.nn.blocks import ExactConv2d, glorot_init, self_attention, zero_init
+from ddim.nn.conditioning import ClassEmbedding, Positional, Sinusoidal, VectorEmbedding
 from ddim.nn.recompute import Recomputable
 
 LABEL_STD = 0.4
@@ -26,7 +27,7 @@ learned late.
 
 
 @dataclass(frozen=True)
-class DiTSpec:
+class DiTSpec(NetworkSpec):
     """Options of `DiT`; the defaults are the options of recipe `dit`.
 
     In the paper (table 1), `width`, `depth` and `heads` are 384, 12 and 6 for DiT-S; 768, 12 and 12 for
@@ -53,20 +54,9 @@ class DiTSpec:
     classes: int = 0
     outputs: int = 1
     vector: int = 0
-    # Without annotations these are not fields: a recipe cannot set them.
-    takes_classes, takes_vector = True, True
 
     def __post_init__(self) -> None:
-        check_positive(
-            "net",
-            patch=self.patch,
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            mlp_ratio=self.mlp_ratio,
-            outputs=self.outputs,
-        )
-        check_labels(self.classes, self.augment, self.vector)
+        super().__post_init__()
         # Half of the channels encode the row of a patch, half its column, with as many sines as cosines.
         if self.width % 4 or self.width % self.heads:
             raise UserError(
@@ -77,11 +67,6 @@ class DiTSpec:
     def multiple(self) -> int:
         """Heights and widths are padded to a multiple of this number of pixels."""
         return self.patch
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each stage; a transformer has one stage."""
-        return (self.width,)
 
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels."""
@@ -113,26 +98,22 @@ class DiTBlock(Recomputable):
         """Apply the block to tokens (B, N, width), given embedded (B, width); the shape stays the same."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(embedded)[:, None].chunk(6, dim=2)
         h = self.norm1(tokens) * (1 + scale1) + shift1
-        tokens = tokens + gate1 * self.proj(token_attention(self.qkv(h), self.heads))
+        tokens = tokens + gate1 * self.proj(self_attention(self.qkv(h), self.heads))
         h = self.norm2(tokens) * (1 + scale2) + shift2
         return tokens + gate2 * self.mlp(h)
 
 
-class DiT(nn.Module):
-    """The network (x, conditioning) -> F, for images of any height and width.
+class DiT(Network):
+    """The transformer of Peebles & Xie 2023 with adaLN-Zero, on images instead of latents.
 
-    Images are padded to whole patches, and the output is cropped. Each patch is projected to a token, and the
-    sines and cosines of its row and column are added. The blocks are conditioned on the sum of the embeddings
-    of the conditioning, of the class and of the augmentation. Images without a class share one learned
-    vector.
+    Each patch is projected to a token, and the sines and cosines of its row and column are added. The blocks
+    are conditioned on the sum of the embeddings of the noise level, of the class and of the augmentation.
+    Images without a class share one learned vector.
     """
 
     def __init__(self, channels: int, spec: DiTSpec) -> None:
-        super().__init__()
-        self.multiple = self.patch = spec.patch
-        self.classes, self.augment, self.outputs = spec.classes, spec.augment, spec.outputs
-        self.vector = spec.vector
-        width, numbers = spec.width, channels * spec.patch**2
+        super().__init__(spec)
+        self.patch, width, numbers = spec.patch, spec.width, channels * spec.patch**2
         # The output varies smoothly with the conditioning, so a maximum frequency of 100 is enough.
         self.embedding = Sinusoidal(256, max_frequency=100.0)
         self.time_mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
@@ -145,46 +126,23 @@ class DiT(nn.Module):
         self.out_modulation = zero_init(nn.Linear(width, 2 * width))
         self.out_proj = zero_init(ExactConv2d(width, spec.outputs * numbers, 1))
         if spec.augment:
-            # There is no bias, so that labels of zero change nothing.
             self.augment_proj = nn.Linear(spec.augment, width, bias=False)
             nn.init.normal_(self.augment_proj.weight, std=LABEL_STD)
         if spec.classes:
-            self.class_embedding = nn.Embedding(spec.classes + 1, width)
+            self.class_embedding = ClassEmbedding(spec.classes, width, learns_none=True)
             nn.init.normal_(self.class_embedding.weight, std=LABEL_STD)
         if spec.vector:
             self.vector_embedding = VectorEmbedding(spec.vector, width)
 
-    def forward(
-        self,
-        x: Tensor,
-        conditioning: Tensor,
-        label: Tensor | None = None,
-        augment: Tensor | None = None,
-    ) -> Tensor:
-        """Apply the network.
+    def embed(self, conditioning: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+        """Return the embedding (B, width); see `Network`."""
+        if self.classes and label is None:
+            label = torch.full_like(conditioning, -1, dtype=torch.long)
+        embedded = self.add_augmentation(self.time_mlp(self.embedding(conditioning)), augment)
+        return F.silu(self.add_label(embedded, label))
 
-        Args:
-            x: (B, C, H, W).
-            conditioning: (B,).
-            label: class indices (B,), -1 for no class; or vectors (B, d), NaN for no vector; or None.
-            augment: augmentation labels (B, n), or None.
-
-        Returns:
-            F, (B, outputs * C, H, W).
-        """
-        with torch.autocast(x.device.type, enabled=False):
-            embedded = self.time_mlp(self.embedding(conditioning))
-            if augment is not None:
-                embedded = embedded + self.augment_proj(augment.float())
-            if self.classes:
-                label = torch.full_like(conditioning, -1, dtype=torch.long) if label is None else label
-                embedded = embedded + self.class_embedding(torch.where(label < 0, self.classes, label))
-            if self.vector and label is not None:
-                embedded = embedded + self.vector_embedding(label)
-            embedded = F.silu(embedded)
-        return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)
-
-    def _padded(self, x: Tensor, embedded: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Return F (B, outputs * C, H, W) for padded images (B, C, H, W)."""
         patches = self.in_proj(F.pixel_unshuffle(x, self.patch))
         height, width = patches.shape[2:]
         tokens = patches.flatten(2).transpose(1, 2) + self._positions(height, width)

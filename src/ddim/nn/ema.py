@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from ddim.errors import UserError, check_positive
+from ddim.errors import UserError
 
 
 class Averaging(Protocol):
@@ -48,7 +48,8 @@ class Exponential:
     more: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _check("decay", self.decay, self.more, lambda value: 0 <= value < 1, "at least 0 and less than 1")
+        if not all(0 <= decay < 1 for decay in (self.decay, *self.more)):
+            raise UserError(f"ema.decay and ema.more must be at least 0 and less than 1, got {self}")
 
     def __call__(self, k: int, batch: int) -> float:
         """Return the factor of the newest network weights in the average at update `k`; see `Averaging`."""
@@ -80,7 +81,8 @@ class Power:
     more: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _check("gamma", self.gamma, self.more, lambda value: value >= 0, "at least 0")
+        if not all(gamma >= 0 for gamma in (self.gamma, *self.more)):
+            raise UserError(f"ema.gamma and ema.more must be at least 0, got {self}")
 
     def __call__(self, k: int, batch: int) -> float:
         """Return the factor of the newest network weights in the average at update `k`; see `Averaging`."""
@@ -122,8 +124,8 @@ class HalfLife:
     more: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _check("images", self.images, self.more, lambda value: value > 0, "above 0")
-        check_positive("ema", ramp=self.ramp)
+        if not all(value > 0 for value in (self.images, self.ramp, *self.more)):
+            raise UserError(f"ema.images, ema.ramp and ema.more must be above 0, got {self}")
 
     def __call__(self, k: int, batch: int) -> float:
         """Return the factor of the newest network weights in the average at update `k`; see `Averaging`."""
@@ -146,29 +148,6 @@ def name_averages(rule: Averaging) -> dict[str, Averaging]:
     of Nichol & Dhariwal 2021 (a list of decays) and of Karras et al. 2024 also keeps several averages.
     """
     return {"default": rule, **{_name(value): rule.at(value) for value in rule.more}}
-
-
-def _check(
-    name: str, value: float, more: tuple[float, ...], is_valid: Callable[[float], bool], wanted: str
-) -> None:
-    """Check that the values of the main parameter of all averages are valid and have different names.
-
-    Args:
-        name: the field that holds the main parameter, such as "decay".
-        value: its value for the default average.
-        more: its values for additional averages.
-        is_valid: the function that decides whether a value is valid.
-        wanted: a description of valid values, for the error message.
-    """
-    values = [(name, value), *(("more", other) for other in more)]
-    if len({_name(value) for _, value in values}) < len(values):
-        raise UserError(
-            f"ema.more must not repeat a value, nor the value of ema.{name}, "
-            f"got {', '.join(map(str, more))} and ema.{name} {value}"
-        )
-    for field, given in values:
-        if not is_valid(given):
-            raise UserError(f"ema.{field} must be {wanted}, got {given}")
 
 
 def _name(value: float) -> str:

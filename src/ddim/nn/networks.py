@@ -1,66 +1,24 @@
-"""All networks, keyed by their names in a recipe.
+"""All networks, keyed by their names in a recipe, and a network that the user wrote.
 
 To add a network, write a module with its spec and its class, and add a line to `NETWORKS`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
 
+import torch
 from torch import nn
 
+from ddim.errors import UserError
+from ddim.nn.base import NetworkSpec
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.dit import DiTSpec
-from ddim.nn.linear_attention_unet import LinearAttentionUNetSpec
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
-
-
-class NetworkSpec(Protocol):
-    """The options of a network, as a frozen dataclass with a method that builds the network.
-
-    The network is called as net(x, conditioning, label), or net(x, conditioning, label, augment) if `augment`
-    is above 0. The arguments are x (B, C, H, W), conditioning (B,), label (class indices (B,), vectors
-    (B, vector), or None), and augment (B, augment) or None. The output is (B, outputs * C, H, W). Like its
-    spec, the network has the attributes `classes`, `augment`, `outputs` and `vector`.
-    """
-
-    @property
-    def classes(self) -> int:
-        """Number of classes on which the network is conditioned; 0 for none."""
-
-    @property
-    def takes_classes(self) -> bool:
-        """Whether the network can be conditioned on a class; `classes` is then a field of the spec."""
-
-    @property
-    def vector(self) -> int:
-        """Length of the vector on which the network is conditioned in place of a class; 0 for none."""
-
-    @property
-    def takes_vector(self) -> bool:
-        """Whether the network can be conditioned on a vector; `vector` is then a field of the spec."""
-
-    @property
-    def augment(self) -> int:
-        """Number of augmentation labels that the network is conditioned on; 0 for none."""
-
-    @property
-    def outputs(self) -> int:
-        """Output channels for each image channel: 1, or 2 if the network also predicts a variance."""
-
-    @property
-    def multiple(self) -> int:
-        """Heights and widths are padded to a multiple of this number of pixels."""
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of each stage, from full resolution down."""
-
-    def network(self, channels: int) -> nn.Module:
-        """Build the network for images with this number of channels; initial weights are random."""
-
 
 NETWORKS: dict[str, type[NetworkSpec]] = {
     "unet": UNetSpec,
@@ -68,5 +26,62 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
     "ddpm_unet": DDPMUNetSpec,
     "clear_unet": ClearUNetSpec,
     "dit": DiTSpec,
-    "linear_attention_unet": LinearAttentionUNetSpec,
 }
+
+
+class UserNetwork(NetworkSpec):
+    """The spec of any module net(x, noise_level), or net(x, noise_level, label) with classes or vectors.
+
+    The attributes `classes`, `augment`, `outputs` and `vector` are taken from the module, by default 0, 0, 1
+    and 0.
+
+    Args:
+        given: a module with its initial weights; or a class or function that returns a module when it is
+            called without arguments. For a class or function, the seed of the run determines the initial
+            weights.
+
+    Attributes:
+        kinds: the classes of all layers of the module.
+        layers: a text that lists all layers.
+
+    Raises:
+        UserError: if a call of `given` does not return a module.
+    """
+
+    classes, vector, augment, outputs = 0, 0, 0, 1
+
+    def __init__(self, given: nn.Module | Callable[[], nn.Module]) -> None:
+        self.given = given
+        # Initial weights must not change the caller's random state.
+        with torch.random.fork_rng(devices=[]):
+            module = self.network()
+        self.kinds = sorted({type(layer) for layer in module.modules()}, key=lambda kind: kind.__qualname__)
+        self.layers = repr(module)
+        for name in ("classes", "vector", "augment", "outputs"):
+            setattr(self, name, getattr(module, name, getattr(self, name)))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
+    @property
+    def name(self) -> str:
+        """The name of the class or of the function."""
+        maker = self.given.func if isinstance(self.given, partial) else self.given
+        return getattr(maker, "__name__", type(maker).__name__)
+
+    @property
+    def takes_classes(self) -> bool:
+        """Whether the module has classes."""
+        return self.classes > 0
+
+    @property
+    def takes_vector(self) -> bool:
+        """Whether the module takes a vector."""
+        return self.vector > 0
+
+    def network(self, channels: int = 0) -> nn.Module:
+        """Return a new module; `channels` is not used, because the user chose the channels of the module."""
+        module = deepcopy(self.given) if isinstance(self.given, nn.Module) else self.given()
+        if not isinstance(module, nn.Module):
+            raise UserError(f"net {self.name} must return a torch.nn.Module, got {type(module).__name__}")
+        return module

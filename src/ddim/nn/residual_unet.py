@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, check_positive
+from ddim.nn.base import Network, NetworkSpec
 from ddim.nn.batch_norm import BatchNorm2d
-from ddim.nn.blocks import ExactConv2d, apply_padded, glorot_init, upsample_2x, zero_init
-from ddim.nn.embedding import Sinusoidal
+from ddim.nn.blocks import ExactConv2d, glorot_init, upsample_2x, zero_init
+from ddim.nn.conditioning import Sinusoidal
 from ddim.nn.recompute import Recomputable
 
 
 @dataclass(frozen=True)
-class ResidualUNetSpec:
+class ResidualUNetSpec(NetworkSpec):
     """Options of `ResidualUNet`; the defaults are the options of the torch/luz network.
 
     Attributes:
@@ -43,14 +43,6 @@ class ResidualUNetSpec:
     embedding: int = 32
     max_frequency: float = 1000.0
     keras: bool = False
-    # Without annotations these are not fields: a recipe cannot set them.
-    classes, augment, outputs, takes_classes, vector, takes_vector = 0, 0, 1, False, 0, False
-
-    def __post_init__(self) -> None:
-        check_positive("net", depth=self.depth, embedding=self.embedding, max_frequency=self.max_frequency)
-        check_positive("net", widths=min(self.widths, default=0), middle=min(self.middle, default=1))
-        if self.embedding % 2:
-            raise UserError(f"net.embedding must be even (pairs of sine and cosine), got {self.embedding}")
 
     @property
     def multiple(self) -> int:
@@ -83,17 +75,12 @@ class ResidualBlock(Recomputable):
         return self.shortcut(x) + self.conv2(F.silu(self.conv1(self.norm(x))))
 
 
-class ResidualUNet(nn.Module):
-    """The network (x, conditioning) -> F, with F shaped like x, for images of any height and width.
-
-    Images are padded, and the output is cropped.
-    """
-
-    classes, augment, outputs = 0, 0, 1
+class ResidualUNet(Network):
+    """The network of the tutorial, or of its translation to torch/luz."""
 
     def __init__(self, channels: int, spec: ResidualUNetSpec) -> None:
-        super().__init__()
-        self.multiple, widths, keras = spec.multiple, spec.widths, spec.keras
+        super().__init__(spec)
+        widths, keras = spec.widths, spec.keras
         self.embedding = Sinusoidal(spec.embedding, spec.max_frequency)
         self.in_conv = ExactConv2d(channels, widths[0], 1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -115,12 +102,12 @@ class ResidualUNet(nn.Module):
             self.apply(glorot_init)
             zero_init(self.out_conv)
 
-    def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return F (B, C, H, W) for x (B, C, H, W) and conditioning (B,). `label` is not used."""
-        embedded = self.embedding(conditioning)[:, :, None, None]
-        return apply_padded(lambda image: self._padded(image, embedded), x, self.multiple)
+    def embed(self, conditioning: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+        """Return the embedding (B, embedding, 1, 1); the network has no labels."""
+        return self.embedding(conditioning)[:, :, None, None]
 
-    def _padded(self, x: Tensor, embedded: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Return F (B, C, H, W) for padded images of the same shape."""
         skips: list[Tensor] = []
         x = torch.cat([self.in_conv(x), embedded.expand(-1, -1, *x.shape[-2:])], dim=1)
         for stage in self.down:

@@ -14,20 +14,24 @@ last convolution, each channel is multiplied by a gain that depends on the condi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError, check_positive
-from ddim.nn.blocks import Attention, ExactConv2d, apply_padded, zero_init
-from ddim.nn.embedding import Sinusoidal, VectorEmbedding, check_labels
+from ddim.nn.base import Network, NetworkSpec, check_stages
+from ddim.nn.blocks import Attention, ExactConv2d, zero_init
+from ddim.nn.conditioning import ClassEmbedding, Sinusoidal, VectorEmbedding
 from ddim.nn.recompute import Recomputable
+
+POSITIONS = 64
+"""Channels of the embeddings of the noise level, the label and the augmentation, before the perceptron."""
 
 
 @dataclass(frozen=True)
-class UNetSpec:
+class UNetSpec(NetworkSpec):
     """Options of `UNet`; the defaults are the options of recipe `fast`.
 
     Attributes:
@@ -50,23 +54,10 @@ class UNetSpec:
     augment: int = 0
     classes: int = 0
     vector: int = 0
-    # Without annotations these are not fields: a recipe cannot set them.
-    outputs, takes_classes, takes_vector = 1, True, True
 
     def __post_init__(self) -> None:
-        check_positive("net", embedding=self.embedding)
-        check_labels(self.classes, self.augment, self.vector)
-        # Normalising a single channel would give a constant.
-        if min(self.widths, default=0) < 2:
-            raise UserError(f"net.widths must be one or more numbers of at least 2, got {self.widths}")
-        counts = [len(self.widths), len(self.down), len(self.up), len(self.attention)]
-        if len(set(counts)) > 1:
-            raise UserError(
-                "net.widths, net.down, net.up and net.attention must have one entry per stage, "
-                f"got {counts[0]}, {counts[1]}, {counts[2]} and {counts[3]}"
-            )
-        if min(self.down + self.up) < 0:
-            raise UserError(f"net.down and net.up must be at least 0, got {self.down} and {self.up}")
+        super().__post_init__()
+        check_stages(widths=self.widths, down=self.down, up=self.up, attention=self.attention)
 
     @property
     def multiple(self) -> int:
@@ -122,7 +113,7 @@ def build_attention(channels: int, head: int = 64) -> Attention:
 class Stage(nn.Module):
     """Blocks at one resolution, optionally followed by self-attention."""
 
-    def __init__(self, channels: int, depth: int, embedding: int, *, attend: bool = False) -> None:
+    def __init__(self, channels: int, depth: int, attend: bool = False, *, embedding: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(channels, embedding) for _ in range(depth))
         self.attention = build_attention(channels) if attend else nn.Identity()
@@ -134,33 +125,25 @@ class Stage(nn.Module):
         return self.attention(x)
 
 
-class UNet(nn.Module):
-    """The network (x, conditioning) -> F, with F shaped like x, for images of any height and width.
+class UNet(Network):
+    """The network of recipe `fast`.
 
-    Images are padded, and the output is cropped.
-
-    A projection of the augmentation labels is added to the embedding of the conditioning (Karras et al. 2022,
-    appendix F.2), and so is a vector for the class. Initially, both have about the same norm as the
+    A projection of the augmentation labels is added to the embedding of the noise level (Karras et al. 2022,
+    appendix F.2), and so is a vector for the label. Initially, both have about the same norm as the
     embedding: if they were smaller, the network would learn classes and augmentations late.
     """
 
     def __init__(self, channels: int, spec: UNetSpec) -> None:
-        super().__init__()
-        self.multiple = spec.multiple
-        self.classes, self.augment, self.outputs = spec.classes, spec.augment, spec.outputs
-        self.vector = spec.vector
+        super().__init__(spec)
         widths, width = spec.widths, spec.embedding
         # The output varies smoothly with the conditioning, so a maximum frequency of 100 is enough.
-        self.embedding = Sinusoidal(64, max_frequency=100.0)
-        self.time_mlp = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.embedding = Sinusoidal(POSITIONS, max_frequency=100.0)
+        self.time_mlp = nn.Sequential(
+            nn.Linear(POSITIONS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
         self.in_conv = ExactConv2d(channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            Stage(wide, depth, width) for wide, depth in zip(widths, spec.down, strict=True)
-        )
-        self.up = nn.ModuleList(
-            Stage(wide, depth, width, attend=attend)
-            for wide, depth, attend in zip(widths, spec.up, spec.attention, strict=True)
-        )
+        self.down = nn.ModuleList(map(partial(Stage, embedding=width), widths, spec.down))
+        self.up = nn.ModuleList(map(partial(Stage, embedding=width), widths, spec.up, spec.attention))
         self.downsample = nn.ModuleList(nn.Conv2d(wide, deep, 2, stride=2) for wide, deep in pairwise(widths))
         self.upsample = nn.ModuleList(
             nn.ConvTranspose2d(deep, wide, 2, stride=2) for wide, deep in pairwise(widths)
@@ -168,46 +151,23 @@ class UNet(nn.Module):
         self.out_gain = zero_init(nn.Linear(width, widths[0]))
         self.out_conv = zero_init(ExactConv2d(widths[0], channels, 3, padding=1))
         if spec.augment:
-            # There is no bias, so that labels of zero change nothing.
-            self.augment_proj = nn.Linear(spec.augment, 64, bias=False)
+            self.augment_proj = nn.Linear(spec.augment, POSITIONS, bias=False)
             nn.init.normal_(self.augment_proj.weight)
         if spec.classes:
-            self.class_embedding = nn.Embedding(spec.classes, 64)
+            self.class_embedding = ClassEmbedding(spec.classes, POSITIONS)
         if spec.vector:
-            self.vector_embedding = VectorEmbedding(spec.vector, 64)
+            self.vector_embedding = VectorEmbedding(spec.vector, POSITIONS)
 
-    def forward(
-        self,
-        x: Tensor,
-        conditioning: Tensor,
-        label: Tensor | None = None,
-        augment: Tensor | None = None,
-    ) -> Tensor:
-        """Apply the network.
+    def embed(self, conditioning: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+        """Return the embedding (B, embedding); see `Network`."""
+        embedded = self.add_augmentation(self.embedding(conditioning), augment)
+        return self.time_mlp(self.add_label(embedded, label))
 
-        Args:
-            x: (B, C, H, W).
-            conditioning: (B,).
-            label: class indices (B,), -1 for no class; or vectors (B, d), NaN for no vector; or None.
-            augment: augmentation labels (B, n), or None.
-
-        Returns:
-            The raw output F, (B, C, H, W).
-        """
-        # The embedding is float32, like the path at full resolution that the gain scales.
+    def denoise(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Return F (B, C, H, W) for padded images of the same shape."""
+        # The gain is float32, like the path at full resolution that it scales.
         with torch.autocast(x.device.type, enabled=False):
-            embedded = self.embedding(conditioning)
-            if augment is not None:
-                embedded = embedded + self.augment_proj(augment.float())
-            if self.classes and label is not None:
-                embedded = embedded + self.class_embedding(label.clamp(min=0)) * (label >= 0)[:, None]
-            if self.vector and label is not None:
-                embedded = embedded + self.vector_embedding(label)
-            embedded = self.time_mlp(embedded)
             gain = 1 + self.out_gain(embedded)[:, :, None, None]
-        return apply_padded(lambda image: self._padded(image, embedded, gain), x, self.multiple)
-
-    def _padded(self, x: Tensor, embedded: Tensor, gain: Tensor) -> Tensor:
         x = self.down[0](self.in_conv(x), embedded)
         skips = [x]
         for downsample, stage in zip(self.downsample, self.down[1:], strict=True):

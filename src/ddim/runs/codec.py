@@ -19,7 +19,7 @@ import yaml
 
 from ddim.data.clusters import Clusters
 from ddim.errors import UserError, suggest
-from ddim.nn.own_network import OwnNetwork
+from ddim.nn.networks import UserNetwork
 from ddim.runs.flat import SAMPLING_FIELDS
 from ddim.runs.kinds import Slot, kind_name, list_slots
 from ddim.runs.own_parts import identify_part, is_own
@@ -45,7 +45,7 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
         return [dump(item) for item in value]
     if isinstance(value, Clusters):
         return str(value)
-    if not isinstance(value, OwnNetwork) and (not is_dataclass(value) or isinstance(value, type)):
+    if not isinstance(value, UserNetwork) and (not is_dataclass(value) or isinstance(value, type)):
         return _check_plain(value)
     inner = {slot.name: dump(getattr(value, slot.name), slot.named) for slot in list_slots(type(value))}
     if is_own(value):
@@ -101,7 +101,7 @@ def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
     given = dict(data)
     name = given.pop("kind", slot.usual)
     kind = slot.find_kind(name, path, given.pop("sha256", None))
-    if isinstance(kind, OwnNetwork) and not given:
+    if isinstance(kind, UserNetwork) and not given:
         return kind
     slots = {inner.name: inner for inner in list_slots(kind)}
     for key in given:
@@ -275,7 +275,7 @@ def _unknown(path: str, name: str, kind: Any, above: str, slot: Slot) -> str:  #
     If other classes for this place have the field, the message names them. Otherwise it suggests a similar
     field of this class or of the whole recipe.
     """
-    written = kind.name if isinstance(kind, OwnNetwork) else kind.__name__
+    written = kind.name if isinstance(kind, UserNetwork) else kind.__name__
     own = next((other for other, found in slot.kinds.items() if found is kind), written)
     known = [inner.name for inner in list_slots(kind)]
     if others := [o for o, found in slot.kinds.items() if name in [f.name for f in fields(found)]]:

@@ -1,6 +1,6 @@
 """Export to and import from diffusers: DDPM's U-Net in the folder of a `DDIMPipeline` or `DDPMPipeline`.
 
-diffusers itself is not needed. Weights are read with little memory, see `ddim.runs.tensor_file`.
+diffusers itself is not needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from ddim.runs.diffusers_weights import (
 from ddim.runs.fitting import build_on_meta
 from ddim.runs.imported_run import save_imported
 from ddim.runs.pipeline import Pipeline
-from ddim.runs.tensor_file import check_weight_count, open_tensors
 
 CLASSES = "class_embedding.weight"
 """The name of the weights of the class embedding, here and in diffusers."""
@@ -119,10 +118,9 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
     noise = _read(folder, "scheduler", "scheduler_config.json")
     recipe, channels = read_configs(network, noise)
     classes = 0
-    with open_tensors(_part(folder, "unet", WEIGHTS, "diffusion_pytorch_model.bin")) as file:
-        state = build_on_meta(recipe, channels, len(file.shapes), folder).net.state_dict()
-        check_weight_count(file.shapes, state, file.path)
-        weights = convert_from_diffusers({name: file.read(name) for name in file.shapes}, state)
+    stored = _read_tensors(_part(folder, "unet", WEIGHTS, "diffusion_pytorch_model.bin"))
+    state = build_on_meta(recipe, channels, len(stored), folder).net.state_dict()
+    weights = convert_from_diffusers(stored, state)
     if (rows := weights.get(CLASSES)) is not None:
         # As `export_to_diffusers` writes it, the last row can mean no class.
         none = len(rows) > 1 and not rows[-1].any()
@@ -143,6 +141,26 @@ def _part(folder: Path, part: str, *files: str) -> Path:
             if path.is_file():
                 return path
     raise UserError(f"{folder} holds no {part}/{files[0]}, which a pipeline of diffusers has")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file, mapped into memory. No code in the file is run.
+
+    Raises:
+        UserError: if the file is damaged, or holds anything but tensors.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return {str(name): value.float() for name, value in stored.items()}
+    # A damaged or hostile file can raise anything.
+    except Exception as error:
+        raise UserError(
+            f"{path} cannot be read: it is damaged, or holds more than tensors ({type(error).__name__})"
+        ) from error
 
 
 def _read(folder: Path, part: str, file: str) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from ddim.diffusion.schedules import SCHEDULES, Schedule
 from ddim.diffusion.time_sampling import TIME_SAMPLINGS, TimeSampling
 from ddim.diffusion.weighting import WEIGHTINGS, Weighting
 from ddim.errors import UserError, suggest
+from ddim.nn.base import NetworkSpec
 from ddim.nn.ema import AVERAGES, Averaging
-from ddim.nn.networks import NETWORKS, NetworkSpec
-from ddim.nn.own_network import OwnNetwork
+from ddim.nn.networks import NETWORKS, UserNetwork
 from ddim.runs.own_parts import find_part, is_own
 from ddim.runs.plain_values import show_value
 from ddim.runs.recipe import PIXELS, PixelRule
@@ -52,7 +52,7 @@ def kind_name(value: object) -> str:
         for name, kind in family.items():
             if type(value) is kind:
                 return name
-    if isinstance(value, OwnNetwork):
+    if isinstance(value, UserNetwork):
         return value.name
     return type(value).__name__ if is_own(value) else type(value).__name__.lower()
 
@@ -125,14 +125,14 @@ class Slot:
         """Check that a part that the user wrote can be used in this field.
 
         Args:
-            part: the class of the part, or an `OwnNetwork`.
+            part: the class of the part, or a `UserNetwork`.
             path: the path of the field, for messages.
 
         Raises:
             UserError: if the part lacks a method or an attribute (the message names what is missing), or the
                 field can only hold the library's own parts.
         """
-        name = part.name if isinstance(part, OwnNetwork) else part.__name__
+        name = part.name if isinstance(part, UserNetwork) else part.__name__
         for family in self._union:
             if family not in FAMILIES:
                 continue
@@ -182,11 +182,11 @@ def choose_value(kind: type, name: str, value: Any, now: Any = None) -> Any:  # 
         return now
     part = choose_part(name, value, slot.kinds)
     if not isinstance(part, tuple(slot.kinds.values())):
-        slot.check_part(part if isinstance(part, OwnNetwork) else type(part), name)
+        slot.check_part(part if isinstance(part, UserNetwork) else type(part), name)
     return part
 
 
-def list_slots(kind: Any) -> list[Slot]:  # noqa: ANN401 (a dataclass, or an OwnNetwork without fields)
+def list_slots(kind: Any) -> list[Slot]:  # noqa: ANN401 (a dataclass, or a UserNetwork without fields)
     """Return the fields of a recipe or of a class of its parts."""
     if not isinstance(kind, type) or not is_dataclass(kind):
         return []

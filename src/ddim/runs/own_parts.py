@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from ddim.errors import UserError, describe_given, warn_user
-from ddim.nn.own_network import OwnNetwork
+from ddim.nn.networks import UserNetwork
 
 _GIVEN: dict[str, dict[str, Any]] = {}
 """The parts that were given in this process, keyed by name and then by hash; the newest part is last."""
@@ -30,7 +30,7 @@ _INSTALLED = ("ddim", "torch", "builtins", "typing", "abc")
 
 def is_own(value: object) -> bool:
     """Return whether a part of a recipe was written by the user, and is not from this package."""
-    if isinstance(value, OwnNetwork):
+    if isinstance(value, UserNetwork):
         return True
     return is_dataclass(value) and type(value).__module__.split(".")[0] != "ddim"
 
@@ -41,7 +41,7 @@ def identify_part(value: object) -> dict[str, str]:
     Raises:
         UserError: if the part is not a frozen dataclass.
     """
-    if isinstance(value, OwnNetwork):
+    if isinstance(value, UserNetwork):
         name, digest, part = value.name, _hash_network(value), value
     else:
         part = type(value)
@@ -78,7 +78,7 @@ def give_parts(parts: Iterable[Any]) -> str:
             name = part.__name__
             _GIVEN.setdefault(name, {})[_hash_class(part)] = part
         elif is_own(part) or (callable(part) and (not isinstance(part, type) or issubclass(part, nn.Module))):
-            name = identify_part(part if is_own(part) else OwnNetwork(part))["kind"]
+            name = identify_part(part if is_own(part) else UserNetwork(part))["kind"]
         else:
             raise UserError(
                 "a part that you wrote must be a frozen dataclass or a network, or a class or function that "
@@ -87,7 +87,7 @@ def give_parts(parts: Iterable[Any]) -> str:
     return name
 
 
-def find_part(name: str, digest: str | None, path: str) -> Any:  # noqa: ANN401 (a class or an OwnNetwork)
+def find_part(name: str, digest: str | None, path: str) -> Any:  # noqa: ANN401 (a class or a UserNetwork)
     """Return the part with this name that was given in this process.
 
     Args:
@@ -139,7 +139,7 @@ def _hash_class(kind: type) -> str:
     return _hash(_read_source(base) for base in kind.__mro__ if _is_written_by_user(base))
 
 
-def _hash_network(net: OwnNetwork) -> str:
+def _hash_network(net: UserNetwork) -> str:
     """Return a SHA-256 of a network.
 
     It covers the source of all layers that the user wrote, the source of the function that makes the network,

@@ -19,9 +19,9 @@ from ddim.diffusion.samplers import DDIM, SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
 from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
 from ddim.metrics.catalogue import LEAST
+from ddim.nn.base import NetworkSpec
 from ddim.nn.ema import Averaging, Exponential
-from ddim.nn.networks import NetworkSpec
-from ddim.nn.own_network import OwnNetwork
+from ddim.nn.networks import UserNetwork
 from ddim.nn.unet import UNetSpec
 from ddim.runs.recipe_data import Data
 
@@ -200,7 +200,7 @@ class Recipe:
         data: the training images.
         pixels: the map from images to model units.
         net: the network architecture, or your own network: FILE.py:NAME on the command line; a class,
-            function or module in Python (see `OwnNetwork`).
+            function or module in Python (see `UserNetwork`).
         schedule: the noise schedule of training.
         predicts: the meaning of the network's output, such as the noise or the velocity.
         conditioning: the form in which the network gets the noise level.
@@ -247,7 +247,7 @@ class Recipe:
     def __post_init__(self) -> None:
         # A callable is a module, or a class or function that makes a module; specs are not callable.
         if callable(self.net):
-            object.__setattr__(self, "net", OwnNetwork(self.net))
+            object.__setattr__(self, "net", UserNetwork(self.net))
         for name, registry in _NAMED.items():
             if (part := getattr(self, name)) is not None:
                 object.__setattr__(self, name, choose_part(name, part, registry))
@@ -294,7 +294,7 @@ def may_leave_weights_unused(recipe: Recipe) -> bool:
     of a network that the user wrote.
     """
     net = recipe.net
-    if isinstance(net, OwnNetwork):
+    if isinstance(net, UserNetwork):
         return True
     unlabelled = not recipe.data.conditional and (net.classes > 0 or net.vector > 0)
     return unlabelled or (net.augment > 0 and not recipe.augment.probability)

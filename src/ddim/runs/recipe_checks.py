@@ -184,13 +184,13 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
             f"above 0, got {net.augment}"
         )
     if recipe.data.labels and not net.takes_classes:
-        possible = " or ".join(kind for kind, spec in NETWORKS.items() if spec.takes_classes)
+        possible = " or ".join(kind for kind, spec in NETWORKS.items() if spec().takes_classes)
         yield (
             f"data.labels needs a network that can be conditioned on classes, net {possible}, got "
             f"{kind_name(net)}"
         )
     if recipe.data.vectors is not None and not net.takes_vector:
-        possible = " or ".join(kind for kind, spec in NETWORKS.items() if spec.takes_vector)
+        possible = " or ".join(kind for kind, spec in NETWORKS.items() if spec().takes_vector)
         yield (
             f"data.vectors needs a network that can be conditioned on a vector, net {possible}, got "
             f"{kind_name(net)}"

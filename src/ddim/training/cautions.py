@@ -12,7 +12,7 @@ from ddim.data import Images
 from ddim.diffusion.conditioning import LogSNR
 from ddim.errors import quote
 from ddim.metrics.neighbours import FEWEST
-from ddim.nn.embedding import Sinusoidal
+from ddim.nn.conditioning import Sinusoidal
 from ddim.runs.kinds import kind_name
 from ddim.runs.recipe import Optim
 from ddim.training.loop import Training

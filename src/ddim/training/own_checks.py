@@ -13,7 +13,7 @@ from ddim.diffusion.log_snr import midpoints
 from ddim.diffusion.loss import make_memory
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
-from ddim.nn.own_network import OwnNetwork
+from ddim.nn.networks import UserNetwork
 from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe, build_model
 
@@ -30,12 +30,12 @@ def check_own_parts(recipe: Recipe, parts: SplitImages) -> None:
 
 
 def _check_network(recipe: Recipe, parts: SplitImages) -> None:
-    """Check that a network written by the user can be called as `OwnNetwork` describes.
+    """Check that a network written by the user can be called as `UserNetwork` describes.
 
     Raises:
         UserError: if the call fails, the output has a wrong shape, or the network has no weights.
     """
-    if not isinstance(recipe.net, OwnNetwork):
+    if not isinstance(recipe.net, UserNetwork):
         return
     # Initial weights and dropout must not change the caller's random state.
     with torch.random.fork_rng(devices=[]), torch.no_grad():

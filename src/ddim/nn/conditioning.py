@@ -1,4 +1,4 @@
-"""Embeddings of the conditioning: layers that map one number, or one vector, per image to a vector."""
+"""What a network is told beside the image: embeddings of the noise level, of a class and of a vector."""
 
 from __future__ import annotations
 
@@ -8,20 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ddim.errors import UserError
-
-
-def check_labels(classes: int, augment: int, vector: int) -> None:
-    """Check the numbers of labels on which a network is conditioned.
-
-    Raises:
-        UserError: if a number is negative, or `classes` and `vector` are both above 0.
-    """
-    if min(classes, augment) < 0:
-        raise UserError(f"net.classes and net.augment must be at least 0, got {classes}, {augment}")
-    if vector < 0 or (vector and classes):
-        raise UserError(
-            f"net.vector must be at least 0, and 0 if there are classes, got {vector} and {classes} classes"
-        )
 
 
 class Sinusoidal(nn.Module):
@@ -34,6 +20,8 @@ class Sinusoidal(nn.Module):
 
     def __init__(self, width: int, max_frequency: float = 1000.0) -> None:
         super().__init__()
+        if width % 2:
+            raise UserError(f"the width of an embedding must be even (sines and cosines), got {width}")
         self.width, self.max_frequency = width, max_frequency
         turns = torch.linspace(0, math.log(max_frequency), width // 2, dtype=torch.float64).exp()
         self.register_buffer("speeds", (2 * math.pi * turns).float(), persistent=False)
@@ -42,23 +30,6 @@ class Sinusoidal(nn.Module):
         """Embed numbers (B,) as vectors (B, width)."""
         angles = value.float()[:, None] * self.speeds
         return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-class VectorEmbedding(nn.Module):
-    """A perceptron with one hidden layer that embeds standardised vectors (B, d) as (B, width).
-
-    A vector of NaN means no vector, and its embedding is 0.
-    """
-
-    def __init__(self, numbers: int, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(numbers, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, vector: Tensor) -> Tensor:
-        """Embed vectors (B, d) as (B, width)."""
-        known = ~vector.isnan().any(1, keepdim=True)
-        # NaN must not reach the layers: its product with 0 would be NaN in the gradient.
-        return self.layers(vector.nan_to_num(0.0).float()) * known
 
 
 class Positional(nn.Module):
@@ -99,3 +70,40 @@ class Fourier(nn.Module):
         """Embed numbers (B,) as vectors (B, width)."""
         angles = 2 * math.pi * value.float()[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class ClassEmbedding(nn.Embedding):
+    """A learned vector for each class. A label of -1 means no class.
+
+    Args:
+        classes: number of classes.
+        width: channels of each vector.
+        learns_none: whether no class has a learned vector too, the last one. Otherwise its vector is 0.
+    """
+
+    def __init__(self, classes: int, width: int, *, learns_none: bool = False) -> None:
+        super().__init__(classes + learns_none, width)
+        self.learns_none = learns_none
+
+    def forward(self, label: Tensor) -> Tensor:  # type: ignore[override]
+        """Embed class indices (B,) as (B, width)."""
+        if self.learns_none:
+            return super().forward(torch.where(label < 0, self.num_embeddings - 1, label))
+        return super().forward(label.clamp(min=0)) * (label >= 0)[:, None]
+
+
+class VectorEmbedding(nn.Module):
+    """A perceptron with one hidden layer that embeds standardised vectors (B, d) as (B, width).
+
+    A vector of NaN means no vector, and its embedding is 0.
+    """
+
+    def __init__(self, numbers: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(numbers, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, vector: Tensor) -> Tensor:
+        """Embed vectors (B, d) as (B, width)."""
+        known = ~vector.isnan().any(1, keepdim=True)
+        # NaN must not reach the layers: its product with 0 would be NaN in the gradient.
+        return self.layers(vector.nan_to_num(0.0).float()) * known

@@ -1,0 +1,146 @@
+"""What all networks share: the options that every network has, and its call.
+
+A network is called as net(x, conditioning, label, augment). Its spec is a frozen dataclass of its options,
+which a recipe holds, with a method that builds the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ddim.errors import UserError, check_part_values
+from ddim.nn.blocks import apply_padded
+from ddim.nn.conditioning import ClassEmbedding, VectorEmbedding
+
+MAY_BE_ZERO = ("classes", "augment", "vector", "dropout", "down", "up")
+"""Options that may be 0; all other numbers of a spec must be above 0."""
+
+
+class NetworkSpec:
+    """The options of a network: a subclass is a frozen dataclass with a method that builds the network.
+
+    A property below becomes an option if the subclass has a field of this name.
+    """
+
+    def __post_init__(self) -> None:
+        check_part_values("net", self)
+        for name, value in vars(self).items():
+            values = value if isinstance(value, tuple) else (value,)
+            # A truth value is no number here.
+            numbers = [number for number in values if type(number) in (int, float)]
+            least = "at least" if name in MAY_BE_ZERO else "above"
+            if not all(number > 0 or (number == 0 and name in MAY_BE_ZERO) for number in numbers):
+                raise UserError(f"net.{name} must be {least} 0, got {value}")
+        if self.vector and self.classes:
+            raise UserError(f"net.vector must be 0 if there are classes, got {self.vector}")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes on which the network is conditioned; 0 for none."""
+        return 0
+
+    @property
+    def vector(self) -> int:
+        """Length of the vector on which the network is conditioned in place of a class; 0 for none."""
+        return 0
+
+    @property
+    def augment(self) -> int:
+        """Number of augmentation labels on which the network is conditioned; 0 for none."""
+        return 0
+
+    @property
+    def outputs(self) -> int:
+        """Output channels for each image channel: 1, or 2 if the network also predicts a variance."""
+        return 1
+
+    @property
+    def takes_classes(self) -> bool:
+        """Whether the network can be conditioned on a class; `classes` is then a field of the spec."""
+        return "classes" in vars(self)
+
+    @property
+    def takes_vector(self) -> bool:
+        """Whether the network can be conditioned on a vector; `vector` is then a field of the spec."""
+        return "vector" in vars(self)
+
+    @property
+    def multiple(self) -> int:
+        """Heights and widths are padded to a multiple of this number of pixels."""
+        return 1
+
+    def network(self, channels: int) -> nn.Module:
+        """Build the network for images with this number of channels; initial weights are random."""
+        raise NotImplementedError
+
+
+def check_stages(**options: Sequence[object]) -> None:
+    """Check that options, keyed by name, have one entry for each stage, and that there is a stage."""
+    lengths = {len(entries) for entries in options.values()}
+    if len(lengths) > 1 or 0 in lengths:
+        names = " and ".join(f"net.{name}" for name in options)
+        given = " and ".join(map(str, options.values()))
+        raise UserError(f"{names} must have one entry per stage, got {given}")
+
+
+class Network(nn.Module):
+    """A network (x, conditioning, label, augment) -> F, for images of any height and width.
+
+    Images are padded, and the output is cropped. A subclass defines `embed` and `denoise`.
+    """
+
+    augment_proj: nn.Linear
+    class_embedding: ClassEmbedding
+    vector_embedding: VectorEmbedding
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.classes, self.vector, self.augment = spec.classes, spec.vector, spec.augment
+        self.outputs, self.multiple = spec.outputs, spec.multiple
+
+    def embed(self, conditioning: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+        """Return one float32 vector for each image, (B, embedding), from all that the network is told."""
+        raise NotImplementedError
+
+    def denoise(self, x: Tensor, embedded: Tensor) -> Tensor:
+        """Return F for padded images x, given the embedding from `embed`."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Tensor, conditioning: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """Apply the network.
+
+        Args:
+            x: noisy images (B, C, H, W), scaled.
+            conditioning: the noise level as a number (B,).
+            label: class indices (B,), -1 for no class; or vectors (B, d), NaN for no vector; or None.
+            augment: augmentation labels (B, augment); zeros or None mean no augmentation.
+
+        Returns:
+            F, (B, outputs * C, H, W).
+        """
+        # The embedding stays float32, because bf16 cannot tell neighbouring noise levels apart.
+        with torch.autocast(x.device.type, enabled=False):
+            embedded = self.embed(conditioning, label, augment)
+        return apply_padded(lambda image: self.denoise(image, embedded), x, self.multiple)
+
+    def add_label(self, embedded: Tensor, label: Tensor | None) -> Tensor:
+        """Add the embedding of class indices (B,) or of vectors (B, d), if the network has one."""
+        if label is not None and self.classes:
+            return embedded + self.class_embedding(label)
+        if label is not None and self.vector:
+            return embedded + self.vector_embedding(label)
+        return embedded
+
+    def add_augmentation(self, embedded: Tensor, augment: Tensor | None) -> Tensor:
+        """Add a projection of augmentation labels (B, augment), if the network has one.
+
+        It has no bias, so that labels of zero change nothing (Karras et al. 2022, appendix F.2).
+        """
+        if augment is None or not self.augment:
+            return embedded
+        return embedded + self.augment_proj(augment.float())
