@@ -16,7 +16,7 @@ from ddim.evaluation.comparison_page import shorten_values
 from ddim.evaluation.record import read_evaluation
 from ddim.metrics import catalogue, features
 from ddim.nn import processes
-from ddim.nn.processes import Processes
+from ddim.machine.distributed import Processes
 from ddim.plots.pictures import make_sheet, make_strip, render_png, save_png, split_sheet
 from html_reader import Reader
 from stubs import stub, written

@@ -24,7 +24,7 @@ from ddim.runs.generate import generate
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.pipeline import load, read_run_recipe
-from ddim.runs.progress import ignore_progress
+from ddim.machine.progress import ignore_progress
 from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 from ddim.runs.searched_grids import SearchedGrid, save_grid
 from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance

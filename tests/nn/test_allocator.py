@@ -10,7 +10,7 @@ from ddim.nn import allocator
 CODE = """
 import resource
 import torch
-from ddim.nn.allocator import keep_freed_memory
+from ddim.machine.startup import keep_freed_memory
 
 if {keep}:
     keep_freed_memory()

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch._inductor import codecache
 
-from ddim.nn.compiler_cache import secure_compiler_cache
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import secure_compiler_cache
+from ddim.machine.runtime import Runtime
 
 
 class Plant:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ddim.nn.compilers import can_compile
+from ddim.machine.runtime import can_compile
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def pretend(monkeypatch, tmp_path):
         monkeypatch.setattr("shutil.which", lambda name: name if name in found else None)
         monkeypatch.setattr("subprocess.run", lambda *_, **options: SimpleNamespace(returncode=not tools))
         monkeypatch.setattr("sysconfig.get_path", lambda name, scheme: str(tmp_path))
-        monkeypatch.setattr("ddim.nn.compilers.find_spec", lambda name: object() if triton else None)
+        monkeypatch.setattr("ddim.machine.runtime.find_spec", lambda name: object() if triton else None)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)

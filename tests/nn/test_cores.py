@@ -12,8 +12,8 @@ import torch
 
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.nn.cores import CoreMeter, choose_threads, count_allowed, count_physical, wait_briefly
-from ddim.nn.runtime import Runtime, choose_runtime, count_cores, limit_threads
+from ddim.machine.runtime import CoreMeter, choose_threads, count_allowed, count_physical, wait_briefly
+from ddim.machine.runtime import Runtime, choose_runtime, count_cores, limit_threads
 
 LINUX = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc/stat")
 
@@ -112,9 +112,9 @@ def test_hyper_threads_of_a_core_count_once(allowed, quota, cores, tmp_path, mon
         folder = tmp_path / f"cpu{k}" / "topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(f"{k % 4},{k % 4 + 4}\n")
-    monkeypatch.setattr("ddim.nn.cores._PROCESSORS", tmp_path)
-    monkeypatch.setattr("ddim.nn.cores._allowed", lambda: {*range(allowed)})
-    monkeypatch.setattr("ddim.nn.cores._quota", lambda: quota)
+    monkeypatch.setattr("ddim.machine.runtime._PROCESSORS", tmp_path)
+    monkeypatch.setattr("ddim.machine.runtime._allowed", lambda: {*range(allowed)})
+    monkeypatch.setattr("ddim.machine.runtime._quota", lambda: quota)
     assert count_physical() == cores
 
 
@@ -127,6 +127,6 @@ def test_the_number_of_cores_does_not_depend_on_the_runtime_around():
 @pytest.mark.parametrize(("later", "threads"), [(0.1, 4), (1.0, 3)])
 def test_a_program_that_runs_for_a_moment_costs_no_thread(later, threads, monkeypatch):
     seen = iter([1.0, later])
-    monkeypatch.setattr("ddim.nn.runtime.count_cores", lambda: 4)
-    monkeypatch.setattr("ddim.nn.runtime.measure_others", lambda meter, least=0.5: next(seen))
+    monkeypatch.setattr("ddim.machine.runtime.count_cores", lambda: 4)
+    monkeypatch.setattr("ddim.machine.runtime.measure_others", lambda meter, least=0.5: next(seen))
     assert choose_runtime("cpu", "fp32", compiling=False).threads == threads

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._inductor import config
 
 from ddim.nn import runtime
-from ddim.nn.runtime import Compiled, Runtime, choose_runtime
+from ddim.machine.runtime import Compiled, Runtime, choose_runtime
 from oracles import normal
 
 

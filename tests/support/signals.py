@@ -28,7 +28,7 @@ import ddim.experiments.sweep.worker
 import ddim.metrics.features
 import stubs
 from ddim.runs import checkpoint
-from ddim.runs.signals import stop_on_signals
+from ddim.machine.signals import stop_on_signals
 from distinct_images import draw_photos
 from kill import Life, different, wait_for
 

@@ -2,7 +2,7 @@
 
 from ddim.diffusion.pixels import Pixels
 from ddim.nn.ema import select_averaged
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import ddpm

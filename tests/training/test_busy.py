@@ -9,7 +9,7 @@ import torch
 import tiny
 from ddim.data import split_images
 from ddim.diffusion.loss import Objective
-from ddim.nn.processes import Processes
+from ddim.machine.distributed import Processes
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Optim
 from ddim.training import Callback, resume

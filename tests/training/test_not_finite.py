@@ -14,7 +14,7 @@ from ddim.cli import main
 from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite
 from ddim.nn.ema import select_averaged
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.training import Callback, resume
 from ddim.training.callbacks import Checkpoints

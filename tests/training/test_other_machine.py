@@ -9,8 +9,8 @@ import tiny
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.files.documents import read_sealed, write_sealed
-from ddim.nn.processes import Processes
-from ddim.nn.runtime import Runtime
+from ddim.machine.distributed import Processes
+from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import load_state
 from ddim.training import Callback, Machine, resume, run

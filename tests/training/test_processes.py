@@ -20,8 +20,8 @@ from ddim.cli import main
 from ddim.errors import UserError
 from ddim.files.locks import LOCK
 from ddim.nn import processes
-from ddim.nn.processes import Processes
-from ddim.nn.runtime import Runtime
+from ddim.machine.distributed import Processes
+from ddim.machine.runtime import Runtime
 from ddim.runs import pipeline
 from ddim.runs.codec import write_recipe
 from ddim.training.fit import Start

@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import ddim.runs.signals
+import ddim.machine.signals
 import ddim.training.validation
 import tiny
 from cases import mark_slow
 from ddim.errors import Interrupted
 from ddim.runs import checkpoint
-from ddim.runs.signals import Stopped, note_interrupts, stop_on_signals
+from ddim.machine.signals import Stopped, note_interrupts, stop_on_signals
 from ddim.training import Callback, resume
 from ddim.training.loop import Training
 
@@ -326,7 +326,7 @@ def test_a_signal_waits_for_the_end_of_an_import(slow_module):
 
 def test_a_signal_that_waits_at_the_end_of_a_block_goes_to_the_block_around_it(slow_module, monkeypatch):
     # The block ends before the timer does.
-    monkeypatch.setattr(ddim.runs.signals, "_call_soon", lambda function: True)
+    monkeypatch.setattr(ddim.machine.signals, "_call_soon", lambda function: True)
 
     def import_in_a_block():
         with stop_on_signals():
@@ -343,7 +343,7 @@ def test_a_signal_that_waits_at_the_end_of_a_block_goes_to_the_block_around_it(s
 
 def test_code_that_is_itself_imported_is_stopped_at_once(tmp_path, monkeypatch):
     """As a training that a script starts when it is imported."""
-    lines = ["import signal, ddim.runs.signals as s", "with s.stop_on_signals():", " signal.raise_signal(15)"]
+    lines = ["import signal, ddim.machine.signals as s", "with s.stop_on_signals():", " signal.raise_signal(15)"]
     (tmp_path / "whole_training.py").write_text("\n".join([*lines, " while True: pass"]))
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Stopped):

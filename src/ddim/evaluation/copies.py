@@ -25,6 +25,7 @@ import numpy as np
 from ddim.data import Images, SplitImages
 from ddim.data.images import draw_subset
 from ddim.errors import UserError
+from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.features import Extractor, extract_features, release_pages
 from ddim.metrics.neighbours import (
     FEWEST,
@@ -39,7 +40,6 @@ from ddim.metrics.neighbours import (
 from ddim.metrics.proportions import false_alarm_threshold, share_interval
 from ddim.metrics.statistics import Estimate
 from ddim.runs.image_features import ImageSet, compute_features, take_pictures
-from ddim.runs.progress import Progress, ignore_progress
 
 PIXELS = "pixels"
 CONFIDENCE = 0.99

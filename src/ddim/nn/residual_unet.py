@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddim.errors import UserError, check_positive
-from ddim.nn.batch_norm import BatchNorm2d
+from ddim.machine.distributed import BatchNorm2d
 from ddim.nn.blocks import ExactConv2d, apply_padded, glorot_init, upsample_2x, zero_init
 from ddim.nn.embedding import Sinusoidal
 from ddim.nn.recompute import Recomputable
