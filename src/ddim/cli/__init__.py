@@ -212,9 +212,9 @@ def _call(command: ModuleType, name: str, args: argparse.Namespace) -> int:
                 stack.enter_context(redirect_stdout(nowhere))
         stack.enter_context(_plain_warnings())
         if getattr(args, "threads", None) is not None:
-            from ddim.machine.runtime import limit_threads
+            from ddim.machine.runtime import Runtime
 
-            stack.enter_context(limit_threads(args.threads))
+            stack.enter_context(Runtime(threads=args.threads))
         return command.run(args)
 
 

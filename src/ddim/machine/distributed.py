@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ddim.errors import explain_error
-from ddim.machine.runtime import count_allowed, limit_threads
+from ddim.machine.runtime import count_allowed
 from ddim.machine.startup import count_launched, read_rank
 
 T = TypeVar("T")
@@ -159,8 +159,11 @@ def join_processes() -> Generator[Processes]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=LIMIT)
     if gpus:
         torch.cuda.set_device(local[0] % gpus)
+    threads, share = torch.get_num_threads(), max(1, count_allowed() // local[1])
+    # torchrun sets OMP_NUM_THREADS to 1 if the user has not set it, so one thread is not the user's wish.
+    torch.set_num_threads(share if threads == 1 else min(threads, share))
     try:
-        with act_as(processes), limit_threads(_divide_cores(local[1])):
+        with act_as(processes):
             yield processes
             # The store ends with process 0, so process 0 waits until the others no longer need it.
             processes.highest(0)
@@ -170,6 +173,7 @@ def join_processes() -> Generator[Processes]:
     finally:
         # torchrun sends all processes a signal when one has ended. It must not replace the error above.
         with suppress(KeyboardInterrupt):
+            torch.set_num_threads(threads)
             # gloo's threads need Python's lock to release the tensors of the last exchange, and torch holds
             # this lock while it waits for the threads. This pause lets them finish before.
             time.sleep(0.2)
@@ -197,15 +201,6 @@ def _open_store(rank: int) -> dist.Store:
             store.set_timeout(LIMIT)
             return store
         time.sleep(0.2)
-
-
-def _divide_cores(local_count: int) -> int:
-    """Return the number of torch's threads of each of the `local_count` processes of a machine.
-
-    torchrun sets OMP_NUM_THREADS to 1 if the user has not set it, so one thread is not the user's wish.
-    """
-    threads, share = torch.get_num_threads(), max(1, count_allowed() // local_count)
-    return threads if local_count == 1 else share if threads == 1 else min(threads, share)
 
 
 def _raise_cause(error: BaseException, store: dist.Store, rank: int) -> None:

@@ -6,15 +6,13 @@ number of threads is chosen again at each validation.
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -160,10 +158,10 @@ def _freeze(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def can_compile(device: str) -> bool:
     """Return whether torch can compile for a device, by trying it; warn if not.
 
-    torch needs a C++ compiler and the header files of Python, or Triton and what Triton needs.
+    torch needs a private cache folder, a C++ compiler and the header files of Python; on GPUs also Triton.
     """
-    secure_compiler_cache()
     try:
+        secure_compiler_cache()
         with warnings.catch_warnings(action="ignore"):
             torch.compile(lambda x: x.exp().sum())(torch.ones(64, device=device))
     except Exception as error:  # noqa: BLE001  (what fails depends on the missing part)
@@ -178,8 +176,10 @@ def secure_compiler_cache() -> None:
 
     torch runs the pickles and libraries that it finds there. By default it uses ``torchinductor_USER`` in the
     shared temporary folder, a name that any user of the machine can create first. This function replaces it
-    by ``compiler`` in the cache folder, or by a new temporary folder if other users could write to that one.
-    A folder that the user has set with $TORCHINDUCTOR_CACHE_DIR is kept.
+    by ``compiler`` in the cache folder. A folder that the user has set with $TORCHINDUCTOR_CACHE_DIR is kept.
+
+    Raises:
+        UserError: if other users could write to ``compiler``.
     """
     from torch._inductor import config
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
@@ -187,26 +187,16 @@ def secure_compiler_cache() -> None:
     # torch keeps precompiled headers in the shared folder in any case.
     config.cpp_cache_precompile_headers = False
     # torch itself sets the variable to its default folder.
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_make_private(cache_folder() / "compiler"))
-
-
-def _make_private(folder: Path) -> Path:
-    """Return `folder`, created if missing, or a new temporary folder if other users could write to it."""
-    with suppress(OSError):
-        make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        state = folder.lstat()
-        # On Windows the cache folder is in the user's profile.
-        if os.name == "nt" or (state.st_uid == os.getuid() and not state.st_mode & 0o022):
-            return folder
-    warn_user(
-        f"{folder} is not a folder that only you can write to, so this command compiles networks anew: "
-        "remove that folder, or set DDIM_CACHE to another one"
-    )
-    fresh = tempfile.TemporaryDirectory(prefix="ddim-compiler-", ignore_cleanup_errors=True)
-    atexit.register(fresh.cleanup)
-    return Path(fresh.name)
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) != default_cache_dir():
+        return
+    folder = cache_folder() / "compiler"
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    state = folder.lstat()
+    # On Windows the cache folder is in the user's profile.
+    if os.name != "nt" and (state.st_uid != os.getuid() or state.st_mode & 0o022):
+        raise UserError(f"other users can write to {folder}: remove it, or set DDIM_CACHE to another folder")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def choose_runtime(
@@ -271,7 +261,7 @@ def find_device(wanted: str) -> str:
     kind = accelerator.type if accelerator else "cpu"
     if wanted == "auto":
         return kind
-    possible = ["cpu", kind, *(f"{kind}:{k}" for k in range(torch.accelerator.device_count()))]
+    possible = sorted({"cpu", kind, *(f"{kind}:{k}" for k in range(torch.accelerator.device_count()))})
     if wanted not in possible:
         raise UserError(f"device must be one of auto, {', '.join(possible)} on this machine, got {wanted!r}")
     return wanted
@@ -283,23 +273,6 @@ def _has_bf16(device: str) -> bool:
         with torch.cuda.device(device):  # torch answers for the current GPU.
             return torch.cuda.is_bf16_supported(including_emulation=False)
     return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-@contextmanager
-def limit_threads(threads: int | None) -> Generator[None]:
-    """Set the number of torch's threads inside the block; None changes nothing.
-
-    Raises:
-        UserError: if the number is too small or too large.
-    """
-    before = torch.get_num_threads()
-    if threads is not None:
-        check_count("threads", threads)
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def count_cores() -> int:

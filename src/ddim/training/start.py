@@ -21,7 +21,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, to_int
 from ddim.machine.distributed import join_processes
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
-from ddim.machine.runtime import Precision, Runtime, check_runtime, choose_runtime, count_cores, limit_threads
+from ddim.machine.runtime import Precision, Runtime, check_runtime, choose_runtime, count_cores
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.images import read_parent_recipe, record_new_place, reopen_images
@@ -317,8 +317,8 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32") -> 
         precision: the precision of the network.
     """
     # Initial weights and dropout must not change the caller's random state.
-    with torch.random.fork_rng(devices=[]), limit_threads(1):
-        runtime = Runtime(precision=precision)
+    runtime = Runtime(precision=precision)
+    with torch.random.fork_rng(devices=[]), runtime:
         model = runtime.place(build_model(recipe, channels))
         pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
 
