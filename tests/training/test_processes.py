@@ -19,9 +19,9 @@ import tiny
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.files.locks import LOCK
-from ddim.nn import processes
 from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime
+from ddim.nn import processes
 from ddim.runs import pipeline
 from ddim.runs.codec import write_recipe
 from ddim.training.fit import Start

@@ -120,6 +120,7 @@ _joined: list[Processes] = []
 """The processes of each open block of `join_processes` and `act_as`, innermost last."""
 
 _meetings = itertools.count()
+_listening: list[dist.TCPStore] = []
 
 
 def current_processes() -> Processes:
@@ -165,7 +166,7 @@ def join_processes() -> Generator[Processes]:
     try:
         with act_as(processes):
             yield processes
-            # The store ends with process 0, so process 0 waits until the others no longer need it.
+            # Nobody leaves while another process still works.
             processes.highest(0)
     except BaseException as error:
         _raise_cause(error, store, rank)
@@ -182,24 +183,22 @@ def join_processes() -> Generator[Processes]:
 
 @cache
 def _open_store(rank: int) -> dist.Store:
-    """Return a new key-value store in process 0, which all processes share.
+    """Return a key-value store that all processes share; it is empty after each start of the processes.
 
-    The store of torchrun outlives a restart of the processes, and still has the addresses of killed ones. So
-    it only holds the port of the new store.
+    The store of torchrun outlives a restart, and still has the addresses of killed processes. So all keys get
+    a new prefix: the port on which process 0 listens.
     """
-    launcher, _, _ = next(dist.rendezvous("env://", timeout=LIMIT))
+    store, _, _ = next(dist.rendezvous("env://", timeout=LIMIT))
     host = os.environ["MASTER_ADDR"]
     if rank == 0:
-        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=LIMIT)
-        launcher.set("ddim", str(store.port))
-        return store
+        _listening.append(dist.TCPStore(host, 0, is_master=True, wait_for_workers=False))
+        store.set("ddim", str(_listening[0].port))
     while True:
-        # The port may still be that of a killed process.
+        port = store.get("ddim").decode()
+        # If nobody listens, this is the port of a killed process.
         with suppress(RuntimeError):
-            port = int(launcher.get("ddim"))
-            store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=2))
-            store.set_timeout(LIMIT)
-            return store
+            dist.TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=2))
+            return dist.PrefixStore(port, store)
         time.sleep(0.2)
 
 
@@ -211,7 +210,7 @@ def _raise_cause(error: BaseException, store: dist.Store, rank: int) -> None:
     known = explain_error(error)
     mine = json.dumps([rank, " ".join(str(known).split()), getattr(known, "exit_code", 1)])
     effect = isinstance(error, KeyboardInterrupt) or not hasattr(known, "exit_code")
-    with suppress(dist.DistError):  # process 0, which holds the store, may have ended
+    with suppress(dist.DistError):  # the store may have ended with torchrun
         first, sentence, code = json.loads(store.compare_set("failed", "", mine))
         if rank == 0 and first and effect:
             raise OtherProcessFailed(f"process {first}: {sentence}", code) from error
