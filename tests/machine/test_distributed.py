@@ -10,7 +10,6 @@ import pytest
 from ddim.machine.distributed import Processes, current_processes, join_processes
 from in_processes import launch
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 START = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -52,29 +51,30 @@ for turn in range(2):
     before = torch.get_num_threads()
     with join_processes() as group:
         assert join_processes().__enter__() is group
-        found = [group.broadcast("lead" if group.leads else None), group.gather(rank)]
-        found += [group.highest(rank, -rank), group.add(torch.tensor([1.0, rank])).tolist()]
-        found += [group.interleave(group.share(range(5)))]
+        values = [group.broadcast("lead" if group.leads else None), group.gather(rank)]
+        values += [group.highest(rank, -rank), group.add(torch.tensor([1.0, rank])).tolist()]
+        values += [group.interleave(group.share(range(5)))]
         with act_as(Processes()):
-            found += [current_processes().gather(rank) == [rank]]
+            values += [current_processes().gather(rank) == [rank]]
         with Runtime(threads=5):
             cores = count_cores()
-        found += [cores == torch.get_num_threads(), before == torch.get_num_threads() or cores > 1]
+        values += [cores == torch.get_num_threads(), before == torch.get_num_threads() or cores > 1]
         if turn == 0:
             first = group.local_first(work)
             assert first == ["0.txt"] if rank == 0 else "0.txt" in first
     assert before == torch.get_num_threads() and current_processes() == Processes()
-    (folder / f"{rank}-{turn}.json").write_text(json.dumps(found))
+    (folder / f"{rank}-{turn}.json").write_text(json.dumps(values))
 """
 
 
+@pytest.mark.slow
 def test_processes_exchange_values_and_join_twice(run, tmp_path):
 
     done = run(EXCHANGES, 3)
     assert done.returncode == 0, done.stderr
-    found = {json.dumps(json.loads(path.read_text())) for path in tmp_path.glob("*.json")}
+    values = {json.dumps(json.loads(path.read_text())) for path in tmp_path.glob("*.json")}
     expected = ["lead", [0, 1, 2], [2, 0], [3.0, 3.0], [0, 1, 2, 3, 4], True, True, True]
-    assert found == {json.dumps(expected)}
+    assert values == {json.dumps(expected)}
 
 
 FAILURES = """
@@ -91,6 +91,7 @@ except BaseException as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "error", "said"),
     [
@@ -115,6 +116,7 @@ with join_processes() as group:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "rank"), [("SIGKILL", 0), ("SIGKILL", 1), ("SIGSTOP", 0)])
 def test_a_process_that_is_lost_ends_the_command(number, rank, run, tmp_path):
     """A frozen process ends it when the time of an exchange is over."""
@@ -136,6 +138,7 @@ with join_processes() as group:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_restarted_processes_find_each_other(rank, run, tmp_path):
     """The store of torchrun still has the addresses of the killed processes."""

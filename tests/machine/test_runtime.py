@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ddim.cli import main
 from ddim.errors import UserError
-from ddim.machine import runtime, startup
-from ddim.machine.runtime import Runtime, can_compile, choose_runtime, find_device, secure_compiler_cache
+from ddim.machine import runtime
+from ddim.machine.runtime import Runtime, can_compile, choose_runtime, secure_compiler_cache
 from oracles import normal
 
 
@@ -81,27 +81,17 @@ def test_runtimes_of_two_threads_do_not_restore_each_others_settings():
     torch.backends.cudnn.conv.fp32_precision = before[1]
 
 
-@pytest.mark.parametrize(("device", "free"), [("cuda:1", True), ("mps", False), ("mps:0", False)])
-def test_copies_to_apple_gpus_wait(device, free):
+@pytest.mark.parametrize("device", ["mps", "mps:0"])
+def test_an_apple_gpu_gets_float32_and_waits_for_copies(device, monkeypatch):
     class Image:
         def to(self, device, *, non_blocking):
             return device, non_blocking
 
-    assert Runtime(device).move(Image()) == (device, free)
-    assert Runtime(device, channels_last=False).images(Image()) == (device, free)
-
-
-@pytest.mark.parametrize("device", ["mps", "mps:0"])
-def test_an_apple_gpu_gets_float32_without_channels_last(device, monkeypatch):
     monkeypatch.setattr(runtime, "find_device", lambda wanted: wanted)
     chosen = choose_runtime(device)
     assert (chosen.precision, chosen.channels_last, chosen.exact_device) == ("fp32", False, "cpu")
-
-
-def test_choosing_a_runtime_leaves_the_settings_as_they_were():
-    before = settings()
-    assert choose_runtime("cpu", compiling=False, threads=2).threads == 2
-    assert settings() == before
+    assert chosen.images(Image()) == (device, False)
+    assert Runtime("cuda:1").move(Image()) == ("cuda:1", True)
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo")
@@ -109,8 +99,10 @@ def test_the_precision_is_that_of_the_instructions_of_the_processor():
     """The flags that Linux lists are the outside source."""
     flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
     expected = "bf16" if flags & {"avx512_bf16", "amx_bf16"} else "fp32"
+    before = settings()
     assert choose_runtime("cpu", threads=1).precision == expected
     assert choose_runtime("cpu", "fp32", threads=1).precision == "fp32"
+    assert settings() == before
 
 
 @pytest.mark.parametrize(
@@ -120,11 +112,6 @@ def test_the_precision_is_that_of_the_instructions_of_the_processor():
 def test_a_wrong_choice_is_refused(choice, word):
     with pytest.raises(UserError, match=word):
         choose_runtime(*choice)
-
-
-def test_the_processor_can_always_be_chosen():
-    assert find_device("cpu") == "cpu"
-    assert find_device("auto") in ("cpu", "cuda", "mps", "xpu")
 
 
 @pytest.mark.slow
@@ -275,36 +262,16 @@ def test_freed_memory_is_reused_without_asking_the_system():
     assert count_faults(True) < 50 < 100 < count_faults(False)
 
 
-def test_without_glibc_no_allocator_is_changed(monkeypatch):
-    monkeypatch.setattr(startup.ctypes, "CDLL", lambda _: object())
-    startup.keep_freed_memory()
-    monkeypatch.setattr(startup.sys, "platform", "darwin")
-    monkeypatch.setattr(startup.ctypes, "CDLL", None)
-    startup.keep_freed_memory()
-
-
-def test_the_command_lets_threads_wait_briefly_and_a_function_changes_no_environment(monkeypatch, capsys):
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "300000"}])
+def test_the_command_lets_threads_wait_briefly_and_a_function_changes_no_environment(given, monkeypatch):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    before = {**os.environ}
     main(["--version"])
-    assert "GOMP_SPINCOUNT" not in os.environ
+    assert os.environ == before
     monkeypatch.setattr(sys, "argv", ["ddim", "--version"])
     main()
-    assert os.environ["GOMP_SPINCOUNT"] == "3000"
-
-
-@pytest.mark.parametrize(("name", "value"), [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "300000")])
-def test_the_choice_of_the_user_is_kept(name, value, monkeypatch):
-    for each in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(each, raising=False)
-    monkeypatch.setenv(name, value)
-    startup.set_variables()
-    assert os.environ.get("OMP_WAIT_POLICY", "active") == "active"
-    assert os.environ.get("GOMP_SPINCOUNT", "300000") == "300000"
-
-
-def test_what_comes_before_torch_does_not_import_torch():
-    modules = "ddim.machine.startup, ddim.machine.signals, ddim.machine.progress"
-    code = f"import sys, {modules}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+    # The choice of the user is kept.
+    assert os.environ == before | ({} if given else {"GOMP_SPINCOUNT": "3000"})

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -35,7 +35,6 @@ TOLERATED = 0.3
 
 An idle desktop uses about this much.
 """
-
 
 _outer = threading.local()
 """Its `settings` are the (threads, convolution precision) outside each open runtime, innermost last."""
@@ -138,20 +137,11 @@ class Runtime:
             return net
         compiled: Any = torch.compile(net)
         if frozen and self.device == "cpu":
-            compiled.forward = _freeze(compiled.forward)
+            from torch._inductor import config  # this import takes two seconds
+
+            # Calls that record gradients ignore this.
+            compiled.forward = config.patch(freezing=True)(compiled.forward)
         return compiled
-
-
-def _freeze(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a forward pass whose weights are constants, in calls that record no gradients."""
-
-    def frozen(*args: Any, **options: Any) -> Tensor:  # noqa: ANN401  (whatever the network takes)
-        from torch._inductor import config  # this import takes two seconds
-
-        with config.patch(freezing=True):
-            return forward(*args, **options)
-
-    return frozen
 
 
 @cache
