@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ddim.machine.runtime import Runtime
 from ddim.nn.ema import Power
 from ddim.nn.power_averages import (
     GAMMAS,
@@ -22,7 +23,6 @@ from ddim.nn.power_averages import (
     is_snapshot_step,
     power_of_width,
 )
-from ddim.nn.runtime import Runtime
 from ddim.runs.named_recipes import smoke
 from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels, open_split

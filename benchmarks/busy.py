@@ -31,8 +31,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ddim.nn.cores import CoreMeter, measure_others
-from ddim.nn.runtime import choose_runtime, count_cores
+from ddim.machine.runtime import CoreMeter, choose_runtime, count_cores, measure_others
 from ddim.runs.log import read_metrics
 
 DDIM = [sys.executable, "-m", "ddim"]

@@ -39,8 +39,8 @@ from torch.nn import functional as F
 
 from ddim.data.batch import gather_batch, to_unit
 from ddim.diffusion.noise import Noise
-from ddim.nn.allocator import keep_freed_memory
-from ddim.nn.runtime import COMPILE_PAYS_AFTER, Runtime, choose_runtime
+from ddim.machine.runtime import COMPILE_PAYS_AFTER, Runtime, choose_runtime
+from ddim.machine.startup import keep_freed_memory
 from ddim.runs.diffusers_format import export_to_diffusers
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import Pipeline

@@ -42,7 +42,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import ddim
-from ddim.nn.runtime import Runtime, choose_runtime
+from ddim.machine.runtime import Runtime, choose_runtime
 from ddim.plots.pictures import make_sheet, save_png
 from ddim.runs.codec import override
 from ddim.runs.log import read_metrics

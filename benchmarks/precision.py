@@ -17,7 +17,7 @@ import torch
 
 from ddim.data import SplitImages, parse_size
 from ddim.evaluation.denoising import measure_errors
-from ddim.nn.runtime import Runtime, choose_runtime
+from ddim.machine.runtime import Runtime, choose_runtime
 from ddim.runs.images import to_model_batches
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.recipe import Recipe

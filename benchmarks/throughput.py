@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 
 from ddim.diffusion.denoiser import Model
-from ddim.nn.allocator import keep_freed_memory
-from ddim.nn.runtime import Runtime, choose_runtime
+from ddim.machine.runtime import Runtime, choose_runtime
+from ddim.machine.startup import keep_freed_memory
 from ddim.runs.generate import generate
 from ddim.runs.named_recipes import find_recipe
 from ddim.runs.pipeline import Pipeline

@@ -12,7 +12,7 @@ import torch
 
 from ddim.data import Images, split_images
 from ddim.diffusion.pixels import Pixels
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs.generate import generate
 from ddim.runs.pipeline import Pipeline
 from ddim.runs.recipe import Recipe

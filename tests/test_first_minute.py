@@ -15,7 +15,7 @@ import torch
 
 import ddim
 import tiny
-from ddim.nn import allocator
+from ddim.machine import startup
 from oracles import made
 
 MACHINE = replace(tiny.MACHINE, threads=2)
@@ -48,7 +48,7 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_train_load_and_sample_change_no_global_state(call, run, monkeypatch):
-    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: pytest.fail("the allocator was changed"))
+    monkeypatch.setattr(startup, "keep_freed_memory", lambda: pytest.fail("the allocator was changed"))
     monkeypatch.setattr("ctypes.CDLL", lambda *_: pytest.fail("the C library was called"))
     before = global_state()
     CALLS[call](run)

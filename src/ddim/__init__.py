@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         errors,
         evaluation,
         experiments,
+        machine,
         metrics,
         nn,
         plots,
@@ -124,8 +125,8 @@ _NAMES = {
     for module, names in _HOMES.items()
     for name, _, inner in (word.partition("=") for word in names.split())
 }
-_ROOMS = ("data", "diffusion", "errors", "evaluation", "experiments", "metrics", "nn", "plots", "runs")
-_MODULES = {room: f"ddim.{room}" for room in (*_ROOMS, "training")} | {
+_ROOMS = ("data", "diffusion", "errors", "evaluation", "experiments", "machine", "metrics", "nn", "plots")
+_MODULES = {room: f"ddim.{room}" for room in (*_ROOMS, "runs", "training")} | {
     name: f"ddim.diffusion.{name}" for name in ("editing", "grids", "oracles", "samplers", "schedules")
 }
 

@@ -19,7 +19,7 @@ from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
 from ddim.diffusion.time_sampling import TableTimes, UniformTimes
 from ddim.evaluation.likelihood import bits_per_dim, measure_bits, write_likelihood
 from ddim.files import read_sealed
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import Pipeline, load
 from oracles import Asked, normal

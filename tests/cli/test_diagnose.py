@@ -20,8 +20,8 @@ from ddim.evaluation import diagnose, gradient_noise
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.evaluation.memorisation import check_memorisation
 from ddim.files import read_sealed
+from ddim.machine.runtime import Runtime
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.pipeline import Pipeline, load

@@ -12,9 +12,9 @@ from ddim.cli import main
 from ddim.cli.choice_tables import parse_choices
 from ddim.evaluation.comparison_page import shorten_values
 from ddim.evaluation.record import read_evaluation
+from ddim.machine import distributed
+from ddim.machine.distributed import Processes
 from ddim.metrics import catalogue, features
-from ddim.nn import processes
-from ddim.nn.processes import Processes
 from stubs import stub, written
 
 
@@ -184,7 +184,7 @@ def test_other_processes_take_the_evaluations_of_process_0_and_write_no_table(ru
             return found.pop()
 
     before = sorted(run.rglob("*"))
-    monkeypatch.setattr(processes, "_joined", [Other(rank=1, count=2)])
+    monkeypatch.setattr(distributed, "_joined", [Other(rank=1, count=2)])
     command(*words)
     assert sorted(run.rglob("*")) == before
     assert found == []

@@ -16,8 +16,8 @@ import ddim
 from ddim import cli
 from ddim.cli import COMMANDS, main
 from ddim.errors import Interrupted, NoSpace, NotFinite, Notice, UserError
+from ddim.machine.signals import Stopped
 from ddim.runs import checkpoint
-from ddim.runs.signals import Stopped
 
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
 """Modules that take tenths of a second, or more, to import."""

@@ -112,7 +112,7 @@ def test_out_is_checked_before_the_work(name, run, tmp_path, monkeypatch, refuse
     def work(*args, **options):
         raise AssertionError("the work began")
 
-    monkeypatch.setattr("ddim.nn.runtime.Runtime.__enter__", work)
+    monkeypatch.setattr("ddim.machine.runtime.Runtime.__enter__", work)
     (tmp_path / "file").write_text("")
     assert f"{tmp_path} is not empty" in refused(name, run, *OUT[name], "--out", tmp_path)
     said = refused(name, run, *OUT[name], "--out", tmp_path / "file" / "results")

@@ -16,7 +16,7 @@ from ddim.cli import plot
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import SCHEDULES
 from ddim.evaluation import run_figures
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump
 from ddim.runs.named_recipes import smoke

@@ -14,7 +14,7 @@ from ddim.cli import runs as table
 from ddim.experiments.sweep.folder import read_sweep
 from ddim.experiments.sweep.trial_queue import TrialQueue
 from ddim.experiments.sweep.worker import run_trials
-from ddim.runs.signals import Stopped
+from ddim.machine.signals import Stopped
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, LinearIn
 from ddim.errors import UserError
 from ddim.evaluation import run_figures, schedule_figures
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
 from ddim.runs.generate import generate

@@ -19,7 +19,7 @@ from crash import crashed
 from damage import damage_file, flip_bit
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import NoSpace, NotFinite, Notice, UserError
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint, manifest
 from ddim.runs.checkpoint import Damaged, find_best, find_newest, read_document, read_tensors, save, verify
 from ddim.runs.pipeline import load_state

@@ -22,8 +22,8 @@ from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.evaluation.denoising import measure_errors
 from ddim.evaluation.diagnose import measure_run_errors
+from ddim.machine.runtime import Runtime
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.nn.runtime import Runtime
 from ddim.nn.unet import UNetSpec
 from ddim.runs.classes import NULL, count_classes, drop_labels, find_label, label_any_images, label_images
 from ddim.runs.codec import override

@@ -20,7 +20,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS, Sampler, State
 from ddim.diffusion.schedules import Cosine, KarrasSigma
 from ddim.errors import UserError
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs.fitting import digest_weights
 from ddim.runs.generate import generate, sample
 from ddim.runs.guidance import OFF, Guidance, Guide, check_guidance

@@ -13,7 +13,7 @@ import tiny
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import State
 from ddim.errors import UserError
-from ddim.nn.processes import Processes
+from ddim.machine.distributed import Processes
 from ddim.plots.pictures import make_sheet
 from ddim.runs import checkpoint
 from ddim.runs.codec import override

@@ -17,8 +17,8 @@ import torch
 import tiny
 from ddim.data import split_images
 from ddim.diffusion.denoiser import Model
-from ddim.nn.processes import current_processes, join_processes
-from ddim.nn.runtime import Runtime
+from ddim.machine.distributed import current_processes, join_processes
+from ddim.machine.runtime import Runtime
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import override
 from ddim.runs.named_recipes import RECIPES

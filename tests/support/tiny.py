@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from ddim.data import Images, split_images
+from ddim.machine.runtime import Runtime
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import Power
 from ddim.nn.residual_unet import ResidualUNetSpec
-from ddim.nn.runtime import Runtime
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.codec import override

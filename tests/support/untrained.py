@@ -1,8 +1,8 @@
 """A run of the recipe ddpm with a small network and random weights, for exports to diffusers and imports."""
 
 from ddim.diffusion.pixels import Pixels
+from ddim.machine.runtime import Runtime
 from ddim.nn.ema import select_averaged
-from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, override
 from ddim.runs.named_recipes import ddpm

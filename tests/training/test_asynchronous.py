@@ -14,7 +14,7 @@ import tiny
 from cases import mark_slow
 from counted_pixels import CountedPixels
 from ddim.data.values import Values
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs.named_recipes import RECIPES
 from ddim.training import batches, image_loader, loop
 from ddim.training.batches import Rows

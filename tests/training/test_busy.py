@@ -9,13 +9,12 @@ import torch
 import tiny
 from ddim.data import split_images
 from ddim.diffusion.loss import Objective
-from ddim.nn.processes import Processes
+from ddim.machine.runtime import CoreMeter
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Optim
-from ddim.training import Callback, resume
+from ddim.training import Callback, fit, resume
 from ddim.training.loop import Plan
 from ddim.training.start import estimate_seconds
-from ddim.training.threads import ThreadWatch
 
 
 def test_a_new_plan_continues_the_decay_of_the_rate_where_the_old_plan_left_it():
@@ -58,101 +57,40 @@ class Told(Callback):
 
 @pytest.fixture
 def busy(monkeypatch):
-    """Other programs start after step 2 and end after step 6, as far as a training can tell."""
-
-    def check(watch):
-        wanted = {3: 2, 7: 1}.get(watch.training.step)
-        if wanted is None or not watch.adapt:
-            return None
-        watch.training.set_threads(wanted)
-        return f"{wanted} threads"
-
-    monkeypatch.setattr(ThreadWatch, "check", check)
-    for module in ("threads", "shared_settings"):
-        monkeypatch.setattr(f"ddim.training.{module}.count_cores", lambda: 2)
+    """A function that says how many of two cores other programs use before each validation."""
+    monkeypatch.setattr(fit, "count_cores", lambda: 2)
+    monkeypatch.setattr(fit, "MEASURED", 0.0)
     monkeypatch.setattr("ddim.training.resumed_machine.count_allowed", lambda: 2)
 
+    def use(*cores):
+        left = iter(cores)
+        monkeypatch.setattr(CoreMeter, "others", lambda self: next(left))
 
-@pytest.mark.slow
-def test_a_change_of_threads_is_saved_at_once_and_survives_a_resume(busy, tmp_path):
-    machine, before = replace(tiny.MACHINE, threads=None), torch.get_num_threads()
-    told = Told()
+    return use
+
+
+def test_threads_follow_the_other_programs_at_each_validation_and_survive_a_resume(busy, tmp_path):
+    machine, before, told = replace(tiny.MACHINE, threads=None), torch.get_num_threads(), Told()
+    busy(0.0, 1.0)
     whole = tiny.train(tiny.recipe(), tmp_path / "whole", machine=machine, callbacks=[told])
-    assert "2 threads" in told.texts
+    changes = [text.rpartition(": ")[2].partition(" instead")[0] for text in told.texts]
+    assert changes == ["2 threads", "1 thread"]
     assert torch.get_num_threads() == before
-    assert [line["threads"] for line in tiny.metrics(whole) if "threads" in line][-2:] == [2, 1]
-    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(4, tiny.crash), machine=machine)
+    busy(0.0, 1.0)
+    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(7, tiny.crash), machine=machine)
     path = checkpoint.find_newest(folder / "checkpoints")
-    assert path.name == "step-000000003"
     assert checkpoint.read_document(path, "state")["runtime"]["threads"] == 2
     resume(folder)
     tiny.check_same_run(folder, whole)
 
 
 def test_threads_that_were_given_do_not_change(busy, tmp_path):
+    busy()
     folder = tiny.train(tiny.recipe(), tmp_path / "run")
     assert not [line for line in tiny.metrics(folder) if "threads" in line]
 
 
-class Meter:
-    """A meter of cores that reads from a list, a window a step."""
-
-    def __init__(self, readings):
-        self.readings, self.seconds = iter(readings), 60.0
-
-    def others(self):
-        return next(self.readings)
-
-    def restart(self):
-        """See `CoreMeter`."""
-
-
-def watch(monkeypatch, readings, *, threads, adapt=True, processes=1):
-    """Check after each of so many steps; returns the numbers of threads and what was said."""
-    monkeypatch.setattr("ddim.training.threads.count_cores", lambda: 2)
-    meter = Meter(readings)
-    monkeypatch.setattr("ddim.training.threads.CoreMeter", lambda: meter)
-    run = tiny.training()
-    run.runtime, run.processes = replace(run.runtime, threads=threads), Processes(count=processes)
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    watched, numbers, said = ThreadWatch(run, adapt), [], []
-    run.step = 3
-    for _ in readings:
-        said.append(watched.check())
-        numbers.append(run.runtime.threads)
-        run.step += 3
-    return numbers, [text for text in said if text]
-
-
-def test_threads_follow_the_other_programs_after_two_equal_measurements(monkeypatch):
-    numbers, said = watch(monkeypatch, [0.0, 1.2, 0.1, 1.0, 1.1, 1.5, 0.2, 0.9, 0.0, 0.0], threads=2)
-    assert numbers == [2, 2, 2, 2, 1, 1, 1, 1, 1, 2]
-    assert said[0].startswith("other programs use 1.1 of 2 cores: 1 thread instead of 2")
-
-
-def test_threads_that_were_given_stay_and_a_busy_machine_is_said_once(monkeypatch):
-    numbers, said = watch(monkeypatch, [1.5, 1.5, 1.5, 1.5], threads=2, adapt=False)
-    assert set(numbers) == {2}
-    assert said == ["other programs use 1.5 of 2 cores: training with 2 threads may be slow"]
-
-
-def test_the_processes_of_a_training_are_no_other_programs(monkeypatch):
-    assert watch(monkeypatch, [1.5, 1.5, 1.5], threads=2, adapt=False, processes=2) == ([2, 2, 2], [])
-
-
-def test_more_fixed_threads_than_cores_are_said_at_the_start(monkeypatch):
-    monkeypatch.setattr("ddim.training.threads.count_allowed", lambda: 8)
-    run = tiny.training()
-    run.runtime = replace(run.runtime, threads=64)
-    watched = ThreadWatch(run, adapt=False)
-    assert watched.describe_start() == "the run has 64 threads and this machine 8 cores: training may be slow"
-    assert watch(monkeypatch, [0.0] * 4, threads=64, adapt=False) == ([64] * 4, [])
-
-
-def test_a_run_that_may_use_more_cores_blames_no_other_programs(monkeypatch):
-    monkeypatch.setattr("ddim.training.threads.count_cores", lambda: 8)
-    run = tiny.training()
-    run.runtime = replace(run.runtime, device="cuda", threads=2)
-    assert ThreadWatch(run, adapt=True).describe_start() is None
-    run.runtime, run.processes = replace(run.runtime, device="cpu"), Processes(count=2)
-    assert ThreadWatch(run, adapt=True).describe_start() is None
+def test_a_short_measurement_changes_nothing(busy, tmp_path, monkeypatch):
+    busy()
+    monkeypatch.setattr(fit, "MEASURED", 1000.0)
+    tiny.train(tiny.recipe(), tmp_path / "run", machine=replace(tiny.MACHINE, threads=None))

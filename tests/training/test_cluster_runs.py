@@ -18,6 +18,7 @@ from ddim.diffusion.samplers import DDIM, final_sample, last_state
 from ddim.errors import UserError
 from ddim.evaluation.discretisation_error import sample_in_model_units
 from ddim.evaluation.likelihood import bits_per_dim
+from ddim.machine.runtime import Runtime
 from ddim.metrics.features import Extractor
 from ddim.runs import checkpoint
 from ddim.runs.classes import draw_class
@@ -85,7 +86,7 @@ def test_a_run_that_crashed_before_its_first_checkpoint_finds_the_same_clusters(
 
 def test_each_image_of_a_batch_has_the_label_of_its_cluster_or_none():
     recipe, truth = tiny.recipe(**CHANGES, optim__batch=64), clusters_of_source(RECIPE.data).labels
-    training = start_training(recipe, open_split(recipe), ddim.nn.runtime.Runtime(), None)
+    training = start_training(recipe, open_split(recipe), Runtime(), None)
     hidden = 0
     for step in range(20):
         batch = draw_batch(training.recipe, training.split, training.model, training.runtime, step, None)
@@ -124,7 +125,10 @@ def test_kid_in_training_is_of_samples_with_the_frequencies_of_training(monkeypa
     monkeypatch.setattr(
         "ddim.training.kid.load_extractor", lambda: Extractor("x", "w" * 64, "x", 12, network)
     )
-    training, counts = start_training(recipe, open_split(recipe), ddim.nn.runtime.Runtime(), None), (30, 8, 2)
+    training, counts = (
+        start_training(recipe, open_split(recipe), Runtime(), None),
+        (30, 8, 2),
+    )
     unequal = replace(training.split.clusters, counts=np.array(counts))
     training.split = replace(training.split, clusters=unequal)
     # At the start, the output does not depend on the class.

@@ -8,7 +8,7 @@ import clocks
 import ddim.training.forecast
 import tiny
 from clocks import quick_recipe
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.training.forecast import forecast_run
 from ddim.training.speed import Speed
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 import gpu
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs.recipe import build_model
 from oracles import made
 from small_recipes import make_small

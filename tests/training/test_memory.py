@@ -8,7 +8,7 @@ import torch
 import ddim.training.memory
 import tiny
 from ddim.errors import Notice, OutOfMemory, UserError
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs.codec import override
 from ddim.training import Callback, resume
 from ddim.training.batches import Batch

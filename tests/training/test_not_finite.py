@@ -13,8 +13,8 @@ from cases import mark_slow
 from ddim.cli import main
 from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite
+from ddim.machine.runtime import Runtime
 from ddim.nn.ema import select_averaged
-from ddim.nn.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.training import Callback, resume
 from ddim.training.callbacks import Checkpoints

@@ -9,8 +9,8 @@ import tiny
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.files import read_sealed, write_sealed
-from ddim.nn.processes import Processes
-from ddim.nn.runtime import Runtime
+from ddim.machine.distributed import Processes
+from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import load_state
 from ddim.training import Callback, Machine, resume, run
@@ -53,16 +53,6 @@ def begun(tmp_path, monkeypatch):
         return folder
 
     return begin
-
-
-@pytest.mark.parametrize("step", [1, 5])
-def test_a_compiled_run_continues_without_compilation_where_torch_cannot_compile(step, begun, monkeypatch):
-    monkeypatch.setattr("ddim.training.resumed_machine.can_compile", lambda device: False)
-    folder, told = begun(step, compile=True), Told()
-    resume(folder, callbacks=[told])
-    (said,) = told.texts
-    assert said.startswith("not compiled from here on, because torch cannot compile on this machine")
-    assert not newest_runtime(folder).compile
 
 
 def test_a_number_of_threads_that_is_given_at_a_resume_is_fixed(begun, capsys):

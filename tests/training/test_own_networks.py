@@ -13,7 +13,7 @@ import mine
 import tiny
 from ddim.data.augment import Augment
 from ddim.errors import UserError
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs.recipe import Data
 from ddim.training.alternatives import list_alternatives
 from ddim.training.memory import estimate_memory

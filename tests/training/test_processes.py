@@ -1,11 +1,8 @@
 """A training in several processes of torchrun is that of one process."""
 
-import contextlib
 import json
 import math
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -19,16 +16,14 @@ import tiny
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.files import LOCK
-from ddim.nn import processes
-from ddim.nn.processes import Processes
-from ddim.nn.runtime import Runtime
+from ddim.machine.distributed import Processes
+from ddim.machine.runtime import Runtime
 from ddim.runs import pipeline
 from ddim.runs.codec import write_recipe
 from ddim.training.fit import Start
 from ddim.training.shared_settings import adopt_processes, check_processes, describe_processes
 from in_processes import CASES, launch
 from in_processes import main as train_cases
-from kill_processes import Launch
 from small_recipes import make_small
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -131,45 +126,12 @@ def test_a_callback_stops_all_processes_and_all_get_the_images_again(tmp_path):
     (tmp_path / "script.py").write_text(STOPPED)
     done = launch(2, tmp_path / "script.py", tmp_path / "run", SUPPORT)
     assert done.returncode == 0, done.stderr
-    assert "are gone" not in done.stderr
     images = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
     alone, shared = (
         [line["loss"] for line in tiny.metrics(folder) if "loss" in line]
         for folder in (tiny.train(tiny.BASE, tmp_path / "one", images), tmp_path / "run")
     )
     assert shared == pytest.approx(alone, rel=1e-4)
-
-
-BUSY = """
-import sys, time
-from datetime import timedelta
-from ddim.nn import processes
-processes.EXCHANGE_LIMIT = timedelta(seconds=3)
-with processes.join_processes() as group:
-    for busy in range(2):
-        time.sleep(5 if busy == group.rank else 0)
-        found = group.gather(group.rank) if busy else group.broadcast("of the lead" if group.leads else None)
-        sys.stdout.write(f"{found}\\n")
-    try:
-        if not group.leads:
-            time.sleep(1)
-            raise RuntimeError("out of flowers")
-        group.gather(0)
-    except processes.OtherProcessFailed as error:
-        sys.stdout.write(f"{error}\\n")
-        raise
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_processes_wait_for_a_busy_one_and_not_for_a_failed_one(tmp_path):
-    (tmp_path / "script.py").write_text(BUSY)
-    done = launch(2, tmp_path / "script.py")
-    *found, failure = sorted(done.stdout.splitlines())
-    assert found == ["[0, 1]"] * 2 + ["of the lead"] * 2, done.stderr
-    assert failure.startswith("process 1 (on ")
-    assert failure.endswith("failed: out of flowers")
 
 
 @pytest.mark.parametrize(("batch", "accumulate"), [(9, 1), (12, 2)])
@@ -184,68 +146,14 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch, accumulate):
 
 
 @pytest.mark.parametrize(
-    ("local_count", "threads", "expected"),
-    # torchrun sets one thread. More threads were set by the user, for each process.
-    [(2, 1, 4), (2, 3, 3), (2, 8, 4), (3, 1, 2), (16, 1, 1), (1, 1, 1), (1, 16, 16)],
-)
-def test_the_processes_of_a_machine_divide_its_eight_cores(local_count, threads, expected, monkeypatch):
-    monkeypatch.setattr(processes, "count_physical", lambda: 8)
-    assert processes._divide_cores(local_count, threads) == expected
-
-
-THREADS = """
-import sys, torch
-from ddim.nn import processes, runtime
-
-processes.count_physical = lambda: 6
-runtime.count_allowed = lambda: 12
-with processes.join_processes():
-    with runtime.Runtime(threads=5):
-        cores = runtime.count_cores()
-    inside = torch.get_num_threads()
-sys.stdout.write(f"{cores} {inside} {torch.get_num_threads()}\\n")
-"""
-
-
-@pytest.mark.slow
-def test_torchrun_leaves_each_process_its_cores_inside_the_block_alone(tmp_path, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    (tmp_path / "script.py").write_text(THREADS)
-    done = launch(2, tmp_path / "script.py")
-    assert done.stdout == "3 3 1\n" * 2, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("backend", "said"),
-    [
-        ("cuda:nccl", r'got cuda:nccl: create it .*init_process_group\("cpu:gloo,cuda:nccl"\)'),
-        ("cpu:gloo,cuda:nccl", "the processes meet"),
-    ],
-)
-def test_a_process_group_without_the_cpu_is_refused_before_the_processes_meet(backend, said, monkeypatch):
-    def meet(*given):
-        raise UserError("the processes meet")
-
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr(processes, "meet", meet)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: backend)
-    with pytest.raises(UserError, match=said), processes.join_processes():
-        pass
-
-
-@pytest.mark.parametrize(
     ("count", "device", "expected"), [(1, "cuda", None), (2, "cuda:1", "nccl"), (2, "cpu", "gloo")]
 )
-def test_the_record_names_what_adds_the_gradients(count, device, expected, monkeypatch):
-    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cpu:gloo,cuda:nccl")
+def test_the_record_names_what_adds_the_gradients(count, device, expected):
     assert describe_processes(Processes(count=count), device) == {"count": count, "backend": expected}
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_each_process_has_its_own_gpu(device, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.distributed, "get_backend_config", lambda: "cpu:gloo,cuda:nccl")
     start, document = Start(tmp_path, (), 5, time.monotonic(), True), {"processes": {"count": 2}}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     pair = Processes(1, 2, 1, 2)
@@ -303,63 +211,8 @@ def test_every_recipe_learns_the_same_in_several_processes(processes, compiled, 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
-def test_a_process_that_is_lost_is_named_and_the_other_ends(number, rank, tmp_path, monkeypatch):
-    monkeypatch.setenv("DDIM_PATIENCE", "5")
-    (tmp_path / "small.yaml").write_text(write_recipe(make_small("luz")))
-    run = Launch(tmp_path, tmp_path / "run", "--images", "100000")
-    run.wait_for_steps(random.Random(0))
-    lost, other = (run.rank(k) for k in (rank, 1 - rank))
-    os.kill(lost, number)
-    began = time.monotonic()
-    while is_running(other):
-        assert time.monotonic() - began < 30
-        time.sleep(0.1)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(lost, signal.SIGKILL)
-    run.process.wait()
-    text = (tmp_path / "run.txt").read_text()
-    ours = [line for line in text.splitlines() if line.startswith("ddim: ")]
-    if number == signal.SIGSTOP:
-        assert len(ours) == 1
-        assert f"process {rank} (on " in ours[0]
-        assert "has not answered for 5 s" in ours[0]
-    else:
-        # torchrun sees it at once, and may stop the other process before that can say it.
-        assert f"Signal 9 (SIGKILL) received by PID {lost}" in text
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        ("memory", "process 1: the memory is full"),
-        ("memory of process 0", "ddim: the memory is full"),
-        ("disk", "guide is full: step-000000010 was not written"),
-        ("images", "the images of process"),
-    ],
-)
-def test_a_fault_of_one_process_ends_all_with_one_sentence(fault, said, tmp_path):
-    recipe = tmp_path / "small.yaml"
-    recipe.write_text(write_recipe(make_small("luz")))
-    done = launch(2, SUPPORT / "faulty_process.py", fault, recipe, tmp_path / "run")
-    assert done.returncode == 1
-    ours = [line for line in done.stderr.splitlines() if line.startswith("ddim: ")]
-    assert len(ours) == 1
-    assert said in ours[0]
-
-
-def is_running(pid):
-    status = Path(f"/proc/{pid}/status")
-    return status.exists() and "zombie" not in status.read_text()
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_whose_processes_are_killed_goes_on_by_itself_to_the_same_bits(tmp_path):
-    words = [SUPPORT / "kill_processes.py", tmp_path, "--kills", "1", "--agents", "1"]
+    words = [SUPPORT / "kill_processes.py", tmp_path, "--kills", "1"]
     done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

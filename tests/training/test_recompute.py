@@ -9,7 +9,7 @@ import torch
 import tiny
 from ddim.data import split_images
 from ddim.errors import UserError
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
 from ddim.runs.pipeline import load_state

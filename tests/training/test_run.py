@@ -12,7 +12,7 @@ import ddim
 import tiny
 from ddim.data import split_images
 from ddim.errors import UserError
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs import pipeline
 from ddim.runs.codec import read_recipe
 from ddim.runs.recipe import Data, Recipe
@@ -216,8 +216,8 @@ def test_threads_that_are_no_whole_number_are_refused(threads):
     + [("cpu", (256, 256), 16), ("mps", (64, 64), 16)],
 )
 def test_a_gpu_gets_micro_batches_that_fall_with_the_number_of_pixels(device, size, expected, monkeypatch):
-    monkeypatch.setattr("ddim.nn.runtime.find_device", lambda wanted: wanted)
-    monkeypatch.setattr("ddim.nn.runtime._bf16_pays", lambda device: False)
+    monkeypatch.setattr("ddim.machine.runtime.find_device", lambda wanted: wanted)
+    monkeypatch.setattr("ddim.machine.runtime._has_bf16", lambda device: False)
     machine = Machine(device, "fp32", compiling=False, threads=1)
     assert machine.choose(tiny.recipe(data__size=size)).micro_batch == expected
     # A run of another kind of machine gets the runtime of this one, and other runs keep theirs.

@@ -10,7 +10,7 @@ import tiny
 from ddim.data import split_images
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import OutOfMemory, UserError
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.training.budget import WARM_UP
 from ddim.training.loop import Training
 from ddim.training.speed import measure_speed

@@ -24,23 +24,15 @@ from ddim.cli.own import list_own_files, name_own_parts, take_own
 from ddim.cli.parser import Parser
 from ddim.cli.streams import drop_unread_output
 from ddim.errors import (
-    Interrupted,
-    NoSpace,
-    NotFinite,
     Notice,
-    OtherProcessFailed,
-    OutOfMemory,
-    ProcessGone,
     UserError,
     escape,
     explain_error,
     quote,
     suggest,
 )
-from ddim.nn.allocator import keep_freed_memory
-from ddim.nn.cores import wait_briefly
-from ddim.nn.launch import count_launched, quiet_lost_connections, read_rank
-from ddim.runs.signals import Stopped, stop_on_signals
+from ddim.machine.signals import Stopped, stop_on_signals
+from ddim.machine.startup import count_launched, keep_freed_memory, read_rank, set_variables
 
 GROUPS = {
     "Make": {
@@ -137,8 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     if argv is None:
         # Only the program `ddim` itself changes environment variables, not a caller that gives `argv`.
-        wait_briefly()
-        quiet_lost_connections()
+        set_variables()
     with drop_unread_output():
         code = _run_command(sys.argv[1:] if argv is None else argv)
         try:
@@ -210,9 +201,8 @@ def _call(command: ModuleType, name: str, args: argparse.Namespace) -> int:
     with stop_on_signals(), ExitStack() as stack:
         if count_launched() > 1:
             if name not in SHARED:
-                text = f"ddim {name} runs in one process: call it without torchrun"
-                raise OtherProcessFailed(text, UserError.exit_code) if rank else UserError(text)
-            from ddim.nn.processes import join_processes
+                raise UserError(f"ddim {name} runs in one process: call it without torchrun")
+            from ddim.machine.distributed import join_processes
 
             stack.enter_context(join_processes())
         if args.quiet or rank:
@@ -222,9 +212,9 @@ def _call(command: ModuleType, name: str, args: argparse.Namespace) -> int:
                 stack.enter_context(redirect_stdout(nowhere))
         stack.enter_context(_plain_warnings())
         if getattr(args, "threads", None) is not None:
-            from ddim.nn.runtime import limit_threads
+            from ddim.machine.runtime import Runtime
 
-            stack.enter_context(limit_threads(args.threads))
+            stack.enter_context(Runtime(threads=args.threads))
         return command.run(args)
 
 
@@ -312,21 +302,18 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
 def _report(error: BaseException) -> int:
     """Print an error as one sentence and return its exit code."""
     error = explain_error(error)
-    # A signal or a lost process ends all processes alike, so the message does not name this process.
-    alike = isinstance(error, Interrupted | Stopped | ProcessGone)
-    who = f"process {read_rank()}: " if read_rank() and not alike else ""
-    # The other process has printed its error already.
-    if isinstance(error, OtherProcessFailed):
-        return error.exit_code
-    if isinstance(error, UserError | NotFinite | NoSpace | Interrupted | Stopped | ProcessGone | OutOfMemory):
-        # An error is one line, also if a name in it contains a line break.
-        sys.stderr.write(f"ddim: {who}{escape(str(error))}\n")
-        return error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        return _report(Stopped(signal.SIGINT))
-    message = " ".join(str(error).split())
-    sys.stderr.write(f"ddim: {who}{type(error).__name__}: {message} (--debug shows the traceback)\n")
-    return 1
+    if isinstance(error, KeyboardInterrupt) and not isinstance(error, Stopped):
+        error = Stopped(signal.SIGINT)
+    code = getattr(error, "exit_code", None)
+    # An error is one line, also if a name in it contains a line break.
+    sentence = escape(str(error))
+    if code is None:
+        message = " ".join(str(error).split())
+        sentence = f"{type(error).__name__}: {message} (--debug shows the traceback)"
+    # Process 0 of several also prints the errors of the others.
+    if not read_rank():
+        sys.stderr.write(f"ddim: {sentence}\n")
+    return code or 1
 
 
 def _overview() -> str:

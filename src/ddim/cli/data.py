@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.clusters import Clusters
     from ddim.data.open import find_array_size
     from ddim.data.values import Reading
+    from ddim.machine.progress import watch_reading
     from ddim.plots.pictures import (
         check_picture_path,
         check_zoom,
@@ -90,7 +91,6 @@ def run(args: argparse.Namespace) -> int:
     )
     from ddim.runs.folder import check_outside
     from ddim.runs.image_summary import draw_images, summarise_images
-    from ddim.runs.progress import watch_reading
 
     reading = Reading(axis=args.axis or "auto", array=args.array)
     size = find_array_size(args.data, reading) or (64, 64) if args.size is None else parse_size(args.size)

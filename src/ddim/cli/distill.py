@@ -10,7 +10,7 @@ from ddim.cli.guidance import add_guidance_options, take_guidance
 from ddim.cli.machine import add_training_machine_options, choose_machine
 from ddim.cli.train import print_run
 from ddim.errors import UserError
-from ddim.nn.launch import count_restarts
+from ddim.machine.startup import count_restarts
 
 TAKES_FIELDS = True
 
@@ -87,7 +87,7 @@ def _is_restarted(out: Path | None) -> bool:
     Raises:
         UserError: if the command was restarted, and the folder of the student is not given.
     """
-    from ddim.nn.processes import current_processes
+    from ddim.machine.distributed import current_processes
     from ddim.runs.folder import RUN
 
     processes = current_processes()

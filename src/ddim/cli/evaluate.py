@@ -14,8 +14,8 @@ from ddim.cli.guidance import NAMES, add_guidance_options
 from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError
+from ddim.machine.signals import Stopped
 from ddim.runs.flat import SAMPLING_FIELDS
-from ddim.runs.signals import Stopped
 
 if TYPE_CHECKING:
     from ddim.evaluation.record import Evaluation
@@ -110,9 +110,9 @@ def run(args: argparse.Namespace) -> int:
     from ddim.evaluation.evaluated_images import is_run
     from ddim.evaluation.reference import Reference
     from ddim.evaluation.samples import Samples
+    from ddim.machine.distributed import current_processes
     from ddim.metrics.catalogue import DEFAULT
     from ddim.metrics.features import load_extractor
-    from ddim.nn.processes import current_processes
     from ddim.runs.run_path import suggest_run
 
     given = {name: getattr(args, name) for name in _OF_RUNS if getattr(args, name) is not None}
@@ -171,9 +171,9 @@ def _tabulate(
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.table_files import save_table
     from ddim.evaluation.tabulate import tabulate
+    from ddim.machine.distributed import current_processes
     from ddim.metrics.catalogue import DEFAULT
     from ddim.metrics.features import load_extractor
-    from ddim.nn.processes import current_processes
     from ddim.runs.folder import check_unused, make_numbered_folder
 
     if args.out is not None:

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     check_fields(args, "sample", *SAMPLING_FIELDS)
     # These imports are here, so that --help does not import torch.
     from ddim.cli.console import ProgressDisplay
-    from ddim.nn.processes import current_processes
+    from ddim.machine.distributed import current_processes
     from ddim.plots.pictures import split_sheet
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
     from ddim.runs.condition import choose_condition

@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.experiments.sweep.folder import begin_sweep
     from ddim.experiments.sweep.trial_queue import TrialQueue
     from ddim.experiments.sweep.worker import check_jobs, run_trials
-    from ddim.runs.signals import Stopped
+    from ddim.machine.signals import Stopped
 
     # The number of jobs is checked first, so that a wrong number leaves no new folder.
     check_jobs(args.jobs)

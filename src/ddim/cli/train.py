@@ -13,7 +13,7 @@ from ddim.cli.output import print_result
 from ddim.cli.own import load_callback, load_own, names_own
 from ddim.cli.request import add_request_options, read_fields
 from ddim.errors import UserError, suggest
-from ddim.nn.launch import count_restarts
+from ddim.machine.startup import count_restarts
 
 if TYPE_CHECKING:
     from ddim.cli.console import Console
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     # These imports are here, so that --help does not import torch.
     from ddim.cli.console import Console, say
     from ddim.data.arrays import give_images
-    from ddim.nn.processes import current_processes
+    from ddim.machine.distributed import current_processes
     from ddim.training import resume, train
     from ddim.training.request import Request
     from ddim.training.trackers import make_tracker
@@ -199,7 +199,7 @@ def _prepare_run(folder: Path, machine: Machine, *, restart: bool) -> None:
 def print_run(args: argparse.Namespace, console: Console, folder: Path) -> int:
     """Say how the training ended, and print the run folder; with --json also its state and errors."""
     from ddim.experiments.index import read_run, run_record
-    from ddim.nn.processes import current_processes
+    from ddim.machine.distributed import current_processes
 
     if current_processes().leads:
         console.done(folder)

@@ -20,6 +20,7 @@ from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.grid_search import FIRST_SEED
 from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.run_folder import load_given_run
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid, kid_difference
@@ -31,9 +32,7 @@ from ddim.runs.averages import StoredAverage, check_average_name, hash_weights, 
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import sample_uint8
 from ddim.runs.images import open_run_images
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.reconstruction import (
     LARGEST_ERROR,
     Averages,

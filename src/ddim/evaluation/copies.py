@@ -25,6 +25,7 @@ import numpy as np
 from ddim.data import Images, SplitImages
 from ddim.data.images import draw_subset
 from ddim.errors import UserError
+from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.neighbours import (
     FEWEST,
@@ -38,7 +39,6 @@ from ddim.metrics.neighbours import (
 )
 from ddim.metrics.statistics import Estimate, estimate_share, false_alarm_threshold
 from ddim.runs.image_features import ImageSet, compute_features, take_pictures
-from ddim.runs.progress import Progress, ignore_progress
 
 PIXELS = "pixels"
 CONFIDENCE = 0.99

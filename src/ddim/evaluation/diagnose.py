@@ -28,11 +28,10 @@ from ddim.evaluation.gradient_noise import (
 )
 from ddim.evaluation.noise_range import NoiseRange, find_noise_range
 from ddim.evaluation.run_folder import load_given_run
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.runs.classes import label_images
 from ddim.runs.images import open_run_images, to_model_batches
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun, evaluating
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.batches import draw_times
 
 IMAGES, LEVELS = 128, 12

@@ -30,15 +30,14 @@ from ddim.evaluation.record_entries import Features, ReferenceSet, describe_part
 from ddim.evaluation.reference import BY_ARGUMENT, Part, Reference, name_source
 from ddim.evaluation.samples import Samples
 from ddim.files import atomic_file, hash_file, temporary_folder, write_sealed
+from ddim.machine.distributed import current_processes, join_processes
+from ddim.machine.progress import Progress, ignore_progress, open_progress
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, open_extractor, write_npy_header
-from ddim.nn.processes import current_processes, join_processes
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_publishable, parse_out, publish_output
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
-from ddim.runs.notebook_cell import open_progress
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.provenance import check_same_sampling, make_record
 
 SHOWN = 36
@@ -130,7 +129,7 @@ def evaluate_source(
     """
     out = parse_out(out)
     with join_processes() as processes:
-        extractor = extractor or processes.local_first("extractor", open_extractor)
+        extractor = extractor or processes.local_first(open_extractor)
         if out is not None and processes.leads:
             check_publishable(out)
         images = open_evaluated_images(source, samples, reference, progress)

@@ -37,6 +37,7 @@ from ddim.evaluation.reference import (
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.files import read_sealed
+from ddim.machine.progress import Progress, watch_reading
 from ddim.metrics.features import Extractor
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
 from ddim.runs.classes import find_label
@@ -44,7 +45,6 @@ from ddim.runs.generate import sample_uint8
 from ddim.runs.hub_run import locate_run
 from ddim.runs.image_features import BATCH, ImageSet
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
-from ddim.runs.progress import Progress, watch_reading
 from ddim.runs.provenance import sampling_record
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import (

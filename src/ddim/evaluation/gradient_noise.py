@@ -18,10 +18,10 @@ from ddim.data.batch import gather_batch
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.loss import LossFunction, make_memory
 from ddim.diffusion.time_sampling import Memory
+from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.statistics import Estimate
 from ddim.runs import checkpoint
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.training import batches
 from ddim.training.teacher import load_teacher
 

@@ -23,14 +23,13 @@ from ddim.evaluation.discretisation_error import (
 from ddim.evaluation.level_search import search_levels
 from ddim.evaluation.run_folder import load_given_run, open_run_folder
 from ddim.files import make_folder
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.runs import searched_grids
 from ddim.runs.codec import override
 from ddim.runs.folder import check_unused
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.searched_grids import SearchedGrid, list_changed
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03

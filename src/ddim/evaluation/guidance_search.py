@@ -25,15 +25,14 @@ from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.run_folder import open_searched_run
 from ddim.evaluation.sample_features import compare_paired, sample_features
 from ddim.evaluation.sampler_errors import count_levels
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid
 from ddim.runs.classes import Label, choose_label, find_label
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.guidance_choice import find_own_guidance, open_guidance
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.run_path import GUIDE
 from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 from ddim.runs.searched_grids import list_changed

@@ -15,12 +15,12 @@ from ddim.diffusion.grids import Karras
 from ddim.errors import UserError
 from ddim.evaluation.reference import compute_validation_features
 from ddim.evaluation.sample_features import compare_paired, sample_features
+from ddim.machine.progress import Progress
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import find_grid_ends
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import Progress
 from ddim.runs.sampling_setup import SamplingSetup
 from ddim.runs.searched_grids import SearchedGrid
 

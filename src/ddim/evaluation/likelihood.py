@@ -24,13 +24,12 @@ from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.reference import Reference, name_source, open_reference
 from ddim.evaluation.run_folder import load_given_run, write_results
 from ddim.files import write_sealed
+from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.plots.table import Tabular
 from ddim.runs.classes import NULL, label_any_images
 from ddim.runs.image_features import ImageSet
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.runs.plain_values import to_plain
-from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import make_record
 from ddim.runs.recipe_checks import check_diffusion_model, check_unconditional
 from ddim.training.batches import earliest_time

@@ -31,6 +31,7 @@ from ddim.evaluation.denoising import Gap, measure_gap
 from ddim.evaluation.run_folder import open_run_folder, write_results
 from ddim.evaluation.sample_features import SampledParts
 from ddim.files import read_sealed, write_sealed
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
@@ -40,9 +41,7 @@ from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.image_features import take_pictures
 from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.provenance import make_record
 from ddim.runs.sampling_setup import choose_sampling
 

@@ -12,12 +12,12 @@ import numpy as np
 from ddim.data import Images, open_images, split_images
 from ddim.data.values import EIGHT_BITS, Reading, Values, choose_channels
 from ddim.errors import UserError, describe_given, suggest
+from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
 from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.images import reopen_run_images
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import Progress, ignore_progress, watch_reading
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import is_run_source
 

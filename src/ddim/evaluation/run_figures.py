@@ -18,12 +18,11 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.evaluation.schedule_figures import Shown, describe_start, name_schedules
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots import charts
 from ddim.plots.pictures import check_images, to_uint8
 from ddim.runs.hub_run import check_run_path
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.plain_values import parse_plain
-from ddim.runs.progress import Progress, ignore_progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

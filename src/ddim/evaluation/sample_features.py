@@ -27,12 +27,12 @@ from torch import Tensor
 from ddim.errors import NoSpace, SamplesNotFinite, UserError
 from ddim.evaluation.compare import Difference
 from ddim.files import cache_folder, make_folder
+from ddim.machine.distributed import current_processes
+from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid_difference
-from ddim.nn.processes import current_processes
 from ddim.runs.generate import sample_uint8, split_into_parts
 from ddim.runs.image_features import BATCH, keep_part, name_part, read_part, unwritable_cache
-from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import sample_conditions, sampling_record
 from ddim.runs.sampling_setup import SamplingSetup
 

@@ -37,10 +37,9 @@ from ddim.evaluation.discretisation_error import (
     find_time_range,
 )
 from ddim.evaluation.sampler_errors import count_levels
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.runs.guidance import OFF, Guidance
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline
-from ddim.runs.progress import Progress, ignore_progress
 
 LOW, SLOPE = 0.1, 19.9
 """beta_min and beta_d of the VP SDE (table 1)."""

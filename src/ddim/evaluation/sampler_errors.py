@@ -29,8 +29,8 @@ from ddim.evaluation.discretisation_error import (
     error_against_reference,
     find_time_range,
 )
+from ddim.machine.progress import Progress, ignore_progress
 from ddim.runs.pipeline import Pipeline
-from ddim.runs.progress import Progress, ignore_progress
 
 SAMPLERS: dict[str, Sampler] = {
     "DDIM": DDIM(),

@@ -19,14 +19,13 @@ from ddim.evaluation.record_entries import Features, ReferenceSet, SamplingRecor
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
 from ddim.evaluation.table import EvaluationTable, TableCell
+from ddim.machine.distributed import current_processes
+from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import DEFAULT, find_metric, metric_name
 from ddim.metrics.features import Extractor, open_extractor
-from ddim.nn.processes import current_processes
 from ddim.runs.folder import list_numbered_folders
 from ddim.runs.hub_run import check_run_path
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import load
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.provenance import sample_conditions
 from ddim.runs.run_path import find_named_checkpoint
 

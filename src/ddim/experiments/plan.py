@@ -21,11 +21,10 @@ from ddim.experiments.learning_curves import (
     list_recorded_curves,
 )
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
-from ddim.nn.runtime import Runtime, count_cores
+from ddim.machine.progress import Progress, ignore_progress, with_bar
+from ddim.machine.runtime import Runtime, count_cores
 from ddim.runs.folder import check_runs
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.own_parts import is_own
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
 from ddim.training.alternatives import list_alternatives

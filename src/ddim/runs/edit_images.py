@@ -19,11 +19,11 @@ from ddim.diffusion.editing import Inpaint, check_strength, interpolate_latents,
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count
+from ddim.machine.progress import with_bar
 from ddim.plots.charts import plot_strip, rasterise
 from ddim.plots.pictures import render_png, to_uint8
 from ddim.runs.edit_inputs import Picture, open_mask, open_pictures, take_seeds
 from ddim.runs.edit_work import EditOptions, Source, Work, open_work
-from ddim.runs.notebook_cell import with_bar
 from ddim.runs.pipeline import Pipeline, open_pipeline
 
 if TYPE_CHECKING:

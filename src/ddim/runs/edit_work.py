@@ -18,13 +18,13 @@ from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, State, final_sample, last_state
 from ddim.errors import UserError, check_count
+from ddim.machine.progress import Progress, ignore_progress
 from ddim.runs.classes import Label, default_label
 from ddim.runs.codec import override
 from ddim.runs.generate import Watch, fill_micro_batches
 from ddim.runs.guidance import OFF, Guidance
 from ddim.runs.guidance_choice import GuidanceOptions, check_option_names, open_task_guidance
 from ddim.runs.pipeline import Pipeline, evaluating, open_pipeline
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_diffusion_model, check_steps, check_unconditional
 

@@ -16,15 +16,14 @@ from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
 from ddim.errors import SamplesNotFinite, UserError, check_count, to_int
-from ddim.nn.processes import current_processes
+from ddim.machine.distributed import current_processes
+from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.runs.classes import Label, assign_labels
 from ddim.runs.condition import choose_condition
 from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.image_features import BATCH
-from ddim.runs.notebook_cell import open_progress
 from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
-from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 from ddim.runs.vector_labels import GivenVectors

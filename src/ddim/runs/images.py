@@ -23,11 +23,11 @@ from ddim.data.open import (
 from ddim.data.values import choose_channels
 from ddim.errors import UserError, quote, warn_user
 from ddim.files import read_sealed, write_sealed
+from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.runs import checkpoint
 from ddim.runs.codec import load_recipe
 from ddim.runs.folder import RUN
 from ddim.runs.pipeline import LoadedRun, load_state
-from ddim.runs.progress import Progress, ignore_progress, watch_reading
 from ddim.runs.published import is_published
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_data import Data

@@ -11,8 +11,8 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
 from ddim.files import write_atomic, write_sealed
+from ddim.machine.runtime import choose_runtime
 from ddim.nn.ema import select_averaged
-from ddim.nn.runtime import choose_runtime
 from ddim.runs import checkpoint
 from ddim.runs.codec import dump, write_recipe
 from ddim.runs.folder import CHECKPOINTS, make_run_folder

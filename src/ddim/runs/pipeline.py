@@ -21,9 +21,9 @@ from ddim.diffusion.grids import Listed
 from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, describe_given
-from ddim.nn.processes import current_processes
-from ddim.nn.runtime import Runtime, check_threads, choose_runtime, find_device
+from ddim.errors import UserError, check_count, describe_given
+from ddim.machine.distributed import current_processes
+from ddim.machine.runtime import Runtime, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
 from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
@@ -224,7 +224,8 @@ def load(
         >>> images = ddim.sample(pipeline, n=16)
     """
     give_parts(own)
-    check_threads(threads)
+    if threads is not None:
+        check_count("threads", threads)
     run = locate_run(run)
     read = partial(_load, run=run, weights=weights, compiling=compiling, device=device, threads=threads)
     return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
@@ -340,7 +341,7 @@ def load_state(path: Path) -> RunState:
 def _runtime(recorded: Runtime, size: tuple[int, int], device: str | None, threads: int | None) -> Runtime:
     """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
     try:
-        where = find_device(current_processes().own_device(recorded.device if device is None else device))
+        where = find_device(current_processes().assign_device(recorded.device if device is None else device))
     except UserError:
         if device is not None:
             raise

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
-from ddim.nn.processes import current_processes
+from ddim.machine.distributed import current_processes
 from ddim.runs.codec import dump
 from ddim.runs.flat import option_text
 from ddim.runs.kinds import kind_name

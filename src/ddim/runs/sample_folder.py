@@ -24,7 +24,8 @@ from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import State
 from ddim.errors import UserError
 from ddim.files import lock_folder, read_sealed, write_sealed
-from ddim.nn.processes import current_processes
+from ddim.machine.distributed import current_processes
+from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, save_film, save_png
 from ddim.runs.flat import flatten_as_text
 from ddim.runs.folder import is_unused, make_output_folder
@@ -38,7 +39,6 @@ from ddim.runs.generate import (
     split_into_parts,
 )
 from ddim.runs.pipeline import LoadedRun
-from ddim.runs.progress import Progress, continue_progress, ignore_progress
 from ddim.runs.provenance import (
     check_same_sampling,
     check_same_weights,

@@ -9,7 +9,7 @@ from typing import Any
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs.recipe import Optim
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ddim.errors import UserError
-from ddim.nn.runtime import Precision
+from ddim.machine.runtime import Precision
 from ddim.nn.unet import UNetSpec
 from ddim.runs.codec import list_fields, override
 from ddim.runs.named_recipes import FOR_SIZE, find_recipe

@@ -19,7 +19,7 @@ from ddim.diffusion.log_snr import midpoints
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.time_sampling import Memory
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs.classes import drop_labels, label_images
 from ddim.runs.recipe import Recipe
 

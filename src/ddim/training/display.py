@@ -12,9 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ddim.errors import escape
+from ddim.machine.progress import Cell, Progress, ignore_progress, in_notebook
 from ddim.runs.folder import sheet_path
-from ddim.runs.notebook_cell import Cell, in_notebook
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
 from ddim.training.cautions import list_all_cautions
 from ddim.training.loop import Training

@@ -17,13 +17,13 @@ from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
+from ddim.machine.progress import Progress
 from ddim.runs.generate import find_grid_ends
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import GuidanceOptions
 from ddim.runs.kinds import kind_name
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load
-from ddim.runs.progress import Progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.run_path import pin_place
 from ddim.training.callbacks import Callback

@@ -10,25 +10,27 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from ddim.errors import Interrupted, NotFinite
+from ddim.errors import Interrupted, NotFinite, format_count
 from ddim.files import write_atomic
-from ddim.nn.processes import Processes, run_alone
+from ddim.machine.distributed import Processes, act_as
+from ddim.machine.runtime import CoreMeter, choose_threads, count_cores
+from ddim.machine.signals import Noted, SignalFlag, note_signals
 from ddim.runs.codec import write_recipe
 from ddim.runs.log import RunLog
-from ddim.runs.signals import Interrupts, note_interrupts
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid, Snapshots
 from ddim.training.kid import MeasureKID
 from ddim.training.loop import Training
 from ddim.training.memory import advance_within_memory
-from ddim.training.threads import ThreadWatch, fit_to_machine
 from ddim.training.validation import sample_preview, validate
 
 CHECKED_EVERY = 1.0
 """Seconds between two checks that the losses are finite; each check waits until an accelerator is done."""
+
+MEASURED = 10.0
+"""The least time, in seconds, for which the cores that other programs use are measured."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,14 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
         OutOfMemory: if the memory is full, see `advance_within_memory`.
     """
     alone = training.processes.count == 1
-    with _open_lead(training, start) as lead, note_interrupts(twice=alone) as interrupts:
+    with _open_lead(training, start) as lead, note_signals(twice=alone) as flag:
         if alone:
-            training.stoppable = interrupts.at_once
-        training.stoppable_together = partial(_stop_together, interrupts, training.processes)
-        loop = _Loop(training, measure_kid, interrupts, lead)
+            # Several processes end a validation together.
+            training.check_signals = flag.check
+        loop = _Loop(training, measure_kid, flag, lead)
         loop.begin(start)
         try:
-            with suppress(interrupts.ended):
+            with suppress(Noted):
                 while not (training.complete or training.stopped or loop.signal):
                     loop.advance()
             loop.raise_if_not_finite()
@@ -81,35 +83,28 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
         except NotFinite as error:
             advice = f": {lead.checkpoints.advise()}" if lead else ""
             raise NotFinite(f"{error}{advice}") from None
-    (signal,) = training.processes.highest(interrupts.number or 0)
+    (signal,) = training.processes.highest(flag.number or 0)
     if signal and not training.complete:
         raise Interrupted(signal, start.folder)
 
 
-@contextmanager
-def _stop_together(interrupts: Interrupts, processes: Processes) -> Generator[None]:
-    """Run a block that a signal ends immediately.
-
-    If one process is stopped in the block, all processes stop at the end of the block.
-    """
-    stopped = 0
-    try:
-        with interrupts.at_once():
-            yield
-    except interrupts.ended:
-        stopped = 1
-    if processes.highest(stopped)[0]:
-        raise interrupts.ended
-
-
 @dataclass(frozen=True)
 class _Lead:
-    """The objects that only process 0 has: the callbacks, which include the log, and the clock."""
+    """The objects that only process 0 has: the callbacks, which include the log, and the clock.
+
+    Attributes:
+        hooks: the callbacks.
+        checkpoints: the callback that saves checkpoints.
+        budget: converts the minutes of the recipe to images.
+        adapt: whether the number of threads may change.
+        meter: measures the cores that other programs use, since the last validation.
+    """
 
     hooks: list[Callback]
     checkpoints: Checkpoints
     budget: TimeBudget
-    watch: ThreadWatch
+    adapt: bool
+    meter: CoreMeter
 
 
 @contextmanager
@@ -127,7 +122,9 @@ def _open_lead(training: Training, start: Start) -> Generator[_Lead | None]:
         # Callbacks are called in this order. So a checkpoint is written after the samples and the log of its
         # step, and before the user's callbacks are called.
         hooks: list[Callback] = [SampleGrid(log, given), Log(log, given), Snapshots(), checkpoints, *given]
-        yield _Lead(hooks, checkpoints, TimeBudget(training, start.began), ThreadWatch(training, start.adapt))
+        # The other processes of a training would count as other programs.
+        adapt = start.adapt and training.runtime.device == "cpu" and training.processes.count == 1
+        yield _Lead(hooks, checkpoints, TimeBudget(training, start.began), adapt, CoreMeter())
 
 
 class _Loop:
@@ -138,10 +135,10 @@ class _Loop:
     """
 
     def __init__(
-        self, training: Training, measure_kid: MeasureKID, interrupts: Interrupts, lead: _Lead | None
+        self, training: Training, measure_kid: MeasureKID, flag: SignalFlag, lead: _Lead | None
     ) -> None:
         self.training, self.measure_kid = training, measure_kid
-        self.interrupts, self.lead = interrupts, lead
+        self.flag, self.lead = flag, lead
         self.signal = 0
         # `_check` is above 0 if all processes check the losses after the next step. Process 0 decides this.
         self._checked, self._check = time.monotonic(), 0
@@ -150,15 +147,14 @@ class _Loop:
         """Apply `call` to each callback; only process 0 has callbacks."""
         if self.lead:
             # A callback that samples or evaluates must not wait for the other processes.
-            with run_alone():
+            with act_as(Processes()):
                 for hook in self.lead.hooks:
                     call(hook)
 
     def begin(self, start: Start) -> None:
         """Call `on_start` of the callbacks, and `on_change` with each sentence about the start."""
         self.tell(lambda hook: hook.on_start(self.training, start.folder))
-        news = [*start.news, self.lead.watch.describe_start()] if self.lead else []
-        for text in filter(None, news):
+        for text in start.news:
             self.tell(lambda hook, text=text: hook.on_change(self.training, text))
         self._share_stop(*self.training.processes.highest(self._stops))
 
@@ -185,7 +181,7 @@ class _Loop:
                 lead.checkpoints.save(training)
         elif training.due:
             self._validate()
-        elif lead and (text := fit_to_machine(lead.watch, lead.budget)):
+        elif lead and (text := lead.budget.replan()):
             # A checkpoint is saved at once, so that a run resumed from here continues with the same choices.
             self.tell(lambda hook: hook.on_change(training, text))
             lead.checkpoints.save(training)
@@ -208,7 +204,7 @@ class _Loop:
         total = training.plan.total or 0
         check = leads and time.monotonic() - self._checked > CHECKED_EVERY
         self.signal, stopped, planned, self._check = training.processes.highest(
-            self.interrupts.number or 0, self._stops, total if leads else 0, check
+            self.flag.number or 0, self._stops, total if leads else 0, check
         )
         self._share_stop(stopped)
         if planned != total:
@@ -230,6 +226,7 @@ class _Loop:
 
     def _validate(self) -> None:
         """Validate and call the callbacks."""
+        self._fit_threads()
         began, training = time.monotonic(), self.training
         values = validate(training) | self.measure_kid()
         training.samples = sample_preview(training)
@@ -237,3 +234,19 @@ class _Loop:
         training.due = False
         if self.lead:
             self.lead.budget.spend(time.monotonic() - began)
+
+    def _fit_threads(self) -> None:
+        """Choose the number of threads again, for the cores that other programs left free of late."""
+        training, lead = self.training, self.lead
+        # While the speed is measured, the threads stay.
+        if lead is None or not lead.adapt or lead.meter.seconds < MEASURED or training.plan.total is None:
+            return
+        before, others = training.runtime.threads, lead.meter.others()
+        threads = choose_threads(count_cores(), others)
+        lead.meter.restart()
+        if threads != before:
+            training.set_threads(threads)
+            lead.budget.restart()
+            use = f"other programs use {others:.1f} of {format_count(count_cores(), 'core')}"
+            text = f"{use}: {format_count(threads, 'thread')} instead of {before} from here on"
+            self.tell(lambda hook: hook.on_change(training, text))

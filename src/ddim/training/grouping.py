@@ -8,7 +8,7 @@ from ddim.data import SplitImages
 from ddim.data.clusters import Clusters, ImageClusters, apply_centres, group_images
 from ddim.data.vectors import ImageVectors, match_vectors, read_vectors
 from ddim.errors import UserError
-from ddim.nn.processes import current_processes
+from ddim.machine.distributed import current_processes
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.recipe import Recipe
 

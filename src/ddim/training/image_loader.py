@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddim.data import Images
 from ddim.data.batch import gather_batch
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.training.batches import Rows
 
 LARGEST_SHARE = 0.25

@@ -44,7 +44,7 @@ def prepare_kid(training: Training) -> MeasureKID:
         extractor = load_extractor().to(training.runtime.device)
         return extractor, compute_features(held_out, extractor)
 
-    extractor, reference = training.processes.local_first("reference", prepare)
+    extractor, reference = training.processes.local_first(prepare)
 
     def measure() -> dict[str, float]:
         processes = training.processes
@@ -55,7 +55,7 @@ def prepare_kid(training: Training) -> MeasureKID:
                 extractor(batch).numpy()
                 for part in parts
                 # A training goes on with bad samples, whose NaN become black.
-                for batch, _ in sample_uint8(setup, part, finite=False)
+                for batch, _ in sample_uint8(setup, part, finite=False, progress=training.check_signals)
             ]
         found = kid(np.concatenate(processes.interleave(features)), reference, subsets=1)
         return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -17,14 +17,13 @@ from ddim.diffusion.loss import make_memory
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import OutOfMemory, UserError, is_full_memory
+from ddim.machine.distributed import Replica, current_processes, replicate
+from ddim.machine.progress import Progress, ignore_progress
+from ddim.machine.runtime import Runtime
 from ddim.nn import ema
-from ddim.nn.batch_norm import share_batch_norm
 from ddim.nn.blocks import number_rows
 from ddim.nn.power_averages import track_averages
-from ddim.nn.processes import current_processes
 from ddim.nn.recompute import recompute_blocks
-from ddim.nn.replica import Replica, replicate
-from ddim.nn.runtime import Runtime
 from ddim.runs.classes import count_images
 from ddim.runs.codec import dump
 from ddim.runs.fitting import find_misfit
@@ -48,9 +47,9 @@ class Training:
     is a function of the recipe's seed and of `step`: the order of the images, their mirroring, times
     (timesteps), noise and dropout.
 
-    With several processes (see `ddim.nn.processes`), each process has the whole state, and trains on its part
-    of each batch. Gradients and losses are combined over all processes, so that all processes have the same
-    state. Up to rounding, this state equals that of a training in one process.
+    With several processes (see `ddim.machine.distributed`), each process has the whole state, and trains on
+    its part of each batch. Gradients and losses are combined over all processes, so that all processes have
+    the same state. Up to rounding, this state equals that of a training in one process.
 
     Args:
         recipe: the recipe of the run.
@@ -79,16 +78,12 @@ class Training:
         self.inherited = False
         # `extended` is the budget in images before this process raised it; None if it did not.
         self.extended: int | None = None
-        # A signal may interrupt a `stoppable` block at any time: it changes nothing that is saved.
-        self.stoppable: Callable[[], AbstractContextManager[None]] = nullcontext
-        # A `stoppable_together` block must not exchange anything between processes. At its end, all processes
-        # learn whether one was interrupted.
-        self.stoppable_together: Callable[[], AbstractContextManager[None]] = nullcontext
+        # Called between the sampling steps of a validation; it ends the validation after a signal.
+        self.check_signals: Progress = ignore_progress
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
             self.model = build_model(recipe, split.images.pixels.shape[-1])
         runtime.place(self.model)
-        share_batch_norm(self.model, self.processes.count)
         recompute_blocks(self.model.net, runtime.recompute)
         unused = may_leave_weights_unused(recipe)
         # `compiled` shares the weights of `model`, whose network is not compiled.
@@ -164,8 +159,7 @@ class Training:
         # The forward pass changes the statistics of batch norm. If the loss is not finite, they are restored.
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         try:
-            with self.stoppable():
-                loss, times, losses = self._backward()
+            loss, times, losses = self._backward()
         except BaseException as error:
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -232,17 +226,12 @@ class Training:
 
     @contextmanager
     def averaged(self) -> Generator[Pipeline]:
-        """Yield a pipeline with the EMA weights, its model in eval mode; restore the raw weights at the end.
-
-        The block is `stoppable_together`, so it must not exchange anything with other processes.
-        """
+        """Yield a pipeline with the EMA weights, its model in eval mode; restore the raw weights after it."""
         before = {name: value.clone() for name, value in ema.select_averaged(self.model).items()}
         try:
             self.model.load_state_dict(self.average, strict=False)
             given = {"class_counts": count_images(self.split.clusters), "vectors": self.split.vectors}
-            pipeline = Pipeline(self.model.eval(), self.pixels, self.recipe, self.runtime, **given)
-            with self.stoppable_together():
-                yield pipeline
+            yield Pipeline(self.model.eval(), self.pixels, self.recipe, self.runtime, **given)
         finally:
             self.model.load_state_dict(before, strict=False)
             self.model.train()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ddim.errors import UserError
+from ddim.machine.progress import Progress, ignore_progress
 from ddim.plots.charts import mark_x, plot_curves, save_figure
 from ddim.runs.pipeline import read_run_recipe
-from ddim.runs.progress import Progress, ignore_progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
 from ddim.runs.state import Plan

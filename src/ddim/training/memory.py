@@ -12,9 +12,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import SMALLER, OutOfMemory, UserError
+from ddim.machine.runtime import Runtime
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
-from ddim.nn.runtime import Runtime
 from ddim.runs.own_parts import is_own
 from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Training

@@ -14,8 +14,8 @@ from ddim.data.open import fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError, describe_given, warn_user
 from ddim.files import read_sealed
-from ddim.nn.processes import current_processes
-from ddim.nn.runtime import find_device
+from ddim.machine.distributed import current_processes
+from ddim.machine.runtime import find_device
 from ddim.runs import checkpoint
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import CHECKPOINTS, RUN
@@ -253,7 +253,7 @@ def find_difference(folder: Path, request: Request) -> FieldDifference | None:
     requested = {name: value for name, _, value in list_fields(expected)}
     pairs = [FieldDifference(name, value, requested.get(name)) for name, _, value in list_fields(recipe)]
     machine = request.machine
-    device = current_processes().own_device(machine.device)
+    device = current_processes().assign_device(machine.device)
     runtime = facts["runtime"]
     if device != runtime["device"] and device.split(":")[0] == runtime["device"].split(":")[0]:
         # A run may continue on another GPU of this machine.

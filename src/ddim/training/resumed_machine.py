@@ -9,20 +9,12 @@ from typing import Any
 
 from ddim.errors import UserError, format_count
 from ddim.files import lock_folder, read_sealed
-from ddim.nn.compilers import can_compile
-from ddim.nn.cores import count_allowed
-from ddim.nn.processes import Processes
-from ddim.nn.runtime import Runtime, find_device
+from ddim.machine.distributed import Processes
+from ddim.machine.runtime import Runtime, count_allowed, find_device
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.fit import Start
 from ddim.training.shared_settings import adopt_processes
 from ddim.training.start import Machine
-
-NOT_COMPILED = (
-    "not compiled from here on, because torch cannot compile on this machine: the same images and noise, but "
-    "training is slower, and results differ in the last bits"
-)
-COMPILED_AGAIN = "compiled again from here on: the same images and noise, but results differ in the last bits"
 
 
 def record_machine(folder: Path, machine: Machine) -> None:
@@ -50,13 +42,13 @@ def adopt_machine(
         recorded: the recorded runtime. If the user gave no number of threads, there is at most one for each
             core of this machine.
         start: how the run is resumed.
-        processes: the processes. If the machine of one of them cannot compile, none compiles.
+        processes: the processes.
 
     Raises:
         UserError: if this machine lacks the type of device, or its processes outnumber its GPUs.
     """
-    asked, before = document["asked"], processes.own_device(recorded.device)
-    wanted = before if asked["device"] == "auto" else processes.own_device(asked["device"])
+    asked, before = document["asked"], processes.assign_device(recorded.device)
+    wanted = before if asked["device"] == "auto" else processes.assign_device(asked["device"])
     device = _find_alike(wanted, start.folder)
     runtime, shared = adopt_processes(document, replace(recorded, device=device), start, processes)
     news = [shared] if shared else []
@@ -66,13 +58,6 @@ def adopt_machine(
     if threads != runtime.threads:
         news.append(f"{format_count(threads, 'thread')} instead of {runtime.threads} from here on")
         runtime = replace(runtime, threads=threads)
-    # On other devices, runs are compiled only if the user asks for it.
-    checked = runtime.device.startswith(("cpu", "cuda"))
-    if checked and document["runtime"]["compile"]:
-        compiling = not processes.highest(not can_compile(runtime.device))[0]
-        if compiling != runtime.compile:
-            news.append(COMPILED_AGAIN if compiling else NOT_COMPILED)
-        runtime = replace(runtime, compile=compiling)
     return runtime, news
 
 

@@ -16,8 +16,9 @@ from ddim.data.open import source_exists
 from ddim.diffusion.grad_mode import with_gradients
 from ddim.errors import UserError
 from ddim.files import lock_folder, read_sealed, write_sealed
-from ddim.nn.processes import current_processes, join_processes
-from ddim.nn.runtime import Runtime
+from ddim.machine.distributed import current_processes, join_processes
+from ddim.machine.progress import Progress
+from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.fitting import check_fit
 from ddim.runs.folder import (
@@ -33,7 +34,6 @@ from ddim.runs.hub_run import check_run_path
 from ddim.runs.images import check_same_split
 from ddim.runs.own_parts import give_parts
 from ddim.runs.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
-from ddim.runs.progress import Progress
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
 from ddim.runs.state import RunState
@@ -146,7 +146,7 @@ def _start(
         check_outside(out or Path("runs"), recipe.data.source)
         if out is not None and out.exists() and not _is_aborted(out):
             check_unused(out, ", or continue the run with resume")
-    parts = processes.local_first("images", lambda: open_split(recipe, decoding))
+    parts = processes.local_first(lambda: open_split(recipe, decoding))
     check_same_images(parts.images, processes)
     check_own_parts(recipe, parts)
     runtime = choose_for_all(machine, recipe, parts, processes)
@@ -317,7 +317,7 @@ def _reopen(saved: _Saved, recipe: Recipe, start: Start, progress: Progress) -> 
         # This machine does not see the run folder, in which the path is recorded.
         recipe = replace(recipe, data=replace(recipe.data, source=place))
     split = partial(reopen_split, start.folder, recipe, known["fingerprint"], progress)
-    return processes.local_first("images", split)
+    return processes.local_first(split)
 
 
 def _is_aborted(folder: Path) -> bool:

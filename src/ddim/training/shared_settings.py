@@ -11,8 +11,8 @@ import torch
 from ddim.data import Images, SplitImages
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
-from ddim.nn.processes import Processes
-from ddim.nn.runtime import Runtime, count_cores
+from ddim.machine.distributed import Processes
+from ddim.machine.runtime import Runtime, count_cores
 from ddim.runs.folder import record_in_run
 from ddim.runs.pipeline import LoadedRun
 from ddim.runs.provenance import check_same_weights
@@ -114,7 +114,7 @@ def _assign_gpu(runtime: Runtime, processes: Processes) -> Runtime:
                 f"{processes.local_count} processes cannot train on {gpus} GPU{'' if gpus == 1 else 's'}: "
                 "start one process for each GPU (--nproc-per-node=gpu), or train with --device cpu"
             )
-    return replace(runtime, device=processes.own_device(runtime.device))
+    return replace(runtime, device=processes.assign_device(runtime.device))
 
 
 def adopt_processes(
@@ -150,7 +150,8 @@ def adopt_processes(
 
 def describe_processes(processes: Processes, device: str) -> dict[str, Any]:
     """Return what run.json says about the processes of a run: their number, and what adds their gradients."""
-    return {"count": processes.count, "backend": processes.backend(device)}
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    return {"count": processes.count, "backend": backend if processes.count > 1 else None}
 
 
 def _say(count: int) -> str:

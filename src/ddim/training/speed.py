@@ -15,7 +15,7 @@ import torch
 from ddim.data import SplitImages
 from ddim.diffusion.denoising_error import denoising_error
 from ddim.errors import SMALLER, UserError, is_full_memory
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Recipe
 from ddim.runs.state import Plan

@@ -19,15 +19,15 @@ from ddim.data.open import find_array_size, source_exists
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, to_int
-from ddim.nn.processes import join_processes
-from ddim.nn.runtime import Precision, Runtime, check_runtime, choose_runtime, count_cores, limit_threads
+from ddim.machine.distributed import join_processes
+from ddim.machine.progress import Progress, ignore_progress, watch_reading
+from ddim.machine.runtime import Precision, Runtime, check_runtime, choose_runtime, count_cores
 from ddim.runs.classes import count_classes
 from ddim.runs.codec import dump, load_recipe, override
 from ddim.runs.images import read_parent_recipe, record_new_place, reopen_images
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.own_parts import find_changed_parts
 from ddim.runs.pipeline import LoadedRun, read_run_recipe
-from ddim.runs.progress import Progress, ignore_progress, watch_reading
 from ddim.runs.recipe import Recipe, build_model
 from ddim.runs.run_path import check_no_run
 from ddim.runs.vector_labels import count_vectors
@@ -99,7 +99,7 @@ def load_parent_recipe(source: str | Path, *, own_images: bool) -> Recipe:
     # The images are searched by the first process of each machine.
     with join_processes() as processes:
         read = partial(read_parent_recipe, source, own_images=own_images)
-        return replace(processes.local_first("parent", read), images=None)
+        return replace(processes.local_first(read), images=None)
 
 
 def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
@@ -317,8 +317,8 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32") -> 
         precision: the precision of the network.
     """
     # Initial weights and dropout must not change the caller's random state.
-    with torch.random.fork_rng(devices=[]), limit_threads(1):
-        runtime = Runtime(precision=precision)
+    runtime = Runtime(precision=precision)
+    with torch.random.fork_rng(devices=[]), runtime:
         model = runtime.place(build_model(recipe, channels))
         pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
 

@@ -19,7 +19,7 @@ from ddim.diffusion.guidance import Guided
 from ddim.diffusion.loss import LossFunction
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
-from ddim.nn.runtime import Runtime
+from ddim.machine.runtime import Runtime
 from ddim.runs.checkpoint import read_tensors
 from ddim.runs.classes import choose_label
 from ddim.runs.fitting import find_misfit, find_other_meaning

@@ -92,7 +92,9 @@ def sample_preview(training: Training) -> Tensor:
     with training.averaged() as pipeline:
         mine = share_seeds(pipeline, range(report.grid))
         label = "all" if recipe.data.labels else default_label(recipe)
-        images, _ = generate(SamplingSetup(pipeline, recipe.steps, label), mine)
+        images, _ = generate(
+            SamplingSetup(pipeline, recipe.steps, label), mine, progress=training.check_signals
+        )
     return gather_samples(pipeline, images)
 
 

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from ddim.errors import UserError
-from ddim.nn.allocator import keep_freed_memory
-from ddim.nn.cores import wait_briefly
+from ddim.machine.startup import keep_freed_memory, set_variables
 from ddim.web.tasks import QUICK, Message, decode_task
 
 PREVIEW_SECONDS = 0.05
@@ -138,7 +137,7 @@ class Worker:
 
 def run_worker() -> None:
     """Run the worker on standard input and output, until the server ends."""
-    wait_briefly()
+    set_variables()
     keep_freed_memory()
     # What a library prints must not mix with the messages on standard output.
     sink = os.fdopen(os.dup(1), "wb")

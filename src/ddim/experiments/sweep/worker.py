@@ -28,8 +28,8 @@ from ddim.experiments.sweep.plan import Trial, Unfit, build_recipe
 from ddim.experiments.sweep.search_space import parse_space
 from ddim.experiments.sweep.trial_queue import TakenTrial, TrialQueue
 from ddim.files import is_locked
+from ddim.machine.signals import stop_on_signals
 from ddim.runs.folder import RUN
-from ddim.runs.signals import stop_on_signals
 
 POLL = 0.2
 """Seconds between two checks of the child processes and the queue."""

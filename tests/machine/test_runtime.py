@@ -1,0 +1,277 @@
+"""Device, precision, compilation and the settings that a runtime makes for the process."""
+
+import os
+import pickle
+import re
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ddim.cli import main
+from ddim.errors import UserError
+from ddim.machine import runtime
+from ddim.machine.runtime import Runtime, can_compile, choose_runtime, secure_compiler_cache
+from oracles import normal
+
+
+class Net(nn.Module):
+    """Two convolutions; the conditioning is added between them."""
+
+    classes = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor, conditioning: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.conv2(self.conv1(x) + conditioning[:, None, None, None] + (0 if label is None else 1))
+
+
+def settings():
+    """Return what a runtime sets for the process."""
+    return torch.get_num_threads(), torch.backends.cudnn.conv.fp32_precision
+
+
+@pytest.mark.parametrize("enter", [lambda runtime: runtime, Runtime.precise])
+def test_a_runtime_holds_inside_its_context_and_is_restored_after_an_exception(enter):
+    before, runtime = settings(), Runtime(threads=3)
+
+    def fail():
+        with enter(runtime):
+            assert settings() == (3, "ieee")
+            # The same runtime again, and another one.
+            with runtime, enter(replace(runtime, threads=2)):
+                assert settings() == (2, "ieee")
+            assert settings() == (3, "ieee")
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
+    assert settings() == before
+
+
+def test_runtimes_of_two_threads_do_not_restore_each_others_settings():
+    """The first thread leaves while the second is inside."""
+    before, inside, left = settings(), threading.Barrier(2, timeout=30), threading.Event()
+    restored = []
+
+    def other():
+        first = torch.get_num_threads()
+        with Runtime(threads=2):
+            inside.wait()
+            left.wait(30)
+        restored.append(torch.get_num_threads() == first)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with Runtime(threads=3):
+        inside.wait()
+    assert torch.get_num_threads() == before[0]
+    left.set()
+    thread.join(30)
+    assert restored == [True]
+    torch.backends.cudnn.conv.fp32_precision = before[1]
+
+
+@pytest.mark.parametrize("device", ["mps", "mps:0"])
+def test_an_apple_gpu_gets_float32_and_waits_for_copies(device, monkeypatch):
+    class Image:
+        def to(self, device, *, non_blocking):
+            return device, non_blocking
+
+    monkeypatch.setattr(runtime, "find_device", lambda wanted: wanted)
+    chosen = choose_runtime(device)
+    assert (chosen.precision, chosen.channels_last, chosen.exact_device) == ("fp32", False, "cpu")
+    assert chosen.images(Image()) == (device, False)
+    assert Runtime("cuda:1").move(Image()) == ("cuda:1", True)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="no /proc/cpuinfo")
+def test_the_precision_is_that_of_the_instructions_of_the_processor():
+    """The flags that Linux lists are the outside source."""
+    flags = set(re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[1].split())
+    expected = "bf16" if flags & {"avx512_bf16", "amx_bf16"} else "fp32"
+    before = settings()
+    assert choose_runtime("cpu", threads=1).precision == expected
+    assert choose_runtime("cpu", "fp32", threads=1).precision == "fp32"
+    assert settings() == before
+
+
+@pytest.mark.parametrize(
+    ("choice", "word"),
+    [(("abacus",), "device"), (("cpu", "fp16"), "precision"), (("cpu", "fp32", None, 0), "threads")],
+)
+def test_a_wrong_choice_is_refused(choice, word):
+    with pytest.raises(UserError, match=word):
+        choose_runtime(*choice)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is")  # of the compiler itself
+def test_a_frozen_network_equals_the_network_and_keeps_rounded_weights():
+    """Equal up to rounding to 8 bits, with and without a label; changing the weights has no effect."""
+    runtime = Runtime(precision="bf16", compile=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = runtime.place(Net().eval())
+    x, ones = runtime.images(normal(2, 3, 8, 8, dtype=torch.float32)), torch.ones(2)
+    quick = runtime.compiled(net, frozen=True)
+    with runtime.precise(), torch.no_grad():
+        for label in (ones, None):
+            torch.testing.assert_close(quick(x, ones, label), net(x, ones, label), rtol=0, atol=0.02)
+        assert net(x, ones).std() > 0.2
+        for parameter in net.parameters():
+            parameter.zero_()
+        assert not net(x, ones).any()
+        assert quick(x, ones).any()
+    assert quick.classes == 3
+    # Calls that record gradients use the weights as they are now.
+    assert not quick(x, ones).any()
+
+
+def test_a_network_runs_without_compilation_where_torch_cannot_compile(monkeypatch):
+    def fail(function):
+        raise RuntimeError("no g++\nand a long story")
+
+    can_compile.cache_clear()
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.warns(UserWarning, match="no g\\+\\+"):
+        assert not choose_runtime("cpu", "fp32", compiling=True, threads=1).compile
+    net = nn.Identity()
+    assert Runtime(compile=True).compiled(net) is net
+    can_compile.cache_clear()
+
+
+class Plant:
+    """Pickled code: it creates a folder when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def shared(tmp_path, monkeypatch):
+    """A temporary folder of all users; returns the folder in it that torch takes by default."""
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "shared"))
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOGNAME", "me")
+    default = tmp_path / "shared" / "torchinductor_me"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(default))
+    can_compile.cache_clear()
+    yield default
+    torch._dynamo.reset()
+    can_compile.cache_clear()
+
+
+def run(net):
+    torch._dynamo.reset()
+    with torch.no_grad():
+        return net(torch.ones(2, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler itself
+def test_a_pickle_planted_in_the_shared_folder_of_the_compiler_does_not_run(shared, tmp_path):
+    # A lone matrix product is compiled without C++, in a second.
+    with torch.random.fork_rng():
+        net = nn.Linear(4, 4, bias=False)
+    run(torch.compile(net))
+    planted = [path for path in shared.rglob("*") if {"fxgraph", "aotautograd"} & set(path.parts)]
+    planted = [path for path in planted if path.is_file()]
+    assert planted
+    for path in planted:
+        path.write_bytes(pickle.dumps(Plant(tmp_path / "ran")))
+    before = {path for path in shared.rglob("*") if path.is_file()}
+    run(Runtime(compile=True).compiled(net))
+    assert not (tmp_path / "ran").exists()
+    assert {path for path in shared.rglob("*") if path.is_file()} == before
+
+
+def test_the_folder_of_the_compiler_is_private_or_that_of_the_user(shared, tmp_path, monkeypatch):
+    secure_compiler_cache()
+    folder = tmp_path / "cache" / "compiler"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    secure_compiler_cache()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
+
+
+def give_to_another(path, monkeypatch):
+    path.mkdir(parents=True)
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+
+
+def link(path, monkeypatch):
+    path.parent.mkdir()
+    (path.parent / "elsewhere").mkdir()
+    path.symlink_to(path.parent / "elsewhere")
+
+
+def open_to_the_group(path, monkeypatch):
+    path.mkdir(parents=True)
+    path.chmod(0o770)
+
+
+@pytest.mark.parametrize("plant", [give_to_another, link, open_to_the_group])
+def test_nothing_is_compiled_in_a_folder_that_others_can_change(shared, tmp_path, monkeypatch, plant):
+    plant(tmp_path / "cache" / "compiler", monkeypatch)
+    with pytest.warns(UserWarning, match="DDIM_CACHE"):
+        assert not can_compile("cpu")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(shared)
+
+
+FAULTS = """
+import resource
+import torch
+from ddim.machine.startup import keep_freed_memory
+
+if {keep}:
+    keep_freed_memory()
+for _ in range(3):
+    torch.ones(2**26)  # 256 MB
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+x = torch.ones(2**26)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_freed_memory_is_reused_without_asking_the_system():
+    """Each case runs in a process of its own, because it cannot be undone."""
+
+    def count_faults(keep):
+        words = [sys.executable, "-c", FAULTS.format(keep=keep)]
+        return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+    # At least one for each 2 MB, or for each 4 kB.
+    assert count_faults(True) < 50 < 100 < count_faults(False)
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "300000"}])
+def test_the_command_lets_threads_wait_briefly_and_a_function_changes_no_environment(given, monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    before = {**os.environ}
+    main(["--version"])
+    assert os.environ == before
+    monkeypatch.setattr(sys, "argv", ["ddim", "--version"])
+    main()
+    # The choice of the user is kept.
+    assert os.environ == before | ({} if given else {"GOMP_SPINCOUNT": "3000"})
