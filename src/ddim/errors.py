@@ -14,15 +14,6 @@ from operator import index
 from pathlib import Path
 from typing import Literal, SupportsFloat, get_args, get_origin, get_type_hints
 
-FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Error numbers of the operating system for a full disk, a full quota and a file that became too large."""
-
-LARGEST_EXCESS = 1e-3
-"""How far pixels may lie outside [0, 1]: less than half of an 8-bit level, which is 1/510."""
-
-SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
-"""What a user can do if a training does not fit into the memory."""
-
 
 class UserError(ValueError):
     """The user's input cannot be used; the message says in one sentence what is wrong and what to do.
@@ -69,8 +60,7 @@ class Interrupted(Exception):  # noqa: N818
     """
 
     def __init__(self, signal_number: int, folder: Path, own: str = "") -> None:
-        command = f"ddim train --resume --out {quote(folder)}{own}"
-        super().__init__(f"stopped and saved; continue with `{command}`")
+        super().__init__(f"stopped and saved; continue with `ddim train --resume --out {quote(folder)}{own}`")
         self.signal_number, self.folder = signal_number, folder
         self.exit_code = 128 + signal_number
 
@@ -81,7 +71,7 @@ class Notice(UserWarning):
 
 def warn_user(text: str) -> None:
     """Warn with a sentence; the warning names the line outside of this package that led to it."""
-    package, level, frame = os.path.dirname(__file__) + os.sep, 1, sys._getframe()
+    package, level, frame = os.path.dirname(__file__), 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, Notice, stacklevel=level)
@@ -92,7 +82,8 @@ def warn_user(text: str) -> None:
 
 def is_full_disk(error: BaseException) -> bool:
     """Return whether an error means that the disk or the quota is full, or that a file became too large."""
-    return isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno in FULL_DISK)
+    full = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+    return isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno in full)
 
 
 def is_full_memory(error: BaseException) -> bool:
@@ -116,7 +107,7 @@ def explain_error(error: BaseException, what: str = "", advice: str = "") -> Bas
         `OutOfMemory`, `NoSpace` or, for other errors of the system, a `UserError`; else the error itself.
     """
     if is_full_memory(error):
-        return OutOfMemory(f"the memory is full: end other programs; for a training, {SMALLER}")
+        return OutOfMemory("the memory is full: end other programs, or use a smaller --size or --optim.batch")
     if not isinstance(error, OSError) or isinstance(error, NoSpace):
         return error
     path, full = error.filename2 or error.filename, is_full_disk(error)
@@ -169,7 +160,9 @@ def check_count(name: str, value: int, least: int = 1) -> None:
 
 
 def check_pixels(kind: str, low: float, high: float, what: str = "images", where: str = "") -> None:
-    """Check that pixel values of another type than uint8 are floats in [0, 1], to within `LARGEST_EXCESS`.
+    """Check that pixel values of another type than uint8 are floats in [0, 1].
+
+    Values may be 0.001 outside: this is less than half of an 8-bit level, so they round to 0 or 255.
 
     Args:
         kind: the type of the values, such as "float32".
@@ -181,16 +174,10 @@ def check_pixels(kind: str, low: float, high: float, what: str = "images", where
     Raises:
         UserError: if they are not; the message says how to convert them.
     """
-    if "float" not in kind:
-        hint = "convert them to uint8"
-    elif low >= -LARGEST_EXCESS and high <= 1 + LARGEST_EXCESS:
-        return
-    elif low > -0.3 and high < 1.3:  # Bicubic resizing can overshoot [0, 1] this far.
-        hint = "clamp them, images.clamp(0, 1)"
-    else:
-        hint = "divide them by 255" if low >= 0 else "(x + 1) / 2 maps [-1, 1] to [0, 1]"
-    values = f"{kind} from {low:.5g} to {high:.5g}{where}"
-    raise UserError(f"{what} must be uint8 or floats in [0, 1], got {values}: {hint}")
+    if "float" not in kind or low < -0.001 or high > 1.001:
+        values = f"{kind} from {low:.5g} to {high:.5g}{where}"
+        advice = "convert them, such as by x / 255, (x + 1) / 2 or x.clamp(0, 1)"
+        raise UserError(f"{what} must be uint8 or floats in [0, 1], got {values}: {advice}")
 
 
 def to_float(name: str, value: object) -> float:
@@ -226,8 +213,8 @@ def describe_given(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     kind = {"Tensor": "tensor", "ndarray": "array"}.get(type(value).__name__, type(value).__name__)
-    shape = f" {tuple(value.shape)}" if hasattr(value, "shape") else ""
-    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}{shape}"
+    text = f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+    return f"{text} {tuple(value.shape)}" if hasattr(value, "shape") else text
 
 
 def format_count(number: int, noun: str) -> str:

@@ -43,8 +43,7 @@ def cache_folder(folder: str | Path | None = None) -> Path:
 def make_folder(folder: Path) -> None:
     """Create `folder` and its missing parents, and flush their directory entries to the disk."""
     if not folder.is_dir():
-        if folder != folder.parent:  # A missing drive of Windows is its own parent.
-            make_folder(folder.parent)
+        make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
 
@@ -188,12 +187,12 @@ def is_locked(folder: Path) -> bool:
     if not (folder / LOCK).exists():
         return False
     try:
-        with lock_folder(folder, wait=0):
+        # Nobody can tell in a folder that cannot be written.
+        with suppress(OSError), lock_folder(folder, wait=0):
             return False
     except Locked:
         return True
-    except OSError:  # The folder cannot be written, so nobody can tell.
-        return False
+    return False
 
 
 # Documents

@@ -22,7 +22,7 @@ from ddim.runs import checkpoint
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "rich", "yaml", "tensorboardX"}
 """Modules that take tenths of a second, or more, to import."""
 RUN = Path("runs/one")
-MEMORY = "the memory is full: end other programs; for a training, use a smaller --size or --optim.batch"
+MEMORY = "the memory is full: end other programs, or use a smaller --size or --optim.batch"
 SAVED = "stopped and saved; continue with `ddim train --resume --out runs/one`"
 
 

@@ -249,7 +249,7 @@ def test_different_sizes_need_a_size(tmp_path):
     ("data", "message"),
     [
         (torch.zeros(5, 3, 16, 16) - 1, r"\(x \+ 1\) / 2"),
-        (torch.full((5, 3, 16, 16), 200.0), "divide them by 255"),
+        (torch.full((5, 3, 16, 16), 200.0), "convert them"),
         (torch.full((5, 3, 16, 16), torch.nan), "got float32 from nan"),
         (torch.zeros(5, 3, 16, 16, dtype=torch.int64), "got int64"),
         (torch.zeros(5, 16, 16), r"got \(5, 16, 16\): one image is images\[None\]"),

@@ -304,7 +304,7 @@ def test_the_forward_strip_takes_bytes_and_arrays(strips):
     for given in (image / 255, image, image.numpy(), (image / 255).numpy(), mirrored[..., ::-1]):
         run_figures.plot_forward(given, ["linear"], columns=2)
         assert np.array_equal(strips[-1][0]["linear"][0], strips[0][0]["linear"][0])
-    with pytest.raises(UserError, match="images must be .* to 255: divide them by 255"):
+    with pytest.raises(UserError, match="images must be .* to 255: convert them"):
         run_figures.plot_forward(image.float(), ["linear"], columns=2)
     with pytest.raises(UserError, match=r"must have the shape \(1, 3, H, W\), got \(3, 32, 32\)"):
         run_figures.plot_forward(image[0], ["linear"], columns=2)

@@ -116,7 +116,7 @@ def test_a_mask_is_a_picture_or_a_tensor(pipeline, images):
     one, *others = (ddim.inpaint(pipeline, images[0], m, [1], 2, resample=1) for m in masks)
     assert all(torch.equal(one.images, other.images) for other in others)
     assert torch.equal(one.images[0][:, ~mask], images[0][:, ~mask])
-    with pytest.raises(UserError, match="mask must be uint8 or floats .* to 255: divide them by 255"):
+    with pytest.raises(UserError, match="mask must be uint8 or floats .* to 255: convert them"):
         ddim.inpaint(pipeline, images[0], MASK * 255)
     with pytest.raises(UserError, match=r"mask must be \(32, 32\), the height and .*, got \(16, 16\)"):
         ddim.inpaint(pipeline, images[0], MASK[:16, :16])

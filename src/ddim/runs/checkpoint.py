@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddim.errors import FULL_DISK, NoSpace, NotFinite, UserError, warn_user
+from ddim.errors import NoSpace, NotFinite, UserError, is_full_disk, warn_user
 from ddim.files import TEMPORARY, make_folder, temporary_folder
 from ddim.runs.manifest import (
     MANIFEST,
@@ -109,7 +109,7 @@ def save(
     except NotFinite as error:
         raise NotFinite(f"{target.name} was not written, because {error}") from None
     except OSError as error:
-        if error.errno in FULL_DISK:
+        if is_full_disk(error):
             raise NoSpace(
                 f"{folder} is full: {target.name} was not written, earlier checkpoints are unchanged"
             ) from error

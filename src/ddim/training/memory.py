@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import SMALLER, OutOfMemory, UserError
+from ddim.errors import OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
@@ -20,6 +20,9 @@ from ddim.runs.recipe import Recipe, build_model
 from ddim.training.loop import Training
 from ddim.training.muon import divide_parameters
 from ddim.training.step_values import StepValues
+
+SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
+"""What a user can do if a training does not fit into the memory."""
 
 SMALL = 32
 """Side in pixels of the image for which activations are counted; larger for networks with many stages."""

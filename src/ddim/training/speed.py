@@ -14,14 +14,14 @@ import torch
 
 from ddim.data import SplitImages
 from ddim.diffusion.denoising_error import denoising_error
-from ddim.errors import SMALLER, UserError, is_full_memory
+from ddim.errors import UserError, is_full_memory
 from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.runs.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.budget import WARM_UP
 from ddim.training.loop import Training
-from ddim.training.memory import advance_within_memory
+from ddim.training.memory import SMALLER, advance_within_memory
 from ddim.training.start import start_training
 
 SECONDS = 6.0
