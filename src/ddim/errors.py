@@ -174,7 +174,7 @@ def check_pixels(kind: str, low: float, high: float, what: str = "images", where
     Raises:
         UserError: if they are not; the message says how to convert them.
     """
-    if "float" not in kind or low < -0.001 or high > 1.001:
+    if not ("float" in kind and low >= -0.001 and high <= 1.001):  # NaN is outside, too
         values = f"{kind} from {low:.5g} to {high:.5g}{where}"
         advice = "convert them, such as by x / 255, (x + 1) / 2 or x.clamp(0, 1)"
         raise UserError(f"{what} must be uint8 or floats in [0, 1], got {values}: {advice}")
