@@ -33,7 +33,7 @@ from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
 from ddim.files import read_sealed
-from ddim.metrics.features import extract_features
+from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
@@ -71,6 +71,19 @@ def test_metrics_compare_the_runs_samples_with_its_held_out_images(run):
         assert found.value(name) == value
     low, high = found.interval("kid")
     assert low < found.value("kid") < high
+
+
+def test_features_are_computed_on_the_device_of_the_run(run):
+    class Moved(Extractor):
+        def to(self, device):
+            places.append(device)
+            return super().to(device)
+
+    places, of = [], stub()
+    extractor = Moved(of.name, of.weights, of.resize, of.dimensions, of.network)
+    evaluate_source(load(run), FEW, extractor=extractor)
+    ddim.memorisation(load(run), 40, 2, features=extractor)
+    assert places == ["cpu", "cpu"]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,6 @@ SHAPE = (50, 16, 16, 3)
         *((lambda radius=radius: blurred(smooth(300, 14), radius), 0.02) for radius in (1, 2, 4)),
         (lambda: np.full(SHAPE, 128, np.uint8), 0),
         (lambda: DRAW(0).integers(0, 256, SHAPE, dtype=np.uint8), 0),
-        (lambda: (128 + DRAW(1).normal(0, 3, SHAPE)).astype(np.uint8), 0),
         (lambda: smooth(300, 0).mean(0, keepdims=True).astype(np.uint8), 0),
     ],
 )

@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from ddim.data import open_images
-from ddim.metrics.features import extract_features, load_extractor
-from ddim.metrics.kid import kid
 from ddim.metrics.scattering import _bank, scatter
 
 
@@ -70,21 +67,3 @@ def test_a_wave_is_strongest_at_its_scale_and_angle_and_a_quarter_turn_moves_eac
     # The finest scale, which keeps every pixel: coarser ones keep other pixels of the turned image.
     straight, turned = (scatter(each)[0, 0, 1:9] for each in (image, image.rot90(dims=(2, 3))))
     torch.testing.assert_close(turned, straight.roll(4))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "scattering"])
-def test_kid_finds_blur_noise_and_large_pixels(name):
-    images = np.array(open_images("blossoms:24", (64, 64)).pixels)
-    extractor = load_extractor(name)
-    half, reference = images[::2], extract_features(extractor, images[1::2])
-    halves = kid(extract_features(extractor, half), reference, subsets=1)
-    assert halves.low < 0 < halves.high
-    # Means of squares of 4 x 4 pixels; the same, then interpolated; noise of deviation 50.
-    means = half.reshape(12, 16, 4, 16, 4, 3).mean((2, 4))
-    pixelated = np.kron(means, np.ones((1, 4, 4, 1)))
-    smooth = torch.nn.functional.interpolate(torch.from_numpy(means).permute(0, 3, 1, 2), 64, mode="bilinear")
-    noise = 50 * np.random.default_rng(0).standard_normal(half.shape)
-    for changed in (pixelated, smooth.permute(0, 2, 3, 1).numpy(), half + noise):
-        found = extract_features(extractor, changed.clip(0, 255).astype(np.uint8))
-        assert kid(found, reference, subsets=1).value > 2 * halves.high

@@ -3,8 +3,6 @@
 import base64
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from ddim.errors import UserError
 from ddim.plots.page import (
@@ -44,20 +42,6 @@ def test_no_text_becomes_markup(place):
     alike = [{k: v for k, v in attrs.items() if k != "alt"} for _, attrs in nasty.elements]
     assert alike == [{k: v for k, v in attrs.items() if k != "alt"} for _, attrs in plain.elements]
     assert all(attrs["alt"] == NASTY for tag, attrs in nasty.elements if tag == "img")
-
-
-@given(st.text(max_size=40))
-@example("0\r\n0")
-def test_any_text_reads_back_unchanged(text):
-    page = Reader(to_html("t", [Text(text)], {}))
-    # An HTML parser may turn every line end into one kind.
-    assert one_line_end(text) in one_line_end("".join(page.texts))
-    assert page.open == []
-
-
-def one_line_end(text):
-    """Return a text whose lines all end with a line feed."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def test_a_page_holds_its_images_and_loads_nothing():

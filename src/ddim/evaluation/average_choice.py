@@ -284,7 +284,7 @@ def _prepare_error(loaded: LoadedRun, progress: Progress) -> _Measurement:
 
 
 def _prepare_kid(loaded: LoadedRun, n: int, progress: Progress) -> _Measurement:
-    extractor = load_extractor().to(loaded.runtime.device)
+    extractor = load_extractor().to(loaded.runtime.exact_device)
     reference = compute_validation_features(loaded, extractor, progress)
     setup = SamplingSetup(loaded, loaded.recipe.steps, choose_label(loaded.recipe))
 

@@ -72,7 +72,7 @@ class EvaluatedImages:
         home: the folder in which the folder of an evaluation is made.
         stem: the start of the name of the evaluation's folder, before its number.
         fingerprint: the fingerprint of the given images; None for samples of a run or model.
-        device: where features are computed: the device of the run or model, or the CPU.
+        device: where features are computed: the exact device of the run or model, or the CPU.
     """
 
     source: str
@@ -163,7 +163,7 @@ def _sample_run(path: Path, samples: Samples, reference: Reference, progress: Pr
     parts = SampledParts(setup, samples.seeds, progress, keep=True)
     home, stem = _find_home(path)
     return EvaluatedImages(
-        source, samples.count, parts, selected, parts.record, home, stem, device=run.runtime.device
+        source, samples.count, parts, selected, parts.record, home, stem, device=run.runtime.exact_device
     )
 
 
@@ -212,7 +212,7 @@ def _sample_model(
                 yield FeatureBatch(extractor(images).numpy(), images, nfe)
 
     sampling = {"weights": "in memory", "step": 0, **sampling_record(setup, samples.seeds)}
-    source, device = repr(setup.pipeline), pipeline.runtime.device
+    source, device = repr(setup.pipeline), pipeline.runtime.exact_device
     return EvaluatedImages(source, samples.count, parts, selected, sampling, home, stem, device=device)
 
 

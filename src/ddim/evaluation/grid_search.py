@@ -134,7 +134,7 @@ def _search_student(
         raise UserError(f"--end must be left out for the sampler multistep, whose end is searched, got {end}")
     place = run.recipe.sampler, steps, run.checkpoint.weights
     searched_grids.find_saved_grid(folder, *place)
-    extractor = load_extractor().to(run.runtime.device)
+    extractor = load_extractor().to(run.runtime.exact_device)
     found = search_levels(run, steps, range(FIRST_SEED, FIRST_SEED + seeds), extractor, progress)
     make_folder(folder)
     searched_grids.save_grid(folder, *place, found)

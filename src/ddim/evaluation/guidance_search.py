@@ -89,7 +89,7 @@ def search_guidance(
     found = choose_label(loaded.recipe) if label is None else find_label(label, loaded.recipe, loaded.classes)
     setup = choose_sampling(loaded, steps, found, {}, guidance=1)
     opened, steps = setup.pipeline, setup.steps
-    extractor = load_extractor().to(loaded.runtime.device)
+    extractor = load_extractor().to(loaded.runtime.exact_device)
     search = _Search(loaded, found, steps, n, extractor, progress)
     # If guidance.json cannot be read, this fails now and not after the search.
     find_own_guidance(opened, found, steps)

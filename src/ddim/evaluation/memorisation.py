@@ -133,7 +133,7 @@ def check_memorisation(
     setup = choose_sampling(run, steps, choose_label(run.recipe), fields or {}, **guidance)
     run = setup.pipeline
     if extractor is not None:
-        extractor.to(run.runtime.device)
+        extractor.to(run.runtime.exact_device)
     own = open_run_images(run, progress)
     # This is checked before time is spent on sampling.
     check_counts(n, len(own.train))

@@ -121,12 +121,9 @@ def draw_curves(
     if log_y:
         axes.set_yscale("log")
     for k, (name, (x, y)) in enumerate(series.items()):
-        if not len(x):
-            continue
-        marker = "o" if len(x) == 1 else ""
-        axes.plot(
-            x, y, color=COLOURS[k % len(COLOURS)], linewidth=1.8, label=name, marker=marker, markersize=4
-        )
+        if len(x):
+            style = {"linewidth": 1.8, "marker": "o" if len(x) == 1 else "", "markersize": 4}
+            axes.plot(x, y, color=COLOURS[k % len(COLOURS)], label=name, **style)
     style_panel(axes, xlabel, ylabel, title)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.margins(x=0)
@@ -155,9 +152,8 @@ def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float
     """
     names = list(next(iter(panels.values())))
     figure = new_figure(2.2 + 2.6 * len(panels), 0.9 + 0.42 * len(names))
-    for axes, (title, rows) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, rows) in zip(every, panels.items(), strict=True):
         for place, name in enumerate(names):
             for k, (value, low, high) in enumerate(rows[name]):
                 y = place + 0.16 * (k - (len(rows[name]) - 1) / 2)
@@ -249,10 +245,9 @@ def _name_ends(axes: Axes) -> None:
         axes.text(1.015, y, shorten(str(line.get_label())), transform=spot, parse_math=False, **style)
 
 
-def shorten(name: str, most: int = 28) -> str:
-    """Return a name with at most `most` characters, cut in the middle; long names would fill the figure."""
-    end = most // 2
-    return name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}"
+def shorten(name: str, most: int = 28, tail: int = 14) -> str:
+    """Return a name with at most `most` characters, of which `tail` are its end; long ones fill a figure."""
+    return name if len(name) <= most else f"{name[: most - 1 - tail]}…{name[len(name) - tail :]}"
 
 
 def shorten_apart(names: Sequence[str], most: int) -> list[str]:
@@ -263,8 +258,7 @@ def shorten_apart(names: Sequence[str], most: int) -> list[str]:
     """
     while True:
         for tail in sorted(range(most), key=lambda tail: abs(tail - most // 2)):
-            head = most - 1 - tail
-            short = [n if len(n) <= most else f"{n[:head]}…{n[len(n) - tail :]}" for n in names]
+            short = [shorten(name, most, tail) for name in names]
             if len(set(short)) == len(set(names)):
                 return short
         most += 1

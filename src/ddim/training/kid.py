@@ -41,7 +41,7 @@ def prepare_kid(training: Training) -> MeasureKID:
     held_out = ImageSet(split.images, split.validation, recipe.data.source, "valid")
 
     def prepare() -> tuple[Extractor, np.ndarray]:
-        extractor = load_extractor().to(training.runtime.device)
+        extractor = load_extractor().to(training.runtime.exact_device)
         return extractor, compute_features(held_out, extractor)
 
     extractor, reference = training.processes.local_first(prepare)
