@@ -156,7 +156,6 @@ def test_the_path_of_the_image_at_full_resolution_stays_float32_under_autocast(n
         ("ddpm_unet", {"width": 48}, r"a multiple of net\.groups, got 48 and 32"),
         ("ddpm_unet", {"heads": 3}, r"net\.heads must divide"),
         ("ddpm_unet", {"classes": -1}, r"net\.classes must be at least 0"),
-        ("ddpm_unet", {"pyramid": True}, r'net\.pyramid needs net\.resample "box" or "blur"'),
         ("dit", {"width": 64, "heads": 3}, r"a multiple of 4 and of net\.heads, got 64 and 3"),
     ],
 )

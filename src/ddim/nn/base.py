@@ -89,7 +89,8 @@ def check_stages(**options: Sequence[object]) -> None:
 class Network(nn.Module):
     """A network (x, conditioning, label, augment) -> F, for images of any height and width.
 
-    Images are padded, and the output is cropped. A subclass defines `embed` and `denoise`.
+    Images are padded, and the output is cropped. A subclass defines `embed` and `denoise`, and makes those of
+    the layers below that its spec asks for.
     """
 
     augment_proj: nn.Linear

@@ -114,8 +114,6 @@ class DDPMUNetSpec(NetworkSpec):
             raise UserError(
                 f"net.width must be even and a multiple of net.groups, got {self.width} and {self.groups}"
             )
-        if self.pyramid and not self.resizes_in_blocks:
-            raise UserError(f'net.pyramid needs net.resample "box" or "blur", got "{self.resample}"')
         # The middle of the network, which has as many channels as the last stage, always has attention.
         attended = [*compress(self.widths, self.attention), self.widths[-1]]
         name, divisor = ("head", self.head) if self.head else ("heads", self.heads)
