@@ -31,7 +31,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ddim.machine.runtime import CoreMeter, choose_runtime, count_cores, measure_others
+from ddim.machine.runtime import CoreMeter, choose_runtime, count_cores
 from ddim.runs.log import read_metrics
 
 DDIM = [sys.executable, "-m", "ddim"]
@@ -215,8 +215,9 @@ def main() -> None:
     # The processes choose as on the command line; nothing of this environment decides for them.
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"):
         os.environ.pop(name, None)
-    used = measure_others(CoreMeter(), 2.0)
-    print(f"{count_cores()} cores, of which other programs use {used:.1f} now", flush=True)
+    meter = CoreMeter()
+    time.sleep(2)
+    print(f"{count_cores()} cores, of which other programs use {meter.others():.1f} now", flush=True)
     parts = args.parts.split(",")
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

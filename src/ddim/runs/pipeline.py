@@ -21,7 +21,7 @@ from ddim.diffusion.grids import Listed
 from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler
-from ddim.errors import UserError, check_count, describe_given
+from ddim.errors import UserError, describe_given
 from ddim.machine.distributed import current_processes
 from ddim.machine.runtime import Runtime, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
@@ -224,8 +224,6 @@ def load(
         >>> images = ddim.sample(pipeline, n=16)
     """
     give_parts(own)
-    if threads is not None:
-        check_count("threads", threads)
     run = locate_run(run)
     read = partial(_load, run=run, weights=weights, compiling=compiling, device=device, threads=threads)
     return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
@@ -348,4 +346,4 @@ def _runtime(recorded: Runtime, size: tuple[int, int], device: str | None, threa
         where = find_device("auto")
     if where.split(":")[0] != recorded.device.split(":")[0]:
         return choose_runtime(where, compiling=False, threads=threads, size=size)
-    return replace(recorded, device=where, threads=threads or recorded.threads)
+    return replace(recorded, device=where, threads=recorded.threads if threads is None else threads)
