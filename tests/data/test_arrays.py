@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from bad_images import with_orientation
 from ddim.data import open_images
-from ddim.data.arrays import give_images, arrange_pixels
+from ddim.data.arrays import arrange_pixels, give_images
 from ddim.data.open import find_array_size
 from ddim.data.values import Reading
 from ddim.errors import UserError

@@ -177,8 +177,8 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
 
     Args:
         data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8, uint16 or floats in [0, 1]. A list or a
-            `torch.utils.data.Dataset` is accepted too. Its items are images, see `arrange_pixels`, or images of
-            Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... or names. An
+            `torch.utils.data.Dataset` is accepted too. Its items are images, see `arrange_pixels`, or images
+            of Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... or names. An
             attribute `classes` of the data set names the classes 0, 1, 2, ... A split of a data set of
             Hugging Face has images in its column `image` and class labels in `label`. A source that this
             function returned is accepted too.
