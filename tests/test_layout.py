@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "rand_like"}
 DRAWS |= {"randn_like", "randint_like", "normal_", "uniform_", "bernoulli_", "random_", "exponential_"}
 SEEDS = {"torch.manual_seed", "torch.seed", "torch.random.manual_seed", "torch.cuda.manual_seed"}
-CODE = {"torch.load", "torch.save", "torch.jit", "torch.hub", "torch.package", "eval", "exec", "np.load"}
+CODE = {"torch.load", "torch.save", "torch.jit", "torch.hub", "torch.package", "eval", "exec"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 GENERATORS = {"Generator", "SeedSequence", "Philox", "PCG64", "default_rng", "BitGenerator", "RandomState"}
 # Bytes go in there only where their SHA-256 is known, and without code: tests/metrics/test_features.py.
@@ -52,6 +52,8 @@ def complaints(source):
             called = ast.unparse(node.func)
             owner, _, last = called.rpartition(".")
             known = {keyword.arg for keyword in node.keywords}
+            if called == "np.load" and "allow_pickle=False" not in ast.unparse(node):
+                yield called
             tensors = owner in ("torch", "F", "torch.nn.functional") or last.endswith("_")
             if (
                 last in DRAWS
@@ -221,7 +223,7 @@ def test_the_root_holds_the_rooms_and_at_most_five_files():
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_modules_and_functions_are_short_and_take_few_parameters(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 350
+    assert len(text.splitlines()) <= 500
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 60, node.name
