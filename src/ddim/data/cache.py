@@ -334,7 +334,7 @@ def _publish(source: Source, folder: Path, found: _Pass, form: _Form) -> Path:
 
 
 def _sort_pixels(path: Path, order: Sequence[int]) -> None:
-    pixels = np.load(path, mmap_mode="r")
+    pixels = np.lib.format.open_memmap(path, "r")
     sorted_path = path.with_suffix(".sorted")
     result = np.lib.format.open_memmap(sorted_path, "w+", pixels.dtype, pixels.shape)
     for start in range(0, len(order), 256):
@@ -362,7 +362,7 @@ def _read(folder: Path) -> Images | None:
         index = _read_index(folder)
         if hash_file(folder / _PIXELS) != index["sha256"]:
             return None
-        pixels = np.load(folder / _PIXELS, mmap_mode="r")
+        pixels = np.lib.format.open_memmap(folder / _PIXELS, "r")
     except (OSError, ValueError, AttributeError, UserError):
         return None
     names, labels = tuple(index["names"]), index["labels"]

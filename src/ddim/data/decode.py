@@ -121,9 +121,10 @@ def read_header(data: bytes | np.ndarray) -> Header:
     Raises:
         UnusableError: if the header is damaged or unsupported.
     """
-    if isinstance(data, np.ndarray):
-        return Header(data.shape[0], data.shape[1], data.dtype.name, "array", data.shape[2])
     with _explain_damage():
+        data = _read_array(data)
+        if isinstance(data, np.ndarray):
+            return Header(data.shape[0], data.shape[1], data.dtype.name, "array", data.shape[2])
         if tiff := _read_tiff(data, decode=False):
             return tiff[0]
         with _open(data) as image:
@@ -152,7 +153,7 @@ def decode_image(
         UnusableError: if the image cannot be decoded, or cannot be converted to these channels and this type.
     """
     with _explain_damage():
-        header, image = _read_original(data, size, kind)
+        header, image = _read_original(_read_array(data), size, kind)
         stored = header.values
         if (stored, kind) == ("float32", "uint16") or (kind == "float32" != stored and not to_floats):
             raise UnusableError(f"has {stored} values, not {kind}", header)
@@ -239,6 +240,16 @@ def _read_original(
             return header, upright
         values = np.asarray(upright)[..., None]
         return header, values.astype(np.uint16) if header.values == "uint16" else _round_to_eight_bits(values)
+
+
+def _read_array(data: bytes | np.ndarray) -> bytes | np.ndarray:
+    """Return the array in the bytes of a .npy file; other data as they are."""
+    if isinstance(data, np.ndarray) or not data.startswith(np.lib.format.MAGIC_PREFIX):
+        return data
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.ndim != 3 or not array.size or array.dtype.name not in ("uint8", "uint16", "float32"):
+        raise UnusableError(f"holds no image, but an array {array.shape} of {array.dtype}")
+    return array
 
 
 def _open(data: bytes) -> Image.Image:
