@@ -85,6 +85,7 @@ def test_the_library_keeps_off_global_randomness_pickles_and_assertions(path):
         "import pickle",
         "from pickle import loads",
         "torch.load(path, weights_only=True)",
+        "np.load(path)",
         "torch.jit.script(f)",
         "eval(text)",
         "assert x > 0",
