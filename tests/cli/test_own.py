@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ddim.cli import main
-from ddim.data import given
+from ddim.data.arrays import GIVEN
 from ddim.runs import own_parts
 from ddim.runs.pipeline import load
 
@@ -67,11 +67,11 @@ def elsewhere(tmp_path, monkeypatch):
 
     def forget():
         monkeypatch.setattr(own_parts, "_GIVEN", {})
-        given.GIVEN.clear()
+        GIVEN.clear()
 
     forget()
     yield forget
-    given.GIVEN.clear()
+    GIVEN.clear()
 
 
 def test_a_run_of_own_parts_is_trained_sampled_and_resumed_when_they_are_named(

@@ -15,7 +15,7 @@ from PIL import Image
 import tiny
 from ddim.cli.console import Console
 from ddim.data import open_images, parse_size
-from ddim.data.given import give_images
+from ddim.data.arrays import give_images
 from ddim.errors import Notice
 from ddim.experiments.sweep.plan import SweepRequest, shared_recipe
 from ddim.runs import checkpoint, named_recipes

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from ddim.data import open_images
-from ddim.data.cache import read_rejects
-from ddim.data.given import give_images
+from ddim.data.arrays import give_images
 from ddim.data.parquet import find_parquet
 from ddim.errors import UserError
 from refusals import check_refused

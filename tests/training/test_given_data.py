@@ -10,8 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 import ddim
 import mine
 import tiny
-from ddim.data import given
-from ddim.data.given import give_images
+from ddim.data.arrays import give_images
 from ddim.errors import UserError
 from ddim.runs.images import open_run_images
 from ddim.runs.recipe import Data
@@ -23,7 +22,7 @@ LABELS = torch.arange(40) % 4
 RECIPE = replace(tiny.BASE, data=Data(size=(64, 64), validation=0.2))
 
 
-def test_a_run_on_a_tensor_has_its_size_and_resumes_exactly_when_it_is_given_again(tmp_path, monkeypatch):
+def test_a_run_on_a_tensor_has_its_size_and_resumes_exactly_when_it_is_given_again(tmp_path):
     whole = tiny.train(RECIPE, tmp_path / "whole", PIXELS)
     assert ddim.load(whole).recipe.data.size == (32, 32)
     assert not ddim.load(whole).recipe.data.labels
@@ -31,8 +30,6 @@ def test_a_run_on_a_tensor_has_its_size_and_resumes_exactly_when_it_is_given_aga
     folder = tiny.train_until_crash(
         often, tmp_path / "run", tiny.At(7, tiny.crash), data=PIXELS.numpy() / 255
     )
-    monkeypatch.setattr(given, "GIVEN", {})
-    monkeypatch.setattr("ddim.data.open.GIVEN", given.GIVEN)
     with pytest.raises(UserError, match=r"are not the training images of run .*random transforms"):
         resume(folder, data=PIXELS.flip(3))
     resume(folder, data=PIXELS.numpy() / 255)
@@ -77,14 +74,12 @@ def test_an_own_network_takes_the_labels_that_it_has_classes_for(tmp_path):
     ).recipe.data.labels
 
 
-def test_floats_that_are_kept_are_given_again_with_the_values_of_the_run(tmp_path, monkeypatch):
+def test_floats_that_are_kept_are_given_again_with_the_values_of_the_run(tmp_path):
     images = PIXELS.numpy() / np.float32(255)
     recipe = replace(RECIPE, data=replace(RECIPE.data, values="float32"))
     whole = tiny.train(recipe, tmp_path / "whole", images)
     often = replace(recipe, report=replace(recipe.report, checkpoint=0.0))
     cut = tiny.train_until_crash(often, tmp_path / "cut", tiny.At(7, tiny.crash), data=images)
-    monkeypatch.setattr(given, "GIVEN", {})
-    monkeypatch.setattr("ddim.data.open.GIVEN", given.GIVEN)
     for fields in ({}, {"data.values": "float32"}):
         assert find_difference(cut, Request(fields=fields, data=give_images(images))) is None
     resume(cut, data=images)

@@ -112,7 +112,6 @@ import os, sys
 os.environ["DDIM_CACHE"] = f"{sys.argv[1]}-{os.environ['RANK']}"
 sys.path.insert(0, sys.argv[2])
 import ddim, tiny, torch
-from ddim.data import given
 
 class Stop(ddim.Callback):
     def on_start(self, training, folder):
@@ -121,7 +120,6 @@ class Stop(ddim.Callback):
 images = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
 options = {"out": sys.argv[1], "machine": tiny.MACHINE, "progress": False}
 run = ddim.train(images, tiny.BASE, callbacks=[Stop()], **options)
-given.GIVEN.clear()
 ddim.resume(run, data=images, progress=False)
 """
 

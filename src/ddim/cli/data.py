@@ -77,12 +77,10 @@ def run(args: argparse.Namespace) -> int:
     """Print a summary of the source and write a sheet of its images."""
     from ddim.cli.console import ProgressDisplay
     from ddim.data import open_images, parse_size
-    from ddim.data.cache import find_enlarged, read_headers, read_rejects
+    from ddim.data.cache import find_enlarged, read_headers
     from ddim.data.clusters import Clusters
-    from ddim.data.open import find_array_size, find_source
-    from ddim.data.survey import survey_source
+    from ddim.data.open import find_array_size
     from ddim.data.values import Reading
-    from ddim.files import cache_folder
     from ddim.plots.pictures import (
         check_picture_path,
         check_zoom,
@@ -102,19 +100,18 @@ def run(args: argparse.Namespace) -> int:
     check_picture_path(out, replace=args.overwrite)
     check_zoom(args.zoom)
     with ProgressDisplay() as shown:
-        images = open_images(args.data, size, args.channels, reading=reading, **watch_reading(shown))
-    others = survey_source(find_source(args.data, reading), cache_folder()).others
+        images = open_images(args.data, size, args.channels, reading=reading, progress=watch_reading(shown))
     lines = [
-        *_counts(args.data, images, read_headers(images), len(find_enlarged(images)), others),
+        *_counts(args.data, images, read_headers(images), len(find_enlarged(images))),
         *_classes(images),
-        *_rejected(read_rejects(images)),
+        *_rejected(images.rejects),
         *_duplicates(images),
     ]
     found = _find_clusters(images, wanted.count) if wanted else None
     lines += found.lines if found else []
     save_png(out, enlarge(found.sheet if found else draw_images(images), args.zoom))
     lines.append(f"grid: {escape(str(out))}")
-    content = {**summarise_images(args.data, images), "skipped": others, "sheet": out}
+    content = {**summarise_images(args.data, images), "skipped": images.skipped, "sheet": out}
     print_result(args, content | ({"clusters": found.sizes} if found else {}), "\n".join(lines))
     return 0
 
@@ -150,9 +147,7 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
     return _Clusters(sizes, [*_list_counts("clusters", Counter(sizes), "training images")], sheet)
 
 
-def _counts(
-    source: str, images: Images, originals: Sequence[Header], small: int, others: int
-) -> Iterator[str]:
+def _counts(source: str, images: Images, originals: Sequence[Header], small: int) -> Iterator[str]:
     height, width = images.pixels.shape[1:3]
     yield f"{escape(source)}: {len(images):,} images, used at {height}x{width}, {images.kind}"
     by_area = sorted((header.height * header.width, header.height, header.width) for header in originals)
@@ -167,8 +162,8 @@ def _counts(
     if images.official is not None:
         train, valid = images.official
         yield f"official split: {len(train):,} training images, {len(valid):,} validation images"
-    if others:
-        yield f"skipped, not images: {others:,}"
+    if images.skipped:
+        yield f"skipped, not images: {images.skipped:,}"
 
 
 def _tally(values: Iterator[str]) -> str:
@@ -203,7 +198,7 @@ def _rejected(rejects: Sequence[Reject]) -> Iterator[str]:
 
 
 def _duplicates(images: Images) -> Iterator[str]:
-    from ddim.data.duplicates import crosses_classes, group_equal_images
+    from ddim.data.images import crosses_classes, group_equal_images
 
     groups = group_equal_images(images)
     if not groups:

@@ -59,7 +59,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure the speed, and print the plan."""
     from ddim.cli.console import ProgressDisplay
-    from ddim.data.given import give_images
+    from ddim.data.arrays import give_images
     from ddim.experiments.plan import plan_training
     from ddim.training.request import Request
 

@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         return _help_recipe(args)
     # These imports are here, so that --help does not import torch.
     from ddim.cli.console import Console, say
-    from ddim.data.given import give_images
+    from ddim.data.arrays import give_images
     from ddim.nn.processes import current_processes
     from ddim.training import resume, train
     from ddim.training.request import Request

@@ -1,93 +1,105 @@
-"""Source of the images in a .npy or .npz file of NumPy; the images are read one at a time."""
+"""Sources of images in arrays: a .npy or .npz file, or a tensor, an array or a data set given from Python.
+
+A recipe contains the text of images from Python, "given:NAME:HASH". They can be opened only in the process in
+which they were given, as long as something there refers to their source; else they must be given again.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
-import math
-import zipfile
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import index
 from pathlib import Path
-from typing import IO
+from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from PIL import Image
 
-from ddim.data.archives import DAMAGED, Allowance, open_zip
-from ddim.data.decode import MAX_PIXELS
-from ddim.data.folder import stamp_paths
-from ddim.data.images import SMALLEST
-from ddim.data.labels import find_given_classes
-from ddim.data.npy import NotAnArrayError, read_npy, read_npy_header, render_npy
-from ddim.data.sources import Member, Source
+from ddim.data.decode import read_header, turn_upright
+from ddim.data.sources import Member, Source, stamp_paths
 from ddim.data.values import PICTURE_CHANNELS, Reading
-from ddim.errors import UserError
-from ddim.files import measure_file
+from ddim.errors import UserError, check_pixels
 
 SUFFIXES = (".npy", ".npz")
 """The endings of files that hold arrays."""
 
+PREFIX = "given:"
+"""The start of the text of every source of images that are given from Python."""
+
+GIVEN: WeakValueDictionary[str, GivenImages] = WeakValueDictionary()
+"""The sources that were given in this process and are still in use, keyed by their texts."""
+
+PAIRS = "give pairs (image, label), such as torch.utils.data.TensorDataset(images, labels)"
+"""The advice in error messages on how to give images with labels."""
+
 _IMAGES, _LABELS = ("images", "x", "arr_0"), ("labels", "y")
-_TYPES = ("uint8", "uint16", "float16", "float32", "float64")
-_SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W)"
-_MOST_LABELS, _LARGEST_IMAGE = 10**8, 2**28  # bytes
+_ROW_IMAGES, _ROW_LABELS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
+_MOST_CLASSES = 10**6
 
 
-def find_channel_axis(shape: Sequence[int], axis: str = "auto") -> str | None:
-    """Return which axis of this shape holds the channels, "first" or "last"; None if this is ambiguous.
-
-    If `axis` is "auto", the first or the last axis holds them if it is shorter than both other axes.
+def to_pixels(image: Any, name: str, axis: str = "auto", *, keep_floats: bool = True) -> np.ndarray:  # noqa: ANN401
+    """Return a tensor or array as an image (H, W, C) of type uint8, uint16 or float32.
 
     Args:
-        shape: (C, H, W) or (H, W, C).
-        axis: "first" or "last" if the user gives the axis, else "auto".
+        image: (H, W), (H, W, C) or (C, H, W), of type uint8, uint16 or floats.
+        name: the name of the image, for messages.
+        axis: the axis of the channels, "first" or "last". By default it is the first axis if its length is 1,
+            3 or 4, else the last axis if its length is 1, 3 or 4, else the one that is shorter than both
+            other axes.
+        keep_floats: whether floats are kept; else images of 1, 3 or 4 channels must have floats in [0, 1],
+            which are rounded to uint8.
+
+    Raises:
+        UserError: if the shape is not that of an image, or the values are of another type or range.
     """
-    if axis != "auto":
-        return axis
-    a, b, c = shape
-    if a < min(b, c):
-        return "first"
-    return "last" if c < min(a, b) else None
+    if hasattr(image, "detach"):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
+    values = np.asarray(image)
+    if values.ndim not in (2, 3) or not values.size:
+        raise UserError(
+            f"an image must have the shape (C, H, W), (H, W, C) or (H, W), got {values.shape} for {name}"
+        )
+    values = values[..., None] if values.ndim == 2 else _put_channels_last(values, name, axis)
+    if values.dtype.kind == "u" and values.itemsize <= 2:
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.dtype.kind == "f" and (keep_floats or values.shape[2] not in PICTURE_CHANNELS):
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise UserError(f"images must be finite, got NaN or infinity in {name}: remove such images")
+        return values
+    check_pixels(str(values.dtype), values.min(), values.max(), where=f" in {name}")
+    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
 
 
-def encode_array(pixels: np.ndarray) -> bytes:
-    """Return an image (H, W, C) as the bytes of a file without compression.
-
-    8-bit images of 1, 3 or 4 channels become PPM or PNG files, all others .npy files, see `high_bit_depth`.
-    """
-    if pixels.dtype != np.uint8 or pixels.shape[2] not in PICTURE_CHANNELS:
-        return render_npy(pixels)
-    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
-    if image.mode in ("L", "RGB"):
-        return b"P%d %d %d 255\n" % (5 if image.mode == "L" else 6, *image.size) + image.tobytes()
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=0)
-    return file.getvalue()
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How a file stores its images: shape (N, ...), whether in Fortran order, type, and channel axis.
-
-    The channel axis is "first" or "last", or None if images have the shape (H, W).
-    """
-
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype
-    channels: str | None
+def _put_channels_last(values: np.ndarray, name: str, axis: str) -> np.ndarray:
+    first, middle, last = values.shape
+    if axis == "auto":
+        a, b = (0 if length in PICTURE_CHANNELS else length for length in (first, last))
+        if a == b != 0 or min(a, b) >= middle:
+            raise UserError(
+                f"the channels of {name} may be on its first or last axis, got {values.shape}: save the "
+                "images with np.save, and give data.axis first or last (--data.axis)"
+            )
+        axis = "first" if a <= b else "last"
+    return values.transpose(1, 2, 0) if axis == "first" else values
 
 
 @dataclass(frozen=True)
 class Arrays(Source):
-    """The images of a .npy or .npz file, in the order of the file.
+    """The images (N, H, W), (N, H, W, C) or (N, C, H, W) of a .npy or .npz file, in the order of the file.
 
     In a .npz file, an array "labels" or "y" holds the class labels.
 
     Attributes:
         path: the file.
-        reading: the channel axis and the name of the array, if the user gives them.
+        reading: the axis of the channels and the name of the array, if the user gives them.
     """
 
     path: Path
@@ -95,8 +107,8 @@ class Arrays(Source):
 
     def stamp(self) -> str:
         """Return the path, size and timestamps of the file, and how it is read; see `Source`."""
-        found = stamp_paths(self.path)
-        return f"{found}\0{self.reading.axis}\0{self.reading.array}" if found else ""
+        stamp = stamp_paths(self.path)
+        return stamp and f"{stamp}\0{self.reading.axis}\0{self.reading.array}"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -105,162 +117,185 @@ class Arrays(Source):
         Raises:
             UserError: if the file cannot be read, or holds no array that can be used as images.
         """
-        with self._open() as (_, layout):
-            height, width = layout.shape[2:] if layout.channels == "first" else layout.shape[1:3]
-            return height, width
+        height, width, _ = self._take(0).shape
+        return height, width
 
     def members(self, size: tuple[int, int]) -> Iterator[Member]:
-        """Yield every image as a file without compression, in a folder for its class; see `Source`.
+        """Yield every image; see `Source`.
 
         Raises:
-            UserError: if the file cannot be read or holds no array that can be used as images, a value is not
-                finite, or the labels are not class indices, one for each image.
+            UserError: if the file cannot be read, its array cannot be used as images, or the labels are not
+                class indices, one for each image.
         """
-        labels = self._read_labels()
-        with self._open() as (file, layout):
-            if labels is not None and len(labels) != layout.shape[0]:
-                raise UserError(
-                    f"{self.path} holds {layout.shape[0]:,} images and {len(labels):,} labels: give a label "
-                    "for each image"
-                )
-            for number, image in enumerate(self._read_images(file, layout)):
-                folder = "" if labels is None else f"{labels[number]:06d}/"
-                yield Member(f"{folder}{number:09d}", encode_array(self._arrange(image, layout, number)))
+        images, labels = self._content
+        for number in range(len(images)):
+            yield Member(f"{number:09d}", self._take(number), None if labels is None else int(labels[number]))
 
-    def find_classes(self, names: Sequence[str]) -> tuple[tuple[str, ...], list[int] | None]:
-        """Return the class names, and the class index of each member; see `find_given_classes`."""
-        return find_given_classes(names)
+    def count_files(self) -> int:
+        """Return the number of images."""
+        return len(self._content[0])
 
-    @contextmanager
-    def _open(self) -> Generator[tuple[IO[bytes], _Layout]]:
-        """Open the array of images, and check that its shape and type are those of images."""
-        with self._open_array() as file:
-            try:
-                shape, fortran, dtype = read_npy_header(file)
-            except NotAnArrayError as error:
-                raise UserError(f"{self.path} holds no images: {error}") from None
-            if len(shape) not in (3, 4) or min(shape) < 1:
-                raise UserError(f"images must have the shape {_SHAPES}, got {shape} in {self.path}")
-            if dtype.name not in _TYPES:
-                raise UserError(
-                    f"images must be uint8, uint16, float16, float32 or float64, got {dtype} in {self.path}: "
-                    "convert them"
-                )
-            channels = None if len(shape) == 3 else find_channel_axis(shape[1:], self.reading.axis)
-            if len(shape) == 4 and channels is None:
-                raise UserError(
-                    f"the channels of images {shape} in {self.path} may be on axis 1 or the last axis: give "
-                    "data.axis first or last (--data.axis)"
-                )
-            values = math.prod(shape[1:])
-            if values > MAX_PIXELS or values * dtype.itemsize > _LARGEST_IMAGE:
-                raise UserError(
-                    f"images must have at most {MAX_PIXELS // 10**6} million values and "
-                    f"{_LARGEST_IMAGE >> 20} MiB, got {shape[1:]} of {dtype} in {self.path}"
-                )
-            if values < SMALLEST**2:
-                # Else a small file could hold millions of images.
-                raise UserError(
-                    f"images must have at least {SMALLEST**2} values, got {shape[1:]} in {self.path}"
-                )
-            yield file, _Layout(shape, fortran, dtype, channels)
+    def _take(self, number: int) -> np.ndarray:
+        return to_pixels(self._content[0][number], f"image {number} of {self.path}", self.reading.axis)
 
-    @contextmanager
-    def _open_array(self, wanted: str | None = None) -> Generator[IO[bytes]]:
-        """Open the .npy file, or the array `wanted` of a .npz file, by default the array of images."""
+    @cached_property
+    def _content(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The images, and the labels (N,) or None."""
         try:
-            if not self._is_zip:
-                if not measure_file(self.path):
-                    raise UserError(f"{self.path} holds no images: it is empty")
-                with self.path.open("rb") as file:
-                    yield file
-                return
-            with open_zip(self.path) as archive:
-                name = wanted or self._find_images(archive)
-                with archive.open(f"{name}.npy") as file:
-                    yield file
+            loaded = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            images, labels = (loaded, None) if isinstance(loaded, np.ndarray) else self._choose(loaded)
         except UserError:
             raise
-        except DAMAGED as error:
+        except Exception as error:  # NumPy raises errors of many types for damaged files
             raise UserError(f"{str(self.path)!r} cannot be read: {error}") from None
+        if images.ndim not in (3, 4) or not images.size:
+            wanted = "the shape (N, H, W), (N, H, W, C) or (N, C, H, W)"
+            raise UserError(f"images must have {wanted}, got {images.shape} in {self.path}")
+        if labels is not None:
+            labels = labels.reshape(-1)
+            fits = labels.dtype.kind in "iu" and len(labels) == len(images)
+            if not fits or labels.min() < 0 or labels.max() >= _MOST_CLASSES:
+                raise UserError(f"{self.path} must hold a class index 0, 1, 2, ... for each image")
+        return images, labels
+
+    def _choose(self, arrays: np.lib.npyio.NpzFile) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the arrays of images and of labels in a .npz file."""
+        names = list(arrays)
+        others = [name for name in names if name not in _LABELS]
+        usual = [name for name in _IMAGES if name in names] or (others if len(others) == 1 else [])
+        wanted = self.reading.array or (usual[0] if usual else "")
+        if wanted not in names:
+            known = ", ".join(names[:20])
+            raise UserError(f"{self.path} holds the arrays {known}: name the images, --data.array NAME")
+        labels = next((arrays[name] for name in _LABELS if name in names and name != wanted), None)
+        return arrays[wanted], labels
+
+
+def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
+    """Return the source of images that are given from Python.
+
+    While something refers to this source, its text can be opened like the path of a folder.
+
+    Args:
+        data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8, uint16 or floats in [0, 1]. A list or a
+            `torch.utils.data.Dataset` is accepted too. Its items are images, see `to_pixels`, or images of
+            Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... or names. An
+            attribute `classes` of the data set names the classes 0, 1, 2, ... A split of a data set of
+            Hugging Face has images in its column `image` and class labels in `label`. A source that this
+            function returned is accepted too.
+        values: "auto" rounds floats in [0, 1] to 8 bits if the images have 1, 3 or 4 channels; "float32"
+            keeps floats of any range. 16-bit images, images with other numbers of channels, and images of
+            Pillow in mode "F" are never rounded.
+
+    Raises:
+        UserError: if the data are not images; the message says what is wrong.
+    """
+    if isinstance(data, GivenImages):
+        if values not in ("auto", data.values):
+            data.other = give_images(data.data, values)
+            return data.other
+        return data
+    source = GivenImages(data, values)
+    return GIVEN.setdefault(source.text, source)
+
+
+class GivenImages(Source):
+    """The source of images that are given from Python; see `give_images` and `Source`.
+
+    Attributes:
+        text: the text that stands for this source in a recipe: type of the data and hash of the images.
+        labelled: whether the images have labels.
+        other: the same images with other values, which live as long as this source.
+    """
+
+    def __init__(self, data: Any, values: str = "auto") -> None:  # noqa: ANN401
+        """Read all images once, to find their hash and size."""
+        self.data, self.values = data, values
+        self.other: GivenImages | None = None
+        self.labelled = False
+        classes = getattr(data, "classes", None) or _find_class_names(data)
+        self.class_names = [str(name) for name in classes] if isinstance(classes, list | tuple) else []
+        shape = None if hasattr(data, "column_names") else getattr(data, "shape", None)
+        if shape is not None and len(shape) != 4:
+            raise UserError(
+                f"images must have the shape (N, C, H, W) or (N, H, W, C), got {tuple(shape)}: one image is "
+                "images[None], several gray images are images[:, None]"
+            )
+        content, self._sizes = hashlib.sha256(json.dumps(self.class_names).encode()), set()
+        for member in self.members((0, 0)):
+            header = read_header(member.data)
+            self._sizes.add((header.height, header.width))
+            self.labelled = member.label is not None
+            content.update(f"{header} {member.label}".encode())
+            content.update(member.data if isinstance(member.data, bytes) else member.data.tobytes())
+        if not self._sizes:
+            raise UserError("data must hold at least one image, got none")
+        self._content = content.hexdigest()
+        kind = "images" if isinstance(data, list | tuple) else type(data).__name__
+        self.text = f"{PREFIX}{kind}:{self._content[:12]}"
 
     @property
-    def _is_zip(self) -> bool:
-        # An empty file may be a file of /proc, and reading it may never end.
-        return measure_file(self.path) > 0 and zipfile.is_zipfile(self.path)
+    def size(self) -> tuple[int, int]:
+        """The (height, width) of all images.
 
-    def _find_images(self, archive: zipfile.ZipFile) -> str:
-        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
-        asked = self.reading.array
-        if asked is not None and asked not in names:
-            raise UserError(
-                f"data.array must be an array in {self.path}, {', '.join(names[:20]) or 'none'}, got "
-                f"{asked!r}"
-            )
-        others = [name for name in names if name not in _LABELS]
-        found = asked or next((name for name in _IMAGES if name in names), None)
-        if found is None and len(others) != 1:
-            raise UserError(
-                f"{self.path} holds the arrays {', '.join(names[:20]) or 'none'}: name the one with the "
-                "images in data.array (--data.array NAME)"
-            )
-        return found or others[0]
+        Raises:
+            UserError: if their sizes differ.
+        """
+        if len(self._sizes) > 1:
+            raise UserError("the images have different sizes: give a size, such as size=64")
+        return next(iter(self._sizes))
 
-    def _read_labels(self) -> np.ndarray | None:
-        """Return the class indices (N,) in the array "labels" or "y"; None if there is no such array."""
-        if not self._is_zip:
-            return None
-        with open_zip(self.path) as archive:
-            name = next((name for name in _LABELS if f"{name}.npy" in archive.namelist()), None)
-            if name is None or name == self.reading.array:
-                return None
-        with self._open_array(name) as file:
-            try:
-                labels = read_npy(file, min(_MOST_LABELS, Allowance(self.path).total))
-            except NotAnArrayError as error:
-                raise UserError(f"the labels in {self.path} cannot be read: {error}") from None
-        labels = labels.reshape(-1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
-        if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
-            raise UserError(
-                f"labels must be class indices (N,), 0, 1, 2, ..., got {labels.dtype} {labels.shape} in "
-                f"{self.path}"
-            )
-        if labels.max() >= 10**6:
-            raise UserError(f"labels must be less than a million, got {labels.max()} in {self.path}")
-        return labels
+    def stamp(self) -> str:
+        """Return the hash of the images; see `Source`."""
+        return PREFIX + self._content
 
-    def _read_images(self, file: IO[bytes], layout: _Layout) -> Iterator[np.ndarray]:
-        """Yield the images as the file stores them; only one at a time is in memory."""
-        count, each = layout.shape[0], math.prod(layout.shape[1:]) * layout.dtype.itemsize
-        if layout.fortran:
-            if self._is_zip:
-                raise UserError(
-                    f"{self.path} holds images in Fortran order: save np.ascontiguousarray(images)"
-                )
-            if self.path.stat().st_size < file.tell() + count * each:
-                raise UserError(f"{self.path} is cut off: {layout.shape} needs {count * each:,} bytes")
-            yield from np.memmap(self.path, layout.dtype, "r", file.tell(), layout.shape, "F")
-            return
-        allowance = Allowance(self.path) if self._is_zip else None
-        for number in range(count):
-            if allowance:
-                allowance.take(each)
-            content = file.read(each)
-            if len(content) < each:
-                raise UserError(f"{self.path} is cut off in image {number} of {count}")
-            yield np.frombuffer(content, layout.dtype).reshape(layout.shape[1:])
+    def members(self, size: tuple[int, int]) -> Iterator[Member]:
+        """Yield every image; see `Source`."""
+        # A `for` loop over a data set of torch ends only if the data set raises IndexError, so the items are
+        # counted.
+        sized = hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")
+        rows = (self.data[number] for number in range(len(self.data))) if sized else self.data
+        for number, row in enumerate(rows):
+            item = _find_pair(row) if isinstance(row, Mapping) else row
+            image, label = (*item, None)[:2] if isinstance(item, tuple | list) else (item, None)
+            if isinstance(image, Image.Image):
+                pixels = encode_picture(image)
+            else:
+                pixels = to_pixels(image, f"image {number}", keep_floats=self.values != "auto")
+            label = label if isinstance(label, str | None) else index(label)
+            if isinstance(label, int) and not 0 <= label < _MOST_CLASSES:
+                raise UserError(f"the label of image {number} must be a class index or name, got {label}")
+            yield Member(f"{number:09d}", pixels, label)
 
-    def _arrange(self, image: np.ndarray, layout: _Layout, number: int) -> np.ndarray:
-        """Return an image as (H, W, C), with values of type uint8, uint16 or float32."""
-        pixels = image[..., None] if layout.channels is None else image
-        pixels = np.moveaxis(pixels, 0, -1) if layout.channels == "first" else pixels
-        if layout.dtype.kind != "f":
-            return pixels.astype(layout.dtype.newbyteorder("="), copy=False)
-        with np.errstate(over="ignore"):
-            pixels = pixels.astype(np.float32)
-        if not np.isfinite(pixels).all():
-            raise UserError(
-                f"images must be finite, got NaN or infinity in image {number} of {self.path}: remove such "
-                "images"
-            )
-        return pixels
+
+def _find_pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the image of a row of a data set of Hugging Face, and its label or None."""
+    filled = {name: value for name, value in row.items() if value is not None}
+    images, labels = (
+        [filled[name] for name in names if name in filled] for names in (_ROW_IMAGES, _ROW_LABELS)
+    )
+    if not images:
+        raise UserError(f"a row must have an image in a column named image, got {', '.join(map(str, row))}")
+    return images[0], labels[0] if labels else None
+
+
+def _find_class_names(data: Any) -> Sequence[str] | None:  # noqa: ANN401
+    """Return the names of the classes of a data set of Hugging Face."""
+    features = getattr(data, "features", None) or {}
+    return next((getattr(features[name], "names", None) for name in _ROW_LABELS if name in features), None)
+
+
+def encode_picture(image: Image.Image) -> bytes | np.ndarray:
+    """Return an image of Pillow as an array (H, W, C), or as the bytes of a file without compression.
+
+    The image is rotated by its EXIF orientation, as image files are.
+    """
+    image = turn_upright(image)
+    if image.mode in ("CMYK", "YCbCr"):
+        image = image.convert("RGB")
+    if image.mode in ("L", "RGB") and not image.has_transparency_data:
+        return np.asarray(image).reshape(image.height, image.width, -1)
+    file = io.BytesIO()
+    # Only TIFF stores floats and 32-bit integers.
+    image.save(file, "TIFF" if image.mode in ("F", "I") else "PNG", compress_level=0)
+    return file.getvalue()

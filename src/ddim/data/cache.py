@@ -1,330 +1,418 @@
-"""The cache of decoded images: a memory map of uint8, uint16 or float32 in the user's cache folder.
+"""Decode the images of a source once, and keep them in the user's cache folder.
 
-The name of a data set's folder depends on its contents (names, bytes, size, channels), not on its path. The
-folder is written under a temporary name and renamed when it is complete. Any number of processes can build it
-at the same time. Its files are checked against stored hashes, and damaged files are not used.
+A data set is a folder with the pixels, a memory map, and a sealed index. It is written under a temporary name
+and renamed once. Its name depends on the contents of the files, not on their path. A small note for each
+source says which folder holds its images, as long as its files do not change.
 """
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import json
 import math
 import os
-import re
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, astuple, replace
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass, field, replace
+from functools import lru_cache
+from importlib.util import find_spec
+from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any
 
 import numpy as np
+from filelock import FileLock
 
-from ddim.data import decode
-from ddim.data.checked_pixels import SEAL, SealedPixels, read_seal, write_seal
-from ddim.data.high_bit_depth import VERSION, decode_any
-from ddim.data.images import Images
-from ddim.data.sources import OTHER, Reject, Source, Survey, find_labels
-from ddim.data.survey import Contents, explained_writing, forget_survey, hash_text, read_bytes, survey_source
-from ddim.data.values import EIGHT_BITS, Values, ValueType
-from ddim.errors import NoSpace, UserError, warn_user
-from ddim.files import (
-    cache_folder,
-    cache_folders,
-    publish_folder,
-    temporary_folder,
-    write_new,
+from ddim.data.decode import (
+    FORMATS,
+    VERSION,
+    Decoded,
+    Header,
+    UnusableError,
+    decode_image,
+    hide_warnings,
+    read_header,
 )
-from ddim.files.locks import remove_leftovers_once
+from ddim.data.images import Images
+from ddim.data.labels import find_classes
+from ddim.data.sources import OTHER, Member, Reject, Source
+from ddim.data.values import AS_FILES_SAY, LARGEST, Reading, Values, ValueType, choose_range
+from ddim.errors import UserError, explain_os_error, warn_user
+from ddim.files import cache_folder, hash_file, make_folder, publish_folder, temporary_folder
+from ddim.files.documents import read_sealed, unseal, write_sealed
 
-_INDEX, _REJECTS = "index.json", "rejects.json"
-_PIXELS: dict[ValueType, str] = {"uint8": "images.u8", "uint16": "images.u16", "float32": "images.f32"}
+_INDEX, _PIXELS = "index.json", "pixels.npy"
 
 
-def load_cached(
+def load_images(
     source: Source,
     text: str,
-    wanted: tuple[int, int, int | None],
+    size: tuple[int, int],
+    channels: int | None = None,
     *,
-    values: Literal["auto"] | ValueType = "auto",
+    reading: Reading = AS_FILES_SAY,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    checking: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Return the images of a source from the cache; decode them first if they are missing or damaged there.
+    """Return the images of a source from the cache; decode them first if they are not there, or damaged.
 
     Args:
         source: the source.
         text: the name of the source that the user gave, for messages.
-        wanted: (height, width, channels), with the channels as in `open_images`.
-        values: the type of the values of the pixels; "auto" takes the type of most files.
+        size: as in `open_images`, and so are the other arguments.
+        channels: as in `open_images`.
+        reading: as in `open_images`.
         cache: as in `open_images`.
         progress: as in `open_images`.
-        checking: as in `open_images`.
 
     Raises:
-        UserError: if no image can be used, the source changes while it is decoded, or the cache folder cannot
-            be written.
-        NoSpace: if the disk is full, or has too little space. This is checked before images are decoded, and
-            when an archive turns out to be unsorted, because its images are then copied once.
+        UserError: if no image can be used, or the cache folder cannot be written.
+        NoSpace: if the disk is full.
     """
-    root = cache_folder(cache)
-    # A command that finds its images here writes nothing, which would remove them too.
-    remove_leftovers_once(root)
-    known = survey_source(source, root, checking)
-    size, channels, kept = wanted[:2], wanted[2] or known.channels, known.find_values(values)
-    fingerprint = fingerprint_survey(known, size, channels, values)
-    shape = (*size, channels)
-    name = _name_folder(fingerprint, shape, kept.type)
-    folder = root / name
-    kept_there = (_read(place / name, fingerprint, shape) for place in cache_folders(cache))
-    found = next(filter(None, kept_there), None)
-    if found is None:
-        if (folder / SEAL).exists():
-            warn_user(f"the cache folder {folder} is damaged, so the images are decoded again")
-
-        def tell(done: int) -> None:
-            if progress:
-                progress(done, known.count)
-
-        with explained_writing(root):
-            _build(source, text, known, folder, shape, kept, tell)
-        found = _read(folder, fingerprint, shape)
-    if found is None:
-        raise UserError(
-            f"the cache {str(folder)!r} cannot be read after it was written: "
-            "stop other processes that remove it, or set DDIM_CACHE to another folder"
-        )
-    return _split_by_name(found) if source.official else found
+    root, stamp = cache_folder(cache), source.stamp()
+    # Which formats can be read depends on packages too.
+    packages = [bool(find_spec(name)) for name in ("pillow_heif", "tifffile", "imagecodecs")]
+    key = hash_text(json.dumps([VERSION, packages, stamp, size, channels, reading.values]))
+    path = root / "stamps" / f"{key}.json"
+    images = _follow_note(path) if stamp else None
+    if images is None:
+        with explain_writing(root):
+            make_folder(path.parent)
+            # The lock lets a second process wait for the first one, in place of decoding the images too.
+            with FileLock(path.with_suffix(".lock")):
+                images = _follow_note(path) if stamp else None
+                if images is None:
+                    note = _build(source, text, root, size, channels, reading, progress)
+                    if stamp and source.stamp() == stamp:
+                        write_sealed(path, note)
+                    images = _open_folder(root, note)
+    if images is None:
+        raise UserError(f"the cache folder {root} cannot be read: set DDIM_CACHE to another folder")
+    return replace(images, values=reading.limit(images.values, images.ends))
 
 
-def fingerprint_survey(
-    known: Survey, size: tuple[int, int], channels: int | None, values: Literal["auto"] | ValueType = "auto"
-) -> str:
-    """Return the fingerprint of the images of a source, decoded to `size` (height, width) and `channels`."""
-    shape = f"{size[0]}x{size[1]}x{channels or known.channels}"
-    kind = known.find_values(values).type
-    deep = "" if kind == "uint8" else f" {kind} {VERSION}"
-    return hash_text(f"{decode.VERSION} {known.content} {shape}{deep}")
+def _follow_note(path: Path) -> Images | None:
+    """Return the images that a note names; None if there is no note, or its folder is gone or damaged."""
+    try:
+        note = read_sealed(path)
+    except UserError:
+        return None
+    root = path.parents[1]
+    images = _open_folder(root, note)
+    if images is None and (root / note["folder"]).is_dir():
+        warn_user(f"the cache folder {root / note['folder']} is damaged, so the images are decoded again")
+    return images
 
 
-def open_decoded(fingerprint: str, size: tuple[int, int], *, official: bool = False) -> Images | None:
-    """Return the images with this fingerprint if they are cached, else None; their source may be gone.
+def _open_folder(root: Path, note: Mapping[str, Any]) -> Images | None:
+    images = _read(root / note["folder"])
+    rejects = tuple(Reject(*entry) for entry in note["rejects"])
+    return images and replace(images, rejects=rejects, skipped=note["skipped"])
 
-    `official` says whether the source defines a split. The cache cannot know it, because two sources with
-    the same files share their decoded images.
+
+# Decoding
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The form in which all images are stored: the arguments of `decode_image`."""
+
+    size: tuple[int, int]
+    channels: int
+    kind: ValueType
+    to_floats: bool
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What came of a member of a source.
+
+    Attributes:
+        name: its name.
+        label: its label.
+        digest: the SHA-256 (hex) of its data; "" for a file that is no image.
+        header: its header; None if it cannot be read.
+        decoded: the decoded image; None if it cannot be used.
+        reason: the reason why it cannot be used.
     """
-    pattern = f"{fingerprint[:32]}-{size[0]}x{size[1]}x*"
-    for folder in (found for root in cache_folders() for found in sorted(root.glob(pattern))):
-        shape = re.fullmatch(r"x(\d+)(-\w+)?", folder.name[len(f"{fingerprint[:32]}-{size[0]}x{size[1]}") :])
-        if shape and (found := _read(folder, fingerprint, (*size, int(shape[1])))):
-            return _split_by_name(found) if official else found
-    return None
+
+    name: str
+    label: str | int | None = None
+    digest: str = ""
+    header: Header | None = None
+    decoded: Decoded | None = None
+    reason: str = ""
 
 
-def _name_folder(fingerprint: str, shape: tuple[int, int, int], kind: ValueType) -> str:
-    """Return the name of the folder of images (H, W, C); see also `cache_contents`."""
-    deep = {"uint8": "", "uint16": "-u16", "float32": "-f32"}[kind]
-    return f"{fingerprint[:32]}-{'x'.join(map(str, shape))}{deep}"
+@dataclass
+class _Pass:
+    """What one pass over the members of a source found.
 
-
-def read_rejects(images: Images) -> list[Reject]:
-    """Return the files of the source that could not be used, with the reasons, sorted by name.
-
-    The list is empty if the images are not cached.
+    Attributes:
+        images: the images that can be used, in the order of the source, without their pixels.
+        rejects: the members that cannot be used.
+        others: number of files that are not images.
+        headers: all headers that can be read.
+        range: the smallest and the largest value of all images of floats before they are cropped.
+        ends: the smallest and the largest value of all decoded pixels.
     """
-    if images.folder is None:
-        return []
-    return [Reject(**entry) for entry in json.loads((images.folder / _REJECTS).read_text("utf-8"))]
 
-
-def read_headers(images: Images) -> list[decode.Header]:
-    """Return the headers (N,) of the original image files; [] if the images are not cached."""
-    if images.folder is None:
-        return []
-    return [
-        decode.Header(*entry)
-        for entry in json.loads((images.folder / _INDEX).read_text("utf-8"))["originals"]
-    ]
-
-
-def find_enlarged(images: Images) -> list[decode.Header]:
-    """Return the headers of the original files that are smaller than the images in height or width."""
-    _, height, width, _ = images.pixels.shape
-    return [header for header in read_headers(images) if header.height < height or header.width < width]
+    images: list[_Result] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    others: int = 0
+    headers: list[Header] = field(default_factory=list)
+    range: tuple[float, float] = (math.inf, -math.inf)
+    ends: tuple[float, float] = (math.inf, -math.inf)
 
 
 def _build(
     source: Source,
     text: str,
-    known: Survey,
-    folder: Path,
-    shape: tuple[int, int, int],
-    kept: Values,
-    progress: Callable[[int], None],
-) -> None:
-    """Decode all images of the source into the folder; an error leaves the folder as it was before."""
-    with temporary_folder(folder) as beside:
-        path = beside / _PIXELS[kept.type]
-        # Generated images, and those given from Python, have no files to compare with the survey.
-        contents = None if source.survey() else Contents(source)
-        row = math.prod(shape) * np.dtype(kept.type).itemsize
-        whole = known.count * row
-        names, headers, given, refused = _decode_all(source, shape, path, kept, contents, whole, progress)
-        if contents and not source.stamp() and contents.hash() != known.content:
-            forget_survey(source, folder.parent)
-            raise UserError(_changed(text, contents))
-        if not names:
-            raise UserError(_nothing(text, refused))
-        rank = sorted(range(len(names)), key=names.__getitem__)
-        if rank != list(range(len(names))):
-            _reorder(path, rank, shape, kept.type)
-        ordered = [names[place] for place in rank]
-        classes, labels = (
-            source.find_classes(ordered)
-            if all(label is None for label in given)
-            else find_labels(ordered, [given[place] for place in rank], source.class_names)
-        )
-        index = {
-            "names": ordered,
-            "classes": classes,
-            "labels": labels,
-            "originals": [astuple(headers[place]) for place in rank],
-            **({} if kept.eight_bits else {"values": kept.to_json()}),
-        }
-        write_new(beside / _INDEX, json.dumps(index).encode())
-        entries = [asdict(reject) for reject in sorted(refused, key=lambda reject: reject.name)]
-        write_new(beside / _REJECTS, json.dumps(entries, indent=1).encode())
-        write_seal(path, row, _INDEX, _REJECTS)
-        _move(beside, folder, shape)
+    root: Path,
+    size: tuple[int, int],
+    channels: int | None,
+    reading: Reading,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """Decode all images of a source into a folder of the cache, and return the note about this source.
+
+    The channels and the type of most files are known only at the end. They are guessed from the first files;
+    if the guess turns out wrong, the source is read again.
+    """
+
+    def choose_form(headers: Sequence[Header]) -> _Form:
+        counts = Counter(header.channels for header in headers)
+        # RGB wins a tie: it represents gray images without loss, and transparency is seldom intended.
+        usual = max((3, 4, 1, *sorted(counts)), key=lambda number: counts[number])
+        types = Counter(header.values for header in headers)
+        kinds: tuple[ValueType, ...] = ("uint8", "uint16", "float32")
+        kind = max(kinds, key=lambda kind: types[kind]) if reading.values == "auto" else reading.values
+        return _Form(size, channels or usual, kind, to_floats=reading.values == "float32")
+
+    members = source.members(size)
+    first = list(islice(members, 16))
+    form, members = choose_form(_read_headers(first)), chain(first, members)
+    total = source.count_files()
+
+    def tell(done: int) -> None:
+        if progress:
+            progress(done, max(done, total))
+
+    while True:
+        with temporary_folder(root / "images") as folder:
+            found = _decode_all(members, folder / _PIXELS, form, tell)
+            if found.headers and (usual := choose_form(found.headers)) != form:
+                form, members = usual, source.members(size)
+                continue
+            if not found.images:
+                raise UserError(_explain_nothing(text, found.rejects))
+            return {
+                "folder": _publish(source, folder, found, form).name,
+                "rejects": sorted((reject.name, reject.reason) for reject in found.rejects),
+                "skipped": found.others,
+            }
+
+
+def _read_headers(members: Sequence[Member | Reject]) -> list[Header]:
+    headers = []
+    with hide_warnings():
+        for member in members:
+            if isinstance(member, Member):
+                with suppress(UnusableError):
+                    headers.append(read_header(member.data))
+    return headers
 
 
 def _decode_all(
-    source: Source,
-    shape: tuple[int, int, int],
-    path: Path,
-    kept: Values,
-    contents: Contents | None,
-    whole: int,
-    progress: Callable[[int], None],
-) -> tuple[list[str], list[decode.Header], list[str | int | None], list[Reject]]:
-    """Write the pixels of all images, which need `whole` bytes; return what is known of them."""
-    names: list[str] = []
-    headers: list[decode.Header] = []
-    given: list[str | int | None] = []
-    refused: list[Reject] = []
-    done, in_order, root = 0, True, path.parents[2]  # `path` lies in a temporary folder beside others
-    _check_space(root, whole, "the decoded images need")
-    with path.open("wb") as file:
-        for item in source.members(shape[:2]):
-            if contents:
-                contents.add(item)
-            if isinstance(item, Reject):
-                if item.reason != OTHER:
-                    refused.append(item)
-                continue
-            try:
-                found, pixels = decode_any(read_bytes(item), shape[:2], shape[2], kept)
-                file.write(pixels.tobytes())
-                if in_order and names and item.name < names[-1]:
-                    in_order = False
-                    # `_reorder` will write a second copy.
-                    _check_space(
-                        root, 2 * whole - file.tell(), "the images of an unsorted archive still need"
-                    )
-                names.append(item.name)
-                headers.append(found)
-                given.append(item.label)
-            except decode.UnusableError as error:
-                refused.append(Reject(item.name, str(error)))
-            done += 1
-            progress(done)
+    members: Iterable[Member | Reject], path: Path, form: _Form, tell: Callable[[int], None]
+) -> _Pass:
+    """Write the pixels of all usable images to a .npy file, in the order of the source."""
+    found = _Pass()
+    with path.open("wb") as file, hide_warnings():
+        _write_header(file, 0, form)
+        for done, result in enumerate(_decode_in_threads(members, form), 1):
+            if result.header:
+                found.headers.append(result.header)
+            if image := result.decoded:
+                file.write(image.pixels.tobytes())
+                found.images.append(replace(result, decoded=None))
+                found.range = min(found.range[0], image.low), max(found.range[1], image.high)
+                low, high = float(image.pixels.min()), float(image.pixels.max())
+                found.ends = min(found.ends[0], low), max(found.ends[1], high)
+            elif result.reason == OTHER:
+                found.others += 1
+            else:
+                found.rejects.append(Reject(result.name, result.reason))
+            tell(done)
+        # NumPy pads the header, so that it keeps its length with any number of images.
+        file.seek(0)
+        _write_header(file, len(found.images), form)
         file.flush()
         os.fsync(file.fileno())
-    return names, headers, given, refused
+    return found
 
 
-def _check_space(root: Path, needed: int, what: str) -> None:
-    """Check that the cache folder `root` has so many free bytes; `what` begins the message."""
-    disk = shutil.disk_usage(root)
-    # Some network drives report no sizes.
-    if disk.total and disk.free < needed:
-        raise NoSpace(
-            f"{what} {needed / 1e6:,.1f} MB, and the cache folder {str(root)!r} has "
-            f"{disk.free / 1e6:,.1f} MB free: choose a smaller --size, make room with "
-            "`ddim cache --clear images`, or set DDIM_CACHE to a folder on another drive"
-        )
+def _write_header(file: IO[bytes], count: int, form: _Form) -> None:
+    shape = (count, *form.size, form.channels)
+    described = {"descr": np.dtype(form.kind).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)
 
 
-def _reorder(path: Path, rank: list[int], shape: tuple[int, int, int], kind: ValueType) -> None:
-    pixels = np.memmap(path, kind, "r", shape=(len(rank), *shape))
+def _decode_in_threads(members: Iterable[Member | Reject], form: _Form) -> Iterator[_Result]:
+    """Yield the result of each member in the order of the source; only a few are in memory together."""
+    threads = min(os.cpu_count() or 1, 8)
+    waiting: deque[Future[_Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for member in members:
+            waiting.append(pool.submit(_decode, member, form))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _decode(member: Member | Reject, form: _Form) -> _Result:
+    if isinstance(member, Reject):
+        return _Result(member.name, reason=member.reason)
+    data = member.data
+    if isinstance(data, np.ndarray):
+        digest = f"{data.dtype} {data.shape} {hashlib.sha256(data.tobytes()).hexdigest()}"
+    else:
+        digest = hashlib.sha256(data).hexdigest()
+    result = _Result(member.name, member.label, digest)
+    try:
+        image = decode_image(data, form.size, form.channels, form.kind, to_floats=form.to_floats)
+    except UnusableError as error:
+        return replace(result, header=error.header, reason=str(error))
+    return replace(result, header=image.header, decoded=image)
+
+
+def _explain_nothing(text: str, rejects: Sequence[Reject]) -> str:
+    if not rejects:
+        return f"{text!r} contains no image: give {', '.join(FORMATS)} files"
+    first = min(rejects, key=lambda reject: reject.name)
+    return (
+        f"{text!r} contains no image that can be used: {len(rejects)} files were refused, "
+        f"the first, {first.name!r}, because: {first.reason}"
+    )
+
+
+# The folder of a data set
+
+
+def _publish(source: Source, folder: Path, found: _Pass, form: _Form) -> Path:
+    """Sort the images by name, write their index, and rename the folder to its final name."""
+    order = sorted(range(len(found.images)), key=lambda place: found.images[place].name)
+    if order != list(range(len(order))):
+        _sort_pixels(folder / _PIXELS, order)
+    images = [found.images[place] for place in order]
+    names = [image.name for image in images]
+    classes, labels = find_classes(names, [image.label for image in images], source.class_names)
+    content = [names, [image.digest for image in images], classes, labels, source.official]
+    fingerprint = hash_text(json.dumps([VERSION, astuple(form)[:3], content]))
+    ends = choose_range(*found.range) if form.kind == "float32" else (0.0, LARGEST[form.kind])
+    index = {
+        "fingerprint": fingerprint,
+        "official": source.official,
+        "names": names,
+        "classes": classes,
+        "labels": labels,
+        "values": Values(form.kind, *ends).to_json(),
+        "ends": found.ends,
+        "originals": [astuple(image.header) for image in images if image.header],
+        "sha256": hash_file(folder / _PIXELS),
+    }
+    write_sealed(folder / _INDEX, index)
+    final = folder.parents[1] / _name_folder(fingerprint, form)
+    # Another source may have the same images.
+    if _read(final) is None:
+        shutil.rmtree(final, ignore_errors=True)
+        publish_folder(folder, final)
+    return final
+
+
+def _sort_pixels(path: Path, order: Sequence[int]) -> None:
+    pixels = np.load(path, mmap_mode="r")
     sorted_path = path.with_suffix(".sorted")
-    with sorted_path.open("wb") as file:
-        for start in range(0, len(rank), 256):
-            file.write(pixels[rank[start : start + 256]].tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-    del pixels
+    result = np.lib.format.open_memmap(sorted_path, "w+", pixels.dtype, pixels.shape)
+    for start in range(0, len(order), 256):
+        result[start : start + 256] = pixels[order[start : start + 256]]
+    result.flush()
     sorted_path.replace(path)
 
 
-def _move(beside: Path, folder: Path, shape: tuple[int, int, int]) -> None:
-    """Rename a complete data set to its final folder; replace an existing folder only if it is damaged."""
-    try:
-        publish_folder(beside, folder)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise
-        # The existing folder has the same contents, and another process may be using it: keep it.
-        if _read(folder, "", shape):
-            return
-        # A process that still reads the damaged folder is not disturbed, because its open files stay.
-        with temporary_folder(folder) as aside, suppress(FileNotFoundError):
-            folder.rename(aside / "old")
-        with suppress(OSError):
-            publish_folder(beside, folder)
+def _name_folder(fingerprint: str, form: _Form) -> str:
+    """Return the name of the folder of images; see also `cache_contents`."""
+    deep = {"uint8": "", "uint16": "-u16", "float32": "-f32"}[form.kind]
+    return f"{fingerprint[:32]}-{form.size[0]}x{form.size[1]}x{form.channels}{deep}"
 
 
-def _read(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Images | None:
-    """Return the images in a folder of the cache, or None if the folder is missing or damaged."""
+def open_decoded(fingerprint: str, size: tuple[int, int]) -> Images | None:
+    """Return the images with this fingerprint if they are cached, else None; their source may be gone."""
+    folders = cache_folder().glob(f"{fingerprint[:32]}-{size[0]}x{size[1]}x*")
+    found = (images for images in map(_read, folders) if images and images.fingerprint == fingerprint)
+    return next(found, None)
+
+
+def _read(folder: Path) -> Images | None:
+    """Return the images in a folder of the cache; None if the folder is missing or damaged."""
     try:
-        seal = read_seal(folder)
-        index = json.loads((folder / _INDEX).read_text("utf-8"))
-        names, labels = tuple(index["names"]), index["labels"]
-        values = Values(**index["values"]) if "values" in index else EIGHT_BITS
-        path, dtype = folder / _PIXELS[values.type], np.dtype(values.type)
-        if len(names) * math.prod(shape) * dtype.itemsize != path.stat().st_size:
+        index = _read_index(folder)
+        path = folder / _PIXELS
+        if _hash_once(path, path.stat().st_mtime_ns, path.stat().st_ino) != index["sha256"]:
             return None
-        return Images(
-            pixels=SealedPixels(path, (len(names), *shape), seal, dtype),
-            labels=None if labels is None else np.array(labels, np.int64),
-            classes=tuple(index["classes"]),
-            names=names,
-            fingerprint=fingerprint,
-            folder=folder,
-            values=values,
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pixels = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, AttributeError, UserError):
         return None
-
-
-def _split_by_name(images: Images) -> Images:
-    """Return images with the split of their source, whose training images have names such as train/1.png."""
-    train = np.array([name.startswith("train/") for name in images.names])
-    return replace(images, official=(np.flatnonzero(train), np.flatnonzero(~train)))
-
-
-def _changed(text: str, contents: Contents) -> str:
-    faults = [f", {first.name!r} {first.reason}" for first in contents.unreadable[:1]]
-    return f"{text!r} changed or could not be read while it was decoded{''.join(faults)}: try again"
-
-
-def _nothing(text: str, refused: Sequence[Reject]) -> str:
-    if not refused:
-        return f"{text!r} contains no image: give {', '.join(decode.FORMATS)} files"
-    first = min(refused, key=lambda reject: reject.name)
-    return (
-        f"{text!r} contains no image that can be used: {len(refused)} files were refused, "
-        f"the first, {first.name!r}, because: {first.reason}"
+    names, labels = tuple(index["names"]), index["labels"]
+    train = np.array([name.startswith("train/") for name in names])
+    return Images(
+        pixels=pixels,
+        labels=None if labels is None else np.array(labels, np.int64),
+        classes=tuple(index["classes"]),
+        names=names,
+        fingerprint=index["fingerprint"],
+        official=(np.flatnonzero(train), np.flatnonzero(~train)) if index["official"] else None,
+        folder=folder,
+        values=Values(**index["values"]),
+        ends=tuple(index["ends"]),
     )
+
+
+@lru_cache(maxsize=64)
+def _hash_once(path: Path, time: int, inode: int) -> str:
+    """Return the SHA-256 of a file; a process reads it once, unless it is written again."""
+    return hash_file(path)
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    return unseal(json.loads((folder / _INDEX).read_text("utf-8")), folder / _INDEX)
+
+
+def read_headers(images: Images) -> list[Header]:
+    """Return the headers (N,) of the original images; [] if the images are not cached."""
+    return [Header(*entry) for entry in _read_index(images.folder)["originals"]] if images.folder else []
+
+
+def find_enlarged(images: Images) -> list[Header]:
+    """Return the headers of the original images that are smaller than the images in height or width."""
+    _, height, width, _ = images.pixels.shape
+    return [header for header in read_headers(images) if header.height < height or header.width < width]
+
+
+@contextmanager
+def explain_writing(root: Path) -> Generator[None]:
+    """Turn an OSError of the block into an error for users about the cache folder `root`."""
+    try:
+        yield
+    except OSError as error:
+        what = f"the cache folder {str(root)!r} cannot be written"
+        raise explain_os_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
+
+
+def hash_text(text: str) -> str:
+    """Return the SHA-256 of a text, in hex."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

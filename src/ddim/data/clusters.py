@@ -1,7 +1,7 @@
 """Class labels for images without class folders: images that look alike form a cluster, found by k-means.
 
-Images are compared by small thumbnails (see `thumbnails`). So the colours of their parts decide, not the
-objects in them. No pretrained network is used.
+Images are compared by thumbnails of 8 x 8 cells. So the colours of their parts decide, not the objects in
+them. No pretrained network is used.
 """
 
 from __future__ import annotations
@@ -11,30 +11,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.cluster.vq import ClusterError, kmeans2, vq
 
 from ddim.data.images import Images, SplitImages
-from ddim.data.kmeans import find_centres, find_nearest
-from ddim.data.thumbnails import SIDE, compute_thumbnails
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHROMA = 2.0
-"""The weight of colour differences against differences of lightness, chosen by looking at flowers.
-
-In Oklab both colour axes span less than a third of the range of lightness.
-"""
-
-ENOUGH = 10_000
-"""The largest number of images in k-means.
-
-For more than 200 clusters, the largest number is 50 images for each cluster instead.
-"""
-
+# The largest number of images in k-means; for more than 200 clusters it is 50 images for each cluster.
+_MOST = 10_000
+_RESTARTS, _ITERATIONS = 12, 30
 _PREFIX = "clusters:"
 _USE = 4  # the streams 1 to 3 are those of `ddim.data.order`
-_PART = 4096
+_SIDE = 8
+# RGB to luma and twice the chroma (ITU-R BT.601). Chroma spans less than luma in photographs, so its
+# differences would hardly count without the factor of 2.
+_LUMA_CHROMA = np.array([[0.299, 0.587, 0.114], [-0.338, -0.662, 1.0], [1.0, -0.838, -0.162]]).T
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class Clusters:
     @staticmethod
     def is_meant(text: object) -> bool:
         """Return whether a value is a text that starts with "clusters"; `parse` may still reject it."""
-        return isinstance(text, str) and text.startswith(_PREFIX.removesuffix(":"))
+        return isinstance(text, str) and text.startswith("clusters")
 
     @classmethod
     def parse(cls, text: str) -> Clusters:
@@ -91,30 +84,21 @@ class ImageClusters:
     labels: np.ndarray
     counts: np.ndarray
 
-    def __repr__(self) -> str:
-        """Return one line: the number of clusters and of images."""
-        return f"ImageClusters({len(self.centres)} of {len(self.labels):,} images)"
-
     @property
     def names(self) -> tuple[str, ...]:
         """The class names: cluster-00, cluster-01, ..., with as many digits as the last one needs."""
-        count = len(self.centres)
-        digits = max(2, len(str(count - 1)))
-        return tuple(f"cluster-{k:0{digits}d}" for k in range(count))
+        digits = max(2, len(str(len(self.centres) - 1)))
+        return tuple(f"cluster-{k:0{digits}d}" for k in range(len(self.centres)))
 
     def find_labels(self, images: Images, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nearest cluster (B,) int64 of each image, and the squared distance (B,) to its centre.
+        """Return the nearest cluster (B,) int64 of each image, and the distance (B,) to its centre.
 
         Args:
             images: any images, of any size.
             which: indices (B,) of the images.
         """
-        labels, distances = np.zeros(len(which), np.int64), np.zeros(len(which))
-        for first in range(0, len(which), _PART):
-            part = slice(first, first + _PART)
-            features = _compute_features(images, which[part], self.mirrored)
-            labels[part], distances[part] = find_nearest(features, self.centres, _kept(self.mirrored))
-        return labels, distances
+        labels, distances = vq(_compute_features(images, which, self.mirrored), self.centres)
+        return labels.astype(np.int64), distances
 
     def label(self, split: SplitImages) -> SplitImages:
         """Return `split` with the clusters as classes; its images must be the ones that were clustered."""
@@ -142,8 +126,8 @@ class ImageClusters:
 def group_images(split: SplitImages, count: int, mirrored: bool, seed: int) -> ImageClusters:
     """Return the clusters of similar images; their centres depend on the training images alone.
 
-    If there are more training images than `ENOUGH` allows, k-means uses a random subset. Otherwise the order
-    of the training images makes no difference.
+    This is k-means (Lloyd 1982), started several times at random images; the best result is used. The order
+    of the training images makes no difference, unless there are so many that a random subset is used.
 
     Args:
         split: the images.
@@ -152,31 +136,24 @@ def group_images(split: SplitImages, count: int, mirrored: bool, seed: int) -> I
         seed: the seed of the random numbers.
 
     Raises:
-        UserError: if there are fewer than two training images for each cluster, fewer different ones than
-            clusters, or images that `compute_thumbnails` refuses.
+        UserError: if there are fewer than two different training images for each cluster.
     """
-    train = split.train
-    if len(train) < 2 * count:
-        raise UserError(
-            f"data.labels clusters:{count} needs two training images or more for each cluster, got "
-            f"{len(train)} training images: give at most clusters:{len(train) // 2}"
-        )
     draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _USE])))
-    some = np.sort(draw.permutation(train)[: max(ENOUGH, 50 * count)])
-    features = [
-        _compute_features(split.images, some[k : k + _PART], mirrored) for k in range(0, len(some), _PART)
-    ]
-    different, times = np.unique(np.concatenate(features), axis=0, return_counts=True)
-    if len(different) < count:
+    some = np.sort(draw.permutation(split.train)[: max(_MOST, 50 * count)])
+    features = _compute_features(split.images, some, mirrored)
+    features = features[np.lexsort(features.T)]
+    different = np.unique(features, axis=0)
+    if len(different) < 2 * count:
         raise UserError(
-            f"data.labels clusters:{count} needs as many different images, got {len(different)}: give fewer "
-            "clusters"
+            f"data.labels clusters:{count} needs at least two different training images for each cluster, "
+            f"got {len(different)}: give at most clusters:{len(different) // 2}"
         )
-    # The rows are sorted, so that the result does not depend on the order of the images.
-    centres = find_centres(np.repeat(different, times, axis=0), count, _kept(mirrored), draw)
-    found = apply_centres(split, centres, mirrored)
-    order = np.lexsort((*centres.T[::-1], -found.counts))
-    return ImageClusters(centres[order], mirrored, np.argsort(order)[found.labels], found.counts[order])
+    starts = (draw.choice(different, count, replace=False) for _ in range(_RESTARTS))
+    _, centres = min((_improve_centres(features, start) for start in starts), key=lambda result: result[0])
+    clusters = apply_centres(split, centres, mirrored)
+    order = np.lexsort((*centres.T[::-1], -clusters.counts))
+    labels = np.argsort(order)[clusters.labels]
+    return ImageClusters(centres[order], mirrored, labels, clusters.counts[order])
 
 
 def apply_centres(split: SplitImages, centres: np.ndarray, mirrored: bool) -> ImageClusters:
@@ -206,28 +183,42 @@ def list_typical(clusters: ImageClusters, split: SplitImages, count: int) -> lis
     return [split.train[order[labels[order] == k][:count]] for k in range(len(clusters.centres))]
 
 
-def _kept(mirrored: bool) -> int:
-    """Return the number of features that do not change if an image is mirrored; see `kmeans`."""
-    return _SIZE // 2 if mirrored else _SIZE
-
-
-_SIZE = SIDE * SIDE * 3
+def _improve_centres(features: np.ndarray, start: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the sum of squared distances and the centres after the iterations of k-means."""
+    try:
+        centres, labels = kmeans2(features, start, _ITERATIONS, minit="matrix", missing="raise")
+    except ClusterError:  # a cluster became empty
+        return np.inf, start
+    return float(((features - centres[labels]) ** 2).sum()), centres
 
 
 def _compute_features(images: Images, which: np.ndarray, mirrored: bool) -> np.ndarray:
-    """Return features (B, d) of images, from the cells of their thumbnails.
+    """Return features (B, d) of images, the mean colours in 8 x 8 cells.
 
-    Mirroring exchanges pairs of cells, one on the left and one on the right. The first half of the features
-    are the sums of these pairs; the other half are their differences.
-
-    If `mirrored`, an image and its mirror image have exactly the same features.
+    If `mirrored`, an image and its mirror image have the same features: for each pair of cells on the left
+    and on the right, their sum and the size of their difference.
     """
-    cells = compute_thumbnails(images, which) * (1, CHROMA, CHROMA)
-    left, right = cells[:, :, : SIDE // 2], cells[:, :, : SIDE // 2 - 1 : -1]
-    sums, differences = ((left + sign * right).reshape(len(cells), -1) for sign in (1, -1))
-    if mirrored and len(cells):
-        # Mirroring changes the signs of all differences, so the first one that is not 0 is made positive.
-        first = differences[np.arange(len(cells)), (differences != 0).argmax(1)]
-        differences = differences * np.where(first < 0, -1, 1)[:, None]
-    # Adding 0.0 turns -0.0 into 0.0. The factor 1 / sqrt(2) makes distances equal to those of the thumbnails.
-    return np.concatenate([sums, differences], 1) * 0.5**0.5 + 0.0
+    _, height, width, channels = images.pixels.shape
+    rows, columns = _cell_weights(height), _cell_weights(width)
+    size = max(1, 2**22 // (height * width * channels))
+    parts = []
+    for first in range(0, len(which), size):
+        pixels = images.values.to_unit(images.pixels[which[first : first + size]])
+        if channels == 4:  # on white
+            pixels = pixels[..., 3:] * pixels[..., :3] + (1 - pixels[..., 3:])
+        parts.append(np.einsum("ah,nhwc,bw->nabc", rows, pixels, columns, optimize=True))
+    # Rounding makes the cells of a mirror image exactly the mirrored cells, on every machine.
+    cells = np.round(np.concatenate(parts), 5) if parts else np.zeros((0, _SIDE, _SIDE, channels))
+    if cells.shape[-1] == 3:
+        cells = cells @ _LUMA_CHROMA
+    if mirrored:
+        left, right = cells[:, :, : _SIDE // 2], cells[:, :, : _SIDE // 2 - 1 : -1]
+        cells = np.concatenate([left + right, np.abs(left - right)], axis=2) * 0.5**0.5
+    return cells.reshape(len(which), -1)
+
+
+def _cell_weights(length: int) -> np.ndarray:
+    """Return the weights (8, length) of the pixels along one side of an image in the mean of each cell."""
+    cells, pixels = np.arange(_SIDE)[:, None] * length, np.arange(length) * _SIDE
+    overlap = np.minimum(cells + length, pixels + _SIDE) - np.maximum(cells, pixels)
+    return np.maximum(overlap, 0) / length

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim.data.checked_pixels import SealedPixels
 from ddim.data.order import split_indices
+from ddim.data.sources import Reject
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError
 
@@ -31,15 +34,18 @@ class Images:
         labels: (N,) int64 indices into `classes`, or None if there are no classes.
         classes: the class names, sorted.
         names: (N,) the name of each image's file in the source.
-        fingerprint: a SHA-256 (hex) of content, size and channels.
+        fingerprint: a SHA-256 (hex) of contents, names, labels, size, channels and type.
         official: sorted indices (train, validation) if the source defines a split, else None.
         folder: the folder of these images in the cache; None if they are not cached.
         values: the type of the pixels, and how they map to [0, 1].
         vectors: (N, d) float32, the standardised vectors of the images, see `ImageVectors`; None if there are
             none.
+        ends: the smallest and the largest value of all pixels, if they come from the cache.
+        rejects: the files of the source that could not be used, with the reasons, sorted by name.
+        skipped: number of files of the source that are not images.
     """
 
-    pixels: np.ndarray | SealedPixels
+    pixels: np.ndarray
     labels: np.ndarray | None
     classes: tuple[str, ...]
     names: tuple[str, ...]
@@ -48,6 +54,9 @@ class Images:
     folder: Path | None = None
     values: Values = EIGHT_BITS
     vectors: np.ndarray | None = None
+    ends: tuple[float, float] = (-math.inf, math.inf)
+    rejects: tuple[Reject, ...] = ()
+    skipped: int = 0
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -63,13 +72,6 @@ class Images:
         bits = "16 bits" if values.type == "uint16" else "floats"
         whole = values == Values("uint16", 0.0, 65535.0)
         return f"{colours} of {bits}" + ("" if whole else f" from {values.low:g} to {values.high:g}")
-
-    def find_ends(self) -> tuple[float, float]:
-        """Return the smallest and the largest value of all pixels."""
-        ends = [
-            (part.min(), part.max()) for part in (self.pixels[k : k + 64] for k in range(0, len(self), 64))
-        ]
-        return min(float(low) for low, _ in ends), max(float(high) for _, high in ends)
 
     def __repr__(self) -> str:
         """Return one line: number, size, channels and classes."""
@@ -159,3 +161,21 @@ def check_size(size: tuple[int, int]) -> None:
         raise UserError(
             f"data.size (--size) must lie between {SMALLEST} and {LARGEST} pixels, got {size[0]}x{size[1]}"
         )
+
+
+def group_equal_images(images: Images) -> list[list[int]]:
+    """Group the images whose pixels are equal after crop and resize.
+
+    Returns:
+        The indices of the images in each group of two or more; groups with several classes come first.
+    """
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for index, pixels in enumerate(images.pixels):
+        groups[hashlib.sha256(pixels.tobytes()).digest()].append(index)
+    copies = [indices for indices in groups.values() if len(indices) > 1]
+    return sorted(copies, key=lambda indices: crosses_classes(images, indices), reverse=True)
+
+
+def crosses_classes(images: Images, indices: list[int]) -> bool:
+    """Return whether the images at these indices have different classes."""
+    return images.labels is not None and len(set(images.labels[indices].tolist())) > 1

@@ -5,29 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from ddim.data.arrays import SUFFIXES, Arrays
+from ddim.data.arrays import GIVEN, PREFIX, SUFFIXES, Arrays
 from ddim.data.blossoms.source import Blossoms
-from ddim.data.cache import fingerprint_survey, load_cached
-from ddim.data.folder import open_path
-from ddim.data.given import GIVEN, PREFIX
+from ddim.data.cache import load_images
 from ddim.data.images import Images, check_size
 from ddim.data.parquet import Parquet, find_parquet
-from ddim.data.remote import (
-    NAMED,
-    WITH_SPLIT,
-    fetch_data,
-    names_repository,
-    open_named,
-    parse_repository,
-)
-from ddim.data.sources import Source
-from ddim.data.survey import survey_source
+from ddim.data.remote import NAMED, fetch_data, names_repository, open_named, parse_repository
+from ddim.data.sources import Source, open_path
 from ddim.data.values import AS_FILES_SAY, Reading
 from ddim.errors import UserError, suggest
-from ddim.files import cache_folder
 
 NAMES = ("blossoms", *NAMED)
 
@@ -40,7 +28,6 @@ def open_images(
     reading: Reading = AS_FILES_SAY,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    checking: Callable[[int, int], None] | None = None,
 ) -> Images:
     """Return the images of a source at one size; they are decoded once and stored in a cache.
 
@@ -58,9 +45,8 @@ def open_images(
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); if None, the most frequent number in the files is used.
         reading: how pixel values are read; by default the files determine it.
         cache: folder of the cache; None means $DDIM_CACHE, or else the user's cache folder.
-        progress: called with (done, total) while images are decoded.
-        checking: called with (done, total) while files are read to find out whether they have changed; for
-            an archive, whose number of files is unknown, the total is the number done.
+        progress: called with (done, total) while images are decoded; for an archive, whose number of files is
+            unknown, the total is the number done.
 
     Raises:
         UserError: if there is no such source, no usable image in it, or `size`, `channels` or `reading` has a
@@ -69,31 +55,14 @@ def open_images(
     check_size(size)
     if channels not in (None, 1, 3, 4):
         raise UserError(f"data.channels must be 1 (gray), 3 (RGB) or 4 (RGBA), got {channels}")
-    text, kind = str(source), reading.values
-    found = find_source(text, reading)
-    wanted = (*size, channels)
-    images = load_cached(found, text, wanted, values=kind, cache=cache, progress=progress, checking=checking)
-    return limit_range(images, reading)
-
-
-def limit_range(images: Images, reading: Reading) -> Images:
-    """Return images with the range of values that the user gave in `reading`.
-
-    Raises:
-        UserError: if a range is given, but the images have 8 bits or values outside this range.
-    """
-    return replace(images, values=reading.limit(images.values, images.find_ends))
+    opened = find_source(str(source), reading)
+    return load_images(opened, str(source), size, channels, reading=reading, cache=cache, progress=progress)
 
 
 def source_exists(text: str) -> bool:
     """Return whether a text is an existing path, or begins like the name of a data set; nothing is opened."""
     known = text in GIVEN or names_repository(text) or text.partition(":")[0] in NAMES
     return known or os.path.exists(os.path.expanduser(text))
-
-
-def defines_split(text: str) -> bool:
-    """Return whether a text of `absolute_source` names a data set that defines a split; nothing is opened."""
-    return text.partition(":")[0] in WITH_SPLIT
 
 
 def absolute_source(text: str) -> str:
@@ -122,15 +91,14 @@ def _is_array(path: str) -> bool:
 def fingerprint_source(
     text: str, size: tuple[int, int], channels: int | None = None, reading: Reading = AS_FILES_SAY
 ) -> str:
-    """Return the fingerprint that the images of a source would have, without decoding them.
+    """Return the fingerprint of the images of a source, which are decoded first if they are not cached.
 
     The arguments are the same as in `open_images`.
 
     Raises:
-        UserError: if there is no such source.
+        UserError: if there is no such source, or no usable image in it.
     """
-    known = survey_source(find_source(text, reading), cache_folder())
-    return fingerprint_survey(known, size, channels, reading.values)
+    return open_images(text, size, channels, reading=reading).fingerprint
 
 
 def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:

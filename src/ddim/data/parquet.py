@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.data.decode import is_image_name
-from ddim.data.folder import stamp_paths
-from ddim.data.sources import Member, Reject, Source
+from ddim.data.sources import Member, Reject, Source, stamp_paths
 from ddim.errors import UserError
 
 if TYPE_CHECKING:

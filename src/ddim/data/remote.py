@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 
 from ddim.data.arrays import SUFFIXES
 from ddim.data.decode import is_image_name
-from ddim.data.folder import stamp_paths
 from ddim.data.parquet import SUFFIX
-from ddim.data.sources import Member, Source
+from ddim.data.sources import Member, Source, stamp_paths
 from ddim.errors import UserError, is_full_disk
 from ddim.files import cache_folder, publish_folder, temporary_folder
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -99,12 +98,12 @@ class Reading:
     axis: Literal["auto", "first", "last"] = "auto"
     array: str | None = None
 
-    def limit(self, found: Values, find_ends: Callable[[], tuple[float, float]]) -> Values:
+    def limit(self, found: Values, ends: tuple[float, float]) -> Values:
         """Return the type and range of pixel values, with the range of this reading if it has one.
 
         Args:
             found: the type and range that follow from the files.
-            find_ends: returns the smallest and the largest value of the images.
+            ends: the smallest and the largest value of the images.
 
         Raises:
             UserError: if the user gave a range, and the images have 8 bits or values outside this range.
@@ -112,11 +111,8 @@ class Reading:
         if self.range is None:
             return found
         if found.eight_bits:
-            raise UserError(
-                "data.range is for 16-bit and float images, and these have 8 bits: leave it out, got "
-                f"{self.range[0]:g} and {self.range[1]:g}"
-            )
-        chosen, (low, high) = Values(found.type, *self.range), find_ends()
+            raise UserError("data.range is for 16-bit and float images, and these have 8 bits: leave it out")
+        chosen, (low, high) = Values(found.type, *self.range), ends
         if not chosen.low <= low <= high <= chosen.high:
             raise UserError(
                 f"data.range must hold all values of the images, {low:g} to {high:g}, got {chosen.low:g} to "

@@ -6,10 +6,8 @@ import csv
 import hashlib
 import json
 import math
-import re
-from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,21 +16,9 @@ import numpy as np
 
 from ddim.data.images import Images, SplitImages
 from ddim.errors import UserError, suggest
-from ddim.files import measure_file
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-LARGEST_FILE = 2**28
-"""The largest CSV file, in bytes."""
-
-MOST_COLUMNS = 1024
-"""The largest length of the vector of an image."""
-
-MOST_ROWS = 2_000_000
-"""The largest number of rows."""
-
-_LONGEST_LINE = 2**16
 
 _NAMES = ("name", "image", "file", "filename", "path")
 """The headings that mark a first column as the names of the images."""
@@ -71,10 +57,6 @@ class ImageVectors:
     mean: np.ndarray
     deviation: np.ndarray
 
-    def __repr__(self) -> str:
-        """Return one line: the columns and the number of images."""
-        return f"ImageVectors({', '.join(self.columns)} of {len(self.rows):,} images)"
-
     @property
     def sha256(self) -> str:
         """The SHA-256 (hex) of the columns and of all rows."""
@@ -107,36 +89,39 @@ class ImageVectors:
 def read_vectors(path: str | Path) -> VectorTable:
     """Return the vectors in a CSV file.
 
-    Each row holds the numbers of one image, after the name of the image if the file has names.
-
-    The first row holds the column names if a cell after its first cell is not a number. A first cell that is
-    not a number has the same effect only if it is the only cell of the row, or "name", "image", "file",
-    "filename" or "path". The first column holds the names of the images if its column name is one of these
-    five words, or if one of its cells below the column names is not a number.
+    Each row holds the numbers of one image, after the name of the image if the file has names. The first row
+    holds column names if one of its cells after the first is not a number. A first cell that is not a number
+    has the same effect only if it is the only cell of the row, or "name", "image", "file", "filename" or
+    "path". The first column holds the names of the images if its column name is one of these five words, or
+    if one of its cells below the column names is not a number.
 
     Raises:
-        UserError: if the file cannot be read, is too large or holds no vectors, a cell is not a finite
-            number, rows have different lengths, or two rows have the same name.
+        UserError: if the file cannot be read or holds no vectors, a cell is not a finite number, rows have
+            different lengths, or two rows have the same name.
     """
-    heads, firsts, numbers = None, [], array("d")
-    for row in _read_rows(Path(path)):
-        if not firsts and heads is None and _holds_heads(row):
-            heads = row
-        else:
-            firsts.append(row[0].strip())
-            numbers.extend(_parse(cell, path, len(firsts)) for cell in row[1:])
-    named = (heads is not None and heads[0].strip().lower() in _NAMES) or not all(map(_is_number, firsts))
-    rows = np.array(numbers).reshape(len(firsts), -1) if numbers else np.zeros((len(firsts), 0))
-    if not named:
-        first = [_parse(cell, path, line) for line, cell in enumerate(firsts, 1)]
-        rows = np.column_stack([np.array(first), rows])
-    if not rows.size:
-        raise UserError(f"{path} holds no vectors: give a row of numbers for each image")
-    columns = [str(k) for k in range(rows.shape[1])] if heads is None else [h.strip() for h in heads[named:]]
-    twice = next((name for name, count in Counter(firsts).items() if count > 1), None) if named else None
-    if twice is not None:
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"the vectors {str(path)!r} cannot be read: {error}") from None
+    if len(set(map(len, rows))) != 1:
+        raise UserError(f"{path} must hold rows of one length, {len(rows)} rows have several lengths or none")
+    table, first = np.array([[_to_float(cell) for cell in row] for row in rows]), rows[0]
+    texts = np.isnan(table)
+    headed = texts[0, 1:].any() or (texts[0, 0] and (len(first) == 1 or first[0].lower() in _NAMES))
+    table, rows = table[int(headed) :], rows[int(headed) :]
+    named = (headed and first[0].lower() in _NAMES) or np.isnan(table[:, 0]).any()
+    numbers, columns = table[:, int(named) :], first[int(named) :]
+    if not numbers.size or not np.isfinite(numbers).all():
+        wrong = [row for row, values in zip(rows, numbers, strict=True) if not np.isfinite(values).all()]
+        raise UserError(
+            f"{path} must hold finite numbers for each image, got {wrong[0] if wrong else 'none'}"
+        )
+    names = tuple(row[0] for row in rows) if named else None
+    if names and len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
         raise UserError(f"{path} has two rows for {twice!r}: give one row for each image")
-    return VectorTable(tuple(columns), tuple(firsts) if named else None, rows)
+    return VectorTable(tuple(columns if headed else map(str, range(len(columns)))), names, numbers)
 
 
 def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) -> ImageVectors:
@@ -160,108 +145,33 @@ def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) ->
         rows = rows[_find_rows(table.names, split.images, source)]
     elif len(rows) != len(split.images):
         raise UserError(
-            f"data.vectors must have a row for each of the {len(split.images):,} images, got {len(rows):,} "
-            f"rows in {source}: if some images were rejected, add a first column with the names of the images"
+            f"{source} must have a row for each of the {len(split.images):,} images, got {len(rows):,}: if "
+            "some images were rejected, add a first column with the names of the images"
         )
-    else:
-        rows = rows[_find_positions(split.images)]
     mean, deviation = rows[split.train].mean(0), rows[split.train].std(0)
-    for column, spread, middle in zip(table.columns, deviation, mean, strict=True):
-        if not spread > 1e-9 * abs(middle):
-            raise UserError(
-                f"data.vectors needs columns that differ between images, got {middle:g} for all training "
-                "images "
-                f"in column {column!r} of {source}: remove this column"
-            )
+    for column, same in zip(table.columns, deviation <= 1e-9 * abs(mean), strict=True):
+        if same:
+            raise UserError(f"column {column!r} of {source} is the same for all training images: remove it")
     return ImageVectors(table.columns, np.ascontiguousarray(rows), split.train, mean, deviation)
-
-
-def _find_positions(images: Images) -> np.ndarray:
-    """Return the position (N,) of each image in its source."""
-    # Images of arrays are named by their number. A folder for the class may precede it and changes the order.
-    lasts = [name.rsplit("/", 1)[-1] for name in images.names]
-    if len(set(lasts)) < len(lasts) or not all(re.fullmatch("[0-9]{9}", last) for last in lasts):
-        return np.arange(len(lasts))
-    return np.argsort(np.argsort(lasts))
 
 
 def _find_rows(names: Sequence[str], images: Images, source: str | Path) -> list[int]:
     """Return the index of the row of each image."""
     known = {name: row for row, name in enumerate(names)}
-    lasts: dict[str, int] = {}
-    for name in images.names:
-        lasts[name.rsplit("/", 1)[-1]] = lasts.get(name.rsplit("/", 1)[-1], 0) + 1
-    found = []
+    lasts = Counter(name.rsplit("/", 1)[-1] for name in images.names)
+    rows = []
     for name in images.names:
         last = name.rsplit("/", 1)[-1]
-        row = known.get(name)
-        row = known.get(last) if row is None and lasts[last] == 1 else row
+        row = known.get(name, known.get(last) if lasts[last] == 1 else None)
         if row is None:
-            missing = f"{name!r}{suggest(name, names)}"
-            raise UserError(
-                f"data.vectors must have a row for each image, and {source} has none for {missing}"
-            )
-        found.append(row)
-    return found
+            raise UserError(f"{source} must have a row for the image {name!r}{suggest(name, names)}")
+        rows.append(row)
+    return rows
 
 
-def _read_rows(path: Path) -> Iterator[list[str]]:
-    """Yield the rows of a CSV file, which must have equal lengths; empty lines are left out."""
-    length = count = 0
+def _to_float(cell: str) -> float:
+    """Return the number in a cell; NaN if it holds none."""
     try:
-        for line in _read_lines(path):
-            row = next(csv.reader([line], strict=True))
-            if not row:
-                continue
-            length, count = length or len(row), count + 1
-            if length > MOST_COLUMNS + 1:
-                raise UserError(
-                    f"{path} must have at most {MOST_COLUMNS} numbers for each image, got {length}"
-                )
-            if len(row) != length:
-                raise UserError(
-                    f"the rows of {path} must have equal lengths, got {length} cells in row 1 and {len(row)} "
-                    f"in row {count}"
-                )
-            if count > MOST_ROWS:
-                raise UserError(f"{path} must have at most {MOST_ROWS:,} rows")
-            yield row
-    except OSError as error:
-        raise UserError(f"the vectors {str(path)!r} cannot be read: {error.strerror}") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a CSV file: {error}") from None
-
-
-def _read_lines(path: Path) -> Iterator[str]:
-    size = measure_file(path)
-    if size > LARGEST_FILE:
-        raise UserError(f"{path} is larger than {LARGEST_FILE >> 20} MiB, which is too large for vectors")
-    if not size:
-        return
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        while line := file.readline(_LONGEST_LINE + 1):
-            if len(line) > _LONGEST_LINE:
-                raise UserError(f"{path} must have lines of at most {_LONGEST_LINE:,} letters")
-            yield line
-
-
-def _holds_heads(row: Sequence[str]) -> bool:
-    """Return whether the first row of a file holds the names of its columns."""
-    if not all(map(_is_number, row[1:])):
-        return True
-    return not _is_number(row[0]) and (len(row) == 1 or row[0].strip().lower() in _NAMES)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
+        return float(cell)
     except ValueError:
-        return False
-    return True
-
-
-def _parse(cell: str, path: str | Path, line: int) -> float:
-    if not _is_number(cell) or not math.isfinite(float(cell)):
-        shown = cell.strip()[:50]
-        raise UserError(f"{path} must hold finite numbers, got {shown!r} in row {line} of its vectors")
-    return float(cell)
+        return math.nan

@@ -16,14 +16,12 @@ from torch import Tensor
 
 from ddim.data import Images
 from ddim.data.batch import gather_batch
-from ddim.data.cache import load_cached
-from ddim.data.decode import UnusableError
-from ddim.data.high_bit_depth import read_any_header
+from ddim.data.cache import load_images
+from ddim.data.decode import UnusableError, hide_warnings, read_header
 from ddim.data.images import check_size
 from ddim.data.open import find_source, source_exists
 from ddim.data.remote import names_repository
 from ddim.data.sources import Member, Reject
-from ddim.data.survey import read_bytes
 from ddim.data.values import choose_channels
 from ddim.diffusion.denoiser import Model
 from ddim.errors import UserError, describe_given, format_count
@@ -248,7 +246,7 @@ def _read_images(source: Path, n: int | None, reference: Reference, progress: Pr
     found = arrays if _is_sample_folder(source) and arrays.list_names() else find_source(str(source))
     size = _first_size(found.members((64, 64)), source)
     check_size(size)
-    images = load_cached(found, str(source), (*size, None), **watch_reading(progress))
+    images = load_images(found, str(source), size, progress=watch_reading(progress))
     which, sampling = _select_samples(source, images)
     which = which[: _count_images(len(which), n)]
     if sampling:
@@ -279,8 +277,8 @@ def _first_size(members: Iterator[Member | Reject], source: Path) -> tuple[int, 
     """Return (height, width) of the first readable image of a source."""
     for item in members:
         if isinstance(item, Member):
-            with suppress(UnusableError):
-                header = read_any_header(read_bytes(item))
+            with suppress(UnusableError), hide_warnings():
+                header = read_header(item.data)
                 return header.height, header.width
     raise UserError(f"{source} is neither a run nor a folder or archive of images")
 

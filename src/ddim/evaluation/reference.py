@@ -99,7 +99,7 @@ def select_reference(
     """
     source = reference.data or data.source
     reading = data.reading if reference.data is None else Reading(axis=data.axis)
-    images = open_images(source, data.size, data.channels, reading=reading, **watch_reading(progress))
+    images = open_images(source, data.size, data.channels, reading=reading, progress=watch_reading(progress))
     images = images if reference.data is None else share_range(images, values)
     return _select_part(reference, images, data, seed)
 

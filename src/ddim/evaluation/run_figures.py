@@ -18,7 +18,6 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import UserError, check_count
 from ddim.evaluation.schedule_figures import Shown, describe_start, name_schedules
-from ddim.files import read_file
 from ddim.plots import charts
 from ddim.plots.pictures import check_images, to_uint8
 from ddim.runs.hub_run import check_run_path
@@ -45,47 +44,44 @@ def read_image(source: str, size: tuple[int, int]) -> Tensor:
     Raises:
         UserError: if there is no usable image.
     """
-    from ddim.data.decode import MAX_BYTES, UnusableError, is_image_name
+    from ddim.data.decode import UnusableError, hide_warnings, is_image_name
     from ddim.data.open import find_source
     from ddim.data.sources import Member
-    from ddim.data.survey import read_bytes
 
     path, refusal = Path(source).expanduser(), ""
     if is_image_name(path.name, b"") and not path.is_dir():
-        members = iter([Member(path.name, _read(path, MAX_BYTES))])
+        members = iter([Member(path.name, _read(path))])
     else:
         members = find_source(source).members(size)
     for member in members:
         if not isinstance(member, Member):
             continue
         try:
-            return _decode_picture(read_bytes(member), size)
+            with hide_warnings():
+                return _decode_picture(member.data, size)
         except UnusableError as error:
             refusal = f": {member.name}: {error}"
     raise UserError(f"{source!r} has no usable image{refusal}")
 
 
-def _decode_picture(data: bytes, size: tuple[int, int]) -> Tensor:
+def _decode_picture(data: bytes | np.ndarray, size: tuple[int, int]) -> Tensor:
     """Return the image (1, 3, H, W) in [0, 1] of a file or array; floats are scaled by their own range."""
-    from ddim.data.decode import decode_image
-    from ddim.data.high_bit_depth import ARRAY, decode_any, read_any_header, stored_type
+    from ddim.data.decode import decode_image, read_header
     from ddim.data.values import LARGEST, Values, choose_range
 
-    found = read_any_header(data)
-    kind = stored_type(found)
-    if found.format == "PNG" or (kind == "uint8" and found.format != ARRAY):
-        kind, pixels = "uint8", decode_image(data, size, 3)[1]
-    else:
-        pixels = decode_any(data, size, found.channels, Values(kind))[1]
+    found = read_header(data)
+    kind = "uint8" if found.format == "PNG" else found.values
+    channels = 3 if kind == "uint8" and found.format != "array" else found.channels
+    pixels = decode_image(data, size, channels, kind).pixels
     ends = (0.0, LARGEST[kind]) if kind in LARGEST else choose_range(pixels.min().item(), pixels.max().item())
     unit = torch.from_numpy(Values(kind, *ends).to_unit(pixels)).permute(2, 0, 1)[None]
     picture = torch.from_numpy(to_uint8(unit)[..., :3]).permute(0, 3, 1, 2) / 255
     return picture.expand(-1, 3, -1, -1)
 
 
-def _read(path: Path, most: int) -> bytes:
+def _read(path: Path) -> bytes:
     try:
-        return read_file(path, most)
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror}") from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ddim.data import SplitImages
+from ddim.data.arrays import give_images
 from ddim.diffusion.grad_mode import with_gradients
 from ddim.errors import UserError, describe_given, format_count
 from ddim.experiments.learning_curves import (
@@ -100,6 +101,8 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.plan("photos/", minutes=[10, 40])
     """
     check_machine(machine)
+    # The images given from Python can be opened as long as this variable refers to their source.
+    data = data if isinstance(data, str | Path | None) else give_images(data)
     recipe = choose_recipe(recipe, data, {"data.size": size, "data.labels": labels})
     budgets = _list_budgets(recipe, minutes, images)
     # This check comes before the images are decoded, because decoding may take long.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
+from ddim.data.arrays import PAIRS, PREFIX
 from ddim.data.clusters import Clusters, ImageClusters
-from ddim.data.given import PAIRS, PREFIX
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError, suggest
 from ddim.runs.recipe import Recipe

@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ddim.data.arrays import encode_picture
 from ddim.data.batch import to_unit
-from ddim.data.decode import BROKEN, MAX_BYTES, UnusableError
-from ddim.data.given import encode_picture
-from ddim.data.high_bit_depth import decode_any, read_any_header
+from ddim.data.decode import UnusableError, decode_image, hide_warnings, read_header
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError, describe_given
-from ddim.files import read_file
 from ddim.plots.pictures import check_images
 from ddim.runs.generate import list_seeds
 from ddim.runs.pipeline import Pipeline
@@ -48,11 +47,15 @@ def read_images(
         UserError: if a file cannot be read or is not an image.
     """
     images = []
+    # 8-bit images are floats from 0 to 1, so they have the range of the model only if this is its range.
+    to_floats = (values.low, values.high) == (0, 1)
     for file in files:
         try:
-            found, pixels = decode_any(_read_bytes(file), size, channels, values)
+            with hide_warnings():
+                decoded = decode_image(_read_data(file), size, channels, values.type, to_floats=to_floats)
         except UnusableError as error:
             raise UserError(f"{_describe(file)} cannot be used: {error}") from None
+        found, pixels = decoded.header, decoded.pixels
         if (found.height, found.width) != size and on_change:
             # The crop has the aspect ratio of the model's images, so its size follows from the smaller scale.
             scale = min(found.height / size[0], found.width / size[1])
@@ -69,20 +72,18 @@ def read_images(
     return torch.stack(images)
 
 
-def _read_bytes(file: str | Path | Image.Image) -> bytes:
-    """Return the bytes of an image file, or of a file like that of which Pillow read an image."""
+def _read_data(file: str | Path | Image.Image) -> bytes | np.ndarray:
+    """Return the bytes of an image file, or the data of an image of Pillow; see `encode_picture`."""
     try:
         if isinstance(file, Image.Image):
-            return encode_picture(file, _describe(file))
+            return encode_picture(file)
         if not isinstance(file, str | Path):
             raise UserError(
                 "an image must be a file, an image of Pillow or a tensor, such as torch.from_numpy(array), "
                 f"got {describe_given(file)}"
             )
-        return read_file(Path(file), MAX_BYTES)
-    except UserError:
-        raise
-    except BROKEN as error:
+        return Path(file).read_bytes()
+    except OSError as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{_describe(file)} cannot be read: {reason}") from None
 
@@ -141,7 +142,7 @@ def _measure(image: str | Path | Image.Image | Tensor) -> tuple[int, int]:
     """Return the (height, width) of an image."""
     if isinstance(image, Tensor):
         return image.shape[-2], image.shape[-1]
-    head = read_any_header(_read_bytes(image))
+    head = read_header(_read_data(image))
     return head.height, head.width
 
 

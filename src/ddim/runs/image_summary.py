@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ddim.data import Images
-from ddim.data.cache import read_headers, read_rejects
-from ddim.data.duplicates import group_equal_images
+from ddim.data.cache import read_headers
+from ddim.data.images import group_equal_images
 from ddim.data.order import shuffle_epoch
 from ddim.plots.pictures import make_sheet
 from ddim.runs.image_features import take_pictures
@@ -41,6 +41,6 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
         "modes": dict(Counter(header.mode for header in headers)),
         "split": images.official and list(map(len, images.official)),
         "classes": counts and {images.classes[label]: count for label, count in counts.items()},
-        "rejected": [{"name": reject.name, "reason": reject.reason} for reject in read_rejects(images)],
+        "rejected": [{"name": reject.name, "reason": reject.reason} for reject in images.rejects],
         "duplicates": [[images.names[k] for k in group] for group in group_equal_images(images)],
     }

@@ -11,18 +11,16 @@ import numpy as np
 from torch import Tensor
 
 from ddim.data import Images, SplitImages, open_images, split_images
+from ddim.data.arrays import PREFIX
 from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import open_decoded
-from ddim.data.given import PREFIX
 from ddim.data.open import (
     NAMES,
     absolute_source,
-    defines_split,
     fingerprint_source,
-    limit_range,
     source_exists,
 )
-from ddim.data.values import Reading, choose_channels
+from ddim.data.values import choose_channels
 from ddim.errors import UserError, quote, warn_user
 from ddim.files.documents import read_sealed, write_sealed
 from ddim.runs import checkpoint
@@ -133,9 +131,9 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
         )
     data = replace(recipe.data, channels=choose_channels(state.channels))
     otherwise = ", or name others with --data.source"
-    place, reading = _find_place(find_run_folder(path), data, state.images.fingerprint, otherwise)
+    place = _find_place(find_run_folder(path), data, state.images.fingerprint, otherwise)
     same = source_exists(source) and absolute_source(source) == place
-    kept = replace(recipe.data, source=source if same else place, values=reading.values)
+    kept = replace(recipe.data, source=source if same else place)
     return replace(recipe, data=kept)
 
 
@@ -164,25 +162,28 @@ def reopen_images(
         UserError: if the images are missing or have changed.
     """
     try:
-        place, reading = _find_place(run, data, fingerprint, f", or {otherwise}" if otherwise else "")
+        place = _find_place(run, data, fingerprint, f", or {otherwise}" if otherwise else "")
     except ImagesMissing:
-        official = defines_split(_recorded_path(run) or data.source)
-        images = open_decoded(fingerprint, data.size, official=official)
+        images = open_decoded(fingerprint, data.size)
         if images is None:
             raise
-        warn_user(
-            f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used"
-        )
-        return limit_range(images, data.reading)
-    return open_images(place, data.size, data.channels, reading=reading, **watch_reading(progress))
+        if not data.source.startswith(PREFIX):
+            warn_user(
+                f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are "
+                "used"
+            )
+        return replace(images, values=data.reading.limit(images.values, images.ends))
+    return open_images(
+        place, data.size, data.channels, reading=data.reading, progress=watch_reading(progress)
+    )
 
 
 class ImagesMissing(UserError):  # noqa: N818  (as FolderLocked)
     """The training images of a run are not where they were, and have no other known place."""
 
 
-def _find_place(run: Path, data: Data, fingerprint: str, otherwise: str) -> tuple[str, Reading]:
-    """Return the place where the images of a run are now, and how their files are read.
+def _find_place(run: Path, data: Data, fingerprint: str, otherwise: str) -> str:
+    """Return the place where the images of a run are now.
 
     Args:
         run: the run folder.
@@ -199,9 +200,8 @@ def _find_place(run: Path, data: Data, fingerprint: str, otherwise: str) -> tupl
         if not source_exists(place):
             continue
         try:
-            for reading in list_readings(data):
-                if fingerprint_source(place, data.size, data.channels, reading) == fingerprint:
-                    return place, reading
+            if fingerprint_source(place, data.size, data.channels, data.reading) == fingerprint:
+                return place
             changed = place
         except UserError as error:
             # For example, a named data set cannot be downloaded.
@@ -211,14 +211,6 @@ def _find_place(run: Path, data: Data, fingerprint: str, otherwise: str) -> tupl
             f"data {changed} has changed since {run} was trained on it: put its images back{otherwise}"
         )
     raise ImagesMissing((problem or _explain_missing(run, data.source)) + otherwise)
-
-
-def list_readings(data: Data) -> list[Reading]:
-    """Return the ways in which the image files of a run may have been read.
-
-    Older runs read pixel values of more than 8 bits as 8-bit values.
-    """
-    return [data.reading, *([replace(data.reading, values="uint8")] if data.values == "auto" else [])]
 
 
 def _explain_missing(run: Path, source: str) -> str:
@@ -241,8 +233,7 @@ def record_new_place(run: Path, source: str) -> None:
     """
     document = read_sealed(run / RUN)
     data, facts = load_recipe(document["recipe"]).data, document["data"]
-    found = (fingerprint_source(source, data.size, data.channels, each) for each in list_readings(data))
-    if facts["fingerprint"] not in found:
+    if fingerprint_source(source, data.size, data.channels, data.reading) != facts["fingerprint"]:
         raise UserError(f"data {source} does not hold the images on which {run} was trained")
     place = absolute_source(source)
     if facts.get("path") != place:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypedDict
 
 Progress = Callable[[str, float, int], None]
 """Called with the name of the counted things, such as "samples", the number done, and the total number.
@@ -13,23 +12,13 @@ The number done may be a fraction: it is 2.5 when the third sample is half finis
 next stage of the work begins.
 """
 
-CHECKING = "checking files"
-"""The name that a `Progress` gets while files are read to find out whether they have changed."""
-
 READING = "reading images"
 """The name that a `Progress` gets while images are decoded."""
 
 
-class Watchers(TypedDict):
-    """The arguments of `open_images` that are called with (done, total)."""
-
-    progress: Callable[[int, int], None]
-    checking: Callable[[int, int], None]
-
-
-def watch_reading(progress: Progress) -> Watchers:
-    """Return the arguments of `open_images` that report to `progress`."""
-    return Watchers(progress=partial(progress, READING), checking=partial(progress, CHECKING))
+def watch_reading(progress: Progress) -> Callable[[int, int], None]:
+    """Return the argument `progress` of `open_images` that reports to `progress`."""
+    return partial(progress, READING)
 
 
 def continue_progress(progress: Progress, before: int, total: int) -> Progress:

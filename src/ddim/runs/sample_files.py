@@ -13,15 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddim.data.decode import MAX_BYTES
-from ddim.data.folder import Folder
-from ddim.data.npy import NotAnArrayError, npy_header, read_npy
-from ddim.data.npy import render_npy as render_array
-from ddim.data.sources import Member
+from ddim.data.sources import Folder, Member, Reject
 from ddim.data.values import PICTURE_CHANNELS, Values
 from ddim.diffusion.denoiser import Shape
 from ddim.errors import UserError
-from ddim.files import atomic_file, read_file, write_atomic
+from ddim.files import atomic_file, write_atomic
 from ddim.plots.pictures import make_sheet, render_deep_png, render_png, to_uint8
 
 STACK = "samples.npy"
@@ -45,10 +41,13 @@ class SampleArrays(Folder):
         names = super().list_names()
         return [name for name in names if SAMPLE.fullmatch(name) and name.endswith(".npy")]
 
-    def members(self, size: tuple[int, int]) -> Iterator[Member]:
+    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
         """Yield the samples, sorted by name; see `Source`."""
         for name in self.list_names():
-            yield Member(name, read_file(self.path / name, MAX_BYTES))
+            try:
+                yield Member(name, np.load(self.path / name, allow_pickle=False))
+            except (OSError, ValueError, EOFError) as error:
+                yield Reject(name, f"cannot be read: {error}")
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,12 @@ class SampleFiles:
         """
         deep = (self.shape.channels,) if self.shape.channels > 1 else ()
         with atomic_file(self.folder / STACK) as file:
-            file.write(npy_header((len(seeds), self.shape.height, self.shape.width, *deep), self.values.type))
+            shape = (len(seeds), self.shape.height, self.shape.width, *deep)
+            described = {"descr": np.dtype(self.values.type).str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, described)
             for seed in seeds:
                 pixels = self._read_again(seed)
-                file.write(np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).tobytes())
+                file.write(pixels.tobytes())
 
     def _read_again(self, seed: int) -> np.ndarray:
         """Return a sample that was there when the command began, or was made by it."""
@@ -134,7 +135,8 @@ def to_pixels(images: Tensor, values: Values) -> np.ndarray:
 def write_image(path: Path, pixels: np.ndarray) -> None:
     """Write an image (H, W, C) of uint8, uint16 or float32 to a .png or .npy file; see `sample_suffix`."""
     if path.suffix == ".npy":
-        write_atomic(path, render_array(pixels))
+        with atomic_file(path) as file:
+            np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)
     else:
         write_atomic(path, render_png(pixels) if pixels.dtype == np.uint8 else render_deep_png(pixels))
 
@@ -146,13 +148,12 @@ def read_saved_image(path: Path, shape: tuple[int, int, int], values: Values) ->
     """
     try:
         if path.suffix == ".npy":
-            with path.open("rb") as file:
-                pixels = read_npy(file, path.stat().st_size)
+            pixels = np.load(path, allow_pickle=False)
         else:
             with Image.open(path, formats=("PNG",)) as image:
                 pixels = np.asarray(image).reshape(image.height, image.width, -1)
     # Pillow raises any of these for damaged files.
-    except (OSError, SyntaxError, ValueError, struct.error, NotAnArrayError):
+    except (OSError, SyntaxError, ValueError, struct.error, EOFError):
         return None
     return pixels if pixels.shape == shape and pixels.dtype == values.type else None
 

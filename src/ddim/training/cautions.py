@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from ddim.data import Images
-from ddim.data.cache import read_rejects
 from ddim.diffusion.conditioning import LogSNR
 from ddim.errors import quote
 from ddim.metrics.neighbours import FEWEST
@@ -87,7 +86,7 @@ def list_cautions(images: Images, train: int, run: Path) -> list[str]:
 
 def describe_rejects(images: Images) -> str:
     """Return a sentence about the files that were left out, with the most common reason; "" if none was."""
-    rejects = read_rejects(images)
+    rejects = images.rejects
     if not rejects:
         return ""
     common = Counter(reject.reason for reject in rejects).most_common(1)[0][0]

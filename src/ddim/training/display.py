@@ -14,7 +14,7 @@ from pathlib import Path
 from ddim.errors import escape
 from ddim.runs.folder import sheet_path
 from ddim.runs.notebook_cell import Cell, in_notebook
-from ddim.runs.progress import CHECKING, Progress, ignore_progress
+from ddim.runs.progress import Progress, ignore_progress
 from ddim.training.callbacks import Callback
 from ddim.training.cautions import list_all_cautions
 from ddim.training.loop import Training
@@ -45,8 +45,8 @@ class Display(Callback):
 
     def prepare(self, what: str, done: float, total: int) -> None:
         """Show the progress before the training starts; see `Progress`."""
-        # While an archive is checked, the total is the number done.
-        if self._is_due(5.0) or (self.live and done == total and what != CHECKING):
+        # While an archive is read, the total is the number done.
+        if self._is_due(5.0):
             self._show(f"{what}: {int(done):,} of {total:,}", done, total)
 
     def on_start(self, training: Training, folder: Path) -> None:

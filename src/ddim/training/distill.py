@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ddim.data.arrays import give_images
 from ddim.diffusion.consistency import Consistency, paper_times
 from ddim.diffusion.grids import Karras
 from ddim.diffusion.log_snr import Interval
@@ -94,6 +95,8 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         "guidance_interval": guidance_interval,
         "guide_with": guide_with,
     }
+    # The images given from Python can be opened as long as this variable refers to their source.
+    data = data if isinstance(data, str | Path | None) else give_images(data)
     recipe = _plan_student(run, data, changes, asked)
     return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
 

@@ -12,7 +12,7 @@ from ddim.data.open import fingerprint_source
 from ddim.data.values import choose_channels
 from ddim.errors import UserError, warn_user
 from ddim.runs.fitting import find_other_meaning
-from ddim.runs.images import check_same_split, list_readings
+from ddim.runs.images import check_same_split
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.recipe import Recipe
 
@@ -103,7 +103,4 @@ def _has_images_of(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> boo
     if known is None or known.fingerprint == parts.images.fingerprint:
         return known is not None
     channels = choose_channels(parent.checkpoint.state.channels)
-    return any(
-        fingerprint_source(recipe.data.source, data.size, channels, reading) == known.fingerprint
-        for reading in list_readings(data)
-    )
+    return fingerprint_source(recipe.data.source, data.size, channels, data.reading) == known.fingerprint

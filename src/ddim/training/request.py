@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ddim.data.given import GivenImages, give_images
+from ddim.data.arrays import GivenImages, give_images
 from ddim.data.open import fingerprint_source, source_exists
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError, describe_given, warn_user
@@ -19,7 +19,6 @@ from ddim.nn.runtime import find_device
 from ddim.runs import checkpoint
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.runs.images import list_readings
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.recipe import Recipe
 from ddim.training.start import (
@@ -318,6 +317,4 @@ def _names_same_images(given: str | None, recipe: Recipe, facts: Mapping[str, An
     if given is None or os.path.normpath(given) == os.path.normpath(recipe.data.source):
         return True
     known, d = facts.get("data", {}).get("fingerprint"), recipe.data
-    return source_exists(given) and known in (
-        fingerprint_source(given, d.size, d.channels, reading) for reading in list_readings(d)
-    )
+    return source_exists(given) and known == fingerprint_source(given, d.size, d.channels, d.reading)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.data import SplitImages
-from ddim.data.given import GivenImages, give_images
+from ddim.data.arrays import GivenImages, give_images
 from ddim.data.open import source_exists
 from ddim.diffusion.grad_mode import with_gradients
 from ddim.errors import UserError
@@ -87,7 +87,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     Args:
         data: a folder, an archive or the name of a built-in data set (see `ddim.data.open_images`); by
             default the source in the recipe. A tensor or array of images, or a `torch.utils.data.Dataset`,
-            can be given too (see `ddim.data.given.give_images`). By default, its images keep their size, like
+            can be given too (see `ddim.data.arrays.give_images`). By default, its images keep their size, like
             those of a .npy or .npz file. Its labels are used if it has labels and the network takes classes.
         recipe: the name of a recipe, a YAML file or a `Recipe`; by default that of `source`, else "fast".
         minutes: training time; by default the budget of the recipe, but never the images of `source`.
@@ -118,6 +118,8 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     out = parse_out(out)
     source = None if source is None else check_run_path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
+    # The images given from Python can be opened as long as this variable refers to their source.
+    data = data if isinstance(data, str | Path | None) else give_images(data)
     recipe = choose_recipe(recipe, data, fields, source)
     with join_processes() as processes:
         shown, decoding = split_progress(processes.leads and progress)

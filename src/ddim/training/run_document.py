@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ddim.data.given import PREFIX
+from ddim.data.arrays import PREFIX
 from ddim.data.open import absolute_source
 from ddim.data.remote import names_repository, parse_repository
 from ddim.data.vectors import ImageVectors

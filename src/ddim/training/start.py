@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ddim.data import Images, SplitImages, open_images, split_images
+from ddim.data.arrays import GivenImages, give_images
 from ddim.data.batch import gather_batch, to_unit
-from ddim.data.given import GivenImages, give_images
 from ddim.data.open import find_array_size, source_exists
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
@@ -185,7 +185,7 @@ def open_split(recipe: Recipe, progress: Progress = ignore_progress) -> SplitIma
     """
     d = recipe.data
     check_no_run(d.source)
-    images = open_images(d.source, d.size, d.channels, reading=d.reading, **watch_reading(progress))
+    images = open_images(d.source, d.size, d.channels, reading=d.reading, progress=watch_reading(progress))
     return split_images(images, d.validation, recipe.split_seed)
 
 

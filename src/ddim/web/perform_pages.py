@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.data import open_images
-from ddim.data.decode import UnusableError, decode_image
-from ddim.data.high_bit_depth import ARRAY, read_any_header, read_pixels, stored_type
+from ddim.data.decode import UnusableError, decode_image, hide_warnings, read_header
 from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, compare_evaluations
 from ddim.evaluation.compare import Row as Ranked
@@ -32,11 +31,10 @@ def check_upload(task: tasks.UploadTask, _monitor: Monitor) -> dict[str, Any]:
     """
     try:
         data = Path(task.file).read_bytes()
-        header = read_any_header(data)
-        if stored_type(header) == "uint8" and header.format != ARRAY:
-            decode_image(data, (64, 64), 3)
-        else:
-            read_pixels(data)
+        with hide_warnings():
+            header = read_header(data)
+            channels = 3 if header.values == "uint8" else header.channels
+            decode_image(data, (64, 64), channels, header.values)
     except UnusableError as error:
         raise UserError(f"this image cannot be used: {error}") from None
     return {"width": header.width, "height": header.height}
@@ -45,7 +43,7 @@ def check_upload(task: tasks.UploadTask, _monitor: Monitor) -> dict[str, Any]:
 def describe_data(task: tasks.DataTask, monitor: Monitor) -> dict[str, Any]:
     """Describe the images of a source as `ddim data` does, and write a sheet of them."""
     size = (task.size[0], task.size[1])
-    images = open_images(task.source, size, **watch_reading(lambda *_: monitor.check()))
+    images = open_images(task.source, size, progress=watch_reading(lambda *_: monitor.check()))
     found = summarise_images(task.source, images)
     save_png(Path(task.sheet), enlarge(draw_images(images)))
     pairs = [[group[0], other] for group in found["duplicates"] for other in group[1:]]

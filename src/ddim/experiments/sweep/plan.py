@@ -210,14 +210,14 @@ def _check_combinations(request: SweepRequest, recipes: list[Recipe]) -> None:
 
 
 def _check_validation(request: SweepRequest, name: str, source: Source, share: float) -> None:
-    """Check that a source has enough validation images, if their number is known without reading images."""
+    """Check that a source can have enough validation images, as far as its number of files tells."""
     from ddim.data.order import split_indices
 
     if source.official:
         return
-    known = source.survey()
-    # If images must be read to be counted, any share above 0 is accepted here.
-    left = len(split_indices(known.count, share, 0)[1]) if known else LEAST * (share > 0)
+    # A folder may also hold other files, and the images of an archive are not known before they are read.
+    count = source.count_files()
+    left = len(split_indices(count, share, 0)[1]) if count else LEAST * (share > 0)
     option, least = ("--evaluate", LEAST) if request.evaluate else ("--search", 1)
     if left < least:
         raise UserError(

@@ -1,6 +1,5 @@
 """The embedded flowers: the same everywhere, different from each other, and visible."""
 
-import hashlib
 import subprocess
 import sys
 
@@ -10,54 +9,41 @@ import pytest
 from ddim.data import open_images
 from ddim.data.blossoms.kinds import KINDS
 from ddim.data.blossoms.source import draw_blossom, name_kind
-from ddim.errors import UserError
 
 
 def test_a_flower_is_the_same_in_another_process_and_after_others():
     program = (
-        "import hashlib; from ddim.data.blossoms.source import draw_blossom;"
-        "print(hashlib.sha256(b''.join(draw_blossom(k, (32, 48)).tobytes() for k in (5, 0, 99))).hexdigest())"
+        "import sys; from ddim.data.blossoms.source import draw_blossom;"
+        "sys.stdout.buffer.write(b''.join(draw_blossom(k, (32, 48)).tobytes() for k in (5, 0, 99)))"
     )
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
+    drawn = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
     ours = {k: draw_blossom(k, (32, 48)).tobytes() for k in (0, 17, 99, 5)}
-    assert said.strip() == hashlib.sha256(b"".join(ours[k] for k in (5, 0, 99))).hexdigest()
+    assert drawn == b"".join(ours[k] for k in (5, 0, 99))
 
 
 def test_all_flowers_differ():
-    drawn = [draw_blossom(index, (32, 32)).astype(int) for index in range(60)]
+    drawn = [draw_blossom(index, (32, 32)).astype(int) for index in [*range(60), 10**9]]
     distances = [np.abs(a - b).mean() for n, a in enumerate(drawn) for b in drawn[:n]]
     assert min(distances) > 5
 
 
-def test_the_number_of_flowers_is_unlimited():
-    assert draw_blossom(10**9, (32, 32)).std() > 10
-
-
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (128, 128), (64, 96), (96, 64)])
+@pytest.mark.parametrize("size", [(8, 8), (33, 47), (128, 128), (64, 96), (96, 64)])
 def test_every_size_is_drawn(size):
     pixels = draw_blossom(3, size)
     assert pixels.shape == (*size, 3)
     assert pixels.dtype == np.uint8
 
 
-@pytest.mark.parametrize("size", [(31, 64), (64, 129)])
-def test_other_sizes_are_refused(size, tmp_path):
-    with pytest.raises(UserError, match="between 32 and 128"):
-        open_images("blossoms:2", size, cache=tmp_path)
-
-
-def test_a_flower_at_twice_the_size_is_the_same_image():
-    for index in range(12):
-        small, large = (
-            draw_blossom(index, (64, 64)).astype(float),
-            draw_blossom(index, (128, 128)).astype(float),
-        )
-        halved = large.reshape(64, 2, 64, 2, 3).mean((1, 3))
-        assert np.abs(small - halved).mean() < 8, index
+@pytest.mark.parametrize("index", range(12))
+def test_a_flower_at_twice_the_size_is_the_same_image(index):
+    small, large = (draw_blossom(index, (side, side)).astype(float) for side in (64, 128))
+    halved = large.reshape(64, 2, 64, 2, 3).mean((1, 3))
+    assert np.abs(small - halved).mean() < 8
 
 
 def test_all_kinds_are_about_equally_frequent():
     counts = {name: sum(name_kind(index) == name for index in range(1200)) for name in KINDS}
+    assert len(counts) == 12
     assert min(counts.values()) > 60
     assert max(counts.values()) < 140
 
@@ -75,14 +61,11 @@ def test_the_data_set_has_the_kinds_as_classes(tmp_path):
     assert len(images) == 80
     assert images.classes == tuple(sorted(KINDS))
     for name, label, pixels in list(zip(images.names, images.labels, images.pixels, strict=True))[::9]:
-        index = int(name.split("/")[1].removesuffix(".ppm"))
-        assert images.classes[label] == name_kind(index)
-        np.testing.assert_array_equal(pixels, draw_blossom(index, (32, 32)))
+        kind, _, index = name.partition("/")
+        assert images.classes[label] == name_kind(int(index)) == kind
+        np.testing.assert_array_equal(pixels, draw_blossom(int(index), (32, 32)))
 
 
 def test_the_fingerprint_depends_on_size_and_count(tmp_path):
-    prints = {
-        open_images(text, size, cache=tmp_path).fingerprint
-        for text, size in (("blossoms:2", (32, 32)), ("blossoms:3", (32, 32)), ("blossoms:2", (32, 34)))
-    }
-    assert len(prints) == 3
+    wanted = (("blossoms:2", (32, 32)), ("blossoms:3", (32, 32)), ("blossoms:2", (32, 34)))
+    assert len({open_images(text, size, cache=tmp_path).fingerprint for text, size in wanted}) == 3
