@@ -98,7 +98,7 @@ def test_a_row_that_cannot_be_used_does_not_stop_the_others(tmp_path):
     )
     images = open_images(path, (8, 8), cache=tmp_path / "cache")
     assert np.array_equal(images.pixels, PIXELS[[0, 2]])
-    assert len(read_rejects(images)) == 4
+    assert len(images.rejects) == 4
 
 
 @pytest.mark.parametrize(
@@ -163,13 +163,6 @@ def test_a_tar_without_labels_is_read_as_before(tmp_path):
     assert plain.labels is None
 
 
-@pytest.mark.parametrize("label", [b"../../up", b"a/b", b".hidden", b"x" * 300, b"a\0b", b"\xff\xfe/"])
-def test_a_label_that_leads_elsewhere_is_refused(tmp_path, label):
-    files = [("0.png", FILES[0]), ("0.cls", label), ("1.png", FILES[1]), ("1.cls", b"good")]
-    images = open_images(tarred(tmp_path / "a.tar", files), (8, 8), cache=tmp_path / "cache")
-    assert images.names == ("good/1.png",)
-
-
 class Rows:
     """What a split of a data set of Hugging Face looks like."""
 
@@ -187,7 +180,5 @@ def test_rows_of_hugging_face(tmp_path):
     source = give_images(Rows())
     images = open_images(source.text, source.size, cache=tmp_path)
     assert by_class(images) == [("aster", "rose", "tulip")[k] for k in LABELS]
-    with pytest.raises(UserError, match=r"one split of a data set, such as data\['train'\]"):
-        give_images({"train": Rows()})
     with pytest.raises(UserError, match="must have an image in a column named image, got the columns text"):
         give_images([{"text": "x"}])

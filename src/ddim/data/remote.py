@@ -144,8 +144,6 @@ NAMED: dict[str, Callable[[Path], Source]] = {
     "pets": open_pets,
     "cifar10": Cifar10,
 }
-WITH_SPLIT = ("pets", "cifar10")
-"""The names of the data sets that define a split; see `Source.official`."""
 _PAGES = {
     "flowers": "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
     "pets": "https://www.robots.ox.ac.uk/~vgg/data/pets/",
