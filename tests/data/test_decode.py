@@ -1,8 +1,8 @@
-"""One image file to pixels: orientation, crop, resize, modes."""
+"""One image to pixels: orientation, crop, resize, modes, 16-bit and float values."""
 
 import io
+import struct
 import sys
-import warnings
 from contextlib import suppress
 
 import numpy as np
@@ -11,12 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bad_images import animation, encoded, interlaced, picture, png, usable, with_orientation
-from ddim.data.decode import UnusableError, decode_image, is_image_name, open_image, read_header
+from bad_images import animation, chunk, encoded, interlaced, oriented, picture, usable, with_orientation
+from ddim.data.decode import UnusableError, decode_image, hide_warnings, is_image_name, read_header
+from deep_files import noise16, png16, tiff
+
+FLOATS = np.random.default_rng(1).normal(size=(9, 12, 5)).astype(np.float32)
 
 
-def pixels_of(data, size, channels=3):
-    return decode_image(data, size, channels)[1]
+def pixels_of(data, size, channels=3, kind="uint8"):
+    with hide_warnings():
+        return decode_image(data, size, channels, kind).pixels
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
@@ -24,10 +28,8 @@ def pixels_of(data, size, channels=3):
 def test_images_are_upright_for_every_exif_orientation(orientation, format):
     upright = picture(12, 20)
     data = with_orientation(upright, orientation, format, **({"lossless": True} if format == "WEBP" else {}))
-    found, pixels = decode_image(data, (12, 20), 3)
-    assert (found.height, found.width) == (12, 20)
     assert (read_header(data).height, read_header(data).width) == (12, 20)
-    np.testing.assert_array_equal(pixels, upright)
+    np.testing.assert_array_equal(pixels_of(data, (12, 20)), upright)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -68,27 +70,25 @@ def test_shrinking_is_antialiased():
 
 def test_an_image_of_the_right_size_is_unchanged():
     noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
-    np.testing.assert_array_equal(pixels_of(encoded(noise, "PNG"), (16, 24)), noise)
-
-
-@given(value=st.integers(0, 255))
-def test_sixteen_bits_are_scaled_not_clipped(value):
-    gray = np.full((8, 8), value * 257, np.uint16)
-    for format in ("PNG", "TIFF"):
-        assert (pixels_of(encoded(gray, format), (8, 8), 1) == value).all()
-
-
-def test_big_endian_sixteen_bits_are_scaled_too():
-    gray = (np.arange(64).reshape(8, 8) * 4 * 257).astype(">u2")
-    data = encoded(Image.frombytes("I;16B", (8, 8), gray.tobytes()), "TIFF")
-    np.testing.assert_array_equal(pixels_of(data, (8, 8), 1)[..., 0], np.arange(64).reshape(8, 8) * 4)
+    for data in (noise, encoded(noise, "PNG"), interlaced(noise)):
+        np.testing.assert_array_equal(pixels_of(data, (16, 24)), noise)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 255.0), (0.0, 65535.0), (-3.0, 900.0)])
-def test_floats_keep_their_order_and_fill_the_range(low, high):
+def test_floats_keep_their_order_and_fill_8_bits(low, high):
     ramp = np.linspace(low, high, 64, dtype=np.float32).reshape(8, 8)
     pixels = pixels_of(encoded(ramp, "TIFF"), (8, 8), 1)[..., 0].astype(int)
     np.testing.assert_allclose(pixels.ravel(), np.linspace(0, 255, 64), atol=0.51)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_to_8_and_8_bits_to_more(format):
+    gray = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    deep = pixels_of(encoded(gray.astype(np.uint16) * 257, format), (8, 8), 1)
+    np.testing.assert_array_equal(deep[..., 0], gray)
+    wide, unit = (pixels_of(encoded(gray, format), (8, 8), 1, kind) for kind in ("uint16", "float32"))
+    np.testing.assert_array_equal(wide[..., 0], gray * np.uint16(257))
+    np.testing.assert_allclose(unit[..., 0], gray / 255, 1e-6)
 
 
 def test_transparent_pixels_are_laid_on_white_or_kept():
@@ -96,10 +96,10 @@ def test_transparent_pixels_are_laid_on_white_or_kept():
     clear[:, 4:] = (10, 20, 30, 255)
     data = encoded(clear, "PNG")
     assert read_header(data).channels == 4
-    flat, whole = pixels_of(data, (8, 8), 3), pixels_of(data, (8, 8), 4)
+    flat = pixels_of(data, (8, 8), 3)
     assert (flat[:, :4] == 255).all()
     assert (flat[:, 4:] == (10, 20, 30)).all()
-    np.testing.assert_array_equal(whole[..., 3], clear[..., 3])
+    np.testing.assert_array_equal(pixels_of(data, (8, 8), 4)[..., 3], clear[..., 3])
 
 
 def test_hidden_colours_do_not_bleed_into_the_resize():
@@ -110,15 +110,11 @@ def test_hidden_colours_do_not_bleed_into_the_resize():
     assert (pixels[pixels[..., 3] > 128][:, 1] == 0).all()
 
 
-def test_transparent_palettes_are_recognised():
-    image = Image.fromarray(picture()).quantize(8)
-    assert read_header(encoded(image, "PNG")).channels == 3
-    assert read_header(encoded(image, "PNG", transparency=0)).channels == 4
-
-
-def test_gray_images_have_one_channel():
-    for mode in ("1", "L"):
-        assert read_header(encoded(Image.fromarray(picture()).convert(mode), "PNG")).channels == 1
+def test_the_channels_of_palettes_and_gray_images_are_recognised():
+    image = Image.fromarray(picture())
+    assert read_header(encoded(image.quantize(8), "PNG")).channels == 3
+    assert read_header(encoded(image.quantize(8), "PNG", transparency=0)).channels == 4
+    assert [read_header(encoded(image.convert(mode), "PNG")).channels for mode in ("1", "L")] == [1, 1]
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF"])
@@ -127,15 +123,17 @@ def test_an_animation_gives_its_first_frame(format):
     np.testing.assert_array_equal(pixels_of(animation(format), (20, 24)), still)
 
 
-def test_an_interlaced_image_equals_the_plain_one():
-    np.testing.assert_array_equal(pixels_of(interlaced(picture(13, 9)), (13, 9)), picture(13, 9))
-
-
 def test_inverted_cmyk_of_photo_editors_is_not_decoded_as_a_negative():
     cmyk = encoded(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95)
     np.testing.assert_allclose(
         pixels_of(cmyk, (20, 24)).astype(int), pixels_of(encoded(picture(), "PNG"), (20, 24)), atol=12
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("name", sorted(usable()))
+def test_every_image_mode_can_be_decoded_to_any_number_of_channels(name, channels):
+    assert pixels_of(usable()[name], (16, 24), channels).shape == (16, 24, channels)
 
 
 @given(cut=st.integers(0, 400), byte=st.integers(0, 255))
@@ -148,61 +146,105 @@ def test_damaged_files_raise_only_unusable_error(cut, byte):
                 assert pixels_of(damaged, (8, 8)).shape == (8, 8, 3)
 
 
-def test_avif_is_read():
-    whole = picture(40, 60)
-    header, pixels = decode_image(encoded(whole, "AVIF", quality=100, subsampling="4:4:4"), (40, 60), 3)
-    assert (header.height, header.width, header.format) == (40, 60, "AVIF")
-    assert np.abs(pixels.astype(int) - whole).mean() < 3
-
-
-def test_heic_is_read_with_pillow_heif():
-    heif = pytest.importorskip("pillow_heif")
-    file, whole, registered = io.BytesIO(), picture(40, 60), list(Image.ID)
-    heif.from_pillow(Image.fromarray(whole)).save(file, quality=100)
-    header, pixels = decode_image(file.getvalue(), (40, 60), 3)
-    assert (header.height, header.width, header.format) == (40, 60, "HEIF")
-    assert np.abs(pixels.astype(int) - whole).mean() < 5
-    assert registered == Image.ID
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+def test_photos_of_phones_are_read(format):
+    file, whole = io.BytesIO(), picture(40, 60)
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif").from_pillow(Image.fromarray(whole)).save(file, quality=100)
+    else:
+        Image.fromarray(whole).save(file, format, quality=100, subsampling="4:4:4")
+    assert read_header(file.getvalue()).format == format
+    assert np.abs(pixels_of(file.getvalue(), (40, 60)).astype(int) - whole).mean() < 5
 
 
 def test_without_pillow_heif_a_heic_photo_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr("ddim.data.decode._register_heif", lambda: ())
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     data = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(200)
     assert is_image_name("IMG_0001", data[:16])
-    with pytest.raises(UnusableError, match="a HEIC photo: `pip install pillow-heif` lets ddim read it"):
-        decode_image(data, (8, 8), 3)
+    with pytest.raises(UnusableError, match="pip install pillow-heif"):
+        pixels_of(data, (8, 8))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_large_images_are_converted_in_strips_to_the_same_bits(channels, monkeypatch):
-    whole = {name: pixels_of(data, (16, 24), channels) for name, data in usable().items()}
-    # Strips of one or two rows, and of three with one row left.
-    for strip in (96, 150):
-        monkeypatch.setattr("ddim.data.decode._STRIP", strip)
-        for name, data in usable().items():
-            np.testing.assert_array_equal(pixels_of(data, (16, 24), channels), whole[name], name)
+def test_a_16_bit_png_keeps_every_bit(channels):
+    pixels = noise16(9, 12, channels)
+    header = read_header(png16(pixels))
+    assert (header.values, header.channels) == ("uint16", channels)
+    assert np.array_equal(pixels_of(png16(pixels), (9, 12), channels, "uint16"), pixels)
 
 
-@pytest.mark.parametrize("size", [(1, 64_000_000), (64_000_000, 1), (1, 65_537)])
-def test_an_image_with_a_huge_side_is_refused_by_its_header(size):
-    """Pillow keeps a pointer for each row: 64 million rows take half a gigabyte before they have pixels."""
-    with pytest.raises(UnusableError, match="a side of more than 65,536"):
-        pixels_of(png(*size, 8, 0, b""), (8, 8))
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"compression": "lzw", "predictor": True}])
+@pytest.mark.parametrize("channels", [1, 2, 3, 8])
+def test_a_16_bit_tiff_keeps_every_bit(channels, options):
+    pixels = noise16(9, 12, channels)
+    content = tiff(pixels if channels > 1 else pixels[..., 0], **options)
+    assert read_header(content).channels == channels
+    assert np.array_equal(pixels_of(content, (9, 12), channels, "uint16"), pixels)
 
 
-def test_decoders_that_overlap_as_those_of_threads_do_restore_the_filters_of_warnings():
-    data, before = encoded(picture(4, 4), "PNG"), list(warnings.filters)
-    first, second = open_image(data), open_image(data)
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    second.__exit__(None, None, None)
-    assert warnings.filters == before
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_images_are_upright_for_every_exif_orientation(format, channels, orientation):
+    pixels = noise16(9, 12, channels)
+    stored = oriented(pixels, orientation)
+    if format == "PNG":
+        exif = struct.pack("<2sHIHHHII", b"II", 42, 8, 1, 274, 3, 1, orientation) + bytes(4)
+        content = png16(stored).replace(chunk(b"IEND", b""), chunk(b"eXIf", exif) + chunk(b"IEND", b""))
+    else:
+        tag = (274, "H", 1, orientation, True)
+        content = tiff(stored if channels > 1 else stored[..., 0], extratags=[tag])
+    assert (read_header(content).height, read_header(content).width) == (9, 12)
+    assert np.array_equal(pixels_of(content, (9, 12), channels, "uint16"), pixels)
 
 
-def test_while_an_image_is_open_only_the_warnings_of_its_decoder_are_hidden():
-    data = encoded(picture(4, 4), "PNG")
-    with warnings.catch_warnings(action="always", record=True) as shown, open_image(data):
-        warnings.warn_explicit("repaired", UserWarning, "Png.py", 1, module="PIL.PngImagePlugin")
-        warnings.warn("about something else", UserWarning, stacklevel=1)
-    assert [str(warning.message) for warning in shown] == ["about something else"]
+@pytest.mark.parametrize(
+    ("pixels", "options"),
+    [
+        (FLOATS, {}),
+        (FLOATS.transpose(2, 0, 1), {"metadata": {"axes": "CYX"}}),
+        (FLOATS.transpose(2, 0, 1), {"photometric": "minisblack"}),
+        (
+            FLOATS.transpose(2, 0, 1),
+            {"photometric": "minisblack", "planarconfig": "separate", "bigtiff": True},
+        ),
+        (FLOATS.transpose(2, 0, 1).astype(">f4"), {"byteorder": ">", "photometric": "minisblack"}),
+        (FLOATS.astype(np.float64), {}),
+    ],
+)
+def test_a_float_tiff_keeps_every_bit_wherever_its_channels_are(pixels, options):
+    found = decode_image(tiff(pixels, **options), (9, 12), 5, "float32")
+    assert np.array_equal(found.pixels, FLOATS)
+    assert (found.low, found.high) == (FLOATS.min(), FLOATS.max())
+
+
+@pytest.mark.parametrize(
+    ("content", "channels", "kind", "message"),
+    [
+        (tiff(np.full((9, 12), np.nan, np.float32)), 1, "float32", "not finite"),
+        (tiff(np.full((9, 12, 5), np.inf, np.float32)), 5, "float32", "not finite"),
+        (tiff(noise16(6, 9, 12), metadata={"axes": "ZYX"}), 6, "uint16", "one file for each image"),
+        (tiff(noise16(9, 12, 3), photometric="rgb")[:300], 3, "uint16", "damaged"),
+        (png16(noise16(9, 12, 3))[:200], 3, "uint16", "damaged"),
+        (png16(noise16(9, 12, 3)).replace(b"IDAT", b"IDAX"), 3, "uint16", "damaged|no image"),
+        (b"II*\0\xff\xff\xff\xff", 3, "uint16", "damaged|no image"),
+        (tiff(noise16(9, 12, 5)), 3, "uint16", "has 5 channels, not 3"),
+        (encoded(picture(), "JPEG"), 5, "uint16", "3 channels, not 5"),
+        (tiff(FLOATS[..., 0]), 1, "uint16", "has float32 values, not uint16"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(content, channels, kind, message):
+    with pytest.raises(UnusableError, match=message):
+        pixels_of(content, (9, 12), channels, kind)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_resizing_keeps_constants_and_the_range(dtype):
+    values = (noise16(20, 30, 2) / 65536 * (1 if dtype == "float32" else 255)).astype(dtype)
+    small = pixels_of(values, (7, 9), 2, dtype)
+    assert (small.dtype, small.shape) == (values.dtype, (7, 9, 2))
+    assert (values.min((0, 1)) <= small.min((0, 1))).all()
+    assert (small.max((0, 1)) <= values.max((0, 1))).all()
+    constant = np.full((20, 30, 2), values[0, 0, 0])
+    assert (pixels_of(constant, (7, 9), 2, dtype) == constant[0, 0, 0]).all()

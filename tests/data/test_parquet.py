@@ -180,5 +180,3 @@ def test_rows_of_hugging_face(tmp_path):
     source = give_images(Rows())
     images = open_images(source.text, source.size, cache=tmp_path)
     assert by_class(images) == [("aster", "rose", "tulip")[k] for k in LABELS]
-    with pytest.raises(UserError, match="an image in a column named image"):
-        give_images([{"text": "x"}])

@@ -15,14 +15,14 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from ddim.data.folder import _CLOCK_TICK
+from ddim.data.survey import survey_source
 from PIL import Image
 
 import crash
 import tiny
 from ddim.data import open_images
-from ddim.data.folder import _CLOCK_TICK
 from ddim.data.open import find_source
-from ddim.data.survey import survey_source
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.evaluation.record import read_evaluation

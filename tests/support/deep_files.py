@@ -1,9 +1,11 @@
 """Files of images with more than 8 bits, written without the code under test."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
+import tifffile
 
 
 def noise16(*shape, seed=0):
@@ -26,3 +28,12 @@ def png16(pixels):
         for name, data in parts
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def tiff(pixels, **options):
+    """The bytes of a TIFF file of (H, W) or (H, W, C)."""
+    file = io.BytesIO()
+    if pixels.ndim == 3 and "photometric" not in options and "metadata" not in options:
+        options |= {"photometric": "minisblack", "planarconfig": "contig"}
+    tifffile.imwrite(file, pixels, **options)
+    return file.getvalue()

@@ -13,7 +13,7 @@ downloaded again. Do not clear it while other commands of ddim run.
 
 Its parts:
   images      decoded data sets
-  surveys     fingerprints of data sets
+  stamps      notes which files the decoded data sets belong to
   features    samples, and features of samples and images
   compiler    compiled networks
   downloads   built-in data sets
@@ -36,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PART",
-        help='remove parts: images, surveys, features, compiler, downloads, hub, weights, or "all" of them',
+        help='remove parts: images, stamps, features, compiler, downloads, hub, weights, or "all" of them',
     )
 
 

@@ -15,7 +15,7 @@ from ddim.files import cache_folder
 # names are never removed, because the user may keep other files in the cache folder.
 _PARTS = {
     "images": ("", r"[0-9a-f]{32}-\d+x\d+x\d+(-u16|-f32)?", "decoded data sets"),
-    "surveys": ("surveys", r"[0-9a-f]{64}\.json", "fingerprints of sources, which save reading every file"),
+    "stamps": ("stamps", r"[0-9a-f]{64}\.(json|lock)", "which files the decoded data sets belong to"),
     "features": (
         "features",
         r"(samples-)?[0-9a-f]{64}(\.\w+)?",

@@ -207,6 +207,8 @@ def _explain_damage() -> Generator[None]:
         yield
     except UnusableError:
         raise
+    except Image.DecompressionBombError:
+        raise UnusableError("too many pixels") from None
     except Exception as error:
         raise UnusableError(f"damaged: {error or type(error).__name__}") from None
 
@@ -322,7 +324,7 @@ def _read_tiff(data: bytes, *, decode: bool = True) -> tuple[Header, np.ndarray]
         height, width, channels = sizes["Y"], sizes["X"], sizes.get(others, 1)
         limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
         if height * width * channels > limit:
-            raise UnusableError(f"{width} x {height} pixels of {channels} channels are too many")
+            raise UnusableError("too many pixels")
         kind, tag = series.dtype.kind, file.pages.first.tags.get(274)
         pixels = series.asarray(maxworkers=1) if decode else np.zeros(0)
     orientation = tag.value if tag and tag.value in range(1, 9) else 1

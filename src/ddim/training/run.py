@@ -87,8 +87,8 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     Args:
         data: a folder, an archive or the name of a built-in data set (see `ddim.data.open_images`); by
             default the source in the recipe. A tensor or array of images, or a `torch.utils.data.Dataset`,
-            can be given too (see `ddim.data.arrays.give_images`). By default, its images keep their size, like
-            those of a .npy or .npz file. Its labels are used if it has labels and the network takes classes.
+            can be given too (see `ddim.data.arrays.give_images`). By default, its images keep their size,
+            like those of a .npy or .npz file. Its labels are used if it has labels and the network takes classes.
         recipe: the name of a recipe, a YAML file or a `Recipe`; by default that of `source`, else "fast".
         minutes: training time; by default the budget of the recipe, but never the images of `source`.
         images: training length in images, counting repetitions, in place of `minutes`.
