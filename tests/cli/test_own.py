@@ -140,10 +140,6 @@ def test_own_images_resume_their_run_whatever_its_size_and_labels_are(elsewhere,
         ("train x --schedule mine.py:Steep --schedule.clip 1", "clip is not a field of Steep; it is a field"),
         ("train x --net mine.py:Net --net.foo 1", "net.foo is not a field of a recipe"),
         ("train x --net broken.py:Net", "broken.py cannot be run: ZeroDivisionError"),
-        (
-            "train mine.py:width",
-            "data must be a path, a name, a tensor or array of images or a data set, got int",
-        ),
     ],
 )
 def test_invalid_components_are_refused_in_one_sentence(words, message, elsewhere, tmp_path, capsys):

@@ -156,7 +156,7 @@ def test_images_of_pillow_are_read_as_their_files(pipeline, tmp_path):
     deep = open_pictures(wide, Image.open(tmp_path / "deep.png"))
     assert torch.equal(deep, open_pictures(wide, tmp_path / "deep.png"))
     assert torch.equal(deep[0, 0].flatten(), torch.arange(1024) / 4095)
-    with pytest.raises(UserError, match=r"of Pillow has the mode 'LAB': convert it, image.convert\('RGB'\)"):
+    with pytest.raises(UserError, match="of Pillow cannot be read: .*LAB"):
         ddim.vary(pipeline, Image.new("LAB", (32, 32)))
     turned.write_bytes(turned.read_bytes()[:700])
     with Image.open(turned) as cut, pytest.raises(UserError, match="of Pillow cannot be read: .*truncated"):

@@ -192,7 +192,7 @@ def test_a_run_from_weights_without_classes_cannot_have_clusters(tmp_path):
 
 
 def test_more_clusters_than_half_the_training_images_are_refused(tmp_path):
-    with pytest.raises(UserError, match="got 32 training images: give at most clusters:16"):
+    with pytest.raises(UserError, match="give at most clusters:16"):
         tiny.train(tiny.recipe(data__labels="clusters:17"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

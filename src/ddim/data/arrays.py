@@ -62,9 +62,8 @@ def to_pixels(image: Any, name: str, axis: str = "auto", *, keep_floats: bool = 
         image = image.float() if image.is_floating_point() else image
     values = np.asarray(image)
     if values.ndim not in (2, 3) or not values.size:
-        raise UserError(
-            f"an image must have the shape (C, H, W), (H, W, C) or (H, W), got {values.shape} for {name}"
-        )
+        wanted = f"an image must have the shape (C, H, W), (H, W, C) or (H, W), got {values.shape} for {name}"
+        raise UserError(wanted + (f"; to give labels, {PAIRS}" if values.ndim == 4 else ""))
     values = values[..., None] if values.ndim == 2 else _put_channels_last(values, name, axis)
     if values.dtype.kind == "u" and values.itemsize <= 2:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -191,48 +190,62 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
         UserError: if the data are not images; the message says what is wrong.
     """
     if isinstance(data, GivenImages):
-        if values not in ("auto", data.values):
-            data.other = give_images(data.data, values)
-            return data.other
-        return data
-    source = GivenImages(data, values)
-    return GIVEN.setdefault(source.text, source)
+        if values in ("auto", data.values):
+            return data
+        if data.other is None or data.other.values != values:
+            data.other = GivenImages(data.data, values)
+        return data.other
+    shape = None if hasattr(data, "column_names") else getattr(data, "shape", None)
+    if shape is not None and len(shape) != 4:
+        raise UserError(
+            f"images must have the shape (N, C, H, W) or (N, H, W, C), got {tuple(shape)}: one image is "
+            "images[None], several gray images are images[:, None]"
+        )
+    return GivenImages(data, values)
 
 
 class GivenImages(Source):
     """The source of images that are given from Python; see `give_images` and `Source`.
 
+    All images are read once when their text or size or labels are first needed.
+
     Attributes:
-        text: the text that stands for this source in a recipe: type of the data and hash of the images.
-        labelled: whether the images have labels.
         other: the same images with other values, which live as long as this source.
     """
 
     def __init__(self, data: Any, values: str = "auto") -> None:  # noqa: ANN401
-        """Read all images once, to find their hash and size."""
         self.data, self.values = data, values
         self.other: GivenImages | None = None
-        self.labelled = False
         classes = getattr(data, "classes", None) or _find_class_names(data)
         self.class_names = [str(name) for name in classes] if isinstance(classes, list | tuple) else []
-        shape = None if hasattr(data, "column_names") else getattr(data, "shape", None)
-        if shape is not None and len(shape) != 4:
-            raise UserError(
-                f"images must have the shape (N, C, H, W) or (N, H, W, C), got {tuple(shape)}: one image is "
-                "images[None], several gray images are images[:, None]"
-            )
-        content, self._sizes = hashlib.sha256(json.dumps(self.class_names).encode()), set()
+
+    @cached_property
+    def _survey(self) -> tuple[str, set[tuple[int, int]], bool]:
+        """The hash of the images, their sizes, and whether they have labels."""
+        content = hashlib.sha256(json.dumps(self.class_names).encode())
+        sizes, labelled = set(), False
         for member in self.members((0, 0)):
             header = read_header(member.data)
-            self._sizes.add((header.height, header.width))
-            self.labelled = member.label is not None
+            sizes.add((header.height, header.width))
+            labelled = member.label is not None
             content.update(f"{header} {member.label}".encode())
             content.update(member.data if isinstance(member.data, bytes) else member.data.tobytes())
-        if not self._sizes:
+        if not sizes:
             raise UserError("data must hold at least one image, got none")
-        self._content = content.hexdigest()
-        kind = "images" if isinstance(data, list | tuple) else type(data).__name__
-        self.text = f"{PREFIX}{kind}:{self._content[:12]}"
+        return content.hexdigest(), sizes, labelled
+
+    @cached_property
+    def text(self) -> str:
+        """The text that stands for this source in a recipe: type of the data and hash of the images."""
+        kind = "images" if isinstance(self.data, list | tuple) else type(self.data).__name__
+        text = f"{PREFIX}{kind}:{self._survey[0][:12]}"
+        GIVEN[text] = self
+        return text
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return self._survey[2]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -241,13 +254,13 @@ class GivenImages(Source):
         Raises:
             UserError: if their sizes differ.
         """
-        if len(self._sizes) > 1:
+        if len(self._survey[1]) > 1:
             raise UserError("the images have different sizes: give a size, such as size=64")
-        return next(iter(self._sizes))
+        return next(iter(self._survey[1]))
 
     def stamp(self) -> str:
         """Return the hash of the images; see `Source`."""
-        return PREFIX + self._content
+        return PREFIX + self._survey[0]
 
     def members(self, size: tuple[int, int]) -> Iterator[Member]:
         """Yield every image; see `Source`."""

@@ -17,7 +17,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
-from functools import lru_cache
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
@@ -361,10 +360,9 @@ def _read(folder: Path) -> Images | None:
     """Return the images in a folder of the cache; None if the folder is missing or damaged."""
     try:
         index = _read_index(folder)
-        path = folder / _PIXELS
-        if _hash_once(path, path.stat().st_mtime_ns, path.stat().st_ino) != index["sha256"]:
+        if hash_file(folder / _PIXELS) != index["sha256"]:
             return None
-        pixels = np.load(path, mmap_mode="r")
+        pixels = np.load(folder / _PIXELS, mmap_mode="r")
     except (OSError, ValueError, AttributeError, UserError):
         return None
     names, labels = tuple(index["names"]), index["labels"]
@@ -380,12 +378,6 @@ def _read(folder: Path) -> Images | None:
         values=Values(**index["values"]),
         ends=tuple(index["ends"]),
     )
-
-
-@lru_cache(maxsize=64)
-def _hash_once(path: Path, time: int, inode: int) -> str:
-    """Return the SHA-256 of a file; a process reads it once, unless it is written again."""
-    return hash_file(path)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

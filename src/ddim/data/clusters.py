@@ -136,17 +136,18 @@ def group_images(split: SplitImages, count: int, mirrored: bool, seed: int) -> I
         seed: the seed of the random numbers.
 
     Raises:
-        UserError: if there are fewer than two different training images for each cluster.
+        UserError: if there are fewer than two training images for each cluster, or too few different ones.
     """
     draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _USE])))
     some = np.sort(draw.permutation(split.train)[: max(_MOST, 50 * count)])
     features = _compute_features(split.images, some, mirrored)
     features = features[np.lexsort(features.T)]
     different = np.unique(features, axis=0)
-    if len(different) < 2 * count:
+    most = min(len(features) // 2, len(different))
+    if count > most:
         raise UserError(
-            f"data.labels clusters:{count} needs at least two different training images for each cluster, "
-            f"got {len(different)}: give at most clusters:{len(different) // 2}"
+            f"data.labels clusters:{count} needs two training images for each cluster, and as many different "
+            f"ones as clusters: give at most clusters:{most}"
         )
     starts = (draw.choice(different, count, replace=False) for _ in range(_RESTARTS))
     _, centres = min((_improve_centres(features, start) for start in starts), key=lambda result: result[0])

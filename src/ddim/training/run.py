@@ -88,7 +88,8 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         data: a folder, an archive or the name of a built-in data set (see `ddim.data.open_images`); by
             default the source in the recipe. A tensor or array of images, or a `torch.utils.data.Dataset`,
             can be given too (see `ddim.data.arrays.give_images`). By default, its images keep their size,
-            like those of a .npy or .npz file. Its labels are used if it has labels and the network takes classes.
+            like those of a .npy or .npz file. Its labels are used if it has labels and the network takes
+            classes.
         recipe: the name of a recipe, a YAML file or a `Recipe`; by default that of `source`, else "fast".
         minutes: training time; by default the budget of the recipe, but never the images of `source`.
         images: training length in images, counting repetitions, in place of `minutes`.
@@ -220,8 +221,8 @@ def resume(
             saved = processes.broadcast(_read_saved(folder, data) if processes.leads else None)
             start = replace(start, adapt=saved.document["asked"]["threads"] is None)
             if isinstance(data, GivenImages):
-                # Every process must have the images, with the values that the run has.
-                give_images(data, saved.document["recipe"]["data"]["values"])
+                # Every process must know the images by their text, with the values that the run has.
+                _ = give_images(data, saved.document["recipe"]["data"]["values"]).text
             if saved.newest is not None:
                 _continue(saved, saved.newest, start, decoding, larger)
             else:
