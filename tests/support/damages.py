@@ -241,7 +241,7 @@ def damage_files(files, read, count, draw):
 
 
 def damage_caches(folder, count, seed=0):
-    """Damage a note of the cache, an average and kept features; return {name: outcomes}; see `damage_files`."""
+    """Damage a note of the cache, an average and kept features; return {name: outcomes}."""
     draw = random.Random(seed)
     photos, cache = folder / "photos", folder / "cache"
     photos.mkdir(parents=True)

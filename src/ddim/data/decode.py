@@ -7,6 +7,7 @@ Pillow's bicubic filter, which is antialiased. Only the first frame of an animat
 from __future__ import annotations
 
 import io
+import logging
 import math
 import warnings
 from collections.abc import Generator
@@ -40,7 +41,9 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs",
 _AVIF = (b"avif", b"avis")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PNG_CHANNELS = {0: 1, 2: 3, 6: 4}
-_NO_TIFFFILE = 'a TIFF file of more than 8 bits: `pip install "ddim[tiff]"` lets ddim read it'
+_NO_TIFFFILE = (
+    'a TIFF file of more than 8 bits and several channels: `pip install "ddim[tiff]"` lets ddim read it'
+)
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,20 @@ def is_image_name(name: str, head: bytes) -> bool:
 
 @contextmanager
 def hide_warnings() -> Generator[None]:
-    """Hide the warnings of Pillow in a `with` block, and in the threads that work for it.
+    """Hide the warnings of decoders in a `with` block, and in the threads that work for it.
 
-    Pillow warns about faults that it repairs itself (invalid EXIF, palettes with alpha).
+    Pillow warns about faults that it repairs itself (invalid EXIF, palettes with alpha), and tifffile logs
+    those that it raises later.
     """
+    logger = logging.getLogger("tifffile")
+    level = logger.level
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif|tifffile|ddim\.data)\b")
-        yield
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def read_header(data: bytes | np.ndarray) -> Header:
@@ -239,7 +249,8 @@ def _read_original(
         if upright.mode != "F" and not upright.mode.startswith("I"):
             return header, upright
         values = np.asarray(upright)[..., None]
-        return header, values.astype(np.uint16) if header.values == "uint16" else _round_to_eight_bits(values)
+        eight_bits = header.values == "uint8"
+        return header, _round_to_eight_bits(values) if eight_bits else values.astype(header.values)
 
 
 def _read_array(data: bytes | np.ndarray) -> bytes | np.ndarray:
@@ -263,6 +274,10 @@ def _open(data: bytes) -> Image.Image:
         if data.startswith(_TIFF) and not find_spec("tifffile"):
             raise UnusableError(_NO_TIFFFILE) from None
         raise UnusableError(f"contains no image that can be read ({', '.join(FORMATS)})") from None
+    if image.format == "TIFF" and not find_spec("tifffile"):
+        bits = image.tag_v2.get(258, ())  # type: ignore[attribute]
+        if len(bits) > 1 and max(bits) > 8:  # Pillow would round them
+            raise UnusableError(_NO_TIFFFILE)
     if image.format == "PNG":
         # Pillow does not verify the checksums of pixels when it decodes them.
         with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
