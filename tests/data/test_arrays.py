@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from bad_images import with_orientation
 from ddim.data import open_images
-from ddim.data.arrays import give_images, to_pixels
+from ddim.data.arrays import arrange_pixels, give_images
 from ddim.data.open import find_array_size
 from ddim.data.values import Reading
 from ddim.errors import UserError
@@ -93,10 +93,10 @@ def test_the_channel_axis_has_a_usual_length_or_is_shorter_than_both_others(shap
     image = np.random.default_rng(0).random(shape)
     if axis is None:
         with pytest.raises(UserError, match="first or last axis, got"):
-            to_pixels(image, "it")
+            arrange_pixels(image, "it")
     else:
         wanted = image.transpose(1, 2, 0) if axis == "first" else image
-        assert np.array_equal(to_pixels(image, "it"), wanted.astype(np.float32))
+        assert np.array_equal(arrange_pixels(image, "it"), wanted.astype(np.float32))
 
 
 def test_an_ambiguous_axis_and_the_array_of_images_can_be_named(tmp_path):

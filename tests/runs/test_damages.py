@@ -29,7 +29,7 @@ def test_no_damaged_file_of_the_cache_is_believed(count, tmp_path):
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(120, marks=pytest.mark.slow)])
-def test_no_damaged_survey_feature_or_average_is_believed(count, tmp_path):
+def test_no_damaged_note_feature_or_average_is_believed(count, tmp_path):
     report = damage_caches(tmp_path, count)
     assert failures(report) == 0
     assert report["average"] == {"named": count}

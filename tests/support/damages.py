@@ -15,14 +15,12 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from ddim.data.folder import _CLOCK_TICK
-from ddim.data.survey import survey_source
 from PIL import Image
 
 import crash
 import tiny
 from ddim.data import open_images
-from ddim.data.open import find_source
+from ddim.data.sources import _CLOCK_TICK
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.evaluation.record import read_evaluation
@@ -243,15 +241,18 @@ def damage_files(files, read, count, draw):
 
 
 def damage_caches(folder, count, seed=0):
-    """Damage a survey, a stored average and kept features; return {name: outcomes}, see `damage_files`."""
+    """Damage a note of the cache, an average and kept features; return {name: outcomes}."""
     draw = random.Random(seed)
     photos, cache = folder / "photos", folder / "cache"
     photos.mkdir(parents=True)
     for k, image in enumerate(tiny.images(4).pixels):
         Image.fromarray(image).save(photos / f"{k}.png")
-    time.sleep(_CLOCK_TICK + 0.1)  # The survey of younger files is not kept.
-    source = find_source(str(photos))
-    survey_source(source, cache)
+    time.sleep(_CLOCK_TICK + 0.1)  # There is no note about younger files.
+
+    def read_images():
+        return open_images(photos, (8, 8), cache=cache).fingerprint
+
+    read_images()
     part = folder / "part"
     keep_part(part, {"features": torch.eye(3), "nfe": torch.tensor(5)})
     crash.keep(folder / "run", 1)
@@ -265,9 +266,7 @@ def damage_caches(folder, count, seed=0):
         return read_stored(average), checkpoint.read_tensors(average, "average")["weight"].tolist()
 
     return {
-        "survey": damage_files(
-            [*(cache / "surveys").iterdir()], lambda: survey_source(source, cache), count, draw
-        ),
+        "note": damage_files([*(cache / "stamps").glob("*.json")], read_images, count, draw),
         "features": damage_files([part], read_kept, count, draw),
         "average": damage_files(sorted(average.iterdir()), read_average, count, draw),
     }

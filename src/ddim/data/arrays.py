@@ -42,7 +42,7 @@ _ROW_IMAGES, _ROW_LABELS = ("image", "img", "pixel_values"), ("label", "labels",
 _MOST_CLASSES = 10**6
 
 
-def to_pixels(image: Any, name: str, axis: str = "auto", *, keep_floats: bool = True) -> np.ndarray:  # noqa: ANN401
+def arrange_pixels(image: Any, name: str, axis: str = "auto", *, keep_floats: bool = True) -> np.ndarray:  # noqa: ANN401
     """Return a tensor or array as an image (H, W, C) of type uint8, uint16 or float32.
 
     Args:
@@ -135,7 +135,7 @@ class Arrays(Source):
         return len(self._content[0])
 
     def _take(self, number: int) -> np.ndarray:
-        return to_pixels(self._content[0][number], f"image {number} of {self.path}", self.reading.axis)
+        return arrange_pixels(self._content[0][number], f"image {number} of {self.path}", self.reading.axis)
 
     @cached_property
     def _content(self) -> tuple[np.ndarray, np.ndarray | None]:
@@ -177,8 +177,8 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
 
     Args:
         data: a tensor or array (N, C, H, W) or (N, H, W, C), uint8, uint16 or floats in [0, 1]. A list or a
-            `torch.utils.data.Dataset` is accepted too. Its items are images, see `to_pixels`, or images of
-            Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... or names. An
+            `torch.utils.data.Dataset` is accepted too. Its items are images, see `arrange_pixels`, or images
+            of Pillow. They may also be pairs (image, class label), with labels 0, 1, 2, ... or names. An
             attribute `classes` of the data set names the classes 0, 1, 2, ... A split of a data set of
             Hugging Face has images in its column `image` and class labels in `label`. A source that this
             function returned is accepted too.
@@ -274,7 +274,7 @@ class GivenImages(Source):
             if isinstance(image, Image.Image):
                 pixels = encode_picture(image)
             else:
-                pixels = to_pixels(image, f"image {number}", keep_floats=self.values != "auto")
+                pixels = arrange_pixels(image, f"image {number}", keep_floats=self.values != "auto")
             label = label if isinstance(label, str | None) else index(label)
             if isinstance(label, int) and not 0 <= label < _MOST_CLASSES:
                 raise UserError(f"the label of image {number} must be a class index or name, got {label}")

@@ -17,7 +17,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
-from functools import lru_cache
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
@@ -83,11 +82,11 @@ def load_images(
     root, stamp = cache_folder(cache), source.stamp()
     # Which formats can be read depends on packages too.
     packages = [bool(find_spec(name)) for name in ("pillow_heif", "tifffile", "imagecodecs")]
-    key = hash_text(json.dumps([VERSION, packages, stamp, size, channels, reading.values]))
+    key = _hash([VERSION, packages, stamp, size, channels, reading.values])
     path = root / "stamps" / f"{key}.json"
     images = _follow_note(path) if stamp else None
     if images is None:
-        with explain_writing(root):
+        with _explain_writing(root):
             make_folder(path.parent)
             # The lock lets a second process wait for the first one, in place of decoding the images too.
             with FileLock(path.with_suffix(".lock")):
@@ -105,14 +104,9 @@ def load_images(
 def _follow_note(path: Path) -> Images | None:
     """Return the images that a note names; None if there is no note, or its folder is gone or damaged."""
     try:
-        note = read_sealed(path)
+        return _open_folder(path.parents[1], read_sealed(path))
     except UserError:
         return None
-    root = path.parents[1]
-    images = _open_folder(root, note)
-    if images is None and (root / note["folder"]).is_dir():
-        warn_user(f"the cache folder {root / note['folder']} is damaged, so the images are decoded again")
-    return images
 
 
 def _open_folder(root: Path, note: Mapping[str, Any]) -> Images | None:
@@ -218,7 +212,7 @@ def _build(
             if not found.images:
                 raise UserError(_explain_nothing(text, found.rejects))
             return {
-                "folder": _publish(source, folder, found, form).name,
+                "folder": _publish(source, root, folder, found, form),
                 "rejects": sorted((reject.name, reject.reason) for reject in found.rejects),
                 "skipped": found.others,
             }
@@ -311,8 +305,8 @@ def _explain_nothing(text: str, rejects: Sequence[Reject]) -> str:
 # The folder of a data set
 
 
-def _publish(source: Source, folder: Path, found: _Pass, form: _Form) -> Path:
-    """Sort the images by name, write their index, and rename the folder to its final name."""
+def _publish(source: Source, root: Path, folder: Path, found: _Pass, form: _Form) -> str:
+    """Sort the images by name, write their index, rename the folder, and return its final name."""
     order = sorted(range(len(found.images)), key=lambda place: found.images[place].name)
     if order != list(range(len(order))):
         _sort_pixels(folder / _PIXELS, order)
@@ -320,7 +314,7 @@ def _publish(source: Source, folder: Path, found: _Pass, form: _Form) -> Path:
     names = [image.name for image in images]
     classes, labels = find_classes(names, [image.label for image in images], source.class_names)
     content = [names, [image.digest for image in images], classes, labels, source.official]
-    fingerprint = hash_text(json.dumps([VERSION, astuple(form)[:3], content]))
+    fingerprint = _hash([VERSION, astuple(form)[:3], content])
     ends = choose_range(*found.range) if form.kind == "float32" else (0.0, LARGEST[form.kind])
     index = {
         "fingerprint": fingerprint,
@@ -334,16 +328,18 @@ def _publish(source: Source, folder: Path, found: _Pass, form: _Form) -> Path:
         "sha256": hash_file(folder / _PIXELS),
     }
     write_sealed(folder / _INDEX, index)
-    final = folder.parents[1] / _name_folder(fingerprint, form)
+    final = root / _name_folder(fingerprint, form)
     # Another source may have the same images.
     if _read(final) is None:
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            warn_user(f"the cache folder {final} was damaged, so the images were decoded again")
+            shutil.rmtree(final)
         publish_folder(folder, final)
-    return final
+    return final.name
 
 
 def _sort_pixels(path: Path, order: Sequence[int]) -> None:
-    pixels = np.load(path, mmap_mode="r")
+    pixels = np.lib.format.open_memmap(path, "r")
     sorted_path = path.with_suffix(".sorted")
     result = np.lib.format.open_memmap(sorted_path, "w+", pixels.dtype, pixels.shape)
     for start in range(0, len(order), 256):
@@ -369,10 +365,9 @@ def _read(folder: Path) -> Images | None:
     """Return the images in a folder of the cache; None if the folder is missing or damaged."""
     try:
         index = _read_index(folder)
-        path = folder / _PIXELS
-        if _hash_once(path, path.stat().st_mtime_ns, path.stat().st_ino) != index["sha256"]:
+        if hash_file(folder / _PIXELS) != index["sha256"]:
             return None
-        pixels = np.load(path, mmap_mode="r")
+        pixels = np.lib.format.open_memmap(folder / _PIXELS, "r")
     except (OSError, ValueError, AttributeError, UserError):
         return None
     names, labels = tuple(index["names"]), index["labels"]
@@ -388,12 +383,6 @@ def _read(folder: Path) -> Images | None:
         values=Values(**index["values"]),
         ends=tuple(index["ends"]),
     )
-
-
-@lru_cache(maxsize=64)
-def _hash_once(path: Path, time: int, inode: int) -> str:
-    """Return the SHA-256 of a file; a process reads it once, unless it is written again."""
-    return hash_file(path)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -412,7 +401,7 @@ def find_enlarged(images: Images) -> list[Header]:
 
 
 @contextmanager
-def explain_writing(root: Path) -> Generator[None]:
+def _explain_writing(root: Path) -> Generator[None]:
     """Turn an OSError of the block into an error for users about the cache folder `root`."""
     try:
         yield
@@ -421,6 +410,5 @@ def explain_writing(root: Path) -> Generator[None]:
         raise explain_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
 
 
-def hash_text(text: str) -> str:
-    """Return the SHA-256 of a text, in hex."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -7,6 +7,7 @@ Pillow's bicubic filter, which is antialiased. Only the first frame of an animat
 from __future__ import annotations
 
 import io
+import logging
 import math
 import warnings
 from collections.abc import Generator
@@ -40,7 +41,9 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs",
 _AVIF = (b"avif", b"avis")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PNG_CHANNELS = {0: 1, 2: 3, 6: 4}
-_NO_TIFFFILE = 'a TIFF file of more than 8 bits: `pip install "ddim[tiff]"` lets ddim read it'
+_NO_TIFFFILE = (
+    'a TIFF file of more than 8 bits and several channels: `pip install "ddim[tiff]"` lets ddim read it'
+)
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,20 @@ def is_image_name(name: str, head: bytes) -> bool:
 
 @contextmanager
 def hide_warnings() -> Generator[None]:
-    """Hide the warnings of Pillow in a `with` block, and in the threads that work for it.
+    """Hide the warnings of decoders in a `with` block, and in the threads that work for it.
 
-    Pillow warns about faults that it repairs itself (invalid EXIF, palettes with alpha).
+    Pillow warns about faults that it repairs itself (invalid EXIF, palettes with alpha), and tifffile logs
+    those that it raises later.
     """
+    logger = logging.getLogger("tifffile")
+    level = logger.level
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(PIL|pillow_heif|tifffile|ddim\.data)\b")
-        yield
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def read_header(data: bytes | np.ndarray) -> Header:
@@ -121,9 +131,10 @@ def read_header(data: bytes | np.ndarray) -> Header:
     Raises:
         UnusableError: if the header is damaged or unsupported.
     """
-    if isinstance(data, np.ndarray):
-        return Header(data.shape[0], data.shape[1], data.dtype.name, "array", data.shape[2])
     with _explain_damage():
+        data = _read_array(data)
+        if isinstance(data, np.ndarray):
+            return Header(data.shape[0], data.shape[1], data.dtype.name, "array", data.shape[2])
         if tiff := _read_tiff(data, decode=False):
             return tiff[0]
         with _open(data) as image:
@@ -152,7 +163,7 @@ def decode_image(
         UnusableError: if the image cannot be decoded, or cannot be converted to these channels and this type.
     """
     with _explain_damage():
-        header, image = _read_original(data, size, kind)
+        header, image = _read_original(_read_array(data), size, kind)
         stored = header.values
         if (stored, kind) == ("float32", "uint16") or (kind == "float32" != stored and not to_floats):
             raise UnusableError(f"has {stored} values, not {kind}", header)
@@ -238,7 +249,18 @@ def _read_original(
         if upright.mode != "F" and not upright.mode.startswith("I"):
             return header, upright
         values = np.asarray(upright)[..., None]
-        return header, values.astype(np.uint16) if header.values == "uint16" else _round_to_eight_bits(values)
+        eight_bits = header.values == "uint8"
+        return header, _round_to_eight_bits(values) if eight_bits else values.astype(header.values)
+
+
+def _read_array(data: bytes | np.ndarray) -> bytes | np.ndarray:
+    """Return the array in the bytes of a .npy file; other data as they are."""
+    if isinstance(data, np.ndarray) or not data.startswith(np.lib.format.MAGIC_PREFIX):
+        return data
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.ndim != 3 or not array.size or array.dtype.name not in ("uint8", "uint16", "float32"):
+        raise UnusableError(f"holds no image, but an array {array.shape} of {array.dtype}")
+    return array
 
 
 def _open(data: bytes) -> Image.Image:
@@ -252,6 +274,10 @@ def _open(data: bytes) -> Image.Image:
         if data.startswith(_TIFF) and not find_spec("tifffile"):
             raise UnusableError(_NO_TIFFFILE) from None
         raise UnusableError(f"contains no image that can be read ({', '.join(FORMATS)})") from None
+    if image.format == "TIFF" and not find_spec("tifffile"):
+        bits = image.tag_v2.get(258, ())  # type: ignore[attribute]
+        if len(bits) > 1 and max(bits) > 8:  # Pillow would round them
+            raise UnusableError(_NO_TIFFFILE)
     if image.format == "PNG":
         # Pillow does not verify the checksums of pixels when it decodes them.
         with Image.open(io.BytesIO(data), formats=("PNG",)) as again:

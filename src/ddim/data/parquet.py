@@ -82,7 +82,7 @@ def _read_rows(path: Path) -> Iterator[tuple[Any, Any]]:
         image, label = _find_columns(file.schema_arrow, path)
         for batch in file.iter_batches(_ROWS, columns=[image, *([label] if label else [])]):
             for row in batch.to_pylist():
-                content = row[image]["bytes"] if isinstance(row[image], dict) else row[image]
+                content = row[image].get("bytes") if isinstance(row[image], dict) else row[image]
                 yield content, row[label] if label else None
 
 

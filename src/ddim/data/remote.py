@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +52,9 @@ def explain_errors(fault: str, advice: str) -> Generator[None]:
     except Exception as error:
         if isinstance(error, UserError) or is_full_disk(error):
             raise
-        # The first lines say what is wrong, the others are about functions of huggingface_hub.
+        # Without a connection, huggingface_hub says that a file is not found; the cause says why.
         cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+        # The first lines say what is wrong, the others are about its functions.
         lines = [line for line in str(cause or error).split("\n") if line][:2]
         raise UserError(f"{fault} ({' '.join(lines) or type(error).__name__}): {advice}") from error
 
@@ -251,17 +251,17 @@ def fetch(repository: Repository, kind: str, choose: Callable[[list[str]], list[
         UserError: if the download fails, or the package `huggingface_hub` is not installed.
     """
     api, name = connect_to_hub(str(repository)), repository.id
-    download = partial(api.snapshot_download, name, repo_type=kind)
     with explain_errors(f"{repository} cannot be downloaded", ADVICE):
-        # Every repository has this file.
-        snapshot = download(revision=repository.revision, allow_patterns=[".gitattributes"])
-        commit = Path(snapshot).name
+        # Every repository has this small file. Its path names the commit, also without a connection.
+        mark = api.hf_hub_download(name, ".gitattributes", repo_type=kind, revision=repository.revision)
+        commit = Path(mark).parent.name
         place = f"{kind}s--{repository.owner}--{repository.name}"
         folder = cache_folder() / FOLDER / place / commit / repository.name
         if folder.is_dir():
             return folder
         chosen = choose(api.list_repo_files(name, repo_type=kind, revision=commit))
-        download(revision=commit, allow_patterns=list(map(glob.escape, chosen)))
+        patterns = list(map(glob.escape, chosen))
+        snapshot = api.snapshot_download(name, repo_type=kind, revision=commit, allow_patterns=patterns)
         # Links to these files, because the user may have downloaded others into the same snapshot.
         with temporary_folder(folder) as temporary:
             for file in chosen:
