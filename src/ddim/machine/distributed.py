@@ -110,9 +110,9 @@ class Processes:
         """
         if self.local_rank:
             self.highest(0)
-            return work()
         result = work()
-        self.highest(0)
+        if not self.local_rank:
+            self.highest(0)
         return result
 
 
