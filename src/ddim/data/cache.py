@@ -47,7 +47,6 @@ from ddim.files import (
     publish_folder,
     read_sealed,
     temporary_folder,
-    unseal,
     write_sealed,
 )
 
@@ -364,11 +363,11 @@ def open_decoded(fingerprint: str, size: tuple[int, int]) -> Images | None:
 def _read(folder: Path) -> Images | None:
     """Return the images in a folder of the cache; None if the folder is missing or damaged."""
     try:
-        index = _read_index(folder)
+        index = read_sealed(folder / _INDEX)
         if hash_file(folder / _PIXELS) != index["sha256"]:
             return None
         pixels = np.lib.format.open_memmap(folder / _PIXELS, "r")
-    except (OSError, ValueError, AttributeError, UserError):
+    except (OSError, ValueError, UserError):
         return None
     names, labels = tuple(index["names"]), index["labels"]
     train = np.array([name.startswith("train/") for name in names])
@@ -385,13 +384,11 @@ def _read(folder: Path) -> Images | None:
     )
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    return unseal(json.loads((folder / _INDEX).read_text("utf-8")), folder / _INDEX)
-
-
 def read_headers(images: Images) -> list[Header]:
     """Return the headers (N,) of the original images; [] if the images are not cached."""
-    return [Header(*entry) for entry in _read_index(images.folder)["originals"]] if images.folder else []
+    if images.folder is None:
+        return []
+    return [Header(*entry) for entry in read_sealed(images.folder / _INDEX)["originals"]]
 
 
 def find_enlarged(images: Images) -> list[Header]:

@@ -68,16 +68,17 @@ def clear_cache(parts: Sequence[str]) -> int:
             raise UserError(
                 f"the parts of the cache are {', '.join(PARTS)}, got {name!r}{suggest(name, PARTS)}"
             )
-    total = 0
-    for part in list_cache():
-        if part.name in parts:
-            total += part.bytes
-            for path in part.entries:
-                _remove(path)
-    return total
+    chosen = [part for part in list_cache() if part.name in parts]
+    for path in (path for part in chosen for path in part.entries):
+        try:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError as error:
+            raise explain_error(error, f"{path} cannot be removed") from None
+    return sum(part.bytes for part in chosen)
 
 
 def _measure(path: Path) -> int:
+<<<<<<< HEAD
     if path.is_dir() and not path.is_symlink():
         return sum(_measure(inner) for inner in path.iterdir())
     return path.lstat().st_size
@@ -91,3 +92,6 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise explain_error(error, f"{path} cannot be removed") from None
+=======
+    return sum(inner.lstat().st_size for inner in (path, *path.rglob("*")) if not inner.is_dir())
+>>>>>>> h-data

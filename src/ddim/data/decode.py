@@ -178,7 +178,10 @@ def decode_image(
         if isinstance(image, Image.Image):
             if channels not in PICTURE_CHANNELS:
                 raise UnusableError(f"has 8 bits and {header.channels} channels, not {channels}", header)
-            pixels = _resize_picture(_convert_channels(image, channels), size).reshape(*size, channels)
+            box = find_crop((image.height, image.width), size)
+            picture = _convert_channels(image, channels)
+            picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+            pixels = np.asarray(picture).reshape(*size, channels)
         else:
             if image.shape[2] == 1 and (channels != 4 or image.dtype != np.float32):
                 image = _repeat_gray(image, channels)
@@ -412,11 +415,6 @@ def _repeat_gray(pixels: np.ndarray, channels: int) -> np.ndarray:
     if channels == 4:
         pixels[..., 3] = LARGEST[pixels.dtype.name]
     return pixels
-
-
-def _resize_picture(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    box = find_crop((image.height, image.width), size)
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
 
 
 def _resize_values(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
