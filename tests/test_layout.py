@@ -214,7 +214,7 @@ def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_u
     }
     # The formats of diffusers and of exports; recipes of trials; and sweep.json, whose seal is checked there.
     others = {"runs/diffusers_format.py", "experiments/export.py", "experiments/sweep/folder.py"}
-    assert plain == {"files/documents.py", "experiments/sweep/document.py", *others}
+    assert plain == {"files.py", "experiments/sweep/document.py", *others}
 
 
 def test_the_root_holds_the_rooms_and_at_most_five_files():

@@ -78,20 +78,4 @@ def clear_cache(parts: Sequence[str]) -> int:
 
 
 def _measure(path: Path) -> int:
-<<<<<<< HEAD
-    if path.is_dir() and not path.is_symlink():
-        return sum(_measure(inner) for inner in path.iterdir())
-    return path.lstat().st_size
-
-
-def _remove(path: Path) -> None:
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise explain_error(error, f"{path} cannot be removed") from None
-=======
     return sum(inner.lstat().st_size for inner in (path, *path.rglob("*")) if not inner.is_dir())
->>>>>>> h-data
