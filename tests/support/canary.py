@@ -36,4 +36,4 @@ def watched():
         yield
     finally:
         events = _WATCHING.pop()
-    assert not events
+    assert not events, events

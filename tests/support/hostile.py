@@ -85,9 +85,6 @@ PICKLES = {
     "in a list": saved([HARM]),
     "packed": gzip.compress(pickle.dumps(HARM)),
 }
-for _suffix in ("pt", "safetensors"):
-    _words = ["import", f"m.{_suffix}", "--size", "16", "--out", "run"]
-    add(f"{_suffix} pickle", PICKLES, partial(in_file, f"m.{_suffix}", _words))
 
 
 # Runs
@@ -203,16 +200,20 @@ def changed_pipeline(change, folder):
     return ["import", "pipe", "--out", "run"]
 
 
-def with_bin(files):
-    """Replace the weights by a pickle, as old pipelines have it."""
-    files["unet/diffusion_pytorch_model.bin"] = PICKLES["of torch"]
-    del files["unet/diffusion_pytorch_model.safetensors"]
+def with_bin(content):
+    """Return the change that replaces the weights by a pickle, as old pipelines have it."""
+
+    def change(files):
+        files["unet/diffusion_pytorch_model.bin"] = content
+        del files[UNET]
+
+    return change
 
 
 CONFIG, UNET = "unet/config.json", "unet/diffusion_pytorch_model.safetensors"
 add("diffusers", {
-    "with a pickle": with_bin,
-    "with a pickle of another name": replaced(UNET, PICKLES["of torch"]),
+    **{f"with a pickle {name}": with_bin(content) for name, content in PICKLES.items()},
+    **{f"with weights, a pickle {name}": replaced(UNET, content) for name, content in PICKLES.items()},
     "of another class": edited(CONFIG, "", _class_name="os.system"),
     "of code beside it": edited(CONFIG, "", _class_name="Net", auto_map={"AutoModel": "evil.Net"}),
     "of brackets": replaced(CONFIG, b"[" * 10**5),
