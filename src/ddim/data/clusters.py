@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.cluster.vq import ClusterError, kmeans2, vq
 
 from ddim.data.images import Images, SplitImages
 from ddim.errors import UserError
@@ -97,6 +96,8 @@ class ImageClusters:
             images: any images, of any size.
             which: indices (B,) of the images.
         """
+        from scipy.cluster.vq import vq
+
         labels, distances = vq(_compute_features(images, which, self.mirrored), self.centres)
         return labels.astype(np.int64), distances
 
@@ -186,6 +187,8 @@ def list_typical(clusters: ImageClusters, split: SplitImages, count: int) -> lis
 
 def _improve_centres(features: np.ndarray, start: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the sum of squared distances and the centres after the iterations of k-means."""
+    from scipy.cluster.vq import ClusterError, kmeans2
+
     try:
         centres, labels = kmeans2(features, start, _ITERATIONS, minit="matrix", missing="raise")
     except ClusterError:  # a cluster became empty
