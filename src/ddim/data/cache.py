@@ -367,7 +367,7 @@ def _read(folder: Path) -> Images | None:
         if hash_file(folder / _PIXELS) != index["sha256"]:
             return None
         pixels = np.lib.format.open_memmap(folder / _PIXELS, "r")
-    except (OSError, ValueError, UserError):
+    except (OSError, ValueError):  # UserError is a ValueError
         return None
     names, labels = tuple(index["names"]), index["labels"]
     train = np.array([name.startswith("train/") for name in names])

@@ -278,7 +278,7 @@ def _open(data: bytes) -> Image.Image:
             raise UnusableError(_NO_TIFFFILE) from None
         raise UnusableError(f"contains no image that can be read ({', '.join(FORMATS)})") from None
     if image.format == "TIFF" and not find_spec("tifffile"):
-        bits = image.tag_v2.get(258, ())  # type: ignore[attribute]
+        bits = getattr(image, "tag_v2", {}).get(258, ())
         if len(bits) > 1 and max(bits) > 8:  # Pillow would round them
             raise UnusableError(_NO_TIFFFILE)
     if image.format == "PNG":
