@@ -79,16 +79,18 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_when_it_is_old(tmp_path):
-    (tmp_path / ".tmp-0-pages").mkdir()
-    (tmp_path / ".tmp-1-page").write_bytes(b"half")
+    pages, page = (f".tmp-{k:032x}-{name}" for k, name in enumerate(("pages", "page")))
+    (tmp_path / pages).mkdir()
+    (tmp_path / page).write_bytes(b"half")
+    (tmp_path / ".tmp-thesis").mkdir()  # of the user
     write_atomic(tmp_path / "page", b"")
     remove_leftovers(tmp_path, older_than=3600)
-    assert names(tmp_path) == [".tmp-0-pages", ".tmp-1-page", "page"]
+    assert names(tmp_path) == [pages, page, ".tmp-thesis", "page"]
     for path in tmp_path.iterdir():
         os.utime(path, (0, 0))
     with temporary_folder(tmp_path / "images"):
         pass
-    assert names(tmp_path) == ["page"]
+    assert names(tmp_path) == [".tmp-thesis", "page"]
 
 
 def test_the_cache_folder_is_that_of_the_variable_with_its_tilde_expanded(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import difflib
 import errno
 import os
 import shlex
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterable
@@ -28,10 +29,6 @@ class Locked(UserError):  # noqa: N818 (the name says what has happened)
     """Another process is training in a run folder or writing into an output folder."""
 
     exit_code = 4
-
-
-class SamplesNotFinite(UserError):  # noqa: N818
-    """A sample is NaN."""
 
 
 class NotFinite(RuntimeError):  # noqa: N818
@@ -61,8 +58,7 @@ class Interrupted(Exception):  # noqa: N818
 
     def __init__(self, signal_number: int, folder: Path, own: str = "") -> None:
         super().__init__(f"stopped and saved; continue with `ddim train --resume --out {quote(folder)}{own}`")
-        self.signal_number, self.folder = signal_number, folder
-        self.exit_code = 128 + signal_number
+        self.signal_number, self.exit_code, self.folder = signal_number, 128 + signal_number, folder
 
 
 class Notice(UserWarning):
@@ -81,9 +77,8 @@ def warn_user(text: str) -> None:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Return whether an error means that the disk or the quota is full, or that a file became too large."""
-    full = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-    return isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno in full)
+    """Return whether an error means that the disk or the quota is full."""
+    return isinstance(error, NoSpace) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
 
 
 def is_full_memory(error: BaseException) -> bool:
@@ -212,9 +207,10 @@ def describe_given(value: object) -> str:
         return repr(value)
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    kind = {"Tensor": "tensor", "ndarray": "array"}.get(type(value).__name__, type(value).__name__)
-    text = f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
-    return f"{text} {tuple(value.shape)}" if hasattr(value, "shape") else text
+    name = type(value).__name__
+    if name in ("Tensor", "ndarray"):
+        return f"{'a tensor' if name == 'Tensor' else 'an array'} {tuple(value.shape)}"  # pyrefly: ignore
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def format_count(number: int, noun: str) -> str:
@@ -232,8 +228,8 @@ def escape(text: str, kept: str = "") -> str:
 
 
 def quote(*words: object) -> str:
-    """Return words as a command for a POSIX shell."""
-    return shlex.join(map(str, words))
+    """Return words as a command for the user's shell: cmd.exe on Windows, else a POSIX shell."""
+    return (subprocess.list2cmdline if os.name == "nt" else shlex.join)([*map(str, words)])
 
 
 def suggest(word: str, possible: Iterable[str], likeness: float = 0.6) -> str:

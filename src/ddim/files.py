@@ -147,7 +147,7 @@ def remove_leftovers(folder: Path, older_than: float = 0.0) -> None:
         folder: the folder; without `older_than`, no other process may be writing into it.
         older_than: the age in seconds that they must have.
     """
-    for left in folder.glob(f"{TEMPORARY}*"):
+    for left in folder.glob(TEMPORARY + "[0-9a-f]" * 32 + "-*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime >= older_than:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -189,7 +189,7 @@ def is_locked(folder: Path) -> bool:
     try:
         # Nobody can tell in a folder that cannot be written.
         with suppress(OSError), lock_folder(folder, wait=0):
-            return False
+            pass
     except Locked:
         return True
     return False

@@ -250,7 +250,7 @@ def test_mistakes_are_one_sentence(run, photo, tmp_path, command, refused):
     "name, reason",
     [
         ("none.png", "read: No such file"),
-        ("folder", "read: it is a folder"),
+        ("folder", "read: Is a directory"),
         ("words.png", "used: contains no"),
     ],
 )

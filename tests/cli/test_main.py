@@ -182,11 +182,6 @@ def failing(monkeypatch):
         ),
         (lambda: OSError(errno.EACCES, "Not yours", "f"), 2, "f cannot be used (Not yours)"),
         (lambda: OSError(errno.EXDEV, "Far", ".tmp-f", None, "f"), 2, "f cannot be used (Far)"),
-        (
-            lambda: RuntimeError("g++: No space left on device"),
-            3,
-            "the disk is full: make room, then repeat the command (g++: No space left on device)",
-        ),
         (MemoryError, 1, MEMORY),
         (lambda: torch.OutOfMemoryError("CUDA: 2 GiB"), 1, MEMORY),
         (lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, MEMORY),

@@ -12,7 +12,7 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.diffusion.grids import Karras, Listed
-from ddim.errors import SamplesNotFinite, UserError
+from ddim.errors import UserError
 from ddim.evaluation import guidance_search
 from ddim.evaluation.compare import Difference
 from ddim.evaluation.evaluated_images import open_evaluated_images
@@ -21,7 +21,7 @@ from ddim.evaluation.reference import Reference
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.machine.progress import ignore_progress
-from ddim.runs.generate import generate
+from ddim.runs.generate import SamplesNotFinite, generate
 from ddim.runs.guidance import Guidance
 from ddim.runs.guidance_choice import open_guidance
 from ddim.runs.pipeline import load, read_run_recipe

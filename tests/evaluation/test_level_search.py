@@ -10,9 +10,10 @@ import torch
 import ddim
 import tiny
 from ddim.diffusion.grids import Karras
-from ddim.errors import SamplesNotFinite, UserError
+from ddim.errors import UserError
 from ddim.evaluation import grid_search, level_search
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
+from ddim.runs.generate import SamplesNotFinite
 from ddim.runs.pipeline import load
 from ddim.runs.searched_grids import SearchedGrid
 from ddim.training.distill import distill, make_student

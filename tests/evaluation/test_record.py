@@ -69,7 +69,7 @@ SOUND = json.dumps(RECORD)
         ("", "is damaged: it is not JSON"),
         (SOUND[:200], "is damaged: it is not JSON"),
         ("[" * 100_000, "is damaged: it is not JSON"),
-        (SOUND.replace("0.02", "NaN", 1), "is damaged: it is not JSON"),
+        (SOUND.replace("0.02", "NaN", 1), "is damaged: "),
         ("[1]", "is damaged: it is not a table of entries"),
         (json.dumps({"seeds": [1], "times": [1]}), "is not the record of an evaluation"),
         (json.dumps(record(schema=2)), "schema 2, but this version reads schema 1: a newer ddim wrote it"),

@@ -30,9 +30,9 @@ BUGS = [
     ),
     bug(
         "files are not flushed before they are renamed",
-        "files/__init__.py",
-        "                yield file\n                os.fsync(file)\n =>                 yield file\n",
-        "test_files.py::test_a_failed_write_leaves_the_old_document_and_nothing_else",
+        "files.py",
+        "            file.flush()\n            os.fsync(file.fileno())\n =>             file.flush()\n",
+        "test_files.py::test_a_failed_write_leaves_the_old_file_and_nothing_else",
     ),
     bug(
         "the NFE of guidance counts one of its two evaluations",

@@ -16,10 +16,10 @@ from cases import mark_slow
 from ddim.diffusion.grids import Grid, Karras, Listed
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Multistep, UniPC
-from ddim.errors import SamplesNotFinite, UserError
+from ddim.errors import UserError
 from ddim.runs import checkpoint
 from ddim.runs.codec import override
-from ddim.runs.generate import generate, sample, sample_states, sample_uint8
+from ddim.runs.generate import SamplesNotFinite, generate, sample, sample_states, sample_uint8
 from ddim.runs.pipeline import load, open_pipeline, read_run_recipe
 from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 

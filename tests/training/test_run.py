@@ -168,7 +168,7 @@ MISTAKES = {
     "threads": ({"machine": Machine("cpu", "fp32", threads=0)}, "threads must be at least 1"),
     "no such threads": (
         {"machine": Machine("cpu", "fp32", threads=99999999999)},
-        "at most 1024, got 9999999",
+        "got 9999999",
     ),
     "a recipe": ({"recipe": "fats"}, "perhaps you meant fast"),
     "a recipe without a name": ({"recipe": ""}, "recipe must be one of .*, got ''"),
@@ -280,6 +280,7 @@ def test_a_compiled_network_and_its_eager_twin_share_their_weights(monkeypatch):
     parts = split_images(source, 0.2, 0)
     runtime = Runtime(compile=True)
     # Nothing is compiled before the first step, which there is not.
+    monkeypatch.setattr("ddim.machine.runtime.can_compile", lambda device: True)
     monkeypatch.setattr(torch, "compile", torch.nn.Sequential)
     run = Training(chosen, parts, measure_pixels(chosen, parts), runtime, Plan(80))
     assert run.compiled.net is not run.model.net

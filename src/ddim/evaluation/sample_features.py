@@ -24,14 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.errors import NoSpace, SamplesNotFinite, UserError
+from ddim.errors import NoSpace, UserError
 from ddim.evaluation.compare import Difference
 from ddim.files import cache_folder, make_folder
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid_difference
-from ddim.runs.generate import sample_uint8, split_into_parts
+from ddim.runs.generate import SamplesNotFinite, sample_uint8, split_into_parts
 from ddim.runs.image_features import BATCH, keep_part, name_part, read_part, unwritable_cache
 from ddim.runs.provenance import sample_conditions, sampling_record
 from ddim.runs.sampling_setup import SamplingSetup

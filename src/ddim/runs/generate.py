@@ -15,7 +15,7 @@ from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
-from ddim.errors import SamplesNotFinite, UserError, check_count, to_int
+from ddim.errors import UserError, check_count, to_int
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.plots.pictures import make_sheet, to_uint8
@@ -29,6 +29,10 @@ from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
 from ddim.runs.vector_labels import GivenVectors
 
 Watch = Callable[[Sequence[int], State], None]
+
+
+class SamplesNotFinite(UserError):  # noqa: N818 (the name says what has happened)
+    """A sample is NaN."""
 
 
 def sample(  # noqa: PLR0913 (the choices of a notebook)

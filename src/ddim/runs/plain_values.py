@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import types
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -107,3 +108,9 @@ def describe_type(wanted: Any) -> str:  # noqa: ANN401
     names[Clusters] = "clusters:K"
     # A part that the user wrote may have other types, which no recipe can hold.
     return names.get(wanted) or getattr(wanted, "__name__", str(wanted))
+
+
+def join_words(words: Iterable[object]) -> str:
+    """Return words as in a sentence, such as "a, b and c"."""
+    *most, last = map(str, words)
+    return f"{', '.join(most)} and {last}" if most else last

@@ -26,7 +26,7 @@ from ddim.runs.classes import Label
 from ddim.runs.codec import dump, list_fields, load_recipe
 from ddim.runs.fitting import find_other_meaning
 from ddim.runs.kinds import kind_name
-from ddim.runs.plain_values import show_value
+from ddim.runs.plain_values import join_words, show_value
 from ddim.runs.recipe import PixelRule, Recipe
 from ddim.runs.vector_labels import VectorLabel
 
@@ -226,10 +226,10 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
     for what, found in _find_unequal(recipe):
         # If these fields were unequal when the weights of --from were trained, they may stay unequal.
         if found not in known:
-            values, options = map(str, found.values()), (f"--{name} N" for name in found)
+            options = " ".join(f"--{name} N" for name in found)
             yield (
-                f"{', '.join(found)} must be one number, {what}, got {', '.join(values)}: set them together, "
-                f"{' '.join(options)}"
+                f"{join_words(found)} must be one number, {what}, got {join_words(found.values())}: set them "
+                f"together, {options}"
             )
     t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
     if len(set(recipe.conditioning(t, recipe.schedule(t)).tolist())) == 1:

@@ -13,6 +13,7 @@ from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 from ddim.runs.hub_run import locate_run
 from ddim.runs.manifest import parse_step
+from ddim.runs.plain_values import join_words
 
 BEST = "best"
 """The last part of the path RUN/best. No such folder exists: the path means the best checkpoint of a run."""
@@ -143,7 +144,7 @@ def describe_missing_step(run: Path, name: str) -> str:
     steps = [step for step, _ in list_checkpoints(run)]
     if not name.isdecimal() or int(name) in steps:
         return ""
-    others = f", but of {'steps' if len(steps) > 1 else 'step'} {', '.join(map(str, steps))}" if steps else ""
+    others = f", but of {'steps' if len(steps) > 1 else 'step'} {join_words(steps)}" if steps else ""
     return f"; run {run} has no checkpoint of step {name}{others}"
 
 

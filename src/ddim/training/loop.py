@@ -16,7 +16,7 @@ from ddim.diffusion.denoiser import Model
 from ddim.diffusion.loss import make_memory
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import OutOfMemory, UserError, is_full_memory
+from ddim.errors import UserError, explain_error, is_full_memory
 from ddim.machine.distributed import Replica, current_processes, replicate
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.machine.runtime import Runtime
@@ -165,7 +165,7 @@ class Training:
                 buffer.copy_(before)
             self.optimizer.zero_grad(set_to_none=True)
             if is_full_memory(error):
-                raise OutOfMemory from error
+                raise explain_error(error) from error
             raise
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf)
         finite = self.finite.judge(self.step + 1, loss, norm)
