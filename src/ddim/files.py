@@ -27,8 +27,6 @@ TEMPORARY = ".tmp-"
 SEAL = "seal"
 """The entry of a document with the SHA-256 of its other entries."""
 
-_DAY = 86_400.0
-
 
 def cache_folder(folder: str | Path | None = None) -> Path:
     """Return the cache folder: `folder` if given, else $DDIM_CACHE, else the user's own.
@@ -108,7 +106,7 @@ def temporary_folder(path: Path) -> Generator[Path]:
     `path` are created.
     """
     make_folder(path.parent)
-    remove_leftovers(path.parent, older_than=_DAY)
+    remove_leftovers(path.parent, older_than=86_400)  # a day
     temporary = temporary_name(path)
     temporary.mkdir()
     try:
