@@ -104,9 +104,9 @@ def test_images_are_used_after_their_files_are_gone_and_under_other_paths(
     folder.rename(tmp_path / "moved")
     moved = open_images(tmp_path / "moved", (8, 8))
     assert (moved.folder, moved.rejects) == (first.folder, first.rejects)
-    again = open_decoded(first.fingerprint, (8, 8))
+    again = open_decoded(first.fingerprint)
     np.testing.assert_array_equal(again.pixels, first.pixels)
-    assert open_decoded("0" * 64, (8, 8)) is None
+    assert open_decoded("0" * 64) is None
 
 
 def test_each_source_has_its_own_rejects(opened, folder, tmp_path):
@@ -119,9 +119,9 @@ def test_each_source_has_its_own_rejects(opened, folder, tmp_path):
 
 
 DAMAGE = {
-    "truncated pixels": ("pixels.npy", lambda data: data[:-1]),
-    "a bit of the pixels": ("pixels.npy", lambda data: flip_bit(data, len(data) - 100)),
-    "no pixels": ("pixels.npy", None),
+    "truncated pixels": ("pixels", lambda data: data[:-1]),
+    "a bit of the pixels": ("pixels", lambda data: flip_bit(data, len(data) - 100)),
+    "no pixels": ("pixels", None),
     "no index": ("index.json", None),
     "half an index": ("index.json", lambda data: data[:40]),
     "another index": ("index.json", lambda data: b"[1, 2]"),
@@ -147,7 +147,7 @@ def test_a_damaged_cache_is_built_again(damage, opened):
 
 def test_a_damaged_note_is_not_believed(opened, tmp_path):
     first = opened()
-    (note,) = (tmp_path / "cache" / "stamps").glob("*.json")
+    (note,) = (tmp_path / "cache" / "stamps").glob("*/note.json")
     damage_file(note, lambda data: data.replace(first.folder.name[:8].encode(), b"00000000"))
     assert opened().fingerprint == first.fingerprint
 
@@ -162,7 +162,7 @@ def test_an_interrupted_build_leaves_no_cache(opened, tmp_path):
 
     with pytest.raises(Killed):
         opened(progress=cut)
-    assert not list((tmp_path / "cache").glob("*8x8*"))
+    assert os.listdir(tmp_path / "cache" / "images") == []
     assert len(opened()) == 6
 
 
@@ -181,7 +181,7 @@ def test_progress_counts_the_files(opened):
 
 def test_the_environment_variable_sets_the_cache_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "mine"))
-    assert open_images(str(folder), (8, 8)).folder.parent == tmp_path / "mine"
+    assert open_images(str(folder), (8, 8)).folder.parent == tmp_path / "mine" / "images"
 
 
 def test_the_error_for_an_unwritable_cache_names_the_environment_variable(folder, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from ddim.cli import main
 from ddim.data import open_images
-from ddim.data.cache_contents import PARTS, clear_cache, list_cache
+from ddim.data.cache import PARTS, clear_cache, list_cache
 from ddim.errors import UserError
 
 
@@ -17,9 +17,9 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(folder))
     open_images("blossoms:3", (32, 32))
     digest = "0" * 64
-    written = [f"stamps/{digest}.json", f"features/{digest}.npy", f"features/samples-{digest}/0-8"]
+    written = [f"stamps/{digest}/note.json", f"features/{digest}.npy", f"features/samples-{digest}/0-8"]
     written += [f"features/{digest}.parts/0-1024"]
-    written += ["compiler/aa/code.so", "downloads/102flowers.tgz", "weights/net-01234567.pth"]
+    written += ["compiler/aa/code.so", "downloads/flowers-102/102flowers.tgz", "weights/net-01234567.pth"]
     written += ["hub/ada--flowers/0123/flowers/state.json"]
     for name in [*written, "notes.txt", "downloads/mine.zip", "weights/mine.pth", "features/mine.npy"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def test_every_part_is_listed_with_its_size(cache):
     found = {part.name: (len(part.entries), part.bytes) for part in list_cache()}
     assert found.pop("images")[0] == 1
     assert found.pop("features") == (3, 3000)
-    assert found.pop("stamps")[0] == 3  # with a note and a lock of the images
+    assert found.pop("stamps")[0] == 2  # with that of the images
     assert found == dict.fromkeys(["compiler", "downloads", "hub", "weights"], (1, 1000))
 
 

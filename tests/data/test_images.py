@@ -77,7 +77,7 @@ def test_a_missing_source_is_refused(text):
 def test_a_file_that_is_not_an_archive_is_refused(tmp_path):
     path = tmp_path / "one.png"
     path.write_bytes(encoded(picture(), "PNG"))
-    with pytest.raises(UserError, match="is one image: give a folder of images"):
+    with pytest.raises(UserError, match="is neither a folder, a .zip"):
         open_images(str(path), (32, 32))
 
 

@@ -164,7 +164,7 @@ def reopen_images(
     try:
         place = _find_place(run, data, fingerprint, f", or {otherwise}" if otherwise else "")
     except ImagesMissing:
-        images = open_decoded(fingerprint, data.size)
+        images = open_decoded(fingerprint)
         if images is None:
             raise
         if not data.source.startswith(PREFIX):
