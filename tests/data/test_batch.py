@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ddim.data import Images
-from ddim.data.batch import gather_batch, to_unit
+from ddim.data.images import gather_batch, to_unit
 
 
 @pytest.fixture

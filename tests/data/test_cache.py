@@ -12,8 +12,8 @@ from bad_images import encoded, picture
 from damage import damage_file, flip_bit
 from ddim.data import cache as cache_module
 from ddim.data import open_images
-from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import find_enlarged, open_decoded, read_headers
+from ddim.data.images import gather_batch, to_unit
 from ddim.data.values import Reading, Values
 from ddim.errors import NoSpace, UserError
 from deep_files import noise16, png16, tiff

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from typing import TypeAlias, cast
 
@@ -28,6 +27,11 @@ VERSION = 2
 # Only common formats are allowed, because most of Pillow's security fixes are in its rarer decoders.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 """The formats that Pillow reads. HEIF is read too if the package pillow-heif is installed."""
+if find_spec("pillow_heif"):
+    from pillow_heif import register_heif_opener  # pyrefly: ignore[missing-import]  an optional package
+
+    register_heif_opener()
+    FORMATS += ("HEIF",)
 
 _READ = (
     ".jpg .jpeg .jpe .jfif .png .apng .webp .avif .heic .heif .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm"
@@ -256,10 +260,10 @@ def _identify(data: bytes) -> Image.Image:
     """Return the image before it is decoded."""
     tiff = "" if find_spec("tifffile") else '; for some TIFF files, `pip install "ddim[tiff]"`'
     try:
-        image = Image.open(io.BytesIO(data), formats=_list_formats())
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        heif = "" if "HEIF" in _list_formats() else "; for HEIC photos, `pip install pillow-heif`"
-        known = ", ".join(_list_formats())
+        heif = "" if "HEIF" in FORMATS else "; for HEIC photos, `pip install pillow-heif`"
+        known = ", ".join(FORMATS)
         raise UnusableError(f"contains no image that can be read ({known}{heif}{tiff})") from None
     if image.format == "PNG":
         # Pillow does not verify the checksums of pixels when it decodes them.
@@ -268,17 +272,6 @@ def _identify(data: bytes) -> Image.Image:
     if tiff and len(bits) > 1 and max(bits) > 8:
         raise UnusableError(f"Pillow would round its values to 8 bits{tiff}")
     return image
-
-
-@cache
-def _list_formats() -> tuple[str, ...]:
-    """Return the formats that can be read; let Pillow open HEIF files if pillow-heif is installed."""
-    if not find_spec("pillow_heif"):
-        return FORMATS
-    from pillow_heif import register_heif_opener  # pyrefly: ignore[missing-import]  an optional package
-
-    register_heif_opener()
-    return (*FORMATS, "HEIF")
 
 
 def _read_deep_png(data: bytes) -> np.ndarray:

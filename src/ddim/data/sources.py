@@ -158,12 +158,9 @@ class Archive(Source):
                     filter(None, (file.label for file in files if isinstance(file, _LabelFile))), None
                 )
                 for file in files:
-                    if isinstance(file, _LabelFile):
-                        yield Reject(file.name, OTHER)
-                    else:
-                        yield file if isinstance(file, Reject) else replace(file, label=label)
+                    yield file if isinstance(file, Reject) else replace(file, label=label)
 
-    def _read(self) -> Iterator[Member | Reject | _LabelFile]:
+    def _read(self) -> Iterator[Member | Reject]:
         try:
             yield from (_read_zip if zipfile.is_zipfile(self.path) else _read_tar)(self.path)
         except _DAMAGED as error:
@@ -188,7 +185,7 @@ def _read_zip(path: Path) -> Iterator[Member | Reject]:
                 yield Reject(info.filename, f"cannot be unpacked: {error}")
 
 
-def _read_tar(path: Path) -> Iterator[Member | Reject | _LabelFile]:
+def _read_tar(path: Path) -> Iterator[Member | Reject]:
     with tarfile.open(path) as archive:
         while info := archive.next():
             # Else every header would stay in memory.
@@ -196,7 +193,7 @@ def _read_tar(path: Path) -> Iterator[Member | Reject | _LabelFile]:
             name = info.name.removeprefix("./")
             file = archive.extractfile(info) if info.isreg() else None
             if file and name.lower().endswith(LABEL_SUFFIXES) and info.size < 2**20:
-                yield _LabelFile(name, read_label(name, file.read()))
+                yield _LabelFile(name, OTHER, read_label(name, file.read()))
             elif file:
                 yield _read_member(name, file)
             elif not info.isdir():
@@ -208,8 +205,7 @@ def _read_tar(path: Path) -> Iterator[Member | Reject | _LabelFile]:
 
 
 @dataclass(frozen=True)
-class _LabelFile:
-    name: str
+class _LabelFile(Reject):
     label: str | None
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.arrays import PREFIX
-from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import open_decoded
+from ddim.data.images import gather_batch, to_unit
 from ddim.data.open import (
     NAMES,
     absolute_source,
