@@ -11,6 +11,7 @@ from bad_images import encoded
 from ddim.cli import Parser
 from ddim.cli import data as command
 from ddim.cli.output import add_output_options
+from ddim.data.decode import FORMATS
 from ddim.errors import UserError
 
 

@@ -225,14 +225,12 @@ def _decode_in_threads(
 def _decode(member: Member | Reject, form: _Form, *, to_floats: bool) -> _Result:
     if isinstance(member, Reject):
         return _Result(member.name, reason=member.reason)
-    data = member.data
+    data, shape = member.data, ""
     if isinstance(data, np.ndarray):
-        digest = f"{data.dtype} {data.shape} {hashlib.sha256(data.tobytes()).hexdigest()}"
-    else:
-        digest = hashlib.sha256(data).hexdigest()
-    result = _Result(member.name, member.label, digest)
+        data, shape = data.tobytes(), f"{data.dtype} {data.shape} "
+    result = _Result(member.name, member.label, shape + hashlib.sha256(data).hexdigest())
     try:
-        image = decode_image(data, *form, to_floats=to_floats)
+        image = decode_image(member.data, *form, to_floats=to_floats)
     except UnusableError as error:
         return replace(result, header=error.header, reason=str(error))
     return replace(result, header=image.header, pixels=image.pixels, ends=image.ends)

@@ -232,9 +232,8 @@ def _open_picture(data: bytes) -> tuple[Header, _Load]:
             orientation = image.getexif().get(_ORIENTATION, 1)
     if image.format != "TIFF" and orientation in _SIDEWAYS:
         height, width = width, height
-    channels = 4 if image.has_transparency_data else 3
-    if mode in ("1", "L", "F") or mode.startswith("I"):
-        channels = 1
+    is_gray = mode in ("1", "L", "F") or mode.startswith("I")
+    channels = 1 if is_gray else 4 if image.has_transparency_data else 3
     if image.format == "PNG" and data[24] == 16 and data[25] in _PNG_CHANNELS:
         mode, channels = "I;16", _PNG_CHANNELS[data[25]]
     header = Header(height, width, mode, str(image.format), channels)
