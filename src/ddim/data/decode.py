@@ -374,8 +374,6 @@ def _fit_values(image: Image.Image | np.ndarray, size: tuple[int, int], channels
         pixels = pixels.repeat(channels, axis=2)
         if channels == 4:
             pixels[..., 3] = LARGEST[pixels.dtype.name]
-    if pixels.shape[:2] == size:
-        return pixels
     box, resized = find_crop((pixels.shape[0], pixels.shape[1]), size), []
     for channel in np.moveaxis(pixels, 2, 0):
         layer = Image.fromarray(np.ascontiguousarray(channel, np.float32))
