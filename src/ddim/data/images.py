@@ -142,7 +142,9 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"([0-9]{1,9})(?:[xX]([0-9]{1,9}))?", text.strip())
     if not found:
-        raise UserError(f'data.size (--size) must be such as "64" or "64x96" (height x width), got {text!r}')
+        raise UserError(
+            f'data.size (--size) must be a number, or height x width such as "64x96", got {text!r}'
+        )
     size = int(found[1]), int(found[2] or found[1])
     check_size(size)
     return size

@@ -112,7 +112,8 @@ class Reading:
             raise UserError("data.range is for 16-bit and float images, and these have 8 bits: leave it out")
         chosen, (low, high) = Values(found.type, *self.range), ends
         if not chosen.low <= low <= high <= chosen.high:
-            raise UserError(f"data.range must hold all values of the images, {low:g} to {high:g}")
+            given = f"got {chosen.low:g} to {chosen.high:g}"
+            raise UserError(f"data.range must hold all values of the images, {low:g} to {high:g}, {given}")
         return chosen
 
 
