@@ -142,9 +142,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"([0-9]{1,9})(?:[xX]([0-9]{1,9}))?", text.strip())
     if not found:
-        raise UserError(
-            f'data.size (--size) must be a number, or height x width such as "64x96", got {text!r}'
-        )
+        raise UserError(f'data.size (--size) must be a number, or height x width as in "64x96", got {text!r}')
     size = int(found[1]), int(found[2] or found[1])
     check_size(size)
     return size
