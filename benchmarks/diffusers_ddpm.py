@@ -37,7 +37,7 @@ from diffusers import DDIMPipeline, DDPMScheduler, UNet2DModel
 from torch import nn
 from torch.nn import functional as F
 
-from ddim.data.batch import gather_batch, to_unit
+from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.noise import Noise
 from ddim.machine.runtime import COMPILE_PAYS_AFTER, Runtime, choose_runtime
 from ddim.machine.startup import keep_freed_memory

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ddim.data.augment import apply_transformations, prepare_transformations
-from ddim.data.batch import gather_batch, to_unit
+from ddim.data.images import gather_batch, to_unit
 from ddim.runs.classes import choose_label
 from ddim.runs.generate import fill_micro_batches, sample_states
 from ddim.runs.images import open_run_images

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ddim.data.batch import gather_batch, to_unit
+from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.log_snr import log_snr_range, midpoints
 from ddim.diffusion.noise import Noise

@@ -13,7 +13,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ddim.data.batch import gather_batch
+from ddim.data.images import gather_batch
 from ddim.diffusion.editing import invert, restore
 from ddim.runs.codec import override
 from ddim.runs.pipeline import load

@@ -11,6 +11,7 @@ from bad_images import encoded
 from ddim.cli import Parser
 from ddim.cli import data as command
 from ddim.cli.output import add_output_options
+from ddim.data.decode import FORMATS
 from ddim.errors import UserError
 
 
@@ -56,7 +57,7 @@ def test_the_images_are_described_line_by_line(folder, capsys):
         "  aster: 3",
         "  rose: 2",
         "rejected: 2",
-        r"  aster/broken\x1b[31m.png: an empty file",
+        r"  aster/broken\x1b[31m.png: contains no image that can be read (" + ", ".join(FORMATS) + ")",
         "  aster/torn.png: damaged: Truncated File Read",
         "duplicates: 2, exact copies of 1",
         "  across classes: 1",

@@ -1,6 +1,7 @@
-"""Images are decoded once, and again when their files change or the cache is damaged."""
+"""Images are decoded once, and again when their files change or the cache is damaged; clearing the cache."""
 
 import errno
+import json
 import os
 import threading
 
@@ -10,10 +11,11 @@ import pytest
 from archives import as_zip
 from bad_images import encoded, picture
 from damage import damage_file, flip_bit
+from ddim.cli import main
 from ddim.data import cache as cache_module
 from ddim.data import open_images
-from ddim.data.batch import gather_batch, to_unit
-from ddim.data.cache import find_enlarged, open_decoded, read_headers
+from ddim.data.cache import PARTS, clear_cache, find_enlarged, list_cache, open_decoded, read_headers
+from ddim.data.images import gather_batch, to_unit
 from ddim.data.values import Reading, Values
 from ddim.errors import NoSpace, UserError
 from deep_files import noise16, png16, tiff
@@ -104,9 +106,9 @@ def test_images_are_used_after_their_files_are_gone_and_under_other_paths(
     folder.rename(tmp_path / "moved")
     moved = open_images(tmp_path / "moved", (8, 8))
     assert (moved.folder, moved.rejects) == (first.folder, first.rejects)
-    again = open_decoded(first.fingerprint, (8, 8))
+    again = open_decoded(first.fingerprint)
     np.testing.assert_array_equal(again.pixels, first.pixels)
-    assert open_decoded("0" * 64, (8, 8)) is None
+    assert open_decoded("0" * 64) is None
 
 
 def test_each_source_has_its_own_rejects(opened, folder, tmp_path):
@@ -119,9 +121,9 @@ def test_each_source_has_its_own_rejects(opened, folder, tmp_path):
 
 
 DAMAGE = {
-    "truncated pixels": ("pixels.npy", lambda data: data[:-1]),
-    "a bit of the pixels": ("pixels.npy", lambda data: flip_bit(data, len(data) - 100)),
-    "no pixels": ("pixels.npy", None),
+    "truncated pixels": ("pixels", lambda data: data[:-1]),
+    "a bit of the pixels": ("pixels", lambda data: flip_bit(data, len(data) - 100)),
+    "no pixels": ("pixels", None),
     "no index": ("index.json", None),
     "half an index": ("index.json", lambda data: data[:40]),
     "another index": ("index.json", lambda data: b"[1, 2]"),
@@ -147,7 +149,7 @@ def test_a_damaged_cache_is_built_again(damage, opened):
 
 def test_a_damaged_note_is_not_believed(opened, tmp_path):
     first = opened()
-    (note,) = (tmp_path / "cache" / "stamps").glob("*.json")
+    (note,) = (tmp_path / "cache" / "stamps").glob("*/note.json")
     damage_file(note, lambda data: data.replace(first.folder.name[:8].encode(), b"00000000"))
     assert opened().fingerprint == first.fingerprint
 
@@ -162,7 +164,7 @@ def test_an_interrupted_build_leaves_no_cache(opened, tmp_path):
 
     with pytest.raises(Killed):
         opened(progress=cut)
-    assert not list((tmp_path / "cache").glob("*8x8*"))
+    assert os.listdir(tmp_path / "cache" / "images") == []
     assert len(opened()) == 6
 
 
@@ -181,7 +183,7 @@ def test_progress_counts_the_files(opened):
 
 def test_the_environment_variable_sets_the_cache_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "mine"))
-    assert open_images(str(folder), (8, 8)).folder.parent == tmp_path / "mine"
+    assert open_images(str(folder), (8, 8)).folder.parent == tmp_path / "mine" / "images"
 
 
 def test_the_error_for_an_unwritable_cache_names_the_environment_variable(folder, tmp_path):
@@ -285,3 +287,64 @@ def test_every_16_bit_value_survives_the_way_to_the_unit_interval_and_back():
     for values in (Values("uint16", 0, 65535), Values("uint16", 0, 65536), Values("uint16", -5, 70000)):
         unit = torch.from_numpy(values.to_unit(every)).permute(0, 3, 1, 2)
         assert np.array_equal(values.from_unit(unit), every)
+
+
+# The parts of the cache
+
+
+@pytest.fixture
+def filled(tmp_path, monkeypatch):
+    """A cache with a part of each kind, in a folder with files of the user."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("DDIM_CACHE", str(folder))
+    open_images("blossoms:3", (32, 32))
+    digest = "0" * 64
+    written = [f"stamps/{digest}/note.json", f"features/{digest}.npy", f"features/samples-{digest}/0-8"]
+    written += [f"features/{digest}.parts/0-1024"]
+    written += ["compiler/aa/code.so", "downloads/flowers-102/102flowers.tgz", "weights/net-01234567.pth"]
+    written += ["hub/ada--flowers/0123/flowers/state.json"]
+    for name in [*written, "notes.txt", "downloads/mine.zip", "weights/mine.pth", "features/mine.npy"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(bytes(1000))
+    return folder
+
+
+def test_every_part_is_listed_with_its_size(filled):
+    found = {part.name: (len(part.entries), part.bytes) for part in list_cache()}
+    assert found.pop("images")[0] == 1
+    assert found.pop("features") == (3, 3000)
+    assert found.pop("stamps")[0] == 2  # with that of the images
+    assert found == dict.fromkeys(["compiler", "downloads", "hub", "weights"], (1, 1000))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_part_is_cleared(filled, part):
+    before = {found.name: found.bytes for found in list_cache()}
+    assert clear_cache([part]) == before[part] > 0
+    assert {found.name: found.bytes for found in list_cache()} == before | {part: 0}
+
+
+def test_clearing_everything_leaves_the_files_of_the_user(filled, capsys):
+    assert main(["cache", "--clear", "all"]) == 0
+    left = sorted(str(path.relative_to(filled)) for path in filled.rglob("*") if path.is_file())
+    assert left == ["downloads/mine.zip", "features/mine.npy", "notes.txt", "weights/mine.pth"]
+    assert "MB freed in" in capsys.readouterr().out
+
+
+def test_the_command_shows_the_parts(filled, capsys):
+    assert main(["cache", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [part["name"] for part in shown["parts"]] == list(PARTS)
+    assert main(["cache"]) == 0
+    assert capsys.readouterr().out.startswith(f"{filled}: ")
+
+
+def test_an_unknown_part_is_refused(filled, capsys):
+    with pytest.raises(UserError, match="got 'image'; perhaps you meant images"):
+        clear_cache(["image"])
+    assert main(["cache", "--clear", "image"]) == 2
+
+
+def test_an_empty_cache_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "none"))
+    assert [part.bytes for part in list_cache()] == [0] * len(PARTS)

@@ -268,7 +268,7 @@ def test_a_name_of_another_form_is_refused(name):
         (None, "Not Found"),
         ({"a.zip": b"1", "b.zip": b"2"}, "holds 2 archives"),
         ({"loader.py": b"1", "model.pkl": b"2"}, "holds no images"),
-        ({"a.zip": b"not a zip"}, "is not an archive"),
+        ({"a.zip": b"not a zip"}, "is neither a folder, a .zip"),
     ],
 )
 def test_each_refusal_is_one_sentence(hub, files, word):

@@ -135,7 +135,7 @@ def refused() -> dict[str, tuple[bytes, str]]:
         np.full((8, 8), np.nan, np.float32),
     )
     return {
-        "empty.png": (b"", "empty"),
+        "empty.png": (b"", "no image"),
         "text.png": (b"These are words.\n" * 20, "no image that can be read"),
         "zeros.jpg": (bytes(4096), "no image that can be read"),
         "truncated.jpg": (jpeg[: len(jpeg) // 2], "damaged"),
@@ -143,7 +143,7 @@ def refused() -> dict[str, tuple[bytes, str]]:
         "header-only.png": (plain[:33], "no image that can be read"),
         "damaged.png": (_damaged_png(), "damaged"),
         "noise.jpg": (jpeg[:3] + random.Random(1).randbytes(2000), "no image|damaged"),
-        "bomb.png": (png(50_000, 50_000, 1, 0, bytes(1000)), "too many pixels"),
+        "bomb.png": (png(50_000, 50_000, 1, 0, bytes(1000)), "exceeds limit"),
         "not-a-number.tif": (encoded(nan, "TIFF"), "not finite"),
         "phone.heic": (
             b"\0\0\0\x18ftypheic" + bytes(200),

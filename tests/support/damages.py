@@ -266,7 +266,7 @@ def damage_caches(folder, count, seed=0):
         return read_stored(average), checkpoint.read_tensors(average, "average")["weight"].tolist()
 
     return {
-        "note": damage_files([*(cache / "stamps").glob("*.json")], read_images, count, draw),
+        "note": damage_files([*(cache / "stamps").glob("*/note.json")], read_images, count, draw),
         "features": damage_files([part], read_kept, count, draw),
         "average": damage_files(sorted(average.iterdir()), read_average, count, draw),
     }

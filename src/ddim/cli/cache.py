@@ -42,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Clear the named parts of the cache, or print the size of every part."""
-    from ddim.data.cache_contents import PARTS, clear_cache, list_cache
+    from ddim.data.cache import PARTS, clear_cache, list_cache
     from ddim.files import cache_folder
 
     folder = cache_folder()

@@ -9,48 +9,55 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 from importlib.util import find_spec
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import TypeAlias
 
 import numpy as np
-from filelock import FileLock
 
-from ddim.data.decode import (
-    FORMATS,
-    VERSION,
-    Decoded,
-    Header,
-    UnusableError,
-    decode_image,
-    hide_warnings,
-    read_header,
-)
+from ddim.data.decode import FORMATS, VERSION, Header, UnusableError, decode_image, hide_warnings, read_header
 from ddim.data.images import Images
 from ddim.data.labels import find_classes
 from ddim.data.sources import OTHER, Member, Reject, Source
 from ddim.data.values import AS_FILES_SAY, LARGEST, Reading, Values, ValueType, choose_range
-from ddim.errors import UserError, explain_error, warn_user
+from ddim.errors import UserError, explain_error, suggest, warn_user
 from ddim.files import (
     cache_folder,
     hash_file,
-    make_folder,
+    lock_folder,
     publish_folder,
     read_sealed,
     temporary_folder,
     write_sealed,
 )
 
-_INDEX, _PIXELS = "index.json", "pixels.npy"
+_INDEX, _PIXELS, _NOTE = "index.json", "pixels", "note.json"
+_HEX = "[0-9a-f]"
+# The name of each part of the cache, a description, and patterns of the paths of its entries. Other files are
+# never removed, because the user may keep some in the cache folder.
+_PARTS = {
+    "images": ("decoded data sets", f"images/{_HEX * 32}"),
+    "stamps": ("which files the decoded data sets belong to", f"stamps/{_HEX * 64}"),
+    "features": ("samples, features of samples and images", f"features/*{_HEX * 64}*"),
+    "compiler": ("networks compiled by torch.compile", "compiler"),
+    "downloads": (
+        "data sets of torchvision",
+        *("downloads/flowers-102", "downloads/oxford-iiit-pet", "downloads/cifar-10-*"),
+    ),
+    "hub": ("runs and data sets of the Hugging Face Hub", "hub/*--*"),
+    "weights": ("downloaded weights of feature networks", f"weights/*-{_HEX * 8}.pth"),
+}
+PARTS = tuple(_PARTS)
+"""The names of the parts of the cache."""
 
 
 def load_images(
@@ -81,50 +88,40 @@ def load_images(
     root, stamp = cache_folder(cache), source.stamp()
     # Which formats can be read depends on packages too.
     packages = [bool(find_spec(name)) for name in ("pillow_heif", "tifffile", "imagecodecs")]
-    key = _hash([VERSION, packages, stamp, size, channels, reading.values])
-    path = root / "stamps" / f"{key}.json"
-    images = _follow_note(path) if stamp else None
+    place = root / "stamps" / _hash([VERSION, packages, stamp, size, channels, reading.values])
+    images = _follow_note(root, place)
     if images is None:
-        with _explain_writing(root):
-            make_folder(path.parent)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
             # The lock lets a second process wait for the first one, in place of decoding the images too.
-            with FileLock(path.with_suffix(".lock")):
-                images = _follow_note(path) if stamp else None
+            with lock_folder(place, wait=-1):
+                images = _follow_note(root, place)
                 if images is None:
-                    note = _build(source, text, root, size, channels, reading, progress)
+                    images = _build(source, text, root / "images", size, channels, reading, progress)
+                    # Without a stamp, changes of the files would not be seen.
                     if stamp and source.stamp() == stamp:
-                        write_sealed(path, note)
-                    images = _open_folder(root, note)
-    if images is None:
-        raise UserError(f"the cache folder {root} cannot be read: set DDIM_CACHE to another folder")
+                        rejects = [astuple(reject) for reject in images.rejects]
+                        note = {"folder": images.folder and images.folder.name, "rejects": rejects}
+                        write_sealed(place / _NOTE, note | {"skipped": images.skipped})
+        except OSError as error:
+            what = f"the cache folder {str(root)!r} cannot be written"
+            raise explain_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
     return replace(images, values=reading.limit(images.values, images.ends))
 
 
-def _follow_note(path: Path) -> Images | None:
-    """Return the images that a note names; None if there is no note, or its folder is gone or damaged."""
-    try:
-        return _open_folder(path.parents[1], read_sealed(path))
-    except UserError:
-        return None
-
-
-def _open_folder(root: Path, note: Mapping[str, Any]) -> Images | None:
-    images = _read(root / note["folder"])
-    rejects = tuple(Reject(*entry) for entry in note["rejects"])
-    return images and replace(images, rejects=rejects, skipped=note["skipped"])
+def _follow_note(root: Path, place: Path) -> Images | None:
+    """Return the images that a note names; None if there is no note, or its folder is missing or damaged."""
+    with suppress(OSError, ValueError):  # UserError is a ValueError
+        note = read_sealed(place / _NOTE)
+        rejects = tuple(Reject(*entry) for entry in note["rejects"])
+        return replace(_read(root / "images" / note["folder"]), rejects=rejects, skipped=note["skipped"])
+    return None
 
 
 # Decoding
 
-
-@dataclass(frozen=True)
-class _Form:
-    """The form in which all images are stored: the arguments of `decode_image`."""
-
-    size: tuple[int, int]
-    channels: int
-    kind: ValueType
-    to_floats: bool
+_Form: TypeAlias = tuple[tuple[int, int], int, ValueType]
+"""The size, the number of channels and the type in which all images are stored."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,8 @@ class _Result:
         label: its label.
         digest: the SHA-256 (hex) of its data; "" for a file that is no image.
         header: its header; None if it cannot be read.
-        decoded: the decoded image; None if it cannot be used.
+        pixels: the decoded pixels; None if it cannot be used, or they are written.
+        ends: the smallest and the largest value before it is cropped; see `Decoded`.
         reason: the reason why it cannot be used.
     """
 
@@ -144,242 +142,176 @@ class _Result:
     label: str | int | None = None
     digest: str = ""
     header: Header | None = None
-    decoded: Decoded | None = None
+    pixels: np.ndarray | None = None
+    ends: tuple[float, float] = (0.0, 1.0)
     reason: str = ""
-
-
-@dataclass
-class _Pass:
-    """What one pass over the members of a source found.
-
-    Attributes:
-        images: the images that can be used, in the order of the source, without their pixels.
-        rejects: the members that cannot be used.
-        others: number of files that are not images.
-        headers: all headers that can be read.
-        range: the smallest and the largest value of all images of floats before they are cropped.
-        ends: the smallest and the largest value of all decoded pixels.
-    """
-
-    images: list[_Result] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    others: int = 0
-    headers: list[Header] = field(default_factory=list)
-    range: tuple[float, float] = (math.inf, -math.inf)
-    ends: tuple[float, float] = (math.inf, -math.inf)
 
 
 def _build(
     source: Source,
     text: str,
-    root: Path,
+    place: Path,
     size: tuple[int, int],
     channels: int | None,
     reading: Reading,
     progress: Callable[[int, int], None] | None,
-) -> dict[str, Any]:
-    """Decode all images of a source into a folder of the cache, and return the note about this source.
+) -> Images:
+    """Decode all images of a source into a folder below `place`, and return them.
 
     The channels and the type of most files are known only at the end. They are guessed from the first files;
     if the guess turns out wrong, the source is read again.
     """
-
-    def choose_form(headers: Sequence[Header]) -> _Form:
-        counts = Counter(header.channels for header in headers)
-        # RGB wins a tie: it represents gray images without loss, and transparency is seldom intended.
-        usual = max((3, 4, 1, *sorted(counts)), key=lambda number: counts[number])
-        types = Counter(header.values for header in headers)
-        kinds: tuple[ValueType, ...] = ("uint8", "uint16", "float32")
-        kind = max(kinds, key=lambda kind: types[kind]) if reading.values == "auto" else reading.values
-        return _Form(size, channels or usual, kind, to_floats=reading.values == "float32")
-
-    members = source.members(size)
-    first = list(islice(members, 16))
-    form, members = choose_form(_read_headers(first)), chain(first, members)
-    total = source.count_files()
-
-    def tell(done: int) -> None:
-        if progress:
-            progress(done, max(done, total))
-
-    while True:
-        with temporary_folder(root / "images") as folder:
-            found = _decode_all(members, folder / _PIXELS, form, tell)
-            if found.headers and (usual := choose_form(found.headers)) != form:
-                form, members = usual, source.members(size)
-                continue
-            if not found.images:
-                raise UserError(_explain_nothing(text, found.rejects))
-            return {
-                "folder": _publish(source, root, folder, found, form),
-                "rejects": sorted((reject.name, reject.reason) for reject in found.rejects),
-                "skipped": found.others,
-            }
+    total, form, results = source.count_files(), None, list[_Result]()
+    headers = _read_headers(islice(source.members(size), 16))
+    with temporary_folder(place / "new") as folder, hide_warnings():
+        while (usual := _choose_form(headers, size, channels, reading)) != form:
+            form, results = usual, []
+            decode = partial(_decode, form=form, to_floats=reading.values == "float32")
+            with (folder / _PIXELS).open("wb") as file:
+                for done, result in enumerate(_decode_in_threads(source.members(size), decode), 1):
+                    if result.pixels is not None:
+                        file.write(result.pixels.tobytes())
+                    results.append(replace(result, pixels=None))
+                    if progress:
+                        progress(done, max(done, total))
+            headers = [result.header for result in results if result.header]
+        images = [result for result in results if not result.reason]
+        rejects = sorted((each.name, each.reason) for each in results if each.reason not in ("", OTHER))
+        if not images:
+            why = "the first, {!r}: {}".format(*rejects[0]) if rejects else f"give {', '.join(FORMATS)}"
+            raise UserError(f"{text!r} contains no image that can be used; {len(rejects)} refused; {why}")
+        found = _publish(source, place, folder, images, usual)
+    skipped = len(results) - len(images) - len(rejects)
+    return replace(found, rejects=tuple(Reject(*entry) for entry in rejects), skipped=skipped)
 
 
-def _read_headers(members: Sequence[Member | Reject]) -> list[Header]:
+def _read_headers(members: Iterable[Member | Reject]) -> list[Header]:
     headers = []
     with hide_warnings():
         for member in members:
-            if isinstance(member, Member):
-                with suppress(UnusableError):
-                    headers.append(read_header(member.data))
+            with suppress(UnusableError):
+                headers += [read_header(member.data)] if isinstance(member, Member) else []
     return headers
 
 
-def _decode_all(
-    members: Iterable[Member | Reject], path: Path, form: _Form, tell: Callable[[int], None]
-) -> _Pass:
-    """Write the pixels of all usable images to a .npy file, in the order of the source."""
-    found = _Pass()
-    with path.open("wb") as file, hide_warnings():
-        _write_header(file, 0, form)
-        for done, result in enumerate(_decode_in_threads(members, form), 1):
-            if result.header:
-                found.headers.append(result.header)
-            if image := result.decoded:
-                file.write(image.pixels.tobytes())
-                found.images.append(replace(result, decoded=None))
-                found.range = min(found.range[0], image.low), max(found.range[1], image.high)
-                low, high = float(image.pixels.min()), float(image.pixels.max())
-                found.ends = min(found.ends[0], low), max(found.ends[1], high)
-            elif result.reason == OTHER:
-                found.others += 1
-            else:
-                found.rejects.append(Reject(result.name, result.reason))
-            tell(done)
-        # NumPy pads the header, so that it keeps its length with any number of images.
-        file.seek(0)
-        _write_header(file, len(found.images), form)
-        file.flush()
-        os.fsync(file.fileno())
-    return found
+def _choose_form(
+    headers: Sequence[Header], size: tuple[int, int], channels: int | None, reading: Reading
+) -> _Form:
+    """Return the form that most images have, unless the user wants another."""
+    counts = Counter(header.channels for header in headers)
+    # RGB wins a tie: it represents gray images without loss, and transparency is seldom intended.
+    usual = max((3, 4, 1, *sorted(counts)), key=lambda number: counts[number])
+    types = Counter(header.values for header in headers)
+    kinds: tuple[ValueType, ...] = ("uint8", "uint16", "float32")
+    kind = max(kinds, key=lambda kind: types[kind]) if reading.values == "auto" else reading.values
+    return size, channels or usual, kind
 
 
-def _write_header(file: IO[bytes], count: int, form: _Form) -> None:
-    shape = (count, *form.size, form.channels)
-    described = {"descr": np.dtype(form.kind).str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, described)
-
-
-def _decode_in_threads(members: Iterable[Member | Reject], form: _Form) -> Iterator[_Result]:
+def _decode_in_threads(
+    members: Iterable[Member | Reject], decode: Callable[[Member | Reject], _Result]
+) -> Iterator[_Result]:
     """Yield the result of each member in the order of the source; only a few are in memory together."""
     threads = min(os.cpu_count() or 1, 8)
     waiting: deque[Future[_Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for member in members:
-            waiting.append(pool.submit(_decode, member, form))
+            waiting.append(pool.submit(decode, member))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _decode(member: Member | Reject, form: _Form) -> _Result:
+def _decode(member: Member | Reject, form: _Form, *, to_floats: bool) -> _Result:
     if isinstance(member, Reject):
         return _Result(member.name, reason=member.reason)
-    data = member.data
+    data, shape = member.data, ""
     if isinstance(data, np.ndarray):
-        digest = f"{data.dtype} {data.shape} {hashlib.sha256(data.tobytes()).hexdigest()}"
-    else:
-        digest = hashlib.sha256(data).hexdigest()
-    result = _Result(member.name, member.label, digest)
+        data, shape = data.tobytes(), f"{data.dtype} {data.shape} "
+    result = _Result(member.name, member.label, shape + hashlib.sha256(data).hexdigest())
     try:
-        image = decode_image(data, form.size, form.channels, form.kind, to_floats=form.to_floats)
+        image = decode_image(member.data, *form, to_floats=to_floats)
     except UnusableError as error:
         return replace(result, header=error.header, reason=str(error))
-    return replace(result, header=image.header, decoded=image)
-
-
-def _explain_nothing(text: str, rejects: Sequence[Reject]) -> str:
-    if not rejects:
-        return f"{text!r} contains no image: give {', '.join(FORMATS)} files"
-    first = min(rejects, key=lambda reject: reject.name)
-    return (
-        f"{text!r} contains no image that can be used: {len(rejects)} files were refused, "
-        f"the first, {first.name!r}, because: {first.reason}"
-    )
+    return replace(result, header=image.header, pixels=image.pixels, ends=image.ends)
 
 
 # The folder of a data set
 
 
-def _publish(source: Source, root: Path, folder: Path, found: _Pass, form: _Form) -> str:
-    """Sort the images by name, write their index, rename the folder, and return its final name."""
-    order = sorted(range(len(found.images)), key=lambda place: found.images[place].name)
-    if order != list(range(len(order))):
-        _sort_pixels(folder / _PIXELS, order)
-    images = [found.images[place] for place in order]
+def _publish(source: Source, place: Path, folder: Path, images: Sequence[_Result], form: _Form) -> Images:
+    """Sort the images by name, write their index, rename the folder, and return the images in it."""
+    order = sorted(range(len(images)), key=lambda number: images[number].name)
+    images, (size, channels, kind) = [images[number] for number in order], form
     names = [image.name for image in images]
     classes, labels = find_classes(names, [image.label for image in images], source.class_names)
     content = [names, [image.digest for image in images], classes, labels, source.official]
-    fingerprint = _hash([VERSION, astuple(form)[:3], content])
-    ends = choose_range(*found.range) if form.kind == "float32" else (0.0, LARGEST[form.kind])
+    fingerprint = _hash([VERSION, form, content])
+    shape = len(images), *size, channels
+    lows, highs = zip(*(image.ends for image in images), strict=True)
+    range_ = choose_range(min(lows), max(highs)) if kind == "float32" else (0.0, LARGEST[kind])
     index = {
         "fingerprint": fingerprint,
         "official": source.official,
         "names": names,
         "classes": classes,
         "labels": labels,
-        "values": Values(form.kind, *ends).to_json(),
-        "ends": found.ends,
+        "shape": shape,
+        "values": Values(kind, *range_).to_json(),
+        "ends": _sort_pixels(np.memmap(folder / _PIXELS, kind, "r", shape=shape), order, folder / _PIXELS),
         "originals": [astuple(image.header) for image in images if image.header],
         "sha256": hash_file(folder / _PIXELS),
     }
     write_sealed(folder / _INDEX, index)
-    final = root / _name_folder(fingerprint, form)
-    # Another source may have the same images.
-    if _read(final) is None:
-        if final.exists():
-            warn_user(f"the cache folder {final} was damaged, so the images were decoded again")
-            shutil.rmtree(final)
-        publish_folder(folder, final)
-    return final.name
+    final = place / fingerprint[:32]
+    with suppress(OSError, ValueError):
+        return _read(final)  # another source has the same images
+    if final.exists():
+        warn_user(f"the cache folder {final} was damaged, so the images were decoded again")
+        shutil.rmtree(final)
+    publish_folder(folder, final)
+    return _read(final)
 
 
-def _sort_pixels(path: Path, order: Sequence[int]) -> None:
-    pixels = np.lib.format.open_memmap(path, "r")
-    sorted_path = path.with_suffix(".sorted")
-    result = np.lib.format.open_memmap(sorted_path, "w+", pixels.dtype, pixels.shape)
-    for start in range(0, len(order), 256):
-        result[start : start + 256] = pixels[order[start : start + 256]]
-    result.flush()
-    sorted_path.replace(path)
+def _sort_pixels(pixels: np.ndarray, order: Sequence[int], path: Path) -> tuple[float, float]:
+    """Write pixels to a file in another order, and return the smallest and the largest value."""
+    if list(order) != sorted(order):
+        sorted_path = path.with_suffix(".sorted")
+        with sorted_path.open("wb") as file:
+            for number in order:
+                file.write(pixels[number].tobytes())
+        sorted_path.replace(path)
+    return float(pixels.min()), float(pixels.max())
 
 
-def _name_folder(fingerprint: str, form: _Form) -> str:
-    """Return the name of the folder of images; see also `cache_contents`."""
-    deep = {"uint8": "", "uint16": "-u16", "float32": "-f32"}[form.kind]
-    return f"{fingerprint[:32]}-{form.size[0]}x{form.size[1]}x{form.channels}{deep}"
-
-
-def open_decoded(fingerprint: str, size: tuple[int, int]) -> Images | None:
+def open_decoded(fingerprint: str) -> Images | None:
     """Return the images with this fingerprint if they are cached, else None; their source may be gone."""
-    folders = cache_folder().glob(f"{fingerprint[:32]}-{size[0]}x{size[1]}x*")
-    found = (images for images in map(_read, folders) if images and images.fingerprint == fingerprint)
-    return next(found, None)
+    with suppress(OSError, ValueError):
+        return _read(cache_folder() / "images" / fingerprint[:32])
+    return None
 
 
-def _read(folder: Path) -> Images | None:
-    """Return the images in a folder of the cache; None if the folder is missing or damaged."""
-    try:
-        index = read_sealed(folder / _INDEX)
-        if hash_file(folder / _PIXELS) != index["sha256"]:
-            return None
-        pixels = np.lib.format.open_memmap(folder / _PIXELS, "r")
-    except (OSError, ValueError):  # UserError is a ValueError
-        return None
-    names, labels = tuple(index["names"]), index["labels"]
+def _read(folder: Path) -> Images:
+    """Return the images in a folder of the cache.
+
+    Raises:
+        UserError: if the folder is missing or damaged.
+        OSError: if it cannot be read.
+    """
+    index = read_sealed(folder / _INDEX)
+    if hash_file(folder / _PIXELS) != index["sha256"]:
+        raise UserError(f"{folder / _PIXELS} is damaged")
+    names, labels, values = tuple(index["names"]), index["labels"], Values(**index["values"])
     train = np.array([name.startswith("train/") for name in names])
     return Images(
-        pixels=pixels,
+        pixels=np.memmap(folder / _PIXELS, values.type, "r", shape=tuple(index["shape"])),
         labels=None if labels is None else np.array(labels, np.int64),
         classes=tuple(index["classes"]),
         names=names,
         fingerprint=index["fingerprint"],
         official=(np.flatnonzero(train), np.flatnonzero(~train)) if index["official"] else None,
         folder=folder,
-        values=Values(**index["values"]),
+        values=values,
         ends=tuple(index["ends"]),
     )
 
@@ -397,15 +329,47 @@ def find_enlarged(images: Images) -> list[Header]:
     return [header for header in read_headers(images) if header.height < height or header.width < width]
 
 
-@contextmanager
-def _explain_writing(root: Path) -> Generator[None]:
-    """Turn an OSError of the block into an error for users about the cache folder `root`."""
-    try:
-        yield
-    except OSError as error:
-        what = f"the cache folder {str(root)!r} cannot be written"
-        raise explain_error(error, what, "set DDIM_CACHE to a folder that can be written") from None
-
-
 def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+# The parts of the cache
+
+
+@dataclass(frozen=True)
+class CachePart:
+    """A part of the cache: its name, a description, the paths of its entries, and their size in bytes."""
+
+    name: str
+    about: str
+    entries: tuple[Path, ...]
+    bytes: int
+
+
+def list_cache() -> list[CachePart]:
+    """Return the parts of the cache."""
+    found = []
+    for name, (about, *patterns) in _PARTS.items():
+        paths = tuple(path for pattern in patterns for path in sorted(cache_folder().glob(pattern)))
+        files = (file for path in paths for file in (path, *path.rglob("*")) if not file.is_dir())
+        found.append(CachePart(name, about, paths, sum(file.lstat().st_size for file in files)))
+    return found
+
+
+def clear_cache(parts: Sequence[str]) -> int:
+    """Remove parts of the cache and return the number of freed bytes.
+
+    All parts can be computed or downloaded again. The names of parts are in `PARTS`.
+
+    Raises:
+        UserError: if a part does not exist.
+        OSError: if a part cannot be removed.
+    """
+    for name in parts:
+        if name not in PARTS:
+            known = ", ".join(PARTS)
+            raise UserError(f"the parts of the cache are {known}, got {name!r}{suggest(name, PARTS)}")
+    chosen = [part for part in list_cache() if part.name in parts]
+    for path in (path for part in chosen for path in part.entries):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return sum(part.bytes for part in chosen)

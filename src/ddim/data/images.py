@@ -1,4 +1,4 @@
-"""Decoded images, their size, and their split into training and validation images."""
+"""Decoded images, their size, their split into training and validation images, and batches of them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ddim.data.clusters import ImageClusters
     from ddim.data.vectors import ImageVectors
 
@@ -119,10 +121,8 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
         return SplitImages(images, *images.official)
     train, validation = split_indices(len(images), fraction, seed)
     if not len(train):
-        raise UserError(
-            f"data.validation {fraction:g} of {len(images)} images leaves no training image: use more "
-            "images, or a smaller share (0 holds out none)"
-        )
+        share = f"data.validation {fraction:g} of {len(images)} images"
+        raise UserError(f"{share} leaves no training image: use a smaller share (0 holds out none)")
     return SplitImages(images, train, validation)
 
 
@@ -142,10 +142,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     found = re.fullmatch(r"([0-9]{1,9})(?:[xX]([0-9]{1,9}))?", text.strip())
     if not found:
-        raise UserError(
-            'data.size (--size) must be a number such as "64", or height x width such as "64x96", '
-            f"got {text!r}"
-        )
+        raise UserError(f'data.size (--size) must be a number, or height x width as in "64x96", got {text!r}')
     size = int(found[1]), int(found[2] or found[1])
     check_size(size)
     return size
@@ -158,9 +155,8 @@ def check_size(size: tuple[int, int]) -> None:
         UserError: if height or width is below `SMALLEST` or above `LARGEST`.
     """
     if not all(SMALLEST <= side <= LARGEST for side in size):
-        raise UserError(
-            f"data.size (--size) must lie between {SMALLEST} and {LARGEST} pixels, got {size[0]}x{size[1]}"
-        )
+        given = f"got {size[0]}x{size[1]}"
+        raise UserError(f"data.size (--size) must lie between {SMALLEST} and {LARGEST} pixels, {given}")
 
 
 def group_equal_images(images: Images) -> list[list[int]]:
@@ -179,3 +175,38 @@ def group_equal_images(images: Images) -> list[list[int]]:
 def crosses_classes(images: Images, indices: list[int]) -> bool:
     """Return whether the images at these indices have different classes."""
     return images.labels is not None and len(set(images.labels[indices].tolist())) > 1
+
+
+def gather_batch(images: Images, which: np.ndarray, flips: np.ndarray | None = None) -> Tensor:
+    """Copy the images at indices `which` into a batch.
+
+    Args:
+        images: all images.
+        which: indices (B,).
+        flips: (B,) bool, whether to mirror each image left to right; if None, no image is mirrored.
+
+    Returns:
+        (B, C, H, W) in channels_last memory format, always a copy: uint8, or float32 in [0, 1] if the images
+        have more than 8 bits.
+    """
+    import torch
+
+    # An array of indices makes NumPy copy, so the batch does not share the read-only memory map.
+    rows = images.pixels[which]
+    if flips is not None:
+        rows[flips] = rows[flips, :, ::-1]
+    rows = rows if images.values.eight_bits else images.values.to_unit(rows)
+    # Pixels are stored as (B, H, W, C): the permutation leads to channels_last without a copy.
+    return torch.from_numpy(rows).permute(0, 3, 1, 2)
+
+
+def to_unit(images: Tensor, grain: Tensor | None = None) -> Tensor:
+    """Return uint8 images (B, C, H, W) as float32 in [0, 1]: v / 255, or with `grain` (v + grain) / 256.
+
+    `grain`, uniform noise in [0, 1) of the same shape, dequantises the images (Uria et al. 2013). The density
+    of dequantised images then bounds the probability of the integers. Floats are images in [0, 1] already,
+    and stay as they are.
+    """
+    if images.is_floating_point():
+        return images
+    return images.float() / 255 if grain is None else (images.float() + grain) / 256

@@ -76,9 +76,8 @@ def read_label(name: str, data: bytes) -> str | None:
         return text or None
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError):
+        label = next(content[key] for key in ("cls", "label", "class") if content.get(key) is not None)
+    except (ValueError, RecursionError, AttributeError, StopIteration):
         return None
-    values = [content.get(key) for key in ("cls", "label", "class")] if isinstance(content, dict) else []
-    label = next((value for value in values if value is not None), None)
     usable = isinstance(label, str | int) and not isinstance(label, bool)
     return (str(label).strip() or None) if usable else None

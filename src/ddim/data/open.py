@@ -13,7 +13,7 @@ from ddim.data.cache import load_images
 from ddim.data.images import Images, check_size
 from ddim.data.parquet import Parquet, find_parquet
 from ddim.data.remote import NAMED, fetch_data, names_repository, open_named, parse_repository
-from ddim.data.sources import Source, open_path
+from ddim.data.sources import Archive, Folder, Source, is_archive
 from ddim.data.values import AS_FILES_SAY, Reading
 from ddim.errors import UserError, suggest
 
@@ -67,11 +67,10 @@ def source_exists(text: str) -> bool:
 
 def absolute_source(text: str) -> str:
     """Return the text of a source with its path made absolute, so that the working folder does not matter."""
+    name, colon, copy = text.partition(":")
     if os.path.lexists(os.path.expanduser(text)):
         return os.path.abspath(os.path.expanduser(text))
-    name, colon, copy = text.partition(":")
-    is_copy = colon and name in NAMED
-    return f"{name}:{os.path.abspath(os.path.expanduser(copy))}" if is_copy else text
+    return f"{name}:{os.path.abspath(os.path.expanduser(copy))}" if colon and name in NAMED else text
 
 
 def find_array_size(source: str | Path, reading: Reading = AS_FILES_SAY) -> tuple[int, int] | None:
@@ -80,12 +79,12 @@ def find_array_size(source: str | Path, reading: Reading = AS_FILES_SAY) -> tupl
     Raises:
         UserError: if the file holds no images.
     """
-    path = os.path.expanduser(str(source))
-    return Arrays(Path(path), reading).size if _is_array(path) else None
+    path = Path(os.path.expanduser(source))
+    return Arrays(path, reading).size if _is_array(path) else None
 
 
-def _is_array(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES) and os.path.isfile(path)
+def _is_array(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
 def fingerprint_source(
@@ -109,26 +108,33 @@ def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
     Raises:
         UserError: if there is no such source. The message suggests a similar name if there is one.
     """
+    name, _, copy = text.partition(":")
+    path = Path(os.path.expanduser(text))
     if text in GIVEN:
         return GIVEN[text]
     if text.startswith(PREFIX):
         raise UserError(f"the images {text.removeprefix(PREFIX)} were given from Python: give them again")
-    path = os.path.expanduser(text)
     if text and os.path.lexists(path):
-        if files := find_parquet(Path(path)):
-            return Parquet(files)
-        return Arrays(Path(path), reading) if _is_array(path) else open_path(Path(path))
-    if names_repository(text):
+        if found := _open_path(path, reading):
+            return found
+    elif names_repository(text):
         return find_source(str(fetch_data(parse_repository(text))), reading)
-    name, _, copy = text.partition(":")
-    if name == "blossoms" and (text == name or re.fullmatch("[1-9][0-9]{0,6}", copy)):
+    elif name == "blossoms" and (text == name or re.fullmatch("[1-9][0-9]{0,6}", copy)):
         return Blossoms(int(copy)) if copy else Blossoms()
-    if name in NAMED and (copy or text == name):
+    elif name in NAMED and (copy or text == name):
         return open_named(name, Path(os.path.expanduser(copy)) if copy else None)
-    message = (
+    near = [entry.name for entry in path.parent.glob("*") if entry.is_dir()]
+    raise UserError(
         f"{text!r} is neither a folder, a .zip, .tar, .npy, .npz or .parquet file, nor a data set "
-        f"({', '.join(NAMES)})"
+        f"({', '.join(NAMES)}){suggest(path.name, near) or suggest(name, NAMES)}"
     )
-    wanted = Path(path)
-    near = [entry.name for entry in wanted.parent.glob("*") if entry.is_dir()]
-    raise UserError(message + (suggest(wanted.name, near) or suggest(name, NAMES)))
+
+
+def _open_path(path: Path, reading: Reading) -> Source | None:
+    if files := find_parquet(path):
+        return Parquet(files)
+    if path.is_dir():
+        return Folder(path)
+    if _is_array(path):
+        return Arrays(path, reading)
+    return Archive(path) if is_archive(path) else None

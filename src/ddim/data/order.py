@@ -71,8 +71,6 @@ def _slice_epochs(
 
     `values_of(n, seed, epoch)` returns the n values of an epoch.
     """
-    epochs = range(first // n, (first + count - 1) // n + 1)
-    if not epochs:
-        return values_of(n, seed, first // n)[:0]
+    epochs = range(first // n, (first + count) // n + 1)
     start = first - epochs.start * n
     return np.concatenate([values_of(n, seed, epoch) for epoch in epochs])[start : start + count]

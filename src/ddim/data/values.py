@@ -42,10 +42,8 @@ class Values:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise UserError(
-                f"data.range must be two finite numbers LOW,HIGH with LOW < HIGH, got {self.low:g} and "
-                f"{self.high:g}"
-            )
+            given = f"{self.low:g} and {self.high:g}"
+            raise UserError(f"data.range must be two finite numbers LOW,HIGH with LOW < HIGH, got {given}")
 
     @property
     def eight_bits(self) -> bool:
@@ -114,10 +112,8 @@ class Reading:
             raise UserError("data.range is for 16-bit and float images, and these have 8 bits: leave it out")
         chosen, (low, high) = Values(found.type, *self.range), ends
         if not chosen.low <= low <= high <= chosen.high:
-            raise UserError(
-                f"data.range must hold all values of the images, {low:g} to {high:g}, got {chosen.low:g} to "
-                f"{chosen.high:g}"
-            )
+            given = f"got {chosen.low:g} to {chosen.high:g}"
+            raise UserError(f"data.range must hold all values of the images, {low:g} to {high:g}, {given}")
         return chosen
 
 

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
-from ddim.data.batch import gather_batch
 from ddim.data.cache import load_images
 from ddim.data.decode import UnusableError, hide_warnings, read_header
-from ddim.data.images import check_size
+from ddim.data.images import check_size, gather_batch
 from ddim.data.open import find_source, source_exists
 from ddim.data.remote import names_repository
 from ddim.data.sources import Member, Reject

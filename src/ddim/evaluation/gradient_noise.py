@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import SplitImages
-from ddim.data.batch import gather_batch
+from ddim.data.images import gather_batch
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.loss import LossFunction, make_memory
 from ddim.diffusion.time_sampling import Memory

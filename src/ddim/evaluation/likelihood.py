@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ddim.data.batch import gather_batch, to_unit
+from ddim.data.images import gather_batch, to_unit
 from ddim.data.order import shuffle_epoch
 from ddim.data.values import Values
 from ddim.diffusion import likelihood

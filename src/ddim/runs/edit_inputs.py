@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ddim.data.arrays import encode_picture
-from ddim.data.batch import to_unit
 from ddim.data.decode import UnusableError, decode_image, hide_warnings, read_header
+from ddim.data.images import to_unit
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.errors import UserError, describe_given
 from ddim.plots.pictures import check_images

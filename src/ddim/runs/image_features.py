@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ddim.data import Images
-from ddim.data.batch import gather_batch
+from ddim.data.images import gather_batch
 from ddim.data.values import PICTURE_CHANNELS
 from ddim.errors import NoSpace, UserError, explain_error
 from ddim.files import atomic_file, cache_folder, hash_file, make_folder, write_atomic

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.arrays import PREFIX
-from ddim.data.batch import gather_batch, to_unit
 from ddim.data.cache import open_decoded
+from ddim.data.images import gather_batch, to_unit
 from ddim.data.open import (
     NAMES,
     absolute_source,
@@ -164,7 +164,7 @@ def reopen_images(
     try:
         place = _find_place(run, data, fingerprint, f", or {otherwise}" if otherwise else "")
     except ImagesMissing:
-        images = open_decoded(fingerprint, data.size)
+        images = open_decoded(fingerprint)
         if images is None:
             raise
         if not data.source.startswith(PREFIX):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddim.data import SplitImages
 from ddim.data.augment import apply_transformations, prepare_transformations
-from ddim.data.batch import to_unit
+from ddim.data.images import to_unit
 from ddim.data.order import draw_flips, select_indices
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model
 from ddim.diffusion.log_snr import midpoints

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.data.batch import gather_batch
+from ddim.data.images import gather_batch
 from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite, UserError, describe_given
 from ddim.files import read_sealed

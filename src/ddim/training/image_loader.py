@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
-from ddim.data.batch import gather_batch
+from ddim.data.images import gather_batch
 from ddim.machine.runtime import Runtime
 from ddim.training.batches import Rows
 

@@ -14,7 +14,7 @@ import torch
 
 from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.arrays import GivenImages, give_images
-from ddim.data.batch import gather_batch, to_unit
+from ddim.data.images import gather_batch, to_unit
 from ddim.data.open import find_array_size, source_exists
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import SplitImages
-from ddim.data.batch import gather_batch, to_unit
+from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.denoising_error import DenoisingError, denoising_error
 from ddim.diffusion.log_snr import log_snr_bins
 from ddim.diffusion.noise import VALIDATION, stream
