@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -162,19 +162,21 @@ def _build(
     if the guess turns out wrong, the source is read again.
     """
     total, form, results = source.count_files(), None, list[_Result]()
-    headers = _read_headers(islice(source.members(size), 16))
+    members = source.members(size)
+    first = list(islice(members, 16))
+    headers, members = _read_headers(first), chain(first, members)
     with temporary_folder(place / "new") as folder, hide_warnings():
         while (usual := _choose_form(headers, size, channels, reading)) != form:
             form, results = usual, []
             decode = partial(_decode, form=form, to_floats=reading.values == "float32")
             with (folder / _PIXELS).open("wb") as file:
-                for done, result in enumerate(_decode_in_threads(source.members(size), decode), 1):
+                for done, result in enumerate(_decode_in_threads(members, decode), 1):
                     if result.pixels is not None:
                         file.write(result.pixels.tobytes())
                     results.append(replace(result, pixels=None))
                     if progress:
                         progress(done, max(done, total))
-            headers = [result.header for result in results if result.header]
+            headers, members = [result.header for result in results if result.header], source.members(size)
         images = [result for result in results if not result.reason]
         rejects = sorted((each.name, each.reason) for each in results if each.reason not in ("", OTHER))
         if not images:
