@@ -129,10 +129,9 @@ def test_the_range_of_floats_is_0_to_1_or_that_of_the_values_or_the_users(tmp_pa
     ("content", "message"),
     [
         (np.full((2, 8, 8), np.nan, np.float32), "finite"),
-        (np.full((2, 8, 8), 1e300), "finite"),
         (np.zeros((2, 8, 8), np.int16), "got int16"),
-        (np.zeros((8, 8), np.uint8), r"shape .*, got \(8, 8\)"),
-        (np.zeros((0, 8, 8), np.uint8), r"shape .*, got \(0, 8, 8\)"),
+        (np.zeros((8, 8), np.uint8), r"shape .*, got \(8,\)"),
+        (np.zeros((0, 8, 8), np.uint8), "contains no image"),
         (np.array([{"a": 1}] * 3), "cannot be read"),
         (b"\x93NUMPY\1\0\xff\xff{", "cannot be read"),
         (b"\x93NUMPY\1\0\xe8\x03" + b"(" * 900 + b")" * 100, "cannot be read"),
@@ -240,7 +239,7 @@ def test_images_without_an_index_are_read_as_they_come(tmp_path):
 
 def test_different_sizes_need_a_size(tmp_path):
     several = [PIXELS[0], PIXELS[1, :8]]
-    with pytest.raises(UserError, match="different sizes"):
+    with pytest.raises(UserError, match="have 2 sizes"):
         given(several, tmp_path)
     assert given(several, tmp_path, size=(8, 8)).pixels.shape == (2, 8, 8, 3)
 
@@ -253,10 +252,12 @@ def test_different_sizes_need_a_size(tmp_path):
         (torch.full((5, 3, 16, 16), torch.nan), "got float32 from nan"),
         (torch.zeros(5, 3, 16, 16, dtype=torch.int64), "got int64"),
         (torch.zeros(5, 16, 16), r"got \(5, 16, 16\): one image is images\[None\]"),
-        (PIXELS[0], r"several gray images are images\[:, None\]"),
-        ((PIXELS, np.zeros(5, int)), "an image must have the shape"),
+        (PIXELS[0], r"gray images are images\[:, None\]"),
+        ((PIXELS, np.zeros(5, int)), "image 0 must have the shape"),
+        ({"train": list(PIXELS)}, r"one split .* data\['train'\]"),
+        ([{"photo": PIXELS[0]}], "must have the shape"),
         (torch.zeros(5, 7, 7, 7), "first or last axis"),
-        (torch.zeros(0, 3, 16, 16), "at least one image"),
+        (torch.zeros(0, 3, 16, 16), "the images have 0 sizes"),
         ([(PIXELS[0], -1)], "class index"),
         ([(PIXELS[0], 0), PIXELS[1]], "every image needs a label"),
     ],

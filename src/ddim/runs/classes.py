@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
-from ddim.data.arrays import PAIRS, PREFIX
+from ddim.data.arrays import PREFIX
 from ddim.data.clusters import Clusters, ImageClusters, average_cells
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError, suggest
@@ -53,8 +53,8 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
     if images.labels is None:
         if source.startswith(PREFIX):
             raise UserError(
-                f'data.labels needs a label for each image: {PAIRS}, or labels="clusters:16" for 16 '
-                "classes of similar images"
+                "data.labels needs a label for each image: give pairs (image, label), such as "
+                'TensorDataset(images, labels), or labels="clusters:16" for 16 classes of similar images'
             )
         raise UserError(
             "data.labels needs images in two class folders or more, and no image outside these: "
