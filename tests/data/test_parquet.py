@@ -104,8 +104,8 @@ def test_a_row_that_cannot_be_used_does_not_stop_the_others(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"size": [1, 2]}, "has no column of images: a column 'image' .* got size"),
-        ({"a": [b"1"], "b": [b"2"]}, "has no column of images"),
+        ({"size": [1, 2]}, "needs a column 'image' .* got size"),
+        ({"a": [b"1"], "b": [b"2"]}, "needs a column 'image'"),
         (b"PAR1 and nothing else PAR1", "cannot be read as a parquet file"),
         (b"", "cannot be read as a parquet file"),
     ],
