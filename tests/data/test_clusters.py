@@ -42,12 +42,6 @@ def test_groups_of_images_are_found_and_numbered_by_size(mirrored, seed):
     assert clusters.names == ("cluster-00", "cluster-01", "cluster-02", "cluster-03")
 
 
-def test_names_are_sorted_like_the_clusters():
-    names = ImageClusters(np.zeros((120, 1)), True).names
-    assert names[7] == "cluster-007"
-    assert sorted(names) == list(names)
-
-
 @pytest.mark.parametrize(
     ("channels", "values"),
     [(1, Values()), (4, Values()), (3, Values("uint16", 0, 65535)), (5, Values("float32", -1, 1))],
@@ -107,18 +101,6 @@ def test_every_image_has_its_nearest_cluster_and_no_cluster_is_empty():
     for k in range(30):
         alone = ImageClusters(clusters.centres[[k]], mirrored=True)
         assert (alone.find_labels(cells(pixels))[1] >= distances - 1e-6).all()
-
-
-def test_images_of_another_size_have_the_clusters_of_their_looks():
-    large = groups(noise=20).repeat(3, 1).repeat(2, 2)
-    labels, _ = found(groups()).find_labels(average_cells(large, Values(), np.arange(len(TRUTH))[::-1]))
-    assert np.array_equal(labels, TRUTH[::-1])
-
-
-def test_images_have_the_clusters_of_another_run_around_its_centres():
-    other = found(groups()).assign(cells(groups()[::-1]), np.arange(20))
-    assert np.array_equal(other.labels, TRUTH[::-1])
-    assert other.counts.tolist() == [0, 0, 11, 9]
 
 
 def test_typical_images_are_training_images_of_their_cluster_and_the_nearest_first():

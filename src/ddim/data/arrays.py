@@ -63,7 +63,8 @@ def arrange_pixels(image: Any, name: str, axis: str = "auto", *, keep_floats: bo
     if values.dtype.kind == "u" and values.itemsize <= 2:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype.kind == "f" and (keep_floats or values.shape[2] not in PICTURE_CHANNELS):
-        if not np.isfinite(values := values.astype(np.float32)).all():
+        values = values.astype(np.float32)
+        if not np.isfinite(values).all():
             raise UserError(f"images must be finite, got NaN or infinity in {name}: remove such images")
         return values
     check_pixels(str(values.dtype), values.min(), values.max(), where=f" in {name}")
@@ -139,8 +140,9 @@ class Arrays(Source):
 
     def _choose(self, arrays: np.lib.npyio.NpzFile) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the arrays of images and of labels in a .npz file."""
-        usual = [name for name in _IMAGES if name in arrays][:1]
-        possible = [self.reading.array] if self.reading.array else usual or [*{*arrays} - {*_LABELS}]
+        others = [name for name in arrays if name not in _LABELS]
+        usual = [name for name in _IMAGES if name in arrays][:1] or others
+        possible = [self.reading.array] if self.reading.array else usual
         if len(possible) != 1 or possible[0] not in arrays:
             raise UserError(f"it holds the arrays {', '.join(arrays)}: name the images, --data.array NAME")
         images = arrays[possible[0]]
@@ -231,7 +233,8 @@ class GivenImages(Source):
         Raises:
             UserError: if their sizes differ, or there is no image.
         """
-        if len(sizes := self._survey[1]) != 1:
+        sizes = self._survey[1]
+        if len(sizes) != 1:
             raise UserError(f"the images have {len(sizes)} sizes: give a size, such as size=64")
         return next(iter(sizes))
 

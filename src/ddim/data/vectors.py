@@ -106,8 +106,8 @@ def read_vectors(path: str | Path) -> VectorTable:
     if wrong or not numbers.size:
         raise UserError(f"{path} must hold finite numbers for each image, got {wrong[:1]}")
     names = tuple(row[0] for row in rows) if named else None
-    if names and (twice := Counter(names).most_common(1)[0])[1] > 1:
-        raise UserError(f"{path} has two rows for {twice[0]!r}: give one row for each image")
+    if names and len(set(names)) < len(names):
+        raise UserError(f"{path} has two rows for the same name: give one row for each image")
     return VectorTable(tuple(columns if headed else map(str, range(len(columns)))), names, numbers)
 
 
@@ -142,7 +142,8 @@ def match_vectors(path: str | Path, names: Sequence[str], train: np.ndarray) -> 
         wanted = f"{path} must have a row for each of the {len(names):,} images, got {len(rows):,}"
         raise UserError(f"{wanted}: if images were rejected, put the names of the images into a first column")
     mean, deviation = rows[train].mean(0), rows[train].std(0)
-    if (same := deviation <= 1e-9 * abs(mean)).any():
+    same = deviation <= 1e-9 * abs(mean)
+    if same.any():
         column = table.columns[same.argmax()]
         raise UserError(f"column {column!r} of {path} is the same for all training images: remove it")
     return ImageVectors(table.columns, np.ascontiguousarray(rows), train, mean, deviation)
