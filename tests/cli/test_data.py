@@ -112,7 +112,7 @@ def test_clusters_are_counted_and_each_has_a_row_of_its_typical_images(folder, t
 
 
 def test_impossible_numbers_of_clusters_are_refused(folder):
-    with pytest.raises(UserError, match="clusters:1 has too few clusters"):
+    with pytest.raises(UserError, match="needs 2 clusters or more"):
         run("photos", "--size", "8", "--clusters", "1")
     with pytest.raises(UserError, match="give at most clusters:2"):
         run("photos", "--size", "8", "--clusters", "3")

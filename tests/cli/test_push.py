@@ -119,7 +119,7 @@ def test_a_training_takes_its_images_and_its_weights_from_the_hub(hub, run, comm
 @pytest.mark.parametrize(
     "words, said",
     [
-        (("sample", "hub:flowers"), "a repository on the Hub is named hub:OWNER/NAME or"),
+        (("sample", "hub:flowers"), "a repository is named hub:OWNER/NAME or"),
         (("sample", "hub:ada/none"), "hub:ada/none cannot be downloaded (404"),
         (("train", "hub:ada/none"), "hub:ada/none cannot be downloaded (404"),
         (("push", "nothing", "ada/flowers"), "run nothing is not a folder"),

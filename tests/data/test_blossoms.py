@@ -64,8 +64,3 @@ def test_the_data_set_has_the_kinds_as_classes(tmp_path):
         kind, _, index = name.partition("/")
         assert images.classes[label] == name_kind(int(index)) == kind
         np.testing.assert_array_equal(pixels, draw_blossom(int(index), (32, 32)))
-
-
-def test_the_fingerprint_depends_on_size_and_count(tmp_path):
-    wanted = (("blossoms:2", (32, 32)), ("blossoms:3", (32, 32)), ("blossoms:2", (32, 34)))
-    assert len({open_images(text, size, cache=tmp_path).fingerprint for text, size in wanted}) == 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ddim.data import Images, SplitImages
-from ddim.data.clusters import Clusters, ImageClusters, apply_centres, group_images, list_typical
+from ddim.data.clusters import Clusters, ImageClusters, average_cells, group_images
 from ddim.data.values import Values
 from ddim.errors import UserError
 
@@ -24,18 +24,13 @@ def groups(noise=12):
     return (looks[TRUTH] + grain).astype(np.uint8)
 
 
-def opened(pixels, values=None):
-    names = tuple(map(str, range(len(pixels))))
-    return Images(pixels, None, (), names, "", values=values or Values())
+def cells(pixels, values=None):
+    return average_cells(pixels, values or Values(), np.arange(len(pixels)))
 
 
-def split(pixels, validation=(), values=None):
-    train = np.setdiff1d(np.arange(len(pixels)), validation)
-    return SplitImages(opened(pixels, values), train, np.array(validation, np.int64))
-
-
-def found(pixels, count=4, mirrored=True, seed=0):
-    return group_images(split(pixels), count, mirrored, seed)
+def found(pixels, count=4, mirrored=True, seed=0, held_out=()):
+    train = np.setdiff1d(np.arange(len(pixels)), held_out)
+    return group_images(cells(pixels), train, count, mirrored, seed)
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
@@ -47,12 +42,6 @@ def test_groups_of_images_are_found_and_numbered_by_size(mirrored, seed):
     assert clusters.names == ("cluster-00", "cluster-01", "cluster-02", "cluster-03")
 
 
-def test_names_are_sorted_like_the_clusters():
-    names = ImageClusters(np.zeros((120, 1)), True, np.zeros(0), np.zeros(120)).names
-    assert names[7] == "cluster-007"
-    assert sorted(names) == list(names)
-
-
 @pytest.mark.parametrize(
     ("channels", "values"),
     [(1, Values()), (4, Values()), (3, Values("uint16", 0, 65535)), (5, Values("float32", -1, 1))],
@@ -62,7 +51,7 @@ def test_images_of_any_channels_and_values_have_clusters(channels, values):
     light = np.array(values.low + (values.high - values.low) * 0.7)
     pixels = np.where(np.arange(20) < 12, dark, light)[:, None, None, None] * np.ones((12, 10, channels))
     pixels[..., 0] *= np.linspace(0.9, 1, 20)[:, None, None]
-    clusters = group_images(split(pixels.astype(values.type), values=values), 2, True, 0)
+    clusters = group_images(cells(pixels.astype(values.type), values), np.arange(20), 2, True, 0)
     assert clusters.labels.tolist() == [0] * 12 + [1] * 8
 
 
@@ -88,7 +77,7 @@ def test_images_and_their_mirror_images_are_apart_if_training_does_not_mirror_im
     half = groups()[TRUTH == 3]
     pixels = np.concatenate([half, half[:5, :, ::-1]])
     assert found(pixels, 2, mirrored=False).counts.tolist() == [9, 5]
-    assert set(apply_centres(split(pixels), found(groups()).centres, mirrored=True).labels) == {3}
+    assert set(found(groups()).find_labels(cells(pixels))[0]) == {3}
 
 
 def test_only_training_images_decide_about_the_centres():
@@ -96,7 +85,7 @@ def test_only_training_images_decide_about_the_centres():
     held_out = np.arange(0, len(pixels), 5)
     strange = pixels.copy()
     strange[held_out] = np.random.default_rng(3).integers(0, 256, strange[held_out].shape)
-    one, other = (group_images(split(p, held_out), 4, True, 0) for p in (pixels, strange))
+    one, other = (found(each, held_out=held_out) for each in (pixels, strange))
     assert np.array_equal(one.centres, other.centres)
     assert one.counts.tolist() == np.bincount(np.delete(TRUTH, held_out)).tolist()
     assert np.array_equal(one.labels, TRUTH)
@@ -107,35 +96,29 @@ def test_every_image_has_its_nearest_cluster_and_no_cluster_is_empty():
     clusters = found(pixels, 30)
     assert clusters.counts.min() >= 1
     assert clusters.counts.sum() == 60
-    labels, distances = clusters.find_labels(opened(pixels), np.arange(60))
+    labels, distances = clusters.find_labels(cells(pixels))
     assert np.array_equal(labels, clusters.labels)
     for k in range(30):
-        alone = apply_centres(split(pixels), clusters.centres[[k]], mirrored=True)
-        assert (alone.find_labels(opened(pixels), np.arange(60))[1] >= distances - 1e-6).all()
-
-
-def test_images_of_another_size_have_the_clusters_of_their_looks():
-    large = opened(groups(noise=20).repeat(3, 1).repeat(2, 2))
-    labels, _ = found(groups()).find_labels(large, np.arange(len(TRUTH))[::-1])
-    assert np.array_equal(labels, TRUTH[::-1])
+        alone = ImageClusters(clusters.centres[[k]], mirrored=True)
+        assert (alone.find_labels(cells(pixels))[1] >= distances - 1e-6).all()
 
 
 def test_typical_images_are_training_images_of_their_cluster_and_the_nearest_first():
     held_out = [0, 40]
-    images = split(groups(), held_out)
-    clusters = group_images(images, 4, True, 0)
-    rows = list_typical(clusters, images, 10)
+    clusters = found(groups(), held_out=held_out)
+    rows = clusters.list_typical(cells(groups()), np.setdiff1d(np.arange(len(TRUTH)), held_out), 10)
     assert [len(row) for row in rows] == [10, 10, 10, 9]
     assert [set(TRUTH[row]) for row in rows] == [{0}, {1}, {2}, {3}]
     assert not {*held_out} & {k for row in rows for k in row.tolist()}
-    _, far = clusters.find_labels(images.images, rows[0])
+    _, far = clusters.find_labels(cells(groups()[rows[0]]))
     assert (np.diff(far) >= 0).all()
 
 
 def test_clusters_become_the_classes_of_images_and_tensors_keep_them():
     clusters = found(groups())
     again = ImageClusters.from_tensors(clusters.to_tensors())
-    labelled = again.label(split(groups()))
+    images = Images(groups(), None, (), tuple(map(str, range(len(TRUTH)))), "")
+    labelled = SplitImages(images, np.arange(50), np.arange(50, len(TRUTH))).with_clusters(again)
     assert labelled.clusters is again
     assert labelled.images.classes == clusters.names
     assert np.array_equal(labelled.images.labels, TRUTH)

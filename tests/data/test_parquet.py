@@ -1,8 +1,7 @@
-"""Parquet files, tars of WebDataset and rows of Hugging Face: images, classes, and what is refused."""
+"""Parquet files and rows of Hugging Face: images, classes, and what is refused."""
 
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -57,39 +56,16 @@ def test_images_and_class_names_of_hugging_face(tmp_path):
     assert np.array_equal(images.pixels, PIXELS)
 
 
-def test_new_class_names_of_hugging_face_are_read_although_the_images_are_cached(tmp_path):
-    for names in (["aster", "rose", "tulip"], ["pink", "rose", "tulip"], None):
-        features = {"info": {"features": {"label": {"names": names}}}}
-        stored = {"huggingface": json.dumps(features)} if names else None
-        path = write(tmp_path / "flowers.parquet", {"image": FILES, "label": LABELS}, stored)
-        images = open_images(path, (8, 8), cache=tmp_path / "cache")
-        assert images.classes == tuple(names or "012")
+TEXTS = [["a b", "c", "000002", "c", "c", "d"], ["../up", "a/b", ".x", "a/b", "3", "3"]]
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        ["a b", "c", "a b", "c", "c", "d"],
-        ["000002", "000000", "000001", "000001", "000002", "000000"],
-        ["../up", "a/b", ".x", "a/b", "3", "3"],
-        pyarrow.array(["b", "a", "a", "b", "b", "a"]).dictionary_encode(),
-    ],
-)
+@pytest.mark.parametrize("labels", [*TEXTS, pyarrow.array(TEXTS[0]).dictionary_encode()])
 def test_texts_are_the_names_of_classes(labels, tmp_path):
     path = write(tmp_path / "a.parquet", {"img": FILES, "label": labels})
     images = open_images(path, (8, 8), cache=tmp_path / "cache")
     texts = [str(label) for label in labels]
     assert by_class(images) == texts
     assert images.classes == tuple(sorted(set(texts)))
-
-
-@pytest.mark.parametrize("more", [{}, {"label": [0.5] * 6}, {"labels": [[1, 2]] * 6}, {"label": [None] * 6}])
-def test_images_without_class_labels(more, tmp_path):
-    images = open_images(
-        write(tmp_path / "a.parquet", {"photo": FILES, **more}), (8, 8), cache=tmp_path / "cache"
-    )
-    assert np.array_equal(images.pixels, PIXELS)
-    assert images.labels is None
 
 
 def test_a_row_that_cannot_be_used_does_not_stop_the_others(tmp_path):
@@ -104,10 +80,8 @@ def test_a_row_that_cannot_be_used_does_not_stop_the_others(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"size": [1, 2]}, "has no column of images: a column 'image' .* got size"),
-        ({"a": [b"1"], "b": [b"2"]}, "has no column of images"),
+        ({"size": [1, 2]}, "needs a column 'image' .* got size"),
         (b"PAR1 and nothing else PAR1", "cannot be read as a parquet file"),
-        (b"", "cannot be read as a parquet file"),
     ],
 )
 def test_other_files_are_refused_in_one_sentence(tmp_path, content, message):
@@ -130,37 +104,6 @@ def test_a_folder_of_images_stays_one_beside_a_parquet_file(tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "a.png").write_bytes(FILES[0])
     assert find_parquet(tmp_path) == ()
-
-
-def tarred(path, files):
-    with tarfile.open(path, "w") as archive:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return str(path)
-
-
-@pytest.mark.parametrize("prefix", ["", "./", "train/"])
-def test_labels_of_a_webdataset_are_classes(tmp_path, prefix):
-    files = []
-    for k, (image, label) in enumerate(zip(FILES, LABELS, strict=True)):
-        data = (f"{k:03d}.cls", b"%d\n" % label) if k % 2 else (f"{k:03d}.json", b'{"label": %d}' % label)
-        both = [(f"{k:03d}.png", image), data]
-        files += [(prefix + name, content) for name, content in (both if k < 3 else both[::-1])]
-    images = open_images(tarred(tmp_path / "a.tar", files), (8, 8), cache=tmp_path / "cache")
-    assert images.classes == ("0", "1", "2")
-    assert by_class(images) == list(map(str, LABELS))
-
-
-def test_a_tar_without_labels_is_read_as_before(tmp_path):
-    files = [(f"{k}.png", each) for k, each in enumerate(FILES)]
-    more = [("0.json", b'{"width": 8}'), ("1.json", b"[" * 10**5), ("note.txt", b"x"), ("2.cls", b" ")]
-    plain = open_images(tarred(tmp_path / "a.tar", files), (8, 8), cache=tmp_path / "cache")
-    other = open_images(tarred(tmp_path / "b.tar", sorted(files + more)), (8, 8), cache=tmp_path / "cache")
-    assert plain.names == other.names == tuple(f"{k}.png" for k in range(6))
-    assert plain.fingerprint == other.fingerprint
-    assert plain.labels is None
 
 
 class Rows:

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub import constants
 from pyarrow import parquet
 from scipy.io import savemat
-from torchvision.datasets import CIFAR10, Flowers102, OxfordIIITPet
+from torchvision.datasets import CIFAR10, Flowers102
 
 from archives import as_folder, write_tar
 from bad_images import encoded
@@ -83,7 +83,6 @@ def test_flowers_have_the_labels_of_torchvision_and_no_official_split(copy, tmp_
     assert images.names == tuple(f"image_{n:05d}.jpg" for n in range(1, 7))
     np.testing.assert_allclose(images.pixels[:, 4, 4, 0], range(20, 140, 20), atol=2)
     assert images.classes == tuple(Flowers102.classes)
-    assert images.classes[53] == "sunflower"
     assert images.labels.tolist() == [53, 0, 53, 101, 0, 53]
     assert images.official is None
 
@@ -138,24 +137,9 @@ def test_a_copy_is_found_through_the_environment_variable(name, copy, tmp_path, 
 def test_without_a_network_one_sentence_says_where_to_get_the_files(name, tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", fail)
-    with pytest.raises(UserError, match=r"no network.*https://.*downloads") as error:
+    with pytest.raises(UserError, match="no network.*DDIM_DATA") as error:
         open_images(name, (8, 8))
     assert "\n" not in str(error.value)
-
-
-def test_an_archive_that_the_user_has_is_unpacked_and_not_downloaded(tmp_path, monkeypatch):
-    write_pets(tmp_path / "made")
-    root = tmp_path / "copy" / "oxford-iiit-pet"
-    root.mkdir(parents=True)
-    for part, file in (("images", "images.tar.gz"), ("annotations", "annotations.tar.gz")):
-        paths = (tmp_path / "made" / "oxford-iiit-pet" / part).iterdir()
-        write_tar(root / file, {f"{part}/{path.name}": path.read_bytes() for path in paths}, "gz")
-    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", fail)
-    with pytest.raises(UserError, match="no network"):
-        opened(f"pets:{tmp_path / 'copy'}", tmp_path)
-    monkeypatch.setattr("torchvision.datasets.utils.check_integrity", lambda path, md5=None: True)
-    assert len(opened(f"pets:{tmp_path / 'copy'}", tmp_path)) == 5
-    assert [url for url, _ in OxfordIIITPet._RESOURCES if not (root / url.rpartition("/")[2]).is_file()] == []
 
 
 # The Hub
@@ -201,7 +185,6 @@ FORMS = {
         "data/test-00000-of-00001.parquet": table([99]),
         "sample.png": gray(98),
     },
-    "one parquet": {"photos.parquet": table([10, 20, 30])},
     "zip": {"photos.zip": zipped([10, 20, 30]), "loader.py": b"import os"},
     "array": {"data/photos.npy": array([10, 20, 30])},
     "images": {f"train/{k}.PNG": gray(10 * k, "PNG") for k in (1, 2, 3)} | {"test/4.png": gray(99, "PNG")},
@@ -249,7 +232,7 @@ def test_a_name_is_read_in_all_its_forms():
     assert absolute_source(NAME) == NAME
     assert str(parse_repository("ada/photos")) == NAME
     found = parse_repository(Path("hub:ada/flowers.64@refs/pr/1"))
-    assert (found.owner, found.name, found.revision) == ("ada", "flowers.64", "refs/pr/1")
+    assert found == ("ada/flowers.64", "refs/pr/1")
 
 
 @pytest.mark.parametrize("name", [
@@ -262,18 +245,13 @@ def test_a_name_of_another_form_is_refused(name):
         parse_repository(name)
 
 
-@pytest.mark.parametrize(
-    "files, word",
-    [
-        (None, "Not Found"),
-        ({"a.zip": b"1", "b.zip": b"2"}, "holds 2 archives"),
-        ({"loader.py": b"1", "model.pkl": b"2"}, "holds no images"),
-        ({"a.zip": b"not a zip"}, "is neither a folder, a .zip"),
-    ],
-)
+REFUSED = [(None, "Not Found"), (("a.zip", "b.zip"), "2 archives"), (("loader.py", "model.pkl"), "no images")]
+
+
+@pytest.mark.parametrize("files, word", REFUSED)
 def test_each_refusal_is_one_sentence(hub, files, word):
     if files:
-        hub.repository("datasets/ada/photos", files)
+        hub.repository("datasets/ada/photos", dict.fromkeys(files, b"1"))
     with pytest.raises(UserError, match=word) as error:
         open_images(NAME, (8, 8))
     assert "\n" not in str(error.value)

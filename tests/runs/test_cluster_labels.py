@@ -49,8 +49,8 @@ def test_the_help_names_clusters_among_the_possible_values():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("clusters:1", "data.labels clusters:1 has too few clusters: give at least clusters:2"),
-        ("clusters", "needs the number of clusters, such as clusters:16, got 'clusters'"),
+        ("clusters:1", "needs 2 clusters or more, such as clusters:16, got 'clusters:1'"),
+        ("clusters", "needs 2 clusters or more, such as clusters:16, got 'clusters'"),
         ("cluster", "must be true or false or clusters:K, got 'cluster'"),
         ("16", "must be true or false or clusters:K, got '16'"),
         (16, "must be true or false or clusters:K, got 16"),

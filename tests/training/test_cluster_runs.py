@@ -11,7 +11,7 @@ import torch
 import ddim
 import tiny
 from ddim.data import open_images, split_images
-from ddim.data.clusters import group_images
+from ddim.data.clusters import average_cells, group_images
 from ddim.diffusion.editing import vary
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import DDIM, final_sample, last_state
@@ -46,7 +46,12 @@ RECIPE = tiny.recipe(**CHANGES)
 def clusters_of_source(data):
     """The clusters that the images of these data fields have."""
     images = open_images(data.source, data.size)
-    return group_images(split_images(images, data.validation, 0), 3, data.flip, 0)
+    train = split_images(images, data.validation, 0).train
+    return group_images(thumbnails(images), train, 3, data.flip, 0)
+
+
+def thumbnails(images):
+    return average_cells(images.pixels, images.values, np.arange(len(images)))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +153,7 @@ def test_kid_in_training_is_of_samples_with_the_frequencies_of_training(monkeypa
 def test_likelihoods_of_other_images_use_their_nearest_clusters(run):
     found = bits_per_dim(run, "blossoms:12", n=12, steps=2)
     data, clusters = RECIPE.data, read_clusters(checkpoint.find_newest(run / "checkpoints"), RECIPE)
-    nearest, _ = clusters.find_labels(open_images("blossoms:12", data.size), np.arange(12))
+    nearest, _ = clusters.find_labels(thumbnails(open_images("blossoms:12", data.size)))
     assert found.record["reference"]["labels"] == nearest[found.record["reference"]["images"]].tolist()
 
 

@@ -111,7 +111,7 @@ def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
             {"labels": True},
             r"a label for each image: give pairs \(image, label\), such as",
         ),
-        ((PIXELS, LABELS), {}, r"give pairs \(image, label\)"),
+        ((PIXELS, LABELS), {}, "image 0 must have the shape"),
         (PIXELS, {"callbacks": [ddim.Callback]}, r"must be an instance, such as Callback\(\), got the class"),
         (
             PIXELS,

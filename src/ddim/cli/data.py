@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
     reading = Reading(axis=args.axis or "auto", array=args.array)
     size = find_array_size(args.data, reading) or (64, 64) if args.size is None else parse_size(args.size)
-    wanted = None if args.clusters is None else Clusters(args.clusters)
+    wanted = None if args.clusters is None else Clusters.parse(f"clusters:{args.clusters}")
     out = find_unused_path(_CLUSTERS if wanted else _GRID) if args.out is None else args.out
     check_outside(out, args.data)
     check_picture_path(out, replace=args.overwrite)
@@ -131,16 +131,17 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
     import torch
 
     from ddim.data import split_images
-    from ddim.data.clusters import group_images, list_typical
+    from ddim.data.clusters import average_cells, group_images
     from ddim.plots.pictures import make_sheet
     from ddim.runs.image_features import take_pictures
     from ddim.runs.named_recipes import find_recipe
 
     recipe = find_recipe("fast")
     split = split_images(images, recipe.data.validation, recipe.split_seed)
-    clusters = group_images(split, count, recipe.data.flip, recipe.seed)
+    thumbnails = average_cells(images.pixels, images.values, np.arange(len(images)))
+    clusters = group_images(thumbnails, split.train, count, recipe.data.flip, recipe.seed)
     cells = np.full((count, _COLUMNS, *take_pictures(images, split.train[:1]).shape[1:]), 255, np.uint8)
-    for row, which in zip(cells, list_typical(clusters, split, _COLUMNS), strict=True):
+    for row, which in zip(cells, clusters.list_typical(thumbnails, split.train, _COLUMNS), strict=True):
         row[: len(which)] = take_pictures(images, which)
     sheet = make_sheet(torch.from_numpy(cells.reshape(-1, *cells.shape[2:])).permute(0, 3, 1, 2), _COLUMNS)
     sizes = dict(zip(clusters.names, clusters.counts.tolist(), strict=True))

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -22,7 +22,7 @@ from PIL import Image
 
 from ddim.data.decode import read_header, turn_upright
 from ddim.data.sources import Member, Source, stamp_paths
-from ddim.data.values import PICTURE_CHANNELS, Reading
+from ddim.data.values import AS_FILES_SAY, PICTURE_CHANNELS, Reading
 from ddim.errors import UserError, check_pixels
 
 SUFFIXES = (".npy", ".npz")
@@ -33,9 +33,6 @@ PREFIX = "given:"
 
 GIVEN: WeakValueDictionary[str, GivenImages] = WeakValueDictionary()
 """The sources that were given in this process and are still in use, keyed by their texts."""
-
-PAIRS = "give pairs (image, label), such as torch.utils.data.TensorDataset(images, labels)"
-"""The advice in error messages on how to give images with labels."""
 
 _IMAGES, _LABELS = ("images", "x", "arr_0"), ("labels", "y")
 _ROW_IMAGES, _ROW_LABELS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
@@ -58,18 +55,15 @@ def arrange_pixels(image: Any, name: str, axis: str = "auto", *, keep_floats: bo
         UserError: if the shape is not that of an image, or the values are of another type or range.
     """
     if hasattr(image, "detach"):
-        image = image.detach().cpu()
-        image = image.float() if image.is_floating_point() else image
+        image = image.detach().cpu().float() if image.is_floating_point() else image.detach().cpu()
     values = np.asarray(image)
     if values.ndim not in (2, 3) or not values.size:
-        wanted = f"an image must have the shape (C, H, W), (H, W, C) or (H, W), got {values.shape} for {name}"
-        raise UserError(wanted + (f"; to give labels, {PAIRS}" if values.ndim == 4 else ""))
+        raise UserError(f"{name} must have the shape (C, H, W), (H, W, C) or (H, W), got {values.shape}")
     values = values[..., None] if values.ndim == 2 else _put_channels_last(values, name, axis)
     if values.dtype.kind == "u" and values.itemsize <= 2:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype.kind == "f" and (keep_floats or values.shape[2] not in PICTURE_CHANNELS):
-        with np.errstate(over="ignore"):
-            values = values.astype(np.float32)
+        values = values.astype(np.float32)
         if not np.isfinite(values).all():
             raise UserError(f"images must be finite, got NaN or infinity in {name}: remove such images")
         return values
@@ -82,10 +76,8 @@ def _put_channels_last(values: np.ndarray, name: str, axis: str) -> np.ndarray:
     if axis == "auto":
         a, b = (0 if length in PICTURE_CHANNELS else length for length in (first, last))
         if a == b != 0 or min(a, b) >= middle:
-            raise UserError(
-                f"the channels of {name} may be on its first or last axis, got {values.shape}: save the "
-                "images with np.save, and give data.axis first or last (--data.axis)"
-            )
+            places = f"the channels of {name} may be on its first or last axis, got {values.shape}"
+            raise UserError(f"{places}: save the images with np.save, and give --data.axis first or last")
         axis = "first" if a <= b else "last"
     return values.transpose(1, 2, 0) if axis == "first" else values
 
@@ -102,7 +94,7 @@ class Arrays(Source):
     """
 
     path: Path
-    reading: Reading = field(default_factory=Reading)
+    reading: Reading = AS_FILES_SAY
 
     def stamp(self) -> str:
         """Return the path, size and timestamps of the file, and how it is read; see `Source`."""
@@ -128,7 +120,7 @@ class Arrays(Source):
         """
         images, labels = self._content
         for number in range(len(images)):
-            yield Member(f"{number:09d}", self._take(number), None if labels is None else int(labels[number]))
+            yield _make_member(number, self._take(number), None if labels is None else int(labels[number]))
 
     def count_files(self) -> int:
         """Return the number of images."""
@@ -142,32 +134,22 @@ class Arrays(Source):
         """The images, and the labels (N,) or None."""
         try:
             loaded = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            images, labels = (loaded, None) if isinstance(loaded, np.ndarray) else self._choose(loaded)
-        except UserError:
-            raise
+            return (loaded, None) if isinstance(loaded, np.ndarray) else self._choose(loaded)
         except Exception as error:  # NumPy raises errors of many types for damaged files
             raise UserError(f"{str(self.path)!r} cannot be read: {error}") from None
-        if images.ndim not in (3, 4) or not images.size:
-            wanted = "the shape (N, H, W), (N, H, W, C) or (N, C, H, W)"
-            raise UserError(f"images must have {wanted}, got {images.shape} in {self.path}")
-        if labels is not None:
-            labels = labels.reshape(-1)
-            fits = labels.dtype.kind in "iu" and len(labels) == len(images)
-            if not fits or labels.min() < 0 or labels.max() >= _MOST_CLASSES:
-                raise UserError(f"{self.path} must hold a class index 0, 1, 2, ... for each image")
-        return images, labels
 
     def _choose(self, arrays: np.lib.npyio.NpzFile) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the arrays of images and of labels in a .npz file."""
-        names = list(arrays)
-        others = [name for name in names if name not in _LABELS]
-        usual = [name for name in _IMAGES if name in names] or (others if len(others) == 1 else [])
-        wanted = self.reading.array or (usual[0] if usual else "")
-        if wanted not in names:
-            known = ", ".join(names[:20])
-            raise UserError(f"{self.path} holds the arrays {known}: name the images, --data.array NAME")
-        labels = next((arrays[name] for name in _LABELS if name in names and name != wanted), None)
-        return arrays[wanted], labels
+        others = [name for name in arrays if name not in _LABELS]
+        usual = [name for name in _IMAGES if name in arrays][:1] or others
+        possible = [self.reading.array] if self.reading.array else usual
+        if len(possible) != 1 or possible[0] not in arrays:
+            raise UserError(f"it holds the arrays {', '.join(arrays)}: name the images, --data.array NAME")
+        images = arrays[possible[0]]
+        labels = [arrays[name].reshape(-1) for name in _LABELS if name in arrays and name not in possible]
+        if labels and (labels[0].dtype.kind not in "iu" or len(labels[0]) != len(images)):
+            raise UserError("the labels must be a class index 0, 1, 2, ... for each image")
+        return images, labels[0] if labels else None
 
 
 def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
@@ -190,17 +172,14 @@ def give_images(data: Any, values: str = "auto") -> GivenImages:  # noqa: ANN401
         UserError: if the data are not images; the message says what is wrong.
     """
     if isinstance(data, GivenImages):
-        if values in ("auto", data.values):
-            return data
-        if data.other is None or data.other.values != values:
-            data.other = GivenImages(data.data, values)
-        return data.other
+        same = values in ("auto", data.values)
+        return data if same else data.others.setdefault(values, GivenImages(data.data, values))
+    if isinstance(data, Mapping):
+        raise UserError(f"give one split of the data set, such as data[{next(iter(data), 'train')!r}]")
     shape = None if hasattr(data, "column_names") else getattr(data, "shape", None)
     if shape is not None and len(shape) != 4:
-        raise UserError(
-            f"images must have the shape (N, C, H, W) or (N, H, W, C), got {tuple(shape)}: one image is "
-            "images[None], several gray images are images[:, None]"
-        )
+        wanted = f"images must have the shape (N, C, H, W) or (N, H, W, C), got {tuple(shape)}"
+        raise UserError(f"{wanted}: one image is images[None], gray images are images[:, None]")
     return GivenImages(data, values)
 
 
@@ -210,13 +189,15 @@ class GivenImages(Source):
     All images are read once when their text or size or labels are first needed.
 
     Attributes:
-        other: the same images with other values, which live as long as this source.
+        others: the same images with other values, which live as long as this source; keyed by values.
     """
 
     def __init__(self, data: Any, values: str = "auto") -> None:  # noqa: ANN401
         self.data, self.values = data, values
-        self.other: GivenImages | None = None
-        classes = getattr(data, "classes", None) or _find_class_names(data)
+        self.others: dict[str, GivenImages] = {}
+        features = getattr(data, "features", None)
+        label = _pick(features, _ROW_LABELS) if isinstance(features, Mapping) else None
+        classes = getattr(data, "classes", None) or getattr(label, "names", None)
         self.class_names = [str(name) for name in classes] if isinstance(classes, list | tuple) else []
 
     @cached_property
@@ -230,8 +211,6 @@ class GivenImages(Source):
             labelled = member.label is not None
             content.update(f"{header} {member.label}".encode())
             content.update(member.data if isinstance(member.data, bytes) else member.data.tobytes())
-        if not sizes:
-            raise UserError("data must hold at least one image, got none")
         return content.hexdigest(), sizes, labelled
 
     @cached_property
@@ -252,11 +231,12 @@ class GivenImages(Source):
         """The (height, width) of all images.
 
         Raises:
-            UserError: if their sizes differ.
+            UserError: if their sizes differ, or there is no image.
         """
-        if len(self._survey[1]) > 1:
-            raise UserError("the images have different sizes: give a size, such as size=64")
-        return next(iter(self._survey[1]))
+        sizes = self._survey[1]
+        if len(sizes) != 1:
+            raise UserError(f"the images have {len(sizes)} sizes: give a size, such as size=64")
+        return next(iter(sizes))
 
     def stamp(self) -> str:
         """Return the hash of the images; see `Source`."""
@@ -268,34 +248,26 @@ class GivenImages(Source):
         # counted.
         sized = hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")
         rows = (self.data[number] for number in range(len(self.data))) if sized else self.data
-        for number, row in enumerate(rows):
-            item = _find_pair(row) if isinstance(row, Mapping) else row
+        for number, item in enumerate(rows):
             image, label = (*item, None)[:2] if isinstance(item, tuple | list) else (item, None)
+            if isinstance(item, Mapping):  # a row of a data set of Hugging Face
+                image, label = _pick(item, _ROW_IMAGES), _pick(item, _ROW_LABELS)
             if isinstance(image, Image.Image):
                 pixels = encode_picture(image)
             else:
                 pixels = arrange_pixels(image, f"image {number}", keep_floats=self.values != "auto")
-            label = label if isinstance(label, str | None) else index(label)
-            if isinstance(label, int) and not 0 <= label < _MOST_CLASSES:
-                raise UserError(f"the label of image {number} must be a class index or name, got {label}")
-            yield Member(f"{number:09d}", pixels, label)
+            yield _make_member(number, pixels, label if isinstance(label, str | None) else index(label))
 
 
-def _find_pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the image of a row of a data set of Hugging Face, and its label or None."""
-    filled = {name: value for name, value in row.items() if value is not None}
-    images, labels = (
-        [filled[name] for name in names if name in filled] for names in (_ROW_IMAGES, _ROW_LABELS)
-    )
-    if not images:
-        raise UserError(f"a row must have an image in a column named image, got {', '.join(map(str, row))}")
-    return images[0], labels[0] if labels else None
+def _pick(row: Mapping[str, Any], columns: Sequence[str]) -> Any:  # noqa: ANN401
+    """Return the first of these columns that is filled; None if all are empty."""
+    return next((row[name] for name in columns if row.get(name) is not None), None)
 
 
-def _find_class_names(data: Any) -> Sequence[str] | None:  # noqa: ANN401
-    """Return the names of the classes of a data set of Hugging Face."""
-    features = getattr(data, "features", None) or {}
-    return next((getattr(features[name], "names", None) for name in _ROW_LABELS if name in features), None)
+def _make_member(number: int, data: bytes | np.ndarray, label: str | int | None) -> Member:
+    if isinstance(label, int) and not 0 <= label < _MOST_CLASSES:
+        raise UserError(f"the label of image {number} must be a class index or name, got {label}")
+    return Member(f"{number:09d}", data, label)
 
 
 def encode_picture(image: Image.Image) -> bytes | np.ndarray:

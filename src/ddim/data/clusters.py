@@ -7,22 +7,17 @@ them. No pretrained network is used.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim.data.images import Images, SplitImages
+from ddim.data.values import Values
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The largest number of images in k-means; for more than 200 clusters it is 50 images for each cluster.
-_MOST = 10_000
-_RESTARTS, _ITERATIONS = 12, 30
-_PREFIX = "clusters:"
-_USE = 4  # the streams 1 to 3 are those of `ddim.data.order`
 _SIDE = 8
 # RGB to luma and twice the chroma (ITU-R BT.601). Chroma spans less than luma in photographs, so its
 # differences would hardly count without the factor of 2.
@@ -39,18 +34,9 @@ class Clusters:
 
     count: int
 
-    def __post_init__(self) -> None:
-        if self.count < 2:
-            raise UserError(f"data.labels {self} has too few clusters: give at least clusters:2")
-
     def __str__(self) -> str:
         """Return the text of this value in recipes and on the command line."""
-        return f"{_PREFIX}{self.count}"
-
-    @staticmethod
-    def is_meant(text: object) -> bool:
-        """Return whether a value is a text that starts with "clusters"; `parse` may still reject it."""
-        return isinstance(text, str) and text.startswith("clusters")
+        return f"clusters:{self.count}"
 
     @classmethod
     def parse(cls, text: str) -> Clusters:
@@ -59,9 +45,9 @@ class Clusters:
         Raises:
             UserError: if the text is not "clusters:K" with a whole number K of at least 2.
         """
-        number = text.removeprefix(_PREFIX)
-        if not text.startswith(_PREFIX) or not (number.isascii() and number.isdecimal()):
-            raise UserError(f"data.labels needs the number of clusters, such as clusters:16, got {text!r}")
+        name, _, number = text.partition(":")
+        if name != "clusters" or not number.isdecimal() or int(number) < 2:
+            raise UserError(f"data.labels needs 2 clusters or more, such as clusters:16, got {text!r}")
         return cls(int(number))
 
 
@@ -80,8 +66,8 @@ class ImageClusters:
 
     centres: np.ndarray
     mirrored: bool
-    labels: np.ndarray
-    counts: np.ndarray
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,33 +75,36 @@ class ImageClusters:
         digits = max(2, len(str(len(self.centres) - 1)))
         return tuple(f"cluster-{k:0{digits}d}" for k in range(len(self.centres)))
 
-    def find_labels(self, images: Images, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def find_labels(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the nearest cluster (B,) int64 of each image, and the distance (B,) to its centre.
 
-        Args:
-            images: any images, of any size.
-            which: indices (B,) of the images.
+        The images are given as `average_cells` returns them.
         """
         from scipy.cluster.vq import vq
 
-        labels, distances = vq(_compute_features(images, which, self.mirrored), self.centres)
+        labels, distances = vq(_list_features(cells, self.mirrored), self.centres)
         return labels.astype(np.int64), distances
 
-    def label(self, split: SplitImages) -> SplitImages:
-        """Return `split` with the clusters as classes; its images must be the ones that were clustered."""
-        images = replace(split.images, labels=self.labels, classes=self.names)
-        return replace(split, images=images, clusters=self)
+    def assign(self, cells: np.ndarray, train: np.ndarray) -> ImageClusters:
+        """Return the clusters of other images around the same centres; see `group_images`."""
+        labels, _ = self.find_labels(cells)
+        return replace(self, labels=labels, counts=np.bincount(labels[train], minlength=len(self.centres)))
+
+    def list_typical(self, cells: np.ndarray, train: np.ndarray, count: int) -> list[np.ndarray]:
+        """Return, for each cluster, the indices of the `count` training images nearest to its centre.
+
+        Clusters with fewer images have shorter lists. See `group_images` for `cells` and `train`.
+        """
+        labels, distances = self.find_labels(cells[train])
+        order = np.argsort(distances, kind="stable")
+        return [train[order[labels[order] == k][:count]] for k in range(len(self.centres))]
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the clusters as tensors, for a checkpoint."""
         import torch
 
-        return {
-            "centres": torch.from_numpy(self.centres),
-            "mirrored": torch.tensor(self.mirrored),
-            "labels": torch.from_numpy(self.labels.astype(np.int32)),
-            "counts": torch.from_numpy(self.counts),
-        }
+        small = replace(self, labels=self.labels.astype(np.int32))
+        return {name: torch.as_tensor(value) for name, value in vars(small).items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ImageClusters:
@@ -124,101 +113,82 @@ class ImageClusters:
         return cls(tensors["centres"].numpy(), bool(tensors["mirrored"]), labels, tensors["counts"].numpy())
 
 
-def group_images(split: SplitImages, count: int, mirrored: bool, seed: int) -> ImageClusters:
-    """Return the clusters of similar images; their centres depend on the training images alone.
+def average_cells(pixels: np.ndarray, values: Values, which: np.ndarray) -> np.ndarray:
+    """Return thumbnails of images: their mean colours (B, 8, 8, C) in 8 x 8 cells.
+
+    Args:
+        pixels: images (N, H, W, C) of any size, see `Images`.
+        values: the type and range of the pixels.
+        which: indices (B,) of the images.
+    """
+    _, height, width, channels = pixels.shape
+    rows, columns = _cell_weights(height), _cell_weights(width)
+    size = max(1, 2**22 // (height * width * channels))
+    parts = []
+    for first in range(0, len(which), size):
+        part = values.to_unit(pixels[which[first : first + size]])
+        if channels == 4:  # on white
+            part = part[..., 3:] * part[..., :3] + (1 - part[..., 3:])
+        parts.append(np.einsum("ah,nhwc,bw->nabc", rows, part, columns, optimize=True))
+    # Rounding makes the cells of a mirror image exactly the mirrored cells, on every machine.
+    cells = np.round(np.concatenate(parts), 5)
+    return cells @ _LUMA_CHROMA if cells.shape[3] == 3 else cells
+
+
+def group_images(cells: np.ndarray, train: np.ndarray, k: int, mirrored: bool, seed: int) -> ImageClusters:
+    """Return k clusters of similar images; their centres depend on the training images alone.
 
     This is k-means (Lloyd 1982), started several times at random images; the best result is used. The order
     of the training images makes no difference, unless there are so many that a random subset is used.
 
     Args:
-        split: the images.
-        count: number of clusters.
+        cells: all images, as `average_cells` returns them.
+        train: the indices of the training images.
+        k: number of clusters.
         mirrored: whether an image and its mirror image have the same cluster.
         seed: the seed of the random numbers.
 
     Raises:
         UserError: if there are fewer than two training images for each cluster, or too few different ones.
     """
-    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _USE])))
-    some = np.sort(draw.permutation(split.train)[: max(_MOST, 50 * count)])
-    features = _compute_features(split.images, some, mirrored)
+    # The streams 1 to 3 are those of `ddim.data.order`.
+    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 4])))
+    some = np.sort(draw.permutation(train)[: max(10_000, 50 * k)])
+    features = _list_features(cells[some], mirrored)
     features = features[np.lexsort(features.T)]
     different = np.unique(features, axis=0)
     most = min(len(features) // 2, len(different))
-    if count > most:
-        raise UserError(
-            f"data.labels clusters:{count} needs two training images for each cluster, and as many different "
-            f"ones as clusters: give at most clusters:{most}"
-        )
-    starts = (draw.choice(different, count, replace=False) for _ in range(_RESTARTS))
-    _, centres = min((_improve_centres(features, start) for start in starts), key=lambda result: result[0])
-    clusters = apply_centres(split, centres, mirrored)
+    if k > most:
+        raise UserError(f"data.labels clusters:{k} needs more different images: give at most clusters:{most}")
+    tries = [_improve_centres(features, draw.choice(different, k, replace=False)) for _ in range(12)]
+    _, centres = min(tries, key=lambda error_and_centres: error_and_centres[0])
+    clusters = ImageClusters(centres, mirrored).assign(cells, train)
     order = np.lexsort((*centres.T[::-1], -clusters.counts))
     labels = np.argsort(order)[clusters.labels]
     return ImageClusters(centres[order], mirrored, labels, clusters.counts[order])
 
 
-def apply_centres(split: SplitImages, centres: np.ndarray, mirrored: bool) -> ImageClusters:
-    """Return the clusters of images around given centres, such as those of another run.
-
-    Args:
-        split: the images.
-        centres: the centres (K, d).
-        mirrored: whether an image and its mirror image have the same cluster.
-    """
-    none = np.zeros(0, np.int64)
-    empty = ImageClusters(centres, mirrored, none, none)
-    labels, _ = empty.find_labels(split.images, np.arange(len(split.images)))
-    return replace(empty, labels=labels, counts=np.bincount(labels[split.train], minlength=len(centres)))
-
-
-def list_typical(clusters: ImageClusters, split: SplitImages, count: int) -> list[np.ndarray]:
-    """Return, for each cluster, the indices of the training images that are nearest to its centre.
-
-    Args:
-        clusters: the clusters of these images.
-        split: the images.
-        count: number of images of each cluster; smaller clusters have fewer.
-    """
-    labels, distances = clusters.find_labels(split.images, split.train)
-    order = np.argsort(distances, kind="stable")
-    return [split.train[order[labels[order] == k][:count]] for k in range(len(clusters.centres))]
-
-
 def _improve_centres(features: np.ndarray, start: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the sum of squared distances and the centres after the iterations of k-means."""
+    """Return the sum of squared distances and the centres after 30 iterations of k-means."""
     from scipy.cluster.vq import ClusterError, kmeans2
 
     try:
-        centres, labels = kmeans2(features, start, _ITERATIONS, minit="matrix", missing="raise")
+        centres, labels = kmeans2(features, start, 30, minit="matrix", missing="raise")
     except ClusterError:  # a cluster became empty
         return np.inf, start
     return float(((features - centres[labels]) ** 2).sum()), centres
 
 
-def _compute_features(images: Images, which: np.ndarray, mirrored: bool) -> np.ndarray:
-    """Return features (B, d) of images, the mean colours in 8 x 8 cells.
+def _list_features(cells: np.ndarray, mirrored: bool) -> np.ndarray:
+    """Return the numbers (B, d) by which images are compared.
 
-    If `mirrored`, an image and its mirror image have the same features: for each pair of cells on the left
+    If `mirrored`, an image and its mirror image have the same numbers: for each pair of cells on the left
     and on the right, their sum and the size of their difference.
     """
-    _, height, width, channels = images.pixels.shape
-    rows, columns = _cell_weights(height), _cell_weights(width)
-    size = max(1, 2**22 // (height * width * channels))
-    parts = []
-    for first in range(0, len(which), size):
-        pixels = images.values.to_unit(images.pixels[which[first : first + size]])
-        if channels == 4:  # on white
-            pixels = pixels[..., 3:] * pixels[..., :3] + (1 - pixels[..., 3:])
-        parts.append(np.einsum("ah,nhwc,bw->nabc", rows, pixels, columns, optimize=True))
-    # Rounding makes the cells of a mirror image exactly the mirrored cells, on every machine.
-    cells = np.round(np.concatenate(parts), 5) if parts else np.zeros((0, _SIDE, _SIDE, channels))
-    if cells.shape[-1] == 3:
-        cells = cells @ _LUMA_CHROMA
     if mirrored:
         left, right = cells[:, :, : _SIDE // 2], cells[:, :, : _SIDE // 2 - 1 : -1]
         cells = np.concatenate([left + right, np.abs(left - right)], axis=2) * 0.5**0.5
-    return cells.reshape(len(which), -1)
+    return cells.reshape(len(cells), -1)
 
 
 def _cell_weights(length: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +96,20 @@ class SplitImages:
     validation: np.ndarray
     clusters: ImageClusters | None = None
     vectors: ImageVectors | None = None
+
+    def with_clusters(self, clusters: ImageClusters | None) -> SplitImages:
+        """Return these images with their clusters as classes; None changes nothing."""
+        if clusters is None:
+            return self
+        images = replace(self.images, labels=clusters.labels, classes=clusters.names)
+        return replace(self, images=images, clusters=clusters)
+
+    def with_vectors(self, vectors: ImageVectors | None) -> SplitImages:
+        """Return these images with their standardised vectors; None changes nothing."""
+        if vectors is None:
+            return self
+        images = replace(self.images, vectors=vectors.standardise(vectors.rows))
+        return replace(self, images=images, vectors=vectors)
 
     def __repr__(self) -> str:
         """Return one line: the images and the numbers of training and validation images."""

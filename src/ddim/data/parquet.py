@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from ddim.data.sources import Member, Reject, Source, stamp_paths
 from ddim.errors import UserError
 
 if TYPE_CHECKING:
-    from pyarrow import Schema
     from pyarrow.parquet import ParquetFile
 
 SUFFIX = ".parquet"
@@ -58,11 +58,9 @@ class Parquet(Source):
         Raises:
             UserError: if a file cannot be read, or has no column of images.
         """
-        number = 0
-        for path in self.files:
-            for image, label in _read_rows(path):
-                yield _make_member(f"{number:09d}", image, label)
-                number += 1
+        rows = chain.from_iterable(map(_read_rows, self.files))
+        for number, (image, label) in enumerate(rows):
+            yield _make_member(f"{number:09d}", image, label)
 
     @cached_property
     def class_names(self) -> Sequence[str]:
@@ -79,14 +77,20 @@ class Parquet(Source):
 def _read_rows(path: Path) -> Iterator[tuple[Any, Any]]:
     """Yield the image and the label of each row; the label is None if there is no column of labels."""
     with _open_file(path) as file:
-        image, label = _find_columns(file.schema_arrow, path)
-        for batch in file.iter_batches(_ROWS, columns=[image, *([label] if label else [])]):
+        # An image is binary, or a structure with a binary field, such as struct<bytes: binary, path: string>.
+        binary = [field.name for field in file.schema_arrow if "binary" in str(field.type)]
+        image = _find_column(binary, _IMAGES) or (binary[0] if len(binary) == 1 else None)
+        if image is None:
+            names = ", ".join(file.schema_arrow.names[:20])
+            raise UserError(f"{path} needs a column 'image' with the bytes of image files, got {names}")
+        label = _find_column(file.schema_arrow.names, _LABELS)
+        for batch in file.iter_batches(_ROWS, columns=[image, label] if label else [image]):
             for row in batch.to_pylist():
-                content = row[image].get("bytes") if isinstance(row[image], dict) else row[image]
-                yield content, row[label] if label else None
+                yield row[image], row.get(label)
 
 
 def _make_member(name: str, image: object, label: object) -> Member | Reject:
+    image = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(image, bytes):
         return Reject(name, "holds no bytes of an image")
     if isinstance(label, int) and not 0 <= label < MOST_CLASSES:
@@ -102,7 +106,6 @@ def _open_file(path: Path) -> Generator[ParquetFile]:
         UserError: if the file cannot be read, or the package `pyarrow` is missing.
     """
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise UserError(f'{path} needs pyarrow: `pip install "ddim[parquet]"` lets ddim read it') from None
@@ -110,21 +113,8 @@ def _open_file(path: Path) -> Generator[ParquetFile]:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as a parquet file: {reason}") from None
-
-
-def _find_columns(schema: Schema, path: Path) -> tuple[str, str | None]:
-    """Return the names of the column of images, and of the column of labels or None."""
-    # An image is binary, or a structure with a binary field, such as struct<bytes: binary, path: string>.
-    files = [field.name for field in schema if "binary" in str(field.type)]
-    image = _find_column(files, _IMAGES) or (files[0] if len(files) == 1 else None)
-    if image is None:
-        raise UserError(
-            f"{path} has no column of images: a column 'image' with the bytes of image files is needed, got "
-            f"{', '.join(schema.names[:20]) or 'no columns'}"
-        )
-    return image, _find_column(schema.names, _LABELS)
 
 
 def _find_column(names: Sequence[str], known: Sequence[str]) -> str | None:

@@ -11,11 +11,11 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ddim.data.arrays import SUFFIXES
 from ddim.data.decode import is_image_name
@@ -27,14 +27,13 @@ from ddim.files import cache_folder, publish_folder, temporary_folder
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-FOLDER = "hub"
-"""The folder of the cache with what was downloaded from the Hub, as datasets--OWNER--NAME/COMMIT/NAME."""
 PREFIX = "hub:"
 """The prefix that tells the name of a repository from a path."""
 ADVICE = "check its name and the connection; a private repository needs `hf auth login` or HF_TOKEN"
 """What to do if the Hub refuses a request."""
 
-_NAME = re.compile(rf"(?:{PREFIX})?(\w[\w.-]*)/(\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
+_COPY = "try again, or set DDIM_DATA to a folder with torchvision's copy of it"
+_NAME = re.compile(rf"(?:{PREFIX})?(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", *SUFFIXES)
 _TRAIN = re.compile(r"(?:^|[/_.-])train(?:ing)?(?=[/_.-])", re.IGNORECASE)
 
@@ -133,22 +132,13 @@ class Cifar10(Source):
         from torchvision.datasets import CIFAR10
 
         for part in ("train", "test"):
-            with _explain_download("cifar10", self.root):
+            with explain_errors("cifar10 cannot be downloaded", _COPY):
                 data = CIFAR10(self.root, part == "train", download=True)
             for number, (pixels, label) in enumerate(zip(data.data, data.targets, strict=True)):
                 yield Member(f"{part}/{data.classes[label]}/{number:05d}", pixels)
 
 
-NAMED: dict[str, Callable[[Path], Source]] = {
-    "flowers": open_flowers,
-    "pets": open_pets,
-    "cifar10": Cifar10,
-}
-_PAGES = {
-    "flowers": "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-    "pets": "https://www.robots.ox.ac.uk/~vgg/data/pets/",
-    "cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html",
-}
+NAMED: dict[str, Callable[[Path], Source]] = {"flowers": open_flowers, "pets": open_pets, "cifar10": Cifar10}
 
 
 def open_named(name: str, copy: Path | None) -> Source:
@@ -159,41 +149,26 @@ def open_named(name: str, copy: Path | None) -> Source:
         copy: the folder that torchvision calls root. None means $DDIM_DATA, or else a folder in the cache.
 
     Raises:
-        UserError: if `copy` is not a folder, or the download fails.
+        UserError: if the download fails.
     """
     root = copy or Path(os.environ.get("DDIM_DATA") or cache_folder() / "downloads")
-    if copy and not copy.is_dir():
-        raise UserError(f"{str(copy)!r} is not a folder: {name}:FOLDER names torchvision's folder of {name}")
-    with _explain_download(name, root):
+    with explain_errors(f"{name} cannot be downloaded", _COPY):
         return NAMED[name](root)
-
-
-def _explain_download(name: str, root: Path) -> AbstractContextManager[None]:
-    fault, page = f"{name} cannot be downloaded", _PAGES[name]
-    return explain_errors(fault, f"see {page}, or copy torchvision's folder into {str(root)!r}")
 
 
 # The Hub
 
 
-@dataclass(frozen=True)
-class Repository:
+class Repository(NamedTuple):
     """A repository on the Hub.
 
     Attributes:
-        owner: the user or organisation.
-        name: the name of the repository, without its owner.
+        id: its name, OWNER/NAME.
         revision: a branch, tag or commit; None for the main branch.
     """
 
-    owner: str
-    name: str
+    id: str
     revision: str | None = None
-
-    @property
-    def id(self) -> str:
-        """The name of the repository on the Hub, OWNER/NAME."""
-        return f"{self.owner}/{self.name}"
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.id}" + (f"@{self.revision}" if self.revision else "")
@@ -213,10 +188,7 @@ def parse_repository(text: str | Path) -> Repository:
     shown = text.as_posix() if isinstance(text, Path) else text
     parts = _NAME.fullmatch(shown)
     if not parts or ".." in shown:
-        raise UserError(
-            "a repository on the Hub is named hub:OWNER/NAME or hub:OWNER/NAME@REVISION, such as "
-            f"hub:ada/flowers, got {shown!r}"
-        )
+        raise UserError(f"a repository is named hub:OWNER/NAME or hub:OWNER/NAME@REVISION, got {shown!r}")
     return Repository(*parts.groups())
 
 
@@ -254,9 +226,9 @@ def fetch(repository: Repository, kind: str, choose: Callable[[list[str]], list[
     with explain_errors(f"{repository} cannot be downloaded", ADVICE):
         # Every repository has this small file. Its path names the commit, also without a connection.
         mark = api.hf_hub_download(name, ".gitattributes", repo_type=kind, revision=repository.revision)
+        owner, _, last = name.partition("/")
         commit = Path(mark).parent.name
-        place = f"{kind}s--{repository.owner}--{repository.name}"
-        folder = cache_folder() / FOLDER / place / commit / repository.name
+        folder = cache_folder() / "hub" / f"{kind}s--{owner}--{last}" / commit / last
         if folder.is_dir():
             return folder
         chosen = choose(api.list_repo_files(name, repo_type=kind, revision=commit))
@@ -266,22 +238,13 @@ def fetch(repository: Repository, kind: str, choose: Callable[[list[str]], list[
         with temporary_folder(folder) as temporary:
             for file in chosen:
                 (temporary / file).parent.mkdir(parents=True, exist_ok=True)
-                _link_file(Path(snapshot, file), temporary / file)
-            try:
+                try:
+                    os.link(Path(snapshot, file).resolve(), temporary / file)
+                except OSError:  # another disk
+                    shutil.copyfile(Path(snapshot, file), temporary / file)
+            if not folder.is_dir():  # Another process may have been quicker.
                 publish_folder(temporary, folder)
-            except OSError:
-                # Another process may have been quicker.
-                if not folder.is_dir():
-                    raise
     return folder
-
-
-def _link_file(path: Path, target: Path) -> None:
-    """Create a hard link `target` to a file, or copy the file."""
-    try:
-        os.link(path.resolve(), target)
-    except OSError:
-        shutil.copyfile(path, target)
 
 
 def fetch_data(repository: Repository) -> Path:
@@ -290,30 +253,20 @@ def fetch_data(repository: Repository) -> Path:
     Raises:
         UserError: if the download fails, or there are no images, or several archives.
     """
-    folder = fetch(repository, "dataset", lambda names: choose_files(names, repository))
+    folder = fetch(repository, "dataset", _choose_files)
     return next((path for path in folder.rglob("*") if path.name.lower().endswith(_ARCHIVES)), folder)
 
 
-def choose_files(names: list[str], repository: Repository) -> list[str]:
+def _choose_files(names: list[str]) -> list[str]:
     """Return the names of parquet files, else that of an archive or of arrays, else those of image files.
 
     If some of these files belong to a split "train", the other files are left out.
-
-    Raises:
-        UserError: if there are no images, or several archives.
     """
     parquet = [name for name in names if name.lower().endswith(SUFFIX)]
     archives = [name for name in names if name.lower().endswith(_ARCHIVES)]
-    images = [name for name in names if is_image_name(name, b"")]
-    files = parquet or archives or images
+    files = parquet or archives or [name for name in names if is_image_name(name, b"")]
     chosen = [name for name in files if _TRAIN.search(name)] or files
-    if not chosen:
-        raise UserError(
-            f"{repository} holds no images: no parquet file, archive, file of arrays or image file"
-        )
-    if files is archives and len(chosen) > 1:
-        raise UserError(
-            f"{repository} holds {len(chosen):,} archives or files of arrays: download one with "
-            f"`hf download {repository.id} --repo-type dataset`, and give its path"
-        )
+    if not chosen or (files is archives and len(chosen) > 1):
+        what = f"{len(chosen)} archives or files of arrays" if chosen else "no images"
+        raise UserError(f"the data set holds {what}: download images with `hf download`, and give their path")
     return chosen

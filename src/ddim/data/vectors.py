@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ddim.data.images import Images, SplitImages
 from ddim.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -66,18 +64,12 @@ class ImageVectors:
         """Return vectors (B, d) as float32, minus `mean` and divided by `deviation`."""
         return ((rows - self.mean) / self.deviation).astype(np.float32)
 
-    def label(self, split: SplitImages) -> SplitImages:
-        """Return `split` with the standardised vectors; its images must be those of `rows`."""
-        images = replace(split.images, vectors=self.standardise(self.rows))
-        return replace(split, images=images, vectors=self)
-
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the vectors as tensors, for a checkpoint."""
         import torch
 
-        heads = torch.tensor(list(json.dumps(self.columns).encode()), dtype=torch.uint8)
-        numbers = {"rows": self.rows, "train": self.train, "mean": self.mean, "deviation": self.deviation}
-        return {"columns": heads, **{name: torch.from_numpy(value) for name, value in numbers.items()}}
+        heads = np.array(list(json.dumps(self.columns).encode()), np.uint8)
+        return {name: torch.from_numpy(value) for name, value in (vars(self) | {"columns": heads}).items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> ImageVectors:
@@ -96,14 +88,12 @@ def read_vectors(path: str | Path) -> VectorTable:
     if one of its cells below the column names is not a number.
 
     Raises:
-        UserError: if the file cannot be read or holds no vectors, a cell is not a finite number, rows have
+        OSError: if the file cannot be read.
+        UserError: if the file holds no vectors, a cell is not a finite number, rows have
             different lengths, or two rows have the same name.
     """
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"the vectors {str(path)!r} cannot be read: {error}") from None
+    with Path(path).open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
     if len(set(map(len, rows))) != 1:
         raise UserError(f"{path} must hold rows of one length, {len(rows)} rows have several lengths or none")
     table, first = np.array([[_to_float(cell) for cell in row] for row in rows]), rows[0]
@@ -112,61 +102,51 @@ def read_vectors(path: str | Path) -> VectorTable:
     table, rows = table[int(headed) :], rows[int(headed) :]
     named = (headed and first[0].lower() in _NAMES) or np.isnan(table[:, 0]).any()
     numbers, columns = table[:, int(named) :], first[int(named) :]
-    if not numbers.size or not np.isfinite(numbers).all():
-        wrong = [row for row, values in zip(rows, numbers, strict=True) if not np.isfinite(values).all()]
-        raise UserError(
-            f"{path} must hold finite numbers for each image, got {wrong[0] if wrong else 'none'}"
-        )
+    wrong = [row for row, values in zip(rows, numbers, strict=True) if not np.isfinite(values).all()]
+    if wrong or not numbers.size:
+        raise UserError(f"{path} must hold finite numbers for each image, got {wrong[:1]}")
     names = tuple(row[0] for row in rows) if named else None
     if names and len(set(names)) < len(names):
-        twice = Counter(names).most_common(1)[0][0]
-        raise UserError(f"{path} has two rows for {twice!r}: give one row for each image")
+        raise UserError(f"{path} has two rows for the same name: give one row for each image")
     return VectorTable(tuple(columns if headed else map(str, range(len(columns)))), names, numbers)
 
 
-def match_vectors(table: VectorTable, split: SplitImages, source: str | Path) -> ImageVectors:
-    """Return the vector of each image, with the mean and deviation over the training images.
+def match_vectors(path: str | Path, names: Sequence[str], train: np.ndarray) -> ImageVectors:
+    """Return the vector of each image in a CSV file, with the mean and deviation over the training images.
 
-    The vector is found by the file name of the image, or by its position if the table has no names. A name in
-    the table is the path of a file in the data, or the last part of this path if this part is unique.
+    The vector is found by the file name of the image, or by its position if the file has no names. A name in
+    the file is the path of an image in the data, or the last part of this path if this part is unique.
     Positions count the sorted file names; in an array or a parquet file, they count its rows.
 
     Args:
-        table: the vectors.
-        split: the images.
-        source: the name of the table, for messages.
+        path: the file, see `read_vectors`.
+        names: the names of the images, see `Images.names`.
+        train: the indices of the training images.
 
     Raises:
-        UserError: if an image has no row, a table without names has another number of rows, or a column has
-            the same value for all training images.
+        UserError: if an image has no row, a file without names has another number of rows, or a column has
+            the same value for all training images. See `read_vectors` for other errors.
     """
+    table = read_vectors(path)
     rows = table.rows
     if table.names is not None:
-        rows = rows[_find_rows(table.names, split.images, source)]
-    elif len(rows) != len(split.images):
-        raise UserError(
-            f"{source} must have a row for each of the {len(split.images):,} images, got {len(rows):,}: if "
-            "some images were rejected, add a first column with the names of the images"
-        )
-    mean, deviation = rows[split.train].mean(0), rows[split.train].std(0)
-    for column, same in zip(table.columns, deviation <= 1e-9 * abs(mean), strict=True):
-        if same:
-            raise UserError(f"column {column!r} of {source} is the same for all training images: remove it")
-    return ImageVectors(table.columns, np.ascontiguousarray(rows), split.train, mean, deviation)
-
-
-def _find_rows(names: Sequence[str], images: Images, source: str | Path) -> list[int]:
-    """Return the index of the row of each image."""
-    known = {name: row for row, name in enumerate(names)}
-    lasts = Counter(name.rsplit("/", 1)[-1] for name in images.names)
-    rows = []
-    for name in images.names:
-        last = name.rsplit("/", 1)[-1]
-        row = known.get(name, known.get(last) if lasts[last] == 1 else None)
-        if row is None:
-            raise UserError(f"{source} must have a row for the image {name!r}{suggest(name, names)}")
-        rows.append(row)
-    return rows
+        known = {name: row for row, name in enumerate(table.names)}
+        lasts = Counter(name.rpartition("/")[2] for name in names)
+        unique = {last: known.get(last) for last, count in lasts.items() if count == 1}
+        found = [known.get(name, unique.get(name.rpartition("/")[2])) for name in names]
+        if None in found:
+            lost = names[found.index(None)]
+            raise UserError(f"{path} must have a row for the image {lost!r}{suggest(lost, table.names)}")
+        rows = rows[np.array(found)]
+    elif len(rows) != len(names):
+        wanted = f"{path} must have a row for each of the {len(names):,} images, got {len(rows):,}"
+        raise UserError(f"{wanted}: if images were rejected, put the names of the images into a first column")
+    mean, deviation = rows[train].mean(0), rows[train].std(0)
+    same = deviation <= 1e-9 * abs(mean)
+    if same.any():
+        column = table.columns[same.argmax()]
+        raise UserError(f"column {column!r} of {path} is the same for all training images: remove it")
+    return ImageVectors(table.columns, np.ascontiguousarray(rows), train, mean, deviation)
 
 
 def _to_float(cell: str) -> float:
@@ -174,4 +154,4 @@ def _to_float(cell: str) -> float:
     try:
         return float(cell)
     except ValueError:
-        return math.nan
+        return np.nan

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ddim.data import Images
-from ddim.data.arrays import PAIRS, PREFIX
-from ddim.data.clusters import Clusters, ImageClusters
+from ddim.data.arrays import PREFIX
+from ddim.data.clusters import Clusters, ImageClusters, average_cells
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError, suggest
 from ddim.runs.recipe import Recipe
@@ -39,7 +39,7 @@ draws vectors of training images.
 def count_classes(recipe: Recipe, images: Images) -> Recipe:
     """Return the recipe with `net.classes` set to the number of classes of `images`.
 
-    The classes are class folders, the labels given with the images, or clusters (see `ImageClusters.label`).
+    The classes are class folders, the labels given with the images, or clusters (see `ddim.data.clusters`).
     If the run uses no labels, the recipe is returned unchanged.
 
     Raises:
@@ -53,8 +53,8 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
     if images.labels is None:
         if source.startswith(PREFIX):
             raise UserError(
-                f'data.labels needs a label for each image: {PAIRS}, or labels="clusters:16" for 16 '
-                "classes of similar images"
+                "data.labels needs a label for each image: give pairs (image, label), such as "
+                'TensorDataset(images, labels), or labels="clusters:16" for 16 classes of similar images'
             )
         raise UserError(
             "data.labels needs images in two class folders or more, and no image outside these: "
@@ -118,7 +118,8 @@ def label_any_images(
     if not recipe.data.labels:
         return None
     if clusters is not None and images.classes != clusters.names:
-        return torch.from_numpy(clusters.find_labels(images, which)[0])
+        labels, _ = clusters.find_labels(average_cells(images.pixels, images.values, which))
+        return torch.from_numpy(labels)
     if images.labels is None:
         return torch.full((len(which),), NULL)
     places = [classes.index(name) if name in classes else NULL for name in images.classes]

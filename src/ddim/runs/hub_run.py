@@ -6,7 +6,6 @@ of known names are downloaded, and `load` uses them only if all bytes match the 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from ddim.data.remote import fetch, names_repository, parse_repository
@@ -67,4 +66,4 @@ def pin_run(run: Path) -> str:
     """
     if not names_repository(run):
         return str(run.resolve())
-    return str(replace(parse_repository(run), revision=locate_run(run).parent.name))
+    return str(parse_repository(run)._replace(revision=locate_run(run).parent.name))

@@ -39,9 +39,7 @@ def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) ->
     """Return the images that a run was trained on, split as in its training; see `reopen_images`."""
     images = reopen_run_images(trained, progress)
     split = split_images(images, trained.recipe.data.validation, trained.recipe.split_seed)
-    clusters, vectors = trained.checkpoint.clusters, trained.vectors
-    split = split if vectors is None else vectors.label(split)
-    return split if clusters is None else clusters.label(split)
+    return split.with_clusters(trained.checkpoint.clusters).with_vectors(trained.vectors)
 
 
 def reopen_run_images(

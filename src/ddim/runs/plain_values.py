@@ -35,7 +35,7 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401, PLR0
     if origin in (Union, types.UnionType):
         if data in (None, "none") and types.NoneType in args:
             return None
-        if Clusters in args and (isinstance(data, Clusters) or Clusters.is_meant(data)):
+        if Clusters in args and (isinstance(data, Clusters) or str(data).startswith("clusters")):
             return data if isinstance(data, Clusters) else Clusters.parse(data)
         for option in args:
             if option not in (types.NoneType, Clusters):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from ddim.data import SplitImages
-from ddim.data.clusters import Clusters, ImageClusters, apply_centres, group_images
-from ddim.data.vectors import ImageVectors, match_vectors, read_vectors
+from ddim.data.clusters import Clusters, average_cells, group_images
+from ddim.data.vectors import match_vectors
 from ddim.errors import UserError
 from ddim.machine.distributed import current_processes
 from ddim.runs.pipeline import LoadedRun
@@ -41,12 +43,14 @@ def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None)
             "classes: train with the labels of that run, with --data.labels no, or without --from"
         )
     processes, found = current_processes(), None
-    if processes.leads and known is not None:
-        found = apply_centres(split, known.centres, known.mirrored)
-    elif processes.leads:
-        found = group_images(split, wanted.count, recipe.data.flip, recipe.seed)
-    clusters: ImageClusters = processes.broadcast(found)
-    return clusters.label(split)
+    if processes.leads:
+        images, train = split.images, split.train
+        cells = average_cells(images.pixels, images.values, np.arange(len(images)))
+        if known is None:
+            found = group_images(cells, train, wanted.count, recipe.data.flip, recipe.seed)
+        else:
+            found = known.assign(cells, train)
+    return split.with_clusters(processes.broadcast(found))
 
 
 def take_vectors(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -> SplitImages:
@@ -62,9 +66,8 @@ def take_vectors(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -
     if path is None:
         return split
     if processes.leads:
-        found = match_vectors(read_vectors(path), split, path)
+        found = match_vectors(path, split.images.names, split.train)
         known = None if parent is None else parent.vectors
         if known is not None and known.columns == found.columns:
             found = replace(found, mean=known.mean, deviation=known.deviation)
-    vectors: ImageVectors = processes.broadcast(found)
-    return vectors.label(split)
+    return split.with_vectors(processes.broadcast(found))

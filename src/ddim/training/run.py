@@ -270,9 +270,8 @@ def _continue(
         check_processes(recipe, processes)
         parts = _reopen(saved, recipe, start, progress)
         clusters = processes.broadcast(read_clusters(path, recipe) if processes.leads else None)
-        parts = parts if clusters is None else clusters.label(parts)
         vectors = processes.broadcast(load_vectors(path, recipe) if processes.leads else None)
-        parts = parts if vectors is None else vectors.label(parts)
+        parts = parts.with_clusters(clusters).with_vectors(vectors)
         if processes.leads:
             check_fit(path, recipe, state.channels, checkpoint.read_tensors(path, "model"))
         training = Training(recipe, parts, state.pixels, runtime, Plan(None))

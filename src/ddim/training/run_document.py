@@ -111,7 +111,7 @@ def check_same_guide(training: Training, document: dict[str, Any]) -> None:
 def name_data(data: str) -> str:
     """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
     if names_repository(data):
-        return parse_repository(data).name
+        return parse_repository(data).id.partition("/")[2]
     data = data.removeprefix(PREFIX)
     name = Path(data.split(":", maxsplit=1)[0] if ":" in data and not Path(data).exists() else data).name
     return name.split(".")[0] or "images"

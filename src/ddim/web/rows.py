@@ -155,7 +155,7 @@ def _count_classes(recipe: Mapping[str, Any], images: Mapping[str, Any]) -> int:
     labels = recipe["data"].get("labels")
     if not labels:
         return 0
-    if Clusters.is_meant(labels):
+    if isinstance(labels, str):
         return Clusters.parse(labels).count
     return len(images.get("classes") or ())
 

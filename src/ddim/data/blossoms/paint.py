@@ -29,14 +29,10 @@ class Place(NamedTuple):
     along: complex
     across: complex
 
-    def turned(self, angle: float) -> Place:
-        """Return the place with the axes rotated by an angle, in radians, within the plane."""
-        cos, sin = math.cos(angle), math.sin(angle)
+    def turned(self, angle: float, scale: float = 1.0) -> Place:
+        """Return the place with the axes rotated by an angle, in radians, in the plane, and scaled."""
+        cos, sin = scale * math.cos(angle), scale * math.sin(angle)
         return Place(self.at, cos * self.along + sin * self.across, cos * self.across - sin * self.along)
-
-    def scaled(self, factor: float) -> Place:
-        """Return the place with both axes multiplied by a factor."""
-        return Place(self.at, factor * self.along, factor * self.across)
 
     def moved(self, u: float, v: float = 0.0) -> Place:
         """Return the place moved to the point (u, v) of its plane."""
@@ -45,46 +41,45 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Blade:
-    """The shape of a petal, a leaf or a stem of length 1.
+    """The shape of a petal, a leaf or a stem, and its rings around the centre of a flower.
 
     With u in [0, 1] along its axis, the half width is proportional to u^rise (1 - u)^fall.
 
     Attributes:
-        width: the largest half width.
+        width: the largest half width, in lengths of the blade.
         rise: exponent of the base.
         fall: exponent of the tip; small values make the tip round, 1 makes it pointed.
         notch: depth of a notch in the tip, as in a heart.
-        frill: height of waves along the tip.
         bend: curvature of the axis; its point u lies at (u, -bend u^2).
-        veins: number of veins.
-        rib: depth of the middle rib.
-        round: strength of the shading towards the sides.
+        length: the length in the outermost ring.
+        rings: number of petals in each ring, from the outermost; or their angles in radians.
+        step: by how much each ring is shorter than the one around it.
     """
 
     width: float
     rise: float = 0.8
     fall: float = 0.3
     notch: float = 0.0
-    frill: float = 0.0
     bend: float = 0.0
-    veins: float = 0.0
-    rib: float = 0.0
-    round: float = 0.3
+    length: float = 1.0
+    rings: tuple[int | tuple[float, ...], ...] = ()
+    step: float = 0.0
 
 
 class Canvas:
-    """An unfinished image.
+    """An unfinished image with its random numbers.
 
     Attributes:
+        random: the random numbers.
         light: the angle from which the light comes, in radians.
         rgb: (3, 2H, 2W) float32 in [0, 1].
         x: the horizontal positions (2W,) of the pixels.
         y: the vertical positions (2H,) of the pixels.
     """
 
-    def __init__(self, size: tuple[int, int], light: float) -> None:
+    def __init__(self, size: tuple[int, int], random: np.random.Generator) -> None:
         """Create a black image of a size (height, width) in pixels."""
-        self.light, self.unit = light, min(size)
+        self.random, self.light, self.unit = random, random.uniform(-2.6, -0.5), min(size)
         self.rgb = np.zeros((3, 2 * size[0], 2 * size[1]), np.float32)
         self.y, self.x = ((np.arange(2 * side, dtype=np.float32) + 0.5 - side) / self.unit for side in size)
 
@@ -98,13 +93,9 @@ class Canvas:
             light: a factor of its brightness.
         """
         patch, u, v = self._view(place, -0.05, 1.1, shape.width + abs(shape.bend) + 0.05)
-        if shape.bend:
-            v = v + shape.bend * u * u
+        v = v + shape.bend * u * u
         flat = np.abs(v)
-        if shape.notch:
-            u = u * (1 + shape.notch * np.maximum(0, 1 - flat / (0.6 * shape.width)))
-        if shape.frill:
-            u = u * (1 + shape.frill * np.sin(v * (9 / shape.width)))
+        u = u * (1 + shape.notch * np.maximum(0, 1 - flat / (0.6 * shape.width)))
         step = (u * _STEPS + 1).astype(np.intp)
         wide = _outline(shape.rise, shape.fall).take(step, mode="clip") * shape.width
         inside = (wide - flat) * (self.unit * math.sqrt(_area(place)))
@@ -113,11 +104,9 @@ class Canvas:
         angle = self.light - cmath.phase(place.along)
         light *= 1 + 0.13 * math.cos(angle)
         across = v / np.maximum(wide, 0.02)
-        tone = across * (math.sin(angle) - 0.6 * across) * (light * shape.round) + light
-        if shape.veins:
-            tone -= 0.1 * np.maximum(0, np.cos(across * (math.pi * shape.veins)))
-        if shape.rib:
-            tone -= shape.rib * np.maximum(0, 1 - np.abs(across) * 5)
+        tone = across * (math.sin(angle) - 0.6 * across) * (light * 0.32) + light
+        # Veins
+        tone -= 0.1 * np.maximum(0, np.cos(across * (math.pi * 3)))
         colour = ramp.take(step, axis=1, mode="clip")
         colour *= tone
         colour -= patch
@@ -155,9 +144,7 @@ class Canvas:
         mean = (tall[:, :, ::2] + tall[:, :, 1::2]) / 4
         return np.ascontiguousarray(np.rint(mean.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
 
-    def _view(
-        self, place: Place, start: float, stop: float, side: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _view(self, place: Place, start: float, stop: float, side: float) -> tuple[np.ndarray, ...]:
         """Return the pixels that cover [start, stop] x [-side, side] of a plane, and their points u, v."""
         at, along, across = place
         area, half = _area(place), (stop - start) / 2
@@ -204,8 +191,3 @@ def smoothing(length: int, knots: int) -> np.ndarray:
 def blend(colours: np.ndarray) -> np.ndarray:
     """Return a smooth colour gradient (3, 258) float32 through equally spaced colours (n, 3)."""
     return np.ascontiguousarray((smoothing(_STEPS + 2, len(colours)) @ colours).T)
-
-
-def parse_colours(text: str) -> np.ndarray:
-    """Return colours such as "f5c842 ffffff" as (n, 3) float32 in [0, 1]."""
-    return np.array([tuple(bytes.fromhex(colour)) for colour in text.split()], np.float32) / 255
