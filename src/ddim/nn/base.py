@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ddim.errors import UserError, check_part_values
-from ddim.nn.blocks import apply_padded
 from ddim.nn.conditioning import ClassEmbedding, VectorEmbedding
 
 MAY_BE_ZERO = ("classes", "augment", "vector", "dropout", "down", "up")
@@ -22,8 +22,19 @@ MAY_BE_ZERO = ("classes", "augment", "vector", "dropout", "down", "up")
 class NetworkSpec:
     """The options of a network: a subclass is a frozen dataclass with a method that builds the network.
 
-    A property below becomes an option if the subclass has a field of this name.
+    An attribute below becomes an option if the subclass has a field of this name.
+
+    Attributes:
+        classes: number of classes on which the network is conditioned; 0 for none.
+        vector: length of the vector on which the network is conditioned in place of a class; 0 for none.
+        augment: number of augmentation labels on which the network is conditioned; 0 for none.
+        outputs: output channels for each image channel: 1, or 2 if the network also predicts a variance.
     """
+
+    classes: int = 0
+    vector: int = 0
+    augment: int = 0
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         check_part_values("net", self)
@@ -36,26 +47,6 @@ class NetworkSpec:
                 raise UserError(f"net.{name} must be {least} 0, got {value}")
         if self.vector and self.classes:
             raise UserError(f"net.vector must be 0 if there are classes, got {self.vector}")
-
-    @property
-    def classes(self) -> int:
-        """Number of classes on which the network is conditioned; 0 for none."""
-        return 0
-
-    @property
-    def vector(self) -> int:
-        """Length of the vector on which the network is conditioned in place of a class; 0 for none."""
-        return 0
-
-    @property
-    def augment(self) -> int:
-        """Number of augmentation labels on which the network is conditioned; 0 for none."""
-        return 0
-
-    @property
-    def outputs(self) -> int:
-        """Output channels for each image channel: 1, or 2 if the network also predicts a variance."""
-        return 1
 
     @property
     def takes_classes(self) -> bool:
@@ -89,7 +80,8 @@ def check_stages(**options: Sequence[object]) -> None:
 class Network(nn.Module):
     """A network (x, conditioning, label, augment) -> F, for images of any height and width.
 
-    Images are padded, and the output is cropped. A subclass defines `embed` and `denoise`, and makes those of
+    Images are padded with zeros at the bottom and right, as in the padding of a convolution, and the output
+    is cropped. A subclass defines `embed` and `denoise`, and makes those of
     the layers below that its spec asks for.
     """
 
@@ -127,7 +119,9 @@ class Network(nn.Module):
         # The embedding stays float32, because bf16 cannot tell neighbouring noise levels apart.
         with torch.autocast(x.device.type, enabled=False):
             embedded = self.embed(conditioning, label, augment)
-        return apply_padded(lambda image: self.denoise(image, embedded), x, self.multiple)
+        height, width = x.shape[-2:]
+        extra = (0, -width % self.multiple, 0, -height % self.multiple)
+        return self.denoise(F.pad(x, extra) if any(extra) else x, embedded)[..., :height, :width]
 
     def add_label(self, embedded: Tensor, label: Tensor | None) -> Tensor:
         """Add the embedding of class indices (B,) or of vectors (B, d), if the network has one."""
