@@ -56,11 +56,8 @@ def open_progress(progress: bool | Progress) -> Generator[Progress]:
     A function is yielded unchanged. In a notebook cell, True yields a function that shows a bar, which is
     removed at the end of the block. Otherwise the yielded function shows nothing.
     """
-    if callable(progress):
-        yield progress
-        return
-    if not (progress and in_notebook()):
-        yield ignore_progress
+    if callable(progress) or not progress or not in_notebook():
+        yield progress if callable(progress) else ignore_progress
         return
     cell, due = Cell(), time.monotonic() + 1  # work of less than a second shows no bar
 

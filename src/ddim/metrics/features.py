@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddim.errors import UserError, suggest
+from ddim.machine.runtime import Runtime
 from ddim.metrics import networks, scattering
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
 
@@ -62,13 +63,9 @@ class Extractor:
         if images.ndim != 4 or images.shape[1] not in (1, 3, 4) or images.dtype != torch.uint8:
             given = f"{tuple(images.shape)} of type {images.dtype}"
             raise UserError(f"features need uint8 images (B, C, H, W) with 1, 3 or 4 channels, got {given}")
-        # By default Nvidia's GPUs convolve in TF32, whose features differ from those of a CPU by 1e-3.
-        convolutions = torch.backends.cudnn.conv  # pyrefly: ignore[missing-attribute]
-        before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
-        try:
+        # In a runtime, Nvidia's GPUs do not convolve in TF32, whose features differ from a CPU's by 1e-3.
+        with Runtime(threads=torch.get_num_threads()):
             return self.network(_rgb(images.to(self.device).float())).cpu()
-        finally:
-            convolutions.fp32_precision = before
 
 
 def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Extractor:

@@ -22,19 +22,8 @@ MAY_BE_ZERO = ("classes", "augment", "vector", "dropout", "down", "up")
 class NetworkSpec:
     """The options of a network: a subclass is a frozen dataclass with a method that builds the network.
 
-    An attribute below becomes an option if the subclass has a field of this name.
-
-    Attributes:
-        classes: number of classes on which the network is conditioned; 0 for none.
-        vector: length of the vector on which the network is conditioned in place of a class; 0 for none.
-        augment: number of augmentation labels on which the network is conditioned; 0 for none.
-        outputs: output channels for each image channel: 1, or 2 if the network also predicts a variance.
+    A property below becomes an option if the subclass has a field of this name.
     """
-
-    classes: int = 0
-    vector: int = 0
-    augment: int = 0
-    outputs: int = 1
 
     def __post_init__(self) -> None:
         check_part_values("net", self)
@@ -47,6 +36,26 @@ class NetworkSpec:
                 raise UserError(f"net.{name} must be {least} 0, got {value}")
         if self.vector and self.classes:
             raise UserError(f"net.vector must be 0 if there are classes, got {self.vector}")
+
+    @property
+    def classes(self) -> int:
+        """Number of classes on which the network is conditioned; 0 for none."""
+        return 0
+
+    @property
+    def vector(self) -> int:
+        """Length of the vector on which the network is conditioned in place of a class; 0 for none."""
+        return 0
+
+    @property
+    def augment(self) -> int:
+        """Number of augmentation labels on which the network is conditioned; 0 for none."""
+        return 0
+
+    @property
+    def outputs(self) -> int:
+        """Output channels for each image channel: 1, or 2 if the network also predicts a variance."""
+        return 1
 
     @property
     def takes_classes(self) -> bool:

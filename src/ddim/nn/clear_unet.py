@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError
 from ddim.nn.base import Network, NetworkSpec, check_stages
 from ddim.nn.blocks import Attention, ExactConv2d, glorot_init, upsample_2x, zero_init
 from ddim.nn.conditioning import Sinusoidal
@@ -54,11 +53,6 @@ class ClearUNetSpec(NetworkSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_stages(widths=self.widths, attention=self.attention)
-        if any(width % self.groups for width in (self.stem, *self.widths)):
-            raise UserError(
-                f"net.stem and net.widths must be multiples of net.groups {self.groups}, "
-                f"got {self.stem} and {self.widths}"
-            )
 
     @property
     def multiple(self) -> int:
@@ -70,7 +64,7 @@ class ClearUNetSpec(NetworkSpec):
         return nn.GroupNorm(self.groups, channels, _EPS)
 
     def attention_after(self, stage: int) -> nn.Module:
-        """Build the self-attention of a stage, after a group norm without weights; the identity if it has none.
+        """Build the self-attention of a stage, after a norm without weights; the identity if it has none.
 
         Each head has as many channels as the stage.
         """

@@ -83,24 +83,8 @@ def save_figure(path: str | Path, figure: Figure) -> None:
     write_atomic(path, content.getvalue())
 
 
-def plot_curves(
-    series: Mapping[str, Curve], xlabel: str, ylabel: str, *, log_x: bool = False, title: str = ""
-) -> Figure:
-    """Return a figure of one panel with named lines; see `draw_curves`."""
-    figure = new_figure(7.2, 4.2)
-    draw_curves(figure.add_subplot(), series, xlabel, ylabel, log_x=log_x, title=title)
-    return figure
-
-
 def draw_curves(
-    axes: Axes,
-    series: Mapping[str, Curve],
-    xlabel: str,
-    ylabel: str,
-    *,
-    log_x: bool = False,
-    log_y: bool = False,
-    title: str = "",
+    axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: str, *, title: str = ""
 ) -> None:
     """Draw named lines into a panel; the name of each line is written at its right end, in its colour.
 
@@ -108,18 +92,12 @@ def draw_curves(
     all panels. A line with one point is drawn as a dot.
 
     Args:
-        axes: the panel.
+        axes: the panel, with the scales of its axes already set.
         series: the lines, keyed by their names.
         xlabel: the label of the x axis.
         ylabel: the label of the y axis.
-        log_x: whether the x axis is logarithmic.
-        log_y: whether the y axis is logarithmic.
         title: the title of the panel.
     """
-    if log_x:
-        axes.set_xscale("log")
-    if log_y:
-        axes.set_yscale("log")
     for k, (name, (x, y)) in enumerate(series.items()):
         if len(x):
             style = {"linewidth": 1.8, "marker": "o" if len(x) == 1 else "", "markersize": 4}

@@ -98,15 +98,9 @@ def make_sheet(images: Tensor, columns: int | None = None) -> np.ndarray:
 
     Returns:
         The sheet, (H', W', 3) uint8.
-
-    Raises:
-        UserError: if there is no image, or `columns` is below 1.
     """
     cells = blend_alpha(to_uint8(images))
-    columns = count_columns(len(cells)) if columns is None else to_int("columns", columns)
-    if not len(cells) or columns < 1:
-        raise UserError(f"a sheet needs at least 1 image and 1 column, got {len(cells)} and {columns}")
-    return arrange_images(cells, columns)
+    return arrange_images(cells, columns or count_columns(len(cells)))
 
 
 def arrange_images(cells: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
-from ddim.plots.charts import mark_x, plot_curves, save_figure
+from ddim.plots.charts import draw_curves, mark_x, new_figure, save_figure
 from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
@@ -85,14 +85,11 @@ class CurvePlot(Callback):
     """Writes lr-finder.png into the run folder: the curve by which the learning rate was chosen."""
 
     def __init__(self, curve: Curve, recipe: Recipe) -> None:
-        self.figure = plot_curves(
-            {"loss": (curve.rates, curve.losses)},
-            "learning rate",
-            "training loss, smoothed",
-            log_x=True,
-            title="Learning-rate range test",
-        )
-        mark_x(self.figure.axes[0], curve.suggested, f"suggested {curve.suggested:.2g}")
+        self.figure = new_figure(7.2, 4.2)
+        axes, lines = self.figure.add_subplot(xscale="log"), {"loss": (curve.rates, curve.losses)}
+        title = "Learning-rate range test"
+        draw_curves(axes, lines, "learning rate", "training loss, smoothed", title=title)
+        mark_x(axes, curve.suggested, f"suggested {curve.suggested:.2g}")
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
