@@ -22,16 +22,13 @@ The number done may be a fraction: it is 2.5 when the third sample is half finis
 next stage of the work begins.
 """
 
-READING = "reading images"
-"""The name that a `Progress` gets while images are decoded."""
-
 SHOWN = 640
 """Width in pixels to which a sheet of samples is enlarged in a notebook."""
 
 
 def watch_reading(progress: Progress) -> Callable[[int, int], None]:
     """Return the argument `progress` of `open_images` that reports to `progress`."""
-    return partial(progress, READING)
+    return partial(progress, "reading images")
 
 
 def continue_progress(progress: Progress, before: int, total: int) -> Progress:

@@ -56,13 +56,7 @@ class Extractor:
         """Compute features (B, dimensions), float32 on the CPU, of images (B, C, H, W) uint8 on any device.
 
         C is 1 (gray), 3 (RGB) or 4 (RGBA, composited on white).
-
-        Raises:
-            UserError: if the images have another shape or type.
         """
-        if images.ndim != 4 or images.shape[1] not in (1, 3, 4) or images.dtype != torch.uint8:
-            given = f"{tuple(images.shape)} of type {images.dtype}"
-            raise UserError(f"features need uint8 images (B, C, H, W) with 1, 3 or 4 channels, got {given}")
         # In a runtime, Nvidia's GPUs do not convolve in TF32, whose features differ from a CPU's by 1e-3.
         with Runtime(threads=torch.get_num_threads()):
             return self.network(_rgb(images.to(self.device).float())).cpu()

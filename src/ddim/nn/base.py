@@ -81,9 +81,8 @@ def check_stages(**options: Sequence[object]) -> None:
     """Check that options, keyed by name, have one entry for each stage, and that there is a stage."""
     lengths = {len(entries) for entries in options.values()}
     if len(lengths) > 1 or 0 in lengths:
-        names = " and ".join(f"net.{name}" for name in options)
-        given = " and ".join(map(str, options.values()))
-        raise UserError(f"{names} must have one entry per stage, got {given}")
+        names, given = (" and ".join(map(str, words)) for words in (options, options.values()))
+        raise UserError(f"the net's {names} must have one entry per stage, got {given}")
 
 
 class Network(nn.Module):
