@@ -108,45 +108,6 @@ def draw_curves(
     _name_ends(axes)
 
 
-def mark_x(axes: Axes, x: float, name: str) -> None:
-    """Draw a vertical line at `x`, with its name at the top; the name is on the side with more space."""
-    axes.axvline(x, color=COLOURS[1], linewidth=1.4, linestyle="--")
-    right = axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] < 0.5
-    style = {"ha": "left" if right else "right", "va": "top", "color": COLOURS[1], "fontsize": 9.5}
-    place = (6 if right else -6, -6)
-    systems = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-    axes.annotate(name, (x, 1), place, parse_math=False, **systems, **style)
-
-
-def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]]) -> Figure:
-    """Return a figure with intervals in one or more panels.
-
-    An interval is a horizontal line with a dot at its value. Several intervals of one row are drawn just
-    below each other.
-
-    Args:
-        panels: the rows of each panel, keyed by its title. The rows are keyed by their names, which are the
-            same in all panels, and each row holds intervals (value, low, high).
-    """
-    names = list(next(iter(panels.values())))
-    figure = new_figure(2.2 + 2.6 * len(panels), 0.9 + 0.42 * len(names))
-    every = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, rows) in zip(every, panels.items(), strict=True):
-        for place, name in enumerate(names):
-            for k, (value, low, high) in enumerate(rows[name]):
-                y = place + 0.16 * (k - (len(rows[name]) - 1) / 2)
-                axes.plot([low, high], [y, y], color=COLOURS[0], linewidth=1.8)
-                axes.plot([value], [y], "o", color=COLOURS[0], markersize=4.5)
-        style_panel(axes, title, "")
-        axes.grid(axis="x", color="#e6e6e6", linewidth=0.7)
-        axes.locator_params(axis="x", nbins=5)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        # Without `parse_math=False`, a name such as "$1" could be drawn as a formula.
-        labels = [shorten(name) for name in names] if axes.get_subplotspec().is_first_col() else []
-        axes.set_yticks(range(len(names)) if labels else [], labels, parse_math=False)
-    return figure
-
-
 def style_panel(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
     """Set the labels, the title and the frame of a panel in the common style."""
     axes.set_xlabel(xlabel, color=INK, fontsize=10)
