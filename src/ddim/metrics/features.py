@@ -13,15 +13,9 @@ from torch import Tensor, nn
 
 from ddim.errors import UserError, suggest
 from ddim.machine.runtime import Runtime
-from ddim.metrics import networks, scattering
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
-
-_LOADERS = {
-    "efficientnet-lite0": networks.load_efficientnet_lite0,
-    "inception-2015": networks.load_inception_2015,
-    "inception-torchvision": networks.load_inception_torchvision,
-    "scattering": scattering.load_scattering,
-}
+from ddim.metrics.networks import load_network
+from ddim.metrics.scattering import load_scattering
 
 
 @dataclass(eq=False)
@@ -78,7 +72,8 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
     if name not in EXTRACTORS:
         possible = ", ".join(EXTRACTORS)
         raise UserError(f"features must be one of {possible}, got {name!r}{suggest(str(name), EXTRACTORS)}")
-    sha, network = _LOADERS[name](None if weights is None else Path(weights))
+    path = None if weights is None else Path(weights)
+    sha, network = load_scattering(path) if name == "scattering" else load_network(name, path)
     return Extractor(name, sha, *EXTRACTORS[name], network)
 
 

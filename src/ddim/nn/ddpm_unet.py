@@ -299,11 +299,10 @@ class DDPMUNet(Network):
         # Song et al. 2021b add the label to the input of the perceptron, the other papers to its output.
         self.scale, self.label_before_mlp = spec.scale, spec.sde
         width = 4 * spec.width
-        self.embedding = (
-            Fourier(2 * spec.width)
-            if spec.embedding == "fourier"
-            else Positional(spec.width, cos_first=spec.embedding == "cos_sin")
-        )
+        if spec.embedding == "fourier":
+            self.embedding = Fourier(2 * spec.width)
+        else:
+            self.embedding = Positional(spec.width, cos_first=spec.embedding == "cos_sin")
         positions = self.embedding.width
         self.time_mlp = nn.Sequential(nn.Linear(positions, width), nn.SiLU(), nn.Linear(width, width))
         inner = positions if self.label_before_mlp else width
