@@ -124,14 +124,6 @@ def test_gray_is_repeated_and_transparent_pixels_show_white():
     torch.testing.assert_close(half[:, :3], torch.full((3, 3), 204.0))
 
 
-@pytest.mark.parametrize(
-    "shape, kind", [((2, 2, 8, 8), torch.uint8), ((3, 8, 8), torch.uint8), ((2, 3, 8, 8), None)]
-)
-def test_images_of_other_shapes_or_types_are_refused(shape, kind):
-    with pytest.raises(UserError, match="1, 3 or 4 channels"):
-        STUB(torch.zeros(shape, dtype=kind))
-
-
 def test_features_do_not_depend_on_the_batch_and_progress_is_reported(lite0):
     rows, told = images(7).permute(0, 2, 3, 1).numpy(), []
     found = extract_features(lite0, rows[::-1], batch=3, progress=lambda *counts: told.append(counts))

@@ -7,9 +7,15 @@ from ddim.plots import charts
 from distinct_images import find_places, random_images
 
 
+def plot(series, *, xlabel="x", ylabel="y", title="", scale="linear"):
+    figure = charts.new_figure(7.2, 4.2)
+    charts.draw_curves(figure.add_subplot(yscale=scale), series, xlabel, ylabel, title=title)
+    return figure
+
+
 def test_curves_hold_their_data_and_each_name_has_the_colour_of_its_line():
     series = {"rising": ([1, 2, 3], [0.0, 0.5, 1.0]), "falling": ([1, 2], [1.0, 0.2]), "point": ([2], [0.4])}
-    figure = charts.plot_curves(series, "images", "loss", title="Runs")
+    figure = plot(series, xlabel="images", ylabel="loss", title="Runs")
     (axes,) = figure.axes
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")) == ("images", "loss", "Runs")
     words = {text.get_text(): text.get_color() for text in axes.texts}
@@ -22,7 +28,7 @@ def test_curves_hold_their_data_and_each_name_has_the_colour_of_its_line():
 
 def test_names_lie_within_the_figure_and_do_not_overlap():
     series = {f"{40 * 'long '}{k}": ([0, 1], [1.0, 0.5 + k / 1000]) for k in range(5)}
-    figure = charts.plot_curves(series, "x", "y")
+    figure = plot(series)
     charts.rasterise(figure)
     names = [text.get_text() for text in figure.axes[0].texts]
     assert [name[-1] for name in names] == list("01234")
@@ -51,18 +57,17 @@ def test_a_strip_shows_every_pixel_of_every_image_in_rows_and_columns():
 @pytest.mark.parametrize("ending", charts.ENDINGS)
 def test_equal_figures_give_equal_files(tmp_path, ending):
     for name in "ab":
-        figure = charts.plot_curves({"$a^2$": ([0, 1], [0, 1]), "gap": ([0, 1], [1, np.nan])}, "x", "y")
+        figure = plot({"$a^2$": ([0, 1], [0, 1]), "gap": ([0, 1], [1, np.nan])})
         charts.save_figure(tmp_path / f"{name}{ending}", figure)
         # A name with dollar signs is no formula.
         assert not figure.axes[0].texts[0].get_parse_math()
     assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
 
 
-@pytest.mark.parametrize("log_y", [False, True])
-def test_names_of_lines_that_end_together_do_not_overlap(log_y):
-    axes = charts.new_figure(7, 4).add_subplot()
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_names_of_lines_that_end_together_do_not_overlap(scale):
     series = {"a": ([0, 1], [1, 50]), "b": ([0, 1], [900, 51]), "c": ([0, 1], [1, 50.5])}
-    charts.draw_curves(axes, series, "", "", log_y=log_y)
+    (axes,) = plot(series, scale=scale).axes
     heights = sorted(axes.transData.transform((0, text.get_position()[1]))[1] for text in axes.texts)
     assert min(np.diff(heights)) > 12 / 72 * charts.DPI
 

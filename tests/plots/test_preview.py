@@ -26,7 +26,7 @@ def shown(text):
 def test_a_preview_decodes_to_the_colours_of_the_image(monkeypatch, height):
     monkeypatch.setenv("COLORTERM", "truecolor")
     picture = random_images(1, height, 5)[0]
-    decoded = shown(render_preview(picture, columns=40))
+    decoded = shown(render_preview(picture))
     assert np.array_equal(decoded[:height], picture)
     assert (decoded[height:] == -1).all()
 
@@ -35,7 +35,7 @@ def test_a_wide_image_is_shrunk_to_the_terminal_and_keeps_its_shape(monkeypatch)
     monkeypatch.setenv("COLORTERM", "truecolor")
     halves = np.zeros((40, 80, 3), np.uint8)
     halves[:, 40:] = 30, 60, 90
-    decoded = shown(render_preview(halves, columns=20))
+    decoded = shown(render_preview(arrange_preview([halves], columns=20)))
     assert decoded.shape == (10, 20, 3)
     assert (decoded[:, :10] == 0).all()
     assert (decoded[:, 10:] == (30, 60, 90)).all()
@@ -47,7 +47,7 @@ def test_without_truecolor_each_channel_takes_the_nearest_of_six_levels(monkeypa
     levels = [0, 95, 135, 175, 215, 255]
     ramp = np.arange(256, dtype=np.uint8)
     picture = np.stack([ramp, ramp[::-1], np.full_like(ramp, 100)], axis=-1)[None]
-    text = render_preview(picture, columns=256)
+    text = render_preview(picture)
     codes = [int(code) - 16 for code in re.findall(r"\x1b\[38;5;(\d+)m", text)]
     for value, code in enumerate(codes):
         red, green, blue = levels[code // 36], levels[code // 6 % 6], levels[code % 6]

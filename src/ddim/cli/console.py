@@ -212,7 +212,7 @@ class Console(Display):
         if self.bar and can_preview(self.tty.file):
             shape = training.model.shape
             samples = split_sheet(self.sheet, shape.height, shape.width)
-            draw(render_preview(arrange_preview(samples, self.tty.width), self.tty.width))
+            draw(render_preview(arrange_preview(samples, self.tty.width)))
 
     def on_change(self, training: Training, text: str) -> None:
         """Print the text, and measure the speed anew; see `Callback`."""

@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     if can_preview(sys.stderr):
         shape, columns = pipeline.model.shape, shutil.get_terminal_size().columns
         samples = split_sheet(written.sheet, shape.height, shape.width)[: len(seeds)]
-        draw(render_preview(arrange_preview(samples, columns, rows=2), columns))
+        draw(render_preview(arrange_preview(samples, columns, rows=2)))
     made = f"{format_count(len(seeds), 'image')}"
     if written.made < len(seeds):
         made += f", of which {len(seeds) - written.made:,} were there before"

@@ -152,7 +152,7 @@ class Conditions:
         """Return `TooFewImages` if a metric needs more samples or reference images, else None."""
         if metric not in METRICS or not isinstance(self.measure, Features):
             return None
-        least = METRICS[metric].needs(self.measure.dimensions)
+        least = METRICS[metric].least or self.measure.dimensions
         images = min(self.images, self.reference.images)
         return TooFewImages(metric, images, least) if images < least else None
 

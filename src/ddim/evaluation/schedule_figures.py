@@ -75,15 +75,10 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
         # If a schedule keeps alpha = 1, its sigma grows far beyond 1, and the panel gets a log scale.
         log = k == 1 and any(value.max() > 1 for value in values.values())
         if log:
+            axes.set_yscale("log")
             series = {name: (x, np.where(y > 0, y, np.nan)) for name, (x, y) in series.items()}
-        charts.draw_curves(
-            axes,
-            series,
-            "t  (0 clean, 1 noise)",
-            "",
-            log_y=log,
-            title=f"{title}, log scale" if log else title,
-        )
+        name = f"{title}, log scale" if log else title
+        charts.draw_curves(axes, series, "t  (0 clean, 1 noise)", "", title=name)
         lines = axes.get_lines()
         if {"linear", "linear_beta"} <= series.keys():
             # The table and the continuous form of DDPM's schedule overlap, so one line is dashed.

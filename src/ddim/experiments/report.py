@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError, format_count
 from ddim.evaluation import run_figures
@@ -49,6 +49,9 @@ from ddim.plots.page import (
 from ddim.plots.pictures import render_png
 from ddim.plots.table import Table
 from ddim.runs.log import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CURVES = len(charts.COLOURS)
 """The largest number of configurations in a figure: one for each distinguishable colour."""
@@ -103,9 +106,38 @@ def _intervals(
             panels[METRICS[name].title] = shown
     if not panels:
         return []
-    images["intervals.png"] = render_png(charts.rasterise(charts.plot_intervals(panels)))
+    images["intervals.png"] = render_png(charts.rasterise(_plot_intervals(panels)))
     caption = "Each run with its 95 % confidence interval, which leaves out the variation between seeds."
     return [Picture("intervals.png", caption)]
+
+
+def _plot_intervals(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]]) -> Figure:
+    """Return a figure with intervals in one or more panels.
+
+    An interval is a horizontal line with a dot at its value. Several intervals of one row are drawn just
+    below each other.
+
+    Args:
+        panels: the rows of each panel, keyed by its title. The rows are keyed by their names, which are the
+            same in all panels, and each row holds intervals (value, low, high).
+    """
+    names = list(next(iter(panels.values())))
+    figure = charts.new_figure(2.2 + 2.6 * len(panels), 0.9 + 0.42 * len(names))
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, rows) in zip(every, panels.items(), strict=True):
+        for place, name in enumerate(names):
+            for k, (value, low, high) in enumerate(rows[name]):
+                y = place + 0.16 * (k - (len(rows[name]) - 1) / 2)
+                axes.plot([low, high], [y, y], color=charts.COLOURS[0], linewidth=1.8)
+                axes.plot([value], [y], "o", color=charts.COLOURS[0], markersize=4.5)
+        charts.style_panel(axes, title, "")
+        axes.grid(axis="x", color="#e6e6e6", linewidth=0.7)
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        # Without `parse_math=False`, a name such as "$1" could be drawn as a formula.
+        labels = [charts.shorten(name) for name in names] if axes.get_subplotspec().is_first_col() else []
+        axes.set_yticks(range(len(names)) if labels else [], labels, parse_math=False)
+    return figure
 
 
 def _samples(found: Sequence[Run], images: dict[str, bytes]) -> list[Block]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from ddim.errors import warn_user
 from ddim.experiments.index import Run
-from ddim.plots.pictures import COLUMNS, make_strip, read_sheet
+from ddim.plots.pictures import SHEET, arrange_images, enlarge, split_sheet
 from ddim.runs.folder import REAL_IMAGES, list_sheets
+
+COLUMNS = 8
+"""The largest number of images in a strip."""
 
 
 def last_samples(run: Run) -> np.ndarray | None:
@@ -38,8 +44,25 @@ def growth(run: Run) -> tuple[np.ndarray, list[int]] | None:
 
 
 def read_cells(path: Path, run: Run) -> list[np.ndarray]:
-    """Return the first images (h, w, 3) uint8 of a sheet of the run; [] if the sheet cannot be read."""
-    if not run.recipe:
+    """Return the first images (h, w, 3) uint8 of a sheet of the run; [] if there is none.
+
+    If the sheet is damaged, a warning says so.
+    """
+    if not run.recipe or not path.exists():
         return []
-    height, width = run.recipe["data"]["size"]
-    return read_sheet(path, height, width)[: min(COLUMNS, run.recipe["report"]["grid"])]
+    try:
+        with Image.open(path) as image:
+            cells = split_sheet(np.asarray(image.convert("RGB")), *run.recipe["data"]["size"])
+    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
+        warn_user(f"{path} is damaged, and is left out")
+        return []
+    return cells[: min(COLUMNS, run.recipe["report"]["grid"])]
+
+
+def make_strip(cells: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Return images (h, w, 3) uint8 in one row, enlarged; None if there is no image."""
+    if not cells:
+        return None
+    # The factor depends only on the width of an image, so images look equally large in all strips of a page.
+    row = arrange_images(np.stack(cells), len(cells))
+    return enlarge(row, max(1, SHEET // (COLUMNS * cells[0].shape[1])))

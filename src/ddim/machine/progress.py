@@ -22,16 +22,13 @@ The number done may be a fraction: it is 2.5 when the third sample is half finis
 next stage of the work begins.
 """
 
-READING = "reading images"
-"""The name that a `Progress` gets while images are decoded."""
-
 SHOWN = 640
 """Width in pixels to which a sheet of samples is enlarged in a notebook."""
 
 
 def watch_reading(progress: Progress) -> Callable[[int, int], None]:
     """Return the argument `progress` of `open_images` that reports to `progress`."""
-    return partial(progress, READING)
+    return partial(progress, "reading images")
 
 
 def continue_progress(progress: Progress, before: int, total: int) -> Progress:
@@ -56,11 +53,8 @@ def open_progress(progress: bool | Progress) -> Generator[Progress]:
     A function is yielded unchanged. In a notebook cell, True yields a function that shows a bar, which is
     removed at the end of the block. Otherwise the yielded function shows nothing.
     """
-    if callable(progress):
-        yield progress
-        return
-    if not (progress and in_notebook()):
-        yield ignore_progress
+    if callable(progress) or not progress or not in_notebook():
+        yield progress if callable(progress) else ignore_progress
         return
     cell, due = Cell(), time.monotonic() + 1  # work of less than a second shows no bar
 

@@ -297,25 +297,21 @@ def _read_system_file(path: str, default: str) -> str:
 
 
 class CoreMeter:
-    """Measures how many cores other programs use, on average since its creation or its last `restart`.
+    """Measures how many cores other programs use, on average since its creation.
 
     On systems without /proc/stat it measures 0.
     """
 
     def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Start a new interval."""
         self._began, self._before = time.monotonic(), _seconds_of_others()
 
     @property
     def seconds(self) -> float:
-        """The length of the interval so far."""
+        """The time since its creation."""
         return time.monotonic() - self._began
 
     def others(self) -> float:
-        """Return the mean number of cores that other programs used in the interval."""
+        """Return the mean number of cores that other programs have used."""
         return max(0.0, (_seconds_of_others() - self._before) / max(1e-3, self.seconds))
 
 

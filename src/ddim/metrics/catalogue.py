@@ -39,10 +39,6 @@ class Metric:
     biased: bool
     least: int
 
-    def needs(self, dimensions: int) -> int:
-        """Return the number of images that a ranking by this metric needs, for `dimensions` features."""
-        return self.least or dimensions
-
 
 METRICS = {
     "kid": Metric("KID", lower_is_better=True, biased=False, least=100),

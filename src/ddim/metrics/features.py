@@ -12,15 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ddim.errors import UserError, suggest
-from ddim.metrics import networks, scattering
+from ddim.machine.runtime import Runtime
 from ddim.metrics.catalogue import DEFAULT, EXTRACTORS
-
-_LOADERS = {
-    "efficientnet-lite0": networks.load_efficientnet_lite0,
-    "inception-2015": networks.load_inception_2015,
-    "inception-torchvision": networks.load_inception_torchvision,
-    "scattering": scattering.load_scattering,
-}
+from ddim.metrics.networks import load_network
+from ddim.metrics.scattering import load_scattering
 
 
 @dataclass(eq=False)
@@ -55,20 +50,10 @@ class Extractor:
         """Compute features (B, dimensions), float32 on the CPU, of images (B, C, H, W) uint8 on any device.
 
         C is 1 (gray), 3 (RGB) or 4 (RGBA, composited on white).
-
-        Raises:
-            UserError: if the images have another shape or type.
         """
-        if images.ndim != 4 or images.shape[1] not in (1, 3, 4) or images.dtype != torch.uint8:
-            given = f"{tuple(images.shape)} of type {images.dtype}"
-            raise UserError(f"features need uint8 images (B, C, H, W) with 1, 3 or 4 channels, got {given}")
-        # By default Nvidia's GPUs convolve in TF32, whose features differ from those of a CPU by 1e-3.
-        convolutions = torch.backends.cudnn.conv  # pyrefly: ignore[missing-attribute]
-        before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
-        try:
+        # In a runtime, Nvidia's GPUs do not convolve in TF32, whose features differ from a CPU's by 1e-3.
+        with Runtime(threads=torch.get_num_threads()):
             return self.network(_rgb(images.to(self.device).float())).cpu()
-        finally:
-            convolutions.fp32_precision = before
 
 
 def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Extractor:
@@ -87,7 +72,8 @@ def load_extractor(name: str = DEFAULT, weights: str | Path | None = None) -> Ex
     if name not in EXTRACTORS:
         possible = ", ".join(EXTRACTORS)
         raise UserError(f"features must be one of {possible}, got {name!r}{suggest(str(name), EXTRACTORS)}")
-    sha, network = _LOADERS[name](None if weights is None else Path(weights))
+    path = None if weights is None else Path(weights)
+    sha, network = load_scattering(path) if name == "scattering" else load_network(name, path)
     return Extractor(name, sha, *EXTRACTORS[name], network)
 
 

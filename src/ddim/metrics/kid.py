@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,11 +30,6 @@ class KID(Estimate):
     std: float
     subsets: int
     size: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all values as JSON."""
-        of_subsets = {"mean": self.mean, "std": self.std, "subsets": self.subsets, "size": self.size}
-        return super().to_json() | of_subsets
 
 
 def kid(

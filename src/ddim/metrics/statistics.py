@@ -38,8 +38,9 @@ class Estimate:
         return not self.low <= 0 <= self.high
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value and the ends of its interval as JSON."""
-        return {name: np.asarray(getattr(self, name)).tolist() for name in ("value", "low", "high")}
+        """Return the value, the ends of its interval and the fields of a subclass as JSON."""
+        given = {name: np.asarray(value).tolist() for name, value in vars(self).items()}
+        return {name: value for name, value in given.items() if name != "freedom"}
 
 
 def _quantile_95(freedom: float) -> float:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ddim.errors import UserError, check_part_values
-from ddim.nn.blocks import apply_padded
 from ddim.nn.conditioning import ClassEmbedding, VectorEmbedding
 
 MAY_BE_ZERO = ("classes", "augment", "vector", "dropout", "down", "up")
@@ -81,15 +81,15 @@ def check_stages(**options: Sequence[object]) -> None:
     """Check that options, keyed by name, have one entry for each stage, and that there is a stage."""
     lengths = {len(entries) for entries in options.values()}
     if len(lengths) > 1 or 0 in lengths:
-        names = " and ".join(f"net.{name}" for name in options)
-        given = " and ".join(map(str, options.values()))
-        raise UserError(f"{names} must have one entry per stage, got {given}")
+        names, given = (" and ".join(map(str, words)) for words in (options, options.values()))
+        raise UserError(f"the net's {names} must have one entry per stage, got {given}")
 
 
 class Network(nn.Module):
     """A network (x, conditioning, label, augment) -> F, for images of any height and width.
 
-    Images are padded, and the output is cropped. A subclass defines `embed` and `denoise`, and makes those of
+    Images are padded with zeros at the bottom and right, as in the padding of a convolution, and the output
+    is cropped. A subclass defines `embed` and `denoise`, and makes those of
     the layers below that its spec asks for.
     """
 
@@ -127,7 +127,9 @@ class Network(nn.Module):
         # The embedding stays float32, because bf16 cannot tell neighbouring noise levels apart.
         with torch.autocast(x.device.type, enabled=False):
             embedded = self.embed(conditioning, label, augment)
-        return apply_padded(lambda image: self.denoise(image, embedded), x, self.multiple)
+        height, width = x.shape[-2:]
+        extra = (0, -width % self.multiple, 0, -height % self.multiple)
+        return self.denoise(F.pad(x, extra) if any(extra) else x, embedded)[..., :height, :width]
 
     def add_label(self, embedded: Tensor, label: Tensor | None) -> Tensor:
         """Add the embedding of class indices (B,) or of vectors (B, d), if the network has one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -202,16 +201,6 @@ class Attention(Recomputable):
         mixed = self_attention(qkv, self.heads).transpose(1, 2).unflatten(2, x.shape[2:])
         x = x + self.proj(mixed)
         return x if self.scale == 1 else x * self.scale
-
-
-def apply_padded(net: Callable[[Tensor], Tensor], x: Tensor, multiple: int) -> Tensor:
-    """Apply a network to images (B, C, H, W) whose height and width are padded to multiples of `multiple`.
-
-    Zeros are added at the bottom and right, as in the padding of a convolution; the output is cropped.
-    """
-    height, width = x.shape[-2:]
-    extra = (0, -width % multiple, 0, -height % multiple)
-    return net(F.pad(x, extra) if any(extra) else x)[..., :height, :width]
 
 
 def upsample_2x(x: Tensor, mode: str = "bilinear") -> Tensor:

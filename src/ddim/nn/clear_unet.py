@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.errors import UserError
 from ddim.nn.base import Network, NetworkSpec, check_stages
 from ddim.nn.blocks import Attention, ExactConv2d, glorot_init, upsample_2x, zero_init
 from ddim.nn.conditioning import Sinusoidal
@@ -54,11 +53,6 @@ class ClearUNetSpec(NetworkSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_stages(widths=self.widths, attention=self.attention)
-        if any(width % self.groups for width in (self.stem, *self.widths)):
-            raise UserError(
-                f"net.stem and net.widths must be multiples of net.groups {self.groups}, "
-                f"got {self.stem} and {self.widths}"
-            )
 
     @property
     def multiple(self) -> int:
@@ -69,15 +63,20 @@ class ClearUNetSpec(NetworkSpec):
         """Build a group norm with weights."""
         return nn.GroupNorm(self.groups, channels, _EPS)
 
+    def attention_after(self, stage: int) -> nn.Module:
+        """Build the self-attention of a stage, after a norm without weights; the identity if it has none.
+
+        Each head has as many channels as the stage.
+        """
+        if not self.attention[stage]:
+            return nn.Identity()
+        width = self.widths[stage]
+        norm = nn.GroupNorm(self.groups, width, _EPS, affine=False)
+        return Attention(norm, width, self.heads, inner=self.heads * width)
+
     def network(self, channels: int) -> nn.Module:
         """Build the network for images with this number of channels."""
         return ClearUNet(channels, self)
-
-
-def build_wide_attention(channels: int, heads: int, groups: int) -> Attention:
-    """Build self-attention with heads of `channels` channels each, after a group norm without weights."""
-    norm = nn.GroupNorm(groups, channels, _EPS, affine=False)
-    return Attention(norm, channels, heads, inner=heads * channels)
 
 
 class Stage(nn.Module):
@@ -94,10 +93,7 @@ class Stage(nn.Module):
             channels = (width if k else now) + skips
             # At full resolution the projection is on the path of x_t, so it must be float32 (`ExactConv2d`).
             self.blocks.append(Block(channels, width, spec.embedding, norm=spec.norm, exact=stage == 0))
-            attends = spec.attention[stage]
-            self.attention.append(
-                build_wide_attention(width, spec.heads, spec.groups) if attends else nn.Identity()
-            )
+            self.attention.append(spec.attention_after(stage))
 
     def forward(self, x: Tensor, embedded: Tensor, skips: list[Tensor]) -> list[Tensor]:
         """Return the outputs of all blocks for x (B, now, H, W), given embedded (B, embedding).
@@ -163,9 +159,6 @@ def initialise_attention(attention: Attention) -> None:
     treats the first axis like the spatial axes of a convolution, so its size is a factor of both fans.
     """
     heads, channels = attention.heads, attention.qkv.in_channels
-    for layer, fans in (
-        (attention.qkv, channels * (heads + channels)),
-        (attention.proj, heads * 2 * channels),
-    ):
-        bound = (6 / fans) ** 0.5
+    for layer, others in (attention.qkv, heads + channels), (attention.proj, 2 * heads):
+        bound = (6 / (channels * others)) ** 0.5
         nn.init.uniform_(layer.weight, -bound, bound)

@@ -10,29 +10,43 @@ from torch import Tensor, nn
 from ddim.errors import UserError
 
 
-class Sinusoidal(nn.Module):
-    """Sine and cosine at `width` / 2 frequencies, geometrically spaced from 1 to `max_frequency`.
+class Waves(nn.Module):
+    """Sine and cosine of a number at several frequencies.
 
-    Frequencies are in periods per unit. This is the positional encoding of Vaswani et al. 2017, section 3.5,
-    for a continuous number, as in Béres' tutorial. Angles are float32 even under autocast, because bf16
-    cannot represent the phase after 1000 periods.
+    Angles are float32 even under autocast, because bf16 cannot represent the phase after 1000 periods.
+
+    Args:
+        speeds: the frequencies (width / 2,), in radians per unit.
+        cos_first: whether the cosines come first.
     """
 
-    def __init__(self, width: int, max_frequency: float = 1000.0) -> None:
+    def __init__(self, speeds: Tensor, *, cos_first: bool = False) -> None:
         super().__init__()
-        if width % 2:
-            raise UserError(f"the width of an embedding must be even (sines and cosines), got {width}")
-        self.width, self.max_frequency = width, max_frequency
-        turns = torch.linspace(0, math.log(max_frequency), width // 2, dtype=torch.float64).exp()
-        self.register_buffer("speeds", (2 * math.pi * turns).float(), persistent=False)
+        self.width, self.cos_first = 2 * len(speeds), cos_first
+        self.register_buffer("speeds", speeds, persistent=False)
 
     def forward(self, value: Tensor) -> Tensor:
         """Embed numbers (B,) as vectors (B, width)."""
         angles = value.float()[:, None] * self.speeds
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
+        both = (angles.cos(), angles.sin()) if self.cos_first else (angles.sin(), angles.cos())
+        return torch.cat(both, dim=1)
 
 
-class Positional(nn.Module):
+class Sinusoidal(Waves):
+    """Sine and cosine at `width` / 2 frequencies, geometrically spaced from 1 to `max_frequency`.
+
+    Frequencies are in periods per unit. This is the positional encoding of Vaswani et al. 2017, section 3.5,
+    for a continuous number, as in Béres' tutorial.
+    """
+
+    def __init__(self, width: int, max_frequency: float = 1000.0) -> None:
+        if width % 2:
+            raise UserError(f"the width of an embedding must be even (sines and cosines), got {width}")
+        turns = torch.linspace(0, math.log(max_frequency), width // 2, dtype=torch.float64).exp()
+        super().__init__((2 * math.pi * turns).float())
+
+
+class Positional(Waves):
     """Sine and cosine at `width` / 2 frequencies, geometrically spaced from 1 to 1/10000 radian per unit.
 
     This encodes timesteps up to about 1000, as in Ho et al. 2020, after Vaswani et al. 2017, section 3.5. Ho
@@ -41,17 +55,9 @@ class Positional(nn.Module):
     """
 
     def __init__(self, width: int, *, cos_first: bool = False) -> None:
-        super().__init__()
-        self.width, self.cos_first = width, cos_first
         half = width // 2
         steps = torch.arange(half, dtype=torch.float32) / (half if cos_first else max(1, half - 1))
-        self.register_buffer("speeds", (-math.log(10000) * steps).exp(), persistent=False)
-
-    def forward(self, value: Tensor) -> Tensor:
-        """Embed numbers (B,) as vectors (B, width)."""
-        angles = value.float()[:, None] * self.speeds
-        both = (angles.cos(), angles.sin()) if self.cos_first else (angles.sin(), angles.cos())
-        return torch.cat(both, dim=1)
+        super().__init__((-math.log(10000) * steps).exp(), cos_first=cos_first)
 
 
 class Fourier(nn.Module):

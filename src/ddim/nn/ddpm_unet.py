@@ -126,11 +126,6 @@ class DDPMUNetSpec(NetworkSpec):
         return tuple(self.width * multiplier for multiplier in self.multipliers)
 
     @property
-    def resizes_in_blocks(self) -> bool:
-        """Whether residual blocks with a filter change the resolution, instead of convolutions."""
-        return self.resample in ("box", "blur")
-
-    @property
     def scale(self) -> float:
         """Factor of each residual sum; with `sde` it is sqrt(1/2), which keeps the variance."""
         return 0.5**0.5 if self.sde else 1.0
@@ -304,11 +299,10 @@ class DDPMUNet(Network):
         # Song et al. 2021b add the label to the input of the perceptron, the other papers to its output.
         self.scale, self.label_before_mlp = spec.scale, spec.sde
         width = 4 * spec.width
-        self.embedding = (
-            Fourier(2 * spec.width)
-            if spec.embedding == "fourier"
-            else Positional(spec.width, cos_first=spec.embedding == "cos_sin")
-        )
+        if spec.embedding == "fourier":
+            self.embedding = Fourier(2 * spec.width)
+        else:
+            self.embedding = Positional(spec.width, cos_first=spec.embedding == "cos_sin")
         positions = self.embedding.width
         self.time_mlp = nn.Sequential(nn.Linear(positions, width), nn.SiLU(), nn.Linear(width, width))
         inner = positions if self.label_before_mlp else width
@@ -403,7 +397,7 @@ class DDPMUNet(Network):
 
 def build_resampling(spec: DDPMUNetSpec, width: int, *, up: bool) -> nn.Module:
     """Build the layer that halves or doubles the resolution of `width` channels; see `Resample`."""
-    if spec.resizes_in_blocks:
+    if spec.resample in ("box", "blur"):
         return spec.block(width, width, resize=Filter(up=up, blur=spec.resample == "blur"), project=spec.sde)
     return Upsample(width) if up else Downsample(width, same=spec.resample == "same")
 

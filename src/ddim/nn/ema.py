@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,14 @@ from ddim.errors import UserError
 
 
 class Averaging(Protocol):
-    """A method of averaging the weights during training; a frozen dataclass, listed in `AVERAGES`."""
+    """A method of averaging the weights during training; a frozen dataclass, listed in `AVERAGES`.
+
+    The first field of the dataclass is its main parameter, such as `decay`.
+    """
 
     @property
     def more(self) -> tuple[float, ...]:
-        """Values of the main parameter, such as `decay`, for additional averages of the same run."""
+        """Values of the main parameter for additional averages of the same run."""
 
     def __call__(self, k: int, batch: int) -> float:
         """Return the factor, in [0, 1], of the newest network weights in the average; 0 leaves it unchanged.
@@ -26,9 +29,6 @@ class Averaging(Protocol):
             k: number of the update, from 1. At k = 1 the result is 1, so initial weights do not count.
             batch: images per update.
         """
-
-    def at(self, value: float) -> Averaging:
-        """Return this averaging method with `value` as its main parameter, and with an empty `more`."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,6 @@ class Exponential:
     def __call__(self, k: int, batch: int) -> float:
         """Return the factor of the newest network weights in the average at update `k`; see `Averaging`."""
         return 1 - min(self.decay, (k - 1) / (k + 8))
-
-    def at(self, value: float) -> Self:
-        """Return this kind of average with the decay `value`; see `Averaging`."""
-        return replace(self, decay=value, more=())
 
 
 @dataclass(frozen=True)
@@ -90,10 +86,6 @@ class Power:
             return 0.0
         # A power of two is a multiple of both intervals, so the previous change was at k - _interval(k - 1).
         return 1 - (1 - _interval(k - 1) / k) ** (self.gamma + 1)
-
-    def at(self, value: float) -> Self:
-        """Return this kind of average with the power `value`; see `Averaging`."""
-        return replace(self, gamma=value, more=())
 
 
 def _interval(k: int) -> int:
@@ -132,10 +124,6 @@ class HalfLife:
         half = min(self.images, self.ramp * (k - 1) * batch)
         return 1 - 0.5 ** (batch / half) if half else 1.0
 
-    def at(self, value: float) -> Self:
-        """Return this kind of average with the half-life `value`; see `Averaging`."""
-        return replace(self, images=value, more=())
-
 
 AVERAGES: dict[str, type[Averaging]] = {"exponential": Exponential, "power": Power, "half_life": HalfLife}
 """All averaging methods, keyed by their names in a recipe. To add a method, write a class and add it here."""
@@ -147,7 +135,9 @@ def name_averages(rule: Averaging) -> dict[str, Averaging]:
     The name of an additional average is its value, without ".0": "0.99", or "250000" for 250000.0. The code
     of Nichol & Dhariwal 2021 (a list of decays) and of Karras et al. 2024 also keeps several averages.
     """
-    return {"default": rule, **{_name(value): rule.at(value) for value in rule.more}}
+    kind, (main, *_) = type(rule), vars(rule)
+    others = {_name(value): kind(**vars(rule) | {main: value, "more": ()}) for value in rule.more}
+    return {"default": rule} | others
 
 
 def _name(value: float) -> str:

@@ -32,8 +32,7 @@ NETWORKS: dict[str, type[NetworkSpec]] = {
 class UserNetwork(NetworkSpec):
     """The spec of any module net(x, noise_level), or net(x, noise_level, label) with classes or vectors.
 
-    The attributes `classes`, `augment`, `outputs` and `vector` are taken from the module, by default 0, 0, 1
-    and 0.
+    The attributes `classes`, `augment`, `outputs` and `vector` are taken from the module, if it has them.
 
     Args:
         given: a module with its initial weights; or a class or function that returns a module when it is
@@ -58,7 +57,8 @@ class UserNetwork(NetworkSpec):
         self.kinds = sorted({type(layer) for layer in module.modules()}, key=lambda kind: kind.__qualname__)
         self.layers = repr(module)
         for name in ("classes", "vector", "augment", "outputs"):
-            setattr(self, name, getattr(module, name, getattr(self, name)))
+            if value := getattr(module, name, 0):
+                setattr(self, name, value)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
@@ -68,16 +68,6 @@ class UserNetwork(NetworkSpec):
         """The name of the class or of the function."""
         maker = self.given.func if isinstance(self.given, partial) else self.given
         return getattr(maker, "__name__", type(maker).__name__)
-
-    @property
-    def takes_classes(self) -> bool:
-        """Whether the module has classes."""
-        return self.classes > 0
-
-    @property
-    def takes_vector(self) -> bool:
-        """Whether the module takes a vector."""
-        return self.vector > 0
 
     def network(self, channels: int = 0) -> nn.Module:
         """Return a new module; `channels` is not used, because the user chose the channels of the module."""

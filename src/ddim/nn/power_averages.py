@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,7 @@ FIRST = 64
 """The first step with a snapshot. Earlier averages consist mostly of weights from the warm-up."""
 
 
-@dataclass(frozen=True)
-class Profile:
+class Profile(NamedTuple):
     """The profile of a power-function average.
 
     Attributes:
@@ -51,8 +50,7 @@ class Profile:
     gamma: float
 
 
-@dataclass(frozen=True)
-class Combination:
+class Combination(NamedTuple):
     """A combination of averages that reconstructs another average.
 
     Attributes:
@@ -130,8 +128,9 @@ def inner_products(one: Sequence[Profile], other: Sequence[Profile]) -> np.ndarr
 
     A cumulative profile is 1 after its step. Each integral therefore ends at the earlier of the two steps.
     """
-    (t, a), (s, b) = _columns(one), _columns(other)
-    t, a, s, b = t[:, None], a[:, None], s[None], b[None]
+    t, a = np.array(one, np.float64).T[:, :, None]
+    s, b = np.array(other, np.float64).T[:, None]
+    a, b = a + 1, b + 1  # the exponents of the cumulative profiles
     early, late = np.minimum(t, s), np.maximum(t, s)
     # `end` is the value, at the earlier step, of the profile with the later step. It is a power of a ratio of
     # at most 1, so it cannot overflow.
@@ -165,11 +164,3 @@ def combine_profiles(known: Sequence[Profile], wanted: Profile) -> Combination:
     # difference from the wanted cumulative profile is therefore that of the wanted profile itself.
     whole = wanted.step / (2 * wanted.gamma + 3)
     return Combination(tuple(solved.tolist()), math.sqrt(max(0.0, left) / whole))
-
-
-def _columns(profiles: Sequence[Profile]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps of profiles, and the exponents gamma + 1 of their cumulative profiles, float64."""
-    return (
-        np.array([profile.step for profile in profiles], dtype=np.float64),
-        np.array([profile.gamma + 1 for profile in profiles], dtype=np.float64),
-    )

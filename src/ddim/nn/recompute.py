@@ -6,7 +6,7 @@ Chen et al. 2016, "Training deep nets with sublinear memory cost": only the inpu
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -32,15 +32,10 @@ class Recomputable(nn.Module):
         """Apply the block."""
         if not self.recompute:
             return super().__call__(*inputs, **options)
-        if torch.compiler.is_compiling():
-            # torch.compile moves updates of buffers out of the recomputed block, so they are made only once.
-            return checkpoint(super().__call__, *inputs, use_reentrant=False, **options)
-        return checkpoint(
-            super().__call__, *inputs, use_reentrant=False, context_fn=self._contexts, **options
-        )
-
-    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), copy_buffers(self)
+        # torch.compile moves updates of buffers out of the recomputed block, so they are made only once.
+        if not torch.compiler.is_compiling():
+            options["context_fn"] = lambda: (nullcontext(), copy_buffers(self))
+        return checkpoint(super().__call__, *inputs, use_reentrant=False, **options)
 
 
 @contextmanager
@@ -49,16 +44,15 @@ def copy_buffers(net: nn.Module) -> Generator[None]:
 
     A second forward pass on the same batch then does not update the statistics of batch norm again.
     """
-    owned = [(layer, dict(layer.named_buffers(recurse=False))) for layer in net.modules()]
-    for layer, buffers in owned:
-        for name, buffer in buffers.items():
-            setattr(layer, name, buffer.clone())
+    layers = list(net.modules())
+    owned = [(layer, *named) for layer in layers for named in layer.named_buffers(recurse=False)]
+    for layer, name, buffer in owned:
+        setattr(layer, name, buffer.clone())
     try:
         yield
     finally:
-        for layer, buffers in owned:
-            for name, buffer in buffers.items():
-                setattr(layer, name, buffer)
+        for layer, name, buffer in owned:
+            setattr(layer, name, buffer)
 
 
 def recompute_blocks(net: nn.Module, recompute: bool) -> None:

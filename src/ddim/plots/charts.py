@@ -83,24 +83,8 @@ def save_figure(path: str | Path, figure: Figure) -> None:
     write_atomic(path, content.getvalue())
 
 
-def plot_curves(
-    series: Mapping[str, Curve], xlabel: str, ylabel: str, *, log_x: bool = False, title: str = ""
-) -> Figure:
-    """Return a figure of one panel with named lines; see `draw_curves`."""
-    figure = new_figure(7.2, 4.2)
-    draw_curves(figure.add_subplot(), series, xlabel, ylabel, log_x=log_x, title=title)
-    return figure
-
-
 def draw_curves(
-    axes: Axes,
-    series: Mapping[str, Curve],
-    xlabel: str,
-    ylabel: str,
-    *,
-    log_x: bool = False,
-    log_y: bool = False,
-    title: str = "",
+    axes: Axes, series: Mapping[str, Curve], xlabel: str, ylabel: str, *, title: str = ""
 ) -> None:
     """Draw named lines into a panel; the name of each line is written at its right end, in its colour.
 
@@ -108,18 +92,12 @@ def draw_curves(
     all panels. A line with one point is drawn as a dot.
 
     Args:
-        axes: the panel.
+        axes: the panel, with the scales of its axes already set.
         series: the lines, keyed by their names.
         xlabel: the label of the x axis.
         ylabel: the label of the y axis.
-        log_x: whether the x axis is logarithmic.
-        log_y: whether the y axis is logarithmic.
         title: the title of the panel.
     """
-    if log_x:
-        axes.set_xscale("log")
-    if log_y:
-        axes.set_yscale("log")
     for k, (name, (x, y)) in enumerate(series.items()):
         if len(x):
             style = {"linewidth": 1.8, "marker": "o" if len(x) == 1 else "", "markersize": 4}
@@ -128,45 +106,6 @@ def draw_curves(
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.margins(x=0)
     _name_ends(axes)
-
-
-def mark_x(axes: Axes, x: float, name: str) -> None:
-    """Draw a vertical line at `x`, with its name at the top; the name is on the side with more space."""
-    axes.axvline(x, color=COLOURS[1], linewidth=1.4, linestyle="--")
-    right = axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] < 0.5
-    style = {"ha": "left" if right else "right", "va": "top", "color": COLOURS[1], "fontsize": 9.5}
-    place = (6 if right else -6, -6)
-    systems = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-    axes.annotate(name, (x, 1), place, parse_math=False, **systems, **style)
-
-
-def plot_intervals(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]]) -> Figure:
-    """Return a figure with intervals in one or more panels.
-
-    An interval is a horizontal line with a dot at its value. Several intervals of one row are drawn just
-    below each other.
-
-    Args:
-        panels: the rows of each panel, keyed by its title. The rows are keyed by their names, which are the
-            same in all panels, and each row holds intervals (value, low, high).
-    """
-    names = list(next(iter(panels.values())))
-    figure = new_figure(2.2 + 2.6 * len(panels), 0.9 + 0.42 * len(names))
-    every = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (title, rows) in zip(every, panels.items(), strict=True):
-        for place, name in enumerate(names):
-            for k, (value, low, high) in enumerate(rows[name]):
-                y = place + 0.16 * (k - (len(rows[name]) - 1) / 2)
-                axes.plot([low, high], [y, y], color=COLOURS[0], linewidth=1.8)
-                axes.plot([value], [y], "o", color=COLOURS[0], markersize=4.5)
-        style_panel(axes, title, "")
-        axes.grid(axis="x", color="#e6e6e6", linewidth=0.7)
-        axes.locator_params(axis="x", nbins=5)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        # Without `parse_math=False`, a name such as "$1" could be drawn as a formula.
-        labels = [shorten(name) for name in names] if axes.get_subplotspec().is_first_col() else []
-        axes.set_yticks(range(len(names)) if labels else [], labels, parse_math=False)
-    return figure
 
 
 def style_panel(axes: Axes, xlabel: str, ylabel: str, title: str = "") -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ddim.errors import UserError
 from ddim.files import write_atomic
@@ -14,37 +14,32 @@ MARK = "made by ddim"
 """A text in all pages of this library; only files that contain it are replaced."""
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
     """The title of a section."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A paragraph."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """An image with a caption; `file` is the name of its PNG file."""
 
     file: str
     caption: str
 
 
-@dataclass(frozen=True)
-class Strips:
+class Strips(NamedTuple):
     """Wide images, one below the other; each row is a pair (name on the left, PNG file)."""
 
     rows: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Folded:
+class Folded(NamedTuple):
     """Blocks that are shown when the reader opens them; `title` is always shown."""
 
     title: str

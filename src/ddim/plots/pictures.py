@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from ddim.errors import UserError, check_pixels, to_int, warn_user
+from ddim.errors import UserError, check_pixels, to_int
 from ddim.files import write_atomic
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ LARGEST_ZOOM = 64
 MARK = "ddim"
 """The "Software" entry of PNG files that this library writes."""
 
-COLUMNS = 8
-"""The largest number of images in a strip."""
-
 GAP = 2
 """White pixels between the images of a sheet."""
 
@@ -45,14 +42,9 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
     Values are clamped to [0, 1] and rounded to 256 levels; NaN becomes 0. If images have more than four
     channels, the first three are shown as red, green and blue. Two channels are shown as red and green.
-
-    Raises:
-        UserError: if the shape is not (B, C, H, W).
     """
     from torch.nn.functional import pad
 
-    if images.ndim != 4 or not images.shape[1]:
-        raise UserError(f"images must have the shape (B, C, H, W) with C > 0, got {tuple(images.shape)}")
     images, channels = images.detach().permute(0, 2, 3, 1), images.shape[1]
     if channels not in (1, 3, 4):
         images = pad(images[..., :3], (0, max(0, 3 - channels)))
@@ -98,15 +90,9 @@ def make_sheet(images: Tensor, columns: int | None = None) -> np.ndarray:
 
     Returns:
         The sheet, (H', W', 3) uint8.
-
-    Raises:
-        UserError: if there is no image, or `columns` is below 1.
     """
     cells = blend_alpha(to_uint8(images))
-    columns = count_columns(len(cells)) if columns is None else to_int("columns", columns)
-    if not len(cells) or columns < 1:
-        raise UserError(f"a sheet needs at least 1 image and 1 column, got {len(cells)} and {columns}")
-    return arrange_images(cells, columns)
+    return arrange_images(cells, columns or count_columns(len(cells)))
 
 
 def arrange_images(cells: np.ndarray, columns: int, gap: int = GAP) -> np.ndarray:
@@ -180,16 +166,6 @@ def check_zoom(zoom: int | None) -> None:
         raise UserError(f"zoom must be at least 1 and at most {LARGEST_ZOOM}, got {zoom}")
 
 
-def make_strip(cells: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Return images (h, w, 3) uint8 in one row, enlarged; None if there is no image."""
-    if not cells:
-        return None
-    # The factor depends only on the width of an image, so images look equally large in all strips of a page.
-    return enlarge(
-        arrange_images(np.stack(cells), len(cells)), max(1, SHEET // (COLUMNS * cells[0].shape[1]))
-    )
-
-
 def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     """Return the images (height, width, C) of a sheet, row by row.
 
@@ -209,21 +185,6 @@ def split_sheet(sheet: np.ndarray, height: int, width: int) -> list[np.ndarray]:
     tops = range(0, sheet.shape[0] - height + 1, height + GAP)
     lefts = range(0, sheet.shape[1] - width + 1, width + GAP)
     return [sheet[top : top + height, left : left + width] for top in tops for left in lefts]
-
-
-def read_sheet(path: Path, height: int, width: int) -> list[np.ndarray]:
-    """Return the images of a sheet's PNG file, each (height, width, 3) uint8.
-
-    If there is no file, the result is []. If it is damaged, the result is [] too, and a warning says so.
-    """
-    try:
-        with Image.open(path) as image:
-            return split_sheet(np.asarray(image.convert("RGB")), height, width)
-    except FileNotFoundError:
-        return []
-    except (OSError, SyntaxError, ValueError):  # Pillow raises any of these for damaged files
-        warn_user(f"{path} is damaged, and is left out")
-        return []
 
 
 def blend_alpha(pixels: np.ndarray) -> np.ndarray:

@@ -34,18 +34,13 @@ def arrange_preview(images: Sequence[np.ndarray], columns: int, rows: int = 1) -
     return arrange_images(np.stack(small), across, gap=1)
 
 
-def render_preview(pixels: np.ndarray, columns: int) -> str:
-    """Return an image (H, W, 1, 3 or 4) uint8 as text with at most `columns` characters per line.
+def render_preview(pixels: np.ndarray) -> str:
+    """Return an image (H, W, 3) uint8 as text with W characters per line.
 
     Each character shows two pixels: a half block in the colour of the upper pixel, on a background in the
-    colour of the lower pixel. Wider images are downsampled. Colours are exact if COLORTERM or WT_SESSION
-    says that the terminal supports this; otherwise the nearest of 216 colours is used.
+    colour of the lower pixel. Colours are exact if COLORTERM or WT_SESSION says that the terminal supports
+    this; otherwise the nearest of 216 colours is used.
     """
-    pixels = blend_alpha(pixels)
-    height, width = pixels.shape[:2]
-    if width > columns:
-        size = columns, max(1, round(height * columns / width))
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
     exact = _has_exact_colours()
     lines = []
     for y in range(0, len(pixels), 2):

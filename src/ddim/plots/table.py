@@ -1,4 +1,4 @@
-"""Tables of values: text for a terminal, HTML for a page or a notebook, CSV, JSON and data frames."""
+"""Tables of values: text for a terminal, HTML for a page or a notebook, CSV and data frames."""
 
 from __future__ import annotations
 
@@ -70,10 +70,6 @@ class Table:
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
         return text.getvalue()
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each row, keyed by the names of the columns."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 class Tabular:

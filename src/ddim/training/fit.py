@@ -88,7 +88,7 @@ def fit(training: Training, measure_kid: MeasureKID, start: Start) -> None:
         raise Interrupted(signal, start.folder)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Lead:
     """The objects that only process 0 has: the callbacks, which include the log, and the clock.
 
@@ -243,7 +243,7 @@ class _Loop:
             return
         before, others = training.runtime.threads, lead.meter.others()
         threads = choose_threads(count_cores(), others)
-        lead.meter.restart()
+        lead.meter = CoreMeter()
         if threads != before:
             training.set_threads(threads)
             lead.budget.restart()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
-from ddim.plots.charts import mark_x, plot_curves, save_figure
+from ddim.plots.charts import COLOURS, draw_curves, new_figure, save_figure
 from ddim.runs.pipeline import read_run_recipe
 from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_checks import check_training
@@ -17,6 +18,9 @@ from ddim.training.callbacks import Callback
 from ddim.training.loop import Training
 from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.start import Machine, open_split, start_training
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -85,18 +89,25 @@ class CurvePlot(Callback):
     """Writes lr-finder.png into the run folder: the curve by which the learning rate was chosen."""
 
     def __init__(self, curve: Curve, recipe: Recipe) -> None:
-        self.figure = plot_curves(
-            {"loss": (curve.rates, curve.losses)},
-            "learning rate",
-            "training loss, smoothed",
-            log_x=True,
-            title="Learning-rate range test",
-        )
-        mark_x(self.figure.axes[0], curve.suggested, f"suggested {curve.suggested:.2g}")
+        self.figure = new_figure(7.2, 4.2)
+        axes, lines = self.figure.add_subplot(xscale="log"), {"loss": (curve.rates, curve.losses)}
+        title = "Learning-rate range test"
+        draw_curves(axes, lines, "learning rate", "training loss, smoothed", title=title)
+        _mark_x(axes, curve.suggested, f"suggested {curve.suggested:.2g}")
 
     def on_start(self, training: Training, folder: Path) -> None:
         """See `Callback`."""
         save_figure(folder / "lr-finder.png", self.figure)
+
+
+def _mark_x(axes: Axes, x: float, name: str) -> None:
+    """Draw a vertical line at `x`, with its name at the top; the name is on the side with more space."""
+    axes.axvline(x, color=COLOURS[1], linewidth=1.4, linestyle="--")
+    right = axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] < 0.5
+    style = {"ha": "left" if right else "right", "va": "top", "color": COLOURS[1], "fontsize": 9.5}
+    place = (6 if right else -6, -6)
+    systems = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate(name, (x, 1), place, parse_math=False, **systems, **style)
 
 
 def find_learning_rate(
