@@ -186,7 +186,7 @@ def parse_repository(text: str | Path) -> Repository:
         UserError: if the name has another form.
     """
     shown = text.as_posix() if isinstance(text, Path) else text
-    parts = _NAME.fullmatch(shown)
+    parts = _NAME.fullmatch(str(shown))
     if not parts or ".." in shown:
         raise UserError(f"a repository is named hub:OWNER/NAME or hub:OWNER/NAME@REVISION, got {shown!r}")
     return Repository(*parts.groups())

@@ -108,10 +108,8 @@ def save(
             replace_folder(temporary, target)
     except NotFinite as error:
         raise NotFinite(f"{target.name} was not written, because {error}") from None
-    except NoSpace:
-        raise
     except OSError as error:
-        if is_full_disk(error):
+        if is_full_disk(error) and not isinstance(error, NoSpace):
             raise NoSpace(
                 f"{folder} is full: {target.name} was not written, earlier checkpoints are unchanged"
             ) from error
