@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ddim.data.images import draw_subset
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
+from ddim.evaluation.copies import draw_subset
 from ddim.nn.blocks import ExactConv2d
 from ddim.runs.images import open_run_images, to_model_batches
 from ddim.runs.pipeline import load

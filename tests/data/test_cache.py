@@ -14,10 +14,12 @@ from damage import damage_file, flip_bit
 from ddim.cli import main
 from ddim.data import cache as cache_module
 from ddim.data import open_images
-from ddim.data.cache import PARTS, clear_cache, find_enlarged, list_cache, open_decoded, read_headers
+from ddim.data.cache import open_decoded, read_headers
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.values import Reading, Values
 from ddim.errors import NoSpace, UserError
+from ddim.runs.cache_parts import PARTS, clear_cache, list_cache
+from ddim.runs.image_summary import find_enlarged
 from deep_files import noise16, png16, tiff
 from race import race
 

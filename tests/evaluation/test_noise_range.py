@@ -29,13 +29,13 @@ def test_the_divergence_is_that_of_the_two_gaussians(log_snr, count):
 
 def test_the_noisiest_level_is_where_the_divergence_is_small_enough():
     images = normal(30, 3, 4, 4)
-    found = find_noise_range(images, (0.25, 0.25, 0.25), 1 / 255)
+    found = find_noise_range(images, (0.25, 0.25, 0.25), EIGHT_BITS)
     spectrum, square = covariance_spectrum(images.flatten(1))
     assert divergence_from_noise(found.noisiest, spectrum, square, 48) == pytest.approx(
         DISTINGUISHABLE, rel=1e-6
     )
     # Images with four times the deviation can be distinguished from noise with four times the deviation.
-    wide = find_noise_range(4 * images, (0.25, 0.25, 0.25), 1 / 255)
+    wide = find_noise_range(4 * images, (0.25, 0.25, 0.25), EIGHT_BITS)
     assert found.noisiest - wide.noisiest == pytest.approx(2 * math.log(4), abs=0.5)
     assert found.distance - wide.distance == pytest.approx(2 * math.log(4))
 
@@ -43,7 +43,7 @@ def test_the_noisiest_level_is_where_the_divergence_is_small_enough():
 def test_the_distance_is_that_of_the_two_images_that_are_farthest_apart():
     images = torch.zeros(3, 1, 2, 2)
     images[1, 0, 0, 0], images[2, 0, 1, 1] = 3.0, 4.0
-    assert find_noise_range(images, (0.5,), 1 / 255).distance == pytest.approx(-2 * math.log(5))
+    assert find_noise_range(images, (0.5,), EIGHT_BITS).distance == pytest.approx(-2 * math.log(5))
 
 
 @pytest.mark.parametrize("values", [EIGHT_BITS, Values("uint16", 0, 65535), Values("uint16", 100, 1100)])
@@ -52,9 +52,9 @@ def test_the_cleanest_level_has_the_noise_of_rounding(values):
     exact = torch.linspace(0, 1, 1_000_003, dtype=torch.float64)
     count = values.high - values.low
     rounding = ((exact * count).round() / count - exact).std().item() / std
-    found = find_noise_range(normal(4, 1, 2, 2), (std,), values.step).cleanest
+    found = find_noise_range(normal(4, 1, 2, 2), (std,), values).cleanest
     assert math.exp(-found / 2) == pytest.approx(rounding, rel=1e-3)
 
 
 def test_floats_have_no_cleanest_level():
-    assert find_noise_range(normal(4, 1, 2, 2), (0.2,), Values("float32", 0, 1).step).cleanest is None
+    assert find_noise_range(normal(4, 1, 2, 2), (0.2,), Values("float32", 0, 1)).cleanest is None

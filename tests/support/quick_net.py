@@ -3,7 +3,7 @@
 from torch import nn
 from torch.nn import functional as F
 
-from ddim.machine.distributed import BatchNorm2d
+from ddim.nn.batch_norm import BatchNorm2d
 from ddim.nn.blocks import Dropout
 from ddim.nn.recompute import Recomputable
 

@@ -151,7 +151,7 @@ def test_more_channels_are_shown_as_red_green_and_blue(runs):
     ("changes", "message"),
     [
         ({"data__dequantise": True}, "within the bins of 8-bit values, and these images have uint16"),
-        ({"data__range": (0, 100)}, "data.range must hold all values of the images, .* got 0 to 100"),
+        ({"data__range": (0, 100)}, "data.range must hold all values of the images"),
     ],
 )
 def test_options_that_need_8_bits_are_refused(tmp_path, changes, message):

@@ -18,7 +18,6 @@ from ddim.cli.ema import name_pick_command
 from ddim.cli.output import draw, say
 from ddim.cli.streams import unescaped
 from ddim.data import Images
-from ddim.data.cache import find_enlarged
 from ddim.data.images import SMALLEST
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import Interrupted, format_count, quote
@@ -30,6 +29,7 @@ from ddim.runs.averages import has_snapshots
 from ddim.runs.checkpoint import find_best
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.guidance_name import name_guidance
+from ddim.runs.image_summary import describe_kind, find_enlarged
 from ddim.runs.log import read_last_metrics
 from ddim.runs.manifest import parse_step
 from ddim.runs.pipeline import read_run_recipe
@@ -163,7 +163,8 @@ class Console(Display):
         held_out = len(parts.validation)
         aside = f", and {held_out:,} held out to measure the error" if held_out else ", none held out"
         say(format_count(len(parts.train), "training image") + aside)
-        say(f"{height} x {width} pixels, {images.kind}; {count:,} parameters; recipe {training.recipe.name}")
+        shape = f"{height} x {width} pixels, {describe_kind(images)}"
+        say(f"{shape}; {count:,} parameters; recipe {training.recipe.name}")
         if not training.step and (size := _typical_size(images)):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")
         loss = training.recipe.objective

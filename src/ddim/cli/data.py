@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     """Print a summary of the source and write a sheet of its images."""
     from ddim.cli.console import ProgressDisplay
     from ddim.data import open_images, parse_size
-    from ddim.data.cache import find_enlarged, read_headers
+    from ddim.data.cache import read_headers
     from ddim.data.clusters import Clusters
     from ddim.data.open import find_array_size
     from ddim.data.values import Reading
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         save_png,
     )
     from ddim.runs.folder import check_outside
-    from ddim.runs.image_summary import draw_images, summarise_images
+    from ddim.runs.image_summary import draw_images, find_enlarged, summarise_images
 
     reading = Reading(axis=args.axis or "auto", array=args.array)
     size = find_array_size(args.data, reading) or (64, 64) if args.size is None else parse_size(args.size)
@@ -149,8 +149,10 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
 
 
 def _counts(source: str, images: Images, originals: Sequence[Header], small: int) -> Iterator[str]:
+    from ddim.runs.image_summary import describe_kind
+
     height, width = images.pixels.shape[1:3]
-    yield f"{escape(source)}: {len(images):,} images, used at {height}x{width}, {images.kind}"
+    yield f"{escape(source)}: {len(images):,} images, used at {height}x{width}, {describe_kind(images)}"
     by_area = sorted((header.height * header.width, header.height, header.width) for header in originals)
     smallest, median, largest = (
         "{1}x{2}".format(*by_area[place]) for place in (0, len(by_area) // 2, len(by_area) - 1)
@@ -199,7 +201,7 @@ def _rejected(rejects: Sequence[Reject]) -> Iterator[str]:
 
 
 def _duplicates(images: Images) -> Iterator[str]:
-    from ddim.data.images import crosses_classes, group_equal_images
+    from ddim.runs.image_summary import crosses_classes, group_equal_images
 
     groups = group_equal_images(images)
     if not groups:

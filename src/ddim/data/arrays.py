@@ -36,7 +36,6 @@ GIVEN: WeakValueDictionary[str, GivenImages] = WeakValueDictionary()
 
 _IMAGES, _LABELS = ("images", "x", "arr_0"), ("labels", "y")
 _ROW_IMAGES, _ROW_LABELS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
-_MOST_CLASSES = 10**6
 
 
 def arrange_pixels(image: Any, name: str, axis: str = "auto", *, keep_floats: bool = True) -> np.ndarray:  # noqa: ANN401
@@ -120,7 +119,7 @@ class Arrays(Source):
         """
         images, labels = self._content
         for number in range(len(images)):
-            yield _make_member(number, self._take(number), None if labels is None else int(labels[number]))
+            yield Member(f"{number:09d}", self._take(number), None if labels is None else int(labels[number]))
 
     def count_files(self) -> int:
         """Return the number of images."""
@@ -256,18 +255,13 @@ class GivenImages(Source):
                 pixels = encode_picture(image)
             else:
                 pixels = arrange_pixels(image, f"image {number}", keep_floats=self.values != "auto")
-            yield _make_member(number, pixels, label if isinstance(label, str | None) else index(label))
+            label = label if isinstance(label, str | None) else index(label)
+            yield Member(f"{number:09d}", pixels, label)
 
 
 def _pick(row: Mapping[str, Any], columns: Sequence[str]) -> Any:  # noqa: ANN401
     """Return the first of these columns that is filled; None if all are empty."""
     return next((row[name] for name in columns if row.get(name) is not None), None)
-
-
-def _make_member(number: int, data: bytes | np.ndarray, label: str | int | None) -> Member:
-    if isinstance(label, int) and not 0 <= label < _MOST_CLASSES:
-        raise UserError(f"the label of image {number} must be a class index or name, got {label}")
-    return Member(f"{number:09d}", data, label)
 
 
 def encode_picture(image: Image.Image) -> bytes | np.ndarray:

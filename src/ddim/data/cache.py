@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain, islice
@@ -29,7 +29,7 @@ from ddim.data.images import Images
 from ddim.data.labels import find_classes
 from ddim.data.sources import OTHER, Member, Reject, Source
 from ddim.data.values import AS_FILES_SAY, LARGEST, Reading, Values, ValueType, choose_range
-from ddim.errors import UserError, explain_error, suggest, warn_user
+from ddim.errors import UserError, explain_error, warn_user
 from ddim.files import (
     cache_folder,
     hash_file,
@@ -41,23 +41,6 @@ from ddim.files import (
 )
 
 _INDEX, _PIXELS, _NOTE = "index.json", "pixels", "note.json"
-_HEX = "[0-9a-f]"
-# The name of each part of the cache, a description, and patterns of the paths of its entries. Other files are
-# never removed, because the user may keep some in the cache folder.
-_PARTS = {
-    "images": ("decoded data sets", f"images/{_HEX * 32}"),
-    "stamps": ("which files the decoded data sets belong to", f"stamps/{_HEX * 64}"),
-    "features": ("samples, features of samples and images", f"features/*{_HEX * 64}*"),
-    "compiler": ("networks compiled by torch.compile", "compiler"),
-    "downloads": (
-        "data sets of torchvision",
-        *("downloads/flowers-102", "downloads/oxford-iiit-pet", "downloads/cifar-10-*"),
-    ),
-    "hub": ("runs and data sets of the Hugging Face Hub", "hub/*--*"),
-    "weights": ("downloaded weights of feature networks", f"weights/*-{_HEX * 8}.pth"),
-}
-PARTS = tuple(_PARTS)
-"""The names of the parts of the cache."""
 
 
 def load_images(
@@ -87,7 +70,7 @@ def load_images(
     """
     root, stamp = cache_folder(cache), source.stamp()
     # Which formats can be read depends on packages too.
-    packages = [bool(find_spec(name)) for name in ("pillow_heif", "tifffile", "imagecodecs")]
+    packages = [bool(find_spec(name)) for name in ("pillow_heif", "imagecodecs")]
     place = root / "stamps" / _hash([VERSION, packages, stamp, size, channels, reading.values])
     images = _follow_note(root, place)
     if images is None:
@@ -259,7 +242,7 @@ def _publish(source: Source, place: Path, folder: Path, images: Sequence[_Result
         "classes": classes,
         "labels": labels,
         "shape": shape,
-        "values": Values(kind, *range_).to_json(),
+        "values": asdict(Values(kind, *range_)),
         "ends": _sort_pixels(np.memmap(folder / _PIXELS, kind, "r", shape=shape), order, folder / _PIXELS),
         "originals": [astuple(image.header) for image in images if image.header],
         "sha256": hash_file(folder / _PIXELS),
@@ -325,53 +308,5 @@ def read_headers(images: Images) -> list[Header]:
     return [Header(*entry) for entry in read_sealed(images.folder / _INDEX)["originals"]]
 
 
-def find_enlarged(images: Images) -> list[Header]:
-    """Return the headers of the original images that are smaller than the images in height or width."""
-    _, height, width, _ = images.pixels.shape
-    return [header for header in read_headers(images) if header.height < height or header.width < width]
-
-
 def _hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-# The parts of the cache
-
-
-@dataclass(frozen=True)
-class CachePart:
-    """A part of the cache: its name, a description, the paths of its entries, and their size in bytes."""
-
-    name: str
-    about: str
-    entries: tuple[Path, ...]
-    bytes: int
-
-
-def list_cache() -> list[CachePart]:
-    """Return the parts of the cache."""
-    found = []
-    for name, (about, *patterns) in _PARTS.items():
-        paths = tuple(path for pattern in patterns for path in sorted(cache_folder().glob(pattern)))
-        files = (file for path in paths for file in (path, *path.rglob("*")) if not file.is_dir())
-        found.append(CachePart(name, about, paths, sum(file.lstat().st_size for file in files)))
-    return found
-
-
-def clear_cache(parts: Sequence[str]) -> int:
-    """Remove parts of the cache and return the number of freed bytes.
-
-    All parts can be computed or downloaded again. The names of parts are in `PARTS`.
-
-    Raises:
-        UserError: if a part does not exist.
-        OSError: if a part cannot be removed.
-    """
-    for name in parts:
-        if name not in PARTS:
-            known = ", ".join(PARTS)
-            raise UserError(f"the parts of the cache are {known}, got {name!r}{suggest(name, PARTS)}")
-    chosen = [part for part in list_cache() if part.name in parts]
-    for path in (path for part in chosen for path in part.entries):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    return sum(part.bytes for part in chosen)

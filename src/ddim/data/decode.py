@@ -18,7 +18,6 @@ from typing import TypeAlias, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
 from ddim.data.values import LARGEST, PICTURE_CHANNELS, ValueType
 
@@ -257,19 +256,14 @@ def _open_picture(data: bytes) -> tuple[Header, _Load]:
 
 def _identify(data: bytes) -> Image.Image:
     """Return the image before it is decoded."""
-    tiff = "" if find_spec("tifffile") else '; for some TIFF files, `pip install "ddim[tiff]"`'
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         heif = "" if "HEIF" in FORMATS else "; for HEIC photos, `pip install pillow-heif`"
-        known = ", ".join(FORMATS)
-        raise UnusableError(f"contains no image that can be read ({known}{heif}{tiff})") from None
+        raise UnusableError(f"contains no image that can be read ({', '.join(FORMATS)}{heif})") from None
     if image.format == "PNG":
         # Pillow does not verify the checksums of pixels when it decodes them.
         Image.open(io.BytesIO(data), formats=("PNG",)).verify()
-    bits = image.tag_v2.get(258, ()) if isinstance(image, TiffImageFile) else ()
-    if tiff and len(bits) > 1 and max(bits) > 8:
-        raise UnusableError(f"Pillow would round its values to 8 bits{tiff}")
     return image
 
 
@@ -287,7 +281,7 @@ def _open_deep_tiff(data: bytes) -> tuple[Header, _Load] | None:
     The channels are the samples of each pixel. Pages are channels if tifffile calls the axis of the pages "C"
     (channels) or "Q" (unknown).
     """
-    if not data.startswith(_TIFF) or not find_spec("tifffile"):
+    if not data.startswith(_TIFF):
         return None
     import tifffile
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,17 +61,6 @@ class Images:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pixels)
-
-    @property
-    def kind(self) -> str:
-        """The channels and values in words: "RGB", "gray of 16 bits", "8 channels of floats from 0 to 1"."""
-        channels, values = self.pixels.shape[3], self.values
-        colours = {1: "gray", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
-        if values.eight_bits:
-            return colours
-        bits = "16 bits" if values.type == "uint16" else "floats"
-        whole = values == Values("uint16", 0.0, 65535.0)
-        return f"{colours} of {bits}" + ("" if whole else f" from {values.low:g} to {values.high:g}")
 
     def __repr__(self) -> str:
         """Return one line: number, size, channels and classes."""
@@ -140,14 +127,6 @@ def split_images(images: Images, fraction: float, seed: int) -> SplitImages:
     return SplitImages(images, train, validation)
 
 
-def draw_subset(indices: np.ndarray, count: int) -> np.ndarray:
-    """Return at most `count` of the indices, drawn at random and sorted.
-
-    The first `count` indices would be a bad choice, because neighbouring images often belong to one class.
-    """
-    return np.sort(np.random.default_rng(0).permutation(indices)[:count])
-
-
 def parse_size(text: str) -> tuple[int, int]:
     """Return (height, width) for a text: "64" (a square) or "64x96" (height x width).
 
@@ -157,38 +136,18 @@ def parse_size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,9})(?:[xX]([0-9]{1,9}))?", text.strip())
     if not found:
         raise UserError(f'data.size (--size) must be a number, or height x width as in "64x96", got {text!r}')
-    size = int(found[1]), int(found[2] or found[1])
-    check_size(size)
-    return size
+    return check_size((int(found[1]), int(found[2] or found[1])))
 
 
-def check_size(size: tuple[int, int]) -> None:
-    """Check a size (height, width).
+def check_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return a size (height, width), after checking it.
 
     Raises:
         UserError: if height or width is below `SMALLEST` or above `LARGEST`.
     """
     if not all(SMALLEST <= side <= LARGEST for side in size):
-        given = f"got {size[0]}x{size[1]}"
-        raise UserError(f"data.size (--size) must lie between {SMALLEST} and {LARGEST} pixels, {given}")
-
-
-def group_equal_images(images: Images) -> list[list[int]]:
-    """Group the images whose pixels are equal after crop and resize.
-
-    Returns:
-        The indices of the images in each group of two or more; groups with several classes come first.
-    """
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for index, pixels in enumerate(images.pixels):
-        groups[hashlib.sha256(pixels.tobytes()).digest()].append(index)
-    copies = [indices for indices in groups.values() if len(indices) > 1]
-    return sorted(copies, key=lambda indices: crosses_classes(images, indices), reverse=True)
-
-
-def crosses_classes(images: Images, indices: list[int]) -> bool:
-    """Return whether the images at these indices have different classes."""
-    return images.labels is not None and len(set(images.labels[indices].tolist())) > 1
+        raise UserError(f"data.size (--size) must be {SMALLEST} to {LARGEST} pixels, got {size[0]}x{size[1]}")
+    return size
 
 
 def gather_batch(images: Images, which: np.ndarray, flips: np.ndarray | None = None) -> Tensor:

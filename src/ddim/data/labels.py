@@ -28,13 +28,15 @@ def find_classes(
         class_names: the names of the classes 0, 1, ...
 
     Raises:
-        UserError: if only some images have a label.
+        UserError: if only some images have a label, or a class index is below 0 or above a million.
     """
     known = [label for label in labels if label is not None]
     if known and len(known) < len(labels):
         raise UserError(f"every image needs a label, or none: {len(known)} of {len(labels)} have one")
     indices = [label for label in known if isinstance(label, int)]
     if indices:
+        if not 0 <= min(indices) <= max(indices) < 10**6:
+            raise UserError(f"a class index must be 0 to 999,999, got {min(indices)} to {max(indices)}")
         count = max(*indices, len(class_names) - 1, 0) + 1
         fits = len(class_names) == count == len(set(class_names))
         return tuple(class_names if fits else map(str, range(count))), indices

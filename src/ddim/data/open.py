@@ -87,19 +87,6 @@ def _is_array(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and path.is_file()
 
 
-def fingerprint_source(
-    text: str, size: tuple[int, int], channels: int | None = None, reading: Reading = AS_FILES_SAY
-) -> str:
-    """Return the fingerprint of the images of a source, which are decoded first if they are not cached.
-
-    The arguments are the same as in `open_images`.
-
-    Raises:
-        UserError: if there is no such source, or no usable image in it.
-    """
-    return open_images(text, size, channels, reading=reading).fingerprint
-
-
 def find_source(text: str, reading: Reading = AS_FILES_SAY) -> Source:
     """Return the source that a text names, such as a path or the name of a data set; see `open_images`.
 

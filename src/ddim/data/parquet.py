@@ -23,11 +23,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 SUFFIX = ".parquet"
-MOST_CLASSES = 10**6
-"""Integer labels below this number are class indices."""
-
 _IMAGES, _LABELS = ("image", "img", "bytes"), ("label", "labels", "class", "cls")
-_ROWS = 16  # read together; a row may be a photograph of many megabytes
 
 
 def find_parquet(path: Path) -> tuple[Path, ...]:
@@ -84,7 +80,8 @@ def _read_rows(path: Path) -> Iterator[tuple[Any, Any]]:
             names = ", ".join(file.schema_arrow.names[:20])
             raise UserError(f"{path} needs a column 'image' with the bytes of image files, got {names}")
         label = _find_column(file.schema_arrow.names, _LABELS)
-        for batch in file.iter_batches(_ROWS, columns=[image, label] if label else [image]):
+        # Only 16 rows are read together: each may be a photograph of many megabytes.
+        for batch in file.iter_batches(16, columns=[image, label] if label else [image]):
             for row in batch.to_pylist():
                 yield row[image], row.get(label)
 
@@ -93,9 +90,9 @@ def _make_member(name: str, image: object, label: object) -> Member | Reject:
     image = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(image, bytes):
         return Reject(name, "holds no bytes of an image")
-    if isinstance(label, int) and not 0 <= label < MOST_CLASSES:
-        return Reject(name, f"its label {label} is no class index")
-    return Member(name, image, label if isinstance(label, str | int) else None)
+    # Hugging Face writes -1 where a label is not known.
+    known = isinstance(label, str) or (isinstance(label, int) and label >= 0)
+    return Member(name, image, label if known else None)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -42,18 +42,12 @@ class Values:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            given = f"{self.low:g} and {self.high:g}"
-            raise UserError(f"data.range must be two finite numbers LOW,HIGH with LOW < HIGH, got {given}")
+            raise UserError(f"data.range LOW,HIGH must be finite, LOW < HIGH, got {self.low:g},{self.high:g}")
 
     @property
     def eight_bits(self) -> bool:
         """Whether the values are 8-bit integers, as in most image files."""
         return self.type == "uint8"
-
-    @property
-    def step(self) -> float | None:
-        """The difference between neighbouring values after their map to [0, 1]; None for floats."""
-        return None if self.type == "float32" else 1 / (self.high - self.low)
 
     def to_unit(self, values: np.ndarray) -> np.ndarray:
         """Return values of any shape as float32 in [0, 1]."""
@@ -70,10 +64,6 @@ class Values:
         unit = images.detach().permute(0, 2, 3, 1).cpu().float().nan_to_num(0.0).clamp(0, 1).numpy()
         values = unit.astype(np.float64) * (self.high - self.low) + self.low
         return (values if self.type == "float32" else np.rint(values)).astype(self.type)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return type and range as JSON."""
-        return {"type": self.type, "low": self.low, "high": self.high}
 
 
 EIGHT_BITS = Values()
@@ -112,8 +102,7 @@ class Reading:
             raise UserError("data.range is for 16-bit and float images, and these have 8 bits: leave it out")
         chosen, (low, high) = Values(found.type, *self.range), ends
         if not chosen.low <= low <= high <= chosen.high:
-            given = f"got {chosen.low:g} to {chosen.high:g}"
-            raise UserError(f"data.range must hold all values of the images, {low:g} to {high:g}, {given}")
+            raise UserError(f"data.range must hold all values of the images, which are {low:g} to {high:g}")
         return chosen
 
 

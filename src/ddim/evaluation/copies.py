@@ -23,7 +23,6 @@ from functools import partial
 import numpy as np
 
 from ddim.data import Images, SplitImages
-from ddim.data.images import draw_subset
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.features import Extractor, extract_features
@@ -54,6 +53,14 @@ QUERIES = 2000
 
 DUPLICATE_CORRELATION = 0.95
 """Two images count as near-duplicates if their pixels have at least this correlation."""
+
+
+def draw_subset(indices: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` of the indices, drawn at random and sorted.
+
+    The first `count` indices would be a bad choice, because neighbouring images often belong to one class.
+    """
+    return np.sort(np.random.default_rng(0).permutation(indices)[:count])
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ddim.data import SplitImages
-from ddim.data.images import draw_subset
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.grad_mode import with_gradients
 from ddim.diffusion.log_snr import equal_log_snr_times, log_snr_range, log_snr_shares, midpoints, plateaus
 from ddim.errors import UserError, check_count
+from ddim.evaluation.copies import draw_subset
 from ddim.evaluation.denoising import LevelErrors, measure_errors
 from ddim.evaluation.diagnosis_report import Diagnosis
 from ddim.evaluation.gradient_noise import (
@@ -129,4 +129,4 @@ def measure_run_errors(
 
 def _find_noise_range(run: LoadedRun, own: SplitImages) -> NoiseRange:
     some = list(to_model_batches(run, own.images, draw_subset(own.train, SPECTRUM)))
-    return find_noise_range(torch.cat(some).float().cpu(), run.pixels.std, run.values.step)
+    return find_noise_range(torch.cat(some).float().cpu(), run.pixels.std, run.values)

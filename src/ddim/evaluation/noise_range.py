@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import root_scalar
 from torch import Tensor
 
+from ddim.data.values import Values
 from ddim.diffusion.schedules import variance_preserving
 
 DISTINGUISHABLE = 0.02
@@ -44,13 +45,13 @@ class NoiseRange:
     cleanest: float | None
 
 
-def find_noise_range(images: Tensor, stds: Sequence[float], step: float | None) -> NoiseRange:
+def find_noise_range(images: Tensor, stds: Sequence[float], values: Values) -> NoiseRange:
     """Return the range of noise levels that images need.
 
     Args:
         images: (N, C, H, W) in model units.
         stds: the standard deviation of each channel, of values in [0, 1].
-        step: the difference between neighbouring values in [0, 1], None for floats; see `Values.step`.
+        values: the type and range of the pixels; rounding gives integers a cleanest level, and floats none.
     """
     rows = images.flatten(1).double()
     spectrum, square = covariance_spectrum(rows)
@@ -61,7 +62,8 @@ def find_noise_range(images: Tensor, stds: Sequence[float], step: float | None) 
     farthest = torch.cdist(rows, rows).max().item()
     # Rounding to steps of size q adds noise with standard deviation q / sqrt(12). Model units divide this by
     # the standard deviation of the channel, so the channel with the largest one has the finest noise.
-    cleanest = None if step is None else -2 * math.log(step / math.sqrt(12) / max(stds))
+    step = 1 / (values.high - values.low)
+    cleanest = None if values.type == "float32" else -2 * math.log(step / math.sqrt(12) / max(stds))
     if excess(-EXTREME) > 0:
         noisiest = -EXTREME
     elif excess(EXTREME) < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +224,7 @@ def _list_measured(run: LoadedRun) -> dict[str, Any]:
         vectors = {"columns": known.columns, "mean": mean, "std": std}
     return {
         "pixels": {"mean": run.pixels.mean, "std": run.pixels.std},
-        "values": run.values.to_json(),
+        "values": asdict(run.values),
         "class_names": run.classes,
         "vectors": vectors,
     }

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ddim.machine.distributed import BatchNorm2d
 from ddim.nn.base import Network, NetworkSpec
+from ddim.nn.batch_norm import BatchNorm2d
 from ddim.nn.blocks import ExactConv2d, glorot_init, upsample_2x, zero_init
 from ddim.nn.conditioning import Sinusoidal
 from ddim.nn.recompute import Recomputable

@@ -17,7 +17,6 @@ from ddim.data.images import gather_batch, to_unit
 from ddim.data.open import (
     NAMES,
     absolute_source,
-    fingerprint_source,
     source_exists,
 )
 from ddim.data.values import choose_channels
@@ -33,6 +32,15 @@ from ddim.runs.recipe import Recipe
 from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import find_checkpoint, find_run_folder
 from ddim.runs.state import RunState
+
+
+def fingerprint_source(source: str, data: Data) -> str:
+    """Return the fingerprint of the images of a source, read as `data` says; they are decoded if necessary.
+
+    Raises:
+        UserError: if there is no such source, or no usable image in it.
+    """
+    return open_images(source, data.size, data.channels, reading=data.reading).fingerprint
 
 
 def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> SplitImages:
@@ -198,7 +206,7 @@ def _find_place(run: Path, data: Data, fingerprint: str, otherwise: str) -> str:
         if not source_exists(place):
             continue
         try:
-            if fingerprint_source(place, data.size, data.channels, data.reading) == fingerprint:
+            if fingerprint_source(place, data) == fingerprint:
                 return place
             changed = place
         except UserError as error:
@@ -231,7 +239,7 @@ def record_new_place(run: Path, source: str) -> None:
     """
     document = read_sealed(run / RUN)
     data, facts = load_recipe(document["recipe"]).data, document["data"]
-    if fingerprint_source(source, data.size, data.channels, data.reading) != facts["fingerprint"]:
+    if fingerprint_source(source, data) != facts["fingerprint"]:
         raise UserError(f"data {source} does not hold the images on which {run} was trained")
     place = absolute_source(source)
     if facts.get("path") != place:

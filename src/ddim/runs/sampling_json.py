@@ -5,6 +5,7 @@ The document is the file `SAMPLING` beside an exported network. docs/export.md h
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def describe_sampling(pipeline: Pipeline, steps: int | None = None) -> dict[str,
         "formulas": list(FORMULAS),
         "shape": [model.shape.channels, model.shape.height, model.shape.width],
         "pixels": {"mean": list(pipeline.pixels.mean), "std": list(pipeline.pixels.std)},
-        "values": pipeline.values.to_json(),
+        "values": asdict(pipeline.values),
         "classes": model.classes,
         "class_names": list(pipeline.classes),
         "no_class": -1 if model.classes and recipe.data.unconditional else None,

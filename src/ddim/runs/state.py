@@ -121,7 +121,7 @@ class RunState:
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON; a sum of losses that is not finite becomes null."""
         sums = {name: value if math.isfinite(value) else None for name, value in self.sums.items()}
-        return asdict(self) | {"sums": sums, "values": self.values.to_json()}
+        return asdict(self) | {"sums": sums}
 
     @classmethod
     def from_json(cls, document: Any) -> RunState:  # noqa: ANN401 (JSON)

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ddim.data import SplitImages, split_images
-from ddim.data.open import fingerprint_source
 from ddim.data.values import choose_channels
 from ddim.errors import UserError, warn_user
 from ddim.runs.fitting import find_other_meaning
-from ddim.runs.images import check_same_split
+from ddim.runs.images import check_same_split, fingerprint_source
 from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.recipe import Recipe
 
@@ -102,5 +101,5 @@ def _has_images_of(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> boo
     known, data = parent.checkpoint.state.images, parent.recipe.data
     if known is None or known.fingerprint == parts.images.fingerprint:
         return known is not None
-    channels = choose_channels(parent.checkpoint.state.channels)
-    return fingerprint_source(recipe.data.source, data.size, channels, data.reading) == known.fingerprint
+    data = replace(data, channels=choose_channels(parent.checkpoint.state.channels))
+    return fingerprint_source(recipe.data.source, data) == known.fingerprint

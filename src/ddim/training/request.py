@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.data.arrays import GivenImages, give_images
-from ddim.data.open import fingerprint_source, source_exists
+from ddim.data.open import source_exists
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError, describe_given, warn_user
 from ddim.files import read_sealed
@@ -19,6 +19,7 @@ from ddim.machine.runtime import find_device
 from ddim.runs import checkpoint
 from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import CHECKPOINTS, RUN
+from ddim.runs.images import fingerprint_source
 from ddim.runs.named_recipes import RECIPES, find_recipe
 from ddim.runs.recipe import Recipe
 from ddim.training.start import (
@@ -316,5 +317,5 @@ def _names_same_images(given: str | None, recipe: Recipe, facts: Mapping[str, An
     """
     if given is None or os.path.normpath(given) == os.path.normpath(recipe.data.source):
         return True
-    known, d = facts.get("data", {}).get("fingerprint"), recipe.data
-    return source_exists(given) and known == fingerprint_source(given, d.size, d.channels, d.reading)
+    known = facts.get("data", {}).get("fingerprint")
+    return source_exists(given) and known == fingerprint_source(given, recipe.data)
