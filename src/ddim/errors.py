@@ -67,7 +67,7 @@ class Notice(UserWarning):
 
 def warn_user(text: str) -> None:
     """Warn with a sentence; the warning names the line outside of this package that led to it."""
-    package, level, frame = os.path.dirname(__file__), 1, sys._getframe()
+    package, level, frame = os.path.dirname(__file__) + os.sep, 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, Notice, stacklevel=level)

@@ -106,7 +106,7 @@ def temporary_folder(path: Path) -> Generator[Path]:
     `path` are created.
     """
     make_folder(path.parent)
-    remove_leftovers(path.parent, older_than=86_400)  # a day
+    remove_leftovers(path.parent, older_than=7 * 86_400)  # a week
     temporary = temporary_name(path)
     temporary.mkdir()
     try:

@@ -469,7 +469,7 @@ def test_a_killed_evaluation_leaves_no_record(run, batches, tmp_path, monkeypatc
     assert evaluate_source(run, FEW, extractor=stub(seen)).folder.name == "1"
     # With the 30 training images of the yardstick; a third batch is killed after the first 32 samples.
     assert sum(seen) == {1: 30 + 40, 2: 40, 3: 8}[batches] + 30
-    # What the killed process left is removed after a day.
+    # What the killed process left is removed after a week.
     assert [path.name for path in (run / "evaluations").iterdir() if path not in left] == ["1"]
 
 

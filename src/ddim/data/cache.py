@@ -144,13 +144,13 @@ def _build(
     The channels and the type of most files are known only at the end. They are guessed from the first files;
     if the guess turns out wrong, the source is read again.
     """
-    total, form, results = source.count_files(), None, list[_Result]()
+    total, forms, results = source.count_files(), list[_Form](), list[_Result]()
     members = source.members(size)
     first = list(islice(members, 16))
     headers, members = _read_headers(first), chain(first, members)
     with temporary_folder(place / "new") as folder, hide_warnings():
-        while (usual := _choose_form(headers, size, channels, reading)) != form:
-            form, results = usual, []
+        while (form := _choose_form(headers, size, channels, reading)) not in forms:
+            forms, results = [*forms, form], []
             decode = partial(_decode, form=form, to_floats=reading.values == "float32")
             with (folder / _PIXELS).open("wb") as file:
                 for done, result in enumerate(_decode_in_threads(members, decode), 1):
@@ -165,7 +165,7 @@ def _build(
         if not images:
             why = "the first, {!r}: {}".format(*rejects[0]) if rejects else f"give {', '.join(FORMATS)}"
             raise UserError(f"{text!r} contains no image that can be used; {len(rejects)} refused; {why}")
-        found = _publish(source, place, folder, images, usual)
+        found = _publish(source, place, folder, images, forms[-1])
     skipped = len(results) - len(images) - len(rejects)
     return replace(found, rejects=tuple(Reject(*entry) for entry in rejects), skipped=skipped)
 
@@ -249,12 +249,13 @@ def _publish(source: Source, place: Path, folder: Path, images: Sequence[_Result
     }
     write_sealed(folder / _INDEX, index)
     final = place / fingerprint[:32]
-    with suppress(OSError, ValueError):
-        return _read(final)  # another source has the same images
-    if final.exists():
-        warn_user(f"the cache folder {final} was damaged, so the images were decoded again")
-        shutil.rmtree(final)
-    publish_folder(folder, final)
+    with lock_folder(place, wait=-1):  # another source may have the same images
+        with suppress(OSError, ValueError):
+            return _read(final)
+        if final.exists():
+            warn_user(f"the cache folder {final} was damaged, so the images were decoded again")
+            shutil.rmtree(final)
+        publish_folder(folder, final)
     return _read(final)
 
 

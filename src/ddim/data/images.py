@@ -32,7 +32,7 @@ class Images:
     Attributes:
         pixels: (N, H, W, C) of the type of `values`, usually read from the cache as needed.
         labels: (N,) int64 indices into `classes`, or None if there are no classes.
-        classes: the class names, sorted.
+        classes: the class names, in the order of their indices.
         names: (N,) the name of each image's file in the source.
         fingerprint: a SHA-256 (hex) of contents, names, labels, size, channels and type.
         official: sorted indices (train, validation) if the source defines a split, else None.

@@ -34,7 +34,7 @@ def find_classes(
     if known and len(known) < len(labels):
         raise UserError(f"every image needs a label, or none: {len(known)} of {len(labels)} have one")
     indices = [label for label in known if isinstance(label, int)]
-    if indices:
+    if len(indices) == len(known) > 0:
         if not 0 <= min(indices) <= max(indices) < 10**6:
             raise UserError(f"a class index must be 0 to 999,999, got {min(indices)} to {max(indices)}")
         count = max(*indices, len(class_names) - 1, 0) + 1

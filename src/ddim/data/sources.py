@@ -229,14 +229,14 @@ def stamp_paths(*paths: Path) -> str:
     The text is "" if a file or folder changed in the last two seconds: another change now might not change
     its timestamps.
     """
-    lines, youngest = [], time.time() - _CLOCK_TICK
+    lines, now = [], time.time()
     for path in map(os.path.abspath, paths):
         try:
             found = os.stat(path)
         except OSError as error:
             lines.append(f"{path}\0{error.strerror}")
             continue
-        if max(found.st_mtime, found.st_ctime) > youngest:
+        if now - _CLOCK_TICK < max(found.st_mtime, found.st_ctime) <= now:
             return ""
         # ctime changes even if a file is replaced by one with the same size and mtime.
         lines.append(f"{path}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}")

@@ -105,7 +105,7 @@ class Runtime:
         return "cpu" if self.device.startswith("mps") else self.device
 
     def send(self, x: Tensor) -> Tensor:
-        """Return a copy of a CPU tensor on `exact_device`, without waiting until the copy is done."""
+        """Return a CPU tensor on `exact_device`, without waiting until the copy is done."""
         x = x.pin_memory() if self.device.startswith("cuda") else x
         return x.to(self.exact_device, non_blocking=True)
 
