@@ -259,8 +259,9 @@ def _identify(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        heif = "" if "HEIF" in FORMATS else "; for HEIC photos, `pip install pillow-heif`"
-        raise UnusableError(f"contains no image that can be read ({', '.join(FORMATS)}{heif})") from None
+        if data[4:8] == b"ftyp" and "HEIF" not in FORMATS:
+            raise UnusableError("a HEIC photo: `pip install pillow-heif` lets ddim read it") from None
+        raise UnusableError(f"contains no image that can be read ({', '.join(FORMATS)})") from None
     if image.format == "PNG":
         # Pillow does not verify the checksums of pixels when it decodes them.
         Image.open(io.BytesIO(data), formats=("PNG",)).verify()
