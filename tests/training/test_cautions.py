@@ -35,7 +35,7 @@ def test_few_training_images_may_be_repeated():
 
 def test_files_that_are_left_out_are_counted_with_the_commonest_reason(tmp_path):
     write_grays(tmp_path / "photos", [0, 255])
-    (tmp_path / "photos" / "a.png").write_bytes(b"")
+    (tmp_path / "photos" / "a.png").write_bytes((tmp_path / "photos" / "0.png").read_bytes()[:-20])
     for name in ("b.svg", "c.svg"):
         (tmp_path / "photos" / name).write_text("<svg/>")
     found = open_images(tmp_path / "photos", (8, 8))

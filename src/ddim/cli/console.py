@@ -29,7 +29,7 @@ from ddim.runs.averages import has_snapshots
 from ddim.runs.checkpoint import find_best
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.guidance_name import name_guidance
-from ddim.runs.image_summary import describe_kind, find_enlarged
+from ddim.runs.image_summary import describe_pixels, find_enlarged
 from ddim.runs.log import read_last_metrics
 from ddim.runs.manifest import parse_step
 from ddim.runs.pipeline import read_run_recipe
@@ -163,7 +163,7 @@ class Console(Display):
         held_out = len(parts.validation)
         aside = f", and {held_out:,} held out to measure the error" if held_out else ", none held out"
         say(format_count(len(parts.train), "training image") + aside)
-        shape = f"{height} x {width} pixels, {describe_kind(images)}"
+        shape = f"{height} x {width} pixels, {describe_pixels(images)}"
         say(f"{shape}; {count:,} parameters; recipe {training.recipe.name}")
         if not training.step and (size := _typical_size(images)):
             say(f"most images are smaller and are enlarged to this size; --size {size} would train faster")

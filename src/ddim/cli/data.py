@@ -149,10 +149,10 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
 
 
 def _counts(source: str, images: Images, originals: Sequence[Header], small: int) -> Iterator[str]:
-    from ddim.runs.image_summary import describe_kind
+    from ddim.runs.image_summary import describe_pixels
 
     height, width = images.pixels.shape[1:3]
-    yield f"{escape(source)}: {len(images):,} images, used at {height}x{width}, {describe_kind(images)}"
+    yield f"{escape(source)}: {len(images):,} images, used at {height}x{width}, {describe_pixels(images)}"
     by_area = sorted((header.height * header.width, header.height, header.width) for header in originals)
     smallest, median, largest = (
         "{1}x{2}".format(*by_area[place]) for place in (0, len(by_area) // 2, len(by_area) - 1)

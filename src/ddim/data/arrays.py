@@ -255,8 +255,7 @@ class GivenImages(Source):
                 pixels = encode_picture(image)
             else:
                 pixels = arrange_pixels(image, f"image {number}", keep_floats=self.values != "auto")
-            label = label if isinstance(label, str | None) else index(label)
-            yield Member(f"{number:09d}", pixels, label)
+            yield Member(f"{number:09d}", pixels, label if isinstance(label, str | None) else index(label))
 
 
 def _pick(row: Mapping[str, Any], columns: Sequence[str]) -> Any:  # noqa: ANN401

@@ -90,9 +90,9 @@ def _make_member(name: str, image: object, label: object) -> Member | Reject:
     image = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(image, bytes):
         return Reject(name, "holds no bytes of an image")
-    # Hugging Face writes -1 where a label is not known.
-    known = isinstance(label, str) or (isinstance(label, int) and label >= 0)
-    return Member(name, image, label if known else None)
+    if isinstance(label, int) and not 0 <= label < 10**6:  # Hugging Face writes -1 for an unknown label.
+        return Reject(name, f"its label {label} is no class index")
+    return Member(name, image, label if isinstance(label, str | int) else None)
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def summarise_images(source: str, images: Images) -> dict[str, Any]:
     }
 
 
-def describe_kind(images: Images) -> str:
+def describe_pixels(images: Images) -> str:
     """Return channels and values in words: "RGB", "gray of 16 bits", "8 channels of floats from 0 to 1"."""
     channels, values = images.pixels.shape[3], images.values
     colours = {1: "gray", 3: "RGB", 4: "RGBA"}.get(channels, f"{channels} channels")
