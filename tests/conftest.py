@@ -2,11 +2,14 @@
 
 import ipaddress
 import os
+import signal
 import socket
 import sys
 
 import pytest
 from hypothesis import settings
+
+from ending import KINDS
 
 # Before torch is imported, here and in the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -88,3 +91,14 @@ def _global_states():
         kind, keys, *rest = sys.modules["numpy"].random.get_state()
         states["numpy"] = (kind, keys.tobytes(), *rest)
     return states
+
+
+@pytest.fixture
+def foreground():
+    """Signals as a process in the foreground has them: one started with & ignores Ctrl-C."""
+    kept = {kind: signal.getsignal(kind) for kind in KINDS}
+    for kind in KINDS:
+        signal.signal(kind, signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for kind, handler in kept.items():
+        signal.signal(kind, handler)

@@ -7,19 +7,9 @@ import sys
 import pytest
 
 from ddim.machine.signals import Noted, Stopped, note_signals, stop_on_signals
+from ending import KINDS
 
-KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-
-@pytest.fixture(autouse=True)
-def foreground():
-    """Signals as a process in the foreground has them: one started with & ignores Ctrl-C."""
-    kept = {kind: signal.getsignal(kind) for kind in KINDS}
-    for kind in KINDS:
-        signal.signal(kind, signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for kind, handler in kept.items():
-        signal.signal(kind, handler)
+pytestmark = pytest.mark.usefixtures("foreground")
 
 
 @pytest.mark.parametrize("number", KINDS)

@@ -13,19 +13,9 @@ from cases import mark_slow
 from ddim.errors import Interrupted
 from ddim.runs import checkpoint
 from ddim.training import Callback, resume
+from ending import KINDS
 
-KINDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-
-@pytest.fixture(autouse=True)
-def foreground():
-    """Signals as a process in the foreground has them: one started with & ignores Ctrl-C."""
-    kept = {kind: signal.getsignal(kind) for kind in KINDS}
-    for kind in KINDS:
-        signal.signal(kind, signal.default_int_handler if kind == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for kind, handler in kept.items():
-        signal.signal(kind, handler)
+pytestmark = pytest.mark.usefixtures("foreground")
 
 
 def send(number):
