@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
@@ -147,8 +147,8 @@ def _build(
     total, forms, results = source.count_files(), list[_Form](), list[_Result]()
     members = source.members(size)
     first = list(islice(members, 16))
-    headers, members = _read_headers(first), chain(first, members)
     with temporary_folder(place / "new") as folder, hide_warnings():
+        headers, members = _read_headers(first), chain(first, members)
         while (form := _choose_form(headers, size, channels, reading)) not in forms:
             forms, results = [*forms, form], []
             decode = partial(_decode, form=form, to_floats=reading.values == "float32")
@@ -172,10 +172,9 @@ def _build(
 
 def _read_headers(members: Iterable[Member | Reject]) -> list[Header]:
     headers = []
-    with hide_warnings():
-        for member in members:
-            with suppress(UnusableError):
-                headers += [read_header(member.data)] if isinstance(member, Member) else []
+    for member in members:
+        with suppress(UnusableError):
+            headers += [read_header(member.data)] if isinstance(member, Member) else []
     return headers
 
 
@@ -285,7 +284,8 @@ def _read(folder: Path) -> Images:
         OSError: if it cannot be read.
     """
     index = read_sealed(folder / _INDEX)
-    if hash_file(folder / _PIXELS) != index["sha256"]:
+    state = (folder / _PIXELS).stat()
+    if _hash_once(folder / _PIXELS, state.st_mtime_ns, state.st_ino) != index["sha256"]:
         raise UserError(f"{folder / _PIXELS} is damaged")
     names, labels, values = tuple(index["names"]), index["labels"], Values(**index["values"])
     train = np.array([name.startswith("train/") for name in names])
@@ -307,6 +307,12 @@ def read_headers(images: Images) -> list[Header]:
     if images.folder is None:
         return []
     return [Header(*entry) for entry in read_sealed(images.folder / _INDEX)["originals"]]
+
+
+@lru_cache(maxsize=64)
+def _hash_once(path: Path, time: int, inode: int) -> str:
+    """Return the SHA-256 of a file; a process reads it once, unless it is written again."""
+    return hash_file(path)
 
 
 def _hash(value: object) -> str:

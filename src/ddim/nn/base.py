@@ -89,8 +89,8 @@ class Network(nn.Module):
     """A network (x, conditioning, label, augment) -> F, for images of any height and width.
 
     Images are padded with zeros at the bottom and right, as in the padding of a convolution, and the output
-    is cropped. A subclass defines `embed` and `denoise`, and makes those of
-    the layers below that its spec asks for.
+    is cropped. A subclass defines `embed` and `denoise`, and makes those of the layers below that its spec
+    asks for.
     """
 
     augment_proj: nn.Linear
