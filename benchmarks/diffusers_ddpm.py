@@ -39,12 +39,12 @@ from torch.nn import functional as F
 
 from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.noise import Noise
+from ddim.exchange.diffusers_format import export_to_diffusers
 from ddim.machine.runtime import COMPILE_PAYS_AFTER, Runtime, choose_runtime
 from ddim.machine.startup import keep_freed_memory
-from ddim.runs.diffusers_format import export_to_diffusers
-from ddim.runs.named_recipes import find_recipe
-from ddim.runs.pipeline import Pipeline
-from ddim.runs.recipe import Recipe, build_model
+from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.recipe import Recipe, build_model
+from ddim.sampling.pipeline import Pipeline
 from exact import rounded
 from timing import PIXELS, images, in_turn, pace, sampled, show, training
 

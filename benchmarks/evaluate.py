@@ -17,9 +17,9 @@ from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.samples import Samples
 from ddim.metrics.features import extract_features, load_extractor
 from ddim.plots.pictures import to_uint8
-from ddim.runs.generate import generate
-from ddim.runs.pipeline import load
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.sampling.generate import generate
+from ddim.sampling.pipeline import load
+from ddim.sampling.sampling_setup import SamplingSetup
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from ddim.evaluation import sampler_errors
-from ddim.runs.generate import find_grid_ends
-from ddim.runs.pipeline import load
+from ddim.sampling.generate import find_grid_ends
+from ddim.sampling.pipeline import load
 
 
 def main() -> None:

@@ -44,11 +44,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import ddim
 from ddim.machine.runtime import Runtime, choose_runtime
 from ddim.plots.pictures import make_sheet, save_png
-from ddim.runs.codec import override
+from ddim.recipe.codec import override
+from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs.log import read_metrics
-from ddim.runs.named_recipes import find_recipe
-from ddim.runs.pipeline import Pipeline
-from ddim.runs.recipe import Recipe, build_model
+from ddim.sampling.pipeline import Pipeline
 from ddim.training import Callback, Machine
 from timing import PIXELS, bare_step, pace, sampled, synchronise, training
 

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.data.images import gather_batch, to_unit
-from ddim.runs.classes import choose_label
-from ddim.runs.generate import fill_micro_batches, sample_states
-from ddim.runs.images import open_run_images
-from ddim.runs.pipeline import LoadedRun, Pipeline, load
-from ddim.runs.sampling_setup import choose_sampling
+from ddim.sampling.classes import choose_label
+from ddim.sampling.generate import fill_micro_batches, sample_states
+from ddim.sampling.images import open_run_images
+from ddim.sampling.pipeline import LoadedRun, Pipeline, load
+from ddim.sampling.sampling_setup import choose_sampling
 
 SEEN = 5
 """Standard errors by which augmentation must move a statistic of the images for `leak` to be meaningful."""

@@ -20,8 +20,8 @@ from ddim.evaluation.discretisation_error import (
     error_against_reference,
     sample_in_model_units,
 )
-from ddim.runs.pipeline import load
-from ddim.runs.searched_grids import find_saved_grid
+from ddim.sampling.pipeline import load
+from ddim.sampling.searched_grids import find_saved_grid
 
 LEVELS, TRUSTED = 100, 16
 

@@ -29,11 +29,11 @@ import torch
 from ddim.diffusion.denoiser import Model
 from ddim.machine.runtime import Runtime, choose_runtime
 from ddim.machine.startup import keep_freed_memory
-from ddim.runs.generate import generate
-from ddim.runs.named_recipes import find_recipe
-from ddim.runs.pipeline import Pipeline
-from ddim.runs.recipe import Recipe, build_model
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.recipe import Recipe, build_model
+from ddim.sampling.generate import generate
+from ddim.sampling.pipeline import Pipeline
+from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.validation import validate
 from timing import PIXELS, bare_step, in_turn, pace, show, training
 

@@ -13,10 +13,10 @@ import torch
 from ddim.data import Images, split_images
 from ddim.diffusion.pixels import Pixels
 from ddim.machine.runtime import Runtime
-from ddim.runs.generate import generate
-from ddim.runs.pipeline import Pipeline
-from ddim.runs.recipe import Recipe
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.recipe.recipe import Recipe
+from ddim.sampling.generate import generate
+from ddim.sampling.pipeline import Pipeline
+from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.loop import Plan, Training
 
 PIXELS = Pixels.fixed(0.5, 0.5)

@@ -20,8 +20,8 @@ import numpy as np
 
 import ddim
 from ddim.nn.unet import UNetSpec
-from ddim.runs.codec import override
-from ddim.runs.named_recipes import find_recipe
+from ddim.recipe.codec import override
+from ddim.recipe.named_recipes import find_recipe
 from ddim.training import Machine
 
 COLUMNS = ("brightness", "hue", "radius")

@@ -29,7 +29,7 @@ GENERATORS = {"Generator", "SeedSequence", "Philox", "PCG64", "default_rng", "Bi
 # Bytes go in there only where their SHA-256 is known, and without code: tests/metrics/test_features.py.
 ALLOWED = {"metrics/networks.py": ["torch.hub", "torch.hub", "torch.load"]}
 # With weights_only, so that no code is run: tests/test_hostile.py.
-ALLOWED["runs/diffusers_format.py"] = ["torch.load"]
+ALLOWED["exchange/diffusers_format.py"] = ["torch.load"]
 # A layer is given no generator: training sets the global one by seed and step while dropout draws from it.
 ALLOWED["nn/blocks.py"] = ["torch.randint"]
 
@@ -165,7 +165,8 @@ def test_a_test_that_moves_the_global_generators_fails(tmp_path):
     run = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_randomly"]
     run += ["--rootdir", str(tmp_path), str(tmp_path)]
     # Loading plugins that this run does not use would take most of its time.
-    plain = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    support = str(Path(__file__).parent / "support")
+    plain = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": support}
     said = subprocess.run(run, capture_output=True, text=True, check=False, cwd=tmp_path, env=plain)
     assert "2 failed, 2 passed" in said.stdout
     assert said.stdout.count("the global random state of numpy was moved") >= 2
@@ -213,7 +214,7 @@ def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_u
         if re.search(r"\b(read|write)_json\b", path.read_text())
     }
     # The formats of diffusers and of exports; recipes of trials; and sweep.json, whose seal is checked there.
-    others = {"runs/diffusers_format.py", "experiments/export.py", "experiments/sweep/folder.py"}
+    others = {"exchange/diffusers_format.py", "exchange/export.py", "experiments/sweep/folder.py"}
     assert plain == {"files.py", "experiments/sweep/document.py", *others}
 
 

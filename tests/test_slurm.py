@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from ddim.runs.codec import override, write_recipe
+from ddim.recipe.codec import override, write_recipe
 from small_recipes import make_small
 
 PAGE = Path(__file__).parent.parent / "docs" / "howto" / "machines.md"

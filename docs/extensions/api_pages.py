@@ -12,7 +12,8 @@ import ddim
 FIRST = "Train and sample"
 """The heading of the names before the first comment in `ddim.__all__`."""
 
-ROOMS = ("diffusion", "metrics", "data", "nn", "plots", "runs", "training", "evaluation", "experiments")
+ROOMS = ("diffusion", "metrics", "data", "nn", "plots", "recipe", "runs", "sampling", "training")
+ROOMS += ("evaluation", "experiments", "exchange")
 WHOLE = ("diffusion", "metrics")
 """The rooms whose functions are described in full: the theory links to them."""
 

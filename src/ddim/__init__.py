@@ -64,19 +64,19 @@ if TYPE_CHECKING:
     from ddim.evaluation.samples import Samples
     from ddim.evaluation.schedule_figures import plot_embedding, plot_embedding_products, plot_schedules
     from ddim.evaluation.tabulate import tabulate
-    from ddim.experiments.export import export_run as export
+    from ddim.exchange.export import export_run as export
+    from ddim.exchange.importing import import_model
+    from ddim.exchange.push import push_run as push
     from ddim.experiments.plan import plan_training as plan
-    from ddim.experiments.push import push_run as push
     from ddim.plots.pictures import sheet
-    from ddim.runs.edit_images import inpaint_image as inpaint
-    from ddim.runs.edit_images import interpolate
-    from ddim.runs.edit_images import invert_images as invert
-    from ddim.runs.edit_images import vary_image as vary
-    from ddim.runs.generate import sample
-    from ddim.runs.importing import import_model
-    from ddim.runs.pipeline import Pipeline, load
-    from ddim.runs.recipe import Recipe
-    from ddim.runs.reconstruction import list_averages, reconstruct_average
+    from ddim.recipe.recipe import Recipe
+    from ddim.sampling.edit_images import inpaint_image as inpaint
+    from ddim.sampling.edit_images import interpolate
+    from ddim.sampling.edit_images import invert_images as invert
+    from ddim.sampling.edit_images import vary_image as vary
+    from ddim.sampling.generate import sample
+    from ddim.sampling.pipeline import Pipeline, load
+    from ddim.sampling.reconstruction import list_averages, reconstruct_average
     from ddim.training import Callback, Machine, distill, resume, train
 
 # Names and their homes, in the order of use. They are imported at first use, because `ddim --help` must not
@@ -84,13 +84,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "training": "train resume distill Callback Machine",
     "experiments.plan": "plan=plan_training",
-    "experiments.export": "export=export_run",
-    "experiments.push": "push=push_run",
-    "runs.importing": "import_model",
-    "runs.pipeline": "load Pipeline",
-    "runs.generate": "sample",
+    "exchange.export": "export=export_run",
+    "exchange.push": "push=push_run",
+    "exchange.importing": "import_model",
+    "sampling.pipeline": "load Pipeline",
+    "sampling.generate": "sample",
     "plots.pictures": "sheet",
-    "runs.recipe": "Recipe",
+    "recipe.recipe": "Recipe",
     "diffusion.denoiser": "Model",
     "evaluation.evaluate": "evaluate",
     "evaluation.tabulate": "tabulate",
@@ -103,8 +103,8 @@ _HOMES = {
     "evaluation.grid_search": "search=search_grid",
     "evaluation.guidance_search": "search_guidance",
     "evaluation.average_choice": "pick_average",
-    "runs.reconstruction": "reconstruct_average list_averages",
-    "runs.edit_images": "invert=invert_images interpolate inpaint=inpaint_image vary=vary_image",
+    "sampling.reconstruction": "reconstruct_average list_averages",
+    "sampling.edit_images": "invert=invert_images interpolate inpaint=inpaint_image vary=vary_image",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",
     "errors": "UserError",
@@ -125,8 +125,8 @@ _NAMES = {
     for module, names in _HOMES.items()
     for name, _, inner in (word.partition("=") for word in names.split())
 }
-_ROOMS = ("data", "diffusion", "errors", "evaluation", "experiments", "machine", "metrics", "nn", "plots")
-_MODULES = {room: f"ddim.{room}" for room in (*_ROOMS, "runs", "training")} | {
+_ROOMS = ("data", "diffusion", "errors", "evaluation", "exchange", "experiments", "machine", "metrics", "nn")
+_MODULES = {room: f"ddim.{room}" for room in (*_ROOMS, "plots", "recipe", "runs", "sampling", "training")} | {
     name: f"ddim.diffusion.{name}" for name in ("editing", "grids", "oracles", "samplers", "schedules")
 }
 

@@ -9,8 +9,8 @@ import torch
 import tiny
 from ddim.diffusion.samplers import EDM
 from ddim.evaluation import discretisation_error, sampler_ablation
-from ddim.runs import pipeline
-from ddim.runs.codec import override
+from ddim.recipe.codec import override
+from ddim.sampling import pipeline
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from ddim.evaluation.likelihood import bits_per_dim, measure_bits, write_likelih
 from ddim.files import read_sealed
 from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
-from ddim.runs.pipeline import Pipeline, load
+from ddim.sampling.pipeline import Pipeline, load
 from oracles import Asked, normal
 
 

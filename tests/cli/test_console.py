@@ -8,7 +8,7 @@ import pytest
 import tiny
 from ddim.cli import console
 from ddim.nn.unet import UNetSpec
-from ddim.runs.codec import write_recipe
+from ddim.recipe.codec import write_recipe
 from terminal import run_in_terminal
 
 WORK = """

@@ -19,14 +19,14 @@ from ddim.diffusion.time_sampling import LossAware, TableTimes
 from ddim.evaluation import diagnose, gradient_noise
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.evaluation.memorisation import check_memorisation
+from ddim.exchange.publishing import write_published
 from ddim.files import read_sealed
 from ddim.machine.runtime import Runtime
 from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.recipe.codec import override
+from ddim.recipe.recipe import build_model
 from ddim.runs import checkpoint
-from ddim.runs.codec import override
-from ddim.runs.pipeline import Pipeline, load
-from ddim.runs.publishing import write_published
-from ddim.runs.recipe import build_model
+from ddim.sampling.pipeline import Pipeline, load
 from oracles import made, shaken
 from shown_events import read_events
 from stubs import stub
@@ -109,7 +109,7 @@ def test_a_mistake_is_one_sentence(run, words, said, refused):
 
 def test_a_checkpoint_and_other_images_are_refused(run, tmp_path, monkeypatch, refused):
     assert "is a checkpoint" in refused("diagnose", str(next((run / "checkpoints").glob("step-*"))))
-    monkeypatch.setattr("ddim.runs.images.fingerprint_source", lambda *a: "other images")
+    monkeypatch.setattr("ddim.sampling.images.fingerprint_source", lambda *a: "other images")
     assert f"has changed since {run} was trained on it: put its images back" in refused("diagnose", run)
 
 
@@ -134,7 +134,7 @@ def test_commands_that_need_the_images_of_a_run_report_missing_ones(tmp_path, mo
 
 
 def test_the_gradients_of_a_diagnosis_are_those_of_the_objective_whatever_the_micro_batch(run):
-    from ddim.runs.images import open_run_images
+    from ddim.sampling.images import open_run_images
 
     trained = load(run)
     own = open_run_images(trained)
@@ -300,8 +300,8 @@ def test_batches_of_a_diagnosis_are_independent(n, batch):
 def test_times_that_are_drawn_by_their_losses_are_shown_as_drawn(tmp_path, monkeypatch):
     training, trained = at_the_start(AWARE, tmp_path)
     images = training.split.images
-    monkeypatch.setattr("ddim.runs.images.fingerprint_source", lambda *a: images.fingerprint)
-    monkeypatch.setattr("ddim.runs.images.open_images", lambda *a, **k: images)
+    monkeypatch.setattr("ddim.sampling.images.fingerprint_source", lambda *a: images.fingerprint)
+    monkeypatch.setattr("ddim.sampling.images.open_images", lambda *a, **k: images)
     times = diagnose.diagnose(trained, 2, 2).training_times
     # The squared losses are 1, 1/4, 1/16, ...; a hundredth of the draws is uniform.
     shares = 0.99 * 0.75 * 4.0 ** -torch.arange(8.0) + 0.01 / 8

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import tiny
-from ddim.runs.pipeline import read_run_recipe
+from ddim.sampling.pipeline import read_run_recipe
 from ddim.training.distill import make_student
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]

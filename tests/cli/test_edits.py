@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import tiny
-from ddim.runs import edit_images
-from ddim.runs.codec import override
-from ddim.runs.edit_inputs import read_hole
+from ddim.recipe.codec import override
+from ddim.sampling import edit_images
+from ddim.sampling.edit_inputs import read_hole
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 import tiny
 from ddim.cli import console
 from ddim.files import lock_folder
-from ddim.runs.codec import override
-from ddim.runs.pipeline import read_run_recipe
+from ddim.recipe.codec import override
+from ddim.sampling.pipeline import read_run_recipe
 from ddim.training import resume
 
 

@@ -4,8 +4,8 @@ import pytest
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
-from ddim.runs.diffusers_format import export_to_diffusers, import_from_diffusers
-from ddim.runs.pipeline import load
+from ddim.exchange.diffusers_format import export_to_diffusers, import_from_diffusers
+from ddim.sampling.pipeline import load
 from stubs import stub
 from untrained import recipe, run_of
 
@@ -37,7 +37,7 @@ def test_an_imported_run_has_no_images_and_none_are_opened(tmp_path, monkeypatch
     export_to_diffusers(load(run_of(recipe(), tmp_path / "run")), tmp_path / "out")
     run, opened = import_from_diffusers(tmp_path / "out", tmp_path / "back"), []
     monkeypatch.setattr("ddim.metrics.features.load_extractor", lambda *a: stub())
-    for module in ("runs.images", "evaluation.reference", "training.start"):
+    for module in ("sampling.images", "evaluation.reference", "training.start"):
         monkeypatch.setattr(f"ddim.{module}.open_images", lambda *a, **k: opened.append(a))
     for name, hint in [
         ("diagnose", ""),

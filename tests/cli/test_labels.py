@@ -14,11 +14,11 @@ from ddim.evaluation import compare
 from ddim.evaluation import record as scores
 from ddim.metrics import features
 from ddim.plots.pictures import enlarge, make_sheet
-from ddim.runs.codec import write_recipe
-from ddim.runs.generate import generate
-from ddim.runs.guidance import Guidance
-from ddim.runs.pipeline import load
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.recipe.codec import write_recipe
+from ddim.sampling.generate import generate
+from ddim.sampling.guidance import Guidance
+from ddim.sampling.pipeline import load
+from ddim.sampling.sampling_setup import SamplingSetup
 from stubs import stub
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from ddim.runs import searched_grids, searched_guidance
+from ddim.sampling import searched_grids, searched_guidance
 from shown_events import read_events
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from ddim.cli import main
 from ddim.data.arrays import GIVEN
-from ddim.runs import own_parts
-from ddim.runs.pipeline import load
+from ddim.recipe import own_parts
+from ddim.sampling.pipeline import load
 
 MINE = """
     from dataclasses import dataclass

@@ -17,10 +17,10 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import SCHEDULES
 from ddim.evaluation import run_figures
 from ddim.machine.runtime import Runtime
+from ddim.recipe.codec import dump
+from ddim.recipe.named_recipes import smoke
+from ddim.recipe.recipe import build_model
 from ddim.runs import checkpoint
-from ddim.runs.codec import dump
-from ddim.runs.named_recipes import smoke
-from ddim.runs.recipe import build_model
 from ddim.runs.state import RunState
 
 

@@ -18,10 +18,11 @@ from ddim.cli import main
 from ddim.cli.sample import parse_seeds
 from ddim.files import LOCK, lock_folder
 from ddim.plots.pictures import enlarge, make_sheet, save_png, to_uint8
-from ddim.runs import checkpoint, sample_folder
+from ddim.runs import checkpoint
 from ddim.runs.folder import record_in_run
-from ddim.runs.pipeline import load
-from ddim.runs.sampling_setup import choose_sampling
+from ddim.sampling import sample_folder
+from ddim.sampling.pipeline import load
+from ddim.sampling.sampling_setup import choose_sampling
 
 
 @pytest.fixture(scope="module")

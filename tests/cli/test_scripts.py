@@ -10,7 +10,7 @@ from PIL import Image
 
 import tiny
 from ddim.cli import COMMANDS
-from ddim.runs.codec import override
+from ddim.recipe.codec import override
 from hub_server import TOKEN, hub_in_use
 from small_recipes import make_small
 

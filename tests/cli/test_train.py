@@ -18,10 +18,11 @@ from ddim.data import open_images, parse_size
 from ddim.data.arrays import give_images
 from ddim.errors import Notice
 from ddim.experiments.sweep.plan import SweepRequest, shared_recipe
-from ddim.runs import checkpoint, named_recipes
-from ddim.runs.codec import dump, list_fields, override, read_recipe, write_recipe
-from ddim.runs.pipeline import load
-from ddim.runs.recipe import Fixed, Recipe
+from ddim.recipe import named_recipes
+from ddim.recipe.codec import dump, list_fields, override, read_recipe, write_recipe
+from ddim.recipe.recipe import Fixed, Recipe
+from ddim.runs import checkpoint
+from ddim.sampling.pipeline import load
 from ddim.training.budget import WARM_UP
 from ddim.training.loop import Plan
 from ddim.training.pace import Pace, format_duration

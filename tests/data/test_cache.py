@@ -18,8 +18,8 @@ from ddim.data.cache import open_decoded, read_headers
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.values import Reading, Values
 from ddim.errors import NoSpace, UserError
-from ddim.runs.cache_parts import PARTS, clear_cache, list_cache
-from ddim.runs.image_summary import find_enlarged
+from ddim.evaluation.image_summary import find_enlarged
+from ddim.experiments.cache_parts import PARTS, clear_cache, list_cache
 from deep_files import noise16, png16, tiff
 from race import race
 

@@ -11,8 +11,8 @@ from PIL import Image
 import stubs
 from cases import mark_slow
 from ddim.cli import main
-from ddim.runs import named_recipes
-from ddim.runs.codec import override
+from ddim.recipe import named_recipes
+from ddim.recipe.codec import override
 from examples import DOCS, ROOT, Page
 from hub_server import TOKEN, hub_in_use
 

@@ -11,7 +11,7 @@ BUGS = [
     ),
     bug(
         "mirrored images reuse the features of plain ones",
-        "runs/image_features.py",
+        "sampling/image_features.py",
         'facts += ["mirrored"] if self.mirrored else [] => facts += []',
         "evaluation/test_memorisation.py::test_features_find_copies_too_and_are_computed_once",
     ),

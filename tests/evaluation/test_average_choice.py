@@ -15,11 +15,11 @@ from ddim.metrics.kid import kid
 from ddim.nn.ema import Exponential
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
-from ddim.runs.generate import generate
-from ddim.runs.pipeline import load
-from ddim.runs.reconstruction import LARGEST_ERROR, open_averages
-from ddim.runs.sampling_setup import SamplingSetup
-from ddim.runs.searched_guidance import SavedGuidance, save_guidance
+from ddim.sampling.generate import generate
+from ddim.sampling.pipeline import load
+from ddim.sampling.reconstruction import LARGEST_ERROR, open_averages
+from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
 from ddim.training.start import open_split
 from stubs import stub
 
@@ -152,13 +152,13 @@ def test_impossible_choices_are_refused(run, tmp_path, monkeypatch):
 
 def test_samples_of_the_picked_average_are_named_in_their_record(run):
     choice = pick_average(run, widths=[0.05])
-    record = ddim.runs.provenance.sampling_record(SamplingSetup(load(run, "picked"), 2), [0])
+    record = ddim.sampling.provenance.sampling_record(SamplingSetup(load(run, "picked"), 2), [0])
     assert record["weights"] == "picked"
-    found = ddim.runs.provenance.sample_conditions(record)
+    found = ddim.sampling.provenance.sample_conditions(record)
     assert found["average"] == {"sha256": checkpoint.hash_checkpoint(choice.average.folder)}
     pick_average(run, widths=[0.06])
-    again = ddim.runs.provenance.sampling_record(SamplingSetup(load(run, "picked"), 2), [0])
-    assert ddim.runs.provenance.sample_conditions(again)["average"] != found["average"]
+    again = ddim.sampling.provenance.sampling_record(SamplingSetup(load(run, "picked"), 2), [0])
+    assert ddim.sampling.provenance.sample_conditions(again)["average"] != found["average"]
 
 
 def test_a_compiled_run_is_refused_because_its_program_holds_the_weights(run):

@@ -13,8 +13,8 @@ from ddim.evaluation.conditions import (
     find_obstacle,
 )
 from ddim.metrics.catalogue import METRICS
-from ddim.runs.codec import dump, override
-from ddim.runs.named_recipes import smoke
+from ddim.recipe.codec import dump, override
+from ddim.recipe.named_recipes import smoke
 from stubs import SAMPLING, evaluation
 
 

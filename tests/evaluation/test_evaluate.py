@@ -37,12 +37,13 @@ from ddim.metrics.features import Extractor, extract_features
 from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
-from ddim.runs import checkpoint, searched_grids
+from ddim.runs import checkpoint
 from ddim.runs.folder import publish_output
-from ddim.runs.generate import sample_uint8
-from ddim.runs.pipeline import load, read_run_recipe
-from ddim.runs.sampling_setup import SamplingSetup
 from ddim.runs.state import TrainedOn
+from ddim.sampling import searched_grids
+from ddim.sampling.generate import sample_uint8
+from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.sampling_setup import SamplingSetup
 from shown_events import read_events
 from stubs import stub
 
@@ -673,7 +674,7 @@ def test_fifty_thousand_samples_do_not_fill_the_memory(run):
 import resource, sys, torch
 from ddim.evaluation import evaluate as evaluation
 from ddim.evaluation.samples import Samples
-from ddim.runs import generate as sampling
+from ddim.sampling import generate as sampling
 from stubs import stub
 def generate(setup, seeds, **options):
     values = torch.tensor(seeds).reshape(-1, 1, 1, 1) / 5e4

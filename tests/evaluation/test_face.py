@@ -10,8 +10,8 @@ from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.samples import Samples
 from ddim.files import read_sealed
-from ddim.runs.pipeline import open_pipeline
-from ddim.runs.searched_grids import SearchedGrid
+from ddim.sampling.pipeline import open_pipeline
+from ddim.sampling.searched_grids import SearchedGrid
 from oracles import made
 from stubs import stub, written
 

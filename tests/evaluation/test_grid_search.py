@@ -24,11 +24,12 @@ from ddim.errors import UserError
 from ddim.evaluation import discretisation_error, grid_search
 from ddim.evaluation.discretisation_error import TimeRange
 from ddim.plots.pictures import to_uint8
-from ddim.runs import checkpoint, searched_grids
-from ddim.runs.codec import override
-from ddim.runs.generate import generate
-from ddim.runs.pipeline import load
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.recipe.codec import override
+from ddim.runs import checkpoint
+from ddim.sampling import searched_grids
+from ddim.sampling.generate import generate
+from ddim.sampling.pipeline import load
+from ddim.sampling.sampling_setup import SamplingSetup
 from oracles import normal
 
 SCHEDULE = Cosine(0.014, 0.99995)
@@ -228,7 +229,7 @@ def test_a_search_with_a_given_end_needs_only_the_first_time_of_the_grid(run, tm
     shares = {"grid": "sections", "grid.entries": 1000, "grid.shares": "2", "steps": 4}
     trained = load(copy)
     trained = replace(trained, recipe=override(trained.recipe, shares))
-    monkeypatch.setattr("ddim.runs.pipeline.load", lambda *_, **__: trained)
+    monkeypatch.setattr("ddim.sampling.pipeline.load", lambda *_, **__: trained)
     monkeypatch.setattr(discretisation_error, "sample_in_model_units", lambda *_: torch.zeros(1))
     assert main(["search", str(copy), "--steps", "3", "--end", "0.1", "--seeds", "1"]) == 0
     assert main(["search", str(copy), "--steps", "3", "--seeds", "1"]) == 2

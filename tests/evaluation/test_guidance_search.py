@@ -21,13 +21,13 @@ from ddim.evaluation.reference import Reference
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.machine.progress import ignore_progress
-from ddim.runs.generate import SamplesNotFinite, generate
-from ddim.runs.guidance import Guidance
-from ddim.runs.guidance_choice import open_guidance
-from ddim.runs.pipeline import load, read_run_recipe
-from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
-from ddim.runs.searched_grids import SearchedGrid, save_grid
-from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
+from ddim.sampling.generate import SamplesNotFinite, generate
+from ddim.sampling.guidance import Guidance
+from ddim.sampling.guidance_choice import open_guidance
+from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.searched_grids import SearchedGrid, save_grid
+from ddim.sampling.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
 from stubs import stub
 
 N, STEPS = 12, 6

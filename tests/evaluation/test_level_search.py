@@ -13,9 +13,9 @@ from ddim.diffusion.grids import Karras
 from ddim.errors import UserError
 from ddim.evaluation import grid_search, level_search
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
-from ddim.runs.generate import SamplesNotFinite
-from ddim.runs.pipeline import load
-from ddim.runs.searched_grids import SearchedGrid
+from ddim.sampling.generate import SamplesNotFinite
+from ddim.sampling.pipeline import load
+from ddim.sampling.searched_grids import SearchedGrid
 from ddim.training.distill import distill, make_student
 from stubs import stub
 

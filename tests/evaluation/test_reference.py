@@ -15,9 +15,9 @@ from ddim.data.values import Values
 from ddim.errors import UserError
 from ddim.evaluation.reference import Reference, select_reference
 from ddim.files import cache_folder
-from ddim.runs import image_features
-from ddim.runs.image_features import ImageSet, compute_features, find_features
-from ddim.runs.recipe import Data
+from ddim.recipe.recipe import Data
+from ddim.sampling import image_features
+from ddim.sampling.image_features import ImageSet, compute_features, find_features
 from stubs import stub
 
 

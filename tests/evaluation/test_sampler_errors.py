@@ -9,7 +9,7 @@ from ddim.errors import UserError
 from ddim.evaluation import sampler_errors
 from ddim.evaluation.discretisation_error import TimeRange
 from ddim.evaluation.run_figures import plot_sampler_errors
-from ddim.runs.pipeline import open_pipeline
+from ddim.sampling.pipeline import open_pipeline
 from oracles import normal
 
 LAW = Mixture(Cosine(0.1, 0.999), normal(3, 1, 2, 2, seed=1), 0.5)

@@ -22,8 +22,8 @@ from ddim.evaluation.table import EvaluationTable, TableCell, format_difference
 from ddim.evaluation.table_files import save_table
 from ddim.evaluation.tabulate import tabulate
 from ddim.runs.checkpoint import find_newest
-from ddim.runs.pipeline import load
-from ddim.runs.searched_guidance import SavedGuidance, save_guidance
+from ddim.sampling.pipeline import load
+from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
 from mine import Cubes, Euler
 from stubs import SAMPLING, evaluation, stub
 

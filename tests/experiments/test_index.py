@@ -10,11 +10,11 @@ from ddim.cli import main
 from ddim.errors import UserError
 from ddim.experiments.index import filter_runs, find_runs, read_run, sort_runs
 from ddim.files import is_locked, lock_folder
+from ddim.recipe.codec import dump, list_fields
+from ddim.recipe.flat import flatten_as_text
+from ddim.recipe.named_recipes import RECIPES
 from ddim.runs import log
-from ddim.runs.codec import dump, list_fields
-from ddim.runs.flat import flatten_as_text
 from ddim.runs.log import METRICS
-from ddim.runs.named_recipes import RECIPES
 from run_folders import ERRORS, make, write_evaluation
 
 

@@ -16,7 +16,7 @@ import tiny
 from ddim.diffusion.loss import Objective
 from ddim.errors import UserError
 from ddim.experiments.plan import plan_training
-from ddim.runs.pipeline import read_run_recipe
+from ddim.sampling.pipeline import read_run_recipe
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from ddim.experiments.summary import (
     summarise_metrics,
     summarise_values,
 )
-from ddim.runs.codec import dump, override
-from ddim.runs.named_recipes import smoke
+from ddim.recipe.codec import dump, override
+from ddim.recipe.named_recipes import smoke
 from evaluated_runs import evaluation, record, run
 
 

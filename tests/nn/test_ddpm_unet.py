@@ -5,9 +5,9 @@ import diffusers
 import pytest
 import torch
 
+from ddim.exchange.diffusers_weights import convert_to_diffusers
 from ddim.nn.blocks import Attention
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.runs.diffusers_weights import convert_to_diffusers
 from oracles import made, normal, shaken
 from plain_layers import attended_pixels, convolved, normed, projected, residual, swish
 from small_nets import DDPMS, IDDPM, build, images

@@ -18,15 +18,15 @@ BUGS = [
     ),
     bug(
         "a recipe file can run code",
-        "runs/codec.py",
+        "recipe/codec.py",
         "yaml.load(text, _Loader) => yaml.unsafe_load(text)",
-        "runs/test_recipe.py::test_hostile_and_broken_files_are_refused_in_one_sentence",
+        "recipe/test_recipe.py::test_hostile_and_broken_files_are_refused_in_one_sentence",
     ),
     bug(
         "the default EMA weights are loaded for every profile",
-        "runs/pipeline.py",
+        "sampling/pipeline.py",
         "{'default' if weights == 'ema' else weights} => default",
-        "runs/test_generate.py::test_every_average_of_a_run_can_be_loaded_by_its_name",
+        "sampling/test_generate.py::test_every_average_of_a_run_can_be_loaded_by_its_name",
     ),
     bug(
         "files are not flushed before they are renamed",
@@ -36,8 +36,8 @@ BUGS = [
     ),
     bug(
         "the NFE of guidance counts one of its two evaluations",
-        "runs/generate.py",
+        "sampling/generate.py",
         "sum(counter.evaluations for counter in counters) => counters[0].evaluations",
-        "runs/test_classes.py::test_guidance_one_needs_one_evaluation_and_any_other_two",
+        "sampling/test_classes.py::test_guidance_one_needs_one_evaluation_and_any_other_two",
     ),
 ]

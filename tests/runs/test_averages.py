@@ -18,8 +18,8 @@ from ddim.errors import UserError
 from ddim.nn.power_averages import GAMMAS
 from ddim.runs import checkpoint
 from ddim.runs.averages import find_stored, list_snapshots, list_stored, read_stored, store_average
-from ddim.runs.pipeline import load
-from ddim.runs.reconstruction import list_averages, open_averages, reconstruct_average
+from ddim.sampling.pipeline import load
+from ddim.sampling.reconstruction import list_averages, open_averages, reconstruct_average
 from ddim.training import resume
 
 

@@ -22,8 +22,8 @@ from ddim.errors import NoSpace, NotFinite, Notice, UserError
 from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint, manifest
 from ddim.runs.checkpoint import Damaged, find_best, find_newest, read_document, read_tensors, save, verify
-from ddim.runs.pipeline import load_state
 from ddim.runs.state import RunState
+from ddim.sampling.pipeline import load_state
 
 
 def names(folder):

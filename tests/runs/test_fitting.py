@@ -7,11 +7,11 @@ import torch
 
 from ddim.errors import UserError
 from ddim.nn.networks import UserNetwork
+from ddim.recipe.recipe import build_model
 from ddim.runs import checkpoint
 from ddim.runs.checkpoint import Damaged
 from ddim.runs.fitting import build_fitting_model, build_on_meta
-from ddim.runs.pipeline import load
-from ddim.runs.recipe import build_model
+from ddim.sampling.pipeline import load
 from oracles import made
 from untrained import recipe, run_of
 

@@ -32,10 +32,10 @@ from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run
-from ddim.runs.image_features import keep_part, read_part
 from ddim.runs.log import RunLog, read_metrics
-from ddim.runs.searched_grids import SearchedGrid, find_saved_grid, save_grid
-from ddim.runs.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
+from ddim.sampling.image_features import keep_part, read_part
+from ddim.sampling.searched_grids import SearchedGrid, find_saved_grid, save_grid
+from ddim.sampling.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
 from run_folders import make, write_evaluation
 
 

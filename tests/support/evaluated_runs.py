@@ -5,8 +5,8 @@ from pathlib import Path
 import stubs
 from ddim.evaluation.record import parse_evaluation
 from ddim.experiments.index import Run
-from ddim.runs.codec import dump, override
-from ddim.runs.named_recipes import smoke
+from ddim.recipe.codec import dump, override
+from ddim.recipe.named_recipes import smoke
 
 
 def run(name="run", state="finished", errors=None, evaluations=(), **changes):

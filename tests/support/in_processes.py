@@ -19,9 +19,9 @@ from ddim.data import split_images
 from ddim.diffusion.denoiser import Model
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.runtime import Runtime
-from ddim.runs.classes import count_classes
-from ddim.runs.codec import override
-from ddim.runs.named_recipes import RECIPES
+from ddim.recipe.codec import override
+from ddim.recipe.named_recipes import RECIPES
+from ddim.sampling.classes import count_classes
 from ddim.training import batches
 from ddim.training.distill import make_student
 from ddim.training.grouping import label_clusters

@@ -27,9 +27,9 @@ from pathlib import Path
 import ddim.cli.console
 import ddim.training  # noqa: F401  (imported before the forks)
 from ddim.cli import main
+from ddim.recipe.codec import override, write_recipe
+from ddim.recipe.named_recipes import RECIPES
 from ddim.runs import checkpoint
-from ddim.runs.codec import override, write_recipe
-from ddim.runs.named_recipes import RECIPES
 from distinct_images import draw_photos
 from small_recipes import make_small
 

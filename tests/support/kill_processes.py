@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ddim.runs.codec import override, write_recipe
+from ddim.recipe.codec import override, write_recipe
 from kill import different
 from small_recipes import make_small
 

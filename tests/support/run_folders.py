@@ -2,9 +2,9 @@
 
 import json
 
-from ddim.runs.codec import dump, override
+from ddim.recipe.codec import dump, override
+from ddim.recipe.named_recipes import smoke
 from ddim.runs.manifest import render_json, write_parts
-from ddim.runs.named_recipes import smoke
 from stubs import written
 
 ERRORS = {"noise_mae": 0.4, "image_mae": 0.3}

@@ -7,8 +7,8 @@ from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.dit import DiTSpec
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
-from ddim.runs.codec import override
-from ddim.runs.named_recipes import RECIPES
+from ddim.recipe.codec import override
+from ddim.recipe.named_recipes import RECIPES
 
 SMALL = {
     ResidualUNetSpec: {"widths": (8, 16), "middle": (16,), "depth": 1, "embedding": 8},

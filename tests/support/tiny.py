@@ -16,9 +16,9 @@ from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import Power
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
+from ddim.recipe.codec import override
+from ddim.recipe.recipe import Data, Optim, Recipe, Report, build_model
 from ddim.runs import checkpoint
-from ddim.runs.codec import override
-from ddim.runs.recipe import Data, Optim, Recipe, Report, build_model
 from ddim.training import Callback, Machine
 from ddim.training import train as train_run
 from ddim.training.loop import Plan, Training

@@ -5,8 +5,8 @@ import pytest
 import ddim.training.alternatives
 import tiny
 from ddim.nn.unet import UNetSpec
-from ddim.runs.codec import override
-from ddim.runs.named_recipes import fast, find_recipe, smoke
+from ddim.recipe.codec import override
+from ddim.recipe.named_recipes import fast, find_recipe, smoke
 from ddim.training.alternatives import (
     ENOUGH,
     advise,

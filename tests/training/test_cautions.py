@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ddim.data import open_images
-from ddim.runs.codec import override
-from ddim.runs.named_recipes import RECIPES, find_recipe
-from ddim.runs.recipe import Optim, build_model
+from ddim.recipe.codec import override
+from ddim.recipe.named_recipes import RECIPES, find_recipe
+from ddim.recipe.recipe import Optim, build_model
 from ddim.training.cautions import (
     MEASURED,
     describe_conditioning,

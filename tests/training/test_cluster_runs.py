@@ -21,11 +21,11 @@ from ddim.evaluation.likelihood import bits_per_dim
 from ddim.machine.runtime import Runtime
 from ddim.metrics.features import Extractor
 from ddim.runs import checkpoint
-from ddim.runs.classes import draw_class
-from ddim.runs.generate import generate
-from ddim.runs.images import open_run_images
-from ddim.runs.pipeline import read_clusters
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.sampling.classes import draw_class
+from ddim.sampling.generate import generate
+from ddim.sampling.images import open_run_images
+from ddim.sampling.pipeline import read_clusters
+from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training import resume
 from ddim.training.batches import draw_batch
 from ddim.training.kid import prepare_kid
@@ -106,7 +106,7 @@ def test_a_copy_of_the_folder_samples_the_frequencies_of_training_without_the_im
     run, tmp_path, monkeypatch
 ):
     copy = shutil.copytree(run, tmp_path / "elsewhere")
-    monkeypatch.setattr("ddim.runs.images.open_images", None)
+    monkeypatch.setattr("ddim.sampling.images.open_images", None)
     pipeline, seeds = ddim.load(copy), [5, 2, 11, 8]
     natural = ddim.sample(pipeline, seeds=seeds, steps=2, guidance=2.0)
     for seed, image in zip(seeds, natural, strict=True):

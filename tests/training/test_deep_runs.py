@@ -13,12 +13,12 @@ import tiny
 from ddim.errors import UserError
 from ddim.evaluation.diagnose import diagnose
 from ddim.evaluation.likelihood import bits_per_dim
-from ddim.runs.codec import override
-from ddim.runs.images import open_run_images
-from ddim.runs.pipeline import load
-from ddim.runs.sample_files import show_image, to_pixels
-from ddim.runs.sample_folder import Output, write_samples
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.recipe.codec import override
+from ddim.sampling.images import open_run_images
+from ddim.sampling.pipeline import load
+from ddim.sampling.sample_files import show_image, to_pixels
+from ddim.sampling.sample_folder import Output, write_samples
+from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.request import Request, find_difference
 from deep_files import noise16
 

@@ -11,7 +11,7 @@ import tiny
 from ddim.errors import UserError
 from ddim.experiments.index import read_run
 from ddim.runs import checkpoint
-from ddim.runs.pipeline import load, read_run_recipe
+from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import Callback, resume, train
 
 

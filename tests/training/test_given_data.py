@@ -12,8 +12,8 @@ import mine
 import tiny
 from ddim.data.arrays import give_images
 from ddim.errors import UserError
-from ddim.runs.images import open_run_images
-from ddim.runs.recipe import Data
+from ddim.recipe.recipe import Data
+from ddim.sampling.images import open_run_images
 from ddim.training import resume
 from ddim.training.request import Request, choose_recipe, find_difference
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import gpu
 from ddim.machine.runtime import Runtime
-from ddim.runs.recipe import build_model
+from ddim.recipe.recipe import build_model
 from oracles import made
 from small_recipes import make_small
 

@@ -10,7 +10,7 @@ from cases import mark_slow
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.runs import checkpoint
-from ddim.runs.pipeline import load
+from ddim.sampling.pipeline import load
 from ddim.training import resume
 
 RECIPE = tiny.recipe(report__guide=0.3)

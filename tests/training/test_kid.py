@@ -13,9 +13,9 @@ from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.samples import Samples
 from ddim.metrics.kid import kid
 from ddim.runs import checkpoint
-from ddim.runs.generate import generate
-from ddim.runs.pipeline import load, read_run_recipe
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.sampling.generate import generate
+from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training import resume
 from ddim.training.start import open_split
 from stubs import stub

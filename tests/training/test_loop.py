@@ -17,7 +17,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.nn import blocks, ema
 from ddim.nn.ema import Exponential, HalfLife, Power
-from ddim.runs.codec import override
+from ddim.recipe.codec import override
 from ddim.training.loop import Plan
 from ddim.training.validation import validate
 from quick_net import QuickNet

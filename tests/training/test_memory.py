@@ -9,7 +9,7 @@ import ddim.training.memory
 import tiny
 from ddim.errors import Notice, OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
-from ddim.runs.codec import override
+from ddim.recipe.codec import override
 from ddim.training import Callback, resume
 from ddim.training.batches import Batch
 from ddim.training.loop import Training

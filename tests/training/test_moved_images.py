@@ -10,8 +10,8 @@ import tiny
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.runs.folder import record_in_run
-from ddim.runs.images import open_run_images
-from ddim.runs.pipeline import load
+from ddim.sampling.images import open_run_images
+from ddim.sampling.pipeline import load
 from ddim.training import resume
 
 RECIPE = tiny.recipe(images=16)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import tiny
-from ddim.runs.recipe import Optim
+from ddim.recipe.recipe import Optim
 from ddim.training import resume
 from ddim.training.muon import Muon, build_optimizer, divide_parameters, orthogonalise
 

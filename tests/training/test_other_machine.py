@@ -12,7 +12,7 @@ from ddim.files import read_sealed, write_sealed
 from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
-from ddim.runs.pipeline import load_state
+from ddim.sampling.pipeline import load_state
 from ddim.training import Callback, Machine, resume, run
 from ddim.training.fit import Start
 from ddim.training.request import Request, find_difference

@@ -14,7 +14,7 @@ import tiny
 from ddim.data.augment import Augment
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
-from ddim.runs.recipe import Data
+from ddim.recipe.recipe import Data
 from ddim.training.alternatives import list_alternatives
 from ddim.training.memory import estimate_memory
 from ddim.training.start import time_image

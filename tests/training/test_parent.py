@@ -13,9 +13,9 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.errors import Notice, UserError
-from ddim.runs.images import open_run_images
-from ddim.runs.named_recipes import find_recipe
-from ddim.runs.pipeline import load, read_run_recipe
+from ddim.recipe.named_recipes import find_recipe
+from ddim.sampling.images import open_run_images
+from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
 from ddim.training.parent import hold_out_alike
 from ddim.training.request import Request

@@ -8,8 +8,8 @@ import clocks
 import tiny
 from cases import mark_slow
 from clocks import quick_recipe
+from ddim.recipe.recipe import Optim
 from ddim.runs import checkpoint
-from ddim.runs.recipe import Optim
 from ddim.training import Callback, resume
 from ddim.training.loop import Plan
 

@@ -18,8 +18,8 @@ from ddim.errors import UserError
 from ddim.files import LOCK
 from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime
-from ddim.runs import pipeline
-from ddim.runs.codec import write_recipe
+from ddim.recipe.codec import write_recipe
+from ddim.sampling import pipeline
 from ddim.training.fit import Start
 from ddim.training.shared_settings import adopt_processes, check_processes, describe_processes
 from in_processes import CASES, launch

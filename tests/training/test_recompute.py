@@ -10,9 +10,9 @@ import tiny
 from ddim.data import split_images
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
+from ddim.recipe.codec import override
 from ddim.runs import checkpoint
-from ddim.runs.codec import override
-from ddim.runs.pipeline import load_state
+from ddim.sampling.pipeline import load_state
 from ddim.training import resume
 from ddim.training.loop import Plan, Training
 from ddim.training.request import Request, find_resumable

@@ -19,10 +19,10 @@ from ddim.errors import UserError
 from ddim.experiments.index import read_run
 from ddim.files import read_sealed, write_sealed
 from ddim.nn.ema import Exponential, Power
+from ddim.recipe.codec import override
 from ddim.runs import checkpoint, manifest
-from ddim.runs.codec import override
-from ddim.runs.pipeline import load_state
 from ddim.runs.state import Plan, RunState
+from ddim.sampling.pipeline import load_state
 from ddim.training import Callback, resume
 from ddim.training.request import Request, find_resumable
 from ddim.training.resumption import set_aside

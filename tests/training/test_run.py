@@ -13,9 +13,9 @@ import tiny
 from ddim.data import split_images
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
-from ddim.runs import pipeline
-from ddim.runs.codec import read_recipe
-from ddim.runs.recipe import Data, Recipe
+from ddim.recipe.codec import read_recipe
+from ddim.recipe.recipe import Data, Recipe
+from ddim.sampling import pipeline
 from ddim.training import Callback, Machine, train
 from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels, open_split

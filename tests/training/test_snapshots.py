@@ -14,11 +14,11 @@ from cases import mark_slow
 from ddim.errors import NoSpace
 from ddim.nn.ema import Exponential, Power
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step
+from ddim.recipe.codec import write_recipe
 from ddim.runs import checkpoint
 from ddim.runs.averages import list_snapshots
-from ddim.runs.codec import write_recipe
-from ddim.runs.pipeline import load
-from ddim.runs.reconstruction import reconstruct_average
+from ddim.sampling.pipeline import load
+from ddim.sampling.reconstruction import reconstruct_average
 from ddim.training import resume
 from ddim.training.resumption import set_aside
 from ddim.training.start import open_split

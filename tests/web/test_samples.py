@@ -16,9 +16,9 @@ from PIL import Image
 import tiny
 from ddim.cli import main
 from ddim.diffusion.samplers import State
-from ddim.runs.classes import find_label
-from ddim.runs.recipe import Data, Recipe
-from ddim.runs.searched_grids import SearchedGrid, save_grid
+from ddim.recipe.recipe import Data, Recipe
+from ddim.sampling.classes import find_label
+from ddim.sampling.searched_grids import SearchedGrid, save_grid
 from ddim.web.answers import Refused
 from ddim.web.application import build_application
 from ddim.web.perform_samples import sample_run

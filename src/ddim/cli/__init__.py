@@ -272,7 +272,7 @@ def _check_quotes(words: list[str]) -> None:
 def _recipe_fields() -> list[str]:
     from dataclasses import fields
 
-    from ddim.runs.recipe import Recipe
+    from ddim.recipe.recipe import Recipe
 
     return [f.name for f in fields(Recipe)]
 
@@ -290,7 +290,7 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
     """
     for name in args.fields:
         if name.split(".")[0] not in allowed:
-            from ddim.runs.codec import list_paths
+            from ddim.recipe.codec import list_paths
 
             known = [path for path in list_paths() if path.split(".")[0] in allowed]
             inner = [f"; perhaps you meant --{path}" for path in known if path.endswith(f".{name}")]

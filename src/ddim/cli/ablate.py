@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure the sampling error of each combination of choices, and print three tables."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.sampler_ablation import FLOWS, ORIGINS, ablate_sampler, trace_improvements
-    from ddim.runs.classes import default_label
-    from ddim.runs.guidance_choice import open_task_guidance
+    from ddim.sampling.classes import default_label
+    from ddim.sampling.guidance_choice import open_task_guidance
 
     run = load_run(args)
     options = take_guidance(args)

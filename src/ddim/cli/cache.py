@@ -42,8 +42,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Clear the named parts of the cache, or print the size of every part."""
+    from ddim.experiments.cache_parts import PARTS, clear_cache, list_cache
     from ddim.files import cache_folder
-    from ddim.runs.cache_parts import PARTS, clear_cache, list_cache
 
     folder = cache_folder()
     if args.clear:

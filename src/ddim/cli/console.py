@@ -21,6 +21,7 @@ from ddim.data import Images
 from ddim.data.images import SMALLEST
 from ddim.diffusion.consistency import Consistency
 from ddim.errors import Interrupted, format_count, quote
+from ddim.evaluation.image_summary import describe_pixels, find_enlarged
 from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
@@ -28,11 +29,10 @@ from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.averages import has_snapshots
 from ddim.runs.checkpoint import find_best
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.runs.guidance_name import name_guidance
-from ddim.runs.image_summary import describe_pixels, find_enlarged
 from ddim.runs.log import read_last_metrics
 from ddim.runs.manifest import parse_step
-from ddim.runs.pipeline import read_run_recipe
+from ddim.sampling.guidance_name import name_guidance
+from ddim.sampling.pipeline import read_run_recipe
 from ddim.training.alternatives import advise
 from ddim.training.cautions import describe_warm_up, list_all_cautions
 from ddim.training.display import EVERY, Display

@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.clusters import Clusters
     from ddim.data.open import find_array_size
     from ddim.data.values import Reading
+    from ddim.evaluation.image_summary import draw_images, find_enlarged, summarise_images
     from ddim.machine.progress import watch_reading
     from ddim.plots.pictures import (
         check_picture_path,
@@ -90,7 +91,6 @@ def run(args: argparse.Namespace) -> int:
         save_png,
     )
     from ddim.runs.folder import check_outside
-    from ddim.runs.image_summary import draw_images, find_enlarged, summarise_images
 
     reading = Reading(axis=args.axis or "auto", array=args.array)
     size = find_array_size(args.data, reading) or (64, 64) if args.size is None else parse_size(args.size)
@@ -133,8 +133,8 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
     from ddim.data import split_images
     from ddim.data.clusters import average_cells, group_images
     from ddim.plots.pictures import make_sheet
-    from ddim.runs.image_features import take_pictures
-    from ddim.runs.named_recipes import find_recipe
+    from ddim.recipe.named_recipes import find_recipe
+    from ddim.sampling.image_features import take_pictures
 
     recipe = find_recipe("fast")
     split = split_images(images, recipe.data.validation, recipe.split_seed)
@@ -149,7 +149,7 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
 
 
 def _counts(source: str, images: Images, originals: Sequence[Header], small: int) -> Iterator[str]:
-    from ddim.runs.image_summary import describe_pixels
+    from ddim.evaluation.image_summary import describe_pixels
 
     height, width = images.pixels.shape[1:3]
     yield f"{escape(source)}: {len(images):,} images, used at {height}x{width}, {describe_pixels(images)}"
@@ -201,7 +201,7 @@ def _rejected(rejects: Sequence[Reject]) -> Iterator[str]:
 
 
 def _duplicates(images: Images) -> Iterator[str]:
-    from ddim.runs.image_summary import crosses_classes, group_equal_images
+    from ddim.evaluation.image_summary import crosses_classes, group_equal_images
 
     groups = group_equal_images(images)
     if not groups:

@@ -13,8 +13,8 @@ from ddim.cli.output import say
 from ddim.errors import UserError, check_count, quote
 
 if TYPE_CHECKING:
-    from ddim.runs.edit_folder import WrittenEdit
-    from ddim.runs.file_edits import FileEdit
+    from ddim.sampling.edit_folder import WrittenEdit
+    from ddim.sampling.file_edits import FileEdit
 
 
 def add_options(parser: argparse.ArgumentParser, *, guided: bool = True, classless: bool = False) -> None:
@@ -54,8 +54,8 @@ def write(args: argparse.Namespace, edit: FileEdit, **options: Any) -> WrittenEd
         UserError: if an argument cannot be used.
     """
     from ddim.cli.console import ProgressDisplay
-    from ddim.runs.edit_folder import EditOutput, write_edit
-    from ddim.runs.edit_work import override_edit_grid
+    from ddim.sampling.edit_folder import EditOutput, write_edit
+    from ddim.sampling.edit_work import override_edit_grid
 
     output = EditOutput(args.out, args.zoom, say)
     run = load_run(args)

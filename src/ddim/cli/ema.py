@@ -19,8 +19,8 @@ from ddim.runs import folder
 
 if TYPE_CHECKING:
     from ddim.evaluation.average_choice import AverageChoice
-    from ddim.runs.recipe import Recipe
-    from ddim.runs.reconstruction import AverageList
+    from ddim.recipe.recipe import Recipe
+    from ddim.sampling.reconstruction import AverageList
 
 _EPILOG = """
 Samples come from an average of the weights over the last part of the training (EMA). Its relative width says
@@ -69,7 +69,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List the widths, reconstruct the average of one width, or choose the best width."""
-    from ddim.runs.reconstruction import list_averages, reconstruct_average
+    from ddim.sampling.reconstruction import list_averages, reconstruct_average
 
     _check_options(args)
     if args.pick:
@@ -109,7 +109,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def _pick(args: argparse.Namespace) -> AverageChoice:
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.average_choice import SAMPLES, pick_average
-    from ddim.runs.pipeline import load
+    from ddim.sampling.pipeline import load
 
     by, n, name = args.by or "validation", SAMPLES if args.n is None else args.n, args.name or "picked"
     loaded = load(args.run, device=args.device, threads=args.threads)
@@ -146,7 +146,7 @@ def _describe_list(found: AverageList, given: Path) -> str:
         found: the widths and the averages.
         given: the run or checkpoint as the user named it; it is that of the printed commands.
     """
-    from ddim.runs.pipeline import read_run_recipe
+    from ddim.sampling.pipeline import read_run_recipe
 
     text = f"{found.title}\n" + format_table(
         ("width", "reconstruction error", "gamma"),

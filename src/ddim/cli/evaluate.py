@@ -15,7 +15,7 @@ from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError
 from ddim.machine.signals import Stopped
-from ddim.runs.flat import SAMPLING_FIELDS
+from ddim.recipe.flat import SAMPLING_FIELDS
 
 if TYPE_CHECKING:
     from ddim.evaluation.record import Evaluation

@@ -48,7 +48,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export the run and print the folder."""
     # These imports are here, so that --help does not import torch.
-    from ddim.experiments.export import export_run
+    from ddim.exchange.export import export_run
 
     exported = export_run(args.run, args.folder, args.to, weights=args.weights, steps=args.steps)
     for note in exported.notes:

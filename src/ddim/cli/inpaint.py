@@ -49,7 +49,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Inpaint the image and print the path of the results."""
-    from ddim.runs.file_edits import Inpainting
+    from ddim.sampling.file_edits import Inpainting
 
     check_count("-n", args.n)
     check_count("--resample", args.resample)

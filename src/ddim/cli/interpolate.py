@@ -39,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Interpolate and print the path of the frames."""
-    from ddim.runs.file_edits import Interpolation
+    from ddim.sampling.file_edits import Interpolation
 
     check_count("--frames", args.frames, 2)
     edit = Interpolation(args.images, () if args.seeds is None else _seeds(args.seeds), args.frames)

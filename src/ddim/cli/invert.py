@@ -43,8 +43,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Invert and restore the images, and print the errors."""
-    from ddim.runs.edit_images import Inversion
-    from ddim.runs.file_edits import Latents
+    from ddim.sampling.edit_images import Inversion
+    from ddim.sampling.file_edits import Latents
 
     editing.check_options(args, "invert")
     written = editing.write(args, Latents(args.images, args.exact))

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddim.runs.pipeline import LoadedRun
+    from ddim.sampling.pipeline import LoadedRun
     from ddim.training import Machine
 
 _DEVICE = "cpu, cuda or mps (default: the device that the run was trained on)"
@@ -55,6 +55,6 @@ def choose_machine(args: argparse.Namespace) -> Machine:
 
 def load_run(args: argparse.Namespace, *, compiling: bool = False) -> LoadedRun:
     """Load the run that the arguments name, with the weights, device and threads that the arguments give."""
-    from ddim.runs.pipeline import load
+    from ddim.sampling.pipeline import load
 
     return load(args.run, args.weights, compiling=compiling, device=args.device, threads=args.threads)

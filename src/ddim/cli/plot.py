@@ -169,7 +169,7 @@ def _samplers(args: argparse.Namespace) -> Figure:
 
 def _find_model(args: argparse.Namespace) -> Any:  # noqa: ANN401  (the run of a figure, if it has one)
     """Return the run that the arguments name: loaded if --threads is given, else as its path or None."""
-    from ddim.runs.pipeline import load
+    from ddim.sampling.pipeline import load
 
     return load(args.run, threads=args.threads) if args.run and args.threads else args.run
 

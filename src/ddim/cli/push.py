@@ -38,7 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Upload the run and print its address."""
     # These imports are here, so that --help does not import torch.
-    from ddim.experiments.push import push_run
+    from ddim.exchange.push import push_run
 
     pushed = push_run(args.run, args.to, weights=args.weights, announce=_announce)
     print_result(args, vars(pushed), str(pushed))

@@ -13,7 +13,7 @@ from ddim.cli.guidance import EPILOG, add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import draw, print_result, read_result, say
 from ddim.errors import UserError, check_count, format_count
-from ddim.runs.flat import SAMPLING_FIELDS
+from ddim.recipe.flat import SAMPLING_FIELDS
 
 TAKES_FIELDS = True
 
@@ -102,10 +102,10 @@ def run(args: argparse.Namespace) -> int:
     from ddim.machine.distributed import current_processes
     from ddim.plots.pictures import split_sheet
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
-    from ddim.runs.condition import choose_condition
-    from ddim.runs.guidance_name import name_recorded_guidance
-    from ddim.runs.sample_folder import Output, write_samples
-    from ddim.runs.sampling_setup import choose_sampling
+    from ddim.sampling.condition import choose_condition
+    from ddim.sampling.guidance_name import name_recorded_guidance
+    from ddim.sampling.sample_folder import Output, write_samples
+    from ddim.sampling.sampling_setup import choose_sampling
 
     pipeline = load_run(args, compiling=args.compile)
     label = choose_condition(pipeline, args.label, vector, seeds)

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 def _search_guidance(args: argparse.Namespace) -> int:
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.guidance_search import SAMPLES, search_guidance
-    from ddim.runs.codec import override
+    from ddim.recipe.codec import override
 
     for name in args.fields:
         if name.split(".")[0] == "grid":

@@ -17,7 +17,7 @@ from ddim.machine.startup import count_restarts
 
 if TYPE_CHECKING:
     from ddim.cli.console import Console
-    from ddim.runs.recipe import Recipe
+    from ddim.recipe.recipe import Recipe
     from ddim.training import Callback, Machine
     from ddim.training.request import Request
 
@@ -46,7 +46,7 @@ examples:
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim train`."""
     parser.usage = "ddim train [DATA] [--recipe NAME|FILE] [--out RUN] [--minutes M | --images N] [options]"
-    parser.epilog = _EPILOG.format(recipes=list_kinds("runs.named_recipes", "RECIPES"))
+    parser.epilog = _EPILOG.format(recipes=list_kinds("recipe.named_recipes", "RECIPES"))
     add_request_options(parser, "those of --from, or of the recipe")
     parser.add_argument("--minutes", metavar="M", help="training time (default: the recipe's, 40 for fast)")
     parser.add_argument(
@@ -210,7 +210,7 @@ def print_run(args: argparse.Namespace, console: Console, folder: Path) -> int:
 def _find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None) -> tuple[Recipe, Callback]:
     """Return the recipe with the learning rate of a range test, and the callback that plots this test."""
     from ddim.cli.console import ProgressDisplay, say
-    from ddim.runs.codec import override
+    from ddim.recipe.codec import override
     from ddim.training.lr_finder import CurvePlot, find_learning_rate
 
     with ProgressDisplay() as progress:
@@ -224,10 +224,10 @@ def _help_recipe(args: argparse.Namespace) -> int:
     import dataclasses
     import inspect
 
-    from ddim.runs.codec import list_paths, override
-    from ddim.runs.field_help import explain_field, explain_fields, explain_kinds
-    from ddim.runs.named_recipes import RECIPES, find_recipe
-    from ddim.runs.recipe import Recipe
+    from ddim.recipe.codec import list_paths, override
+    from ddim.recipe.field_help import explain_field, explain_fields, explain_kinds
+    from ddim.recipe.named_recipes import RECIPES, find_recipe
+    from ddim.recipe.recipe import Recipe
     from ddim.training.start import find_size
 
     name = args.help_recipe.removeprefix("--") or args.recipe or "fast"

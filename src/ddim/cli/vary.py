@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Vary the image and print the path of the results."""
-    from ddim.runs.file_edits import Variations
+    from ddim.sampling.file_edits import Variations
 
     check_count("-n", args.n)
     if not 0 < args.strength <= 1:

@@ -29,11 +29,11 @@ from ddim.nn.power_averages import power_of_width, relative_width
 from ddim.plots.table import Tabular
 from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, check_average_name, hash_weights, store_average
-from ddim.runs.classes import choose_label
-from ddim.runs.generate import sample_uint8
-from ddim.runs.images import open_run_images
-from ddim.runs.pipeline import LoadedRun
-from ddim.runs.reconstruction import (
+from ddim.sampling.classes import choose_label
+from ddim.sampling.generate import sample_uint8
+from ddim.sampling.images import open_run_images
+from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.reconstruction import (
     LARGEST_ERROR,
     Averages,
     ReconstructedAverage,
@@ -42,9 +42,9 @@ from ddim.runs.reconstruction import (
     list_widths,
     open_averages,
 )
-from ddim.runs.sampling_setup import SamplingSetup
-from ddim.runs.searched_grids import FILE as GRIDS
-from ddim.runs.searched_guidance import FILE as GUIDANCE
+from ddim.sampling.sampling_setup import SamplingSetup
+from ddim.sampling.searched_grids import FILE as GRIDS
+from ddim.sampling.searched_guidance import FILE as GUIDANCE
 from ddim.training.validation import denoise_validation_images
 
 Measure = Literal["validation", "kid"]

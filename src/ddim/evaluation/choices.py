@@ -14,9 +14,9 @@ from ddim.diffusion.samplers import SAMPLERS
 from ddim.diffusion.schedules import SCHEDULES
 from ddim.errors import UserError, suggest
 from ddim.evaluation.samples import Samples
-from ddim.runs.codec import dump
-from ddim.runs.flat import SAMPLING_FIELDS, option_text
-from ddim.runs.guidance_name import name_interval
+from ddim.recipe.codec import dump
+from ddim.recipe.flat import SAMPLING_FIELDS, option_text
+from ddim.sampling.guidance_name import name_interval
 
 INTERVAL = "guidance_interval"
 OWN = ("steps", "weights", "label", "guidance", INTERVAL, "guide_with")

@@ -20,10 +20,10 @@ from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.prdc import prdc
 from ddim.plots.table import Tabular
-from ddim.runs.flat import flatten
-from ddim.runs.guidance_name import name_interval
-from ddim.runs.image_features import find_features
+from ddim.recipe.flat import flatten
 from ddim.runs.run_path import names_checkpoint
+from ddim.sampling.guidance_name import name_interval
+from ddim.sampling.image_features import find_features
 
 _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "fid": fid,

@@ -37,7 +37,7 @@ from ddim.metrics.neighbours import (
     standardise,
 )
 from ddim.metrics.statistics import Estimate, estimate_share, false_alarm_threshold
-from ddim.runs.image_features import ImageSet, compute_features, take_pictures
+from ddim.sampling.image_features import ImageSet, compute_features, take_pictures
 
 PIXELS = "pixels"
 CONFIDENCE = 0.99

@@ -36,9 +36,9 @@ from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, open_extractor, write_npy_header
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.runs.folder import check_publishable, parse_out, publish_output
-from ddim.runs.image_features import ImageSet, compute_features
 from ddim.runs.log import show_in_tensorboard
-from ddim.runs.provenance import check_same_sampling, make_record
+from ddim.sampling.image_features import ImageSet, compute_features
+from ddim.sampling.provenance import check_same_sampling, make_record
 
 SHOWN = 36
 """Number of samples in the sheet of an evaluation."""

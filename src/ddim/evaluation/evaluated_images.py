@@ -39,13 +39,8 @@ from ddim.files import read_sealed
 from ddim.machine.progress import Progress, watch_reading
 from ddim.metrics.features import Extractor
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
-from ddim.runs.classes import find_label
-from ddim.runs.generate import sample_uint8
+from ddim.recipe.recipe_data import Data
 from ddim.runs.hub_run import locate_run
-from ddim.runs.image_features import BATCH, ImageSet
-from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
-from ddim.runs.provenance import sampling_record
-from ddim.runs.recipe_data import Data
 from ddim.runs.run_path import (
     find_named_checkpoint,
     find_run_folder,
@@ -53,8 +48,13 @@ from ddim.runs.run_path import (
     is_run_folder,
     suggest_run,
 )
-from ddim.runs.sample_files import SAMPLE, SampleArrays
-from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.classes import find_label
+from ddim.sampling.generate import sample_uint8
+from ddim.sampling.image_features import BATCH, ImageSet
+from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
+from ddim.sampling.provenance import sampling_record
+from ddim.sampling.sample_files import SAMPLE, SampleArrays
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
 
 
 @dataclass(frozen=True)

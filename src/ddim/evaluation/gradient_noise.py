@@ -21,7 +21,7 @@ from ddim.diffusion.time_sampling import Memory
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.statistics import Estimate
 from ddim.runs import checkpoint
-from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating
+from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.training import batches
 from ddim.training.teacher import load_teacher
 

@@ -26,11 +26,11 @@ from ddim.files import make_folder
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
-from ddim.runs import searched_grids
-from ddim.runs.codec import override
+from ddim.recipe.codec import override
 from ddim.runs.folder import check_unused
-from ddim.runs.pipeline import LoadedRun
-from ddim.runs.searched_grids import SearchedGrid, list_changed
+from ddim.sampling import searched_grids
+from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.searched_grids import SearchedGrid, list_changed
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
 """Size of a move at the start and at the end of a search, as a fraction of the gap to the next log-SNR."""

@@ -29,14 +29,14 @@ from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid
-from ddim.runs.classes import Label, choose_label, find_label
-from ddim.runs.guidance import OFF, Guidance
-from ddim.runs.guidance_choice import find_own_guidance, open_guidance
-from ddim.runs.pipeline import LoadedRun
 from ddim.runs.run_path import GUIDE
-from ddim.runs.sampling_setup import SamplingSetup, choose_sampling
-from ddim.runs.searched_grids import list_changed
-from ddim.runs.searched_guidance import SavedGuidance, save_guidance
+from ddim.sampling.classes import Label, choose_label, find_label
+from ddim.sampling.guidance import OFF, Guidance
+from ddim.sampling.guidance_choice import find_own_guidance, open_guidance
+from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.searched_grids import list_changed
+from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
 
 SCALES = (1.25, 1.5, 2.0, 3.0)
 """The guidance scales that are tried with each guide."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from ddim.evaluation.compare import Difference
 from ddim.plots.table import Tabular
-from ddim.runs.guidance_name import name_guidance
-from ddim.runs.searched_guidance import SavedGuidance
+from ddim.sampling.guidance_name import name_guidance
+from ddim.sampling.searched_guidance import SavedGuidance
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,12 @@ from ddim.evaluation.run_folder import load_given_run, write_results
 from ddim.files import write_sealed
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.plots.table import Tabular
-from ddim.runs.classes import NULL, label_any_images
-from ddim.runs.image_features import ImageSet
-from ddim.runs.pipeline import LoadedRun, Pipeline, evaluating
-from ddim.runs.plain_values import to_plain
-from ddim.runs.provenance import make_record
-from ddim.runs.recipe_checks import check_diffusion_model, check_unconditional
+from ddim.recipe.plain_values import to_plain
+from ddim.sampling.classes import NULL, label_any_images
+from ddim.sampling.image_features import ImageSet
+from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
+from ddim.sampling.provenance import make_record
+from ddim.sampling.recipe_checks import check_diffusion_model, check_unconditional
 from ddim.training.batches import earliest_time
 
 Method = Literal["vlb", "ode"]

@@ -18,7 +18,7 @@ from ddim.metrics.features import Extractor
 from ddim.metrics.fid import fid, fid_infinity
 from ddim.metrics.kid import kid
 from ddim.metrics.prdc import prdc
-from ddim.runs.image_features import ImageSet, compute_features
+from ddim.sampling.image_features import ImageSet, compute_features
 
 ENOUGH = 10
 """FID-infinity needs more than this many samples for each dimension of the features.

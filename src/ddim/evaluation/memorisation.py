@@ -36,14 +36,14 @@ from ddim.metrics.features import Extractor, open_extractor
 from ddim.plots import charts
 from ddim.plots.pictures import save_png
 from ddim.plots.table import Tabular
-from ddim.runs.classes import choose_label
-from ddim.runs.guidance_choice import GuidanceOptions
-from ddim.runs.image_features import take_pictures
-from ddim.runs.images import open_run_images
 from ddim.runs.log import show_in_tensorboard
-from ddim.runs.pipeline import LoadedRun
-from ddim.runs.provenance import make_record
-from ddim.runs.sampling_setup import choose_sampling
+from ddim.sampling.classes import choose_label
+from ddim.sampling.guidance_choice import GuidanceOptions
+from ddim.sampling.image_features import take_pictures
+from ddim.sampling.images import open_run_images
+from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.provenance import make_record
+from ddim.sampling.sampling_setup import choose_sampling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

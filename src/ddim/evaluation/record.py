@@ -28,7 +28,7 @@ from ddim.files import read_sealed
 from ddim.metrics.catalogue import METRICS, metric_name
 from ddim.plots.table import Tabular
 from ddim.runs.folder import list_numbered_folders
-from ddim.runs.guidance_name import name_recorded_guidance
+from ddim.sampling.guidance_name import name_recorded_guidance
 
 SCHEMA = 1
 """The version of the layout of a record."""

@@ -11,8 +11,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ddim.errors import UserError, format_count
 from ddim.metrics.catalogue import METRICS
-from ddim.runs.flat import labels_by_default
-from ddim.runs.guidance_name import name_recorded_guidance
+from ddim.recipe.flat import labels_by_default
+from ddim.sampling.guidance_name import name_recorded_guidance
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class SamplingRecord:
-    """How images were sampled; see `ddim.runs.provenance.sampling_record`.
+    """How images were sampled; see `ddim.sampling.provenance.sampling_record`.
 
     `record` has all entries, as JSON. Recipe, sampler, grid and guide are JSON too.
     """

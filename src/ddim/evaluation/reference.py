@@ -15,11 +15,11 @@ from ddim.errors import UserError, describe_given, suggest
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
-from ddim.runs.image_features import ImageSet, compute_features
-from ddim.runs.images import reopen_run_images
-from ddim.runs.pipeline import LoadedRun
-from ddim.runs.recipe_data import Data
+from ddim.recipe.recipe_data import Data
 from ddim.runs.run_path import is_run_source
+from ddim.sampling.image_features import ImageSet, compute_features
+from ddim.sampling.images import reopen_run_images
+from ddim.sampling.pipeline import LoadedRun
 
 Part = Literal["valid", "train", "all"]
 

@@ -21,15 +21,15 @@ from ddim.evaluation.schedule_figures import Shown, describe_start, name_schedul
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots import charts
 from ddim.plots.pictures import check_images, to_uint8
+from ddim.recipe.plain_values import parse_plain
 from ddim.runs.hub_run import check_run_path
-from ddim.runs.plain_values import parse_plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ddim.diffusion.denoiser import Model
     from ddim.evaluation.sampler_errors import SamplerError
-    from ddim.runs.pipeline import Pipeline
+    from ddim.sampling.pipeline import Pipeline
 
 PHOTOGRAPH = Pixels.fixed(0.5, 0.25)
 """Approximate mean (0.5) and standard deviation (0.25) of photographs, used if there is no training set."""
@@ -151,7 +151,7 @@ def plot_reverse(
 
     The three rows show the states x_t from noise to the sample, the clean image predicted from each state,
     and the finished sample with fresh noise added. At most `columns` of the times are shown. If the run has
-    labels, the sample of seed s has the class that `ddim.runs.classes.choose_label` describes.
+    labels, the sample of seed s has the class that `ddim.sampling.classes.choose_label` describes.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`.
@@ -162,10 +162,10 @@ def plot_reverse(
     Raises:
         UserError: if `steps` or `columns` is below 1.
     """
-    from ddim.runs.classes import choose_label
-    from ddim.runs.generate import generate
-    from ddim.runs.pipeline import open_pipeline
-    from ddim.runs.sampling_setup import SamplingSetup
+    from ddim.sampling.classes import choose_label
+    from ddim.sampling.generate import generate
+    from ddim.sampling.pipeline import open_pipeline
+    from ddim.sampling.sampling_setup import SamplingSetup
 
     check_count("columns", columns)
     pipeline, states = open_pipeline(model), []
@@ -215,7 +215,7 @@ def plot_samplers(
         UserError: if `evaluations` is empty, or the schedule is a table with too few different noise levels.
     """
     from ddim.evaluation.sampler_errors import compare_samplers_on_oracle, compare_samplers_on_run
-    from ddim.runs.pipeline import LoadedRun, open_pipeline
+    from ddim.sampling.pipeline import LoadedRun, open_pipeline
 
     check_count("n", n)
     if not len(evaluations):

@@ -9,8 +9,8 @@ from ddim.errors import UserError
 from ddim.files import temporary_folder
 from ddim.runs.folder import check_publishable, publish_output
 from ddim.runs.hub_run import locate_run
-from ddim.runs.pipeline import LoadedRun, load
 from ddim.runs.run_path import is_checkpoint
+from ddim.sampling.pipeline import LoadedRun, load
 
 
 def load_given_run(run: str | Path | LoadedRun) -> LoadedRun:

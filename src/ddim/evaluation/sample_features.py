@@ -31,10 +31,10 @@ from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid_difference
-from ddim.runs.generate import SamplesNotFinite, sample_uint8, split_into_parts
-from ddim.runs.image_features import BATCH, keep_part, name_part, read_part, unwritable_cache
-from ddim.runs.provenance import sample_conditions, sampling_record
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.sampling.generate import SamplesNotFinite, sample_uint8, split_into_parts
+from ddim.sampling.image_features import BATCH, keep_part, name_part, read_part, unwritable_cache
+from ddim.sampling.provenance import sample_conditions, sampling_record
+from ddim.sampling.sampling_setup import SamplingSetup
 
 LARGEST_KEPT = 2**26
 """The largest size of all samples of an evaluation that are kept in the cache, in bytes."""

@@ -30,7 +30,7 @@ from ddim.evaluation.discretisation_error import (
     find_time_range,
 )
 from ddim.machine.progress import Progress, ignore_progress
-from ddim.runs.pipeline import Pipeline
+from ddim.sampling.pipeline import Pipeline
 
 SAMPLERS: dict[str, Sampler] = {
     "DDIM": DDIM(),

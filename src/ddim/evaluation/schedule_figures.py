@@ -17,8 +17,8 @@ from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Sche
 from ddim.errors import UserError, suggest
 from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
-from ddim.runs.codec import load_value
-from ddim.runs.provenance import describe_kind
+from ddim.recipe.codec import load_value
+from ddim.sampling.provenance import describe_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,9 +25,9 @@ from ddim.metrics.catalogue import DEFAULT, find_metric, metric_name
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.runs.folder import list_numbered_folders
 from ddim.runs.hub_run import check_run_path
-from ddim.runs.pipeline import load
-from ddim.runs.provenance import sample_conditions
 from ddim.runs.run_path import find_named_checkpoint
+from ddim.sampling.pipeline import load
+from ddim.sampling.provenance import sample_conditions
 
 _FORMS = {
     "choices": 'a dictionary, such as {"steps": [10, 20]}',

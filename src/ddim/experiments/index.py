@@ -19,7 +19,7 @@ from ddim.experiments.sweep.document import SWEEP, read_plan
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics import catalogue
-from ddim.runs.flat import ERRORS, check_shown_fields, flatten_as_text
+from ddim.recipe.flat import ERRORS, check_shown_fields, flatten_as_text
 from ddim.runs.folder import CHECKPOINTS, RUN, check_runs, list_checkpoints
 from ddim.runs.log import METRICS, read_last_metrics
 from ddim.runs.manifest import read_document

@@ -12,11 +12,11 @@ from ddim.evaluation.record import Evaluation
 from ddim.experiments.evaluations import is_plain, mark_comparable
 from ddim.experiments.index import Run, find_runs
 from ddim.experiments.recorded_runs import RECORDED
-from ddim.runs.codec import dump, override
-from ddim.runs.flat import SAMPLING_FIELDS, flatten_as_text
+from ddim.recipe.codec import dump, override
+from ddim.recipe.flat import SAMPLING_FIELDS, flatten_as_text
+from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.recipe import Recipe
 from ddim.runs.log import read_metrics
-from ddim.runs.named_recipes import find_recipe
-from ddim.runs.recipe import Recipe
 
 NEAR = 1.15
 """If a number of images is outside the measured range by at most this factor, the end of the range is used.

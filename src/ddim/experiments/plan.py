@@ -23,10 +23,10 @@ from ddim.experiments.learning_curves import (
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.machine.runtime import Runtime, count_cores
+from ddim.recipe.own_parts import is_own
+from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import check_runs
-from ddim.runs.own_parts import is_own
-from ddim.runs.recipe import Recipe
-from ddim.runs.recipe_checks import check_training
+from ddim.sampling.recipe_checks import check_training
 from ddim.training.alternatives import list_alternatives
 from ddim.training.cautions import MEASURED, describe_few, describe_rejects
 from ddim.training.forecast import forecast_run

@@ -17,8 +17,8 @@ from ddim.experiments.evaluations import newest_evaluation
 from ddim.experiments.index import Run
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import Metric
-from ddim.runs.flat import ERRORS, flatten_as_text
-from ddim.runs.guidance_name import name_guide
+from ddim.recipe.flat import ERRORS, flatten_as_text
+from ddim.sampling.guidance_name import name_guide
 
 METRICS = {
     "image_mae": Metric("Image MAE", lower_is_better=True, biased=False, least=1),

@@ -11,8 +11,8 @@ from typing import Any
 from ddim.errors import format_count
 from ddim.experiments.learning_curves import LearningCurve
 from ddim.plots.table import Tabular
-from ddim.runs.plain_values import join_words
-from ddim.runs.recipe import Recipe
+from ddim.recipe.plain_values import join_words
+from ddim.recipe.recipe import Recipe
 from ddim.training.alternatives import (
     ENOUGH,
     Alternative,

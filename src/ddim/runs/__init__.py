@@ -1,1 +1,1 @@
-"""Runs in memory and on disk: recipes, checkpoints, pipelines, samples, edits of images."""
+"""A run on disk: its folder, checkpoints, averages and log."""

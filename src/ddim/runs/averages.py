@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ddim.errors import UserError, explain_error, quote, warn_user
 from ddim.files import temporary_folder
 from ddim.nn.power_averages import track_averages
+from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS
 from ddim.runs.manifest import (
@@ -31,7 +32,6 @@ from ddim.runs.manifest import (
     verify,
     write_parts,
 )
-from ddim.runs.recipe import Recipe
 from ddim.runs.replacing import FRESH, remove_folder, replace_folder, settle_folder
 from ddim.runs.run_path import BEST, GUIDE, describe_missing_step, find_run_folder
 

@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.schedules import Cosine
-from ddim.runs.codec import dump
+from ddim.recipe.codec import dump
+from ddim.recipe.own_parts import is_own
+from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs.manifest import Damaged
-from ddim.runs.own_parts import is_own
-from ddim.runs.recipe import Recipe, build_model
 
 _CALLS, _MORE_CALLS = 100, 5000
 """The allowed calls of torch functions: `_CALLS` for each stored tensor, and `_MORE_CALLS` in addition.

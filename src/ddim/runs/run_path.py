@@ -9,11 +9,11 @@ from pathlib import Path
 from ddim.data.remote import names_repository
 from ddim.errors import UserError, quote
 from ddim.files import read_sealed
+from ddim.recipe.plain_values import join_words
 from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 from ddim.runs.hub_run import locate_run
 from ddim.runs.manifest import parse_step
-from ddim.runs.plain_values import join_words
 
 BEST = "best"
 """The last part of the path RUN/best. No such folder exists: the path means the best checkpoint of a run."""

@@ -10,7 +10,7 @@ from ddim.data.values import EIGHT_BITS, Values
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
 from ddim.machine.runtime import Runtime
-from ddim.runs.recipe import Optim
+from ddim.recipe.recipe import Optim
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from ddim.errors import UserError
 from ddim.machine.runtime import Precision
 from ddim.nn.unet import UNetSpec
-from ddim.runs.codec import list_fields, override
-from ddim.runs.named_recipes import FOR_SIZE, find_recipe
-from ddim.runs.own_parts import is_own
-from ddim.runs.recipe import Recipe
-from ddim.runs.recipe_checks import check_recipe
+from ddim.recipe.codec import list_fields, override
+from ddim.recipe.named_recipes import FOR_SIZE, find_recipe
+from ddim.recipe.own_parts import is_own
+from ddim.recipe.recipe import Recipe
+from ddim.sampling.recipe_checks import check_recipe
 from ddim.training.loop import Training
 from ddim.training.pace import format_duration, format_minutes
 from ddim.training.start import time_image

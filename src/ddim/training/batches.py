@@ -20,8 +20,8 @@ from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.time_sampling import Memory
 from ddim.machine.runtime import Runtime
-from ddim.runs.classes import drop_labels, label_images
-from ddim.runs.recipe import Recipe
+from ddim.recipe.recipe import Recipe
+from ddim.sampling.classes import drop_labels, label_images
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from ddim.runs.recipe import Recipe
+from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 
 MEASURED = 60.0

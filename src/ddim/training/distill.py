@@ -18,14 +18,14 @@ from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.machine.progress import Progress
-from ddim.runs.generate import find_grid_ends
-from ddim.runs.guidance import Guidance
-from ddim.runs.guidance_choice import GuidanceOptions
-from ddim.runs.kinds import kind_name
-from ddim.runs.own_parts import give_parts
-from ddim.runs.pipeline import load
-from ddim.runs.recipe import Recipe
+from ddim.recipe.kinds import kind_name
+from ddim.recipe.own_parts import give_parts
+from ddim.recipe.recipe import Recipe
 from ddim.runs.run_path import pin_place
+from ddim.sampling.generate import find_grid_ends
+from ddim.sampling.guidance import Guidance
+from ddim.sampling.guidance_choice import GuidanceOptions
+from ddim.sampling.pipeline import load
 from ddim.training.callbacks import Callback
 from ddim.training.run import train
 from ddim.training.start import Machine, check_machine, load_parent_recipe, use_data

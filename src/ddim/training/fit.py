@@ -17,7 +17,7 @@ from ddim.files import write_atomic
 from ddim.machine.distributed import Processes, act_as
 from ddim.machine.runtime import CoreMeter, choose_threads, count_cores
 from ddim.machine.signals import Noted, SignalFlag, note_signals
-from ddim.runs.codec import write_recipe
+from ddim.recipe.codec import write_recipe
 from ddim.runs.log import RunLog
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid, Snapshots

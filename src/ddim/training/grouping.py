@@ -11,8 +11,8 @@ from ddim.data.clusters import Clusters, average_cells, group_images
 from ddim.data.vectors import match_vectors
 from ddim.errors import UserError
 from ddim.machine.distributed import current_processes
-from ddim.runs.pipeline import LoadedRun
-from ddim.runs.recipe import Recipe
+from ddim.recipe.recipe import Recipe
+from ddim.sampling.pipeline import LoadedRun
 
 
 def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -> SplitImages:

@@ -10,10 +10,10 @@ from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid
-from ddim.runs.classes import choose_label
-from ddim.runs.generate import sample_uint8, split_into_parts
-from ddim.runs.image_features import BATCH, ImageSet, compute_features
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.sampling.classes import choose_label
+from ddim.sampling.generate import sample_uint8, split_into_parts
+from ddim.sampling.image_features import BATCH, ImageSet, compute_features
+from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.loop import Training
 
 MeasureKID = Callable[[], dict[str, float]]

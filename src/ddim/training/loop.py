@@ -24,14 +24,14 @@ from ddim.nn import ema
 from ddim.nn.blocks import number_rows
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
-from ddim.runs.classes import count_images
-from ddim.runs.codec import dump
+from ddim.recipe.codec import dump
+from ddim.recipe.own_parts import is_own
+from ddim.recipe.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.runs.fitting import find_misfit
-from ddim.runs.images import check_same_split
-from ddim.runs.own_parts import is_own
-from ddim.runs.pipeline import CLUSTERS, VECTORS, Pipeline
-from ddim.runs.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.runs.state import Plan, RunState, TrainedOn, check_reason
+from ddim.sampling.classes import count_images
+from ddim.sampling.images import check_same_split
+from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import draw_batch, draw_rows, seed_globally
 from ddim.training.image_loader import ImageLoader
 from ddim.training.muon import build_optimizer, divide_parameters

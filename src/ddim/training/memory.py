@@ -15,8 +15,8 @@ from ddim.errors import OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
-from ddim.runs.own_parts import is_own
-from ddim.runs.recipe import Recipe, build_model
+from ddim.recipe.own_parts import is_own
+from ddim.recipe.recipe import Recipe, build_model
 from ddim.training.loop import Training
 from ddim.training.muon import divide_parameters
 from ddim.training.step_values import StepValues

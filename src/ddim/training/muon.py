@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ddim.runs.recipe import Optim
+from ddim.recipe.recipe import Optim
 
 MOMENTUM = 0.95
 """Decay rate of Muon's momentum."""

@@ -14,8 +14,8 @@ from ddim.diffusion.loss import make_memory
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
 from ddim.nn.networks import UserNetwork
-from ddim.runs.own_parts import is_own
-from ddim.runs.recipe import Recipe, build_model
+from ddim.recipe.own_parts import is_own
+from ddim.recipe.recipe import Recipe, build_model
 
 
 def check_own_parts(recipe: Recipe, parts: SplitImages) -> None:

@@ -16,12 +16,12 @@ from ddim.errors import UserError, describe_given, warn_user
 from ddim.files import read_sealed
 from ddim.machine.distributed import current_processes
 from ddim.machine.runtime import find_device
+from ddim.recipe.codec import list_fields, load_recipe, override
+from ddim.recipe.named_recipes import RECIPES, find_recipe
+from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
-from ddim.runs.codec import list_fields, load_recipe, override
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.runs.images import fingerprint_source
-from ddim.runs.named_recipes import RECIPES, find_recipe
-from ddim.runs.recipe import Recipe
+from ddim.sampling.images import fingerprint_source
 from ddim.training.start import (
     Machine,
     change_recipe,

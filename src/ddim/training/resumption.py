@@ -15,9 +15,9 @@ from ddim.runs.averages import FOLDER as AVERAGES
 from ddim.runs.folder import CHECKPOINTS, RUN, make_numbered_folder, record_in_run
 from ddim.runs.log import METRICS, read_metrics
 from ddim.runs.run_path import GUIDE
-from ddim.runs.searched_grids import FILE as GRIDS
-from ddim.runs.searched_guidance import FILE as GUIDANCE
 from ddim.runs.state import Plan
+from ddim.sampling.searched_grids import FILE as GRIDS
+from ddim.sampling.searched_guidance import FILE as GUIDANCE
 from ddim.training.loop import Training
 from ddim.training.pace import format_minutes
 

@@ -19,6 +19,8 @@ from ddim.files import lock_folder, read_sealed, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress
 from ddim.machine.runtime import Runtime
+from ddim.recipe.own_parts import give_parts
+from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
 from ddim.runs.fitting import check_fit
 from ddim.runs.folder import (
@@ -31,12 +33,10 @@ from ddim.runs.folder import (
     parse_out,
 )
 from ddim.runs.hub_run import check_run_path
-from ddim.runs.images import check_same_split
-from ddim.runs.own_parts import give_parts
-from ddim.runs.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
-from ddim.runs.recipe import Recipe
-from ddim.runs.recipe_checks import check_training
 from ddim.runs.state import RunState
+from ddim.sampling.images import check_same_split
+from ddim.sampling.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
+from ddim.sampling.recipe_checks import check_training
 from ddim.training.callbacks import Callback, check_callbacks
 from ddim.training.display import split_progress
 from ddim.training.fit import Start, fit

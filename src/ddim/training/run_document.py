@@ -10,10 +10,10 @@ from ddim.data.open import absolute_source
 from ddim.data.remote import names_repository, parse_repository
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError
-from ddim.runs.codec import dump
+from ddim.recipe.codec import dump
 from ddim.runs.hub_run import pin_run
-from ddim.runs.pipeline import LoadedRun
-from ddim.runs.provenance import list_versions
+from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.provenance import list_versions
 from ddim.training.loop import Training
 from ddim.training.shared_settings import describe_processes
 from ddim.training.start import Machine

@@ -13,10 +13,10 @@ from ddim.diffusion.consistency import Consistency
 from ddim.errors import UserError
 from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime, count_cores
+from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import record_in_run
-from ddim.runs.pipeline import LoadedRun
-from ddim.runs.provenance import check_same_weights
-from ddim.runs.recipe import Recipe
+from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.provenance import check_same_weights
 from ddim.training.fit import Start
 from ddim.training.loop import Training
 from ddim.training.start import Machine, estimate_seconds

@@ -16,8 +16,8 @@ from ddim.data import SplitImages
 from ddim.diffusion.denoising_error import denoising_error
 from ddim.errors import UserError, is_full_memory
 from ddim.machine.runtime import Runtime
+from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
-from ddim.runs.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.budget import WARM_UP
 from ddim.training.loop import Training

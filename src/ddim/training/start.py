@@ -22,15 +22,15 @@ from ddim.errors import UserError, to_int
 from ddim.machine.distributed import join_processes
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.machine.runtime import Precision, Runtime, check_runtime, choose_runtime, count_cores
-from ddim.runs.classes import count_classes
-from ddim.runs.codec import dump, load_recipe, override
-from ddim.runs.images import read_parent_recipe, record_new_place, reopen_images
-from ddim.runs.named_recipes import RECIPES, find_recipe
-from ddim.runs.own_parts import find_changed_parts
-from ddim.runs.pipeline import LoadedRun, read_run_recipe
-from ddim.runs.recipe import Recipe, build_model
+from ddim.recipe.codec import dump, load_recipe, override
+from ddim.recipe.named_recipes import RECIPES, find_recipe
+from ddim.recipe.own_parts import find_changed_parts
+from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs.run_path import check_no_run
-from ddim.runs.vector_labels import count_vectors
+from ddim.sampling.classes import count_classes
+from ddim.sampling.images import read_parent_recipe, record_new_place, reopen_images
+from ddim.sampling.pipeline import LoadedRun, read_run_recipe
+from ddim.sampling.vector_labels import count_vectors
 from ddim.training.grouping import label_clusters, take_vectors
 from ddim.training.loop import Plan, Training
 from ddim.training.parent import check_parent, warn_of_other_meaning
@@ -214,7 +214,7 @@ def accept_images(folder: Path, known: Mapping[str, Any], data: object) -> None:
 
 
 def reopen_split(folder: Path, recipe: Recipe, fingerprint: str, progress: Progress) -> SplitImages:
-    """Return the split images of a run that is resumed; see `ddim.runs.images.reopen_images`."""
+    """Return the split images of a run that is resumed; see `ddim.sampling.images.reopen_images`."""
     images = reopen_images(folder, recipe.data, fingerprint, progress)
     return split_images(images, recipe.data.validation, recipe.split_seed)
 

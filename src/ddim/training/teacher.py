@@ -20,13 +20,13 @@ from ddim.diffusion.loss import LossFunction
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
+from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs.checkpoint import read_tensors
-from ddim.runs.classes import choose_label
 from ddim.runs.fitting import find_misfit, find_other_meaning
-from ddim.runs.guidance import Guidance
-from ddim.runs.guidance_choice import GuidanceOptions, open_guidance
-from ddim.runs.pipeline import LoadedRun
-from ddim.runs.recipe import Recipe, build_model
+from ddim.sampling.classes import choose_label
+from ddim.sampling.guidance import Guidance
+from ddim.sampling.guidance_choice import GuidanceOptions, open_guidance
+from ddim.sampling.pipeline import LoadedRun
 
 
 class Teacher:
@@ -39,7 +39,7 @@ class Teacher:
         runtime: the device and the compilation of the frozen networks.
 
     Attributes:
-        guide: the guide as JSON, see `ddim.runs.guidance.Guide.describe`. None without a guide, and after
+        guide: the guide as JSON, see `ddim.sampling.guidance.Guide.describe`. None without a guide, and after
             `restore`.
     """
 

@@ -14,11 +14,11 @@ from ddim.diffusion.denoising_error import DenoisingError, denoising_error
 from ddim.diffusion.log_snr import log_snr_bins
 from ddim.diffusion.noise import VALIDATION, stream
 from ddim.metrics.statistics import estimate_mean
-from ddim.runs.classes import default_label, label_images
-from ddim.runs.generate import gather_samples, generate, share_seeds
-from ddim.runs.pipeline import Pipeline
-from ddim.runs.recipe import Recipe
-from ddim.runs.sampling_setup import SamplingSetup
+from ddim.recipe.recipe import Recipe
+from ddim.sampling.classes import default_label, label_images
+from ddim.sampling.generate import gather_samples, generate, share_seeds
+from ddim.sampling.pipeline import Pipeline
+from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.loop import Training
 
 

@@ -13,10 +13,10 @@ from typing import Any
 from ddim.diffusion.grids import GRIDS
 from ddim.diffusion.samplers import SAMPLERS
 from ddim.errors import UserError
-from ddim.runs.codec import dump, load_recipe
-from ddim.runs.field_help import explain_fields
-from ddim.runs.flat import flatten_as_text
-from ddim.runs.named_recipes import RECIPES, find_recipe
+from ddim.recipe.codec import dump, load_recipe
+from ddim.recipe.field_help import explain_fields
+from ddim.recipe.flat import flatten_as_text
+from ddim.recipe.named_recipes import RECIPES, find_recipe
 from ddim.web.tasks import ChoicesTask, RecipeTask
 from ddim.web.worker_process import Monitor
 

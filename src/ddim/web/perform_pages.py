@@ -10,11 +10,11 @@ from ddim.data.decode import UnusableError, decode_image, hide_warnings, read_he
 from ddim.errors import UserError
 from ddim.evaluation.compare import Difference, compare_evaluations
 from ddim.evaluation.compare import Row as Ranked
+from ddim.evaluation.image_summary import draw_images, summarise_images
 from ddim.experiments.index import find_runs
 from ddim.experiments.report import write_report
 from ddim.machine.progress import watch_reading
 from ddim.plots.pictures import enlarge, save_png
-from ddim.runs.image_summary import draw_images, summarise_images
 from ddim.training.request import Request
 from ddim.web import tasks
 from ddim.web.worker_process import Monitor

@@ -7,12 +7,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from ddim.runs.condition import choose_condition
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.runs.pipeline import LoadedRun, load
-from ddim.runs.sample_files import SampleFiles
-from ddim.runs.sample_folder import FILM, RECORD, Output, write_samples
-from ddim.runs.sampling_setup import choose_sampling
+from ddim.sampling.condition import choose_condition
+from ddim.sampling.pipeline import LoadedRun, load
+from ddim.sampling.sample_files import SampleFiles
+from ddim.sampling.sample_folder import FILM, RECORD, Output, write_samples
+from ddim.sampling.sampling_setup import choose_sampling
 from ddim.web import tasks
 from ddim.web.preview import SamplePreview
 from ddim.web.repeat import guidance_options, sample_call, sample_command

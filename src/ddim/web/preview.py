@@ -10,7 +10,7 @@ import numpy as np
 
 from ddim.diffusion.samplers import State
 from ddim.plots.pictures import count_columns, make_sheet, render_png
-from ddim.runs.pipeline import LoadedRun
+from ddim.sampling.pipeline import LoadedRun
 from ddim.web.worker_process import Drawn, Monitor
 
 SHOWN = 16
@@ -51,7 +51,7 @@ class SamplePreview:
     seen: int = 0
 
     def watch(self, seeds: Sequence[int], state: State) -> None:
-        """Send a preview of a state; see `ddim.runs.generate.Watch`."""
+        """Send a preview of a state; see `ddim.sampling.generate.Watch`."""
         self.seen += 1
         first = self.seeds.index(seeds[0])
         draw = partial(draw_state, self.pipeline, first, state)
@@ -74,7 +74,7 @@ class EditPreview:
     latest: tuple[int, State] | None = None
 
     def watch(self, places: Sequence[int], state: State) -> None:
-        """Keep a state; see `ddim.runs.edit_work.EditOptions`."""
+        """Keep a state; see `ddim.sampling.edit_work.EditOptions`."""
         self.latest = (places[0], state)
 
     def progress(self, _what: str, done: float, total: int) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ddim.diffusion.grids import Grid
 from ddim.errors import quote
-from ddim.runs.guidance_choice import GuidanceOptions
-from ddim.runs.pipeline import LoadedRun
+from ddim.sampling.guidance_choice import GuidanceOptions
+from ddim.sampling.pipeline import LoadedRun
 from ddim.web import tasks
 
 SAMPLED = "sampled"
@@ -56,7 +56,7 @@ def sample_call(task: tasks.SampleTask, pipeline: LoadedRun) -> str:
         options.append(f"steps={task.steps}")
     names = {name.split(".")[0] for name in task.fields}
     if names - {"sampler", "grid"}:
-        lines += ["from dataclasses import replace", "from ddim.runs.codec import override"]
+        lines += ["from dataclasses import replace", "from ddim.recipe.codec import override"]
         lines += [f"pipeline = ddim.load({model})"]
         lines += [f"recipe = override(pipeline.recipe, {dict(task.fields)!r})"]
         model = "replace(pipeline, recipe=recipe)"

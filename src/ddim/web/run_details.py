@@ -13,7 +13,7 @@ from ddim.errors import UserError
 from ddim.evaluation.record import describe_verdict
 from ddim.experiments.index import Run
 from ddim.files import SEAL, read_sealed
-from ddim.runs.flat import ERRORS
+from ddim.recipe.flat import ERRORS
 from ddim.runs.folder import REAL_IMAGES, find_newest_folder, list_checkpoints, list_sheets
 from ddim.runs.log import METRICS, read_spread_metrics
 from ddim.web.answers import Refused

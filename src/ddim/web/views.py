@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ddim.plots.pictures import save_png
-from ddim.runs.pipeline import LoadedRun
-from ddim.runs.sample_files import is_picture, read_saved_image, show_image
+from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.sample_files import is_picture, read_saved_image, show_image
 
 
 def describe_views(pipeline: LoadedRun) -> list[str]:

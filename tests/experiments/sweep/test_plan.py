@@ -15,9 +15,9 @@ from ddim.experiments.sweep.folder import begin_sweep, read_sweep, write_trial_r
 from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import SweepRequest, plan_trials
 from ddim.files import read_sealed, write_sealed
-from ddim.runs.codec import load_recipe, override, write_recipe
+from ddim.recipe.codec import load_recipe, override, write_recipe
+from ddim.recipe.named_recipes import fast, smoke
 from ddim.runs.folder import check_name
-from ddim.runs.named_recipes import fast, smoke
 from ddim.training.request import Request
 from race import race
 

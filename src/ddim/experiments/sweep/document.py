@@ -9,7 +9,7 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.files import SEAL, read_json, sync_folder, temporary_name, unseal, write_sealed
-from ddim.runs.flat import check_shown_fields
+from ddim.recipe.flat import check_shown_fields
 from ddim.runs.folder import check_name
 
 SWEEP = "sweep.json"

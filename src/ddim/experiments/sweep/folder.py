@@ -95,7 +95,7 @@ def begin_sweep(
         UserError: if Optuna is not installed, the request is invalid, the storage cannot be opened, or the
             folder contains other files, or contains a sweep with another request or storage.
     """
-    from ddim.runs.codec import dump
+    from ddim.recipe.codec import dump
     from ddim.runs.run_path import check_no_run
 
     check_optuna()

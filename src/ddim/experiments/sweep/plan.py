@@ -15,7 +15,7 @@ from ddim.metrics.catalogue import LEAST
 
 if TYPE_CHECKING:
     from ddim.data.sources import Source
-    from ddim.runs.recipe import Recipe
+    from ddim.recipe.recipe import Recipe
 
 _BUDGETS = ("images", "minutes")
 _CORNERS = 4096
@@ -90,7 +90,7 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
             runs could not be evaluated.
     """
     from ddim.data.open import find_source
-    from ddim.runs.codec import dump
+    from ddim.recipe.codec import dump
 
     _check_evaluation(request)
     space, base = search_space.parse_space(request.fields or {}), shared_recipe(request)
@@ -126,8 +126,8 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
 
 def shared_recipe(request: SweepRequest) -> Recipe:
     """Return the recipe that all trials share, with absolute paths of its images and vectors."""
-    from ddim.runs.codec import override
-    from ddim.runs.named_recipes import find_recipe
+    from ddim.recipe.codec import override
+    from ddim.recipe.named_recipes import find_recipe
     from ddim.training.start import find_size
 
     sizes = search_space.parse_space(request.fields or {}).get("data.size")
@@ -227,9 +227,9 @@ def _check_validation(request: SweepRequest, name: str, source: Source, share: f
 
 
 def _with_values(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
-    from ddim.runs.codec import override
-    from ddim.runs.named_recipes import FOR_SIZE
-    from ddim.runs.recipe_checks import check_training
+    from ddim.recipe.codec import override
+    from ddim.recipe.named_recipes import FOR_SIZE
+    from ddim.sampling.recipe_checks import check_training
     from ddim.training.alternatives import change_size
     from ddim.training.start import find_size
 

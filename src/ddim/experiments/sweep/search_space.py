@@ -1,6 +1,6 @@
 """Parse the search space of a sweep, such as `objective.error=[l1,mse] optim.lr=[1e-4..1e-2]`.
 
-Values stay text, as on the command line of `ddim train`; `ddim.runs.codec` converts them.
+Values stay text, as on the command line of `ddim train`; `ddim.recipe.codec` converts them.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ class _Job:
     def _prepare(self) -> None:
         """Write the recipe file of the trial; in a search, Optuna proposes its values first."""
         if self.trial.recipe is None:
-            from ddim.runs.codec import dump, load_recipe
+            from ddim.recipe.codec import dump, load_recipe
 
             choice = self.queue.propose(self.taken, parse_space(self.sweep.request.fields or {}))
             recipe = dump(build_recipe(self.sweep.request, load_recipe(self.sweep.base), choice))

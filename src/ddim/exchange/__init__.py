@@ -1,0 +1,1 @@
+"""Other programs: diffusers, ONNX, the Hub, and the cards of exported models."""

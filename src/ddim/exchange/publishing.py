@@ -1,0 +1,111 @@
+"""Write a loaded run as a published checkpoint: what sampling needs, without the folders of its machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from torch import Tensor
+
+from ddim.data.open import NAMES
+from ddim.data.remote import names_repository
+from ddim.diffusion.consistency import Consistency
+from ddim.recipe.codec import dump
+from ddim.recipe.recipe import Recipe
+from ddim.runs.manifest import pack_tensors, render_json, write_parts
+from ddim.runs.published import PUBLISHED
+from ddim.runs.state import RunState
+from ddim.sampling.guidance_name import name_guide
+from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun
+from ddim.sampling.searched_grids import FILE as GRIDS
+from ddim.sampling.searched_grids import read_entries
+from ddim.sampling.searched_guidance import FILE as GUIDANCE
+
+
+@dataclass(frozen=True)
+class Published:
+    """The result of `write_published`: the recipe, and sentences about what was left out or may surprise."""
+
+    recipe: Recipe
+    notes: tuple[str, ...]
+
+
+def write_published(run: LoadedRun, folder: Path) -> Published:
+    """Write the checkpoint, its state and its recipe into a new folder, with a manifest.
+
+    With equal guidance, samples of the checkpoint are bit-identical to samples of the run with these weights.
+    The folders of the images and of the vectors are left out of the recipe, and so is saved guidance by
+    another checkpoint.
+    """
+    found, recipe, notes = run.checkpoint, hide_folders(run.recipe), []
+    tensors: dict[str, Mapping[str, Tensor]] = {"model": run.model.state_dict()}
+    if found.clusters is not None:
+        tensors[CLUSTERS] = found.clusters.to_tensors()
+    if run.vectors is not None:
+        tensors[VECTORS] = run.vectors.to_tensors()
+        notes.append("the vectors of all images, also of the validation images, are part of the run")
+    old = found.state
+    state = RunState(
+        old.step,
+        old.pixels,
+        old.channels,
+        old.classes,
+        old.runtime,
+        plan=old.plan,
+        images=old.images,
+        values=old.values,
+    )
+    searched, left = _list_searched(run)
+    if left:
+        notes.append("guidance by another checkpoint that ddim search found is left out")
+    documents = {
+        "state": state.to_json(),
+        "recipe": dump(recipe),
+        PUBLISHED: {"weights": found.weights, "checkpoint": found.sha256},
+    }
+    contents = [(f"{name}.safetensors", pack_tensors(name, group)) for name, group in tensors.items()]
+    contents += [(f"{name}.json", render_json(document)) for name, document in documents.items()]
+    contents += [(name, render_json(entries)) for name, entries in searched.items()]
+    write_parts(folder, old.step, False, contents)
+    return Published(recipe, tuple(notes))
+
+
+def hide_folders(recipe: Recipe) -> Recipe:
+    """Return the recipe without the folders of its images, its vectors and its guide; only the names stay.
+
+    The name of a guide that is a checkpoint, such as "small-1/best", includes that of its run.
+    """
+    data = recipe.data
+    on_hub = names_repository(data.source)
+    built_in = data.source.partition(":")[0] in NAMES
+    # "blossoms:200" is a name with a number; "pets:/path" is a name with a folder.
+    source = data.source.partition(":")[0] if built_in and re.search(r"[/\\]", data.source) else data.source
+    source = source if on_hub else _name_file(source)
+    vectors = None if data.vectors is None else _name_file(data.vectors)
+    loss = recipe.objective
+    if isinstance(loss, Consistency) and loss.guide:
+        loss = replace(loss, guide=name_guide(loss.guide))
+    return replace(recipe, data=replace(data, source=source, vectors=vectors), objective=loss)
+
+
+def _name_file(path: str) -> str:
+    """Return the last part of a path without leading "." and "~"; `hub_run` refuses names that begin so."""
+    # The path may be from Windows, where both / and \ separate folders.
+    return PureWindowsPath(path).name.lstrip(".~") or "images"
+
+
+def _list_searched(run: LoadedRun) -> tuple[dict[str, dict[str, Any]], bool]:
+    """Return what searches found for these weights, keyed by file, and whether an entry must be left out."""
+    folder, mark = run.checkpoint.run, f"weights={run.checkpoint.weights}"
+    searched, left = {}, False
+    for file in (GRIDS, GUIDANCE):
+        entries = read_entries(folder / file, lambda entry: True)
+        own = {key: entry for key, entry in entries.items() if mark in key.split()}
+        # A guide is another checkpoint, which is not published.
+        kept = {key: entry for key, entry in own.items() if not entry.get("guide")}
+        left |= len(kept) < len(own)
+        searched |= {file: kept} if kept else {}
+    return searched, left

@@ -1,0 +1,91 @@
+"""Explain the fields of a recipe with sentences from the docstrings of the dataclasses, for --help-recipe."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING
+from typing import Any
+
+from ddim.recipe.codec import dump, list_fields
+from ddim.recipe.kinds import Slot, list_slots
+from ddim.recipe.plain_values import describe_type
+from ddim.recipe.recipe import Recipe
+
+Row = tuple[str, str, str, str]
+"""The path of a field, its value in the form of an option, its valid values, and a sentence about it."""
+
+
+def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
+    """Return a row for every field of a recipe.
+
+    `value` may also be a part of a recipe; `path` is then the path of this part.
+    """
+    rows = []
+    for name, possible, current in list_fields(value, path):
+        *parents, last = name.removeprefix(path).lstrip(".").split(".")
+        owner = value
+        for parent in parents:
+            owner = getattr(owner, parent)
+        rows.append((name, _format(current), possible, read_field_help(type(owner)).get(last, "")))
+    return rows
+
+
+def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
+    """Yield (name, text, rows of fields) for each class that a field of a recipe can hold.
+
+    The text is the first paragraph of the docstring of the class. Nothing is yielded if the field holds a
+    plain value or does not exist.
+    """
+    for name, kind in _find_kinds(path).items():
+        help_of, rows = read_field_help(kind), []
+        for slot in list_slots(kind):
+            possible = " | ".join(slot.options) if slot.kinds else describe_type(slot.wanted)
+            rows.append((f"{path}.{slot.name}", _format_default(slot), possible, help_of.get(slot.name, "")))
+        first = (inspect.getdoc(kind) or "").partition("\n\n")[0]
+        yield name, " ".join(first.split()), rows
+
+
+def explain_field(value: Any, path: str) -> list[Row]:  # noqa: ANN401
+    """Return the rows of one field, such as "schedule.clip"; one row if `value` has this field.
+
+    If the recipe `value` lacks the field, there is a row for each other class of the part, here each other
+    schedule, that has the field. Equal rows appear once. The list is empty if no class has the field.
+    """
+    own = [row for row in explain_fields(value) if row[0] == path]
+    others = [row for _, _, rows in explain_kinds(path.rpartition(".")[0]) for row in rows if row[0] == path]
+    return own or list(dict.fromkeys(others))
+
+
+def read_field_help(kind: type) -> dict[str, str]:
+    """Return the first sentence about each field in the docstrings of a dataclass and its base classes."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        section = (inspect.cleandoc(each.__doc__ or "")).partition("\nAttributes:\n")[2].partition("\n\n")[0]
+        for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
+            # The points of "et al." and "eq." end no sentence.
+            found[name] = re.split(r"(?<=[^.])(?<!\bal)(?<!\beq)\.(?: |$)", " ".join(text.split()))[0]
+    return found
+
+
+def _find_kinds(path: str) -> dict[str, type]:
+    kinds: dict[str, type] = {"recipe": Recipe}
+    for name in path.split("."):
+        slots = [slot for kind in kinds.values() for slot in list_slots(kind) if slot.name == name]
+        kinds = {name: kind for slot in slots for name, kind in slot.kinds.items()}
+    return kinds
+
+
+def _format_default(slot: Slot) -> str:
+    """Return the default of a field in the form of an option, or "required" if the field has no default."""
+    if slot.default is MISSING:
+        return "required"
+    default = dump(slot.default, named=True) if slot.kinds else slot.default
+    return default["kind"] if isinstance(default, dict) else _format(default)
+
+
+def _format(value: Any) -> str:  # noqa: ANN401
+    """Return a value in the form that an option takes: true, not True."""
+    items = value if isinstance(value, tuple) else (value,)
+    return ",".join(str(item).lower() if item in (True, False, None) else str(item) for item in items) or "[]"

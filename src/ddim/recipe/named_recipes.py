@@ -1,0 +1,304 @@
+"""The named recipes: one function for each. `ddim train --help-recipe NAME` prints its docstring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ddim.diffusion.conditioning import LogSNR, NoiseVariance, Timestep
+from ddim.diffusion.grids import Sections, Spaced, UniformLogSNR
+from ddim.diffusion.loss import Hybrid, Objective
+from ddim.diffusion.parameterisation import PredictsFlow, PredictsNoise, PredictsVelocity
+from ddim.diffusion.samplers import DDIM, DDPM, DPMSolver
+from ddim.diffusion.schedules import BetaTable, Cosine, Linear, LinearIn, LinearPath
+from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes
+from ddim.errors import UserError, suggest
+from ddim.nn.clear_unet import ClearUNetSpec
+from ddim.nn.ddpm_unet import DDPMUNetSpec
+from ddim.nn.dit import DiTSpec
+from ddim.nn.ema import Exponential, Power
+from ddim.nn.residual_unet import ResidualUNetSpec
+from ddim.nn.unet import UNetSpec
+from ddim.recipe.codec import read_recipe
+from ddim.recipe.edm_recipes import edm, edm_iddpm, edm_ve, edm_vp
+from ddim.recipe.recipe import Fixed, Measured, Optim, Recipe, Report
+from ddim.recipe.recipe_data import Data
+
+
+def luz() -> Recipe:
+    """The torch/luz code "Denoising Diffusion Implicit Models": network, loss, schedule and optimiser.
+
+    There are two changes. The mean and standard deviation of the pixels are measured before training, and
+    samples use EMA weights.
+    """
+    return Recipe(
+        name="luz",
+        data=Data(flip=False),
+        pixels=Measured(),
+        net=ResidualUNetSpec(),
+        schedule=Cosine(0.02, 0.95),
+        predicts=PredictsNoise(),
+        conditioning=NoiseVariance(),
+        objective=Objective("noise", "l1"),
+        optim=Optim(lr=1e-3, weight_decay=1e-4, batch=64, clip=0.0),
+        ema=Exponential(0.999),
+    )
+
+
+def keras() -> Recipe:
+    """Béres' Keras tutorial: its network, loss, schedule and optimiser, with a warm-up of the EMA."""
+    net = ResidualUNetSpec(widths=(32, 64, 96), middle=(128, 128), keras=True)
+    return replace(luz(), name="keras", net=net)
+
+
+def clear() -> Recipe:
+    """Béres' clear-diffusion-keras: a larger network that predicts velocity, and uniform noise powers.
+
+    The noise power sigma^2 of training is uniform. Samples use a schedule with a narrower range of noise
+    levels. The original has seven such schedules; `--sampled_on.quantity log_snr`, for example, chooses
+    another one. All values of `--predicts` and `--objective.on` can be used. `--clip x0` clips the predicted
+    images during sampling, as an option of the original does. The EMA is warmed up. The network has 29.8
+    million parameters. On a laptop, use `--net.widths 32,64,96,128 --net.attention no,no,no,no --optim.lr
+    1e-3`, with 2.0 million parameters.
+    """
+    return Recipe(
+        name="clear",
+        net=ClearUNetSpec(),
+        # At log-SNR 13.8 and -13.8, the noise power sigma^2 is 1e-6 and 1 - 1e-6.
+        schedule=LinearIn("noise_power", 13.8, -13.8),
+        predicts=PredictsVelocity(),
+        conditioning=NoiseVariance(),
+        objective=Objective("velocity", "mse"),
+        optim=Optim(lr=2e-4, weight_decay=1e-4, batch=64, clip=0.0),
+        ema=Exponential(0.999),
+        sampled_on=LinearIn("signal_step", 3.0, -10.0),
+    )
+
+
+def ddpm() -> Recipe:
+    """Song et al. 2021: DDPM's network, betas and training for CIFAR-10 (Ho et al. 2020), with DDIM.
+
+    The original draws times t for half of a batch, and uses T - 1 - t for the other half. Here the table is
+    cut into equal slices, and each image of a batch gets a time from one slice: the distribution is the same,
+    with less variance. `--data.dequantise yes` adds uniform dequantisation; the logit transform is left out.
+    The EMA is warmed up. On a laptop, use `--net.width 32 --net.groups 8`, with 2.2 million parameters.
+    """
+    return Recipe(
+        name="ddpm",
+        data=Data(source="cifar10", size=(32, 32)),
+        pixels=Fixed(0.5, 0.5),
+        net=DDPMUNetSpec(width=128, multipliers=(1, 2, 2, 2), attention=(False, True, False, False)),
+        schedule=Linear(1000, 1e-4, 0.02, clip="none", read="log_snr"),
+        predicts=PredictsNoise(),
+        conditioning=Timestep(1000),
+        objective=Objective("noise", "mse", TableTimes(1000)),
+        optim=Optim(lr=2e-4, weight_decay=0.0, betas=(0.9, 0.999), batch=128, clip=1.0),
+        ema=Exponential(0.9999),
+        grid=Spaced(1000, "leading"),
+        sampler=DDIM(),
+    )
+
+
+def iddpm() -> Recipe:
+    """Nichol & Dhariwal 2021, improved DDPM for CIFAR-10: cosine betas, learned variance, hybrid loss.
+
+    The EMA is warmed up. `--ema.more 0.999,0.99` keeps several EMAs, as the original does. The variance stays
+    between its bounds; in the original it may leave them. `--objective.times loss_aware` draws times in
+    proportion to their losses; the paper does this for L_vlb alone. On a laptop, use `--net.width 32
+    --net.groups 8`, with 3.3 million parameters.
+    """
+    return Recipe(
+        name="iddpm",
+        data=Data(source="cifar10", size=(32, 32), flip=False),
+        pixels=Fixed(0.5, 0.5),
+        net=DDPMUNetSpec(
+            blocks=3,
+            attention=(False, True, True, False),
+            heads=4,
+            eps=1e-5,
+            dropout=0.3,
+            embedding="cos_sin",
+            scale_shift=True,
+            resample="strided",
+            outputs=2,
+        ),
+        schedule=BetaTable(4000, clip="none", read="log_snr"),
+        predicts=PredictsNoise(),
+        conditioning=Timestep(4000, scale=0.25),
+        objective=Hybrid("noise", "mse", TableTimes(4000), vlb=0.001),
+        optim=Optim(lr=1e-4, weight_decay=0.0, batch=128, clip=0.0),
+        ema=Exponential(0.9999),
+        grid=Sections(4000),
+        sampler=DDPM("learned"),
+        clip=True,
+    )
+
+
+@dataclass(frozen=True)
+class SizeChoices:
+    """The options of `fast`, `flow` and `dit` that depend on the image size; see `choose_by_size`.
+
+    Attributes:
+        noise: factor by which sigma / alpha is multiplied; 1 for 64 pixels or less.
+        shift: what the factor adds to the log-SNR, at most 0.
+        stages: extra stages of a U-Net, in addition to its four for 64 pixels.
+        patch: side of a transformer's patch in pixels, 4 for 64 pixels.
+    """
+
+    noise: float
+    shift: float
+    stages: int
+    patch: int
+
+
+def choose_by_size(size: tuple[int, int]) -> SizeChoices:
+    """Return the options that depend on the image size (height, width), for recipes made for 64 pixels.
+
+    Nothing changes up to 64 pixels. In larger images, neighbouring pixels are more alike, so a noisy pixel is
+    easier to guess. If the sides are twice as long, the noise is therefore twice as strong: the mean of four
+    pixels is then as noisy as one pixel of the smaller image (Hoogeboom et al. 2023, section 2.1; Esser et
+    al. 2024, section 5.3.2). Each further stage halves the image once more, so that the lowest stage has 8 to
+    16 pixels on its shorter side. The side of a patch grows in the same way, in even numbers.
+    """
+    ratio = max(1.0, math.sqrt(size[0] * size[1]) / 64)
+    stages = max(0, int(math.log2(min(size) / 64)))
+    return SizeChoices(ratio, -2 * math.log(ratio), stages, 2 * round(2 * ratio))
+
+
+def fast(size: tuple[int, int] = (64, 64)) -> Recipe:
+    """The default: the best images after minutes of training on two cores; see docs/results/fast.md.
+
+    Larger images get further stages, so that the lowest stage has 8 to 16 pixels on its shorter side: 5
+    stages for 128 pixels, 6 for 256. Their noise is stronger, by the ratio of their side to 64 pixels,
+    because neighbouring pixels are more alike (Hoogeboom et al. 2023, section 2.1). All other options were
+    chosen for 64 pixels.
+    """
+    by_size = choose_by_size(size)
+    further = by_size.stages
+    return Recipe(
+        name="fast",
+        data=Data(size=size),
+        net=UNetSpec(
+            widths=(16,) * further + (24, 48, 96, 192),
+            down=(0,) + (1,) * further + (1, 1, 2),
+            up=(1,) * further + (1, 1, 2, 2),
+            attention=(False,) * further + (False, False, False, True),
+        ),
+        schedule=Cosine(0.014 / by_size.noise, 0.99995),
+        predicts=PredictsVelocity(),
+        conditioning=LogSNR(),
+        # The L1 error of the noise is alpha / sigma times the L1 error of the image. This factor is small at
+        # noisy times, so noisy times are drawn more often. At the end, the squared error moves predictions
+        # from the median to the mean, which samplers need. In short trainings it gave worse samples.
+        objective=Objective(
+            "noise", "l1", NormalLogSNR(-1.0 + by_size.shift, 2.5), finish=0.3, finish_after=50_000
+        ),
+        optim=Optim(
+            method="muon",
+            lr=4e-3,
+            weight_decay=1e-2,
+            betas=(0.9, 0.99),
+            batch=32,
+            clip=1.0,
+            warmup=3200,
+            decay="cosine",
+        ),
+        ema=Power(16.97),
+        grid=UniformLogSNR(3.0),
+        sampler=DPMSolver(2),
+    )
+
+
+def flow(size: tuple[int, int] = (64, 64)) -> Recipe:
+    """`fast` by flow matching (Lipman et al. 2023; Liu et al. 2023), with times of Esser et al. 2024.
+
+    The network predicts eps - x0 on the straight path from image to noise. Training times are logit-normal.
+    The sampler and its times are those of `fast`. Sampling of the papers is `--sampler ddim --grid uniform`:
+    on this path, DDIM is Euler's method. Images above 64 pixels get the further stages of `fast`. Their
+    training times are shifted towards noise, by the ratio of their side to 64 pixels (Esser et al. 2024,
+    section 5.3.2); `--grid uniform --grid.shift 2` does the same for sampling.
+    """
+    base, by_size = fast(size), choose_by_size(size)
+    return replace(
+        base,
+        name="flow",
+        # The straight path keeps its ends, which have log-SNR 13.8 and -13.8.
+        schedule=LinearPath(),
+        predicts=PredictsFlow(),
+        objective=Objective("flow", "mse", NormalLogSNR(by_size.shift, 2.0)),
+    )
+
+
+def dit(size: tuple[int, int] = (64, 64)) -> Recipe:
+    """`fast` with a transformer in place of the U-Net: DiT (Peebles & Xie 2023) with adaLN-Zero blocks.
+
+    `--net.width 384 --net.depth 12 --net.heads 6` is the size of DiT-S in the paper, where patches are of
+    latents, not of pixels. Images above 64 pixels get the noise schedule of `fast` at that size. They also
+    get larger patches from 81 pixels on, so that there are 196 to 400 tokens: patches of 8 pixels at size
+    128, of 16 at 256.
+    `--net.patch 4` gives finer images there, at a far higher cost. `--recipe flow --net dit --net.patch 4`
+    trains the transformer by flow matching; give the patch of the size.
+    """
+    return replace(fast(size), name="dit", net=DiTSpec(patch=choose_by_size(size).patch))
+
+
+def smoke() -> Recipe:
+    """A run of a few seconds on 1,024 blossoms, to test that everything works; samples are still poor."""
+    return Recipe(
+        name="smoke",
+        data=Data(source="blossoms:1024", size=(32, 32)),
+        net=UNetSpec(
+            widths=(16, 32, 64), down=(0, 1, 1), up=(1, 1, 1), attention=(False, False, True), embedding=32
+        ),
+        schedule=Cosine(0.014, 0.99995),
+        optim=Optim(lr=2e-3, batch=16, warmup=160, decay="cosine"),
+        ema=Power(6.94),
+        steps=4,
+        report=Report(events=2, validation_images=32, grid=4, log=5, checkpoint=1.0),
+        images=960,
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "fast": fast,
+    "flow": flow,
+    "dit": dit,
+    "ddpm": ddpm,
+    "iddpm": iddpm,
+    "keras": keras,
+    "clear": clear,
+    "luz": luz,
+    "edm": edm,
+    "edm-vp": edm_vp,
+    "edm-ve": edm_ve,
+    "edm-iddpm": edm_iddpm,
+    "smoke": smoke,
+}
+
+
+FOR_SIZE: dict[str, Callable[[tuple[int, int]], Recipe]] = {"fast": fast, "flow": flow, "dit": dit}
+"""The named recipes whose network and noise follow from the size of the images."""
+
+
+def find_recipe(name: str, size: tuple[int, int] | None = None) -> Recipe:
+    """Return the recipe with this name, or read it from the YAML or JSON file with this name.
+
+    Args:
+        name: the name or the file.
+        size: (height, width) of the images, for the recipes in `FOR_SIZE`; None for their usual size.
+
+    Raises:
+        UserError: if there is no such recipe; the message suggests the nearest name.
+    """
+    if size is not None and name in FOR_SIZE:
+        return FOR_SIZE[name](size)
+    if name in RECIPES:
+        return RECIPES[name]()
+    if Path(name).suffix in (".yaml", ".yml", ".json"):
+        return read_recipe(Path(name))
+    hint = suggest(name, RECIPES)
+    raise UserError(
+        f"recipe must be one of {', '.join(RECIPES)} or a .yaml, .yml or .json file, got {name!r}{hint}"
+    )

@@ -1,0 +1,1 @@
+"""A model in memory makes images: pipelines, guidance, labels, seeds, edits."""

@@ -1,0 +1,283 @@
+"""Sample images from a pipeline: in micro-batches of a fixed size, with one random stream for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim.diffusion.denoiser import Denoiser, Model
+from ddim.diffusion.grids import Grid
+from ddim.diffusion.log_snr import Interval
+from ddim.diffusion.noise import Noise, check_seeds
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
+from ddim.errors import UserError, check_count, to_int
+from ddim.machine.distributed import current_processes
+from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
+from ddim.plots.pictures import make_sheet, to_uint8
+from ddim.recipe.recipe import Recipe
+from ddim.sampling.classes import Label, assign_labels
+from ddim.sampling.condition import choose_condition
+from ddim.sampling.guidance_choice import GuidanceOptions
+from ddim.sampling.image_features import BATCH
+from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
+from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
+from ddim.sampling.vector_labels import GivenVectors
+
+Watch = Callable[[Sequence[int], State], None]
+
+
+class SamplesNotFinite(UserError):  # noqa: N818 (the name says what has happened)
+    """A sample is NaN."""
+
+
+def sample(  # noqa: PLR0913 (the choices of a notebook)
+    model: str | Path | Pipeline | Model,
+    n: int | None = None,
+    steps: int | None = None,
+    *,
+    sampler: Sampler | str | None = None,
+    grid: Grid | str | None = None,
+    seed: int = 0,
+    seeds: Iterable[int] | None = None,
+    label: str | int | None = None,
+    vector: GivenVectors | None = None,
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    guide_with: str | Path | LoadedRun | None = None,
+    progress: bool | Progress = True,
+) -> Tensor:
+    """Sample images; image k depends on the k-th seed alone.
+
+    The defaults are the grid and the guidance that `ddim search` saved for this sampler and number of steps.
+    If no grid was saved, the grid of the recipe is used. If no guidance was saved, guidance is off.
+
+    Args:
+        model: a run folder, a `Pipeline` from `load`, or a `Model` of images in [-1, 1].
+        n: number of images; by default 16, or the number of seeds.
+        steps: sampling steps, by default the recipe's; one evaluation each, two with `EDM` or guidance.
+        sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
+        grid: the grid of times (timesteps) of the network, or its name. See `ddim.grids`.
+        seed: the seed of the first image; image k gets `seed` + k.
+        seeds: the seed of each image, in place of `n` and `seed`.
+        label: class name or index; "all": seed s has class s % classes; None: no class. If the classes are
+            clusters, None means "natural", classes as frequent as in training, and "none" means no class.
+        vector: d numbers, or (n, d), for a run trained with vectors; None draws training vectors.
+        guidance: guidance scale (Ho & Salimans 2022); 1 turns guidance off.
+        guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
+        guide_with: a weaker model that guides (Karras et al. 2024): a run, or a version of this run such as
+            "@guide" (see `open_guide`). By default, the model without its label guides.
+        progress: True shows a bar in a notebook cell, False nothing. It can be a function, see `Progress`.
+
+    Returns:
+        Images (n, C, H, W), float32 in [0, 1], on the CPU.
+
+    Raises:
+        UserError: if there is no checkpoint yet, the options do not fit the run, or a sample is not finite.
+
+    Example:
+        >>> images = ddim.sample("runs/photos-fast-1", steps=10, sampler=ddim.EDM(), seeds=[3, 7])
+        >>> ddim.sheet(images)
+    """
+    chosen = list_seeds(n, seed, seeds)
+    pipeline = open_pipeline(model)
+    found = choose_condition(pipeline, label, vector, chosen)
+    guided = GuidanceOptions(guidance=guidance, guidance_interval=guidance_interval, guide_with=guide_with)
+    with open_progress(progress) as shown:
+        setup = choose_sampling(pipeline, steps, found, sampler=sampler, grid=grid, **guided)
+        images, _ = generate(setup, chosen, progress=shown)
+    check_samples(images, chosen, setup.pipeline)
+    return images
+
+
+@torch.no_grad()
+def generate(
+    setup: SamplingSetup,
+    seeds: Sequence[int],
+    *,
+    watch: Watch | None = None,
+    progress: Progress = ignore_progress,
+) -> tuple[Tensor, int]:
+    """Sample one image for each seed.
+
+    The network always runs on micro-batches of one fixed size, because the last bits of a convolution depend
+    on the batch size. The last micro-batch is filled up with samples that are thrown away.
+
+    Args:
+        setup: the model, with steps, label and guidance.
+        seeds: image k is a function of seeds[k] alone.
+        watch: called for each state of each micro-batch, with the seeds of the micro-batch and the state.
+        progress: called with "samples" after each sampling step.
+
+    Returns:
+        Images (N, C, H, W), float32 in [0, 1], on the CPU; and the NFE (network evaluations per image).
+    """
+    pipeline, times = setup.pipeline, setup.times
+    model, sampler = pipeline.model, pipeline.recipe.sampler
+    images, nfe, done = [], 0, 0
+    for mine, filled, blank, labels in fill_micro_batches(pipeline, seeds, setup.label):
+        guided, counters = setup.guidance.apply(model, labels)
+        denoise, state = pipeline.denoiser(guided), None
+        with evaluating(model), pipeline.runtime.precise():
+            for step, state in enumerate(sample_states(denoise, blank, filled, times, sampler)):
+                # The sampler yields a state for each time, and the last state is the sample.
+                progress("samples", done + len(mine) * step / len(times), len(seeds))
+                if watch is not None:
+                    watch(mine, State(state.x[: len(mine)], state.t, state.x0[: len(mine)]))
+        if state is not None:
+            images.append(pipeline.pixels.leave(state.x0[: len(mine)].float()).cpu())
+        nfe = sum(counter.evaluations for counter in counters)
+        done += len(mine)
+    # If several processes share the work, some may have no seeds and therefore no images.
+    return torch.cat(images) if images else model.blank(0).cpu(), nfe
+
+
+def share_seeds(pipeline: Pipeline, seeds: Sequence[int]) -> list[int]:
+    """Return the part of `seeds` that this process samples if all processes share the work.
+
+    Each part consists of whole micro-batches. Give the part to `generate`, then collect the samples of all
+    processes with `gather_samples`: they are bit-identical to the samples of a single process.
+    """
+    parts = current_processes().share([*split_into_parts(pipeline, seeds)])
+    return [seed for part in parts for seed in part]
+
+
+def gather_samples(pipeline: Pipeline, mine: Tensor) -> Tensor:
+    """Return the samples of all processes, in the order of the seeds that were given to `share_seeds`.
+
+    `mine` contains the samples (B, C, H, W) of this process.
+    """
+    parts = mine.split(pipeline.runtime.micro_batch) if len(mine) else ()
+    return torch.cat(current_processes().interleave(parts))
+
+
+def sample_states(
+    denoise: Denoiser, blank: Tensor, seeds: Sequence[int], times: Tensor, sampler: Sampler
+) -> Iterator[State]:
+    """Yield the states of a sampler that starts at pure noise; the last state is the sample, at t = 0.
+
+    Args:
+        denoise: the model, conditioned on a label and guided.
+        blank: zeros (B, C, H, W) with the dtype and device of the samples.
+        seeds: one seed for each image.
+        times: decreasing times (N,) in (0, 1].
+        sampler: the sampler.
+
+    Raises:
+        UserError: if there are no times.
+    """
+    if not len(times):
+        raise UserError("the grid of sampling times is empty: it needs at least one time")
+    noise = Noise(seeds)
+    x = initial_noise(denoise.schedule, noise, blank, times[0])
+    state = State(x, times[0].item(), torch.zeros_like(x))
+    for state in sampler(denoise, x, times, noise):
+        yield state
+    x0 = final_sample(denoise, state)
+    yield State(x0, 0.0, x0)
+
+
+def sample_uint8(
+    setup: SamplingSetup, seeds: Sequence[int], progress: Progress = ignore_progress, *, finite: bool = True
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield (samples, NFE per sample) for each batch; samples (B, C, H, W) are uint8, as in their PNG files.
+
+    See `generate` for the other arguments. If `finite` is False, NaN becomes black.
+
+    Raises:
+        SamplesNotFinite: if a sample is NaN and `finite` is True.
+    """
+    # B is about the batch size of feature extractors, which often take these samples.
+    done = 0
+    for part in split_into_parts(setup.pipeline, seeds, BATCH):
+        images, nfe = generate(setup, part, progress=continue_progress(progress, done, len(seeds)))
+        if finite:
+            check_samples(images, part, setup.pipeline)
+        done += len(part)
+        yield torch.from_numpy(to_uint8(images)).permute(0, 3, 1, 2), nfe
+
+
+def fill_micro_batches(
+    pipeline: Pipeline, seeds: Sequence[int], label: Label
+) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor, Tensor | int | None]]:
+    """Yield each micro-batch: seeds, these seeds padded to a fixed size B, zeros (B, C, H, W), and labels."""
+    size, classes = pipeline.runtime.micro_batch, pipeline.model.classes
+    for mine in split_into_parts(pipeline, seeds):
+        filled = [*mine] + [0] * (size - len(mine))
+        labels = assign_labels(label, filled, classes, pipeline.class_counts, pipeline.vectors)
+        yield mine, filled, pipeline.runtime.images(pipeline.model.blank(size)), labels
+
+
+def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
+    """Yield the seeds in parts of about `about` seeds; each part consists of whole micro-batches.
+
+    Calling `generate` for each part needs less memory, and gives the same bits as one call for all seeds.
+    """
+    size = pipeline.runtime.micro_batch * max(1, about // pipeline.runtime.micro_batch)
+    for first in range(0, len(seeds), size):
+        yield seeds[first : first + size]
+
+
+def find_grid_ends(recipe: Recipe, steps: int) -> tuple[float, float]:
+    """Return the first and the last of the `steps` times in a recipe's grid."""
+    times = recipe.grid(steps, recipe.sampling_schedule)
+    return times[0].item(), times[-1].item()
+
+
+class Film:
+    """Collects the states of a sampler into the frames of a film, which shows the samples of `seeds`."""
+
+    def __init__(self, pixels: Pixels, seeds: Sequence[int]) -> None:
+        self.pixels, self.seeds = pixels, frozenset(seeds)
+        self._parts: dict[float, list[Tensor]] = {}
+
+    def add(self, seeds: Sequence[int], state: State) -> None:
+        """Add the state of a micro-batch with these seeds; seeds that are not in the film are ignored."""
+        mine = [k for k, seed in enumerate(seeds) if seed in self.seeds]
+        if mine:
+            self._parts.setdefault(state.t, []).append(self.pixels.leave(state.x[mine].float()).cpu())
+
+    def collect(self) -> None:
+        """Collect the states that the other processes of the command have added."""
+        processes = current_processes()
+        times = processes.broadcast(list(self._parts))
+        self._parts = {t: processes.interleave(self._parts.get(t, [])) for t in times}
+
+    def frames(self) -> list[np.ndarray]:
+        """Return one sheet of images (H, W, 3) uint8 for each time, from noise to samples."""
+        return [make_sheet(torch.cat(self._parts[t])) for t in sorted(self._parts, reverse=True)]
+
+
+def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> None:
+    """Check that no sample is NaN.
+
+    Raises:
+        SamplesNotFinite: if a sample is NaN; the message names the first seed with NaN and possible causes.
+    """
+    wrong = [seed for seed, bad in zip(seeds, images.isnan().flatten(1).any(1).tolist(), strict=True) if bad]
+    if wrong:
+        recipe = pipeline.recipe
+        raise SamplesNotFinite(
+            f"samples must be finite, got NaN in {len(wrong)} of {len(images)}, first of seed {wrong[0]}: "
+            f"check the sampler {recipe.sampler}, the schedule {recipe.sampling_schedule} and the weights of "
+            "the network"
+        )
+
+
+def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
+    """Return the seeds; see `sample`."""
+    if seeds is None:
+        first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
+        check_count("n", count := 16 if n is None else n)
+        return range(first, first + count)
+    listed = check_seeds(seeds)
+    if seed is not None and to_int("seed", seed) != 0:
+        raise UserError(f"give seed or seeds, not both, got seed {seed}")
+    check_count("n", len(listed))
+    if n is not None and to_int("n", n) != len(listed):
+        raise UserError(f"n must be the number of seeds, {len(listed)}, or left out, got {n}")
+    return listed

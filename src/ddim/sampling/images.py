@@ -1,0 +1,262 @@
+"""Open the images that a run was trained on, with their split into training and validation images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ddim.data import Images, SplitImages, open_images, split_images
+from ddim.data.arrays import PREFIX
+from ddim.data.cache import open_decoded
+from ddim.data.images import gather_batch, to_unit
+from ddim.data.open import (
+    NAMES,
+    absolute_source,
+    source_exists,
+)
+from ddim.data.values import choose_channels
+from ddim.errors import UserError, quote, warn_user
+from ddim.files import read_sealed, write_sealed
+from ddim.machine.progress import Progress, ignore_progress, watch_reading
+from ddim.recipe.codec import load_recipe
+from ddim.recipe.recipe import Recipe
+from ddim.recipe.recipe_data import Data
+from ddim.runs import checkpoint
+from ddim.runs.folder import RUN
+from ddim.runs.published import is_published
+from ddim.runs.run_path import find_checkpoint, find_run_folder
+from ddim.runs.state import RunState
+from ddim.sampling.pipeline import LoadedRun, load_state
+
+
+def fingerprint_source(source: str, data: Data) -> str:
+    """Return the fingerprint of the images of a source, read as `data` says; they are decoded if necessary.
+
+    Raises:
+        UserError: if there is no such source, or no usable image in it.
+    """
+    return open_images(source, data.size, data.channels, reading=data.reading).fingerprint
+
+
+def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> SplitImages:
+    """Return the images that a run was trained on, split as in its training; see `reopen_images`."""
+    images = reopen_run_images(trained, progress)
+    split = split_images(images, trained.recipe.data.validation, trained.recipe.split_seed)
+    return split.with_clusters(trained.checkpoint.clusters).with_vectors(trained.vectors)
+
+
+def reopen_run_images(
+    trained: LoadedRun, progress: Progress = ignore_progress, otherwise: str = ""
+) -> Images:
+    """Return the images that a run was trained on; see `reopen_images`.
+
+    Raises:
+        UserError: if the run was imported, or its images are missing, have changed or are split in another
+            way now. Also if the run was published, and its images are not a built-in data set.
+    """
+    run, known = trained.checkpoint.run, trained.checkpoint.state.images
+    advice = f": {otherwise}" if otherwise else ""
+    _check_source(trained.checkpoint.path, run.name, trained.recipe.data.source, advice)
+    if known is None:
+        raise UserError(f"run {run} was imported and has no training images{advice}")
+    data = replace(trained.recipe.data, channels=choose_channels(trained.checkpoint.state.channels))
+    images = reopen_images(run, data, known.fingerprint, progress, otherwise)
+    check_same_split(split_images(images, data.validation, trained.recipe.split_seed), known.train)
+    return images
+
+
+def check_same_split(split: SplitImages, train: int) -> None:
+    """Check that the images of a run are split as in its training, into `train` training images and others.
+
+    Raises:
+        UserError: if they are not. Then some held-out images may be images that the run was trained on.
+    """
+    if len(split.train) != train:
+        raise UserError(
+            f"the run was trained on {train:,} of these images, but they are now split into "
+            f"{len(split.train):,} training images and {len(split.validation):,} held-out images: name the "
+            "images so that they are split as before (a data set such as pets defines a split, and a folder "
+            "with the same images does not), or train a new run without its weights"
+        )
+
+
+def _check_source(path: Path, name: str, source: str, advice: str) -> None:
+    """Check that images may be opened from the source that the recipe of a run names.
+
+    A stranger may have written the recipe of a published run. From such a recipe, only a built-in data set is
+    opened, never a path or a repository.
+
+    Args:
+        path: the checkpoint of the run.
+        name: the name of the run, for the message.
+        source: the field `data.source` of its recipe.
+        advice: the end of the message.
+
+    Raises:
+        UserError: if the run was published, and `source` is not the name of a built-in data set.
+    """
+    built_in = source.partition(":")[0] in NAMES and not re.search(r"[/\\]", source)
+    if is_published(path) and not built_in:
+        raise UserError(f"run {name} was published without its training images ({source!r}){advice}")
+
+
+def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
+    """Return the recipe of the run that a new run starts from.
+
+    Args:
+        run: the run.
+        own_images: whether the user has named the images of the new run. If not, they are those of `run`, and
+            the recipe names the place where they are now.
+
+    Raises:
+        UserError: if there is no checkpoint. Also if `own_images` is False, and the images of `run` are
+            missing or have changed, or it was imported, or published and they are not a built-in data set.
+    """
+
+    def read(path: Path) -> tuple[Path, Recipe, RunState | None]:
+        state = None if own_images else load_state(path)
+        return path, load_recipe(checkpoint.read_document(path, "recipe")), state
+
+    path, recipe, state = checkpoint.read_steadily(lambda: find_checkpoint(run), read)
+    if state is None:
+        return recipe
+    source = recipe.data.source
+    advice = ": name yours with --data.source"
+    _check_source(path, Path(run).name, source, advice)
+    if state.images is None:
+        raise UserError(f"run {run} was imported and has no training images{advice}")
+    if source.startswith(PREFIX) and not source_exists(source):
+        raise UserError(
+            f"the images of run {run} were given from Python as {source.removeprefix(PREFIX)}: give them "
+            "again, as in ddim.distill(run, images) or ddim train FILE.py:NAME --from RUN"
+        )
+    data = replace(recipe.data, channels=choose_channels(state.channels))
+    otherwise = ", or name others with --data.source"
+    place = _find_place(find_run_folder(path), data, state.images.fingerprint, otherwise)
+    same = source_exists(source) and absolute_source(source) == place
+    kept = replace(recipe.data, source=source if same else place)
+    return replace(recipe, data=kept)
+
+
+def reopen_images(
+    run: Path,
+    data: Data,
+    fingerprint: str,
+    progress: Progress = ignore_progress,
+    otherwise: str = "",
+) -> Images:
+    """Return the images of a run, read from the place where they are now.
+
+    The images are searched first at the absolute path that the run recorded, then at the path in its recipe,
+    which may be relative to the working folder. If the images are at neither path, their decoded copies in
+    the cache are used, with a warning.
+
+    Args:
+        run: the run folder.
+        data: the data fields of its recipe.
+        fingerprint: the fingerprint of its images. Other images are refused: their split would differ, and
+            training images could count as held-out images.
+        progress: called while images are decoded.
+        otherwise: another suggestion, for the end of an error message.
+
+    Raises:
+        UserError: if the images are missing or have changed.
+    """
+    try:
+        place = _find_place(run, data, fingerprint, f", or {otherwise}" if otherwise else "")
+    except ImagesMissing:
+        images = open_decoded(fingerprint)
+        if images is None:
+            raise
+        if not data.source.startswith(PREFIX):
+            warn_user(
+                f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are "
+                "used"
+            )
+        return replace(images, values=data.reading.limit(images.values, images.ends))
+    return open_images(
+        place, data.size, data.channels, reading=data.reading, progress=watch_reading(progress)
+    )
+
+
+class ImagesMissing(UserError):  # noqa: N818  (as Locked)
+    """The training images of a run are not where they were, and have no other known place."""
+
+
+def _find_place(run: Path, data: Data, fingerprint: str, otherwise: str) -> str:
+    """Return the place where the images of a run are now.
+
+    Args:
+        run: the run folder.
+        data: the data fields of its recipe.
+        fingerprint: the fingerprint of its images.
+        otherwise: another suggestion, for the end of an error message.
+
+    Raises:
+        ImagesMissing: if no known place has images that can be read.
+        UserError: if the images have changed.
+    """
+    changed, problem = "", ""
+    for place in dict.fromkeys((_recorded_path(run) or data.source, data.source)):
+        if not source_exists(place):
+            continue
+        try:
+            if fingerprint_source(place, data) == fingerprint:
+                return place
+            changed = place
+        except UserError as error:
+            # For example, a named data set cannot be downloaded.
+            problem = str(error)
+    if changed:
+        raise UserError(
+            f"data {changed} has changed since {run} was trained on it: put its images back{otherwise}"
+        )
+    raise ImagesMissing((problem or _explain_missing(run, data.source)) + otherwise)
+
+
+def _explain_missing(run: Path, source: str) -> str:
+    if source.startswith(PREFIX):
+        return (
+            f"the images of run {run} were given from Python as {source.removeprefix(PREFIX)}: give them "
+            "again, as in ddim.resume(run, data=images) or ddim train FILE.py:NAME --resume"
+        )
+    return (
+        f"the images of run {run}, {source!r}, do not exist, seen from {Path.cwd()}: put them back, or give "
+        f"their new path with `ddim train DATA --resume --out {quote(run)}`"
+    )
+
+
+def record_new_place(run: Path, source: str) -> None:
+    """Record `source`, a path or the name of a data set, as the new place of the training images of a run.
+
+    Raises:
+        UserError: if the images in `source` are not those that the run was trained on.
+    """
+    document = read_sealed(run / RUN)
+    data, facts = load_recipe(document["recipe"]).data, document["data"]
+    if fingerprint_source(source, data) != facts["fingerprint"]:
+        raise UserError(f"data {source} does not hold the images on which {run} was trained")
+    place = absolute_source(source)
+    if facts.get("path") != place:
+        write_sealed(run / RUN, document | {"data": {**facts, "path": place}})
+
+
+def _recorded_path(run: Path) -> str | None:
+    """Return the absolute path that a run recorded for its images; None if it recorded no path."""
+    if not (run / RUN).is_file():
+        return None  # The checkpoint was copied out of its run.
+    data = read_sealed(run / RUN).get("data")
+    return data.get("path") if isinstance(data, dict) else None
+
+
+def to_model_batches(trained: LoadedRun, images: Images, which: np.ndarray) -> Iterator[Tensor]:
+    """Yield the images at indices `which` as batches (B, C, H, W) in model units, on the run's device."""
+    size = trained.runtime.micro_batch
+    for first in range(0, len(which), size):
+        part = to_unit(gather_batch(images, which[first : first + size]))
+        yield trained.runtime.images(trained.pixels.enter(part))

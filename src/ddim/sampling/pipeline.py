@@ -1,0 +1,349 @@
+"""Pipelines: models with all that sampling needs. `load` builds a pipeline from a run's checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from ddim.data.clusters import Clusters, ImageClusters
+from ddim.data.values import EIGHT_BITS, Values, choose_channels
+from ddim.data.vectors import ImageVectors
+from ddim.diffusion.denoiser import Denoiser, Model
+from ddim.diffusion.grad_mode import with_gradients
+from ddim.diffusion.grids import Listed
+from ddim.diffusion.guidance import Clipped, Rescheduled
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.samplers import Sampler
+from ddim.errors import UserError, describe_given
+from ddim.machine.distributed import current_processes
+from ddim.machine.runtime import Runtime, choose_runtime, find_device
+from ddim.nn.unet import UNetSpec
+from ddim.recipe.codec import dump, load_recipe
+from ddim.recipe.flat import SAMPLING_FIELDS
+from ddim.recipe.kinds import choose_value
+from ddim.recipe.own_parts import give_parts
+from ddim.recipe.recipe import Fixed, Recipe
+from ddim.recipe.recipe_data import Data
+from ddim.runs import checkpoint
+from ddim.runs.averages import AVERAGE, find_stored_average
+from ddim.runs.fitting import build_fitting_model, digest_weights
+from ddim.runs.hub_run import locate_run
+from ddim.runs.published import choose_published
+from ddim.runs.run_path import find_checkpoint
+from ddim.runs.state import RunState
+from ddim.sampling.classes import count_images
+from ddim.sampling.searched_grids import find_saved_grid, list_changed
+
+CLUSTERS = "clusters"
+"""The name of the tensors of a checkpoint that hold the clusters of the training images."""
+VECTORS = "vectors"
+"""The name of the tensors of a checkpoint that hold the vectors of all images."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A model with all that sampling needs; it is in memory and needs no file.
+
+    Attributes:
+        model: the model, in eval mode.
+        pixels: the map between images and model units.
+        recipe: how the model was trained, and how it is sampled: see `with_recipe`.
+        runtime: how the network runs.
+        class_counts: number of training images of each class; empty if the classes are not clusters.
+        values: the type and range of the values of the training images; `values.from_unit` converts samples.
+        vectors: the vectors of all images; None if the run was trained without vectors.
+    """
+
+    model: Model
+    pixels: Pixels
+    recipe: Recipe
+    runtime: Runtime
+    class_counts: tuple[int, ...] = field(default=(), kw_only=True)
+    values: Values = field(default=EIGHT_BITS, kw_only=True)
+    vectors: ImageVectors | None = field(default=None, kw_only=True)
+
+    def __repr__(self) -> str:
+        """Return one line: recipe, size, parameters and device."""
+        shape = self.model.shape
+        count = sum(p.numel() for p in self.model.parameters())
+        return (
+            f"{type(self).__name__}({self.recipe.name}, {shape.channels} x {shape.height} x {shape.width}, "
+            f"{count:,} parameters, {self.runtime.device})"
+        )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of class indices; empty if the names are not known."""
+        return ()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the recipe and the runtime, as JSON, for a record."""
+        return {"recipe": dump(self.recipe), "runtime": vars(self.runtime)}
+
+    def with_recipe(self, **fields: Any) -> Self:  # noqa: ANN401 (any field of a recipe)
+        """Return a copy of the pipeline that samples with other values in its recipe.
+
+        They are `sampler`, `grid`, `sampled_on`, `clip` and `steps`. Parts can be names or objects, such as
+        `sampler="ddim"` or `sampler=DDIM()`.
+
+        Raises:
+            UserError: if another field is changed, as the model was trained with it. Also if a part's name is
+                unknown, or a value is a class or lacks a method that is needed.
+        """
+        chosen = {k: choose_value(Recipe, k, v, getattr(self.recipe, k, None)) for k, v in fields.items()}
+        recipe, allowed = replace(self.recipe, **chosen), (*SAMPLING_FIELDS, "steps")
+        if fixed := list_changed(self.recipe, recipe, *(name for name in chosen if name not in allowed)):
+            raise UserError(
+                f"{', '.join(fixed)} cannot be changed after training; only {', '.join(allowed)} can, and "
+                "sampled_on is the noise schedule of sampling"
+            )
+        return replace(self, recipe=recipe)
+
+    def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
+        """Return the model with the recipe's sampling schedule and clipping.
+
+        Args:
+            inner: a denoiser that wraps the model, to use in its place.
+            consistent: whether each prediction must satisfy x_t = alpha x0 + sigma eps, as inversion needs.
+                If so, clip "x0" is treated as clip True.
+        """
+        denoise = self.model if inner is None else inner
+        denoise = Rescheduled(denoise, on) if (on := self.recipe.sampled_on) else denoise
+        clip = self.recipe.clip
+        keep = clip == "x0" and not consistent
+        return Clipped(denoise, *self.pixels.bounds, keep=keep) if clip else denoise
+
+    def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
+        """Return the grid that a search saved for this sampler and number of steps, or None."""
+        return None
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """The checkpoint from which a pipeline was loaded.
+
+    Attributes:
+        path: the checkpoint folder.
+        sha256: SHA-256 (hex) of its manifest.
+        weights: "ema", "raw" or the name of another average.
+        state: the state of the run at the checkpoint.
+        run: the argument of `load`: a run folder, RUN/best or a checkpoint folder.
+        average: SHA-256 (hex) of the average, if `weights` names one that `ddim ema` stored; else None.
+        clusters: the clusters of the training images; None if the labels of the run are not clusters.
+        recipe: the recipe of the checkpoint. The recipe of the pipeline may have been changed since.
+        digest: the SHA-256 (hex) of the weights; see `digest_weights`. Those in memory may have been changed.
+    """
+
+    path: Path
+    sha256: str
+    weights: str
+    state: RunState
+    run: Path
+    average: str | None = None
+    clusters: ImageClusters | None = None
+    recipe: Recipe | None = field(default=None, repr=False)
+    digest: str = field(kw_only=True, repr=False)
+
+
+@dataclass(frozen=True, repr=False)
+class LoadedRun(Pipeline):
+    """A pipeline and the checkpoint that it was loaded from."""
+
+    checkpoint: LoadedCheckpoint
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the class folders or clusters that the run was trained on."""
+        return self.checkpoint.state.classes
+
+    @property
+    def changed(self) -> str | None:
+        """The SHA-256 (hex) of the weights in memory if they are not those of the checkpoint, else None."""
+        found = digest_weights(self.model)
+        return None if found == self.checkpoint.digest else found
+
+    def describe(self) -> dict[str, Any]:
+        """Return checkpoint, step, weights, recipe and runtime, as JSON.
+
+        Weights that have changed in memory are described by their hash in place of a checkpoint.
+        """
+        if changed := self.changed:
+            return {"step": 0, "weights": "in memory", "sha256": changed, **super().describe()}
+        found = self.checkpoint
+        return {
+            "checkpoint": {"path": str(found.path), "sha256": found.sha256},
+            "step": found.state.step,
+            "weights": found.weights,
+            **({} if found.average is None else {"average": {"sha256": found.average}}),
+            **super().describe(),
+            # Samples equal those of the training in every bit only with its runtime, without torch.compile.
+            "bit_equal": self.runtime == replace(found.state.runtime, compile=False),
+        }
+
+    def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
+        """Return the grid that `ddim search` saved with the run; None if another grid was chosen since."""
+        if list_changed(self.checkpoint.recipe, self.recipe, "grid", "sampled_on"):
+            return None
+        return find_saved_grid(self.checkpoint.run, sampler, steps, self.checkpoint.weights)
+
+
+@with_gradients
+def load(
+    run: str | Path,
+    weights: str = "ema",
+    *,
+    own: Sequence[Any] = (),
+    compiling: bool = False,
+    device: str | None = None,
+    threads: int | None = None,
+) -> LoadedRun:
+    """Load the newest undamaged checkpoint of a run, ready to sample.
+
+    Args:
+        run: a run folder, RUN/best for its best checkpoint, a checkpoint folder, or hub:OWNER/NAME[@REVISION]
+            for a run on the Hugging Face Hub, which is downloaded once (the extra `hub`).
+        weights: "ema", "raw", the name of another EMA of the run (see `ddim.nn.ema.name_averages`), or of an
+            average that `ddim.reconstruct_average` or `ddim.pick_average` made, such as "picked".
+        own: the components of the run that you wrote, such as [MySchedule, MyNetwork]; see `ddim.resume`.
+        compiling: use torch.compile: faster after a slow first batch; results differ in the last bits.
+        device: where the network runs; by default the device of the training, if this machine has one.
+        threads: processor threads, by default as many as in the training; results differ in the last bits.
+
+    Raises:
+        UserError: if the run has no checkpoint or no such weights, or needs a component that was not given.
+
+    Example:
+        >>> pipeline = ddim.load("runs/photos-fast-1")
+        >>> images = ddim.sample(pipeline, n=16)
+    """
+    give_parts(own)
+    run = locate_run(run)
+    read = partial(_load, run=run, weights=weights, compiling=compiling, device=device, threads=threads)
+    return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
+
+
+def _load(
+    path: Path, run: Path, weights: str, *, compiling: bool, device: str | None, threads: int | None
+) -> LoadedRun:
+    """Load the checkpoint `path` of a run; see `load`."""
+    sha256 = checkpoint.hash_checkpoint(path)
+    recipe = load_recipe(checkpoint.read_document(path, "recipe"))
+    state = load_state(path)
+    published = choose_published(path, weights)
+    stored = None if published else find_stored_average(path, weights, recipe)
+    tensors = checkpoint.read_tensors(path, "model")
+    if stored is not None:
+        tensors |= checkpoint.read_tensors(stored, AVERAGE)
+    elif not published and weights != "raw":
+        tensors |= checkpoint.read_tensors(path, f"ema/{'default' if weights == 'ema' else weights}")
+    model = build_fitting_model(path, recipe, state.channels, tensors)
+    runtime = replace(_runtime(state.runtime, recipe.data.size, device, threads), compile=compiling)
+    runtime.place(model.eval().requires_grad_(False))
+    model.net = runtime.compiled(model.net, frozen=True)
+    average = None if stored is None else checkpoint.hash_checkpoint(stored)
+    clusters = read_clusters(path, recipe)
+    named, digest = published or weights, digest_weights(model)
+    loaded = LoadedCheckpoint(path, sha256, named, state, run, average, clusters, recipe, digest=digest)
+    more = {"values": state.values, "class_counts": count_images(clusters)}
+    return LoadedRun(model, state.pixels, recipe, runtime, loaded, vectors=load_vectors(path, recipe), **more)
+
+
+def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
+    """Return a pipeline for sampling: `source` itself, or a pipeline made from a run or a bare model.
+
+    A bare model must use images in [-1, 1]. It runs on the device of its weights, in their dtype.
+
+    Raises:
+        UserError: if `source` is none of these, or `load` refuses the run.
+    """
+    if isinstance(source, Pipeline):
+        return source
+    if isinstance(source, str | Path):
+        return load(source)
+    if not isinstance(source, Model):
+        got = f"got {describe_given(source)}"
+        if isinstance(source, nn.Module):
+            got = f"got the network {type(source).__name__}: give ddim.Model(network, ddim.Cosine(), ...)"
+        raise UserError(f"model must be a run folder, a Pipeline or a Model, {got}")
+    shape, weight = source.shape, next(source.parameters(), torch.zeros(()))
+    size = (shape.height, shape.width)
+    own: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
+    recipe = Recipe(
+        data=Data(size=size, channels=choose_channels(shape.channels), labels=source.classes > 0),
+        pixels=Fixed(0.5, 0.5),
+        net=UNetSpec(classes=source.classes),
+        **own,
+    )
+    runtime = Runtime(str(weight.device), channels_last=False, threads=torch.get_num_threads())
+    return Pipeline(source, Pixels.fixed(0.5, 0.5, shape.channels), recipe, runtime)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Set every layer to eval mode inside the block, and restore each layer's mode after it."""
+    modes = [(layer, layer.training) for layer in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
+def read_run_recipe(run: str | Path) -> Recipe:
+    """Return the recipe of a run folder or of a checkpoint folder.
+
+    Raises:
+        UserError: if there is no checkpoint.
+    """
+    found = checkpoint.read_steadily(
+        lambda: find_checkpoint(run), lambda path: checkpoint.read_document(path, "recipe")
+    )
+    return load_recipe(found)
+
+
+def read_clusters(path: Path, recipe: Recipe) -> ImageClusters | None:
+    """Return the clusters in the checkpoint `path`; None if the labels of the recipe are not clusters."""
+    if not isinstance(recipe.data.labels, Clusters):
+        return None
+    return ImageClusters.from_tensors(checkpoint.read_tensors(path, CLUSTERS))
+
+
+def load_vectors(path: Path, recipe: Recipe) -> ImageVectors | None:
+    """Return the vectors in the checkpoint `path`; None if the run was trained without vectors."""
+    if recipe.data.vectors is None:
+        return None
+    return ImageVectors.from_tensors(checkpoint.read_tensors(path, VECTORS))
+
+
+def load_state(path: Path) -> RunState:
+    """Return the typed state of the checkpoint `path`.
+
+    Raises:
+        Damaged: if state.json does not contain the state of a run.
+    """
+    document = checkpoint.read_document(path, "state")
+    try:
+        return RunState.from_json(document)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise checkpoint.Damaged(f"{path}/state.json is not the state of a run: {error}") from None
+
+
+def _runtime(recorded: Runtime, size: tuple[int, int], device: str | None, threads: int | None) -> Runtime:
+    """Return the recorded runtime with the given changes; for another type of device, it is chosen anew."""
+    try:
+        where = find_device(current_processes().assign_device(recorded.device if device is None else device))
+    except UserError:
+        if device is not None:
+            raise
+        where = find_device("auto")
+    if where.split(":")[0] != recorded.device.split(":")[0]:
+        return choose_runtime(where, compiling=False, threads=threads, size=size)
+    return replace(recorded, device=where, threads=recorded.threads if threads is None else threads)

@@ -1,0 +1,290 @@
+"""Reconstruct weight averages of any width from the snapshots of a run (Karras et al. 2024, appendix C)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ddim.errors import UserError, to_float
+from ddim.files import is_locked
+from ddim.nn.power_averages import (
+    FIRST,
+    Combination,
+    Profile,
+    combine_profiles,
+    list_powers,
+    power_of_width,
+    relative_width,
+    track_averages,
+)
+from ddim.plots.table import Tabular
+from ddim.recipe.codec import load_recipe
+from ddim.recipe.recipe import Recipe
+from ddim.runs import checkpoint
+from ddim.runs.averages import (
+    Snapshot,
+    StoredAverage,
+    check_average_name,
+    hash_weights,
+    list_snapshots,
+    list_stored,
+    store_average,
+)
+from ddim.runs.hub_run import locate_run
+from ddim.runs.run_path import find_checkpoint, find_run_folder
+from ddim.sampling.pipeline import load_state
+
+WIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
+"""The widths that `list_averages` lists and `ddim.pick_average` tries."""
+
+LARGEST_ERROR = 0.1
+"""Largest error of a reconstruction that `ddim.pick_average` tries; see `Combination`."""
+
+
+@dataclass(frozen=True)
+class Averages:
+    """The averages of a checkpoint and of earlier snapshots.
+
+    Averages of other widths are reconstructed from them.
+
+    Attributes:
+        run: the run folder.
+        path: the checkpoint.
+        step: the step of the checkpoint.
+        names: the names of the checkpoint's power-function averages, keyed by power.
+        snapshots: the snapshots of earlier steps, the oldest first.
+    """
+
+    run: Path
+    path: Path
+    step: int
+    names: dict[float, str]
+    snapshots: tuple[Snapshot, ...]
+
+    @property
+    def profiles(self) -> list[Profile]:
+        """The profiles of all averages; those of the checkpoint come last."""
+        earlier = [Profile(one.step, gamma) for one in self.snapshots for gamma in one.gammas]
+        return earlier + [Profile(self.step, gamma) for gamma in self.names]
+
+    def combine(self, width: float) -> Combination:
+        """Return the combination of these averages that is nearest to an average with this width."""
+        return combine_profiles(self.profiles, Profile(self.step, power_of_width(width)))
+
+    def sum(self, coefficients: Sequence[float]) -> dict[str, Tensor]:
+        """Return the linear combination of the averages with these coefficients, keyed by tensor name.
+
+        It is summed in float64 and returned in float32. Each file is read once and checked by its hash.
+        """
+        files = [(one.path, f"{gamma}") for one in self.snapshots for gamma in one.gammas]
+        files += [(self.path, f"ema/{name}") for name in self.names.values()]
+        total: dict[str, Tensor] = {}
+        for (path, file), coefficient in zip(files, coefficients, strict=True):
+            for name, value in checkpoint.read_tensors(path, file).items():
+                part = value.double().mul_(coefficient)
+                total[name] = total[name].add_(part) if name in total else part
+        return {name: value.float() for name, value in total.items()}
+
+
+def open_averages(run: str | Path, path: Path | None = None) -> Averages:
+    """Return the averages of a run from which averages of other widths can be reconstructed.
+
+    Args:
+        run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.
+        path: the checkpoint, if it is known already.
+
+    Raises:
+        UserError: if the run has no checkpoint or snapshots, or `run` is a checkpoint outside a run folder.
+    """
+    run = locate_run(run)
+    path = path or find_checkpoint(run)
+    folder = find_run_folder(run)
+    if folder.resolve() == path.resolve():
+        raise UserError(
+            f"{run} is only a checkpoint, and snapshots lie in the folder of a run: give the run folder"
+        )
+    with warnings.catch_warnings(action="ignore"):
+        recipe = load_recipe(checkpoint.read_document(path, "recipe"))
+    step, names = load_state(path).step, _list_powers(recipe)
+    snapshots = tuple(list_snapshots(folder, step))
+    if not snapshots:
+        raise UserError(_explain_missing(folder, recipe, step))
+    return Averages(folder, path, step, names, snapshots)
+
+
+def _list_powers(recipe: Recipe) -> dict[float, str]:
+    return list_powers(track_averages(recipe.ema, recipe.report.snapshots))
+
+
+def _explain_missing(run: Path, recipe: Recipe, step: int) -> str:
+    """Return a sentence that says why a run has no snapshots."""
+    if not recipe.report.snapshots:
+        return (
+            f"run {run} has no snapshots of its averages, because report.snapshots was 0: a run that is "
+            "trained with --report.snapshots 8 keeps them"
+        )
+    if step <= FIRST:
+        return f"run {run} has no snapshots of its averages yet: the first is written after {FIRST} steps"
+    return f"run {run} has no undamaged snapshots of its averages before step {step}"
+
+
+@dataclass(frozen=True, repr=False)
+class ReconstructedAverage(Tabular):
+    """An average that was reconstructed and stored; `ddim.load(run, weights=name)` loads it.
+
+    Attributes:
+        name: its name.
+        folder: its folder.
+        facts: its width, its error and what it was made from.
+    """
+
+    name: str
+    folder: Path
+    facts: StoredAverage
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one row with the width, the power, the error and the step."""
+        return [describe_average(self.name, self.facts)]
+
+    @property
+    def title(self) -> str:
+        return f"average {self.name}: {self.folder}"
+
+
+def describe_average(name: str, facts: StoredAverage) -> dict[str, Any]:
+    """Return the table row of a stored average: name, width, power, error and step."""
+    return {
+        "weights": name,
+        "width": facts.width,
+        "gamma": facts.gamma,
+        "reconstruction_error": facts.error,
+        "step": facts.step,
+    }
+
+
+def reconstruct_average(run: str | Path, width: float, *, name: str | None = None) -> ReconstructedAverage:
+    """Reconstruct a weight average of this relative width from a run's snapshots; store it in RUN/averages.
+
+    The width is the standard deviation of the profile of a power-function average, as a fraction of the run.
+    The error of the reconstruction is small around the widths of the snapshots, 0.05 and 0.10, and grows for
+    small widths; see docs/howto/averages.md. Averages that the run itself tracks are reconstructed exactly.
+
+    Args:
+        run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.
+        width: the relative width, above 0 and below 0.289, such as 0.05.
+        name: the name under which the average is stored, by default "width-0.05" for the width 0.05.
+
+    Raises:
+        UserError: if the run has no snapshots or is still training, or the width or the name cannot be used.
+
+    Example:
+        >>> average = ddim.reconstruct_average("runs/photos-fast-1", 0.08)
+        >>> ddim.sample(ddim.load("runs/photos-fast-1", weights=average.name))
+    """
+    width = to_float("width", width)
+    name = check_average_name(f"width-{width:g}" if name is None else name)
+    power_of_width(width)
+    averages = open_averages(run)
+    check_ended(averages.run)
+    found = averages.combine(width)
+    facts = describe_combination(averages, width, found)
+    folder = store_average(averages.run, name, averages.sum(found.coefficients), facts)
+    return ReconstructedAverage(name, folder, facts)
+
+
+def check_ended(run: Path) -> None:
+    """Check that no process trains in a run folder, since a training removes checkpoints and snapshots.
+
+    Raises:
+        UserError: if the run is still training.
+    """
+    locked = False
+    with suppress(OSError):  # a lock that cannot be read is no training
+        locked = is_locked(run)
+    if locked:
+        raise UserError(
+            f"run {run} is still training, and an average belongs to one of its checkpoints, which are "
+            "replaced: wait until it ends, or stop it with Ctrl-C and resume it later"
+        )
+
+
+def describe_combination(averages: Averages, width: float, found: Combination) -> StoredAverage:
+    """Return the facts about a reconstructed average that are stored with it."""
+    steps = tuple(one.step for one in averages.snapshots)
+    gamma = power_of_width(width)
+    return StoredAverage(width, gamma, found.error, averages.step, hash_weights(averages.path), steps)
+
+
+def list_widths(averages: Averages) -> list[float]:
+    """Return a sorted list of the widths that the run tracks and of the other widths in `WIDTHS`."""
+    own = [relative_width(gamma) for gamma in averages.names]
+    others = [width for width in WIDTHS if not any(math.isclose(width, one, rel_tol=0.01) for one in own)]
+    return sorted([*own, *others])
+
+
+@dataclass(frozen=True, repr=False)
+class AverageList(Tabular):
+    """The widths that can be reconstructed for a run, and the averages that are stored with it.
+
+    Attributes:
+        run: the run folder.
+        rows: one row for each width, with its power and the error of its reconstruction.
+        stored: one row for each stored average.
+        step: the step of the checkpoint whose averages the rows are. Averages that were stored for another
+            step do not belong to this checkpoint.
+        snapshots: the steps of the snapshots.
+        size: the size of all snapshots in bytes.
+    """
+
+    run: Path
+    rows: tuple[dict[str, Any], ...]
+    stored: tuple[dict[str, Any], ...]
+    step: int
+    snapshots: tuple[int, ...]
+    size: int
+
+    def to_records(self) -> tuple[dict[str, Any], ...]:
+        """Return a dictionary for each width, with its power and the error of its reconstruction."""
+        return self.rows
+
+    @property
+    def title(self) -> str:
+        """The run folder, and the steps and the size of its snapshots."""
+        steps = ", ".join(map(str, self.snapshots))
+        return f"{self.run}: snapshots of steps {steps}, {self.size / 1e6:.1f} MB"
+
+    @property
+    def notes(self) -> list[str]:
+        names = ", ".join(row["weights"] for row in self.stored if row["step"] == self.step)
+        return [f"stored averages: {names}"] if names else []
+
+
+def list_averages(run: str | Path) -> AverageList:
+    """Return the widths of the averages that can be reconstructed for a run, each width with its error.
+
+    Args:
+        run: as in `reconstruct_average`.
+
+    Raises:
+        UserError: if the run has no snapshots.
+    """
+    averages = open_averages(run)
+    rows = [
+        {
+            "width": width,
+            "gamma": power_of_width(width),
+            "reconstruction_error": averages.combine(width).error,
+        }
+        for width in list_widths(averages)
+    ]
+    stored = tuple(describe_average(name, facts) for name, facts in list_stored(averages.run).items())
+    steps = tuple(one.step for one in averages.snapshots)
+    size = sum(one.size for one in averages.snapshots)
+    return AverageList(averages.run, tuple(rows), stored, averages.step, steps, size)

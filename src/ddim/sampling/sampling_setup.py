@@ -1,0 +1,133 @@
+"""How a model is sampled: the options of a user become one value, which is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar, Unpack
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.denoiser import Counted
+from ddim.diffusion.grids import Grid
+from ddim.diffusion.guidance import Rescheduled
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.prediction import Prediction, from_image
+from ddim.diffusion.samplers import Sampler, final_sample, initial_noise, last_state
+from ddim.diffusion.schedules import Schedule
+from ddim.errors import check_count
+from ddim.recipe.codec import override_sampling
+from ddim.sampling.classes import Label
+from ddim.sampling.guidance import OFF, Guidance, check_guidance
+from ddim.sampling.guidance_choice import GuidanceOptions, check_option_names, open_guidance
+from ddim.sampling.pipeline import LoadedRun, Pipeline
+from ddim.sampling.recipe_checks import check_label, check_recipe, check_steps
+
+P = TypeVar("P", bound=Pipeline)
+
+
+@dataclass(frozen=True)
+class SamplingSetup(Generic[P]):
+    """A model and how it is sampled; the values are checked together.
+
+    Attributes:
+        pipeline: the model, with its sampler and grid.
+        steps: number of sampling steps, which is the number of timesteps in the grid.
+        label: the label of the samples.
+        guidance: the guidance, see `open_guidance`; inside its interval each step needs twice the NFE.
+        searched: whether `ddim search` found the grid.
+
+    Raises:
+        UserError: if there are no steps, the run has no such label, or it cannot be guided.
+    """
+
+    pipeline: P
+    steps: int
+    label: Label = None
+    guidance: Guidance = OFF
+    searched: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps)
+        check_label(self.pipeline.recipe, self.label)
+        check_guidance(self.pipeline, self.label, self.steps, self.guidance)
+
+    @property
+    def times(self) -> Tensor:
+        """The decreasing times (N,) of the grid."""
+        recipe = self.pipeline.recipe
+        return recipe.grid(self.steps, recipe.sampling_schedule)
+
+    def count_evaluations(self) -> int:
+        """Return the number of network evaluations that each sample needs (NFE).
+
+        A step inside the interval of guidance needs twice as many evaluations as a step outside. To count
+        them, the sampler runs on one image, with denoisers that predict 0.
+        """
+        recipe = self.pipeline.recipe
+        strong, weak = (Counted(_Zero(recipe.schedule)) for _ in range(2))
+        denoise, counters = self.guidance.combine(strong, weak)
+        denoise = Rescheduled(denoise, on) if (on := recipe.sampled_on) else denoise
+        times, noise, shape = self.times, Noise([0]), self.pipeline.model.shape
+        blank = torch.zeros(1, shape.channels, shape.height, shape.width)
+        x = initial_noise(denoise.schedule, noise, blank, times[0])
+        final_sample(denoise, last_state(recipe.sampler(denoise, x, times, noise)))
+        return sum(counter.evaluations for counter in counters)
+
+
+@dataclass(frozen=True)
+class _Zero:
+    """A denoiser whose predicted clean image is always 0."""
+
+    schedule: Schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """Return the prediction; see `Denoiser`."""
+        found = from_image(x_t, torch.zeros_like(x_t), self.schedule(t).over(x_t))
+        return replace(found, variance_mix=torch.full_like(x_t, 0.5))
+
+
+def choose_sampling(
+    pipeline: P,
+    steps: int | None,
+    label: Label,
+    fields: Mapping[str, Any] | None = None,
+    *,
+    sampler: Sampler | str | None = None,
+    grid: Grid | str | None = None,
+    **guidance: Unpack[GuidanceOptions],
+) -> SamplingSetup[P]:
+    """Return how a model is sampled with the options that a user gives; the guide is loaded.
+
+    A grid that `ddim search` saved for the sampler and the number of steps replaces the grid of the recipe.
+    This does not happen if the options change the grid or the schedule of sampling.
+
+    Args:
+        pipeline: the model.
+        steps: number of sampling steps; None for the recipe's.
+        label: the label of the samples.
+        fields: new values of sampling fields keyed by path, see `override_sampling`; None changes nothing.
+        sampler: the sampler or its name; None for that of the recipe.
+        grid: the grid or its name; None for that of `ddim search` or of the recipe.
+        guidance: see `GuidanceOptions`.
+
+    Raises:
+        UserError: if an option does not exist, or the options cannot be used together or with this model.
+    """
+    check_option_names("sampling", guidance, GuidanceOptions.__annotations__)
+    check_label(pipeline.recipe, label)
+    steps = pipeline.recipe.choose_steps(steps)
+    parts = {"sampler": sampler, "grid": grid}
+    pipeline = pipeline.with_recipe(**{name: part for name, part in parts.items() if part is not None})
+    if fields is not None:
+        # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
+        pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, fields))
+    own = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in fields or ()}
+    found = None if own else pipeline.searched_grid(pipeline.recipe.sampler, steps)
+    pipeline = pipeline.with_recipe(grid=found) if found else pipeline
+    if isinstance(pipeline, LoadedRun):  # the recipe of a bare model does not describe its network
+        check_recipe(pipeline.recipe)
+    check_steps(pipeline.recipe, steps)
+    guided = open_guidance(pipeline, label, steps, **guidance)
+    return SamplingSetup(pipeline, steps, label, guided, searched=found is not None)

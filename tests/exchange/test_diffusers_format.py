@@ -1,0 +1,429 @@
+"""To diffusers and back: the same output, and the same pictures of the same noise, by its own classes."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cases import mark_slow
+from ddim.diffusion.grids import Spaced
+from ddim.diffusion.noise import Noise
+from ddim.errors import UserError
+from ddim.exchange.diffusers_format import export_to_diffusers, import_from_diffusers
+from ddim.exchange.diffusers_weights import WEIGHTS, convert_from_diffusers, convert_to_diffusers
+from ddim.exchange.export import export_run
+from ddim.recipe.codec import override
+from ddim.recipe.named_recipes import ddpm
+from ddim.sampling.generate import generate
+from ddim.sampling.pipeline import load
+from ddim.sampling.sampling_setup import SamplingSetup
+from oracles import made, normal, shaken
+from untrained import recipe, run_of
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:diffusers"),
+]
+SEEDS = [0, 7, 8]
+QUAD = {"schedule": "beta_table", "schedule__clip": "none", "schedule__read": "log_snr"}
+SCHEDULER = "scheduler_config.json"
+few_or_many_steps = pytest.mark.parametrize("steps", [10, pytest.param(50, marks=pytest.mark.slow)])
+
+
+@pytest.fixture
+def run(tmp_path):
+    return run_of(recipe(), tmp_path / "run")
+
+
+def opened(folder):
+    return diffusers.DDIMPipeline.from_pretrained(folder, local_files_only=True)
+
+
+def pictures(pipeline, steps, **options):
+    """(N, C, H, W) by diffusers, image k of a generator of seed k."""
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    made_by = pipeline(len(SEEDS), generators, num_inference_steps=steps, output_type="np", **options).images
+    return torch.from_numpy(np.asarray(made_by)).permute(0, 3, 1, 2)
+
+
+def test_weights_survive_the_conversion_of_names_bit_for_bit(run):
+    state = load(run).model.net.state_dict()
+    theirs = convert_to_diffusers(state)
+    assert not set(theirs) & set(state)
+    back = convert_from_diffusers(theirs, state)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], value) for name, value in state.items())
+
+
+def test_attention_may_have_the_names_of_old_files(run):
+    state = load(run).model.net.state_dict()
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    theirs = {}
+    for name, value in convert_to_diffusers(state).items():
+        for new, word in old.items():
+            name = name.replace(new, word)  # noqa: PLW2901
+        theirs[name] = value
+    assert any("proj_attn" in name for name in theirs)
+    back = convert_from_diffusers(theirs, state)
+    assert all(torch.equal(back[name], value) for name, value in state.items())
+
+
+def test_weights_that_do_not_fit_are_named_in_the_message(run):
+    state = load(run).model.net.state_dict()
+    theirs = convert_to_diffusers(state)
+    with pytest.raises(UserError, match="conv_in.weight is missing or of another size"):
+        convert_from_diffusers({n: v for n, v in theirs.items() if n != "conv_in.weight"}, state)
+    with pytest.raises(UserError, match="conv_in.bias is missing or of another size"):
+        convert_from_diffusers({**theirs, "conv_in.bias": torch.zeros(3)}, state)
+    with pytest.raises(UserError, match="no place for conv_more.weight"):
+        convert_from_diffusers({**theirs, "conv_more.weight": torch.zeros(3)}, state)
+
+
+@pytest.mark.parametrize("size", ["16", "16x24"])
+def test_an_exported_network_gives_the_same_output(tmp_path, size):
+    source = run_of(recipe(data__size=size), tmp_path / "run")
+    export_to_diffusers(load(source), tmp_path / "out")
+    net, other = load(source).model.net, opened(tmp_path / "out").unet
+    index = torch.tensor([0, 1, 500, 999])
+    x = normal(4, 3, 16, 24, dtype=torch.float32)
+    with torch.no_grad():
+        found, wanted = net(x, index.float()), other(x, index).sample
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
+
+
+@few_or_many_steps
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"grid__spacing": "trailing"},
+        {**QUAD, "schedule__betas": "quad", "predicts": "velocity"},
+        {
+            "predicts": "image",
+            "schedule__entries": "500",
+            "conditioning__entries": "500",
+            "grid__entries": "500",
+        },
+        {"net__embedding": "cos_sin", "net__resample": "strided", "net__head": "8", "net__eps": "1e-5"},
+        {"clip": "x0", "predicts": "velocity", "grid__spacing": "trailing"},
+        {**QUAD, "schedule__betas": "cosine", "net__scale_shift": "true", "net__heads": "2"},
+        {"schedule": "cosine", "grid": "uniform", "net__outputs": "2"},
+        {"schedule__clip": "rates", "schedule__read": "floor"},
+    ],
+    ids=str,
+)
+def test_diffusers_opens_an_exported_run_and_samples_the_same_images(tmp_path, changes, steps):
+    source = run_of(recipe(**changes), tmp_path / "run")
+    export_to_diffusers(load(source), tmp_path / "out")
+    wanted = pictures(opened(tmp_path / "out"), steps)
+    found, nfe = generate(SamplingSetup(load(source), steps), SEEDS)
+    assert nfe == steps
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes, options, note",
+    [
+        ({"clip": "true"}, {"use_clipped_model_output": True}, "give use_clipped_model_output=True"),
+        ({"grid": "quadratic"}, {}, r"evenly spaced timesteps \(trailing\), .* the grid quadratic"),
+        ({"sampler": "dpm_solver", "grid__spacing": "trailing"}, {}, "hold the sampler dpm_solver"),
+        ({"net__outputs": "2"}, {}, "the predicted variance is left out"),
+    ],
+)
+def test_notes_say_what_diffusers_cannot_hold(tmp_path, changes, options, note):
+    """With what they say, diffusers samples the same images."""
+    source = run_of(recipe(**changes), tmp_path / "run")
+    (found,) = export_to_diffusers(load(source), tmp_path / "out").notes
+    assert re.search(note, found)
+    assert "\n" not in found
+    plain = {"grid": "spaced", "sampler": "ddim"} if "clip" not in changes else {}
+    ours = load(source)
+    if plain and "grid" in changes:
+        plain["grid"] = Spaced(1000, "trailing")
+    ours = ours.with_recipe(**{name: value for name, value in plain.items() if name in changes})
+    wanted = pictures(opened(tmp_path / "out"), 10, **options)
+    assert torch.allclose(generate(SamplingSetup(ours, 10), SEEDS)[0], wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_a_run_with_the_sampler_ddpm_becomes_a_pipeline_of_ddpm(tmp_path, variance):
+    source = run_of(recipe(sampler="ddpm", sampler__variance=variance, clip="true"), tmp_path / "run")
+    exported = export_to_diffusers(load(source), tmp_path / "out")
+    assert (exported.kind, exported.notes) == ("DDPMPipeline", ())
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert torch.allclose(
+        generate(SamplingSetup(load(source), 10), SEEDS)[0], pictures(pipeline, 10), rtol=0, atol=1e-4
+    )
+
+
+def test_the_noise_of_ddim_is_an_argument_of_the_pipeline(tmp_path):
+    source = run_of(recipe(sampler__eta="0.5"), tmp_path / "run")
+    assert export_to_diffusers(load(source), tmp_path / "out").notes == (
+        "give eta=0.5 to the pipeline, whose scheduler cannot hold it",
+    )
+    wanted = pictures(opened(tmp_path / "out"), 10, eta=0.5)
+    assert torch.allclose(generate(SamplingSetup(load(source), 10), SEEDS)[0], wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("label", mark_slow([None, 2], lambda label: label))
+def test_classes_go_to_diffusers_and_back(tmp_path, label):
+    """By the loop that the model card shows, because its pipelines pass no label."""
+    chosen = recipe(data__labels="true", net__classes="4")
+    source = run_of(chosen, tmp_path / "run", classes=("a", "b", "c", "d"))
+    exported = export_run(source, tmp_path / "out")
+    assert "label 4 means no class" in exported.notes[0]
+    card = (tmp_path / "out" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    noise = Noise(SEEDS).like(torch.zeros(3, 3, 16, 16))
+    code = code.replace('from_pretrained(".")', "from_pretrained(folder)").replace("(4, 3, 16, 16)", "noise")
+    code = code.replace("torch.randnnoise", "noise").replace(
+        "(4,), 0", f"(3,), {4 if label is None else label}"
+    )
+    code = code.replace("set_timesteps(20)", "set_timesteps(10)")
+    names = {"folder": tmp_path / "out", "noise": noise}
+    exec(code, names)
+    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
+    assert back.classes == ("0", "1", "2", "3")
+    for pipeline in (load(source), back):
+        found, _ = generate(SamplingSetup(pipeline, 10, label), SEEDS)
+        assert torch.allclose(found, names["images"], rtol=0, atol=1e-4)
+
+
+def test_a_run_that_needs_a_class_still_does_in_diffusers_and_back(tmp_path):
+    chosen = recipe(data__labels="true", data__unlabelled="0", net__classes="4")
+    source = run_of(chosen, tmp_path / "run", classes=("a", "b", "c", "d"))
+    assert "each needs a class" in export_to_diffusers(load(source), tmp_path / "out").notes[0]
+    assert opened(tmp_path / "out").unet.config.num_class_embeds == 4
+    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
+    assert (back.model.classes, back.recipe.data.unconditional) == (4, False)
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_the_code_of_the_card_gives_the_arguments_that_the_notes_name(tmp_path, labels):
+    chosen = {"data__labels": "true", "net__classes": "2"} if labels else {}
+    source = run_of(recipe(sampler__eta="0.5", clip="true", **chosen), tmp_path / "run")
+    notes = export_run(source, tmp_path / "out").notes
+    assert sum(note.startswith("give ") for note in notes) == 2
+    card = (tmp_path / "out" / "README.md").read_text()
+    place = "x, " if labels else "num_inference_steps=20, "
+    assert f"{place}eta=0.5, use_clipped_model_output=True)" in card
+
+
+def test_a_network_that_torch_pickled_is_read(run, tmp_path):
+    export_to_diffusers(load(run), tmp_path / "out")
+    weights = tmp_path / "out" / "unet" / WEIGHTS
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
+    assert torch.equal(
+        generate(SamplingSetup(back, 4), [3])[0], generate(SamplingSetup(load(run), 4), [3])[0]
+    )
+
+
+@few_or_many_steps
+@pytest.mark.parametrize("old", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("said", [{}, {"clip_sample": False, "timestep_spacing": "trailing"}], ids=str)
+def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, steps, old, said):
+    """Also as diffusers has it by default, clipped at each step with the noise as predicted."""
+    pipeline = diffusers.DDIMPipeline(network(), diffusers.DDIMScheduler(**said))
+    pipeline.save_pretrained(tmp_path / "theirs")
+    if old:
+        # As the first pipelines: all files in one folder.
+        for path in (tmp_path / "theirs").glob("*/*"):
+            shutil.move(path, tmp_path / "theirs" / path.name)
+    made_run = import_from_diffusers(tmp_path / "theirs", tmp_path / "run")
+    found, _ = generate(SamplingSetup(load(made_run), steps), SEEDS)
+    wanted = pictures(pipeline, steps)
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
+    assert json.loads((made_run / "import.json").read_text())["folder"] == str(tmp_path / "theirs")
+    # And back.
+    export_to_diffusers(load(made_run), tmp_path / "ours")
+    assert torch.equal(pictures(opened(tmp_path / "ours"), steps), wanted)
+
+
+@few_or_many_steps
+@pytest.mark.parametrize("clips", mark_slow([False, True], lambda clips: clips))
+@pytest.mark.parametrize(
+    ("variance", "spacing"),
+    mark_slow(
+        [
+            ("fixed_small", "leading"),
+            ("fixed_small", "trailing"),
+            ("fixed_small_log", "leading"),
+            ("fixed_large", "leading"),
+        ],
+        lambda pair: pair[0] == "fixed_small",
+    ),
+)
+def test_a_model_with_the_ddpm_scheduler_is_sampled_with_ddpm(tmp_path, variance, spacing, clips, steps):
+    scheduler = diffusers.DDPMScheduler(
+        variance_type=variance, timestep_spacing=spacing, clip_sample=clips, prediction_type="v_prediction"
+    )
+    pipeline = diffusers.DDPMPipeline(network(), scheduler)
+    pipeline.save_pretrained(tmp_path / "theirs")
+    found, _ = generate(
+        SamplingSetup(load(import_from_diffusers(tmp_path / "theirs", tmp_path / "run")), steps), SEEDS
+    )
+    wanted = pictures(pipeline, steps)
+    assert wanted.std() > 0.1
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
+
+
+def network():
+    """A network of diffusers, small, with random weights."""
+    unet = made(
+        lambda: diffusers.UNet2DModel(
+            sample_size=16,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("AttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "AttnUpBlock2D"),
+            norm_num_groups=8,
+        )
+    )
+    return shaken(unet)
+
+
+def test_a_run_that_is_exported_and_imported_is_the_same_run(run, tmp_path):
+    export_to_diffusers(load(run), tmp_path / "out")
+    back = load(import_from_diffusers(tmp_path / "out", tmp_path / "back"))
+    before = load(run)
+    assert replace(back.recipe, ema=before.recipe.ema) == before.recipe
+    assert back.pixels == before.pixels
+    assert torch.equal(generate(SamplingSetup(back, 4), [3])[0], generate(SamplingSetup(before, 4), [3])[0])
+
+
+def test_an_imported_run_clips_like_its_pipeline_and_by_default(run, tmp_path):
+    export_to_diffusers(load(run), tmp_path / "out")
+    path = tmp_path / "out" / "scheduler" / SCHEDULER
+    there = json.loads(path.read_text())
+    assert there["clip_sample"] is False
+    for name, clips in (("a", True), ("b", False), ("c", None)):
+        said = {key: value for key, value in there.items() if key != "clip_sample"}
+        path.write_text(json.dumps(said if clips is None else {**said, "clip_sample": clips}))
+        made_run = load(import_from_diffusers(tmp_path / "out", tmp_path / name))
+        assert made_run.recipe.clip == (False if clips is False else "x0")
+
+
+@pytest.mark.parametrize(
+    "changes, pixels, said",
+    [
+        ({"net": "unet"}, (0.5, 0.5), "needs the net of recipe ddpm"),
+        ({}, (0.4, 0.5), "needs pixels fixed with mean 0.5 and std 0.5"),
+        ({"conditioning": "log_snr"}, (0.5, 0.5), "needs conditioning timestep with scale 1"),
+        ({"conditioning__scale": "0.25"}, (0.5, 0.5), "needs conditioning timestep with scale 1"),
+        ({"predicts": "edm"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*edm"),
+        ({"predicts": "score"}, (0.5, 0.5), "needs predicts noise, image or velocity, this run has .*score"),
+        ({"sampled_on": "cosine"}, (0.5, 0.5), "needs a recipe with sampled_on=none"),
+        ({"data__size": "17"}, (0.5, 0.5), "needs data.size in multiples of 2 .* this run has 17x17"),
+        ({"data__size": "16x18", "net__multipliers": "1,2,2", "net__attention": "no,yes,no"}, (0.5, 0.5),
+         "needs data.size in multiples of 4 .* this run has 16x18"),
+        ({"augment__probability": "0.1", "net__augment": "9"}, (0.5, 0.5), "needs net.augment 0"),
+        ({"net__embedding": "fourier"}, (0.5, 0.5), "needs net.embedding sin_cos or cos_sin"),
+        ({"net__resample": "box"}, (0.5, 0.5), "net.resample same or strided"),
+        ({"net__multipliers": "2,2"}, (0.5, 0.5), "net.multipliers that begin with 1"),
+        ({"schedule": "karras_sigma"}, (0.5, 0.5), "needs a schedule with alpha.2 . sigma.2 = 1"),
+        ({"net__heads": "2", "net__attention": "yes,yes"}, (0.5, 0.5), "net.heads 1 or net.head"),
+    ],
+)  # fmt: skip
+def test_options_that_diffusers_lacks_are_refused_in_one_sentence(tmp_path, changes, pixels, said):
+    # A network of another kind has not the fields that make this one small.
+    chosen = override(ddpm(), changes) if "net" in changes else recipe(**changes)
+    source = run_of(chosen, tmp_path / "run", pixels)
+    with pytest.raises(UserError, match=said) as error:
+        export_to_diffusers(load(source), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_over(run, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("")
+    for path in (tmp_path / "full", tmp_path / "full" / "mine.txt"):
+        with pytest.raises(UserError, match="not an empty folder"):
+            export_to_diffusers(load(run), path)
+
+
+@pytest.mark.parametrize(
+    "part, file, changes, said",
+    [
+        ("unet", "config.json", {"_class_name": "UNet2DConditionModel"}, "UNet2DConditionModel, but only"),
+        ("scheduler", SCHEDULER, {"_class_name": "PNDMScheduler"}, "DDIMScheduler, DDPMScheduler to be"),
+        ("scheduler", SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "got FlowMatchEuler"),
+        ("scheduler", SCHEDULER, {"_class_name": None}, "_class_name in scheduler_config.json must be one"),
+        ("unet", "config.json", {"act_fn": "relu"}, "act_fn relu, but only silu"),
+        ("unet", "config.json", {"downsample_padding": 2}, "downsample_padding must be one of 0, 1"),
+        ("unet", "config.json", {"freq_shift": 5}, "freq_shift and flip_sin_to_cos must be one of"),
+        ("unet", "config.json", {"out_channels": 6}, "out_channels 6, but only 3"),
+        ("unet", "config.json", {"block_out_channels": [16, 24]}, "multiples of the first"),
+        ("unet", "config.json", {"block_out_channels": [16, "a"]}, "whole numbers above 0, got .16, 'a'"),
+        ("unet", "config.json", {"block_out_channels": [0, 16]}, "whole numbers above 0, got .0, 16"),
+        ("unet", "config.json", {"block_out_channels": [16, -32]}, "whole numbers above 0"),
+        ("unet", "config.json", {"block_out_channels": [16.5, 33]}, "whole numbers above 0"),
+        ("unet", "config.json", {"in_channels": -3, "out_channels": -3}, "1, 3 or 4, .* got -3"),
+        ("unet", "config.json", {"in_channels": 2, "out_channels": 2}, "1, 3 or 4, .* got 2"),
+        ("unet", "config.json", {"in_channels": True, "out_channels": True}, "1, 3 or 4, .* got True"),
+        ("unet", "config.json", {"block_out_channels": "16"}, "its block_out_channels is 16"),
+        ("unet", "config.json", {"down_block_types": ["X"] * 2, "up_block_types": ["X"] * 2}, "Block2D and"),
+        ("unet", "config.json", {"layers_per_block": "many"}, "layers_per_block must be a whole number"),
+        ("unet", "config.json", {"norm_num_groups": None}, "norm_num_groups must be .* got None"),
+        ("unet", "config.json", {"attention_head_dim": 0}, "attention_head_dim must be .* got 0"),
+        ("unet", "config.json", {"norm_eps": "small"}, "norm_eps must be at least 0 and less than 1"),
+        ("unet", "config.json", {"dropout": 1}, "dropout must be at least 0 and less than 1"),
+        ("unet", "config.json", {"sample_size": None}, "sample_size of one or two .* got None"),
+        ("unet", "config.json", {"sample_size": [16]}, "sample_size of one or two .* got .16."),
+        ("unet", "config.json", {"sample_size": "16"}, "sample_size of one or two .* got .16."),
+        ("unet", "config.json", {"sample_size": [16, 0]}, "sample_size of one or two .* got .16, 0"),
+        ("unet", "config.json", {"block_out_channels": [32, 64]}, "do not fit"),
+        ("scheduler", SCHEDULER, {"beta_schedule": "laplace"}, "beta_schedule must be one of"),
+        ("scheduler", SCHEDULER, {"num_train_timesteps": None}, "num_train_timesteps must be a whole number"),
+        ("scheduler", SCHEDULER, {"beta_start": 0.02}, "beta_start must be above 0 and less than beta_end"),
+        ("scheduler", SCHEDULER, {"trained_betas": [0.1]}, "trained_betas must be a list of num_train"),
+        ("scheduler", SCHEDULER, {"trained_betas": [0.5] * 1000}, "no schedule fits"),
+        ("unet", "config.json", {"layers_per_block": 20000}, "far larger than its weights"),
+        ("unet", "config.json", {"layers_per_block": 10**30}, "layers_per_block must be .* 1,000,000"),
+        ("unet", "config.json", {"block_out_channels": [2**40, 2**41]}, "whole numbers above 0"),
+        ("unet", "config.json", {"num_class_embeds": 10**6}, "do not fit"),
+        ("scheduler", SCHEDULER, {"num_train_timesteps": 10**12}, "num_train_timesteps must be"),
+        ("scheduler", SCHEDULER, {"set_alpha_to_one": False}, "set_alpha_to_one False, but only True"),
+        ("scheduler", SCHEDULER, {"prediction_type": "flow"}, "prediction_type must be one of"),
+        ("scheduler", SCHEDULER, {"timestep_spacing": "linspace"}, "^timestep_spacing must be one of"),
+        ("scheduler", SCHEDULER, {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
+         "variance_type must be one of fixed_small, fixed_large to be imported, got learned_range"),
+        ("scheduler", SCHEDULER, {"thresholding": True}, "thresholding True, but only False"),
+        ("scheduler", SCHEDULER, {"clip_sample": "x"}, "clip_sample must be one of False, True"),
+        ("scheduler", SCHEDULER, {"clip_sample": True, "clip_sample_range": 2.0}, "clip_sample_range 2.0"),
+    ],
+)  # fmt: skip
+def test_pipelines_that_are_no_ddpm_are_refused_in_one_sentence(run, tmp_path, part, file, changes, said):
+    export_to_diffusers(load(run), tmp_path / "out")
+    path = tmp_path / "out" / part / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UserError, match=said) as error:
+        import_from_diffusers(tmp_path / "out", tmp_path / "back")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(run, tmp_path):
+    with pytest.raises(UserError, match=r"holds no unet/config\.json"):
+        import_from_diffusers(tmp_path)
+    export_to_diffusers(load(run), tmp_path / "out")
+    (tmp_path / "out" / "unet" / WEIGHTS).write_bytes(b"a pickle, not safetensors")
+    with pytest.raises(UserError, match="is damaged"):
+        import_from_diffusers(tmp_path / "out", tmp_path / "back")
+    (tmp_path / "out" / "unet" / WEIGHTS).unlink()
+    with pytest.raises(UserError, match="holds no unet/diffusion_pytorch_model.safetensors"):
+        import_from_diffusers(tmp_path / "out", tmp_path / "back")

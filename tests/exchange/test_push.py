@@ -1,0 +1,185 @@
+"""Pushing a run to a Hub: what is uploaded, what stays here, and what is refused."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+
+import ddim
+from ddim.errors import UserError
+from ddim.exchange.publishing import hide_folders
+from ddim.files import write_json
+from ddim.recipe.codec import read_recipe
+from hub_server import TOKEN, hub_in_use
+from untrained import recipe, run_of
+
+# huggingface_hub calls its own HTTP library in an older way.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+FILES = {"MANIFEST.json", "README.md", "model.safetensors", "published.json", "recipe.json", "recipe.yaml"}
+FILES |= {"state.json"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("secret-folder") / "flowers"
+    chosen = recipe(data__source=str(folder.parent / "my photos"))
+    return run_of(chosen, folder, others={"ema/default": 1.25}, images=200)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with hub_in_use(tmp_path / "home") as hub:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield hub
+
+
+def newest(hub, name="ada/flowers"):
+    return list(hub.repositories[name].commits.values())[-1]
+
+
+def test_a_pushed_run_samples_to_the_bits_of_the_local_run(hub, run):
+    announced = []
+    pushed = ddim.push(run, "ada/flowers", announce=announced.append)
+    files = newest(hub)
+    assert set(files) - {".gitattributes"} == set(pushed.files) == FILES
+    assert {name: len(files[name]) for name in FILES} == pushed.files
+    assert set(announced[0]) == FILES
+    assert (pushed.name, pushed.private) == ("hub:ada/flowers", True)
+    assert pushed.commit == list(hub.repositories["ada/flowers"].commits)[-1]
+    assert "only you can see it" in str(pushed)
+    there, here = (ddim.sample(name, n=2, steps=2) for name in (f"hub:ada/flowers@{pushed.commit}", run))
+    assert torch.equal(there, here)
+
+
+def test_a_second_push_leaves_no_file_of_the_first(hub, run):
+    """Vectors are numbers about the images. Files that ddim did not write stay."""
+    old = {"vectors.safetensors": b"rows", "guidance.json": b"{}", "samples.png": b"png", "mine.txt": b"mine"}
+    ddim.push(run, "ada/flowers")
+    hub.repositories["ada/flowers"].add(old)
+    assert set(old) <= set(newest(hub))
+    ddim.push(run, "ada/flowers")
+    assert set(newest(hub)) - {".gitattributes"} == FILES | {"mine.txt"}
+
+
+def test_the_weights_are_plain_safetensors_of_the_average(hub, run):
+    from safetensors.torch import load
+
+    ddim.push(run, "ada/flowers")
+    weights = load(newest(hub)["model.safetensors"])
+    wanted = ddim.load(run).model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in wanted.items())
+    assert weights.keys() == wanted.keys()
+
+
+def test_no_folder_of_the_machine_is_uploaded(hub, run, tmp_path):
+    ddim.push(run, "ada/flowers")
+    assert all(b"secret-folder" not in content for content in newest(hub).values())
+    (tmp_path / "recipe.yaml").write_bytes(newest(hub)["recipe.yaml"])
+    assert read_recipe(tmp_path / "recipe.yaml").data.source == "my photos"
+
+
+@pytest.mark.parametrize(
+    "source, shown",
+    [
+        ("blossoms:200", "blossoms:200"),
+        ("pets:/home/ada/pets", "pets"),
+        ("pets:C:\\copy", "pets"),
+        ("/home/ada/a.zip", "a.zip"),
+        ("C:\\Users\\ada\\a.zip", "a.zip"),
+    ],
+)
+def test_the_name_of_the_images_stays(source, shown):
+    chosen = recipe(data__source=source)
+    assert hide_folders(chosen).data.source == shown
+    for vectors in ("/home/ada/ages.csv", "C:\\Users\\ada\\ages.csv"):
+        with_vectors = replace(chosen, data=replace(chosen.data, vectors=vectors))
+        assert hide_folders(with_vectors).data.vectors == "ages.csv"
+
+
+@pytest.mark.parametrize(
+    "guide, shown",
+    [
+        ("/home/ada/runs/small-1/best", "small-1/best"),
+        ("/home/ada/runs/small-1@raw", "small-1@raw"),
+        ("C:\\Users\\ada\\runs\\small-1\\best", "small-1/best"),
+        ("@guide", "@guide"),
+        ("hub:ada/flowers", "hub:ada/flowers"),
+    ],
+)
+def test_the_run_of_a_guide_is_named_without_its_folder(guide, shown):
+    student = recipe(objective="consistency", objective__guidance=2.0, objective__guide=guide)
+    assert hide_folders(student).objective.guide == shown
+
+
+def test_the_card_says_how_to_use_the_run_and_keeps_the_licence_of_its_owner(hub, run):
+    ddim.push(run, "ada/flowers")
+    card = newest(hub)["README.md"].decode()
+    _, head, text = card.split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == "ddim"
+    assert "ddim sample hub:ada/flowers" in text
+    chosen = f"---\nlicense: cc0-1.0\n---\n{text}".encode()
+    hub.repositories["ada/flowers"].add({"README.md": chosen})
+    ddim.push(run, "ada/flowers", weights="raw")
+    card = newest(hub)["README.md"].decode()
+    assert card.startswith("---\nlicense: cc0-1.0\n---\n")
+    assert "holds its raw weights" in card
+    assert ddim.load("hub:ada/flowers").checkpoint.weights == "raw"
+
+
+def test_the_card_samples_classes_if_the_run_needs_one(hub, tmp_path):
+    chosen = recipe(data__labels="true", data__unlabelled="0", net__classes="2")
+    ddim.push(run_of(chosen, tmp_path / "run", classes=("a", "b")), "ada/classes")
+    card = newest(hub, "ada/classes")["README.md"].decode()
+    assert "ddim sample hub:ada/classes -n 16 --label all" in card
+    assert 'ddim.sample("hub:ada/classes", n=16, label="all")' in card
+
+
+def test_an_own_public_repository_stays_public(hub, run):
+    hub.repository("ada/flowers")
+    pushed = ddim.push(run, "hub:ada/flowers")
+    assert not pushed.private
+    assert "(public)" in str(pushed)
+
+
+def test_guidance_by_another_checkpoint_is_left_out_and_said(hub, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "flowers")
+    own, other = {"scale": 2.0, "interval": None, "guide": None}, {"scale": 1.5, "guide": "@guide"}
+    write_json(folder / "guidance.json", {"weights=ema steps=2": own, "weights=ema steps=3": other})
+    pushed = ddim.push(folder, "ada/flowers")
+    assert list(json.loads(newest(hub)["guidance.json"])) == ["weights=ema steps=2"]
+    assert pushed.notes == ("guidance by another checkpoint that ddim search found is left out",)
+
+
+@pytest.mark.parametrize(
+    "token, to, said",
+    [
+        (None, "ada/flowers", "Token is required"),
+        ("hf_wrong", "ada/flowers", "Invalid user token"),
+        (TOKEN, "eve/flowers", "You don't have the rights"),
+        (TOKEN, "flowers", "is named hub:OWNER/NAME"),
+        (TOKEN, "ada/flowers@v1", "without @"),
+        (TOKEN, "ada/bert", "holds another model"),
+    ],
+)
+def test_each_refusal_is_one_sentence_and_nothing_is_uploaded(hub, run, monkeypatch, token, to, said):
+    hub.repository("ada/bert", {"model.safetensors": b"of another library"})
+    if token is None:
+        monkeypatch.delenv("HF_TOKEN")
+    else:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(UserError, match=said) as error:
+        ddim.push(run, to)
+    assert "\n" not in str(error.value)
+    assert not any("/commit/" in path or method == "PUT" for method, path in hub.requests)
+
+
+def test_without_a_connection_nothing_is_uploaded(hub, run, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="offline mode"):
+        ddim.push(run, "ada/flowers")
+    assert not hub.requests

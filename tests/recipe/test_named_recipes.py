@@ -1,0 +1,231 @@
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import ddim
+import tiny
+from cases import mark_slow
+from ddim.diffusion.grids import Uniform
+from ddim.diffusion.pixels import Pixels
+from ddim.errors import UserError
+from ddim.recipe.codec import dump, load_recipe, override, write_recipe
+from ddim.recipe.named_recipes import FOR_SIZE, RECIPES, ddpm, fast, find_recipe, flow, smoke
+from ddim.recipe.recipe import build_model
+from ddim.sampling.recipe_checks import check_steps
+from options import options
+from oracles import made, normal, uniform
+
+every_recipe = pytest.mark.parametrize("name", sorted(RECIPES))
+
+
+@every_recipe
+def test_a_recipe_has_its_name_and_survives_json(name):
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    assert recipe == find_recipe(name)
+    assert load_recipe(dump(recipe)) == recipe
+
+
+LARGE = ("ddpm", "edm", "iddpm")
+
+
+@pytest.mark.parametrize("name", mark_slow(sorted(RECIPES), lambda name: not name.startswith(LARGE)))
+def test_each_recipe_trains_a_model_that_learns(name):
+    recipe = find_recipe(name)
+    model = made(lambda: build_model(recipe, 3))
+    x0, eps = normal(2, 3, 32, 32, dtype=torch.float32), normal(2, 3, 32, 32, seed=1, dtype=torch.float32)
+    t = recipe.objective.times(uniform(2), recipe.schedule)
+    with torch.random.fork_rng(devices=[]):
+        loss = recipe.objective(model, x0, t, eps, Pixels.fixed(0.5, 0.5))
+    assert loss.shape == (2,)
+    loss.mean().backward()
+    # Labels of augmentation are not told here.
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+@every_recipe
+def test_the_batch_of_each_recipe_is_a_multiple_of_its_accumulation(name):
+    recipe = find_recipe(name)
+    assert recipe.optim.batch % recipe.optim.accumulate == 0
+
+
+@every_recipe
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "linear_beta", "karras_sigma"])
+def test_every_recipe_can_be_tried_on_other_schedules_and_losses(name, schedule):
+    """As a sweep does, of which the arm that names what the recipe has is the recipe."""
+    recipe = find_recipe(name)
+    asked = {"schedule": schedule, "objective.error": "l1", "predicts": "image"}
+    other = override(recipe, asked)
+    check_steps(replace(other, sampled_on=None), other.steps)
+    named = dump(recipe)["schedule"]["kind"]
+    assert override(recipe, {"schedule": named}) == recipe
+
+
+ORIGINAL = (
+    "schedule=cosine schedule.min_signal=0.02 schedule.max_signal=0.95 predicts=noise "
+    "objective=objective objective.on=noise objective.error=l1 objective.weight=unweighted "
+    "objective.times=uniform_times objective.times.low=0 conditioning=noise_variance optim.batch=64 "
+    "optim.lr=1e-3 optim.weight_decay=1e-4 optim.clip=0 optim.warmup=0 optim.decay=constant "
+    "ema.decay=0.999 data.flip=no "
+)
+PAPERS = {
+    "luz": f"{ORIGINAL} net.widths=32,64,96,128",
+    "keras": f"{ORIGINAL} net.widths=32,64,96",
+    # Song et al.'s configuration for CIFAR-10.
+    "ddpm": "optim.lr=2e-4 optim.weight_decay=0 optim.betas=0.9,0.999 optim.batch=128 optim.clip=1 "
+    "optim.decay=constant ema.decay=0.9999 pixels=fixed pixels.mean=0.5 pixels.std=0.5 data.flip=yes "
+    "data.dequantise=no objective=objective objective.on=noise objective.error=mse net.dropout=0.1 "
+    "objective.times=table_times objective.times.entries=1000 conditioning=timestep "
+    "conditioning.entries=1000",
+    # Nichol & Dhariwal 2021, appendix A, and their code for CIFAR-10: no image is mirrored.
+    "iddpm": "optim.lr=1e-4 optim.batch=128 optim.weight_decay=0 ema.decay=0.9999 net.dropout=0.3 "
+    "data.flip=no schedule=beta_table schedule.entries=4000 schedule.betas=cosine schedule.clip=none "
+    "schedule.read=log_snr objective=hybrid objective.vlb=0.001 objective.times.entries=4000",
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_recipe_keeps_the_hyper_parameters_of_its_original(name):
+    assert override(find_recipe(name), options(PAPERS[name])) == find_recipe(name)
+
+
+def test_edm_ve_samples_only_noise_levels_of_training():
+    """Karras et al. 2022, table 1: sigma from 0.02."""
+    recipe = find_recipe("edm-ve")
+    ends = recipe.objective.times(torch.tensor([0.0, 1 - 1e-9], dtype=torch.float64), recipe.schedule)
+    assert recipe.schedule(ends).sigma.min().item() == pytest.approx(0.02, rel=1e-6)
+    assert recipe.schedule(torch.tensor(0.0)).sigma > 0.0199
+
+
+@pytest.mark.parametrize("name, wide", [("edm", 128), ("ddpm", 512), ("iddpm", 512)])
+def test_classes_enter_where_the_papers_have_them(name, wide):
+    """Beside the level in Song et al. 2021b's network, and behind the layers after it in the others."""
+    with torch.device("meta"):
+        plain, told = (build_model(override(find_recipe(name), {"net.classes": k}), 3) for k in (0, 10))
+    more = sum(p.numel() for p in told.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert more == 10 * wide
+
+
+def test_the_laptop_options_of_ddpm_give_a_small_network():
+    small = override(ddpm(), {"net.width": "32", "net.groups": "8"})
+    count = sum(p.numel() for p in made(lambda: build_model(small, 3)).parameters())
+    assert 2_200_000 < count < 2_300_000
+
+
+def test_ddpm_is_trained_and_sampled_only_at_entries_of_its_table():
+    recipe = ddpm()
+    # Ho et al. 2020, section 4: beta from 1e-4 to 0.02 in 1000 steps; the well-known last entry.
+    assert recipe.schedule(torch.ones(())).alpha.item() ** 2 == pytest.approx(4.036e-5, rel=1e-3)
+    trained = recipe.objective.times(uniform(500), recipe.schedule)
+    asked = torch.cat([recipe.grid(steps, recipe.schedule) for steps in (2, 7, 20, 50, 1000)])
+    for t in (trained, asked):
+        index = recipe.conditioning(t, recipe.schedule(t))
+        assert torch.allclose(index, index.round(), rtol=0, atol=1e-9)
+        powers = recipe.schedule.powers[index.round().long()]
+        assert torch.allclose(recipe.schedule(t).alpha ** 2, powers, rtol=1e-9)
+
+
+@pytest.mark.parametrize("recipe", [fast(), smoke()], ids=["fast", "smoke"])
+def test_our_own_schedules_run_from_clean_images_to_noise(recipe):
+    log_snr = recipe.schedule(torch.tensor([0.0, 1.0])).log_snr
+    assert log_snr[0] >= 9
+    assert log_snr[1] <= -8.5
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (100, 100), (128, 128), (256, 256), (192, 600)])
+def test_the_lowest_stage_of_fast_has_8_to_15_pixels(size):
+    recipe = find_recipe("fast", size)
+    assert recipe.data.size == size
+    lowest = min(size) / 2 ** (len(recipe.net.widths) - 1)
+    assert 8 <= lowest < 16
+    assert [at for at, attends in enumerate(recipe.net.attention) if attends] == [len(recipe.net.widths) - 1]
+
+
+@pytest.mark.parametrize("name", FOR_SIZE)
+@pytest.mark.parametrize("factor", [2, 4, 5.5])
+def test_the_mean_of_neighbours_in_a_larger_image_is_as_noisy_as_a_pixel_of_64(factor, name):
+    usual, large = find_recipe(name), find_recipe(name, (int(64 * factor),) * 2)
+    # The mean of factor^2 pixels has 1 / factor of their noise.
+    gained = 2 * math.log(factor)
+    if name != "flow":
+        noisiest = [recipe.schedule(torch.tensor(1.0)).log_snr.item() for recipe in (usual, large)]
+        assert noisiest[1] + gained == pytest.approx(noisiest[0], abs=1e-3)
+    middle = torch.tensor([0.5])
+    drawn = [r.schedule(r.objective.times(middle, r.schedule)).log_snr.item() for r in (usual, large)]
+    assert drawn[1] + gained == pytest.approx(drawn[0])
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_shifted_time_of_a_larger_flow_has_the_noise_of_a_mean_of_neighbours(factor):
+    """But for the ends of the path, where alpha or sigma is almost 0."""
+    path = flow((64 * factor,) * 2).schedule
+    usual, large = (path(Uniform(shift)(8, path)) for shift in (1.0, factor))
+    gained = usual.log_snr - large.log_snr
+    assert torch.allclose(gained[1:], torch.full((7,), 2 * math.log(factor)).double(), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "tokens"),
+    [
+        ((64, 64), 4, 256),
+        ((128, 128), 8, 256),
+        ((256, 256), 16, 256),
+        ((96, 96), 6, 256),
+        ((128, 256), 12, 242),
+    ],
+)
+def test_larger_images_have_as_many_tokens(size, patch, tokens):
+    assert find_recipe("dit", size).net.patch == patch
+    assert math.prod(math.ceil(side / patch) for side in size) == tokens
+
+
+NARROW = {
+    "fast": {"net.widths": (8, 8, 8, 8), "net.embedding": 16},
+    "flow": {"net.widths": (8, 8, 8, 8), "net.embedding": 16},
+    "dit": {"net.width": 16, "net.depth": 1, "net.heads": 2},
+}
+
+
+SIZES = [(96, 64), (256, 256)]
+
+
+@pytest.mark.parametrize(
+    "name, size",
+    mark_slow(itertools.product(FOR_SIZE, SIZES), lambda case: case[0] == "dit" or case[1] == (96, 64)),
+)
+def test_odd_and_large_sizes_train_and_sample(name, size, tmp_path):
+    recipe = find_recipe(name, size)
+    narrow = dict(NARROW[name])
+    if "net.widths" in narrow:
+        narrow["net.widths"] = (8,) * len(recipe.net.widths)
+    fields = {"images": 4, "optim.batch": 2, "steps": 1}
+    fields |= {"report.events": 1, "report.grid": 1, "report.validation_images": 1}
+    data = torch.rand(6, 3, *size, generator=torch.Generator().manual_seed(0))
+    run = tiny.train(override(recipe, fields | narrow), tmp_path / "run", data)
+    images = ddim.sample(run, n=1, steps=2)
+    assert images.shape == (1, 3, *size)
+    assert images.isfinite().all()
+
+
+@pytest.mark.parametrize("name", FOR_SIZE)
+def test_images_of_64_pixels_or_less_have_the_usual_recipe(name):
+    for size in ((64, 64), (32, 32), (32, 128)):
+        recipe = find_recipe(name, size)
+        assert replace(recipe, data=find_recipe(name).data) == find_recipe(name)
+    assert find_recipe("keras", (128, 128)) == find_recipe("keras")
+
+
+def test_a_recipe_can_be_a_file(tmp_path):
+    for suffix in (".yaml", ".yml", ".json"):
+        path = tmp_path / f"mine{suffix}"
+        path.write_text(write_recipe(smoke()))
+        assert find_recipe(str(path)) == smoke()
+
+
+@pytest.mark.parametrize("name, near", [("fsat", "fast"), ("Keras", "keras"), ("smok", "smoke")])
+def test_a_typing_error_gets_a_suggestion(name, near):
+    with pytest.raises(UserError, match=f"recipe must be one of .*perhaps you meant {near}"):
+        find_recipe(name)

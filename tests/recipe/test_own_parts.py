@@ -1,0 +1,409 @@
+"""Parts that a user wrote, in a recipe, in a run folder, and given again."""
+
+import json
+import linecache
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ddim
+import mine
+import tiny
+from ddim.data import split_images
+from ddim.diffusion.loss import Loss, Objective
+from ddim.diffusion.schedules import Cosine, LinearBeta
+from ddim.diffusion.time_sampling import LossAware, TimeSampling
+from ddim.errors import UserError
+from ddim.recipe import own_parts
+from ddim.recipe.codec import dump, list_fields, load_recipe, override, write_recipe
+from ddim.sampling.pipeline import load
+from ddim.sampling.recipe_checks import check_training
+from ddim.training import resume
+from ddim.training.own_checks import check_own_parts
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Forget what was given so far, as another process would not know it."""
+
+    def forget():
+        monkeypatch.setattr(own_parts, "_GIVEN", {})
+
+    return forget
+
+
+def test_a_recipe_records_names_and_hashes_and_is_read_back():
+    recipe = mine.RECIPE
+    tree = dump(recipe)
+    assert (tree["schedule"]["kind"], tree["schedule"]["least"]) == ("Straight", 0.02)
+    assert tree["net"].keys() == {"kind", "sha256"}
+    assert len(tree["objective"]["times"]["sha256"]) == 64
+    assert load_recipe(json.loads(json.dumps(tree))) == recipe
+    changed = override(recipe, {"schedule.least": "0.1", "optim.lr": "0.5"})
+    assert changed.schedule == mine.Straight(0.1)
+    assert override(changed, {"schedule": "cosine"}).schedule == Cosine()
+    assert override(replace(recipe, schedule=Cosine()), {"schedule": "Straight"}).schedule == mine.Straight()
+    assert "Straight" in write_recipe(recipe)
+    assert {("net", "Net"), ("schedule", "Straight")} <= {
+        (path, value) for path, _, value in list_fields(recipe)
+    }
+
+
+def test_a_part_that_is_not_given_is_named_and_nothing_runs(elsewhere):
+    tree = dump(mine.RECIPE)
+    elsewhere()
+    with pytest.raises(UserError, match=r"^net is Net, which was written by .* own=\[Net\] to ddim\.load"):
+        load_recipe(tree)
+    own_parts.give_parts([mine.Net, mine.Straight])
+    with pytest.raises(UserError, match="objective is Charbonnier"):
+        load_recipe(tree)
+    own_parts.give_parts(mine.OWN)
+    assert load_recipe(tree).schedule == mine.RECIPE.schedule
+
+
+@pytest.mark.parametrize("own", [mine.Net, mine.Straight(), nn.Sequential(), 3], ids=repr)
+def test_parts_that_are_not_in_a_list_are_refused(own):
+    with pytest.raises(UserError, match=r"^own must be a list, such as own=\[MySchedule, MyNetwork\], got "):
+        ddim.load("run", own=own)
+
+
+def test_a_part_with_another_source_is_remarked_upon():
+    tree = dump(mine.RECIPE)
+    tree["schedule"]["sha256"] = "0" * 64
+    with pytest.warns(UserWarning, match="schedule Straight has other source code"):
+        found = load_recipe(tree)
+    assert found == mine.RECIPE
+    assert list(own_parts.find_changed_parts(tree, dump(found))) == ["schedule"]
+
+
+@pytest.mark.moves_global_rng
+def test_the_hash_is_of_the_source_and_of_the_layers():
+    def digest(net):
+        return dump(replace(mine.RECIPE, net=net))["net"]["sha256"]
+
+    assert digest(mine.Net) == digest(mine.Net()) == digest(partial(mine.Net, 8))
+    assert digest(partial(mine.Net, 16)) != digest(mine.Net)
+    assert digest(nn.Sequential(nn.Conv2d(3, 3, 1))) != digest(nn.Sequential(nn.Conv2d(3, 3, 3)))
+
+
+def notebook_cell(text, number, space):
+    """Run a cell as IPython does: its source is known by the name of the cell alone."""
+    name = f"<ipython-input-{number}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    exec(compile(text, name, "exec"), space)
+
+
+def test_the_source_of_a_class_in_a_notebook_is_found():
+    cell = (
+        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Half:\n    entries = None\n"
+        "    def __call__(self, t):\n        return t / 2{}\n"
+    )
+    space = {"__name__": "__main__"}
+    found = []
+    for number, more in enumerate(["", "", "  # a remark", " + 0"]):
+        notebook_cell(cell.format(more), number, space)
+        assert own_parts._read_source(space["Half"]).startswith("@dataclass(frozen=True)\nclass Half:")
+        found.append(own_parts.identify_part(space["Half"]())["sha256"])
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
+def test_a_lambda_is_hashed_without_the_statement_around_it():
+    cells = (
+        "made = dict(net=lambda: Net(8), other=lambda: Net(16))['net']",
+        "made = [\n    lambda: Net(16), lambda: (lambda: Net(16))() and\n    Net(8), lambda: Net(8)\n][2]",
+        "made = lambda: Net(16)",
+        "made = (lambda: lambda: Net(8) if True else Net(16))()",
+    )
+    found = []
+    for number, cell in enumerate(cells):
+        space = {"__name__": "__main__", "Net": mine.Net}
+        notebook_cell(cell, f"lambda-{number}", space)
+        found.append(own_parts._read_source(space["made"]))
+    assert found[:3] == ["lambda: Net(8)", "lambda: Net(8)", "lambda: Net(16)"]
+    assert found[3] == "lambda: Net(8) if True else Net(16)"
+
+
+def test_the_code_of_a_class_without_a_source_is_hashed():
+    digests = []
+    for body in ("t / 2", "t / 2", "t / 3"):
+        space = {"__name__": "__main__"}
+        exec(
+            "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Part:\n"
+            f"    def __call__(self, t):\n        return {body}\n",
+            space,
+        )
+        digests.append(own_parts.identify_part(space["Part"]())["sha256"])
+    assert digests[0] == digests[1] != digests[2]
+
+
+@dataclass
+class Melting:
+    """A dataclass that is not frozen."""
+
+    least: float = 0.1
+
+
+class Bare:
+    """No dataclass."""
+
+
+class Loose(Loss):
+    """A callable part without a decorator."""
+
+
+@dataclass(frozen=True)
+class Reversed(mine.Straight):
+    """A schedule with the image at t = 1."""
+
+    def __call__(self, t):
+        """See `Schedule`."""
+        return super().__call__(1 - t)
+
+
+@dataclass(frozen=True)
+class Lonely:
+    """Not a schedule."""
+
+
+@dataclass(frozen=True)
+class Table(mine.Straight):
+    """A schedule with an array."""
+
+    values: np.ndarray | None = None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": Bare()}, "frozen dataclass.*got Bare"),
+        ({"objective": Loose()}, r"got Loose: write @dataclass\(frozen=True\) above Loose"),
+        ({"schedule": Reversed()}, "schedule Reversed must have a log-SNR that falls"),
+        ({"sampled_on": Reversed()}, "schedule Reversed must have a log-SNR that falls"),
+        ({"schedule": Melting()}, r"Melting must be a frozen dataclass: write @dataclass\(frozen=True\)"),
+        ({"schedule": mine.Straight}, r"such as Straight\(\), got the class Straight"),
+        ({"schedule": Lonely()}, "schedule must be a Schedule, and Lonely has no .*inverse"),
+        ({"schedule": mine.Euler()}, "schedule must be a Schedule, and Euler has no entries"),
+        ({"optim": Lonely()}, "optim must be one of the library's own parts, got Lonely"),
+        ({"schedule": Table(values=np.ones(3))}, "got ndarray"),
+        ({"net": lambda: 3}, "must return a torch.nn.Module, got int"),
+    ],
+)
+def test_values_that_cannot_be_a_part_are_refused_in_one_sentence(changes, message):
+    with pytest.raises(UserError, match=message):
+        check_training(replace(mine.RECIPE, **changes))
+
+
+def test_the_inverse_of_a_schedule_is_found_by_bisection():
+    t = torch.linspace(0, 1, 50, dtype=torch.float64)
+    schedule = mine.Straight(0.01)
+    assert torch.allclose(schedule.inverse(schedule(t).log_snr), t, atol=1e-12)
+    assert schedule.inverse(torch.tensor([1e9, -1e9])).tolist() == [0, 1]
+    assert schedule.inverse(schedule(0.0).log_snr) == 0
+
+
+def test_own_parts_train_sample_resume_and_load_elsewhere(tmp_path, elsewhere):
+    whole = tiny.train(mine.RECIPE, tmp_path / "whole")
+    pipeline = load(whole)
+    assert (pipeline.recipe.schedule, pipeline.recipe.sampler) == (mine.Straight(0.02), mine.Euler())
+    folder = tiny.train_until_crash(
+        replace(mine.RECIPE, report=replace(mine.RECIPE.report, checkpoint=0.0)),
+        tmp_path / "run",
+        tiny.At(7, tiny.crash),
+    )
+    elsewhere()
+    with pytest.raises(UserError, match=r"own=\[Net\]"):
+        load(folder)
+    with pytest.raises(UserError, match=r"own=\[Net\]"):
+        resume(folder)
+    resume(folder, own=mine.OWN)
+    tiny.check_same_run(folder, whole)
+    elsewhere()
+    again = ddim.load(folder, own=mine.OWN)
+    assert torch.equal(ddim.sample(again, n=2, steps=3), ddim.sample(pipeline, n=2, steps=3))
+
+
+class Weightless(nn.Module):
+    """A network without weights."""
+
+    def forward(self, x, noise_level):
+        """Return x."""
+        return x
+
+
+@dataclass(frozen=True)
+class Unmeaned(Loss):
+    """The squared error of each pixel, or its mean over all images."""
+
+    mean: bool = False
+
+    def __call__(self, denoise, x0, t, eps, pixels):
+        """See `Loss`."""
+        error = (denoise(denoise.schedule(t).noisy(x0, eps), t).eps - eps).square()
+        return error.mean() if self.mean else error
+
+
+@dataclass(frozen=True)
+class Steep(Loss):
+    """The squared error of the noise, and the squared norm of its gradient in the noisy image."""
+
+    def __call__(self, denoise, x0, t, eps, pixels):
+        """See `Loss`."""
+        x = denoise.schedule(t).noisy(x0, eps).requires_grad_()
+        error = (denoise(x, t).eps - eps).square().mean((1, 2, 3))
+        (slope,) = torch.autograd.grad(error.sum(), x, create_graph=True)
+        return error + slope.square().sum((1, 2, 3))
+
+
+@dataclass(frozen=True)
+class Detached(Loss):
+    """An error that no weight can lower."""
+
+    def __call__(self, denoise, x0, t, eps, pixels):
+        """See `Loss`."""
+        return mine.Charbonnier()(denoise, x0, t, eps, pixels).detach()
+
+
+@dataclass(frozen=True)
+class Strange(TimeSampling):
+    """Times in many wrong ways."""
+
+    way: str
+
+    def __call__(self, uniform, schedule):
+        """See `TimeSampling`."""
+        return STRANGE[self.way](uniform)
+
+
+STRANGE = {
+    "late": lambda uniform: uniform + 1.5,
+    "early": lambda uniform: -uniform,
+    "never": lambda uniform: uniform * torch.nan,
+    "clean": torch.zeros_like,
+    "column": lambda uniform: uniform[:, None],
+    "few": lambda uniform: uniform[:3],
+    "none": lambda uniform: None,
+    "whole": lambda uniform: uniform.long() + 1,
+    "error": lambda uniform: uniform @ torch.ones(3),
+}
+
+
+@dataclass(frozen=True)
+class Broken(Loss):
+    """Uses an argument that it is not given."""
+
+    def __call__(self, denoise, x0, t):
+        """See `Loss`."""
+        return t
+
+
+@dataclass(frozen=True)
+class Unseeing(Broken):
+    """Its `at` lacks an argument."""
+
+    def at(self, progress):
+        """See `Loss`."""
+        return self
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"net": lambda: nn.Conv2d(3, 3, 1)},
+            r"net <lambda>, called with x \(2, 3, 32, 32\), noise_level \(2,\), fails",
+        ),
+        ({"net": mine.Wide}, r"must return \(2, 3, 32, 32\), got \(2, 1, 32, 32\)"),
+        ({"net": Weightless}, "net Weightless must have weights to train, .*, got none"),
+        ({"objective": Unmeaned()}, r"Unmeaned, .* must return one loss .* a tensor \(2, 3, 32, 32\)"),
+        ({"objective": Unmeaned(mean=True)}, r"must return one loss for each image, \(2,\), got"),
+        (
+            {"objective": Broken()},
+            r"objective Broken, called with x0 \(2, 3, 32, 32\) .* fails: TypeError",
+        ),
+        ({"objective": Unseeing()}, "objective Unseeing, .* fails: TypeError: .*at.* takes 2 positional"),
+        ({"objective": Detached()}, "objective Detached, .* must return a loss with a gradient"),
+    ],
+)
+def test_parts_that_cannot_be_called_are_refused_before_training(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        tiny.train(replace(mine.RECIPE, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("way", "message"),
+    [
+        ("late", r"must return times in \(0, 1\], got times from 1.562 to 2.438"),
+        ("early", r"must return times in \(0, 1\], got times from -0.9375 to -0.0625"),
+        ("never", "got times from nan to nan"),
+        ("clean", "got times from 0 to 0"),
+        ("column", r"must return times \(8,\), float64, got a tensor \(8, 1\)"),
+        ("few", r"got a tensor \(3,\)"),
+        ("none", "must return .*, got None"),
+        ("whole", r"got a tensor \(8,\) of torch.int64"),
+        ("error", "fails: RuntimeError"),
+    ],
+)
+def test_times_that_cannot_be_trained_at_are_refused_before_training(way, message):
+    parts = split_images(tiny.images(), 0.2, 0)
+    for loss in (Objective(times=Strange(way)), mine.Charbonnier(times=Strange(way))):
+        recipe = replace(tiny.BASE, objective=loss, schedule=LinearBeta())
+        called = r"objective.times Strange, called with uniform \(8,\),"
+        with pytest.raises(UserError, match=f"{called} .*{message}"):
+            check_own_parts(recipe, parts)
+
+
+def test_time_0_can_be_drawn_if_the_schedule_has_noise_there():
+    recipe = replace(tiny.BASE, objective=Objective(times=Strange("clean")), schedule=Cosine())
+    check_own_parts(recipe, split_images(tiny.images(), 0.2, 0))
+
+
+@dataclass(frozen=True)
+class Remembered(TimeSampling):
+    """Times that only a memory of losses draws."""
+
+    def memory(self):
+        """See `TimeSampling`."""
+        return LossAware(100).memory()
+
+    def __call__(self, uniform, schedule):
+        """See `TimeSampling`."""
+        raise NotImplementedError
+
+
+def test_times_that_a_memory_draws_are_not_asked_for_without_it():
+    recipe = replace(tiny.BASE, objective=Objective(times=Remembered()))
+    check_own_parts(recipe, split_images(tiny.images(), 0.2, 0))
+
+
+def test_an_own_loss_may_contain_a_gradient(tmp_path):
+    run = tiny.train(replace(mine.RECIPE, objective=Steep()), tmp_path / "run")
+    assert all(np.isfinite(line["loss"]) for line in tiny.metrics(run) if "loss" in line)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A sampler that inherits nothing."""
+
+    stochastic = needs_variance = False
+
+    def evaluations(self, levels):
+        return levels
+
+    def __call__(self, denoise, x, times, noise):
+        return mine.Euler()(denoise, x, times, noise)
+
+
+def test_an_object_that_is_not_a_sampler_is_refused(tmp_path):
+    pipeline = ddim.load(tiny.train(tiny.BASE, tmp_path / "run"))
+    with pytest.raises(UserError, match="sampler must be a Sampler, and Straight has no"):
+        ddim.sample(pipeline, n=2, steps=2, sampler=mine.Straight())
+    with pytest.raises(UserError, match=r"sampler must be an instance, such as DDIM\(\), got the class DDIM"):
+        ddim.sample(pipeline, n=2, steps=2, sampler=ddim.DDIM)
+    for sampler in (mine.Euler(), Alone()):
+        assert ddim.sample(pipeline, n=2, steps=2, sampler=sampler).shape == (2, 3, 32, 32)

@@ -1,0 +1,294 @@
+"""Guidance by the model itself without a label, and by a weaker model."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import pad
+
+import tiny
+from ddim.diffusion.denoiser import Model, Shape
+from ddim.diffusion.grids import UniformLogSNR
+from ddim.diffusion.parameterisation import PredictsImage
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS, Sampler, State
+from ddim.diffusion.schedules import Cosine, KarrasSigma
+from ddim.errors import UserError
+from ddim.machine.runtime import Runtime
+from ddim.runs.fitting import digest_weights
+from ddim.runs.run_path import find_run_folder, parse_place
+from ddim.sampling.generate import generate, sample
+from ddim.sampling.guidance import OFF, Guidance, Guide, check_guidance
+from ddim.sampling.guidance_choice import open_guidance
+from ddim.sampling.guidance_name import name_guide, name_recorded_guidance
+from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun
+from ddim.sampling.sampling_setup import SamplingSetup
+from oracles import Answers, Gaussian, TellsTime
+
+SCHEDULE = Cosine(0.002, 0.9999)
+PIXELS = Pixels((0.5,), (0.5,))
+STRONG, WEAK = 0.3, 0.9
+"""Standard deviations of the data of the two models; both have mean 0.2."""
+
+
+class Net(Answers):
+    """A network that knows Gaussian data; its answers have the classes of a label if it has any."""
+
+    def __init__(self, schedule, std, classes=0):
+        super().__init__(Gaussian(schedule, 0.2, std), PredictsImage())
+        self.classes, self.seen = classes, []
+        self.kept = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64), requires_grad=False)
+
+    def forward(self, scaled, t, label=None):
+        self.seen.append(label)
+        return super().forward(scaled, t)
+
+
+def run(std, schedule=SCHEDULE, sha="a", labels=False, size=2, pixels=PIXELS, **changes):
+    """A loaded run whose model is exact for Gaussian data."""
+    fields = {"data": replace(tiny.BASE.data, labels=labels, channels=1)}
+    recipe = replace(tiny.BASE, schedule=schedule, sampler=DDIM(), **fields, **changes)
+    net = Net(schedule, std, 2 * labels)
+    model = Model(net, schedule, PredictsImage(), TellsTime(), Shape(1, size, size))
+    state = SimpleNamespace(step=3, runtime=Runtime(), classes=("a", "b")[: 2 * labels])
+    place = LoadedCheckpoint(Path(sha), sha, "ema", state, Path(sha), digest=digest_weights(model))
+    return LoadedRun(model, pixels, recipe, Runtime(micro_batch=64), place)
+
+
+def guided(scale, low=-math.inf, high=math.inf, **changes):
+    return Guidance(scale, low, high, Guide("weak", run(WEAK, sha="b", **changes)))
+
+
+def ratio(scale, low, high, first, last):
+    """The deviation of guided samples over that of the noise that they start from, in the variable x / alpha.
+
+    With r = sigma / alpha, the guided flow is dy/dr = r (w (y - m) / (s1^2 + r^2) + (1 - w) (y - m) / (s2^2 +
+    r^2)), so y - m grows like (s1^2 + r^2)^(w / 2) (s2^2 + r^2)^((1 - w) / 2).
+    """
+
+    def grow(r, w):
+        return (STRONG**2 + r**2) ** (w / 2) * (WEAK**2 + r**2) ** ((1 - w) / 2)
+
+    bounds = [math.exp(-end / 2) for end in (low, high)]  # the ratios at which guidance begins and ends
+    marks = sorted({first, last, *(min(max(bound, last), first) for bound in bounds)}, reverse=True)
+    found = 1.0
+    for begin, end in zip(marks, marks[1:], strict=False):
+        inside = bounds[1] <= math.sqrt(begin * end) <= bounds[0]
+        w = scale if inside else 1.0
+        found *= grow(end, w) / grow(begin, w)
+    return found
+
+
+@pytest.mark.parametrize("weak", [SCHEDULE, KarrasSigma(0.0005, 2000.0)], ids=["same schedule", "another"])
+@pytest.mark.parametrize("low, high", [(-40.0, 40.0), (-2.0, 2.0)])
+@pytest.mark.parametrize("scale", [0.0, 1.5, 3.0])
+def test_samples_of_gaussian_data_have_the_spread_of_the_guided_flow(scale, low, high, weak):
+    """An exact solution, so the samples of a fine grid come near it, on each schedule of the guide."""
+    strong = run(STRONG, grid=tiny.BASE.grid).with_recipe(sampler=EDM(), grid="uniform_log_snr")
+    guidance, ends = guided(scale, low, high, schedule=weak), []
+    images, _ = generate(
+        SamplingSetup(strong, 300, guidance=guidance), range(64), watch=lambda _, state: ends.append(state)
+    )
+    levels = [SCHEDULE(torch.tensor(state.t, dtype=torch.float64)) for state in (ends[0], ends[-2])]
+    first, last = (level.noise_to_signal.item() for level in levels)
+    noise = PIXELS.enter(images) * 0 + ends[0].x / levels[0].alpha
+    wanted = 0.2 + ratio(scale, low, high, first, last) * (noise - 0.2)
+    found = ends[-2].x / levels[1].alpha
+    assert torch.allclose(found, wanted, atol=0.02 * wanted.std().item() + 1e-3)
+
+
+@pytest.mark.parametrize("guidance", [guided(1.0), guided(3.0, 60.0, 70.0)], ids=["scale 1", "none inside"])
+def test_guidance_that_does_nothing_changes_no_bit_and_no_nfe(guidance):
+    plain, nfe = generate(SamplingSetup(run(STRONG), 7), range(5))
+    same, count = generate(SamplingSetup(run(STRONG), 7, guidance=guidance), range(5))
+    assert torch.equal(plain, same)
+    assert nfe == count == SamplingSetup(run(STRONG), 7, guidance=guidance).count_evaluations() == 7
+    assert not torch.equal(plain, generate(SamplingSetup(run(STRONG), 7, guidance=guided(3.0)), range(5))[0])
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize("low, high", [(-40.0, 40.0), (-3.0, 1.0), (60.0, 70.0)])
+def test_the_nfe_of_a_record_is_that_of_the_samples(kind, low, high):
+    sampler = SAMPLERS[kind](variance="large") if kind == "ddpm" else SAMPLERS[kind]()
+    one = run(STRONG).with_recipe(sampler=sampler, sampled_on=Cosine(0.01, 0.99))
+    guidance = guided(2.0, low, high)
+    _, nfe = generate(SamplingSetup(one, 6, guidance=guidance), range(2))
+    assert SamplingSetup(one, 6, guidance=guidance).count_evaluations() == nfe
+    plain = SamplingSetup(one, 6).count_evaluations()
+    assert plain <= nfe <= 2 * plain
+    assert (nfe == plain) == (low == 60)
+
+
+def test_the_last_step_of_a_grid_is_guided_if_it_is_the_end_of_the_interval():
+    """Rounding gives this step a log-SNR slightly above 3."""
+    one = run(STRONG, schedule=Cosine(0.014, 0.99995), grid=UniformLogSNR(3.0))
+    assert SamplingSetup(one, 13, guidance=guided(2.0, 2.9, 3.0)).count_evaluations() == 14
+    weak = run(WEAK, sha="b", schedule=Cosine(0.014, 0.8))
+    with pytest.raises(UserError, match="noise levels on which the guide is trained, .* got 3.00 to 3.00"):
+        SamplingSetup(one, 13, guidance=Guidance(2.0, 2.9, 3.0, Guide("weak", weak)))
+
+
+class Midpoint(Sampler):
+    """A sampler of second order that does not define `evaluations`."""
+
+    def walk(self, denoise, x, times, noise):
+        for t, s in pairwise(times):
+            for begin, end in pairwise((t, (t + s) / 2, s)):
+                p = denoise(x, begin)
+                # A sampler may need an image of more than one pixel.
+                x = pad(denoise.schedule(end).noisy(p.x0, p.eps), (1, 1, 1, 1), "reflect")[..., 1:-1, 1:-1]
+            yield State(x, s.item(), p.x0)
+
+
+@pytest.mark.parametrize("guidance", [OFF, guided(2.0)], ids=["not guided", "guided"])
+def test_the_evaluations_of_a_sampler_of_your_own_are_counted(guidance):
+    one = replace(run(STRONG), recipe=replace(run(STRONG).recipe, sampler=Midpoint()))
+    _, nfe = generate(SamplingSetup(one, 4, guidance=guidance), range(2))
+    assert SamplingSetup(one, 4, guidance=guidance).count_evaluations() == nfe == (14 if guidance.on else 7)
+
+
+def test_the_label_goes_to_both_models_if_the_guide_has_labels():
+    for labels in (True, False):
+        strong, weak = run(STRONG, labels=True), run(WEAK, sha="b", labels=labels)
+        generate(SamplingSetup(strong, 1, "all", Guidance(2.0, guide=Guide("weak", weak))), range(4))
+        assert strong.model.net.seen[0][:4].tolist() == [0, 1, 0, 1]
+        seen = weak.model.net.seen[0]
+        assert seen[:4].tolist() == [0, 1, 0, 1] if labels else seen is None
+
+
+@pytest.mark.parametrize(
+    ("guide", "said"),
+    [
+        (run(WEAK, sha="b", size=4), "the guide must have images of the model's size, .*height=2.*height=4"),
+        (run(WEAK, sha="b", pixels=Pixels((0.4,), (0.5,))), r"must map pixels to model units .*0\.5.*0\.4"),
+        (run(WEAK), "the guide must be weaker than the model, got the same checkpoint and weights"),
+        (
+            run(WEAK, sha="b", schedule=Cosine(0.1, 0.9)),
+            "guidance_interval must lead to noise levels on which the guide is trained, log-SNR -4.60 to",
+        ),
+    ],
+)
+def test_a_guide_that_does_not_fit_is_refused_in_one_sentence(guide, said):
+    with pytest.raises(UserError, match=said):
+        generate(SamplingSetup(run(STRONG), 5, guidance=Guidance(2.0, guide=Guide("weak", guide))), [0])
+
+
+def test_a_guide_must_be_on_the_device_of_the_model_whatever_its_name():
+    weak = replace(run(WEAK, sha="b"), runtime=Runtime("cpu:0"))
+    guidance = Guidance(2.0, guide=Guide("weak", weak))
+    check_guidance(run(STRONG), None, 3, guidance)
+    weak.model.to("meta")
+    with pytest.raises(UserError, match="the guide must be on the device of the model, cpu, got meta"):
+        check_guidance(run(STRONG), None, 3, guidance)
+
+
+def test_a_guide_of_fewer_noise_levels_guides_inside_of_them():
+    weak = run(WEAK, sha="b", schedule=Cosine(0.1, 0.9))
+    generate(SamplingSetup(run(STRONG), 9, guidance=Guidance(2.0, -4.0, 1.0, Guide("weak", weak))), [0])
+
+
+def test_a_guide_with_other_classes_is_refused():
+    weak = run(WEAK, sha="b", labels=True)
+    weak.checkpoint.state.classes = ("b", "a")
+    guidance = Guidance(2.0, guide=Guide("weak", weak))
+    with pytest.raises(
+        UserError, match="the guide must have the 2 classes of the model, in the same order, got other names"
+    ):
+        check_guidance(run(STRONG, labels=True), "all", 3, guidance)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"guidance": 2.0}, "guidance needs a label, and this run was trained without labels: .*guide_with"),
+        ({"guidance": "2"}, "guidance must be a number, got '2'"),
+        ({"guidance": -1.0}, "guidance must be at least 0 and at most 1,000,000, got -1"),
+        ({"guidance": 1e308}, "guidance must be at least 0 and at most 1,000,000, got 1e\\+308"),
+        ({"guidance": math.nan}, "guidance must be at least 0 and at most 1,000,000, got nan"),
+        ({"guide_with": "b"}, "guide_with needs a guidance scale too, such as guidance 2"),
+        ({"guidance_interval": (0, 1)}, "guidance_interval needs a guidance scale too"),
+        ({"guidance": 2, "guidance_interval": (1, 1)}, "guidance_interval must have low < high, got 1 and 1"),
+        ({"guidance": 2, "guidance_interval": 3}, "guidance_interval must be two values of log-SNR"),
+        ({"guidance": 2, "guide_with": 3}, 'guide_with must be a run, such as "runs/small-1" or "@guide"'),
+        ({"guidance": 2, "guide_with": "nowhere"}, "run nowhere is not a folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(options, said):
+    with pytest.raises(UserError, match=said):
+        sample(run(STRONG), 1, 2, **options)
+
+
+def test_a_model_without_a_run_has_no_versions_of_its_own():
+    with pytest.raises(UserError, match="means a run's own checkpoint, and this model has no run"):
+        sample(run(STRONG, size=8).model, 1, 2, guidance=2.0, guide_with="@guide")
+
+
+def test_scale_one_needs_no_guide_and_no_label():
+    assert open_guidance(run(STRONG), None, 2, 1.0, (0, 1), "nowhere") is OFF
+
+
+def test_a_scale_is_the_same_number_however_it_is_given():
+    for scale in (2, 2.0, np.float32(2), np.int64(2)):
+        assert json.dumps(Guidance(scale).describe()) == json.dumps(Guidance(2.0).describe())
+
+
+def test_a_place_names_a_path_and_weights(tmp_path):
+    own = tmp_path / "own"
+    for name in ("own", "a@b"):
+        (tmp_path / name / "checkpoints" / "step-000000400").mkdir(parents=True)
+    other, step = tmp_path / "a@b", Path("checkpoints/step-000000400")
+    wanted = {
+        "@guide": (own / "guide", "ema"),
+        "@best": (own / "best", "ema"),
+        "@raw": (own, "raw"),
+        "@0.99": (own, "0.99"),
+        "@400": (own / step, "ema"),
+        "@401": (own, "401"),
+        "@guide@raw": (own / "guide", "raw"),
+        f"{other}": (other, "ema"),
+        f"{other}@400@raw": (other / step, "raw"),
+        "runs/x": (Path("runs/x"), "ema"),
+    }
+    assert {text: parse_place(text, own) for text in wanted} == wanted
+
+
+def test_the_folder_of_a_run_is_found_from_each_of_its_checkpoints(tmp_path):
+    own = tmp_path / "own"
+    (own / "checkpoints").mkdir(parents=True)
+    places = ("", "best", "guide", "checkpoints/step-000000400", "guide/step-000000100")
+    assert {find_run_folder(own / place) for place in places} == {own}
+    assert find_run_folder(tmp_path / "guide" / "mine") == tmp_path / "guide" / "mine"
+
+
+def test_a_name_says_scale_interval_and_guide():
+    record = guided(2.0, -2.0).describe()
+    assert name_recorded_guidance(record) == "guidance 2, log-SNR above -2, guide weak"
+    assert record["guide"] == {"name": "weak", "path": "b", "sha256": "b", "step": 3, "weights": "ema"}
+    assert (
+        name_recorded_guidance(guided(2.0, -2.0, 5.0).describe()) == "guidance 2, log-SNR -2 to 5, guide weak"
+    )
+    assert name_recorded_guidance(Guidance(1.5, high=3).describe()) == "guidance 1.5, log-SNR below 3"
+    assert name_recorded_guidance(guided(1.0).describe()) == name_recorded_guidance({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("/home/ada/small-1@raw", "small-1@raw"),
+        ("/home/ada/small-1/best", "small-1/best"),
+        ("/home/ada/small-1/guide@raw", "small-1/guide@raw"),
+        ("/home/ada/small-1/checkpoints/step-000000012", "small-1/checkpoints/step-000000012"),
+        ("C:\\runs\\small-1\\checkpoints\\step-000000012", "small-1/checkpoints/step-000000012"),
+        ("@guide", "@guide"),
+        ("hub:ada/small", "hub:ada/small"),
+        (".", "."),
+    ],
+)
+def test_the_name_of_a_guide_is_that_of_its_run_without_other_folders(name, shown):
+    assert name_guide(name) == shown
