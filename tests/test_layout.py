@@ -178,33 +178,12 @@ FACE = {"plan_training", "train", "distill", "sample", "evaluate"}
 """The public functions that may have any number of keyword-only parameters."""
 
 PACKAGE = Path(ddim.__file__).parent
-ROOMS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
-
-
-def imported_rooms(path):
-    """The rooms and root files that a module imports from, type-checking imports included."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ddim":
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name.split(".")[1] for name in names)
 
 
 def public_functions(path):
     """The functions of a module that have a public name, those of classes not among them."""
     tree = ast.parse(path.read_text())
     return [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
-
-
-def test_rooms_know_few_other_rooms():
-    arrows = {
-        (path.relative_to(PACKAGE).parts[0].removesuffix(".py"), room)
-        for path in SOURCES
-        if path.parent != PACKAGE or path.stem in ("errors", "files")
-        for room in imported_rooms(path)
-    }
-    between = {(one, other) for one, other in arrows if one != other}
-    assert {room for arrow in between for room in arrow} <= ROOMS | {"errors", "files", "__version__"}
-    assert 30 < len(between) <= 75
 
 
 def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_users_need_them():
