@@ -121,7 +121,8 @@ with join_processes() as group:
 def test_a_process_that_is_lost_ends_the_command(number, rank, run, tmp_path):
     """A frozen process ends it when the time of an exchange is over."""
     began = time.monotonic()
-    done = run(LOST.format(rank=rank, signal=number), DDIM_PATIENCE="5")
+    patience = {"DDIM_PATIENCE": "5", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}
+    done = run(LOST.format(rank=rank, signal=number), **patience)
     assert done.returncode == 1
     assert time.monotonic() - began < 90
     for k in range(2):

@@ -1,4 +1,4 @@
-"""A server in a process of its own, and crowds of clients: good ones, slow ones, and some that leave."""
+"""A server in a process of its own, and crowds of clients: good ones, and some that leave."""
 
 import asyncio
 import json
@@ -111,7 +111,6 @@ class Crowd:
         images: number of images that were right.
         health: the seconds of each answer of /healthz.
         sick: answers of /healthz other than 200.
-        cut: the seconds after which slow clients were cut off.
     """
 
     statuses: Counter = field(default_factory=Counter)
@@ -119,7 +118,6 @@ class Crowd:
     images: int = 0
     health: list = field(default_factory=list)
     sick: int = 0
-    cut: list = field(default_factory=list)
 
     def percentile(self, share):
         """A percentile of the seconds of /healthz."""
@@ -127,8 +125,8 @@ class Crowd:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-async def send_crowd(server, run, expected, *, clients=64, requests=3, slow=16, leaving=64, steps=2):
-    """Send good, slow and leaving clients at once; returns a `Crowd`.
+async def send_crowd(server, run, expected, *, clients=64, requests=3, leaving=64, steps=2):
+    """Send good and leaving clients at once; returns a `Crowd`.
 
     Args:
         server: the server.
@@ -136,7 +134,6 @@ async def send_crowd(server, run, expected, *, clients=64, requests=3, slow=16, 
         expected: the bytes of the PNG of each seed.
         clients: number of clients that sample some seeds and wait for them.
         requests: number of requests of each of them.
-        slow: number of clients that send their request a byte a second.
         leaving: number of clients that ask for much and leave.
         steps: sampling steps of the good clients.
     """
@@ -144,7 +141,6 @@ async def send_crowd(server, run, expected, *, clients=64, requests=3, slow=16, 
     health = asyncio.create_task(_watch_health(server, crowd, over))
     await asyncio.gather(
         *(_sample(server, run, expected, crowd, k, requests, steps) for k in range(clients)),
-        *(be_slow(server, run, crowd, 100 + k, k % 2 == 0) for k in range(slow)),
         *(_leave(server, run, 300 + k, 0.05 * (k % 20)) for k in range(leaving)),
     )
     over.set()
@@ -172,29 +168,6 @@ async def _sample(server, run, expected, crowd, client, requests, steps):
                 crowd.images += 1
             else:
                 crowd.wrong.append(image["seed"])
-
-
-async def be_slow(server, run, crowd, client, head):
-    """Send the head or the body of a request, a byte a second, until the server closes the connection."""
-    reader, writer = await connect(server, client)
-    start = time.monotonic()
-    text = f"POST /api/runs/{run}/samples HTTP/1.1\r\nHost: {server.host}:{server.port}\r\n"
-    if not head:
-        writer.write(f"{text}Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n".encode())
-        text = "{" + " " * 998
-    ended = asyncio.create_task(reader.read())
-    for letter in text:
-        try:
-            writer.write(letter.encode())
-            await writer.drain()
-        except OSError:
-            break
-        done, _ = await asyncio.wait({ended}, timeout=1)
-        if done:
-            break
-    crowd.cut.append(time.monotonic() - start)
-    ended.cancel()
-    await hang_up(writer)
 
 
 async def _leave(server, run, client, after):

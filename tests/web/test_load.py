@@ -1,4 +1,4 @@
-"""A real server: crowds, slow clients, clients that leave, and requests that a program made up."""
+"""A real server: crowds, clients that leave, and requests that a program made up."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import time
 import pytest
 
 from ddim.cli import main
-from serving import Crowd, ask, be_slow, connect, hang_up, running_server, send_crowd
+from serving import ask, connect, hang_up, running_server, send_crowd
 
 RUN = "photos-tiny-1"
 
@@ -111,25 +111,12 @@ def test_a_server_that_was_killed_takes_its_worker_along(trained):
 
 
 @pytest.mark.slow
-def test_slow_clients_are_cut_off(server):
-    async def run():
-        crowd = Crowd()
-        await asyncio.gather(be_slow(server, RUN, crowd, 1, True), be_slow(server, RUN, crowd, 2, False))
-        assert min(crowd.cut) > 9
-        assert max(crowd.cut) < 60
-
-    asyncio.run(run())
-
-
-@pytest.mark.slow
 def test_many_clients_get_right_images_or_status_429(server, expected):
-    crowd = asyncio.run(send_crowd(server, RUN, expected, clients=64, requests=2, slow=16, leaving=64))
+    crowd = asyncio.run(send_crowd(server, RUN, expected, clients=64, requests=2, leaving=64))
     assert crowd.wrong == []
     assert crowd.images == 64 * 2 * 2
     assert all(status == 200 or 400 <= status < 500 or status == 503 for status in crowd.statuses)
     assert crowd.sick == 0
-    assert len(crowd.cut) == 16
-    assert max(crowd.cut) < 60
     assert "Traceback" not in server.log.read_text()
 
 
@@ -137,7 +124,7 @@ def test_many_clients_get_right_images_or_status_429(server, expected):
 def test_made_up_requests_have_the_answers_that_the_interface_describes(server, tmp_path):
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.address}/api/openapi.json"]
-    command += ["--checks", checks, "--exclude-path", "/api/events", "--max-examples", "15", "--seed", "1"]
+    command += ["--checks", checks, "--exclude-path", "/api/events", "--max-examples", "8", "--seed", "1"]
     options = {"cwd": tmp_path, "capture_output": True, "text": True}
     found = subprocess.run(command, check=False, timeout=280, **options)
     assert found.returncode == 0, found.stdout[-6000:]

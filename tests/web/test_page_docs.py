@@ -35,7 +35,6 @@ def test_the_example_samples_through_the_server(server, tmp_path, monkeypatch, c
         f"wait for the worker or use it | {Limits().per_client} |",
         f"in the worker | {Limits().job_seconds:g} s,",
         f"body of a request | {Limits().json_bytes >> 10} KiB; an upload {Limits().upload_bytes >> 20} MiB |",
-        f"| {Limits().head_seconds:g} s; {Limits().body_seconds:g} s |",
         f"the newest {Limits().results},",
         f"at the same time | {MOST} |",
         f"at least {TOKEN_LETTERS} random",

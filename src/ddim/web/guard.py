@@ -1,13 +1,11 @@
 """Check every request before the application gets it.
 
-`Guard` checks the host name, the origin, the token and the size of the body. It cuts off slow clients and
-adds the security headers to each answer. It answers an unexpected error with one sentence, and logs each
-request.
+`Guard` checks the host name, the origin, the token and the size of the body. It adds the security headers
+to each answer. It answers an unexpected error with one sentence, and logs each request.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -180,48 +178,36 @@ class Guard:
 
 
 class _Connection:
-    """Wraps the `receive` and `send` functions of one request with limits of size and time."""
+    """Wraps the `receive` and `send` functions of one request with a limit of size."""
 
     def __init__(self, request: ClientRequest, settings: Settings, receive: Receive, send: Send) -> None:
-        self.request, self.limits = request, settings.limits
+        self.request = request
         self._receive, self._send = receive, send
         self._most = body_limit(settings, request.scope["path"])
-        self._read, self._whole = 0, False
-        self._until = time.monotonic() + self.limits.body_seconds
+        self._read = 0
 
     async def receive(self) -> Message:
-        """Return the next message of the client. Until the body is complete, the time to wait is limited.
+        """Return the next message of the client.
 
         Raises:
-            Refused: if the body comes too slowly or is too large.
+            Refused: if the body is too large.
         """
-        if self._whole:
-            return await self._receive()
-        try:
-            async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
-                message = await self._receive()
-        except TimeoutError:
-            raise Refused(408, "the body of the request came too slowly") from None
+        message = await self._receive()
         if message["type"] == "http.request":
             self._read += len(message.get("body", b""))
-            self._whole = not message.get("more_body", False)
             if self._read > self._most:
                 raise Refused(413, f"the body may have at most {self._most:,} bytes")
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer, with the security headers; give up on a client that does not read."""
+        """Send a part of the answer, with the security headers."""
         if message["type"] == "http.response.start":
             self.request.status = message["status"]
             headers = MutableHeaders(raw=[*message.get("headers", [])])
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             message = {**message, "headers": headers.raw}
-        try:
-            async with asyncio.timeout(self.limits.send_seconds):
-                await self._send(message)
-        except TimeoutError:
-            raise ConnectionError("the client does not read the answer") from None
+        await self._send(message)
 
 
 def body_limit(settings: Settings, path: str) -> int:

@@ -53,7 +53,7 @@ def serve(  # noqa: PLR0913 (the choices of a user)
     _log_to_stderr()
     address = page_address(host, listener.getsockname()[1], token)
     trainings = Trainings(settings)
-    server = make_server(build_application(settings, trainings), settings.limits)
+    server = make_server(build_application(settings, trainings))
     if ready:
         ready(address)
     else:

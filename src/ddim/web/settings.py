@@ -32,9 +32,6 @@ class Limits:
         client_requests: requests of one client that are answered at the same time.
         results: number of results that are kept.
         uploads: number of uploaded images that are kept.
-        head_seconds: seconds in which the headers of a request must arrive.
-        body_seconds: seconds in which the body of a request must arrive.
-        send_seconds: seconds in which a client must receive a part of an answer.
     """
 
     images: int = 64
@@ -49,9 +46,6 @@ class Limits:
     client_requests: int = 64
     results: int = 256
     uploads: int = 32
-    head_seconds: float = 10.0
-    body_seconds: float = 30.0
-    send_seconds: float = 30.0
 
 
 @dataclass(frozen=True)

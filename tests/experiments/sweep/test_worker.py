@@ -123,10 +123,10 @@ def numbered(count):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("server", [nullcontext, postgres], ids=["sqlite", "postgresql"])
-def test_a_hundred_trials_with_eight_workers_of_which_ten_are_killed_and_one_is_frozen(tmp_path, server):
+def test_forty_trials_with_four_workers_of_which_five_are_killed_and_one_is_frozen(tmp_path, server):
     with server() as address:
-        planned = sweeping.plan_sweep(tmp_path / "sweep", numbered(100), storage=address)
-        storm(planned, 8, 10, 0.4, 1)
+        planned = sweeping.plan_sweep(tmp_path / "sweep", numbered(40), storage=address)
+        storm(planned, 4, 5, 0.4, 1)
         assert (tmp_path / "sweep" / "study.db").exists() == (address is None)
 
 
