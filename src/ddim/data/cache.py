@@ -304,9 +304,8 @@ def _read(folder: Path) -> Images:
 
 def read_headers(images: Images) -> list[Header]:
     """Return the headers (N,) of the original images; [] if the images are not cached."""
-    if images.folder is None:
-        return []
-    return [Header(*entry) for entry in read_sealed(images.folder / _INDEX)["originals"]]
+    entries = read_sealed(images.folder / _INDEX)["originals"] if images.folder else []
+    return [Header(*entry) for entry in entries]
 
 
 @lru_cache(maxsize=64)

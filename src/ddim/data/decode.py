@@ -298,8 +298,7 @@ def _open_deep_tiff(data: bytes) -> tuple[Header, _Load] | None:
     height, width, channels = sizes["Y"], sizes["X"], sizes.get(others, 1)
     if height * width * channels > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
         raise UnusableError("too many pixels")
-    tag = file.pages.first.tags.get(_ORIENTATION)
-    orientation = tag.value if tag else 1
+    orientation = getattr(file.pages.first.tags.get(_ORIENTATION), "value", 1)
     if orientation in _SIDEWAYS:
         height, width = width, height
     mode, kind = ("I;16", np.uint16) if series.dtype.kind == "u" else ("F", np.float32)
@@ -353,8 +352,7 @@ def _fit_picture(image: Image.Image | np.ndarray, size: tuple[int, int], channel
     if channels < 4 and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
-    resized = image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+    resized = image.convert(_MODES[channels]).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
     return np.asarray(resized).reshape(*size, channels)
 
 
