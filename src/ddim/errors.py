@@ -49,11 +49,12 @@ class OutOfMemory(RuntimeError):  # noqa: N818
     exit_code = 1
 
 
-class Interrupted(Exception):  # noqa: N818
+class Interrupted(KeyboardInterrupt):  # noqa: N818
     """A signal, such as Ctrl-C, stopped the training in `folder`; a checkpoint was saved first.
 
-    The exit code is 128 plus the signal's number, as shells report it. `own` is the end of the command that
-    continues: the options for files with components that the user wrote, such as " --own mine.py".
+    As with Ctrl-C itself, `except Exception` does not catch it. The exit code is 128 plus the signal's
+    number, as shells report it. `own` is the end of the command that continues: the options for files with
+    components that the user wrote, such as " --own mine.py".
     """
 
     def __init__(self, signal_number: int, folder: Path, own: str = "") -> None:

@@ -302,7 +302,7 @@ def check_fields(args: argparse.Namespace, command: str, *allowed: str) -> None:
 def _report(error: BaseException) -> int:
     """Print an error as one sentence and return its exit code."""
     error = explain_error(error)
-    if isinstance(error, KeyboardInterrupt) and not isinstance(error, Stopped):
+    if type(error) is KeyboardInterrupt:
         error = Stopped(signal.SIGINT)
     code = getattr(error, "exit_code", None)
     # An error is one line, also if a name in it contains a line break.
