@@ -6,7 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from ddim.recipe.recipe import Recipe
+import torch
+
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.pixels import Pixels
+from ddim.machine.runtime import Precision, Runtime, count_cores
+from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs.state import Plan
 
 MEASURED = 60.0
@@ -155,3 +160,42 @@ class TimeBudget:
     def _plan(self, speed: float, left: float, least: int) -> None:
         self.training.fix_total(self.training.seen + max(least, round(speed * left)))
         self.marked, self.direction = (self.clock(), self.training.seen), 0
+
+
+def estimate_seconds(
+    recipe: Recipe, channels: int, device: str, threads: int | None, processes: int = 1
+) -> float:
+    """Return the estimated duration of a run in seconds."""
+    if recipe.images is None:
+        return recipe.minutes * 60
+    return time_image(recipe, channels) * recipe.images / (threads or count_cores()) / processes
+
+
+def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32") -> float:
+    """Return the seconds of processor time that training takes for one image, on one thread.
+
+    Three updates of four blank images are run, and the fastest one counts. If an image takes more than a
+    second, one update of two images is enough. Processor time does not depend on other programs.
+
+    Args:
+        recipe: the recipe; its images are not read.
+        channels: number of channels of the images.
+        precision: the precision of the network.
+    """
+    # Initial weights and dropout must not change the caller's random state.
+    runtime = Runtime(precision=precision)
+    with torch.random.fork_rng(devices=[]), runtime:
+        model = runtime.place(build_model(recipe, channels))
+        pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
+
+        def update(count: int) -> float:
+            x0 = runtime.images(Noise(range(count)).like(model.blank(count)))
+            begin = time.thread_time()
+            with runtime.precise():
+                denoise = model.with_blank_labels(count)
+                loss = measure(denoise, x0, torch.full((count,), 0.5), x0, pixels).mean()
+            loss.backward()
+            return (time.thread_time() - begin) / count
+
+        first = update(2)
+        return first if first > 1 else min(update(4) for _ in range(3))

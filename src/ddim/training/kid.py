@@ -14,13 +14,13 @@ from ddim.sampling.classes import choose_label
 from ddim.sampling.generate import sample_uint8, split_into_parts
 from ddim.sampling.image_features import BATCH, ImageSet, compute_features
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.training.loop import Training
+from ddim.training.trainer import Trainer
 
 MeasureKID = Callable[[], dict[str, float]]
 """Returns {"kid": ..., "kid_low": ..., "kid_high": ...}, or {} if `report.kid` is 0."""
 
 
-def prepare_kid(training: Training) -> MeasureKID:
+def prepare_kid(training: Trainer) -> MeasureKID:
     """Return a function that measures the KID of `report.kid` samples, with its 95 % confidence interval.
 
     Samples come from the EMA weights, with the same seeds each time, in the recipe's number of steps. If the

@@ -17,9 +17,9 @@ from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
 from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model
-from ddim.training.loop import Training
-from ddim.training.muon import divide_parameters
-from ddim.training.step_values import StepValues
+from ddim.training.finite import StepValues
+from ddim.training.optim import divide_parameters
+from ddim.training.trainer import Trainer
 
 SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
 """What a user can do if a training does not fit into the memory."""
@@ -105,7 +105,7 @@ def check_memory(recipe: Recipe, channels: int, runtime: Runtime) -> None:
         )
 
 
-def advance_within_memory(training: Training) -> tuple[StepValues, str]:
+def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:
     """Train for one step; as long as the memory is too small, halve the parts in which a batch is trained.
 
     The batch stays the same, and so do its gradient and its loss, up to rounding. The larger
@@ -137,7 +137,12 @@ def advance_within_memory(training: Training) -> tuple[StepValues, str]:
     return values, f"the memory was full: batches are trained in {after} parts now (optim.accumulate {after})"
 
 
-def _can_halve(training: Training) -> bool:
+def _can_halve(training: Trainer) -> bool:
     optim = training.recipe.optim
     batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in training.model.modules())
     return training.processes.count == 1 and not batch_norm and optim.batch % (2 * optim.accumulate) == 0
+
+
+def fit_memory(training: Trainer) -> str:
+    """Return ""."""
+    return ""

@@ -14,6 +14,7 @@ from ddim.recipe.recipe import Recipe
 from ddim.runs.fitting import find_other_meaning
 from ddim.sampling.images import check_same_split, fingerprint_source
 from ddim.sampling.pipeline import LoadedRun, load
+from ddim.training.grouping import label_clusters, take_vectors  # noqa: F401
 
 
 def load_parent(source: Path | None) -> LoadedRun | None:

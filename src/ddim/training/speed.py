@@ -20,9 +20,9 @@ from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
 from ddim.runs.state import Plan
 from ddim.training.budget import WARM_UP
-from ddim.training.loop import Training
 from ddim.training.memory import SMALLER, advance_within_memory
 from ddim.training.start import start_training
+from ddim.training.trainer import Trainer
 
 SECONDS = 6.0
 """Seconds of training steps that are timed; longer if `FEWEST` steps take longer."""
@@ -135,7 +135,7 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
     )
 
 
-def _begin(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> tuple[Training, float, float]:
+def _begin(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> tuple[Trainer, float, float]:
     """Return a training after `WARM_UP` steps, and the seconds of its preparation and of these steps."""
     begin = time.monotonic()
     training = start_training(recipe, parts, runtime, None)
@@ -148,13 +148,13 @@ def _begin(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> tuple[Traini
     return training, started - begin, time.monotonic() - started
 
 
-def _finish_step(training: Training) -> None:
+def _finish_step(training: Trainer) -> None:
     """Train for one step as in a run, and wait until an accelerator has computed it."""
     values, _ = advance_within_memory(training)
     float(values["loss"])
 
 
-def _estimate_validation(training: Training) -> float:
+def _estimate_validation(training: Trainer) -> float:
     """Return the estimated seconds of one validation: its network evaluations, and saving its checkpoint."""
     recipe, runtime, report = training.recipe, training.runtime, training.recipe.report
     errors = min(report.validation_images, len(training.split.validation))
@@ -166,7 +166,7 @@ def _estimate_validation(training: Training) -> float:
     )
 
 
-def _time_evaluation(training: Training) -> float:
+def _time_evaluation(training: Trainer) -> float:
     """Return the seconds that the network takes for a micro-batch of images, run as in a validation."""
     runtime = training.runtime
     with training.averaged() as pipeline, runtime.precise(), torch.no_grad():
@@ -183,7 +183,7 @@ def _time_evaluation(training: Training) -> float:
         return first if first > LONGEST else min(evaluate() for _ in range(2))
 
 
-def _time_saving(training: Training) -> float:
+def _time_saving(training: Trainer) -> float:
     """Return the seconds that saving a checkpoint to a temporary folder takes; 0 if it cannot be saved."""
     begin = time.monotonic()
     with suppress(OSError), TemporaryDirectory() as folder:

@@ -21,7 +21,7 @@ from ddim.files import read_sealed
 from ddim.plots.pictures import enlarge
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.callbacks import Callback, describe_choices
-from ddim.training.loop import Training
+from ddim.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,7 @@ class Tracker(Callback, ABC):
     def close(self, finished: bool) -> None:
         """End the run in the tracker; `finished` is False if it was stopped and can be resumed."""
 
-    def on_start(self, training: Training, folder: Path) -> None:
+    def on_start(self, training: Trainer, folder: Path) -> None:
         """See `Callback`.
 
         Raises:
@@ -87,16 +87,16 @@ class Tracker(Callback, ABC):
             raise UserError(f"{self.title} cannot start: {' '.join(str(error).split())}") from error
         record_in_run(folder, trackers={**known, self.package: mine})
 
-    def on_log(self, training: Training, values: Mapping[str, float]) -> None:
+    def on_log(self, training: Trainer, values: Mapping[str, float]) -> None:
         """See `Callback`."""
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         self._try(lambda: self.log(training.step, {"images": training.seen, **finite}))
 
-    def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
+    def on_sheet(self, training: Trainer, sheet: np.ndarray) -> None:
         """See `Callback`."""
         self._try(lambda: self.show(training.step, "samples", enlarge(sheet)))
 
-    def on_end(self, training: Training) -> None:
+    def on_end(self, training: Trainer) -> None:
         """See `Callback`."""
         self._try(lambda: self.close(training.complete))
 

@@ -19,10 +19,10 @@ from ddim.sampling.classes import default_label, label_images
 from ddim.sampling.generate import gather_samples, generate, share_seeds
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.training.loop import Training
+from ddim.training.trainer import Trainer
 
 
-def validate(training: Training) -> dict[str, float]:
+def validate(training: Trainer) -> dict[str, float]:
     """Return the noise MAE and image MAE, in model units, of the EMA weights on validation images.
 
     Entries such as "noise_mae/log_snr_-4" are means over the images with a log-SNR in [-4, -2) (see
@@ -83,7 +83,7 @@ def denoise_validation_images(
     return errors
 
 
-def sample_preview(training: Training) -> Tensor:
+def sample_preview(training: Trainer) -> Tensor:
     """Return `report.grid` samples (n, C, H, W) in [0, 1] of the EMA weights, always with the same seeds.
 
     If the run has labels, sample k has class k % classes.
