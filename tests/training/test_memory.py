@@ -12,7 +12,6 @@ from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.training import Callback, resume
 from ddim.training.batches import Batch
-from ddim.training.loop import Training
 from ddim.training.memory import advance_within_memory, check_memory, estimate_memory, find_free_memory
 from ddim.training.request import Request, find_resumable
 

@@ -12,7 +12,6 @@ from ddim.diffusion.consistency import Consistency
 from ddim.errors import OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
 from ddim.training.budget import WARM_UP
-from ddim.training.loop import Training
 from ddim.training.speed import measure_speed
 
 

@@ -190,3 +190,28 @@ def _time_saving(training: Trainer) -> float:
         checkpoint.save(Path(folder), training.step, training.tensors(), training.documents(), best=True)
         return time.monotonic() - begin
     return 0.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to do.
+
+    Attributes:
+        images: number of training images that it will see, counting repetitions.
+        seconds: how long it will take, from the command to its last validation.
+    """
+
+    images: int
+    seconds: float
+
+
+def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> Forecast:
+    """Return the images that a run of this recipe will see, and its duration."""
+    batch, aside = recipe.optim.batch, reading + speed.start + speed.warm_up
+    warm, events = WARM_UP * batch, recipe.report.events * speed.validation
+    if recipe.images is not None:
+        images = math.ceil(recipe.images / batch) * batch
+        return Forecast(images, aside + max(0, images - warm) / speed.images_per_second + events)
+    seconds = recipe.minutes * 60
+    left = max(0.25 * (seconds - aside), seconds - aside - events, 0.0)
+    return Forecast(warm + round(left * speed.images_per_second), seconds)
