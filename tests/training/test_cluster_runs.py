@@ -28,7 +28,7 @@ from ddim.sampling.pipeline import read_clusters
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training import resume
 from ddim.training.batches import draw_batch
-from ddim.training.kid import prepare_kid
+from ddim.training.validation import prepare_kid
 from ddim.training.start import open_split, start_training
 from oracles import shaken
 
@@ -128,7 +128,7 @@ def test_kid_in_training_is_of_samples_with_the_frequencies_of_training(monkeypa
         return images.float().flatten(1)[:, :12]
 
     monkeypatch.setattr(
-        "ddim.training.kid.load_extractor", lambda: Extractor("x", "w" * 64, "x", 12, network)
+        "ddim.training.validation.load_extractor", lambda: Extractor("x", "w" * 64, "x", 12, network)
     )
     training, counts = (
         start_training(recipe, open_split(recipe), Runtime(), None),

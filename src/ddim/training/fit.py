@@ -21,10 +21,9 @@ from ddim.recipe.codec import write_recipe
 from ddim.runs.log import RunLog
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, Checkpoints, Log, SampleGrid, Snapshots
-from ddim.training.kid import MeasureKID
 from ddim.training.loop import Training
 from ddim.training.memory import advance_within_memory
-from ddim.training.validation import sample_preview, validate
+from ddim.training.validation import MeasureKID, sample_preview, validate
 
 CHECKED_EVERY = 1.0
 """Seconds between two checks that the losses are finite; each check waits until an accelerator is done."""

@@ -40,7 +40,6 @@ from ddim.sampling.recipe_checks import check_training
 from ddim.training.callbacks import Callback, check_callbacks
 from ddim.training.display import split_progress
 from ddim.training.fit import Start, fit
-from ddim.training.kid import prepare_kid
 from ddim.training.loop import Plan, Training
 from ddim.training.own_checks import check_own_parts
 from ddim.training.parent import hold_out_alike, load_parent
@@ -63,6 +62,7 @@ from ddim.training.start import (
     reopen_split,
     start_training,
 )
+from ddim.training.validation import prepare_kid
 
 
 @with_gradients
