@@ -41,6 +41,7 @@ from ddim.training.callbacks import Callback, check_callbacks
 from ddim.training.display import split_progress
 from ddim.training.fit import Start, fit
 from ddim.training.loop import Plan, Training
+from ddim.training.memory import fit_memory
 from ddim.training.own_checks import check_own_parts
 from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.request import choose_recipe
@@ -155,6 +156,9 @@ def _start(
         training = start_training(recipe, parts, runtime, parent)
         check_same_parent(training, parent)
         measure_kid = prepare_kid(training)
+        # A repeated command asks for the parts of a batch that it asked for at first.
+        document = describe_run(training, machine, source, parent)
+        smaller = fit_memory(training)
         folder = None
         if processes.leads:
             used = out is None or not _is_aborted(out)
@@ -162,9 +166,9 @@ def _start(
         folder = Path(processes.broadcast(folder))
         with lock_folder(folder) if processes.leads else nullcontext():
             if processes.leads:
-                write_sealed(folder / RUN, describe_run(training, machine, source, parent))
+                write_sealed(folder / RUN, document)
             parent = None  # frees the memory of its network
-            fit(training, measure_kid, replace(start, folder=folder))
+            fit(training, measure_kid, replace(start, folder=folder, news=[smaller] if smaller else ()))
     return folder
 
 

@@ -31,9 +31,8 @@ from ddim.sampling.classes import count_classes
 from ddim.sampling.images import read_parent_recipe, record_new_place, reopen_images
 from ddim.sampling.pipeline import LoadedRun, read_run_recipe
 from ddim.sampling.vector_labels import count_vectors
-from ddim.training.grouping import label_clusters, take_vectors
 from ddim.training.loop import Plan, Training
-from ddim.training.parent import check_parent, warn_of_other_meaning
+from ddim.training.parent import check_parent, label_clusters, take_vectors, warn_of_other_meaning
 
 
 @dataclass(frozen=True)
