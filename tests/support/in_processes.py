@@ -24,8 +24,8 @@ from ddim.recipe.named_recipes import RECIPES
 from ddim.sampling.classes import count_classes
 from ddim.training import batches
 from ddim.training.distill import make_student
-from ddim.training.parent import label_clusters
 from ddim.training.loop import Plan, Training
+from ddim.training.parent import label_clusters
 from ddim.training.start import measure_pixels
 from quick_net import QuickNet
 from small_recipes import make_small

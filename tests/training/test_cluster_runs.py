@@ -28,8 +28,8 @@ from ddim.sampling.pipeline import read_clusters
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training import resume
 from ddim.training.batches import draw_batch
-from ddim.training.validation import prepare_kid
 from ddim.training.start import open_split, start_training
+from ddim.training.validation import prepare_kid
 from oracles import shaken
 
 SOURCE = "blossoms:80"

@@ -71,7 +71,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="also report to an experiment tracker: wandb, mlflow or trackio; may be repeated",
+        help="also report to an experiment tracker: wandb or mlflow; may be repeated",
     )
     add_training_machine_options(parser)
     parser.add_argument(

@@ -43,7 +43,8 @@ def validate(training: Training) -> dict[str, float]:
     with training.averaged() as pipeline:
         errors = denoise_validation_images(pipeline, training.split, training.processes.share)
     errors = training.processes.interleave(errors)
-    each = {name: torch.cat([getattr(error, name) for error in errors]) for name in ("noise_mae", "image_mae")}
+    names = ("noise_mae", "image_mae")
+    each = {name: torch.cat([getattr(error, name) for error in errors]) for name in names}
     means = {name: values.mean().item() for name, values in each.items()}
     return means | mean_by_level(training.recipe.schedule(times).log_snr, each)
 
