@@ -27,8 +27,9 @@ from ddim.sampling.guidance import Guidance
 from ddim.sampling.guidance_choice import GuidanceOptions
 from ddim.sampling.pipeline import load
 from ddim.training.callbacks import Callback
+from ddim.training.request import load_parent_recipe, use_data
 from ddim.training.run import train
-from ddim.training.start import Machine, check_machine, load_parent_recipe, use_data
+from ddim.training.start import Machine, check_machine
 from ddim.training.teacher import find_teacher_guidance
 
 MIDDLE = 10.0

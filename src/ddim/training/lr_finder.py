@@ -15,9 +15,9 @@ from ddim.runs.state import Plan
 from ddim.sampling.pipeline import read_run_recipe
 from ddim.sampling.recipe_checks import check_training
 from ddim.training.callbacks import Callback
-from ddim.training.loop import Training
 from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.start import Machine, open_split, start_training
+from ddim.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +42,7 @@ class Curve:
 
 
 def range_test(
-    training: Training,
+    training: Trainer,
     low: float = 1e-7,
     high: float = 0.1,
     updates: int = 100,
@@ -95,7 +95,7 @@ class CurvePlot(Callback):
         draw_curves(axes, lines, "learning rate", "training loss, smoothed", title=title)
         _mark_x(axes, curve.suggested, f"suggested {curve.suggested:.2g}")
 
-    def on_start(self, training: Training, folder: Path) -> None:
+    def on_start(self, training: Trainer, folder: Path) -> None:
         """See `Callback`."""
         save_figure(folder / "lr-finder.png", self.figure)
 

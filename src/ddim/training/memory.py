@@ -18,9 +18,9 @@ from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
 from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model
-from ddim.training.loop import Training
-from ddim.training.muon import divide_parameters
-from ddim.training.step_values import StepValues
+from ddim.training.finite import StepValues
+from ddim.training.optim import divide_parameters
+from ddim.training.trainer import Trainer
 
 SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
 """What a user can do if a training does not fit into the memory."""
@@ -122,7 +122,7 @@ def _compare(recipe: Recipe, needed: int, free: int) -> None:
         )
 
 
-def fit_memory(training: Training) -> str:
+def fit_memory(training: Trainer) -> str:
     """Halve the parts in which batches are trained until a step fits into the free memory of a CPU.
 
     A system kills a process that fills its memory. An accelerator raises an error instead, which
@@ -144,7 +144,7 @@ def fit_memory(training: Training) -> str:
     return _describe(training, before, f"{free / 2**30:.1f} GiB of memory are free")
 
 
-def advance_within_memory(training: Training) -> tuple[StepValues, str]:
+def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:
     """Train for one step; as long as the memory is too small, halve the parts in which a batch is trained.
 
     The batch stays the same, and so do its gradient and its loss, up to rounding. The larger
@@ -169,7 +169,7 @@ def advance_within_memory(training: Training) -> tuple[StepValues, str]:
             torch.cuda.empty_cache()
 
 
-def _halve(training: Training) -> bool:
+def _halve(training: Trainer) -> bool:
     """Halve the parts of a batch, and return whether that is possible."""
     optim = training.recipe.optim
     batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in training.model.modules())
@@ -179,7 +179,7 @@ def _halve(training: Training) -> bool:
     return True
 
 
-def _describe(training: Training, before: int, why: str) -> str:
+def _describe(training: Trainer, before: int, why: str) -> str:
     parts = training.recipe.optim.accumulate
     changed = f"{why}: batches are trained in {parts} parts now (optim.accumulate {parts})"
     return changed if parts != before else ""

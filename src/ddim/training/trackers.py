@@ -21,7 +21,7 @@ from ddim.files import read_sealed
 from ddim.plots.pictures import enlarge
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.callbacks import Callback, describe_choices
-from ddim.training.loop import Training
+from ddim.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +60,7 @@ class Tracker(Callback, ABC):
             known: the id of the run that is continued; None for a new one.
         """
 
-    def on_start(self, training: Training, folder: Path) -> None:
+    def on_start(self, training: Trainer, folder: Path) -> None:
         """See `Callback`."""
         known = read_sealed(folder / RUN).get("trackers", {})
         try:
@@ -79,7 +79,7 @@ class Tracker(Callback, ABC):
             warn_user(f"the training goes on without {self.package}, which failed: {error}")
 
 
-def select_finite(training: Training, values: Mapping[str, float]) -> dict[str, float]:
+def select_finite(training: Trainer, values: Mapping[str, float]) -> dict[str, float]:
     """Return the finite values of a line of the log, with the number of images seen."""
     finite = {name: value for name, value in values.items() if math.isfinite(value)}
     return {"images": training.seen, **finite}
@@ -109,16 +109,16 @@ class WandB(Tracker):
         self.run.define_metric("*", step_metric="images")
         return self.run.id
 
-    def on_log(self, training: Training, values: Mapping[str, float]) -> None:
+    def on_log(self, training: Trainer, values: Mapping[str, float]) -> None:
         """See `Callback`."""
         line = {"step": training.step, **select_finite(training, values)}
         self.report(lambda: self.run.log(line))
 
-    def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
+    def on_sheet(self, training: Trainer, sheet: np.ndarray) -> None:
         """See `Callback`."""
         self.report(lambda: self.run.log({"samples": self.api.Image(enlarge(sheet)), "step": training.step}))
 
-    def on_end(self, training: Training) -> None:
+    def on_end(self, training: Trainer) -> None:
         """See `Callback`."""
         self.report(lambda: self.run.finish(exit_code=0 if training.complete else 1))
 
@@ -146,19 +146,19 @@ class MLflow(Tracker):
             self.client.log_param(self.id, name, value)
         return self.id
 
-    def on_log(self, training: Training, values: Mapping[str, float]) -> None:
+    def on_log(self, training: Trainer, values: Mapping[str, float]) -> None:
         """See `Callback`."""
         now, metric = int(time.time() * 1000), self.api.entities.Metric
         line = select_finite(training, values).items()
         entries = [metric(name, value, now, training.step) for name, value in line]
         self.report(lambda: self.client.log_batch(self.id, metrics=entries))
 
-    def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
+    def on_sheet(self, training: Trainer, sheet: np.ndarray) -> None:
         """See `Callback`."""
         file = f"samples/step-{training.step:09d}.png"
         self.report(lambda: self.client.log_image(self.id, enlarge(sheet), artifact_file=file))
 
-    def on_end(self, training: Training) -> None:
+    def on_end(self, training: Trainer) -> None:
         """See `Callback`."""
         status = "FINISHED" if training.complete else "KILLED"
         self.report(lambda: self.client.set_terminated(self.id, status))

@@ -25,13 +25,13 @@ from ddim.sampling.generate import gather_samples, generate, sample_uint8, share
 from ddim.sampling.image_features import BATCH, ImageSet, compute_features
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.training.loop import Training
+from ddim.training.trainer import Trainer
 
 MeasureKID = Callable[[], dict[str, float]]
 """Returns {"kid": ..., "kid_low": ..., "kid_high": ...}, or {} if `report.kid` is 0."""
 
 
-def validate(training: Training) -> dict[str, float]:
+def validate(training: Trainer) -> dict[str, float]:
     """Return the noise MAE and image MAE, in model units, of the EMA weights on validation images.
 
     Entries such as "noise_mae/log_snr_-4" are means over the images with a log-SNR in [-4, -2) (see
@@ -108,7 +108,7 @@ def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, fl
     return means
 
 
-def sample_preview(training: Training) -> Tensor:
+def sample_preview(training: Trainer) -> Tensor:
     """Return `report.grid` samples (n, C, H, W) in [0, 1] of the EMA weights, always with the same seeds.
 
     If the run has labels, sample k has class k % classes.
@@ -122,7 +122,7 @@ def sample_preview(training: Training) -> Tensor:
     return gather_samples(pipeline, images)
 
 
-def prepare_kid(training: Training) -> MeasureKID:
+def prepare_kid(training: Trainer) -> MeasureKID:
     """Return a function that measures the KID of `report.kid` samples, with its 95 % confidence interval.
 
     Samples come from the EMA weights, with the same seeds each time, in the recipe's number of steps. If the
