@@ -100,8 +100,8 @@ def fill_memory(monkeypatch, most, error, first=0):
         return found
 
     reached = []
-    step = Training.advance
-    monkeypatch.setattr(Training, "advance", lambda run: [step(run), reached.append(0)][0])
+    step = Trainer.advance
+    monkeypatch.setattr(Trainer, "advance", lambda run: [step(run), reached.append(0)][0])
     monkeypatch.setattr(Batch, "part", part)
     return failures
 

@@ -78,7 +78,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="also report to an experiment tracker: wandb, mlflow or trackio; may be repeated",
+        help="also report to an experiment tracker: wandb or mlflow; may be repeated",
     )
     add_training_machine_options(parser)
     parser.add_argument(
@@ -202,7 +202,7 @@ def _find_learning_rate(recipe: Recipe, machine: Machine, source: Path | None) -
     with ProgressDisplay() as progress:
         curve = find_learning_rate(recipe, machine, source, progress)
     say(f"learning rate {curve.suggested:.2g}; lr-finder.png in the run folder shows the range test")
-    return override(recipe, {"optim.lr": curve.suggested}), CurvePlot(curve, recipe)
+    return override(recipe, {"optim.lr": curve.suggested}), CurvePlot(curve)
 
 
 def _help_recipe(args: argparse.Namespace) -> int:

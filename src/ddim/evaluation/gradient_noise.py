@@ -122,7 +122,7 @@ def find_loss(run: LoadedRun) -> LossFunction:
     Raises:
         UserError: as in `load_teacher`.
     """
-    state, teacher = run.checkpoint.state, load_teacher(run)
+    state, teacher = run.checkpoint.state, load_teacher(run.recipe, run.runtime)
     batch, total = run.recipe.optim.batch, state.plan.total
     seen = state.step * batch
     if total is not None and seen >= total:

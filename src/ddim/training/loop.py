@@ -15,10 +15,9 @@ from ddim.errors import Interrupted, NotFinite, format_count
 from ddim.machine.runtime import CoreMeter, choose_threads, count_cores
 from ddim.machine.signals import Noted, note_signals
 from ddim.training.budget import TimeBudget
-from ddim.training.kid import MeasureKID
 from ddim.training.memory import advance_within_memory
 from ddim.training.trainer import Trainer
-from ddim.training.validation import sample_preview, validate
+from ddim.training.validation import MeasureKID, sample_preview, validate
 from ddim.training.writer import RunWriter
 
 CHECKED_EVERY = 1.0

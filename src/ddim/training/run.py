@@ -17,7 +17,7 @@ from ddim.data import SplitImages, split_images
 from ddim.data.arrays import give_images
 from ddim.data.open import source_exists
 from ddim.diffusion.grad_mode import with_gradients
-from ddim.errors import UserError
+from ddim.errors import UserError, warn_user
 from ddim.files import lock_folder, read_sealed
 from ddim.machine.distributed import Processes, join_processes
 from ddim.machine.progress import Progress
@@ -34,7 +34,6 @@ from ddim.sampling.pipeline import load_state, load_vectors, read_clusters, read
 from ddim.sampling.recipe_checks import check_training
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, check_callbacks
-from ddim.training.kid import prepare_kid
 from ddim.training.loop import Lead, fit
 from ddim.training.memory import fit_memory
 from ddim.training.parent import hold_out_alike, load_parent
@@ -48,6 +47,7 @@ from ddim.training.start import (
     start_training,
 )
 from ddim.training.trainer import Trainer
+from ddim.training.validation import prepare_kid
 from ddim.training.writer import RunWriter
 
 
@@ -120,7 +120,8 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
             parent = load_parent(source)
             trainer = start_training(recipe, split, runtime, parent)
-            fit_memory(trainer)
+            if news := fit_memory(trainer):
+                warn_user(news)
             measure_kid = prepare_kid(trainer)
             facts = {
                 "requested": describe_request(requested),

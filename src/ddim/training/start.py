@@ -39,6 +39,7 @@ from ddim.sampling.provenance import list_versions
 from ddim.sampling.vector_labels import count_vectors
 from ddim.training.budget import estimate_seconds
 from ddim.training.parent import check_parent, label_clusters, take_vectors, warn_of_other_meaning
+from ddim.training.teacher import name_teacher
 from ddim.training.trainer import Trainer
 
 
@@ -165,13 +166,12 @@ def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent:
             f"data.dequantise adds noise within the bins of 8-bit values, and these images have "
             f"{parts.images.values.type}: leave it out"
         )
+    recipe = name_teacher(recipe, parent, parts) if parent else recipe
     pixels = parent.pixels if parent else measure_pixels(recipe, parts)
     trainer = Trainer(recipe, parts, pixels, runtime, Plan(recipe.images))
     if parent:
         trainer.start_from(parent.model.state_dict())
         warn_of_other_meaning(parent.recipe, recipe)
-        if trainer.teacher:
-            trainer.teacher.learn_from(parent, parts)
     return trainer
 
 
@@ -208,7 +208,6 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
     return {
         "recipe": dump(recipe),
         "seed": recipe.seed,
-        **({"guide": trainer.teacher.guide} if trainer.teacher and trainer.teacher.guide else {}),
         "data": {
             "source": recipe.data.source,
             "path": absolute_source(recipe.data.source),

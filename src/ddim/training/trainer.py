@@ -35,15 +35,15 @@ from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import Batches, draw_times
 from ddim.training.finite import FiniteCheck, StepValues
 from ddim.training.optim import build_optimizer, divide_parameters
-from ddim.training.teacher import make_teacher
+from ddim.training.teacher import load_teacher
 
 
 class Trainer:
     """A training in memory; it knows no files, no signals and no callbacks.
 
     A checkpoint holds the weights, all EMA weights, the state of the optimiser, the past losses for
-    loss-aware times, those of a guided teacher and its guide, and `RunState`. All else is a function of the
-    recipe's seed and of `step`: the order of the images, their mirroring, times, noise and dropout.
+    loss-aware times, and `RunState`. All else is a function of the recipe's seed and of `step`: the order of
+    the images, their mirroring, times, noise and dropout.
 
     With several processes (see `ddim.machine.distributed`), each process has the whole state, and trains on
     its part of each batch. Gradients and losses are combined over all processes, so that all processes have
@@ -93,7 +93,7 @@ class Trainer:
             self.model.shape,
         ).train()
         self.batches = Batches(recipe, split, self.model.shape, runtime)
-        self.teacher = make_teacher(recipe, self.model.shape.channels, runtime)
+        self.teacher = load_teacher(recipe, runtime)
         self.memory = make_memory(recipe.objective, recipe.schedule, runtime.exact_device)
         others, matrices = divide_parameters(self.model, recipe.optim)
         self.parameters = others | matrices
@@ -292,7 +292,7 @@ class Trainer:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
         slots, names = self.optimizer.state_dict()["state"], list(self.parameters)
         kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
-        held = {**self.weights(), **(self.teacher.tensors() if self.teacher else {}), "optimizer": kept}
+        held = {**self.weights(), "optimizer": kept}
         return held | ({"times": self.memory.state()} if self.memory else {})
 
     def documents(self) -> dict[str, Any]:
@@ -338,8 +338,6 @@ class Trainer:
         for profile, average in self.averages.items():
             for name, value in average.items():
                 value.copy_(tensors[f"ema/{profile}"][name])
-        if self.teacher:
-            self.teacher.restore(tensors)
         if self.memory:
             self.memory.restore(tensors["times"])
         slots: dict[int, dict[str, Tensor]] = {}
