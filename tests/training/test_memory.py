@@ -14,6 +14,7 @@ from ddim.training import Callback, resume
 from ddim.training.batches import Batch
 from ddim.training.memory import advance_within_memory, check_memory, estimate_memory, find_free_memory
 from ddim.training.request import Request, find_resumable
+from ddim.training.trainer import Trainer
 
 
 def test_activations_grow_with_the_batch_and_the_pixels_and_weights_do_not():

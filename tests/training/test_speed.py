@@ -13,6 +13,7 @@ from ddim.errors import OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
 from ddim.training.budget import WARM_UP
 from ddim.training.speed import measure_speed
+from ddim.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
