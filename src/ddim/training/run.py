@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import median_high
 from typing import Any
 
 from ddim.data import SplitImages, split_images
@@ -323,7 +323,7 @@ def _extend_budget(
 
 
 def _read_speed(folder: Path) -> float:
-    """Return the median of the images per second between two lines with losses in a run's log."""
+    """Return the median of the images per second between two lines with losses in the log of a run."""
     lines = [line for line in read_metrics(folder) if "loss" in line]
     speeds = [
         (new["images"] - old["images"]) / (new["time"] - old["time"])
@@ -332,4 +332,4 @@ def _read_speed(folder: Path) -> float:
     ]
     if not speeds:
         raise UserError(f"run {folder} is too short to know its speed: give the new budget in images")
-    return median(speeds)
+    return median_high(speeds)
