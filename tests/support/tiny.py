@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from ddim.data import Images, split_images
 from ddim.machine.runtime import Runtime
@@ -19,10 +20,11 @@ from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import override
 from ddim.recipe.recipe import Data, Optim, Recipe, Report, build_model
 from ddim.runs import checkpoint
+from ddim.runs.state import Plan
 from ddim.training import Callback, Machine
 from ddim.training import train as train_run
-from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels
+from ddim.training.trainer import Trainer
 
 COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]
 MACHINE = Machine("cpu", "fp32", compiling=False, threads=1)
@@ -81,7 +83,7 @@ def training(chosen=BASE, source=None, updates=0):
     """A training after so many updates, on images in memory."""
     source = source or images()
     parts = split_images(source, chosen.data.validation, chosen.seed)
-    run = Training(chosen, parts, measure_pixels(chosen, parts), Runtime(), Plan(chosen.images))
+    run = Trainer(chosen, parts, measure_pixels(chosen, parts), Runtime(), Plan(chosen.images))
     for _ in range(updates):
         run.advance()
     return run
@@ -128,10 +130,21 @@ def different(one, other):
 
 def gradients(run):
     """Return the gradients and the loss of the next update, without making the update."""
-    loss, *_ = run._backward()
-    found = {name: p.grad.clone() for name, p in run.parameters.items()}
-    run.optimizer.zero_grad(set_to_none=True)
-    return found, loss
+    found = {}
+
+    def judge(step, loss, norm):
+        found.update({name: p.grad.clone() for name, p in run.parameters.items()})
+        raise StopIteration(loss.detach().clone())
+
+    clip, run.finite.judge = nn.utils.clip_grad_norm_, judge
+    try:
+        nn.utils.clip_grad_norm_ = lambda *_: torch.zeros(())
+        run.advance()
+    except StopIteration as stopped:
+        return found, stopped.value
+    finally:
+        nn.utils.clip_grad_norm_ = clip
+        del run.finite.judge
 
 
 def digests(folder, files=3):

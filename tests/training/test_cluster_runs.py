@@ -28,8 +28,8 @@ from ddim.sampling.pipeline import read_clusters
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training import resume
 from ddim.training.batches import draw_batch
-from ddim.training.kid import prepare_kid
 from ddim.training.start import open_split, start_training
+from ddim.training.validation import prepare_kid
 from oracles import shaken
 
 SOURCE = "blossoms:80"
@@ -76,7 +76,7 @@ def test_a_run_that_crashed_keeps_its_labels_and_ends_like_an_uninterrupted_one(
     recipe = tiny.recipe(**CHANGES, report__checkpoint=0.0)
     folder = tiny.train_until_crash(recipe, tmp_path / "run", tiny.At(7, tiny.crash))
     # On another machine, k-means could give other labels, so a resumed run must not use it.
-    monkeypatch.setattr("ddim.training.grouping.group_images", None)
+    monkeypatch.setattr("ddim.training.parent.group_images", None)
     resume(folder)
     assert tiny.metrics(folder) == tiny.metrics(run)
     assert tiny.digests(folder, 4) == tiny.digests(run, 4)
@@ -128,7 +128,7 @@ def test_kid_in_training_is_of_samples_with_the_frequencies_of_training(monkeypa
         return images.float().flatten(1)[:, :12]
 
     monkeypatch.setattr(
-        "ddim.training.kid.load_extractor", lambda: Extractor("x", "w" * 64, "x", 12, network)
+        "ddim.training.validation.load_extractor", lambda: Extractor("x", "w" * 64, "x", 12, network)
     )
     training, counts = (
         start_training(recipe, open_split(recipe), Runtime(), None),

@@ -22,6 +22,7 @@ from ddim.recipe.codec import override
 from ddim.recipe.named_recipes import RECIPES, find_recipe
 from ddim.runs import checkpoint
 from ddim.runs.fitting import find_other_meaning
+from ddim.runs.state import Plan
 from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load, read_run_recipe
@@ -29,7 +30,6 @@ from ddim.sampling.recipe_checks import check_training
 from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
 from ddim.training import distill, resume
 from ddim.training.distill import make_student
-from ddim.training.loop import Plan
 from ddim.training.pace import describe_errors
 from ddim.training.request import Request, find_resumable
 from ddim.training.teacher import Teacher, find_teacher_guidance

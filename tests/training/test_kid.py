@@ -25,7 +25,7 @@ CHANGES = {"data__source": "blossoms:60", "data__validation": "0.5", "report__ki
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("ddim.training.kid.load_extractor", stub)
+    monkeypatch.setattr("ddim.training.validation.load_extractor", stub)
 
 
 def values(folder, name):
@@ -81,7 +81,7 @@ def test_a_resumed_run_logs_the_same_kid_and_keeps_the_same_best(saves, tmp_path
 def test_the_features_of_the_reference_are_computed_once(tmp_path, monkeypatch):
     monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
     seen = []
-    monkeypatch.setattr("ddim.training.kid.load_extractor", lambda: stub(seen))
+    monkeypatch.setattr("ddim.training.validation.load_extractor", lambda: stub(seen))
     tiny.train(tiny.recipe(**CHANGES), tmp_path / "one")
     assert sum(seen) == 30 + 2 * 32
     tiny.train(tiny.recipe(**CHANGES), tmp_path / "two")
@@ -95,7 +95,7 @@ def test_impossible_kid_is_refused_before_there_is_a_folder(tmp_path, monkeypatc
     def find():
         raise UserError('the features need a package: pip install "ddim[metrics]"')
 
-    monkeypatch.setattr("ddim.training.kid.load_extractor", find)
+    monkeypatch.setattr("ddim.training.validation.load_extractor", find)
     with pytest.raises(UserError, match="pip install"):
         tiny.train(tiny.recipe(**CHANGES), tmp_path / "run")
     assert not (tmp_path / "run").exists()

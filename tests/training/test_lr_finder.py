@@ -86,7 +86,7 @@ def test_a_recipe_that_cannot_be_trained_gets_no_range_test():
 def test_a_run_after_a_range_test_starts_from_untouched_weights_and_keeps_the_plot(tmp_path):
     recipe = quick_recipe()
     curve = find_learning_rate(recipe, tiny.MACHINE)
-    drawn = tiny.train(recipe, tmp_path / "drawn", callbacks=[CurvePlot(curve, recipe)])
+    drawn = tiny.train(recipe, tmp_path / "drawn", callbacks=[CurvePlot(curve)])
     plain = tiny.train(recipe, tmp_path / "plain")
     assert tiny.digests(drawn) == tiny.digests(plain)
     with Image.open(drawn / "lr-finder.png") as image:

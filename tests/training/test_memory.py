@@ -12,9 +12,9 @@ from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.training import Callback, resume
 from ddim.training.batches import Batch
-from ddim.training.loop import Training
 from ddim.training.memory import advance_within_memory, check_memory, estimate_memory, find_free_memory
 from ddim.training.request import Request, find_resumable
+from ddim.training.trainer import Trainer
 
 
 def test_activations_grow_with_the_batch_and_the_pixels_and_weights_do_not():
@@ -101,8 +101,8 @@ def fill_memory(monkeypatch, most, error, first=0):
         return found
 
     reached = []
-    step = Training.advance
-    monkeypatch.setattr(Training, "advance", lambda run: [step(run), reached.append(0)][0])
+    step = Trainer.advance
+    monkeypatch.setattr(Trainer, "advance", lambda run: [step(run), reached.append(0)][0])
     monkeypatch.setattr(Batch, "part", part)
     return failures
 

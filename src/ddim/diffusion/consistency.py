@@ -81,6 +81,8 @@ class Consistency:
             None in place of both for all noise levels.
         guide: the weaker model, with the network of the teacher, such as "@guide"; None for the teacher
             without its label.
+        teacher: the checkpoint of the teacher; a new student gets it from the run from whose weights it
+            starts.
     """
 
     times: TimeSampling = paper_times()
@@ -89,6 +91,7 @@ class Consistency:
     guidance: float = 1.0
     interval: Interval | None = None
     guide: str | None = None
+    teacher: str | None = None
 
     needs_variance = False
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ddim.data import SplitImages
-from ddim.data.images import gather_batch
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.loss import LossFunction, make_memory
 from ddim.diffusion.time_sampling import Memory
@@ -22,7 +21,7 @@ from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.statistics import Estimate
 from ddim.runs import checkpoint
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
-from ddim.training import batches
+from ddim.training.batches import Batches, draw_times
 from ddim.training.teacher import load_teacher
 
 BATCHES = 16
@@ -123,7 +122,7 @@ def find_loss(run: LoadedRun) -> LossFunction:
     Raises:
         UserError: as in `load_teacher`.
     """
-    state, teacher = run.checkpoint.state, load_teacher(run)
+    state, teacher = run.checkpoint.state, load_teacher(run.recipe, run.runtime)
     batch, total = run.recipe.optim.batch, state.plan.total
     seen = state.step * batch
     if total is not None and seen >= total:
@@ -192,13 +191,12 @@ def draw_parts(
     each image in the loss. The model is conditioned on the labels of the images.
     """
     runtime = run.runtime
-    batch = batches.draw_batch(run.recipe, own, run.model, runtime, step, memory)
-    size = len(batch.rows.which)
-    for start in range(0, size, runtime.micro_batch):
+    batch = Batches(run.recipe, own, run.model.shape, runtime)[step]
+    times, weights = draw_times(run.recipe, batch.uniform, memory)
+    for start in range(0, len(times), runtime.micro_batch):
         part = slice(start, start + runtime.micro_batch)
-        rows = batch.rows.part(part)
-        images = gather_batch(own.images, rows.which, rows.mirrored).to(runtime.device)
-        yield *batch.part(part, images, run.model, run.pixels, runtime), batch.weights[part] / size
+        denoise, x0, eps = batch.part(part, run.model, run.pixels, runtime)
+        yield denoise, x0, times[part], eps, weights[part] / len(times)
 
 
 def load_loss_memory(run: LoadedRun) -> Memory | None:

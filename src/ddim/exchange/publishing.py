@@ -86,8 +86,8 @@ def hide_folders(recipe: Recipe) -> Recipe:
     source = source if on_hub else _name_file(source)
     vectors = None if data.vectors is None else _name_file(data.vectors)
     loss = recipe.objective
-    if isinstance(loss, Consistency) and loss.guide:
-        loss = replace(loss, guide=name_guide(loss.guide))
+    if isinstance(loss, Consistency):
+        loss = replace(loss, guide=loss.guide and name_guide(loss.guide), teacher=None)
     return replace(recipe, data=replace(data, source=source, vectors=vectors), objective=loss)
 
 

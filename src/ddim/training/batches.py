@@ -1,9 +1,8 @@
-"""Draw the batches of training: the images, timesteps, noise and labels of each step."""
+"""The batches of a training: `batches[step]` has the images, times, noise and labels of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from ddim.data import SplitImages
 from ddim.data.augment import apply_transformations, prepare_transformations
-from ddim.data.images import to_unit
+from ddim.data.images import gather_batch, to_unit
 from ddim.data.order import draw_flips, select_indices
-from ddim.diffusion.denoiser import Denoiser, Labelled, Model
+from ddim.diffusion.denoiser import Denoiser, Labelled, Model, Shape
 from ddim.diffusion.log_snr import midpoints
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
@@ -23,67 +22,49 @@ from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.classes import drop_labels, label_images
 
+LARGEST_SHARE = 0.25
+"""The largest share of an accelerator's memory that the images of a run may fill."""
 
-@dataclass(frozen=True)
-class Rows:
-    """Images of a batch.
-
-    Attributes:
-        which: the indices (b,) of the images.
-        mirrored: whether each image is mirrored (b,); None if no image is mirrored.
-    """
-
-    which: np.ndarray
-    mirrored: np.ndarray | None
-
-    def part(self, part: slice) -> Rows:
-        """Return the rows of a part of the batch."""
-        return Rows(self.which[part], None if self.mirrored is None else self.mirrored[part])
+_PART = 256
+"""The number of images that are copied to an accelerator at once, so that the CPU never holds all of them."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """All random values of one step with B images; they do not depend on `optim.accumulate`.
+    """All that a step with B images is trained on, before noise is added.
 
     Tensors are on the device of the training, except where another device is named.
 
-    Args:
-        rows: the images of the batch.
-        times: timesteps (B,) of the images, float64, on `Runtime.exact_device`.
-        weights: weights (B,) of the timesteps in the loss, float64, on `Runtime.exact_device`.
+    Attributes:
+        images: the images (B, C, H, W), mirrored if the recipe says so, in the type of `gather_batch`.
+        uniform: one random number (B,) of each of B equal slices of [0, 1), float64, on the exact device;
+            `draw_times` makes times from them.
         noise: standard normal noise (B, C, H, W).
-        dequantisation: uniform noise (B, C, H, W) within the bin of an 8-bit value, or None.
+        grain: uniform noise (B, C, H, W) within the bin of an 8-bit value, or None.
         augment_labels: augmentation labels (B, 9) on the CPU, which define the augmentation, or None.
         class_labels: class labels (B,) or vectors (B, d) on the CPU, or None.
     """
 
-    rows: Rows
-    times: Tensor
-    weights: Tensor
+    images: Tensor
+    uniform: Tensor
     noise: Tensor
-    dequantisation: Tensor | None
+    grain: Tensor | None
     augment_labels: Tensor | None
     class_labels: Tensor | None
 
     def part(
-        self, part: slice, images: Tensor, model: Model, pixels: Pixels, runtime: Runtime
-    ) -> tuple[Denoiser, Tensor, Tensor, Tensor]:
-        """Return the arguments of the loss for a part of the batch.
+        self, part: slice, model: Model, pixels: Pixels, runtime: Runtime
+    ) -> tuple[Denoiser, Tensor, Tensor]:
+        """Return the model with the labels of a part of the batch, and its images x0 and noise (b, C, H, W).
 
         Args:
             part: the part, as a slice of the batch.
-            images: the images (b, C, H, W) of the part, as in `gather_batch`, on the device.
             model: the model.
             pixels: the map between images and model units.
             runtime: how the network runs.
-
-        Returns:
-            The model, conditioned on the labels of the part; and the images x0, timesteps and noise of the
-            part.
         """
-        dequantisation = None if self.dequantisation is None else self.dequantisation[part]
-        x0 = runtime.images(pixels.enter(to_unit(images, dequantisation)))
-        eps = runtime.images(self.noise[part])
+        grain = None if self.grain is None else self.grain[part]
+        x0 = runtime.images(pixels.enter(to_unit(self.images[part], grain)))
         augment = label = None
         if self.augment_labels is not None:
             labels = self.augment_labels[part]
@@ -93,62 +74,92 @@ class Batch:
             label = runtime.send(self.class_labels[part])
         # `Model.with_labels` is not used, because it reads the labels and so waits for the device.
         denoise = model if label is None and augment is None else Labelled(model, label, augment)
-        return denoise, x0, self.times[part], eps
+        return denoise, x0, runtime.images(self.noise[part])
 
 
-def draw_rows(recipe: Recipe, train: np.ndarray, step: int) -> Rows:
-    """Return the indices of the images of a step, and which of these images are mirrored.
+class Batches:
+    """The batches of a run: `batches[step]` depends on the recipe and the step alone.
 
-    Args:
-        recipe: the recipe of the run.
-        train: indices (N,) of the training images of the run.
-        step: the number of the step.
-    """
-    size, n, seed = recipe.optim.batch, len(train), recipe.seed
-    mirrored = draw_flips(n, seed, step * size, size) if recipe.data.flip else None
-    return Rows(train[select_indices(n, seed, step * size, size)], mirrored)
-
-
-def draw_batch(
-    recipe: Recipe,
-    split: SplitImages,
-    model: Model,
-    runtime: Runtime,
-    step: int,
-    memory: Memory | None,
-) -> Batch:
-    """Return the batch of a step; its random numbers depend only on the recipe's seed and on `step`.
+    In particular it does not depend on `optim.accumulate` or the number of processes. If all images fit into
+    `LARGEST_SHARE` of a GPU's memory, they are copied to it once. Otherwise a thread reads the next batch
+    into pinned memory while the network works on the current one.
 
     Args:
         recipe: the recipe of the run.
         split: the images of the run, split into training and validation images.
-        model: the model, for the shape of the noise.
-        runtime: how the network runs; noise and times are drawn on its device.
-        step: the number of the step.
-        memory: the past losses, if times or weights depend on them, else None.
+        shape: channels, height and width of the images.
+        runtime: noise and times are drawn on its device.
     """
-    size, seed, device = recipe.optim.batch, recipe.seed, runtime.device
-    rows = draw_rows(recipe, split.train, step)
-    random = stream(device, seed, NOISE, step)
-    # One time is drawn from each of B equal slices of [0, 1). This has the distribution of independent times
-    # and less variance.
-    uniform = torch.rand(size, generator=random, device=device, dtype=torch.float32)
-    uniform = uniform.to(runtime.exact_device).double()
-    slices = torch.arange(size, device=uniform.device)
-    times, weights = draw_times(recipe, (slices + uniform) / size, memory)
-    full = (size, model.shape.channels, model.shape.height, model.shape.width)
-    noise = torch.randn(full, generator=random, device=device)
-    dequantisation = augment_labels = None
-    if recipe.data.dequantise:
-        grain = stream(device, seed, GRAIN, step)
-        dequantisation = torch.rand(full, generator=grain, device=device)
-    if recipe.augment.probability:
-        augment_labels = recipe.augment.draw_labels(size, stream("cpu", seed, AUGMENT, step))
-    class_labels = label_images(recipe, split.images, rows.which)
-    if class_labels is not None:
-        draw = stream("cpu", seed, LABEL, step)
-        class_labels = drop_labels(class_labels, recipe.data.unlabelled, draw)
-    return Batch(rows, times, weights, noise, dequantisation, augment_labels, class_labels)
+
+    def __init__(self, recipe: Recipe, split: SplitImages, shape: Shape, runtime: Runtime) -> None:
+        self.recipe, self.split, self.shape, self.runtime = recipe, split, shape, runtime
+        self._on_device = _copy_if_small(split, runtime.device) if runtime.device != "cpu" else None
+        ahead = runtime.device != "cpu" and self._on_device is None
+        self._thread = ThreadPoolExecutor(1, "images") if ahead else None
+        self._next: tuple[int, Future[Tensor]] | None = None
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        recipe, device = self.recipe, self.runtime.device
+        size, seed = recipe.optim.batch, recipe.seed
+        random = stream(device, seed, NOISE, step)
+        # One time is drawn from each of B equal slices of [0, 1). This has the distribution of independent
+        # times and less variance.
+        uniform = torch.rand(size, generator=random, device=device, dtype=torch.float32)
+        uniform = uniform.to(self.runtime.exact_device).double()
+        uniform = (torch.arange(size, device=uniform.device) + uniform) / size
+        full = (size, self.shape.channels, self.shape.height, self.shape.width)
+        noise = torch.randn(full, generator=random, device=device)
+        grain = augment_labels = None
+        if recipe.data.dequantise:
+            grain = torch.rand(full, generator=stream(device, seed, GRAIN, step), device=device)
+        if recipe.augment.probability:
+            augment_labels = recipe.augment.draw_labels(size, stream("cpu", seed, AUGMENT, step))
+        which, mirrored = self._draw_images(step)
+        class_labels = label_images(recipe, self.split.images, which)
+        if class_labels is not None:
+            draw = stream("cpu", seed, LABEL, step)
+            class_labels = drop_labels(class_labels, recipe.data.unlabelled, draw)
+        return Batch(self._load(step, which, mirrored), uniform, noise, grain, augment_labels, class_labels)
+
+    def _draw_images(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the indices (B,) of the images of a step, and which of them are mirrored (B,), or None."""
+        size, train, seed = self.recipe.optim.batch, self.split.train, self.recipe.seed
+        mirrored = draw_flips(len(train), seed, step * size, size) if self.recipe.data.flip else None
+        return train[select_indices(len(train), seed, step * size, size)], mirrored
+
+    def _load(self, step: int, which: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
+        """Return images (B, C, H, W) on the device; if a thread reads them, it starts on the next batch."""
+        if self._on_device is not None:
+            pixels = self._on_device[self.runtime.send(torch.from_numpy(which))]
+            if mirrored is not None:
+                flipped = self.runtime.send(torch.from_numpy(mirrored))
+                pixels = torch.where(flipped.reshape(-1, 1, 1, 1), pixels.flip(2), pixels)
+            return pixels.permute(0, 3, 1, 2)
+        if self._thread is None:
+            return gather_batch(self.split.images, which, mirrored)
+        known = self._next and self._next[0] == step
+        images = self._next[1].result() if self._next and known else self._read(which, mirrored)
+        self._next = step + 1, self._thread.submit(self._read, *self._draw_images(step + 1))
+        return self.runtime.move(images)
+
+    def _read(self, which: np.ndarray, mirrored: np.ndarray | None) -> Tensor:
+        images = gather_batch(self.split.images, which, mirrored)
+        return images.pin_memory() if self.runtime.device.startswith("cuda") else images
+
+
+def _copy_if_small(split: SplitImages, device: str) -> Tensor | None:
+    """Return all images (N, H, W, C) on a GPU, in the type of `gather_batch`; None if they are too large."""
+    images = split.images
+    kind = torch.uint8 if images.values.eight_bits else torch.float32
+    memory = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
+    if images.pixels.size * kind.itemsize > LARGEST_SHARE * memory:
+        return None
+    copied = torch.empty(images.pixels.shape, dtype=kind, device=device)
+    for first in range(0, len(images), _PART):
+        part = gather_batch(images, np.arange(first, min(first + _PART, len(images))))
+        copied[first : first + _PART] = part.permute(0, 2, 3, 1)
+    return copied
 
 
 def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
@@ -167,22 +178,3 @@ def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[
 def earliest_time(recipe: Recipe) -> float:
     """Return the smallest of 100,000 training timesteps; the network is hardly trained at smaller ones."""
     return draw_times(recipe, midpoints(), None)[0].min().item()
-
-
-@contextmanager
-def seed_globally(device: str, seed: int, use: int, step: int, part: int = 0) -> Generator[None]:
-    """Seed torch's global generators inside the block, because dropout can use no other generator.
-
-    Args:
-        device: the device of the training.
-        seed: the seed of the run.
-        use: see `stream`.
-        step: the training step.
-        part: the first image of a part of the batch, if each part has its own numbers.
-    """
-    cuda = [device] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.default_generator.set_state(stream("cpu", seed + part * 2**32, use, step).get_state())
-        for name in cuda:
-            torch.cuda.set_rng_state(stream(name, seed + part * 2**32, use, step).get_state(), name)
-        yield

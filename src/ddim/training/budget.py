@@ -1,13 +1,15 @@
-"""Convert a time budget to a training length in images, and change the length if the speed changes much."""
+"""Convert a time budget to a training length in images, and estimate how long a run will take."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Protocol
 
-from ddim.recipe.recipe import Recipe
-from ddim.runs.state import Plan
+import torch
+
+from ddim.diffusion.pixels import Pixels
+from ddim.machine.runtime import Precision, Runtime, count_cores
+from ddim.recipe.recipe import Recipe, build_model
+from ddim.training.trainer import Trainer
 
 MEASURED = 60.0
 """Seconds of training over which the speed is measured; a tenth of the budget if that is shorter."""
@@ -29,108 +31,65 @@ TRAINED = 0.25
 """The same fraction after two or more validations."""
 
 
-class Budgeted(Protocol):
-    """The parts of a training that `TimeBudget` uses; the training is a `Training` or a simulated one."""
-
-    step: int
-    plan: Plan
-    recipe: Recipe
-
-    @property
-    def seen(self) -> int:
-        """Images seen so far."""
-        ...
-
-    def validation_steps(self) -> set[int]:
-        """Return the steps after which the training validates."""
-        ...
-
-    def fix_total(self, total: int) -> None:
-        """Set the training length to about `total` images."""
-        ...
-
-
 class TimeBudget:
-    """Converts the minutes of a recipe to a training length, using the measured speed of training.
+    """Converts the minutes of a recipe to a training length: at the start, and again at each validation.
 
     The training length is the number of images to process, where each repetition of an image counts. A
     resumed run keeps the length in its checkpoint, so that it continues exactly.
 
     Args:
         training: the training whose speed is measured.
-        began: time of `clock` when the command started; the time to read the images counts too.
-        clock: returns the time in seconds, by default `time.monotonic`.
+        began: `time.monotonic()` when the command started; the time to read the images counts too.
     """
 
-    def __init__(self, training: Budgeted, began: float, clock: Callable[[], float] | None = None) -> None:
-        self.clock = clock or time.monotonic
-        self.seconds = training.recipe.minutes * 60
-        self.window = min(MEASURED, self.seconds / 10)
-        self.deadline = began + self.seconds
+    def __init__(self, training: Trainer, began: float) -> None:
         self.training, self.active = training, training.plan.total is None
-        self.validations: list[float] = []
-        self.restart()
+        self.seconds = training.recipe.minutes * 60
+        self.deadline = began + self.seconds
+        self.window = min(MEASURED, self.seconds / 10)
+        self.first, self.validations = training.step, list[float]()
+        # The time and the images seen when the measurement of the speed began.
+        self.mark: tuple[float, int] | None = None
 
     def restart(self) -> None:
-        """Measure the speed anew, after the next `WARM_UP` steps, which are not timed."""
-        self.first = self.training.step
-        self.marked: tuple[float, int] | None = None
-        # `previous` holds the images and seconds of the last measurement. `direction` is +1 if this
-        # measurement asked for more images, -1 if it asked for fewer, else 0.
-        self.previous, self.direction = (0, 0.0), 0
+        """Measure the speed anew from here on."""
+        self.mark = time.monotonic(), self.training.seen
 
     def is_measured(self) -> bool:
-        """Return whether the speed has been measured.
-
-        The result is always False if the training length was known when this object was created.
-        """
+        """Return whether the speed is known, so that a length which is still unknown can be planned."""
         if not self.active or self.training.step - self.first < WARM_UP:
             return False
-        if self.marked is None:
-            self.marked = self.clock(), self.training.seen
-        return self._measure()[1] >= self.window and self.training.seen > self.marked[1]
+        if self.mark is None:
+            self.restart()
+        images, seconds = self._measure()
+        return images > 0 and seconds >= self.window
 
     def spend(self, validation: float) -> None:
-        """Record how many seconds a validation took.
-
-        These seconds do not count as training time. The durations of later validations are estimated from
-        them.
-        """
+        """Record how many seconds a validation took, which do not count as training time."""
         self.validations.append(validation)
-        if self.marked is not None:
-            self.marked = self.marked[0] + validation, self.marked[1]
+        if self.mark is not None:
+            self.mark = self.mark[0] + validation, self.mark[1]
 
     def fix_total(self) -> None:
-        """Set the training length; `spend` must have recorded the duration of a validation before."""
+        """Set the training length after the first validation."""
         images, seconds = self._measure()
         self._plan(images / seconds, self._left(self.training.recipe.report.events), 0)
 
     def replan(self) -> str | None:
-        """Change the training length if the run would end early or late by over a tenth of the time budget.
-
-        The length changes only if two measurements in a row ask for a change in the same direction. So a
-        short disturbance does not change the length. Near the end one measurement is enough.
+        """Change the training length after a validation if the run would end far too early or too late.
 
         Returns:
-            A sentence about the change; None if nothing changes, or the speed is not yet measured.
+            A sentence about the change; None if nothing changes.
         """
         training, total = self.training, self.training.plan.total
-        if total is None or not self.is_measured():
+        if total is None or training.finished or not self.is_measured():
             return None
-        coming = sum(step > training.step for step in training.validation_steps())
-        left, (images, seconds) = self._left(coming), self._measure()
-        needed = (total - training.seen) * seconds / images
-        early = left - needed
-        direction = 0 if abs(early) <= TOLERATED * self.seconds else 1 if early > 0 else -1
-        agreed = direction != 0 and direction == self.direction
-        urgent = min(left, needed) < 2 * self.window
-        if agreed:
-            images, seconds = images + self.previous[0], seconds + self.previous[1]
-        self.previous, self.direction = (images, seconds), direction
-        self.marked = self.clock(), training.seen
-        if not direction or not (agreed or urgent):
+        images, seconds = self._measure()
+        speed, coming = images / seconds, sum(step > training.step for step in training.validation_steps())
+        left = self._left(coming)
+        self.restart()
+        if abs(left - (total - training.seen) / speed) <= TOLERATED * self.seconds:
             return None
-        speed = images / seconds
         # At least one more step is planned, because the run validates after its last step.
         self._plan(speed, left, training.recipe.optim.batch)
         return (
@@ -138,20 +97,75 @@ class TimeBudget:
             "to end in time"
         )
 
+    def _measure(self) -> tuple[int, float]:
+        """Return the images and the seconds of training since the measurement began."""
+        begin, seen = self.mark or (time.monotonic(), 0)
+        return self.training.seen - seen, max(1e-9, time.monotonic() - begin)
+
     def _left(self, validations: int) -> float:
         """Return the seconds left for training, if this number of validations is still to come.
 
         Each of these validations is expected to take as long as the fastest validation so far.
         """
-        left = max(0.0, self.deadline - self.clock())
+        left = max(0.0, self.deadline - time.monotonic())
         least = TRAINED if len(self.validations) > 1 else TRAINED_AT_FIRST
         return max(least * left, left - validations * min(self.validations, default=0.0))
 
-    def _measure(self) -> tuple[int, float]:
-        """Return the images and the seconds of training since the measurement began."""
-        begin, seen = self.marked or (self.clock(), 0)
-        return self.training.seen - seen, max(1e-9, self.clock() - begin)
-
     def _plan(self, speed: float, left: float, least: int) -> None:
         self.training.fix_total(self.training.seen + max(least, round(speed * left)))
-        self.marked, self.direction = (self.clock(), self.training.seen), 0
+        self.restart()
+
+
+def estimate_seconds(
+    recipe: Recipe, channels: int, device: str, threads: int | None, processes: int = 1
+) -> float:
+    """Return the estimated duration of a run in seconds, on a machine without other programs.
+
+    Args:
+        recipe: the recipe of the run.
+        channels: number of channels of the images.
+        device: the device of the run.
+        threads: number of processor threads of a run on a CPU; None for one per core.
+        processes: number of processes, which share the images of a run but not its minutes.
+    """
+    if recipe.images is None:
+        return recipe.minutes * 60
+    share = processes * ((threads or count_cores()) if device == "cpu" else 1)
+    return time_image(recipe, channels, device=device) * recipe.images / share
+
+
+def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32", device: str = "cpu") -> float:
+    """Return the seconds that training takes for one image.
+
+    The fastest of three updates of a few blank images counts. If an image takes more than a second, one
+    update of two images is enough. On a CPU the result is the processor time of one thread, which does not
+    depend on other programs.
+
+    Args:
+        recipe: the recipe; its images are not read.
+        channels: number of channels of the images.
+        precision: the precision of the network.
+        device: the device of the network.
+    """
+    runtime, cpu = Runtime(device, precision), device == "cpu"
+    clock = time.thread_time if cpu else time.monotonic
+    # An accelerator is hardly slower with more images.
+    few = 4 if cpu else min(16, recipe.optim.batch // recipe.optim.accumulate)
+    # Initial weights and dropout must not change the caller's random state.
+    with torch.random.fork_rng([device] if device.startswith("cuda") else []), runtime:
+        model = runtime.place(build_model(recipe, channels))
+        pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
+
+        def update(count: int) -> float:
+            x0 = runtime.images(torch.randn_like(model.blank(count)))
+            begin = clock()
+            with runtime.precise():
+                denoise = model.with_blank_labels(count)
+                loss = measure(denoise, x0, torch.full((count,), 0.5), x0, pixels).mean()
+            loss.backward()
+            # An accelerator computes after the call; reading a number waits until it is done.
+            next(model.parameters()).sum().item()
+            return (clock() - begin) / count
+
+        first = update(2)
+        return first if cpu and first > 1 else min(update(few) for _ in range(3))

@@ -18,18 +18,16 @@ from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.machine.progress import Progress
-from ddim.recipe.kinds import kind_name
 from ddim.recipe.own_parts import give_parts
 from ddim.recipe.recipe import Recipe
-from ddim.runs.run_path import pin_place
 from ddim.sampling.generate import find_grid_ends
-from ddim.sampling.guidance import Guidance
-from ddim.sampling.guidance_choice import GuidanceOptions
+from ddim.sampling.guidance import OFF, Guidance
 from ddim.sampling.pipeline import load
 from ddim.training.callbacks import Callback
+from ddim.training.request import load_parent_recipe, use_data
 from ddim.training.run import train
-from ddim.training.start import Machine, check_machine, load_parent_recipe, use_data
-from ddim.training.teacher import find_teacher_guidance
+from ddim.training.start import Machine, check_machine
+from ddim.training.teacher import open_teacher_guidance
 
 MIDDLE = 10.0
 """sigma / alpha at the second step, in standard deviations of the images.
@@ -90,64 +88,47 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     check_machine(machine)
     budget = {"minutes": minutes, "images": images}
     changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
-    asked: GuidanceOptions = {
-        "guidance": guidance,
-        "guidance_interval": guidance_interval,
-        "guide_with": guide_with,
-    }
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
-    recipe = _plan_student(run, data, changes, asked)
+    teacher = load(run, device="cpu")
+    if any(name.startswith(("objective.guid", "objective.interval")) for name in changes):
+        if (guidance, guidance_interval, guide_with) != (None, None, None):
+            raise UserError("guidance (--guidance) sets fields of objective too: give one of them")
+        # Saved guidance would be mixed with these fields.
+        guidance = 1.0
+    learned = open_teacher_guidance(
+        teacher, guidance=guidance, guidance_interval=guidance_interval, guide_with=guide_with
+    )
+    parent = load_parent_recipe(run, own_images=data is not None or "data.source" in changes)
+    recipe = make_student(parent, learned)
+    recipe = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
+    if not recipe.is_student:
+        raise UserError("a student is trained with objective consistency: leave out objective")
     return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
 
 
-GUIDED = ("objective.guidance", "objective.interval", "objective.guide")
-"""The fields of a student's recipe that the options of guidance set."""
-
-
-def _plan_student(
-    run: str | Path, data: object, changes: Mapping[str, Any], asked: GuidanceOptions
-) -> Recipe:
-    """Return the recipe of a student; see `distill`.
-
-    Args:
-        run: the teacher.
-        data: the images; None for those of the teacher.
-        changes: new values for fields of the recipe, keyed by path.
-        asked: the guidance that the student learns.
-    """
-    if data is not None and "data.source" in changes:
-        raise UserError("data and data.source both name the images: give one of them")
-    named = data is not None or "data.source" in changes
-    if own := [name for name in changes if name.startswith(GUIDED)]:
-        if any(value is not None for value in asked.values()):
-            raise UserError(f"guidance (--guidance) sets {own[0]} too: give one of them")
-        # Saved guidance would be mixed with these fields.
-        asked = {"guidance": 1.0}
-    parent = load_parent_recipe(run, own_images=named)
-    # The loaded models are not kept: `train` loads them again, after the images.
-    recipe = add_guidance(make_student(parent), find_teacher_guidance(load(run, device="cpu"), **asked))
-    student = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
-    if not student.is_student:
-        raise UserError(
-            f"a student is trained with objective consistency, got {kind_name(student.objective)}: leave out "
-            "objective, or train from the run with `ddim train --from`"
-        )
-    return student
-
-
-def make_student(recipe: Recipe) -> Recipe:
+def make_student(recipe: Recipe, guidance: Guidance = OFF) -> Recipe:
     """Return the recipe of a student of a run.
 
     Args:
         recipe: the recipe of the run. The student keeps its images, network, noise schedule, batch and EMA.
+        guidance: the guidance of the run that the student learns.
 
     Raises:
         UserError: if the run cannot be distilled.
     """
-    for problem in _find_obstacles(recipe):
+    problem = ""
+    if recipe.is_student:
+        problem = "it is a student already; train it longer with `ddim train --resume --out RUN --more M`"
+    elif recipe.net.outputs != 1:
+        problem = "it predicts a variance (net.outputs 2), and only runs with net.outputs 1 can be"
+    elif recipe.schedule.entries is not None:
+        problem = f"its noise schedule is a table of {recipe.schedule.entries} levels, and not continuous"
+    if problem:
         raise UserError(f"this run cannot be distilled: {problem}")
-    deviation = _find_deviation(recipe)
+    # In EDM the deviation of the images is 0.5, the default if none is recorded.
+    deviation = recipe.pixels.deviation or 0.5
+    deviation = recipe.predicts.sigma_data if isinstance(recipe.predicts, PredictsEDM) else deviation
     # Sampling with the student starts at the same noise level as sampling with the run.
     first, _ = find_grid_ends(recipe, recipe.steps)
     noise = recipe.sampling_schedule(first).noise_to_signal.item()
@@ -155,7 +136,13 @@ def make_student(recipe: Recipe) -> Recipe:
     return replace(
         recipe,
         name=f"{recipe.name}-distilled",
-        objective=Consistency(paper_times(deviation), sigma_data=deviation),
+        objective=Consistency(
+            paper_times(deviation),
+            sigma_data=deviation,
+            guidance=guidance.scale,
+            interval=guidance.interval,
+            guide=None if guidance.guide is None else guidance.guide.name,
+        ),
         optim=replace(recipe.optim, decay="cosine"),
         # A student's denoising error rises while it learns, so its lowest value marks no good checkpoint.
         report=replace(recipe.report, guide=0.0, best="kid" if recipe.report.best == "kid" else "none"),
@@ -167,36 +154,3 @@ def make_student(recipe: Recipe) -> Recipe:
         minutes=60.0,
         images=None,
     )
-
-
-def add_guidance(student: Recipe, guidance: Guidance) -> Recipe:
-    """Return the recipe of a student, from `make_student`, that learns its teacher with this guidance."""
-    if not guidance.on or not isinstance(student.objective, Consistency):
-        return student
-    guide = guidance.guide.name if guidance.guide else None
-    # The student may be restarted from another working folder.
-    guide = guide and pin_place(guide)
-    loss = replace(student.objective, guidance=guidance.scale, interval=guidance.interval, guide=guide)
-    return replace(student, objective=loss)
-
-
-def _find_obstacles(recipe: Recipe) -> list[str]:
-    """Return the reasons why a run of this recipe cannot be distilled; [] if there are none."""
-    problems = {
-        "it is a student already; train it longer with `ddim train --resume --out RUN --more M`": (
-            recipe.is_student
-        ),
-        "it predicts a variance (net.outputs 2), and only runs with net.outputs 1 can be": (
-            recipe.net.outputs != 1
-        ),
-        f"its noise schedule is a table of {recipe.schedule.entries} levels, and a continuous one is needed, "
-        "such as cosine": recipe.schedule.entries is not None,
-    }
-    return [problem for problem, found in problems.items() if found]
-
-
-def _find_deviation(recipe: Recipe) -> float:
-    """Return the standard deviation of the images in model units; 0.5, as in EDM, if it is not recorded."""
-    if isinstance(recipe.predicts, PredictsEDM):
-        return recipe.predicts.sigma_data
-    return recipe.pixels.deviation or 0.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
@@ -15,12 +14,9 @@ from ddim.runs.state import Plan
 from ddim.sampling.pipeline import read_run_recipe
 from ddim.sampling.recipe_checks import check_training
 from ddim.training.callbacks import Callback
-from ddim.training.loop import Training
 from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.start import Machine, open_split, start_training
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from ddim.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -37,12 +33,11 @@ class Curve:
     @property
     def suggested(self) -> float:
         """A tenth of the rate with the lowest loss."""
-        best = min(range(len(self.losses)), key=self.losses.__getitem__)
-        return self.rates[best] / 10
+        return self.rates[self.losses.index(min(self.losses))] / 10
 
 
 def range_test(
-    training: Training,
+    training: Trainer,
     low: float = 1e-7,
     high: float = 0.1,
     updates: int = 100,
@@ -65,7 +60,7 @@ def range_test(
     """
     # A later part of a budget may have another loss, and learned weights change the unit of the loss.
     training.plan, training.memory = Plan(None), None
-    rates, losses, mean = [], [], 0.0
+    curve, mean = Curve([], []), 0.0
     for k in range(updates):
         progress("learning rates", k, updates)
         rate = low * (high / low) ** (k / (updates - 1))
@@ -75,39 +70,30 @@ def range_test(
         if not all(map(math.isfinite, values.values())):
             break
         mean = 0.9 * mean + 0.1 * values["loss"]
-        rates.append(rate)
+        curve.rates.append(rate)
         # Bias correction: the running mean starts at 0, so it is too small at first.
-        losses.append(mean / (1 - 0.9 ** (k + 1)))
-        if losses[-1] > 4 * min(losses):
+        curve.losses.append(mean / (1 - 0.9 ** (k + 1)))
+        if curve.losses[-1] > 4 * min(curve.losses):
             break
-    if not losses:
+    if not curve.losses:
         raise UserError(f"the loss was not finite even at the learning rate {low}: check the recipe")
-    return Curve(rates, losses)
+    return curve
 
 
 class CurvePlot(Callback):
     """Writes lr-finder.png into the run folder: the curve by which the learning rate was chosen."""
 
-    def __init__(self, curve: Curve, recipe: Recipe) -> None:
+    def __init__(self, curve: Curve) -> None:
         self.figure = new_figure(7.2, 4.2)
-        axes, lines = self.figure.add_subplot(xscale="log"), {"loss": (curve.rates, curve.losses)}
-        title = "Learning-rate range test"
+        axes, rate = self.figure.add_subplot(xscale="log"), curve.suggested
+        lines = {"loss": (curve.rates, curve.losses)}
+        title = f"Learning-rate range test: {rate:.2g} suggested"
         draw_curves(axes, lines, "learning rate", "training loss, smoothed", title=title)
-        _mark_x(axes, curve.suggested, f"suggested {curve.suggested:.2g}")
+        axes.axvline(rate, color=COLOURS[1], linewidth=1.4, linestyle="--")
 
-    def on_start(self, training: Training, folder: Path) -> None:
+    def on_start(self, training: Trainer, folder: Path) -> None:
         """See `Callback`."""
         save_figure(folder / "lr-finder.png", self.figure)
-
-
-def _mark_x(axes: Axes, x: float, name: str) -> None:
-    """Draw a vertical line at `x`, with its name at the top; the name is on the side with more space."""
-    axes.axvline(x, color=COLOURS[1], linewidth=1.4, linestyle="--")
-    right = axes.transAxes.inverted().transform(axes.transData.transform((x, 0)))[0] < 0.5
-    style = {"ha": "left" if right else "right", "va": "top", "color": COLOURS[1], "fontsize": 9.5}
-    place = (6 if right else -6, -6)
-    systems = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-    axes.annotate(name, (x, 1), place, parse_math=False, **systems, **style)
 
 
 def find_learning_rate(
@@ -127,7 +113,5 @@ def find_learning_rate(
     check_training(recipe, known)
     recipe = recipe if known is None else hold_out_alike(recipe, known)
     parts = open_split(recipe, progress)
-    runtime = machine.choose(recipe)
-    with runtime:
-        training = start_training(recipe, parts, runtime, load_parent(source))
-        return range_test(training, progress=progress)
+    with machine.choose(recipe) as runtime:
+        return range_test(start_training(recipe, parts, runtime, load_parent(source)), progress=progress)

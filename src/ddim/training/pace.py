@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ddim.training.budget import WARM_UP
-from ddim.training.loop import Training
+from ddim.training.trainer import Trainer
 
 USED = 0.8
 """A run that used less than this fraction of its time budget says so at its end."""
@@ -23,7 +23,7 @@ def format_minutes(minutes: float) -> str:
     return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
 
 
-def find_unused_minutes(training: Training, seconds: float) -> float:
+def find_unused_minutes(training: Trainer, seconds: float) -> float:
     """Return the minutes of the time budget that a finished run did not use.
 
     The result is 0 if the run used most of its budget (`USED`), is not finished or has a budget in images.
@@ -63,7 +63,7 @@ class Pace:
         """Images per second of training, without events; 0 while unknown."""
         return self.batch * (self.updates - WARM_UP) / self.seconds if self.seconds > 0 else 0.0
 
-    def left(self, training: Training) -> float | None:
+    def left(self, training: Trainer) -> float | None:
         """Return the seconds until the end, with the remaining events (see `event`); None while unknown."""
         total, report, steps = training.plan.total, training.recipe.report, training.recipe.steps
         if total is None or not self.speed:
@@ -77,7 +77,7 @@ class Pace:
         return max(0, total - training.seen) / self.speed + coming * each
 
 
-def describe_pace(pace: Pace, training: Training, values: Mapping[str, float]) -> str:
+def describe_pace(pace: Pace, training: Trainer, values: Mapping[str, float]) -> str:
     """Return a line with the images seen, the speed, the loss of this step and the time left."""
     total, left = training.plan.total, pace.left(training)
     # The last batch may go beyond the budget.
@@ -90,7 +90,7 @@ def describe_pace(pace: Pace, training: Training, values: Mapping[str, float]) -
     return ", ".join(shown)
 
 
-def describe_errors(training: Training, values: Mapping[str, float]) -> str:
+def describe_errors(training: Trainer, values: Mapping[str, float]) -> str:
     """Return the validation error, and KID if known, as text: "validation error 0.484, lower is better".
 
     The validation error of a student rises while it learns to give sharp images, so it comes last.

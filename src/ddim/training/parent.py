@@ -1,4 +1,4 @@
-"""The run whose weights a new run starts from: load it, and check that the new run fits it."""
+"""The run whose weights a new run starts from: what the new run takes over, and whether it fits."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ddim.data import SplitImages, split_images
+from ddim.data.clusters import Clusters, average_cells, group_images
 from ddim.data.values import choose_channels
+from ddim.data.vectors import match_vectors
 from ddim.errors import UserError, warn_user
+from ddim.machine.distributed import current_processes
 from ddim.recipe.recipe import Recipe
 from ddim.runs.fitting import find_other_meaning
 from ddim.sampling.images import check_same_split, fingerprint_source
@@ -31,33 +34,91 @@ def hold_out_alike(recipe: Recipe, parent: Recipe) -> Recipe:
     return replace(recipe, data=replace(recipe.data, split_seed=parent.split_seed))
 
 
-def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
-    """Check that a new run can start from the weights of another run.
+def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -> SplitImages:
+    """Return the images with their clusters as classes, or `split` itself if the recipe has other labels.
 
-    Args:
-        parent: the other run.
-        recipe: the recipe of the new run.
-        parts: the images of the new run, with their labels and vectors.
+    Process 0 finds the clusters, and all processes use them. If `parent` has clusters, the new run takes over
+    their centres, because its network knows these classes.
 
     Raises:
-        UserError: if the labels or vectors do not fit the network, or images on which `parent` was trained
-            would be held out. Also if the images of `parent` are now split in another way.
+        UserError: if there are too few images.
     """
-    known, count = parent.model.classes, len(parts.images.classes)
-    if recipe.data.labels and known != count:
-        raise UserError(
-            f"--from loads the weights of a network with {known} classes, but {recipe.data.source} has "
-            f"{count}: train without labels (--data.labels no), or without --from"
-        )
-    if recipe.data.labels:
-        _check_order(parent, parts)
-    length = 0 if parts.vectors is None else len(parts.vectors.columns)
-    if recipe.data.vectors is not None and parent.model.vector != length:
-        raise UserError(
-            f"--from loads the weights of a network with {parent.model.vector} numbers in its vectors, but "
-            f"{recipe.data.vectors} has {length}: train without --data.vectors, or without --from"
-        )
-    _check_held_out(parent, recipe, parts)
+    wanted, processes, clusters = recipe.data.labels, current_processes(), None
+    if not isinstance(wanted, Clusters):
+        return split
+    if processes.leads:
+        images, known = split.images, None if parent is None else parent.checkpoint.clusters
+        cells = average_cells(images.pixels, images.values, np.arange(len(images)))
+        if known is None:
+            clusters = group_images(cells, split.train, wanted.count, recipe.data.flip, recipe.seed)
+        else:
+            clusters = known.assign(cells, split.train)
+    return split.with_clusters(processes.broadcast(clusters))
+
+
+def take_vectors(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -> SplitImages:
+    """Return the images with the vectors of `data.vectors`, or `split` itself if the recipe has none.
+
+    Process 0 reads the file, and all processes use its content. If `parent` has vectors of the same columns,
+    the new run takes over their mean and deviation, because its network knows vectors that are scaled so.
+
+    Raises:
+        UserError: if the file cannot be read, or does not fit the images.
+    """
+    path, processes, vectors = recipe.data.vectors, current_processes(), None
+    if path is None:
+        return split
+    if processes.leads:
+        vectors = match_vectors(path, split.images.names, split.train)
+        known = None if parent is None else parent.vectors
+        if known is not None and known.columns == vectors.columns:
+            vectors = replace(vectors, mean=known.mean, deviation=known.deviation)
+    return split.with_vectors(processes.broadcast(vectors))
+
+
+def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
+    """Check that the classes keep their meaning, and that no image on which `parent` was trained is held out.
+
+    Args:
+        parent: the run whose weights the new run starts from.
+        recipe: the recipe of the new run.
+        parts: the images of the new run, with their labels.
+
+    Raises:
+        UserError: if a class of the network would become another class, or the errors on held-out images
+            would be too low. Also if the images of `parent` are now split in another way.
+    """
+    before, data = parent.recipe, recipe.data
+    if data.labels and before.data.labels:
+        names = zip(parent.classes, parts.images.classes, strict=False)
+        places = {name: place for place, name in enumerate(parent.classes)}
+        moved = [new for old, new in names if old != new and new in places]
+        if data.labels != before.data.labels or moved:
+            raise UserError(
+                f"the classes of --from, {', '.join(parent.classes)}, are not those of these images, "
+                f"{', '.join(parts.images.classes)}: give images with the same classes in the same order, "
+                "train without labels (--data.labels no), or without --from"
+            )
+    known = parent.checkpoint.state.images
+    if len(parts.validation) and known is not None and _has_images_of(parent, recipe, parts):
+        split = split_images(parts.images, before.data.validation, before.split_seed)
+        check_same_split(split, known.train)
+        if not np.isin(parts.validation, split.validation).all():
+            raise UserError(
+                "images on which the run of --from was trained would be held out, and their errors would be "
+                f"too low: use at most its --data.validation {before.data.validation:g} and no other "
+                f"--data.split_seed than {before.split_seed}, got data.validation {data.validation:g} "
+                f"and data.split_seed {recipe.split_seed}"
+            )
+
+
+def _has_images_of(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> bool:
+    """Return whether the images of a recipe, `parts`, are those of another run, perhaps at another size."""
+    known = parent.checkpoint.state.images
+    if known is None or known.fingerprint == parts.images.fingerprint:
+        return known is not None
+    data = replace(parent.recipe.data, channels=choose_channels(parent.checkpoint.state.channels))
+    return fingerprint_source(recipe.data.source, data) == known.fingerprint
 
 
 def warn_of_other_meaning(parent: Recipe, recipe: Recipe) -> None:
@@ -67,39 +128,3 @@ def warn_of_other_meaning(parent: Recipe, recipe: Recipe) -> None:
             f"the weights of --from were trained with another {other}, so they must learn a new task; "
             f"without --recipe and --{other}, the new run has the {other} of that run"
         )
-
-
-def _check_order(parent: LoadedRun, parts: SplitImages) -> None:
-    """Check that a class which both runs have is the same class of the network."""
-    places = {name: place for place, name in enumerate(parent.classes)}
-    for place, name in enumerate(parts.images.classes):
-        if places.get(name, place) != place:
-            raise UserError(
-                f"--from loads the weights of a network whose class {places[name]} is {name!r}, but in these "
-                f"images it is class {place}: give images with the same classes, train without labels "
-                "(--data.labels no), or without --from"
-            )
-
-
-def _check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
-    """Check that no image on which `parent` was trained is held out, if both runs have the same images."""
-    before, known = parent.recipe, parent.checkpoint.state.images
-    if len(parts.validation) and known is not None and _has_images_of(parent, recipe, parts):
-        split = split_images(parts.images, before.data.validation, before.split_seed)
-        check_same_split(split, known.train)
-        if not np.isin(parts.validation, split.validation).all():
-            raise UserError(
-                "images on which the run of --from was trained would be held out, and their errors would be "
-                f"too low: use at most its --data.validation {before.data.validation:g} and no other "
-                f"--data.split_seed than {before.split_seed}, got data.validation {recipe.data.validation:g} "
-                f"and data.split_seed {recipe.split_seed}"
-            )
-
-
-def _has_images_of(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> bool:
-    """Return whether the images of a recipe, `parts`, are those of another run, perhaps at another size."""
-    known, data = parent.checkpoint.state.images, parent.recipe.data
-    if known is None or known.fingerprint == parts.images.fingerprint:
-        return known is not None
-    data = replace(data, channels=choose_channels(parent.checkpoint.state.channels))
-    return fingerprint_source(recipe.data.source, data) == known.fingerprint

@@ -2,67 +2,52 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
-from ddim.data import SplitImages
-from ddim.data.arrays import GivenImages, give_images
+from ddim.data import SplitImages, split_images
+from ddim.data.arrays import give_images
 from ddim.data.open import source_exists
 from ddim.diffusion.grad_mode import with_gradients
-from ddim.errors import UserError
-from ddim.files import lock_folder, read_sealed, write_sealed
-from ddim.machine.distributed import current_processes, join_processes
+from ddim.errors import UserError, warn_user
+from ddim.files import lock_folder, read_sealed
+from ddim.machine.distributed import Processes, current_processes, join_processes
 from ddim.machine.progress import Progress
-from ddim.machine.runtime import Runtime
-from ddim.recipe.own_parts import give_parts
+from ddim.recipe.codec import dump, load_recipe
+from ddim.recipe.own_parts import find_changed_parts, give_parts
 from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
-from ddim.runs.fitting import check_fit
-from ddim.runs.folder import (
-    CHECKPOINTS,
-    RUN,
-    check_outside,
-    check_unused,
-    is_unused,
-    make_run_folder,
-    parse_out,
-)
-from ddim.runs.hub_run import check_run_path
-from ddim.runs.state import RunState
-from ddim.sampling.images import check_same_split
+from ddim.runs.folder import CHECKPOINTS, RUN, check_outside, check_unused, parse_out, record_in_run
+from ddim.runs.hub_run import check_run_path, pin_run
+from ddim.runs.log import RunLog, read_metrics
+from ddim.runs.state import Plan
+from ddim.sampling.images import record_new_place, reopen_images
 from ddim.sampling.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
 from ddim.sampling.recipe_checks import check_training
+from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, check_callbacks
-from ddim.training.display import split_progress
-from ddim.training.fit import Start, fit
-from ddim.training.kid import prepare_kid
-from ddim.training.loop import Plan, Training
-from ddim.training.own_checks import check_own_parts
+from ddim.training.loop import Lead, fit
+from ddim.training.memory import fit_memory
 from ddim.training.parent import hold_out_alike, load_parent
-from ddim.training.request import choose_recipe
-from ddim.training.resumed_machine import adopt_machine
-from ddim.training.resumption import Larger, check_never_saved, extend_budget
-from ddim.training.run_document import check_same_guide, check_same_vectors, describe_run, name_data
-from ddim.training.shared_settings import (
-    check_processes,
-    check_same_images,
-    check_same_parent,
-    choose_for_all,
-)
+from ddim.training.progress import split_progress
+from ddim.training.request import choose_recipe, describe_request
 from ddim.training.start import (
     Machine,
-    accept_images,
     check_machine,
     open_split,
-    read_exactly,
-    reopen_split,
     start_training,
 )
+from ddim.training.trainer import Trainer
+from ddim.training.validation import prepare_kid
+from ddim.training.writer import RunWriter, create_run
 
 
 @with_gradients
@@ -113,77 +98,60 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         >>> run = ddim.train("photos/", minutes=10, size=64)
         >>> ddim.sheet(ddim.sample(run, n=16))
     """
-    began, callbacks = time.monotonic(), check_callbacks(callbacks)
+    began, out = time.monotonic(), parse_out(out)
+    check_callbacks(callbacks)
     check_machine(machine)
-    out = parse_out(out)
     source = None if source is None else check_run_path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
-    recipe = choose_recipe(recipe, data, fields, source)
+    recipe = requested = choose_recipe(recipe, data, fields, source)
     with join_processes() as processes:
         shown, decoding = split_progress(processes.leads and progress)
-        start = Start(Path(), [*shown, *callbacks], None, began, machine.threads is None)
-        return _start(recipe, out, source, machine, start, decoding)
-
-
-def _start(
-    recipe: Recipe,
-    out: Path | None,
-    source: Path | None,
-    machine: Machine,
-    start: Start,
-    decoding: Progress,
-) -> Path:
-    """Train a new run and return its folder; see `train`."""
-    processes = current_processes()
-    # These checks come before the images are decoded, because decoding may take long.
-    known = None if source is None else read_run_recipe(source)
-    check_training(recipe, known)
-    recipe = recipe if known is None else hold_out_alike(recipe, known)
-    check_processes(recipe, processes)
-    if processes.leads:
+        # These checks come before the images are decoded, because decoding may take long.
+        known = None if source is None else read_run_recipe(source)
+        check_training(recipe, known)
+        recipe = recipe if known is None else hold_out_alike(recipe, known)
         check_outside(out or Path("runs"), recipe.data.source)
-        if out is not None and out.exists() and not _is_aborted(out):
+        if out is not None and processes.leads:
             check_unused(out, ", or continue the run with resume")
-    parts = processes.local_first(lambda: open_split(recipe, decoding))
-    check_same_images(parts.images, processes)
-    check_own_parts(recipe, parts)
-    runtime = choose_for_all(machine, recipe, parts, processes)
-    with runtime:
-        parent = load_parent(source)
-        training = start_training(recipe, parts, runtime, parent)
-        check_same_parent(training, parent)
-        measure_kid = prepare_kid(training)
-        folder = None
-        if processes.leads:
-            used = out is None or not _is_aborted(out)
-            folder = make_run_folder(out, name_data(recipe.data.source), recipe.name) if used else out
-        folder = Path(processes.broadcast(folder))
-        with lock_folder(folder) if processes.leads else nullcontext():
-            if processes.leads:
-                write_sealed(folder / RUN, describe_run(training, machine, source, parent))
+        split = processes.local_first(lambda: open_split(recipe, decoding))
+        with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
+            parent = load_parent(source)
+            trainer = start_training(recipe, split, runtime, parent)
+            if news := fit_memory(trainer):
+                warn_user(news)
+            measure_kid = prepare_kid(trainer)
+            origin = {
+                "source": None if source is None else pin_run(source),
+                # The hash identifies the weights, because a source that is trained further has other weights.
+                "source_sha256": None if parent is None else parent.checkpoint.sha256,
+            }
             parent = None  # frees the memory of its network
-            fit(training, measure_kid, replace(start, folder=folder))
+            wishes = {"requested": describe_request(requested), "asked": vars(machine)}
+            folder = create_run(trainer, out, **wishes, **origin) if processes.leads else None
+            folder, hooks, adapt = processes.broadcast(folder), [*shown, *callbacks], machine.threads is None
+            with _lock(folder), _open_lead(trainer, folder, hooks, began, adapt) as lead:
+                fit(trainer, folder, measure_kid, lead)
     return folder
 
 
 @with_gradients
-def resume(
+def resume(  # noqa: PLR0913 (the choices of a notebook)
     folder: str | Path,
     *,
     more: float | None = None,
     images: int | None = None,
     data: object = None,
     own: Sequence[Any] = (),
+    machine: Machine = Machine(),  # noqa: B008  (a frozen value)
     callbacks: Sequence[Callback] = (),
     progress: bool | Progress = True,
 ) -> Path:
     """Continue a run and return its folder; on a CPU the result is bit-identical to an uninterrupted run.
 
-    On a GPU the last bits may differ. The run uses its recorded device, precision, threads and compilation,
-    as far as this machine has them. A finished run stays as it is. With a larger budget, `more` or `images`,
-    it is trained longer; run.json records this.
+    On a GPU the last bits may differ. A finished run stays as it is. With a larger budget, `more` or
+    `images`, it is trained longer.
 
     Args:
         folder: the run folder.
@@ -193,6 +161,8 @@ def resume(
             given from Python in another process, give the images themselves.
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]. A run folder stores
             only their names and the hashes of their sources. The process that started the run can omit them.
+        machine: another device, precision, compilation or number of threads, used from here on. What it does
+            not name stays as recorded; another choice changes the last bits of the results.
         callbacks: as in `train`.
         progress: as in `train`.
 
@@ -204,121 +174,162 @@ def resume(
     Example:
         >>> ddim.resume("runs/photos-fast-1", more=20)
     """
-    began, folder, callbacks = time.monotonic(), check_run_path(folder), check_callbacks(callbacks)
+    began, folder = time.monotonic(), check_run_path(folder)
+    check_callbacks(callbacks)
+    check_machine(machine)
     give_parts(own)
-    larger = Larger(more, images)
-    if data is not None and not isinstance(data, str | Path):
-        data = give_images(data)
-    with join_processes() as processes:
+    if not (folder / RUN).is_file():
+        raise UserError(f"run {folder} cannot be resumed: it is not a run folder, because it holds no {RUN}")
+    # The images given from Python can be opened as long as this variable refers to their source.
+    data = data if isinstance(data, str | Path | None) else give_images(data)
+    with join_processes() as processes, _lock(folder):
         shown, decoding = split_progress(processes.leads and progress)
-        start = Start(folder, [*shown, *callbacks], None, began, adapt=True)
-        if processes.leads and not (folder / RUN).is_file():
-            raise UserError(
-                f"run {folder} cannot be resumed: it is not a run folder, because it holds no {RUN}"
-            )
-        with lock_folder(folder) if processes.leads else nullcontext():
-            saved = processes.broadcast(_read_saved(folder, data) if processes.leads else None)
-            start = replace(start, adapt=saved.document["asked"]["threads"] is None)
-            if isinstance(data, GivenImages):
-                # Every process must know the images by their text, with the values that the run has.
-                _ = give_images(data, saved.document["recipe"]["data"]["values"]).text
-            if saved.newest is not None:
-                _continue(saved, saved.newest, start, decoding, larger)
-            else:
+        _accept_images(folder, data, processes)
+        facts = read_sealed(folder / RUN)
+        path = processes.broadcast(_find_checkpoint(folder) if processes.leads else None)
+        recipe, state = _read_exactly(path), load_state(path)
+        threads = machine.threads or facts["asked"]["threads"]
+        with machine.change(state.runtime, threads, processes) as runtime:
+            reopen = partial(_reopen_split, folder, recipe, facts["data"]["fingerprint"], decoding)
+            split = processes.local_first(reopen)
+            split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
+            trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
+            trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
+            if processes.leads:
+                trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), more, images)
+            trainer.plan = processes.broadcast(trainer.plan)
+            if not trainer.complete:
+                measure_kid = prepare_kid(trainer)
                 if processes.leads:
-                    check_never_saved(folder, saved.document, larger.asked)
-                _restart(saved, start, decoding)
+                    record_in_run(folder, asked={**facts["asked"], "threads": threads})
+                with _open_lead(trainer, folder, [*shown, *callbacks], began, threads is None) as lead:
+                    fit(trainer, folder, measure_kid, lead)
     return folder
 
 
-@dataclass(frozen=True)
-class _Saved:
-    """The data of a run to resume.
+def _lock(folder: Path) -> AbstractContextManager[None]:
+    """Lock a run folder in process 0, which alone writes to it."""
+    return lock_folder(folder) if current_processes().leads else nullcontext()
 
-    Only process 0 must be able to read the run folder. It sends the data to the other processes.
 
-    Attributes:
-        document: the content of run.json.
-        recipe: the recipe as a JSON document.
-        newest: the newest checkpoint and its state; None if there is no checkpoint.
+@contextmanager
+def _open_lead(
+    trainer: Trainer, folder: Path, callbacks: Sequence[Callback], began: float, adapt: bool
+) -> Generator[Lead | None]:
+    """Open the log of a run and yield what only process 0 has; yield None in the other processes."""
+    if not trainer.processes.leads:
+        yield None
+        return
+    with RunLog(folder, trainer.step or None, trainer.due) as log:
+        writer = RunWriter(trainer, folder, log, callbacks)
+        # The other processes of a training would count as other programs.
+        adapt = adapt and trainer.runtime.device == "cpu" and trainer.processes.count == 1
+        yield Lead(writer, TimeBudget(trainer, began), adapt)
+
+
+def _accept_images(folder: Path, data: object, processes: Processes) -> None:
+    """Check the images that are given to a run when it is resumed; process 0 records their new path.
+
+    Raises:
+        UserError: if the given images are not the training images of the run.
     """
-
-    document: dict[str, Any]
-    recipe: Any
-    newest: tuple[Path, RunState] | None = None
-
-
-def _read_saved(folder: Path, data: object) -> _Saved:
-    """Return the data in run.json and the newest checkpoint, after checking `data`; see `resume`."""
-    # This comes first, because run.json of a newer ddim may have fields that this version does not know.
-    path = checkpoint.find_newest(folder / CHECKPOINTS)
-    accept_images(folder, read_sealed(folder / RUN)["recipe"]["data"], data)
-    document = read_sealed(folder / RUN)
-    if path is None:
-        return _Saved(document, document["recipe"])
-    return _Saved(document, checkpoint.read_document(path, "recipe"), (path, load_state(path)))
-
-
-def _continue(
-    saved: _Saved, newest: tuple[Path, RunState], start: Start, progress: Progress, larger: Larger
-) -> None:
-    """Continue a run from its checkpoint; see `resume`."""
-    processes, (path, state) = current_processes(), newest
-    runtime, news = adopt_machine(saved.document, state.runtime, start, processes)
-    with runtime:
-        recipe = read_exactly(saved.recipe)
-        check_processes(recipe, processes)
-        parts = _reopen(saved, recipe, start, progress)
-        clusters = processes.broadcast(read_clusters(path, recipe) if processes.leads else None)
-        vectors = processes.broadcast(load_vectors(path, recipe) if processes.leads else None)
-        parts = parts.with_clusters(clusters).with_vectors(vectors)
-        if processes.leads:
-            check_fit(path, recipe, state.channels, checkpoint.read_tensors(path, "model"))
-        training = Training(recipe, parts, state.pixels, runtime, Plan(None))
-        names = training.tensors() if processes.leads else ()
-        tensors = {name: checkpoint.read_tensors(path, name) for name in names}
-        training.restore(processes.broadcast(tensors), state)
-        if processes.leads:
-            extend_budget(training, start.folder, larger)
-        training.plan = processes.broadcast(training.plan)
-        if not training.complete:
-            fit(training, prepare_kid(training), replace(start, resumed=training.step, news=news))
-
-
-def _restart(saved: _Saved, start: Start, progress: Progress) -> None:
-    """Restart a run that was killed before its first checkpoint, with the recorded recipe and runtime."""
-    processes, document, start = current_processes(), saved.document, replace(start, began=time.monotonic())
-    recipe = read_exactly(saved.recipe)
-    check_processes(recipe, processes)
-    parent = load_parent(Path(document["source"]) if document["source"] else None)
-    if parent and parent.checkpoint.sha256 != document["source_sha256"]:
+    known = read_sealed(folder / RUN)["recipe"]["data"]
+    if isinstance(data, str | Path):
+        # A repeated command may give the old path of images that have moved. This path no longer exists, and
+        # must not be recorded.
+        if processes.leads and source_exists(str(data)):
+            record_new_place(folder, str(data))
+    elif data is not None and give_images(data, known["values"]).text != known["source"]:
         raise UserError(
-            f"run {start.folder} cannot be resumed: it started from a checkpoint of {document['source']} "
-            "that has since been replaced; start a new run with --from"
+            f"the given images are not the training images of run {folder}, so it cannot be resumed exactly: "
+            "give the same images (a data set with random transforms returns other images each time), or "
+            "start a new run from its weights with source="
         )
-    recorded = Runtime(**document["runtime"])
-    runtime, news = adopt_machine(document, recorded, start, processes)
-    with runtime:
-        training = start_training(recipe, _reopen(saved, recipe, start, progress), runtime, parent)
-        check_same_parent(training, parent)
-        check_same_split(training.split, document["data"]["train"])
-        check_same_vectors(training, document)
-        check_same_guide(training, document)
-        parent = None  # frees the memory of its network
-        fit(training, prepare_kid(training), replace(start, news=news))
+    processes.highest(0)
 
 
-def _reopen(saved: _Saved, recipe: Recipe, start: Start, progress: Progress) -> SplitImages:
-    """Return the training and validation images of a run that is resumed; every machine must have them."""
-    processes, known = current_processes(), saved.document["data"]
-    place = known.get("path")
-    if place and source_exists(place) and not (start.folder / RUN).is_file():
-        # This machine does not see the run folder, in which the path is recorded.
-        recipe = replace(recipe, data=replace(recipe.data, source=place))
-    split = partial(reopen_split, start.folder, recipe, known["fingerprint"], progress)
-    return processes.local_first(split)
+def _find_checkpoint(folder: Path) -> Path:
+    path = checkpoint.find_newest(folder / CHECKPOINTS)
+    if path is None:
+        raise UserError(
+            f"run {folder} cannot be resumed: it has no undamaged checkpoint in {folder / CHECKPOINTS}; put "
+            "one back, or start a new run"
+        )
+    return path
 
 
-def _is_aborted(folder: Path) -> bool:
-    """Return whether a folder is from a run that was killed before it wrote its first file."""
-    return folder.is_dir() and is_unused(folder)
+def _read_exactly(path: Path) -> Recipe:
+    """Return the recipe in a checkpoint of a run to resume.
+
+    Raises:
+        UserError: if a component that the user wrote is missing, or its source code has changed.
+    """
+    document = checkpoint.read_document(path, "recipe")
+    with warnings.catch_warnings(action="ignore"):
+        recipe = load_recipe(document)
+    for part in find_changed_parts(document, dump(recipe)):
+        raise UserError(
+            f"the source code of {part} has changed since the run began, so it cannot be resumed exactly: "
+            "restore the old code, or start a new run from its weights with source= or --from"
+        )
+    return recipe
+
+
+def _reopen_split(folder: Path, recipe: Recipe, fingerprint: str, progress: Progress) -> SplitImages:
+    """Return the split images of a run that is resumed; see `ddim.sampling.images.reopen_images`."""
+    images = reopen_images(folder, recipe.data, fingerprint, progress)
+    return split_images(images, recipe.data.validation, recipe.split_seed)
+
+
+def _extend_budget(
+    trainer: Trainer, folder: Path, recorded: int, more: float | None, images: int | None
+) -> Plan:
+    """Return the plan of a run that is resumed, with a larger budget if one was ever asked for.
+
+    Args:
+        trainer: the training, loaded from its newest checkpoint.
+        folder: the run folder; run.json records the larger budget.
+        recorded: the larger budget in run.json. The process that recorded it may have been killed before it
+            saved a checkpoint with it.
+        more: see `resume`.
+        images: see `resume`.
+
+    Raises:
+        UserError: if both are given, `images` is below the present budget, or the speed is not known yet.
+    """
+    plan, batch = trainer.plan, trainer.recipe.optim.batch
+    if more is not None and images is not None:
+        raise UserError("give more or images, not both")
+    if more is not None and not 0 < more < math.inf:
+        raise UserError(f"more (--more) must be a number of minutes above 0, got {more}")
+    if plan.total is None:
+        if more is not None or images is not None:
+            raise UserError(f"run {folder} is still measuring its speed: resume it without a larger budget")
+        return plan
+    before = math.ceil(plan.total / batch) * batch
+    wanted = max(recorded, before)
+    if more is not None:
+        wanted += max(batch, round(more * 60 * _read_speed(folder)))
+    # A repeated command may give the first budget of a run again.
+    elif images is not None and images != trainer.recipe.images:
+        if images < wanted - batch:
+            raise UserError(f"run {folder} has a budget of {wanted} images: give a larger one, got {images}")
+        wanted = max(wanted, images)
+    wanted = math.ceil(wanted / batch) * batch
+    if wanted > max(recorded, before):
+        record_in_run(folder, extended=wanted)
+    # A new plan forgets earlier changes of the budget, in which the learning rate went on from its value.
+    return Plan(wanted) if wanted > before else plan
+
+
+def _read_speed(folder: Path) -> float:
+    """Return the median of the images per second between two lines with losses in the log of a run."""
+    lines = [line for line in read_metrics(folder) if "loss" in line]
+    speeds = [
+        (new["images"] - old["images"]) / (new["time"] - old["time"])
+        for old, new in pairwise(lines)
+        if new["time"] > old["time"]
+    ]
+    if not speeds:
+        raise UserError(f"run {folder} is too short to know its speed: give the new budget in images")
+    return median_high(speeds)

@@ -1,28 +1,23 @@
-"""Measure how fast this machine trains a recipe, by some training steps and some network evaluations."""
+"""Measure how fast this machine trains a recipe, and forecast what a run will do with its budget."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
 from ddim.data import SplitImages
 from ddim.diffusion.denoising_error import denoising_error
-from ddim.errors import UserError, is_full_memory
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
-from ddim.runs import checkpoint
 from ddim.runs.state import Plan
-from ddim.training.budget import WARM_UP
-from ddim.training.loop import Training
-from ddim.training.memory import SMALLER, advance_within_memory
+from ddim.training.budget import TRAINED, WARM_UP
+from ddim.training.memory import advance_within_memory
 from ddim.training.start import start_training
+from ddim.training.trainer import Trainer
 
 SECONDS = 6.0
 """Seconds of training steps that are timed; longer if `FEWEST` steps take longer."""
@@ -31,17 +26,7 @@ FEWEST = 3
 """Smallest number of training steps that are timed."""
 
 LONGEST = 10.0
-"""If a training step is expected to take more seconds than this, it is timed with a smaller batch.
-
-A network evaluation that takes more seconds than this is timed only once.
-"""
-
-
-CACHED = 20.0
-"""If compiling the network takes more seconds than this, the first steps are timed again, from the cache.
-
-A compilation from the cache takes less, unless the machine is slow or busy.
-"""
+"""If a training step is expected to take more seconds than this, it is timed with a smaller batch."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +40,8 @@ class Speed:
         seconds: total seconds of the timed steps.
         start: seconds to prepare the training: initial weights, statistics of the pixels.
         warm_up: seconds of the first `WARM_UP` steps with the batch size of the recipe. They include the
-            compilation of the network, if it is compiled: from the cache, if the next training finds it so.
-        validation: seconds of one validation: errors on validation images, samples and a checkpoint.
+            compilation of the network, if it is compiled.
+        validation: seconds of one validation: errors on validation images, and samples.
         parameters: number of weights of the network.
         recipe: the recipe; its number of classes is that of the images.
     """
@@ -78,115 +63,104 @@ class Speed:
 
 
 def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: float) -> Speed:
-    """Train for `SECONDS` and return the speed.
+    """Train for `SECONDS` after `WARM_UP` steps, and return the speed.
 
-    The first `WARM_UP` steps are timed separately. If they compiled a network that was not in the cache, they
-    are timed again, because the next training will find it there. For this, all networks that were compiled
-    in this process are forgotten, and come from the cache at their next call.
-
-    No validation is run. Its duration is estimated: the number of its network evaluations times the measured
-    time of one evaluation, plus the measured time to save a checkpoint in a temporary folder. The time that
-    `report.kid` takes for features is not included.
+    No validation is run: its duration is the number of its network evaluations times the measured time of
+    one. The time that `report.kid` takes for features, and the time to save a checkpoint, are not included.
 
     Args:
         recipe: the recipe of the run.
         parts: the images of the run, split into training and validation images.
         runtime: how the network runs.
         cost: processor seconds for one image, see `time_image`; it predicts how long a step will take.
-
-    Raises:
-        UserError: if the memory of this machine is too small, or the recipe does not fit the images.
     """
     optim = recipe.optim
     most = LONGEST / (cost / runtime.threads) if runtime.device == "cpu" else optim.batch
     batch = min(optim.batch, max(1, int(most) // optim.accumulate) * optim.accumulate)
     with runtime:
-        try:
-            small = replace(recipe, optim=replace(optim, batch=batch))
-            training, start, first = _begin(small, parts, runtime)
-            warm = now = time.monotonic()
-            steps = 0
-            while steps < FEWEST or now - warm < SECONDS:
-                _finish_step(training)
-                steps, now = steps + 1, time.monotonic()
-            validation, counted = _estimate_validation(training), training.recipe
-            weights = sum(weight.numel() for weight in training.model.parameters())
-            usual = WARM_UP * (now - warm) / steps
-            # Another batch size would be compiled anew in the next training.
-            if runtime.compile and batch == optim.batch and first - usual > CACHED:
-                del training  # frees its memory
-                torch.compiler.reset()
-                first = min(first, _begin(small, parts, runtime)[2])
-        except (MemoryError, RuntimeError) as error:
-            if not is_full_memory(error):
-                raise
-            raise UserError(f"a training step needs more memory than is free: {SMALLER}") from error
+        began = time.monotonic()
+        training = start_training(replace(recipe, optim=replace(optim, batch=batch)), parts, runtime, None)
+        # At progress 0, a step of a student evaluates the network once; all later steps evaluate it twice.
+        training.plan = Plan(sys.maxsize, decayed=0.5) if recipe.is_student else training.plan
+        started = time.monotonic()
+        _finish_steps(training, WARM_UP)
+        warm, steps = time.monotonic(), 0
+        while steps < FEWEST or time.monotonic() - warm < SECONDS:
+            _finish_steps(training, 1)
+            steps += 1
+        seconds = time.monotonic() - warm
+        validation = _estimate_validation(training)
     # The compilation takes as long for a smaller batch, and the steps themselves do not.
+    usual = WARM_UP * seconds / steps
     return Speed(
-        runtime,
-        batch,
-        steps * batch,
-        now - warm,
-        start,
-        max(0.0, first - usual) + usual * optim.batch / batch,
-        validation,
-        weights,
-        replace(counted, optim=optim),
+        runtime=runtime,
+        batch=batch,
+        images=steps * batch,
+        seconds=seconds,
+        start=started - began,
+        warm_up=max(0.0, warm - started - usual) + usual * optim.batch / batch,
+        validation=validation,
+        parameters=sum(weight.numel() for weight in training.model.parameters()),
+        recipe=replace(training.recipe, optim=optim),
     )
 
 
-def _begin(recipe: Recipe, parts: SplitImages, runtime: Runtime) -> tuple[Training, float, float]:
-    """Return a training after `WARM_UP` steps, and the seconds of its preparation and of these steps."""
-    begin = time.monotonic()
-    training = start_training(recipe, parts, runtime, None)
-    if recipe.is_student:
-        # At progress 0, a step of a student evaluates the network once; all later steps evaluate it twice.
-        training.plan = Plan(sys.maxsize, decayed=0.5)
-    started = time.monotonic()
-    for _ in range(WARM_UP):
-        _finish_step(training)
-    return training, started - begin, time.monotonic() - started
+def _finish_steps(training: Trainer, count: int) -> None:
+    """Train for `count` steps as in a run, and wait until an accelerator has computed them."""
+    for _ in range(count):
+        values, _ = advance_within_memory(training)
+        float(values["loss"])
 
 
-def _finish_step(training: Training) -> None:
-    """Train for one step as in a run, and wait until an accelerator has computed it."""
-    values, _ = advance_within_memory(training)
-    float(values["loss"])
-
-
-def _estimate_validation(training: Training) -> float:
-    """Return the estimated seconds of one validation: its network evaluations, and saving its checkpoint."""
+def _estimate_validation(training: Trainer) -> float:
+    """Return the estimated seconds of the network evaluations of one validation."""
     recipe, runtime, report = training.recipe, training.runtime, training.recipe.report
     errors = min(report.validation_images, len(training.split.validation))
-    nfe = recipe.sampler.evaluations(recipe.steps)
-    # The network runs on micro-batches. The last one is filled up if samples are made, but not for errors.
+    # The last micro-batch is filled up if samples are made, but not for errors.
     samples = sum(math.ceil(n / runtime.micro_batch) for n in (report.grid, report.kid))
-    return (errors / runtime.micro_batch + samples * nfe) * _time_evaluation(training) + _time_saving(
-        training
-    )
-
-
-def _time_evaluation(training: Training) -> float:
-    """Return the seconds that the network takes for a micro-batch of images, run as in a validation."""
-    runtime = training.runtime
-    with training.averaged() as pipeline, runtime.precise(), torch.no_grad():
+    evaluations = errors / runtime.micro_batch + samples * recipe.sampler.evaluations(recipe.steps)
+    with training.averaged() as pipeline, runtime.precise():
         x = runtime.images(pipeline.model.blank(runtime.micro_batch))
-        t = torch.full((len(x),), 0.5, dtype=torch.float64)
-        denoise = pipeline.model.with_blank_labels(len(x))
+        t, denoise = torch.full((len(x),), 0.5), pipeline.model.with_blank_labels(len(x))
 
         def evaluate() -> float:
             begin = time.monotonic()
             denoising_error(denoise, x, t, torch.ones_like(x))
             return time.monotonic() - begin
 
-        first = evaluate()
-        return first if first > LONGEST else min(evaluate() for _ in range(2))
+        return evaluations * min(evaluate() for _ in range(2))
 
 
-def _time_saving(training: Training) -> float:
-    """Return the seconds that saving a checkpoint to a temporary folder takes; 0 if it cannot be saved."""
-    begin = time.monotonic()
-    with suppress(OSError), TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), training.step, training.tensors(), training.documents(), best=True)
-        return time.monotonic() - begin
-    return 0.0
+@dataclass(frozen=True)
+class Forecast:
+    """What a run is expected to do.
+
+    Attributes:
+        images: number of training images that it will see, counting repetitions.
+        seconds: how long it will take, from the command to its last validation.
+    """
+
+    images: int
+    seconds: float
+
+
+def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> Forecast:
+    """Return the images that a run of this recipe will see, and its duration.
+
+    Compilation and validations take their part of the minutes; see `TimeBudget`.
+
+    Args:
+        recipe: the recipe, with its budget in minutes or images.
+        speed: the measured speed of training.
+        reading: seconds to open the images, before training is prepared.
+    """
+    batch, events = recipe.optim.batch, recipe.report.events
+    aside, warm = reading + speed.start + speed.warm_up, WARM_UP * batch
+    if recipe.images is not None:
+        images = math.ceil(recipe.images / batch) * batch
+        rest = max(0, images - warm) / speed.images_per_second
+        return Forecast(images, aside + rest + events * speed.validation)
+    left = max(0.0, recipe.minutes * 60 - aside)
+    # One validation more ends the measurement of the speed.
+    left = max(TRAINED * left, left - (events + 1) * speed.validation)
+    return Forecast(warm + round(left * speed.images_per_second), recipe.minutes * 60)

@@ -1,13 +1,13 @@
-"""The guidance of a teacher that a student learns: `objective.guidance` of the loss `consistency`.
+"""The guided teacher of a student: `objective.guidance` of the loss `consistency`.
 
-The frozen weights of the teacher and of its guide are part of the checkpoints of the student. So a student
-can be resumed without the run of its teacher.
+The recipe of the student names the checkpoint of its teacher, and the guide. So the runs of both must stay
+where they are while the student is trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Unpack
+from dataclasses import dataclass, replace
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -20,35 +20,28 @@ from ddim.diffusion.loss import LossFunction
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
-from ddim.recipe.recipe import Recipe, build_model
-from ddim.runs.checkpoint import read_tensors
-from ddim.runs.fitting import find_misfit, find_other_meaning
+from ddim.recipe.recipe import Recipe
+from ddim.runs.fitting import find_other_meaning
+from ddim.runs.run_path import pin_place
 from ddim.sampling.classes import choose_label
 from ddim.sampling.guidance import Guidance
 from ddim.sampling.guidance_choice import GuidanceOptions, open_guidance
-from ddim.sampling.pipeline import LoadedRun
+from ddim.sampling.pipeline import LoadedRun, load
 
 
+@dataclass(frozen=True)
 class Teacher:
-    """The frozen models of a guided teacher. They have no weights before `learn_from` or `restore` is called.
-
-    Args:
-        loss: the loss of the student, with the guidance scale, its interval and the name of the guide.
-        recipe: the recipe of the student.
-        channels: number of channels of the images.
-        runtime: the device and the compilation of the frozen networks.
+    """The frozen models of a guided teacher.
 
     Attributes:
-        guide: the guide as JSON, see `ddim.sampling.guidance.Guide.describe`. None without a guide, and after
-            `restore`.
+        strong: the teacher.
+        guide: the weaker model; None for the teacher without its label.
+        loss: the loss of the student, with the guidance scale and its interval.
     """
 
-    def __init__(self, loss: Consistency, recipe: Recipe, channels: int, runtime: Runtime) -> None:
-        self._loss, self._recipe, self._channels, self._runtime = loss, recipe, channels, runtime
-        self._names = ["teacher"] if loss.guide is None else ["teacher", "guide"]
-        self._models: dict[str, Model] = {}
-        self._weights: dict[str, dict[str, Tensor]] = {}
-        self.guide: dict[str, Any] | None = None
+    strong: Model
+    guide: Model | None
+    loss: Consistency
 
     def guide_loss(self, loss: LossFunction) -> LossFunction:
         """Return the loss of a student on the images and the noise of `move`."""
@@ -69,88 +62,60 @@ class Teacher:
             eps: noise (B, C, H, W).
         """
         label, augment = (denoise.label, denoise.augment) if isinstance(denoise, Labelled) else (None, None)
-        strong = Labelled(self._models["teacher"], label, augment)
-        # Without a guide, the weaker model is the teacher without its label.
-        weak = Labelled(self._models[self._names[-1]], label if self._loss.guide else None, augment)
+        strong = Labelled(self.strong, label, augment)
+        weak = replace(strong, label=None) if self.guide is None else replace(strong, model=self.guide)
         with torch.no_grad():
-            return Guided(strong, weak, self._loss.guidance, *self._loss.limits).move(x0, t, eps)
+            return Guided(strong, weak, self.loss.guidance, *self.loss.limits).move(x0, t, eps)
 
-    def learn_from(self, run: LoadedRun, parts: SplitImages) -> None:
-        """Set the weights to those of a run and of its guide.
 
-        Args:
-            run: the teacher.
-            parts: the images of the student, with their labels and vectors.
+def name_teacher(recipe: Recipe, run: LoadedRun, parts: SplitImages) -> Recipe:
+    """Return the recipe of a new student of a guided run, with the name of this run and of its guide.
 
-        Raises:
-            UserError: as in `find_teacher_guidance`. Also if the student has other classes than its teacher,
-                or vectors with other columns.
-        """
-        loss, classes, vectors = self._loss, parts.images.classes, parts.vectors
-        found = find_teacher_guidance(
-            run, guidance=loss.guidance, guidance_interval=loss.interval, guide_with=loss.guide
+    Args:
+        recipe: the recipe of a new run; other recipes than those of such students are returned as they are.
+        run: the run from whose weights the new run starts.
+        parts: the images of the new run, with their labels and vectors.
+
+    Raises:
+        UserError: if the classes or the columns of the vectors are not those of the teacher.
+    """
+    loss, vectors = recipe.objective, parts.vectors
+    if not isinstance(loss, Consistency) or loss.guidance == 1:
+        return recipe
+    # With equal columns, both runs have the same mean and deviation: see `take_vectors`.
+    other_vectors = vectors and run.vectors and vectors.columns != run.vectors.columns
+    if other_vectors or (recipe.data.labels and tuple(parts.images.classes) != tuple(run.classes)):
+        raise UserError(
+            "objective.guidance needs images with the classes or vectors of the run of --from, in the same "
+            "order: give the images of that run"
         )
-        if self._recipe.data.labels and tuple(classes) != tuple(run.classes):
-            raise UserError(
-                "objective.guidance needs images with the classes of the run of --from, in the same order, "
-                f"got {len(classes)} classes with other names: give the images of that run"
-            )
-        # With equal columns, both runs have the same mean and deviation: see `take_vectors`.
-        if vectors is not None and run.vectors is not None and vectors.columns != run.vectors.columns:
-            raise UserError(
-                "objective.guidance needs vectors with the columns of the run of --from, "
-                f"{', '.join(run.vectors.columns)}, in this order, got {', '.join(vectors.columns)}: give "
-                "the vectors of that run"
-            )
-        weights = {"teacher": run.model.state_dict()}
-        if found.guide is not None:
-            weights["guide"], self.guide = found.guide.run.model.state_dict(), found.guide.describe()
-        self.restore(weights)
-
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the weights for a checkpoint, keyed by model and then by name."""
-        return {name: self._weights.get(name, {}) for name in self._names}
-
-    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Set the weights; `tensors` may hold the tensors of other parts of the checkpoint too."""
-        for name in self._names:
-            # Building a model draws initial weights, which must not change the caller's random state.
-            with torch.random.fork_rng(devices=[]):
-                model = build_model(self._recipe, self._channels)
-            model.load_state_dict(tensors[name])
-            self._runtime.place(model.eval().requires_grad_(False))
-            self._weights[name] = model.state_dict()
-            model.net = self._runtime.compiled(model.net, frozen=True)
-            self._models[name] = model
+    guide = loss.guide and pin_place(loss.guide)
+    teacher = str(run.checkpoint.path.absolute())
+    return replace(recipe, objective=replace(loss, teacher=teacher, guide=guide))
 
 
-def make_teacher(recipe: Recipe, channels: int, runtime: Runtime) -> Teacher | None:
-    """Return the teacher of a student, still without weights; None if its loss has no guidance."""
+def load_teacher(recipe: Recipe, runtime: Runtime) -> Teacher | None:
+    """Return the teacher that the recipe of a student names; None if its loss has no guidance.
+
+    Args:
+        recipe: the recipe of the student.
+        runtime: the device and the compilation of the frozen networks.
+
+    Raises:
+        UserError: if the teacher or its guide is not where it was, or its name was not published.
+    """
     loss = recipe.objective
     if not isinstance(loss, Consistency) or loss.guidance == 1:
         return None
-    return Teacher(loss, recipe, channels, runtime)
+    if loss.teacher is None:
+        raise UserError("this student names no teacher, so its loss cannot be computed")
+    run = load(loss.teacher, device=runtime.device, threads=runtime.threads, compiling=runtime.compile)
+    options = GuidanceOptions(guidance_interval=loss.interval, guide_with=loss.guide)
+    guide = open_teacher_guidance(run, guidance=loss.guidance, **options).guide
+    return Teacher(run.model, None if guide is None else guide.run.model, loss)
 
 
-def load_teacher(student: LoadedRun) -> Teacher | None:
-    """Return the teacher in the checkpoint of a student; None if its loss has no guidance.
-
-    Raises:
-        UserError: if the run was published, without its teacher.
-    """
-    path = student.checkpoint.path
-    teacher = make_teacher(student.recipe, student.model.shape.channels, student.runtime)
-    if teacher:
-        if not (path / "teacher.safetensors").is_file():
-            raise UserError(
-                f"run {student.checkpoint.run} was published without its guided teacher, so its loss cannot "
-                "be computed: use the run folder of its training"
-            )
-        teacher.restore({name: read_tensors(path, name) for name in teacher.tensors()})
-    return teacher
-
-
-def find_teacher_guidance(run: LoadedRun, **asked: Unpack[GuidanceOptions]) -> Guidance:
+def open_teacher_guidance(run: LoadedRun, **asked: Unpack[GuidanceOptions]) -> Guidance:
     """Return the guidance that a student of a run learns.
 
     Args:
@@ -158,27 +123,14 @@ def find_teacher_guidance(run: LoadedRun, **asked: Unpack[GuidanceOptions]) -> G
         asked: see `GuidanceOptions`. Saved guidance is that for the sampler and the steps of the run.
 
     Raises:
-        UserError: if the run cannot be guided in this way, or the guide has another network, other labels or
-            no name.
+        UserError: if the run cannot be guided in this way, or the guide has no name or another network.
     """
     if isinstance(asked.get("guide_with"), LoadedRun):
-        raise UserError(
-            "guide_with must be text for a student, whose recipe names its guide, such as "
-            '"runs/small-1@raw", got a loaded run'
-        )
-    found = open_guidance(run, choose_label(run.recipe), run.recipe.steps, **asked)
-    if found.guide is not None and (other := _find_difference(run, found.guide.run)):
-        chosen = ", which `ddim search` chose for samples" if found.searched else ""
+        raise UserError("guide_with must be the name of a run for a student, got a loaded run")
+    guidance = open_guidance(run, choose_label(run.recipe), run.recipe.steps, **asked)
+    if guidance.guide and (other := find_other_meaning(run.recipe, guidance.guide.run.recipe)):
         raise UserError(
             f"a student can learn only from a guide with the {other} of its teacher, such as @guide, got "
-            f"{found.guide.name}{chosen}: give another guide, or guidance 1 (--guidance 1) to do without"
+            f"{guidance.guide.name}: give another guide, or guidance 1 (--guidance 1) to do without"
         )
-    return found
-
-
-def _find_difference(run: LoadedRun, guide: LoadedRun) -> str | None:
-    """Return what a guide must have in common with its teacher and has not; None if it fits."""
-    if run.recipe.data.conditional != guide.recipe.data.conditional:
-        return "labels"
-    other = find_other_meaning(run.recipe, guide.recipe)
-    return other or ("net" if find_misfit(run.model.state_dict(), guide.model.state_dict()) else None)
+    return guidance

@@ -1,4 +1,4 @@
-"""Callbacks that report a training to an experiment tracker: Weights & Biases, MLflow or Trackio.
+"""Callbacks that report a training to an experiment tracker: Weights & Biases or MLflow.
 
 Example:
     >>> ddim.train("photos/", callbacks=[WandB(project="flowers")])
@@ -21,7 +21,7 @@ from ddim.files import read_sealed
 from ddim.plots.pictures import enlarge
 from ddim.runs.folder import RUN, record_in_run
 from ddim.training.callbacks import Callback, describe_choices
-from ddim.training.loop import Training
+from ddim.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,24 +37,22 @@ class Tracker(Callback, ABC):
         project: name of the project in the tracker.
 
     Raises:
-        UserError: if the package of the tracker is not installed.
+        UserError: if the package of the tracker is not installed, or the tracker cannot start.
     """
 
-    title: ClassVar[str]
     package: ClassVar[str]
-    install: ClassVar[str]
 
     def __init__(self, project: str = "ddim") -> None:
-        self.project, self._failed = project, False
+        self.project, self.works = project, True
         try:
             self.api: ModuleType = import_module(self.package)
         except ImportError as error:
-            why = f"needs the package {self.package}, which cannot be imported ({error})"
-            raise UserError(f"{self.title} {why}: {self.install}") from error
+            advice = f'pip install "ddim[{self.package}]"'
+            raise UserError(f"{self.package} cannot be imported ({error}): {advice}") from error
 
     @abstractmethod
     def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
-        """Begin or continue the run in the tracker, and return its id there.
+        """Begin a run in the tracker, or continue the run with the id `known`; return its id there.
 
         Args:
             folder: the run folder; its name is the name of the run.
@@ -62,54 +60,29 @@ class Tracker(Callback, ABC):
             known: the id of the run that is continued; None for a new one.
         """
 
-    @abstractmethod
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Report values of a step, keyed by name."""
-
-    @abstractmethod
-    def show(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Report an image, (H, W, C) uint8, under a name."""
-
-    @abstractmethod
-    def close(self, finished: bool) -> None:
-        """End the run in the tracker; `finished` is False if it was stopped and can be resumed."""
-
-    def on_start(self, training: Training, folder: Path) -> None:
-        """See `Callback`.
-
-        Raises:
-            UserError: if the tracker cannot start, for example without a network or without a login.
-        """
+    def on_start(self, training: Trainer, folder: Path) -> None:
+        """See `Callback`."""
         known = read_sealed(folder / RUN).get("trackers", {})
         try:
             mine = self.open(folder, describe_choices(training), known.get(self.package))
         except Exception as error:
-            raise UserError(f"{self.title} cannot start: {' '.join(str(error).split())}") from error
+            raise UserError(f"{self.package} cannot start: {error}") from error
         record_in_run(folder, trackers={**known, self.package: mine})
 
-    def on_log(self, training: Training, values: Mapping[str, float]) -> None:
-        """See `Callback`."""
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._try(lambda: self.log(training.step, {"images": training.seen, **finite}))
-
-    def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
-        """See `Callback`."""
-        self._try(lambda: self.show(training.step, "samples", enlarge(sheet)))
-
-    def on_end(self, training: Training) -> None:
-        """See `Callback`."""
-        self._try(lambda: self.close(training.complete))
-
-    def _try(self, work: Callable[[], None]) -> None:
-        """Call `work`; after its first failure, of any kind, warn once and do nothing more."""
-        if self._failed:
-            return
+    def report(self, send: Callable[[], object]) -> None:
+        """Call `send`; after its first failure, of any kind, warn once and do nothing more."""
         try:
-            work()
-        except Exception as error:
-            self._failed = True
-            text = " ".join(str(error).split())
-            warn_user(f"the training goes on without {self.title}, which failed: {text}")
+            if self.works:
+                send()
+        except Exception as error:  # noqa: BLE001  (a tracker must not end a training)
+            self.works = False
+            warn_user(f"the training goes on without {self.package}, which failed: {error}")
+
+
+def select_finite(training: Trainer, values: Mapping[str, float]) -> dict[str, float]:
+    """Return the finite values of a line of the log, with the number of images seen."""
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    return {"images": training.seen, **finite}
 
 
 class WandB(Tracker):
@@ -118,7 +91,7 @@ class WandB(Tracker):
     See `Tracker`. The horizontal axis of the charts is the number of training images.
     """
 
-    title, package, install = "Weights & Biases", "wandb", 'pip install "ddim[wandb]"'
+    package = "wandb"
 
     def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
         """See `Tracker`."""
@@ -136,17 +109,18 @@ class WandB(Tracker):
         self.run.define_metric("*", step_metric="images")
         return self.run.id
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`."""
-        self.run.log({"step": step, **values})
+    def on_log(self, training: Trainer, values: Mapping[str, float]) -> None:
+        """See `Callback`."""
+        line = {"step": training.step, **select_finite(training, values)}
+        self.report(lambda: self.run.log(line))
 
-    def show(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """See `Tracker`."""
-        self.run.log({name: self.api.Image(pixels), "step": step})
+    def on_sheet(self, training: Trainer, sheet: np.ndarray) -> None:
+        """See `Callback`."""
+        self.report(lambda: self.run.log({"samples": self.api.Image(enlarge(sheet)), "step": training.step}))
 
-    def close(self, finished: bool) -> None:
-        """See `Tracker`."""
-        self.run.finish(exit_code=0 if finished else 1)
+    def on_end(self, training: Trainer) -> None:
+        """See `Callback`."""
+        self.report(lambda: self.run.finish(exit_code=0 if training.complete else 1))
 
 
 class MLflow(Tracker):
@@ -155,7 +129,7 @@ class MLflow(Tracker):
     See `Tracker`. MLflow calls a project an experiment.
     """
 
-    title, package, install = "MLflow", "mlflow", 'pip install "ddim[mlflow]"'
+    package = "mlflow"
 
     def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
         """See `Tracker`."""
@@ -165,58 +139,32 @@ class MLflow(Tracker):
             self.client.update_run(known, status="RUNNING")
             self.id = known
             return known
-        found = self.client.get_experiment_by_name(self.project)
-        place = found.experiment_id if found else self.client.create_experiment(self.project)
+        experiment = self.client.get_experiment_by_name(self.project)
+        place = experiment.experiment_id if experiment else self.client.create_experiment(self.project)
         self.id = self.client.create_run(place, run_name=folder.name).info.run_id
         for name, value in fields.items():
             self.client.log_param(self.id, name, value)
         return self.id
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`."""
-        now = int(time.time() * 1000)
-        entries = [self.api.entities.Metric(name, value, now, step) for name, value in values.items()]
-        self.client.log_batch(self.id, metrics=entries)
+    def on_log(self, training: Trainer, values: Mapping[str, float]) -> None:
+        """See `Callback`."""
+        now, metric = int(time.time() * 1000), self.api.entities.Metric
+        line = select_finite(training, values).items()
+        entries = [metric(name, value, now, training.step) for name, value in line]
+        self.report(lambda: self.client.log_batch(self.id, metrics=entries))
 
-    def show(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """See `Tracker`."""
-        self.client.log_image(self.id, pixels, artifact_file=f"{name}/step-{step:09d}.png")
+    def on_sheet(self, training: Trainer, sheet: np.ndarray) -> None:
+        """See `Callback`."""
+        file = f"samples/step-{training.step:09d}.png"
+        self.report(lambda: self.client.log_image(self.id, enlarge(sheet), artifact_file=file))
 
-    def close(self, finished: bool) -> None:
-        """See `Tracker`."""
-        self.client.set_terminated(self.id, "FINISHED" if finished else "KILLED")
-
-
-class Trackio(Tracker):
-    """Reports a training to Trackio, which keeps it on this machine; `trackio show` displays it.
-
-    See `Tracker`.
-    """
-
-    title, package, install = "Trackio", "trackio", "see docs/trackers.md, because it needs an older Pillow"
-
-    def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
-        """See `Tracker`."""
-        name = known or f"{folder.name}-{uuid.uuid4().hex[:6]}"
-        self.run = self.api.init(
-            self.project, name, config=dict(fields), resume="allow", embed=False, auto_log_gpu=False
-        )
-        return name
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`."""
-        self.run.log(dict(values), step=step)
-
-    def show(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """See `Tracker`."""
-        self.run.log({name: self.api.Image(pixels)}, step=step)
-
-    def close(self, finished: bool) -> None:
-        """See `Tracker`."""
-        self.run.finish()
+    def on_end(self, training: Trainer) -> None:
+        """See `Callback`."""
+        status = "FINISHED" if training.complete else "KILLED"
+        self.report(lambda: self.client.set_terminated(self.id, status))
 
 
-TRACKERS: dict[str, type[Tracker]] = {kind.package: kind for kind in (WandB, MLflow, Trackio)}
+TRACKERS: dict[str, type[Tracker]] = {kind.package: kind for kind in (WandB, MLflow)}
 """The trackers, keyed by the name that `ddim train --track` takes."""
 
 

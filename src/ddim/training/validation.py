@@ -1,10 +1,11 @@
-"""Validate a run during training: denoising errors of its EMA weights on held-out images."""
+"""Validate a run: denoising errors on held-out images, a sheet of samples, and the KID of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,34 +14,39 @@ from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.denoising_error import DenoisingError, denoising_error
 from ddim.diffusion.log_snr import log_snr_bins
 from ddim.diffusion.noise import VALIDATION, stream
+from ddim.errors import UserError
+from ddim.metrics.catalogue import LEAST
+from ddim.metrics.features import Extractor, load_extractor
+from ddim.metrics.kid import kid
 from ddim.metrics.statistics import estimate_mean
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.classes import default_label, label_images
-from ddim.sampling.generate import gather_samples, generate, share_seeds
+from ddim.sampling.classes import choose_label, default_label, label_images
+from ddim.sampling.generate import gather_samples, generate, sample_uint8, share_seeds, split_into_parts
+from ddim.sampling.image_features import BATCH, ImageSet, compute_features
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.training.loop import Training
+from ddim.training.trainer import Trainer
+
+MeasureKID = Callable[[], dict[str, float]]
+"""Returns {"kid": ..., "kid_low": ..., "kid_high": ...}, or {} if `report.kid` is 0."""
 
 
-def validate(training: Training) -> dict[str, float]:
+def validate(training: Trainer) -> dict[str, float]:
     """Return the noise MAE and image MAE, in model units, of the EMA weights on validation images.
 
     Entries such as "noise_mae/log_snr_-4" are means over the images with a log-SNR in [-4, -2) (see
     `mean_by_level`). Without validation images the result is empty. See also `denoise_validation_images`.
     """
-    recipe, processes = training.recipe, training.processes
-    times = choose_times(recipe, training.split)
+    times = choose_times(training.recipe, training.split)
     if not len(times):
         return {}
     with training.averaged() as pipeline:
-        errors = denoise_validation_images(pipeline, training.split, processes.share)
-    errors = processes.interleave(errors)
-    each = {
-        "noise_mae": torch.cat([error.noise_mae for error in errors]),
-        "image_mae": torch.cat([error.image_mae for error in errors]),
-    }
+        errors = denoise_validation_images(pipeline, training.split, training.processes.share)
+    errors = training.processes.interleave(errors)
+    names = ("noise_mae", "image_mae")
+    each = {name: torch.cat([getattr(error, name) for error in errors]) for name in names}
     means = {name: values.mean().item() for name, values in each.items()}
-    return means | mean_by_level(recipe.schedule(times).log_snr, each)
+    return means | mean_by_level(training.recipe.schedule(times).log_snr, each)
 
 
 def choose_times(recipe: Recipe, split: SplitImages) -> Tensor:
@@ -67,35 +73,17 @@ def denoise_validation_images(
     times = choose_times(recipe, split)
     draw = stream("cpu", recipe.seed, VALIDATION, 0)
     which = split.validation[torch.randperm(len(split.validation), generator=draw)[: len(times)].numpy()]
-    errors, parts = [], torch.arange(len(times)).split(runtime.micro_batch)
-    mine = set(share(range(len(parts))))
+    # The noise of all batches is drawn in each process, so it does not depend on the number of processes.
+    parts = torch.arange(len(times)).split(runtime.micro_batch)
+    noises = [torch.randn(len(part), *astuple(pipeline.model.shape), generator=draw) for part in parts]
+    errors = []
     with runtime.precise():
-        for k, part in enumerate(parts):
-            # Each process draws the noise of all parts, so that it does not depend on the number of
-            # processes.
-            noise = torch.randn(len(part), *astuple(pipeline.model.shape), generator=draw)
-            if k not in mine:
-                continue
-            some = which[part.numpy()]
+        for k in share(range(len(parts))):
+            some = which[parts[k].numpy()]
             x0 = runtime.images(pipeline.pixels.enter(to_unit(gather_batch(split.images, some))))
             denoise = pipeline.model.with_labels(label_images(recipe, split.images, some))
-            errors.append(denoising_error(denoise, x0, times[part], runtime.images(noise)))
+            errors.append(denoising_error(denoise, x0, times[parts[k]], runtime.images(noises[k])))
     return errors
-
-
-def sample_preview(training: Training) -> Tensor:
-    """Return `report.grid` samples (n, C, H, W) in [0, 1] of the EMA weights, always with the same seeds.
-
-    If the run has labels, sample k has class k % classes.
-    """
-    report, recipe = training.recipe.report, training.recipe
-    with training.averaged() as pipeline:
-        mine = share_seeds(pipeline, range(report.grid))
-        label = "all" if recipe.data.labels else default_label(recipe)
-        images, _ = generate(
-            SamplingSetup(pipeline, recipe.steps, label), mine, progress=training.check_signals
-        )
-    return gather_samples(pipeline, images)
 
 
 def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -110,7 +98,7 @@ def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, fl
     """
     bins, means = log_snr_bins(log_snr), {}
     for name, value in values.items():
-        for b in bins.unique():
+        for b in bins.unique().tolist():
             inside = value[bins == b].double()
             means[f"{name}/log_snr_{int(b)}"] = inside.mean().item()
             if len(inside) > 1:
@@ -118,3 +106,58 @@ def mean_by_level(log_snr: Tensor, values: Mapping[str, Tensor]) -> dict[str, fl
                 means[f"{name}_low/log_snr_{int(b)}"] = float(interval.low)
                 means[f"{name}_high/log_snr_{int(b)}"] = float(interval.high)
     return means
+
+
+def sample_preview(training: Trainer) -> Tensor:
+    """Return `report.grid` samples (n, C, H, W) in [0, 1] of the EMA weights, always with the same seeds.
+
+    If the run has labels, sample k has class k % classes.
+    """
+    recipe = training.recipe
+    label = "all" if recipe.data.labels else default_label(recipe)
+    with training.averaged() as pipeline:
+        setup = SamplingSetup(pipeline, recipe.steps, label)
+        mine = share_seeds(pipeline, range(recipe.report.grid))
+        images, _ = generate(setup, mine, progress=training.check_signals)
+    return gather_samples(pipeline, images)
+
+
+def prepare_kid(training: Trainer) -> MeasureKID:
+    """Return a function that measures the KID of `report.kid` samples, with its 95 % confidence interval.
+
+    Samples come from the EMA weights, with the same seeds each time, in the recipe's number of steps. If the
+    run has labels, the samples have each class in turn. If the classes are clusters, the samples have each
+    class as often as in training. The reference set is all validation images.
+
+    Raises:
+        UserError: if there are too few validation images, or the packages for features are missing.
+    """
+    recipe, split, processes = training.recipe, training.split, training.processes
+    if not recipe.report.kid:
+        return dict
+    if len(split.validation) < LEAST:
+        raise UserError(
+            f"report.kid needs at least {LEAST} validation images, got {len(split.validation)}: "
+            "raise data.validation"
+        )
+    held_out = ImageSet(split.images, split.validation, recipe.data.source, "valid")
+
+    def prepare() -> tuple[Extractor, np.ndarray]:
+        extractor = load_extractor().to(training.runtime.exact_device)
+        return extractor, compute_features(held_out, extractor)
+
+    extractor, reference = processes.local_first(prepare)
+
+    def measure() -> dict[str, float]:
+        with training.averaged() as pipeline:
+            setup = SamplingSetup(pipeline, recipe.steps, choose_label(recipe))
+            features = [
+                extractor(batch).numpy()
+                for seeds in processes.share([*split_into_parts(pipeline, range(recipe.report.kid), BATCH)])
+                # A training goes on with bad samples, whose NaN become black.
+                for batch, _ in sample_uint8(setup, seeds, finite=False, progress=training.check_signals)
+            ]
+        found = kid(np.concatenate(processes.interleave(features)), reference, subsets=1)
+        return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}
+
+    return measure

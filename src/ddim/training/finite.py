@@ -55,22 +55,24 @@ class FiniteCheck:
 
     def __init__(self, device: str, in_a_row: int = 0) -> None:
         # The count, and the step at which it reached `IN_A_ROW`.
-        self._counts = torch.tensor([in_a_row, 0], device=device)
+        self.count = torch.tensor([in_a_row, 0], device=device)
 
-    def judge(self, step: int, *values: Tensor) -> Tensor:
-        """Count a step, and return whether its values (scalars) are finite, as a scalar on the device."""
-        count, failed = self._counts
+    def judge(self, step: int, *values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return whether the values (scalars) of a step are finite, and the new `count`, on the device.
+
+        `count` itself changes only when the caller assigns it, once the step is made.
+        """
+        count, failed = self.count
         over = count >= IN_A_ROW
         finite = torch.stack([value.isfinite() for value in values]).all()
         grown = torch.where(finite, 0, count + 1)
         failed = torch.where(~over & (grown >= IN_A_ROW), step, failed)
-        self._counts = torch.stack([torch.where(over, count, grown), failed])
-        return finite & ~over
+        return finite & ~over, torch.stack([torch.where(over, count, grown), failed])
 
     @property
     def in_a_row(self) -> int:
         """The number of steps in a row, up to now, that were not finite; this waits for the device."""
-        return int(self._counts[0])
+        return int(self.count[0])
 
     def raise_if_failed(self) -> None:
         """Raise an error if too many steps in a row were not finite; this waits for the device.
@@ -78,6 +80,6 @@ class FiniteCheck:
         Raises:
             NotFinite: after `IN_A_ROW` such steps; the message names the last of them.
         """
-        count, step = self._counts.tolist()
+        count, step = self.count.tolist()
         if count >= IN_A_ROW:
             raise NotFinite(f"loss or gradient was not finite {IN_A_ROW} times in a row, at step {step}")

@@ -1,0 +1,381 @@
+"""The state of a training in memory, and the update that advances it by one step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddim.data import SplitImages
+from ddim.diffusion.denoiser import Model
+from ddim.diffusion.loss import make_memory
+from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
+from ddim.diffusion.pixels import Pixels
+from ddim.errors import UserError, explain_error, is_full_memory
+from ddim.machine.distributed import Replica, current_processes, replicate
+from ddim.machine.progress import Progress, ignore_progress
+from ddim.machine.runtime import Runtime
+from ddim.nn import ema
+from ddim.nn.blocks import Dropout
+from ddim.nn.power_averages import track_averages
+from ddim.nn.recompute import recompute_blocks
+from ddim.recipe.codec import dump
+from ddim.recipe.own_parts import is_own
+from ddim.recipe.recipe import Recipe, build_model, may_leave_weights_unused
+from ddim.runs.fitting import find_misfit
+from ddim.runs.state import Plan, RunState, TrainedOn, check_reason
+from ddim.sampling.classes import count_images
+from ddim.sampling.images import check_same_split
+from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
+from ddim.training.batches import Batches, draw_times
+from ddim.training.finite import FiniteCheck, StepValues
+from ddim.training.optim import build_optimizer, divide_parameters
+from ddim.training.teacher import load_teacher
+
+
+class Trainer:
+    """A training in memory; it knows no files, no signals and no callbacks.
+
+    A checkpoint holds the weights, all EMA weights, the state of the optimiser, the past losses for
+    loss-aware times, and `RunState`. All else is a function of the recipe's seed and of `step`: the order of
+    the images, their mirroring, times, noise and dropout.
+
+    With several processes (see `ddim.machine.distributed`), each process has the whole state, and trains on
+    its part of each batch. Gradients and losses are combined over all processes, so that all processes have
+    the same state. Up to rounding, this state equals that of a training in one process.
+
+    Args:
+        recipe: the recipe of the run.
+        split: the images of the run, split into training and validation images.
+        pixels: the map between images and model units.
+        runtime: how the network runs.
+        plan: the training budget.
+
+    Attributes:
+        step: the number of updates so far.
+        due: whether the validation of `step` must still be made.
+        best: the lowest value so far of the metric `report.best`.
+        stopped: the reason for which a callback stopped the run; None if no callback did.
+        sums: sums of loss, gradient norm and learning rate since the last line of the log.
+        samples: the samples (n, C, H, W) of the newest validation of this process.
+        check_signals: called between the sampling steps of a validation; it may end the validation.
+    """
+
+    def __init__(
+        self, recipe: Recipe, split: SplitImages, pixels: Pixels, runtime: Runtime, plan: Plan
+    ) -> None:
+        self.recipe, self.split, self.pixels = recipe, split, pixels
+        self.runtime, self.plan = runtime, plan
+        self.processes = current_processes()
+        self.step, self.due, self.samples = 0, False, torch.empty(0)
+        self.best: float | None = None
+        self.stopped: str | None = None
+        self.sums: dict[str, Tensor | float] = {}
+        self.finite = FiniteCheck(runtime.device)
+        self.check_signals: Progress = ignore_progress
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
+            self.model = build_model(recipe, split.images.pixels.shape[-1])
+        runtime.place(self.model)
+        recompute_blocks(self.model.net, runtime.recompute)
+        unused = may_leave_weights_unused(recipe)
+        # `compiled` shares the weights of `model`, whose network is not compiled.
+        self.compiled = Model(
+            replicate(runtime.compiled(self.model.net), self.processes, unused=unused),
+            recipe.schedule,
+            recipe.predicts,
+            recipe.conditioning,
+            self.model.shape,
+        ).train()
+        self.batches = Batches(recipe, split, self.model.shape, runtime)
+        self.teacher = load_teacher(recipe, runtime)
+        self.memory = make_memory(recipe.objective, recipe.schedule, runtime.exact_device)
+        others, matrices = divide_parameters(self.model, recipe.optim)
+        self.parameters = others | matrices
+        self.optimizer = build_optimizer(others, matrices, recipe.optim, runtime.precision)
+        newest = ema.select_averaged(self.model)
+        self.rules = track_averages(recipe.ema, recipe.report.snapshots)
+        self.averages = {
+            profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
+        }
+        # What each step needs of the model is listed once, so that no step walks over its layers. A network
+        # may replace its buffers in a step, so their places are kept and not the tensors.
+        layers = list(self.model.named_modules(remove_duplicate=False))
+        self._dropouts = [layer for layer in self.model.modules() if isinstance(layer, Dropout)]
+        self._buffers = {
+            f"{path}.{name}": (layer, name)
+            for path, layer in layers
+            for name, _ in layer.named_buffers(recurse=False)
+        }
+        weights = self.model.named_parameters(remove_duplicate=False)
+        self._weights = {name: weight.detach() for name, weight in weights}
+
+    @property
+    def average(self) -> dict[str, Tensor]:
+        """The EMA weights that are validated and sampled."""
+        return self.averages["default"]
+
+    @property
+    def seen(self) -> int:
+        """Images seen so far."""
+        return self.step * self.recipe.optim.batch
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training budget is used up."""
+        return self.plan.total is not None and self.seen >= self.plan.total
+
+    @property
+    def complete(self) -> bool:
+        """Whether the training budget is used up and the last validation is made."""
+        return self.finished and not self.due
+
+    @property
+    def weights_finite(self) -> bool:
+        """Whether every weight and buffer is finite; otherwise a checkpoint would be useless."""
+        return all(bool(value.isfinite().all()) for value in ema.select_averaged(self.model).values())
+
+    def stop(self, reason: str = "by a callback") -> None:
+        """End the training after this step, and save a checkpoint; no last validation is made.
+
+        Callbacks call this, and `resume` continues the run. The state of the checkpoint records `reason`,
+        which must be a text of at least one letter.
+        """
+        self.stopped = check_reason(reason)
+
+    def validation_steps(self) -> set[int]:
+        """Return the evenly spaced steps after which a run of known length validates; the last is its end.
+
+        A step is left out that would follow the validation at which the length was planned too closely.
+        """
+        events, batch, plan = self.recipe.report.events, self.recipe.optim.batch, self.plan
+        steps, total = plan.validation_steps(events, batch), plan.total or 0
+        if not plan.settled:
+            return steps
+        return {
+            k for k in steps if k * batch >= total or not 0 < k * batch - plan.settled < total / events / 2
+        }
+
+    def advance(self) -> StepValues:
+        """Train for one step, and return its loss, gradient norm and learning rate.
+
+        If the loss or gradient is not finite, the weights are not updated, but `step` still increases. A call
+        that is interrupted, or raises OutOfMemory, leaves the training unchanged, so it can be repeated with
+        a larger `optim.accumulate`.
+
+        On an accelerator the call does not wait until the step is computed. A loss is read only when it is
+        asked for, and `finite.raise_if_failed` raises an error if too many losses were not finite.
+        """
+        o, exact = self.recipe.optim, self.runtime.exact_device
+        rate = self.plan.rate(o, self.seen)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # The forward pass changes the statistics of batch norm. If the loss is not finite, they are restored.
+        before = [buffer.clone() for buffer in self._read_buffers()]
+        fresh = not self.optimizer.state
+        try:
+            batch = self.batches[self.step]
+            times, weights = draw_times(self.recipe, batch.uniform, self.memory)
+            measure = self.recipe.objective.at(self.plan.part(self.seen), self.seen)
+            measure = self.teacher.guide_loss(measure) if self.teacher else measure
+            losses = torch.zeros(o.batch, device=self.runtime.device)
+            for part, last in self._divide_batch():
+                with self._prepare_part(part, last=last):
+                    denoise, x0, eps = batch.part(part, self.compiled, self.pixels, self.runtime)
+                    with self.runtime.precise():
+                        each = measure(denoise, x0, times[part], eps, self.recipe.data.bins(self.pixels))
+                        loss = (each * weights[part].to(each)).mean() / o.accumulate
+                    loss.backward()
+                losses[part] = each.detach()
+            losses = self.processes.add(losses)
+            loss = (losses * weights.to(losses)).mean()
+            norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf)
+            finite, count = self.finite.judge(self.step + 1, loss, norm)
+            # The fused optimiser changes nothing if this is 1. Apple's GPUs ignore it, so it is not called.
+            self.optimizer.found_inf = (~finite).float()  # pyrefly: ignore[missing-attribute]
+            if exact == self.runtime.device or finite.item():
+                self.optimizer.step()
+        except BaseException as error:
+            for buffer, old in zip(self._read_buffers(), before, strict=True):
+                buffer.copy_(old)
+            self.optimizer.zero_grad(set_to_none=True)
+            if fresh:
+                self.optimizer.state.clear()  # The state of a parameter may lack a moment.
+            if is_full_memory(error):
+                raise explain_error(error) from error
+            raise
+        for buffer, old in zip(self._read_buffers(), before, strict=True):
+            buffer.copy_(torch.where(finite, buffer, old))
+        if self.memory:
+            self.memory.update(times, losses.to(exact), finite.to(exact))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.finite.count = count
+        self.step += 1
+        self._average_weights()
+        return self._sum_up({"loss": loss, "gradient_norm": norm, "lr": rate})
+
+    def _read_buffers(self) -> Iterator[Tensor]:
+        return (getattr(layer, name) for layer, name in self._buffers.values())
+
+    def _divide_batch(self) -> Iterator[tuple[slice, bool]]:
+        """Yield the parts of a batch that this process trains on, and whether it is the last part.
+
+        In all processes together, a part has the images part, part + accumulate, ..., as in one process.
+        """
+        parts, processes = self.recipe.optim.accumulate, self.processes
+        for part in range(parts):
+            yield slice(part + parts * processes.rank, None, parts * processes.count), part == parts - 1
+
+    @contextmanager
+    def _prepare_part(self, part: slice, *, last: bool) -> Generator[None]:
+        """Seed the random numbers of a part of the batch; processes exchange gradients only in the last part.
+
+        Dropout can use no other generator than torch's global one.
+        """
+        recipe, device, net = self.recipe, self.runtime.device, self.compiled.net
+        rows = torch.arange(recipe.optim.batch, device=device)[part] if self._dropouts else None
+        for layer in self._dropouts:
+            layer.rows = rows
+        # With one seed, an image has the same masks of `Dropout` in any part. But losses and networks that
+        # the user wrote would draw the same numbers for two images: each part gets another seed.
+        numbered = any(layer.p > 0 for layer in self._dropouts) and not is_own(recipe.objective)
+        seed = recipe.seed + (0 if numbered else part.start) * 2**32
+        cuda = [device] if device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.default_generator.set_state(stream("cpu", seed, DROPOUT, self.step).get_state())
+            for name in cuda:
+                torch.cuda.set_rng_state(stream(name, seed, DROPOUT, self.step).get_state(), name)
+            with net.no_sync() if isinstance(net, Replica) and not last else nullcontext():
+                yield
+
+    def _average_weights(self) -> None:
+        """Update all averages by the newest weights."""
+        newest = self._weights | dict(zip(self._buffers, self._read_buffers(), strict=True))
+        weights = [newest[name] for name in self.average]
+        for profile, rule in self.rules.items():
+            factor = rule(self.step, self.recipe.optim.batch)
+            ema.update_average(list(self.averages[profile].values()), weights, factor)
+
+    def _sum_up(self, values: dict[str, Tensor | float]) -> StepValues:
+        """Add the values of a step to `sums`, and return them."""
+        exact = self.runtime.exact_device
+        for name, value in {**values, "steps": 1.0}.items():
+            added = value.to(exact).double() if isinstance(value, Tensor) else value
+            self.sums[name] = self.sums.get(name, 0.0) + added
+        return StepValues(values)
+
+    @contextmanager
+    def averaged(self) -> Generator[Pipeline]:
+        """Yield a pipeline with the EMA weights, its model in eval mode; restore the raw weights after it."""
+        before = {name: value.clone() for name, value in ema.select_averaged(self.model).items()}
+        try:
+            self.model.load_state_dict(self.average, strict=False)
+            given = {"class_counts": count_images(self.split.clusters), "vectors": self.split.vectors}
+            yield Pipeline(self.model.eval(), self.pixels, self.recipe, self.runtime, **given)
+        finally:
+            self.model.load_state_dict(before, strict=False)
+            self.model.train()
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Return raw and EMA weights, clusters and vectors, which sampling needs, keyed as in `tensors`."""
+        averages = {f"ema/{profile}": average for profile, average in self.averages.items()}
+        held = {"model": self.model.state_dict(), **averages}
+        held |= {CLUSTERS: found.to_tensors()} if (found := self.split.clusters) else {}
+        return held | ({VECTORS: vectors.to_tensors()} if (vectors := self.split.vectors) else {})
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
+        slots, names = self.optimizer.state_dict()["state"], list(self.parameters)
+        kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
+        held = {**self.weights(), "optimizer": kept}
+        return held | ({"times": self.memory.state()} if self.memory else {})
+
+    def documents(self) -> dict[str, Any]:
+        """Return the JSON documents of a checkpoint, keyed by document name."""
+        images = self.split.images
+        state = RunState(
+            self.step,
+            self.pixels,
+            self.model.shape.channels,
+            tuple(images.classes),
+            self.runtime,
+            self.finite.in_a_row,
+            self.best,
+            {name: float(value) for name, value in self.sums.items()},
+            self.plan,
+            TrainedOn(images.fingerprint, len(self.split.train)),
+            self.stopped,
+            self.due,
+            images.values,
+        )
+        return {"state": state.to_json(), "recipe": dump(self.recipe)}
+
+    def load(self, tensors: dict[str, dict[str, Tensor]], state: RunState) -> None:
+        """Load a checkpoint; the training then continues bit-identically to an uninterrupted run.
+
+        Args:
+            tensors: the tensors of the checkpoint, keyed as in the result of the method `tensors`.
+            state: the document "state" of the checkpoint.
+
+        Raises:
+            UserError: if the images or their split differ from those of the checkpoint.
+        """
+        if state.images is None or state.images.fingerprint != self.split.images.fingerprint:
+            raise UserError(
+                "data has changed since the run began, so it cannot be resumed exactly; "
+                "start a new run from its weights with --from"
+            )
+        check_same_split(self.split, state.images.train)
+        self.step, self.finite = state.step, FiniteCheck(self.runtime.device, state.not_finite)
+        self.best, self.plan, self.due = state.best, state.plan, state.due
+        self.sums = {**state.sums}
+        self.model.load_state_dict(tensors["model"])
+        for profile, average in self.averages.items():
+            for name, value in average.items():
+                value.copy_(tensors[f"ema/{profile}"][name])
+        if self.memory:
+            self.memory.restore(tensors["times"])
+        slots: dict[int, dict[str, Tensor]] = {}
+        names = {name: i for i, name in enumerate(self.parameters)}
+        for key, value in tensors["optimizer"].items():
+            name, _, slot = key.rpartition("/")
+            slots.setdefault(names[name], {})[slot] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        for parameter, slot in self.optimizer.state.items():
+            for key, value in slot.items():
+                if value.shape == parameter.shape:
+                    # The fused kernel reads memory in order, so a moment needs the memory format of its
+                    # parameter. Moments in files are contiguous, but weights may be channels_last.
+                    slot[key] = torch.empty_like(parameter).copy_(value)
+
+    def start_from(self, tensors: dict[str, Tensor]) -> None:
+        """Set the weights and all EMAs to another run's weights.
+
+        Raises:
+            UserError: if the weights do not fit this network.
+        """
+        if wrong := find_misfit(self.model.state_dict(), tensors):
+            raise UserError(
+                f"--from loads weights that do not fit the network of recipe {self.recipe.name}: {wrong} is "
+                "missing or has another shape; leave out --recipe and --net to use the network of the weights"
+            )
+        self.model.load_state_dict(tensors)
+        newest = ema.select_averaged(self.model)
+        for average in self.averages.values():
+            for name, value in average.items():
+                value.copy_(newest[name])
+
+    def fix_total(self, total: int) -> None:
+        """Set the training budget to about `total` images; see `Plan.fixed`."""
+        self.plan = self.plan.fixed(total, self.seen, self.recipe.optim.batch)
+
+    def set_threads(self, threads: int) -> None:
+        """Change the number of threads, here and in torch; results may differ in the last bits."""
+        self.runtime = replace(self.runtime, threads=threads)
+        torch.set_num_threads(threads)

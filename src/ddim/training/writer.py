@@ -1,0 +1,275 @@
+"""Write the files of a run: run.json, log, sheets of samples, checkpoints, guide and snapshots."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddim.data.arrays import PREFIX
+from ddim.data.images import gather_batch
+from ddim.data.open import absolute_source
+from ddim.data.remote import names_repository, parse_repository
+from ddim.diffusion.loss import Objective
+from ddim.errors import NotFinite
+from ddim.files import publish_folder, temporary_folder, write_atomic, write_sealed
+from ddim.machine.distributed import Processes, act_as
+from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
+from ddim.plots.pictures import enlarge, make_sheet, save_png
+from ddim.recipe.codec import dump, write_recipe
+from ddim.recipe.flat import ERRORS
+from ddim.runs import checkpoint
+from ddim.runs.averages import remove_later_snapshots, save_snapshot
+from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, make_run_folder, sheet_path
+from ddim.runs.log import RunLog
+from ddim.runs.run_path import GUIDE
+from ddim.sampling.provenance import list_versions
+from ddim.training.callbacks import Callback, describe_choices
+from ddim.training.finite import IN_A_ROW
+from ddim.training.trainer import Trainer
+
+
+def create_run(trainer: Trainer, out: Path | None, **facts: object) -> Path:
+    """Write the folder of a new run, with its first checkpoint, and return its path.
+
+    The folder appears as a whole, so a run that has a folder can always be resumed.
+
+    Args:
+        trainer: the training at step 0.
+        out: a new or empty folder; None for a new one in runs/.
+        facts: more that run.json says about the run, such as what the user asked for.
+    """
+    recipe = trainer.recipe
+    folder = make_run_folder(out, _name_images(recipe.data.source), recipe.name)
+    try:
+        with temporary_folder(folder.resolve()) as temporary:
+            # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
+            write_atomic(temporary / "recipe.yaml", write_recipe(recipe).encode())
+            write_sealed(temporary / RUN, _describe_run(trainer) | facts)
+            checkpoint.save(temporary / CHECKPOINTS, 0, trainer.tensors(), trainer.documents())
+            publish_folder(temporary, folder.resolve())
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+    return folder
+
+
+def _describe_run(trainer: Trainer) -> dict[str, Any]:
+    """Return what run.json says about a new training: its recipe, images, runtime and versions."""
+    split, source = trainer.split, trainer.recipe.data.source
+    data = {
+        "source": source,
+        "path": absolute_source(source),
+        "fingerprint": split.images.fingerprint,
+        "images": len(split.images),
+        "train": len(split.train),
+        "valid": len(split.validation),
+        "classes": list(split.images.classes),
+    }
+    data |= {"class_counts": split.clusters.counts.tolist()} if split.clusters else {}
+    if vectors := split.vectors:
+        rows = vectors.rows[vectors.train]
+        ends = {"low": rows.min(0).tolist(), "high": rows.max(0).tolist()}
+        data["vectors"] = {"columns": list(vectors.columns), "sha256": vectors.sha256, **ends}
+    return {
+        "recipe": dump(trainer.recipe),
+        "data": data,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "runtime": vars(trainer.runtime),
+        "versions": list_versions(),
+    }
+
+
+def _name_images(source: str) -> str:
+    """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
+    if names_repository(source):
+        return parse_repository(source).id.partition("/")[2]
+    source = source.removeprefix(PREFIX)
+    named = ":" in source and not Path(source).exists()
+    return Path(source.split(":")[0] if named else source).name.split(".")[0] or "images"
+
+
+class RunWriter:
+    """Writes the files of a run, and calls the callbacks after each of them.
+
+    The newest two checkpoints are kept, and the one with the lowest value of the metric `report.best`.
+    RUN/guide holds the weights after the share `report.guide` of the budget.
+
+    Args:
+        trainer: the training.
+        folder: the run folder, which has a checkpoint of the current step.
+        log: the log of the run.
+        callbacks: the user's callbacks, and the one that shows the progress.
+    """
+
+    def __init__(self, trainer: Trainer, folder: Path, log: RunLog, callbacks: Sequence[Callback]) -> None:
+        self.trainer, self.folder, self.log, self.callbacks = trainer, folder, log, callbacks
+        self.checkpoints = folder / CHECKPOINTS
+        self._saved, self._saved_at = (trainer.step, trainer.due, trainer.stopped), time.monotonic()
+        self._changed = False
+        # If the best checkpoint is saved again at the same step, it keeps its mark.
+        self._best = checkpoint.find_best_step(self.checkpoints)
+        self._guided = checkpoint.find_newest(folder / GUIDE) is not None
+
+    def start(self) -> None:
+        """Write what a run shows from its beginning, and call `on_start` of the callbacks."""
+        trainer = self.trainer
+        remove_later_snapshots(self.folder, trainer.step)
+        if not trainer.step:
+            self.log.hyperparameters(describe_choices(trainer), [*ERRORS, "kid"])
+            self._write_real_images()
+        self._tell(lambda hook: hook.on_start(trainer, self.folder))
+
+    def finish_step(self, values: Mapping[str, float], news: str) -> None:
+        """Write what is due after a step, and call `on_step`: a line of the log, a snapshot, the guide.
+
+        `news` is a sentence about a change in this step, or "".
+        """
+        trainer = self.trainer
+        if trainer.step % trainer.recipe.report.log == 0:
+            sums = {name: float(value) for name, value in trainer.sums.items()}
+            count = sums.pop("steps")
+            self._write_line({name: value / count for name, value in sums.items()})
+            trainer.sums.clear()
+        self._keep_snapshot()
+        self._keep_guide()
+        self._tell(lambda hook: hook.on_step(trainer, values))
+        if news:
+            self.announce(news)
+
+    def finish_validation(self, values: dict[str, float]) -> None:
+        """Write the sheet of samples and the results of a validation, and call the callbacks."""
+        trainer, sheet = self.trainer, make_sheet(self.trainer.samples)
+        save_png(sheet_path(self.folder, trainer.step), enlarge(sheet))
+        self.log.image(trainer.step, "samples", sheet)
+        self._tell(lambda hook: hook.on_sheet(trainer, sheet))
+        if values:
+            self._write_line(values)
+        error = values.get(trainer.recipe.report.best)
+        if error is not None and math.isfinite(error) and _is_comparable(trainer, trainer.step):
+            known = trainer.best if _is_comparable(trainer, self._best) else None
+            if known is None or error < known:
+                trainer.best, self._best = error, trainer.step
+        self._tell(lambda hook: hook.on_validation(trainer, values))
+
+    def announce(self, text: str) -> None:
+        """Log a change of threads, planned images or parts of a batch, and call `on_change` with a sentence.
+
+        The next `save_if_due` saves, so that a run that is resumed from there has the same choices.
+        """
+        self._changed = True
+        values = {"threads": self.trainer.runtime.threads, "planned_images": self.trainer.plan.total}
+        self._write_line({name: value for name, value in values.items() if value is not None})
+        self._tell(lambda hook: hook.on_change(self.trainer, text))
+
+    def save_if_due(self) -> None:
+        """Save if something was announced, or the newest checkpoint is older than `report.checkpoint`.
+
+        Do not call this between a step and its validation: a resumed run would miss the validation.
+        """
+        if self._changed or time.monotonic() - self._saved_at > self.trainer.recipe.report.checkpoint:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint now, unless a weight or too many losses are not finite.
+
+        In that case the last checkpoint is kept.
+
+        Raises:
+            NotFinite: if EMA weights or the state of the optimiser are not finite.
+            NoSpace: if the disk has too little space.
+        """
+        if self._is_broken():
+            return
+        trainer, best = self.trainer, self._best == self.trainer.step
+        self.log.sync()
+        tensors, documents = trainer.tensors(), trainer.documents()
+        path = checkpoint.save(self.checkpoints, trainer.step, tensors, documents, best=best)
+        self._saved, self._saved_at = (trainer.step, trainer.due, trainer.stopped), time.monotonic()
+        self._changed = False
+        self._tell(lambda hook: hook.on_checkpoint(trainer, path))
+
+    def finish(self) -> None:
+        """Save the last step if it is not saved yet, and call `on_end`.
+
+        Raises:
+            NotFinite: if the weights are not finite, so that they cannot be saved.
+        """
+        trainer = self.trainer
+        if (trainer.step, trainer.due, trainer.stopped) != self._saved:
+            if not trainer.weights_finite:
+                raise NotFinite(f"the weights are not finite at the last step, {trainer.step}")
+            self.save()
+        self._tell(lambda hook: hook.on_end(trainer))
+
+    def _tell(self, call: Callable[[Callback], None]) -> None:
+        # A callback that samples or evaluates must not wait for the other processes.
+        with act_as(Processes()):
+            for hook in self.callbacks:
+                call(hook)
+
+    def _write_line(self, values: Mapping[str, float]) -> None:
+        self.log.write(self.trainer.step, self.trainer.seen, values)
+        self._tell(lambda hook: hook.on_log(self.trainer, values))
+
+    def _write_real_images(self) -> None:
+        """Write samples/real.png: held-out images for comparison, or training images if none are held out."""
+        parts, report = self.trainer.split, self.trainer.recipe.report
+        real = parts.validation if len(parts.validation) else parts.train
+        # Images next to each other in a folder are often alike, so the sheet takes evenly spaced ones.
+        real = real[np.linspace(0, len(real) - 1, min(report.grid, len(real))).round().astype(int)]
+        (self.folder / REAL_IMAGES).parent.mkdir(exist_ok=True)
+        save_png(self.folder / REAL_IMAGES, enlarge(make_sheet(gather_batch(parts.images, real))))
+
+    def _keep_snapshot(self) -> None:
+        """Write a snapshot of two averages, from which `ddim ema` reconstructs others, if one is due.
+
+        A resumed run writes the snapshots of all steps after its checkpoint again, with the same bytes.
+        """
+        trainer, count = self.trainer, self.trainer.recipe.report.snapshots
+        # Averages of weights that are not finite are useless, and they would replace an older snapshot.
+        if is_snapshot_step(trainer.step, count) and trainer.weights_finite:
+            powers = list_powers(trainer.rules)
+            averages = {gamma: trainer.averages[powers[gamma]] for gamma in GAMMAS}
+            save_snapshot(self.folder, trainer.step, averages, count)
+
+    def _keep_guide(self) -> None:
+        """Keep the weights in RUN/guide, in place of an older guide, at the share of the budget."""
+        trainer = self.trainer
+        share, total, batch = trainer.recipe.report.guide, trainer.plan.total or 0, trainer.recipe.optim.batch
+        due = trainer.plan.step_at(share, batch)
+        if due is None or not share:
+            return
+        # A time budget may be converted to images, or be shortened, after this step has passed. The guide is
+        # then saved late, but not in the second half of the budget: it would hardly be weaker than the run.
+        late = not self._guided and due < trainer.step and trainer.seen <= total / 2
+        if (trainer.step == due or late) and not self._is_broken():
+            weights, documents = trainer.weights(), trainer.documents()
+            checkpoint.save(self.folder / GUIDE, trainer.step, weights, documents, keep=1)
+            self._guided = True
+
+    def _is_broken(self) -> bool:
+        """Return whether a weight or too many losses are not finite, so a checkpoint would be useless."""
+        return self.trainer.finite.in_a_row >= IN_A_ROW or not self.trainer.weights_finite
+
+
+def _is_comparable(trainer: Trainer, step: int) -> bool:
+    """Return whether `report.best` of a step can be compared with its value at the end of the run.
+
+    If `objective.finish` changes the loss to the squared error, the error of the image rises, which is an
+    absolute error. KID keeps its meaning.
+    """
+    loss, plan, batch = trainer.recipe.objective, trainer.plan, trainer.recipe.optim.batch
+    if not isinstance(loss, Objective) or not loss.finish or trainer.recipe.report.best == "kid":
+        return True
+    if plan.total is None:
+        return False
+    # The images seen before the update of this step, and before the last update of the run.
+    now, last = (step - 1) * batch, (math.ceil(plan.total / batch) - 1) * batch
+    return loss.at(plan.part(now), now) == loss.at(plan.part(last), last)
