@@ -24,8 +24,9 @@ from ddim.nn.power_averages import (
     power_of_width,
 )
 from ddim.recipe.named_recipes import smoke
-from ddim.training.loop import Plan, Training
+from ddim.runs.state import Plan
 from ddim.training.start import measure_pixels, open_split
+from ddim.training.trainer import Trainer
 
 WIDTHS = (0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.15, 0.2)
 COUNTS = (4, 8, 16, 32)
@@ -44,7 +45,7 @@ def train(steps):
     runtime = Runtime(threads=1)
     found = {}
     with runtime:
-        run = Training(recipe, split, measure_pixels(recipe, split), runtime, Plan(recipe.images))
+        run = Trainer(recipe, split, measure_pixels(recipe, split), runtime, Plan(recipe.images))
         rules = {name: one.gamma for name, one in run.rules.items()}
         for _ in range(steps):
             run.advance()

@@ -20,17 +20,18 @@ from ddim.evaluation.denoising import measure_errors
 from ddim.machine.runtime import Runtime, choose_runtime
 from ddim.recipe.named_recipes import find_recipe
 from ddim.recipe.recipe import Recipe
+from ddim.runs.state import Plan
 from ddim.sampling.images import to_model_batches
-from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels, open_split
+from ddim.training.trainer import Trainer
 
 TIMES = (torch.arange(10, dtype=torch.float64) + 0.5) / 10
 HELD_OUT = 512
 
 
-def trained(recipe: Recipe, parts: SplitImages, runtime: Runtime, images: int) -> Training:
+def trained(recipe: Recipe, parts: SplitImages, runtime: Runtime, images: int) -> Trainer:
     """Train a run on a number of images under a runtime."""
-    training = Training(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(images))
+    training = Trainer(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(images))
     # In the first updates the network is compiled.
     for _ in range(2):
         training.advance()
@@ -42,7 +43,7 @@ def trained(recipe: Recipe, parts: SplitImages, runtime: Runtime, images: int) -
     return training
 
 
-def errors(training: Training) -> torch.Tensor:
+def errors(training: Trainer) -> torch.Tensor:
     """Return (10,) image MAE of the EMA weights at TIMES, on the first held-out images."""
     parts = training.split
     with training.averaged() as pipeline:

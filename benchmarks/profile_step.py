@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddim.machine.runtime import Runtime, choose_runtime
 from ddim.recipe.named_recipes import find_recipe
-from ddim.training.loop import Training
+from ddim.training.trainer import Trainer
 from timing import bare_step, pace, training
 
 MATRIX = 2048
@@ -51,7 +51,7 @@ def find_group(event: FunctionEvent) -> str:
     return OTHERS
 
 
-def measure_shares(run: Training, steps: int) -> tuple[Counter[str], float]:
+def measure_shares(run: Trainer, steps: int) -> tuple[Counter[str], float]:
     """Return the seconds of a step in each group of operators, and those of the whole step."""
     begin = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU]) as found:
@@ -65,7 +65,7 @@ def measure_shares(run: Training, steps: int) -> tuple[Counter[str], float]:
     return seconds, took / steps
 
 
-def count_operations(run: Training) -> int:
+def count_operations(run: Trainer) -> int:
     """Return the operations of all convolutions in a step; a multiplication and an addition are two."""
     run.compiled = run.model
     step = bare_step(run)

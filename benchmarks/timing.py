@@ -14,10 +14,11 @@ from ddim.data import Images, split_images
 from ddim.diffusion.pixels import Pixels
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
+from ddim.runs.state import Plan
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.training.loop import Plan, Training
+from ddim.training.trainer import Trainer
 
 PIXELS = Pixels.fixed(0.5, 0.5)
 
@@ -29,10 +30,10 @@ def images(size: tuple[int, int], count: int = 512) -> Images:
     return Images(pixels, None, (), tuple(map(str, range(count))), "noise")
 
 
-def training(recipe: Recipe, runtime: Runtime, updates: int = 2) -> Training:
+def training(recipe: Recipe, runtime: Runtime, updates: int = 2) -> Trainer:
     """Return a training of a recipe under a runtime, after `updates` updates, which compile its network."""
     source = images(recipe.data.size)
-    run = Training(
+    run = Trainer(
         recipe,
         split_images(source, 0.1, 0),
         PIXELS,
@@ -44,7 +45,7 @@ def training(recipe: Recipe, runtime: Runtime, updates: int = 2) -> Training:
     return run
 
 
-def bare_step(run: Training) -> Callable[[], object]:
+def bare_step(run: Trainer) -> Callable[[], object]:
     """Return a function of one step of a network on fixed tensors: forward, backward and optimiser."""
     count, model = run.recipe.optim.batch, run.compiled
     x0, eps = (

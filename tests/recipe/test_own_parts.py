@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from ddim.training.own_checks import check_own_parts
 from torch import nn
 
 import ddim
@@ -23,7 +24,6 @@ from ddim.recipe.codec import dump, list_fields, load_recipe, override, write_re
 from ddim.sampling.pipeline import load
 from ddim.sampling.recipe_checks import check_training
 from ddim.training import resume
-from ddim.training.own_checks import check_own_parts
 
 
 @pytest.fixture

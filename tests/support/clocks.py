@@ -4,8 +4,9 @@ import types
 from dataclasses import replace
 
 import ddim.training.budget
-import ddim.training.fit
+import ddim.training.loop
 import ddim.training.run
+import ddim.training.writer
 import tiny
 from ddim.nn.unet import UNetSpec
 from ddim.training import Callback
@@ -33,7 +34,7 @@ def install(monkeypatch):
     """Return a new clock, which the modules of training read in place of the real one."""
     ticking = Clock()
     module = types.SimpleNamespace(monotonic=lambda: ticking.now, perf_counter=lambda: ticking.now)
-    for part in (ddim.training.run, ddim.training.fit, ddim.training.budget):
+    for part in (ddim.training.run, ddim.training.loop, ddim.training.writer, ddim.training.budget):
         monkeypatch.setattr(part, "time", module)
     return ticking
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from ddim.data import Images, split_images
+from ddim.diffusion.consistency import Consistency
 from ddim.machine.runtime import Runtime
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import Power
@@ -19,10 +21,12 @@ from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import override
 from ddim.recipe.recipe import Data, Optim, Recipe, Report, build_model
 from ddim.runs import checkpoint
+from ddim.runs.state import Plan
 from ddim.training import Callback, Machine
 from ddim.training import train as train_run
-from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels
+from ddim.training.teacher import Teacher
+from ddim.training.trainer import Trainer
 
 COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]
 MACHINE = Machine("cpu", "fp32", compiling=False, threads=1)
@@ -81,7 +85,7 @@ def training(chosen=BASE, source=None, updates=0):
     """A training after so many updates, on images in memory."""
     source = source or images()
     parts = split_images(source, chosen.data.validation, chosen.seed)
-    run = Training(chosen, parts, measure_pixels(chosen, parts), Runtime(), Plan(chosen.images))
+    run = Trainer(chosen, parts, measure_pixels(chosen, parts), Runtime(), Plan(chosen.images))
     for _ in range(updates):
         run.advance()
     return run
@@ -89,13 +93,17 @@ def training(chosen=BASE, source=None, updates=0):
 
 def give_teacher(run):
     """Give a training with guidance a teacher and a guide with random weights; returns the training."""
-    if run.teacher:
-        weights = {}
-        for seed, name in enumerate(run.teacher.tensors()):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                weights[name] = build_model(run.recipe, run.model.shape.channels).state_dict()
-        run.teacher.restore(weights)
+    loss, models = run.recipe.objective, []
+    if not isinstance(loss, Consistency) or loss.guidance == 1:
+        return run
+    for seed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_model(run.recipe, run.model.shape.channels)
+        run.runtime.place(model.eval().requires_grad_(False))
+        model.net = run.runtime.compiled(model.net, frozen=True)
+        models.append(model)
+    run.teacher = Teacher(models[0], models[1] if loss.guide else None, loss)
     return run
 
 
@@ -128,10 +136,21 @@ def different(one, other):
 
 def gradients(run):
     """Return the gradients and the loss of the next update, without making the update."""
-    loss, *_ = run._backward()
-    found = {name: p.grad.clone() for name, p in run.parameters.items()}
-    run.optimizer.zero_grad(set_to_none=True)
-    return found, loss
+    found = {}
+
+    def judge(step, loss, norm):
+        found.update({name: p.grad.clone() for name, p in run.parameters.items()})
+        raise StopIteration(loss.detach().clone())
+
+    clip, run.finite.judge = nn.utils.clip_grad_norm_, judge
+    try:
+        nn.utils.clip_grad_norm_ = lambda *_: torch.zeros(())
+        run.advance()
+    except StopIteration as stopped:
+        return found, stopped.value
+    finally:
+        nn.utils.clip_grad_norm_ = clip
+        del run.finite.judge
 
 
 def digests(folder, files=3):

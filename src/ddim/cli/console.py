@@ -33,21 +33,15 @@ from ddim.runs.log import read_last_metrics
 from ddim.runs.manifest import parse_step
 from ddim.sampling.guidance_name import name_guidance
 from ddim.sampling.pipeline import read_run_recipe
-from ddim.training.alternatives import advise
-from ddim.training.cautions import describe_warm_up, list_all_cautions
-from ddim.training.display import EVERY, Display
-from ddim.training.loop import Training
-from ddim.training.pace import Pace, format_duration, format_minutes
+from ddim.training.pace import format_duration, format_minutes
+from ddim.training.progress import EVERY, Display, list_cautions
+from ddim.training.trainer import Trainer
 
 LONG = 30 * 60.0
 """After a run of fewer seconds, the user is advised to train longer."""
 
 PACE = 60.0
 """Seconds over which the pace of work is averaged, to estimate the time left."""
-
-
-HEARD = 5.0
-"""Seconds of training after which its speed is known well enough to give advice."""
 
 
 class ProgressDisplay:
@@ -150,7 +144,7 @@ class Console(Display):
         if isinstance(error, Interrupted):
             raise Interrupted(error.signal_number, error.folder, self.own) from None
 
-    def _introduce(self, training: Training) -> None:
+    def _introduce(self, training: Trainer) -> None:
         """Print the settings of the training, and start the bar."""
         self.preparing.stop()
         images, runtime = training.split.images, training.runtime
@@ -172,30 +166,19 @@ class Console(Display):
             guided := name_guidance(loss.guidance, loss.interval, loss.guide)
         ):
             say(f"the student learns its teacher with {guided}")
-        for caution in list_all_cautions(training, self.folder):
+        for caution in () if self.resumed else list_cautions(images, len(parts.train)):
             say(caution)
         say(f"{goal} on {runtime.describe()}{slow}")
-        if training.extended:
-            rate = training.plan.rate(training.recipe.optim, training.seen)
-            say(f"trains longer than the planned {training.extended:,} images; learning rate now {rate:.2g}")
         say(f"run folder {self.folder}" + (f", continuing at step {training.step}" if training.step else ""))
-        self.advised = self.resumed
         if can_draw(self.tty):
             self.bar, self.live = start_bar(self.tty), True
             self.task = self.bar.add_task("training", total=training.plan.total, line="")
 
-    def on_step(self, training: Training, values: Mapping[str, float]) -> None:
-        """Show progress now and then, and advice once the speed is known; see `Callback`."""
+    def on_step(self, training: Trainer, values: Mapping[str, float]) -> None:
+        """Show progress now and then; see `Callback`."""
         if training.finished:
             self.tick = -math.inf  # the last step is always shown
         super().on_step(training, values)
-        total = training.plan.total
-        if not self.advised and total and self.pace.seconds > HEARD:
-            self.advised = True
-            texts = advise(training, self.pace.speed), describe_warm_up(training.recipe.optim, total)
-            for text in filter(None, texts):
-                say(text)
-            self.pace.last = time.monotonic()
 
     def _show(self, line: str, done: float, total: int | None) -> None:
         if self.bar:
@@ -203,11 +186,11 @@ class Console(Display):
         else:
             say(line)
 
-    def on_sheet(self, training: Training, sheet: np.ndarray) -> None:
+    def on_sheet(self, training: Trainer, sheet: np.ndarray) -> None:
         """Keep the sheet of samples for the next validation; see `Callback`."""
         self.sheet = sheet
 
-    def _show_validation(self, training: Training, errors: str, sheet: Path) -> None:
+    def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
         say(f"after {training.seen:,} images: {errors}{'; ' if errors else ''}samples {sheet}")
         # While the bar is drawn, sys.stderr is an object of rich without an encoding. So ask the real file.
         if self.bar and can_preview(self.tty.file):
@@ -215,12 +198,13 @@ class Console(Display):
             samples = split_sheet(self.sheet, shape.height, shape.width)
             draw(render_preview(arrange_preview(samples, self.tty.width)))
 
-    def on_change(self, training: Training, text: str) -> None:
-        """Print the text, and measure the speed anew; see `Callback`."""
-        say(text)
-        self.pace = Pace(time.monotonic(), training.recipe.optim.batch)
+    def on_change(self, training: Trainer, text: str) -> None:
+        """Print the text above the bar, and measure the speed anew; see `Callback`."""
+        super().on_change(training, text)
+        if self.bar:
+            say(text)
 
-    def _conclude(self, training: Training, seen: str, advice: str) -> None:
+    def _conclude(self, training: Trainer, seen: str, advice: str) -> None:
         """Prepare the lines about the ended training that `done` prints."""
         short = training.complete and not self.resumed and time.monotonic() - self.created < LONG
         noisy = f"samples still noisy? train longer: {self._name_longer(20)}" if short else ""

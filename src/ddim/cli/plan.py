@@ -61,13 +61,13 @@ def run(args: argparse.Namespace) -> int:
     from ddim.cli.console import ProgressDisplay
     from ddim.data.arrays import give_images
     from ddim.experiments.plan import plan_training
-    from ddim.training.request import Request
+    from ddim.training.request import choose_recipe
 
     machine = choose_machine(args)
     fields = read_fields(args)
     budget = {name: fields.pop(name, None) for name in ("minutes", "images")}
     own = give_images(load_own(args.data)) if names_own(args.data) else None
-    recipe = Request(args.recipe, fields, machine=machine, data=own).build_recipe()
+    recipe = choose_recipe(args.recipe, fields.get("data.source") if own is None else own, fields)
     with ProgressDisplay() as progress:
         plan = plan_training(
             recipe.data.source, recipe, **budget, machine=machine, runs=args.runs, progress=progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ddim.cli.console import Console
     from ddim.recipe.recipe import Recipe
     from ddim.training import Callback, Machine
-    from ddim.training.request import Request
 
 TAKES_FIELDS = True
 
@@ -37,7 +37,7 @@ examples:
   ddim train photos/ --data.labels yes   one folder for each class; then ddim sample RUN --label NAME
   ddim train photos/ --data.labels clusters:16   16 classes of similar images, found by k-means
   ddim train photos/ --resume            after Ctrl-C: continues exactly where the run stopped
-  ddim train new/photos/ --resume        the same, after the images have moved
+  ddim train new/photos/ --resume --out RUN   the same, after the images have moved
   ddim train mine.py:images --net mine.py:Net   your own components; then ddim sample RUN --own mine.py
   ddim train --resume --out RUN --more 20   train a finished run 20 minutes longer; or --images N
 """
@@ -52,7 +52,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="RUN", help="run folder (default: a new runs/DATA-RECIPE-N)"
     )
-    _add_resuming(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --out, or the newest run that this command started, or start a new run",
+    )
+    parser.add_argument(
+        "--more", type=float, metavar="M", help="with --resume: train M minutes longer than planned"
+    )
     parser.add_argument(
         "--from", dest="source", type=Path, metavar="RUN", help="start from the EMA weights of another run"
     )
@@ -83,22 +90,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_resuming(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the run in --out, or the newest run with these options, or start a new run",
-    )
-    parser.add_argument(
-        "--more", type=float, metavar="M", help="with --resume: train M minutes longer than planned"
-    )
-    parser.add_argument(
-        "--restart",
-        action="store_true",
-        help="with --resume: start again if all checkpoints of the run are lost; the old log is kept",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Train and show the progress."""
     if args.help_recipe is not None:
@@ -108,55 +99,33 @@ def run(args: argparse.Namespace) -> int:
     from ddim.data.arrays import give_images
     from ddim.machine.distributed import current_processes
     from ddim.training import resume, train
-    from ddim.training.request import Request
+    from ddim.training.request import choose_recipe
     from ddim.training.trackers import make_tracker
 
     _check_options(args)
-    machine = choose_machine(args)
+    machine, fields = choose_machine(args), read_fields(args)
     own = give_images(load_own(args.data)) if names_own(args.data) else None
-    request = Request(args.recipe, read_fields(args), args.source, machine, args.find_lr, own)
-    hooks = [*map(load_callback, args.callback), *map(make_tracker, args.track)]
-    why, processes = "", current_processes()
+    data = args.data if own is None else own
+    hooks: list[Callback] = [*map(load_callback, args.callback), *map(make_tracker, args.track)]
     # Each machine counts only the restarts that its own processes caused, so take the highest count.
-    restarted = processes.highest(count_restarts())[0] > 0
+    restarted = current_processes().highest(count_restarts())[0] > 0
     if args.resume or restarted:
-        # Only process 0 looks for the run, because the others may be on machines that do not see its folder.
-        folder, why, images = processes.broadcast(_find_run(request, args.out) if processes.leads else None)
-        if folder is not None:
-            # After a restart by torchrun, the run may have begun anew already.
-            again = args.restart and not restarted
-            if again and (args.more is not None or images is not None):
-                raise UserError("--restart trains a run with its first budget: give a larger one afterwards")
-            if processes.leads:
-                _prepare_run(folder, machine, restart=again)
+        if folder := _find_run(args, data, fields):
+            budget = _find_budget(args, fields, restarted=restarted)
             with Console(args.own) as console:
-                data, given = args.data if own is None else own, [*hooks, console]
-                # A budget that was raised before the restart is not raised again.
-                more, images = (None, None) if restarted else (args.more, images)
-                resume(
-                    folder, more=more, images=images, data=data, callbacks=given, progress=console.preparing
-                )
+                given = {"callbacks": [*hooks, console], "progress": console.preparing}
+                resume(folder, **budget, data=data, machine=machine, **given)
             return print_run(args, console, folder)
-    if args.more is not None:
-        other = "name the run with --out" if args.out is None else "name a run that has begun"
-        raise UserError(f"{why}, so --more has nothing to extend: leave it out, or {other}")
-    recipe = request.build_recipe()
-    if why:
-        say(f"{why}; starting a new run")
-    drawings: list[Callback] = []
+        if args.more is not None:
+            raise UserError("no run fits this command, so --more has nothing to extend: name one with --out")
+        say("no run fits this command: starting a new one")
+    recipe = choose_recipe(args.recipe, data, fields, args.source)
     if args.find_lr:
         recipe, drawing = _find_learning_rate(recipe, machine, args.source)
-        drawings.append(drawing)
+        hooks.append(drawing)
     with Console(args.own) as console:
-        folder = train(
-            recipe.data.source,
-            recipe,
-            out=args.out,
-            source=args.source,
-            machine=machine,
-            callbacks=[*drawings, *hooks, console],
-            progress=console.preparing,
-        )
+        given = {"callbacks": [*hooks, console], "progress": console.preparing}
+        folder = train(recipe.data.source, recipe, out=args.out, source=args.source, machine=machine, **given)
     return print_run(args, console, folder)
 
 
@@ -166,34 +135,51 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UserError("give --minutes or --images, not both")
     if args.resume and args.source:
         raise UserError("--resume continues a run and --from starts a new run: give one of them")
-    if not args.resume and (args.more is not None or args.restart):
-        raise UserError(f"{'--restart' if args.restart else '--more'} is an option of --resume: give both")
-    if args.more is not None and args.images is not None:
-        raise UserError("give --more or --images, not both")
+    if not args.resume and args.more is not None:
+        raise UserError("--more is an option of --resume: give both")
     if args.find_lr and "optim.lr" in read_fields(args):
         raise UserError("--find-lr sets --optim.lr too: give one of them")
 
 
-def _find_run(request: Request, out: Path | None) -> tuple[Path | None, str, int | None]:
-    """Return the run to resume, the reason if there is none, and the new budget in images.
+def _find_run(args: argparse.Namespace, data: object, fields: Mapping[str, str]) -> Path | None:
+    """Return the run to resume: the one in --out, or the newest one that this command would have started.
 
-    The run is None if a new run must begin. The budget is None if it does not change.
+    Raises:
+        UserError: if the run in --out has another recipe than the options, or --out is not a run to resume.
     """
-    from ddim.training.request import find_resumable, separate_budget
+    from ddim.machine.distributed import current_processes
+    from ddim.runs.folder import CHECKPOINTS, RUN
+    from ddim.training.request import check_request, choose_recipe, find_run
 
-    request, images = separate_budget(request, out)
-    return *find_resumable(request, out), images
+    if args.out is None:
+        recipe, processes = choose_recipe(args.recipe, data, fields, args.source), current_processes()
+        return processes.broadcast(find_run(recipe, any_rate=args.find_lr) if processes.leads else None)
+    if (args.out / RUN).is_file():
+        check_request(args.out, args.recipe, fields)
+        return args.out
+    if (args.out / CHECKPOINTS).is_dir():
+        raise UserError(
+            f"--out {args.out} is an imported run, with weights but without a training state: "
+            f"start a new run from its weights with --from {args.out}"
+        )
+    # If the command gives images or a recipe, it may start a new run. So a user can repeat one command, from
+    # the start of a run until it is finished.
+    if args.recipe is None and data is None:
+        what = "holds no run to resume" if args.out.exists() else "does not exist"
+        raise UserError(f"--out {args.out} {what}; give DATA to start a new run there")
+    return None
 
 
-def _prepare_run(folder: Path, machine: Machine, *, restart: bool) -> None:
-    """Set the old log of a run aside if it starts again, and record the options of the machine."""
-    from ddim.cli.console import say
-    from ddim.training.resumed_machine import record_machine
-    from ddim.training.resumption import set_aside
+def _find_budget(
+    args: argparse.Namespace, fields: Mapping[str, str], *, restarted: bool
+) -> dict[str, float | None]:
+    """Return the larger budget that the command asks for: minutes in "more", or "images"."""
+    from ddim.recipe.codec import override
+    from ddim.recipe.recipe import Recipe
 
-    if restart and (aside := set_aside(folder)):
-        say(f"starting again; the old log is in {aside}")
-    record_machine(folder, machine)
+    images = override(Recipe(), {"images": fields["images"]}).images if "images" in fields else None
+    # Minutes that were added before torchrun restarted the command are not added again.
+    return {"more": None if restarted else args.more, "images": images}
 
 
 def print_run(args: argparse.Namespace, console: Console, folder: Path) -> int:
@@ -228,7 +214,7 @@ def _help_recipe(args: argparse.Namespace) -> int:
     from ddim.recipe.field_help import explain_field, explain_fields, explain_kinds
     from ddim.recipe.named_recipes import RECIPES, find_recipe
     from ddim.recipe.recipe import Recipe
-    from ddim.training.start import find_size
+    from ddim.training.request import find_size
 
     name = args.help_recipe.removeprefix("--") or args.recipe or "fast"
     parts = list(explain_kinds(name))

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from ddim.data import SplitImages
-from ddim.data.images import gather_batch
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.loss import LossFunction, make_memory
 from ddim.diffusion.time_sampling import Memory
+from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.statistics import Estimate
 from ddim.runs import checkpoint
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
-from ddim.training import batches
+from ddim.training.batches import Batches, draw_times
 from ddim.training.teacher import load_teacher
 
 BATCHES = 16
@@ -121,7 +121,7 @@ def find_loss(run: LoadedRun) -> LossFunction:
     """Return the loss function of a run at the step of its checkpoint.
 
     Raises:
-        UserError: as in `load_teacher`.
+        UserError: if the run is a student whose guided teacher is not known.
     """
     state, teacher = run.checkpoint.state, load_teacher(run.recipe, run.runtime)
     batch, total = run.recipe.optim.batch, state.plan.total
@@ -129,6 +129,8 @@ def find_loss(run: LoadedRun) -> LossFunction:
     if total is not None and seen >= total:
         # A finished run has no next update: the loss is that of its last one.
         seen = max(0, seen - batch)
+    if not teacher and getattr(run.recipe.objective, "guidance", 1) != 1:
+        raise UserError(f"run {run.checkpoint.run} was published without the name of its guided teacher")
     loss = run.recipe.objective.at(state.plan.part(seen), seen)
     return teacher.guide_loss(loss) if teacher else loss
 
@@ -192,13 +194,12 @@ def draw_parts(
     each image in the loss. The model is conditioned on the labels of the images.
     """
     runtime = run.runtime
-    batch = batches.draw_batch(run.recipe, own, run.model, runtime, step, memory)
-    size = len(batch.rows.which)
-    for start in range(0, size, runtime.micro_batch):
+    batch = Batches(run.recipe, own, run.model.shape, runtime)[step]
+    times, weights = draw_times(run.recipe, batch.uniform, memory)
+    for start in range(0, len(times), runtime.micro_batch):
         part = slice(start, start + runtime.micro_batch)
-        rows = batch.rows.part(part)
-        images = gather_batch(own.images, rows.which, rows.mirrored).to(runtime.device)
-        yield *batch.part(part, images, run.model, run.pixels, runtime), batch.weights[part] / size
+        denoise, x0, eps = batch.part(part, run.model, run.pixels, runtime)
+        yield denoise, x0, times[part], eps, weights[part] / len(times)
 
 
 def load_loss_memory(run: LoadedRun) -> Memory | None:

@@ -305,8 +305,7 @@ def _describe_fault(folder: Path, error: Exception) -> str:
 
 def _planned_images(facts: Mapping[str, Any]) -> int | None:
     """Return the budget of a run in images from its run.json; None for a budget in minutes."""
-    extended = facts.get("extended")
-    return extended[-1]["to_images"] if extended else facts["recipe"]["images"]
+    return facts.get("extended") or facts["recipe"]["images"]
 
 
 def _saved_step_and_budget(path: Path, budget: int | None) -> tuple[int, int | None]:

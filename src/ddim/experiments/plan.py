@@ -27,21 +27,12 @@ from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import check_runs
 from ddim.sampling.recipe_checks import check_training
-from ddim.training.alternatives import list_alternatives
-from ddim.training.cautions import MEASURED, describe_few, describe_rejects
-from ddim.training.forecast import forecast_run
+from ddim.training.budget import estimate_seconds, time_image
 from ddim.training.memory import check_memory
-from ddim.training.own_checks import check_own_parts
-from ddim.training.request import choose_recipe
-from ddim.training.speed import Speed, measure_speed
-from ddim.training.start import (
-    Machine,
-    change_recipe,
-    check_machine,
-    estimate_seconds,
-    open_split,
-    time_image,
-)
+from ddim.training.progress import list_cautions
+from ddim.training.request import change_recipe, choose_recipe
+from ddim.training.speed import Speed, forecast_run, measure_speed
+from ddim.training.start import Machine, check_machine, open_split
 
 MINUTES = (10, 40, 240)
 """The training times, in minutes, that are planned if the user gives no budget."""
@@ -90,7 +81,7 @@ def plan_training(  # noqa: PLR0913 (the choices of a notebook)
 
     Returns:
         For each budget, the images that a run sees, the number of epochs ("passes"), the validation error and
-        KID. If a run sees few images within a budget, the plan also lists changed recipes that see more.
+        KID.
 
     Raises:
         UserError: if the images or the recipe cannot be used, the memory of this machine is too small, both
@@ -117,12 +108,11 @@ def _measure_plan(
     """Return one plan for all `budgets`; each is the checked recipe with another budget."""
     progress(SPEED, 0, 1)
     runtime = machine.choose(recipe)
-    # Parts that the user wrote run only after their checks, which need the images.
+    # Parts that the user wrote may need the number of channels of the images.
     own = is_own(recipe.net) or is_own(recipe.objective)
     if not own:
         check_memory(recipe, recipe.data.channels or 3, runtime)
     parts, reading = _open_split(recipe, progress)
-    check_own_parts(recipe, parts)
     channels = parts.images.pixels.shape[-1]
     if own:
         check_memory(recipe, channels, runtime)
@@ -132,10 +122,6 @@ def _measure_plan(
     counted = speeds[0].recipe
     curves = list_own_curves(runs, counted, parts.images.fingerprint)
     recorded = list_recorded_curves(counted)
-    fewest = min(each.images for each in forecasts)
-    # The alternatives are compared by processor time, which says little about an accelerator.
-    on_cpu = runtime.device == "cpu"
-    cheaper = list_alternatives(recipe, fewest, channels, runtime.precision) if on_cpu else []
     return TrainingPlan(
         tuple(
             PlannedRun(
@@ -151,7 +137,6 @@ def _measure_plan(
         ),
         len(parts.train),
         len(parts.validation),
-        tuple(cheaper),
         tuple(curves),
         tuple(recorded),
         tuple(_list_cautions(parts, runtime, fixed=machine.threads is not None)),
@@ -181,7 +166,9 @@ def _measure_speeds(
     asked, runtime = choice
     # All runs have the same precision and threads. Only compilation depends on the length of a run.
     machine = replace(asked, precision=runtime.precision, threads=runtime.threads)
-    chosen = [machine.choose(each, estimate_seconds(each, parts, asked.threads)) for each in budgets]
+    channels = parts.images.pixels.shape[-1]
+    lengths = [estimate_seconds(each, channels, runtime.device, asked.threads, 1) for each in budgets]
+    chosen = [machine.choose(*pair) for pair in zip(budgets, lengths, strict=True)]
     speeds: dict[bool, Speed] = {}
     for each in chosen:
         if each.compile not in speeds:
@@ -225,14 +212,10 @@ def _list_cautions(parts: SplitImages, runtime: Runtime, *, fixed: bool) -> list
         runtime: how the network runs.
         fixed: whether the user has fixed the number of threads.
     """
-    few, cores = describe_few(len(parts.train)), count_cores()
+    cores = count_cores()
     busy = runtime.device == "cpu" and runtime.threads < cores and not fixed
-    cautions = [
+    text = (
         f"other programs use cores of this machine: measured with {format_count(runtime.threads, 'thread')} "
         f"of {cores}; a training uses more cores when those programs end"
-        if busy
-        else "",
-        describe_rejects(parts.images),
-        f"{few}; {MEASURED}" if few else "",
-    ]
-    return [text for text in cautions if text]
+    )
+    return ([text] if busy else []) + list_cautions(parts.images, len(parts.train))

@@ -11,18 +11,9 @@ from typing import Any
 from ddim.errors import format_count
 from ddim.experiments.learning_curves import LearningCurve
 from ddim.plots.table import Tabular
-from ddim.recipe.plain_values import join_words
 from ddim.recipe.recipe import Recipe
-from ddim.training.alternatives import (
-    ENOUGH,
-    Alternative,
-    describe_alternative,
-    format_epochs,
-    format_speed,
-)
-from ddim.training.forecast import Forecast
 from ddim.training.pace import format_duration
-from ddim.training.speed import Speed
+from ddim.training.speed import Forecast, Speed
 
 NOT_MEASURED = "not measured"
 
@@ -59,7 +50,6 @@ class TrainingPlan(Tabular):
         runs: the expected run for each budget, in the order of the budgets.
         train: number of training images.
         held_out: number of validation images.
-        alternatives: changed recipes that see more images in the same time, if the run sees few images.
         own: the user's finished runs, from which errors and KID are taken.
         recorded: the finished runs whose results come with ddim; errors and KID are taken from them.
         cautions: warnings about the machine and the images.
@@ -68,7 +58,6 @@ class TrainingPlan(Tabular):
     runs: tuple[PlannedRun, ...]
     train: int
     held_out: int
-    alternatives: tuple[Alternative, ...]
     own: tuple[LearningCurve, ...]
     recorded: tuple[LearningCurve, ...]
     cautions: tuple[str, ...]
@@ -116,7 +105,6 @@ class TrainingPlan(Tabular):
             "budgets": self.to_records(),
             "your_runs": [curve.name for curve in self.own],
             "recorded": [f"{curve.data}: {curve.name}" for curve in self.recorded],
-            "wiser": [{"option": each.option, "factor": each.factor} for each in self.alternatives],
             "cautions": list(self.cautions),
         }
 
@@ -152,14 +140,7 @@ class TrainingPlan(Tabular):
 
     @property
     def notes(self) -> Sequence[str]:
-        return [*self.cautions, *_describe_sources(self), *self._advice()]
-
-    def _advice(self) -> list[str]:
-        few = [row["minutes"] for row in self._shown_rows() if row["images"] < ENOUGH]
-        if not self.alternatives:
-            return []
-        texts = " or ".join(map(describe_alternative, self.alternatives))
-        return [f"few images in {join_words(few)} minutes; in the same time a run sees {texts}"]
+        return [*self.cautions, *_describe_sources(self)]
 
 
 def _describe_speed(speed: Speed) -> str:
@@ -188,6 +169,18 @@ def _describe_sources(plan: TrainingPlan) -> list[str]:
     else:
         lines.append("recorded: no run of this recipe at this size")
     return lines
+
+
+def format_speed(speed: float) -> str:
+    """Return a speed as text, such as "0.31", "12" or "1,210"."""
+    return f"{speed:,.0f}" if speed >= 99.5 else f"{speed:.2g}"
+
+
+def format_epochs(passes: float) -> str:
+    """Return a number of epochs as text, such as "1,234.5" or "0.009". A small number does not become 0."""
+    if 0 < passes < 0.001:
+        return "less than 0.001"
+    return f"{passes:.1g}" if 0 < passes < 0.1 else f"{passes:,.1f}"
 
 
 def _show_minutes(minutes: float) -> str:

@@ -15,7 +15,7 @@ from ddim.experiments.index import find_runs
 from ddim.experiments.report import write_report
 from ddim.machine.progress import watch_reading
 from ddim.plots.pictures import enlarge, save_png
-from ddim.training.request import Request
+from ddim.training.request import choose_recipe
 from ddim.web import tasks
 from ddim.web.worker_process import Monitor
 
@@ -92,5 +92,5 @@ def check_request(task: tasks.TrainingTask, _monitor: Monitor) -> dict[str, Any]
     Raises:
         UserError: if the recipe or a field cannot be used.
     """
-    recipe = Request(task.recipe, task.fields).build_recipe()
+    recipe = choose_recipe(task.recipe, task.fields.get("data.source"), task.fields)
     return {"recipe": recipe.name}

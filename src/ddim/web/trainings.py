@@ -84,8 +84,7 @@ class Trainings:
         The page may not do this with the trials of a sweep.
         """
         ended = known.run.state in ("stopped", "finished")
-        # A run that was stopped before its first checkpoint starts again.
-        saved = (known.place.path / CHECKPOINTS).is_dir() or known.run.facts.get("checkpointed") is False
+        saved = (known.place.path / CHECKPOINTS).is_dir()
         return self._settings.may_train and ended and saved and known.place.sweep is None
 
     async def start(self, source: str, words: Sequence[str], stem: str) -> Path:

@@ -128,7 +128,7 @@ def shared_recipe(request: SweepRequest) -> Recipe:
     """Return the recipe that all trials share, with absolute paths of its images and vectors."""
     from ddim.recipe.codec import override
     from ddim.recipe.named_recipes import find_recipe
-    from ddim.training.start import find_size
+    from ddim.training.request import find_size
 
     sizes = search_space.parse_space(request.fields or {}).get("data.size")
     single = sizes.values[0] if isinstance(sizes, Values) and len(sizes.values) == 1 else None
@@ -230,18 +230,36 @@ def _with_values(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
     from ddim.recipe.codec import override
     from ddim.recipe.named_recipes import FOR_SIZE
     from ddim.sampling.recipe_checks import check_training
-    from ddim.training.alternatives import change_size
-    from ddim.training.start import find_size
+    from ddim.training.request import find_size
 
     if "minutes" in choice:
         base = replace(base, images=None)
     named = None if request.data is None else base.data.source
     size = find_size(choice, choice.get("data.source", named))
     if size is not None:
-        base = change_size(base, size) if request.recipe in FOR_SIZE else override(base, {"data.size": size})
+        base = _change_size(base, size) if request.recipe in FOR_SIZE else override(base, {"data.size": size})
     recipe = override(base, choice)
     check_training(recipe)
     return _with_absolute_paths(recipe)
+
+
+def _change_size(recipe: Recipe, size: tuple[int, int]) -> Recipe:
+    """Return a named recipe with another image size.
+
+    The fields that it chooses by the size change too, as with --size, but not if the user has set them to
+    another value.
+    """
+    from ddim.recipe.codec import list_fields, override
+    from ddim.recipe.named_recipes import find_recipe
+
+    named = find_recipe(recipe.name, recipe.data.size), find_recipe(recipe.name, size)
+    now, before, after = ({name: v for name, _, v in list_fields(each)} for each in (recipe, *named))
+    fields = {
+        name: value
+        for name, value in after.items()
+        if value != before.get(name) and now.get(name) == before.get(name)
+    }
+    return override(recipe, {**fields, "data.size": size})
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
