@@ -22,12 +22,11 @@ from ddim.recipe import named_recipes
 from ddim.recipe.codec import dump, list_fields, override, read_recipe, write_recipe
 from ddim.recipe.recipe import Fixed, Recipe
 from ddim.runs import checkpoint
+from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load
 from ddim.training.budget import WARM_UP
-from ddim.training.loop import Plan
 from ddim.training.pace import Pace, format_duration
-from ddim.training.request import Request
-from ddim.training.start import change_recipe
+from ddim.training.request import Request, change_recipe
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
 

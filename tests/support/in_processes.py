@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
+from ddim.training.grouping import label_clusters
 
 import tiny
 from ddim.data import split_images
@@ -21,12 +22,13 @@ from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.recipe.named_recipes import RECIPES
+from ddim.runs.state import Plan
 from ddim.sampling.classes import count_classes
 from ddim.training import batches
+from ddim.training.batches import draw_times
 from ddim.training.distill import make_student
-from ddim.training.loop import Plan, Training
-from ddim.training.parent import label_clusters
 from ddim.training.start import measure_pixels
+from ddim.training.trainer import Trainer
 from quick_net import QuickNet
 from small_recipes import make_small
 
@@ -86,7 +88,7 @@ def open_training(name):
     """The training of a case."""
     runtime = Runtime(compile=name.startswith("compiled"), recompute="recomputed" in name)
     chosen, *data = choose_case(name)
-    return tiny.give_teacher(Training(chosen, *data, runtime, Plan(chosen.images)))
+    return tiny.give_teacher(Trainer(chosen, *data, runtime, Plan(chosen.images)))
 
 
 def draw_digest(row):
@@ -100,12 +102,13 @@ def train(name, updates):
     original = batches.Batch.part
 
     def part(batch, which, *given):
-        denoise, x0, t, eps = original(batch, which, *given)
+        denoise, x0, eps = original(batch, which, *given)
+        t, weight = draw_times(run.recipe, batch.uniform, run.memory)
         labels = [] if isinstance(denoise, Model) else [denoise.label, denoise.augment]
-        values = [x0, t, eps, *(value for value in labels if value is not None)]
-        for k, row in enumerate(range(len(batch.times))[which]):
+        values = [x0, t[which], weight[which], eps, *(value for value in labels if value is not None)]
+        for k, row in enumerate(range(len(batch.uniform))[which]):
             drawn.append([run.step, row, draw_digest([value[k].contiguous().numpy() for value in values])])
-        return denoise, x0, t, eps
+        return denoise, x0, eps
 
     batches.Batch.part = part
     try:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ddim.training.image_loader import ImageLoader
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
@@ -16,10 +17,10 @@ from counted_pixels import CountedPixels
 from ddim.data.values import Values
 from ddim.machine.runtime import Runtime
 from ddim.recipe.named_recipes import RECIPES
+from ddim.runs.state import Plan
 from ddim.training import batches, image_loader, loop
 from ddim.training.batches import Rows
-from ddim.training.image_loader import ImageLoader
-from ddim.training.loop import Plan, Training
+from ddim.training.trainer import Trainer
 from in_processes import CASES, choose_case
 from one_device import OneDevice
 
@@ -68,7 +69,7 @@ QUICK = [*PAIRS[:2], *((name, "images read ahead") for name in EAGER if name not
 def test_no_step_reads_a_value_of_the_device(name, place, meta, monkeypatch):
     memory = MEMORY[place]
     monkeypatch.setattr(image_loader, "_device_memory", lambda _: memory)
-    run = tiny.give_teacher(Training(*choose_case(name), meta, Plan(320)))
+    run = tiny.give_teacher(Trainer(*choose_case(name), meta, Plan(320)))
     assert (run.loader.on_device is not None) == (memory > 0)
     # The first step copies what all steps share, such as the table of a schedule.
     run.advance()
@@ -83,7 +84,7 @@ def test_no_step_reads_a_value_of_the_device(name, place, meta, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of Nvidia")
 @pytest.mark.parametrize("name", EAGER)
 def test_no_step_waits_for_a_gpu(name):
-    run = tiny.give_teacher(Training(*choose_case(name), Runtime("cuda"), Plan(320)))
+    run = tiny.give_teacher(Trainer(*choose_case(name), Runtime("cuda"), Plan(320)))
     run.advance()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -100,7 +101,7 @@ def test_the_next_images_are_drawn_only_if_they_are_read_ahead(device, memory, d
     runtime = Runtime() if device == "cpu" else request.getfixturevalue("meta")
     steps, original = [], loop.draw_rows
     monkeypatch.setattr(loop, "draw_rows", lambda *given: steps.append(given[2]) or original(*given))
-    run = Training(*choose_case("accumulated"), runtime, Plan(320))
+    run = Trainer(*choose_case("accumulated"), runtime, Plan(320))
     for _ in range(3):
         run.advance()
     assert steps == [1, 2, 3][:drawn]

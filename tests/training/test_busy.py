@@ -12,8 +12,8 @@ from ddim.diffusion.loss import Objective
 from ddim.machine.runtime import CoreMeter
 from ddim.recipe.recipe import Optim
 from ddim.runs import checkpoint
+from ddim.runs.state import Plan
 from ddim.training import Callback, fit, resume
-from ddim.training.loop import Plan
 from ddim.training.start import estimate_seconds
 
 

@@ -18,7 +18,7 @@ from ddim.errors import UserError
 from ddim.nn import blocks, ema
 from ddim.nn.ema import Exponential, HalfLife, Power
 from ddim.recipe.codec import override
-from ddim.training.loop import Plan
+from ddim.runs.state import Plan
 from ddim.training.validation import validate
 from quick_net import QuickNet
 

@@ -10,7 +10,7 @@ from torch import nn
 import tiny
 from ddim.recipe.recipe import Optim
 from ddim.training import resume
-from ddim.training.muon import Muon, build_optimizer, divide_parameters, orthogonalise
+from ddim.training.optim import Muon, build_optimizer, divide_parameters, orthogonalise
 
 MUON = Optim(method="muon", lr=1e-2, weight_decay=0.1, betas=(0.9, 0.99))
 

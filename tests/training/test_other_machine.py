@@ -4,6 +4,8 @@ import time
 from dataclasses import replace
 
 import pytest
+from ddim.training.fit import Start
+from ddim.training.resumed_machine import adopt_machine, record_machine
 
 import tiny
 from ddim.cli import main
@@ -14,9 +16,7 @@ from ddim.machine.runtime import Runtime
 from ddim.runs import checkpoint
 from ddim.sampling.pipeline import load_state
 from ddim.training import Callback, Machine, resume, run
-from ddim.training.fit import Start
 from ddim.training.request import Request, find_difference
-from ddim.training.resumed_machine import adopt_machine, record_machine
 
 
 class Told(Callback):

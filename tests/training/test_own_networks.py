@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ddim.training.alternatives import list_alternatives
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -15,7 +16,6 @@ from ddim.data.augment import Augment
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Data
-from ddim.training.alternatives import list_alternatives
 from ddim.training.memory import estimate_memory
 from ddim.training.start import time_image
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from ddim.training.shared_settings import check_same_parent
 from torch.utils.data import TensorDataset
 
 import ddim
@@ -19,7 +20,6 @@ from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
 from ddim.training.parent import hold_out_alike
 from ddim.training.request import Request
-from ddim.training.shared_settings import check_same_parent
 
 FIELDS = {"optim.warmup": 0, "images": 16}
 

@@ -10,8 +10,8 @@ from cases import mark_slow
 from clocks import quick_recipe
 from ddim.recipe.recipe import Optim
 from ddim.runs import checkpoint
+from ddim.runs.state import Plan
 from ddim.training import Callback, resume
-from ddim.training.loop import Plan
 
 
 def rates(optim, plan, images):

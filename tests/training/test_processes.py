@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from ddim.training.fit import Start
+from ddim.training.shared_settings import adopt_processes, check_processes, describe_processes
 from safetensors.torch import load_file
 
 import tiny
@@ -20,8 +22,6 @@ from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import write_recipe
 from ddim.sampling import pipeline
-from ddim.training.fit import Start
-from ddim.training.shared_settings import adopt_processes, check_processes, describe_processes
 from in_processes import CASES, launch
 from in_processes import main as train_cases
 from small_recipes import make_small

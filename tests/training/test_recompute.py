@@ -12,11 +12,12 @@ from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.runs import checkpoint
+from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load_state
 from ddim.training import resume
-from ddim.training.loop import Plan, Training
 from ddim.training.request import Request, find_resumable
 from ddim.training.start import Machine, measure_pixels
+from ddim.training.trainer import Trainer
 from quick_net import QuickNet
 
 RECIPES = {
@@ -29,7 +30,7 @@ RECIPES = {
 def train(recipe, runtime, updates=4):
     """Return the losses and all tensors of a training after some updates."""
     parts = split_images(tiny.images(), recipe.data.validation, recipe.seed)
-    run = Training(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(recipe.images))
+    run = Trainer(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(recipe.images))
     losses = [run.advance()["loss"] for _ in range(updates)]
     return losses, tiny.bits(run)
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from ddim.training.resumption import set_aside
 
 import tiny
 from cases import mark_slow
@@ -25,7 +26,6 @@ from ddim.runs.state import Plan, RunState
 from ddim.sampling.pipeline import load_state
 from ddim.training import Callback, resume
 from ddim.training.request import Request, find_resumable
-from ddim.training.resumption import set_aside
 
 
 def restored(run, folder):

@@ -15,10 +15,11 @@ from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import read_recipe
 from ddim.recipe.recipe import Data, Recipe
+from ddim.runs.state import Plan
 from ddim.sampling import pipeline
 from ddim.training import Callback, Machine, train
-from ddim.training.loop import Plan, Training
 from ddim.training.start import measure_pixels, open_split
+from ddim.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +283,7 @@ def test_a_compiled_network_and_its_eager_twin_share_their_weights(monkeypatch):
     # Nothing is compiled before the first step, which there is not.
     monkeypatch.setattr("ddim.machine.runtime.can_compile", lambda device: True)
     monkeypatch.setattr(torch, "compile", torch.nn.Sequential)
-    run = Training(chosen, parts, measure_pixels(chosen, parts), runtime, Plan(80))
+    run = Trainer(chosen, parts, measure_pixels(chosen, parts), runtime, Plan(80))
     assert run.compiled.net is not run.model.net
     for kind in ("parameters", "buffers"):
         ours, theirs = (list(getattr(model, kind)()) for model in (run.model, run.compiled))

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ddim.training.resumption import set_aside
 
 import tiny
 from cases import mark_slow
@@ -20,7 +21,6 @@ from ddim.runs.averages import list_snapshots
 from ddim.sampling.pipeline import load
 from ddim.sampling.reconstruction import reconstruct_average
 from ddim.training import resume
-from ddim.training.resumption import set_aside
 from ddim.training.start import open_split
 from in_processes import launch
 

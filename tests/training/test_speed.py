@@ -12,7 +12,6 @@ from ddim.diffusion.consistency import Consistency
 from ddim.errors import OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
 from ddim.training.budget import WARM_UP
-from ddim.training.loop import Training
 from ddim.training.speed import measure_speed
 
 
@@ -107,14 +106,14 @@ def test_too_little_memory_is_a_mistake_and_other_errors_are_not(monkeypatch):
 
 
 def test_steps_that_need_too_much_memory_are_timed_in_parts_as_in_a_run(monkeypatch):
-    whole = Training._backward
+    whole = Trainer._backward
 
     def backward(self):
         if self.recipe.optim.accumulate < 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return whole(self)
 
-    monkeypatch.setattr(Training, "_backward", backward)
+    monkeypatch.setattr(Trainer, "_backward", backward)
     recipe = tiny.recipe()
     found = measure_speed(recipe, parts(recipe), Runtime(), cost=1e-4)
     assert found.recipe == recipe

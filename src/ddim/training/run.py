@@ -17,7 +17,7 @@ from ddim.data import SplitImages, split_images
 from ddim.data.arrays import give_images
 from ddim.data.open import source_exists
 from ddim.diffusion.grad_mode import with_gradients
-from ddim.errors import UserError
+from ddim.errors import UserError, warn_user
 from ddim.files import lock_folder, read_sealed
 from ddim.machine.distributed import Processes, join_processes
 from ddim.machine.progress import Progress
@@ -120,7 +120,8 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
             parent = load_parent(source)
             trainer = start_training(recipe, split, runtime, parent)
-            fit_memory(trainer)
+            if news := fit_memory(trainer):
+                warn_user(news)
             measure_kid = prepare_kid(trainer)
             facts = {
                 "requested": describe_request(requested),
