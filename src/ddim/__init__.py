@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         LinearPath,
         Schedule,
     )
-    from ddim.diffusion.time_sampling import TimeSampling
+    from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
     from ddim.evaluation.average_choice import pick_average
     from ddim.evaluation.compare import compare_evaluations as compare
@@ -117,7 +117,7 @@ _HOMES = {
         "BetaTable Cosine KarrasSigma Level Linear LinearBeta LinearIn LinearPath Schedule"
     ),
     "diffusion.loss": "Loss",
-    "diffusion.time_sampling": "TimeSampling",
+    "diffusion.times": "TimeSampling",
     "diffusion.grids": "Grid Karras Listed Quadratic Sections Spaced Uniform UniformLogSNR",
 }
 _NAMES = {

@@ -16,7 +16,7 @@ from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
-from ddim.diffusion.time_sampling import TableTimes, UniformTimes
+from ddim.diffusion.times import TableTimes, UniformTimes
 from ddim.evaluation.likelihood import bits_per_dim, measure_bits, write_likelihood
 from ddim.files import read_sealed
 from ddim.machine.runtime import Runtime

@@ -11,11 +11,11 @@ from torch.nn.functional import one_hot
 import tiny
 from ddim.data import SplitImages
 from ddim.data.order import select_indices
-from ddim.diffusion.conditioning import LogSNR
 from ddim.diffusion.loss import Hybrid
+from ddim.diffusion.parameterisation import LogSNR
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import LinearBeta
-from ddim.diffusion.time_sampling import LossAware, TableTimes
+from ddim.diffusion.times import LossAware, TableTimes
 from ddim.evaluation import diagnose, gradient_noise
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.evaluation.memorisation import check_memorisation

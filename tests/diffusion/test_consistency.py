@@ -6,10 +6,10 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
-from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.guidance import Guided
-from ddim.diffusion.prediction import from_image
+from ddim.diffusion.loss import Consistency
+from ddim.diffusion.parameterisation import from_image
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
 from ddim.errors import UserError
 from oracles import Gaussian, TellsTime, TrueConsistency, normal, uniform

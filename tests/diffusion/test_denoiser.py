@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from ddim.diffusion.conditioning import LogSNR, NoiseVariance
 from ddim.diffusion.denoiser import Counted, Model, Shape
 from ddim.diffusion.grids import Uniform
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import (
+    LogSNR,
+    NoiseVariance,
     PredictsEDM,
     PredictsImage,
     PredictsNoise,

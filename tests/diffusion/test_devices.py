@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from ddim.diffusion.denoiser import Model
-from ddim.diffusion.log_snr import midpoints
-from ddim.diffusion.loss import LOSSES, Objective, make_memory
+from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Objective, make_memory
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import SAMPLERS, final_sample, initial_noise, last_state
-from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearIn
-from ddim.diffusion.time_sampling import TIME_SAMPLINGS
-from ddim.diffusion.weighting import WEIGHTINGS
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearIn, midpoints
+from ddim.diffusion.times import TIME_SAMPLINGS
 from one_device import MixError, OneDevice
 
 PARTS = [kind() for kind in SCHEDULES.values()]

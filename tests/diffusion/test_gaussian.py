@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ddim.diffusion.gaussian import kl, log_density, log_probability, posterior
+from ddim.diffusion.likelihood import kl, log_density, log_probability, posterior
 from ddim.diffusion.schedules import Cosine, Level, LinearBeta
 from oracles import normal
 

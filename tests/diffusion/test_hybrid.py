@@ -7,16 +7,14 @@ import pytest
 import torch
 
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.gaussian import posterior
+from ddim.diffusion.likelihood import bound_posterior, image_bits, posterior, step_bits
 from ddim.diffusion.loss import Hybrid, Objective
 from ddim.diffusion.oracles import Gaussian
-from ddim.diffusion.parameterisation import PredictsNoise
+from ddim.diffusion.parameterisation import Prediction, PredictsNoise
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.prediction import Prediction
 from ddim.diffusion.samplers import DDPM
 from ddim.diffusion.schedules import LinearBeta
-from ddim.diffusion.time_sampling import TableTimes
-from ddim.diffusion.variational_bound import bound_posterior, image_bits, step_bits
+from ddim.diffusion.times import TableTimes
 from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.recipe.named_recipes import iddpm

@@ -3,11 +3,10 @@ import math
 import pytest
 import torch
 
-from ddim.diffusion.learned_weight import LearnedLosses, LearnedWeight
-from ddim.diffusion.loss import Objective, make_memory
+from ddim.diffusion.loss import LearnedLosses, LearnedWeight, Objective, make_memory
 from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.schedules import LinearBeta, LinearIn
-from ddim.diffusion.time_sampling import LossAware, NormalLogSNR, UniformTimes
+from ddim.diffusion.times import LossAware, NormalLogSNR, UniformTimes
 from ddim.errors import UserError
 from oracles import normal, uniform
 

@@ -13,10 +13,10 @@ from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.likelihood import bound_bits, bound_times, check_reaches_images, flow_bits
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian, Mixture
+from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.prediction import Prediction
 from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta, LinearPath, as_double
-from ddim.diffusion.time_sampling import UniformTimes
+from ddim.diffusion.times import UniformTimes
 from ddim.errors import UserError
 from ddim.recipe.named_recipes import find_recipe
 from ddim.recipe.recipe import Fixed

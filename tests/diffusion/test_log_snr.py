@@ -4,10 +4,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from ddim.diffusion import log_snr
+from ddim.diffusion import schedules as log_snr
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta, Schedule, as_double
-from ddim.diffusion.time_sampling import NormalLogSNR
+from ddim.diffusion.times import NormalLogSNR
 from ddim.errors import UserError
 
 

@@ -5,18 +5,17 @@ import pytest
 import torch
 
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.loss import Objective
+from ddim.diffusion.loss import EDMWeight, MinSNR, Objective, Unweighted
 from ddim.diffusion.parameterisation import (
     PredictsEDM,
     PredictsFlow,
     PredictsImage,
     PredictsNoise,
     PredictsVelocity,
+    from_image,
 )
-from ddim.diffusion.prediction import from_image
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
-from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes, UniformTimes
-from ddim.diffusion.weighting import EDMWeight, MinSNR, Unweighted
+from ddim.diffusion.times import NormalLogSNR, TableTimes, UniformTimes
 from ddim.errors import UserError
 from oracles import Answers, Gaussian, TellsTime, made, normal, uniform
 

@@ -6,17 +6,14 @@ import pytest
 import torch
 
 import ddim
-from ddim.diffusion.conditioning import NoiseVariance
-from ddim.diffusion.denoiser import Model
+from ddim.diffusion.denoiser import Model, choose_part
 from ddim.diffusion.editing import Inpaint, Inverted
 from ddim.diffusion.grids import GRIDS, Listed, Uniform
 from ddim.diffusion.guidance import Clipped, Guided
 from ddim.diffusion.loss import LOSSES
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian, Mixture
-from ddim.diffusion.parameterisation import PARAMETERISATIONS, PredictsVelocity
-from ddim.diffusion.parts import choose_part
-from ddim.diffusion.prediction import Prediction
+from ddim.diffusion.parameterisation import PARAMETERISATIONS, NoiseVariance, Prediction, PredictsVelocity
 from ddim.diffusion.samplers import SAMPLERS, State, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import SCHEDULES, BetaTable, Cosine, KarrasSigma, LinearBeta, LinearIn
 from ddim.errors import UserError

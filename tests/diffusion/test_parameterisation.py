@@ -3,17 +3,24 @@ import math
 import pytest
 import torch
 
-from ddim.diffusion.conditioning import CNoise, LogSNR, NoiseVariance, SignalVariance, Time, Timestep
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.parameterisation import (
+    CNoise,
+    LogSNR,
+    NoiseVariance,
     PredictsEDM,
     PredictsFlow,
     PredictsImage,
     PredictsNoise,
     PredictsScore,
     PredictsVelocity,
+    SignalVariance,
+    Time,
+    Timestep,
+    from_image,
+    from_noise,
+    from_velocity,
 )
-from ddim.diffusion.prediction import from_image, from_noise, from_velocity
 from ddim.diffusion.schedules import (
     Cosine,
     KarrasSigma,

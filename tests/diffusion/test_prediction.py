@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ddim.diffusion.prediction import Prediction, from_image, from_noise, from_velocity, velocity
+from ddim.diffusion.parameterisation import Prediction, from_image, from_noise, from_velocity, velocity
 from ddim.diffusion.schedules import Cosine, Level
 from oracles import normal, uniform
 

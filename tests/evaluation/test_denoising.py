@@ -6,7 +6,7 @@ import torch
 
 from ddim.diffusion import log_snr
 from ddim.diffusion.oracles import Gaussian, Mixture
-from ddim.diffusion.prediction import from_image, from_noise
+from ddim.diffusion.parameterisation import from_image, from_noise
 from ddim.diffusion.schedules import Cosine
 from ddim.evaluation.denoising import Gap, measure_errors, measure_gap
 from ddim.metrics.statistics import Estimate

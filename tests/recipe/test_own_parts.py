@@ -16,7 +16,7 @@ import tiny
 from ddim.data import split_images
 from ddim.diffusion.loss import Loss, Objective
 from ddim.diffusion.schedules import Cosine, LinearBeta
-from ddim.diffusion.time_sampling import LossAware, TimeSampling
+from ddim.diffusion.times import LossAware, TimeSampling
 from ddim.errors import UserError
 from ddim.recipe import own_parts
 from ddim.recipe.codec import dump, list_fields, load_recipe, override, write_recipe

@@ -7,14 +7,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim.diffusion.conditioning import CNoise, LogSNR, NoiseVariance, SignalVariance, Time, Timestep
 from ddim.diffusion.grids import Listed, Quadratic, Uniform, UniformLogSNR
-from ddim.diffusion.loss import Objective
-from ddim.diffusion.parameterisation import PredictsEDM, PredictsImage, PredictsNoise, PredictsScore
+from ddim.diffusion.loss import EDMWeight, Objective, Unweighted
+from ddim.diffusion.parameterisation import (
+    CNoise,
+    LogSNR,
+    NoiseVariance,
+    PredictsEDM,
+    PredictsImage,
+    PredictsNoise,
+    PredictsScore,
+    SignalVariance,
+    Time,
+    Timestep,
+)
 from ddim.diffusion.samplers import DDIM
 from ddim.diffusion.schedules import BetaTable, Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
-from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes, UniformTimes
-from ddim.diffusion.weighting import EDMWeight, Unweighted
+from ddim.diffusion.times import NormalLogSNR, TableTimes, UniformTimes
 from ddim.errors import UserError
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec

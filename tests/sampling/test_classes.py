@@ -11,14 +11,12 @@ import torch
 
 import tiny
 from ddim.data import Images, SplitImages
-from ddim.diffusion.conditioning import LogSNR
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.log_snr import equal_log_snr_times, log_snr_range
 from ddim.diffusion.loss import Objective
-from ddim.diffusion.parameterisation import PredictsImage
+from ddim.diffusion.parameterisation import LogSNR, PredictsImage
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM
-from ddim.diffusion.schedules import Cosine
+from ddim.diffusion.schedules import Cosine, equal_log_snr_times, log_snr_range
 from ddim.errors import UserError
 from ddim.evaluation.denoising import measure_errors
 from ddim.evaluation.diagnose import measure_run_errors

@@ -10,7 +10,7 @@ from ddim.diffusion.grids import Grid
 from ddim.diffusion.loss import Loss
 from ddim.diffusion.samplers import Sampler, State
 from ddim.diffusion.schedules import Level, Schedule, as_double
-from ddim.diffusion.time_sampling import TimeSampling, UniformTimes
+from ddim.diffusion.times import TimeSampling, UniformTimes
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 
 import ddim
 import tiny
-from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.loss import Consistency
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.evaluation.gradient_noise import collect_gradients, find_loss

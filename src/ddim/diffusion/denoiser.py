@@ -2,20 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import wraps
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning, LogSNR
-from ddim.diffusion.log_snr import check_schedule
-from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
-from ddim.diffusion.parts import choose_part
-from ddim.diffusion.prediction import Prediction, from_image
-from ddim.diffusion.schedules import SCHEDULES, Schedule, as_double
-from ddim.errors import UserError
+from ddim.diffusion.parameterisation import (
+    CONDITIONINGS,
+    PARAMETERISATIONS,
+    Conditioning,
+    LogSNR,
+    Parameterisation,
+    Prediction,
+    from_image,
+)
+from ddim.diffusion.schedules import SCHEDULES, Schedule, as_double, check_schedule
+from ddim.errors import UserError, suggest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that records gradients even if its caller has turned them off.
+
+    The mode of the caller, such as `torch.no_grad` or `torch.inference_mode`, is restored after each call.
+    """
+
+    # The decorators of torch would add a frame of torch, which `warn_user` would name as the caller's line.
+    @wraps(function)
+    def recorded(*args: P.args, **options: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*args, **options)
+
+    return recorded
+
+
+T = TypeVar("T")
+
+OTHER_NAMES = {
+    "euler": "ddim",
+    "heun": "edm",
+    "ancestral": "ddpm",
+    "plms": "adams_bashforth",
+    "pndm": "adams_bashforth",
+    "dpm++": "dpm_solver",
+    "v_prediction": "velocity",
+    "epsilon": "noise",
+    "flow_matching": "linear_path",
+    "rectified_flow": "linear_path",
+    "logit_normal": "normal_log_snr",
+    "shifted": "uniform",
+}
+"""Names of parts in papers and other libraries, each with the most similar part of this library."""
+
+
+def suggest_part(word: str, possible: Iterable[str]) -> str:
+    """Return "; perhaps you meant NAME" for the end of an error message, or "" if no name is similar.
+
+    If the unknown name is similar to one in `OTHER_NAMES`, this name is added: "ddim (euler)".
+
+    Args:
+        word: the unknown name.
+        possible: the names that are allowed.
+    """
+    names = list(possible)
+    if hint := suggest(word, names):
+        return hint
+    other = suggest(word, [name for name, here in OTHER_NAMES.items() if here in names])
+    name = other.rpartition(" ")[2]
+    return f"; perhaps you meant {OTHER_NAMES[name]} ({name})" if other else ""
+
+
+def choose_part(field: str, value: T | str, registry: Mapping[str, type[T]]) -> T:
+    """Return a part of a model: `value` itself, or if it is a name, the registered part with default fields.
+
+    Args:
+        field: the name of the argument, for messages.
+        value: the part or its name.
+        registry: the classes that can be given by name, such as `SCHEDULES`.
+
+    Raises:
+        UserError: if the name is unknown, the part has a field without a default, or `value` is a class.
+    """
+    if isinstance(value, type):
+        raise UserError(
+            f"{field} must be an instance, such as {value.__name__}(), got the class {value.__name__}"
+        )
+    if not isinstance(value, str):
+        return value
+    if value not in registry:
+        hint = suggest_part(value, registry)
+        raise UserError(f"{field} must be one of {', '.join(registry)}, got {value!r}{hint}")
+    kind = registry[value]
+    needed = [f.name for f in fields(kind) if f.default is MISSING]  # pyrefly: ignore[bad-argument-type]
+    if needed:
+        raise UserError(
+            f"{field} {value} must be given with its {' and '.join(needed)}, as an object: "
+            f"ddim.{kind.__name__}({', '.join(f'{name}=...' for name in needed)})"
+        )
+    return kind()
 
 
 class Denoiser(Protocol):

@@ -13,9 +13,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.log_snr import equal_log_snr_times
-from ddim.diffusion.schedules import Schedule
-from ddim.diffusion.short_repr import ShortRepr
+from ddim.diffusion.parameterisation import ShortRepr
+from ddim.diffusion.schedules import Schedule, equal_log_snr_times
 from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
 
 

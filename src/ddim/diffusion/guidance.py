@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.prediction import Prediction, from_image
+from ddim.diffusion.parameterisation import Prediction, ShortRepr, from_image
 from ddim.diffusion.schedules import Level, Schedule
-from ddim.diffusion.short_repr import ShortRepr
 from ddim.errors import UserError
 
 

@@ -9,28 +9,197 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.gaussian import log_density, posterior
-from ddim.diffusion.grad_mode import with_gradients
+from ddim.diffusion.denoiser import Denoiser, with_gradients
 from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
+from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Schedule
-from ddim.diffusion.variational_bound import (
-    Variance,
-    bound_posterior,
-    image_bits,
-    nats_to_bits,
-    prior_bits,
-    step_bits,
-)
+from ddim.diffusion.schedules import Level, Schedule
 from ddim.errors import UserError, check_count
+
+_LEAST = 1e-12
+"""The least probability of an 8-bit value. It replaces smaller ones, whose logarithm may be -infinity."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The posterior q(x_s | x_t, x0) = N(x_weight * x_t + x0_weight * x0, small) for t > s.
+
+    It generalises eq. 6 and 7 of Ho et al. 2020 to any two noise levels. The fields have the shape of the
+    noise levels. `small` is the variance of this posterior. `large` is beta, the variance of q(x_t | x_s).
+    """
+
+    x_weight: Tensor
+    x0_weight: Tensor
+    small: Tensor
+    large: Tensor
+
+    def log_variance(self, mix: Tensor) -> Tensor:
+        """Return log-variances with the shape of `mix`: log `small` at mix 0, log `large` at mix 1.
+
+        Between 0 and 1 they are interpolated linearly (Nichol & Dhariwal 2021, eq. 15).
+        """
+        # Between equal noise levels the variance is 0, which has no logarithm. 1e-30 replaces it.
+        low, high = (variance.clamp(min=1e-30).log().to(mix) for variance in (self.small, self.large))
+        return torch.lerp(low, high, mix)
+
+
+def posterior(now: Level, then: Level) -> Posterior:
+    """Return the posterior of the step from noise level `now` to the cleaner `then`; then.sigma may be 0."""
+    # This is 1 - SNR(t) / SNR(s), in a form that is accurate for almost equal SNRs and for sigma = 0.
+    part = -torch.expm1(now.log_snr - then.log_snr)
+    return Posterior(
+        x_weight=now.alpha / then.alpha * (then.sigma / now.sigma) ** 2,
+        x0_weight=then.alpha * part,
+        small=then.sigma**2 * part,
+        large=now.sigma**2 * part,
+    )
+
+
+def kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
+    """Return KL(N(mean, variance) || N(other_mean, other_variance)) for each element, in nats.
+
+    The variances are given by their logarithms; all shapes broadcast.
+    """
+    apart = (mean - other_mean).square() * (-other_log_variance).exp()
+    narrower = log_variance - other_log_variance
+    return (narrower.exp() - 1 - narrower + apart) / 2
+
+
+def log_probability(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return the log-probability, in nats, of the bin of each 8-bit value under N(mean, std^2).
+
+    Ho et al. 2020, eq. 13. Values lie in [0, 255], mean and std are in the same units; all shapes broadcast.
+    A bin is 1 wide. The bin of 0 extends to -infinity and the bin of 255 to infinity, so that the
+    probabilities add up to 1.
+    """
+    below, above = (values - 0.5 - mean) / std, (values + 0.5 - mean) / std
+    inside = torch.where(values > 254.5, _phi(-below), _mass(below, above))
+    return torch.where(values < 0.5, _phi(above), inside).clamp(min=_LEAST).log()
+
+
+def log_density(x: Tensor, variance: Tensor) -> Tensor:
+    """Return log N(x; 0, variance) of each element, in nats."""
+    return -(x.square() / variance + (2 * math.pi * variance).log()) / 2
+
+
+def _mass(below: Tensor, above: Tensor) -> Tensor:
+    """Return the standard normal probability between two points, each (B, C, H, W).
+
+    An interval above 0 is replaced by its mirror image below 0, which has the same probability. Above 0 the
+    result would lose digits, as the difference of two numbers close to 1.
+    """
+    flip = below > 0
+    high, low = torch.where(flip, -below, above), torch.where(flip, -above, below)
+    return _phi(high) - _phi(low)
+
+
+def _phi(z: Tensor) -> Tensor:
+    """Return the standard normal probability below z. In float32, torch's own ndtr loses all digits at -6."""
+    return torch.special.erfc(-z / math.sqrt(2)) / 2
+
+
+Variance = Literal["small", "large", "learned"]
+"""The variance of p(x_s | x_t): `small` or `large` of the posterior, or predicted by the network."""
+
+
+def bound_posterior(schedule: Schedule, t: Tensor, s: Tensor, least: Tensor) -> Posterior:
+    """Return the posteriors of the steps from times t to times s.
+
+    Args:
+        schedule: the noise schedule.
+        t: the times (B,) or () before the steps.
+        s: the times, of the same shape, after the steps; s = 0 is the clean image.
+        least: the value () that replaces the variance `small` of a step to the clean image. The true value is
+            0, whose logarithm is infinite, so that a learned variance could not be interpolated. Nichol &
+            Dhariwal use the variance `small` of the step before.
+    """
+    then = schedule(s)
+    end = s <= 0
+    clean = Level(torch.where(end, 1.0, then.alpha), torch.where(end, 0.0, then.sigma))
+    q = posterior(schedule(t), clean)
+    return replace(q, small=torch.where(end, least, q.small))
+
+
+def step_bits(p: Prediction, x_t: Tensor, x0: Tensor, q: Posterior, variance: Variance) -> Tensor:
+    """Return KL(q(x_s | x_t, x0) || p(x_s | x_t)) (B,), in bits per dimension.
+
+    Args:
+        p: the prediction of the network for x_t.
+        x_t: noisy images (B, C, H, W).
+        x0: clean images (B, C, H, W).
+        q: the posterior of the step, () or (B,).
+        variance: the variance of p(x_s | x_t).
+
+    Raises:
+        UserError: if `variance` is "learned", but the network does not predict a variance.
+    """
+    q = _over(q, x_t)
+    mean, wanted = (q.x_weight * x_t + q.x0_weight * image for image in (p.x0, x0))
+    apart = kl(wanted, q.log_variance(torch.zeros_like(x0)), mean, _log_variance(p, q, variance))
+    return nats_to_bits(apart)
+
+
+def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixels: Pixels) -> Tensor:
+    """Return -log p(x0 | x_t) (B,), in bits per dimension, for the step q to the clean 8-bit image x0.
+
+    The variance "small" is treated like "large", because q(x0 | x_t, x0) has variance 0.
+
+    Args:
+        p: the prediction of the network for x_t.
+        x0: clean 8-bit images (B, C, H, W), in model units.
+        q: the posterior of the step, () or (B,).
+        variance: the variance of p(x0 | x_t).
+        pixels: the map that defines the model units.
+
+    Raises:
+        UserError: if `variance` is "learned", but the network does not predict a variance.
+    """
+    q = _over(q, x0)
+    deviation = (_log_variance(p, q, "learned" if variance == "learned" else "large") / 2).exp()
+    std = deviation * pixels.units(x0)
+    return nats_to_bits(-log_probability(pixels.values(x0).round(), pixels.values(p.x0), std))
+
+
+def prior_bits(x0: Tensor, at: Level) -> Tensor:
+    """Return KL(q(x_1 | x0) || N(0, alpha^2 + sigma^2)) (B,), bits per dimension, at noise level `at` ()."""
+    at = at.over(x0)
+    start = (at.alpha**2 + at.sigma**2).log()
+    return nats_to_bits(kl(at.alpha * x0, 2 * at.sigma.log(), torch.zeros_like(x0), start))
+
+
+def nats_to_bits(nats: Tensor) -> Tensor:
+    """Convert nats (B, C, H, W) to mean bits per dimension (B,)."""
+    return nats.flatten(1).mean(1) / math.log(2)
+
+
+def _log_variance(p: Prediction, q: Posterior, variance: Variance) -> Tensor:
+    """Return the log-variance (B, C, H, W) of p(x_s | x_t).
+
+    Raises:
+        UserError: if `variance` is "learned", but the network does not predict a variance.
+    """
+    if variance == "learned":
+        if p.variance_mix is None:
+            raise UserError(
+                'variance is "learned", but this network predicts no variance: set net.outputs to 2'
+            )
+        return q.log_variance(p.variance_mix)
+    return q.log_variance(torch.full_like(p.x0, variance == "large"))
+
+
+def _over(q: Posterior, x: Tensor) -> Posterior:
+    """Return the posterior with the dtype and device of x, reshaped to multiply x."""
+    shape = (-1,) + (1,) * (x.ndim - 1)
+    return Posterior(*(value.reshape(shape).to(x) for value in (q.x_weight, q.x0_weight, q.small, q.large)))
+
 
 CLEAN = 0.05
 """The largest sigma / alpha at which neighbouring 8-bit values can still be distinguished."""

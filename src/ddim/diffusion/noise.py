@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ddim.diffusion.short_repr import short_values
+from ddim.diffusion.parameterisation import short_values
 from ddim.errors import UserError, to_int
 
 NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT, LABEL = 1, 2, 3, 4, 5, 6, 7

@@ -14,9 +14,8 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from ddim.diffusion.prediction import Prediction, from_image
+from ddim.diffusion.parameterisation import Prediction, ShortRepr, from_image
 from ddim.diffusion.schedules import Level, Schedule
-from ddim.diffusion.short_repr import ShortRepr
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,18 +1,105 @@
-"""Parameterisations: the meaning of the output F of a network, such as the noise or the velocity.
-
-Each returns the coefficients of x0 = skip * x_t + out * F(inp * x_t, conditioning) at a noise level.
-"""
+"""What a network is told and what its output means, and the prediction of image and noise that follows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules import Level
-from ddim.errors import UserError
+from ddim.errors import UserError, check_positive
+
+
+class ShortRepr:
+    """A base class of dataclasses that have repr=False.
+
+    Tensors are printed as Tensor(2, 3, 64, 64), and long tuples are shortened.
+    """
+
+    def __repr__(self) -> str:
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in values)})"
+
+
+def short_values(values: Sequence[Any]) -> str:
+    """Return the values separated by commas.
+
+    If there are more than six values, only the first two, the number of values and the last are shown.
+    """
+    if len(values) > 6:
+        return f"{values[0]!r}, {values[1]!r}, ... {len(values)} values ..., {values[-1]!r}"
+    return ", ".join(map(repr, values))
+
+
+def _short(value: Any) -> str:  # noqa: ANN401  (the value of any field)
+    if isinstance(value, Tensor) and value.numel() > 1:
+        return f"Tensor({', '.join(map(str, value.shape))})"
+    return f"({short_values(value)})" if isinstance(value, tuple) else repr(value)
+
+
+On = Literal["noise", "image", "velocity", "flow"]
+"""A quantity of a prediction: eps, x0, alpha * eps - sigma * x0, or eps - x0."""
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction(ShortRepr):
+    """Predicted clean images x0 and noise eps, both (B, C, H, W), with x_t = alpha * x0 + sigma * eps.
+
+    Networks that predict a variance also predict `variance_mix`, of the same shape, in [0, 1]. It
+    interpolates the log-variance of a step, from the smallest at 0 to the largest at 1 (Nichol & Dhariwal
+    2021, eq. 15).
+    """
+
+    x0: Tensor
+    eps: Tensor
+    variance_mix: Tensor | None = None
+
+
+def from_noise(x_t: Tensor, eps: Tensor, at: Level) -> Prediction:
+    """Return the prediction with this noise: x0 = (x_t - sigma * eps) / alpha (Ho et al. 2020, eq. 15)."""
+    return Prediction((x_t - at.sigma * eps) / at.alpha, eps)
+
+
+def from_image(x_t: Tensor, x0: Tensor, at: Level) -> Prediction:
+    """Return the prediction with this clean image: eps = (x_t - alpha * x0) / sigma."""
+    return Prediction(x0, (x_t - at.alpha * x0) / at.sigma)
+
+
+def from_velocity(x_t: Tensor, v: Tensor, at: Level) -> Prediction:
+    """Return the prediction with velocity v = alpha * eps - sigma * x0 (Salimans & Ho 2022, appendix D)."""
+    norm = at.alpha**2 + at.sigma**2
+    return Prediction((at.alpha * x_t - at.sigma * v) / norm, (at.sigma * x_t + at.alpha * v) / norm)
+
+
+def velocity(p: Prediction, at: Level) -> Tensor:
+    """Return the velocity (B, C, H, W) of a prediction: alpha * eps - sigma * x0."""
+    return at.alpha * p.eps - at.sigma * p.x0
+
+
+def quantity(p: Prediction, at: Level, on: On) -> Tensor:
+    """Return the noise, image, velocity or flow (B, C, H, W) of a prediction."""
+    if on == "velocity":
+        return velocity(p, at)
+    if on == "flow":
+        return p.eps - p.x0
+    return p.eps if on == "noise" else p.x0
+
+
+def error_ratio(at: Level, on: On) -> Tensor:
+    """Return the size of the error of the quantity `on` for an error of size 1 in the image, at a fixed x_t.
+
+    Since x_t = alpha * x0 + sigma * eps is fixed, an error d of x0 is an error -(alpha / sigma) d of eps.
+    """
+    noise = at.alpha / at.sigma
+    if on == "velocity":
+        return at.alpha * noise + at.sigma
+    if on == "flow":
+        return noise + 1
+    return noise if on == "noise" else torch.ones_like(noise)
 
 
 @dataclass(frozen=True)
@@ -117,3 +204,124 @@ PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
     "flow": PredictsFlow,
 }
 """All parameterisations, keyed by their names in a recipe."""
+
+
+class Conditioning(Protocol):
+    """A function of the time and the noise level at that time; the value is the network's second input."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input, (B,) float64, at times t (B,) with noise levels `at` (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoiseVariance:
+    """sigma^2, as in the torch/luz repository and Béres' Keras example."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return at.sigma**2
+
+
+@dataclass(frozen=True)
+class SignalVariance:
+    """alpha^2, which the torch/luz repository passes to a network that predicts images."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return at.alpha**2
+
+
+@dataclass(frozen=True)
+class Timestep:
+    """The timestep, an index from 0 in a table: (entries * t - 1) * scale (Ho et al. 2020).
+
+    Times before the first entry have index 0. With scale = 1000 / entries, as in Nichol & Dhariwal's code,
+    the indices of a table of any length have the range of DDPM's indices, 0 to 1000.
+
+    Attributes:
+        entries: number of entries of the table.
+        scale: factor that multiplies the index.
+    """
+
+    entries: int = 1000
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", entries=self.entries, scale=self.scale)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return (self.entries * t.double() - 1).clamp(min=0) * self.scale
+
+
+@dataclass(frozen=True)
+class LogSNR:
+    """The log-SNR divided by `scale`; scale 10 maps the usual log-SNRs to about [-1, 1] (Kingma et al. 2021).
+
+    Attributes:
+        scale: divisor of the log-SNR.
+    """
+
+    scale: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", scale=self.scale)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return at.log_snr / self.scale
+
+
+@dataclass(frozen=True)
+class CNoise:
+    """`factor` * log((sigma / alpha) / `unit`): c_noise of Karras et al. 2022, table 1.
+
+    Factor 1/4 and unit 1 give EDM's log(sigma) / 4; factor 1 and unit 2 give VE's log(sigma / 2).
+
+    Attributes:
+        factor: factor that multiplies the logarithm.
+        unit: the value of sigma / alpha at which the network's input is 0.
+    """
+
+    factor: float = 0.25
+    unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", factor=self.factor, unit=self.unit)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return self.factor * (-at.log_snr / 2 - math.log(self.unit))
+
+
+@dataclass(frozen=True)
+class Time:
+    """The time t multiplied by `scale`.
+
+    A scale of 999 gives c_noise = (M - 1) t with M = 1000, as in Karras et al. 2022, table 1, column VP. The
+    networks of that column expect the index of a timestep, 0 ... M - 1.
+
+    Attributes:
+        scale: factor that multiplies t.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", scale=self.scale)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return self.scale * t.double()
+
+
+CONDITIONINGS: dict[str, type[Conditioning]] = {
+    "log_snr": LogSNR,
+    "noise_variance": NoiseVariance,
+    "signal_variance": SignalVariance,
+    "timestep": Timestep,
+    "c_noise": CNoise,
+    "time": Time,
+}
+"""All conditionings, keyed by their names in a recipe."""

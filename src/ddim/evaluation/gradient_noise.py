@@ -17,7 +17,7 @@ from ddim.data import SplitImages
 from ddim.data.images import gather_batch
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.loss import LossFunction, make_memory
-from ddim.diffusion.time_sampling import Memory
+from ddim.diffusion.times import Memory
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.statistics import Estimate
 from ddim.runs import checkpoint

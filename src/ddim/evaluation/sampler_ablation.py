@@ -26,8 +26,8 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.grids import pin_ends
 from ddim.diffusion.noise import Noise
+from ddim.diffusion.sampler import time_of_ratio
 from ddim.diffusion.samplers import EDM, Sampler, State
-from ddim.diffusion.samplers.flow import time_of_ratio
 from ddim.errors import check_count
 from ddim.evaluation.discretisation_error import (
     SamplingError,

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Grid
-from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
+from ddim.diffusion.schedules import Interval
 from ddim.errors import UserError, check_count, to_int
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress

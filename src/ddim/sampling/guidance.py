@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
 from ddim.diffusion.guidance import Guided, Rescheduled, check_reach, lies_inside
-from ddim.diffusion.log_snr import Interval
+from ddim.diffusion.schedules import Interval
 from ddim.errors import UserError
 from ddim.sampling.classes import Label
 from ddim.sampling.pipeline import LoadedRun, Pipeline

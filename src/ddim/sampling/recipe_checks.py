@@ -13,13 +13,10 @@ import torch
 
 from ddim.data.augment import LABELS
 from ddim.data.clusters import Clusters
-from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.guidance import check_reach
-from ddim.diffusion.learned_weight import LearnedWeight
-from ddim.diffusion.log_snr import check_schedule
-from ddim.diffusion.loss import Objective
+from ddim.diffusion.loss import Consistency, LearnedWeight, Objective, Unweighted
 from ddim.diffusion.parameterisation import PredictsEDM
-from ddim.diffusion.weighting import Unweighted
+from ddim.diffusion.schedules import check_schedule
 from ddim.errors import UserError
 from ddim.nn.networks import NETWORKS
 from ddim.recipe.codec import dump, list_fields, load_recipe

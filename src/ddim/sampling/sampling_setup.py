@@ -13,7 +13,7 @@ from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Rescheduled
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.prediction import Prediction, from_image
+from ddim.diffusion.parameterisation import Prediction, from_image
 from ddim.diffusion.samplers import Sampler, final_sample, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import check_count

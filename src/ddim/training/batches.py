@@ -15,10 +15,10 @@ from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.data.images import to_unit
 from ddim.data.order import draw_flips, select_indices
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model
-from ddim.diffusion.log_snr import midpoints
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.time_sampling import Memory
+from ddim.diffusion.schedules import midpoints
+from ddim.diffusion.times import Memory
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.classes import drop_labels, label_images

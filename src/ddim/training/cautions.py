@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ddim.data import Images
-from ddim.diffusion.conditioning import LogSNR
+from ddim.diffusion.parameterisation import LogSNR
 from ddim.errors import quote
 from ddim.metrics.neighbours import FEWEST
 from ddim.nn.conditioning import Sinusoidal

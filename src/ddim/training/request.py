@@ -11,7 +11,7 @@ from typing import Any
 
 from ddim.data.arrays import GivenImages, give_images
 from ddim.data.open import source_exists
-from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.loss import Consistency
 from ddim.errors import UserError, describe_given, warn_user
 from ddim.files import read_sealed
 from ddim.machine.distributed import current_processes

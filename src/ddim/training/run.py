@@ -13,7 +13,7 @@ from typing import Any
 from ddim.data import SplitImages
 from ddim.data.arrays import GivenImages, give_images
 from ddim.data.open import source_exists
-from ddim.diffusion.grad_mode import with_gradients
+from ddim.diffusion.denoiser import with_gradients
 from ddim.errors import UserError
 from ddim.files import lock_folder, read_sealed, write_sealed
 from ddim.machine.distributed import current_processes, join_processes

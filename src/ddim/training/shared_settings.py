@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ddim.data import Images, SplitImages
-from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.loss import Consistency
 from ddim.errors import UserError
 from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime, count_cores

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ddim.data import SplitImages
-from ddim.diffusion.denoising_error import denoising_error
+from ddim.diffusion.loss import denoising_error
 from ddim.errors import UserError, is_full_memory
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe

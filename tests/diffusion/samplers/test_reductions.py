@@ -8,7 +8,7 @@ import torch
 from ddim.diffusion.grids import Quadratic, Uniform
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
-from ddim.diffusion.prediction import Prediction
+from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC, last_state
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearPath
 from ddim.errors import UserError
