@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         Sampler,
         State,
         UniPC,
-        final_sample,
         initial_noise,
         last_state,
     )
@@ -110,8 +109,7 @@ _HOMES = {
     "errors": "UserError",
     "diffusion.noise": "Noise",
     "diffusion.samplers": (
-        "AdamsBashforth DDIM DDPM DPMSolver EDM Multistep UniPC "
-        "Sampler State final_sample initial_noise last_state"
+        "AdamsBashforth DDIM DDPM DPMSolver EDM Multistep UniPC Sampler State initial_noise last_state"
     ),
     "diffusion.schedules": (
         "BetaTable Cosine KarrasSigma Level Linear LinearBeta LinearIn LinearPath Schedule"
@@ -177,7 +175,6 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "Reference",
     "Samples",
     "UserError",
-    "final_sample",
     "initial_noise",
     "last_state",
     # Samplers

@@ -275,7 +275,7 @@ def test_a_run_is_diagnosed_with_the_loss_of_its_last_update(tmp_path):
     assert gradient_noise.find_loss(load(folder)).error == "l1"
 
 
-@pytest.mark.parametrize("recipe", [AWARE, override(tiny.BASE, {"objective.weight": "learned"})])
+@pytest.mark.parametrize("recipe", [AWARE])
 def test_past_losses_are_on_the_device_of_the_run(recipe, tmp_path):
     _, trained = at_the_start(recipe, tmp_path)
     memory = gradient_noise.load_loss_memory(replace(trained, runtime=Runtime("meta")))

@@ -323,7 +323,7 @@ def test_a_kind_keeps_nothing_of_the_kind_before():
 def test_naming_the_present_kind_keeps_its_fields():
     """The arm of a sweep that names what the recipe has is the recipe."""
     recipe = fast()
-    assert Cosine() != recipe.schedule
+    assert Cosine(0.02, 0.95) != recipe.schedule
     assert override(recipe, {"schedule": "cosine", "ema": "power", "sampler": "dpm_solver"}) == recipe
     narrower = override(recipe, {"schedule": "cosine", "schedule.max_signal": 0.95})
     assert narrower.schedule == replace(recipe.schedule, max_signal=0.95)
@@ -481,5 +481,9 @@ def test_a_model_has_the_shape_and_choices_of_its_recipe():
     recipe = override(Recipe(), options(small))
     model = made(lambda: build_model(recipe, 4))
     assert model.blank(2).shape == (2, 4, 16, 24)
-    assert (model.schedule, model.predicts, model.conditioning) == (Cosine(), PredictsEDM(), LogSNR())
+    assert (model.schedule, model.predicts, model.conditioning) == (
+        Cosine(0.02, 0.95),
+        PredictsEDM(),
+        LogSNR(),
+    )
     assert model(model.blank(2), torch.tensor(0.5)).x0.shape == (2, 4, 16, 24)

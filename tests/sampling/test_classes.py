@@ -265,8 +265,9 @@ class Knows(torch.nn.Module):
 
 
 def test_guidance_scales_the_distance_from_the_sample_of_no_class():
-    model = Model(Knows(), Cosine(), PredictsImage(), LogSNR(), Shape(1, 8, 8)).requires_grad_(False)
-    recipe = replace(count_classes(LABELLED, coloured()), clip=False, schedule=Cosine(), sampler=DDIM())
+    schedule = Cosine(0.02, 0.95)
+    model = Model(Knows(), schedule, PredictsImage(), LogSNR(), Shape(1, 8, 8)).requires_grad_(False)
+    recipe = replace(count_classes(LABELLED, coloured()), clip=False, schedule=schedule, sampler=DDIM())
     run = Pipeline(model, Pixels((0.0,), (1.0,)), recipe, Runtime(micro_batch=SIZE))
     for guidance in (0.0, 0.5, 1.0, 3.0):
         images = sample(run, 4, 3, label="all", guidance=guidance)

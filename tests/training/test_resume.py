@@ -524,21 +524,6 @@ def test_losses_that_times_are_drawn_by_survive_a_resume(tmp_path):
     assert counts.float().std() > 0
 
 
-def test_learned_weights_survive_a_resume_and_weigh_the_loss(tmp_path):
-    chosen = {"objective.weight": "learned", "objective.weight.rate": 0.1, "report.checkpoint": 0}
-    recipe = override(tiny.BASE, chosen)
-    whole = tiny.train(recipe, tmp_path / "whole")
-    folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(7)))
-    tiny.check_same_run(folder, whole, files=4)
-    newest = checkpoint.find_newest(folder / "checkpoints")
-    learned = checkpoint.read_tensors(newest, "times")
-    assert learned["updates"] == 10
-    assert learned["values"].abs().max() > 0.5
-    plain = checkpoint.find_newest(tiny.train(tiny.BASE, tmp_path / "plain") / "checkpoints")
-    weights = [checkpoint.read_tensors(path, "model") for path in (newest, plain)]
-    assert tiny.different(*weights)
-
-
 def test_losses_of_a_skipped_update_are_not_remembered(monkeypatch):
     run = tiny.training(HYBRID, updates=1)
     before = run.memory.counts.clone()

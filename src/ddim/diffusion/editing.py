@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from numbers import Real
 
@@ -14,15 +14,16 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.parameterisation import ShortRepr
-from ddim.diffusion.sampler import Sampler, State, Times, last_state, move
+from ddim.diffusion.sampler import Sampler, State, Steps, Times, move
 from ddim.diffusion.samplers import DDIM
-from ddim.diffusion.schedules import Level, as_double
+from ddim.diffusion.schedules import Level, as_double, spread_over
 from ddim.errors import UserError, check_count, describe_given
 
+# Inversion
 
-@dataclass(frozen=True, repr=False)
-class Inverted(ShortRepr):
+
+@dataclass(frozen=True)
+class Inverted:
     """Latents (B, C, H, W) at the first time of the grid, and the accuracy of an exact inversion.
 
     `residual` is the largest change of any pixel in the last iteration of any step, in model units.
@@ -30,7 +31,7 @@ class Inverted(ShortRepr):
     `converged` is True.
     """
 
-    latent: Tensor
+    latent: Tensor = field(repr=False)
     residual: float
     converged: bool
 
@@ -63,24 +64,18 @@ def invert(
 
     Returns:
         The latents, and whether the exact steps converged.
-
-    Raises:
-        UserError: if the grid is empty or `rounds` < 1.
     """
-    if not len(times) or rounds < 1:
-        raise UserError(f"an inversion needs at least 1 time and 1 round, got {len(times)} and {rounds}")
-    schedule = denoise.schedule
-    times = as_double(times)
+    schedule, times = denoise.schedule, as_double(times)
     x = schedule(times[-1]).over(x0).alpha * x0
     residual = 0.0
-    past: deque[tuple[Tensor, Tensor]] = deque(maxlen=2)  # (log-SNR, slope)
+    slopes: deque[tuple[Tensor, Tensor]] = deque(maxlen=2)  # (log-SNR, slope)
     for s, t in pairwise(times.flip(0)):
         then, now = schedule(s), schedule(t)
         if then.log_snr == now.log_snr:  # two times with the same noise level of a table
             continue
         x_s = x
-        past.append((then.log_snr, denoise(x_s, s).eps))
-        x = move(x_s, _extrapolate(now.log_snr, past), then, now)
+        slopes.append((then.log_snr, denoise(x_s, s).eps))
+        x = move(x_s, _extrapolate(now.log_snr, slopes), then, now)
         if exact:
             change = math.inf
             for _ in range(rounds):
@@ -94,16 +89,16 @@ def invert(
     return Inverted(x, residual, residual <= tolerance)
 
 
-def _extrapolate(log_snr: Tensor, past: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _extrapolate(log_snr: Tensor, slopes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Return the slope at a scalar log-SNR, extrapolated from the last two slopes.
 
     If there is only one slope, it is returned.
     """
-    (newest, slope), (before, earlier) = past[-1], past[0]
-    if len(past) == 1:
+    (newest, slope), (before, earlier) = slopes[-1], slopes[0]
+    if len(slopes) == 1:
         return slope
     part = (log_snr - newest) / (newest - before)
-    return slope + part.to(slope) * (slope - earlier)
+    return slope + spread_over(part, slope) * (slope - earlier)
 
 
 @torch.no_grad()
@@ -115,14 +110,15 @@ def restore(denoise: Denoiser, latent: Tensor, times: Times) -> Tensor:
     Args:
         denoise: the model.
         latent: the latents (B, C, H, W) at times[0].
-        times: the decreasing times (N,) with which the latents were found.
-
-    Raises:
-        UserError: if the grid is empty.
+        times: the decreasing times (N,) with which the latents were made.
     """
-    times = as_double(times)
-    end = last_state(DDIM()(denoise, latent, times, Noise(range(len(latent)))))
-    return end.x / denoise.schedule(times[-1]).over(latent).alpha
+    schedule, times, x = denoise.schedule, as_double(times), latent
+    for t, s in pairwise(times):
+        x = DDIM().step(denoise(x, t), schedule(t), schedule(s))
+    return x / schedule(times[-1]).over(x).alpha
+
+
+# Interpolation, along the sphere near which normal noise lies
 
 
 def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
@@ -156,43 +152,21 @@ def interpolate_latents(a: Tensor, b: Tensor, frames: int) -> Tensor:
     Raises:
         UserError: if frames < 2, or the latents are opposite.
     """
-    check_count("frames", frames, 0)
-    if frames < 2:
-        raise UserError(f"an interpolation needs at least 2 frames, got {frames}")
+    check_count("frames", frames, 2)
     return torch.cat([slerp(a[None], b[None], k / (frames - 1)) for k in range(frames)])
 
 
-def attribute_direction(having: Tensor, lacking: Tensor) -> Tensor:
-    """Return the direction (1, C, H, W) of an attribute in latent space, for `move_along`.
-
-    It is the mean of the latents `having` the attribute minus the mean of the latents `lacking` it.
-
-    Raises:
-        UserError: if either set is empty.
-    """
-    if not len(having) or not len(lacking):
-        raise UserError(
-            "an attribute needs latents of images with it and without it, "
-            f"got {len(having)} with and {len(lacking)} without"
-        )
-    return having.mean(0, keepdim=True) - lacking.mean(0, keepdim=True)
+# Inpainting
 
 
-def move_along(latent: Tensor, direction: Tensor, amount: float) -> Tensor:
-    """Return latents (B, C, H, W) plus `amount` times a direction (1, C, H, W), with unchanged norms."""
-    changed = latent + amount * direction
-    norm = [v.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) for v in (latent, changed)]
-    return changed * (norm[0] / norm[1])
-
-
-@dataclass(frozen=True, repr=False)
-class Inpaint(ShortRepr, Sampler):
+@dataclass(frozen=True)
+class Inpaint(Sampler):
     """A sampler that generates the image where `mask` is 1, and keeps the image `known` where `mask` is 0.
 
-    This sampler is algorithm 1 of RePaint. Each step is an ancestral step in the masked part, and draws the
-    known part from q(x_s | x0). The step is done `resample` times, with noise added back in between, so that
-    the two parts fit together. A grid of N times takes resample * (N - 1) network evaluations; the final
-    sample takes one more. Apply `paste` to the final sample.
+    This sampler is algorithm 1 of RePaint (Lugmayr et al. 2022). Each step is an ancestral step in the masked
+    part, and draws the known part from q(x_s | x0). The step is done `resample` times, with noise added back
+    in between, so that the two parts fit together. In the x0 of each state, the part outside the mask is
+    `known`. A grid of N times takes resample * (N - 1) + 1 network evaluations.
 
     Attributes:
         known: images (B or 1, C, H, W) in model units.
@@ -200,15 +174,14 @@ class Inpaint(ShortRepr, Sampler):
         resample: how often each step is done.
     """
 
-    known: Tensor
-    mask: Tensor
+    known: Tensor = field(repr=False)
+    mask: Tensor = field(repr=False)
     resample: int = 10
 
     stochastic = True
 
     def __post_init__(self) -> None:
-        if self.resample < 1:
-            raise UserError(f"resample must be at least 1, got {self.resample}")
+        check_count("resample", self.resample)
 
     def evaluations(self, levels: int) -> int:
         """Return the number of network evaluations of a sampling run; see `Sampler`."""
@@ -216,30 +189,24 @@ class Inpaint(ShortRepr, Sampler):
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`.
+        """Yield one state for each time; see `Sampler`."""
+        for state in super().__call__(denoise, x, times, noise):
+            mask = self.mask.to(x)
+            yield replace(state, x0=mask * state.x0 + (1 - mask) * self.known.to(x))
 
-        In each state, the part outside the mask is `known`, with noise of the level of this state.
-        """
-        if len(times):
-            x = self._join(x, denoise.schedule(as_double(times)[0]), noise)
-        yield from super().__call__(denoise, x, times, noise)
-
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """Yield the state after each step; see `Sampler`."""
-        ancestral, x0 = DDIM(1.0), torch.zeros_like(x)
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Yield the state before each step; see `Sampler`."""
+        x = self._join(x, denoise.schedule(times[0]), noise)
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             for again in range(self.resample):
                 if again:
                     x = renoise(x, then, now, noise)
-                step = last_state(ancestral(denoise, x, torch.stack([t, s]), noise))
-                x, x0 = self._join(step.x, then, noise), step.x0
-            yield State(x, s.item(), self.paste(x0))
-
-    def paste(self, x0: Tensor) -> Tensor:
-        """Return images (B, C, H, W) whose known part is replaced by the exact known image."""
-        mask = self.mask.to(x0)
-        return mask * x0 + (1 - mask) * self.known.to(x0)
+                p = denoise(x, t)
+                if not again:
+                    yield State(x, t.item(), p.x0)
+                x = self._join(DDIM(1.0).step(p, now, then, noise), then, noise)
+        return x
 
     def _join(self, x: Tensor, at: Level, noise: Noise) -> Tensor:
         """Combine the masked part of x with the known part, to which noise is added up to level `at`."""
@@ -252,13 +219,16 @@ def renoise(x: Tensor, now: Level, then: Level, noise: Noise) -> Tensor:
     """Return x (B, C, H, W) with noise added from level `now` up to `then`: a draw from q(x_t | x_s)."""
     scale = then.alpha / now.alpha
     fresh = (then.sigma**2 - (scale * now.sigma) ** 2).clamp(min=0).sqrt()
-    return scale.to(x) * x + fresh.to(x) * noise.like(x)
+    return spread_over(scale, x) * x + spread_over(fresh, x) * noise.like(x)
+
+
+# Variations
 
 
 def vary(
     denoise: Denoiser, x0: Tensor, strength: float, times: Times, sampler: Sampler, noise: Noise
 ) -> Iterator[State]:
-    """Run a sampler from images with noise added up to time `strength`.
+    """Run a sampler from images with noise added up to time `strength` (SDEdit, Meng et al. 2022).
 
     With a strength near 0 the sample is almost the image. With strength 1 it hardly depends on the image.
 
@@ -277,10 +247,9 @@ def vary(
         UserError: if the strength does not lie in (0, 1].
     """
     check_strength(strength)
-    first = torch.tensor([strength], dtype=torch.float64)
-    times = as_double(times)
-    levels = torch.cat([first, times[times < strength]])
-    return sampler(denoise, denoise.schedule(first).noisy(x0, noise.like(x0)), levels, noise)
+    first, times = as_double([strength]), as_double(times)
+    x = denoise.schedule(first[0]).noisy(x0, noise.like(x0))
+    return sampler(denoise, x, torch.cat([first, times[times < strength]]), noise)
 
 
 def check_strength(strength: float) -> None:

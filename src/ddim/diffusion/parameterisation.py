@@ -1,67 +1,35 @@
-"""What a network is told and what its output means, and the prediction of image and noise that follows."""
+"""What a network is told of the noise level, and what its output means.
+
+A prediction is always the pair of a clean image x0 and noise eps, whatever the network's output F means.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules import Level
-from ddim.errors import UserError, check_positive
+from ddim.errors import check_positive
 
-
-class ShortRepr:
-    """A base class of dataclasses that have repr=False.
-
-    Tensors are printed as Tensor(2, 3, 64, 64), and long tuples are shortened.
-    """
-
-    def __repr__(self) -> str:
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
-        return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in values)})"
-
-
-def short_values(values: Sequence[Any]) -> str:
-    """Return the values separated by commas.
-
-    If there are more than six values, only the first two, the number of values and the last are shown.
-    """
-    if len(values) > 6:
-        return f"{values[0]!r}, {values[1]!r}, ... {len(values)} values ..., {values[-1]!r}"
-    return ", ".join(map(repr, values))
-
-
-def _short(value: Any) -> str:  # noqa: ANN401  (the value of any field)
-    if isinstance(value, Tensor) and value.numel() > 1:
-        return f"Tensor({', '.join(map(str, value.shape))})"
-    return f"({short_values(value)})" if isinstance(value, tuple) else repr(value)
-
-
-On = Literal["noise", "image", "velocity", "flow"]
+Quantity = Literal["noise", "image", "velocity", "flow"]
 """A quantity of a prediction: eps, x0, alpha * eps - sigma * x0, or eps - x0."""
 
 
-@dataclass(frozen=True, repr=False)
-class Prediction(ShortRepr):
+@dataclass(frozen=True)
+class Prediction:
     """Predicted clean images x0 and noise eps, both (B, C, H, W), with x_t = alpha * x0 + sigma * eps.
 
-    Networks that predict a variance also predict `variance_mix`, of the same shape, in [0, 1]. It
-    interpolates the log-variance of a step, from the smallest at 0 to the largest at 1 (Nichol & Dhariwal
-    2021, eq. 15).
+    Networks that predict a variance also predict `variance_mix`, of the same shape. It interpolates the
+    log-variance of a step, from the smallest at 0 to the largest at 1 (Nichol & Dhariwal 2021, eq. 15).
     """
 
-    x0: Tensor
-    eps: Tensor
-    variance_mix: Tensor | None = None
-
-
-def from_noise(x_t: Tensor, eps: Tensor, at: Level) -> Prediction:
-    """Return the prediction with this noise: x0 = (x_t - sigma * eps) / alpha (Ho et al. 2020, eq. 15)."""
-    return Prediction((x_t - at.sigma * eps) / at.alpha, eps)
+    x0: Tensor = field(repr=False)
+    eps: Tensor = field(repr=False)
+    variance_mix: Tensor | None = field(default=None, repr=False)
 
 
 def from_image(x_t: Tensor, x0: Tensor, at: Level) -> Prediction:
@@ -69,18 +37,12 @@ def from_image(x_t: Tensor, x0: Tensor, at: Level) -> Prediction:
     return Prediction(x0, (x_t - at.alpha * x0) / at.sigma)
 
 
-def from_velocity(x_t: Tensor, v: Tensor, at: Level) -> Prediction:
-    """Return the prediction with velocity v = alpha * eps - sigma * x0 (Salimans & Ho 2022, appendix D)."""
-    norm = at.alpha**2 + at.sigma**2
-    return Prediction((at.alpha * x_t - at.sigma * v) / norm, (at.sigma * x_t + at.alpha * v) / norm)
-
-
 def velocity(p: Prediction, at: Level) -> Tensor:
-    """Return the velocity (B, C, H, W) of a prediction: alpha * eps - sigma * x0."""
+    """Return the velocity (B, C, H, W) of a prediction: alpha * eps - sigma * x0 (Salimans & Ho 2022)."""
     return at.alpha * p.eps - at.sigma * p.x0
 
 
-def quantity(p: Prediction, at: Level, on: On) -> Tensor:
+def quantity(p: Prediction, at: Level, on: Quantity) -> Tensor:
     """Return the noise, image, velocity or flow (B, C, H, W) of a prediction."""
     if on == "velocity":
         return velocity(p, at)
@@ -89,7 +51,7 @@ def quantity(p: Prediction, at: Level, on: On) -> Tensor:
     return p.eps if on == "noise" else p.x0
 
 
-def error_ratio(at: Level, on: On) -> Tensor:
+def error_ratio(at: Level, on: Quantity) -> Tensor:
     """Return the size of the error of the quantity `on` for an error of size 1 in the image, at a fixed x_t.
 
     Since x_t = alpha * x0 + sigma * eps is fixed, an error d of x0 is an error -(alpha / sigma) d of eps.
@@ -100,6 +62,9 @@ def error_ratio(at: Level, on: On) -> Tensor:
     if on == "flow":
         return noise + 1
     return noise if on == "noise" else torch.ones_like(noise)
+
+
+# Parameterisations: the meaning of the output F of a network
 
 
 @dataclass(frozen=True)
@@ -171,8 +136,7 @@ class PredictsEDM:
     sigma_data: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise UserError(f"predicts.sigma_data must be above 0, got {self.sigma_data}")
+        check_positive("predicts", sigma_data=self.sigma_data)
 
     def __call__(self, at: Level) -> Scales:
         """Return the coefficients; see `Parameterisation`."""
@@ -206,12 +170,24 @@ PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
 """All parameterisations, keyed by their names in a recipe."""
 
 
+# Conditionings: what a network is told of the noise level
+
+
 class Conditioning(Protocol):
     """A function of the time and the noise level at that time; the value is the network's second input."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's second input, (B,) float64, at times t (B,) with noise levels `at` (B,)."""
+        """Return the network's second input, float64, at times t, () or (B,), with noise levels `at`."""
         ...
+
+
+@dataclass(frozen=True)
+class Sigma:
+    """sigma / alpha: the sigma of Karras et al. 2022, whose images have alpha = 1."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return at.noise_to_signal
 
 
 @dataclass(frozen=True)
@@ -320,6 +296,7 @@ CONDITIONINGS: dict[str, type[Conditioning]] = {
     "log_snr": LogSNR,
     "noise_variance": NoiseVariance,
     "signal_variance": SignalVariance,
+    "sigma": Sigma,
     "timestep": Timestep,
     "c_noise": CNoise,
     "time": Time,

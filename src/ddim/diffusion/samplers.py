@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -15,15 +14,9 @@ from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.likelihood import posterior
 from ddim.diffusion.multistep import AdamsBashforth, DPMSolver, UniPC
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.sampler import (
-    Sampler,
-    State,
-    final_sample,
-    initial_noise,
-    last_state,
-    move,
-    time_of_ratio,
-)
+from ddim.diffusion.parameterisation import Prediction
+from ddim.diffusion.sampler import Sampler, State, Steps, initial_noise, last_state, move
+from ddim.diffusion.schedules import Level, spread_over, time_of_ratio
 from ddim.errors import UserError, check_part_values
 
 __all__ = [
@@ -37,7 +30,6 @@ __all__ = [
     "Sampler",
     "State",
     "UniPC",
-    "final_sample",
     "initial_noise",
     "last_state",
 ]
@@ -47,8 +39,7 @@ __all__ = [
 class DDIM(Sampler):
     """DDIM (Song et al. 2021, eq. 12 and 16): eta 0 is deterministic, eta 1 is ancestral sampling (DDPM).
 
-    It works for any schedule. A grid of N times takes N - 1 network evaluations; the final sample takes
-    one more.
+    It works for any schedule. A grid of N times takes N network evaluations.
 
     Attributes:
         eta: amount of noise that each step adds: 0 is deterministic, 1 is DDPM.
@@ -66,19 +57,23 @@ class DDIM(Sampler):
         """Whether sampling draws noise; see `Sampler`."""
         return self.eta > 0
 
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """Yield the state after each step; see `Sampler`."""
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Yield the state before each step; see `Sampler`."""
         for t, s in pairwise(times):
-            # The rates stay in float64, because on a fine grid the rates at t and s are almost equal.
-            now, then = denoise.schedule(t), denoise.schedule(s)
-            ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
-            fresh = self.eta * then.sigma * (1 - ratio**2).clamp(min=0).sqrt()
-            kept = (then.sigma**2 - fresh**2).clamp(min=0).sqrt()
             p = denoise(x, t)
-            x = then.alpha.to(x) * p.x0 + kept.to(x) * p.eps
-            if self.eta > 0:
-                x = x + fresh.to(x) * noise.like(x)
-            yield State(x, s.item(), p.x0)
+            yield State(x, t.item(), p.x0)
+            x = self.step(p, denoise.schedule(t), denoise.schedule(s), noise)
+        return x
+
+    def step(self, p: Prediction, now: Level, then: Level, noise: Noise | None = None) -> Tensor:
+        """Return the images at noise level `then`, from their prediction at `now`; eta 0 needs no noise."""
+        x0, eps = p.x0, p.eps
+        # The rates are float64, because on a fine grid those of both levels are almost equal.
+        ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
+        fresh = self.eta * then.sigma * (1 - ratio**2).clamp(min=0).sqrt()
+        kept = (then.sigma**2 - fresh**2).clamp(min=0).sqrt()
+        x = spread_over(then.alpha, x0) * x0 + spread_over(kept, x0) * eps
+        return x if noise is None or self.eta == 0 else x + spread_over(fresh, x) * noise.like(x)
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ class DDPM(Sampler):
     - "learned": between "small" and "large". For each pixel, the network predicts how to interpolate between
       their logarithms (Nichol & Dhariwal 2021, eq. 15).
 
-    A grid of N times takes N - 1 network evaluations; the final sample takes one more.
+    A grid of N times takes N network evaluations.
 
     Attributes:
         variance: variance of a step; "learned" needs a network that was trained to predict it.
@@ -111,27 +106,19 @@ class DDPM(Sampler):
         """Whether the network must predict a variance; see `Sampler`."""
         return self.variance == "learned"
 
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """Yield the state after each step; see `Sampler`.
-
-        Raises:
-            UserError: if `variance` is "learned", but the network does not predict a variance.
-        """
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Yield the state before each step; see `Sampler`."""
         for t, s in pairwise(times):
             q = posterior(denoise.schedule(t), denoise.schedule(s))
             p = denoise(x, t)
-            if self.variance == "learned" and p.variance_mix is None:
-                raise UserError(
-                    'sampler.variance is "learned", but this network predicts no variance: give "small" or '
-                    '"large"'
-                )
-            mean = q.x_weight.to(x) * x + q.x0_weight.to(x) * p.x0
-            if p.variance_mix is not None and self.variance == "learned":
-                spread = (q.log_variance(p.variance_mix) / 2).exp()
+            yield State(x, t.item(), p.x0)
+            if self.variance == "learned":
+                deviation = (q.log_variance("learned", p.variance_mix) / 2).exp()
             else:
-                spread = (q.small if self.variance == "small" else q.large).sqrt().to(x)
-            x = mean + spread * noise.like(x)
-            yield State(x, s.item(), p.x0)
+                deviation = spread_over((q.small if self.variance == "small" else q.large).sqrt(), x)
+            mean = spread_over(q.x_weight, x) * x + spread_over(q.x0_weight, x) * p.x0
+            x = mean + deviation * noise.like(x)
+        return x
 
 
 @dataclass(frozen=True)
@@ -143,14 +130,13 @@ class EDM(Sampler):
     `alpha` is this fraction, not the signal rate: 1 is Heun's method, 1/2 the midpoint method, 2/3 Ralston's
     method. Order 1 is Euler's method.
 
-    A grid of N times takes 2 (N - 1) network evaluations, or N - 1 for order 1. The final sample takes
-    one more.
+    A grid of N times takes 2 N - 1 network evaluations, or N for order 1.
 
     `s_churn`, `s_min`, `s_max` and `s_noise` are parameters of the paper. Before each step, "churn" adds
-    noise and moves to a noisier time. Churn happens if sigma / alpha lies between `s_min` and `s_max`. There
-    is no upper limit if `s_max` is None. `s_churn` is the amount of noise, `s_noise` its standard deviation.
-    The noisier time is at most 1; on a table whose `read` is "floor" it is rounded up to an entry. Unlike
-    algorithm 2 at i = N - 1, this sampler has no churn before the final sample.
+    noise and moves to a noisier time, which is the time of the state. Churn happens if sigma / alpha lies
+    between `s_min` and `s_max`. There is no upper limit if `s_max` is None. `s_churn` is the amount of noise,
+    `s_noise` its standard deviation. The noisier time is at most 1; on a table whose `read` is "floor" it is
+    rounded up to an entry. Unlike algorithm 2 at i = N - 1, this sampler has no churn at the last time.
 
     Attributes:
         order: 1 for Euler's method, 2 for two network evaluations in each step.
@@ -170,19 +156,11 @@ class EDM(Sampler):
 
     def __post_init__(self) -> None:
         check_part_values("sampler", self)
-        if self.order not in (1, 2):
-            raise UserError(f"sampler.order must be 1 or 2, got {self.order}")
-        if not 0 < self.alpha <= 1:
-            raise UserError(f"sampler.alpha must lie in (0, 1], got {self.alpha}")
-        if min(self.s_churn, self.s_noise) < 0 or not 0 <= self.s_min <= self._most:
+        if self.order not in (1, 2) or not 0 < self.alpha <= 1 or min(self.s_churn, self.s_noise) < 0:
             raise UserError(
-                "sampler.s_churn and s_noise must be at least 0 and s_min at most s_max, got "
-                f"{self.s_churn}, {self.s_noise}, {self.s_min} and {self.s_max}"
+                "sampler.order must be 1 or 2, sampler.alpha above 0 and at most 1, and sampler.s_churn and "
+                f"sampler.s_noise at least 0, got {self}"
             )
-
-    @property
-    def _most(self) -> float:
-        return math.inf if self.s_max is None else self.s_max
 
     @property
     def stochastic(self) -> bool:
@@ -193,13 +171,14 @@ class EDM(Sampler):
         """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return self.order * (levels - 1) + 1
 
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """Yield the state after each step; see `Sampler`."""
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Yield the state before each step; see `Sampler`."""
         schedule = denoise.schedule
         for t, s in pairwise(times):
             x, t = self._churn(denoise, x, t, len(times), noise)  # noqa: PLW2901  (the paper's t-hat)
             now, then = schedule(t), schedule(s)
             p = denoise(x, t)
+            yield State(x, t.item(), p.x0)
             slope = p.eps
             if self.order == 2:
                 begin, end = now.noise_to_signal, then.noise_to_signal
@@ -209,9 +188,9 @@ class EDM(Sampler):
                 # The actual fraction differs from alpha if a table has no noise level between its entries.
                 part = (at.noise_to_signal - begin) / (end - begin)
                 if part > 0:
-                    slope = p.eps + (q.eps - p.eps) / (2 * part).to(x)
+                    slope = p.eps + (q.eps - p.eps) / spread_over(2 * part, x)
             x = move(x, slope, now, then)
-            yield State(x, s.item(), p.x0)
+        return x
 
     def _churn(
         self, denoise: Denoiser, x: Tensor, t: Tensor, levels: int, noise: Noise
@@ -220,13 +199,14 @@ class EDM(Sampler):
         schedule = denoise.schedule
         now = schedule(t)
         ratio = now.noise_to_signal
-        if self.s_churn == 0 or not self.s_min <= ratio <= self._most:
+        if self.s_churn == 0 or not self.s_min <= ratio <= (math.inf if self.s_max is None else self.s_max):
             return x, t
         gamma = min(self.s_churn / levels, math.sqrt(2) - 1)
         raised = time_of_ratio(schedule, ratio * (1 + gamma))
         then = schedule(raised)
         fresh = (then.noise_to_signal**2 - ratio**2).clamp(min=0).sqrt() * self.s_noise
-        return (then.alpha / now.alpha).to(x) * x + (then.alpha * fresh).to(x) * noise.like(x), raised
+        kept = spread_over(then.alpha / now.alpha, x) * x
+        return kept + spread_over(then.alpha * fresh, x) * noise.like(x), raised
 
 
 @dataclass(frozen=True)
@@ -234,18 +214,18 @@ class Multistep(Sampler):
     """Multistep consistency sampling, for runs of `ddim distill` (Song et al. 2023, algorithm 1).
 
     The model predicts the image. The image then gets fresh noise of the next noise level, and so on. The
-    first prediction is already a sample; each further step corrects it. With N times, sampling takes N
-    network evaluations; the last of them gives the final sample.
+    first prediction is already a sample; each further step corrects it. N times take N network evaluations.
     """
 
     stochastic = True
 
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """Yield the state after each step; see `Sampler`."""
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Yield the state before each step; see `Sampler`."""
         for t, s in pairwise(times):
             x0 = denoise(x, t).x0
+            yield State(x, t.item(), x0)
             x = denoise.schedule(s).noisy(x0, noise.like(x0))
-            yield State(x, s.item(), x0)
+        return x
 
 
 SAMPLERS: dict[str, type[Sampler]] = {

@@ -9,27 +9,13 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from numbers import Real
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from ddim.errors import UserError, check_part_values
-
-
-# The program waits for an accelerator when it copies numbers to it.
-@lru_cache(maxsize=128)
-def copy_to_device(
-    owner: Hashable, name: str, device: torch.device, dtype: torch.dtype = torch.float64
-) -> Tensor:
-    """Return the attribute `name` of the frozen dataclass `owner` as a tensor on a device.
-
-    The attribute holds numbers or a tensor.
-    """
-    # The tensor may be used in training later, where one that was created in inference mode cannot be.
-    with torch.inference_mode(False):
-        return torch.as_tensor(getattr(owner, name), dtype=dtype).to(device, copy=True)
 
 
 @dataclass(frozen=True)
@@ -53,14 +39,19 @@ class Level:
         return self.sigma / self.alpha
 
     def over(self, x: Tensor) -> Level:
-        """Return this level, () or (B,), reshaped to (1 or B, 1, 1, 1), with the dtype and device of x."""
-        shape = (-1,) + (1,) * (x.ndim - 1)
-        return Level(self.alpha.reshape(shape).to(x), self.sigma.reshape(shape).to(x))
+        """Return this level, () or (B,), in a shape and dtype that multiply images x (B, C, H, W)."""
+        return Level(spread_over(self.alpha, x), spread_over(self.sigma, x))
 
     def noisy(self, x0: Tensor, eps: Tensor) -> Tensor:
         """Return noisy images x_t = alpha * x0 + sigma * eps, all (B, C, H, W); alpha, sigma: () or (B,)."""
         at = self.over(x0)
         return at.alpha * x0 + at.sigma * eps
+
+
+def spread_over(value: Tensor, x: Tensor) -> Tensor:
+    """Return a value, () or (B,), in a shape that multiplies images x (B, C, H, W), with the dtype of x."""
+    # A single value stays on the CPU: an accelerator gets it as a number, without waiting for a copy.
+    return value.to(x.dtype) if value.ndim == 0 else value.reshape(-1, *(1,) * (x.ndim - 1)).to(x)
 
 
 def variance_preserving(log_snr: Tensor) -> Level:
@@ -74,6 +65,32 @@ def as_double(value: Tensor | float | Sequence[float]) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
 
 
+def as_times(t: Tensor | float) -> Tensor:
+    """Convert times to a float64 tensor.
+
+    Raises:
+        UserError: if a time lies outside [0, 1]. Times on an accelerator are not checked, because the program
+            would wait for them.
+    """
+    t = as_double(t)
+    if t.device.type == "cpu" and not ((t >= 0) & (t <= 1 + 1e-9)).all():
+        raise UserError(f"times must lie in [0, 1], 0 for the image and 1 for noise, got {t.tolist()}")
+    return t
+
+
+@lru_cache(maxsize=128)
+def copy_to_device(
+    owner: Hashable, name: str, device: torch.device, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Return the numbers in attribute `name` of a frozen dataclass as a tensor on a device.
+
+    They are copied once, because the program waits for an accelerator when it copies numbers to it.
+    """
+    # The tensor may be used in training later, where one that was created in inference mode cannot be.
+    with torch.inference_mode(False):
+        return torch.as_tensor(getattr(owner, name), dtype=dtype).to(device, copy=True)
+
+
 class Schedule(Protocol):
     """A noise schedule: a frozen dataclass that is called with times. The log-SNR never increases with t.
 
@@ -85,6 +102,14 @@ class Schedule(Protocol):
                 t = as_double(t)
                 return Level(1 - 0.999 * t, 0.001 + 0.999 * t)
     """
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that the log-SNR falls; see `check_schedule`."""
+        check_part_values(type(self).__name__, self)
+        self._check_fields()
+        check_schedule(self)
+
+    def _check_fields(self) -> None: ...
 
     @property
     def entries(self) -> int | None:
@@ -110,34 +135,53 @@ class Schedule(Protocol):
         return torch.where(self(torch.zeros_like(wanted)).log_snr <= wanted, 0.0, late)
 
 
+def check_schedule(schedule: Schedule) -> None:
+    """Check that the log-SNR of a schedule falls from t = 0 to t = 1.
+
+    Raises:
+        UserError: if the schedule does not return a `Level` for each time, or its log-SNR rises, is constant
+            or is NaN.
+    """
+    name, times = f"schedule {type(schedule).__name__}", torch.linspace(0, 1, 9, dtype=torch.float64)
+    level = schedule(times)
+    if not isinstance(level, Level) or {level.alpha.shape, level.sigma.shape} != {times.shape}:
+        got = level if isinstance(level, Level) else type(level).__name__
+        raise UserError(f"{name} must return a ddim.Level, alpha and sigma shaped like t, got {got}")
+    log_snr = as_double(level.log_snr)
+    # On a plateau, rounding in float32 may raise the log-SNR slightly, so 1e-3 is tolerated.
+    falls = (log_snr[1:] <= log_snr[:-1] + 1e-3).all() and log_snr[0] > log_snr[-1]
+    if not falls:
+        hint = "; it may need 1 - t in place of t" if log_snr[0] < log_snr[-1] else ""
+        values = ", ".join(f"{value:.3g}" for value in log_snr.tolist())
+        raise UserError(
+            f"{name} must have a log-SNR that falls from t = 0, the clean image, to t = 1, noise, "
+            f"got {values}{hint}"
+        )
+
+
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Schedule):
     """alpha = cos and sigma = sin of an angle that grows linearly with t, between two signal rates.
 
-    This is the schedule of Béres' Keras example, after Nichol & Dhariwal 2021, eq. 17. With the original
-    bounds, 0.95 and 0.02, the image at t = 0 is not clean: sigma(0) = 0.31.
+    The defaults are the schedule of Nichol & Dhariwal 2021, eq. 17: their offset of 0.008 starts the angle at
+    signal rate 0.99992. In the paper it ends at 0, where no sampler can start; here it ends at 0.001. Béres'
+    Keras example has the bounds 0.02 and 0.95, so that its image at t = 0 is not clean: sigma(0) = 0.31.
 
     Attributes:
         min_signal: signal rate alpha at t = 1.
         max_signal: signal rate alpha at t = 0.
     """
 
-    min_signal: float = 0.02
-    max_signal: float = 0.95
+    min_signal: float = 0.001
+    max_signal: float = 0.99992
 
-    entries = None  # continuous
-
-    def __post_init__(self) -> None:
-        check_part_values(type(self).__name__, self)
-        if not 0 < self.min_signal < self.max_signal <= 1:
-            raise UserError(
-                f"Cosine needs 0 < min_signal < max_signal <= 1, got {self.min_signal} and {self.max_signal}"
-            )
+    def _check_fields(self) -> None:
+        check_signal_rates(self)
 
     def __call__(self, t: Tensor | float) -> Level:
         """Return the noise level at times t; see `Schedule`."""
         start, end = math.acos(self.max_signal), math.acos(self.min_signal)
-        angle = start + as_double(t) * (end - start)
+        angle = start + as_times(t) * (end - start)
         return Level(angle.cos(), angle.sin())
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
@@ -148,7 +192,7 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class LinearBeta:
+class LinearBeta(Schedule):
     """DDPM's linear beta in continuous time: the variance-preserving SDE (Song et al. 2021b, eq. 32 and 33).
 
     `low` and `high` are beta(0) and beta(1) for t in [0, 1]. Their defaults are 1000 times DDPM's 1e-4 and
@@ -162,32 +206,26 @@ class LinearBeta:
     low: float = 0.1
     high: float = 20.0
 
-    entries = None  # continuous
-
-    def __post_init__(self) -> None:
-        check_part_values(type(self).__name__, self)
+    def _check_fields(self) -> None:
         if not 0 < self.low < self.high:
             raise UserError(f"LinearBeta needs 0 < low < high, got {self.low} and {self.high}")
 
     def __call__(self, t: Tensor | float) -> Level:
         """Return the noise level at times t; see `Schedule`."""
-        integral = self._integral(as_double(t))
+        t = as_times(t)
+        integral = self.low * t + (self.high - self.low) / 2 * t**2
         return Level((-integral / 2).exp(), (-torch.expm1(-integral)).sqrt())
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
         """Return the time of a log-SNR; see `Schedule`."""
         # alpha^2 = sigmoid(log_snr) = exp(-integral); the integral is a quadratic in t.
         slope = self.high - self.low
-        integral = -torch.nn.functional.logsigmoid(as_double(log_snr)).clamp(min=-self.low - slope / 2)
+        integral = -logsigmoid(as_double(log_snr)).clamp(min=-self.low - slope / 2)
         return (2 * integral / (self.low + (self.low**2 + 2 * slope * integral).sqrt())).clamp(0, 1)
-
-    def _integral(self, t: Tensor) -> Tensor:
-        """Return the integral of beta from 0 to t."""
-        return self.low * t + (self.high - self.low) / 2 * t**2
 
 
 @dataclass(frozen=True)
-class LinearPath:
+class LinearPath(Schedule):
     """alpha falls linearly with t and sigma = 1 - alpha: x_t lies on the straight line from x0 to eps.
 
     This is the path of flow matching with optimal transport (Lipman et al. 2023, eq. 22), of rectified flow
@@ -206,21 +244,13 @@ class LinearPath:
     min_signal: float = 0.001
     max_signal: float = 0.999
 
-    entries = None  # continuous
-
-    def __post_init__(self) -> None:
-        check_part_values(type(self).__name__, self)
-        if not 0 < self.min_signal < self.max_signal <= 1:
-            raise UserError(
-                "LinearPath needs 0 < min_signal < max_signal <= 1, "
-                f"got {self.min_signal} and {self.max_signal}"
-            )
+    def _check_fields(self) -> None:
+        check_signal_rates(self)
 
     def __call__(self, t: Tensor | float) -> Level:
         """Return the noise level at times t; see `Schedule`."""
-        t, span = as_double(t), self.max_signal - self.min_signal
-        # Both rates are sums of positive numbers. The difference 1 - alpha would lose the digits of small
-        # sigmas.
+        t, span = as_times(t), self.max_signal - self.min_signal
+        # Both rates are sums of positive numbers: 1 - alpha would lose the digits of small sigmas.
         return Level(self.min_signal + span * (1 - t), (1 - self.max_signal) + span * t)
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
@@ -230,7 +260,7 @@ class LinearPath:
 
 
 @dataclass(frozen=True)
-class KarrasSigma:
+class KarrasSigma(Schedule):
     """alpha = 1, and sigma^(1 / rho) linear in t from `sigma_min` to `sigma_max` (Karras et al. 2022, eq. 5).
 
     If rho is None, log sigma is linear in t. This is the limit of large rho, and it is the variance-exploding
@@ -243,24 +273,18 @@ class KarrasSigma:
         rho: larger values bring more of the times close to `sigma_min`; None for equal steps of log sigma.
     """
 
-    sigma_min: float = 0.001
+    sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float | None = 7.0
 
-    entries = None  # continuous
-
-    def __post_init__(self) -> None:
-        check_part_values(type(self).__name__, self)
+    def _check_fields(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf or not (self.rho is None or self.rho > 0):
-            raise UserError(
-                "KarrasSigma needs 0 < sigma_min < sigma_max and rho > 0 or none, "
-                f"got {self.sigma_min}, {self.sigma_max} and {self.rho}"
-            )
+            raise UserError(f"KarrasSigma needs 0 < sigma_min < sigma_max and rho > 0 or none, got {self}")
 
     def __call__(self, t: Tensor | float) -> Level:
         """Return the noise level at times t; see `Schedule`."""
         low, high = self._ends
-        root = low + as_double(t) * (high - low)
+        root = low + as_times(t) * (high - low)
         sigma = root.exp() if self.rho is None else root**self.rho
         return Level(torch.ones_like(sigma), sigma)
 
@@ -283,19 +307,10 @@ Transform = Callable[[Tensor], Tensor]
 
 QUANTITIES: dict[str, tuple[Transform, Transform]] = {
     "noise_power": (lambda log_snr: (-log_snr).sigmoid(), lambda power: -torch.logit(power)),
-    "angle": (
-        lambda log_snr: (-log_snr / 2).exp().atan(),
-        lambda angle: -2 * angle.tan().log(),
-    ),
+    "angle": (lambda log_snr: (-log_snr / 2).exp().atan(), lambda angle: -2 * angle.tan().log()),
     "log_snr": (lambda log_snr: log_snr, lambda log_snr: log_snr),
-    "log_noise": (
-        lambda log_snr: torch.nn.functional.logsigmoid(-log_snr),
-        lambda log_power: torch.expm1(-log_power).log(),
-    ),
-    "log_signal": (
-        torch.nn.functional.logsigmoid,
-        lambda log_power: -torch.expm1(-log_power).log(),
-    ),
+    "log_noise": (lambda log_snr: logsigmoid(-log_snr), lambda log_power: torch.expm1(-log_power).log()),
+    "log_signal": (logsigmoid, lambda log_power: -torch.expm1(-log_power).log()),
 }
 """For each quantity, a function (log-SNR -> quantity) and its inverse, valid for alpha^2 + sigma^2 = 1.
 
@@ -304,7 +319,7 @@ The quantities are sigma^2, atan(sigma / alpha), the log-SNR itself, log sigma^2
 
 
 @dataclass(frozen=True)
-class LinearIn:
+class LinearIn(Schedule):
     """A quantity of the noise level is linear or quadratic in t, from log-SNR `start` to log-SNR `end`.
 
     At every time, alpha^2 + sigma^2 = 1. `quantity` chooses one of Béres' seven schedules
@@ -331,17 +346,14 @@ class LinearIn:
     start: float = 3.0
     end: float = -10.0
 
-    entries = None  # continuous
-
-    def __post_init__(self) -> None:
-        check_part_values(type(self).__name__, self)
+    def _check_fields(self) -> None:
         # Beyond 36, alpha^2 or sigma^2 rounds to 1 and its logarithm to 0: the log-SNR is lost.
         if not 36 >= self.start > self.end >= -36:
             raise UserError(f"LinearIn needs 36 >= start > end >= -36, got {self.start} and {self.end}")
 
     def __call__(self, t: Tensor | float) -> Level:
         """Return the noise level at times t; see `Schedule`."""
-        t = as_double(t)
+        t = as_times(t)
         first, last = copy_to_device(self, "ends", t.device)
         part = {"noise_step": t * (2 - t), "signal_step": t**2}.get(self.quantity, t)
         log_snr = self._transforms[1](torch.lerp(first, last, part))
@@ -365,8 +377,7 @@ class LinearIn:
     @property
     def ends(self) -> Tensor:
         """The values of the chosen quantity at t = 0 and at t = 1 (2,), float64."""
-        start, end = torch.tensor([self.start, self.end], dtype=torch.float64)
-        return torch.stack([self._transforms[0](start), self._transforms[0](end)])
+        return self._transforms[0](torch.tensor([self.start, self.end], dtype=torch.float64))
 
 
 LONGEST = 100_000
@@ -374,10 +385,23 @@ LONGEST = 100_000
 
 
 @dataclass(frozen=True)
-class _Table:
-    """A table of `entries` noise levels with alpha_i^2 = prod (1 - beta); a subclass defines the betas.
+class Linear(Schedule):
+    """DDPM's table: beta_i linear from `first` to `last` over `entries` (Ho et al. 2020, section 4).
 
-    See `Linear` for the options `clip` and `read`.
+    The signal power alpha_i^2 is the product of 1 - beta over all entries up to i.
+
+    `clip` limits the signal rate alpha:
+
+    - "none": alpha is not limited.
+    - "rates": alpha is clamped to [min_signal, max_signal].
+    - "powers": alpha^2 is clamped to this interval, as in the torch/luz repository. In the default table,
+      38 % of the entries then have the same noise level (alpha = 0.141).
+
+    `read` defines the noise level at a time between two entries:
+
+    - "log_snr": linear interpolation of the log-SNR; entry i, counted from 0, is at t = (i + 1) / entries.
+      Times before the first entry have its noise level, except t = 0, which is the clean image.
+    - "floor": the noise level of entry floor((entries - 1) t), as in torch/luz.
 
     Attributes:
         entries: number of noise levels in the table.
@@ -392,26 +416,21 @@ class _Table:
     entries: int = 1000
     first: float = 1e-4
     last: float = 0.02
-    clip: Literal["none", "rates", "powers"] = "rates"
+    clip: Literal["none", "rates", "powers"] = "none"
     min_signal: float = 0.02
     max_signal: float = 0.95
-    read: Literal["floor", "log_snr"] = "floor"
+    read: Literal["floor", "log_snr"] = "log_snr"
 
-    def __post_init__(self) -> None:
-        check_part_values(type(self).__name__, self)
-        kind = type(self).__name__
-        if not 0 < self.min_signal < self.max_signal <= 1:
+    def _check_fields(self) -> None:
+        check_signal_rates(self)
+        if not 2 <= self.entries <= LONGEST or not 0 < self.first < self.last < 1:
             raise UserError(
-                f"{kind} needs 0 < min_signal < max_signal <= 1, got {self.min_signal} and {self.max_signal}"
+                f"{type(self).__name__} needs 2 to {LONGEST:,} entries and 0 < first < last < 1, got {self}"
             )
-        if not 2 <= self.entries <= LONGEST:
-            raise UserError(f"{kind} needs 2 to {LONGEST:,} entries, got {self.entries:,}")
-        if not 0 < self.first < self.last < 1:
-            raise UserError(f"{kind} needs 0 < first < last < 1, got {self.first} and {self.last}")
 
     def __call__(self, t: Tensor | float) -> Level:
         """Return the noise level at times t; see `Schedule`."""
-        t = as_double(t)
+        t = as_times(t)
         if self.read == "floor":
             power = copy_to_device(self, "powers", t.device)[(t * (self.entries - 1)).long()]
             return Level(power.sqrt(), (1 - power).sqrt())
@@ -447,7 +466,7 @@ class _Table:
     @cached_property
     def powers(self) -> Tensor:
         """Signal powers alpha_i^2 (entries,), never increasing, float64."""
-        powers = (1 - self._betas()).cumprod(0)
+        powers = (1 - self.fractions()).cumprod(0)
         if self.clip == "powers":
             return powers.clamp(self.min_signal, self.max_signal)
         if self.clip == "rates":
@@ -459,49 +478,17 @@ class _Table:
         """The log-SNR of each entry (entries,), never increasing, float64."""
         return torch.logit(self.powers)
 
-    def _betas(self) -> Tensor:
+    def fractions(self) -> Tensor:
         """Return beta (entries,), float64: the fraction of its power that the signal loses at each entry."""
-        raise NotImplementedError
+        return self.line(self.first, self.last)
 
-    def _line(self, low: float, high: float) -> Tensor:
+    def line(self, low: float, high: float) -> Tensor:
+        """Return equally spaced numbers (entries,), float64."""
         return torch.linspace(low, high, self.entries, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
-class Linear(_Table):
-    """DDPM's table: beta_i linear from `first` to `last` over `entries` (Ho et al. 2020, section 4).
-
-    The signal power alpha_i^2 is the product of 1 - beta over all entries up to i.
-
-    `clip` limits the signal rate alpha:
-
-    - "none": alpha is not limited.
-    - "rates": alpha is clamped to [min_signal, max_signal].
-    - "powers": alpha^2 is clamped to this interval, as in the torch/luz repository. In the default table,
-      38 % of the entries then have the same noise level (alpha = 0.141).
-
-    `read` defines the noise level at a time between two entries:
-
-    - "floor": the noise level of entry floor((entries - 1) t), as in torch/luz.
-    - "log_snr": linear interpolation of the log-SNR; entry i, counted from 0, is at t = (i + 1) / entries.
-      Times before the first entry have its noise level, except t = 0, which is the clean image.
-
-    Attributes:
-        entries: number of noise levels in the table.
-        first: beta of the cleanest entry.
-        last: beta of the noisiest entry.
-        clip: "rates" clamps alpha to [min_signal, max_signal], "powers" clamps alpha^2, "none" neither.
-        min_signal: lower end of the clamp.
-        max_signal: upper end of the clamp.
-        read: between two entries, "floor" takes the cleaner one, "log_snr" interpolates the log-SNR linearly.
-    """
-
-    def _betas(self) -> Tensor:
-        return self._line(self.first, self.last)
-
-
-@dataclass(frozen=True)
-class BetaTable(_Table):
+class BetaTable(Linear):
     """Other tables of beta; `entries`, `clip` and `read` are as in `Linear`.
 
     `betas` chooses the formula of beta; "quad", "const" and "jsd" are in the code of Ho et al. 2020,
@@ -515,7 +502,7 @@ class BetaTable(_Table):
     - "sigmoid": beta follows the sigmoid function on [-6, 6], from `first` to `last`.
     - "const": beta is `last` at every entry.
     - "jsd": beta is 1 / (entries - i) for i = 0 ... entries - 1. Then alpha^2 falls linearly to 0, which
-      needs a `clip`.
+      needs a `clip`, such as "rates" with min_signal 0.001 and max_signal 1.
 
     Attributes:
         betas: the formula of beta along the table.
@@ -523,33 +510,31 @@ class BetaTable(_Table):
 
     betas: Literal["cosine", "quad", "const", "jsd", "sigmoid", "signal_sigmoid"] = "cosine"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check_fields(self) -> None:
+        super()._check_fields()
         if self.betas == "jsd" and self.clip == "none":
             raise UserError(
-                'BetaTable needs a clip for betas "jsd", because the last entry has no signal: give, for '
-                'example, clip "rates" with min_signal 0.001 and max_signal 1, got clip "none"'
+                'BetaTable needs a clip for betas "jsd", as its last entry has no signal, got none'
             )
 
-    def _betas(self) -> Tensor:
+    def fractions(self) -> Tensor:
+        """Return beta (entries,); see `Linear`."""
+        t = torch.arange(self.entries + 1, dtype=torch.float64) / self.entries
         match self.betas:
             case "cosine":
-                t = torch.arange(self.entries + 1, dtype=torch.float64) / self.entries
                 powers = ((t + 0.008) / 1.008 * math.pi / 2).cos() ** 2
-                return (1 - powers[1:] / powers[:-1]).clamp(max=0.999)
             case "signal_sigmoid":
-                t = torch.arange(self.entries + 1, dtype=torch.float64) / self.entries
                 # The constants that shift and scale alpha^2 to run from 1 to 0: the scale cancels.
                 powers = (3 - 6 * t).sigmoid() - torch.tensor(-3.0, dtype=torch.float64).sigmoid()
-                return (1 - powers[1:] / powers[:-1]).clamp(max=0.999)
             case "quad":
-                return self._line(self.first**0.5, self.last**0.5) ** 2
+                return self.line(self.first**0.5, self.last**0.5) ** 2
             case "const":
-                return self._line(self.last, self.last)
+                return self.line(self.last, self.last)
             case "jsd":
-                return 1 / self._line(self.entries, 1)
+                return 1 / self.line(self.entries, 1)
             case "sigmoid":
-                return self.first + (self.last - self.first) * self._line(-6, 6).sigmoid()
+                return self.first + (self.last - self.first) * self.line(-6, 6).sigmoid()
+        return (1 - powers[1:] / powers[:-1]).clamp(max=0.999)
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
@@ -564,11 +549,23 @@ SCHEDULES: dict[str, type[Schedule]] = {
 """All schedules, keyed by their names in a recipe."""
 
 
+def check_signal_rates(schedule: Cosine | LinearPath | Linear) -> None:
+    """Check the bounds of the signal rate of a schedule.
+
+    Raises:
+        UserError: if they are not 0 < min_signal < max_signal <= 1.
+    """
+    if not 0 < schedule.min_signal < schedule.max_signal <= 1:
+        raise UserError(
+            f"{type(schedule).__name__} needs 0 < min_signal < max_signal <= 1, "
+            f"got {schedule.min_signal} and {schedule.max_signal}"
+        )
+
+
+# The log-SNR of a schedule: its range, its plateaus, and how times are distributed over it
+
 CLEANEST = 1e-3
 """The time that replaces t = 0 if x_t at t = 0 is clean, as no network is evaluated on a clean image."""
-
-Interval = tuple[float | None, float | None]
-"""The lowest and the highest log-SNR of a range of noise levels; None is an open end."""
 
 SLICES = 100_000
 """Number of equally spaced times that represent the uniform distribution."""
@@ -577,65 +574,15 @@ BIN = 2
 """Width of a bin of log-SNR; sigma / alpha changes by a factor e over one bin."""
 
 
-CHECKED = 9
-"""Number of times at which a schedule that the user wrote is checked."""
-
-
-def check_schedule(schedule: Schedule) -> None:
-    """Check a schedule that the user wrote: its log-SNR must fall from t = 0 to t = 1.
-
-    Raises:
-        UserError: if the schedule does not return a `Level` for each time, or its log-SNR rises, is constant
-            or is NaN.
-    """
-    if type(schedule) in SCHEDULES.values():
-        return
-    name, times = f"schedule {type(schedule).__name__}", torch.linspace(0, 1, CHECKED, dtype=torch.float64)
-    level = schedule(times) if callable(schedule) else schedule
-    if not isinstance(level, Level) or {level.alpha.shape, level.sigma.shape} != {times.shape}:
-        found = level if isinstance(level, Level) else type(level).__name__
-        raise UserError(f"{name} must return a ddim.Level, alpha and sigma shaped like t, got {found}")
-    log_snr = as_double(level.log_snr)
-    # On a plateau, rounding in float32 may raise the log-SNR slightly, so 1e-3 is tolerated.
-    falls = (log_snr[1:] <= log_snr[:-1] + 1e-3).all() and log_snr[0] > log_snr[-1]
-    if not falls:
-        first, last = log_snr[0].item(), log_snr[-1].item()
-        mend = "; it may need 1 - t in place of t" if first < last else ""
-        wrong = ", ".join(f"{value:.3g}" for value in log_snr.tolist())
-        raise UserError(
-            f"{name} must have a log-SNR that falls from t = 0, the clean image, to t = 1, noise, got {wrong}"
-            f"{mend}"
-        )
-
-
 def log_snr_range(schedule: Schedule) -> tuple[float, float]:
     """Return the largest and the smallest log-SNR at which a network is evaluated under a schedule."""
     first, cleanest, noisiest = schedule(torch.tensor([0.0, CLEANEST, 1.0])).log_snr.tolist()
     return (first if math.isfinite(first) else cleanest), noisiest
 
 
-def find_ends(interval: Interval | None, name: str) -> tuple[float, float]:
-    """Return the ends of an interval as numbers; an open end is infinite.
-
-    Args:
-        interval: the interval; None for all noise levels.
-        name: the name of this option for the message.
-
-    Raises:
-        UserError: if `interval` is not a pair, or an end is not a number.
-    """
-    ends = (None, None) if interval is None else interval
-    if (
-        not isinstance(ends, tuple | list)
-        or len(ends) != 2
-        or not all(end is None or isinstance(end, Real) for end in ends)
-    ):
-        raise UserError(
-            f"{name} must be two values of log-SNR, such as (-2, 5), or None for an open end, "
-            f"got {interval!r}"
-        )
-    low, high = ends
-    return -math.inf if low is None else float(low), math.inf if high is None else float(high)
+def time_of_ratio(schedule: Schedule, noise_to_signal: Tensor) -> Tensor:
+    """Return the times at which sigma / alpha has these values."""
+    return schedule.inverse(-2 * noise_to_signal.log())
 
 
 def equal_log_snr_times(schedule: Schedule, first: float, last: float, count: int) -> Tensor:
@@ -650,8 +597,8 @@ def midpoints(count: int = SLICES) -> Tensor:
 
 def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
     """Return the share of the times (N,) in each bin [b, b + 2) of log-SNR, as {b: share}, b increasing."""
-    found = log_snr_bins(schedule(times).log_snr)
-    return {int(b): float((found == b).double().mean()) for b in found.unique()}
+    bins = log_snr_bins(schedule(times).log_snr)
+    return {int(b): float((bins == b).double().mean()) for b in bins.unique()}
 
 
 def plateaus(schedule: Schedule) -> dict[float, float]:
@@ -661,9 +608,9 @@ def plateaus(schedule: Schedule) -> dict[float, float]:
     are in the order of increasing log-SNR. A continuous schedule has no plateaus. All times of a plateau
     train the network on the same noise level.
     """
-    found, counts = schedule(midpoints()).log_snr.unique(return_counts=True)
+    levels, counts = schedule(midpoints()).log_snr.unique(return_counts=True)
     share = counts / SLICES
-    return {level: s for level, s in zip(found.tolist(), share.tolist(), strict=True) if s >= 0.01}
+    return {level: s for level, s in zip(levels.tolist(), share.tolist(), strict=True) if s >= 0.01}
 
 
 def log_snr_bins(log_snr: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from ddim.diffusion.grids import Grid
+from ddim.diffusion.guidance import Interval
 from ddim.diffusion.samplers import Sampler
-from ddim.diffusion.schedules import Interval
 from ddim.errors import UserError, explain_error, format_count
 from ddim.evaluation.evaluated_images import EvaluatedImages, Source, open_evaluated_images
 from ddim.evaluation.measure import measure_metrics, measure_yardstick

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ddim.diffusion.grids import Grid
+from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
-from ddim.diffusion.schedules import Interval
 from ddim.errors import UserError, check_count
 from ddim.metrics.catalogue import LEAST
 

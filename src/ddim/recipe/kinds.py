@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ddim.data.clusters import Clusters
-from ddim.diffusion.denoiser import choose_part, suggest_part
+from ddim.diffusion.denoiser import choose_part
 from ddim.diffusion.grids import GRIDS, Grid
 from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Loss, Weighting
 from ddim.diffusion.parameterisation import CONDITIONINGS, PARAMETERISATIONS, Conditioning, Parameterisation
@@ -113,7 +113,7 @@ class Slot:
                 self.check_part(own, path)
                 return own
         if not isinstance(name, str) or name not in self.kinds:
-            hint = suggest_part(str(name), self.options)
+            hint = suggest(str(name), self.options)
             raise UserError(
                 f"{path or 'kind'} must be one of {', '.join(self.options)}, got {show_value(name)}{hint}"
             )

@@ -224,7 +224,7 @@ class Recipe:
     data: Data = Data()
     pixels: PixelRule = Measured()
     net: NetworkSpec = UNetSpec()
-    schedule: Schedule = Cosine()
+    schedule: Schedule = Cosine(0.02, 0.95)
     predicts: Parameterisation = PredictsVelocity()
     conditioning: Conditioning = LogSNR()
     objective: Loss = Objective()

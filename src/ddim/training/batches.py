@@ -18,7 +18,7 @@ from ddim.diffusion.denoiser import Denoiser, Labelled, Model
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import midpoints
-from ddim.diffusion.times import Memory
+from ddim.diffusion.times import LossMemory
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.classes import drop_labels, label_images
@@ -115,7 +115,7 @@ def draw_batch(
     model: Model,
     runtime: Runtime,
     step: int,
-    memory: Memory | None,
+    memory: LossMemory | None,
 ) -> Batch:
     """Return the batch of a step; its random numbers depend only on the recipe's seed and on `step`.
 
@@ -151,7 +151,7 @@ def draw_batch(
     return Batch(rows, times, weights, noise, dequantisation, augment_labels, class_labels)
 
 
-def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
+def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tuple[Tensor, Tensor]:
     """Return times (B,) in (0, 1] and their weights (B,) in the loss.
 
     Args:

@@ -12,10 +12,10 @@ from typing import Any
 
 from ddim.data.arrays import give_images
 from ddim.diffusion.grids import Karras
+from ddim.diffusion.guidance import Interval
 from ddim.diffusion.loss import Consistency, paper_times
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
-from ddim.diffusion.schedules import Interval
 from ddim.errors import UserError
 from ddim.machine.progress import Progress
 from ddim.recipe.kinds import kind_name

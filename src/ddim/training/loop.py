@@ -100,7 +100,7 @@ class Training:
         self.averages = {
             profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
         }
-        self.memory = make_memory(recipe.objective, recipe.schedule, runtime.exact_device)
+        self.memory = make_memory(recipe.objective, runtime.exact_device)
         self.loader = ImageLoader(split.images, runtime)
         others, matrices = divide_parameters(self.model, recipe.optim)
         self.parameters = others | matrices

@@ -52,7 +52,7 @@ def _check_network(recipe: Recipe, parts: SplitImages) -> None:
             except Exception as error:
                 called = f"net {name}, called with x {tuple(x.shape)}, noise_level (2,){words}{more},"
                 raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
-            check_output(output, x, name, label=bool(labels), outputs=[recipe.net.outputs])
+            check_output(output, x, name, [recipe.net.outputs])
     if not any(weight.requires_grad for weight in net.parameters()):
         raise UserError(f"net {name} must have weights to train, torch.nn.Parameter, got none")
 
@@ -81,7 +81,7 @@ def _check_times(recipe: Recipe) -> None:
         UserError: if the call fails, the result has a wrong shape or type, or a time cannot be used.
     """
     times, schedule, uniform = recipe.objective.times, recipe.schedule, midpoints(recipe.optim.batch)
-    if not (is_own(times) or is_own(recipe.objective)) or make_memory(recipe.objective, schedule):
+    if not (is_own(times) or is_own(recipe.objective)) or make_memory(recipe.objective):
         # A memory of past losses draws the times itself.
         return
     called = f"objective.times {type(times).__name__}, called with uniform ({len(uniform)},),"
