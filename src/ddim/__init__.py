@@ -34,7 +34,6 @@ if TYPE_CHECKING:
         Sampler,
         State,
         UniPC,
-        final_sample,
         initial_noise,
         last_state,
     )
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
         LinearPath,
         Schedule,
     )
-    from ddim.diffusion.time_sampling import TimeSampling
+    from ddim.diffusion.times import TimeSampling
     from ddim.errors import UserError
     from ddim.evaluation.average_choice import pick_average
     from ddim.evaluation.compare import compare_evaluations as compare
@@ -110,14 +109,13 @@ _HOMES = {
     "errors": "UserError",
     "diffusion.noise": "Noise",
     "diffusion.samplers": (
-        "AdamsBashforth DDIM DDPM DPMSolver EDM Multistep UniPC "
-        "Sampler State final_sample initial_noise last_state"
+        "AdamsBashforth DDIM DDPM DPMSolver EDM Multistep UniPC Sampler State initial_noise last_state"
     ),
     "diffusion.schedules": (
         "BetaTable Cosine KarrasSigma Level Linear LinearBeta LinearIn LinearPath Schedule"
     ),
     "diffusion.loss": "Loss",
-    "diffusion.time_sampling": "TimeSampling",
+    "diffusion.times": "TimeSampling",
     "diffusion.grids": "Grid Karras Listed Quadratic Sections Spaced Uniform UniformLogSNR",
 }
 _NAMES = {
@@ -177,7 +175,6 @@ __all__ = [  # noqa: RUF022 (in the order of use)
     "Reference",
     "Samples",
     "UserError",
-    "final_sample",
     "initial_noise",
     "last_state",
     # Samplers

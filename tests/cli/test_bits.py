@@ -16,7 +16,7 @@ from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta
-from ddim.diffusion.time_sampling import TableTimes, UniformTimes
+from ddim.diffusion.times import TableTimes, UniformTimes
 from ddim.evaluation.likelihood import bits_per_dim, measure_bits, write_likelihood
 from ddim.files import read_sealed
 from ddim.machine.runtime import Runtime
@@ -80,7 +80,7 @@ def test_fewer_images_are_the_first_of_more(run, command):
 
 def test_a_mistake_is_one_sentence(run, tmp_path, refused):
     seed = tiny.train(tiny.recipe(schedule="cosine"), tmp_path / "seed")
-    assert tiny.BASE.schedule == Cosine()
+    assert tiny.BASE.schedule == Cosine(0.02, 0.95)
     newest = checkpoint.find_newest(run / "checkpoints")
     np.save(tmp_path / "deep.npy", np.arange(4 * 16 * 16 * 3, dtype=np.uint16).reshape(4, 16, 16, 3))
     for words, sentence in [

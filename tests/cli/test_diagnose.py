@@ -11,11 +11,11 @@ from torch.nn.functional import one_hot
 import tiny
 from ddim.data import SplitImages
 from ddim.data.order import select_indices
-from ddim.diffusion.conditioning import LogSNR
 from ddim.diffusion.loss import Hybrid
+from ddim.diffusion.parameterisation import LogSNR
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import LinearBeta
-from ddim.diffusion.time_sampling import LossAware, TableTimes
+from ddim.diffusion.times import LossAware, TableTimes
 from ddim.evaluation import diagnose, gradient_noise
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.evaluation.memorisation import check_memorisation
@@ -275,7 +275,7 @@ def test_a_run_is_diagnosed_with_the_loss_of_its_last_update(tmp_path):
     assert gradient_noise.find_loss(load(folder)).error == "l1"
 
 
-@pytest.mark.parametrize("recipe", [AWARE, override(tiny.BASE, {"objective.weight": "learned"})])
+@pytest.mark.parametrize("recipe", [AWARE])
 def test_past_losses_are_on_the_device_of_the_run(recipe, tmp_path):
     _, trained = at_the_start(recipe, tmp_path)
     memory = gradient_noise.load_loss_memory(replace(trained, runtime=Runtime("meta")))

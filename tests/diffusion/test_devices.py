@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from ddim.diffusion.denoiser import Model
-from ddim.diffusion.log_snr import midpoints
-from ddim.diffusion.loss import LOSSES, Objective, make_memory
+from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Objective, make_memory
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import SAMPLERS, final_sample, initial_noise, last_state
-from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearIn
-from ddim.diffusion.time_sampling import TIME_SAMPLINGS
-from ddim.diffusion.weighting import WEIGHTINGS
+from ddim.diffusion.samplers import SAMPLERS, initial_noise, last_state
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearIn, midpoints
+from ddim.diffusion.times import TIME_SAMPLINGS
 from one_device import MixError, OneDevice
 
 PARTS = [kind() for kind in SCHEDULES.values()]
@@ -54,7 +52,7 @@ def test_a_loss_and_its_times_are_computed_on_the_device(loss):
     x0, uniform = torch.zeros(2, 3, 4, 4, device="meta"), torch.zeros(2, device="meta")
     valid = torch.ones((), dtype=torch.bool, device="meta")
     for schedule in (Cosine(), Linear(), Linear(read="log_snr"), LinearIn()):
-        memory = make_memory(loss, schedule, "meta")
+        memory = make_memory(loss, "meta")
         with OneDevice():
             t = loss.times(uniform, schedule)
             if memory is not None:
@@ -73,4 +71,4 @@ def test_a_sampler_computes_on_the_device_of_the_images(name):
     with OneDevice():
         x = initial_noise(Cosine(), noise, blank, times[0])
         state = last_state(SAMPLERS[name]()(model(), x, times, noise))
-        assert final_sample(model(), state).device.type == "meta"
+        assert state.x0.device.type == "meta"

@@ -10,7 +10,7 @@ from cases import mark_slow
 from ddim.diffusion.denoiser import Counted, Shape
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian
-from ddim.diffusion.samplers import EDM, final_sample, initial_noise, last_state
+from ddim.diffusion.samplers import EDM, initial_noise, last_state
 from ddim.recipe.codec import override
 from ddim.recipe.named_recipes import find_recipe
 from ddim.recipe.recipe import Model
@@ -126,7 +126,7 @@ def test_n_levels_cost_two_n_minus_one_evaluations_down_to_the_papers_end(name, 
     denoise = Counted(Gaussian(recipe.schedule, 0.0, 0.5))
     noise, blank = Noise([0, 1]), torch.zeros(2, 1, 2, 2, dtype=torch.float64)
     x = initial_noise(recipe.schedule, noise, blank, times[0])
-    final_sample(denoise, last_state(recipe.sampler(denoise, x, times, noise)))
+    last_state(recipe.sampler(denoise, x, times, noise))
     assert recipe.sampler == EDM()
     assert denoise.evaluations == 2 * steps - 1
     at = recipe.schedule(times)

@@ -5,7 +5,7 @@ import torch
 
 from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.grids import UniformLogSNR
-from ddim.diffusion.guidance import Clipped, Guided, Rescheduled, Thresholded
+from ddim.diffusion.guidance import Clipped, Guided, Rescheduled, check_reach
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearIn, LinearPath
@@ -73,20 +73,6 @@ def test_a_step_at_the_end_of_an_interval_is_guided():
     assert weak.evaluations == 1
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: Guided(STRONG, WEAK, -1.0),
-        lambda: Guided(STRONG, WEAK, float("nan")),
-        lambda: Guided(STRONG, WEAK, 2.0, low=1.0, high=1.0),
-        lambda: Guided(STRONG, Gaussian(LinearBeta()), 2.0),
-    ],
-)
-def test_impossible_guidance_is_refused(make):
-    with pytest.raises(UserError, match="guidance"):
-        make()
-
-
 T = SCHEDULE.inverse(torch.tensor([-4.0, -2.0, 0.0, 1.0, 3.0, 6.0], dtype=torch.float64))
 
 
@@ -143,38 +129,6 @@ def test_clipping_that_keeps_the_noise_clips_the_image_alone(t):
     assert torch.equal(clipped.eps, plain.eps)
 
 
-@pytest.mark.parametrize("t", [0.1, 0.5, 0.95])
-def test_dynamic_thresholding_shrinks_only_images_that_leave_their_bounds(t):
-    low, high = -torch.ones(3).double(), torch.ones(3).double()
-    x = normal(2, 3, 4, 4)
-    plain, held = FAR(x, at(t)), Thresholded(FAR, low, high, 1.0)(x, at(t))
-    largest = plain.x0.abs().flatten(1).max(1).values.reshape(-1, 1, 1, 1)
-    assert (largest > 1).all()
-    assert torch.allclose(held.x0, plain.x0 / largest)
-    assert adds_up(held, x, t)
-    mild = Gaussian(SCHEDULE, 0.1, 0.01)
-    assert torch.allclose(Thresholded(mild, low, high)(x, at(0.5)).x0, mild(x, at(0.5)).x0)
-    with pytest.raises(UserError, match="quantile"):
-        Thresholded(FAR, low, high, 0.0)
-
-
-def test_the_threshold_is_a_quantile_of_each_image():
-    low, high = -torch.ones(1).double(), torch.ones(1).double()
-
-    class Fixed:
-        schedule = SCHEDULE
-
-        def __call__(self, x_t, t):
-            p = STRONG(x_t, t)
-            ramp = torch.linspace(0, 4, 101, dtype=torch.float64).reshape(1, 1, 1, 101)
-            return type(p)(torch.cat([ramp, ramp / 8]), p.eps)
-
-    held = Thresholded(Fixed(), low, high, 0.5)(torch.zeros(2, 1, 1, 101).double(), at(0.5)).x0
-    assert torch.allclose(held[0, 0, 0, :51], torch.linspace(0, 1, 51).double())
-    assert (held[0, 0, 0, 51:] == 1).all()
-    assert torch.allclose(held[1, 0, 0], torch.linspace(0, 0.5, 101).double())
-
-
 # --- another schedule ---------------------------------------------------------------------------------------
 
 
@@ -215,9 +169,8 @@ def test_image_and_noise_add_up_at_the_requested_level_of_a_table():
 
 @pytest.mark.parametrize("t", [0.0, 1.0])
 def test_levels_that_a_model_was_not_trained_on_are_refused(t):
-    wide = Rescheduled(Gaussian(Cosine(0.1, 0.9)), Cosine(0.02, 0.95))
-    with pytest.raises(UserError, match=r"is trained, log-SNR -4\.60 to 1\.45, got"):
-        wide(normal(1, 1, 2, 2), at(t))
+    with pytest.raises(UserError, match="is trained"):
+        check_reach(Cosine(0.1, 0.9), Cosine(0.02, 0.95)(at(t)))
 
 
 def test_another_schedule_takes_a_time_for_each_image():

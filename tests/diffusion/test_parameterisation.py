@@ -3,17 +3,24 @@ import math
 import pytest
 import torch
 
-from ddim.diffusion.conditioning import CNoise, LogSNR, NoiseVariance, SignalVariance, Time, Timestep
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.parameterisation import (
+    CNoise,
+    LogSNR,
+    NoiseVariance,
+    Prediction,
     PredictsEDM,
     PredictsFlow,
     PredictsImage,
     PredictsNoise,
     PredictsScore,
     PredictsVelocity,
+    SignalVariance,
+    Time,
+    Timestep,
+    from_image,
+    velocity,
 )
-from ddim.diffusion.prediction import from_image, from_noise, from_velocity
 from ddim.diffusion.schedules import (
     Cosine,
     KarrasSigma,
@@ -45,7 +52,27 @@ class Net(torch.nn.Module):
         return 0.3 * x.flip(0) + condition.reshape(-1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta()], ids=str)
+def from_noise(x_t, eps, at):
+    """Ho et al. 2020, eq. 15."""
+    return Prediction((x_t - at.sigma * eps) / at.alpha, eps)
+
+
+def from_velocity(x_t, v, at):
+    """Salimans & Ho 2022, appendix D, with any norm of the rates."""
+    norm = at.alpha**2 + at.sigma**2
+    return Prediction((at.alpha * x_t - at.sigma * v) / norm, (at.sigma * x_t + at.alpha * v) / norm)
+
+
+def test_velocity_is_the_derivative_by_the_angle():
+    """Salimans & Ho 2022, appendix D: x_phi = cos(phi) x0 + sin(phi) eps, v = d x_phi / d phi."""
+    angle = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    x0, eps = normal(1).squeeze(), normal(1, seed=1).squeeze()
+    (angle.cos() * x0 + angle.sin() * eps).backward()
+    at = Level(angle.detach().cos(), angle.detach().sin())
+    assert velocity(Prediction(x0, eps), at) == pytest.approx(angle.grad.item())
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), KarrasSigma()], ids=str)
 @pytest.mark.parametrize(
     "predicts, read",
     [(PredictsNoise(), from_noise), (PredictsImage(), from_image), (PredictsVelocity(), from_velocity)],

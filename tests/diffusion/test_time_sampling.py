@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta, LinearPath
-from ddim.diffusion.time_sampling import LossAware, LossMemory, NormalLogSNR, TableTimes, UniformTimes
+from ddim.diffusion.times import LossAware, LossMemory, NormalLogSNR, TableTimes, UniformTimes
 from ddim.errors import UserError
 from oracles import uniform
 

@@ -6,7 +6,7 @@ import torch
 
 from ddim.diffusion import log_snr
 from ddim.diffusion.oracles import Gaussian, Mixture
-from ddim.diffusion.prediction import from_image, from_noise
+from ddim.diffusion.parameterisation import from_image
 from ddim.diffusion.schedules import Cosine
 from ddim.evaluation.denoising import Gap, measure_errors, measure_gap
 from ddim.metrics.statistics import Estimate
@@ -35,7 +35,8 @@ class Scaled:
         return self.inner.schedule
 
     def __call__(self, x_t, t):
-        return from_noise(x_t, self.by * self.inner(x_t, t).eps, self.schedule(t).over(x_t))
+        at = self.schedule(t).over(x_t)
+        return from_image(x_t, (x_t - at.sigma * self.by * self.inner(x_t, t).eps) / at.alpha, at)
 
 
 def test_the_errors_of_the_optimal_denoiser_are_its_closed_forms():

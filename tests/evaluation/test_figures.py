@@ -79,7 +79,7 @@ def note(figure):
 
 
 def test_a_note_gives_the_plateau_of_a_table_clipped_by_powers():
-    words = note(schedule_figures.plot_schedules({"linear": Linear(clip="powers")}))
+    words = note(schedule_figures.plot_schedules({"linear": Linear(clip="powers", read="floor")}))
     assert "38 % of all times have the noise level of t = 1" in words
     assert "7 % of all times have the noise level of t = 0" in words
     assert "12 % of all times have the noise level of t = 1" in note(
@@ -88,7 +88,7 @@ def test_a_note_gives_the_plateau_of_a_table_clipped_by_powers():
 
 
 def test_a_plateau_is_drawn_thick():
-    for axes in schedule_figures.plot_schedules({"linear": Linear(clip="powers")}).axes:
+    for axes in schedule_figures.plot_schedules({"linear": Linear(clip="powers", read="floor")}).axes:
         t, y = lines(axes)["linear"]
         thick = [line for line in axes.get_lines() if line.get_linewidth() > 4]
         start, end = sorted(thick, key=lambda line: line.get_xdata()[0])
@@ -100,14 +100,19 @@ def test_a_plateau_is_drawn_thick():
 
 
 def test_a_schedule_without_a_plateau_has_no_note():
-    words = note(schedule_figures.plot_schedules({"cosine": Cosine(), "linear_beta": LinearBeta()}))
+    words = note(schedule_figures.plot_schedules({"cosine": Cosine(0.02, 0.95), "linear_beta": LinearBeta()}))
     assert "of its times" not in words
-    assert schedule_figures.end_shares(Cosine()) == schedule_figures.end_shares(Linear(clip="none")) == (0, 0)
-    assert schedule_figures.end_shares(Linear(clip="powers")) == pytest.approx((0.067, 0.379), abs=1e-3)
+    assert (
+        schedule_figures.end_shares(Cosine(0.02, 0.95))
+        == schedule_figures.end_shares(Linear(clip="none"))
+        == (0, 0)
+    )
+    clipped = Linear(clip="powers", read="floor")
+    assert schedule_figures.end_shares(clipped) == pytest.approx((0.067, 0.379), abs=1e-3)
 
 
 def test_notes_name_the_schedules_that_are_not_clean_at_t_0_and_the_dotted_lines():
-    words = note(schedule_figures.plot_schedules({"cosine": Cosine(), "linear_beta": LinearBeta()}))
+    words = note(schedule_figures.plot_schedules({"cosine": Cosine(0.02, 0.95), "linear_beta": LinearBeta()}))
     assert "cosine: t = 0 is not clean, alpha(0) = 0.95" in words
     assert "linear_beta" not in words
     assert "dotted: alpha = 0.02 and 0.95" in words
@@ -134,7 +139,7 @@ def test_schedules_are_chosen_by_name_with_fields_of_those_that_have_them():
     }
 
 
-@pytest.mark.parametrize("one", ["cosine", Cosine()])
+@pytest.mark.parametrize("one", ["cosine", Cosine(0.02, 0.95)])
 def test_one_schedule_can_be_plotted_without_a_list(one):
     assert list(schedule_figures.name_schedules(one)) == ["cosine"]
     with pytest.raises(UserError, match=r"such as Cosine\(\), got the class Cosine"):
@@ -278,7 +283,7 @@ def test_a_missing_source_is_refused():
 
 def test_the_forward_strip_runs_from_the_image_to_the_same_noise_under_each_schedule(strips):
     image = run_figures.read_image("blossoms", (32, 32))
-    shown = {"clean": LinearBeta(), "bounded": Cosine()}
+    shown = {"clean": LinearBeta(), "bounded": Cosine(0.02, 0.95)}
     figure = run_figures.plot_forward(image, shown, columns=5, seed=3)
     charts.rasterise(figure)
     rows, heads, notes = strips[0]
@@ -319,7 +324,7 @@ def test_the_forward_strip_takes_a_size_as_training_does(strips, size):
 def test_the_forward_strip_depends_on_its_seed(strips):
     image = run_figures.read_image("blossoms", (32, 32))
     for seed in (1, 1, 2):
-        run_figures.plot_forward(image, {"cosine": Cosine()}, columns=2, seed=seed)
+        run_figures.plot_forward(image, {"cosine": Cosine(0.02, 0.95)}, columns=2, seed=seed)
     first, again, other = (rows["cosine"][1] for rows, _, _ in strips)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -402,7 +407,9 @@ def test_noised_images_have_the_rates_of_the_schedule():
     x0, eps = torch.full((1, 1, 2, 2), 0.4), normal(1, 1, 2, 2)
     pixels = Pixels.fixed(0.5, 0.01, channels=1)  # nothing is clamped
     times = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    first, last = (pixels.enter(image) for image in run_figures.add_noise(x0, eps, Cosine(), times, pixels))
+    first, last = (
+        pixels.enter(image) for image in run_figures.add_noise(x0, eps, Cosine(0.02, 0.95), times, pixels)
+    )
     assert torch.allclose(first, 0.95 * x0 + math.sqrt(1 - 0.95**2) * eps, atol=1e-5)
     assert torch.allclose(last, 0.02 * x0 + math.sqrt(1 - 0.02**2) * eps, atol=1e-5)
 

@@ -18,7 +18,7 @@ from ddim.diffusion.grids import Listed
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, DPMSolver, final_sample, last_state
+from ddim.diffusion.samplers import DDIM, DPMSolver, last_state
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.evaluation import discretisation_error, grid_search
@@ -43,7 +43,7 @@ def error_of(sampler, seed):
     """Return a function for the error of times on an oracle, with start noise of this seed."""
     x = normal(128, 1, 3, 3, seed=seed)
     fine = ENDS.lay_grids(400)["uniform_log_snr"]
-    run = lambda chosen, times: final_sample(LAW, last_state(chosen(LAW, x, times, Noise(range(128)))))
+    run = lambda chosen, times: last_state(chosen(LAW, x, times, Noise(range(128)))).x0
     truth = run(DPMSolver(2), fine)
     return lambda times: (run(sampler, times) - truth).square().mean().item()
 

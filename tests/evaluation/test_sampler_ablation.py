@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ddim.diffusion.denoiser import Counted
-from ddim.diffusion.grids import Karras, UniformLogSNR
+from ddim.diffusion.grids import UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian, Mixture
-from ddim.diffusion.samplers import DDIM, EDM, final_sample, last_state
+from ddim.diffusion.samplers import DDIM, EDM, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
 from ddim.errors import UserError
 from ddim.evaluation.discretisation_error import TimeRange
@@ -81,7 +81,7 @@ def test_n_levels_cost_n_or_two_n_minus_one_evaluations(steps):
         denoise = Counted(Gaussian(schedule))
         times = discretise("ve", steps, TimeRange(schedule, END))
         states = Flow(order)(denoise, normal(1, 1, 2, 2), times, Noise([0]))
-        final_sample(denoise, last_state(states))
+        last_state(states)
         assert denoise.evaluations == nfe
 
 
@@ -103,7 +103,9 @@ def test_discretisations_are_those_of_the_schedules_that_they_are_named_after():
     for name, schedule in (("vp", vp), ("ve", ve), ("iddpm", cosine)):
         times = discretise(name, 9, TimeRange(schedule, END))
         assert torch.allclose(times, torch.linspace(1, END, 9).double()), name
-    assert torch.allclose(discretise("edm", 9, TimeRange(cosine, END)), Karras().between(9, cosine, 1.0, END))
+    assert torch.allclose(
+        discretise("edm", 9, TimeRange(cosine, END)), TimeRange(cosine, END).space("karras", 9)
+    )
     log_snr = cosine(torch.tensor(END)).log_snr.item()
     assert torch.allclose(discretise("ve", 9, TimeRange(cosine, END)), UniformLogSNR(log_snr)(9, cosine))
 
@@ -112,7 +114,7 @@ def cells(nfe=9):
     """Return the errors of the flows and of churn on a mixture of Gaussians."""
     schedule = KarrasSigma(0.02, 20.0)
     law, x = Mixture(schedule, normal(3, 1, 2, 2, seed=1), 0.3), 20 * normal(8, 1, 2, 2)
-    made = lambda sampler, times: final_sample(law, last_state(sampler(law, x, times, Noise(range(8)))))
+    made = lambda sampler, times: last_state(sampler(law, x, times, Noise(range(8)))).x0
     ends = TimeRange(schedule, END)
     truth = made(EDM(), discretise("edm", 200, ends))
     error = lambda sampler, times: (made(sampler, times) - truth).square().mean().item()

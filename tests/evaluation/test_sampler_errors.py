@@ -3,7 +3,7 @@ import torch
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.oracles import Mixture
-from ddim.diffusion.samplers import DDIM, EDM, AdamsBashforth
+from ddim.diffusion.samplers import DDIM, EDM
 from ddim.diffusion.schedules import Cosine, Linear
 from ddim.errors import UserError
 from ddim.evaluation import sampler_errors
@@ -23,7 +23,6 @@ ENDS = TimeRange(LAW.schedule, 0.1)
         (EDM(), 10, 5),
         (EDM(), 5, 3),
         (EDM(), 2, 2),
-        (AdamsBashforth(3, start="exact"), 10, 9),
     ],
 )
 def test_a_budget_of_evaluations_gives_this_many_levels(sampler, nfe, count):

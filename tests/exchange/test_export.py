@@ -15,7 +15,7 @@ import ddim
 from cases import mark_slow
 from ddim.data.values import Values
 from ddim.data.vectors import ImageVectors
-from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.loss import Consistency
 from ddim.diffusion.noise import Noise
 from ddim.errors import UserError
 from ddim.exchange import network_program

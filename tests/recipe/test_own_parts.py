@@ -17,7 +17,7 @@ import tiny
 from ddim.data import split_images
 from ddim.diffusion.loss import Loss, Objective
 from ddim.diffusion.schedules import Cosine, LinearBeta
-from ddim.diffusion.time_sampling import LossAware, TimeSampling
+from ddim.diffusion.times import LossAware, TimeSampling
 from ddim.errors import UserError
 from ddim.recipe import own_parts
 from ddim.recipe.codec import dump, list_fields, load_recipe, override, write_recipe
@@ -46,7 +46,10 @@ def test_a_recipe_records_names_and_hashes_and_is_read_back():
     changed = override(recipe, {"schedule.least": "0.1", "optim.lr": "0.5"})
     assert changed.schedule == mine.Straight(0.1)
     assert override(changed, {"schedule": "cosine"}).schedule == Cosine()
-    assert override(replace(recipe, schedule=Cosine()), {"schedule": "Straight"}).schedule == mine.Straight()
+    assert (
+        override(replace(recipe, schedule=Cosine(0.02, 0.95)), {"schedule": "Straight"}).schedule
+        == mine.Straight()
+    )
     assert "Straight" in write_recipe(recipe)
     assert {("net", "Net"), ("schedule", "Straight")} <= {
         (path, value) for path, _, value in list_fields(recipe)
@@ -359,7 +362,7 @@ def test_times_that_cannot_be_trained_at_are_refused_before_training(way, messag
 
 
 def test_time_0_can_be_drawn_if_the_schedule_has_noise_there():
-    recipe = replace(tiny.BASE, objective=Objective(times=Strange("clean")), schedule=Cosine())
+    recipe = replace(tiny.BASE, objective=Objective(times=Strange("clean")), schedule=Cosine(0.02, 0.95))
     check_own_parts(recipe, split_images(tiny.images(), 0.2, 0))
 
 

@@ -7,14 +7,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim.diffusion.conditioning import CNoise, LogSNR, NoiseVariance, SignalVariance, Time, Timestep
 from ddim.diffusion.grids import Listed, Quadratic, Uniform, UniformLogSNR
-from ddim.diffusion.loss import Objective
-from ddim.diffusion.parameterisation import PredictsEDM, PredictsImage, PredictsNoise, PredictsScore
+from ddim.diffusion.loss import EDMWeight, Objective, Unweighted
+from ddim.diffusion.parameterisation import (
+    CNoise,
+    LogSNR,
+    NoiseVariance,
+    PredictsEDM,
+    PredictsImage,
+    PredictsNoise,
+    PredictsScore,
+    SignalVariance,
+    Time,
+    Timestep,
+)
 from ddim.diffusion.samplers import DDIM
 from ddim.diffusion.schedules import BetaTable, Cosine, KarrasSigma, Linear, LinearBeta, LinearIn
-from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes, UniformTimes
-from ddim.diffusion.weighting import EDMWeight, Unweighted
+from ddim.diffusion.times import NormalLogSNR, TableTimes, UniformTimes
 from ddim.errors import UserError
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec
@@ -314,7 +323,7 @@ def test_a_kind_keeps_nothing_of_the_kind_before():
 def test_naming_the_present_kind_keeps_its_fields():
     """The arm of a sweep that names what the recipe has is the recipe."""
     recipe = fast()
-    assert Cosine() != recipe.schedule
+    assert Cosine(0.02, 0.95) != recipe.schedule
     assert override(recipe, {"schedule": "cosine", "ema": "power", "sampler": "dpm_solver"}) == recipe
     narrower = override(recipe, {"schedule": "cosine", "schedule.max_signal": 0.95})
     assert narrower.schedule == replace(recipe.schedule, max_signal=0.95)
@@ -472,5 +481,9 @@ def test_a_model_has_the_shape_and_choices_of_its_recipe():
     recipe = override(Recipe(), options(small))
     model = made(lambda: build_model(recipe, 4))
     assert model.blank(2).shape == (2, 4, 16, 24)
-    assert (model.schedule, model.predicts, model.conditioning) == (Cosine(), PredictsEDM(), LogSNR())
+    assert (model.schedule, model.predicts, model.conditioning) == (
+        Cosine(0.02, 0.95),
+        PredictsEDM(),
+        LogSNR(),
+    )
     assert model(model.blank(2), torch.tensor(0.5)).x0.shape == (2, 4, 16, 24)

@@ -11,14 +11,12 @@ import torch
 
 import tiny
 from ddim.data import Images, SplitImages
-from ddim.diffusion.conditioning import LogSNR
 from ddim.diffusion.denoiser import Model, Shape
-from ddim.diffusion.log_snr import equal_log_snr_times, log_snr_range
 from ddim.diffusion.loss import Objective
-from ddim.diffusion.parameterisation import PredictsImage
+from ddim.diffusion.parameterisation import LogSNR, PredictsImage
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM
-from ddim.diffusion.schedules import Cosine
+from ddim.diffusion.schedules import Cosine, equal_log_snr_times, log_snr_range
 from ddim.errors import UserError
 from ddim.evaluation.denoising import measure_errors
 from ddim.evaluation.diagnose import measure_run_errors
@@ -267,8 +265,9 @@ class Knows(torch.nn.Module):
 
 
 def test_guidance_scales_the_distance_from_the_sample_of_no_class():
-    model = Model(Knows(), Cosine(), PredictsImage(), LogSNR(), Shape(1, 8, 8)).requires_grad_(False)
-    recipe = replace(count_classes(LABELLED, coloured()), clip=False, schedule=Cosine(), sampler=DDIM())
+    schedule = Cosine(0.02, 0.95)
+    model = Model(Knows(), schedule, PredictsImage(), LogSNR(), Shape(1, 8, 8)).requires_grad_(False)
+    recipe = replace(count_classes(LABELLED, coloured()), clip=False, schedule=schedule, sampler=DDIM())
     run = Pipeline(model, Pixels((0.0,), (1.0,)), recipe, Runtime(micro_batch=SIZE))
     for guidance in (0.0, 0.5, 1.0, 3.0):
         images = sample(run, 4, 3, label="all", guidance=guidance)

@@ -15,7 +15,7 @@ import tiny
 from cases import mark_slow
 from ddim.diffusion.grids import Grid, Karras, Listed
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, Multistep, UniPC
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, Multistep, UniPC
 from ddim.errors import UserError
 from ddim.recipe.codec import override
 from ddim.runs import checkpoint
@@ -79,7 +79,6 @@ SAMPLERS = [
     EDM(),
     EDM(s_churn=4.0),
     Multistep(),
-    AdamsBashforth(3, start="exact"),
     DPMSolver(2),
     DPMSolver(3, eta=1.0),
     UniPC(3),

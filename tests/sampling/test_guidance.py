@@ -141,9 +141,11 @@ class Midpoint(Sampler):
         for t, s in pairwise(times):
             for begin, end in pairwise((t, (t + s) / 2, s)):
                 p = denoise(x, begin)
+                if begin == t:
+                    yield State(x, t.item(), p.x0)
                 # A sampler may need an image of more than one pixel.
                 x = pad(denoise.schedule(end).noisy(p.x0, p.eps), (1, 1, 1, 1), "reflect")[..., 1:-1, 1:-1]
-            yield State(x, s.item(), p.x0)
+        return x
 
 
 @pytest.mark.parametrize("guidance", [OFF, guided(2.0)], ids=["not guided", "guided"])

@@ -9,7 +9,6 @@ import torch
 import ddim
 import tiny
 from ddim.cli import main
-from ddim.diffusion.grids import SPACINGS
 from ddim.diffusion.samplers import EDM
 from ddim.errors import UserError
 from ddim.evaluation.discretisation_error import TimeRange, error_against_reference
@@ -124,7 +123,7 @@ def test_the_sampling_error_of_guided_samples_is_measured_against_guided_samples
     """The reference is Heun's method on this grid, so its own error is 0; without guidance it is not."""
     pipeline = load(run)
     guidance = open_guidance(pipeline, None, STEPS, **GUIDED)
-    times = SPACINGS["uniform_log_snr"].between(9, pipeline.recipe.sampling_schedule, 1.0, 0.2)
+    times = TimeRange(pipeline.recipe.sampling_schedule, 0.2).space("uniform_log_snr", 9)
     ends = TimeRange(pipeline.recipe.sampling_schedule, 0.2)
     error = error_against_reference(pipeline, ends, range(2), 9, guidance=guidance)
     assert error(EDM(), times) == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from ddim.training.grouping import label_clusters
+from ddim.training.parent import label_clusters
 
 import tiny
 from ddim.data import split_images
@@ -45,7 +45,6 @@ CASES = {
     "loss-aware": tiny.recipe(
         objective__times="loss_aware", objective__times__entries=4, objective__times__history=1
     ),
-    "learned weights": tiny.recipe(objective__weight="learned"),
     "muon": tiny.recipe("layer norm", optim__method="muon"),
     # As after `--from` a run with classes, and with `--augment.probability 0`.
     "unused weights": override(tiny.BASE, {"net.classes": 3, "net.augment": 9}),

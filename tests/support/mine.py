@@ -1,6 +1,7 @@
 """Parts that a user might write: a schedule, a sampler, a grid, a loss, training times and a network."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from ddim.diffusion.grids import Grid
 from ddim.diffusion.loss import Loss
 from ddim.diffusion.samplers import Sampler, State
 from ddim.diffusion.schedules import Level, Schedule, as_double
-from ddim.diffusion.time_sampling import TimeSampling, UniformTimes
+from ddim.diffusion.times import TimeSampling, UniformTimes
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,11 @@ class Euler(Sampler):
 
     def __call__(self, denoise, x, times, noise):
         """See `Sampler`."""
-        t = float(times[0])
-        yield State(x, t, torch.zeros_like(x))
-        for s in map(float, times[1:]):
+        for t, s in pairwise([*map(float, times), None]):
             p = denoise(x, t)
-            x, t = denoise.schedule(s).noisy(p.x0, p.eps), s
             yield State(x, t, p.x0)
+            if s is not None:
+                x = denoise.schedule(s).noisy(p.x0, p.eps)
 
 
 @dataclass(frozen=True)

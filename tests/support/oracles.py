@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ddim.diffusion.oracles import Gaussian
-from ddim.diffusion.prediction import from_image
+from ddim.diffusion.parameterisation import from_image
 from ddim.diffusion.schedules import Schedule
 
 __all__ = [

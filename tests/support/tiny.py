@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from ddim.data import Images, split_images
-from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.loss import Consistency
 from ddim.machine.runtime import Runtime
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import Power

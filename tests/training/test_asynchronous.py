@@ -19,7 +19,7 @@ from ddim.machine.runtime import Runtime
 from ddim.recipe.named_recipes import RECIPES
 from ddim.runs.state import Plan
 from ddim.training import batches, image_loader, loop
-from ddim.training.batches import Rows
+from ddim.evaluation.comparison_page import Rows
 from ddim.training.trainer import Trainer
 from in_processes import CASES, choose_case
 from one_device import OneDevice

@@ -13,7 +13,8 @@ from ddim.machine.runtime import CoreMeter
 from ddim.recipe.recipe import Optim
 from ddim.runs import checkpoint
 from ddim.runs.state import Plan
-from ddim.training import Callback, fit, resume
+from ddim.training import Callback, resume
+from ddim.training.loop import fit
 from ddim.training.start import estimate_seconds
 
 

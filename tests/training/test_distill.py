@@ -10,7 +10,7 @@ import torch
 
 import ddim
 import tiny
-from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.loss import Consistency
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.exchange.publishing import hide_folders

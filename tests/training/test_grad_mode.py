@@ -6,7 +6,7 @@ import torch
 import ddim
 import ddim.training.speed
 import tiny
-from ddim.diffusion.grad_mode import with_gradients
+from ddim.diffusion.denoiser import with_gradients
 
 
 def mode():

@@ -48,12 +48,11 @@ def test_the_rates_tried_grow_geometrically_and_are_those_of_the_optimiser():
     "changes",
     [
         {},
-        {"objective__weight": "learned"},
         {"objective__finish": 0.5, "images": 640},
         {"objective": "consistency", "images": 640},
         {"objective__times": "loss_aware", "objective__times__entries": 8, "schedule": "linear"},
     ],
-    ids=["plain", "learned weight", "finish", "consistency", "loss aware"],
+    ids=["plain", "finish", "consistency", "loss aware"],
 )
 def test_the_loss_of_a_range_test_is_flat_at_rates_that_teach_nothing(changes):
     curve = range_test(tiny.training(quick_recipe(**changes)), low=1e-12, high=1e-11, updates=80)

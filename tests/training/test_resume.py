@@ -13,7 +13,7 @@ from cases import mark_slow
 from damage import damage_file, flip_bit
 from ddim.diffusion.loss import Hybrid
 from ddim.diffusion.schedules import LinearBeta
-from ddim.diffusion.time_sampling import LossAware
+from ddim.diffusion.times import LossAware
 from ddim.errors import UserError
 from ddim.experiments.index import read_run
 from ddim.files import read_sealed

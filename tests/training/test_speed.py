@@ -8,7 +8,7 @@ import torch
 import ddim.training.speed
 import tiny
 from ddim.data import split_images
-from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.loss import Consistency
 from ddim.errors import OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
 from ddim.training.budget import WARM_UP

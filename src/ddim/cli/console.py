@@ -19,7 +19,7 @@ from ddim.cli.output import draw, say
 from ddim.cli.streams import unescaped
 from ddim.data import Images
 from ddim.data.images import SMALLEST
-from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.loss import Consistency
 from ddim.errors import Interrupted, format_count, quote
 from ddim.evaluation.image_summary import describe_pixels, find_enlarged
 from ddim.files import read_sealed

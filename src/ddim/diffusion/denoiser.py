@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import wraps
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning, LogSNR
-from ddim.diffusion.log_snr import check_schedule
-from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
-from ddim.diffusion.parts import choose_part
-from ddim.diffusion.prediction import Prediction, from_image
-from ddim.diffusion.schedules import SCHEDULES, Schedule, as_double
-from ddim.errors import UserError
+from ddim.diffusion.parameterisation import (
+    CONDITIONINGS,
+    PARAMETERISATIONS,
+    Conditioning,
+    LogSNR,
+    Parameterisation,
+    Prediction,
+    from_image,
+)
+from ddim.diffusion.schedules import SCHEDULES, Schedule, as_times, check_schedule, spread_over, time_of_ratio
+from ddim.errors import UserError, suggest
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class Denoiser(Protocol):
@@ -38,40 +46,6 @@ class Shape:
     channels: int
     height: int
     width: int
-
-
-def check_output(
-    output: object, x: Tensor, net: object, *, label: bool = False, outputs: Sequence[int] = (1, 2)
-) -> None:
-    """Check the shape of a network's output.
-
-    Args:
-        output: the output.
-        x: the images (B, C, H, W) with which the network was called.
-        net: the network, or its name for the message.
-        label: whether the network was called with class labels.
-        outputs: the allowed numbers of channels of the output, as multiples of C.
-
-    Raises:
-        UserError: if the output is not a tensor with one of the allowed shapes.
-    """
-    count, channels, *size = x.shape
-    wanted = [(count, multiple * channels, *size) for multiple in outputs]
-    if isinstance(output, Tensor) and output.shape in wanted:
-        return
-    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    raise UserError(f"{describe_call(net, x, label=label)} must return {wanted[0]}, got {found}")
-
-
-def describe_call(net: object, x: Tensor, *, label: bool) -> str:
-    """Return the start of a message about a call of a network: its name and the shapes of its arguments.
-
-    `label` says whether the network was called with class labels.
-    """
-    function = net.function if isinstance(net, Function) else net
-    name = function if isinstance(function, str) else getattr(function, "__name__", type(function).__name__)
-    last = f" and label ({len(x)},)," if label else ","
-    return f"net {name}, called with x {tuple(x.shape)}, noise_level ({len(x)},){last}"
 
 
 class Function(nn.Module):
@@ -101,7 +75,8 @@ class Model(nn.Module):
         schedule: the noise schedule, or its name, such as "cosine".
         predicts: the meaning of F: a parameterisation, or its name "velocity", "noise", "image", "edm",
             "score" or "flow".
-        conditioning: the function of the noise level that the network receives as `condition`, or its name.
+        conditioning: the function of the noise level that the network receives as `condition`, or its name:
+            "log_snr", "sigma", "noise_variance", "signal_variance", "timestep", "c_noise" or "time".
         shape: channels, height and width of the images.
 
     Raises:
@@ -123,15 +98,13 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(net, type) or not callable(net):
-            given = net.__name__ if isinstance(net, type) else repr(net)
-            raise UserError(f"net must be a module or a function, got {given}: make an instance of a class")
+            raise UserError(f"net must be a module or a function, got {net}: make an instance of a class")
         self.net: nn.Module = net if isinstance(net, nn.Module) else Function(net)
         self.schedule = choose_part("schedule", schedule, SCHEDULES)
-        check_schedule(self.schedule)
+        if Schedule not in type(self.schedule).__mro__:  # its subclasses check themselves
+            check_schedule(self.schedule)
         self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
         self.conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
-        if not isinstance(shape, Shape) and len(shape) != 3:
-            raise UserError(f"shape must be (channels, height, width), got {shape}")
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
 
     def forward(
@@ -154,30 +127,42 @@ class Model(nn.Module):
             Predicted clean images and noise, with the shape and dtype of x_t.
 
         Raises:
-            UserError: if the output of the network has neither the shape of x_t nor twice its channels.
+            UserError: if a time lies outside [0, 1], or the output of the network has neither the shape of
+                x_t nor twice its channels.
         """
-        t = as_double(t).expand(len(x_t))
-        level = self.schedule(t)
+        t = as_times(t)
         # The coefficients are float64: in float32, differences of almost equal values would lose digits.
+        level = self.schedule(t)
         c = self.predicts(level)
-        condition = self.conditioning(t, level).to(x_t)
-        over = lambda value: value.reshape(-1, 1, 1, 1).to(x_t)  # noqa: E731
+        # The addition brings a single value to the device of x_t without waiting for a copy.
+        zeros = x_t.new_zeros(len(x_t))
+        condition = zeros + spread_over(self.conditioning(t, level), zeros)
         labels = (label,) if self.classes or self.vector else ()
         augments = {} if augment is None else {"augment": augment.to(x_t)}
-        output = self.net(over(c.inp) * x_t, condition, *labels, **augments)
-        check_output(output, x_t, self.net, label=bool(labels))
-        output = output.to(x_t.dtype)
-        F, *more = output.split(x_t.shape[1], dim=1)
-        p = from_image(x_t, over(c.skip) * x_t + over(c.out) * F, level.over(x_t))
-        # If F has twice the channels, the second half predicts the variance. An output of 0 gives a mix of
-        # 1/2, half-way between the smallest and the largest log-variance.
-        return Prediction(p.x0, p.eps, more[0].sigmoid() if more else None)
+        output = self.net(spread_over(c.inp, x_t) * x_t, condition, *labels, **augments)
+        check_output(output, x_t, self.net)
+        F, *more = output.to(x_t.dtype).split(x_t.shape[1], dim=1)
+        x0 = spread_over(c.skip, x_t) * x_t + spread_over(c.out, x_t) * F
+        p = from_image(x_t, x0, level.over(x_t))
+        # If F has twice the channels, the second half v predicts the variance. As in the code of Nichol &
+        # Dhariwal, v = -1 gives the smallest variance and v = 1 the largest, and v may leave this range.
+        return Prediction(p.x0, p.eps, (more[0] + 1) / 2 if more else None)
+
+    def denoise_at_sigma(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
+        """Return D(x, sigma) (B, C, H, W), the clean images that Karras et al. 2022 write with sigma for t.
+
+        Args:
+            x: noisy images x0 + sigma * eps (B, C, H, W).
+            sigma: the noise rate, a number or (B,): sigma / alpha of this model's schedule.
+            label: see `forward`.
+        """
+        t = time_of_ratio(self.schedule, torch.as_tensor(sigma, dtype=torch.float64))
+        return self(self.schedule(t).over(x).alpha * x, t, label).x0
 
     def __repr__(self) -> str:
         weights = sum(parameter.numel() for parameter in self.parameters())
-        name = type(self.net).__name__
         choices = (self.schedule, self.predicts, self.conditioning, self.shape)
-        return f"Model({name} of {weights:,} weights, {', '.join(map(repr, choices))})"
+        return f"Model({type(self.net).__name__} of {weights:,} weights, {', '.join(map(repr, choices))})"
 
     @property
     def classes(self) -> int:
@@ -195,10 +180,10 @@ class Model(nn.Module):
         return self._count("augment")
 
     def _count(self, name: str) -> int:
-        return getattr(self.net, name, 0)
+        return getattr(self.net, name, 0)  # pyrefly: ignore[bad-return]
 
     def with_labels(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
-        """Return a denoiser that calls this model with fixed labels.
+        """Return a denoiser that calls this model with fixed labels; they are sent to its device once.
 
         Args:
             label: one class label for all images, labels (B,), or -1 or None for no class. A network with
@@ -210,24 +195,19 @@ class Model(nn.Module):
         """
         if label is None and augment is None:
             return self
-        if label is not None and self.vector:
-            vectors = torch.as_tensor(label)
-            if vectors.ndim != 2 or vectors.shape[1] != self.vector:
-                raise UserError(f"label must hold vectors (B, {self.vector}), got {tuple(vectors.shape)}")
-            return Labelled(self, vectors, augment)
-        if label is not None and not self.classes:
+        if label is None:
+            return Labelled(self, None, augment)
+        label = torch.as_tensor(label)
+        if self.vector:
+            if label.ndim != 2 or label.shape[1] != self.vector:
+                raise UserError(f"label must hold vectors (B, {self.vector}), got {tuple(label.shape)}")
+        elif not self.classes:
             raise UserError(f"label must be None, since this model was trained without labels, got {label}")
-        if augment is not None and augment.shape[-1] != self.augment:
+        elif not (label.min() >= -1 and label.max() < self.classes):
             raise UserError(
-                f"augment must hold the {self.augment} augmentation labels of this network for each image, "
-                f"got {augment.shape[-1]}"
+                f"label must be a class from 0 to {self.classes - 1}, or -1 for none, got {label.tolist()}"
             )
-        labels = None if label is None else torch.as_tensor(label)
-        if labels is not None and not (labels.min() >= -1 and labels.max() < self.classes):
-            raise UserError(
-                f"label must be a class from 0 to {self.classes - 1}, or -1 for none, got {labels.tolist()}"
-            )
-        return Labelled(self, labels, augment)
+        return Labelled(self, label.to(self.blank(0).device), augment)
 
     def with_blank_labels(self, n: int) -> Denoiser:
         """Return a denoiser for n images that calls this model with class 0, or with vectors of zeros.
@@ -243,13 +223,35 @@ class Model(nn.Module):
         return torch.zeros(size, dtype=weight.dtype, device=weight.device)
 
 
+def check_output(output: object, x: Tensor, net: object, outputs: Sequence[int] = (1, 2)) -> None:
+    """Check the shape of a network's output.
+
+    Args:
+        output: the output.
+        x: the images (B, C, H, W) with which the network was called.
+        net: the network, or its name for the message.
+        outputs: the allowed numbers of channels of the output, as multiples of C.
+
+    Raises:
+        UserError: if the output is not a tensor with one of the allowed shapes.
+    """
+    count, channels, *size = x.shape
+    wanted = [(count, multiple * channels, *size) for multiple in outputs]
+    if isinstance(output, Tensor) and output.shape in wanted:
+        return
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    net = net.function if isinstance(net, Function) else net
+    name = net if isinstance(net, str) else getattr(net, "__name__", type(net).__name__)
+    raise UserError(f"net {name}, called with x {tuple(x.shape)}, must return {wanted[0]}, got {shape}")
+
+
 @dataclass(frozen=True)
 class Labelled:
     """A denoiser that calls a model with fixed class labels and augmentation labels."""
 
     model: Model
     label: Tensor | None
-    augment: Tensor | None
+    augment: Tensor | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -258,8 +260,8 @@ class Labelled:
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
         """Return the prediction; see `Denoiser`."""
-        label = None if self.label is None else self.label.to(x_t.device)
-        label = label.expand(len(x_t)) if label is not None and label.ndim < 2 else label
+        label = self.label
+        label = label.expand(len(x_t)) if label is not None and label.ndim == 0 else label
         return self.model(x_t, t, label, self.augment)
 
 
@@ -282,6 +284,53 @@ class Counted:
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
         """Return the prediction; see `Denoiser`."""
+        self.count()
+        return self.inner(x_t, t)
+
+    def count(self) -> None:
+        """Count an evaluation of the inner denoiser."""
         self.watch(self.evaluations)
         self.evaluations += 1
-        return self.inner(x_t, t)
+
+
+def choose_part(name: str, value: T | str | Sequence[float], registry: Mapping[str, type[T]]) -> T:
+    """Return a part of a model: `value` itself, or if it is a name, the registered part with default fields.
+
+    Args:
+        name: the name of the argument, for messages.
+        value: the part or its name; for a grid, also its times.
+        registry: the classes that can be given by name, such as `SCHEDULES`.
+
+    Raises:
+        UserError: if the name is unknown, the part has a field without a default, or `value` is a class.
+    """
+    if isinstance(value, type):
+        raise UserError(f"{name} must be an instance, such as {value.__name__}(), got the class")
+    if isinstance(value, list | tuple | Tensor) and "listed" in registry:
+        return registry["listed"](tuple(map(float, value)))  # pyrefly: ignore[bad-argument-count]
+    if not isinstance(value, str):
+        return value  # pyrefly: ignore[bad-return]
+    if value not in registry:
+        hint = suggest(value, registry)
+        raise UserError(f"{name} must be one of {', '.join(registry)}, got {value!r}{hint}")
+    kind = registry[value]
+    needed = [f.name for f in fields(kind) if f.default is MISSING]  # pyrefly: ignore[bad-argument-type]
+    if needed:
+        example = f"ddim.{kind.__name__}({', '.join(f'{field}=...' for field in needed)})"
+        raise UserError(f"{name} {value} must be given as an object: {example}")
+    return kind()
+
+
+def with_gradients(function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that records gradients even if its caller has turned them off.
+
+    The mode of the caller, such as `torch.no_grad` or `torch.inference_mode`, is restored after each call.
+    """
+
+    # The decorators of torch would add a frame of torch, which `warn_user` would name as the caller's line.
+    @wraps(function)
+    def recorded(*args: P.args, **options: P.kwargs) -> T:
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*args, **options)
+
+    return recorded

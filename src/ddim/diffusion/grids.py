@@ -7,15 +7,14 @@ included: the samples are the clean images that the model predicts at the last t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from ddim.diffusion.log_snr import equal_log_snr_times
-from ddim.diffusion.schedules import Schedule
-from ddim.diffusion.short_repr import ShortRepr
+from ddim.diffusion.schedules import Schedule, equal_log_snr_times
 from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
 
 
@@ -28,14 +27,6 @@ class Grid(Protocol):
         Raises:
             UserError: if steps < 1 or > 1,000,000, or the grid cannot place `steps` times on this schedule.
         """
-        ...
-
-
-class Spacing(Protocol):
-    """An object that places times between two given times; the grids in `SPACINGS` do this."""
-
-    def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """Return decreasing times (steps,) from `first` to `last`, float64; both ends are exact."""
         ...
 
 
@@ -57,12 +48,8 @@ class Uniform:
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """Return the times; see `Grid`."""
-        return _shift(_uniform(steps), self.shift)
-
-    def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """Return the times; see `Spacing`."""
-        t, s = _shift(torch.tensor([first, last], dtype=torch.float64), 1 / self.shift).tolist()
-        return pin_ends(_shift(torch.linspace(t, s, steps, dtype=torch.float64), self.shift), first, last)
+        t = _uniform(steps)
+        return self.shift * t / (1 + (self.shift - 1) * t)
 
 
 @dataclass(frozen=True)
@@ -79,11 +66,6 @@ class Quadratic:
         if entries and 4 * entries <= steps**2 and steps <= entries:
             return torch.maximum(squares, torch.arange(steps, 0, -1, dtype=torch.float64) / entries)
         return squares
-
-    def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """Return times in equal steps of their square root; see `Spacing`."""
-        roots = torch.linspace(math.sqrt(first), math.sqrt(last), steps, dtype=torch.float64)
-        return pin_ends(roots**2, first, last)
 
 
 @dataclass(frozen=True)
@@ -111,11 +93,6 @@ class UniformLogSNR:
         last, end = _end(schedule, self.end)
         times = equal_log_snr_times(schedule, start, end, max(steps, 2))[:steps]
         return _fit(times, 1.0, last, f"{steps} steps of equal log-SNR up to {end:g}")
-
-    def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """Return the times; see `Spacing`."""
-        noisy, clean = schedule(torch.tensor([first, last], dtype=torch.float64)).log_snr.tolist()
-        return pin_ends(equal_log_snr_times(schedule, noisy, clean, steps), first, last)
 
 
 @dataclass(frozen=True)
@@ -163,12 +140,6 @@ class Karras:
         ratios = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
         first = 1.0 if start == high else None
         return _fit(schedule.inverse(-2 * ratios.log()), first, last, f"{steps} Karras steps")
-
-    def between(self, steps: int, schedule: Schedule, first: float, last: float) -> Tensor:
-        """Return the times; see `Spacing`."""
-        ends = schedule(torch.tensor([first, last], dtype=torch.float64))
-        high, low = ends.noise_to_signal.tolist()
-        return pin_ends(replace(self, sigma_min=low, sigma_max=high)(steps, schedule), first, last)
 
 
 @dataclass(frozen=True)
@@ -254,9 +225,9 @@ class Sections:
         return torch.tensor(index[::-1], dtype=torch.float64) / self.entries
 
 
-@dataclass(frozen=True, repr=False)
-class Listed(ShortRepr):
-    """Times given by the user, decreasing, in (0, 1].
+@dataclass(frozen=True)
+class Listed:
+    """Times given by the user, decreasing, in (0, 1]; a list of numbers means this grid.
 
     Attributes:
         times: the times, decreasing, such as 1,0.5,0.1.
@@ -266,7 +237,7 @@ class Listed(ShortRepr):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", tuple(to_float("grid.times", time) for time in self.times))
-        falling = all(a > b for a, b in zip(self.times, self.times[1:], strict=False))
+        falling = all(a > b for a, b in pairwise(self.times))
         if not self.times or not falling or not 0 < self.times[-1] <= self.times[0] <= 1:
             raise UserError(f"grid.times must decrease and lie in (0, 1], got {self.times}")
 
@@ -288,19 +259,6 @@ GRIDS: dict[str, type[Grid]] = {
 }
 """All grids, keyed by their names in a recipe."""
 
-SPACINGS: dict[str, Spacing] = {
-    "uniform": Uniform(),
-    "quadratic": Quadratic(),
-    "karras": Karras(),
-    "uniform_log_snr": UniformLogSNR(),
-}
-"""The grids that can also place times between two given times, keyed by name; see `Spacing`."""
-
-
-def _shift(t: Tensor, shift: float) -> Tensor:
-    """Return s for each time t, so that s / (1 - s) = shift * t / (1 - t)."""
-    return shift * t / (1 + (shift - 1) * t)
-
 
 def _uniform(steps: int) -> Tensor:
     check_count("steps", steps)
@@ -319,32 +277,22 @@ def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:
     return t.item(), min(log_snr, schedule(t).log_snr.item())
 
 
-def pin_ends(times: Tensor, first: float | None, last: float) -> Tensor:
-    """Set the first time to `first` and the last time to `last`, in place, and return the times.
-
-    This removes the rounding errors of both ends. If `first` is None, the first time is kept. If there is
-    only one time, it is treated as the first.
-    """
-    if len(times) > 1:
-        times[-1] = last
-    if first is not None:
-        times[0] = first
-    return times
-
-
 def _fit(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
-    """Set the ends of the times to their exact values, check the times and return them.
+    """Set the ends of the times to their exact values, without rounding, check the times and return them.
 
     Args:
         times: the times, changed in place.
         first: the exact first time; None keeps the computed time.
-        last: the exact last time.
+        last: the exact last time; if there is only one time, it is the first.
         what: the subject of the error message.
 
     Raises:
         UserError: if the times do not decrease, or include 0.
     """
-    pin_ends(times, first, last)
+    if len(times) > 1:
+        times[-1] = last
+    if first is not None:
+        times[0] = first
     if not ((times.diff() < 0).all() and times[-1] > 0):
         raise UserError(f"{what} do not fit this schedule: give fewer steps or another grid")
     return times

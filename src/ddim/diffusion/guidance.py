@@ -6,16 +6,20 @@ predictions of `Clipped` with `keep`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.prediction import Prediction, from_image
-from ddim.diffusion.schedules import Level, Schedule
-from ddim.diffusion.short_repr import ShortRepr
+from ddim.diffusion.denoiser import Counted, Denoiser, Labelled
+from ddim.diffusion.parameterisation import Prediction, from_image
+from ddim.diffusion.schedules import Level, Schedule, spread_over
 from ddim.errors import UserError
+
+Interval = tuple[float | None, float | None]
+"""The lowest and the highest log-SNR of a range of noise levels; None is an open end."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +27,11 @@ class Guided:
     """Guidance: predict the clean image weak + scale * (strong - weak) from two denoisers.
 
     In classifier-free guidance, `strong` is a model with a class label, and `weak` is the same model without
-    a class label (Ho & Salimans 2022, eq. 6; their w is scale - 1). In autoguidance, `weak` is a smaller or
-    less trained model (Karras et al. 2024, eq. 5). `low` and `high` limit guidance to an interval of log-SNR
-    (Kynkäänniemi et al. 2024). Outside this interval, and at scale 1, a call evaluates only `strong`.
+    a class label (Ho & Salimans 2022, eq. 6; their w is scale - 1). The model then evaluates both in one
+    batch. In autoguidance, `weak` is a smaller or less trained model (Karras et al. 2024, eq. 5). `low` and
+    `high` limit guidance to an interval of log-SNR (Kynkäänniemi et al. 2024). Outside this interval, and at
+    scale 1, a call evaluates only `strong`. Each call asks for the noise level: with a sampler that evaluates
+    the network twice in a step, one of both evaluations can be guided and the other not.
     """
 
     strong: Denoiser
@@ -35,10 +41,6 @@ class Guided:
     high: float = torch.inf
 
     def __post_init__(self) -> None:
-        if not 0 <= self.scale < torch.inf:
-            raise UserError(f"guidance must be at least 0 and finite, got {self.scale}")
-        if not self.low < self.high:
-            raise UserError(f"guidance needs an interval low < high, got {self.low} and {self.high}")
         if self.weak.schedule != self.strong.schedule:
             raise UserError(
                 "guidance needs two models with the same schedule, "
@@ -53,11 +55,10 @@ class Guided:
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
         """Return the guided prediction at a scalar time t, the same for all images; see `Denoiser`."""
         at = self.schedule(t)
-        p = self.strong(x_t, t)
         if self.scale == 1 or not self._includes(at):
-            return p
-        weak = self.weak(x_t, t)
-        return _with_image(p, x_t, torch.lerp(weak.x0, p.x0, self.scale), at)
+            return self.strong(x_t, t)
+        strong, weak = predict_both(self.strong, self.weak, x_t, t)
+        return _with_image(strong, x_t, torch.lerp(weak.x0, strong.x0, self.scale), at)
 
     def move(self, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return other images and other noise with the same x_t, from which a student learns guidance.
@@ -86,32 +87,85 @@ class Guided:
         return lies_inside(at.log_snr, self.low, self.high)
 
 
+def predict_both(
+    strong: Denoiser, weak: Denoiser, x_t: Tensor, t: Tensor | float
+) -> tuple[Prediction, Prediction]:
+    """Return the predictions of two denoisers; one model with and without a label runs on one batch.
+
+    Args:
+        strong: a denoiser, such as a model with a class label.
+        weak: another denoiser, such as the same model without a label.
+        x_t: noisy images (B, C, H, W).
+        t: a scalar time.
+    """
+    one, other = (d.inner if isinstance(d, Counted) else d for d in (strong, weak))
+    if not (isinstance(one, Labelled) and one.model is other and one.label is not None):
+        return strong(x_t, t), weak(x_t, t)
+    for denoise in (strong, weak):
+        if isinstance(denoise, Counted):
+            denoise.count()
+    label = one.label.expand(len(x_t)) if one.label.ndim == 0 else one.label
+    none = torch.full_like(label, math.nan if one.model.vector else -1)
+    augment = None if one.augment is None else torch.cat([one.augment, torch.zeros_like(one.augment)])
+    p = one.model(torch.cat([x_t, x_t]), t, torch.cat([label, none]), augment)
+    mixes = (None, None) if p.variance_mix is None else p.variance_mix.chunk(2)
+    first, second = map(Prediction, p.x0.chunk(2), p.eps.chunk(2), mixes)
+    return first, second
+
+
 @dataclass(frozen=True)
 class Rescheduled:
     """A denoiser whose noise `schedule` differs from the training schedule of its model.
 
     The inner denoiser is evaluated at the same log-SNR, which its own schedule has at a time other than t.
-    x_t is first multiplied by the ratio of the two alphas; its x0 and eps stay the same.
+    x_t is first multiplied by the ratio of the two alphas; its x0 and eps stay the same. `check_reach` says
+    whether the inner schedule has the noise levels of a grid.
     """
 
     inner: Denoiser
     schedule: Schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the prediction; see `Denoiser`.
-
-        Raises:
-            UserError: if the inner schedule does not reach this noise level.
-        """
-        at = self.schedule(t)
-        own = self.inner.schedule
-        check_reach(own, at)
-        time = own.inverse(at.log_snr)
-        scale = own(time).alpha / at.alpha
-        p = self.inner(scale.reshape(-1, *(1,) * (x_t.ndim - 1)).to(x_t) * x_t, time)
+        """Return the prediction; see `Denoiser`."""
+        at, inner = self.schedule(t), self.inner.schedule
+        time = inner.inverse(at.log_snr)
+        p = self.inner(spread_over(inner(time).alpha / at.alpha, x_t) * x_t, time)
         # If the inner schedule is a table, its noise level at `time` may differ slightly from `at`. eps is
         # therefore recomputed, so that x_t = alpha * x0 + sigma * eps holds at `at`.
         return _with_image(p, x_t, p.x0, at)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """Static thresholding: clip the clean image to the range of pixels (Saharia et al. 2022, section 2.3).
+
+    `low` and `high` (C,) are the values of black and white, from `Pixels.bounds`. eps is recomputed from x_t
+    and the clipped image. With `keep`, eps stays as predicted, as with diffusers' clip_sample; then x_t is no
+    longer alpha * x0 + sigma * eps.
+    """
+
+    inner: Denoiser
+    low: Tensor = field(repr=False)
+    high: Tensor = field(repr=False)
+    keep: bool = False
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of the inner denoiser."""
+        return self.inner.schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+        """Return the prediction; see `Denoiser`."""
+        p = self.inner(x_t, t)
+        low, high = (_send(bound, x_t.device, x_t.dtype) for bound in (self.low, self.high))
+        clipped = p.x0.clamp(low, high)
+        return replace(p, x0=clipped) if self.keep else _with_image(p, x_t, clipped, self.schedule(t))
+
+
+@lru_cache(maxsize=16)
+def _send(bound: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a bound (C,) as (C, 1, 1) on a device; it is copied once, as the program waits for each copy."""
+    return bound.reshape(-1, 1, 1).to(device, dtype)
 
 
 _NEAR = 1e-6
@@ -123,85 +177,47 @@ def lies_inside(log_snr: Tensor, low: float, high: float) -> Tensor:
     return (low - _NEAR <= log_snr) & (log_snr <= high + _NEAR)
 
 
-def check_reach(own: Schedule, at: Level, what: str = "sampled_on", model: str = "the model") -> None:
-    """Check that noise levels lie within the range of a model's training schedule.
+def find_ends(interval: Interval | None, name: str) -> tuple[float, float]:
+    """Return the ends of an interval as numbers; an open end is infinite.
 
     Args:
-        own: the training schedule of the model.
+        interval: the interval; None for all noise levels.
+        name: the name of this option for the message.
+
+    Raises:
+        UserError: if `interval` is not a pair of numbers, or its lower end is not the first.
+    """
+    try:
+        low, high = (None, None) if interval is None else interval
+        low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not low < high:
+        raise UserError(
+            f"{name} must be two values of log-SNR, the lower one first, such as (-2, 5), or None for an "
+            f"open end, got {interval!r}"
+        )
+    return low, high
+
+
+def check_reach(schedule: Schedule, at: Level, what: str = "sampled_on", model: str = "the model") -> None:
+    """Check that the noise levels of a grid lie within the range of a model's training schedule.
+
+    Args:
+        schedule: the training schedule of the model.
         at: the noise levels, scalar or (N,).
         what: the option that leads to these noise levels, for the message.
         model: the model, for the message.
 
     Raises:
-        UserError: if a noise level is outside the range of `own`.
+        UserError: if a noise level is outside the range of `schedule`.
     """
-    clean, noisy = own(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
+    clean, noisy = schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
     if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
         raise UserError(
             f"{what} must lead to noise levels on which {model} is trained, log-SNR "
             f"{noisy:.2f} to {clean:.2f}, got {at.log_snr.min():.2f} to {at.log_snr.max():.2f}"
         )
-
-
-@dataclass(frozen=True, repr=False)
-class Clipped(ShortRepr):
-    """Static thresholding: clip the clean image to the range of pixels (Saharia et al. 2022, section 2.3).
-
-    `low` and `high` (C,) are the values of black and white, from `Pixels.bounds`. eps is recomputed from x_t
-    and the clipped image. With `keep`, eps stays as predicted, as with diffusers' clip_sample; then x_t is no
-    longer alpha * x0 + sigma * eps.
-    """
-
-    inner: Denoiser
-    low: Tensor
-    high: Tensor
-    keep: bool = False
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule of the inner denoiser."""
-        return self.inner.schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the prediction; see `Denoiser`."""
-        p = self.inner(x_t, t)
-        low, high = (bound.reshape(-1, 1, 1).to(x_t) for bound in (self.low, self.high))
-        clipped = p.x0.clamp(low, high)
-        return replace(p, x0=clipped) if self.keep else _with_image(p, x_t, clipped, self.schedule(t))
-
-
-@dataclass(frozen=True, repr=False)
-class Thresholded(ShortRepr):
-    """Dynamic thresholding: clip and rescale clean images that exceed the range of pixels.
-
-    Saharia et al. 2022, section 2.3. Pixels are first scaled so that `low` (black) is -1 and `high` (white)
-    is 1 in each channel. Let s be the `quantile` of the absolute values of the scaled pixels of an image. If
-    s is above 1, the scaled pixels of this image are clipped to [-s, s] and divided by s.
-    """
-
-    inner: Denoiser
-    low: Tensor
-    high: Tensor
-    quantile: float = 0.995
-
-    def __post_init__(self) -> None:
-        if not 0 < self.quantile <= 1:
-            raise UserError(f"the quantile of dynamic thresholding must lie in (0, 1], got {self.quantile}")
-
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule of the inner denoiser."""
-        return self.inner.schedule
-
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the prediction; see `Denoiser`."""
-        p = self.inner(x_t, t)
-        middle = ((self.low + self.high) / 2).reshape(-1, 1, 1).to(x_t)
-        half = ((self.high - self.low) / 2).reshape(-1, 1, 1).to(x_t)
-        unit = (p.x0 - middle) / half
-        s = unit.abs().flatten(1).quantile(self.quantile, dim=1).clamp(min=1).reshape(-1, 1, 1, 1)
-        shrunk = middle + half * (unit.clamp(-s, s) / s)
-        return _with_image(p, x_t, shrunk, self.schedule(t))
 
 
 def _with_image(p: Prediction, x_t: Tensor, x0: Tensor, at: Level) -> Prediction:

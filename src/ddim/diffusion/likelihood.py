@@ -3,33 +3,27 @@
 There are two measures. `bound_bits` is the variational bound for the distribution from which DDPM samples.
 `flow_bits` is the likelihood for the distribution of the probability flow, from which deterministic samplers
 sample. Both take 8-bit images x0 (B, C, H, W) in model units and return one number for each image.
+
+The bound is -log p(x0) <= KL(q(x_1 | x0) || p) + sum over steps of KL(q(x_s | x_t, x0) || p(x_s | x_t)) - log
+p(x0 | x_t), where the last t is the cleanest (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021, eq. 4 to 7).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.gaussian import log_density, posterior
-from ddim.diffusion.grad_mode import with_gradients
+from ddim.diffusion.denoiser import Denoiser, with_gradients
 from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
+from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Schedule
-from ddim.diffusion.variational_bound import (
-    Variance,
-    bound_posterior,
-    image_bits,
-    nats_to_bits,
-    prior_bits,
-    step_bits,
-)
+from ddim.diffusion.schedules import Level, Schedule, spread_over
 from ddim.errors import UserError, check_count
 
 CLEAN = 0.05
@@ -57,19 +51,165 @@ With 1000 steps on the schedule of recipe edm, the bound is too large by these b
 With other recipes, too, 0.7 is best for the narrow distribution.
 """
 
+Variance = Literal["small", "large", "learned"]
+"""The variance of p(x_s | x_t): `small` or `large` of the posterior, or predicted by the network."""
 
-def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
-    """Check that a schedule, from the `earliest` training time on, includes almost clean images.
 
-    Raises:
-        UserError: if sigma / alpha at `earliest` is above `CLEAN`.
+# Normal distributions
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The posterior q(x_s | x_t, x0) = N(x_weight * x_t + x0_weight * x0, small) for t > s.
+
+    It generalises eq. 6 and 7 of Ho et al. 2020 to any two noise levels. The fields have the shape of the
+    noise levels. `small` is the variance of this posterior. `large` is beta, the variance of q(x_t | x_s).
     """
-    ratio = schedule(earliest).noise_to_signal.item()
-    if ratio > CLEAN:
-        raise UserError(
-            f"likelihood needs a least noise sigma / alpha in training of at most {CLEAN}, so that "
-            f"8-bit values can be distinguished, got {ratio:.3g}"
+
+    x_weight: Tensor
+    x0_weight: Tensor
+    small: Tensor
+    large: Tensor
+
+    def over(self, x: Tensor) -> Posterior:
+        """Return the posterior in a shape that multiplies images x (B, C, H, W), with their dtype."""
+        return Posterior(
+            *(spread_over(v, x) for v in (self.x_weight, self.x0_weight, self.small, self.large))
         )
+
+    def log_variance(self, variance: Variance, mix: Tensor | None = None) -> Tensor:
+        """Return the log-variance of p(x_s | x_t).
+
+        Args:
+            variance: which variance.
+            mix: the interpolation that the network predicts, for "learned": log `small` at 0 and log `large`
+                at 1 (Nichol & Dhariwal 2021, eq. 15).
+
+        Raises:
+            UserError: if `variance` is "learned", but the network predicts no variance.
+        """
+        # Between equal noise levels the variance is 0, which has no logarithm. 1e-30 replaces it.
+        low, high = (value.clamp(min=1e-30).log() for value in (self.small, self.large))
+        if variance != "learned":
+            return low if variance == "small" else high
+        if mix is None:
+            raise UserError(
+                'variance is "learned", but this network predicts no variance: set net.outputs to 2'
+            )
+        return low + mix * (high - low)
+
+
+def posterior(now: Level, then: Level) -> Posterior:
+    """Return the posterior of the step from noise level `now` to the cleaner `then`; then.sigma may be 0."""
+    # This is 1 - SNR(t) / SNR(s), in a form that is accurate for almost equal SNRs and for sigma = 0.
+    part = -torch.expm1(now.log_snr - then.log_snr)
+    return Posterior(
+        x_weight=now.alpha / then.alpha * (then.sigma / now.sigma) ** 2,
+        x0_weight=then.alpha * part,
+        small=then.sigma**2 * part,
+        large=now.sigma**2 * part,
+    )
+
+
+def kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
+    """Return KL(N(mean, variance) || N(other_mean, other_variance)) for each element, in nats.
+
+    The variances are given by their logarithms; all shapes broadcast.
+    """
+    apart = (mean - other_mean).square() * (-other_log_variance).exp()
+    narrower = log_variance - other_log_variance
+    return (narrower.exp() - 1 - narrower + apart) / 2
+
+
+def log_probability(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return the log-probability, in nats, of the bin of each 8-bit value under N(mean, std^2).
+
+    Ho et al. 2020, eq. 13. Values lie in [0, 255], mean and std are in the same units; all shapes broadcast.
+    A bin is 1 wide. The bin of 0 extends to -infinity and the bin of 255 to infinity, so that the
+    probabilities add up to 1. A probability below 1e-12 counts as 1e-12.
+    """
+    below, above = (values - 0.5 - mean) / std, (values + 0.5 - mean) / std
+    # An interval above 0 is replaced by its mirror image below 0, which has the same probability. Above 0 the
+    # result would lose digits, as the difference of two numbers close to 1.
+    flip = below > 0
+    inside = _phi(torch.where(flip, -below, above)) - _phi(torch.where(flip, -above, below))
+    inside = torch.where(values > 254.5, _phi(-below), inside)
+    return torch.where(values < 0.5, _phi(above), inside).clamp(min=1e-12).log()
+
+
+def log_density(x: Tensor, variance: Tensor) -> Tensor:
+    """Return log N(x; 0, variance) of each element, in nats."""
+    return -(x.square() / variance + (2 * math.pi * variance).log()) / 2
+
+
+def _phi(z: Tensor) -> Tensor:
+    """Return the standard normal probability below z. In float32, torch's own ndtr loses all digits at -6."""
+    return torch.special.erfc(-z / math.sqrt(2)) / 2
+
+
+def nats_to_bits(nats: Tensor) -> Tensor:
+    """Convert nats (B, C, H, W) to mean bits per dimension (B,)."""
+    return nats.flatten(1).mean(1) / math.log(2)
+
+
+# The variational bound
+
+
+def bound_posterior(schedule: Schedule, t: Tensor, s: Tensor, least: Tensor) -> Posterior:
+    """Return the posteriors of the steps from times t to times s.
+
+    Args:
+        schedule: the noise schedule.
+        t: the times (B,) or () before the steps.
+        s: the times, of the same shape, after the steps; s = 0 is the clean image.
+        least: the value () that replaces the variance `small` of a step to the clean image. The true value is
+            0, whose logarithm is infinite, so that a learned variance could not be interpolated. Nichol &
+            Dhariwal use the variance `small` of the step before.
+    """
+    then = schedule(s)
+    end = s <= 0
+    clean = Level(torch.where(end, 1.0, then.alpha), torch.where(end, 0.0, then.sigma))
+    q = posterior(schedule(t), clean)
+    return replace(q, small=torch.where(end, least, q.small))
+
+
+def step_bits(p: Prediction, x_t: Tensor, x0: Tensor, q: Posterior, variance: Variance) -> Tensor:
+    """Return KL(q(x_s | x_t, x0) || p(x_s | x_t)) (B,), in bits per dimension.
+
+    Args:
+        p: the prediction of the network for x_t.
+        x_t: noisy images (B, C, H, W).
+        x0: clean images (B, C, H, W).
+        q: the posterior of the step, () or (B,).
+        variance: the variance of p(x_s | x_t).
+    """
+    q = q.over(x_t)
+    mean, exact = (q.x_weight * x_t + q.x0_weight * image for image in (p.x0, x0))
+    return nats_to_bits(kl(exact, q.log_variance("small"), mean, q.log_variance(variance, p.variance_mix)))
+
+
+def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixels: Pixels) -> Tensor:
+    """Return -log p(x0 | x_t) (B,), in bits per dimension, for the step q to the clean 8-bit image x0.
+
+    The variance "small" is treated like "large", because q(x0 | x_t, x0) has variance 0.
+
+    Args:
+        p: the prediction of the network for x_t.
+        x0: clean 8-bit images (B, C, H, W), in model units.
+        q: the posterior of the step, () or (B,).
+        variance: the variance of p(x0 | x_t).
+        pixels: the map that defines the model units.
+    """
+    variance = "learned" if variance == "learned" else "large"
+    std = (q.over(x0).log_variance(variance, p.variance_mix) / 2).exp() * pixels.units(x0)
+    return nats_to_bits(-log_probability(pixels.values(x0).round(), pixels.values(p.x0), std))
+
+
+def prior_bits(x0: Tensor, at: Level) -> Tensor:
+    """Return KL(q(x_1 | x0) || N(0, alpha^2 + sigma^2)) (B,), bits per dimension, at noise level `at` ()."""
+    at = at.over(x0)
+    start = (at.alpha**2 + at.sigma**2).log()
+    return nats_to_bits(kl(at.alpha * x0, 2 * at.sigma.log(), torch.zeros_like(x0), start))
 
 
 def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float = 0.0) -> Tensor:
@@ -85,9 +225,6 @@ def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float 
         pixels: the map that defines the model units.
         earliest: the smallest training time. If its noise is above `LAST`, the times end at this time. It is
             not used for a table.
-
-    Raises:
-        UserError: if `steps` is not a whole number from 1 to 1,000,000.
     """
     if schedule.entries:
         return Uniform()(steps, schedule)
@@ -120,18 +257,13 @@ def bound_bits(
 
     Raises:
         UserError: if there are fewer than 2 times, or more than the schedule's table has entries.
-        UserError: if `variance` is "learned", but the network does not predict a variance.
     """
-    if len(times) < 2:
-        raise UserError(f"the bound needs at least 2 steps, got {len(times)}")
     schedule = denoise.schedule
-    if schedule.entries and len(times) > schedule.entries:
-        # With more times than entries, some times lie between entries, where the network is not trained. A
-        # last step between two times of the same entry would have variance 0.
-        raise UserError(
-            f"the bound needs at most {schedule.entries} steps, the entries of the schedule's table, "
-            f"got {len(times)}"
-        )
+    # With more times than entries, some times lie between entries, where the network is not trained. A last
+    # step between two times of the same entry would have variance 0.
+    most = schedule.entries or math.inf
+    if not 2 <= len(times) <= most:
+        raise UserError(f"the bound needs 2 to {most} steps on this schedule, got {len(times)}")
     # Bits are added up on the CPU, because not every device has float64.
     total = prior_bits(x0, schedule(times[0])).cpu().double()
     least = posterior(schedule(times[-2]), schedule(times[-1])).small
@@ -145,6 +277,9 @@ def bound_bits(
     return total
 
 
+# The probability flow
+
+
 @with_gradients
 def flow_bits(
     denoise: Denoiser,
@@ -152,7 +287,6 @@ def flow_bits(
     pixels: Pixels,
     noise: Noise,
     steps: int = 50,
-    trace: Literal["estimated", "exact"] = "estimated",
     earliest: float = 0.0,
 ) -> Tensor:
     """Return the likelihood along the probability flow (Song et al. 2021b, eq. 39).
@@ -160,7 +294,8 @@ def flow_bits(
     The flow goes from the low noise level `FIRST`, or from the `earliest` training time if this is noisier,
     to t = 1. It is solved with equal steps of log-SNR by the classical Runge-Kutta method of order 4.
     Uniform noise is added to each 8-bit value within its bin, so that the density bounds the probability of
-    the values (Theis et al. 2016, section 3.1).
+    the values (Theis et al. 2016, section 3.1). The divergence is estimated without bias by one backward
+    pass, with a random sign for each dimension (Hutchinson 1990; Grathwohl et al. 2019, eq. 7).
 
     Args:
         denoise: the model.
@@ -168,16 +303,12 @@ def flow_bits(
         pixels: the map that defines the model units.
         noise: the random streams, one for each image.
         steps: number of steps of the flow, each with 4 network evaluations.
-        trace: how the divergence is computed. "exact" needs one backward pass for each dimension of an image.
-            "estimated" is unbiased and needs one backward pass, with a random sign for each dimension
-            (Hutchinson 1990; Grathwohl et al. 2019, eq. 7).
         earliest: the smallest training time.
 
     Returns:
         Bits per dimension (B,), float64 on the CPU.
 
     Raises:
-        UserError: if `steps` is not a whole number from 1 to 1,000,000.
         UserError: if the schedule has plateaus, or is a table whose `read` is "floor".
     """
     check_count("steps", steps)
@@ -193,8 +324,7 @@ def flow_bits(
         )
     spread = torch.special.ndtr(noise.like(x0)) - 0.5
     signs = noise.like(x0).sign()
-    y = x0 + spread / pixels.units(x0)
-    y, fallen = _integrate(denoise, y, clock, times, lambda eps, y: _divergence(eps, y, signs, trace))
+    y, fallen = _integrate(denoise, x0 + spread / pixels.units(x0), clock, times, signs)
     at = schedule(times[-1]).over(x0)
     last = log_density(at.alpha * y, at.alpha**2 + at.sigma**2) + at.alpha.log()
     units = pixels.units(x0).log()
@@ -202,11 +332,7 @@ def flow_bits(
 
 
 def _integrate(
-    denoise: Denoiser,
-    y: Tensor,
-    clock: Tensor,
-    times: Tensor,
-    divergence: Callable[[Tensor, Tensor], Tensor],
+    denoise: Denoiser, y: Tensor, clock: Tensor, times: Tensor, signs: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Move y = x / alpha (B, C, H, W) along the flow; return y and the decrease (B,) of log p(y) in nats.
 
@@ -220,16 +346,16 @@ def _integrate(
         y: the start of the flow.
         clock: log(sigma / alpha) at the ends and the middles of the steps.
         times: the times at which log(sigma / alpha) has the values of `clock`.
-        divergence: the function (eps, y) -> divergence (B,).
+        signs: random signs (B, C, H, W), with which the divergence is estimated.
     """
     fallen = torch.zeros(len(y), dtype=torch.float64)
 
     def slope(y: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        alpha = denoise.schedule(times[k]).over(y).alpha
-        ratio = clock[k].exp().to(y)
+        alpha, ratio = denoise.schedule(times[k]).over(y).alpha, spread_over(clock[k].exp(), y)
         y = y.detach().requires_grad_()
         eps = denoise(alpha * y, times[k]).eps
-        return ratio * eps.detach(), ratio * divergence(eps, y)
+        (pulled,) = torch.autograd.grad(eps, y, signs)
+        return ratio * eps.detach(), ratio * (pulled * signs).flatten(1).sum(1)
 
     h = (clock[2] - clock[0]).item()
     for k in range(0, len(clock) - 1, 2):
@@ -253,18 +379,15 @@ def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: f
     return schedule(t).log_snr.item()
 
 
-def _divergence(eps: Tensor, y: Tensor, signs: Tensor, trace: Literal["estimated", "exact"]) -> Tensor:
-    """Return the divergence (B,) of eps (B, C, H, W) with respect to y; see `flow_bits` for `trace`.
+def check_reaches_images(schedule: Schedule, earliest: float = 0.0) -> None:
+    """Check that a schedule, from the `earliest` training time on, includes almost clean images.
 
-    `signs` (B, C, H, W) holds random signs, which are used only if `trace` is "estimated".
+    Raises:
+        UserError: if sigma / alpha at `earliest` is above `CLEAN`.
     """
-    if trace == "estimated":
-        (pulled,) = torch.autograd.grad(eps, y, signs)
-        return (pulled * signs).flatten(1).sum(1)
-    divergence = torch.zeros_like(signs[:, 0, 0, 0])
-    for i in range(y[0].numel()):
-        one = torch.zeros_like(y).flatten(1)
-        one[:, i] = 1
-        (pulled,) = torch.autograd.grad(eps, y, one.reshape(y.shape), retain_graph=True)
-        divergence += pulled.flatten(1)[:, i]
-    return divergence
+    ratio = schedule(earliest).noise_to_signal.item()
+    if ratio > CLEAN:
+        raise UserError(
+            f"likelihood needs a least noise sigma / alpha in training of at most {CLEAN}, so that "
+            f"8-bit values can be distinguished, got {ratio:.3g}"
+        )

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.gaussian import posterior
-from ddim.diffusion.learned_weight import LearnedLosses, LearnedWeight
+from ddim.diffusion.guidance import Interval, find_ends
+from ddim.diffusion.likelihood import bound_posterior, image_bits, posterior, step_bits
+from ddim.diffusion.parameterisation import Prediction, Quantity, error_ratio, quantity
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.prediction import On, Prediction, quantity
-from ddim.diffusion.schedules import Level, Schedule
-from ddim.diffusion.time_sampling import Memory, TableTimes, TimeSampling, UniformTimes
-from ddim.diffusion.variational_bound import bound_posterior, image_bits, step_bits
-from ddim.diffusion.weighting import Unweighted, Weighting
-from ddim.errors import UserError, check_part_values
+from ddim.diffusion.schedules import Level
+from ddim.diffusion.times import LossMemory, NormalLogSNR, TableTimes, TimeSampling, UniformTimes
+from ddim.errors import UserError, check_part_values, check_positive
 
 Error = Literal["l1", "mse", "huber"]
 
@@ -68,8 +68,87 @@ class Loss(Protocol):
         ...
 
 
+# Weightings: the weight of the loss at each noise level
+
+
+class Weighting(Protocol):
+    """The weight of the loss at each noise level."""
+
+    def __call__(self, at: Level, on: Quantity) -> Tensor:
+        """Return the weights at a noise level, with the shape of alpha and sigma.
+
+        Args:
+            at: the noise level.
+            on: the quantity whose error is the loss.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class Objective:
+class Unweighted:
+    """The weight is 1 at every noise level."""
+
+    def __call__(self, at: Level, on: Quantity) -> Tensor:
+        """Return the weights; see `Weighting`."""
+        return torch.ones_like(at.sigma)
+
+
+@dataclass(frozen=True)
+class EDMWeight:
+    """lambda = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, with sigma / alpha in place of sigma.
+
+    Karras et al. 2022, table 1. It is the weight of the squared error of the image. With this weight, that
+    error equals the squared error of the network's output F under `PredictsEDM` (appendix B.6). The weight of
+    another quantity is divided as for `MinSNR`. The paper's other columns have lambda = 1 / sigma^2, which is
+    equivalent to the unweighted squared error of the noise.
+
+    Attributes:
+        sigma_data: standard deviation of the training images in model units.
+    """
+
+    sigma_data: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("objective.weight", sigma_data=self.sigma_data)
+
+    def __call__(self, at: Level, on: Quantity) -> Tensor:
+        """Return the weights; see `Weighting`."""
+        return ((at.alpha / at.sigma) ** 2 + 1 / self.sigma_data**2) / error_ratio(at, on).square()
+
+
+@dataclass(frozen=True)
+class MinSNR:
+    """The squared error of the image has the weight min(SNR, gamma) (Min-SNR-gamma, Hang et al. 2023).
+
+    If the loss is the squared error of another quantity, this error is a known multiple of the squared error
+    of the image. The weight is then divided by this factor. For the noise, the weight is min(SNR, gamma) /
+    SNR. For the velocity of a variance-preserving schedule, it is min(SNR, gamma) / (SNR + 1). The paper's
+    losses are squared errors; other losses get the same weights.
+
+    Attributes:
+        gamma: the largest weight of the squared error of the image, used where the SNR is above gamma.
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        check_positive("objective.weight", gamma=self.gamma)
+
+    def __call__(self, at: Level, on: Quantity) -> Tensor:
+        """Return the weights; see `Weighting`."""
+        return (at.alpha / at.sigma).square().clamp(max=self.gamma) / error_ratio(at, on).square()
+
+
+WEIGHTINGS: dict[str, type[Weighting]] = {
+    "unweighted": Unweighted,
+    "edm_weight": EDMWeight,
+    "min_snr": MinSNR,
+}
+"""All weightings, keyed by their names in a recipe."""
+
+
+@dataclass(frozen=True)
+class Objective(Loss):
     """The error `error` of the predicted quantity `on`, at times drawn from `times`, weighted by `weight`.
 
     `on` need not be the quantity that the network outputs: predictions are converted.
@@ -88,26 +167,17 @@ class Objective:
         finish_after: number of training images before which `finish` does not begin.
     """
 
-    on: On = "noise"
+    on: Quantity = "noise"
     error: Error = "l1"
     times: TimeSampling = UniformTimes()
     weight: Weighting = Unweighted()
     finish: float = 0.0
     finish_after: int = 0
 
-    needs_variance = False
-
     def __post_init__(self) -> None:
         check_part_values("objective", self)
         if not 0 <= self.finish <= 1:
             raise UserError(f"objective.finish must lie in [0, 1], got {self.finish}")
-        if not self.finish_after >= 0:
-            raise UserError(f"objective.finish_after must be at least 0, got {self.finish_after}")
-        if isinstance(self.weight, LearnedWeight) and self.times.memory() is not None:
-            raise UserError(
-                "objective.weight learned and objective.times loss_aware both weigh the loss by its past "
-                "values: choose one of them"
-            )
 
     def at(self, progress: float, seen: int) -> Self:
         """Return the loss at this progress of training, after `seen` images; see `Loss`."""
@@ -120,12 +190,13 @@ class Objective:
     ) -> Tensor:
         """Return the loss (B,) before the finish; see `Loss`. `pixels` is not used."""
         level = denoise.schedule(t)
-        p = denoise(level.noisy(x0, eps), t)
-        return self.weight(level, self.on).to(x0) * _error(self, p, Prediction(x0, eps), level.over(x0))
+        at = level.over(x0)
+        p = denoise(at.noisy(x0, eps), t)
+        return self.weight(level, self.on).to(x0) * _error(self, p, Prediction(x0, eps), at)
 
 
 @dataclass(frozen=True)
-class Hybrid:
+class Hybrid(Loss):
     """L_simple + `vlb` * L_vlb, for networks that predict a variance (Nichol & Dhariwal 2021, eq. 16).
 
     L_simple is the error `error` of the predicted quantity `on`, as in `Objective`. L_vlb is the variational
@@ -139,7 +210,7 @@ class Hybrid:
         vlb: the weight of the variational bound.
     """
 
-    on: On = "noise"
+    on: Quantity = "noise"
     error: Error = "mse"
     times: TimeSampling = TableTimes(4000)
     vlb: float = 0.001
@@ -147,11 +218,10 @@ class Hybrid:
     needs_variance = True
 
     def __post_init__(self) -> None:
-        if not self.vlb >= 0:
-            raise UserError(f"objective.vlb must be at least 0, got {self.vlb}")
-        if self.entries < 2:
+        if not self.vlb >= 0 or self.entries < 2:
             raise UserError(
-                f"objective.times must be a table of at least 2 entries for hybrid, got {self.times.entries}"
+                "hybrid needs objective.vlb of at least 0, and a table of at least 2 entries as "
+                f"objective.times, got {self.vlb} and {self.times}"
             )
 
     @property
@@ -159,51 +229,210 @@ class Hybrid:
         """Number of entries of the table of times."""
         return self.times.entries or 0
 
-    def at(self, progress: float, seen: int) -> Self:
-        """Return this loss, which is the same during the whole training; see `Loss`."""
-        return self
-
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """Return the loss (B,) of 8-bit images; see `Loss`."""
-        level = denoise.schedule(t)
-        x_t = level.noisy(x0, eps)
+        schedule = denoise.schedule
+        at = schedule(t).over(x0)
+        x_t = at.noisy(x0, eps)
         p = denoise(x_t, t)
-        simple = _error(self, p, Prediction(x0, eps), level.over(x0))
-        detached = Prediction(p.x0.detach(), p.eps.detach(), p.variance_mix)
-        bits = self._bits(detached, denoise.schedule, x_t, x0, t, pixels)
-        return simple + self.vlb * self.entries * bits
-
-    def _bits(
-        self, p: Prediction, schedule: Schedule, x_t: Tensor, x0: Tensor, t: Tensor, pixels: Pixels
-    ) -> Tensor:
-        """Return the term (B,) of the variational bound at each time, in bits per dimension."""
+        simple = _error(self, p, Prediction(x0, eps), at)
+        p = Prediction(p.x0.detach(), p.eps.detach(), p.variance_mix)
         # The shape of both times is (1,): a table that is read at a scalar waits for an accelerator.
         first, second = torch.arange(1, 3, dtype=torch.float64, device=t.device)[:, None] / self.entries
         s = ((t.double() * self.entries).round() - 1) / self.entries
         q = bound_posterior(schedule, t, s, posterior(schedule(second), schedule(first)).small[0])
         between = step_bits(p, x_t, x0, q, "learned")
-        return torch.where((s > 0).to(x0.device), between, image_bits(p, x0, q, "learned", pixels))
+        bits = torch.where((s > 0).to(x0.device), between, image_bits(p, x0, q, "learned", pixels))
+        return simple + self.vlb * self.entries * bits
+
+
+def _error(loss: Objective | Hybrid, p: Prediction, truth: Prediction, at: Level) -> Tensor:
+    """Return the mean error (B,) of a prediction over the pixels and channels of each image."""
+    predicted, true = (quantity(half, at, loss.on) for half in (p, truth))
+    return _ERRORS[loss.error](predicted, true, reduction="none").flatten(1).mean(1)
+
+
+# Consistency tuning
+
+WIDER, FASTER = 8.0, 0.5
+"""The constants k and b of the paper. They make the gap, relative to tau, wider at low noise than at high.
+
+At the lowest noise this relative gap is 1 + k / 2 times as wide as at the highest. The paper has b = 1 for
+images with a standard deviation of 0.5, so b is 0.5 for a standard deviation of 1.
+"""
+
+SMOOTH = 1e-3
+"""c of the pseudo-Huber distance, in standard deviations of the images: smaller errors count quadratically.
+
+The paper has c = 0.06 for images of 64 pixels, and takes the norm over all their values. For the root mean
+square, c is 0.06 / sqrt(3 * 64 * 64), which is about 1e-3 times the standard deviation of the images, 0.5.
+"""
+
+
+def paper_times(sigma_data: float = 1.0) -> NormalLogSNR:
+    """Return the paper's distribution of training times, scaled to images with this standard deviation.
+
+    In the paper, for images of 64 pixels with standard deviation 0.5, log sigma is normal with mean -0.8 and
+    standard deviation 1.6.
+    """
+    return NormalLogSNR(round(1.6 - 2 * math.log(sigma_data / 0.5), 4), 3.2)
+
+
+@dataclass(frozen=True)
+class Consistency(Loss):
+    """Easy consistency tuning: predict the same image from two noise levels (Geng et al. 2024).
+
+    The consistency function f(x_t, t) is the image x0 at the end of the probability flow through x_t. Here f
+    is the predicted image of the denoiser. The loss compares f at two noise levels, r < t, with the same
+    image, noise and dropout:
+
+        x_t = alpha_t x0 + sigma_t eps,  x_r = alpha_r x0 + sigma_r eps,
+        loss = d(f(x_t, t), stopgrad f(x_r, r)) / (tau_t - tau_r),  tau = sigma / alpha.
+
+    d is a pseudo-Huber distance, sqrt(mean squared error + c^2) - c. At tau_r = 0 the target is x0 itself,
+    and the loss is that of a diffusion model: the error of the predicted noise. Training starts at tau_r = 0,
+    from the weights of a diffusion model. The gap between t and r then shrinks:
+
+        tau_r = max(0, 1 - (1 + 8 sigmoid(-tau_t / (2 sigma_data))) / 2^(halvings * progress)) tau_t.
+
+    `progress` grows from 0 at the start of training to 1 at its end. The paper halves the gap in stages; here
+    it shrinks continuously.
+
+    A consistency function has a boundary condition: an image without noise is mapped to itself. But the
+    cleanest noise level of a schedule may still have noise. If tau_r is below the tau of this level, tau_r
+    counts as 0 and the target is the clean image x0. So the network is never evaluated at less noise than the
+    schedule has. With recipe `fast` the cleanest level has tau = 0.01 (log-SNR 9.2). The network of this
+    recipe predicts the velocity v. At the cleanest level, x0 = alpha x_t - sigma v differs from x_t by about
+    0.01.
+
+    With a `guidance` scale other than 1, f belongs to the probability flow of the guided teacher. Training
+    then passes the images and the noise of `ddim.diffusion.guidance.Guided.move` to this loss.
+
+    Attributes:
+        times: the distribution from which training times are drawn. See `paper_times`.
+        halvings: how often the gap halves during training.
+        sigma_data: standard deviation of the training images in model units.
+        guidance: guidance scale of the teacher, the run from whose weights the student starts; 1 is off.
+        interval: the lowest and the highest log-SNR with guidance, of which one may be None, an open end;
+            None in place of both for all noise levels.
+        guide: the weaker model, with the network of the teacher, such as "@guide"; None for the teacher
+            without its label.
+    """
+
+    times: TimeSampling = paper_times()
+    halvings: float = 8.0
+    sigma_data: float = 1.0
+    guidance: float = 1.0
+    interval: Interval | None = None
+    guide: str | None = None
+    teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("objective", halvings=self.halvings, sigma_data=self.sigma_data)
+        if not 0 <= self.guidance < math.inf:
+            raise UserError(f"objective.guidance must be at least 0 and finite, got {self.guidance}")
+        _ = self.limits  # checks the interval
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The ends of `interval` as numbers; an open end is infinite."""
+        return find_ends(self.interval, "objective.interval")
+
+    def at(self, progress: float, seen: int) -> partial[Tensor]:
+        """Return the loss at this progress of training; `seen` is not used; see `Loss`."""
+        return partial(self._compare, 0.5 ** (self.halvings * progress))
+
+    def __call__(
+        self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
+    ) -> Tensor:
+        """Return the loss (B,) at the start of training, a diffusion loss; see `Loss`."""
+        return self.at(0.0, 0)(denoise, x0, t, eps, pixels)
+
+    def earlier(self, tau: Tensor, gap: float) -> Tensor:
+        """Return tau_r of the noise levels tau_t (B,); `gap` is 2^(-halvings * progress)."""
+        share = gap * (1 + WIDER * torch.sigmoid(-FASTER * tau / self.sigma_data))
+        return tau * (1 - share).clamp(min=0)
+
+    def _compare(
+        self, gap: float, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None
+    ) -> Tensor:
+        level = denoise.schedule(t)
+        tau = level.noise_to_signal
+        wanted = self.earlier(tau, gap)
+        cleanest = denoise.schedule(torch.zeros_like(tau)).noise_to_signal
+        clean = wanted <= cleanest
+        target = x0
+        # At the start of training, gap is 1 and every tau_r is 0. All targets are then x0, without a network.
+        if gap < 1:
+            # Images whose target is x0 are evaluated too, at their time t. These outputs are not used.
+            r = torch.where(clean, t, denoise.schedule.inverse(-2 * torch.where(clean, tau, wanted).log()))
+            with torch.no_grad(), same_dropout(x0):
+                target = denoise(denoise.schedule(r).noisy(x0, eps), r).x0
+            target = torch.where(clean.to(x0.device).reshape(-1, 1, 1, 1), x0, target)
+        image = denoise(level.noisy(x0, eps), t).x0
+        c = SMOOTH * self.sigma_data
+        distance = ((image - target).square().flatten(1).mean(1) + c**2).sqrt() - c
+        return distance / (tau - torch.where(clean, 0, wanted)).to(x0)
+
+
+@contextmanager
+def same_dropout(x: Tensor) -> Generator[None]:
+    """Restore the state of torch's global generators after the block, on the CPU and on the device of x.
+
+    Dropout after the block then draws the same masks as inside it.
+    """
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        yield
 
 
 LOSSES: dict[str, type[Loss]] = {"objective": Objective, "hybrid": Hybrid, "consistency": Consistency}
 """All losses, keyed by their names in a recipe."""
 
 
-def make_memory(loss: Loss, schedule: Schedule, device: str = "cpu") -> Memory | None:
-    """Return an empty memory if the times or the weights of a loss depend on past losses, else None.
+def make_memory(loss: Loss, device: str = "cpu") -> LossMemory | None:
+    """Return an empty memory on a device if the times of a loss depend on past losses, else None.
 
-    Args:
-        loss: the loss.
-        schedule: the noise schedule of training.
-        device: the device of the memory, which must support float64.
+    The device must support float64.
     """
-    weight = getattr(loss, "weight", None)
-    learned = LearnedLosses(weight, loss.times, schedule) if isinstance(weight, LearnedWeight) else None
-    memory = learned or loss.times.memory()
+    memory = loss.times.memory()
     return memory and memory.to(device)
 
 
-def _error(loss: Objective | Hybrid, p: Prediction, truth: Prediction, at: Level) -> Tensor:
-    """Return the mean error (B,) of a prediction over the pixels and channels of each image."""
-    found, wanted = (quantity(half, at, loss.on) for half in (p, truth))
-    return _ERRORS[loss.error](found, wanted, reduction="none").flatten(1).mean(1)
+@dataclass(frozen=True)
+class DenoisingError:
+    """Errors of B predictions, each (B,): means over pixels and channels in model units, float64 on the CPU.
+
+    Below, eps is the true noise and eps_hat the predicted noise.
+
+    Attributes:
+        noise_mse: squared error of the predicted noise.
+        noise_mae: absolute error of the predicted noise.
+        image_mse: squared error of the predicted clean image.
+        image_mae: absolute error of the predicted clean image.
+        power: mean of eps_hat^2.
+        inner: mean of eps_hat * (eps - eps_hat).
+    """
+
+    noise_mse: Tensor
+    noise_mae: Tensor
+    image_mse: Tensor
+    image_mae: Tensor
+    power: Tensor
+    inner: Tensor
+
+
+@torch.no_grad()
+def denoising_error(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> DenoisingError:
+    """Return the denoising errors of a model on clean images.
+
+    Args:
+        denoise: the model.
+        x0: clean images (B, C, H, W) in model units.
+        t: times, a scalar or (B,); noise is added to x0 up to the noise level of these times.
+        eps: standard normal noise with the shape of x0.
+    """
+    p = denoise(denoise.schedule(t).noisy(x0, eps), t)
+    found, noise, image = (value.cpu().double() for value in (p.eps, eps, x0))
+    wrong, away = found - noise, p.x0.cpu().double() - image
+    means = (wrong.square(), wrong.abs(), away.square(), away.abs(), found.square(), -found * wrong)
+    return DenoisingError(*(numbers.flatten(1).mean(1) for numbers in means))

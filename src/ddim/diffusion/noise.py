@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ddim.diffusion.short_repr import short_values
 from ddim.errors import UserError, to_int
 
 NOISE, VALIDATION, WEIGHTS, DROPOUT, GRAIN, AUGMENT, LABEL = 1, 2, 3, 4, 5, 6, 7
@@ -40,7 +39,7 @@ class Noise:
         self.streams = [torch.Generator().manual_seed(seed) for seed in self.seeds]
 
     def __repr__(self) -> str:
-        return f"Noise(({short_values(self.seeds)}))"
+        return f"Noise of {len(self.seeds)} seeds"
 
     def like(self, x: Tensor) -> Tensor:
         """Draw standard normal noise with the shape, dtype and device of x (B, ...), for B seeds.
@@ -48,12 +47,14 @@ class Noise:
         The noise is drawn on the CPU, so that samples do not depend on the device.
 
         Raises:
-            ValueError: if the number of images in x is not the number of seeds.
+            UserError: if the number of images in x is not the number of seeds.
         """
         if len(x) != len(self.streams):
-            raise ValueError(f"noise has {len(self.streams)} streams, but x holds {len(x)} images")
+            raise UserError(f"noise has {len(self.streams)} streams, but x holds {len(x)} images")
         draws = [torch.randn(x.shape[1:], generator=stream, dtype=x.dtype) for stream in self.streams]
-        return torch.stack(draws).to(x.device)
+        noise = torch.stack(draws)
+        # From pinned memory, the program does not wait until a GPU has copied the noise.
+        return noise.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else noise.to(x.device)
 
 
 def stream(device: str, seed: int, use: int, step: int) -> torch.Generator:

@@ -6,21 +6,17 @@ with any schedule. Images are (B, C, H, W) in model units.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from ddim.diffusion.prediction import Prediction, from_image
+from ddim.diffusion.parameterisation import Prediction, from_image
 from ddim.diffusion.schedules import Level, Schedule
-from ddim.diffusion.short_repr import ShortRepr
 
 
-@dataclass(frozen=True, repr=False)
-class Gaussian(ShortRepr):
+@dataclass(frozen=True)
+class Gaussian:
     """The exact denoiser for independent normal pixels.
 
     `mean` and `std` are numbers, or tensors that broadcast to an image.
@@ -49,8 +45,8 @@ class Gaussian(ShortRepr):
         return (at.alpha**2 * self.std**2 + at.sigma**2).sqrt()
 
 
-@dataclass(frozen=True, repr=False)
-class Mixture(ShortRepr):
+@dataclass(frozen=True)
+class Mixture:
     """The exact denoiser for a mixture of K equally likely normal distributions.
 
     Their means are `centres` (K, C, H, W), and all have standard deviation `std`. With std 0 the mixture is
@@ -58,38 +54,17 @@ class Mixture(ShortRepr):
     """
 
     schedule: Schedule
-    centres: Tensor
+    centres: Tensor = field(repr=False)
     std: float = 0.0
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
         """Return the exact prediction; see `Denoiser`."""
-        at = self.schedule(t).over(x_t)
-        centres = self.centres.to(x_t)
+        level, centres = self.schedule(t), self.centres.to(x_t)
+        at = level.over(x_t)
         variance = at.alpha**2 * self.std**2 + at.sigma**2  # of x_t around alpha times a centre
-        away = x_t[:, None] - (at.alpha[:, None] * centres)  # (B, K, C, H, W)
+        away = x_t[:, None] - level.over(x_t[:, None]).alpha * centres  # (B, K, C, H, W)
         odds = -away.square().flatten(2).sum(2) / 2 / variance.reshape(-1, 1)
         share = odds.softmax(1).to(x_t)
         centre = torch.einsum("bk,kchw->bchw", share, centres)
         gain = at.alpha * self.std**2 / variance
         return from_image(x_t, centre + gain * (x_t - at.alpha * centre), at)
-
-
-def exact_flow(denoise: Gaussian | Mixture, x: Tensor, t: float, s: float) -> Tensor:
-    """Return x (B, C, H, W) moved by the probability flow from time t to time s, accurate to about 1e-11.
-
-    The result is float64. The equation is dy / d(sigma / alpha) = eps for y = x / alpha (Song et al. 2021,
-    eq. 14). It is solved by the method of Dormand and Prince of order 8, with asinh(sigma / alpha) as the
-    independent variable. sigma must be above 0 at both times, and the schedule must be continuous.
-    """
-    schedule = denoise.schedule
-    now, then = schedule(t), schedule(s)
-
-    def slope(clock: float, y: np.ndarray) -> np.ndarray:
-        time = schedule.inverse(-2 * math.log(math.sinh(clock)))
-        eps = denoise(schedule(time).alpha * torch.from_numpy(y).reshape(x.shape), time).eps
-        return (math.cosh(clock) * eps).flatten().numpy()
-
-    span = [at.noise_to_signal.asinh().item() for at in (now, then)]
-    start = (x.double() / now.alpha).flatten().numpy()
-    end = solve_ivp(slope, span, start, method="DOP853", t_eval=span[1:], rtol=1e-13, atol=1e-13).y[:, -1]
-    return then.alpha * torch.from_numpy(end).reshape(x.shape)

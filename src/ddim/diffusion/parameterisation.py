@@ -1,18 +1,70 @@
-"""Parameterisations: the meaning of the output F of a network, such as the noise or the velocity.
+"""What a network is told of the noise level, and what its output means.
 
-Each returns the coefficients of x0 = skip * x_t + out * F(inp * x_t, conditioning) at a noise level.
+A prediction is always the pair of a clean image x0 and noise eps, whatever the network's output F means.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import math
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules import Level
-from ddim.errors import UserError
+from ddim.errors import check_positive
+
+Quantity = Literal["noise", "image", "velocity", "flow"]
+"""A quantity of a prediction: eps, x0, alpha * eps - sigma * x0, or eps - x0."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted clean images x0 and noise eps, both (B, C, H, W), with x_t = alpha * x0 + sigma * eps.
+
+    Networks that predict a variance also predict `variance_mix`, of the same shape. It interpolates the
+    log-variance of a step, from the smallest at 0 to the largest at 1 (Nichol & Dhariwal 2021, eq. 15).
+    """
+
+    x0: Tensor = field(repr=False)
+    eps: Tensor = field(repr=False)
+    variance_mix: Tensor | None = field(default=None, repr=False)
+
+
+def from_image(x_t: Tensor, x0: Tensor, at: Level) -> Prediction:
+    """Return the prediction with this clean image: eps = (x_t - alpha * x0) / sigma."""
+    return Prediction(x0, (x_t - at.alpha * x0) / at.sigma)
+
+
+def velocity(p: Prediction, at: Level) -> Tensor:
+    """Return the velocity (B, C, H, W) of a prediction: alpha * eps - sigma * x0 (Salimans & Ho 2022)."""
+    return at.alpha * p.eps - at.sigma * p.x0
+
+
+def quantity(p: Prediction, at: Level, on: Quantity) -> Tensor:
+    """Return the noise, image, velocity or flow (B, C, H, W) of a prediction."""
+    if on == "velocity":
+        return velocity(p, at)
+    if on == "flow":
+        return p.eps - p.x0
+    return p.eps if on == "noise" else p.x0
+
+
+def error_ratio(at: Level, on: Quantity) -> Tensor:
+    """Return the size of the error of the quantity `on` for an error of size 1 in the image, at a fixed x_t.
+
+    Since x_t = alpha * x0 + sigma * eps is fixed, an error d of x0 is an error -(alpha / sigma) d of eps.
+    """
+    noise = at.alpha / at.sigma
+    if on == "velocity":
+        return at.alpha * noise + at.sigma
+    if on == "flow":
+        return noise + 1
+    return noise if on == "noise" else torch.ones_like(noise)
+
+
+# Parameterisations: the meaning of the output F of a network
 
 
 @dataclass(frozen=True)
@@ -84,8 +136,7 @@ class PredictsEDM:
     sigma_data: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise UserError(f"predicts.sigma_data must be above 0, got {self.sigma_data}")
+        check_positive("predicts", sigma_data=self.sigma_data)
 
     def __call__(self, at: Level) -> Scales:
         """Return the coefficients; see `Parameterisation`."""
@@ -117,3 +168,137 @@ PARAMETERISATIONS: dict[str, type[Parameterisation]] = {
     "flow": PredictsFlow,
 }
 """All parameterisations, keyed by their names in a recipe."""
+
+
+# Conditionings: what a network is told of the noise level
+
+
+class Conditioning(Protocol):
+    """A function of the time and the noise level at that time; the value is the network's second input."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input, float64, at times t, () or (B,), with noise levels `at`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Sigma:
+    """sigma / alpha: the sigma of Karras et al. 2022, whose images have alpha = 1."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return at.noise_to_signal
+
+
+@dataclass(frozen=True)
+class NoiseVariance:
+    """sigma^2, as in the torch/luz repository and Béres' Keras example."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return at.sigma**2
+
+
+@dataclass(frozen=True)
+class SignalVariance:
+    """alpha^2, which the torch/luz repository passes to a network that predicts images."""
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return at.alpha**2
+
+
+@dataclass(frozen=True)
+class Timestep:
+    """The timestep, an index from 0 in a table: (entries * t - 1) * scale (Ho et al. 2020).
+
+    Times before the first entry have index 0. With scale = 1000 / entries, as in Nichol & Dhariwal's code,
+    the indices of a table of any length have the range of DDPM's indices, 0 to 1000.
+
+    Attributes:
+        entries: number of entries of the table.
+        scale: factor that multiplies the index.
+    """
+
+    entries: int = 1000
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", entries=self.entries, scale=self.scale)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return (self.entries * t.double() - 1).clamp(min=0) * self.scale
+
+
+@dataclass(frozen=True)
+class LogSNR:
+    """The log-SNR divided by `scale`; scale 10 maps the usual log-SNRs to about [-1, 1] (Kingma et al. 2021).
+
+    Attributes:
+        scale: divisor of the log-SNR.
+    """
+
+    scale: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", scale=self.scale)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return at.log_snr / self.scale
+
+
+@dataclass(frozen=True)
+class CNoise:
+    """`factor` * log((sigma / alpha) / `unit`): c_noise of Karras et al. 2022, table 1.
+
+    Factor 1/4 and unit 1 give EDM's log(sigma) / 4; factor 1 and unit 2 give VE's log(sigma / 2).
+
+    Attributes:
+        factor: factor that multiplies the logarithm.
+        unit: the value of sigma / alpha at which the network's input is 0.
+    """
+
+    factor: float = 0.25
+    unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", factor=self.factor, unit=self.unit)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return self.factor * (-at.log_snr / 2 - math.log(self.unit))
+
+
+@dataclass(frozen=True)
+class Time:
+    """The time t multiplied by `scale`.
+
+    A scale of 999 gives c_noise = (M - 1) t with M = 1000, as in Karras et al. 2022, table 1, column VP. The
+    networks of that column expect the index of a timestep, 0 ... M - 1.
+
+    Attributes:
+        scale: factor that multiplies t.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("conditioning", scale=self.scale)
+
+    def __call__(self, t: Tensor, at: Level) -> Tensor:
+        """Return the network's second input; see `Conditioning`."""
+        return self.scale * t.double()
+
+
+CONDITIONINGS: dict[str, type[Conditioning]] = {
+    "log_snr": LogSNR,
+    "noise_variance": NoiseVariance,
+    "signal_variance": SignalVariance,
+    "sigma": Sigma,
+    "timestep": Timestep,
+    "c_noise": CNoise,
+    "time": Time,
+}
+"""All conditionings, keyed by their names in a recipe."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.denoising_error import denoising_error
+from ddim.diffusion.loss import denoising_error
 from ddim.diffusion.noise import Noise
 from ddim.metrics.statistics import Estimate, estimate_difference, estimate_mean, estimate_ratio
 

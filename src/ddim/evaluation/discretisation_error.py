@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddim.diffusion.grids import SPACINGS
 from ddim.diffusion.samplers import EDM, Sampler
-from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.schedules import Level, Schedule, as_double
 from ddim.errors import UserError, check_count
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.recipe.recipe import Recipe
@@ -28,6 +27,15 @@ SamplingError = Callable[[Sampler, Tensor], float]
 """Maps a sampler and decreasing times (N,) to the mean squared error of its samples."""
 
 
+SPACINGS: dict[str, Callable[[Tensor, Level], Tensor]] = {
+    "uniform": lambda t, at: t,
+    "quadratic": lambda t, at: t.sqrt(),
+    "karras": lambda t, at: at.noise_to_signal ** (1 / 7),
+    "uniform_log_snr": lambda t, at: at.log_snr,
+}
+"""The quantity that has equal steps in the times of each spacing, keyed by the name of its grid."""
+
+
 @dataclass(frozen=True)
 class TimeRange:
     """The first and the last time of samples that are compared, on a noise schedule."""
@@ -38,10 +46,22 @@ class TimeRange:
 
     def lay_grids(self, steps: int) -> dict[str, Tensor]:
         """Return the times (steps,) of every spacing in `SPACINGS`, keyed by its name."""
-        return {
-            name: spacing.between(steps, self.schedule, self.first, self.last)
-            for name, spacing in SPACINGS.items()
-        }
+        return {name: self.space(name, steps) for name in SPACINGS}
+
+    def space(self, spacing: str, steps: int) -> Tensor:
+        """Return decreasing times (steps,) in equal steps of a quantity in `SPACINGS`."""
+        times = as_double([self.first, self.last])
+        inverse = self.schedule.inverse
+        begin, end = SPACINGS[spacing](times, self.schedule(times)).tolist()
+        line = torch.linspace(begin, end, steps, dtype=torch.float64)
+        if spacing == "uniform_log_snr":
+            line = inverse(line)
+        elif spacing == "karras":
+            line = inverse(-2 * (line**7).log())
+        elif spacing == "quadratic":
+            line = line**2
+        line[0], line[-1] = self.first, self.last
+        return line
 
     def check(self, steps: int) -> None:
         """Check that every named grid has `steps` different noise levels.
@@ -140,7 +160,7 @@ def error_against_reference(
         progress: called with "reference samples" after each step.
         guidance: the guidance of all samples, also of the reference.
     """
-    times = SPACINGS["uniform_log_snr"].between(levels, ends.schedule, ends.first, ends.last)
+    times = ends.space("uniform_log_snr", levels)
     reference = sample_in_model_units(pipeline, EDM(), times, seeds, progress, guidance)
 
     def error(sampler: Sampler, times: Tensor) -> float:

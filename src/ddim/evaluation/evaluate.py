@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from ddim.diffusion.grids import Grid
-from ddim.diffusion.log_snr import Interval
+from ddim.diffusion.guidance import Interval
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, explain_error, format_count
 from ddim.evaluation.evaluated_images import EvaluatedImages, Source, open_evaluated_images

@@ -16,7 +16,7 @@ from torch import Tensor
 from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.loss import LossFunction, make_memory
-from ddim.diffusion.time_sampling import Memory
+from ddim.diffusion.times import LossMemory
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.statistics import Estimate
@@ -139,7 +139,7 @@ def collect_gradients(
     run: Pipeline,
     own: SplitImages,
     loss: LossFunction,
-    memory: Memory | None = None,
+    memory: LossMemory | None = None,
     progress: Progress = ignore_progress,
 ) -> Tensor:
     """Return gradients (BATCHES, P) of a loss at the weights of a run, for batches drawn as in training.
@@ -186,7 +186,7 @@ def space_steps(images: int, batch: int) -> range:
 
 
 def draw_parts(
-    run: Pipeline, own: SplitImages, step: int, memory: Memory | None
+    run: Pipeline, own: SplitImages, step: int, memory: LossMemory | None
 ) -> Iterator[tuple[Denoiser, Tensor, Tensor, Tensor, Tensor]]:
     """Yield the micro-batches of the training update `step`.
 
@@ -202,12 +202,12 @@ def draw_parts(
         yield denoise, x0, times[part], eps, weights[part] / len(times)
 
 
-def load_loss_memory(run: LoadedRun) -> Memory | None:
+def load_loss_memory(run: LoadedRun) -> LossMemory | None:
     """Return the past losses in a checkpoint, on `exact_device` of the run's runtime.
 
     Return None if times and loss weights do not depend on past losses.
     """
-    memory = make_memory(run.recipe.objective, run.recipe.schedule, run.runtime.exact_device)
+    memory = make_memory(run.recipe.objective, run.runtime.exact_device)
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     return memory

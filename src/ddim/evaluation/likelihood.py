@@ -17,9 +17,9 @@ from ddim.data.values import Values
 from ddim.diffusion import likelihood
 from ddim.diffusion.denoiser import Counted, Denoiser
 from ddim.diffusion.guidance import Clipped
+from ddim.diffusion.likelihood import Variance
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.schedules import Schedule
-from ddim.diffusion.variational_bound import Variance
 from ddim.errors import UserError, check_count, suggest
 from ddim.evaluation.reference import Reference, name_source, open_reference
 from ddim.evaluation.run_folder import load_given_run, write_results

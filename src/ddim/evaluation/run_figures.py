@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,9 +171,7 @@ def plot_reverse(
     steps = pipeline.recipe.choose_steps(steps)
     setup = SamplingSetup(pipeline, steps, choose_label(pipeline.recipe))
     generate(setup, [seed], watch=lambda _, state: states.append(state))
-    # A state holds the prediction from the previous state, so the prediction from a state is in the next one.
-    shown = [(state.x, state.t, after.x0) for state, after in pairwise(states)]
-    shown.append((states[-1].x, 0.0, states[-1].x0))
+    shown = [(state.x, state.t, state.x0) for state in states]
     which = np.unique(np.linspace(0, len(shown) - 1, min(columns, len(shown))).round().astype(int))
     kept = [shown[k] for k in which]
     sample = states[-1].x0.float().cpu()

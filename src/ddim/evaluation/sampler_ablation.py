@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.grids import pin_ends
 from ddim.diffusion.noise import Noise
+from ddim.diffusion.sampler import Steps
 from ddim.diffusion.samplers import EDM, Sampler, State
-from ddim.diffusion.samplers.flow import time_of_ratio
+from ddim.diffusion.schedules import time_of_ratio
 from ddim.errors import check_count
 from ddim.evaluation.discretisation_error import (
     SamplingError,
@@ -73,7 +73,8 @@ def discretise(name: str, steps: int, ends: TimeRange) -> Tensor:
     both = ends.schedule(torch.tensor([ends.first, ends.last], dtype=torch.float64))
     start, stop = clock(both.noise_to_signal).tolist()
     times = time_of_ratio(ends.schedule, sigma(torch.linspace(start, stop, steps, dtype=torch.float64)))
-    return pin_ends(times, ends.first, ends.last)
+    times[0], times[-1] = ends.first, ends.last
+    return times
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,15 @@ class Flow(Sampler):
         """Return the number of network evaluations of sampling at `levels` times; see `Sampler`."""
         return self.order * (levels - 1) + 1
 
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
-        """Yield the state after each step; see `Sampler`."""
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Yield the state before each step; see `Sampler`."""
         for t, s in pairwise(times):
             (a, now), (b, then) = (
                 (at.alpha, self.point(at.noise_to_signal)) for at in map(denoise.schedule, (t, s))
             )
             h = then.t - now.t
             p = denoise(x, t)
+            yield State(x, t.item(), p.x0)
             y = (now.s / a).to(x) * x
             step = now.move(y, p.x0, h)
             if self.order == 2:
@@ -125,7 +127,7 @@ class Flow(Sampler):
                 q = denoise((b / then.s).to(x) * ahead, s)
                 step = (step + then.move(ahead, q.x0, h)) / 2
             x = (b / then.s).to(x) * (y + step)
-            yield State(x, s.item(), p.x0)
+        return x
 
     def point(self, sigma: Tensor) -> Point:
         """Return the time, the scaling and the derivatives at the scalar noise level sigma."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddim.diffusion.grids import SPACINGS
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.samplers import (
@@ -18,12 +17,12 @@ from ddim.diffusion.samplers import (
     DPMSolver,
     Sampler,
     UniPC,
-    final_sample,
     last_state,
 )
 from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.evaluation.discretisation_error import (
+    SPACINGS,
     SamplingError,
     TimeRange,
     error_against_reference,
@@ -137,7 +136,7 @@ def sampling_error_of_oracle(law: Mixture, x: Tensor, ends: TimeRange) -> Sampli
     """
 
     def sample(sampler: Sampler, times: Tensor) -> Tensor:
-        return final_sample(law, last_state(sampler(law, x, times, Noise(range(len(x))))))
+        return last_state(sampler(law, x, times, Noise(range(len(x))))).x0
 
     reference = sample(EDM(), ends.lay_grids(REFERENCE_LEVELS)["uniform_log_snr"])
     return lambda sampler, times: (sample(sampler, times) - reference).square().mean().item()

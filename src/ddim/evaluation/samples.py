@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.diffusion.grids import Grid
-from ddim.diffusion.log_snr import Interval
+from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, check_count

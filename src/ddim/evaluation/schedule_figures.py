@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddim.diffusion.log_snr import plateaus
-from ddim.diffusion.parts import choose_part
-from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule
+from ddim.diffusion.denoiser import choose_part
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule, plateaus
 from ddim.errors import UserError, suggest
 from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import BetaTable, Linear, Schedule
-from ddim.diffusion.schedules.table import LONGEST
+from ddim.diffusion.schedules import LONGEST, BetaTable, Linear, Schedule
 from ddim.errors import UserError
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ddim.diffusion.conditioning import Timestep
 from ddim.diffusion.grids import Spaced, Uniform
+from ddim.diffusion.parameterisation import Timestep
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM
 from ddim.errors import UserError

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddim.data.open import NAMES
 from ddim.data.remote import names_repository
-from ddim.diffusion.consistency import Consistency
+from ddim.diffusion.loss import Consistency
 from ddim.recipe.codec import dump
 from ddim.recipe.recipe import Recipe
 from ddim.runs.manifest import pack_tensors, render_json, write_parts

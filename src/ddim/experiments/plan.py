@@ -11,7 +11,7 @@ import numpy as np
 
 from ddim.data import SplitImages
 from ddim.data.arrays import give_images
-from ddim.diffusion.grad_mode import with_gradients
+from ddim.diffusion.denoiser import with_gradients
 from ddim.errors import UserError, describe_given, format_count
 from ddim.experiments.learning_curves import (
     interpolate_error,

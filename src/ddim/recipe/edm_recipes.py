@@ -6,14 +6,12 @@ import math
 from dataclasses import replace
 
 from ddim.data.augment import Augment
-from ddim.diffusion.conditioning import CNoise, Time
 from ddim.diffusion.grids import Karras
-from ddim.diffusion.loss import Objective
-from ddim.diffusion.parameterisation import PredictsEDM, PredictsNoise, PredictsScore
+from ddim.diffusion.loss import EDMWeight, Objective
+from ddim.diffusion.parameterisation import CNoise, PredictsEDM, PredictsNoise, PredictsScore, Time
 from ddim.diffusion.samplers import EDM
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
-from ddim.diffusion.time_sampling import NormalLogSNR, UniformTimes
-from ddim.diffusion.weighting import EDMWeight
+from ddim.diffusion.times import NormalLogSNR, UniformTimes
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import HalfLife
 from ddim.recipe.recipe import Measured, Optim, Recipe

@@ -9,15 +9,13 @@ from functools import cached_property
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ddim.data.clusters import Clusters
-from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning
+from ddim.diffusion.denoiser import choose_part
 from ddim.diffusion.grids import GRIDS, Grid
-from ddim.diffusion.loss import LOSSES, Loss
-from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
-from ddim.diffusion.parts import choose_part, suggest_part
+from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Loss, Weighting
+from ddim.diffusion.parameterisation import CONDITIONINGS, PARAMETERISATIONS, Conditioning, Parameterisation
 from ddim.diffusion.samplers import SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Schedule
-from ddim.diffusion.time_sampling import TIME_SAMPLINGS, TimeSampling
-from ddim.diffusion.weighting import WEIGHTINGS, Weighting
+from ddim.diffusion.times import TIME_SAMPLINGS, TimeSampling
 from ddim.errors import UserError, suggest
 from ddim.nn.base import NetworkSpec
 from ddim.nn.ema import AVERAGES, Averaging
@@ -115,7 +113,7 @@ class Slot:
                 self.check_part(own, path)
                 return own
         if not isinstance(name, str) or name not in self.kinds:
-            hint = suggest_part(str(name), self.options)
+            hint = suggest(str(name), self.options)
             raise UserError(
                 f"{path or 'kind'} must be one of {', '.join(self.options)}, got {show_value(name)}{hint}"
             )

@@ -7,13 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ddim.diffusion.conditioning import LogSNR, NoiseVariance, Timestep
 from ddim.diffusion.grids import Sections, Spaced, UniformLogSNR
 from ddim.diffusion.loss import Hybrid, Objective
-from ddim.diffusion.parameterisation import PredictsFlow, PredictsNoise, PredictsVelocity
+from ddim.diffusion.parameterisation import (
+    LogSNR,
+    NoiseVariance,
+    PredictsFlow,
+    PredictsNoise,
+    PredictsVelocity,
+    Timestep,
+)
 from ddim.diffusion.samplers import DDIM, DDPM, DPMSolver
 from ddim.diffusion.schedules import BetaTable, Cosine, Linear, LinearIn, LinearPath
-from ddim.diffusion.time_sampling import NormalLogSNR, TableTimes
+from ddim.diffusion.times import NormalLogSNR, TableTimes
 from ddim.errors import UserError, suggest
 from ddim.nn.clear_unet import ClearUNetSpec
 from ddim.nn.ddpm_unet import DDPMUNetSpec

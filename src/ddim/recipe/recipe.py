@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ddim.data.augment import Augment
-from ddim.diffusion.conditioning import Conditioning, LogSNR
-from ddim.diffusion.consistency import Consistency
-from ddim.diffusion.denoiser import Model, Shape
+from ddim.diffusion.denoiser import Model, Shape, choose_part
 from ddim.diffusion.grids import GRIDS, Grid, Uniform
-from ddim.diffusion.loss import Loss, Objective
-from ddim.diffusion.parameterisation import Parameterisation, PredictsVelocity
-from ddim.diffusion.parts import choose_part
+from ddim.diffusion.loss import Consistency, Loss, Objective
+from ddim.diffusion.parameterisation import Conditioning, LogSNR, Parameterisation, PredictsVelocity
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
@@ -227,7 +224,7 @@ class Recipe:
     data: Data = Data()
     pixels: PixelRule = Measured()
     net: NetworkSpec = UNetSpec()
-    schedule: Schedule = Cosine()
+    schedule: Schedule = Cosine(0.02, 0.95)
     predicts: Parameterisation = PredictsVelocity()
     conditioning: Conditioning = LogSNR()
     objective: Loss = Objective()

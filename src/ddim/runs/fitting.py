@@ -64,7 +64,7 @@ def check_fit(path: Path, recipe: Recipe, channels: int, tensors: Mapping[str, T
         return
     # So may a schedule; it has no weights, and another one takes its place.
     if is_own(recipe.schedule):
-        recipe = replace(recipe, schedule=Cosine())
+        recipe = replace(recipe, schedule=Cosine(0.02, 0.95))
     model = build_on_meta(recipe, channels, len(tensors), path)
     if wrong := find_misfit(model.state_dict(), tensors):
         raise _describe_misfit(path, wrong)

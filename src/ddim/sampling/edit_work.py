@@ -16,7 +16,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
 from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.samplers import Sampler, State, final_sample, last_state
+from ddim.diffusion.samplers import Sampler, State, last_state
 from ddim.errors import UserError, check_count
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.recipe.codec import override
@@ -119,7 +119,7 @@ class Work:
 
         def sample_part(z: Tensor) -> Tensor:
             states = sampler(self.denoise, z, self.times, Noise(range(len(z))))
-            return final_sample(self.denoise, last_state(self._watched(states, next(parts).tolist())))
+            return last_state(self._watched(states, next(parts).tolist())).x0
 
         return self.in_batches(sample_part, latents)
 
@@ -157,7 +157,7 @@ class Work:
             done += len(mine)
             with self.precision():
                 states = self._watched(act(denoise, blank, Noise(filled)), places)
-                x0 = final_sample(denoise, last_state(states))
+                x0 = last_state(states).x0
                 results.append(self.leave(x0)[: len(mine)])
         return torch.cat(results)
 

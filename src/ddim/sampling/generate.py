@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser, Model
 from ddim.diffusion.grids import Grid
-from ddim.diffusion.log_snr import Interval
+from ddim.diffusion.guidance import Interval
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import Sampler, State, final_sample, initial_noise
+from ddim.diffusion.samplers import Sampler, State, initial_noise
 from ddim.errors import UserError, check_count, to_int
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
@@ -174,10 +174,10 @@ def sample_states(
         raise UserError("the grid of sampling times is empty: it needs at least one time")
     noise = Noise(seeds)
     x = initial_noise(denoise.schedule, noise, blank, times[0])
-    state = State(x, times[0].item(), torch.zeros_like(x))
+    x0 = x
     for state in sampler(denoise, x, times, noise):
+        x0 = state.x0
         yield state
-    x0 = final_sample(denoise, state)
     yield State(x0, 0.0, x0)
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
-from ddim.diffusion.guidance import Guided, Rescheduled, check_reach, lies_inside
-from ddim.diffusion.log_snr import Interval
+from ddim.diffusion.guidance import Guided, Interval, Rescheduled, check_reach, lies_inside
 from ddim.errors import UserError
 from ddim.sampling.classes import Label
 from ddim.sampling.pipeline import LoadedRun, Pipeline

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from ddim.diffusion.consistency import Consistency
-from ddim.diffusion.log_snr import Interval, find_ends
+from ddim.diffusion.guidance import Interval, find_ends
+from ddim.diffusion.loss import Consistency
 from ddim.errors import UserError, describe_given, suggest, warn_user
 from ddim.runs.run_path import find_run_folder, parse_place
 from ddim.sampling.classes import Label

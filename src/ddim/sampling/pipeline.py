@@ -15,8 +15,7 @@ from torch import nn
 from ddim.data.clusters import Clusters, ImageClusters
 from ddim.data.values import EIGHT_BITS, Values, choose_channels
 from ddim.data.vectors import ImageVectors
-from ddim.diffusion.denoiser import Denoiser, Model
-from ddim.diffusion.grad_mode import with_gradients
+from ddim.diffusion.denoiser import Denoiser, Model, with_gradients
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.guidance import Clipped, Rescheduled
 from ddim.diffusion.pixels import Pixels

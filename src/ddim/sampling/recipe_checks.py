@@ -13,13 +13,10 @@ import torch
 
 from ddim.data.augment import LABELS
 from ddim.data.clusters import Clusters
-from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.guidance import check_reach
-from ddim.diffusion.learned_weight import LearnedWeight
-from ddim.diffusion.log_snr import check_schedule
-from ddim.diffusion.loss import Objective
+from ddim.diffusion.loss import Consistency, Objective, Unweighted
 from ddim.diffusion.parameterisation import PredictsEDM
-from ddim.diffusion.weighting import Unweighted
+from ddim.diffusion.schedules import check_schedule
 from ddim.errors import UserError
 from ddim.nn.networks import NETWORKS
 from ddim.recipe.codec import dump, list_fields, load_recipe
@@ -269,11 +266,6 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
 
 def _find_unfinished(recipe: Recipe, loss: Objective) -> Iterator[str]:
     """Yield the reasons why a recipe cannot have `objective.finish`."""
-    if isinstance(loss.weight, LearnedWeight):
-        yield (
-            "objective.weight learned weighs noise levels by their losses, which objective.finish "
-            f"{loss.finish:g} replaces by others: set --objective.finish 0, or --objective.weight unweighted"
-        )
     noisiest = recipe.schedule(1.0)
     variance = float(noisiest.alpha**2 + noisiest.sigma**2)
     if isinstance(loss.weight, Unweighted) and variance > 2:

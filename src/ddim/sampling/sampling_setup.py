@@ -13,8 +13,8 @@ from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.grids import Grid
 from ddim.diffusion.guidance import Rescheduled
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.prediction import Prediction, from_image
-from ddim.diffusion.samplers import Sampler, final_sample, initial_noise, last_state
+from ddim.diffusion.parameterisation import Prediction, from_image
+from ddim.diffusion.samplers import Sampler, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import check_count
 from ddim.recipe.codec import override_sampling
@@ -72,7 +72,7 @@ class SamplingSetup(Generic[P]):
         times, noise, shape = self.times, Noise([0]), self.pipeline.model.shape
         blank = torch.zeros(1, shape.channels, shape.height, shape.width)
         x = initial_noise(denoise.schedule, noise, blank, times[0])
-        final_sample(denoise, last_state(recipe.sampler(denoise, x, times, noise)))
+        last_state(recipe.sampler(denoise, x, times, noise))
         return sum(counter.evaluations for counter in counters)
 
 

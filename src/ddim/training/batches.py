@@ -14,10 +14,10 @@ from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.data.images import gather_batch, to_unit
 from ddim.data.order import draw_flips, select_indices
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model, Shape
-from ddim.diffusion.log_snr import midpoints
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.time_sampling import Memory
+from ddim.diffusion.schedules import midpoints
+from ddim.diffusion.times import LossMemory
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.classes import drop_labels, label_images
@@ -162,7 +162,7 @@ def _copy_if_small(split: SplitImages, device: str) -> Tensor | None:
     return copied
 
 
-def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:
+def draw_times(recipe: Recipe, uniform: Tensor, memory: LossMemory | None) -> tuple[Tensor, Tensor]:
     """Return times (B,) in (0, 1] and their weights (B,) in the loss.
 
     Args:

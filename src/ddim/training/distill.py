@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ddim.data.arrays import give_images
-from ddim.diffusion.consistency import Consistency, paper_times
 from ddim.diffusion.grids import Karras
-from ddim.diffusion.log_snr import Interval
+from ddim.diffusion.guidance import Interval
+from ddim.diffusion.loss import Consistency, paper_times
 from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
@@ -56,7 +56,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     """Train a two-step student, starting from the EMA weights of a run, and return the folder of the student.
 
     The student has the network of the run. It is trained on the images of the run by consistency tuning, see
-    `ddim.diffusion.consistency.Consistency`. The student is a run like any other: it can be resumed, sampled
+    `ddim.diffusion.loss.Consistency`. The student is a run like any other: it can be resumed, sampled
     and evaluated. Samples have 2 steps by default, and can have 1 or more.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Any
 from ddim.data import SplitImages, split_images
 from ddim.data.arrays import give_images
 from ddim.data.open import source_exists
-from ddim.diffusion.grad_mode import with_gradients
+from ddim.diffusion.denoiser import with_gradients
 from ddim.errors import UserError, warn_user
 from ddim.files import lock_folder, read_sealed
 from ddim.machine.distributed import Processes, current_processes, join_processes

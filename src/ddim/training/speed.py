@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ddim.data import SplitImages
-from ddim.diffusion.denoising_error import denoising_error
+from ddim.diffusion.loss import denoising_error
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan

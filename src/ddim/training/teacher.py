@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from ddim.data import SplitImages
-from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model
 from ddim.diffusion.guidance import Guided
-from ddim.diffusion.loss import LossFunction
+from ddim.diffusion.loss import Consistency, LossFunction
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime

@@ -94,7 +94,7 @@ class Trainer:
         ).train()
         self.batches = Batches(recipe, split, self.model.shape, runtime)
         self.teacher = load_teacher(recipe, runtime)
-        self.memory = make_memory(recipe.objective, recipe.schedule, runtime.exact_device)
+        self.memory = make_memory(recipe.objective, runtime.exact_device)
         others, matrices = divide_parameters(self.model, recipe.optim)
         self.parameters = others | matrices
         self.optimizer = build_optimizer(others, matrices, recipe.optim, runtime.precision)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ddim.data import SplitImages
 from ddim.data.images import gather_batch, to_unit
-from ddim.diffusion.denoising_error import DenoisingError, denoising_error
-from ddim.diffusion.log_snr import log_snr_bins
+from ddim.diffusion.loss import DenoisingError, denoising_error
 from ddim.diffusion.noise import VALIDATION, stream
 from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST

@@ -3,13 +3,12 @@ import math
 import pytest
 import torch
 
+import convergence as c
 from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.editing import (
     Inpaint,
-    attribute_direction,
     interpolate_latents,
     invert,
-    move_along,
     renoise,
     restore,
     slerp,
@@ -17,7 +16,7 @@ from ddim.diffusion.editing import (
 )
 from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.oracles import Mixture, exact_flow
+from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.samplers import DDIM, DDPM, last_state
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearPath
 from ddim.errors import UserError
@@ -40,7 +39,7 @@ def test_an_inversion_tends_to_the_flow_with_order_one():
     def error(steps):
         grid = torch.linspace(1, 0.05, steps, dtype=torch.float64)
         begin = WIDE(grid[-1]).alpha * x0
-        return (invert(LAW, x0, grid).latent - exact_flow(LAW, begin, 0.05, 1.0)).abs().max()
+        return (invert(LAW, x0, grid).latent - c.exact_flow(LAW, begin, 0.05, 1.0)).abs().max()
 
     assert error(800) < 0.05
     assert math.log2(error(400) / error(800)) == pytest.approx(1, abs=0.2)
@@ -67,7 +66,7 @@ def test_a_round_trip_is_of_order_two(grid):
 
 
 def test_two_times_of_one_level_are_one_step():
-    table = Linear(clip="rates")
+    table = Linear(clip="rates", read="floor")
     flat = torch.tensor([1.0, 0.5, 0.0502, 0.0501], dtype=torch.float64)
     assert table(flat[2]).log_snr == table(flat[3]).log_snr
     law, x0 = Gaussian(table, 0.3, 0.5), normal(2, 1, 2, 2, seed=3)
@@ -109,8 +108,6 @@ def test_an_inversion_that_is_not_exact_takes_one_evaluation_a_step():
     counted = Counted(LAW)
     invert(counted, normal(1, 1, 2, 2), times(10))
     assert counted.evaluations == 9
-    with pytest.raises(UserError, match="at least 1 time and 1 round"):
-        invert(LAW, normal(1, 1, 2, 2), times(1)[:0])
 
 
 # --- interpolating ------------------------------------------------------------------------------------------
@@ -143,23 +140,10 @@ def test_slerp_of_equal_latents_is_that_latent_and_of_opposite_ones_an_error():
     assert torch.allclose(slerp(a, a, 0.4), a)
     with pytest.raises(UserError, match="opposite"):
         slerp(a, -a, 0.5)
-    with pytest.raises(UserError, match="at least 2 frames"):
+    with pytest.raises(UserError, match="at least 2"):
         interpolate_latents(a[0], a[1], 1)
     with pytest.raises(UserError, match=r"frames must be a whole number, got 2\.5"):
         interpolate_latents(a[0], a[1], 2.5)
-
-
-def test_an_attribute_is_the_difference_of_means_and_leaves_the_norm():
-    having, lacking = normal(5, 1, 4, 4, seed=1) + 1, normal(7, 1, 4, 4, seed=2)
-    direction = attribute_direction(having, lacking)
-    assert torch.allclose(direction[0], having.mean(0) - lacking.mean(0))
-    latent = normal(3, 1, 4, 4, seed=3)
-    moved = move_along(latent, direction, 0.8)
-    assert torch.allclose(moved.flatten(1).norm(dim=1), latent.flatten(1).norm(dim=1))
-    assert (moved.flatten(1) @ direction.flatten() > latent.flatten(1) @ direction.flatten()).all()
-    assert torch.allclose(move_along(latent, direction, 0.0), latent)
-    with pytest.raises(UserError, match="with it and without it"):
-        attribute_direction(having, lacking[:0])
 
 
 # --- inpainting ---------------------------------------------------------------------------------------------
@@ -197,7 +181,7 @@ def test_inpainting_takes_the_evaluations_that_it_states():
     last_state(
         Inpaint(normal(1, 1, 2, 2), torch.ones(1, 1, 2, 2), 4)(counted, normal(1, 1, 2, 2), times(6), noise)
     )
-    assert counted.evaluations == 20
+    assert counted.evaluations == 21
     with pytest.raises(UserError, match="resample"):
         Inpaint(normal(1, 1, 2, 2), torch.ones(1, 1, 2, 2), 0)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules import Schedule
-from ddim.errors import UserError, check_part_values, check_positive
+from ddim.errors import UserError, check_positive
 
 
 class TimeSampling(Protocol):
@@ -27,40 +27,13 @@ class TimeSampling(Protocol):
         """Return times (B,) in (0, 1], float64, from random numbers (B,) uniform in [0, 1)."""
         ...
 
-    def memory(self) -> Memory | None:
+    def memory(self) -> LossMemory | None:
         """Return an empty memory of losses if the distribution depends on past losses, else None."""
         return None
 
 
-class Memory(Protocol):
-    """The past losses that training remembers.
-
-    The times that training draws, or the weights of these times, depend on the past losses.
-    """
-
-    def to(self, device: str) -> Self:
-        """Move the remembered losses to a device, and return `self`. The device must support float64."""
-        ...
-
-    def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw times (B,) in (0, 1] and their weights (B,), float64, from random numbers (B,) in [0, 1)."""
-        ...
-
-    def update(self, times: Tensor, losses: Tensor, valid: Tensor | bool = True) -> None:
-        """Remember the losses (B,) at times (B,), without their weights, if `valid` is true."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors that a checkpoint saves, keyed by name."""
-        ...
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Restore a state that `state` returned."""
-        ...
-
-
 @dataclass(frozen=True)
-class UniformTimes:
+class UniformTimes(TimeSampling):
     """Times uniform in (low, 1].
 
     The time t = 0 is excluded, because an image without noise has no noise to predict.
@@ -71,10 +44,7 @@ class UniformTimes:
 
     low: float = 0.0
 
-    entries = None  # continuous
-
     def __post_init__(self) -> None:
-        check_part_values("objective.times", self)
         if not 0 <= self.low < 1:
             raise UserError(f"objective.times.low must be at least 0 and less than 1, got {self.low}")
 
@@ -82,12 +52,9 @@ class UniformTimes:
         """Return the times; see `TimeSampling`."""
         return 1 - (1 - self.low) * uniform.double()
 
-    def memory(self) -> None:
-        """Return None, since no losses are remembered; see `TimeSampling`."""
-
 
 @dataclass(frozen=True)
-class NormalLogSNR:
+class NormalLogSNR(TimeSampling):
     """Times whose log-SNR is normally distributed, clamped to the range of the schedule.
 
     In Karras et al. 2022, table 1, log sigma has mean -1.2 and standard deviation 1.2, for data of standard
@@ -105,8 +72,6 @@ class NormalLogSNR:
     mean: float = 1.0
     std: float = 2.4
 
-    entries = None  # continuous
-
     def __post_init__(self) -> None:
         check_positive("objective.times", std=self.std)
 
@@ -115,12 +80,9 @@ class NormalLogSNR:
         inside = uniform.double().clamp(1e-9, 1 - 1e-9)
         return schedule.inverse(self.mean + self.std * torch.special.ndtri(inside))
 
-    def memory(self) -> None:
-        """Return None, since no losses are remembered; see `TimeSampling`."""
-
 
 @dataclass(frozen=True)
-class TableTimes:
+class TableTimes(TimeSampling):
     """All entries of a table with equal probability (Ho et al. 2020): t = i / entries, i = 1 ... entries.
 
     Attributes:
@@ -135,9 +97,6 @@ class TableTimes:
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         """Return the times; see `TimeSampling`."""
         return ((uniform.double() * self.entries).floor() + 1) / self.entries
-
-    def memory(self) -> LossMemory | None:
-        """Return None, since no losses are remembered; see `TimeSampling`."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +118,7 @@ class LossAware(TableTimes):
     uniform: float = 0.001
 
     def __post_init__(self) -> None:
-        if not (self.entries > 0 and self.history > 0):
-            raise UserError(
-                "objective.times.entries and objective.times.history must be above 0, "
-                f"got {self.entries} and {self.history}"
-            )
+        check_positive("objective.times", entries=self.entries, history=self.history)
         if not 0 < self.uniform <= 1:
             raise UserError(f"objective.times.uniform must be above 0 and at most 1, got {self.uniform}")
 

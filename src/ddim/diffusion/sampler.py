@@ -1,10 +1,10 @@
-"""The protocol of samplers, the state of a sampling run, its initial noise and its final sample."""
+"""What a sampler is: a generator of states; its noise at the start, and a step of the probability flow."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -12,31 +12,42 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.schedules import Schedule, as_double
-from ddim.diffusion.short_repr import ShortRepr
+from ddim.diffusion.schedules import Level, Schedule, as_double, spread_over
 from ddim.errors import UserError
 
 Times = Tensor | Sequence[float]
 """Decreasing times (N,), as a tensor or as numbers."""
 
 
-@dataclass(frozen=True, repr=False)
-class State(ShortRepr):
-    """Noisy images x (B, C, H, W) at time t, and the clean images x0 that the step to time t predicted.
+@dataclass(frozen=True)
+class State:
+    """Noisy images x (B, C, H, W) at time t, and the clean images x0 that the model predicts from them.
 
-    In the first state, before any prediction, x0 is zero, the mean of the training set in model units.
+    The x0 of the last state are the samples.
     """
 
-    x: Tensor
+    x: Tensor = field(repr=False)
     t: float
-    x0: Tensor
+    x0: Tensor = field(repr=False)
+
+
+Steps = Generator[State, None, Tensor]
+"""The states before each step of a sampler; it returns the noisy images at the last time."""
 
 
 class Sampler(Protocol):
     """A sampler: a frozen dataclass whose call is a generator of states, one for each time of the grid.
 
-    A class that inherits from this class only needs `walk`, which yields all states but the first. A sampler
-    whose first state is not x defines `__call__` itself.
+    A class that inherits from this class only needs `walk`::
+
+        @dataclass(frozen=True)
+        class Euler(ddim.Sampler):
+            def walk(self, denoise, x, times, noise):
+                for t, s in pairwise(times):
+                    p = denoise(x, t)
+                    yield State(x, t.item(), p.x0)
+                    x = denoise.schedule(s).noisy(p.x0, p.eps)
+                return x
     """
 
     @property
@@ -50,7 +61,7 @@ class Sampler(Protocol):
         return False
 
     def evaluations(self, levels: int) -> int:
-        """Return the number of network evaluations of a sampling run; `final_sample` is included.
+        """Return the number of network evaluations of a sampling run.
 
         `levels` is the number of times of the grid. Their noise levels are assumed to be all different.
         """
@@ -59,24 +70,26 @@ class Sampler(Protocol):
     # `no_grad` is a decorator, because a `with` around a yield would leave gradients off in the caller.
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Sample step by step, from noisy images at times[0] to noisy images at the last time.
+        """Sample step by step, from noisy images at times[0] to the samples, predicted at the last time.
 
         Args:
             denoise: the model.
             x: noisy images (B, C, H, W) at times[0], from `initial_noise`.
-            times: decreasing times (N,) in (0, 1], from a grid.
+            times: decreasing times (N,) in (0, 1], from a grid. They and their noise levels stay on the CPU:
+                a device gets them as numbers, without waiting.
             noise: the random streams, one for each image; they are used only if the sampler is stochastic.
 
         Yields:
-            N states, one for each time; the first holds x. `final_sample` turns the last state into samples.
+            N states, one for each time; the first holds x, and the x0 of the last are the samples.
         """
-        if not len(times):
-            return
-        times = as_double(times)
-        yield State(x, times[0].item(), torch.zeros_like(x))
-        yield from self.walk(denoise, x, times, noise)
+        if len(times):
+            times = as_double(times)
+            x = yield from self.walk(denoise, x, times, noise)
+            if x is None:
+                raise UserError(f"walk of {type(self).__name__} must return the images at the last time")
+            yield State(x, times[-1].item(), denoise(x, times[-1]).x0)
 
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Iterator[State]:
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
         """Make the steps of `__call__`, without gradients.
 
         Args:
@@ -86,7 +99,10 @@ class Sampler(Protocol):
             noise: the random streams, one for each image.
 
         Yields:
-            The state after each of the N - 1 steps.
+            The state before each of the N - 1 steps, with the prediction from it.
+
+        Returns:
+            The noisy images at the last time.
         """
         raise NotImplementedError(f"the sampler {type(self).__name__} has no method walk")
 
@@ -105,7 +121,9 @@ def initial_noise(schedule: Schedule, noise: Noise, blank: Tensor, t: Tensor | f
 
 
 def last_state(states: Iterable[State]) -> State:
-    """Run a sampler to its end and return the last state; earlier states are not kept in memory.
+    """Run a sampler to its end and return the last state, whose x0 are the samples.
+
+    Earlier states are not kept in memory.
 
     Raises:
         UserError: if there is no state, because the grid is empty.
@@ -116,7 +134,12 @@ def last_state(states: Iterable[State]) -> State:
     return end[0]
 
 
-@torch.no_grad()
-def final_sample(denoise: Denoiser, state: State) -> Tensor:
-    """Return the samples (B, C, H, W) in model units: a step to sigma = 0, with one network evaluation."""
-    return denoise(state.x, torch.tensor(state.t, dtype=torch.float64)).x0
+def move(x: Tensor, slope: Tensor, now: Level, then: Level) -> Tensor:
+    """Move x (B, C, H, W) from noise level `now` to `then` with a slope d(x / alpha) / d(sigma / alpha).
+
+    The slope of the probability flow is eps (Song et al. 2021, eq. 14), and a step with it is one of DDIM
+    (eq. 13). The noise levels are scalars in float64, because the difference of almost equal values of sigma
+    would lose digits in float32.
+    """
+    scale = then.alpha / now.alpha
+    return spread_over(scale, x) * x + spread_over(then.sigma - scale * now.sigma, x) * slope

@@ -1,0 +1,262 @@
+"""Editing of real images: inversion to latents, interpolation, inpainting, variations."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.sampler import Sampler, State, Steps, Times, move
+from ddim.diffusion.samplers import DDIM
+from ddim.diffusion.schedules import Level, as_double, spread_over
+from ddim.errors import UserError, check_count, describe_given
+
+# Inversion
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """Latents (B, C, H, W) at the first time of the grid, and the accuracy of an exact inversion.
+
+    `residual` is the largest change of any pixel in the last iteration of any step, in model units.
+    `converged` says whether every step reached the tolerance. If `exact` was off, `residual` is 0 and
+    `converged` is True.
+    """
+
+    latent: Tensor = field(repr=False)
+    residual: float
+    converged: bool
+
+
+@torch.no_grad()
+def invert(
+    denoise: Denoiser,
+    x0: Tensor,
+    times: Times,
+    *,
+    exact: bool = False,
+    tolerance: float = 1e-5,
+    rounds: int = 200,
+) -> Inverted:
+    """Find the latents of images: run DDIM backwards through the times, from the image to noise.
+
+    The start is alpha * x0 at the last time, without noise; this makes the result deterministic. A DDIM step
+    from x_t to x_s uses the slope eps(x_t) (Song et al. 2021, eq. 13); the backward step knows only x_s.
+    Without `exact`, eps(x_t) is extrapolated linearly in log-SNR from the last two slopes. This takes N - 1
+    network evaluations, and the error of inversion and restoration is of order 2. The common choice, the
+    slope eps(x_s), has order 1.
+
+    Args:
+        denoise: the model.
+        x0: images (B, C, H, W) in model units.
+        times: the decreasing times (N,) of a sampling run; the latents belong to times[0].
+        exact: whether to solve x_t = move(x_s, eps(x_t)) at each step by iteration.
+        tolerance: an exact step has converged if no pixel changes by more than this, in model units.
+        rounds: the largest number of iterations of an exact step. Steps that are too long do not converge.
+
+    Returns:
+        The latents, and whether the exact steps converged.
+    """
+    schedule, times = denoise.schedule, as_double(times)
+    x = schedule(times[-1]).over(x0).alpha * x0
+    residual = 0.0
+    slopes: deque[tuple[Tensor, Tensor]] = deque(maxlen=2)  # (log-SNR, slope)
+    for s, t in pairwise(times.flip(0)):
+        then, now = schedule(s), schedule(t)
+        if then.log_snr == now.log_snr:  # two times with the same noise level of a table
+            continue
+        x_s = x
+        slopes.append((then.log_snr, denoise(x_s, s).eps))
+        x = move(x_s, _extrapolate(now.log_snr, slopes), then, now)
+        if exact:
+            change = math.inf
+            for _ in range(rounds):
+                better = move(x_s, denoise(x, t).eps, then, now)
+                change = (better - x).abs().max().item()
+                x = better
+                if not change > tolerance:
+                    break
+            # After an overflow of the latent the change is NaN; it counts as infinite, not as converged.
+            residual = max(residual, change if math.isfinite(change) else math.inf)
+    return Inverted(x, residual, residual <= tolerance)
+
+
+def _extrapolate(log_snr: Tensor, slopes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the slope at a scalar log-SNR, extrapolated from the last two slopes.
+
+    If there is only one slope, it is returned.
+    """
+    (newest, slope), (before, earlier) = slopes[-1], slopes[0]
+    if len(slopes) == 1:
+        return slope
+    part = (log_snr - newest) / (newest - before)
+    return slope + spread_over(part, slope) * (slope - earlier)
+
+
+@torch.no_grad()
+def restore(denoise: Denoiser, latent: Tensor, times: Times) -> Tensor:
+    """Restore images (B, C, H, W), in model units, from their latents by DDIM.
+
+    The result is x / alpha at the last time, because `invert` starts there without noise.
+
+    Args:
+        denoise: the model.
+        latent: the latents (B, C, H, W) at times[0].
+        times: the decreasing times (N,) with which the latents were made.
+    """
+    schedule, times, x = denoise.schedule, as_double(times), latent
+    for t, s in pairwise(times):
+        x = DDIM().step(denoise(x, t), schedule(t), schedule(s))
+    return x / schedule(times[-1]).over(x).alpha
+
+
+# Interpolation, along the sphere near which normal noise lies
+
+
+def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
+    """Interpolate spherically from a (u = 0) to b (u = 1), both (B, C, H, W), each image separately.
+
+    The direction follows the great circle (Shoemake 1985), and the norm changes linearly. Linear
+    interpolation would give latents whose norm is too small, by a factor sqrt(1/2) in the middle. Their
+    samples have little detail (Song et al. 2021, appendix D.5).
+
+    Raises:
+        UserError: if two latents are opposite: the great circle between them is then not unique.
+    """
+    # The CPU is used, because not every device has float64.
+    flat = [v.cpu().double().flatten(1) for v in (a, b)]
+    norms = [v.norm(dim=1, keepdim=True) for v in flat]
+    p, q = (v / n.clamp(min=1e-300) for v, n in zip(flat, norms, strict=True))
+    # The angle is computed from chords, because the arc cosine loses half the digits for close latents.
+    angle = 2 * torch.atan2((p - q).norm(dim=1, keepdim=True), (p + q).norm(dim=1, keepdim=True))
+    if (torch.pi - angle < 1e-6).any():
+        raise UserError("slerp needs two latents that are not opposite, got b = -a: choose another latent")
+    small = angle < 1e-6
+    safe = torch.where(small, 1.0, angle)
+    weights = [torch.where(small, part, (part * safe).sin() / safe.sin()) for part in (1 - u, u)]
+    mixed = weights[0] * p + weights[1] * q
+    return (mixed * ((1 - u) * norms[0] + u * norms[1])).reshape(a.shape).to(a)
+
+
+def interpolate_latents(a: Tensor, b: Tensor, frames: int) -> Tensor:
+    """Return interpolated latents (frames, C, H, W) from a to b, both (C, H, W); both ends are included.
+
+    Raises:
+        UserError: if frames < 2, or the latents are opposite.
+    """
+    check_count("frames", frames, 2)
+    return torch.cat([slerp(a[None], b[None], k / (frames - 1)) for k in range(frames)])
+
+
+# Inpainting
+
+
+@dataclass(frozen=True)
+class Inpaint(Sampler):
+    """A sampler that generates the image where `mask` is 1, and keeps the image `known` where `mask` is 0.
+
+    This sampler is algorithm 1 of RePaint (Lugmayr et al. 2022). Each step is an ancestral step in the masked
+    part, and draws the known part from q(x_s | x0). The step is done `resample` times, with noise added back
+    in between, so that the two parts fit together. In the x0 of each state, the part outside the mask is
+    `known`. A grid of N times takes resample * (N - 1) + 1 network evaluations.
+
+    Attributes:
+        known: images (B or 1, C, H, W) in model units.
+        mask: (B or 1, 1, H, W), 1 where new content is generated.
+        resample: how often each step is done.
+    """
+
+    known: Tensor = field(repr=False)
+    mask: Tensor = field(repr=False)
+    resample: int = 10
+
+    stochastic = True
+
+    def __post_init__(self) -> None:
+        check_count("resample", self.resample)
+
+    def evaluations(self, levels: int) -> int:
+        """Return the number of network evaluations of a sampling run; see `Sampler`."""
+        return self.resample * (levels - 1) + 1
+
+    @torch.no_grad()
+    def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
+        """Yield one state for each time; see `Sampler`."""
+        for state in super().__call__(denoise, x, times, noise):
+            mask = self.mask.to(x)
+            yield replace(state, x0=mask * state.x0 + (1 - mask) * self.known.to(x))
+
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Yield the state before each step; see `Sampler`."""
+        x = self._join(x, denoise.schedule(times[0]), noise)
+        for t, s in pairwise(times):
+            now, then = denoise.schedule(t), denoise.schedule(s)
+            for again in range(self.resample):
+                if again:
+                    x = renoise(x, then, now, noise)
+                p = denoise(x, t)
+                if not again:
+                    yield State(x, t.item(), p.x0)
+                x = self._join(DDIM(1.0).step(p, now, then, noise), then, noise)
+        return x
+
+    def _join(self, x: Tensor, at: Level, noise: Noise) -> Tensor:
+        """Combine the masked part of x with the known part, to which noise is added up to level `at`."""
+        mask = self.mask.to(x)
+        known = at.noisy(self.known.to(x), noise.like(x))
+        return mask * x + (1 - mask) * known
+
+
+def renoise(x: Tensor, now: Level, then: Level, noise: Noise) -> Tensor:
+    """Return x (B, C, H, W) with noise added from level `now` up to `then`: a draw from q(x_t | x_s)."""
+    scale = then.alpha / now.alpha
+    fresh = (then.sigma**2 - (scale * now.sigma) ** 2).clamp(min=0).sqrt()
+    return spread_over(scale, x) * x + spread_over(fresh, x) * noise.like(x)
+
+
+# Variations
+
+
+def vary(
+    denoise: Denoiser, x0: Tensor, strength: float, times: Times, sampler: Sampler, noise: Noise
+) -> Iterator[State]:
+    """Run a sampler from images with noise added up to time `strength` (SDEdit, Meng et al. 2022).
+
+    With a strength near 0 the sample is almost the image. With strength 1 it hardly depends on the image.
+
+    Args:
+        denoise: the model.
+        x0: images (B, C, H, W) in model units.
+        strength: the time at which sampling starts, in (0, 1].
+        times: decreasing times (N,) of a full sampling run; only times below `strength` are used.
+        sampler: the sampler.
+        noise: the random streams, one for each image.
+
+    Returns:
+        The states of the run.
+
+    Raises:
+        UserError: if the strength does not lie in (0, 1].
+    """
+    check_strength(strength)
+    first, times = as_double([strength]), as_double(times)
+    x = denoise.schedule(first[0]).noisy(x0, noise.like(x0))
+    return sampler(denoise, x, torch.cat([first, times[times < strength]]), noise)
+
+
+def check_strength(strength: float) -> None:
+    """Check that the strength of a variation is a number in (0, 1].
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not isinstance(strength, Real) or isinstance(strength, bool) or not 0 < float(strength) <= 1:
+        raise UserError(f"strength must be a number in (0, 1], got {describe_given(strength)}")

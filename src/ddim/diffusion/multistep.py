@@ -1,0 +1,253 @@
+"""Multistep samplers: Adams-Bashforth, DPM-Solver++ and UniPC, which reuse the predictions of earlier steps.
+
+Adams-Bashforth integrates the probability flow d(x / alpha) / d(sigma / alpha) = eps. DPM-Solver++ and UniPC
+share an exponential step. With lambda = log(alpha / sigma) and h = lambda_s - lambda_t, the exact solution
+from time t to s is
+
+    x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 + eta) int_0^h e^(-(1 + eta)(h - tau)) x0 dtau
+          + sigma_s sqrt(1 - e^(-2 eta h)) z.
+
+eta = 0 is the probability flow (Lu et al. 2022b, proposition 4.1), eta = 1 is the SDE of the same paper;
+other values are from k-diffusion.
+
+In both integrals, eps or x0 along the path is not known. It is replaced by the polynomial through the
+predictions at the last noise levels. Two times of a table can have the same noise level: such a step does
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddim.diffusion.denoiser import Denoiser
+from ddim.diffusion.noise import Noise
+from ddim.diffusion.sampler import Sampler, State, Steps, move
+from ddim.diffusion.schedules import Level, spread_over
+from ddim.errors import UserError, check_part_values
+
+Known = tuple[Tensor, Tensor]
+"""The position (a scalar) of a noise level, and the eps or x0 (B, C, H, W) predicted at this noise level."""
+
+
+@dataclass(frozen=True)
+class AdamsBashforth(Sampler):
+    """Adams-Bashforth method: each step integrates the polynomial through the last `order` slopes.
+
+    The variable of the polynomial is sigma / alpha. If `steps` is "unequal", the polynomial goes through the
+    slopes at their actual noise levels. If it is "equal", the textbook weights for equal steps are used on
+    any grid, as in Béres' multistep sampler and iPNDM (Liu et al. 2022, eq. 9). If the steps in sigma / alpha
+    are not equal, "equal" has at most order 2. If the step sizes do not change smoothly, "equal" has order 1.
+
+    The first steps, which have no earlier slopes, use orders 1, 2, 3, ... Therefore no run has a higher order
+    than 2. A grid of N times takes N network evaluations.
+
+    Attributes:
+        order: number of slopes that each step uses, 1 to 5.
+        steps: "unequal" computes the weights from the actual step sizes, "equal" assumes equal steps.
+    """
+
+    order: int = 2
+    steps: Literal["unequal", "equal"] = "unequal"
+
+    def __post_init__(self) -> None:
+        _check_order(self, 5)
+
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Yield the state before each step; see `Sampler`."""
+        slopes: deque[Known] = deque(maxlen=int(self.order))
+        for t, s in pairwise(times):
+            now, then = denoise.schedule(t), denoise.schedule(s)
+            p = denoise(x, t)
+            yield State(x, t.item(), p.x0)
+            if now.noise_to_signal != then.noise_to_signal:
+                slopes.append((now.noise_to_signal, p.eps))
+                x = move(x, self._mean_slope(slopes, then.noise_to_signal), now, then)
+        return x
+
+    def _mean_slope(self, slopes: Sequence[Known], end: Tensor) -> Tensor:
+        """Return the mean of the polynomial of slopes over the step that ends at sigma / alpha = `end`."""
+        count, begin = len(slopes), slopes[-1][0]
+        if self.steps == "equal":
+            nodes = torch.arange(1 - count, 1, dtype=torch.float64)
+        else:
+            nodes = (torch.stack([ratio for ratio, _ in slopes]) - begin) / (end - begin)
+        weights = interpolation_weights(nodes, 1 / torch.arange(1, count + 1, dtype=torch.float64))
+        return weighted_sum(weights, slopes)
+
+
+@dataclass(frozen=True)
+class DPMSolver(Sampler):
+    """DPM-Solver++, the multistep methods 2M and 3M, and their stochastic variants (Lu et al. 2022b).
+
+    `eta` is the amount of noise that each step adds. 0 is deterministic, 1 is the paper's SDE variant. Other
+    values, and stochastic variants of order 3, are from k-diffusion.
+
+    The first steps of order 3 have orders 1 and 2, as published; the first of them limits the deterministic
+    method to order 2. A grid of N times takes N network evaluations. The method 3M of diffusers and
+    k-diffusion differs from this method: its weight of the second difference is half of the exact weight.
+
+    Attributes:
+        order: 1, 2 or 3.
+        eta: amount of noise that each step adds: 0 is deterministic, 1 is the stochastic variant.
+    """
+
+    order: int = 2
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_order(self, 3)
+        if not 0 <= self.eta <= 2:
+            raise UserError(f"sampler.eta must lie in [0, 2], got {self.eta}")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether sampling draws noise; see `Sampler`."""
+        return self.eta > 0
+
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Yield the state before each step; see `Sampler`."""
+        images: deque[Known] = deque(maxlen=int(self.order))
+        for t, s in pairwise(times):
+            now, then = denoise.schedule(t), denoise.schedule(s)
+            p = denoise(x, t)
+            yield State(x, t.item(), p.x0)
+            if half_log_snr(now) == half_log_snr(then):
+                continue
+            images.append((half_log_snr(now), p.x0))
+            x = exponential_step(x, images, now, then, self.eta)
+            if self.eta > 0:
+                h = half_log_snr(then) - half_log_snr(now)
+                fresh = then.sigma * (-torch.expm1(-2 * self.eta * h)).sqrt()
+                x = x + spread_over(fresh, x) * noise.like(x)
+        return x
+
+
+@dataclass(frozen=True)
+class UniPC(Sampler):
+    """UniPC, the unified predictor-corrector, with predictions of clean images (Zhao et al. 2023).
+
+    The predictor of each step uses the last `order` predictions of the network. The next evaluation, at the
+    end of the step, also corrects the step; this needs no additional evaluation. A state holds the images
+    before the correction, from which the network predicts. The order of convergence is `order` + 1, but at
+    most 3, because the first step limits it. A grid of N times takes N network evaluations.
+
+    `variant` is the paper's B(h): "bh1" is h, "bh2" is e^h - 1, which becomes 1 - e^(-h) for predictions of
+    clean images. It matters only for steps that use exactly two predictions. With more predictions B(h)
+    cancels.
+
+    Attributes:
+        order: number of predictions that the predictor uses.
+        variant: the paper's B(h): "bh1" is h, "bh2" is 1 - e^(-h).
+    """
+
+    order: int = 3
+    variant: Literal["bh1", "bh2"] = "bh2"
+
+    def __post_init__(self) -> None:
+        _check_order(self, 3)
+
+    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
+        """Yield the state before each step; see `Sampler`."""
+        images: deque[Known] = deque(maxlen=int(self.order))
+        before = None  # the noise level and the images at the start of the last step
+        for t, s in pairwise(times):
+            now, then = denoise.schedule(t), denoise.schedule(s)
+            p = denoise(x, t)
+            yield State(x, t.item(), p.x0)
+            here = (half_log_snr(now), p.x0)
+            if before is not None:  # correct the last step
+                x = exponential_step(before[1], [*images, here], before[0], now, variant=self.variant)
+                before = None
+            if half_log_snr(now) != half_log_snr(then):
+                images.append(here)
+                before = (now, x)
+                x = exponential_step(x, images, now, then, variant=self.variant)
+        return x
+
+
+def half_log_snr(at: Level) -> Tensor:
+    """Return lambda = log(alpha / sigma), half the log-SNR."""
+    return at.log_snr / 2
+
+
+def exponential_step(
+    x: Tensor,
+    images: Sequence[Known],
+    now: Level,
+    then: Level,
+    eta: float = 0.0,
+    variant: Literal["bh1", "bh2"] = "bh2",
+) -> Tensor:
+    """Move images from one noise level to another. If eta is above 0, the caller adds the noise.
+
+    Args:
+        x: noisy images (B, C, H, W) at noise level `now`.
+        images: lambda and predicted clean images of the last noise levels. The polynomial through them
+            replaces x0 in the integral.
+        now: the scalar noise level of x.
+        then: the scalar noise level to which x is moved.
+        eta: the amount of noise, as in `DPMSolver`.
+        variant: B(h) of `UniPC`. With two predictions, the slope of the polynomial has the weight B(h) / 2,
+            as in the papers of DPM-Solver++ and UniPC. Here B(h) is h for "bh1" and 1 - e^(-(1 + eta) h) for
+            "bh2". With either variant, the error is of order h^3.
+
+    Returns:
+        The images (B, C, H, W) at noise level `then`.
+    """
+    h = half_log_snr(then) - half_log_snr(now)
+    nodes = (torch.stack([level for level, _ in images]) - half_log_snr(now)) / h
+    moments = exponential_moments((1 + eta) * h, len(images))
+    if len(images) == 2:
+        moments[1] = (h if variant == "bh1" else moments[0]) / 2
+    weights = then.alpha * interpolation_weights(nodes, moments)
+    kept = spread_over(then.sigma / now.sigma * (-eta * h).exp(), x) * x
+    return kept + weighted_sum(weights, images)
+
+
+_GAUSS = torch.from_numpy(np.stack(np.polynomial.legendre.leggauss(24)))
+_NODES, _WEIGHTS = (1 + _GAUSS[0]) / 2, _GAUSS[1] / 2
+
+
+def exponential_moments(h: Tensor, count: int) -> Tensor:
+    """Return the integrals (count,) of h e^(-h (1 - u)) u^m over u in [0, 1], for m = 0, 1, ...
+
+    Gauss-Legendre quadrature is accurate to rounding for h below 30. The closed forms (phi functions) lose
+    digits with each power m if h is small.
+    """
+    weight = h * (-h * (1 - _NODES)).exp() * _WEIGHTS
+    return torch.stack([(weight * _NODES**m).sum() for m in range(count)])
+
+
+def interpolation_weights(nodes: Tensor, moments: Tensor) -> Tensor:
+    """Return weights (k,) such that the weighted sum of k values is the integral of p(u) w(u).
+
+    Here p is the polynomial of degree k - 1 through the values, and w is a function that the sampler chooses.
+
+    Args:
+        nodes: positions u (k,) of the values.
+        moments: integrals (k,) of w(u), u w(u), u^2 w(u), ...
+    """
+    powers = torch.vander(nodes, increasing=True).T  # row m: nodes^m
+    return torch.linalg.solve(powers, moments)
+
+
+def weighted_sum(weights: Tensor, known: Sequence[Known]) -> Tensor:
+    """Return the sum of the predictions (B, C, H, W), each multiplied by its weight."""
+    total = torch.zeros_like(known[0][1])
+    for weight, (_, value) in zip(weights, known, strict=True):
+        total = total + spread_over(weight, value) * value
+    return total
+
+
+def _check_order(sampler: AdamsBashforth | DPMSolver | UniPC, most: int) -> None:
+    check_part_values("sampler", sampler)
+    if sampler.order not in range(1, most + 1):
+        raise UserError(f"sampler.order must lie between 1 and {most}, got {sampler.order}")
