@@ -23,9 +23,9 @@ from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.log_snr import log_snr_range, midpoints
 from ddim.diffusion.noise import Noise
+from ddim.recipe.checks import check_unconditional
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import Pipeline, load
-from ddim.sampling.recipe_checks import check_unconditional
 
 NOISE = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Standard deviations of noise on images in [0, 1]."""

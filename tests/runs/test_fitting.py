@@ -10,7 +10,7 @@ from ddim.nn.networks import UserNetwork
 from ddim.recipe.recipe import build_model
 from ddim.runs import checkpoint
 from ddim.runs.checkpoint import Damaged
-from ddim.runs.fitting import build_fitting_model, build_on_meta
+from ddim.runs.model import build_fitting_model, build_on_meta
 from ddim.sampling.pipeline import load
 from oracles import made
 from untrained import recipe, run_of

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from ddim.exchange.publishing import write_published
-from ddim.runs.manifest import MANIFEST, write_parts
+from ddim.runs.checkpoint import MANIFEST, write_parts
 from ddim.sampling.pipeline import load
 
 TOKEN = "hf_of_ada"

@@ -3,8 +3,8 @@
 import json
 
 from ddim.recipe.codec import dump, override
-from ddim.recipe.named_recipes import smoke
-from ddim.runs.manifest import render_json, write_parts
+from ddim.recipe.named import smoke
+from ddim.runs.checkpoint import render_json, write_parts
 from stubs import written
 
 ERRORS = {"noise_mae": 0.4, "image_mae": 0.3}

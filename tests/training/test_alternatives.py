@@ -6,7 +6,7 @@ import ddim.training.alternatives
 import tiny
 from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import override
-from ddim.recipe.named_recipes import fast, find_recipe, smoke
+from ddim.recipe.named import fast, find_recipe, smoke
 from ddim.training.alternatives import (
     ENOUGH,
     advise,

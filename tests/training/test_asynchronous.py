@@ -15,7 +15,7 @@ from cases import mark_slow
 from counted_pixels import CountedPixels
 from ddim.data.values import Values
 from ddim.machine.runtime import Runtime
-from ddim.recipe.named_recipes import RECIPES
+from ddim.recipe.named import RECIPES
 from ddim.training import batches, image_loader, loop
 from ddim.training.batches import Rows
 from ddim.training.image_loader import ImageLoader

@@ -10,7 +10,7 @@ import torch
 
 from ddim.data import open_images
 from ddim.recipe.codec import override
-from ddim.recipe.named_recipes import RECIPES, find_recipe
+from ddim.recipe.named import RECIPES, find_recipe
 from ddim.recipe.recipe import Optim, build_model
 from ddim.training.cautions import (
     MEASURED,

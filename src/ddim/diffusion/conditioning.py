@@ -46,19 +46,21 @@ class Timestep:
     the indices of a table of any length have the range of DDPM's indices, 0 to 1000.
 
     Attributes:
-        entries: number of entries of the table.
+        entries: number of entries of the table; None for those of the schedule, or 1000 if it has no table.
         scale: factor that multiplies the index.
     """
 
-    entries: int = 1000
+    entries: int | None = None
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive("conditioning", entries=self.entries, scale=self.scale)
+        check_positive("conditioning", scale=self.scale)
+        if self.entries is not None:
+            check_positive("conditioning", entries=self.entries)
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
         """Return the network's second input; see `Conditioning`."""
-        return (self.entries * t.double() - 1).clamp(min=0) * self.scale
+        return ((self.entries or 1000) * t.double() - 1).clamp(min=0) * self.scale
 
 
 @dataclass(frozen=True)

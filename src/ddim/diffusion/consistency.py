@@ -75,7 +75,8 @@ class Consistency:
     Attributes:
         times: the distribution from which training times are drawn. See `paper_times`.
         halvings: how often the gap halves during training.
-        sigma_data: standard deviation of the training images in model units.
+        sigma_data: standard deviation of the training images in model units; None for that of the field
+            `pixels` of a recipe, or 1 if it is not known.
         guidance: guidance scale of the teacher, the run from whose weights the student starts; 1 is off.
         interval: the lowest and the highest log-SNR with guidance, of which one may be None, an open end;
             None in place of both for all noise levels.
@@ -85,7 +86,7 @@ class Consistency:
 
     times: TimeSampling = paper_times()
     halvings: float = 8.0
-    sigma_data: float = 1.0
+    sigma_data: float | None = None
     guidance: float = 1.0
     interval: Interval | None = None
     guide: str | None = None
@@ -93,7 +94,9 @@ class Consistency:
     needs_variance = False
 
     def __post_init__(self) -> None:
-        check_positive("objective", halvings=self.halvings, sigma_data=self.sigma_data)
+        check_positive("objective", halvings=self.halvings)
+        if self.sigma_data is not None:
+            check_positive("objective", sigma_data=self.sigma_data)
         if not isinstance(self.guidance, Real) or not 0 <= self.guidance < math.inf:
             raise UserError(f"objective.guidance must be at least 0 and finite, got {self.guidance!r}")
         low, high = self.limits
@@ -117,7 +120,7 @@ class Consistency:
 
     def earlier(self, tau: Tensor, gap: float) -> Tensor:
         """Return tau_r of the noise levels tau_t (B,); `gap` is 2^(-halvings * progress)."""
-        share = gap * (1 + WIDER * torch.sigmoid(-FASTER * tau / self.sigma_data))
+        share = gap * (1 + WIDER * torch.sigmoid(-FASTER * tau / (self.sigma_data or 1.0)))
         return tau * (1 - share).clamp(min=0)
 
     def _compare(
@@ -137,7 +140,7 @@ class Consistency:
                 target = denoise(denoise.schedule(r).noisy(x0, eps), r).x0
             target = torch.where(clean.to(x0.device).reshape(-1, 1, 1, 1), x0, target)
         found = denoise(level.noisy(x0, eps), t).x0
-        c = SMOOTH * self.sigma_data
+        c = SMOOTH * (self.sigma_data or 1.0)
         distance = ((found - target).square().flatten(1).mean(1) + c**2).sqrt() - c
         return distance / (tau - torch.where(clean, 0, wanted)).to(x0)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning, LogSNR
 from ddim.diffusion.log_snr import check_schedule
 from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
-from ddim.diffusion.parts import choose_part
+from ddim.diffusion.parts import choose_part, complete
 from ddim.diffusion.prediction import Prediction, from_image
 from ddim.diffusion.schedules import SCHEDULES, Schedule, as_double
 from ddim.errors import UserError
@@ -129,7 +129,10 @@ class Model(nn.Module):
         self.schedule = choose_part("schedule", schedule, SCHEDULES)
         check_schedule(self.schedule)
         self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
-        self.conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
+        self.conditioning = complete(
+            choose_part("conditioning", conditioning, CONDITIONINGS),
+            entries=getattr(self.schedule, "entries", None),
+        )
         if not isinstance(shape, Shape) and len(shape) != 3:
             raise UserError(f"shape must be (channels, height, width), got {shape}")
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)

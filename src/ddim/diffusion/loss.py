@@ -141,7 +141,7 @@ class Hybrid:
 
     on: On = "noise"
     error: Error = "mse"
-    times: TimeSampling = TableTimes(4000)
+    times: TimeSampling = TableTimes()
     vlb: float = 0.001
 
     needs_variance = True
@@ -149,15 +149,13 @@ class Hybrid:
     def __post_init__(self) -> None:
         if not self.vlb >= 0:
             raise UserError(f"objective.vlb must be at least 0, got {self.vlb}")
-        if self.entries < 2:
-            raise UserError(
-                f"objective.times must be a table of at least 2 entries for hybrid, got {self.times.entries}"
-            )
+        if not isinstance(self.times, TableTimes):
+            raise UserError("objective.times must be table_times or loss_aware for hybrid")
 
     @property
     def entries(self) -> int:
         """Number of entries of the table of times."""
-        return self.times.entries or 0
+        return self.times.entries or 1000
 
     def at(self, progress: float, seen: int) -> Self:
         """Return this loss, which is the same during the whole training; see `Loss`."""

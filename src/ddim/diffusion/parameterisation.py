@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.schedules import Level
-from ddim.errors import UserError
+from ddim.errors import check_positive
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,19 @@ class PredictsEDM:
     c_out and c_in (table 1; derived in appendix B.6), generalised from alpha = 1 to any alpha.
 
     Attributes:
-        sigma_data: standard deviation of the training images in model units.
+        sigma_data: standard deviation of the training images in model units; None for that of the field
+            `pixels` of a recipe, or the paper's 0.5 if it is not known.
     """
 
-    sigma_data: float = 1.0
+    sigma_data: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.sigma_data > 0:
-            raise UserError(f"predicts.sigma_data must be above 0, got {self.sigma_data}")
+        if self.sigma_data is not None:
+            check_positive("predicts", sigma_data=self.sigma_data)
 
     def __call__(self, at: Level) -> Scales:
         """Return the coefficients; see `Parameterisation`."""
-        ratio, data = at.noise_to_signal, self.sigma_data
+        ratio, data = at.noise_to_signal, self.sigma_data or 0.5
         norm = (ratio**2 + data**2).sqrt()
         return Scales(data**2 / norm**2 / at.alpha, ratio * data / norm, 1 / (norm * at.alpha))
 

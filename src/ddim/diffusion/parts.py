@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
-from typing import TypeVar
+from dataclasses import MISSING, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 from ddim.errors import UserError, suggest
 
@@ -72,3 +72,21 @@ def choose_part(field: str, value: T | str, registry: Mapping[str, type[T]]) -> 
             f"ddim.{kind.__name__}({', '.join(f'{name}=...' for name in needed)})"
         )
     return kind()
+
+
+def complete(part: T, **numbers: float | None) -> T:
+    """Return a part whose fields that are None have numbers, such as `entries=1000`; so have its inner parts.
+
+    A number of a model stands once: a part whose `entries` or `sigma_data` is None takes the number of the
+    schedule or of the pixels.
+    """
+    if not is_dataclass(part):
+        return part
+    changes: dict[str, Any] = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if value is None and field.name in numbers:
+            changes[field.name] = numbers[field.name]
+        elif is_dataclass(value):
+            changes[field.name] = complete(value, **numbers)
+    return replace(part, **changes)  # pyrefly: ignore[bad-specialization]

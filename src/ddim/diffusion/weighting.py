@@ -46,17 +46,18 @@ class EDMWeight:
     equivalent to the unweighted squared error of the noise.
 
     Attributes:
-        sigma_data: standard deviation of the training images in model units.
+        sigma_data: standard deviation of the training images in model units; see `PredictsEDM`.
     """
 
-    sigma_data: float = 1.0
+    sigma_data: float | None = None
 
     def __post_init__(self) -> None:
-        check_positive("objective.weight", sigma_data=self.sigma_data)
+        if self.sigma_data is not None:
+            check_positive("objective.weight", sigma_data=self.sigma_data)
 
     def __call__(self, at: Level, on: On) -> Tensor:
         """Return the weights; see `Weighting`."""
-        return ((at.alpha / at.sigma) ** 2 + 1 / self.sigma_data**2) / error_ratio(at, on).square()
+        return ((at.alpha / at.sigma) ** 2 + 1 / (self.sigma_data or 0.5) ** 2) / error_ratio(at, on).square()
 
 
 @dataclass(frozen=True)

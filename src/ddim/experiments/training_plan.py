@@ -11,7 +11,6 @@ from typing import Any
 from ddim.errors import format_count
 from ddim.experiments.learning_curves import LearningCurve
 from ddim.plots.table import Tabular
-from ddim.recipe.plain_values import join_words
 from ddim.recipe.recipe import Recipe
 from ddim.training.alternatives import (
     ENOUGH,
@@ -159,7 +158,7 @@ class TrainingPlan(Tabular):
         if not self.alternatives:
             return []
         texts = " or ".join(map(describe_alternative, self.alternatives))
-        return [f"few images in {join_words(few)} minutes; in the same time a run sees {texts}"]
+        return [f"few images in {' and '.join(map(str, few))} minutes; in the same time a run sees {texts}"]
 
 
 def _describe_speed(speed: Speed) -> str:

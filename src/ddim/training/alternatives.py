@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from ddim.errors import UserError
 from ddim.machine.runtime import Precision
 from ddim.nn.unet import UNetSpec
+from ddim.recipe.checks import check_recipe
 from ddim.recipe.codec import list_fields, override
-from ddim.recipe.named_recipes import FOR_SIZE, find_recipe
-from ddim.recipe.own_parts import is_own
+from ddim.recipe.named import FOR_SIZE, find_recipe
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.recipe_checks import check_recipe
+from ddim.recipe.user_parts import is_user_part
 from ddim.training.loop import Training
 from ddim.training.pace import format_duration, format_minutes
 from ddim.training.start import time_image
@@ -169,7 +169,7 @@ def _lower_size(recipe: Recipe) -> tuple[str, Recipe] | None:
     Return None if the size is 32 pixels or less already, or if the recipe is not valid at the smaller size.
     Also if the user wrote the network, which may take no other size.
     """
-    if is_own(recipe.net):
+    if is_user_part(recipe.net):
         return None
     shorter = min(recipe.data.size)
     side = USUAL if shorter > USUAL else SMALL

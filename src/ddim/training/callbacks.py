@@ -15,12 +15,12 @@ from ddim.files import read_sealed
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.recipe.codec import dump
-from ddim.recipe.flat import ERRORS, flatten_as_text
+from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.runs import checkpoint
 from ddim.runs.averages import remove_later_snapshots, save_snapshot
 from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, record_in_run, sheet_path
 from ddim.runs.log import RunLog
-from ddim.runs.run_path import GUIDE
+from ddim.runs.names import GUIDE
 from ddim.training.loop import Training
 from ddim.training.step_values import IN_A_ROW
 

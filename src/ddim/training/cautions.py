@@ -13,7 +13,7 @@ from ddim.diffusion.conditioning import LogSNR
 from ddim.errors import quote
 from ddim.metrics.neighbours import FEWEST
 from ddim.nn.conditioning import Sinusoidal
-from ddim.recipe.kinds import kind_name
+from ddim.recipe.codec import kind_name
 from ddim.recipe.recipe import Optim
 from ddim.training.loop import Training
 

@@ -18,10 +18,10 @@ from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.machine.progress import Progress
-from ddim.recipe.kinds import kind_name
-from ddim.recipe.own_parts import give_parts
+from ddim.recipe.codec import kind_name
 from ddim.recipe.recipe import Recipe
-from ddim.runs.run_path import pin_place
+from ddim.recipe.user_parts import give_parts
+from ddim.runs.names import pin_place
 from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.guidance import Guidance
 from ddim.sampling.guidance_choice import GuidanceOptions
@@ -198,5 +198,5 @@ def _find_obstacles(recipe: Recipe) -> list[str]:
 def _find_deviation(recipe: Recipe) -> float:
     """Return the standard deviation of the images in model units; 0.5, as in EDM, if it is not recorded."""
     if isinstance(recipe.predicts, PredictsEDM):
-        return recipe.predicts.sigma_data
+        return recipe.predicts.sigma_data or 0.5
     return recipe.pixels.deviation or 0.5

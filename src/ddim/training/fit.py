@@ -116,7 +116,7 @@ def _open_lead(training: Training, start: Start) -> Generator[_Lead | None]:
     if start.resumed is None:
         # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
         write_atomic(start.folder / "recipe.yaml", write_recipe(training.recipe).encode())
-    with RunLog(start.folder, start.resumed, training.due, training.recipe.report.log) as log:
+    with RunLog(start.folder, start.resumed, training.due) as log:
         given = list(start.callbacks)
         checkpoints = Checkpoints(log, given)
         # Callbacks are called in this order. So a checkpoint is written after the samples and the log of its

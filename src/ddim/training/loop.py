@@ -25,10 +25,10 @@ from ddim.nn.blocks import number_rows
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
 from ddim.recipe.codec import dump
-from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model, may_leave_weights_unused
-from ddim.runs.fitting import find_misfit
-from ddim.runs.state import Plan, RunState, TrainedOn, check_reason
+from ddim.recipe.user_parts import is_user_part
+from ddim.runs.model import find_misfit
+from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.sampling.classes import count_images
 from ddim.sampling.images import check_same_split
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
@@ -127,7 +127,7 @@ class Training:
         Callbacks call this, and `resume` continues the run. The state of the checkpoint records `reason`,
         which must be a text of at least one letter.
         """
-        self.stopped = check_reason(reason)
+        self.stopped = reason or "by a callback"
 
     @property
     def complete(self) -> bool:
@@ -207,7 +207,7 @@ class Training:
             numbered = number_rows(self.model, torch.arange(o.batch, device=runtime.device)[which])
             # With one seed, an image has the same masks of `Dropout` in any part. But own losses, and own
             # networks without `Dropout`, would draw the same numbers for two images: they get other seeds.
-            part = 0 if numbered and not is_own(self.recipe.objective) else which.start
+            part = 0 if numbered and not is_user_part(self.recipe.objective) else which.start
             with seed_globally(runtime.device, self.recipe.seed, DROPOUT, self.step, part):
                 denoise, x0, t, eps = batch.part(which, images, self.compiled, self.pixels, runtime)
                 with self._exchange(last=after is None):

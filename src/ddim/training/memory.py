@@ -15,8 +15,8 @@ from ddim.errors import OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
-from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model
+from ddim.recipe.user_parts import is_user_part
 from ddim.training.loop import Training
 from ddim.training.muon import divide_parameters
 from ddim.training.step_values import StepValues
@@ -41,7 +41,7 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
         channels: number of channels of the images.
         runtime: how the network runs; its precision and its `recompute` change the result.
     """
-    side = max(recipe.data.size) if is_own(recipe.net) else max(SMALL, recipe.net.multiple)
+    side = max(recipe.data.size) if is_user_part(recipe.net) else max(SMALL, recipe.net.multiple)
     height, width = (min(full, side) for full in recipe.data.size)
     small = replace(recipe, data=replace(recipe.data, size=(height, width)))
     # Initial weights and dropout must not change the caller's random state.

@@ -14,8 +14,8 @@ from ddim.diffusion.loss import make_memory
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, describe_given
 from ddim.nn.networks import UserNetwork
-from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model
+from ddim.recipe.user_parts import is_user_part
 
 
 def check_own_parts(recipe: Recipe, parts: SplitImages) -> None:
@@ -81,7 +81,7 @@ def _check_times(recipe: Recipe) -> None:
         UserError: if the call fails, the result has a wrong shape or type, or a time cannot be used.
     """
     times, schedule, uniform = recipe.objective.times, recipe.schedule, midpoints(recipe.optim.batch)
-    if not (is_own(times) or is_own(recipe.objective)) or make_memory(recipe.objective, schedule):
+    if not (is_user_part(times) or is_user_part(recipe.objective)) or make_memory(recipe.objective, schedule):
         # A memory of past losses draws the times itself.
         return
     called = f"objective.times {type(times).__name__}, called with uniform ({len(uniform)},),"
@@ -109,7 +109,7 @@ def _check_loss(recipe: Recipe, parts: SplitImages) -> None:
     Raises:
         UserError: if the call fails, or the result has a wrong shape or no gradient.
     """
-    if not is_own(recipe.objective):
+    if not is_user_part(recipe.objective):
         return
     channels = parts.images.pixels.shape[-1]
     pixels, t = Pixels.fixed(0.5, 0.5, channels), torch.full((2,), 0.5)

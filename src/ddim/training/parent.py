@@ -10,8 +10,8 @@ import numpy as np
 from ddim.data import SplitImages, split_images
 from ddim.data.values import choose_channels
 from ddim.errors import UserError, warn_user
+from ddim.recipe.checks import find_other_meaning
 from ddim.recipe.recipe import Recipe
-from ddim.runs.fitting import find_other_meaning
 from ddim.sampling.images import check_same_split, fingerprint_source
 from ddim.sampling.pipeline import LoadedRun, load
 

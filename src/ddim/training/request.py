@@ -17,7 +17,7 @@ from ddim.files import read_sealed
 from ddim.machine.distributed import current_processes
 from ddim.machine.runtime import find_device
 from ddim.recipe.codec import list_fields, load_recipe, override
-from ddim.recipe.named_recipes import RECIPES, find_recipe
+from ddim.recipe.named import RECIPES, find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS, RUN

@@ -14,7 +14,7 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import FOLDER as AVERAGES
 from ddim.runs.folder import CHECKPOINTS, RUN, make_numbered_folder, record_in_run
 from ddim.runs.log import METRICS, read_metrics
-from ddim.runs.run_path import GUIDE
+from ddim.runs.names import GUIDE
 from ddim.runs.state import Plan
 from ddim.sampling.searched_grids import FILE as GRIDS
 from ddim.sampling.searched_guidance import FILE as GUIDANCE

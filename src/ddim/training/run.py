@@ -19,10 +19,10 @@ from ddim.files import lock_folder, read_sealed, write_sealed
 from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress
 from ddim.machine.runtime import Runtime
-from ddim.recipe.own_parts import give_parts
+from ddim.recipe.checks import check_training
 from ddim.recipe.recipe import Recipe
+from ddim.recipe.user_parts import give_parts
 from ddim.runs import checkpoint
-from ddim.runs.fitting import check_fit
 from ddim.runs.folder import (
     CHECKPOINTS,
     RUN,
@@ -32,11 +32,10 @@ from ddim.runs.folder import (
     make_run_folder,
     parse_out,
 )
-from ddim.runs.hub_run import check_run_path
+from ddim.runs.model import check_fit
 from ddim.runs.state import RunState
 from ddim.sampling.images import check_same_split
 from ddim.sampling.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
-from ddim.sampling.recipe_checks import check_training
 from ddim.training.callbacks import Callback, check_callbacks
 from ddim.training.display import split_progress
 from ddim.training.fit import Start, fit
@@ -116,7 +115,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     began, callbacks = time.monotonic(), check_callbacks(callbacks)
     check_machine(machine)
     out = parse_out(out)
-    source = None if source is None else check_run_path(source)
+    source = None if source is None else Path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
@@ -204,7 +203,7 @@ def resume(
     Example:
         >>> ddim.resume("runs/photos-fast-1", more=20)
     """
-    began, folder, callbacks = time.monotonic(), check_run_path(folder), check_callbacks(callbacks)
+    began, folder, callbacks = time.monotonic(), Path(folder), check_callbacks(callbacks)
     give_parts(own)
     larger = Larger(more, images)
     if data is not None and not isinstance(data, str | Path):

@@ -11,7 +11,7 @@ from ddim.data.remote import names_repository, parse_repository
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError
 from ddim.recipe.codec import dump
-from ddim.runs.hub_run import pin_run
+from ddim.runs.names import pin_run
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.provenance import list_versions
 from ddim.training.loop import Training

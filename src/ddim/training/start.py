@@ -23,10 +23,10 @@ from ddim.machine.distributed import join_processes
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.machine.runtime import Precision, Runtime, check_runtime, choose_runtime, count_cores
 from ddim.recipe.codec import dump, load_recipe, override
-from ddim.recipe.named_recipes import RECIPES, find_recipe
-from ddim.recipe.own_parts import find_changed_parts
+from ddim.recipe.named import RECIPES, find_recipe
 from ddim.recipe.recipe import Recipe, build_model
-from ddim.runs.run_path import check_no_run
+from ddim.recipe.user_parts import find_changed_parts
+from ddim.runs.names import check_no_run
 from ddim.sampling.classes import count_classes
 from ddim.sampling.images import read_parent_recipe, record_new_place, reopen_images
 from ddim.sampling.pipeline import LoadedRun, read_run_recipe

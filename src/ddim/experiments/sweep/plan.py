@@ -127,7 +127,7 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
 def shared_recipe(request: SweepRequest) -> Recipe:
     """Return the recipe that all trials share, with absolute paths of its images and vectors."""
     from ddim.recipe.codec import override
-    from ddim.recipe.named_recipes import find_recipe
+    from ddim.recipe.named import find_recipe
     from ddim.training.start import find_size
 
     sizes = search_space.parse_space(request.fields or {}).get("data.size")
@@ -227,9 +227,9 @@ def _check_validation(request: SweepRequest, name: str, source: Source, share: f
 
 
 def _with_values(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
+    from ddim.recipe.checks import check_training
     from ddim.recipe.codec import override
-    from ddim.recipe.named_recipes import FOR_SIZE
-    from ddim.sampling.recipe_checks import check_training
+    from ddim.recipe.named import FOR_SIZE
     from ddim.training.alternatives import change_size
     from ddim.training.start import find_size
 
