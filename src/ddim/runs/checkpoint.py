@@ -252,8 +252,9 @@ def verify(path: Path) -> Manifest:
     """
     manifest = read_manifest(path)
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
-    for name in sorted(present - {MANIFEST, *manifest.files}):
-        raise Damaged(f"{path} is damaged: {name!r} does not belong to it")
+    for name in sorted(present ^ {MANIFEST, *manifest.files}):
+        what = f"{name!r} does not belong to it" if name in present else f"{name} is missing"
+        raise Damaged(f"{path} is damaged: {what}")
     for name in manifest.files:
         _read_verified(path, name, manifest)
     if parse_step(path.name) not in (None, manifest.step):

@@ -8,6 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,15 +32,12 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         UserError: if another line is not a JSON object with a step.
     """
-    file = Path(folder) / METRICS
-    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
     metrics = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            metrics.append({**entry, "step": int(entry["step"])})
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise UserError(f"{file}, line {number} is damaged: {line[:40]!r}; remove it") from None
+    for number, line in enumerate(_read_lines(Path(folder)), 1):
+        if (entry := _parse_line(line)) is None:
+            file = Path(folder) / METRICS
+            raise UserError(f"{file}, line {number} is damaged: {line[:40]!r}; remove it")
+        metrics.append(entry)
     return metrics
 
 
@@ -58,13 +56,8 @@ class RunLog:
         # tensorboardX.SummaryWriter would lose events when the process is killed: it has a queue and threads.
         from tensorboardX.event_file_writer import EventsWriter
 
-        kept = [
-            entry
-            for entry in (() if resumed is None else read_metrics(folder))
-            # A line without a loss is the line of a validation.
-            if entry["step"] <= resumed and not (due and entry["step"] == resumed and "loss" not in entry)
-        ]
-        write_atomic(folder / METRICS, b"".join(map(_render_line, kept)))
+        kept = [] if resumed is None else _keep_lines(folder, resumed, due)
+        write_atomic(folder / METRICS, b"".join(kept))
         self._file = (folder / METRICS).open("ab")
         first = 0 if resumed is None else resumed + 1
         # Without this suffix, a run that is resumed within a second would overwrite its own events.
@@ -96,7 +89,7 @@ class RunLog:
             line[name] = number if math.isfinite(number) else None
             if line[name] is not None:
                 self._show(step, summary=scalar(name, number))
-        self._file.write(_render_line(line))
+        self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
 
     def hyperparameters(self, fields: Mapping[str, str], metrics: Sequence[str]) -> None:
@@ -165,8 +158,33 @@ def show_in_tensorboard(
     events.close()
 
 
-def _render_line(line: Mapping[str, Any]) -> bytes:
-    return json.dumps(line).encode() + b"\n"
+def _read_lines(folder: Path) -> list[bytes]:
+    """Return the whole lines of a log, with their line breaks."""
+    file = folder / METRICS
+    lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    return [line + b"\n" for line in lines[:-1]]
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line of a log as a mapping, or None if it is no JSON object with a step."""
+    with suppress(ValueError, RecursionError):
+        entry = json.loads(line)
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            return entry
+    return None
+
+
+def _keep_lines(folder: Path, resumed: int, due: bool) -> list[bytes]:
+    """Return the lines up to step `resumed`; see `RunLog`."""
+    kept = []
+    for line in _read_lines(folder):
+        # The log is flushed before each checkpoint. Only after this, a power cut can leave anything.
+        if (entry := _parse_line(line)) is None:
+            break
+        # A line without a loss is the line of a validation.
+        if entry["step"] <= resumed and not (due and entry["step"] == resumed and "loss" not in entry):
+            kept.append(line)
+    return kept
 
 
 def _make_event(step: int, **what: object) -> Any:  # noqa: ANN401 (a class that protobuf makes at import)
