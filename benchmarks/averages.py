@@ -23,7 +23,7 @@ from ddim.nn.power_averages import (
     is_snapshot_step,
     power_of_width,
 )
-from ddim.recipe.named_recipes import smoke
+from ddim.recipe.named import smoke
 from ddim.runs.state import Plan
 from ddim.training.start import measure_pixels, open_split
 from ddim.training.trainer import Trainer

@@ -42,7 +42,7 @@ from ddim.diffusion.noise import Noise
 from ddim.exchange.diffusers_format import export_to_diffusers
 from ddim.machine.runtime import COMPILE_PAYS_AFTER, Runtime, choose_runtime
 from ddim.machine.startup import keep_freed_memory
-from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe, build_model
 from ddim.sampling.pipeline import Pipeline
 from exact import rounded

@@ -45,7 +45,7 @@ import ddim
 from ddim.machine.runtime import Runtime, choose_runtime
 from ddim.plots.pictures import make_sheet, save_png
 from ddim.recipe.codec import override
-from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs.log import read_metrics
 from ddim.sampling.pipeline import Pipeline

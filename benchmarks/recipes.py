@@ -25,7 +25,6 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import log_snr_range, midpoints
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import Pipeline, load
-from ddim.sampling.recipe_checks import check_unconditional
 
 NOISE = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Standard deviations of noise on images in [0, 1]."""

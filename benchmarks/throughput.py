@@ -29,7 +29,7 @@ import torch
 from ddim.diffusion.denoiser import Model
 from ddim.machine.runtime import Runtime, choose_runtime
 from ddim.machine.startup import keep_freed_memory
-from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Recipe, build_model
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import Pipeline

@@ -21,7 +21,7 @@ import numpy as np
 import ddim
 from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import override
-from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.named import find_recipe
 from ddim.training import Machine
 
 COLUMNS = ("brightness", "hue", "radius")

@@ -117,14 +117,14 @@ def explain_error(error: BaseException, what: str = "", advice: str = "") -> Bas
 # Checks of values
 
 
-def check_positive(owner: str, **values: float) -> None:
-    """Check that every value, a field OWNER.NAME of a recipe, is above 0.
+def check_positive(owner: str, **values: float | None) -> None:
+    """Check that every value, a field OWNER.NAME of a recipe, is above 0; None is none.
 
     Raises:
         UserError: if a value is 0, negative, NaN or no number.
     """
     for name, value in values.items():
-        if not to_float(f"{owner}.{name}", value) > 0:
+        if value is not None and not to_float(f"{owner}.{name}", value) > 0:
             raise UserError(f"{owner}.{name} must be above 0, got {value}")
 
 

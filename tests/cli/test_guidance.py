@@ -12,7 +12,7 @@ from ddim.evaluation.compare import list_differing_choices
 from ddim.evaluation.conditions import evaluation_conditions
 from ddim.metrics import features
 from ddim.runs import checkpoint
-from ddim.runs.run_path import GUIDE
+from ddim.runs.names import GUIDE
 from stubs import stub
 
 STEPS = ["--steps", "3"]

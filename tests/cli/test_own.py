@@ -10,7 +10,7 @@ import pytest
 
 from ddim.cli import main
 from ddim.data.arrays import GIVEN
-from ddim.recipe import own_parts
+from ddim.recipe import user_parts as own_parts
 from ddim.sampling.pipeline import load
 
 MINE = """

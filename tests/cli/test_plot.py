@@ -18,7 +18,7 @@ from ddim.diffusion.schedules import SCHEDULES
 from ddim.evaluation import run_figures
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import dump
-from ddim.recipe.named_recipes import smoke
+from ddim.recipe.named import smoke
 from ddim.recipe.recipe import build_model
 from ddim.runs import checkpoint
 from ddim.runs.state import RunState

@@ -18,7 +18,7 @@ from ddim.data import open_images, parse_size
 from ddim.data.arrays import give_images
 from ddim.errors import Notice
 from ddim.experiments.sweep.plan import SweepRequest, shared_recipe
-from ddim.recipe import named_recipes
+from ddim.recipe import named as named_recipes
 from ddim.recipe.codec import dump, list_fields, override, read_recipe, write_recipe
 from ddim.recipe.recipe import Fixed, Recipe
 from ddim.runs import checkpoint

@@ -12,7 +12,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian
 from ddim.diffusion.samplers import EDM, initial_noise, last_state
 from ddim.recipe.codec import override
-from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Model
 from options import options
 from oracles import Answers, TellsTime, normal

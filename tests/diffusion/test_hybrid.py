@@ -16,9 +16,9 @@ from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.times import TableTimes
 from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.recipe.named_recipes import iddpm
+from ddim.recipe.checks import check_recipe
+from ddim.recipe.named import iddpm
 from ddim.recipe.recipe import Recipe, build_model
-from ddim.sampling.recipe_checks import check_recipe
 from oracles import TellsTime, made, normal, uniform
 
 PIXELS = Pixels.fixed(0.5, 0.5)

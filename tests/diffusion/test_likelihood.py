@@ -18,7 +18,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta, LinearPath, as_double
 from ddim.diffusion.times import UniformTimes
 from ddim.errors import UserError
-from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Fixed
 from ddim.training.batches import earliest_time
 from oracles import Asked, normal

@@ -12,7 +12,7 @@ from PIL import Image
 import stubs
 from cases import mark_slow
 from ddim.cli import main
-from ddim.recipe import named_recipes
+from ddim.recipe import named as named_recipes
 from ddim.recipe.codec import override
 from examples import DOCS, ROOT, Page
 from hub_server import TOKEN, hub_in_use

@@ -14,7 +14,7 @@ from ddim.evaluation.conditions import (
 )
 from ddim.metrics.catalogue import METRICS
 from ddim.recipe.codec import dump, override
-from ddim.recipe.named_recipes import smoke
+from ddim.recipe.named import smoke
 from stubs import SAMPLING, evaluation
 
 

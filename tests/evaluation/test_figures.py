@@ -17,7 +17,7 @@ from ddim.evaluation import run_figures, schedule_figures
 from ddim.machine.runtime import Runtime
 from ddim.plots import charts
 from ddim.plots.pictures import to_uint8
-from ddim.recipe.named_recipes import smoke
+from ddim.recipe.named import smoke
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup

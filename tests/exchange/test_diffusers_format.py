@@ -19,7 +19,7 @@ from ddim.exchange.diffusers_format import export_to_diffusers, import_from_diff
 from ddim.exchange.diffusers_weights import WEIGHTS, convert_from_diffusers, convert_to_diffusers
 from ddim.exchange.export import export_run
 from ddim.recipe.codec import override
-from ddim.recipe.named_recipes import ddpm
+from ddim.recipe.named import ddpm
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import SamplingSetup

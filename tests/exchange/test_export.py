@@ -28,7 +28,7 @@ from ddim.files import read_json, write_json
 from ddim.nn.unet import UNetSpec
 from ddim.plots.pictures import save_png
 from ddim.recipe.codec import override
-from ddim.recipe.named_recipes import clear, fast
+from ddim.recipe.named import clear, fast
 from ddim.runs.folder import sheet_path
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load

@@ -11,8 +11,8 @@ from ddim.errors import UserError
 from ddim.experiments.index import filter_runs, find_runs, read_run, sort_runs
 from ddim.files import is_locked, lock_folder
 from ddim.recipe.codec import dump, list_fields
-from ddim.recipe.flat import flatten_as_text
-from ddim.recipe.named_recipes import RECIPES
+from ddim.recipe.named import RECIPES
+from ddim.recipe.options import flatten_as_text
 from ddim.runs import log
 from ddim.runs.log import METRICS
 from run_folders import ERRORS, make, write_evaluation

@@ -19,7 +19,7 @@ from ddim.experiments.learning_curves import (
 from ddim.experiments.recorded_runs import FIRST_VERSION, RECORDED
 from ddim.metrics.catalogue import DEFAULT
 from ddim.recipe.codec import dump, override
-from ddim.recipe.named_recipes import fast, smoke
+from ddim.recipe.named import fast, smoke
 from stubs import SAMPLING, written
 
 CURVE = LearningCurve("runs/a", "", 1000, ((10, 0.5), (100, 0.3), (1000, 0.2)), 0.1)

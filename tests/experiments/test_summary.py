@@ -20,7 +20,7 @@ from ddim.experiments.summary import (
     summarise_values,
 )
 from ddim.recipe.codec import dump, override
-from ddim.recipe.named_recipes import smoke
+from ddim.recipe.named import smoke
 from evaluated_runs import evaluation, record, run
 
 

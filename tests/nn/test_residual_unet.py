@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ddim.nn.residual_unet import ResidualBlock
-from ddim.recipe.named_recipes import keras, luz
+from ddim.recipe.named import keras, luz
 from oracles import made, shaken, uniform
 from plain_layers import convolved, swish
 from small_nets import images

@@ -4,9 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from ddim.recipe.codec import list_paths
-from ddim.recipe.field_help import explain_fields, explain_kinds, read_field_help
-from ddim.recipe.kinds import FAMILIES
+from ddim.recipe.codec import FAMILIES, list_paths
+from ddim.recipe.help import explain_fields, explain_kinds, read_field_help
 from ddim.recipe.recipe import Data, Optim, Recipe, Report
 
 KINDS = [Recipe, Data, Optim, Report, *(kind for family in FAMILIES.values() for kind in family.values())]

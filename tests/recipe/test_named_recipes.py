@@ -11,10 +11,10 @@ from cases import mark_slow
 from ddim.diffusion.grids import Uniform
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
+from ddim.recipe.checks import check_steps
 from ddim.recipe.codec import dump, load_recipe, override, write_recipe
-from ddim.recipe.named_recipes import FOR_SIZE, RECIPES, ddpm, fast, find_recipe, flow, smoke
+from ddim.recipe.named import FOR_SIZE, RECIPES, ddpm, fast, find_recipe, flow, smoke
 from ddim.recipe.recipe import build_model
-from ddim.sampling.recipe_checks import check_steps
 from options import options
 from oracles import made, normal, uniform
 

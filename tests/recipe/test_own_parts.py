@@ -19,10 +19,10 @@ from ddim.diffusion.loss import Loss, Objective
 from ddim.diffusion.schedules import Cosine, LinearBeta
 from ddim.diffusion.times import LossAware, TimeSampling
 from ddim.errors import UserError
-from ddim.recipe import own_parts
+from ddim.recipe import user_parts as own_parts
+from ddim.recipe.checks import check_training
 from ddim.recipe.codec import dump, list_fields, load_recipe, override, write_recipe
 from ddim.sampling.pipeline import load
-from ddim.sampling.recipe_checks import check_training
 from ddim.training import resume
 
 

@@ -30,9 +30,9 @@ from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import Exponential, HalfLife, Power
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
-from ddim.recipe import codec, kinds
+from ddim.recipe import codec
 from ddim.recipe.codec import dump, list_fields, load_recipe, override, read_recipe, write_recipe
-from ddim.recipe.named_recipes import clear, fast
+from ddim.recipe.named import clear, fast
 from ddim.recipe.recipe import Data, Fixed, Measured, Optim, Recipe, Report, build_model
 from options import options
 from oracles import made
@@ -177,20 +177,20 @@ def test_recipes_are_values():
 def list_kinds(kind):
     """Every kind that a value of this kind may hold, itself first."""
     yield kind
-    for slot in kinds.list_slots(kind):
+    for slot in codec.list_slots(kind):
         for inner in slot.kinds.values():
             yield from list_kinds(inner)
 
 
 def test_a_recipe_may_hold_every_kind_of_every_family():
-    for family in kinds.FAMILIES.values():
+    for family in codec.FAMILIES.values():
         assert set(family.values()) <= set(list_kinds(Recipe))
 
 
 @pytest.mark.parametrize("kind", dict.fromkeys(list_kinds(Recipe)), ids=lambda kind: kind.__name__)
 def test_data_without_a_kind_is_the_default_kind(kind):
     """Otherwise {"conditioning": {"scale": 5}} would not be the default conditioning with another scale."""
-    for slot in kinds.list_slots(kind):
+    for slot in codec.list_slots(kind):
         if slot.kinds and slot.optional:
             assert slot.default is None
         elif slot.kinds:

@@ -13,8 +13,8 @@ from ddim.errors import UserError
 from ddim.files import write_json
 from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, hash_weights, store_average
-from ddim.runs.hub_run import FILES, locate_run, pin_run
-from ddim.runs.manifest import MANIFEST
+from ddim.runs.checkpoint import MANIFEST
+from ddim.runs.names import FILES, locate_run, pin_run
 from hub_server import TOKEN, hub_in_use, publish
 from untrained import recipe, run_of
 

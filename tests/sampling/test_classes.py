@@ -23,12 +23,13 @@ from ddim.evaluation.diagnose import measure_run_errors
 from ddim.machine.runtime import Runtime
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.unet import UNetSpec
+from ddim.recipe.checks import check_recipe
 from ddim.recipe.codec import override
 from ddim.sampling.classes import NULL, count_classes, drop_labels, find_label, label_any_images, label_images
 from ddim.sampling.generate import generate, sample
 from ddim.sampling.guidance import Guidance
 from ddim.sampling.pipeline import Pipeline
-from ddim.sampling.recipe_checks import check_label, check_recipe
+from ddim.sampling.recipe_checks import check_label
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.validation import validate
 from oracles import made, normal, shaken

@@ -9,11 +9,12 @@ from ddim.data.clusters import Clusters
 from ddim.errors import UserError
 from ddim.evaluation.conditions import _sampling
 from ddim.evaluation.record_entries import parse_sampling
+from ddim.recipe.checks import check_training
 from ddim.recipe.codec import dump, load_recipe, override, read_recipe, write_recipe
-from ddim.recipe.field_help import explain_field
+from ddim.recipe.help import explain_field
 from ddim.recipe.recipe import Data
 from ddim.sampling.classes import assign_labels, draw_class, find_label
-from ddim.sampling.recipe_checks import check_label, check_training
+from ddim.sampling.recipe_checks import check_label
 from stubs import SAMPLING
 
 COUNTS = (500, 260, 120, 61, 9)

@@ -7,9 +7,9 @@ import torch
 
 from ddim.errors import UserError
 from ddim.experiments.sweep.plan import SweepRequest, plan_trials
+from ddim.recipe.checks import check_recipe, check_training
 from ddim.recipe.codec import dump, load_recipe, override
-from ddim.recipe.named_recipes import RECIPES, find_recipe
-from ddim.sampling.recipe_checks import check_recipe, check_training
+from ddim.recipe.named import RECIPES, find_recipe
 from options import options
 
 

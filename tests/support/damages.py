@@ -32,7 +32,6 @@ from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run
-from ddim.runs.log import RunLog, read_metrics
 from ddim.sampling.image_features import keep_part, read_part
 from ddim.sampling.searched_grids import SearchedGrid, find_saved_grid, save_grid
 from ddim.sampling.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
@@ -121,9 +120,6 @@ def write_documents(folder):
     """Write one document of each kind; return {name: (file, function that reads it)}."""
     run = make(folder / "run", step=60)
     record_in_run(run, checkpointed=True)
-    with RunLog(run) as log:
-        for step in range(1, 9):
-            log.write(step, 16 * step, {"loss": 1 / step, "image_mae": 0.1 * step})
     save_grid(run, DDIM(), 3, "ema", SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2}))
     save_guidance(run, DDIM(), 3, "ema", SavedGuidance(2.0, (None, 1.5), "@guide"), labelled=False)
     write_evaluation(run, 1, kid=0.1)
@@ -144,7 +140,6 @@ def write_documents(folder):
 
     return {
         "run.json": (run / "run.json", facts),
-        "metrics.jsonl": (run / "metrics.jsonl", lambda: read_metrics(run)),
         "grids.json": (run / "grids.json", lambda: find_saved_grid(run, DDIM(), 3, "ema")),
         "guidance.json": (
             run / "guidance.json",
@@ -172,9 +167,6 @@ def damage_documents(folder, count, seed=0):
                 continue
             if contents_equal(found, wanted):
                 outcomes["read as written"] += 1
-            elif name == "metrics.jsonl" and found == wanted[: len(found)]:
-                # A process that is killed leaves such a log. The checkpoint of a run says how far it came.
-                outcomes["shorter"] += 1
             else:
                 outcomes["believed"] += 1
                 print(name, damage.__name__, repr(found)[:200], file=sys.stderr)

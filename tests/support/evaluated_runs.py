@@ -6,7 +6,7 @@ import stubs
 from ddim.evaluation.record import parse_evaluation
 from ddim.experiments.index import Run
 from ddim.recipe.codec import dump, override
-from ddim.recipe.named_recipes import smoke
+from ddim.recipe.named import smoke
 
 
 def run(name="run", state="finished", errors=None, evaluations=(), **changes):

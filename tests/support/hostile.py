@@ -25,8 +25,9 @@ import torch
 from archives import write_tar
 from bad_images import chunk, encoded, picture
 from ddim.exchange.diffusers_format import export_to_diffusers
-from ddim.runs.manifest import MANIFEST, write_parts
+from ddim.runs.checkpoint import MANIFEST
 from ddim.sampling.pipeline import load
+from forging import forge_checkpoint
 from untrained import recipe, run_of
 
 CASES = {}
@@ -106,7 +107,7 @@ def changed_run(change, folder):
     place = folder / "run" / "checkpoints" / "step-000000003"
     place.mkdir(parents=True)
     (folder / "evil.py").write_text(MODULE)
-    write_parts(place, 3, False, files.items())
+    forge_checkpoint(place, files, step=3)
     if manifest is not None:
         (place / MANIFEST).write_bytes(manifest)
     return ["sample", "run", "-n", "1", "--steps", "2", "--out", "out"]

@@ -15,8 +15,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from ddim.exchange.publishing import write_published
-from ddim.runs.manifest import MANIFEST, write_parts
+from ddim.runs.checkpoint import MANIFEST
 from ddim.sampling.pipeline import load
+from forging import forge_checkpoint
 
 TOKEN = "hf_of_ada"
 
@@ -213,6 +214,6 @@ def publish(hub, name, run, weights="ema", change=None, **options):
         files = {path.name: path.read_bytes() for path in made.iterdir() if path.name != MANIFEST}
         if change is not None:
             change(files)
-        write_parts(sealed, 3, False, files.items())
+        forge_checkpoint(sealed, files, step=3)
         files[MANIFEST] = (sealed / MANIFEST).read_bytes()
         return hub.repository(name, files, **options)

@@ -28,7 +28,7 @@ import ddim.cli.console
 import ddim.training  # noqa: F401  (imported before the forks)
 from ddim.cli import main
 from ddim.recipe.codec import override, write_recipe
-from ddim.recipe.named_recipes import RECIPES
+from ddim.recipe.named import RECIPES
 from ddim.runs import checkpoint
 from distinct_images import draw_photos
 from small_recipes import make_small

@@ -3,8 +3,8 @@
 import json
 
 from ddim.recipe.codec import dump, override
-from ddim.recipe.named_recipes import smoke
-from ddim.runs.manifest import render_json, write_parts
+from ddim.recipe.named import smoke
+from ddim.runs.checkpoint import write_checkpoint
 from stubs import written
 
 ERRORS = {"noise_mae": 0.4, "image_mae": 0.3}
@@ -22,7 +22,7 @@ def make(folder, images=960, seen=(480, 960), errors=ERRORS, step=None, **recipe
     if step is not None:
         place = folder / "checkpoints" / f"step-{step:09d}"
         place.mkdir(parents=True)
-        write_parts(place, step, False, [("state.json", render_json({"plan": {"total": 320}}))])
+        write_checkpoint(place, step, {}, {"state": {"plan": {"total": 320}}})
     return folder
 
 

@@ -8,7 +8,7 @@ from ddim.nn.dit import DiTSpec
 from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import override
-from ddim.recipe.named_recipes import RECIPES
+from ddim.recipe.named import RECIPES
 
 SMALL = {
     ResidualUNetSpec: {"widths": (8, 16), "middle": (16,), "depth": 1, "embedding": 8},

@@ -4,7 +4,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.machine.runtime import Runtime
 from ddim.nn.ema import select_averaged
 from ddim.recipe.codec import dump, override
-from ddim.recipe.named_recipes import ddpm
+from ddim.recipe.named import ddpm
 from ddim.recipe.recipe import build_model
 from ddim.runs import checkpoint
 from ddim.runs.state import RunState, TrainedOn

@@ -15,11 +15,11 @@ import tiny
 from cases import mark_slow
 from counted_pixels import CountedPixels
 from ddim.data.values import Values
+from ddim.evaluation.comparison_page import Rows
 from ddim.machine.runtime import Runtime
-from ddim.recipe.named_recipes import RECIPES
+from ddim.recipe.named import RECIPES
 from ddim.runs.state import Plan
 from ddim.training import batches, image_loader, loop
-from ddim.evaluation.comparison_page import Rows
 from ddim.training.trainer import Trainer
 from in_processes import CASES, choose_case
 from one_device import OneDevice

@@ -14,14 +14,13 @@ from ddim.diffusion.loss import Consistency
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.exchange.publishing import hide_folders
+from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.codec import override
-from ddim.recipe.named_recipes import RECIPES, find_recipe
+from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs import checkpoint
-from ddim.runs.fitting import find_other_meaning
 from ddim.runs.state import Plan
 from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.pipeline import load, read_run_recipe
-from ddim.sampling.recipe_checks import check_training
 from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
 from ddim.training import distill, resume
 from ddim.training.distill import make_student

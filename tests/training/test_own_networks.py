@@ -16,8 +16,8 @@ from ddim.data.augment import Augment
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Data
-from ddim.training.memory import estimate_memory
 from ddim.training.budget import time_image
+from ddim.training.memory import estimate_memory
 
 PIXELS = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
 PAIRS = TensorDataset(PIXELS, torch.arange(40) % 4)

@@ -14,7 +14,7 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.errors import Notice, UserError
-from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.named import find_recipe
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume

@@ -27,10 +27,9 @@ from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
 from ddim.runs.averages import has_snapshots
-from ddim.runs.checkpoint import find_best
+from ddim.runs.checkpoint import find_best, parse_step
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.runs.log import read_last_metrics
-from ddim.runs.manifest import parse_step
+from ddim.runs.log import read_metrics
 from ddim.sampling.guidance_name import name_guidance
 from ddim.sampling.pipeline import read_run_recipe
 from ddim.training.pace import format_duration, format_minutes
@@ -221,11 +220,11 @@ class Console(Display):
             say(f"run {folder} is finished: nothing to resume")
         recipe = read_run_recipe(folder)
         options = (" --label all" if recipe.data.labels is True else "") + self.own
-        best, lines = find_best(folder / CHECKPOINTS), read_last_metrics(folder, {})
+        best, lines = find_best(folder / CHECKPOINTS), read_metrics(folder)
         saved = parse_step(best.name) if best else None
-        if saved and lines and saved[0] < lines[-1]["step"]:
+        if saved is not None and lines and saved < lines[-1]["step"]:
             command = f"ddim sample {quote(f'{folder}/best')}{options}"
-            images = saved[0] * recipe.optim.batch
+            images = saved * recipe.optim.batch
             say(f"the best checkpoint was saved after {images:,} images: `{command}` samples it")
         run = quote(folder)
         held_out = read_sealed(folder / RUN)["data"]["valid"]

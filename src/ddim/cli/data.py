@@ -133,7 +133,7 @@ def _find_clusters(images: Images, count: int) -> _Clusters:
     from ddim.data import split_images
     from ddim.data.clusters import average_cells, group_images
     from ddim.plots.pictures import make_sheet
-    from ddim.recipe.named_recipes import find_recipe
+    from ddim.recipe.named import find_recipe
     from ddim.sampling.image_features import take_pictures
 
     recipe = find_recipe("fast")

@@ -15,7 +15,7 @@ from ddim.cli.machine import add_machine_options
 from ddim.cli.output import print_result, read_result, say
 from ddim.errors import UserError
 from ddim.machine.signals import Stopped
-from ddim.recipe.flat import SAMPLING_FIELDS
+from ddim.recipe.options import SAMPLING_FIELDS
 
 if TYPE_CHECKING:
     from ddim.evaluation.record import Evaluation
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.machine.distributed import current_processes
     from ddim.metrics.catalogue import DEFAULT
     from ddim.metrics.features import load_extractor
-    from ddim.runs.run_path import suggest_run
+    from ddim.runs.names import suggest_run
 
     given = {name: getattr(args, name) for name in _OF_RUNS if getattr(args, name) is not None}
     if (names := [*given, *args.fields]) and not is_run(Path(args.source)):

@@ -92,7 +92,7 @@ def name_own_parts(fields: dict[str, str]) -> dict[str, str]:
 
 def _give(parts: Iterable[Any]) -> str:
     """Register parts in this process; return the name of the last part."""
-    from ddim.recipe.own_parts import give_parts
+    from ddim.recipe.user_parts import give_parts
 
     return give_parts(parts)
 

@@ -13,7 +13,7 @@ from ddim.cli.guidance import EPILOG, add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import draw, print_result, read_result, say
 from ddim.errors import UserError, check_count, format_count
-from ddim.recipe.flat import SAMPLING_FIELDS
+from ddim.recipe.options import SAMPLING_FIELDS
 
 TAKES_FIELDS = True
 

@@ -211,8 +211,8 @@ def _help_recipe(args: argparse.Namespace) -> int:
     import inspect
 
     from ddim.recipe.codec import list_paths, override
-    from ddim.recipe.field_help import explain_field, explain_fields, explain_kinds
-    from ddim.recipe.named_recipes import RECIPES, find_recipe
+    from ddim.recipe.help import explain_field, explain_fields, explain_kinds
+    from ddim.recipe.named import RECIPES, find_recipe
     from ddim.recipe.recipe import Recipe
     from ddim.training.request import find_size
 

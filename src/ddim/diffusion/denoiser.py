@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import wraps
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,10 @@ class Model(nn.Module):
         if Schedule not in type(self.schedule).__mro__:  # its subclasses check themselves
             check_schedule(self.schedule)
         self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
-        self.conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
+        self.conditioning = complete(
+            choose_part("conditioning", conditioning, CONDITIONINGS),
+            entries=getattr(self.schedule, "entries", None),
+        )
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
 
     def forward(
@@ -319,6 +322,24 @@ def choose_part(name: str, value: T | str | Sequence[float], registry: Mapping[s
         example = f"ddim.{kind.__name__}({', '.join(f'{field}=...' for field in needed)})"
         raise UserError(f"{name} {value} must be given as an object: {example}")
     return kind()
+
+
+def complete(part: T, **numbers: float | None) -> T:
+    """Return a part whose fields that are None have numbers, such as `entries=1000`; so have its inner parts.
+
+    A number of a model stands once: a part whose `entries` or `sigma_data` is None takes the number of the
+    schedule or of the pixels.
+    """
+    if not is_dataclass(part):
+        return part
+    changes: dict[str, Any] = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if value is None and field.name in numbers:
+            changes[field.name] = numbers[field.name]
+        elif is_dataclass(value):
+            changes[field.name] = complete(value, **numbers)
+    return replace(part, **changes)  # pyrefly: ignore[bad-specialization]
 
 
 def with_gradients(function: Callable[P, T]) -> Callable[P, T]:

@@ -151,11 +151,11 @@ class Spaced:
     leading steps on 1000 entries then have distance 1, and sampling starts at entry 600.
 
     Attributes:
-        entries: number of entries of the table.
+        entries: number of entries of the table; None for those of the schedule, or 1000 if it has no table.
         spacing: "trailing" includes the noisiest entry, "leading" the cleanest.
     """
 
-    entries: int = 1000
+    entries: int | None = None
     spacing: Literal["leading", "trailing"] = "trailing"
 
     def __post_init__(self) -> None:
@@ -167,7 +167,7 @@ class Spaced:
         Raises:
             UserError: if `steps` is larger than `entries`, or is 1 with "leading" spacing.
         """
-        leading, n = self.spacing == "leading", self.entries
+        leading, n = self.spacing == "leading", self.entries or schedule.entries or 1000
         name, least = ("steps with leading spacing", min(2, n)) if leading else ("steps", 1)
         check_count(name, steps, least)
         if steps > n:
@@ -185,18 +185,16 @@ class Sections:
     cleanest third.
 
     Attributes:
-        entries: number of entries of the table.
+        entries: number of entries of the table; None for those of the schedule, or 1000 if it has no table.
         shares: share of the steps in each section, the cleanest first.
     """
 
-    entries: int = 1000
+    entries: int | None = None
     shares: tuple[int, ...] = (1,)
 
     def __post_init__(self) -> None:
-        if min(self.shares, default=0) < 1 or len(self.shares) > self.entries:
-            raise UserError(
-                f"grid.shares must be one to {self.entries} whole numbers above 0, got {self.shares}"
-            )
+        if min(self.shares, default=0) < 1:
+            raise UserError(f"grid.shares must be whole numbers above 0, got {self.shares}")
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """Return the times; see `Grid`.
@@ -209,7 +207,8 @@ class Sections:
         each, rest = divmod(steps, total := sum(self.shares))
         if rest:
             raise UserError(f"steps must be a multiple of {total}, the sum of grid.shares, got {steps}")
-        size, longer = divmod(self.entries, len(self.shares))
+        entries = self.entries or schedule.entries or 1000
+        size, longer = divmod(entries, len(self.shares))
         index, begin = [], 0
         for k, share in enumerate(self.shares):
             length, count = size + (k < longer), each * share
@@ -222,7 +221,7 @@ class Sections:
                 index.append(begin + 1 + round(position))
                 position += stride
             begin += length
-        return torch.tensor(index[::-1], dtype=torch.float64) / self.entries
+        return torch.tensor(index[::-1], dtype=torch.float64) / entries
 
 
 @dataclass(frozen=True)

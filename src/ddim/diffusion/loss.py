@@ -103,17 +103,17 @@ class EDMWeight:
     equivalent to the unweighted squared error of the noise.
 
     Attributes:
-        sigma_data: standard deviation of the training images in model units.
+        sigma_data: standard deviation of the training images in model units; see `PredictsEDM`.
     """
 
-    sigma_data: float = 1.0
+    sigma_data: float | None = None
 
     def __post_init__(self) -> None:
         check_positive("objective.weight", sigma_data=self.sigma_data)
 
     def __call__(self, at: Level, on: Quantity) -> Tensor:
         """Return the weights; see `Weighting`."""
-        return ((at.alpha / at.sigma) ** 2 + 1 / self.sigma_data**2) / error_ratio(at, on).square()
+        return ((at.alpha / at.sigma) ** 2 + 1 / (self.sigma_data or 0.5) ** 2) / error_ratio(at, on).square()
 
 
 @dataclass(frozen=True)
@@ -212,22 +212,21 @@ class Hybrid(Loss):
 
     on: Quantity = "noise"
     error: Error = "mse"
-    times: TimeSampling = TableTimes(4000)
+    times: TimeSampling = TableTimes()
     vlb: float = 0.001
 
     needs_variance = True
 
     def __post_init__(self) -> None:
-        if not self.vlb >= 0 or self.entries < 2:
-            raise UserError(
-                "hybrid needs objective.vlb of at least 0, and a table of at least 2 entries as "
-                f"objective.times, got {self.vlb} and {self.times}"
-            )
+        if not self.vlb >= 0:
+            raise UserError(f"objective.vlb must be at least 0, got {self.vlb}")
+        if not isinstance(self.times, TableTimes):
+            raise UserError("objective.times must be table_times or loss_aware for hybrid")
 
     @property
     def entries(self) -> int:
         """Number of entries of the table of times."""
-        return self.times.entries or 0
+        return self.times.entries or 1000
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """Return the loss (B,) of 8-bit images; see `Loss`."""
@@ -311,17 +310,20 @@ class Consistency(Loss):
     Attributes:
         times: the distribution from which training times are drawn. See `paper_times`.
         halvings: how often the gap halves during training.
-        sigma_data: standard deviation of the training images in model units.
+        sigma_data: standard deviation of the training images in model units; None for that of the field
+            `pixels` of a recipe, or 1 if it is not known.
         guidance: guidance scale of the teacher, the run from whose weights the student starts; 1 is off.
         interval: the lowest and the highest log-SNR with guidance, of which one may be None, an open end;
             None in place of both for all noise levels.
         guide: the weaker model, with the network of the teacher, such as "@guide"; None for the teacher
             without its label.
+        teacher: the checkpoint of the teacher; a new student gets it from the run from whose weights it
+            starts.
     """
 
     times: TimeSampling = paper_times()
     halvings: float = 8.0
-    sigma_data: float = 1.0
+    sigma_data: float | None = None
     guidance: float = 1.0
     interval: Interval | None = None
     guide: str | None = None
@@ -350,7 +352,7 @@ class Consistency(Loss):
 
     def earlier(self, tau: Tensor, gap: float) -> Tensor:
         """Return tau_r of the noise levels tau_t (B,); `gap` is 2^(-halvings * progress)."""
-        share = gap * (1 + WIDER * torch.sigmoid(-FASTER * tau / self.sigma_data))
+        share = gap * (1 + WIDER * torch.sigmoid(-FASTER * tau / (self.sigma_data or 1.0)))
         return tau * (1 - share).clamp(min=0)
 
     def _compare(
@@ -370,7 +372,7 @@ class Consistency(Loss):
                 target = denoise(denoise.schedule(r).noisy(x0, eps), r).x0
             target = torch.where(clean.to(x0.device).reshape(-1, 1, 1, 1), x0, target)
         image = denoise(level.noisy(x0, eps), t).x0
-        c = SMOOTH * self.sigma_data
+        c = SMOOTH * (self.sigma_data or 1.0)
         distance = ((image - target).square().flatten(1).mean(1) + c**2).sqrt() - c
         return distance / (tau - torch.where(clean, 0, wanted)).to(x0)
 

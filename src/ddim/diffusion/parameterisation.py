@@ -130,17 +130,18 @@ class PredictsEDM:
     c_out and c_in (table 1; derived in appendix B.6), generalised from alpha = 1 to any alpha.
 
     Attributes:
-        sigma_data: standard deviation of the training images in model units.
+        sigma_data: standard deviation of the training images in model units; None for that of the field
+            `pixels` of a recipe, or the paper's 0.5 if it is not known.
     """
 
-    sigma_data: float = 1.0
+    sigma_data: float | None = None
 
     def __post_init__(self) -> None:
         check_positive("predicts", sigma_data=self.sigma_data)
 
     def __call__(self, at: Level) -> Scales:
         """Return the coefficients; see `Parameterisation`."""
-        ratio, data = at.noise_to_signal, self.sigma_data
+        ratio, data = at.noise_to_signal, self.sigma_data or 0.5
         norm = (ratio**2 + data**2).sqrt()
         return Scales(data**2 / norm**2 / at.alpha, ratio * data / norm, 1 / (norm * at.alpha))
 
@@ -216,11 +217,11 @@ class Timestep:
     the indices of a table of any length have the range of DDPM's indices, 0 to 1000.
 
     Attributes:
-        entries: number of entries of the table.
+        entries: number of entries of the table; None for those of the schedule, or 1000 if it has no table.
         scale: factor that multiplies the index.
     """
 
-    entries: int = 1000
+    entries: int | None = None
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -228,7 +229,7 @@ class Timestep:
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
         """Return the network's second input; see `Conditioning`."""
-        return (self.entries * t.double() - 1).clamp(min=0) * self.scale
+        return ((self.entries or 1000) * t.double() - 1).clamp(min=0) * self.scale
 
 
 @dataclass(frozen=True)

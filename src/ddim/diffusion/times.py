@@ -86,17 +86,18 @@ class TableTimes(TimeSampling):
     """All entries of a table with equal probability (Ho et al. 2020): t = i / entries, i = 1 ... entries.
 
     Attributes:
-        entries: number of entries of the table.
+        entries: number of entries of the table; None for those of the schedule, or 1000 if it has no table.
     """
 
-    entries: int = 1000
+    entries: int | None = None
 
     def __post_init__(self) -> None:
         check_positive("objective.times", entries=self.entries)
 
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         """Return the times; see `TimeSampling`."""
-        return ((uniform.double() * self.entries).floor() + 1) / self.entries
+        entries = self.entries or schedule.entries or 1000
+        return ((uniform.double() * entries).floor() + 1) / entries
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,12 @@ class LossAware(TableTimes):
     of a draw has weight 1 / (entries p_i), so that the expected loss is the same as with uniform times.
 
     Attributes:
-        entries: number of entries of the table.
+        entries: number of entries of the table; None for those of the schedule, or 1000 if it has no table.
         history: number of losses that are kept for each entry.
         uniform: fraction of the times that is drawn uniformly.
     """
 
-    entries: int = 4000
+    entries: int | None = None
     history: int = 10
     uniform: float = 0.001
 
@@ -134,9 +135,9 @@ class LossMemory:
     """
 
     def __init__(self, sampling: LossAware) -> None:
-        self.sampling = sampling
-        self.losses = torch.zeros(sampling.entries, sampling.history, dtype=torch.float64)
-        self.counts = torch.zeros(sampling.entries, dtype=torch.int64)
+        self.sampling, self.entries = sampling, sampling.entries or 1000
+        self.losses = torch.zeros(self.entries, sampling.history, dtype=torch.float64)
+        self.counts = torch.zeros(self.entries, dtype=torch.int64)
 
     def to(self, device: str) -> Self:
         """Move the stored losses to a device, which must support float64, and return this object.
@@ -148,7 +149,7 @@ class LossMemory:
 
     def probabilities(self) -> Tensor:
         """Return the probabilities of the entries (entries,), float64; they add up to 1."""
-        even = torch.full_like(self.losses[:, 0], 1 / self.sampling.entries)
+        even = torch.full_like(self.losses[:, 0], 1 / self.entries)
         size = self.losses.square().mean(1).sqrt()
         known = (self.counts.min() >= self.sampling.history) & (size.sum() > 0)
         return torch.where(known, torch.lerp(size / size.sum(), even, self.sampling.uniform), even)
@@ -158,8 +159,8 @@ class LossMemory:
         p = self.probabilities()
         index = torch.searchsorted(p.cumsum(0), uniform.double().contiguous(), right=True)
         # Rounding can make the last cumulative sum smaller than 1, and the index one too large.
-        index = index.clamp(max=self.sampling.entries - 1)
-        return (index + 1).double() / self.sampling.entries, 1 / (self.sampling.entries * p[index])
+        index = index.clamp(max=self.entries - 1)
+        return (index + 1).double() / self.entries, 1 / (self.entries * p[index])
 
     def update(self, times: Tensor, losses: Tensor, valid: Tensor | bool = True) -> None:
         """Store the losses (B,) at times (B,) of the table, in the order of the batch, if `valid` is true.

@@ -15,7 +15,7 @@ from ddim.diffusion.schedules import SCHEDULES
 from ddim.errors import UserError, suggest
 from ddim.evaluation.samples import Samples
 from ddim.recipe.codec import dump
-from ddim.recipe.flat import SAMPLING_FIELDS, option_text
+from ddim.recipe.options import SAMPLING_FIELDS, option_text
 from ddim.sampling.guidance_name import name_interval
 
 INTERVAL = "guidance_interval"

@@ -20,8 +20,8 @@ from ddim.metrics.fid import fid
 from ddim.metrics.kid import kid_difference
 from ddim.metrics.prdc import prdc
 from ddim.plots.table import Tabular
-from ddim.recipe.flat import flatten
-from ddim.runs.run_path import names_checkpoint
+from ddim.recipe.options import flatten
+from ddim.runs.names import names_checkpoint
 from ddim.sampling.guidance_name import name_interval
 from ddim.sampling.image_features import find_features
 

@@ -17,7 +17,7 @@ from typing import Any
 from ddim.evaluation.record import Evaluation
 from ddim.evaluation.record_entries import Features, ReferenceSet, SamplingRecord, shorten_hash
 from ddim.metrics.catalogue import METRICS, find_metric
-from ddim.recipe.flat import SAMPLING_FIELDS, flatten_as_text
+from ddim.recipe.options import SAMPLING_FIELDS, flatten_as_text
 from ddim.sampling.guidance_name import name_guide, name_interval
 
 UNITS = ("schedule", "pixels")

@@ -16,12 +16,12 @@ from ddim.diffusion.samplers import EDM, Sampler
 from ddim.diffusion.schedules import Level, Schedule, as_double
 from ddim.errors import UserError, check_count
 from ddim.machine.progress import Progress, ignore_progress
+from ddim.recipe.checks import check_unconditional
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.classes import default_label
 from ddim.sampling.generate import fill_micro_batches, find_grid_ends, sample_states
 from ddim.sampling.guidance import OFF, Guidance
 from ddim.sampling.pipeline import Pipeline, evaluating
-from ddim.sampling.recipe_checks import check_unconditional
 
 SamplingError = Callable[[Sampler, Tensor], float]
 """Maps a sampler and decreasing times (N,) to the mean squared error of its samples."""

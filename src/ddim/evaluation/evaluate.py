@@ -35,7 +35,7 @@ from ddim.machine.progress import Progress, ignore_progress, open_progress
 from ddim.metrics.catalogue import DEFAULT, LEAST, METRICS
 from ddim.metrics.features import Extractor, open_extractor, write_npy_header
 from ddim.plots.pictures import enlarge, make_sheet, save_png
-from ddim.runs.folder import check_publishable, parse_out, publish_output
+from ddim.runs.folder import check_unused, parse_out, publish_output
 from ddim.runs.log import show_in_tensorboard
 from ddim.sampling.image_features import ImageSet, compute_features
 from ddim.sampling.provenance import check_same_sampling, make_record
@@ -131,7 +131,7 @@ def evaluate_source(
     with join_processes() as processes:
         extractor = extractor or processes.local_first(open_extractor)
         if out is not None and processes.leads:
-            check_publishable(out)
+            check_unused(out)
         images = open_evaluated_images(source, samples, reference, progress)
         announce(images.summary)
         return evaluate_images(images, extractor, out, progress)

@@ -39,13 +39,13 @@ from ddim.files import read_sealed
 from ddim.machine.progress import Progress, watch_reading
 from ddim.metrics.features import Extractor
 from ddim.plots.pictures import check_images, to_pictures, to_uint8
-from ddim.recipe.recipe_data import Data
-from ddim.runs.hub_run import locate_run
-from ddim.runs.run_path import (
+from ddim.recipe.recipe import Data
+from ddim.runs.names import (
     find_named_checkpoint,
     find_run_folder,
     is_checkpoint,
     is_run_folder,
+    locate_run,
     suggest_run,
 )
 from ddim.sampling.classes import find_label

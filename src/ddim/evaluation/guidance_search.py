@@ -29,7 +29,7 @@ from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid
-from ddim.runs.run_path import GUIDE
+from ddim.runs.names import GUIDE
 from ddim.sampling.classes import Label, choose_label, find_label
 from ddim.sampling.guidance import OFF, Guidance
 from ddim.sampling.guidance_choice import find_own_guidance, open_guidance

@@ -26,12 +26,11 @@ from ddim.evaluation.run_folder import load_given_run, write_results
 from ddim.files import write_sealed
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.plots.table import Tabular
-from ddim.recipe.plain_values import to_plain
+from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.sampling.classes import NULL, label_any_images
 from ddim.sampling.image_features import ImageSet
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.sampling.provenance import make_record
-from ddim.sampling.recipe_checks import check_diffusion_model, check_unconditional
 from ddim.training.batches import earliest_time
 
 Method = Literal["vlb", "ode"]
@@ -116,7 +115,7 @@ def bits_per_dim(
     classes = _classes(run, chosen)
     count = len(chosen.which)
     check_seeds([seed, seed + count - 1])
-    steps = _default_steps(method, run.model.schedule) if steps is None else to_plain(steps)
+    steps = _default_steps(method, run.model.schedule) if steps is None else int(steps)
     nfe = steps if method == "vlb" else 4 * steps
     began, bits = time.monotonic(), torch.zeros(0, dtype=torch.float64)
     for first in range(0, count, run.runtime.micro_batch):
@@ -134,7 +133,7 @@ def bits_per_dim(
         "nfe": nfe,
         "variance": variance_of(run) if method == "vlb" else None,
         "reference": _describe(chosen, classes),
-        "seeds": [to_plain(seed), to_plain(seed + count - 1)],
+        "seeds": [int(seed), int(seed + count - 1)],
         "seconds": round(time.monotonic() - began, 2),
     }
     return Likelihood(bits, record)

@@ -15,8 +15,8 @@ from ddim.errors import UserError, describe_given, suggest
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor
-from ddim.recipe.recipe_data import Data
-from ddim.runs.run_path import is_run_source
+from ddim.recipe.recipe import Data
+from ddim.runs.names import is_run_folder
 from ddim.sampling.image_features import ImageSet, compute_features
 from ddim.sampling.images import reopen_run_images
 from ddim.sampling.pipeline import LoadedRun
@@ -65,7 +65,7 @@ def name_source(reference: str | Path) -> str:
         raise UserError(
             f"the reference must be a folder, an archive or a name, got {describe_given(reference)}"
         )
-    if is_run_source(reference):
+    if is_run_folder(Path(reference).expanduser()):
         raise UserError(
             f"{reference} is a run, and the reference must be images: name the images that the run was "
             "trained on, or a folder of its samples"

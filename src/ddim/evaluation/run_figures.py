@@ -20,8 +20,7 @@ from ddim.evaluation.schedule_figures import Shown, describe_start, name_schedul
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.plots import charts
 from ddim.plots.pictures import check_images, to_uint8
-from ddim.recipe.plain_values import parse_plain
-from ddim.runs.hub_run import check_run_path
+from ddim.recipe.codec import parse_plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -289,7 +288,7 @@ def plot_losses(runs: str | Path | Sequence[str | Path]) -> Figure:
     from ddim.runs.log import read_metrics
 
     given = runs if isinstance(runs, Iterable) and not isinstance(runs, str) else [runs]
-    paths = [check_run_path(run) for run in given]
+    paths = [Path(run) for run in given]
     if missing := [str(path) for path in paths if not path.is_dir()]:
         raise UserError(f"run {missing[0]!r} is not a folder")
     paths = list(dict.fromkeys(path.resolve() for path in paths))

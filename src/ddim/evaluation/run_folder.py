@@ -7,9 +7,8 @@ from pathlib import Path
 
 from ddim.errors import UserError
 from ddim.files import temporary_folder
-from ddim.runs.folder import check_publishable, publish_output
-from ddim.runs.hub_run import locate_run
-from ddim.runs.run_path import is_checkpoint
+from ddim.runs.folder import check_unused, publish_output
+from ddim.runs.names import is_checkpoint, locate_run
 from ddim.sampling.pipeline import LoadedRun, load
 
 
@@ -35,7 +34,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
     """
     folder = run.checkpoint.run if isinstance(run, LoadedRun) else locate_run(run)
     if out is not None:
-        check_publishable(Path(out))
+        check_unused(Path(out))
     elif is_checkpoint(folder):
         raise UserError(
             f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
@@ -87,7 +86,7 @@ def write_results(run: LoadedRun, kind: str, out: str | Path | None, write: Call
     """
     parent, out = run.checkpoint.run / kind, None if out is None else Path(out)
     if out is not None:
-        check_publishable(out)
+        check_unused(out)
     with temporary_folder((out or parent / kind).resolve()) as folder:
         write(folder)
         return publish_output(folder, out, parent)

@@ -24,8 +24,7 @@ from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.metrics.catalogue import DEFAULT, find_metric, metric_name
 from ddim.metrics.features import Extractor, open_extractor
 from ddim.runs.folder import list_numbered_folders
-from ddim.runs.hub_run import check_run_path
-from ddim.runs.run_path import find_named_checkpoint
+from ddim.runs.names import find_named_checkpoint
 from ddim.sampling.pipeline import load
 from ddim.sampling.provenance import sample_conditions
 
@@ -74,7 +73,7 @@ def tabulate(
         >>> table.to_frame()
     """
     metric = metric_name(metric)
-    check_run_path(source)
+    source = Path(source)
     for name, value, kind in (
         ("choices", choices, Mapping),
         ("samples", samples, Samples),

@@ -25,8 +25,7 @@ from ddim.exchange.diffusers_options import (
     head_config,
 )
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.recipe.codec import dump
-from ddim.recipe.kinds import kind_name
+from ddim.recipe.codec import dump, kind_name
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.pipeline import Pipeline
 
@@ -208,7 +207,7 @@ def _check_noise(recipe: Recipe) -> int:
             "export to diffusers needs predicts noise, image or velocity, "
             f"this run has {dump(recipe.predicts, named=True)}"
         )
-    return told.entries
+    return told.entries or 1000
 
 
 def _list_betas(recipe: Recipe, entries: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ddim.exchange.diffusers_weights import (
 from ddim.exchange.imported_run import save_imported
 from ddim.files import make_folder, read_json, write_atomic, write_json
 from ddim.recipe.codec import override
-from ddim.runs.fitting import build_on_meta
+from ddim.runs.model import build_on_meta
 from ddim.sampling.pipeline import Pipeline
 
 CLASSES = "class_embedding.weight"
@@ -119,7 +119,7 @@ def import_from_diffusers(folder: str | Path, out: str | Path | None = None) -> 
     recipe, channels = read_configs(network, noise)
     classes = 0
     stored = _read_tensors(_part(folder, "unet", WEIGHTS, "diffusion_pytorch_model.bin"))
-    state = build_on_meta(recipe, channels, len(stored), folder).net.state_dict()
+    state = build_on_meta(recipe, channels, folder).state_dict()
     weights = convert_from_diffusers(stored, state)
     if (rows := weights.get(CLASSES)) is not None:
         # As `export_to_diffusers` writes it, the last row can mean no class.

@@ -29,8 +29,7 @@ from ddim.exchange.diffusers_options import (
     WHOLE,
 )
 from ddim.recipe.codec import dump, load_recipe
-from ddim.recipe.named_recipes import ddpm
-from ddim.recipe.plain_values import show_value
+from ddim.recipe.named import ddpm
 from ddim.recipe.recipe import Recipe
 
 LARGEST_NUMBER = 1_000_000
@@ -85,7 +84,7 @@ def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
     widths, down, channels = net["block_out_channels"], net["down_block_types"], net["in_channels"]
     if not all(type(width) is int and 0 < width <= LARGEST_NUMBER for width in widths):
         raise UserError(
-            f"config.json needs block_out_channels that are whole numbers above 0, got {show_value(widths)}"
+            f"config.json needs block_out_channels that are whole numbers above 0, got {widths!r:.200}"
         )
     if type(channels) is not int or channels not in (1, 3, 4):
         raise UserError(f"config.json needs in_channels 1, 3 or 4, as images have, got {channels}")
@@ -93,7 +92,7 @@ def _check_blocks(network: Mapping[str, Any], net: Mapping[str, Any]) -> None:
     wanted = (groups,) if net["resnet_time_scale_shift"] == "scale_shift" else (None, groups)
     if net["attn_norm_num_groups"] not in wanted:
         raise UserError(
-            f"config.json has attn_norm_num_groups {show_value(net['attn_norm_num_groups'])}, but only "
+            f"config.json has attn_norm_num_groups {net['attn_norm_num_groups']!r:.200}, but only "
             f"{wanted[-1]} can be imported"
         )
     up = [str(kind).replace("Down", "Up") for kind in reversed(down)]
@@ -127,7 +126,7 @@ def _find_sides(size: Any) -> list[int]:  # noqa: ANN401 (JSON)
     sides = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise UserError(
-            f"config.json needs a sample_size of one or two whole numbers above 0, got {show_value(size)}"
+            f"config.json needs a sample_size of one or two whole numbers above 0, got {size!r:.200}"
         )
     return sides
 
@@ -162,7 +161,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
         if not known and (name, value) not in NOT_GIVEN:
             raise UserError(
                 f"{name} must be a whole number above 0, and at most {LARGEST_NUMBER:,}, to be imported, "
-                f"got {show_value(value)}"
+                f"got {value!r:.200}"
             )
     for name in FRACTIONS:
         value = given[name]

@@ -17,8 +17,8 @@ from ddim.exchange.publishing import hide_folders
 from ddim.exchange.sampling_json import SAMPLING, describe_sampling
 from ddim.files import temporary_folder, write_atomic, write_json
 from ddim.recipe.codec import write_recipe
-from ddim.runs.folder import check_publishable, parse_out, publish_output
-from ddim.runs.run_path import find_run_folder
+from ddim.runs.folder import check_unused, parse_out, publish_output
+from ddim.runs.names import find_run_folder
 from ddim.sampling.pipeline import LoadedRun, load
 
 FORMATS = {
@@ -157,7 +157,7 @@ def export_run(
         )
     out = parse_out(out)
     if out is not None:
-        check_publishable(out)
+        check_unused(out)
     loaded = load(run, weights, own=own, device="cpu")
     name = find_run_folder(loaded.checkpoint.run).resolve().name
     parent = Path("exports")
@@ -167,7 +167,7 @@ def export_run(
         for file, png in images.items():
             write_atomic(folder / file, png)
         write_atomic(folder / CARD, card.encode())
-        return Export(publish_output(folder, out, parent, f"{name}-{to}-", least=True), to, notes)
+        return Export(publish_output(folder, out, parent, f"{name}-{to}-"), to, notes)
 
 
 def _write_format(

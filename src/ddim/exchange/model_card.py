@@ -14,9 +14,9 @@ from ddim.exchange.publishing import hide_folders
 from ddim.experiments.measurements import Measurements, read_measurements
 from ddim.plots.table import format_cell
 from ddim.recipe.codec import dump
-from ddim.recipe.flat import flatten_as_text
+from ddim.recipe.options import flatten_as_text
 from ddim.runs.folder import sheet_path
-from ddim.runs.run_path import find_run_folder
+from ddim.runs.names import find_run_folder
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.provenance import list_versions
 

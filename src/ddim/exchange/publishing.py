@@ -15,8 +15,8 @@ from ddim.data.remote import names_repository
 from ddim.diffusion.loss import Consistency
 from ddim.recipe.codec import dump
 from ddim.recipe.recipe import Recipe
-from ddim.runs.manifest import pack_tensors, render_json, write_parts
-from ddim.runs.published import PUBLISHED
+from ddim.runs.checkpoint import write_checkpoint
+from ddim.runs.names import PUBLISHED
 from ddim.runs.state import RunState
 from ddim.sampling.guidance_name import name_guide
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun
@@ -66,10 +66,8 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
         "recipe": dump(recipe),
         PUBLISHED: {"weights": found.weights, "checkpoint": found.sha256},
     }
-    contents = [(f"{name}.safetensors", pack_tensors(name, group)) for name, group in tensors.items()]
-    contents += [(f"{name}.json", render_json(document)) for name, document in documents.items()]
-    contents += [(name, render_json(entries)) for name, entries in searched.items()]
-    write_parts(folder, old.step, False, contents)
+    documents |= {Path(name).stem: entries for name, entries in searched.items()}
+    write_checkpoint(folder, old.step, tensors, documents)
     return Published(recipe, tuple(notes))
 
 

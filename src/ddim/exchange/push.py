@@ -15,8 +15,8 @@ from ddim.exchange.model_card import CARD, SAMPLES, make_card
 from ddim.exchange.publishing import write_published
 from ddim.files import write_atomic
 from ddim.recipe.codec import write_recipe
-from ddim.runs.hub_run import FILES
-from ddim.runs.manifest import MANIFEST
+from ddim.runs.checkpoint import MANIFEST
+from ddim.runs.names import FILES
 from ddim.sampling.classes import default_label
 from ddim.sampling.pipeline import LoadedRun, load
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
+from ddim.recipe.checks import check_steps
 from ddim.recipe.codec import dump
 from ddim.sampling.classes import default_label
 from ddim.sampling.pipeline import Pipeline
-from ddim.sampling.recipe_checks import check_steps
 
 SAMPLING = "sampling.json"
 """The name of the JSON file beside an exported network."""

@@ -14,15 +14,15 @@ from typing import Any
 
 from ddim.errors import UserError, suggest
 from ddim.evaluation.record import RECORD, Evaluation, list_evaluations, read_evaluation
-from ddim.experiments.pace import PACE, estimate_seconds_left
+from ddim.experiments.pace import estimate_seconds_left
 from ddim.experiments.sweep.document import SWEEP, read_plan
 from ddim.experiments.sweep.outcome import read_outcome
 from ddim.files import is_locked, read_sealed, shorten_paths
 from ddim.metrics import catalogue
-from ddim.recipe.flat import ERRORS, check_shown_fields, flatten_as_text
+from ddim.recipe.options import ERRORS, flatten_as_text
+from ddim.runs.checkpoint import read_document
 from ddim.runs.folder import CHECKPOINTS, RUN, check_runs, list_checkpoints
-from ddim.runs.log import METRICS, read_last_metrics
-from ddim.runs.manifest import read_document
+from ddim.runs.log import METRICS, read_metrics
 
 COLUMNS = ("name", "recipe", "images", "total", "state", "age", *ERRORS)
 """The columns that every run has, in addition to its metrics and the fields of its recipe."""
@@ -158,9 +158,9 @@ def read_run(path: str | Path) -> Run:
 
 def _read_run(path: Path) -> Run:
     facts = read_sealed(path / RUN)
-    lines = read_last_metrics(path, {**dict.fromkeys(ERRORS, 1), "loss": PACE})
+    lines = read_metrics(path)
     evaluations, why = _read_evaluations(path)
-    recipe = check_shown_fields(facts["recipe"])
+    recipe = facts["recipe"]
     # The lock is checked before checkpoints are listed. In the other order, a run that saves its last
     # checkpoint and ends in between would look as if it had stopped early.
     locked = is_locked(path)

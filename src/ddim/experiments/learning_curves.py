@@ -13,8 +13,8 @@ from ddim.experiments.evaluations import is_plain, mark_comparable
 from ddim.experiments.index import Run, find_runs
 from ddim.experiments.recorded_runs import RECORDED
 from ddim.recipe.codec import dump, override
-from ddim.recipe.flat import SAMPLING_FIELDS, flatten_as_text
-from ddim.recipe.named_recipes import find_recipe
+from ddim.recipe.named import find_recipe
+from ddim.recipe.options import SAMPLING_FIELDS, flatten_as_text
 from ddim.recipe.recipe import Recipe
 from ddim.runs.log import read_metrics
 

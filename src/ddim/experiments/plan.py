@@ -23,10 +23,10 @@ from ddim.experiments.learning_curves import (
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.machine.runtime import Runtime, count_cores
-from ddim.recipe.own_parts import is_own
+from ddim.recipe.checks import check_training
 from ddim.recipe.recipe import Recipe
+from ddim.recipe.user_parts import is_user_part
 from ddim.runs.folder import check_runs
-from ddim.sampling.recipe_checks import check_training
 from ddim.training.budget import estimate_seconds, time_image
 from ddim.training.memory import check_memory
 from ddim.training.progress import list_cautions
@@ -109,7 +109,7 @@ def _measure_plan(
     progress(SPEED, 0, 1)
     runtime = machine.choose(recipe)
     # Parts that the user wrote may need the number of channels of the images.
-    own = is_own(recipe.net) or is_own(recipe.objective)
+    own = is_user_part(recipe.net) or is_user_part(recipe.objective)
     if not own:
         check_memory(recipe, recipe.data.channels or 3, runtime)
     parts, reading = _open_split(recipe, progress)

@@ -22,7 +22,7 @@ from ddim.experiments.summary import (
 from ddim.metrics.catalogue import find_metric
 from ddim.plots.page import Block, Folded
 from ddim.plots.table import Table
-from ddim.recipe.flat import ERRORS
+from ddim.recipe.options import ERRORS
 
 
 def format_spread(number: Spread) -> str:

@@ -17,7 +17,7 @@ from ddim.experiments.evaluations import newest_evaluation
 from ddim.experiments.index import Run
 from ddim.metrics import catalogue
 from ddim.metrics.catalogue import Metric
-from ddim.recipe.flat import ERRORS, flatten_as_text
+from ddim.recipe.options import ERRORS, flatten_as_text
 from ddim.sampling.guidance_name import name_guide
 
 METRICS = {

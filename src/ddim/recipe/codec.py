@@ -1,30 +1,149 @@
-"""Convert recipes to and from YAML and JSON, and set their fields by path.
+"""Convert recipes to and from plain values (YAML, JSON), and set their fields by path.
 
 A path is the name of an option on the command line: `--schedule.clip powers` sets the field `schedule.clip`.
 The classes that a field can hold are called its kinds. For safety, YAML and JSON can only create objects of
-the classes registered in `kinds.FAMILIES`, of the dataclasses that are fields of a recipe, and of the classes
-of parts that the user gave in this process (see `own_parts`).
+the classes in `FAMILIES`, of the dataclasses that are fields of a recipe, and of the classes of parts that
+the user gave in this process (see `user_parts`).
 """
 
 from __future__ import annotations
 
-import difflib
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+import types
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import yaml
 
+from ddim.data import parse_size
 from ddim.data.clusters import Clusters
+from ddim.diffusion.grids import GRIDS, Grid
+from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Loss, Weighting
+from ddim.diffusion.parameterisation import CONDITIONINGS, PARAMETERISATIONS, Conditioning, Parameterisation
+from ddim.diffusion.samplers import SAMPLERS, Sampler
+from ddim.diffusion.schedules import SCHEDULES, Schedule
+from ddim.diffusion.times import TIME_SAMPLINGS, TimeSampling
 from ddim.errors import UserError, suggest
-from ddim.nn.networks import UserNetwork
-from ddim.recipe.flat import SAMPLING_FIELDS
-from ddim.recipe.kinds import Slot, kind_name, list_slots
-from ddim.recipe.own_parts import identify_part, is_own
-from ddim.recipe.plain_values import describe_type, parse_plain, show_value, to_plain
-from ddim.recipe.recipe import Recipe
+from ddim.nn.base import NetworkSpec
+from ddim.nn.ema import AVERAGES, Averaging
+from ddim.nn.networks import NETWORKS, UserNetwork
+from ddim.recipe.options import SAMPLING_FIELDS
+from ddim.recipe.recipe import PIXELS, PixelRule, Recipe
+from ddim.recipe.user_parts import find_part, identify_part, is_user_part
+
+FAMILIES: dict[Any, Mapping[str, type]] = {
+    Averaging: AVERAGES,
+    Conditioning: CONDITIONINGS,
+    Grid: GRIDS,
+    Loss: LOSSES,
+    NetworkSpec: NETWORKS,
+    Parameterisation: PARAMETERISATIONS,
+    PixelRule: PIXELS,
+    Sampler: SAMPLERS,
+    Schedule: SCHEDULES,
+    TimeSampling: TIME_SAMPLINGS,
+    Weighting: WEIGHTINGS,
+}
+"""The registry of classes for each protocol. A field annotated with the protocol can hold these classes."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A field of a recipe or of one of its parts: name, type (`wanted`) and default."""
+
+    name: str
+    wanted: Any
+    default: Any
+
+    @cached_property
+    def kinds(self) -> dict[str, type]:
+        """The classes that the field can hold, keyed by name, the usual one first; empty for plain values."""
+        kinds: dict[str, type] = {}
+        for option in _list_options(self.wanted):
+            if option in FAMILIES:
+                kinds |= FAMILIES[option]
+            elif isinstance(option, type) and is_dataclass(option) and option is not Clusters:
+                kinds[option.__name__.lower()] = option
+        usual = {name: kind for name, kind in kinds.items() if kind is type(self.default)}
+        return usual | kinds
+
+    @property
+    def optional(self) -> bool:
+        """Whether the field may be None."""
+        return types.NoneType in _list_options(self.wanted)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the kinds, the usual kind first; "none" is last, if the field may be None."""
+        return [*self.kinds, *["none"] * self.optional]
+
+
+def list_slots(part: Any) -> list[Slot]:  # noqa: ANN401
+    """Return the fields of a class of parts, or of a part, whose values are then the defaults."""
+    if not is_dataclass(part):  # a network that the user wrote
+        return []
+    kind = part if isinstance(part, type) else type(part)
+    hints = get_type_hints(kind)
+    values = {} if part is kind else {field.name: getattr(part, field.name) for field in fields(kind)}
+    return [Slot(f.name, hints[f.name], values.get(f.name, f.default)) for f in fields(kind)]
+
+
+def kind_name(value: object) -> str:
+    """Return the name under which the class of an object is registered, such as "cosine" for `Cosine()`.
+
+    For a part that the user wrote, this is the name of its class or function. For any other class that is not
+    registered, such as `Optim`, it is the name of the class in lower case.
+    """
+    for family in FAMILIES.values():
+        for name, kind in family.items():
+            if type(value) is kind:
+                return name
+    if is_user_part(value):
+        return value.name if isinstance(value, UserNetwork) else type(value).__name__
+    return type(value).__name__.lower()
+
+
+def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # noqa: ANN401
+    """Return (path, valid values in words, value) for every field of a recipe, in order.
+
+    `value` may also be a part of a recipe; `path` is then the path of that part.
+    """
+    rows = []
+    for slot in list_slots(value):
+        name, inner = f"{path}.{slot.name}".lstrip("."), slot.default
+        if not slot.kinds:
+            rows.append((name, describe_type(slot.wanted), inner))
+            continue
+        if len(slot.kinds) > 1:
+            rows.append((name, " | ".join(slot.names), "none" if inner is None else kind_name(inner)))
+        rows += list_fields(inner, name)
+    return rows
+
+
+def list_paths(kind: Any = Recipe, above: str = "") -> list[str]:  # noqa: ANN401 (a class)
+    """Return the dotted names of all fields of a recipe, such as "optim.lr".
+
+    Where a part can be of several kinds, such as the schedule, the fields of all kinds are included.
+
+    Args:
+        kind: the class whose fields are listed.
+        above: the beginning of each name, such as "optim.".
+    """
+    paths = []
+    for slot in list_slots(kind):
+        paths.append(f"{above}{slot.name}")
+        for inner in slot.kinds.values():
+            paths += list_paths(inner, f"{above}{slot.name}.")
+    return list(dict.fromkeys(paths))
+
+
+# To plain values
 
 
 def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of the tree)
@@ -32,7 +151,8 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
 
     The entry "kind" is the name of the class of a part. An inner part has this entry if its field can hold
     several kinds; `named` adds the entry to `value` itself. A part that the user wrote always has this entry,
-    and the entry "sha256", a hash of its source code.
+    and the entry "sha256", a hash of its source code. Numbers that parts of a recipe take from the schedule
+    or the pixels are null.
 
     Raises:
         UserError: if a part is not a frozen dataclass of plain values.
@@ -45,25 +165,37 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
         return [dump(item) for item in value]
     if isinstance(value, Clusters):
         return str(value)
-    if not isinstance(value, UserNetwork) and (not is_dataclass(value) or isinstance(value, type)):
-        return _check_plain(value)
-    inner = {slot.name: dump(getattr(value, slot.name), slot.named) for slot in list_slots(type(value))}
-    if is_own(value):
-        return {**identify_part(value), **inner}
-    return {"kind": kind_name(value), **inner} if named else inner
-
-
-def _check_plain(value: Any) -> Any:  # noqa: ANN401
-    value = to_plain(value)
-    if value is not None and not isinstance(value, str | int | float):
-        name = value.__name__ if isinstance(value, type) else type(value).__name__
-        mend = f": write @dataclass(frozen=True) above {name}" if callable(value) else ""
-        mend = f": give an instance, {name}()" if isinstance(value, type) else mend
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, type) or not (isinstance(value, UserNetwork) or is_dataclass(value)):
         raise UserError(
-            "a recipe holds numbers, texts, tuples of these and frozen dataclasses of these, got "
-            f"{name}{mend}"
+            "a recipe holds numbers, texts, tuples of these and instances of frozen dataclasses of these, "
+            f"got {value!r:.100}"
         )
-    return value
+    tree = {slot.name: dump(slot.default, len(slot.kinds) > 1) for slot in list_slots(value)}
+    if isinstance(value, Recipe):
+        for name, numbers in value.shared_numbers.items():
+            tree[name] = _leave_out(tree[name], numbers)
+    if is_user_part(value):
+        return {**identify_part(value), **tree}
+    return {"kind": kind_name(value), **tree} if named else tree
+
+
+def _leave_out(tree: Any, numbers: Mapping[str, float]) -> Any:  # noqa: ANN401 (JSON)
+    """Return a part of a recipe as JSON, with null for the fields that have these numbers."""
+    if not isinstance(tree, Mapping):
+        return tree
+    inner = {name: _leave_out(value, numbers) for name, value in tree.items()}
+    return {name: None if numbers.get(name, None) == value else value for name, value in inner.items()}
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """Return a recipe as YAML text; `read_recipe` reads such text from a file."""
+    return yaml.safe_dump(dump(recipe), sort_keys=False, default_flow_style=None, width=100)
+
+
+# From plain values
 
 
 def load_recipe(data: Any) -> Recipe:  # noqa: ANN401 (JSON)
@@ -80,7 +212,7 @@ def load_value(data: Any, wanted: Any, path: str = "") -> Any:  # noqa: ANN401
 
     Args:
         data: the JSON.
-        wanted: the type of the value: a dataclass, a protocol in `kinds.FAMILIES`, or a plain type.
+        wanted: the type of the value: a dataclass, a protocol in `FAMILIES`, or a plain type.
         path: the path of the value in a recipe, for messages.
 
     Raises:
@@ -92,27 +224,50 @@ def load_value(data: Any, wanted: Any, path: str = "") -> Any:  # noqa: ANN401
 def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
     if not slot.kinds:
         return parse_plain(data, slot.wanted, path)
-    if data in (None, "none") and slot.optional:
+    if slot.optional and data in (None, "none", {"kind": "none"}):
         return None
-    if isinstance(data, str):
-        data = {"kind": data}
+    data = {"kind": data} if isinstance(data, str) else data
     if not isinstance(data, Mapping):
-        raise UserError(f"{path or 'a recipe'} must be a table of fields, got {show_value(data)}")
-    given = dict(data)
-    name = given.pop("kind", slot.usual)
-    kind = slot.find_kind(name, path, given.pop("sha256", None))
-    if isinstance(kind, UserNetwork) and not given:
-        return kind
-    slots = {inner.name: inner for inner in list_slots(kind)}
-    for key in given:
-        if key not in slots:
-            raise UserError(_unknown(f"{path}.{key}".lstrip("."), str(key), kind, path, slot))
+        raise UserError(f"{path or 'a recipe'} must be a table of fields, got {data!r:.200}")
+    kind = _find_kind(data, slot, path)
+    # Without a kind, the fields change the usual part; with a kind, they change a part with default fields.
+    usual = slot.default if "kind" not in data and type(slot.default) is kind else None
+    slots = {inner.name: inner for inner in list_slots(usual or kind)}
+    values = {}
+    for name, value in data.items():
+        whole = f"{path}.{name}".lstrip(".")
+        if name in slots:
+            values[name] = _load(value, slots[name], whole)
+        elif name not in ("kind", "sha256"):
+            raise UserError(_explain_unknown(whole, slot))
     for inner in slots.values():
-        if inner.default is MISSING and inner.name not in given:
-            raise UserError(f"{path}.{inner.name}".lstrip(".") + f" must be given for {name}")
-    return kind(
-        **{key: _load(value, slots[key], f"{path}.{key}".lstrip(".")) for key, value in given.items()}
-    )
+        if inner.default is MISSING and inner.name not in values:
+            raise UserError(f"{path}.{inner.name} must be given".lstrip("."))
+    if isinstance(kind, UserNetwork):
+        return kind
+    return replace(usual, **values) if usual else kind(**values)
+
+
+def _find_kind(data: Mapping[str, Any], slot: Slot, path: str) -> Any:  # noqa: ANN401 (a class or UserNetwork)
+    """Return the class that JSON of a field names, or the part with this name that the user wrote."""
+    name = str(data.get("kind", next(iter(slot.kinds))))
+    if name in slot.kinds and "sha256" not in data:
+        return slot.kinds[name]
+    if part := find_part(name, path, data):
+        return part
+    hint = suggest(name, slot.names)
+    raise UserError(f"{path or 'kind'} must be one of {', '.join(slot.names)}, got {name!r:.100}{hint}")
+
+
+def _explain_unknown(path: str, slot: Slot) -> str:
+    """Return the message about an unknown field: other kinds that have it, or the most similar path."""
+    name = path.rpartition(".")[2]
+    if others := [kind for kind, each in slot.kinds.items() if name in {f.name for f in fields(each)}]:
+        return f"{path} is not a field of this kind; it is a field of {' and '.join(others)}"
+    known = list_paths()
+    same_end = [other for other in known if other.rpartition(".")[2] == name]
+    hint = f"; perhaps you meant {same_end[0]}" if same_end else suggest(path, known)
+    return f"{path} is not a field of a recipe{hint}"
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -130,8 +285,17 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         UserError: if a value is invalid or a path is unknown; the message suggests the nearest path.
     """
     tree = dump(recipe)
-    for path in sorted(changes, key=lambda p: (p.count("."), p)):
-        _set(tree, path.split("."), changes[path])
+    for path in sorted(changes, key=lambda path: path.count(".")):
+        *parents, last = path.split(".")
+        part = tree
+        for name in parents:
+            inner = part.get(name)
+            part[name] = dict(inner) if isinstance(inner, Mapping) else {"kind": inner or "none"}
+            part = part[name]
+        new, old = changes[path], part.get(last)
+        if isinstance(old, Mapping) and isinstance(new, str):
+            new = old if old.get("kind") == new else {"kind": new}
+        part[last] = new
     return load_recipe(tree)
 
 
@@ -147,147 +311,128 @@ def override_sampling(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return override(recipe, changes)
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """Return the recipe in a YAML or JSON file.
-
-    Raises:
-        UserError: if the file cannot be read or is not a recipe.
-    """
-    path = Path(path)
-    try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} cannot be read: {error}") from error
-    try:
-        data = yaml.load(text, _Loader)
-    # PyYAML raises any of these for values that do not fit their tags, and for deep nesting.
-    except (
-        yaml.YAMLError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
-        raise UserError(f"recipe {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    return load_recipe(data)
-
-
-def write_recipe(recipe: Recipe) -> str:
-    """Return a recipe as YAML text; `read_recipe` reads such text from a file."""
-    return yaml.safe_dump(dump(recipe), sort_keys=False, default_flow_style=None, width=100)
-
-
-def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # noqa: ANN401
-    """Return (path, valid values in words, value) for every field of a recipe, in order.
-
-    `value` may also be a part of a recipe; `path` is then the path of that part.
-    """
-    rows = []
-    for slot in list_slots(type(value)):
-        inner, name = getattr(value, slot.name), f"{path}.{slot.name}".lstrip(".")
-        if not slot.kinds:
-            rows.append((name, describe_type(slot.wanted), inner))
-            continue
-        if slot.named:
-            rows.append((name, " | ".join(slot.options), "none" if inner is None else kind_name(inner)))
-        rows += list_fields(inner, name) if is_dataclass(inner) else []
-    return rows
-
-
-def list_paths(kind: type = Recipe, above: str = "") -> list[str]:
-    """Return the dotted names of all fields of a recipe, such as "optim.lr".
-
-    Where a part can be of several kinds, such as the schedule, the fields of all kinds are included.
+def choose_value(kind: type, name: str, value: Any, now: Any = None) -> Any:  # noqa: ANN401
+    """Return a value for a field of a recipe or of one of its parts.
 
     Args:
-        kind: the class whose fields are listed.
-        above: the beginning of each name, such as "optim.".
+        kind: the class with the field.
+        name: the name of the field.
+        value: the value, or the name of a registered part. A name gives a part with default fields.
+        now: the present value of the field. If `value` names the class of `now`, `now` is returned unchanged.
+
+    Raises:
+        UserError: if there is no such field, or no part has this name.
     """
-    paths = []
-    for slot in list_slots(kind):
-        paths.append(f"{above}{slot.name}")
-        for inner in slot.kinds.values():
-            paths += list_paths(inner, f"{above}{slot.name}.")
-    return list(dict.fromkeys(paths))
+    slots = {slot.name: slot for slot in list_slots(kind)}
+    if name not in slots:
+        raise UserError(f"{name} is not a field of a recipe{suggest(name, slots)}")
+    if not (slots[name].kinds and isinstance(value, str)):
+        return value
+    return now if kind_name(now) == value else _load(value, slots[name], name)
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that refuses aliases and reads `on` as text.
-
-    PyYAML reads `on` as true, but `on` is a field of the objective.
-    """
+    """A safe YAML loader that reads `on`, a field of the objective, and dates as text."""
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:bool"]
+        first: [rule for rule in rules if not rule[0].endswith((":bool", ":timestamp"))]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401  (PyYAML's)
-        """Refuse aliases: a few lines with nested aliases can expand to gigabytes."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("YAML aliases, such as *name, are not allowed in a recipe")
-        return super().compose_node(parent, index)
-
-    def construct_yaml_int(self, node: Any) -> int:  # noqa: ANN401  (PyYAML's)
-        """Refuse integers of hundreds of digits, which Python does not convert to floats or text."""
-        number = super().construct_yaml_int(node)
-        if number.bit_length() > 1024:
-            raise yaml.YAMLError("a number with too many digits")
-        return number
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("^(?:true|false|True|False)$"), list("tTfF")
 )
 
 
-def _set(tree: dict[str, Any], path: Sequence[str], new: Any) -> None:  # noqa: ANN401
-    """Set a value in a recipe that `dump` returned; `load_recipe` later checks whether it is valid."""
-    slot, whole = Slot("", Recipe, MISSING), ".".join(path)
-    for depth, head in enumerate(path):
-        above = ".".join(path[:depth])
-        if not slot.kinds:
-            raise UserError(f"{whole} does not exist: {path[depth - 1]} is a plain value")
-        kind = slot.find_kind(tree.get("kind", slot.usual), above)
-        slots = {inner.name: inner for inner in list_slots(kind)}
-        if head not in slots:
-            raise UserError(_unknown(whole, head, kind, above, slot))
-        slot = slots[head]
-        if depth < len(path) - 1:
-            below = (tree.get(head) or {}) if slot.kinds else {}
-            if below == "none" and slot.optional:
-                raise UserError(f"{whole} does not exist: {'.'.join(path[: depth + 1])} is none")
-            tree[head] = dict(below) if isinstance(below, Mapping) else {"kind": below}
-            tree = tree[head]
-    if isinstance(new, str) and slot.kinds and not (new == "none" and slot.optional):
-        below = tree.get(path[-1])
-        new = below if isinstance(below, Mapping) and below.get("kind") == new else {"kind": new}
-    tree[path[-1]] = new
+def read_recipe(path: str | Path) -> Recipe:
+    """Return the recipe in a YAML or JSON file.
 
-
-def _unknown(path: str, name: str, kind: Any, above: str, slot: Slot) -> str:  # noqa: ANN401
-    """Return the message about an unknown field, with a suggestion.
-
-    If other classes for this place have the field, the message names them. Otherwise it suggests a similar
-    field of this class or of the whole recipe.
+    Raises:
+        UserError: if the file is not a recipe.
     """
-    written = kind.name if isinstance(kind, UserNetwork) else kind.__name__
-    own = next((other for other, found in slot.kinds.items() if found is kind), written)
-    known = [inner.name for inner in list_slots(kind)]
-    if others := [o for o, found in slot.kinds.items() if name in [f.name for f in fields(found)]]:
-        hint = suggest(path, [f"{above}.{field}" for field in known], 0.9)
-        return f"{path} is not a field of {own}{hint}; it is a field of {' and '.join(others)}"
-    here = difflib.get_close_matches(name, known, 1, 0.6)
-    paths = [row[0] for row in list_fields(Recipe())] if above else list_paths()
-    words = (name,) if above else (name, *name.split("_"))
-    same_end = [row for word in words for row in paths if row.split(".")[-1] == word]
-    anywhere = same_end or difflib.get_close_matches(path, paths, 1, 0.6)
-    if anywhere and not (here and above):
-        return f"{path} is not a field of a recipe; perhaps you meant {anywhere[0]}"
-    if here:
-        return f"{path} is not a field of a recipe; perhaps you meant {f'{above}.{here[0]}'.lstrip('.')}"
-    return f"{path} is not a field of a recipe; valid here: {', '.join(known) or 'none'}"
+    try:
+        data = yaml.load(Path(path).read_bytes().decode(), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"recipe {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    return load_recipe(data)
+
+
+# Plain values: numbers, texts, truth values, tuples of these, and `Clusters`
+
+
+_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
+
+
+def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401
+    """Convert JSON, the text of an option, or a number or array of NumPy, to a plain value.
+
+    Args:
+        data: the JSON, text, number or array.
+        wanted: the type of the value.
+        path: the path of the value in a recipe, for messages.
+
+    Raises:
+        UserError: if `data` is not such a value.
+    """
+    data = data.tolist() if isinstance(data, np.generic | np.ndarray) else data
+    # "none" means None wherever None is allowed, and no text.
+    for option in sorted(_list_options(wanted), key=lambda option: option is not types.NoneType):
+        with suppress(ValueError, TypeError, OverflowError, KeyError):
+            return parse_size(str(data)) if _is_one_size(data, path) else _parse(data, option)
+    hint = suggest(str(data), map(str, get_args(wanted))) if get_origin(wanted) is Literal else ""
+    raise UserError(f"{path} must be {describe_type(wanted)}, got {data!r:.200}{hint}")
+
+
+def _is_one_size(data: Any, path: str) -> bool:  # noqa: ANN401
+    """Return whether a value is an image size such as 64 or "64x96"."""
+    return path == "data.size" and isinstance(data, str | int) and "," not in str(data)
+
+
+def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
+    """Return a plain value of a type that is no union.
+
+    Raises:
+        ValueError, TypeError, OverflowError, KeyError: if `data` is not such a value.
+    """
+    args = get_args(wanted)
+    if get_origin(wanted) is tuple:
+        if isinstance(data, str):
+            inside = data.strip("()[] ")
+            # "[]" is an empty list, and an empty text is an error.
+            data = [item.strip() for item in inside.split(",")] if inside or not data.strip() else []
+        if isinstance(data, list | tuple) and (args[-1] is ... or len(data) == len(args)):
+            return tuple(parse_plain(item, args[0], "item") for item in data)
+    elif get_origin(wanted) is Literal:
+        return args[args.index(data)]
+    elif wanted is types.NoneType and data in (None, "none"):
+        return None
+    elif wanted is Clusters:
+        return data if isinstance(data, Clusters) else Clusters.parse(data)
+    elif wanted is bool and isinstance(data, str | bool):
+        return _TRUTH[str(data).lower()]
+    elif isinstance(data, str | int | float) and not isinstance(data, bool) and str(data).strip():
+        number = 0.0 if wanted is str else float(data)
+        if math.isfinite(number) and (wanted is not int or number == int(number)):
+            return str(data) if wanted is str else wanted(number)
+    raise ValueError(data)
+
+
+def _list_options(wanted: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Return the types of a union, or the only type."""
+    return get_args(wanted) if get_origin(wanted) in (Union, types.UnionType) else (wanted,)
+
+
+def describe_type(wanted: Any) -> str:  # noqa: ANN401
+    """Return a type of plain values in words, such as "a list of whole numbers"."""
+    origin, args = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return " or ".join("none" if arg is types.NoneType else describe_type(arg) for arg in args)
+    if origin is Literal:
+        return "one of " * (len(args) > 1) + ", ".join(args)
+    if origin is tuple:
+        length = "" if args[-1] is ... else f"{len(args)} "
+        return f"a list of {length}{describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"
+    names: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    names[Clusters] = "clusters:K"
+    return names.get(wanted) or getattr(wanted, "__name__", str(wanted))

@@ -7,20 +7,108 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ddim.data.augment import Augment
-from ddim.diffusion.denoiser import Model, Shape, choose_part
-from ddim.diffusion.grids import GRIDS, Grid, Uniform
+from ddim.data.clusters import Clusters
+from ddim.data.images import check_size
+from ddim.data.values import Reading, Values
+from ddim.diffusion.conditioning import LogSNR
+from ddim.diffusion.denoiser import Model, Shape, choose_part, complete
+from ddim.diffusion.grids import GRIDS, Grid, UniformLogSNR
 from ddim.diffusion.loss import Consistency, Loss, Objective
-from ddim.diffusion.parameterisation import Conditioning, LogSNR, Parameterisation, PredictsVelocity
+from ddim.diffusion.parameterisation import Conditioning, Parameterisation, PredictsVelocity
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDIM, SAMPLERS, Sampler
+from ddim.diffusion.samplers import SAMPLERS, DPMSolver, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
+from ddim.diffusion.times import NormalLogSNR
 from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
 from ddim.metrics.catalogue import LEAST
 from ddim.nn.base import NetworkSpec
-from ddim.nn.ema import Averaging, Exponential
+from ddim.nn.ema import Averaging, Power
 from ddim.nn.networks import UserNetwork
 from ddim.nn.unet import UNetSpec
-from ddim.recipe.recipe_data import Data
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training images and how they are prepared.
+
+    Attributes:
+        source: a folder, an archive, a file of arrays, or the name of a built-in data set.
+        size: (height, width) to which images are cropped and resized.
+        channels: 1, 3 or 4; None for the number that most images have.
+        flip: whether images are mirrored at random.
+        validation: share of the images that is held out for validation.
+        split_seed: the seed by which held-out images are drawn; None for the seed of the run. A run with
+            --from holds out the same images as the run whose weights it starts from.
+        dequantise: whether uniform noise within the bin of each 8-bit value is added each time an image is
+            seen.
+        labels: whether the network is conditioned on class labels, which are the names of the image folders,
+            or clusters:K, for K classes of similar images that k-means finds. See `ddim.data.clusters`.
+        unlabelled: share of the labels that is dropped, drawn anew each time an image is seen. The network
+            then also learns images without a class, which guidance needs (Ho & Salimans 2022).
+        vectors: a CSV file with numbers for each image, on which the network is conditioned in place of a
+            class; each row holds the name of an image and its numbers, or only numbers if the rows are in the
+            order of the images. See `ddim.data.vectors`. `unlabelled` holds for vectors too.
+        values: the type in which the values of pixels are kept: "auto" for the type of most files, "uint8" to
+            round them to 8 bits, "uint16" or "float32".
+        range: the values LOW,HIGH of 16-bit or float images that become black and white; None means 0 and
+            the largest integer for integers; for floats it means 0 and 1, or the smallest and the largest
+            value if a value lies outside 0 to 1.
+        axis: the axis of the channels in a file of arrays: "first" is the axis right after that of the
+            images, "last" the last axis; "auto" for the axis that is shorter than height and width.
+        array: the array of a .npz file that holds the images; None finds it.
+    """
+
+    source: str = "blossoms"
+    size: tuple[int, int] = (64, 64)
+    channels: int | None = None
+    flip: bool = True
+    validation: float = 0.1
+    split_seed: int | None = None
+    dequantise: bool = False
+    labels: bool | Clusters = False
+    unlabelled: float = 0.1
+    vectors: str | None = None
+    values: Literal["auto", "uint8", "uint16", "float32"] = "auto"
+    range: tuple[float, float] | None = None
+    axis: Literal["auto", "first", "last"] = "auto"
+    array: str | None = None
+
+    def __post_init__(self) -> None:
+        check_part_values("data", self)
+        check_size(self.size)
+        if isinstance(self.labels, str):
+            object.__setattr__(self, "labels", Clusters.parse(self.labels))
+        if self.channels not in (None, 1, 3, 4):
+            raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
+        for name, share in (("validation", self.validation), ("unlabelled", self.unlabelled)):
+            if not 0 <= share < 1:
+                raise UserError(f"data.{name} must be at least 0 and less than 1, got {share}")
+        if self.labels and self.vectors is not None:
+            raise UserError(
+                f"data.vectors {self.vectors} and data.labels exclude each other: add the class to the "
+                "vectors as numbers, or leave one of them out"
+            )
+        if self.range is not None:
+            Values("float32", *self.range)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the network is conditioned on class labels or vectors."""
+        return bool(self.labels) or self.vectors is not None
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether the network is also trained without a class or vector, so that it can sample without."""
+        return not self.conditional or self.unlabelled > 0
+
+    @property
+    def reading(self) -> Reading:
+        """How the values of the files are read."""
+        return Reading(self.values, self.range, self.axis, self.array)
+
+    def bins(self, pixels: Pixels) -> Pixels:
+        """Return the map between images and model units, for dequantised images if `dequantise` is set."""
+        return pixels.dequantised if self.dequantise else pixels
 
 
 class PixelRule(Protocol):
@@ -162,21 +250,13 @@ class Report:
 
     def __post_init__(self) -> None:
         check_part_values("report", self)
-        check_positive(
-            "report",
-            events=self.events,
-            grid=self.grid,
-            log=self.log,
-            validation_images=self.validation_images,
-        )
+        counts = {name: getattr(self, name) for name in ("events", "grid", "log", "validation_images")}
+        check_positive("report", **counts)
         if not 0 <= self.guide < 1:
             raise UserError(f"report.guide must be at least 0 and less than 1, got {self.guide}")
-        if self.kid and self.kid < LEAST:
-            raise UserError(f"report.kid must be 0 or at least {LEAST} samples, got {self.kid}")
-        if not 0 <= self.snapshots <= 1000:
-            raise UserError(f"report.snapshots must be at least 0 and at most 1000, got {self.snapshots}")
-        if self.best == "kid" and not self.kid:
-            raise UserError("report.kid, the number of samples, must be above 0 if report.best is kid, got 0")
+        if self.kid < LEAST and (self.kid or self.best == "kid"):
+            none = "" if self.best == "kid" else "0 or "
+            raise UserError(f"report.kid must be {none}at least {LEAST} samples, got {self.kid}")
 
 
 _NAMED: dict[str, Mapping[str, type]] = {
@@ -188,9 +268,21 @@ _NAMED: dict[str, Mapping[str, type]] = {
 """The fields that `Recipe(...)` also takes as a name, with the registries of these names."""
 
 
+LOSS = Objective("noise", "l1", NormalLogSNR(-1.0, 2.5), finish=0.3, finish_after=50_000)
+"""The loss of `fast` for 64 pixels.
+
+The L1 error of the noise is alpha / sigma times the L1 error of the image. This factor is small at noisy
+times, so noisy times are drawn more often. At the end, the squared error moves predictions from the median to
+the mean, which samplers need. In short trainings it gave worse samples.
+"""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """All choices of a run. A schedule, grid or sampler can be given by its name, such as "cosine".
+    """All choices of a run; the defaults are those of the recipe `fast`.
+
+    A schedule, grid or sampler can be given by its name, such as "cosine". A number stands once: if `entries`
+    or `sigma_data` of a part is None, it is taken from the schedule or the pixels.
 
     Attributes:
         name: a name for folders and tables.
@@ -224,15 +316,17 @@ class Recipe:
     data: Data = Data()
     pixels: PixelRule = Measured()
     net: NetworkSpec = UNetSpec()
-    schedule: Schedule = Cosine(0.02, 0.95)
+    schedule: Schedule = Cosine(0.014, 0.99995)
     predicts: Parameterisation = PredictsVelocity()
     conditioning: Conditioning = LogSNR()
-    objective: Loss = Objective()
-    optim: Optim = Optim()
-    ema: Averaging = Exponential()
+    objective: Loss = LOSS
+    optim: Optim = Optim(
+        method="muon", lr=4e-3, weight_decay=1e-2, betas=(0.9, 0.99), batch=32, warmup=3200, decay="cosine"
+    )
+    ema: Averaging = Power(16.97)
     augment: Augment = Augment()
-    grid: Grid = Uniform()
-    sampler: Sampler = DDIM()
+    grid: Grid = UniformLogSNR(3.0)
+    sampler: Sampler = DPMSolver(2)
     steps: int = 20
     sampled_on: Schedule | None = None
     clip: bool | Literal["x0"] = False
@@ -248,6 +342,8 @@ class Recipe:
         for name, registry in _NAMED.items():
             if (part := getattr(self, name)) is not None:
                 object.__setattr__(self, name, choose_part(name, part, registry))
+        for name, numbers in self.shared_numbers.items():
+            object.__setattr__(self, name, complete(getattr(self, name), **numbers))
         check_count("steps", self.steps)
         if self.clip not in (True, False, "x0"):
             raise UserError(f"clip must be true, false or x0, got {self.clip!r}")
@@ -256,6 +352,21 @@ class Recipe:
                 raise UserError(f"{name} (--{name}) must be above 0, got {value}")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must lie in [0, 2^32), got {self.seed}")
+
+    @property
+    def shared_numbers(self) -> dict[str, dict[str, float]]:
+        """The numbers that parts take from the schedule and the pixels, keyed by part and then by field.
+
+        They are 1000 entries for a schedule without a table, and EDM's sigma_data for unknown pixels.
+        """
+        table: dict[str, float] = {"entries": self.schedule.entries or 1000}
+        data = {"sigma_data": self.pixels.deviation or getattr(self.predicts, "sigma_data", None) or 0.5}
+        return {
+            "conditioning": table,
+            "grid": {"entries": self.sampling_schedule.entries or 1000},
+            "predicts": data,
+            "objective": table | data,
+        }
 
     @property
     def split_seed(self) -> int:
@@ -273,7 +384,7 @@ class Recipe:
         return self.sampled_on or self.schedule
 
     def choose_steps(self, steps: int | None) -> int:
-        """Return `steps`, or the recipe's own number of sampling steps if `steps` is None.
+        """Return `steps`, or the number of sampling steps of the recipe if `steps` is None.
 
         Raises:
             UserError: if the number is not allowed.

@@ -1,39 +1,27 @@
-"""Store and find averages of a run's weights. They are kept beside its checkpoints, in RUN/averages.
+"""Keep snapshots and reconstructed averages of a run's weights beside its checkpoints, in RUN/averages.
 
 ``snapshots/step-000000123/`` holds the averages of two powers after this step (see
 `ddim.nn.power_averages`), as ``<power>.safetensors``. Training writes these folders. Any other folder, such
 as ``width-0.05/``, holds an average that `ddim.reconstruct_average` or `ddim.pick_average` stored, in the
-files ``average.safetensors`` and ``average.json``. Like a checkpoint, each folder has a manifest with the
-SHA-256 of its files. Even after a crash, each folder is complete or absent.
+files ``average.safetensors`` and ``average.json``. Each folder has a manifest, like a checkpoint.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError, explain_error, quote, warn_user
-from ddim.files import temporary_folder
+from ddim.errors import UserError, warn_user
+from ddim.files import publish_folder, temporary_folder
 from ddim.nn.power_averages import track_averages
 from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
-from ddim.runs.folder import CHECKPOINTS
-from ddim.runs.manifest import (
-    Damaged,
-    pack_tensors,
-    parse_step,
-    read_document,
-    read_manifest,
-    render_json,
-    verify,
-    write_parts,
-)
-from ddim.runs.replacing import FRESH, remove_folder, replace_folder, settle_folder
-from ddim.runs.run_path import BEST, GUIDE, describe_missing_step, find_run_folder
+from ddim.runs.checkpoint import Damaged
+from ddim.runs.folder import list_checkpoints
+from ddim.runs.names import BEST, GUIDE, find_run_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +40,7 @@ class Snapshot:
     @property
     def size(self) -> int:
         """The size of the snapshot in bytes."""
-        return sum(entry["size"] for entry in read_manifest(self.path).files.values())
+        return sum(file.stat().st_size for file in self.path.iterdir())
 
 
 @dataclass(frozen=True)
@@ -108,98 +96,58 @@ def list_snapshots(run: Path, before: int) -> list[Snapshot]:
     """Return the undamaged snapshots of steps below `before`, the oldest first.
 
     A damaged snapshot is left out, with a warning.
-
-    Raises:
-        UserError: if a newer version of ddim wrote a snapshot.
     """
     snapshots = []
-    for step, path in _list_folders(run):
-        if step >= before:
-            continue
+    for step, path in checkpoint.list_steps(run / FOLDER / SNAPSHOTS):
         try:
-            files = verify(path).files
+            names = checkpoint.verify(path).files if step < before else ()
         except Damaged as damage:
             warn_user(f"{damage}; this snapshot is not used")
             continue
-        gammas = tuple(float(name.removesuffix(".safetensors")) for name in files)
-        snapshots.append(Snapshot(path, step, gammas))
+        if names:
+            gammas = tuple(float(name.removesuffix(".safetensors")) for name in names)
+            snapshots.append(Snapshot(path, step, gammas))
     return snapshots
 
 
 def has_snapshots(run: Path, before: int) -> bool:
     """Return whether a run has snapshots of steps below `before`. They may be damaged."""
-    return any(step < before for step, _ in _list_folders(run))
-
-
-def _list_folders(run: Path) -> list[tuple[int, Path]]:
-    """Return the steps and folders of all snapshots of a run, the oldest first."""
-    places = ((parse_step(path.name), path) for path in (run / FOLDER / SNAPSHOTS).glob("step-*"))
-    return sorted((place[0], path) for place, path in places if place)
+    return any(step < before for step, _ in checkpoint.list_steps(run / FOLDER / SNAPSHOTS))
 
 
 # Stored averages
 
 
 def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: StoredAverage) -> Path:
-    """Store an average of a run, and return its folder; an older average with this name is replaced.
-
-    Even after a crash, either the older or the new average is stored completely.
+    """Store an average of a run, and return its folder; an older average with this name is removed.
 
     Raises:
-        UserError: if the average cannot be written.
-        NoSpace: if the disk is full.
         NotFinite: if the average contains NaN or an infinity.
     """
     target = run / FOLDER / name
-    try:
-        with temporary_folder(target) as temporary:
-            contents = {
-                f"{AVERAGE}.safetensors": pack_tensors(AVERAGE, average),
-                f"{AVERAGE}.json": render_json(asdict(facts)),
-            }
-            write_parts(temporary, facts.step, False, contents.items())
-            _finish_replacing(target)
-            replace_folder(temporary, target)
-    except OSError as error:
-        raise explain_error(error, f"average {name} cannot be written to {target.parent}") from None
+    with temporary_folder(target) as temporary:
+        checkpoint.write_checkpoint(temporary, facts.step, {AVERAGE: average}, {AVERAGE: asdict(facts)})
+        if target.exists():
+            checkpoint.remove_folder(target)
+        publish_folder(temporary, target)
     return target
-
-
-def _finish_replacing(target: Path) -> None:
-    """Finish or undo the replacement of a stored average that a killed process left unfinished."""
-    fresh = target.with_name(target.name + FRESH)
-    if not fresh.exists():
-        return
-    try:
-        verify(fresh)
-    except Damaged:
-        remove_folder(fresh)
-    else:
-        settle_folder(fresh)
-
-
-def list_stored(run: Path) -> dict[str, StoredAverage]:
-    """Return the stored averages of a run, keyed by name; a damaged one is left out with a warning."""
-    found = {}
-    for name, path in find_stored(run).items():
-        try:
-            found[name] = read_stored(path)
-        except Damaged as error:
-            warn_user(f"{error}; it is left out")
-    return found
 
 
 def find_stored(run: Path) -> dict[str, Path]:
     """Return the folders of the stored averages of a run, keyed by name. They may be damaged."""
-    found = {}
-    # The folder "picked.new" comes after "picked", which it is about to replace if it is whole.
-    for path in sorted((run / FOLDER).glob("[!.]*")):
-        if path.name != SNAPSHOTS and path.is_dir():
-            with suppress(Damaged):
-                if path.name.endswith(FRESH):
-                    read_stored(path)
-                found[path.name.removesuffix(FRESH)] = path
-    return found
+    folders = sorted((run / FOLDER).glob("[!.]*"))
+    return {path.name: path for path in folders if path.name != SNAPSHOTS and path.is_dir()}
+
+
+def list_stored(run: Path) -> dict[str, StoredAverage]:
+    """Return the stored averages of a run, keyed by name; a damaged one is left out with a warning."""
+    averages = {}
+    for name, path in find_stored(run).items():
+        try:
+            averages[name] = read_stored(path)
+        except Damaged as error:
+            warn_user(f"{error}; it is left out")
+    return averages
 
 
 def read_stored(path: Path) -> StoredAverage:
@@ -207,15 +155,10 @@ def read_stored(path: Path) -> StoredAverage:
 
     Raises:
         Damaged: if the file with the facts or the manifest is damaged.
-        UserError: if the folder holds no average, or a newer version of ddim wrote it.
     """
-    document = read_document(path, AVERAGE)
-    try:
-        known: dict[str, Any] = dict(document)  # type: ignore[call-overload]
-        known |= {name: tuple(known[name]) for name in ("snapshots", "choice")}
-        return StoredAverage(**known)
-    except (TypeError, KeyError, ValueError) as error:
-        raise Damaged(f"{path} is damaged: {AVERAGE}.json is not about an average ({error})") from None
+    facts: dict[str, Any] = checkpoint.read_document(path, AVERAGE)
+    facts |= {name: tuple(facts[name]) for name in ("snapshots", "choice")}
+    return StoredAverage(**facts)
 
 
 def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None:
@@ -237,31 +180,18 @@ def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None
     run = find_run_folder(path)
     stored = {} if run == path else find_stored(run)
     if weights not in stored:
-        possible += stored
+        steps = ", ".join(str(step) for step, _ in list_checkpoints(run)) or "none"
         raise UserError(
-            f"weights must be {', '.join(possible[:-1])} or {possible[-1]}, got {weights!r}"
-            f"{describe_missing_step(run, weights)}"
+            f"weights must be one of {', '.join([*possible, *stored])}, got {weights!r}; "
+            f"run {run} has checkpoints of steps {steps}"
         )
     facts = read_stored(stored[weights])
     if facts.weights != hash_weights(path):
-        # `ddim ema RUN` makes an average for the newest checkpoint.
-        newest = max((run / CHECKPOINTS).glob("step-*"), default=path)
-        named = run if path.resolve() == newest.resolve() else path
         raise UserError(
             f"average {weights} of run {run} belongs to its checkpoint of step {facts.step}, not to {path}: "
-            f"make it again with `ddim ema {quote(named)} {_find_options(weights, facts)}`"
+            "make it again with `ddim ema`"
         )
     return stored[weights]
-
-
-def _find_options(name: str, facts: StoredAverage) -> str:
-    """Return the options of `ddim ema` with which a stored average was made."""
-    if facts.choice:
-        usual = "picked"
-        options = "--pick --by kid" if "kid" in facts.choice[0] else "--pick"
-    else:
-        usual, options = f"width-{facts.width:g}", f"--width {facts.width:g}"
-    return options if name == usual else f"{options} --name {name}"
 
 
 def check_average_name(name: str) -> str:
@@ -270,11 +200,10 @@ def check_average_name(name: str) -> str:
     Raises:
         UserError: if the name is not a plain word, or has another meaning, such as "ema".
     """
-    plain = re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII)
-    taken = ("ema", "raw", SNAPSHOTS, BEST, GUIDE)
-    if not plain or name in taken or name.startswith("power-") or name.endswith(FRESH):
+    reserved = ("ema", "raw", SNAPSHOTS, BEST, GUIDE)
+    if not re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) or name in reserved or name.startswith("power-"):
         raise UserError(
-            f"the name of an average must be a plain word such as picked, other than {', '.join(taken)}, "
+            f"the name of an average must be a plain word such as picked, other than {', '.join(reserved)}, "
             f"got {name!r}"
         )
     return name
@@ -282,4 +211,4 @@ def check_average_name(name: str) -> str:
 
 def hash_weights(path: Path) -> str:
     """Return the SHA-256 (hex) of the weights in a checkpoint."""
-    return read_manifest(path).files["model.safetensors"]["sha256"]
+    return checkpoint.read_manifest(path).files["model.safetensors"]

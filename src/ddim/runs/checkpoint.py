@@ -1,73 +1,74 @@
-"""Save, find and remove the checkpoints of a run. Even after a crash, each checkpoint is complete or absent.
+"""Write, find and read checkpoints. Even after a crash, each checkpoint is complete or absent.
 
-A checkpoint is first written under a temporary name, ``.tmp-...``. After every file and folder is flushed to
-the disk, the folder is renamed to its final name. The newest checkpoint is found by listing the folder.
-No file names the newest checkpoint, because such a file could be out of date. Damaged checkpoints are never
-loaded. `ddim.runs.manifest` reads and writes the files of one checkpoint.
+A checkpoint is a folder ``step-000000123/`` with ``model.safetensors``, ``ema/<name>.safetensors``,
+``optimizer.safetensors``, ``state.json``, ``recipe.json`` and ``MANIFEST.json``. It is written under a
+temporary name, flushed to the disk and renamed once. The newest checkpoint is found by listing the folder.
+
+The manifest holds the step, whether the checkpoint was the best so far, the SHA-256 of every other file, and
+a seal. Everything that is read is compared with the manifest, so damaged files are never used. Reading a
+checkpoint never runs code.
 """
 
+from __future__ import annotations
+
+import hashlib
+import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddim.errors import NoSpace, NotFinite, UserError, is_full_disk, warn_user
-from ddim.files import TEMPORARY, make_folder, temporary_folder
-from ddim.runs.manifest import (
-    MANIFEST,
-    Damaged,
-    Manifest,
-    check_names,
-    hash_checkpoint,
-    pack_tensors,
-    parse_step,
-    read_document,
-    read_manifest,
-    read_tensors,
-    render_json,
-    verify,
-    write_parts,
+from ddim.files import (
+    hash_file,
+    publish_folder,
+    read_sealed,
+    remove_leftovers,
+    seal,
+    temporary_folder,
+    temporary_name,
 )
-from ddim.runs.replacing import FRESH, remove_folder, replace_folder, settle_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "MANIFEST",
-    "Damaged",
-    "find_best",
-    "find_best_step",
-    "find_newest",
-    "hash_checkpoint",
-    "read_document",
-    "read_newest_document",
-    "read_steadily",
-    "read_tensors",
-    "remove_later",
-    "save",
-    "verify",
-]
-
 T = TypeVar("T")
 
-_SLACK = 1 << 20
+MANIFEST = "MANIFEST.json"
+
+
+class Damaged(UserError):  # noqa: N818 (a state, named as users name it)
+    """A checkpoint is damaged: a file differs from the written file. The message names the file."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of MANIFEST.json; `files` maps the name of each other file to its SHA-256 (hex)."""
+
+    step: int
+    best: bool
+    files: dict[str, str]
+
+
+# Writing
 
 
 def save(
     folder: Path,
     step: int,
-    tensors: Mapping[str, Mapping[str, "Tensor"]],
+    tensors: Mapping[str, Mapping[str, Tensor]],
     documents: Mapping[str, object],
     keep: int = 2,
     best: bool = False,
 ) -> Path:
     """Write the checkpoint of `step` into `folder`, then remove older checkpoints.
 
-    An older checkpoint of the same step is replaced when the new checkpoint is complete. Only one process may
-    write at a time (see `lock_folder`). Unfinished files of an earlier process are removed.
+    Only one process may write at a time (see `lock_folder`). Unfinished files of an earlier process are
+    removed. A checkpoint of the same step is removed first.
 
     Args:
         folder: the folder of a run's checkpoints.
@@ -82,152 +83,70 @@ def save(
         The folder of the new checkpoint.
 
     Raises:
-        NoSpace: if the disk has too little space. The space is checked before writing, and no checkpoint is
-            changed.
+        NoSpace: if the disk is full; no checkpoint is changed.
         NotFinite: if a tensor contains NaN or an infinity; no checkpoint is changed.
-        ValueError, TypeError: if a document is not JSON or a name is invalid; no checkpoint is changed.
-        UserError: if `step` is below 0 or `keep` is below 1.
+        ValueError, TypeError: if a document is not JSON; no checkpoint is changed.
     """
-    if step < 0 or keep < 1:
-        raise UserError(f"a checkpoint needs step >= 0 and keep >= 1, got step {step} and keep {keep}")
-    pages = {f"{name}.json": render_json(document) for name, document in documents.items()}
-    check_names([*tensors, *documents])
     target = folder / f"step-{step:09d}"
-
-    def list_contents() -> Iterator[tuple[str, bytes]]:
-        yield from pages.items()
-        # A generator holds only one group of tensors at a time in memory.
-        yield from ((f"{name}.safetensors", pack_tensors(name, group)) for name, group in tensors.items())
-
+    remove_leftovers(folder)
     try:
-        make_folder(folder)
-        _finish_writing(folder)
-        _check_space(folder, tensors, pages)
         with temporary_folder(target) as temporary:
-            write_parts(temporary, step, best, list_contents())
-            replace_folder(temporary, target)
+            write_checkpoint(temporary, step, tensors, documents, best)
+            if target.exists():
+                remove_folder(target)
+            publish_folder(temporary, target)
     except NotFinite as error:
         raise NotFinite(f"{target.name} was not written, because {error}") from None
     except OSError as error:
-        if is_full_disk(error) and not isinstance(error, NoSpace):
-            raise NoSpace(
-                f"{folder} is full: {target.name} was not written, earlier checkpoints are unchanged"
-            ) from error
-        raise
-    _prune(folder, target, keep)
+        if not is_full_disk(error):
+            raise
+        text = f"{folder} is full: {target.name} was not written, earlier checkpoints are unchanged"
+        raise NoSpace(text) from error
+    _remove_older(folder, target, keep)
     return target
 
 
-def find_newest(folder: Path) -> Path | None:
-    """Return the newest undamaged checkpoint in `folder`, or None.
+def write_checkpoint(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    documents: Mapping[str, object],
+    best: bool = False,
+) -> None:
+    """Write the files of a checkpoint and their manifest into an existing folder; see `save`."""
+    files = {}
 
-    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped, with a warning.
+    def write(name: str, content: bytes) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+        files[name] = hashlib.sha256(content).hexdigest()
 
-    Raises:
-        UserError: if a newer version of ddim wrote the checkpoint.
-    """
-    return _find(folder, lambda manifest: True)
-
-
-def find_best(folder: Path) -> Path | None:
-    """Return the newest undamaged checkpoint that is marked as best, or None; see `find_newest`."""
-    return _find(folder, lambda manifest: manifest.best)
-
-
-def read_newest_document(folder: Path, name: str) -> Any:  # noqa: ANN401 (JSON)
-    """Return the JSON document `name` of the newest checkpoint in `folder`, or None if there is none.
-
-    Only this document and the manifest are verified, so this is fast, and no damaged checkpoint is renamed.
-
-    Raises:
-        UserError: if a newer version of ddim wrote the checkpoint.
-    """
-    for path in _checkpoints(folder):
-        with suppress(Damaged):
-            return read_document(path, name)
-    return None
-
-
-def read_steadily(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
-    """Return `read(find())`; find and read again if the checkpoint was replaced meanwhile.
-
-    A training in progress may remove or replace the checkpoint while it is read. Without another attempt, an
-    undamaged checkpoint could be called damaged, or the result could mix parts of two checkpoints.
-    """
-    while True:
-        path = find()
-        before = _identity(path)
-        try:
-            found = read(path)
-        except UserError:
-            if _identity(path) == before:
-                raise
-            continue
-        # A checkpoint that was removed after the last file was read is whole.
-        if _identity(path) in (before, None):
-            return found
+    for name, document in documents.items():
+        write(f"{name}.json", _render_json(document))
+    # Only one group of tensors at a time is copied to memory.
+    for name, group in tensors.items():
+        write(f"{name}.safetensors", _pack_tensors(name, group))
+    (folder / MANIFEST).write_bytes(_render_json(seal(asdict(Manifest(step, best, files)))))
 
 
 def remove_later(folder: Path, step: int) -> None:
-    """Remove the checkpoints of steps after `step` from `folder`.
-
-    Only one process may write to the folder at a time; see `save`.
-    """
-    for path in _checkpoints(folder):
-        place = parse_step(path.name)
-        if place and place[0] > step:
+    """Remove the checkpoints of steps after `step` from `folder`."""
+    for later, path in list_steps(folder):
+        if later > step:
             remove_folder(path)
 
 
-def find_best_step(folder: Path) -> int:
-    """Return the step of the newest checkpoint that was saved with `best`; -1 if none is known to be."""
-    for path in _checkpoints(folder):
-        with suppress(Damaged):
-            manifest = read_manifest(path)
-            if manifest.best:
-                return manifest.step
-    return -1
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a crash leaves it complete or absent."""
+    # The folder is renamed first, because a partly deleted one would look like a damaged one.
+    rubbish = temporary_name(path)
+    os.rename(path, rubbish)
+    shutil.rmtree(rubbish, ignore_errors=True)
 
 
-# Writing
-
-
-def _check_space(
-    folder: Path, tensors: Mapping[str, Mapping[str, "Tensor"]], pages: Mapping[str, bytes]
-) -> None:
-    needed = _SLACK + sum(len(page) for page in pages.values())
-    needed += sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise NoSpace(
-            f"a checkpoint needs {needed / 1e6:.1f} MB and {folder} has {free / 1e6:.1f} MB free: make room"
-        )
-
-
-def _finish_writing(folder: Path) -> None:
-    """Clean up after a process that was killed while it wrote a checkpoint.
-
-    The unfinished checkpoints of that process are removed. A complete folder ``step-....new`` gets its final
-    name.
-    """
-    for path in folder.glob(f"{TEMPORARY}*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    for path in _checkpoints(folder):
-        if path.name.endswith(FRESH):
-            try:
-                verify(path)
-            except Damaged:
-                _set_aside(path)
-            else:
-                settle_folder(path)
-
-
-def _prune(folder: Path, written: Path, keep: int) -> None:
+def _remove_older(folder: Path, written: Path, keep: int) -> None:
     kept, marked = 0, False
-    for path in _checkpoints(folder):
+    for _, path in reversed(list_steps(folder)):
         spared = kept < keep
         # A damaged checkpoint does not count towards `keep`. `find_newest` renames damaged checkpoints.
         with suppress(Damaged):
@@ -239,53 +158,193 @@ def _prune(folder: Path, written: Path, keep: int) -> None:
             remove_folder(path)
 
 
-# Reading
+def _render_json(value: object) -> bytes:
+    return (json.dumps(value, allow_nan=False, indent=1) + "\n").encode()
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """Return all folders with the name of a checkpoint, the newest first."""
-    found = []
-    with suppress(FileNotFoundError), os.scandir(folder) as entries:
-        for entry in entries:
-            place = parse_step(entry.name)
-            if place and entry.is_dir(follow_symlinks=False):
-                found.append((*place, folder / entry.name))
-    return [path for *_, path in sorted(found, reverse=True)]
+def _pack_tensors(name: str, group: Mapping[str, Tensor]) -> bytes:
+    """Return tensors of any device and memory layout as the bytes of a safetensors file."""
+    import torch
+    from safetensors.torch import save as pack
+
+    packed = {}
+    for key, tensor in group.items():
+        # Tensors are copied, because the format cannot store channels_last or tensors that share memory.
+        packed[key] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        if not packed[key].isfinite().all():
+            raise NotFinite(f"{key} in {name} is not finite")
+    return pack(packed)
+
+
+# Finding
+
+
+def parse_step(name: str) -> int | None:
+    """Return the step in the name of a checkpoint folder; None for any other name."""
+    match = re.fullmatch(r"step-(\d{9,})", name)
+    return int(match[1]) if match else None
+
+
+def list_steps(folder: Path) -> list[tuple[int, Path]]:
+    """Return the step and the path of each checkpoint in a folder, sorted by step."""
+    steps = ((parse_step(path.name), path) for path in folder.glob("step-*"))
+    return sorted((step, path) for step, path in steps if step is not None)
+
+
+def find_newest(folder: Path) -> Path | None:
+    """Return the newest undamaged checkpoint in `folder`, or None.
+
+    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped, with a warning.
+    """
+    return _find(folder, lambda manifest: True)
+
+
+def find_best(folder: Path) -> Path | None:
+    """Return the newest undamaged checkpoint that is marked as best, or None; see `find_newest`."""
+    return _find(folder, lambda manifest: manifest.best)
+
+
+def find_best_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint that was saved with `best`; -1 if there is none."""
+    for step, path in reversed(list_steps(folder)):
+        with suppress(Damaged):
+            if read_manifest(path).best:
+                return step
+    return -1
 
 
 def _find(folder: Path, wanted: Callable[[Manifest], bool]) -> Path | None:
     passed: set[Path] = set()
-    while paths := [path for path in _checkpoints(folder) if path not in passed]:
-        path = paths[0]
-        identity = _identity(path)
+    # The folder is listed again each time, because a training may write and remove checkpoints meanwhile.
+    while paths := [path for _, path in list_steps(folder) if path not in passed]:
+        path = paths[-1]
+        passed.add(path)
         try:
             if wanted(verify(path)):
                 return path
-            passed.add(path)
         except Damaged as damage:
-            # If a training has moved or replaced the folder in the meantime, do not rename it: look again.
-            if identity is not None and identity == _identity(path):
-                passed.add(path)
+            if path.exists():
                 warn_user(f"{damage}; {_set_aside(path)}")
     return None
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    # The time is needed too, because the inode number of a removed folder is soon used again.
-    return found.st_ino, found.st_mtime_ns
-
-
 def _set_aside(path: Path) -> str:
     """Rename a damaged checkpoint, and return a description of what was done."""
-    k, name = 1, path.name.removesuffix(FRESH)
-    while (aside := path.with_name(f"damaged-{name}-{k}")).exists():
+    k = 1
+    while (aside := path.with_name(f"damaged-{path.name}-{k}")).exists():
         k += 1
     try:
         os.rename(path, aside)
     except OSError as error:
         return f"it is skipped, and could not be renamed ({error.strerror})"
     return f"it is skipped, and was renamed to {aside.name}"
+
+
+# Reading
+
+
+def verify(path: Path) -> Manifest:
+    """Compare every file of the checkpoint `path` with its manifest, and return the manifest.
+
+    Raises:
+        Damaged: if a file is missing, unknown or changed (the message names the first such file), or the
+            name of the folder has another step than the manifest.
+    """
+    manifest = read_manifest(path)
+    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    for name in sorted(present ^ {MANIFEST, *manifest.files}):
+        what = f"{name!r} does not belong to it" if name in present else f"{name} is missing"
+        raise Damaged(f"{path} is damaged: {what}")
+    for name in manifest.files:
+        _read_verified(path, name, manifest)
+    if parse_step(path.name) not in (None, manifest.step):
+        raise Damaged(f"{path} is damaged: {MANIFEST} belongs to step {manifest.step}")
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of the checkpoint `path`.
+
+    Raises:
+        Damaged: if the manifest is missing or has changed.
+    """
+    try:
+        return Manifest(**read_sealed(path / MANIFEST))
+    except (UserError, TypeError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: {MANIFEST} is missing or has changed ({error})") from None
+
+
+def hash_checkpoint(path: Path) -> str:
+    """Return the SHA-256 (hex) of a checkpoint's manifest, which depends on every byte of the checkpoint."""
+    return hash_file(path / MANIFEST)
+
+
+def read_tensors(path: Path, name: str) -> dict[str, Tensor]:
+    """Return the tensors that were saved as `name`, on the CPU.
+
+    Raises:
+        Damaged: if any byte of the file has changed.
+        UserError: if the checkpoint has no such tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = _read(path, f"{name}.safetensors")
+    try:
+        return load(content)
+    # A header with a dtype that torch does not have raises KeyError.
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Damaged(f"{path} is damaged: {name}.safetensors is not a safetensors file ({error})") from error
+
+
+def read_document(path: Path, name: str) -> Any:  # noqa: ANN401 (JSON)
+    """Return the JSON document that was saved as `name`.
+
+    Raises:
+        Damaged: if any byte of the file has changed.
+        UserError: if the checkpoint has no such document.
+    """
+    content = _read(path, f"{name}.json")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is damaged: {name}.json is not JSON ({error})") from error
+
+
+def read_newest_document(folder: Path, name: str) -> Any:  # noqa: ANN401 (JSON)
+    """Return a JSON document of the newest checkpoint in `folder`, or None without a checkpoint.
+
+    Only this document is verified, so this is fast, and no damaged checkpoint is renamed.
+    """
+    for _, path in reversed(list_steps(folder)):
+        with suppress(Damaged):
+            return read_document(path, name)
+    return None
+
+
+def read_steadily(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
+    """Return `read(find())`; find and read again if a training has removed the checkpoint meanwhile."""
+    while True:
+        path = find()
+        try:
+            return read(path)
+        except UserError:
+            if path.exists():
+                raise
+
+
+def _read(path: Path, name: str) -> bytes:
+    manifest = read_manifest(path)
+    if name not in manifest.files:
+        raise UserError(f"{path} has no {name}; it has {', '.join(sorted(manifest.files))}")
+    return _read_verified(path, name, manifest)
+
+
+def _read_verified(path: Path, name: str, manifest: Manifest) -> bytes:
+    try:
+        content = (path / name).read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise Damaged(f"{path} is damaged: {name} is missing") from None
+    if hashlib.sha256(content).hexdigest() != manifest.files[name]:
+        raise Damaged(f"{path} is damaged: {name}: its bytes have changed")
+    return content

@@ -8,7 +8,6 @@ from typing import Any
 
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError, describe_given
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Optim
 
@@ -62,20 +61,6 @@ class Plan:
         return optim.lr * rise * 0.5 * (1 + math.cos(math.pi * self.part(seen)))
 
 
-def check_reason(reason: object) -> str:
-    """Return the reason for which a callback stops a run.
-
-    Raises:
-        UserError: if it is not a text, or is empty.
-    """
-    if not isinstance(reason, str) or not reason.strip():
-        raise UserError(
-            "training.stop takes the reason as a text, such as training.stop('good enough'), "
-            f"got {describe_given(reason)}"
-        )
-    return reason
-
-
 @dataclass(frozen=True)
 class TrainedOn:
     """The images of a run: `fingerprint` is the SHA-256 of all images, `train` counts the training images."""
@@ -124,28 +109,20 @@ class RunState:
         return asdict(self) | {"sums": sums}
 
     @classmethod
-    def from_json(cls, document: Any) -> RunState:  # noqa: ANN401 (JSON)
+    def from_json(cls, document: dict[str, Any]) -> RunState:
         """Return the state that `to_json` wrote.
 
         Raises:
-            TypeError, KeyError, ValueError, AttributeError: if the document is not such a state.
+            TypeError, KeyError, AttributeError: if the document is not such a state.
         """
-        known = dict(document)
-        images, pixels, sums = known["images"], known["pixels"], known["sums"]
-        known |= {
+        images, pixels, sums = document["images"], document["pixels"], document["sums"]
+        parts: dict[str, Any] = {
             "pixels": Pixels(tuple(pixels["mean"]), tuple(pixels["std"])),
-            "classes": tuple(known["classes"]),
-            "runtime": Runtime(**known["runtime"]),
+            "classes": tuple(document["classes"]),
+            "runtime": Runtime(**document["runtime"]),
             "sums": {name: math.nan if value is None else value for name, value in sums.items()},
-            "plan": Plan(**known["plan"]),
+            "plan": Plan(**document["plan"]),
             "images": None if images is None else TrainedOn(**images),
-            # Older runs have images of 8 bits only.
-            "values": Values(**known["values"]) if "values" in known else EIGHT_BITS,
+            "values": Values(**document["values"]),
         }
-        kinds = {"step": int, "channels": int, "not_finite": int, "due": bool, "stopped": str | None}
-        for name, kind in (kinds | {"best": int | float | None}).items():
-            if not isinstance(known.get(name, getattr(cls, name, None)), kind):
-                raise TypeError(f"{name} has another type")
-        if known["step"] < 0 or known["channels"] < 1:
-            raise ValueError("step or channels is too small")
-        return cls(**known)
+        return cls(**(document | parts))

@@ -19,6 +19,7 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.samplers import Sampler, State, last_state
 from ddim.errors import UserError, check_count
 from ddim.machine.progress import Progress, ignore_progress
+from ddim.recipe.checks import check_diffusion_model, check_steps, check_unconditional
 from ddim.recipe.codec import override
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.classes import Label, default_label
@@ -26,7 +27,6 @@ from ddim.sampling.generate import Watch, fill_micro_batches
 from ddim.sampling.guidance import OFF, Guidance
 from ddim.sampling.guidance_choice import GuidanceOptions, check_option_names, open_task_guidance
 from ddim.sampling.pipeline import Pipeline, evaluating, open_pipeline
-from ddim.sampling.recipe_checks import check_diffusion_model, check_steps, check_unconditional
 
 Source = str | Path | Pipeline | Model
 

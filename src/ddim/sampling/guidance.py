@@ -18,9 +18,9 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
 from ddim.diffusion.guidance import Guided, Interval, Rescheduled, check_reach, lies_inside
 from ddim.errors import UserError
+from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.sampling.classes import Label
 from ddim.sampling.pipeline import LoadedRun, Pipeline
-from ddim.sampling.recipe_checks import check_diffusion_model, check_unconditional
 
 LARGEST_SCALE = 1e6
 """The largest guidance scale; useful scales are below 20."""

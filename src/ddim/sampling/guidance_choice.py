@@ -10,7 +10,7 @@ from typing import TypedDict, Unpack
 from ddim.diffusion.guidance import Interval, find_ends
 from ddim.diffusion.loss import Consistency
 from ddim.errors import UserError, describe_given, suggest, warn_user
-from ddim.runs.run_path import find_run_folder, parse_place
+from ddim.runs.names import find_run_folder, parse_place
 from ddim.sampling.classes import Label
 from ddim.sampling.guidance import OFF, Guidance, Guide, check_guidance
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load

@@ -24,12 +24,10 @@ from ddim.errors import UserError, quote, warn_user
 from ddim.files import read_sealed, write_sealed
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.recipe.codec import load_recipe
-from ddim.recipe.recipe import Recipe
-from ddim.recipe.recipe_data import Data
+from ddim.recipe.recipe import Data, Recipe
 from ddim.runs import checkpoint
 from ddim.runs.folder import RUN
-from ddim.runs.published import is_published
-from ddim.runs.run_path import find_checkpoint, find_run_folder
+from ddim.runs.names import find_checkpoint, find_run_folder, is_published
 from ddim.runs.state import RunState
 from ddim.sampling.pipeline import LoadedRun, load_state
 

@@ -24,18 +24,14 @@ from ddim.errors import UserError, describe_given
 from ddim.machine.distributed import current_processes
 from ddim.machine.runtime import Runtime, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
-from ddim.recipe.codec import dump, load_recipe
-from ddim.recipe.flat import SAMPLING_FIELDS
-from ddim.recipe.kinds import choose_value
-from ddim.recipe.own_parts import give_parts
-from ddim.recipe.recipe import Fixed, Recipe
-from ddim.recipe.recipe_data import Data
+from ddim.recipe.codec import choose_value, dump, load_recipe
+from ddim.recipe.options import SAMPLING_FIELDS
+from ddim.recipe.recipe import Data, Fixed, Recipe
+from ddim.recipe.user_parts import give_parts
 from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
-from ddim.runs.fitting import build_fitting_model, digest_weights
-from ddim.runs.hub_run import locate_run
-from ddim.runs.published import choose_published
-from ddim.runs.run_path import find_checkpoint
+from ddim.runs.model import build_fitting_model, digest_weights
+from ddim.runs.names import choose_published, find_checkpoint, locate_run
 from ddim.runs.state import RunState
 from ddim.sampling.classes import count_images
 from ddim.sampling.searched_grids import find_saved_grid, list_changed

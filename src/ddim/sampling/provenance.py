@@ -13,9 +13,8 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.machine.distributed import current_processes
-from ddim.recipe.codec import dump
-from ddim.recipe.flat import option_text
-from ddim.recipe.kinds import kind_name
+from ddim.recipe.codec import dump, kind_name
+from ddim.recipe.options import option_text
 from ddim.sampling.pipeline import LoadedRun, Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.sampling.vector_labels import VectorLabel

@@ -37,8 +37,7 @@ from ddim.runs.averages import (
     list_stored,
     store_average,
 )
-from ddim.runs.hub_run import locate_run
-from ddim.runs.run_path import find_checkpoint, find_run_folder
+from ddim.runs.names import find_checkpoint, find_run_folder, locate_run
 from ddim.sampling.pipeline import load_state
 
 WIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)

@@ -27,9 +27,9 @@ from ddim.files import lock_folder, read_sealed, write_sealed
 from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress
 from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, save_film, save_png
-from ddim.recipe.flat import flatten_as_text
+from ddim.recipe.options import flatten_as_text
 from ddim.runs.folder import is_unused, make_output_folder
-from ddim.runs.run_path import find_run_folder
+from ddim.runs.names import find_run_folder
 from ddim.sampling.generate import (
     Film,
     Watch,

@@ -17,12 +17,13 @@ from ddim.diffusion.parameterisation import Prediction, from_image
 from ddim.diffusion.samplers import Sampler, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
 from ddim.errors import check_count
+from ddim.recipe.checks import check_recipe, check_steps
 from ddim.recipe.codec import override_sampling
 from ddim.sampling.classes import Label
 from ddim.sampling.guidance import OFF, Guidance, check_guidance
 from ddim.sampling.guidance_choice import GuidanceOptions, check_option_names, open_guidance
 from ddim.sampling.pipeline import LoadedRun, Pipeline
-from ddim.sampling.recipe_checks import check_label, check_recipe, check_steps
+from ddim.sampling.recipe_checks import check_label
 
 P = TypeVar("P", bound=Pipeline)
 

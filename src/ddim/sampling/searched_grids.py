@@ -14,8 +14,8 @@ from ddim.errors import UserError
 from ddim.files import read_sealed, write_sealed
 from ddim.plots.table import Tabular
 from ddim.recipe.codec import dump, load_value
-from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe
+from ddim.recipe.user_parts import is_user_part
 
 FILE = "grids.json"
 
@@ -106,7 +106,7 @@ def read_entries(file: Path, is_valid: Callable[[dict[str, Any]], bool]) -> dict
 def sampling_key(sampler: Sampler, steps: int, weights: str) -> str:
     """Return the key under which a search saves its result for this sampler, number of steps and weights."""
     fields = dump(sampler, named=True)
-    if not is_own(sampler):
+    if not is_user_part(sampler):
         # Equal samplers have the same key, whether a field is given as 0 or as 0.0.
         fields = dump(load_value(fields, Sampler, "sampler"), named=True)
     return " ".join([f"steps={steps}", f"weights={weights}", *(f"{k}={v}" for k, v in fields.items())])

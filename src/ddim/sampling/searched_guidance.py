@@ -11,7 +11,7 @@ from typing import Any
 
 from ddim.diffusion.samplers import Sampler
 from ddim.files import write_sealed
-from ddim.runs.run_path import pin_place
+from ddim.runs.names import pin_place
 from ddim.sampling.searched_grids import read_entries, sampling_key
 
 FILE = "guidance.json"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ddim.errors import UserError, describe_given
 from ddim.recipe.codec import dump
-from ddim.recipe.flat import flatten_as_text
+from ddim.recipe.options import flatten_as_text
 from ddim.training.trainer import Trainer
 
 if TYPE_CHECKING:

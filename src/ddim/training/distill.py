@@ -18,8 +18,8 @@ from ddim.diffusion.parameterisation import PredictsEDM
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.machine.progress import Progress
-from ddim.recipe.own_parts import give_parts
 from ddim.recipe.recipe import Recipe
+from ddim.recipe.user_parts import give_parts
 from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.guidance import OFF, Guidance
 from ddim.sampling.pipeline import load
@@ -127,8 +127,8 @@ def make_student(recipe: Recipe, guidance: Guidance = OFF) -> Recipe:
     if problem:
         raise UserError(f"this run cannot be distilled: {problem}")
     # In EDM the deviation of the images is 0.5, the default if none is recorded.
-    deviation = recipe.pixels.deviation or 0.5
-    deviation = recipe.predicts.sigma_data if isinstance(recipe.predicts, PredictsEDM) else deviation
+    edm = recipe.predicts.sigma_data if isinstance(recipe.predicts, PredictsEDM) else None
+    deviation = edm or recipe.pixels.deviation or 0.5
     # Sampling with the student starts at the same noise level as sampling with the run.
     first, _ = find_grid_ends(recipe, recipe.steps)
     noise = recipe.sampling_schedule(first).noise_to_signal.item()

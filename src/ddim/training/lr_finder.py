@@ -9,10 +9,10 @@ from pathlib import Path
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.plots.charts import COLOURS, draw_curves, new_figure, save_figure
+from ddim.recipe.checks import check_training
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.sampling.pipeline import read_run_recipe
-from ddim.sampling.recipe_checks import check_training
 from ddim.training.callbacks import Callback
 from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.start import Machine, open_split, start_training

@@ -16,8 +16,8 @@ from ddim.errors import OutOfMemory, UserError, warn_user
 from ddim.machine.runtime import Runtime
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
-from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model
+from ddim.recipe.user_parts import is_user_part
 from ddim.sampling.pipeline import evaluating
 from ddim.training.finite import StepValues
 from ddim.training.optim import divide_parameters
@@ -55,7 +55,7 @@ def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
 
 def _estimate(model: Model, recipe: Recipe, runtime: Runtime) -> int:
     """Return the memory for a training of this model; see `estimate_memory`."""
-    side = max(recipe.data.size) if is_own(recipe.net) else max(SMALL, recipe.net.multiple)
+    side = max(recipe.data.size) if is_user_part(recipe.net) else max(SMALL, recipe.net.multiple)
     small = [min(full, side) for full in recipe.data.size]
     # Tensors that no image needs, such as weights in bf16, are in both counts.
     image = _count_kept(model, recipe, runtime, small, 3) - _count_kept(model, recipe, runtime, small, 2)

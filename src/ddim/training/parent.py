@@ -13,8 +13,8 @@ from ddim.data.values import choose_channels
 from ddim.data.vectors import match_vectors
 from ddim.errors import UserError, warn_user
 from ddim.machine.distributed import current_processes
+from ddim.recipe.checks import find_other_meaning
 from ddim.recipe.recipe import Recipe
-from ddim.runs.fitting import find_other_meaning
 from ddim.sampling.images import check_same_split, fingerprint_source
 from ddim.sampling.pipeline import LoadedRun, load
 

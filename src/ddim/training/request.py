@@ -16,7 +16,7 @@ from ddim.errors import UserError
 from ddim.files import read_sealed
 from ddim.machine.distributed import join_processes
 from ddim.recipe.codec import dump, load_recipe, override
-from ddim.recipe.named_recipes import RECIPES, find_recipe
+from ddim.recipe.named import RECIPES, find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import RUN
 from ddim.sampling.images import read_parent_recipe

@@ -21,17 +21,17 @@ from ddim.errors import UserError, warn_user
 from ddim.files import lock_folder, read_sealed
 from ddim.machine.distributed import Processes, current_processes, join_processes
 from ddim.machine.progress import Progress
+from ddim.recipe.checks import check_training
 from ddim.recipe.codec import dump, load_recipe
-from ddim.recipe.own_parts import find_changed_parts, give_parts
 from ddim.recipe.recipe import Recipe
+from ddim.recipe.user_parts import find_changed_parts, give_parts
 from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS, RUN, check_outside, check_unused, parse_out, record_in_run
-from ddim.runs.hub_run import check_run_path, pin_run
 from ddim.runs.log import RunLog, read_metrics
+from ddim.runs.names import pin_run
 from ddim.runs.state import Plan
 from ddim.sampling.images import record_new_place, reopen_images
 from ddim.sampling.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
-from ddim.sampling.recipe_checks import check_training
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, check_callbacks
 from ddim.training.loop import Lead, fit
@@ -101,7 +101,7 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     began, out = time.monotonic(), parse_out(out)
     check_callbacks(callbacks)
     check_machine(machine)
-    source = None if source is None else check_run_path(source)
+    source = None if source is None else Path(source)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
@@ -174,7 +174,7 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     Example:
         >>> ddim.resume("runs/photos-fast-1", more=20)
     """
-    began, folder = time.monotonic(), check_run_path(folder)
+    began, folder = time.monotonic(), Path(folder)
     check_callbacks(callbacks)
     check_machine(machine)
     give_parts(own)

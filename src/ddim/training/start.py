@@ -19,7 +19,7 @@ from ddim.machine.runtime import (
     find_device,
 )
 from ddim.recipe.recipe import Recipe
-from ddim.runs.run_path import check_no_run
+from ddim.runs.names import check_no_run
 from ddim.runs.state import Plan
 from ddim.sampling.classes import count_classes
 from ddim.sampling.pipeline import LoadedRun

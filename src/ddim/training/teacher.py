@@ -19,9 +19,9 @@ from ddim.diffusion.loss import Consistency, LossFunction
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
+from ddim.recipe.checks import find_other_meaning
 from ddim.recipe.recipe import Recipe
-from ddim.runs.fitting import find_other_meaning
-from ddim.runs.run_path import pin_place
+from ddim.runs.names import pin_place
 from ddim.sampling.classes import choose_label
 from ddim.sampling.guidance import Guidance
 from ddim.sampling.guidance_choice import GuidanceOptions, open_guidance

@@ -25,10 +25,10 @@ from ddim.nn.blocks import Dropout
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
 from ddim.recipe.codec import dump
-from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model, may_leave_weights_unused
-from ddim.runs.fitting import find_misfit
-from ddim.runs.state import Plan, RunState, TrainedOn, check_reason
+from ddim.recipe.user_parts import is_user_part
+from ddim.runs.model import find_misfit
+from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.sampling.classes import count_images
 from ddim.sampling.images import check_same_split
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
@@ -146,7 +146,7 @@ class Trainer:
         Callbacks call this, and `resume` continues the run. The state of the checkpoint records `reason`,
         which must be a text of at least one letter.
         """
-        self.stopped = check_reason(reason)
+        self.stopped = reason or "by a callback"
 
     def validation_steps(self) -> set[int]:
         """Return the evenly spaced steps after which a run of known length validates; the last is its end.
@@ -243,7 +243,7 @@ class Trainer:
             layer.rows = rows
         # With one seed, an image has the same masks of `Dropout` in any part. But losses and networks that
         # the user wrote would draw the same numbers for two images: each part gets another seed.
-        numbered = any(layer.p > 0 for layer in self._dropouts) and not is_own(recipe.objective)
+        numbered = any(layer.p > 0 for layer in self._dropouts) and not is_user_part(recipe.objective)
         seed = recipe.seed + (0 if numbered else part.start) * 2**32
         cuda = [device] if device.startswith("cuda") else []
         with torch.random.fork_rng(devices=cuda):

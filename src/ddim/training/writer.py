@@ -22,12 +22,12 @@ from ddim.machine.distributed import Processes, act_as
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
 from ddim.plots.pictures import enlarge, make_sheet, save_png
 from ddim.recipe.codec import dump, write_recipe
-from ddim.recipe.flat import ERRORS
+from ddim.recipe.options import ERRORS
 from ddim.runs import checkpoint
 from ddim.runs.averages import remove_later_snapshots, save_snapshot
 from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, make_run_folder, sheet_path
 from ddim.runs.log import RunLog
-from ddim.runs.run_path import GUIDE
+from ddim.runs.names import GUIDE
 from ddim.sampling.provenance import list_versions
 from ddim.training.callbacks import Callback, describe_choices
 from ddim.training.finite import IN_A_ROW

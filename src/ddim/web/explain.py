@@ -14,9 +14,9 @@ from ddim.diffusion.grids import GRIDS
 from ddim.diffusion.samplers import SAMPLERS
 from ddim.errors import UserError
 from ddim.recipe.codec import dump, load_recipe
-from ddim.recipe.field_help import explain_fields
-from ddim.recipe.flat import flatten_as_text
-from ddim.recipe.named_recipes import RECIPES, find_recipe
+from ddim.recipe.help import explain_fields
+from ddim.recipe.named import RECIPES, find_recipe
+from ddim.recipe.options import flatten_as_text
 from ddim.web.tasks import ChoicesTask, RecipeTask
 from ddim.web.worker_process import Monitor
 

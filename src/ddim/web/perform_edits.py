@@ -10,11 +10,11 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.files import shorten_paths
+from ddim.recipe.checks import check_diffusion_model
 from ddim.sampling.edit_folder import FILM, RECORD, STRIP, EditOutput, WrittenEdit, write_edit
 from ddim.sampling.edit_work import override_edit_grid
 from ddim.sampling.file_edits import FileEdit, Inpainting, Interpolation, Latents, Variations
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.recipe_checks import check_diffusion_model
 from ddim.sampling.sample_files import SampleFiles
 from ddim.web import tasks
 from ddim.web.perform_samples import PIPELINES, archive, sample_run

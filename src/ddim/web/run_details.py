@@ -13,9 +13,9 @@ from ddim.errors import UserError
 from ddim.evaluation.record import describe_verdict
 from ddim.experiments.index import Run
 from ddim.files import SEAL, read_sealed
-from ddim.recipe.flat import ERRORS
+from ddim.recipe.options import ERRORS
 from ddim.runs.folder import REAL_IMAGES, find_newest_folder, list_checkpoints, list_sheets
-from ddim.runs.log import METRICS, read_spread_metrics
+from ddim.runs.log import METRICS, read_metrics
 from ddim.web.answers import Refused
 from ddim.web.rows import Interval, api_address, list_intervals, show_text
 
@@ -208,9 +208,8 @@ def describe_memorisation(own: str, run: Path) -> Memorised | None:
 
 def read_curves(run: Path) -> Curves:
     """Return the curves of a training; the losses and errors have at most `POINTS` points."""
-    # A log can have millions of lines. To check ten times the points that are shown takes little memory.
     own = (run / METRICS).is_file()
-    lines = read_spread_metrics(run, (*ERRORS, "kid"), 10 * POINTS) if own else []
+    lines = read_metrics(run) if own else []
     lines = [line for line in lines if isinstance(line.get("images"), int)]
     kid = [
         KidPoint(line["images"], line["kid"], line.get("kid_low"), line.get("kid_high"))

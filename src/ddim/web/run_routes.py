@@ -12,7 +12,7 @@ from fastapi import APIRouter, Response
 
 from ddim.errors import UserError
 from ddim.files import shorten_paths
-from ddim.recipe.flat import flatten_as_text, labels_by_default
+from ddim.recipe.options import flatten_as_text, labels_by_default
 from ddim.web.answers import Refused, reply
 from ddim.web.event_stream import EVENTS, Event, EventStream
 from ddim.web.explainer import Explainer, Field

@@ -16,7 +16,7 @@ from ddim.experiments.sweep.outcome import Outcome, read_outcome
 from ddim.experiments.sweep.plan import SweepRequest, plan_trials
 from ddim.files import read_sealed, write_sealed
 from ddim.recipe.codec import load_recipe, override, write_recipe
-from ddim.recipe.named_recipes import fast, smoke
+from ddim.recipe.named import fast, smoke
 from ddim.runs.folder import check_name
 from ddim.training.request import Request
 from race import race

@@ -24,7 +24,7 @@ from ddim.experiments.sweep.trial_queue import TrialQueue
 from ddim.experiments.sweep.worker import run_trials, trial_commands
 from ddim.files import is_locked
 from ddim.recipe.codec import dump, override, write_recipe
-from ddim.recipe.named_recipes import smoke
+from ddim.recipe.named import smoke
 from evaluated_runs import evaluation, run
 from postgres import postgres
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from ddim.errors import UserError
 from ddim.files import SEAL, read_json, sync_folder, temporary_name, unseal, write_sealed
-from ddim.recipe.flat import check_shown_fields
-from ddim.runs.folder import check_name
 
 SWEEP = "sweep.json"
 """The file that marks a folder as a sweep."""
@@ -50,10 +48,7 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     if not isinstance(trials, list) or not all(isinstance(trial, dict) for trial in trials):
         raise UserError(f"{path} is damaged: its trials are not a list of objects")
     for trial in trials:
-        # The name becomes the name of a folder and of files.
-        check_name(trial.get("name"), path)
         # A search draws the recipe of a trial when a worker starts it.
         if not isinstance(trial.get("recipe", ()), dict | None):
             raise UserError(f"{path} is damaged: trial {trial['name']} has no recipe")
-        check_shown_fields(trial["recipe"] or {})
     return document

@@ -96,7 +96,7 @@ def begin_sweep(
             folder contains other files, or contains a sweep with another request or storage.
     """
     from ddim.recipe.codec import dump
-    from ddim.runs.run_path import check_no_run
+    from ddim.runs.names import check_no_run
 
     check_optuna()
     out = parse_out(out)

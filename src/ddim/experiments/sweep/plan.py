@@ -127,7 +127,7 @@ def plan_trials(request: SweepRequest) -> list[Trial]:
 def shared_recipe(request: SweepRequest) -> Recipe:
     """Return the recipe that all trials share, with absolute paths of its images and vectors."""
     from ddim.recipe.codec import override
-    from ddim.recipe.named_recipes import find_recipe
+    from ddim.recipe.named import find_recipe
     from ddim.training.request import find_size
 
     sizes = search_space.parse_space(request.fields or {}).get("data.size")
@@ -227,9 +227,9 @@ def _check_validation(request: SweepRequest, name: str, source: Source, share: f
 
 
 def _with_values(request: SweepRequest, base: Recipe, choice: Choice) -> Recipe:
+    from ddim.recipe.checks import check_training
     from ddim.recipe.codec import override
-    from ddim.recipe.named_recipes import FOR_SIZE
-    from ddim.sampling.recipe_checks import check_training
+    from ddim.recipe.named import FOR_SIZE
     from ddim.training.request import find_size
 
     if "minutes" in choice:
@@ -250,7 +250,7 @@ def _change_size(recipe: Recipe, size: tuple[int, int]) -> Recipe:
     another value.
     """
     from ddim.recipe.codec import list_fields, override
-    from ddim.recipe.named_recipes import find_recipe
+    from ddim.recipe.named import find_recipe
 
     named = find_recipe(recipe.name, recipe.data.size), find_recipe(recipe.name, size)
     now, before, after = ({name: v for name, _, v in list_fields(each)} for each in (recipe, *named))

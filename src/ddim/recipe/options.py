@@ -1,11 +1,9 @@
-"""Flatten a recipe to one row of fields. This module does not import torch."""
+"""A recipe as options of the command line: one text for each field. This module does not import torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-
-from ddim.errors import UserError
 
 ERRORS = ("noise_mae", "image_mae")
 """The names of the denoising errors on validation images in the log of a training."""
@@ -43,26 +41,12 @@ def flatten_as_text(recipe: Mapping[str, Any]) -> dict[str, str]:
 
 
 def option_text(value: object) -> str:
-    """Return a value as the text of an option: "true" for True, "1,2" for (1, 2)."""
+    """Return a value as the text of an option: "true" for True, "1,2" for (1, 2), "[]" for ()."""
     if isinstance(value, list | tuple):
-        return ",".join(option_text(item) for item in value)
+        return ",".join(map(option_text, value)) or "[]"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def labels_by_default(data: Mapping[str, Any]) -> bool:
     """Return whether samples have labels by default, from `data` of a recipe (JSON); see `default_label`."""
     return isinstance(data.get("labels"), str) or data.get("vectors") is not None
-
-
-def check_shown_fields(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Check the types of the fields that tables show, and return the recipe (as JSON) unchanged.
-
-    Raises:
-        UserError: if a field has a wrong type.
-    """
-    data = recipe.get("data", {})
-    texts = (recipe.get("name", ""), data.get("source", ""))
-    size = data.get("size", [])
-    if not all(isinstance(text, str) for text in texts) or not all(isinstance(side, int) for side in size):
-        raise UserError("the recipe is damaged: its name, data.source or data.size is of another type")
-    return recipe

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import MISSING
 from typing import Any
 
-from ddim.recipe.codec import dump, list_fields
-from ddim.recipe.kinds import Slot, list_slots
-from ddim.recipe.plain_values import describe_type
+from ddim.recipe.codec import Slot, describe_type, kind_name, list_fields, list_slots
+from ddim.recipe.options import option_text
 from ddim.recipe.recipe import Recipe
 
 Row = tuple[str, str, str, str]
@@ -28,7 +27,7 @@ def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
         owner = value
         for parent in parents:
             owner = getattr(owner, parent)
-        rows.append((name, _format(current), possible, read_field_help(type(owner)).get(last, "")))
+        rows.append((name, option_text(current), possible, read_field_help(type(owner)).get(last, "")))
     return rows
 
 
@@ -41,7 +40,7 @@ def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
     for name, kind in _find_kinds(path).items():
         help_of, rows = read_field_help(kind), []
         for slot in list_slots(kind):
-            possible = " | ".join(slot.options) if slot.kinds else describe_type(slot.wanted)
+            possible = " | ".join(slot.names) if slot.kinds else describe_type(slot.wanted)
             rows.append((f"{path}.{slot.name}", _format_default(slot), possible, help_of.get(slot.name, "")))
         first = (inspect.getdoc(kind) or "").partition("\n\n")[0]
         yield name, " ".join(first.split()), rows
@@ -53,20 +52,20 @@ def explain_field(value: Any, path: str) -> list[Row]:  # noqa: ANN401
     If the recipe `value` lacks the field, there is a row for each other class of the part, here each other
     schedule, that has the field. Equal rows appear once. The list is empty if no class has the field.
     """
-    own = [row for row in explain_fields(value) if row[0] == path]
+    here = [row for row in explain_fields(value) if row[0] == path]
     others = [row for _, _, rows in explain_kinds(path.rpartition(".")[0]) for row in rows if row[0] == path]
-    return own or list(dict.fromkeys(others))
+    return here or list(dict.fromkeys(others))
 
 
 def read_field_help(kind: type) -> dict[str, str]:
     """Return the first sentence about each field in the docstrings of a dataclass and its base classes."""
-    found: dict[str, str] = {}
+    help_of: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         section = (inspect.cleandoc(each.__doc__ or "")).partition("\nAttributes:\n")[2].partition("\n\n")[0]
         for name, text in re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE):
             # The points of "et al." and "eq." end no sentence.
-            found[name] = re.split(r"(?<=[^.])(?<!\bal)(?<!\beq)\.(?: |$)", " ".join(text.split()))[0]
-    return found
+            help_of[name] = re.split(r"(?<=[^.])(?<!\bal)(?<!\beq)\.(?: |$)", " ".join(text.split()))[0]
+    return help_of
 
 
 def _find_kinds(path: str) -> dict[str, type]:
@@ -81,11 +80,4 @@ def _format_default(slot: Slot) -> str:
     """Return the default of a field in the form of an option, or "required" if the field has no default."""
     if slot.default is MISSING:
         return "required"
-    default = dump(slot.default, named=True) if slot.kinds else slot.default
-    return default["kind"] if isinstance(default, dict) else _format(default)
-
-
-def _format(value: Any) -> str:  # noqa: ANN401
-    """Return a value in the form that an option takes: true, not True."""
-    items = value if isinstance(value, tuple) else (value,)
-    return ",".join(str(item).lower() if item in (True, False, None) else str(item) for item in items) or "[]"
+    return kind_name(slot.default) if slot.kinds and slot.default is not None else option_text(slot.default)

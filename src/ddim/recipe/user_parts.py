@@ -1,0 +1,150 @@
+"""Parts of a recipe that the user wrote: their names, the hashes of their source code, and a list of them.
+
+A run folder holds the name and the hash of such a part, never its code. To load a run with such parts, the
+user must have given them in this process: to `train`, `load` or `resume`, or on the command line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import is_dataclass
+from functools import lru_cache, partial
+from types import FunctionType
+from typing import Any
+
+from ddim.errors import UserError, warn_user
+from ddim.nn.networks import UserNetwork
+
+_GIVEN: dict[str, dict[str | None, Any]] = {}
+"""The parts that were given in this process, keyed by name and then by hash; the newest part is last."""
+
+
+def is_user_part(value: object) -> bool:
+    """Return whether a part of a recipe was written by the user, and is not from this package."""
+    if isinstance(value, UserNetwork):
+        return True
+    return is_dataclass(value) and type(value).__module__.split(".")[0] != "ddim"
+
+
+def identify_part(value: object) -> dict[str, str | None]:
+    """Return the name and the hash of a user's part, as a recipe records them; remember the part.
+
+    The hash is None if no source code is found.
+
+    Raises:
+        UserError: if the part is not a frozen dataclass.
+    """
+    if isinstance(value, UserNetwork):
+        return _remember(value.name, _hash_network(value), value)
+    if not type(value).__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        name = type(value).__name__
+        raise UserError(f"{name} must be a frozen dataclass: write @dataclass(frozen=True) above it")
+    return _remember(type(value).__name__, _hash_class(type(value)), type(value))
+
+
+def give_parts(parts: Iterable[Any]) -> str:
+    """Remember parts that the user wrote, so that runs with these parts can be loaded in this process.
+
+    Args:
+        parts: frozen dataclasses or instances of them, networks, classes of networks, or functions that
+            return a network.
+
+    Returns:
+        The name of the last part.
+
+    Raises:
+        UserError: if a part is none of these.
+    """
+    name: str | None = ""
+    for part in parts:
+        if isinstance(part, type) and is_dataclass(part):
+            name = _remember(part.__name__, _hash_class(part), part)["kind"]
+        elif is_user_part(part):
+            name = identify_part(part)["kind"]
+        elif callable(part):
+            name = identify_part(UserNetwork(part))["kind"]
+        else:
+            raise UserError(f"a part must be a frozen dataclass or a network, got {type(part).__name__}")
+    return name or ""
+
+
+def find_part(name: str, path: str, recorded: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Return the part with this name that was given in this process: a class or a `UserNetwork`.
+
+    Args:
+        name: the name of the part.
+        path: the path of the part in a recipe, for messages.
+        recorded: the JSON of the part. If no given part has its "sha256", the newest part with this name is
+            returned, with a warning. Without "sha256", the newest part is returned, or None if there is none.
+
+    Raises:
+        UserError: if a run recorded the part, and no part with this name was given.
+    """
+    known = _GIVEN.get(name, {})
+    if not known and "sha256" in recorded:
+        raise UserError(
+            f"{path} is {name}, which was written by the user of the run and is not stored in it: give it "
+            f"again, with own=[{name}] to ddim.load or ddim.resume, or with --own FILE.py on the command line"
+        )
+    digest = recorded.get("sha256")
+    if digest and digest not in known:
+        warn_user(f"{path} {name} has other source code than in the run: its results may differ")
+    return known.get(digest) or next(reversed(known.values()), None)
+
+
+def find_changed_parts(recorded: Any, now: Any, path: str = "") -> Iterator[str]:  # noqa: ANN401 (JSON)
+    """Yield the path of each part whose hash differs between two recipes.
+
+    Args:
+        recorded: the first recipe, as `dump` returns it.
+        now: the second recipe, as `dump` returns it.
+        path: the path of `recorded` and `now` in a recipe, if they are parts of a recipe.
+    """
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        if recorded.get("sha256") != now.get("sha256"):
+            yield path
+        for name in recorded.keys() & now.keys():
+            yield from find_changed_parts(recorded[name], now[name], f"{path}.{name}".lstrip("."))
+
+
+def _remember(name: str, digest: str | None, part: object) -> dict[str, str | None]:
+    known = _GIVEN.setdefault(name, {})
+    known.pop(digest, None)  # the newest part is last
+    known[digest] = part
+    return {"kind": name, "sha256": digest}
+
+
+@lru_cache(maxsize=256)
+def _hash_class(kind: type) -> str | None:
+    """Return a SHA-256 of the source of all functions of a class and of its bases that the user wrote."""
+    return _hash_texts(_list_sources([kind]))
+
+
+def _hash_network(net: UserNetwork) -> str | None:
+    """Return a SHA-256 of the sources of a network's layers and function, and of a list of all layers."""
+    function = net.given.func if isinstance(net.given, partial) else net.given
+    return _hash_texts([*_list_sources([*net.kinds, function]), net.layers])
+
+
+def _list_sources(things: Iterable[object]) -> Iterator[str]:
+    """Yield the sources of functions, and of the functions of classes; what is typed at a prompt has none."""
+    bases = [base for thing in things if isinstance(thing, type) for base in thing.__mro__]
+    members = [value for base in bases if _is_written_by_user(base) for value in vars(base).values()]
+    for member in [*members, *things]:
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if isinstance(function, FunctionType):
+            # The functions that @dataclass writes have no source.
+            with suppress(OSError, TypeError):
+                yield inspect.getsource(function)
+
+
+def _is_written_by_user(kind: type) -> bool:
+    return kind.__module__.split(".")[0] not in ("ddim", "torch", "builtins", "typing", "abc")
+
+
+def _hash_texts(texts: Iterable[str]) -> str | None:
+    text = "\n\n".join(texts)
+    return hashlib.sha256(text.encode()).hexdigest() if text else None

@@ -1,0 +1,241 @@
+"""Names of runs: RUN, RUN/best, RUN/guide, a checkpoint, RUN@raw, or hub:OWNER/NAME; see `resolve`.
+
+A repository on the Hugging Face Hub holds one published checkpoint: one set of weights and what sampling
+needs. Only files of known names are downloaded, and they are used only if all bytes match the manifest.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+
+from ddim.data.remote import fetch, names_repository, parse_repository
+from ddim.errors import UserError, describe_given, quote
+from ddim.runs import checkpoint
+from ddim.runs.checkpoint import MANIFEST
+from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
+
+BEST = "best"
+"""The last part of the path RUN/best. No such folder exists: the path means the best checkpoint of a run."""
+GUIDE = "guide"
+"""The name of the folder, inside a run folder, with the early checkpoint that is kept to guide samples."""
+PUBLISHED = "published"
+"""The name of the JSON document, which names the weights, that only a published checkpoint has."""
+FILES = (
+    MANIFEST,
+    *("model.safetensors", "clusters.safetensors", "vectors.safetensors"),
+    *("state.json", "recipe.json", f"{PUBLISHED}.json", "searched.json", "grids.json", "guidance.json"),
+)
+"""The files of a published checkpoint."""
+
+
+class Place(NamedTuple):
+    """A run folder, one of its checkpoints, and the name of weights in this checkpoint."""
+
+    run: Path
+    checkpoint: Path
+    weights: str
+
+
+def resolve(name: str | Path, weights: str = "ema", within: Path | None = None) -> Place:
+    """Return the run folder, the checkpoint and the weights that a name means.
+
+    Args:
+        name: a run folder, for its newest undamaged checkpoint; RUN/best or RUN/guide; a checkpoint folder;
+            hub:OWNER/NAME[@REVISION], which is downloaded. "@best", "@guide", "@STEP" or "@WEIGHTS" may
+            follow the path of a run.
+        weights: the weights, if `name` names none.
+        within: the run that is meant if the path is left out, as in "@guide".
+
+    Raises:
+        UserError: if there is no such checkpoint, it is damaged, or it cannot be downloaded.
+    """
+    path, named = parse_place(str(name), within) if isinstance(name, str | Path) else (name, "ema")
+    path = locate_run(path)
+    return Place(find_run_folder(path), find_checkpoint(path), weights if named == "ema" else named)
+
+
+def parse_place(text: str, within: Path | None = None) -> tuple[Path, str]:
+    """Return the path and the weights, by default "ema", that a text such as "runs/small-1@best@raw" names.
+
+    In hub:OWNER/NAME@REVISION, the part after "@" is a revision, never weights: a run on the Hub holds one
+    set of weights. See `resolve` for the arguments.
+
+    Raises:
+        UserError: if the path is left out and `within` is None, or two weights are named.
+    """
+    if names_repository(text) or (text and Path(text).exists()) or "@" not in text:
+        if text or within:
+            return Path(text or within or ""), "ema"
+        raise UserError("a name that begins with @ means a run's own checkpoint, and this model has no run")
+    before, _, name = text.rpartition("@")
+    path, weights = parse_place(before, within)
+    if name in (BEST, GUIDE):
+        return path / name, weights
+    if name.isdecimal() and int(name) in (steps := dict(list_checkpoints(path))):
+        return steps[int(name)], weights
+    if weights != "ema":
+        raise UserError(f"{text} names two weights, {weights} and {name}: leave one out")
+    return path, name
+
+
+def locate_run(run: str | Path) -> Path:
+    """Return the path of a run; a run that is named hub:OWNER/NAME is downloaded first.
+
+    Raises:
+        UserError: if `run` is not a path, or the run on the Hub cannot be downloaded or is not published.
+    """
+    if not isinstance(run, str | Path):
+        raise UserError(f"this needs a run folder, such as runs/photos-fast-1, got {describe_given(run)}")
+    if not names_repository(run):
+        return Path(run)
+
+    def choose(names: list[str]) -> list[str]:
+        if MANIFEST in names:
+            return [name for name in FILES if name in names]
+        raise UserError(f"{run} is not a run of ddim: it has no {MANIFEST}; `ddim push` uploads runs")
+
+    return fetch(parse_repository(run), "model", choose)
+
+
+def find_checkpoint(run: str | Path) -> Path:
+    """Return the folder of the checkpoint that a path means; see `resolve`.
+
+    Raises:
+        UserError: if there is no such checkpoint, or the checkpoint folder is damaged.
+    """
+    run = locate_run(run)
+    if named := find_named_checkpoint(run):
+        return named
+    if (run / MANIFEST).is_file():
+        checkpoint.verify(run)
+        return run
+    if newest := checkpoint.find_newest(run / CHECKPOINTS):
+        return newest
+    if not run.is_dir():
+        create = "; `ddim train` creates runs, in runs/ or in the folder of --out"
+        raise UserError(f"run {run} is not a folder{suggest_run(run) or create}")
+    if not is_run_folder(run) and not (run / CHECKPOINTS).exists():
+        raise UserError(f"{run} is not a run: `ddim runs {quote(run)}` lists the runs below it")
+    raise UserError(f"run {run} holds no undamaged checkpoint")
+
+
+def find_named_checkpoint(run: str | Path) -> Path | None:
+    """Return the checkpoint of a run for the path RUN/best or RUN/guide, and None for any other path.
+
+    Raises:
+        UserError: if the run has no such checkpoint.
+    """
+    run = Path(run)
+    if not names_checkpoint(run):
+        return None
+    if run.name == BEST:
+        named = checkpoint.find_best(run.parent / CHECKPOINTS)
+    else:
+        named = checkpoint.find_newest(run)
+    if named is None:
+        raise UserError(f"run {run.parent} has no {run.name} checkpoint: see report.{run.name} of its recipe")
+    return named
+
+
+def find_run_folder(path: str | Path) -> Path:
+    """Return the run folder of a path that means a run, RUN/best, RUN/guide or a checkpoint of a run.
+
+    A checkpoint outside a run folder is its own run.
+    """
+    path = Path(path)
+    if names_checkpoint(path):
+        return path.parent
+    folder = path.resolve()
+    inside = folder.parent.name in (CHECKPOINTS, GUIDE) and checkpoint.parse_step(folder.name) is not None
+    return folder.parents[1] if inside else path
+
+
+def names_checkpoint(run: str | Path) -> bool:
+    """Return whether a path is RUN/best or RUN/guide for a run folder RUN; it need not have them yet."""
+    run = Path(run)
+    named = run.name == GUIDE or (run.name == BEST and not run.exists())
+    return named and (run.parent / CHECKPOINTS).is_dir()
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a path is the folder of a checkpoint, RUN/best or RUN/guide."""
+    return (path / MANIFEST).is_file() or names_checkpoint(path)
+
+
+def is_run_folder(path: Path) -> bool:
+    """Return whether a path is the folder of a run or of a checkpoint, RUN/best or RUN/guide."""
+    # A folder of images may have a class of the name "checkpoints".
+    return is_checkpoint(path) or (path / RUN).exists() or bool(list_checkpoints(path))
+
+
+def check_no_run(source: str) -> None:
+    """Check that the images of a new run are not a run, whose sheets of samples would be read as images.
+
+    Raises:
+        UserError: if `source` is the folder of a run or of a checkpoint.
+    """
+    if is_run_folder(Path(source).expanduser()):
+        named = quote(source)
+        raise UserError(
+            f"{source} is a run, not a folder of images: continue it with `ddim train --resume --out {named}`"
+            f", or start a new run from its weights with --from {named}"
+        )
+
+
+def suggest_run(run: Path) -> str:
+    """Return "; perhaps you meant RUN" for a path that does not exist, or "" if no run has a similar name.
+
+    The name is compared with the names of the runs beside the path and in runs/.
+    """
+    files = [file for folder in (run.parent, Path("runs")) for file in folder.glob(f"*/{RUN}")]
+    runs = {file.parent.name: file.parent for file in files}
+    near = difflib.get_close_matches(run.name, runs, 1, 0.6)
+    return f"; perhaps you meant {runs[near[0]]}" if near else ""
+
+
+def pin_place(text: str) -> str:
+    """Return a text for `parse_place` that means the same place in every working folder."""
+    return text if text.startswith("@") or names_repository(text) else str(Path(text).absolute())
+
+
+def pin_run(run: Path) -> str:
+    """Return a name of a run that stays valid: its absolute path, or hub:OWNER/NAME@COMMIT.
+
+    A run on the Hub is downloaded first, unless the cache has it.
+
+    Raises:
+        UserError: if the run on the Hub cannot be downloaded, or is not a published run.
+    """
+    if not names_repository(run):
+        return str(run.resolve())
+    return str(parse_repository(run)._replace(revision=locate_run(run).parent.name))
+
+
+# Published checkpoints
+
+
+def is_published(path: Path) -> bool:
+    """Return whether the checkpoint `path` is a published run."""
+    return f"{PUBLISHED}.json" in checkpoint.read_manifest(path).files
+
+
+def choose_published(path: Path, weights: str) -> str | None:
+    """Return the name of the weights of a published run; None if `path` is not a published run.
+
+    Args:
+        path: the checkpoint.
+        weights: the name that the user gave. "ema", which is the default, means the published weights.
+
+    Raises:
+        UserError: if other weights are asked for.
+    """
+    if not is_published(path):
+        return None
+    held = str(checkpoint.read_document(path, PUBLISHED)["weights"])
+    if weights not in ("ema", held):
+        raise UserError(
+            f"run {path.name} was published with its weights {held} alone: leave weights out, got {weights!r}"
+        )
+    return held
