@@ -22,12 +22,10 @@ from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.machine.progress import ignore_progress
 from ddim.sampling.generate import SamplesNotFinite, generate
-from ddim.sampling.guidance import Guidance
-from ddim.sampling.guidance_choice import open_guidance
+from ddim.sampling.guidance import Guidance, find_saved_guidance, open_guidance, save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
-from ddim.sampling.searched_grids import SearchedGrid, save_grid
-from ddim.sampling.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
+from ddim.sampling.searched import SearchedGrid, save_grid
 from stubs import stub
 
 N, STEPS = 12, 6
@@ -120,7 +118,7 @@ def test_the_best_setting_is_found_saved_and_then_used(run, quality, capsys, tmp
 
 def test_a_gain_that_is_not_distinguishable_is_not_kept(run, quality):
     quality(lambda guidance, steps: 0.0)
-    save_guidance(run, load(run).recipe.sampler, STEPS, "ema", SavedGuidance(3.0), labelled=False)
+    save_guidance(run, load(run).recipe.sampler, STEPS, "ema", Guidance(3.0), labelled=False)
     found = search_guidance(run, STEPS, N)
     assert found.chosen is None
     assert "no gain is distinguishable at 95 %, so no guidance is used" in found.verdict
@@ -276,11 +274,11 @@ def test_the_guidance_of_one_class_is_not_saved_for_all(run, quality, tmp_path):
     fields = {"data__labels": "clusters:2", "data__unlabelled": 0.5, "data__validation": "0.5"}
     labelled = tiny.train(tiny.recipe("group norm", **fields, report__guide=0.3), tmp_path / "labelled")
     place = labelled, read_run_recipe(labelled).sampler, STEPS, "ema"
-    save_guidance(*place, SavedGuidance(1.5), labelled=True)
+    save_guidance(*place, Guidance(1.5), labelled=True)
     found = search_guidance(labelled, STEPS, N, label=0)
     assert (found.chosen.scale, found.saved) == (3.0, False)
     assert "that of a chosen label is not saved" in repr(found)
-    assert find_saved_guidance(*place, labelled=True) == SavedGuidance(1.5)
+    assert find_saved_guidance(*place, labelled=True) == Guidance(1.5)
     assert search_guidance(labelled, STEPS, N).saved
     assert search_guidance(labelled, STEPS, N, label="none", guides="@guide").saved
     assert find_saved_guidance(*place, labelled=True).scale == 3.0
@@ -298,20 +296,20 @@ def test_an_interval_leaves_out_a_third_of_the_steps(run, steps):
 
 
 def test_equal_samplers_share_what_a_search_saved(tmp_path):
-    save_guidance(tmp_path, ddim.DDIM(eta=0), 10, "ema", SavedGuidance(2.0), labelled=False)
-    assert find_saved_guidance(tmp_path, ddim.DDIM(), 10, "ema", labelled=False) == SavedGuidance(2.0)
+    save_guidance(tmp_path, ddim.DDIM(eta=0), 10, "ema", Guidance(2.0), labelled=False)
+    assert find_saved_guidance(tmp_path, ddim.DDIM(), 10, "ema", labelled=False) == Guidance(2.0)
 
 
 def test_a_saved_guide_is_found_from_every_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for guide in ("small@raw", "@raw", "hub:owner/name"):
-        save_guidance(tmp_path, ddim.DDIM(), 10, "ema", SavedGuidance(2.0, None, guide), labelled=False)
+        save_guidance(tmp_path, ddim.DDIM(), 10, "ema", Guidance(2.0, None, guide), labelled=False)
         found = find_saved_guidance(tmp_path, ddim.DDIM(), 10, "ema", labelled=False)
         assert found.guide == (str(tmp_path / guide) if guide == "small@raw" else guide)
 
 
 def test_guidance_is_saved_for_its_sampler_steps_weights_and_labels(tmp_path):
-    one, other = SavedGuidance(2.0, (None, 5.0), "@guide"), SavedGuidance(1.5)
+    one, other = Guidance(2.0, (None, 5.0), "@guide"), Guidance(1.5)
     save_guidance(tmp_path, ddim.DDIM(), 10, "ema", one, labelled=False)
     save_guidance(tmp_path, ddim.DDIM(), 10, "ema", other, labelled=True)
     find = lambda *place, labelled: find_saved_guidance(tmp_path, *place, labelled=labelled)
@@ -331,14 +329,14 @@ def test_guidance_is_saved_for_its_sampler_steps_weights_and_labels(tmp_path):
 
 @pytest.mark.parametrize("low, high, kept", [(-0.3, -0.1, True), (-0.3, 0.1, False), (0.1, 0.3, False)])
 def test_guidance_is_kept_only_if_its_interval_lies_below_zero(low, high, kept):
-    trial = GuidanceTrial(SavedGuidance(2.0), 10, 20, 0.5, 0.25, 0.75)
+    trial = GuidanceTrial(Guidance(2.0), 10, 20, 0.5, 0.25, 0.75)
     found = SearchedGuidance((trial,), trial, trial, Difference((low + high) / 2, low, high, True))
     assert (found.chosen is not None) == kept
     assert ("no gain is distinguishable at 95 %" in found.verdict) == (not kept)
 
 
 def test_the_result_is_a_table():
-    trial = GuidanceTrial(SavedGuidance(2.0, (-2.0, 5.0)), 10, 20, 0.5, 0.25, 0.75)
+    trial = GuidanceTrial(Guidance(2.0, (-2.0, 5.0)), 10, 20, 0.5, 0.25, 0.75)
     found = SearchedGuidance((trial,), trial, trial, Difference(-0.5, -0.75, -0.25, True))
     assert "guidance 2, log-SNR -2 to 5" in repr(found)
     assert "difference -0.50000 (-0.75000 ... -0.25000)" in repr(found)

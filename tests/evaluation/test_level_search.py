@@ -15,7 +15,7 @@ from ddim.evaluation import grid_search, level_search
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.sampling.generate import SamplesNotFinite
 from ddim.sampling.pipeline import load
-from ddim.sampling.searched_grids import SearchedGrid
+from ddim.sampling.searched import SearchedGrid
 from ddim.training.distill import distill, make_student
 from stubs import stub
 

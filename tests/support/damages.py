@@ -33,9 +33,9 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run
 from ddim.runs.log import RunLog, read_metrics
+from ddim.sampling.guidance import Guidance, find_saved_guidance, save_guidance
 from ddim.sampling.image_features import keep_part, read_part
-from ddim.sampling.searched_grids import SearchedGrid, find_saved_grid, save_grid
-from ddim.sampling.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
+from ddim.sampling.searched import SearchedGrid, find_saved_grid, save_grid
 from run_folders import make, write_evaluation
 
 
@@ -125,7 +125,7 @@ def write_documents(folder):
         for step in range(1, 9):
             log.write(step, 16 * step, {"loss": 1 / step, "image_mae": 0.1 * step})
     save_grid(run, DDIM(), 3, "ema", SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2}))
-    save_guidance(run, DDIM(), 3, "ema", SavedGuidance(2.0, (None, 1.5), "@guide"), labelled=False)
+    save_guidance(run, DDIM(), 3, "ema", Guidance(2.0, (None, 1.5), "@guide"), labelled=False)
     write_evaluation(run, 1, kid=0.1)
     record = run / "evaluations" / "1" / "record.json"
     write_sealed(record, read_sealed(record))

@@ -21,7 +21,7 @@ from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.recipe.named_recipes import RECIPES
-from ddim.sampling.classes import count_classes
+from ddim.sampling.labels import count_classes
 from ddim.training import batches
 from ddim.training.distill import make_student
 from ddim.training.grouping import label_clusters

@@ -23,10 +23,10 @@ from ddim.recipe.named_recipes import RECIPES, find_recipe
 from ddim.runs import checkpoint
 from ddim.runs.fitting import find_other_meaning
 from ddim.sampling.generate import find_grid_ends
+from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.sampling.recipe_checks import check_training
-from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
 from ddim.training import distill, resume
 from ddim.training.distill import make_student
 from ddim.training.loop import Plan
@@ -339,7 +339,7 @@ def test_the_guidance_that_a_search_saved_is_learned_by_default(early, tmp_path)
     run = tmp_path / "run"
     shutil.copytree(early, run)
     recipe = read_run_recipe(run)
-    saved = SavedGuidance(2.0, (-2.0, None), "@guide")
+    saved = Guidance(2.0, (-2.0, None), "@guide")
     save_guidance(run, recipe.sampler, recipe.steps, "ema", saved, labelled=False)
     begun = []
     with pytest.raises(tiny.PowerCutError):
@@ -394,7 +394,7 @@ def test_a_guide_with_another_network_or_another_schedule_is_refused(early, tmp_
         find_teacher_guidance(load(early), guidance=2.0, guide_with=load(other))
     run = tmp_path / "run"
     shutil.copytree(early, run)
-    recipe, saved = read_run_recipe(run), SavedGuidance(2.0, None, str(tmp_path / "net"))
+    recipe, saved = read_run_recipe(run), Guidance(2.0, None, str(tmp_path / "net"))
     save_guidance(run, recipe.sampler, recipe.steps, "ema", saved, labelled=False)
     with pytest.raises(UserError, match="which `ddim search` chose for samples: give another guide, or guid"):
         distil(run, tmp_path / "student")

@@ -20,9 +20,8 @@ from ddim.runs.published import PUBLISHED
 from ddim.runs.state import RunState
 from ddim.sampling.guidance_name import name_guide
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun
-from ddim.sampling.searched_grids import FILE as GRIDS
-from ddim.sampling.searched_grids import read_entries
-from ddim.sampling.searched_guidance import FILE as GUIDANCE
+from ddim.sampling.searched import FILE as SEARCHED
+from ddim.sampling.searched import read_searched
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
     }
     contents = [(f"{name}.safetensors", pack_tensors(name, group)) for name, group in tensors.items()]
     contents += [(f"{name}.json", render_json(document)) for name, document in documents.items()]
-    contents += [(name, render_json(entries)) for name, entries in searched.items()]
+    contents += [(SEARCHED, render_json(searched))] if any(searched.values()) else []
     write_parts(folder, old.step, False, contents)
     return Published(recipe, tuple(notes))
 
@@ -97,15 +96,11 @@ def _name_file(path: str) -> str:
     return PureWindowsPath(path).name.lstrip(".~") or "images"
 
 
-def _list_searched(run: LoadedRun) -> tuple[dict[str, dict[str, Any]], bool]:
-    """Return what searches found for these weights, keyed by file, and whether an entry must be left out."""
-    folder, mark = run.checkpoint.run, f"weights={run.checkpoint.weights}"
-    searched, left = {}, False
-    for file in (GRIDS, GUIDANCE):
-        entries = read_entries(folder / file, lambda entry: True)
-        own = {key: entry for key, entry in entries.items() if mark in key.split()}
-        # A guide is another checkpoint, which is not published.
-        kept = {key: entry for key, entry in own.items() if not entry.get("guide")}
-        left |= len(kept) < len(own)
-        searched |= {file: kept} if kept else {}
-    return searched, left
+def _list_searched(run: LoadedRun) -> tuple[dict[str, list[dict[str, Any]]], bool]:
+    """Return what searches found for these weights, and whether an entry must be left out."""
+    weights = run.checkpoint.weights
+    searched = read_searched(run.checkpoint.run)
+    own = {part: [e for e in entries if e["weights"] == weights] for part, entries in searched.items()}
+    # A guide is another checkpoint, which is not published.
+    kept = own | {"guidance": [entry for entry in own["guidance"] if not entry["guide"]]}
+    return kept, len(kept["guidance"]) < len(own["guidance"])

@@ -15,7 +15,7 @@ from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.recipe.codec import dump
-from ddim.sampling.classes import default_label
+from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.recipe_checks import check_steps
 

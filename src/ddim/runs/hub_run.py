@@ -21,8 +21,7 @@ FILES = (
     f"{PUBLISHED}.json",
     "clusters.safetensors",
     "vectors.safetensors",
-    "grids.json",
-    "guidance.json",
+    "searched.json",
 )
 """The files of a published checkpoint."""
 

@@ -16,9 +16,9 @@ from ddim.machine.distributed import current_processes
 from ddim.recipe.codec import dump
 from ddim.recipe.flat import option_text
 from ddim.recipe.kinds import kind_name
+from ddim.sampling.labels import VectorLabel
 from ddim.sampling.pipeline import LoadedRun, Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.sampling.vector_labels import VectorLabel
 
 SCHEMA = 1
 """The version of the layout of records."""

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import torch
 
 from ddim.data.augment import LABELS
-from ddim.data.clusters import Clusters
 from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.learned_weight import LearnedWeight
@@ -27,8 +26,6 @@ from ddim.recipe.kinds import kind_name
 from ddim.recipe.plain_values import join_words, show_value
 from ddim.recipe.recipe import PixelRule, Recipe
 from ddim.runs.fitting import find_other_meaning
-from ddim.sampling.classes import Label
-from ddim.sampling.vector_labels import VectorLabel
 
 LARGEST = 2**16
 """The largest batch, in images. A batch must fit into memory; a larger number is probably a mistake."""
@@ -108,39 +105,6 @@ def check_steps(recipe: Recipe, steps: int) -> None:
     levels = recipe.sampling_schedule(times)
     if recipe.sampled_on:
         check_reach(recipe.schedule, levels)
-
-
-def check_label(recipe: Recipe, label: Label) -> None:
-    """Check that a run of this recipe can sample this label.
-
-    Raises:
-        UserError: if the run has no such class, or the label does not suit its training: with classes, with
-            vectors or with neither. Also if there is no label, but the network was never trained without a
-            class or vector, because `data.unlabelled` is 0.
-    """
-    if recipe.data.vectors is not None:
-        if label is None:
-            check_unconditional(recipe, "sampling without a vector")
-        elif label != "natural" and not isinstance(label, VectorLabel):
-            raise UserError(
-                "label must be left out, since this run was trained with vectors: give vector (--vector), "
-                f"got {label}"
-            )
-        return
-    if isinstance(label, VectorLabel):
-        raise UserError("vector must be left out, since this run was trained without vectors")
-    if not recipe.data.labels and label is not None:
-        raise UserError(f"label must be None, since this run was trained without labels, got {label}")
-    if label == "natural" and not isinstance(recipe.data.labels, Clusters):
-        raise UserError(
-            'label "natural" needs a run with data.labels clusters:K, because other runs do not store how '
-            'many images each class has: use "all"'
-        )
-    if label not in (None, "all", "natural", *range(recipe.net.classes)):
-        last = recipe.net.classes - 1
-        raise UserError(f'label must be a class from 0 to {last}, or "all", or left out, got {label!r}')
-    if label is None:
-        check_unconditional(recipe, "sampling without a label")
 
 
 def check_unconditional(recipe: Recipe, what: str) -> None:

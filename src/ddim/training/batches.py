@@ -21,7 +21,7 @@ from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.time_sampling import Memory
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.classes import drop_labels, label_images
+from ddim.sampling.labels import drop_labels, label_images
 
 
 @dataclass(frozen=True)

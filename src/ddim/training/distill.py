@@ -23,8 +23,7 @@ from ddim.recipe.own_parts import give_parts
 from ddim.recipe.recipe import Recipe
 from ddim.runs.run_path import pin_place
 from ddim.sampling.generate import find_grid_ends
-from ddim.sampling.guidance import Guidance
-from ddim.sampling.guidance_choice import GuidanceOptions
+from ddim.sampling.guidance import OFF, Guidance, collect_guidance
 from ddim.sampling.pipeline import load
 from ddim.training.callbacks import Callback
 from ddim.training.run import train
@@ -90,11 +89,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     check_machine(machine)
     budget = {"minutes": minutes, "images": images}
     changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
-    asked: GuidanceOptions = {
-        "guidance": guidance,
-        "guidance_interval": guidance_interval,
-        "guide_with": guide_with,
-    }
+    asked = collect_guidance(guidance, guidance_interval, guide_with)
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
     recipe = _plan_student(run, data, changes, asked)
@@ -106,7 +101,7 @@ GUIDED = ("objective.guidance", "objective.interval", "objective.guide")
 
 
 def _plan_student(
-    run: str | Path, data: object, changes: Mapping[str, Any], asked: GuidanceOptions
+    run: str | Path, data: object, changes: Mapping[str, Any], asked: Guidance | None
 ) -> Recipe:
     """Return the recipe of a student; see `distill`.
 
@@ -120,13 +115,13 @@ def _plan_student(
         raise UserError("data and data.source both name the images: give one of them")
     named = data is not None or "data.source" in changes
     if own := [name for name in changes if name.startswith(GUIDED)]:
-        if any(value is not None for value in asked.values()):
+        if asked is not None:
             raise UserError(f"guidance (--guidance) sets {own[0]} too: give one of them")
         # Saved guidance would be mixed with these fields.
-        asked = {"guidance": 1.0}
+        asked = OFF
     parent = load_parent_recipe(run, own_images=named)
     # The loaded models are not kept: `train` loads them again, after the images.
-    recipe = add_guidance(make_student(parent), find_teacher_guidance(load(run, device="cpu"), **asked))
+    recipe = add_guidance(make_student(parent), find_teacher_guidance(load(run, device="cpu"), asked))
     student = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
     if not student.is_student:
         raise UserError(
@@ -173,9 +168,8 @@ def add_guidance(student: Recipe, guidance: Guidance) -> Recipe:
     """Return the recipe of a student, from `make_student`, that learns its teacher with this guidance."""
     if not guidance.on or not isinstance(student.objective, Consistency):
         return student
-    guide = guidance.guide.name if guidance.guide else None
     # The student may be restarted from another working folder.
-    guide = guide and pin_place(guide)
+    guide = guidance.guide and pin_place(guidance.guide)
     loss = replace(student.objective, guidance=guidance.scale, interval=guidance.interval, guide=guide)
     return replace(student, objective=loss)
 

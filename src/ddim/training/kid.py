@@ -10,9 +10,9 @@ from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid
-from ddim.sampling.classes import choose_label
 from ddim.sampling.generate import sample_uint8, split_into_parts
 from ddim.sampling.image_features import BATCH, ImageSet, compute_features
+from ddim.sampling.labels import choose_label
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.loop import Training
 

@@ -29,8 +29,8 @@ from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.runs.fitting import find_misfit
 from ddim.runs.state import Plan, RunState, TrainedOn, check_reason
-from ddim.sampling.classes import count_images
 from ddim.sampling.images import check_same_split
+from ddim.sampling.labels import count_images
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import draw_batch, draw_rows, seed_globally
 from ddim.training.image_loader import ImageLoader

@@ -16,8 +16,7 @@ from ddim.runs.folder import CHECKPOINTS, RUN, make_numbered_folder, record_in_r
 from ddim.runs.log import METRICS, read_metrics
 from ddim.runs.run_path import GUIDE
 from ddim.runs.state import Plan
-from ddim.sampling.searched_grids import FILE as GRIDS
-from ddim.sampling.searched_guidance import FILE as GUIDANCE
+from ddim.sampling.searched import FILE as SEARCHED
 from ddim.training.loop import Training
 from ddim.training.pace import format_minutes
 
@@ -162,7 +161,7 @@ def set_aside(folder: Path) -> Path | None:
 def _set_aside(folder: Path) -> Path | None:
     if path := checkpoint.find_newest(folder / CHECKPOINTS):
         raise UserError(f"run {folder} has checkpoint {path.name}: resume it without --restart")
-    names = (METRICS, "events", "samples", CHECKPOINTS, GUIDE, AVERAGES, GRIDS, GUIDANCE)
+    names = (METRICS, "events", "samples", CHECKPOINTS, GUIDE, AVERAGES, SEARCHED)
     there = [folder / name for name in names if (folder / name).exists()]
     if not there:
         # A restart that was killed had moved everything, but may not have recorded it.

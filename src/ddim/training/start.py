@@ -27,10 +27,9 @@ from ddim.recipe.named_recipes import RECIPES, find_recipe
 from ddim.recipe.own_parts import find_changed_parts
 from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs.run_path import check_no_run
-from ddim.sampling.classes import count_classes
 from ddim.sampling.images import read_parent_recipe, record_new_place, reopen_images
+from ddim.sampling.labels import count_classes, count_vectors
 from ddim.sampling.pipeline import LoadedRun, read_run_recipe
-from ddim.sampling.vector_labels import count_vectors
 from ddim.training.grouping import label_clusters, take_vectors
 from ddim.training.loop import Plan, Training
 from ddim.training.parent import check_parent, warn_of_other_meaning

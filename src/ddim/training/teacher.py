@@ -7,7 +7,7 @@ can be resumed without the run of its teacher.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,9 +23,8 @@ from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs.checkpoint import read_tensors
 from ddim.runs.fitting import find_misfit, find_other_meaning
-from ddim.sampling.classes import choose_label
-from ddim.sampling.guidance import Guidance
-from ddim.sampling.guidance_choice import GuidanceOptions, open_guidance
+from ddim.sampling.guidance import Guidance, open_guidance
+from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
 
 
@@ -39,8 +38,8 @@ class Teacher:
         runtime: the device and the compilation of the frozen networks.
 
     Attributes:
-        guide: the guide as JSON, see `ddim.sampling.guidance.Guide.describe`. None without a guide, and after
-            `restore`.
+        guide: the guide as JSON, see `ddim.sampling.guidance.Guidance.describe`. None without a guide, and
+            after `restore`.
     """
 
     def __init__(self, loss: Consistency, recipe: Recipe, channels: int, runtime: Runtime) -> None:
@@ -87,9 +86,7 @@ class Teacher:
                 or vectors with other columns.
         """
         loss, classes, vectors = self._loss, parts.images.classes, parts.vectors
-        found = find_teacher_guidance(
-            run, guidance=loss.guidance, guidance_interval=loss.interval, guide_with=loss.guide
-        )
+        found = find_teacher_guidance(run, Guidance(loss.guidance, loss.interval, loss.guide))
         if self._recipe.data.labels and tuple(classes) != tuple(run.classes):
             raise UserError(
                 "objective.guidance needs images with the classes of the run of --from, in the same order, "
@@ -103,8 +100,8 @@ class Teacher:
                 "the vectors of that run"
             )
         weights = {"teacher": run.model.state_dict()}
-        if found.guide is not None:
-            weights["guide"], self.guide = found.guide.run.model.state_dict(), found.guide.describe()
+        if found.run is not None:
+            weights["guide"], self.guide = found.run.model.state_dict(), found.describe()["guide"]
         self.restore(weights)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -150,28 +147,28 @@ def load_teacher(student: LoadedRun) -> Teacher | None:
     return teacher
 
 
-def find_teacher_guidance(run: LoadedRun, **asked: Unpack[GuidanceOptions]) -> Guidance:
+def find_teacher_guidance(run: LoadedRun, asked: Guidance | None) -> Guidance:
     """Return the guidance that a student of a run learns.
 
     Args:
         run: the teacher.
-        asked: see `GuidanceOptions`. Saved guidance is that for the sampler and the steps of the run.
+        asked: see `open_guidance`. Saved guidance is that for the sampler and the steps of the run.
 
     Raises:
         UserError: if the run cannot be guided in this way, or the guide has another network, other labels or
             no name.
     """
-    if isinstance(asked.get("guide_with"), LoadedRun):
+    if asked is not None and asked.run is not None:
         raise UserError(
             "guide_with must be text for a student, whose recipe names its guide, such as "
             '"runs/small-1@raw", got a loaded run'
         )
-    found = open_guidance(run, choose_label(run.recipe), run.recipe.steps, **asked)
-    if found.guide is not None and (other := _find_difference(run, found.guide.run)):
+    found = open_guidance(run, choose_label(run.recipe), run.recipe.steps, asked)
+    if found.run is not None and (other := _find_difference(run, found.run)):
         chosen = ", which `ddim search` chose for samples" if found.searched else ""
         raise UserError(
             f"a student can learn only from a guide with the {other} of its teacher, such as @guide, got "
-            f"{found.guide.name}{chosen}: give another guide, or guidance 1 (--guidance 1) to do without"
+            f"{found.guide}{chosen}: give another guide, or guidance 1 (--guidance 1) to do without"
         )
     return found
 

@@ -15,8 +15,8 @@ from ddim.diffusion.log_snr import log_snr_bins
 from ddim.diffusion.noise import VALIDATION, stream
 from ddim.metrics.statistics import estimate_mean
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.classes import default_label, label_images
 from ddim.sampling.generate import gather_samples, generate, share_seeds
+from ddim.sampling.labels import default_label, label_images
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.loop import Training
