@@ -33,7 +33,7 @@ from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run
 from ddim.runs.log import RunLog, read_metrics
-from ddim.sampling.guidance import Guidance, find_saved_guidance, save_guidance
+from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.image_features import keep_part, read_part
 from ddim.sampling.searched import SearchedGrid, find_saved_grid, save_grid
 from run_folders import make, write_evaluation
@@ -145,11 +145,7 @@ def write_documents(folder):
     return {
         "run.json": (run / "run.json", facts),
         "metrics.jsonl": (run / "metrics.jsonl", lambda: read_metrics(run)),
-        "grids.json": (run / "grids.json", lambda: find_saved_grid(run, DDIM(), 3, "ema")),
-        "guidance.json": (
-            run / "guidance.json",
-            lambda: find_saved_guidance(run, DDIM(), 3, "ema", labelled=False),
-        ),
+        "searched.json": (run / "searched.json", lambda: find_saved_grid(run, DDIM(), 3, "ema")),
         "record.json": (record, lambda: read_evaluation(record).record),
         "sweep.json": (folder / "sweep" / "sweep.json", lambda: read_sweep(folder / "sweep")),
         "1.json": (outcome, lambda: read_outcome(outcome)),

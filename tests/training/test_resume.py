@@ -274,13 +274,12 @@ def test_a_run_whose_checkpoints_are_lost_is_not_started_again_unasked(lose, sai
     shutil.copytree(whole("layer norm"), folder)
     lose(folder)
     log = (folder / "metrics.jsonl").read_bytes()
-    for name in ("grids.json", "guidance.json"):
-        (folder / name).write_text("of the lost weights")
+    (folder / "searched.json").write_text("of the lost weights")
     with pytest.raises(UserError, match=re.escape(said)):
         resume(folder)
     assert (folder / "metrics.jsonl").read_bytes() == log
     assert set_aside(folder) == folder / "before-restart-1"
-    assert not list(folder.glob("g*.json"))
+    assert not (folder / "searched.json").exists()
     resume(folder)
     tiny.check_same_run(folder, whole("layer norm"))
     assert (folder / "before-restart-1" / "metrics.jsonl").read_bytes() == log

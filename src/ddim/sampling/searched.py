@@ -57,9 +57,10 @@ def save_searched(run: Path, part: Part, name: Mapping[str, Any], found: Mapping
     """
     with filelock.FileLock(run / f".{FILE}.lock"):
         entries = read_searched(run)
-        entries[part] = [entry for entry in entries[part] if not name.items() <= entry.items()]
-        entries[part] += [] if found is None else [{**name, **found}]
-        write_sealed(run / FILE, entries)
+        others = [entry for entry in entries[part] if not name.items() <= entry.items()]
+        if found is not None or len(others) < len(entries[part]):
+            entries[part] = others if found is None else [*others, {**name, **found}]
+            write_sealed(run / FILE, entries)
 
 
 @dataclass(frozen=True, repr=False)
