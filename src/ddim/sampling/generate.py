@@ -272,13 +272,12 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
 def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
     """Return the seeds; see `sample`."""
     if seeds is None:
-        first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
         check_count("n", count := 16 if n is None else n)
+        first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
         return range(first, first + count)
     listed = check_seeds(seeds)
-    if seed is not None and to_int("seed", seed) != 0:
-        raise UserError(f"give seed or seeds, not both, got seed {seed}")
-    check_count("n", len(listed))
-    if n is not None and to_int("n", n) != len(listed):
-        raise UserError(f"n must be the number of seeds, {len(listed)}, or left out, got {n}")
+    if seed or n not in (None, len(listed)) or not listed:
+        raise UserError(
+            f"give a list of seeds, or n and seed, got {len(listed)} seeds, n {n} and seed {seed}"
+        )
     return listed

@@ -76,9 +76,9 @@ def count_classes(recipe: Recipe, images: Images) -> Recipe:
         return recipe
     if images.labels is None:
         raise UserError(
-            "data.labels needs a label for each image: images in two class folders or more and none outside "
-            f"these, or pairs (image, label) from Python; {recipe.data.source} has none; --data.labels "
-            "clusters:16 finds 16 classes of similar images"
+            "data.labels needs a label for each image: give images in two class folders or more and none "
+            "outside these, or pairs (image, label) from Python; --data.labels clusters:16 finds 16 classes "
+            "of similar images"
         )
     return _set_count(recipe, "classes", len(images.classes))
 
