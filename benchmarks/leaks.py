@@ -30,9 +30,9 @@ from torch import Tensor
 
 from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.data.images import gather_batch, to_unit
-from ddim.sampling.classes import choose_label
 from ddim.sampling.generate import fill_micro_batches, sample_states
 from ddim.sampling.images import open_run_images
+from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load
 from ddim.sampling.sampling_setup import choose_sampling
 

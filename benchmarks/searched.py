@@ -21,7 +21,7 @@ from ddim.evaluation.discretisation_error import (
     sample_in_model_units,
 )
 from ddim.sampling.pipeline import load
-from ddim.sampling.searched_grids import find_saved_grid
+from ddim.sampling.searched import find_saved_grid
 
 LEVELS, TRUSTED = 100, 16
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import tiny
-from ddim.sampling import searched_grids, searched_guidance
+from ddim.sampling import guidance as sampling_guidance
+from ddim.sampling import searched
 from shown_events import read_events
 
 
@@ -60,8 +61,8 @@ def test_the_record_has_the_numbers_of_images_and_levels_of_the_gap(run, tmp_pat
 
 def test_samples_use_the_searched_times_of_the_run(run, tmp_path, command):
     run, recipe = shutil.copytree(run, tmp_path / "run"), tiny.recipe()
-    searched_grids.save_grid(
-        run, recipe.sampler, 3, "ema", searched_grids.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
+    searched.save_grid(
+        run, recipe.sampler, 3, "ema", searched.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
     )
     for steps, levels in ((3, [1.0, 0.4, 0.1]), (2, recipe.grid(2, recipe.sampling_schedule).tolist())):
         said = command("memorisation", run, "-n", 5, "--steps", steps).out
@@ -116,8 +117,8 @@ def test_guided_samples_with_other_options_are_those_of_sample(guided, command, 
 
 def test_guidance_that_a_search_saved_is_used_unless_it_is_turned_off(guided, tmp_path, command):
     run, recipe = shutil.copytree(guided, tmp_path / "run"), tiny.recipe()
-    found = searched_guidance.SavedGuidance(3.0, (-2.0, None), "@guide")
-    searched_guidance.save_guidance(run, recipe.sampler, 2, "ema", found, labelled=False)
+    found = sampling_guidance.Guidance(3.0, (-2.0, None), "@guide")
+    sampling_guidance.save_guidance(run, recipe.sampler, 2, "ema", found, labelled=False)
     said = command("memorisation", run, "-n", "4", "--steps", "2").out
     assert said.startswith("samples with guidance 3, log-SNR above -2, guide @guide\n")
     said = command("memorisation", run, "-n", "4", "--steps", "2", "--guidance", "1").out

@@ -104,7 +104,7 @@ def test_out_takes_the_results_of_a_checkpoint_too(name, run, tmp_path, command)
     before = sorted(run.rglob("*"))
     command(name, newest, *OUT[name], "--out", tmp_path / "new" / "results")
     assert sorted(run.rglob("*")) == before
-    assert (tmp_path / "new" / "results" / ("grids.json" if name == "search" else "record.json")).is_file()
+    assert (tmp_path / "new" / "results" / ("searched.json" if name == "search" else "record.json")).is_file()
 
 
 @pytest.mark.parametrize("name", OUT)

@@ -16,10 +16,10 @@ from ddim.nn.ema import Exponential
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.sampling.generate import generate
+from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load
 from ddim.sampling.reconstruction import LARGEST_ERROR, open_averages
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
 from ddim.training.start import open_split
 from stubs import stub
 
@@ -83,7 +83,7 @@ def test_the_default_is_kept_if_nothing_is_better(run):
 def test_what_a_search_saved_does_not_hold_for_the_picked_average(run):
     said = "hold for the weights of their search: search again"
     assert said not in repr(pick_average(run, widths=[0.05]))
-    save_guidance(run, load(run).recipe.sampler, 2, "ema", SavedGuidance(2.0), labelled=False)
+    save_guidance(run, load(run).recipe.sampler, 2, "ema", Guidance(2.0), labelled=False)
     choice = pick_average(run, widths=[0.05], name="mine")
     assert said in repr(choice)
     assert "--weights mine" in repr(choice)

@@ -42,7 +42,8 @@ def reference(monkeypatch):
     """Features of 500 reference images, which the cache returns for the reference of the records."""
     features = normal(500, 0)
     monkeypatch.setattr(
-        "ddim.evaluation.compare.find_features", lambda identity: features if identity == "r" * 64 else None
+        "ddim.evaluation.compare.find_features",
+        lambda identity, count: features if identity == "r" * 64 else None,
     )
     return features
 
@@ -202,7 +203,7 @@ def test_missing_features_give_a_reason_instead_of_a_difference(make, reference,
         one, short, "kid"
     )
     assert "c/features.npy" in measure_difference(short, one, "kid")
-    monkeypatch.setattr("ddim.evaluation.compare.find_features", lambda identity: None)
+    monkeypatch.setattr("ddim.evaluation.compare.find_features", lambda identity, count: None)
     assert "no longer in the cache" in measure_difference(one, one, "kid")
 
 

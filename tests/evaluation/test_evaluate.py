@@ -40,7 +40,7 @@ from ddim.metrics.prdc import prdc
 from ddim.runs import checkpoint
 from ddim.runs.folder import publish_output
 from ddim.runs.state import TrainedOn
-from ddim.sampling import searched_grids
+from ddim.sampling import searched
 from ddim.sampling.generate import sample_uint8
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -421,8 +421,8 @@ def test_a_checkpoint_is_evaluated_and_not_changed(run):
 
 def test_searched_times_are_used_unless_a_grid_is_given(run):
     sampler = read_run_recipe(run).sampler
-    found = searched_grids.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
-    searched_grids.save_grid(run, sampler, 3, "ema", found)
+    found = searched.SearchedGrid((1.0, 0.4, 0.1), 0.0, {"uniform": 1.0})
+    searched.save_grid(run, sampler, 3, "ema", found)
     on_found = evaluate_source(run, Samples(40, 3), extractor=stub())
     assert on_found.record["sampling"]["times"] == [1.0, 0.4, 0.1]
     named = evaluate_source(run, Samples(40, 3, fields={"grid": "uniform"}), extractor=stub())

@@ -11,7 +11,7 @@ from ddim.evaluation.record import read_evaluation
 from ddim.evaluation.samples import Samples
 from ddim.files import read_sealed
 from ddim.sampling.pipeline import open_pipeline
-from ddim.sampling.searched_grids import SearchedGrid
+from ddim.sampling.searched import SearchedGrid
 from oracles import made
 from stubs import stub, written
 

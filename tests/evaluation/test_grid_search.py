@@ -26,7 +26,7 @@ from ddim.evaluation.discretisation_error import TimeRange
 from ddim.plots.pictures import to_uint8
 from ddim.recipe.codec import override
 from ddim.runs import checkpoint
-from ddim.sampling import searched_grids
+from ddim.sampling import searched
 from ddim.sampling.generate import generate
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -87,8 +87,7 @@ def record(run, out, *words):
 
 
 def test_a_run_is_sampled_on_its_searched_grid(run, tmp_path):
-    entries = json.loads((run / "grids.json").read_text())
-    (entry,) = (entry for key, entry in entries.items() if key.startswith("steps=4 "))
+    (entry,) = (entry for entry in searched.read_searched(run)["grids"] if entry["steps"] == 4)
     assert record(run, tmp_path / "a", "--steps", "4")["times"] == entry["times"]
     assert record(run, tmp_path / "b", "--steps", "5")["grid"]["kind"] == "uniform"
     assert record(run, tmp_path / "c", "--steps", "4", "--grid", "quadratic")["grid"]["kind"] == "quadratic"
@@ -100,8 +99,8 @@ def test_a_run_is_sampled_on_its_searched_grid(run, tmp_path):
 @pytest.mark.slow
 def test_ddim_sample_in_python_and_on_the_command_line_gives_the_same_samples(run, tmp_path):
     """Both use the searched times of the EMA weights for six steps, and the recipe's grid otherwise."""
-    found = searched_grids.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
-    searched_grids.save_grid(run, DDIM(), 6, "ema", found)
+    found = searched.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
+    searched.save_grid(run, DDIM(), 6, "ema", found)
     path = checkpoint.find_newest(run / "checkpoints")
     alone = lambda steps, weights: generate(SamplingSetup(load(run, weights), steps), range(2))[0]
     for k, (source, steps, weights) in enumerate(
@@ -114,15 +113,6 @@ def test_ddim_sample_in_python_and_on_the_command_line_gives_the_same_samples(ru
         for name, pixels in zip(("00000", "00001"), to_uint8(images), strict=True):
             with Image.open(tmp_path / str(k) / f"{name}.png") as image:
                 assert (np.asarray(image) == pixels).all()
-
-
-def test_grids_are_kept_by_sampler_and_steps(run):
-    found = searched_grids.SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2})
-    searched_grids.save_grid(run, DPMSolver(3), 3, "ema", found)
-    assert searched_grids.find_saved_grid(run, DPMSolver(3), 3, "ema") == Listed(found.times)
-    assert searched_grids.find_saved_grid(run, DPMSolver(2), 3, "ema") is None
-    assert searched_grids.find_saved_grid(run, DDIM(), 4, "ema") is not None
-    assert searched_grids.find_saved_grid(run, DPMSolver(3), 3, "0.99") is None
 
 
 def test_a_search_samples_as_the_recipe_does(run):
@@ -179,16 +169,9 @@ def test_the_command_that_uses_the_times_samples_as_the_search_did(run, tmp_path
     assert set(" ".join(used[3:]).split(" --")) >= {"sampler dpm_solver", "sampler.order 1", "steps 3"}
     assert " ".join(used).count("--weights raw") == 1
     assert main([*used[1:], "-n", "1", "--out", str(tmp_path / "images")]) == 0
-    (entry,) = searched_grids.read_entries(out / "grids.json", lambda entry: True).values()
+    (entry,) = searched.read_searched(out)["grids"]
     times = json.loads((tmp_path / "images" / "record.json").read_text())["times"]
     assert times == pytest.approx(entry["times"], rel=1e-5)
-
-
-def test_a_damaged_file_of_grids_is_refused_by_name(tmp_path):
-    (tmp_path / "grids.json").write_text('{"a": 3}')
-    with pytest.raises(UserError, match=r"grids\.json was not written by ddim search or is damaged"):
-        searched_grids.find_saved_grid(tmp_path, DDIM(), 4, "ema")
-    assert searched_grids.find_saved_grid(tmp_path / "none", DDIM(), 4, "ema") is None
 
 
 @pytest.mark.parametrize("start", [1.0, 0.8])

@@ -22,12 +22,10 @@ from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.machine.progress import ignore_progress
 from ddim.sampling.generate import SamplesNotFinite, generate
-from ddim.sampling.guidance import Guidance
-from ddim.sampling.guidance_choice import open_guidance
+from ddim.sampling.guidance import Guidance, find_saved_guidance, open_guidance, save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
-from ddim.sampling.searched_grids import SearchedGrid, save_grid
-from ddim.sampling.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
+from ddim.sampling.searched import SearchedGrid, save_grid
 from stubs import stub
 
 N, STEPS = 12, 6
@@ -89,42 +87,39 @@ def test_the_best_setting_is_found_saved_and_then_used(run, quality, capsys, tmp
         f"{2 + 4 + 3 + 2} settings of 12 samples, compared with the validation images: at most"
     )
     assert found.chosen == found.best.guidance
-    assert is_best(Guidance(1.5, high=found.chosen.interval[1]))
+    assert is_best(Guidance(1.5, (None, found.chosen.interval[1])))
     # No guidance has as many evaluations, and is sampled with the same fresh seeds.
     assert (found.best.nfe, found.without.nfe, found.without.steps) == (10, 10, 10)
     assert found.difference.high < 0
     pipeline = load(run)
-    used = open_guidance(pipeline, None, STEPS)
-    assert (used.scale, used.interval, used.guide.name) == (1.5, found.chosen.interval, "@guide")
-    assert (
-        open_guidance(pipeline, None, STEPS + 1) == open_guidance(load(run, "raw"), None, STEPS) == Guidance()
-    )
+    used = open_guidance(pipeline, None, STEPS, None)
+    assert used == Guidance(1.5, found.chosen.interval, "@guide")
+    others = ((pipeline, STEPS + 1), (load(run, "raw"), STEPS))
+    assert [open_guidance(model, None, steps, None) for model, steps in others] == [Guidance()] * 2
     assert torch.equal(
         ddim.sample(run, 2, STEPS), generate(SamplingSetup(pipeline, STEPS, guidance=used), range(2))[0]
     )
     monkeypatch.chdir(tmp_path)
     assert main(["sample", str(run), "-n", "1", "--steps", str(STEPS)]) == 0
-    assert "guide @guide, found by ddim search" in capsys.readouterr().err
+    assert "guide @guide found by ddim search" in capsys.readouterr().out
     assert main(["sample", str(run), "-n", "1", "--steps", str(STEPS), "--guidance", "1"]) == 0
-    assert "found by ddim search" not in capsys.readouterr().err
+    assert "found by ddim search" not in capsys.readouterr().out
     records = [json.loads((tmp_path / f"samples/one-{k}/record.json").read_text()) for k in (1, 2)]
     assert [record["nfe"] for record in records] == [10, 6]
     summary = open_evaluated_images(run, Samples(N, STEPS), Reference(), ignore_progress).summary
     assert "guide @guide, found by ddim search (--guidance 1 turns it off), uniform grid" in summary
     shutil.rmtree(run / "guide")
-    with pytest.raises(
-        UserError, match=r"has no guide checkpoint: .* give guidance 1 \(--guidance 1\) to sample"
-    ):
+    with pytest.raises(UserError, match=r"has no guide checkpoint: .* guidance 1 turns it off"):
         ddim.sample(run, 2, STEPS)
 
 
 def test_a_gain_that_is_not_distinguishable_is_not_kept(run, quality):
     quality(lambda guidance, steps: 0.0)
-    save_guidance(run, load(run).recipe.sampler, STEPS, "ema", SavedGuidance(3.0), labelled=False)
+    save_guidance(run, load(run).recipe.sampler, STEPS, "ema", Guidance(3.0), labelled=False)
     found = search_guidance(run, STEPS, N)
     assert found.chosen is None
     assert "no gain is distinguishable at 95 %, so no guidance is used" in found.verdict
-    assert not open_guidance(load(run), None, STEPS).on
+    assert not open_guidance(load(run), None, STEPS, None).on
 
 
 def test_a_lucky_setting_is_measured_again_on_fresh_samples(run, quality, monkeypatch):
@@ -137,7 +132,7 @@ def test_a_lucky_setting_is_measured_again_on_fresh_samples(run, quality, monkey
 
     quality(distance)
     found = search_guidance(run, STEPS, N)
-    assert not (run / "guidance.json").exists()
+    assert not (run / "searched.json").exists()
     assert min(trial.kid for trial in found.trials) < found.best.kid / 2
     assert found.chosen is None
 
@@ -207,7 +202,7 @@ def test_nan_on_fresh_samples_is_not_kept(run, quality):
     found = search_guidance(run, STEPS, N)
     assert found.best.guidance.scale == 2
     assert found.chosen is None
-    assert not (run / "guidance.json").exists()
+    assert not (run / "searched.json").exists()
 
 
 def test_guidance_must_beat_the_same_steps_without_guidance_too(run, quality):
@@ -224,8 +219,8 @@ def test_guidance_is_saved_and_used_for_the_schedule_and_clipping_of_the_run(run
         with pytest.raises(UserError, match=f"^{name} must be that of the run"):
             search_guidance(load(run).with_recipe(**changes), STEPS, N)
     assert search_guidance(run, STEPS, N).chosen
-    assert open_guidance(load(run), None, STEPS).on
-    assert not open_guidance(load(run).with_recipe(clip=True), None, STEPS).on
+    assert open_guidance(load(run), None, STEPS, None).on
+    assert not open_guidance(load(run).with_recipe(clip=True), None, STEPS, None).on
 
 
 def test_too_few_held_out_images_are_refused_before_samples_are_made(run, quality, monkeypatch):
@@ -276,11 +271,11 @@ def test_the_guidance_of_one_class_is_not_saved_for_all(run, quality, tmp_path):
     fields = {"data__labels": "clusters:2", "data__unlabelled": 0.5, "data__validation": "0.5"}
     labelled = tiny.train(tiny.recipe("group norm", **fields, report__guide=0.3), tmp_path / "labelled")
     place = labelled, read_run_recipe(labelled).sampler, STEPS, "ema"
-    save_guidance(*place, SavedGuidance(1.5), labelled=True)
+    save_guidance(*place, Guidance(1.5), labelled=True)
     found = search_guidance(labelled, STEPS, N, label=0)
     assert (found.chosen.scale, found.saved) == (3.0, False)
     assert "that of a chosen label is not saved" in repr(found)
-    assert find_saved_guidance(*place, labelled=True) == SavedGuidance(1.5)
+    assert find_saved_guidance(*place, labelled=True) == Guidance(1.5)
     assert search_guidance(labelled, STEPS, N).saved
     assert search_guidance(labelled, STEPS, N, label="none", guides="@guide").saved
     assert find_saved_guidance(*place, labelled=True).scale == 3.0
@@ -297,48 +292,16 @@ def test_an_interval_leaves_out_a_third_of_the_steps(run, steps):
     assert guided == [second, steps - first, second - first]
 
 
-def test_equal_samplers_share_what_a_search_saved(tmp_path):
-    save_guidance(tmp_path, ddim.DDIM(eta=0), 10, "ema", SavedGuidance(2.0), labelled=False)
-    assert find_saved_guidance(tmp_path, ddim.DDIM(), 10, "ema", labelled=False) == SavedGuidance(2.0)
-
-
-def test_a_saved_guide_is_found_from_every_working_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for guide in ("small@raw", "@raw", "hub:owner/name"):
-        save_guidance(tmp_path, ddim.DDIM(), 10, "ema", SavedGuidance(2.0, None, guide), labelled=False)
-        found = find_saved_guidance(tmp_path, ddim.DDIM(), 10, "ema", labelled=False)
-        assert found.guide == (str(tmp_path / guide) if guide == "small@raw" else guide)
-
-
-def test_guidance_is_saved_for_its_sampler_steps_weights_and_labels(tmp_path):
-    one, other = SavedGuidance(2.0, (None, 5.0), "@guide"), SavedGuidance(1.5)
-    save_guidance(tmp_path, ddim.DDIM(), 10, "ema", one, labelled=False)
-    save_guidance(tmp_path, ddim.DDIM(), 10, "ema", other, labelled=True)
-    find = lambda *place, labelled: find_saved_guidance(tmp_path, *place, labelled=labelled)
-    assert find(ddim.DDIM(), 10, "ema", labelled=False) == one
-    assert find(ddim.DDIM(), 10, "ema", labelled=True) == other
-    for place in ((ddim.DDIM(0.5), 10, "ema"), (ddim.DDIM(), 11, "ema"), (ddim.DDIM(), 10, "raw")):
-        assert find(*place, labelled=False) is None
-    save_guidance(tmp_path, ddim.DDIM(), 10, "ema", None, labelled=False)
-    assert find(ddim.DDIM(), 10, "ema", labelled=False) is None
-    assert find(ddim.DDIM(), 10, "ema", labelled=True) == other
-    (tmp_path / "guidance.json").write_text('{"a": 3}')
-    with pytest.raises(
-        UserError, match=r"guidance\.json was not written by ddim search or is damaged: remove it"
-    ):
-        find(ddim.DDIM(), 10, "ema", labelled=False)
-
-
 @pytest.mark.parametrize("low, high, kept", [(-0.3, -0.1, True), (-0.3, 0.1, False), (0.1, 0.3, False)])
 def test_guidance_is_kept_only_if_its_interval_lies_below_zero(low, high, kept):
-    trial = GuidanceTrial(SavedGuidance(2.0), 10, 20, 0.5, 0.25, 0.75)
+    trial = GuidanceTrial(Guidance(2.0), 10, 20, 0.5, 0.25, 0.75)
     found = SearchedGuidance((trial,), trial, trial, Difference((low + high) / 2, low, high, True))
     assert (found.chosen is not None) == kept
     assert ("no gain is distinguishable at 95 %" in found.verdict) == (not kept)
 
 
 def test_the_result_is_a_table():
-    trial = GuidanceTrial(SavedGuidance(2.0, (-2.0, 5.0)), 10, 20, 0.5, 0.25, 0.75)
+    trial = GuidanceTrial(Guidance(2.0, (-2.0, 5.0)), 10, 20, 0.5, 0.25, 0.75)
     found = SearchedGuidance((trial,), trial, trial, Difference(-0.5, -0.75, -0.25, True))
     assert "guidance 2, log-SNR -2 to 5" in repr(found)
     assert "difference -0.50000 (-0.75000 ... -0.25000)" in repr(found)
@@ -353,7 +316,7 @@ def test_the_result_is_a_table():
         (["--guidance", "--end", "0.1"], "--end is an option of the search without --guidance"),
         (
             ["--guidance", "--label", "frog"],
-            "label must be left out, since this run was trained without labels",
+            "label must be left out",
         ),
         (["--guidance", "--guide-with", "nowhere"], "run nowhere is not a folder"),
         (["--guidance", "-n", "1"], "n must be at least"),
@@ -362,4 +325,4 @@ def test_the_result_is_a_table():
 def test_mistakes_are_one_sentence(words, said, run, capsys):
     assert main(["search", str(run), *words]) == 2
     assert said in capsys.readouterr().err
-    assert not (run / "guidance.json").exists()
+    assert not (run / "searched.json").exists()

@@ -15,7 +15,7 @@ from ddim.evaluation import grid_search, level_search
 from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.sampling.generate import SamplesNotFinite
 from ddim.sampling.pipeline import load
-from ddim.sampling.searched_grids import SearchedGrid
+from ddim.sampling.searched import SearchedGrid
 from ddim.training.distill import distill, make_student
 from stubs import stub
 
@@ -100,7 +100,7 @@ def test_a_student_without_finite_samples_is_refused(student, monkeypatch):
     monkeypatch.setattr(SampledParts, "__call__", parts)
     with pytest.raises(UserError, match="the samples of the student are not finite"):
         ddim.search(student, seeds=N)
-    assert not (student / "grids.json").exists()
+    assert not (student / "searched.json").exists()
 
 
 def test_a_level_of_ones_own_is_kept_though_it_is_near_the_first_step(student):
@@ -131,7 +131,7 @@ def test_every_level_lies_below_that_of_the_first_step(student):
 def test_a_search_that_cannot_work_is_refused_and_leaves_nothing(student, options, said):
     with pytest.raises(UserError, match=said):
         ddim.search(student, **{"seeds": N, **options})
-    assert not (student / "grids.json").exists()
+    assert not (student / "searched.json").exists()
 
 
 def test_the_command_prints_every_level(student, capsys):
@@ -142,7 +142,7 @@ def test_the_command_prints_every_level(student, capsys):
     levels = [10.0 * level_search.FACTOR**k for k in level_search.TRIED][:-1]
     assert [line.split(":")[0] for line in lines[:-1]] == [f"sigma_min {level:.3g}" for level in levels]
     assert lines[-1].startswith("kid ")
-    assert lines[-1].endswith("grids.json")
+    assert lines[-1].endswith("searched.json")
 
 
 def test_the_level_of_a_new_student_is_in_the_middle_of_the_search():

@@ -22,8 +22,8 @@ from ddim.evaluation.table import EvaluationTable, TableCell, format_difference
 from ddim.evaluation.table_files import save_table
 from ddim.evaluation.tabulate import tabulate
 from ddim.runs.checkpoint import find_newest
+from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load
-from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
 from mine import Cubes, Euler
 from stubs import SAMPLING, evaluation, stub
 
@@ -88,7 +88,7 @@ def test_unequal_evaluations_of_the_network_are_remarked_upon(run):
 
 def test_a_table_says_which_samples_are_guided_by_saved_guidance(run):
     loaded = load(run)
-    save_guidance(run, loaded.recipe.sampler, 3, "ema", SavedGuidance(2.0, None, "@raw"), labelled=False)
+    save_guidance(run, loaded.recipe.sampler, 3, "ema", Guidance(2.0, None, "@raw"), labelled=False)
     table = tabulate(run, {"steps": [2, 3]}, FEW, features=stub())
     assert [record["guided"] for record in table.to_records()] == ["", "guidance 2, guide @raw"]
     said = "combinations use guidance that `ddim search` found (guidance 2, guide @raw); --guidance 1 turns"

@@ -31,10 +31,10 @@ from ddim.recipe.codec import override
 from ddim.recipe.named import clear, fast
 from ddim.runs.folder import sheet_path
 from ddim.sampling.generate import generate
+from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.sampling.searched_grids import SearchedGrid, save_grid
-from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
+from ddim.sampling.searched import SearchedGrid, save_grid
 from evaluated_runs import record
 from oracles import normal
 from small_nets import SPECS
@@ -155,7 +155,7 @@ def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
     assert noted("onnx", loaded.with_recipe(sampler=ddim.DDIM(0.5))).endswith("of the run, ddim eta 0.5")
     solver = loaded.recipe.sampler
     save_grid(source, solver, 4, "ema", SearchedGrid((1.0, 0.5, 0.2, 0.1), 0.1, {}))
-    save_guidance(source, solver, 4, "ema", SavedGuidance(2.0, None, None), labelled=False)
+    save_guidance(source, solver, 4, "ema", Guidance(2.0, None, None), labelled=False)
     wide = replace(loaded, values=Values("uint16", 0, 65535))
     for to in ("torch", "diffusers"):
         text = noted(to, wide)
@@ -167,7 +167,7 @@ def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
     # Of class folders, all classes; of clusters, those of samples by default.
     for labels, said in (("true", "guidance that"), ("clusters:3", "draws the classes of samples as often")):
         chosen = small(net=replace(SMALL, classes=3), data__labels=labels, steps=4)
-        save_guidance(source, solver, 4, "ema", SavedGuidance(2.0, None, None), labelled=True)
+        save_guidance(source, solver, 4, "ema", Guidance(2.0, None, None), labelled=True)
         of_classes = replace(loaded, recipe=chosen, checkpoint=replace(loaded.checkpoint, recipe=chosen))
         assert said in noted("diffusers", of_classes)
 

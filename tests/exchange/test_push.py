@@ -12,8 +12,8 @@ from huggingface_hub import constants
 import ddim
 from ddim.errors import UserError
 from ddim.exchange.publishing import hide_folders
-from ddim.files import write_json
 from ddim.recipe.codec import read_recipe
+from ddim.sampling.guidance import Guidance, save_guidance
 from hub_server import TOKEN, hub_in_use
 from untrained import recipe, run_of
 
@@ -58,7 +58,7 @@ def test_a_pushed_run_samples_to_the_bits_of_the_local_run(hub, run):
 
 def test_a_second_push_leaves_no_file_of_the_first(hub, run):
     """Vectors are numbers about the images. Files that ddim did not write stay."""
-    old = {"vectors.safetensors": b"rows", "guidance.json": b"{}", "samples.png": b"png", "mine.txt": b"mine"}
+    old = {"vectors.safetensors": b"rows", "searched.json": b"{}", "samples.png": b"png", "mine.txt": b"mine"}
     ddim.push(run, "ada/flowers")
     hub.repositories["ada/flowers"].add(old)
     assert set(old) <= set(newest(hub))
@@ -148,10 +148,10 @@ def test_an_own_public_repository_stays_public(hub, run):
 
 def test_guidance_by_another_checkpoint_is_left_out_and_said(hub, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "flowers")
-    own, other = {"scale": 2.0, "interval": None, "guide": None}, {"scale": 1.5, "guide": "@guide"}
-    write_json(folder / "guidance.json", {"weights=ema steps=2": own, "weights=ema steps=3": other})
+    for steps, found in ((2, Guidance(2.0)), (3, Guidance(1.5, guide="@guide"))):
+        save_guidance(folder, ddim.DDIM(), steps, "ema", found, labelled=False)
     pushed = ddim.push(folder, "ada/flowers")
-    assert list(json.loads(newest(hub)["guidance.json"])) == ["weights=ema steps=2"]
+    assert [entry["steps"] for entry in json.loads(newest(hub)["searched.json"])["guidance"]] == [2]
     assert pushed.notes == ("guidance by another checkpoint that ddim search found is left out",)
 
 

@@ -10,11 +10,12 @@ from huggingface_hub import constants
 
 import ddim
 from ddim.errors import UserError
-from ddim.files import write_json
+from ddim.files import write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, hash_weights, store_average
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.names import FILES, locate_run, pin_run
+from ddim.sampling.searched import FILE, SearchedGrid, read_searched, save_grid
 from hub_server import TOKEN, hub_in_use, publish
 from untrained import recipe, run_of
 
@@ -26,7 +27,7 @@ def run(tmp_path_factory):
     """A run whose raw weights differ from its EMA weights, and that a search has sampled."""
     folder = tmp_path_factory.mktemp("run") / "flowers"
     run_of(recipe(), folder, others={"ema/default": 1.25})
-    write_json(folder / "grids.json", {})
+    write_sealed(folder / FILE, {"grids": [], "guidance": []})
     return folder
 
 
@@ -75,13 +76,10 @@ def test_a_published_run_names_the_weights_that_it_has(hub, run, tmp_path, weigh
 
 def test_a_searched_grid_and_guidance_belong_to_the_run(hub, run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "flowers")
-    key = "steps=2 weights=ema kind=ddim eta=0.0"
-    write_json(
-        folder / "grids.json", {key: {"times": [0.8, 0.3]}, "steps=2 weights=raw": {"times": [0.9, 0.1]}}
-    )
+    for weights, times in (("ema", (0.8, 0.3)), ("raw", (0.9, 0.1))):
+        save_grid(folder, ddim.DDIM(), 2, weights, SearchedGrid(times, 0.1, {}))
     publish(hub, "ada/flowers", folder)
-    grids = json.loads((locate_run(NAME) / "grids.json").read_text())
-    assert list(grids) == [key]
+    assert [entry["weights"] for entry in read_searched(locate_run(NAME))["grids"]] == ["ema"]
     local, pipeline = ddim.load(folder), ddim.load(NAME)
     assert pipeline.searched_grid(pipeline.recipe.sampler, 2).times == (0.8, 0.3)
     assert torch.equal(sampled(pipeline), sampled(local))

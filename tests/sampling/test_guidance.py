@@ -21,13 +21,11 @@ from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS, Sampler, State
 from ddim.diffusion.schedules import Cosine, KarrasSigma
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
-from ddim.runs.model import digest_weights
 from ddim.runs.names import find_run_folder, parse_place
 from ddim.sampling.generate import generate, sample
-from ddim.sampling.guidance import OFF, Guidance, Guide, check_guidance
-from ddim.sampling.guidance_choice import open_guidance
+from ddim.sampling.guidance import OFF, Guidance, open_guidance
 from ddim.sampling.guidance_name import name_guide, name_recorded_guidance
-from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun
+from ddim.sampling.pipeline import LoadedCheckpoint, LoadedRun, open_pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
 from oracles import Answers, Gaussian, TellsTime
 
@@ -50,19 +48,20 @@ class Net(Answers):
         return super().forward(scaled, t)
 
 
-def run(std, schedule=SCHEDULE, sha="a", labels=False, size=2, pixels=PIXELS, **changes):
+def run(std, schedule=SCHEDULE, sha="a", labels=False, size=2, pixels=PIXELS, data=None, **changes):
     """A loaded run whose model is exact for Gaussian data."""
-    fields = {"data": replace(tiny.BASE.data, labels=labels, channels=1)}
+    labels = labels or bool(data)
+    fields = {"data": replace(tiny.BASE.data, channels=1, **({"labels": labels} | (data or {})))}
     recipe = replace(tiny.BASE, schedule=schedule, sampler=DDIM(), **fields, **changes)
     net = Net(schedule, std, 2 * labels)
     model = Model(net, schedule, PredictsImage(), TellsTime(), Shape(1, size, size))
     state = SimpleNamespace(step=3, runtime=Runtime(), classes=("a", "b")[: 2 * labels])
-    place = LoadedCheckpoint(Path(sha), sha, "ema", state, Path(sha), digest=digest_weights(model))
+    place = LoadedCheckpoint(Path(sha), sha, "ema", state, Path(sha), recipe)
     return LoadedRun(model, pixels, recipe, Runtime(micro_batch=64), place)
 
 
-def guided(scale, low=-math.inf, high=math.inf, **changes):
-    return Guidance(scale, low, high, Guide("weak", run(WEAK, sha="b", **changes)))
+def guided(scale, low=None, high=None, **changes):
+    return Guidance(scale, (low, high), "weak", run(WEAK, sha="b", **changes))
 
 
 def ratio(scale, low, high, first, last):
@@ -129,9 +128,8 @@ def test_the_last_step_of_a_grid_is_guided_if_it_is_the_end_of_the_interval():
     """Rounding gives this step a log-SNR slightly above 3."""
     one = run(STRONG, schedule=Cosine(0.014, 0.99995), grid=UniformLogSNR(3.0))
     assert SamplingSetup(one, 13, guidance=guided(2.0, 2.9, 3.0)).count_evaluations() == 14
-    weak = run(WEAK, sha="b", schedule=Cosine(0.014, 0.8))
-    with pytest.raises(UserError, match="noise levels on which the guide is trained, .* got 3.00 to 3.00"):
-        SamplingSetup(one, 13, guidance=Guidance(2.0, 2.9, 3.0, Guide("weak", weak)))
+    with pytest.raises(UserError, match="noise levels on which the guide is trained"):
+        open_guidance(one, None, 13, guided(2.0, 2.9, 3.0, schedule=Cosine(0.014, 0.8)))
 
 
 class Midpoint(Sampler):
@@ -155,89 +153,123 @@ def test_the_evaluations_of_a_sampler_of_your_own_are_counted(guidance):
     assert SamplingSetup(one, 4, guidance=guidance).count_evaluations() == nfe == (14 if guidance.on else 7)
 
 
-def test_the_label_goes_to_both_models_if_the_guide_has_labels():
-    for labels in (True, False):
-        strong, weak = run(STRONG, labels=True), run(WEAK, sha="b", labels=labels)
-        generate(SamplingSetup(strong, 1, "all", Guidance(2.0, guide=Guide("weak", weak))), range(4))
-        assert strong.model.net.seen[0][:4].tolist() == [0, 1, 0, 1]
-        seen = weak.model.net.seen[0]
-        assert seen[:4].tolist() == [0, 1, 0, 1] if labels else seen is None
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_label_goes_to_both_models_if_the_guide_has_labels(labels):
+    strong, weak = run(STRONG, labels=True), run(WEAK, sha="b", labels=labels)
+    generate(SamplingSetup(strong, 1, "all", Guidance(2.0, None, "weak", weak)), range(4))
+    assert strong.model.net.seen[0][:4].tolist() == [0, 1, 0, 1]
+    seen = weak.model.net.seen[0]
+    assert seen[:4].tolist() == [0, 1, 0, 1] if labels else seen is None
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """A run of two classes, always or sometimes trained with its class."""
+    return {share: run(STRONG, data={"labels": True, "unlabelled": share}) for share in (0.0, 0.25)}
+
+
+def test_guidance_needs_two_evaluations_and_guidance_zero_is_the_sample_of_no_class(labelled):
+    seen, plain = labelled[0.25].model.net.seen, {}
+    for scale, nfe in ((1.0, 5), (2.0, 10), (0.0, 10)):
+        seen.clear()
+        plain[scale], count = generate(SamplingSetup(labelled[0.25], 5, 1, Guidance(scale)), range(3))
+        assert (count, len(seen)) == (nfe, nfe)
+        assert [label is None for label in seen] == ([False, True] * 5)[:nfe] if nfe == 10 else [False] * 5
+    none = generate(SamplingSetup(labelled[0.25], 5), range(3))[0]
+    assert torch.allclose(plain[0.0], none, atol=1e-4)
+
+
+class Gray(torch.nn.Module):
+    """A network sure of one gray image for each class, and of another for none."""
+
+    classes = 2
+
+    def __init__(self):
+        super().__init__()
+        self.gray = torch.nn.Parameter(torch.tensor([0.4, 0.45, 0.5]))  # the last is that of no class
+
+    def forward(self, x, conditioning, label=None):
+        label = torch.full((len(x),), -1) if label is None else label
+        return self.gray[label][:, None, None, None].expand_as(x)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 3.0, 12.0])
+def test_guidance_scales_the_distance_from_the_sample_of_no_class(guidance, clip):
+    model = Model(Gray(), SCHEDULE, PredictsImage(), shape=Shape(1, 8, 8)).requires_grad_(False)
+    pipeline = replace(open_pipeline(model), pixels=Pixels((0.0,), (1.0,)))
+    images = sample(pipeline.with_recipe(clip=clip), 4, 3, label="all", guidance=guidance)
+    for k, strong in enumerate((0.4, 0.45, 0.4, 0.45)):
+        wanted = torch.tensor(0.5 + guidance * (strong - 0.5)).clamp(0, 1)
+        assert torch.allclose(images[k], wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("guide", "said"),
     [
-        (run(WEAK, sha="b", size=4), "the guide must have images of the model's size, .*height=2.*height=4"),
-        (run(WEAK, sha="b", pixels=Pixels((0.4,), (0.5,))), r"must map pixels to model units .*0\.5.*0\.4"),
-        (run(WEAK), "the guide must be weaker than the model, got the same checkpoint and weights"),
-        (
-            run(WEAK, sha="b", schedule=Cosine(0.1, 0.9)),
-            "guidance_interval must lead to noise levels on which the guide is trained, log-SNR -4.60 to",
-        ),
+        (run(WEAK, sha="b", size=4), "image size"),
+        (run(WEAK, sha="b", pixels=Pixels((0.4,), (0.5,))), "pixels"),
+        (run(WEAK), "weaker"),
+        (run(WEAK, sha="b", schedule=Cosine(0.1, 0.9)), "noise levels on which the guide is trained"),
+        (run(WEAK, sha="b", data={"labels": True, "unlabelled": 0}), "without labels"),
     ],
 )
-def test_a_guide_that_does_not_fit_is_refused_in_one_sentence(guide, said):
+def test_a_guide_that_does_not_fit_is_refused(guide, said):
     with pytest.raises(UserError, match=said):
-        generate(SamplingSetup(run(STRONG), 5, guidance=Guidance(2.0, guide=Guide("weak", guide))), [0])
+        open_guidance(run(STRONG), None, 5, Guidance(2.0, None, "weak", guide))
 
 
-def test_a_guide_must_be_on_the_device_of_the_model_whatever_its_name():
-    weak = replace(run(WEAK, sha="b"), runtime=Runtime("cpu:0"))
-    guidance = Guidance(2.0, guide=Guide("weak", weak))
-    check_guidance(run(STRONG), None, 3, guidance)
-    weak.model.to("meta")
-    with pytest.raises(UserError, match="the guide must be on the device of the model, cpu, got meta"):
-        check_guidance(run(STRONG), None, 3, guidance)
+def test_a_guide_with_other_classes_is_refused():
+    strong, weak = run(STRONG, labels=True), run(WEAK, sha="b", labels=True)
+    assert open_guidance(strong, "all", 3, Guidance(2.0, None, "weak", weak)).on
+    weak.checkpoint.state.classes = ("b", "a")
+    with pytest.raises(UserError, match="classes"):
+        open_guidance(strong, "all", 3, Guidance(2.0, None, "weak", weak))
 
 
 def test_a_guide_of_fewer_noise_levels_guides_inside_of_them():
     weak = run(WEAK, sha="b", schedule=Cosine(0.1, 0.9))
-    generate(SamplingSetup(run(STRONG), 9, guidance=Guidance(2.0, -4.0, 1.0, Guide("weak", weak))), [0])
-
-
-def test_a_guide_with_other_classes_is_refused():
-    weak = run(WEAK, sha="b", labels=True)
-    weak.checkpoint.state.classes = ("b", "a")
-    guidance = Guidance(2.0, guide=Guide("weak", weak))
-    with pytest.raises(
-        UserError, match="the guide must have the 2 classes of the model, in the same order, got other names"
-    ):
-        check_guidance(run(STRONG, labels=True), "all", 3, guidance)
+    chosen = open_guidance(run(STRONG), None, 9, Guidance(2.0, (-4.0, 1.0), "weak", weak))
+    assert generate(SamplingSetup(run(STRONG), 9, guidance=chosen), [0])[1] > 9
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"guidance": 2.0}, "guidance needs a label, and this run was trained without labels: .*guide_with"),
-        ({"guidance": "2"}, "guidance must be a number, got '2'"),
-        ({"guidance": -1.0}, "guidance must be at least 0 and at most 1,000,000, got -1"),
-        ({"guidance": 1e308}, "guidance must be at least 0 and at most 1,000,000, got 1e\\+308"),
-        ({"guidance": math.nan}, "guidance must be at least 0 and at most 1,000,000, got nan"),
-        ({"guide_with": "b"}, "guide_with needs a guidance scale too, such as guidance 2"),
-        ({"guidance_interval": (0, 1)}, "guidance_interval needs a guidance scale too"),
-        ({"guidance": 2, "guidance_interval": (1, 1)}, "guidance_interval must have low < high, got 1 and 1"),
-        ({"guidance": 2, "guidance_interval": 3}, "guidance_interval must be two values of log-SNR"),
-        ({"guidance": 2, "guide_with": 3}, 'guide_with must be a run, such as "runs/small-1" or "@guide"'),
-        ({"guidance": 2, "guide_with": "nowhere"}, "run nowhere is not a folder"),
+        ({"guidance": 2.0}, "label"),
+        ({"guidance": -1.0}, "at least 0"),
+        ({"guidance": math.nan}, "at most 1,000,000"),
+        ({"guide_with": "b"}, "need a guidance scale"),
+        ({"guidance_interval": (0, 1)}, "need a guidance scale"),
+        ({"guidance": 2, "guidance_interval": (1, 1)}, "low < high"),
+        ({"guidance": 2, "guide_with": "nowhere"}, "nowhere"),
     ],
 )
-def test_mistakes_are_one_sentence(options, said):
+def test_options_that_cannot_guide_are_refused(options, said):
     with pytest.raises(UserError, match=said):
         sample(run(STRONG), 1, 2, **options)
 
 
 def test_a_model_without_a_run_has_no_versions_of_its_own():
-    with pytest.raises(UserError, match="means a run's own checkpoint, and this model has no run"):
+    with pytest.raises(UserError, match="this model has no run"):
         sample(run(STRONG, size=8).model, 1, 2, guidance=2.0, guide_with="@guide")
 
 
+def test_a_run_always_trained_with_a_class_cannot_guide_itself(labelled):
+    assert open_guidance(labelled[0.25], 1, 3, Guidance(2.0)).on
+    with pytest.raises(UserError, match="unlabelled"):
+        open_guidance(labelled[0.0], 1, 3, Guidance(2.0))
+
+
 def test_scale_one_needs_no_guide_and_no_label():
-    assert open_guidance(run(STRONG), None, 2, 1.0, (0, 1), "nowhere") is OFF
+    assert open_guidance(run(STRONG), None, 2, Guidance(1.0, (0, 1), "nowhere")) is OFF
 
 
-def test_a_scale_is_the_same_number_however_it_is_given():
+def test_equal_guidance_is_equal_as_text_however_it_is_given():
     for scale in (2, 2.0, np.float32(2), np.int64(2)):
-        assert json.dumps(Guidance(scale).describe()) == json.dumps(Guidance(2.0).describe())
+        one = Guidance(scale, [np.float64(-1), math.inf])
+        assert one == Guidance(2.0, (-1, None))
+        assert json.dumps(one.describe()) == json.dumps(Guidance(2.0, (-1.0, None)).describe())
 
 
 def test_a_place_names_a_path_and_weights(tmp_path):
@@ -275,7 +307,8 @@ def test_a_name_says_scale_interval_and_guide():
     assert (
         name_recorded_guidance(guided(2.0, -2.0, 5.0).describe()) == "guidance 2, log-SNR -2 to 5, guide weak"
     )
-    assert name_recorded_guidance(Guidance(1.5, high=3).describe()) == "guidance 1.5, log-SNR below 3"
+    below = Guidance(1.5, (None, 3)).describe()
+    assert name_recorded_guidance(below) == "guidance 1.5, log-SNR below 3"
     assert name_recorded_guidance(guided(1.0).describe()) == name_recorded_guidance({}) == ""
 
 

@@ -32,9 +32,10 @@ from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run
+from ddim.runs.log import RunLog, read_metrics
+from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.image_features import keep_part, read_part
-from ddim.sampling.searched_grids import SearchedGrid, find_saved_grid, save_grid
-from ddim.sampling.searched_guidance import SavedGuidance, find_saved_guidance, save_guidance
+from ddim.sampling.searched import SearchedGrid, find_saved_grid, save_grid
 from run_folders import make, write_evaluation
 
 
@@ -121,7 +122,7 @@ def write_documents(folder):
     run = make(folder / "run", step=60)
     record_in_run(run, checkpointed=True)
     save_grid(run, DDIM(), 3, "ema", SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2}))
-    save_guidance(run, DDIM(), 3, "ema", SavedGuidance(2.0, (None, 1.5), "@guide"), labelled=False)
+    save_guidance(run, DDIM(), 3, "ema", Guidance(2.0, (None, 1.5), "@guide"), labelled=False)
     write_evaluation(run, 1, kid=0.1)
     record = run / "evaluations" / "1" / "record.json"
     write_sealed(record, read_sealed(record))
@@ -140,11 +141,7 @@ def write_documents(folder):
 
     return {
         "run.json": (run / "run.json", facts),
-        "grids.json": (run / "grids.json", lambda: find_saved_grid(run, DDIM(), 3, "ema")),
-        "guidance.json": (
-            run / "guidance.json",
-            lambda: find_saved_guidance(run, DDIM(), 3, "ema", labelled=False),
-        ),
+from ddim.sampling.guidance import Guidance, save_guidance
         "record.json": (record, lambda: read_evaluation(record).record),
         "sweep.json": (folder / "sweep" / "sweep.json", lambda: read_sweep(folder / "sweep")),
         "1.json": (outcome, lambda: read_outcome(outcome)),

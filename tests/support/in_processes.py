@@ -22,7 +22,7 @@ from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.recipe.named import RECIPES
 from ddim.runs.state import Plan
-from ddim.sampling.classes import count_classes
+from ddim.sampling.labels import count_classes
 from ddim.training import batches
 from ddim.training.batches import draw_times
 from ddim.training.distill import make_student

@@ -21,9 +21,9 @@ from ddim.evaluation.likelihood import bits_per_dim
 from ddim.machine.runtime import Runtime
 from ddim.metrics.features import Extractor
 from ddim.runs import checkpoint
-from ddim.sampling.classes import draw_class
 from ddim.sampling.generate import generate
 from ddim.sampling.images import open_run_images
+from ddim.sampling.labels import draw_class
 from ddim.sampling.pipeline import read_clusters
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training import resume

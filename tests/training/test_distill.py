@@ -20,8 +20,8 @@ from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs import checkpoint
 from ddim.runs.state import Plan
 from ddim.sampling.generate import find_grid_ends
+from ddim.sampling.guidance import save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
-from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
 from ddim.training import distill, resume
 from ddim.training.distill import make_student
 from ddim.training.pace import describe_errors
@@ -272,7 +272,7 @@ def test_the_guidance_that_a_search_saved_is_learned_by_default(early, tmp_path)
     run = tmp_path / "run"
     shutil.copytree(early, run)
     recipe = read_run_recipe(run)
-    saved = SavedGuidance(2.0, (-2.0, None), "@guide")
+    saved = Guidance(2.0, (-2.0, None), "@guide")
     save_guidance(run, recipe.sampler, recipe.steps, "ema", saved, labelled=False)
     loss = begin(run, tmp_path / "student").loss
     assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")

@@ -109,7 +109,7 @@ def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
         (
             PIXELS,
             {"labels": True},
-            r"a label for each image: give pairs \(image, label\), such as",
+            "a label for each image",
         ),
         ((PIXELS, LABELS), {}, "image 0 must have the shape"),
         (PIXELS, {"callbacks": [ddim.Callback]}, r"must be an instance, such as Callback\(\), got the class"),

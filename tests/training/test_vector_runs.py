@@ -16,12 +16,11 @@ from ddim.errors import UserError
 from ddim.evaluation.likelihood import bits_per_dim, write_likelihood
 from ddim.nn.conditioning import VectorEmbedding
 from ddim.nn.residual_unet import ResidualUNetSpec
-from ddim.sampling.classes import drop_labels
 from ddim.sampling.images import open_run_images
+from ddim.sampling.labels import VectorLabel, draw_rows_of_training, drop_labels, find_vectors
 from ddim.sampling.pipeline import load
 from ddim.sampling.sample_folder import Output, write_samples
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.sampling.vector_labels import VectorLabel, draw_rows_of_training, find_vectors
 
 RNG = np.random.default_rng(5)
 VECTORS = np.stack([RNG.uniform(40, 220, 24), RNG.normal(size=24)], axis=1)

@@ -17,8 +17,8 @@ import tiny
 from ddim.cli import main
 from ddim.diffusion.samplers import State
 from ddim.recipe.recipe import Data, Recipe
-from ddim.sampling.classes import find_label
-from ddim.sampling.searched_grids import SearchedGrid, save_grid
+from ddim.sampling.labels import find_label
+from ddim.sampling.searched import SearchedGrid, save_grid
 from ddim.web.answers import Refused
 from ddim.web.application import build_application
 from ddim.web.perform_samples import sample_run

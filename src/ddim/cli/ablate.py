@@ -59,12 +59,12 @@ def run(args: argparse.Namespace) -> int:
     """Measure the sampling error of each combination of choices, and print three tables."""
     from ddim.cli.console import ProgressDisplay
     from ddim.evaluation.sampler_ablation import FLOWS, ORIGINS, ablate_sampler, trace_improvements
-    from ddim.sampling.classes import default_label
-    from ddim.sampling.guidance_choice import open_task_guidance
+    from ddim.sampling.guidance import OFF, collect_guidance, open_guidance
+    from ddim.sampling.labels import default_label
 
     run = load_run(args)
-    options = take_guidance(args)
-    guidance = open_task_guidance(run, "an ablation", run.recipe.steps, default_label(run.recipe), **options)
+    asked = collect_guidance(**take_guidance(args)) or OFF
+    guidance = open_guidance(run, default_label(run.recipe), run.recipe.steps, asked)
     with ProgressDisplay() as progress:
         found = ablate_sampler(
             run, args.evaluations, args.seeds, end=args.end, progress=progress, guidance=guidance

@@ -11,7 +11,7 @@ from ddim.cli import LABEL, RUN, STEPS, WEIGHTS, ZOOM, check_fields
 from ddim.cli.choices import read_registry
 from ddim.cli.guidance import EPILOG, add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
-from ddim.cli.output import draw, print_result, read_result, say
+from ddim.cli.output import draw, print_result, read_result
 from ddim.errors import UserError, check_count, format_count
 from ddim.recipe.options import SAMPLING_FIELDS
 
@@ -102,19 +102,15 @@ def run(args: argparse.Namespace) -> int:
     from ddim.machine.distributed import current_processes
     from ddim.plots.pictures import split_sheet
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
-    from ddim.sampling.condition import choose_condition
+    from ddim.sampling.guidance import collect_guidance
     from ddim.sampling.guidance_name import name_recorded_guidance
     from ddim.sampling.sample_folder import Output, write_samples
     from ddim.sampling.sampling_setup import choose_sampling
 
     pipeline = load_run(args, compiling=args.compile)
-    label = choose_condition(pipeline, args.label, vector, seeds)
-    setup = choose_sampling(pipeline, args.steps, label, args.fields, **take_guidance(args))
-    if setup.searched:
-        say(f"sampling times found by ddim search, {args.run}/grids.json; --grid overrides them")
-    if setup.guidance.searched and setup.guidance.on:
-        name = name_recorded_guidance(setup.guidance.describe())
-        say(f"{name}, found by ddim search, {args.run}/guidance.json; --guidance 1 turns it off")
+    label = pipeline.find_label(args.label, vector, seeds)
+    guidance = collect_guidance(**take_guidance(args))
+    setup = choose_sampling(pipeline, args.steps, label, args.fields, guidance=guidance)
     output = Output(args.out, args.film, args.zoom)
     with ProgressDisplay() as progress:
         written = write_samples(setup, seeds, output, progress)
@@ -129,7 +125,11 @@ def run(args: argparse.Namespace) -> int:
         made += f", of which {len(seeds) - written.made:,} were there before"
     elif written.seconds:
         made += f" in {written.seconds:.1f} s ({written.made / written.seconds:.1f}/s)"
-    text = f"{made}, {format_count(written.nfe, 'network evaluation')} each: {written.folder}/grid.png"
+    names = ["sampling times"] if setup.searched else []
+    names += [name_recorded_guidance(setup.guidance.describe())] if setup.guidance.searched else []
+    searched = f", with {' and '.join(names)} found by ddim search" if names else ""
+    nfe = format_count(written.nfe, "network evaluation")
+    text = f"{made}, {nfe} each{searched}: {written.folder}/grid.png"
     print_result(args, read_result(written.folder), text, written.folder)
     return 0
 

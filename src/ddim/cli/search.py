@@ -16,15 +16,15 @@ TAKES_FIELDS = True
 _EPILOG = """
 Varies the sampling times between the first and the last time of the run's grid, and keeps the times whose
 samples are nearest to samples with many steps. This takes minutes. The best times are written to
-RUN/grids.json; `ddim sample RUN` with the same --steps and sampler uses them, unless --grid is given. For a
-student of `ddim distill`, this command finds the noise level of the last step at which samples have the
+RUN/searched.json; `ddim sample RUN` with the same --steps and sampler uses them, unless --grid is given. For
+a student of `ddim distill`, this command finds the noise level of the last step at which samples have the
 lowest KID against the validation images.
 
 With --guidance, it finds the guide, scale and noise levels of guidance at which samples have the lowest KID
 against the validation images. The best setting is measured again with new seeds, and compared with unguided
 samples of these seeds. The unguided samples have either the same number of steps or about the same NFE: the
 search takes the one that had the lower KID before. If the KID of the best setting is distinguishably lower
-(at 95 %), the setting is written to RUN/guidance.json. `ddim sample RUN` and `ddim evaluate RUN` with the
+(at 95 %), the setting is written to RUN/searched.json. `ddim sample RUN` and `ddim evaluate RUN` with the
 same --steps and sampler then use it; --guidance 1 turns it off. For a run with labels, classifier-free
 guidance is tried too. A run without labels needs RUN/guide or --guide-with.
 
@@ -75,7 +75,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="a new folder for grids.json, where `ddim sample` does not look for it (default: RUN)",
+        help="a new folder for searched.json, where `ddim sample` does not look for it (default: RUN)",
     )
     add_machine_options(parser)
 
@@ -113,7 +113,7 @@ def _search_guidance(args: argparse.Namespace) -> int:
             progress=progress,
             announce=say,
         )
-    end = f": {args.run}/guidance.json" if found.chosen and found.saved else ""
+    end = f": {args.run}/searched.json" if found.chosen and found.saved else ""
     print_result(args, {"run": args.run, **found.to_json()}, f"{found!r}{end}")
     return 0
 
@@ -136,7 +136,7 @@ def _search_times(args: argparse.Namespace) -> int:
         )
     steps, measure = len(found.times), found.measure.replace("_", " ")
     best = min(found.named, key=found.named.__getitem__)
-    file = (args.out or args.run) / "grids.json"
+    file = (args.out or args.run) / "searched.json"
     text = "".join(f"{name}: {measure} {error:.3g}\n" for name, error in found.named.items())
     # The estimate of a KID may be negative, and a ratio would then mean nothing.
     gain = f"{found.named[best] / found.error:.2f} times smaller" if found.error > 0 else "smaller"

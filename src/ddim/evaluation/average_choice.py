@@ -29,9 +29,9 @@ from ddim.nn.power_averages import power_of_width, relative_width
 from ddim.plots.table import Tabular
 from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, check_average_name, hash_weights, store_average
-from ddim.sampling.classes import choose_label
 from ddim.sampling.generate import sample_uint8
 from ddim.sampling.images import open_run_images
+from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.reconstruction import (
     LARGEST_ERROR,
@@ -43,8 +43,7 @@ from ddim.sampling.reconstruction import (
     open_averages,
 )
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.sampling.searched_grids import FILE as GRIDS
-from ddim.sampling.searched_guidance import FILE as GUIDANCE
+from ddim.sampling.searched import FILE as SEARCHED
 from ddim.training.validation import denoise_validation_images
 
 Measure = Literal["validation", "kid"]
@@ -166,7 +165,7 @@ def pick_average(
         )
         tensors, facts = _try_all(loaded, averages, tried, measure, progress)
     folder = store_average(averages.run, name, tensors, facts)
-    searched = any((averages.run / file).is_file() for file in (GRIDS, GUIDANCE))
+    searched = (averages.run / SEARCHED).is_file()
     return AverageChoice(ReconstructedAverage(name, folder, facts), facts.choice, by, left_out, searched)
 
 

@@ -252,7 +252,7 @@ def measure_difference(one: Evaluation, other: Evaluation, metric: str) -> Diffe
     """
     if metric != "kid" and metric not in _STATISTICS:
         return f"differences of {find_metric(metric).title} have no reliable confidence interval"
-    reference = find_features(one.reference.sha256)
+    reference = find_features(one.reference.sha256, one.reference.images)
     if reference is None:
         return "the features of the reference are no longer in the cache: `ddim evaluate` computes them again"
     mine, theirs = load_features(one), load_features(other)

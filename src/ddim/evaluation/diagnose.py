@@ -28,8 +28,8 @@ from ddim.evaluation.gradient_noise import (
 from ddim.evaluation.noise_range import NoiseRange, find_noise_range
 from ddim.evaluation.run_folder import load_given_run
 from ddim.machine.progress import Progress, ignore_progress, with_bar
-from ddim.sampling.classes import label_images
 from ddim.sampling.images import open_run_images, to_model_batches
+from ddim.sampling.labels import label_images
 from ddim.sampling.pipeline import LoadedRun, evaluating
 from ddim.training.batches import draw_times
 

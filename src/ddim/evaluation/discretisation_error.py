@@ -18,9 +18,9 @@ from ddim.errors import UserError, check_count
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.recipe.checks import check_unconditional
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.classes import default_label
 from ddim.sampling.generate import fill_micro_batches, find_grid_ends, sample_states
 from ddim.sampling.guidance import OFF, Guidance
+from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline, evaluating
 
 SamplingError = Callable[[Sampler, Tensor], float]

@@ -48,9 +48,10 @@ from ddim.runs.names import (
     locate_run,
     suggest_run,
 )
-from ddim.sampling.classes import find_label
 from ddim.sampling.generate import sample_uint8
+from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.image_features import BATCH, ImageSet
+from ddim.sampling.labels import find_label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, load, open_pipeline
 from ddim.sampling.provenance import sampling_record
 from ddim.sampling.sample_files import SAMPLE, SampleArrays
@@ -178,9 +179,9 @@ def _find_home(path: Path) -> tuple[Path, str]:
 def prepare_sampling(pipeline: Pipeline, samples: Samples) -> SamplingSetup:
     """Return how a pipeline is sampled for an evaluation."""
     label = find_label(samples.label, pipeline.recipe, pipeline.classes)
-    named = ("sampler", "grid", "guidance", "guidance_interval", "guide_with")
-    options = {name: getattr(samples, name) for name in named}
-    return choose_sampling(pipeline, samples.steps, label, samples.fields, **options)
+    guidance = collect_guidance(samples.guidance, samples.guidance_interval, samples.guide_with)
+    parts: dict[str, Any] = {"sampler": samples.sampler, "grid": samples.grid, "guidance": guidance}
+    return choose_sampling(pipeline, samples.steps, label, samples.fields, **parts)
 
 
 def _sample_model(
@@ -197,7 +198,7 @@ def _sample_model(
     if isinstance(pipeline, LoadedRun):
         selected = open_reference(pipeline, reference, progress)
         path = pipeline.checkpoint.run
-        home, stem = (home, stem) if pipeline.changed else _find_home(find_named_checkpoint(path) or path)
+        home, stem = _find_home(find_named_checkpoint(path) or path)
     else:
         if reference.data is None:
             raise UserError("a model has no images of its own: name the reference images")

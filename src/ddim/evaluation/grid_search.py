@@ -28,9 +28,9 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import load_extractor
 from ddim.recipe.codec import override
 from ddim.runs.folder import check_unused
-from ddim.sampling import searched_grids
+from ddim.sampling import searched
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.searched_grids import SearchedGrid, list_changed
+from ddim.sampling.searched import SearchedGrid
 
 FIRST_MOVE, LAST_MOVE = 0.35, 0.03
 """Size of a move at the start and at the end of a search, as a fraction of the gap to the next log-SNR."""
@@ -59,7 +59,7 @@ def search_grid(
     progress: Progress = ignore_progress,
     out: str | Path | None = None,
 ) -> SearchedGrid:
-    """Search for the best sampling times of a run, and save them in grids.json.
+    """Search for the best sampling times of a run, and save them in searched.json.
 
     If this file is in the run folder, sampling uses these times.
 
@@ -72,7 +72,7 @@ def search_grid(
         fields: changes of the recipe's sampler and grid, as `override` takes them; no other fields.
         progress: called with "reference samples", then with "grids" after each grid. The total number of
             grids is an estimate, which grows as long as the error falls.
-        out: a new or empty folder for grids.json, by default the run folder.
+        out: a new or empty folder for searched.json, by default the run folder.
 
     Returns:
         The times, their mean squared error, and the error of every named grid. For the sampler multistep, the
@@ -98,13 +98,13 @@ def search_grid(
     # the run's own number of steps, because a grid with `steps` times may not exist.
     ends = find_time_range(recipe, max(steps, 2) if end is None else recipe.steps, end)
     ends.check(steps)
-    # If grids.json cannot be read, this fails now and not after the search.
-    searched_grids.find_saved_grid(folder, recipe.sampler, steps, weights)
+    # If this file cannot be read, this fails now and not after the search.
+    searched.find_saved_grid(folder, recipe.sampler, steps, weights)
     tried = range(FIRST_SEED, FIRST_SEED + seeds)
     error = error_against_reference(run, ends, tried, count_reference_levels(steps), progress)
     found = search_times(steps, ends, lambda times: error(recipe.sampler, times), progress)
     make_folder(folder)
-    searched_grids.save_grid(folder, recipe.sampler, steps, weights, found)
+    searched.save_grid(folder, recipe.sampler, steps, weights, found)
     return found
 
 
@@ -120,7 +120,7 @@ def _check_choices(run: LoadedRun, fields: Mapping[str, Any], out: str | Path | 
             raise UserError(f"fields of a search must be of the sampler or the grid, got {name}")
     if out is not None:
         check_unused(Path(out))
-    elif list_changed(run.checkpoint.recipe, run.recipe, "sampled_on"):
+    elif run.list_changed("sampled_on"):
         raise UserError("times are saved for the schedule of the run: give another folder as out (--out)")
 
 
@@ -133,11 +133,11 @@ def _search_student(
     if end is not None:
         raise UserError(f"--end must be left out for the sampler multistep, whose end is searched, got {end}")
     place = run.recipe.sampler, steps, run.checkpoint.weights
-    searched_grids.find_saved_grid(folder, *place)
+    searched.find_saved_grid(folder, *place)
     extractor = load_extractor().to(run.runtime.exact_device)
     found = search_levels(run, steps, range(FIRST_SEED, FIRST_SEED + seeds), extractor, progress)
     make_folder(folder)
-    searched_grids.save_grid(folder, *place, found)
+    searched.save_grid(folder, *place, found)
     return found
 
 

@@ -30,13 +30,10 @@ from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid
 from ddim.runs.names import GUIDE
-from ddim.sampling.classes import Label, choose_label, find_label
-from ddim.sampling.guidance import OFF, Guidance
-from ddim.sampling.guidance_choice import find_own_guidance, open_guidance
+from ddim.sampling.guidance import OFF, Guidance, find_searched_guidance, open_guidance, save_guidance
+from ddim.sampling.labels import Label, choose_label, find_label
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
-from ddim.sampling.searched_grids import list_changed
-from ddim.sampling.searched_guidance import SavedGuidance, save_guidance
 
 SCALES = (1.25, 1.5, 2.0, 3.0)
 """The guidance scales that are tried with each guide."""
@@ -84,15 +81,15 @@ def search_guidance(
     """
     check_count("n", n, LEAST)
     loaded = open_searched_run(run)
-    for name in list_changed(loaded.checkpoint.recipe, loaded.recipe, "grid", "sampled_on", "clip"):
+    for name in loaded.list_changed("grid", "sampled_on", "clip"):
         raise UserError(f"{name} must be that of the run, because the guidance is saved for it: leave it out")
     found = choose_label(loaded.recipe) if label is None else find_label(label, loaded.recipe, loaded.classes)
-    setup = choose_sampling(loaded, steps, found, {}, guidance=1)
+    setup = choose_sampling(loaded, steps, found, {}, guidance=OFF)
     opened, steps = setup.pipeline, setup.steps
     extractor = load_extractor().to(loaded.runtime.exact_device)
     search = _Search(loaded, found, steps, n, extractor, progress)
-    # If guidance.json cannot be read, this fails now and not after the search.
-    find_own_guidance(opened, found, steps)
+    # If the file of searched values cannot be read, this fails now and not after the search.
+    find_searched_guidance(opened, found, steps)
     if guides is None:
         guides = [f"@{GUIDE}"] if (opened.checkpoint.run / GUIDE).is_dir() else []
     named = [guides] if isinstance(guides, str | Path | LoadedRun) else guides
@@ -108,7 +105,7 @@ def search_guidance(
     return result
 
 
-def _save(run: LoadedRun, steps: int, chosen: SavedGuidance | None, label: Label) -> None:
+def _save(run: LoadedRun, steps: int, chosen: Guidance | None, label: Label) -> None:
     place = run.checkpoint.run, run.recipe.sampler, steps, run.checkpoint.weights
     save_guidance(*place, chosen, labelled=label is not None)
 
@@ -138,7 +135,8 @@ def _open_guides(run: LoadedRun, label: Label, steps: int, named: Sequence[str |
             f"run {run.checkpoint.run} {lacks} {GUIDE} checkpoint (report.guide): name weaker models as "
             "`guides` (--guide-with RUN)"
         )
-    return [open_guidance(run, label, steps, 2.0, None, name) for name in names]
+    asked = [Guidance(2.0, guide=None if name is None else str(name)) for name in names]
+    return [open_guidance(run, label, steps, each) for each in asked]
 
 
 @dataclass
@@ -185,7 +183,7 @@ class _Search:
         trials = [measure(OFF, self.steps), measure(OFF, self.equal_steps(most))]
         guided = [(measure(setting, self.steps), setting) for setting in settings]
         _, best = min(guided, key=lambda pair: pair[0].kid)
-        limited = [replace(best, low=low, high=high) for low, high in intervals]
+        limited = [replace(best, interval=ends) for ends in intervals]
         guided += [(measure(setting, self.steps), setting) for setting in limited]
         found, best = min(guided, key=lambda pair: pair[0].kid)
         # Searched times can make few steps without guidance better than more steps.
@@ -198,7 +196,7 @@ class _Search:
 
     def at(self, steps: int, guidance: Guidance = OFF) -> SamplingSetup:
         """Return the run with its grid for this number of steps, and with guidance."""
-        return replace(choose_sampling(self.run, steps, self.label, {}, guidance=1), guidance=guidance)
+        return replace(choose_sampling(self.run, steps, self.label, {}, guidance=OFF), guidance=guidance)
 
     def measure(
         self, guidance: Guidance, steps: int, reference: np.ndarray, first: int
@@ -219,7 +217,7 @@ class _Search:
             values = found.value, found.low, found.high
         self.done += 1
         self.progress("settings", self.done, self.total)
-        return GuidanceTrial(_name_plainly(guidance), steps, setup.count_evaluations(), *values), features
+        return GuidanceTrial(replace(guidance, run=None), steps, setup.count_evaluations(), *values), features
 
     def list_intervals(self) -> list[tuple[float, float]]:
         """Return intervals of log-SNR without the cleanest third of steps, the noisiest third, or both."""
@@ -252,12 +250,6 @@ class _Search:
             f"{self.total} settings of {self.n:,} samples, compared with the validation images: at most "
             f"{evaluations:,} network evaluations, about {minutes}"
         )
-
-
-def _name_plainly(guidance: Guidance) -> SavedGuidance:
-    """Return guidance as it is saved, with the name of its guide."""
-    guide = guidance.guide.name if guidance.guide else None
-    return SavedGuidance(guidance.scale, guidance.interval, guide)
 
 
 @torch.no_grad()

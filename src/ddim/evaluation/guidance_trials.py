@@ -8,15 +8,15 @@ from typing import Any
 
 from ddim.evaluation.compare import Difference
 from ddim.plots.table import Tabular
+from ddim.sampling.guidance import Guidance
 from ddim.sampling.guidance_name import name_guidance
-from ddim.sampling.searched_guidance import SavedGuidance
 
 
 @dataclass(frozen=True)
 class GuidanceTrial:
     """A setting of guidance and the KID of its samples, with its 95 % confidence interval."""
 
-    guidance: SavedGuidance
+    guidance: Guidance
     steps: int
     nfe: int
     kid: float
@@ -57,7 +57,7 @@ class SearchedGuidance(Tabular):
     saved: bool = True
 
     @property
-    def chosen(self) -> SavedGuidance | None:
+    def chosen(self) -> Guidance | None:
         """The guidance to use; None (no guidance) if no gain is distinguishable at 95 %."""
         return self.best.guidance if self.difference.high < 0 else None
 
@@ -73,7 +73,7 @@ class SearchedGuidance(Tabular):
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings, the result on fresh samples and the guidance to use, as JSON."""
-        chosen = self.chosen and asdict(self.chosen)
+        chosen = self.chosen and self.chosen.to_json()
         return {"settings": self.to_records(), "difference": asdict(self.difference), "chosen": chosen}
 
     def to_records(self) -> list[dict[str, Any]]:

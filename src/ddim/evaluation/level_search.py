@@ -18,11 +18,11 @@ from ddim.evaluation.sample_features import compare_paired, sample_features
 from ddim.machine.progress import Progress
 from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid
-from ddim.sampling.classes import choose_label
 from ddim.sampling.generate import find_grid_ends
+from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.sampling.searched_grids import SearchedGrid
+from ddim.sampling.searched import SearchedGrid
 
 FACTOR = 1.6
 """Ratio of two neighbouring noise levels that are tried."""

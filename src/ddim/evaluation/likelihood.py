@@ -27,8 +27,8 @@ from ddim.files import write_sealed
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, with_bar
 from ddim.plots.table import Tabular
 from ddim.recipe.checks import check_diffusion_model, check_unconditional
-from ddim.sampling.classes import NULL, label_any_images
 from ddim.sampling.image_features import ImageSet
+from ddim.sampling.labels import NULL, label_any_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
 from ddim.sampling.provenance import make_record
 from ddim.training.batches import earliest_time

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,10 +37,10 @@ from ddim.plots import charts
 from ddim.plots.pictures import save_png
 from ddim.plots.table import Tabular
 from ddim.runs.log import show_in_tensorboard
-from ddim.sampling.classes import choose_label
-from ddim.sampling.guidance_choice import GuidanceOptions
+from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.image_features import take_pictures
 from ddim.sampling.images import open_run_images
+from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.provenance import make_record
 from ddim.sampling.sampling_setup import choose_sampling
@@ -99,7 +99,7 @@ def check_memorisation(
     features: str | Extractor = PIXELS,
     progress: Progress = ignore_progress,
     out: str | Path | None = None,
-    **guidance: Unpack[GuidanceOptions],
+    **guidance: Any,  # noqa: ANN401  (the arguments of `collect_guidance`)
 ) -> Memorisation:
     """Find copies of training images among samples, and write a record and a figure.
 
@@ -130,7 +130,8 @@ def check_memorisation(
     check_count("n", n)
     extractor = None if features == PIXELS else open_extractor(features)
     run = open_run_folder(run, out)
-    setup = choose_sampling(run, steps, choose_label(run.recipe), fields or {}, **guidance)
+    asked = collect_guidance(**guidance)
+    setup = choose_sampling(run, steps, choose_label(run.recipe), fields or {}, guidance=asked)
     run = setup.pipeline
     if extractor is not None:
         extractor.to(run.runtime.exact_device)

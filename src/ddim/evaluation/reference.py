@@ -125,7 +125,10 @@ def open_reference(run: LoadedRun, reference: Reference, progress: Progress = ig
         UserError: if the images cannot be opened. Also if they are the run's own images, and have changed.
     """
     if reference.data is None:
-        images = reopen_run_images(run, progress, f"name images {BY_ARGUMENT}")
+        try:
+            images = reopen_run_images(run, progress)
+        except UserError as error:
+            raise UserError(f"{error}; or name images {BY_ARGUMENT}") from None
         return _select_part(reference, images, run.recipe.data, run.recipe.split_seed)
     data = replace(run.recipe.data, channels=choose_channels(run.model.shape.channels))
     return select_reference(reference, data, run.recipe.split_seed, progress, run.values)

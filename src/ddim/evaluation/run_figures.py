@@ -149,7 +149,7 @@ def plot_reverse(
 
     The three rows show the states x_t from noise to the sample, the clean image predicted from each state,
     and the finished sample with fresh noise added. At most `columns` of the times are shown. If the run has
-    labels, the sample of seed s has the class that `ddim.sampling.classes.choose_label` describes.
+    labels, the sample of seed s has the class that `ddim.sampling.labels.choose_label` describes.
 
     Args:
         model: a run folder, a `Pipeline` from `load`, or a `Model`.
@@ -160,8 +160,8 @@ def plot_reverse(
     Raises:
         UserError: if `steps` or `columns` is below 1.
     """
-    from ddim.sampling.classes import choose_label
     from ddim.sampling.generate import generate
+    from ddim.sampling.labels import choose_label
     from ddim.sampling.pipeline import open_pipeline
     from ddim.sampling.sampling_setup import SamplingSetup
 

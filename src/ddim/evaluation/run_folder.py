@@ -30,7 +30,7 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
 
     Raises:
         UserError: if `out` is not empty or cannot be made, or `run` cannot be loaded. Also if `out` is None,
-            and `run` is a checkpoint or its weights in memory have changed.
+            and `run` is a checkpoint.
     """
     folder = run.checkpoint.run if isinstance(run, LoadedRun) else locate_run(run)
     if out is not None:
@@ -39,8 +39,6 @@ def open_run_folder(run: str | Path | LoadedRun, out: str | Path | None = None) 
         raise UserError(
             f"{folder} is a checkpoint, and results are added to a run: give the run folder, or --out DIR"
         )
-    elif isinstance(run, LoadedRun):
-        check_saved_weights(run, ", or a folder for the result, out=DIR")
     return load_given_run(run)
 
 
@@ -48,29 +46,13 @@ def open_searched_run(run: str | Path | LoadedRun) -> LoadedRun:
     """Return the loaded run of a search that saves its result with the run; load it first if it is a path.
 
     Raises:
-        UserError: if `run` is a checkpoint or cannot be loaded, or its weights in memory have changed.
+        UserError: if `run` is a checkpoint or cannot be loaded.
     """
     loaded = load_given_run(run)
     folder = loaded.checkpoint.run
     if is_checkpoint(folder):
         raise UserError(f"{folder} is a checkpoint, and the result is saved with a run: give the run folder")
-    if isinstance(run, LoadedRun):
-        # The weights of a run that was loaded just now are those of its checkpoint.
-        check_saved_weights(run)
     return loaded
-
-
-def check_saved_weights(run: LoadedRun, more: str = "") -> None:
-    """Check that a run in memory has the weights of its checkpoint, with which a result is saved.
-
-    Raises:
-        UserError: if they have changed; the message ends with `more`, another suggestion.
-    """
-    if run.changed:
-        raise UserError(
-            f"the weights in memory are not those of {run.checkpoint.path}, for which the result would be "
-            f"saved: give the run folder{more}"
-        )
 
 
 def write_results(run: LoadedRun, kind: str, out: str | Path | None, write: Callable[[Path], object]) -> Path:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ddim.diffusion.samplers import DDIM
 from ddim.exchange.sampling_json import SAMPLING
-from ddim.sampling.classes import choose_label, default_label
-from ddim.sampling.guidance_choice import find_own_guidance
+from ddim.sampling.guidance import find_searched_guidance
+from ddim.sampling.labels import choose_label, default_label
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.provenance import describe_kind
 
@@ -29,7 +29,7 @@ def describe_differences(run: LoadedRun, to: str, steps: int | None) -> tuple[st
         notes.append(f"the times that ddim search found for {steps} steps of {name} are left out")
     label = default_label(recipe)
     # For class folders, guidance is searched for samples of all classes.
-    if any(find_own_guidance(run, each, steps) for each in (label, choose_label(recipe))):
+    if any(find_searched_guidance(run, each, steps) for each in (label, choose_label(recipe))):
         notes.append(f"the guidance that ddim search found for {steps} steps of {name} is left out")
     if to == "diffusers" and label == "natural":
         notes.append("ddim sample draws the classes of samples as often as they occur in training")

@@ -20,9 +20,8 @@ from ddim.runs.names import PUBLISHED
 from ddim.runs.state import RunState
 from ddim.sampling.guidance_name import name_guide
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun
-from ddim.sampling.searched_grids import FILE as GRIDS
-from ddim.sampling.searched_grids import read_entries
-from ddim.sampling.searched_guidance import FILE as GUIDANCE
+from ddim.sampling.searched import FILE as SEARCHED
+from ddim.sampling.searched import read_searched
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
         "recipe": dump(recipe),
         PUBLISHED: {"weights": found.weights, "checkpoint": found.sha256},
     }
-    documents |= {Path(name).stem: entries for name, entries in searched.items()}
+    documents |= {Path(SEARCHED).stem: searched} if any(searched.values()) else {}
     write_checkpoint(folder, old.step, tensors, documents)
     return Published(recipe, tuple(notes))
 
@@ -95,15 +94,11 @@ def _name_file(path: str) -> str:
     return PureWindowsPath(path).name.lstrip(".~") or "images"
 
 
-def _list_searched(run: LoadedRun) -> tuple[dict[str, dict[str, Any]], bool]:
-    """Return what searches found for these weights, keyed by file, and whether an entry must be left out."""
-    folder, mark = run.checkpoint.run, f"weights={run.checkpoint.weights}"
-    searched, left = {}, False
-    for file in (GRIDS, GUIDANCE):
-        entries = read_entries(folder / file, lambda entry: True)
-        own = {key: entry for key, entry in entries.items() if mark in key.split()}
-        # A guide is another checkpoint, which is not published.
-        kept = {key: entry for key, entry in own.items() if not entry.get("guide")}
-        left |= len(kept) < len(own)
-        searched |= {file: kept} if kept else {}
-    return searched, left
+def _list_searched(run: LoadedRun) -> tuple[dict[str, list[dict[str, Any]]], bool]:
+    """Return what searches found for these weights, and whether an entry must be left out."""
+    weights = run.checkpoint.weights
+    searched = read_searched(run.checkpoint.run)
+    own = {part: [e for e in entries if e["weights"] == weights] for part, entries in searched.items()}
+    # A guide is another checkpoint, which is not published.
+    kept = own | {"guidance": [entry for entry in own["guidance"] if not entry["guide"]]}
+    return kept, len(kept["guidance"]) < len(own["guidance"])

@@ -17,7 +17,7 @@ from ddim.files import write_atomic
 from ddim.recipe.codec import write_recipe
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.names import FILES
-from ddim.sampling.classes import default_label
+from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import LoadedRun, load
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError
 from ddim.recipe.checks import check_steps
 from ddim.recipe.codec import dump
-from ddim.sampling.classes import default_label
+from ddim.sampling.labels import default_label
 from ddim.sampling.pipeline import Pipeline
 
 SAMPLING = "sampling.json"

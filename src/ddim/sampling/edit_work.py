@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -22,19 +22,23 @@ from ddim.machine.progress import Progress, ignore_progress
 from ddim.recipe.checks import check_diffusion_model, check_steps, check_unconditional
 from ddim.recipe.codec import override
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.classes import Label, default_label
 from ddim.sampling.generate import Watch, fill_micro_batches
-from ddim.sampling.guidance import OFF, Guidance
-from ddim.sampling.guidance_choice import GuidanceOptions, check_option_names, open_task_guidance
-from ddim.sampling.pipeline import Pipeline, evaluating, open_pipeline
+from ddim.sampling.guidance import OFF, Guidance, collect_guidance, open_guidance
+from ddim.sampling.labels import Label, default_label
+from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 
 Source = str | Path | Pipeline | Model
 
 
-class EditOptions(GuidanceOptions, total=False):
-    """The options of every edit; for guidance, see `GuidanceOptions`.
+GUIDANCE = ("guidance", "guidance_interval", "guide_with")
+"""The names of the options of guidance; see `collect_guidance`."""
+
+
+class EditOptions(TypedDict, total=False):
+    """The options of every edit.
 
     Attributes:
+        guidance, guidance_interval, guide_with: see `collect_guidance`; by default, an edit is not guided.
         grid: the grid of times (timesteps) or its name. By default, edits of samples use the grid of the run,
             and edits of real images use `choose_edit_grid`.
         progress: called with "network evaluations" and their number; see `Progress`. Each evaluation is on
@@ -44,6 +48,9 @@ class EditOptions(GuidanceOptions, total=False):
             lead from the image to noise.
     """
 
+    guidance: float | None
+    guidance_interval: Interval | None
+    guide_with: str | Path | LoadedRun | None
     grid: Grid | str | None
     progress: Progress
     watch: Watch | None
@@ -79,7 +86,7 @@ class Work:
         """The model without a class, with the sampling schedule and the clipping of the recipe."""
         return self._condition(None)
 
-    def _condition(self, labels: Tensor | int | None) -> Denoiser:
+    def _condition(self, labels: Tensor | None) -> Denoiser:
         """Return the guided model, conditioned on class labels."""
         inner, counters = self.guidance.apply(self.pipeline.model, labels)
         for counter in counters:
@@ -186,15 +193,13 @@ def open_work(
         options: see `EditOptions`.
 
     Raises:
-        UserError: if an option does not exist, the run is a student, or the edit uses no class, but the
+        UserError: if the run is a student, or the edit uses no class, but the
             network was never trained without a class. Also if the grid cannot have `steps` timesteps, or this
             edit cannot use guidance.
     """
-    known = [*EditOptions.__annotations__, *GuidanceOptions.__annotations__]
-    check_option_names(what, options, known)
     # A latent needs a step from the image to noise.
     check_count("steps", steps, 2 if inverts else 1)
-    guided: dict[str, Any] = {k: v for k, v in options.items() if k in GuidanceOptions.__annotations__}
+    guided: dict[str, Any] = {k: v for k, v in options.items() if k in GUIDANCE}
     given = {name: value for name, value in guided.items() if value is not None}
     if inverts and given and guided.get("guidance") != 1:
         name, value = next(iter(given.items()))
@@ -211,7 +216,7 @@ def open_work(
     pipeline = pipeline.with_recipe(grid=options.get("grid") or own)
     recipe = pipeline.recipe
     check_steps(recipe, steps)
-    guidance = open_task_guidance(pipeline, what, steps, label, **guided)
+    guidance = open_guidance(pipeline, label, steps, collect_guidance(**guided) or OFF)
     times = recipe.grid(steps, recipe.sampling_schedule)
     progress, watch = options.get("progress", ignore_progress), options.get("watch")
     return Work(pipeline, times, real, guidance, label, progress, watch=watch)

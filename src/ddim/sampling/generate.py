@@ -20,13 +20,11 @@ from ddim.machine.distributed import current_processes
 from ddim.machine.progress import Progress, continue_progress, ignore_progress, open_progress
 from ddim.plots.pictures import make_sheet, to_uint8
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.classes import Label, assign_labels
-from ddim.sampling.condition import choose_condition
-from ddim.sampling.guidance_choice import GuidanceOptions
+from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.image_features import BATCH
+from ddim.sampling.labels import GivenVectors, Label, assign_labels
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating, open_pipeline
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
-from ddim.sampling.vector_labels import GivenVectors
 
 Watch = Callable[[Sequence[int], State], None]
 
@@ -83,14 +81,13 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         >>> images = ddim.sample("runs/photos-fast-1", steps=10, sampler=ddim.EDM(), seeds=[3, 7])
         >>> ddim.sheet(images)
     """
-    chosen = list_seeds(n, seed, seeds)
-    pipeline = open_pipeline(model)
-    found = choose_condition(pipeline, label, vector, chosen)
-    guided = GuidanceOptions(guidance=guidance, guidance_interval=guidance_interval, guide_with=guide_with)
+    listed, pipeline = list_seeds(n, seed, seeds), open_pipeline(model)
+    asked = pipeline.find_label(label, vector, listed)
+    guided = collect_guidance(guidance, guidance_interval, guide_with)
     with open_progress(progress) as shown:
-        setup = choose_sampling(pipeline, steps, found, sampler=sampler, grid=grid, **guided)
-        images, _ = generate(setup, chosen, progress=shown)
-    check_samples(images, chosen, setup.pipeline)
+        setup = choose_sampling(pipeline, steps, asked, sampler=sampler, grid=grid, guidance=guided)
+        images, _ = generate(setup, listed, progress=shown)
+    check_samples(images, listed, setup.pipeline)
     return images
 
 
@@ -203,13 +200,17 @@ def sample_uint8(
 
 def fill_micro_batches(
     pipeline: Pipeline, seeds: Sequence[int], label: Label
-) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor, Tensor | int | None]]:
-    """Yield each micro-batch: seeds, these seeds padded to a fixed size B, zeros (B, C, H, W), and labels."""
+) -> Iterator[tuple[Sequence[int], Sequence[int], Tensor, Tensor | None]]:
+    """Yield each micro-batch: seeds, these seeds padded to a fixed size B, zeros (B, C, H, W), and labels.
+
+    The zeros and the labels are on the device of the network.
+    """
     size, classes = pipeline.runtime.micro_batch, pipeline.model.classes
     for mine in split_into_parts(pipeline, seeds):
         filled = [*mine] + [0] * (size - len(mine))
         labels = assign_labels(label, filled, classes, pipeline.class_counts, pipeline.vectors)
-        yield mine, filled, pipeline.runtime.images(pipeline.model.blank(size)), labels
+        sent = None if labels is None else pipeline.runtime.move(labels)
+        yield mine, filled, pipeline.runtime.images(pipeline.model.blank(size)), sent
 
 
 def split_into_parts(pipeline: Pipeline, seeds: Sequence[int], about: int = 1) -> Iterator[Sequence[int]]:
@@ -271,13 +272,12 @@ def check_samples(images: Tensor, seeds: Sequence[int], pipeline: Pipeline) -> N
 def list_seeds(n: int | None, seed: int, seeds: Iterable[int] | None) -> Sequence[int]:
     """Return the seeds; see `sample`."""
     if seeds is None:
-        first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
         check_count("n", count := 16 if n is None else n)
+        first = to_int("seed", seed, "; a list of seeds is given as seeds=[3, 7]")
         return range(first, first + count)
     listed = check_seeds(seeds)
-    if seed is not None and to_int("seed", seed) != 0:
-        raise UserError(f"give seed or seeds, not both, got seed {seed}")
-    check_count("n", len(listed))
-    if n is not None and to_int("n", n) != len(listed):
-        raise UserError(f"n must be the number of seeds, {len(listed)}, or left out, got {n}")
+    if seed or n not in (None, len(listed)) or not listed:
+        raise UserError(
+            f"give a list of seeds, or n and seed, got {len(listed)} seeds, n {n} and seed {seed}"
+        )
     return listed

@@ -8,50 +8,25 @@ no labels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from numbers import Real
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from ddim.diffusion.denoiser import Counted, Denoiser, Model
+from ddim.diffusion.denoiser import Counted, Denoiser, Labelled, Model
 from ddim.diffusion.guidance import Guided, Interval, Rescheduled, check_reach, lies_inside
-from ddim.errors import UserError
-from ddim.recipe.checks import check_diffusion_model, check_unconditional
-from ddim.sampling.classes import Label
-from ddim.sampling.pipeline import LoadedRun, Pipeline
+from ddim.diffusion.loss import Consistency
+from ddim.diffusion.samplers import Sampler
+from ddim.errors import UserError, warn_user
+from ddim.recipe.checks import check_diffusion_model
+from ddim.runs.names import find_run_folder, parse_place, pin_place
+from ddim.sampling.labels import Label
+from ddim.sampling.pipeline import LoadedRun, Pipeline, load
+from ddim.sampling.searched import find_searched, name_search, save_searched
 
 LARGEST_SCALE = 1e6
-"""The largest guidance scale; useful scales are below 20."""
-
-
-@dataclass(frozen=True)
-class Guide:
-    """A weaker model that guides another model.
-
-    Attributes:
-        name: the name that the user gave, such as "@guide" or "runs/small-1@raw".
-        run: the loaded model.
-    """
-
-    name: str
-    run: LoadedRun
-
-    def describe(self) -> dict[str, Any]:
-        """Return the guide as JSON: its name, and the path, SHA-256, step and weights of its checkpoint.
-
-        If its weights have changed in memory, the SHA-256 is theirs.
-        """
-        found, changed = self.run.checkpoint, self.run.changed
-        return {
-            "name": self.name,
-            "path": str(found.path),
-            "sha256": changed or found.sha256,
-            "step": found.state.step,
-            "weights": "in memory" if changed else found.weights,
-            **({} if found.average is None else {"average": {"sha256": found.average}}),
-        }
+"""The largest guidance scale. Useful scales are below 20; float32 keeps no difference of a larger one."""
 
 
 @dataclass(frozen=True)
@@ -60,28 +35,33 @@ class Guidance:
 
     Attributes:
         scale: guidance scale; 1 turns guidance off.
-        low: the lowest log-SNR at which guidance is used.
-        high: the highest log-SNR at which guidance is used.
-        guide: the weaker model; None for classifier-free guidance, by the same model without a label.
+        interval: (lowest, highest) log-SNR with guidance, in which None is an open end. None in place of the
+            pair means that guidance is used at all noise levels.
+        guide: the name of a weaker model, such as "@guide" or "runs/small-1@raw"; see `open_guide`. None for
+            classifier-free guidance, by the same model without a label.
+        run: the loaded guide; None before `open_guidance` has loaded it.
         searched: whether `ddim search` found these values.
+
+    Raises:
+        UserError: if the scale or the interval is not possible.
     """
 
     scale: float = 1.0
-    low: float = -math.inf
-    high: float = math.inf
-    guide: Guide | None = None
-    searched: bool = field(default=False, compare=False)
+    interval: Interval | None = None
+    guide: str | None = None
+    run: LoadedRun | None = field(default=None, compare=False, repr=False)
+    searched: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.scale, bool) or not isinstance(self.scale, Real):
-            raise UserError(f"guidance must be a number, got {self.scale!r}")
-        # A larger scale is beyond what float32 keeps of the difference of two predictions.
         if not 0 <= self.scale <= LARGEST_SCALE:
             raise UserError(f"guidance must be at least 0 and at most 1,000,000, got {self.scale}")
-        if not self.low < self.high:
-            raise UserError(f"guidance_interval must have low < high, got {self.low:g} and {self.high:g}")
-        # Equal scales must be equal as text too, in records and names.
+        # Equal values must be equal as text too, in records and names.
         object.__setattr__(self, "scale", float(self.scale))
+        low, high = self.interval or (None, None)
+        ends = tuple(None if end is None or math.isinf(end) else float(end) for end in (low, high))
+        object.__setattr__(self, "interval", None if ends == (None, None) else ends)
+        if not self.low < self.high:
+            raise UserError(f"guidance_interval must have low < high, got {low} and {high}")
 
     @property
     def on(self) -> bool:
@@ -89,28 +69,51 @@ class Guidance:
         return self.scale != 1
 
     @property
-    def interval(self) -> Interval | None:
-        """The interval of log-SNR; None if guidance is used at all noise levels."""
-        ends = tuple(end if math.isfinite(end) else None for end in (self.low, self.high))
-        return None if ends == (None, None) else (ends[0], ends[1])
+    def low(self) -> float:
+        """The lowest log-SNR with guidance; minus infinity if this end is open."""
+        return -math.inf if self.interval is None or self.interval[0] is None else self.interval[0]
+
+    @property
+    def high(self) -> float:
+        """The highest log-SNR with guidance; infinity if this end is open."""
+        return math.inf if self.interval is None or self.interval[1] is None else self.interval[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return scale, interval and the name of the guide, as JSON."""
+        return {"scale": self.scale, "interval": self.interval and list(self.interval), "guide": self.guide}
 
     def describe(self) -> dict[str, Any]:
-        """Return the entries of a record about guidance, as JSON; only the scale if guidance is off."""
-        found: dict[str, Any] = {"guidance": self.scale}
-        if self.on and self.interval:
-            found["guidance_interval"] = list(self.interval)
-        if self.on and self.guide:
-            found["guide"] = self.guide.describe()
-        return found
+        """Return the entries of a record about guidance, as JSON; only the scale if guidance is off.
 
-    def apply(self, model: Model, label: Tensor | int | None) -> tuple[Denoiser, list[Counted]]:
+        The entry "guide" has its name, and the path, SHA-256, step and weights of its checkpoint.
+        """
+        described: dict[str, Any] = {"guidance": self.scale}
+        if self.on and self.interval:
+            described["guidance_interval"] = list(self.interval)
+        if self.on and self.run:
+            at = self.run.checkpoint
+            described["guide"] = {
+                "name": self.guide,
+                "path": str(at.path),
+                "sha256": at.sha256,
+                "step": at.state.step,
+                "weights": at.weights,
+                **({} if at.average is None else {"average": {"sha256": at.average}}),
+            }
+        return described
+
+    def apply(self, model: Model, labels: Tensor | None) -> tuple[Denoiser, list[Counted]]:
         """Return the guided denoiser of a model, and the counters of its network evaluations.
 
         Args:
             model: the model that is sampled.
-            label: class labels (B,), one label for all images, or None for no class.
+            labels: class labels (B,) or vectors (B, d) on the device of the model, or None for no label.
         """
-        return self.combine(Counted(model.with_labels(label)), Counted(self._weak(model, label)))
+        strong = model if labels is None else Labelled(model, labels, None)
+        weak: Denoiser = self.run.model if self.run else model
+        if labels is not None and self.run and self.run.recipe.data.conditional:
+            weak = Labelled(self.run.model, labels, None)
+        return self.combine(Counted(strong), Counted(weak))
 
     def combine(self, strong: Counted, weak: Counted) -> tuple[Denoiser, list[Counted]]:
         """Return a denoiser in which `weak` guides `strong`, and the counters of its evaluations."""
@@ -120,81 +123,108 @@ class Guidance:
         other = weak if weak.schedule == on else Rescheduled(weak, on)
         return Guided(strong, other, self.scale, self.low, self.high), [strong, weak]
 
-    def _weak(self, model: Model, label: Tensor | int | None) -> Denoiser:
-        if self.guide is None:
-            return model
-        return self.guide.run.model.with_labels(label if self.guide.run.recipe.data.conditional else None)
-
 
 OFF = Guidance()
 """No guidance."""
 
 
-def check_guidance(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance) -> None:
-    """Check that a model can be guided in this way.
+def collect_guidance(
+    guidance: float | None = None,
+    guidance_interval: Interval | None = None,
+    guide_with: str | Path | LoadedRun | None = None,
+) -> Guidance | None:
+    """Return the guidance that the three options of a function describe; None if none of them is given.
+
+    Args:
+        guidance: guidance scale.
+        guidance_interval: (low, high), the log-SNRs with guidance; None for all. An end can be None.
+        guide_with: the guide: a loaded run or a name, see `open_guide`.
+
+    Raises:
+        UserError: if the scale is missing, or a value is not possible.
+    """
+    if guidance is not None:
+        run = guide_with if isinstance(guide_with, LoadedRun) else None
+        name = guide_with if run is None else run.checkpoint.run
+        return Guidance(guidance, guidance_interval, None if name is None else str(name), run)
+    if guidance_interval is not None or guide_with is not None:
+        raise UserError(
+            "guidance_interval and guide_with need a guidance scale, such as guidance 2 (--guidance 2)"
+        )
+    return None
+
+
+def open_guidance(pipeline: Pipeline, label: Label, steps: int, asked: Guidance | None) -> Guidance:
+    """Return the guidance of samples; its guide is loaded, and fits the model.
+
+    A warning says so if the model is a student that has learned guidance already.
+
+    Args:
+        pipeline: the model to sample, with its sampler and grid.
+        label: the label of the samples.
+        steps: number of sampling steps.
+        asked: the guidance; None for that which `ddim search` saved, or `OFF` if it saved none.
+
+    Raises:
+        UserError: if the guide cannot be loaded or does not fit, or classifier-free guidance is impossible.
+    """
+    chosen = asked or find_searched_guidance(pipeline, label, steps) or OFF
+    if not chosen.on:
+        return OFF
+    try:
+        if chosen.guide is not None and chosen.run is None:
+            chosen = replace(chosen, run=open_guide(pipeline, chosen.guide))
+        _check_guide(pipeline, label, steps, chosen)
+    except UserError as error:
+        if not chosen.searched:
+            raise
+        raise UserError(f"{error}; ddim search chose this guidance, and guidance 1 turns it off") from None
+    loss = pipeline.recipe.objective
+    if isinstance(loss, Consistency) and loss.guidance != 1:
+        warn_user(
+            f"this student has learned guidance {loss.guidance:g} from its teacher, so guidance "
+            f"{chosen.scale:g} guides its samples twice"
+        )
+    return chosen
+
+
+def open_guide(pipeline: Pipeline, name: str) -> LoadedRun:
+    """Load a guide on the device of the pipeline that it guides.
+
+    Args:
+        pipeline: the model that is guided.
+        name: the path of a run or checkpoint, "@NAME", or both, such as "runs/small-1@raw". Without a path,
+            the sampled run itself is meant. NAME is a step, "best", "guide", or weights such as "raw".
+            "@guide" is the early checkpoint that training keeps (`report.guide`).
+
+    Raises:
+        UserError: if there is no such run, checkpoint or weights.
+    """
+    itself = find_run_folder(pipeline.checkpoint.run) if isinstance(pipeline, LoadedRun) else None
+    path, weights = parse_place(name, itself)
+    on = pipeline.runtime
+    return load(path, weights, device=on.device, threads=on.threads, compiling=on.compile)
+
+
+def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance) -> None:
+    """Check that guidance changes samples as it should.
 
     Raises:
         UserError: if there is no guide and classifier-free guidance is impossible. Also if the guide is a
-            student, or does not fit the model.
+            student, does not fit the model, or was not trained at a noise level of the interval.
     """
-    if not guidance.on:
+    guide, data = guidance.run, pipeline.recipe.data
+    if guide is None:
+        if label is None or not data.conditional or not data.unconditional:
+            raise UserError(
+                "guidance needs a label, of a run that also trained without labels (data.unlabelled), or a "
+                f"weaker model, guide_with @guide (--guide-with @guide), got guidance {guidance.scale:g}"
+            )
         return
-    if guidance.guide is not None:
-        _check_guide(pipeline, label, steps, guidance, guidance.guide)
-        return
-    data, mend = pipeline.recipe.data, "or name a weaker model, guide_with @guide (--guide-with @guide)"
-    if not data.conditional:
-        problem = "guidance needs a label, and this run was trained without labels: leave guidance out"
-    elif label is None:
-        problem = 'guidance needs a label to guide towards: give a class or "all"'
-    elif not data.unlabelled:
-        problem = (
-            "guidance needs a network that also trained without a class, and this run has data.unlabelled "
-            "0: leave guidance out"
-        )
-    else:
-        return
-    raise UserError(f"{problem}, {mend}, got guidance {guidance.scale:g}")
-
-
-def _have_same_weights(one: LoadedRun, other: LoadedRun) -> bool:
-    named = [(run.checkpoint.sha256, run.checkpoint.weights) for run in (one, other)]
-    # Hashing weights takes time, so it comes last.
-    return named[0] == named[1] and one.changed == other.changed
-
-
-def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidance, named: Guide) -> None:
-    model, guide, own = pipeline.model, named.run, named.run.checkpoint
-    check_diffusion_model(guide.recipe, "a guide must be", named.name)
-    if isinstance(pipeline, LoadedRun) and _have_same_weights(guide, pipeline):
-        raise UserError("the guide must be weaker than the model, got the same checkpoint and weights")
-    if guide.model.shape != model.shape:
-        raise UserError(
-            f"the guide must have images of the model's size, {model.shape}, got {guide.model.shape}"
-        )
-    if guide.pixels != pipeline.pixels:
-        raise UserError(
-            f"the guide must map pixels to model units as the model does, {pipeline.pixels}, got "
-            f"{guide.pixels}: train it on the same images with the same recipe field pixels"
-        )
-    # The runtimes may name the same GPU differently, "cuda" and "cuda:0".
-    if (found := guide.model.blank(0).device) != (device := model.blank(0).device):
-        raise UserError(f"the guide must be on the device of the model, {device}, got {found}")
-    if guide.recipe.data.conditional and label is None:
-        check_unconditional(guide.recipe, "guidance without a label")
-    if guide.recipe.data.labels and label is not None and guide.classes != pipeline.classes:
-        count, found = len(pipeline.classes), len(guide.classes)
-        raise UserError(
-            f"the guide must have the {count} classes of the model, in the same order, got "
-            + (f"{found} classes" if found != count else "other names or another order")
-        )
-    _check_vectors(pipeline, label, guide)
-    mine = pipeline.checkpoint.clusters if isinstance(pipeline, LoadedRun) else None
-    if label is not None and mine and own.clusters and not np.array_equal(mine.centres, own.clusters.centres):
-        raise UserError(
-            "the guide must have the clusters of the model, got other centres: train it on the same images "
-            "with the same data.labels, data.flip and seed"
-        )
+    check_diffusion_model(guide.recipe, "a guide must be", str(guidance.guide))
+    for demand, fits in _compare_with_guide(pipeline, label, guide).items():
+        if not fits:
+            raise UserError(f"the guide {guidance.guide} must {demand} the model")
     schedule = pipeline.recipe.sampling_schedule
     times = pipeline.recipe.grid(steps, schedule)
     guided = times[lies_inside(schedule(times).log_snr, guidance.low, guidance.high)]
@@ -202,12 +232,76 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
         check_reach(guide.recipe.schedule, schedule(guided), "guidance_interval", "the guide")
 
 
-def _check_vectors(pipeline: Pipeline, label: Label, guide: LoadedRun) -> None:
-    own, other = pipeline.vectors, guide.vectors
-    if label is None or other is None:
-        return
-    if own is None or own.columns != other.columns or not np.array_equal(own.mean, other.mean):
-        raise UserError(
-            "the guide must have the vectors of the model, got other vectors: train it on the same images "
-            "with the same data.vectors and seed"
-        )
+def _compare_with_guide(pipeline: Pipeline, label: Label, guide: LoadedRun) -> dict[str, bool]:
+    """Return whether a guide meets each demand, keyed by the demand in words."""
+    at, mine = guide.checkpoint, pipeline.checkpoint if isinstance(pipeline, LoadedRun) else None
+    unlabelled = label is None or not guide.recipe.data.conditional
+    return {
+        "be weaker than": mine is None or (at.sha256, at.weights) != (mine.sha256, mine.weights),
+        "have the image size of": guide.model.shape == pipeline.model.shape,
+        "have the pixels (the map from images to model units) of": guide.pixels == pipeline.pixels,
+        "also be trained without labels, as these samples of": (
+            label is not None or guide.recipe.data.unconditional
+        ),
+        "have the classes, clusters or vectors of": (
+            unlabelled or _list_label_meanings(guide) == _list_label_meanings(pipeline)
+        ),
+    }
+
+
+def _list_label_meanings(pipeline: Pipeline) -> list[object]:
+    """Return what decides the meaning of labels: classes, cluster centres, columns and means of vectors."""
+    clusters = pipeline.checkpoint.clusters if isinstance(pipeline, LoadedRun) else None
+    vectors = pipeline.vectors
+    return [
+        pipeline.classes,
+        clusters and clusters.centres.tolist(),
+        vectors and (vectors.columns, vectors.mean.tolist()),
+    ]
+
+
+# What `ddim search` saved
+
+
+def find_searched_guidance(pipeline: Pipeline, label: Label, steps: int) -> Guidance | None:
+    """Return the guidance that `ddim search` saved with the run of a pipeline; its guide is not loaded.
+
+    Saved guidance holds for one sampler, one number of steps and one kind of weights, and for samples either
+    with labels or without. The result is None if none was saved for these samples, if `pipeline` is no run,
+    or if its schedule of sampling or its clipping was changed since it was loaded.
+    """
+    if not isinstance(pipeline, LoadedRun) or pipeline.list_changed("sampled_on", "clip"):
+        return None
+    place = pipeline.checkpoint.run, pipeline.recipe.sampler, steps, pipeline.checkpoint.weights
+    return find_saved_guidance(*place, labelled=label is not None)
+
+
+def find_saved_guidance(
+    run: Path, sampler: Sampler, steps: int, weights: str, *, labelled: bool
+) -> Guidance | None:
+    """Return the guidance in the file of a run folder, or None; see `save_guidance`."""
+    name = {**name_search(sampler, steps, weights), "labelled": labelled}
+    entry = find_searched(run, "guidance", name)
+    if entry is None:
+        return None
+    return Guidance(**{key: value for key, value in entry.items() if key not in name}, searched=True)
+
+
+def save_guidance(
+    run: Path, sampler: Sampler, steps: int, weights: str, found: Guidance | None, *, labelled: bool
+) -> None:
+    """Save guidance in the run folder; `ddim sample` uses it if the user gives no guidance scale.
+
+    Args:
+        run: the run folder.
+        sampler: the sampler for which guidance was searched.
+        steps: number of sampling steps.
+        weights: the weights of the model, such as "ema".
+        found: the guidance; None removes what an earlier search saved.
+        labelled: whether samples have a class label.
+    """
+    name = {**name_search(sampler, steps, weights), "labelled": labelled}
+    if found is not None and found.guide is not None:
+        # The samples may be made from another working folder.
+        found = replace(found, guide=pin_place(found.guide))
+    save_searched(run, "guidance", name, None if found is None else found.to_json())

@@ -14,11 +14,7 @@ from ddim.data import Images, SplitImages, open_images, split_images
 from ddim.data.arrays import PREFIX
 from ddim.data.cache import open_decoded
 from ddim.data.images import gather_batch, to_unit
-from ddim.data.open import (
-    NAMES,
-    absolute_source,
-    source_exists,
-)
+from ddim.data.open import NAMES, absolute_source, source_exists
 from ddim.data.values import choose_channels
 from ddim.errors import UserError, quote, warn_user
 from ddim.files import read_sealed, write_sealed
@@ -28,7 +24,7 @@ from ddim.recipe.recipe import Data, Recipe
 from ddim.runs import checkpoint
 from ddim.runs.folder import RUN
 from ddim.runs.names import find_checkpoint, find_run_folder, is_published
-from ddim.runs.state import RunState
+from ddim.runs.state import RunState, TrainedOn
 from ddim.sampling.pipeline import LoadedRun, load_state
 
 
@@ -48,23 +44,18 @@ def open_run_images(trained: LoadedRun, progress: Progress = ignore_progress) ->
     return split.with_clusters(trained.checkpoint.clusters).with_vectors(trained.vectors)
 
 
-def reopen_run_images(
-    trained: LoadedRun, progress: Progress = ignore_progress, otherwise: str = ""
-) -> Images:
+def reopen_run_images(trained: LoadedRun, progress: Progress = ignore_progress) -> Images:
     """Return the images that a run was trained on; see `reopen_images`.
 
     Raises:
         UserError: if the run was imported, or its images are missing, have changed or are split in another
             way now. Also if the run was published, and its images are not a built-in data set.
     """
-    run, known = trained.checkpoint.run, trained.checkpoint.state.images
-    advice = f": {otherwise}" if otherwise else ""
-    _check_source(trained.checkpoint.path, run.name, trained.recipe.data.source, advice)
-    if known is None:
-        raise UserError(f"run {run} was imported and has no training images{advice}")
-    data = replace(trained.recipe.data, channels=choose_channels(trained.checkpoint.state.channels))
-    images = reopen_images(run, data, known.fingerprint, progress, otherwise)
-    check_same_split(split_images(images, data.validation, trained.recipe.split_seed), known.train)
+    at, data, seed = trained.checkpoint, trained.recipe.data, trained.recipe.split_seed
+    known = _check_known_images(at.path, at.run, data.source, at.state.images)
+    data = replace(data, channels=choose_channels(at.state.channels))
+    images = reopen_images(at.run, data, known.fingerprint, progress)
+    check_same_split(split_images(images, data.validation, seed), known.train)
     return images
 
 
@@ -83,24 +74,27 @@ def check_same_split(split: SplitImages, train: int) -> None:
         )
 
 
-def _check_source(path: Path, name: str, source: str, advice: str) -> None:
-    """Check that images may be opened from the source that the recipe of a run names.
+def _check_known_images(path: Path, run: str | Path, source: str, images: TrainedOn | None) -> TrainedOn:
+    """Return the images of a run, after checking that they may be opened.
 
     A stranger may have written the recipe of a published run. From such a recipe, only a built-in data set is
     opened, never a path or a repository.
 
     Args:
         path: the checkpoint of the run.
-        name: the name of the run, for the message.
+        run: the run, for messages.
         source: the field `data.source` of its recipe.
-        advice: the end of the message.
+        images: the images in its state; None if the run was imported.
 
     Raises:
-        UserError: if the run was published, and `source` is not the name of a built-in data set.
+        UserError: if the run was imported, or published and `source` is not the name of a built-in data set.
     """
     built_in = source.partition(":")[0] in NAMES and not re.search(r"[/\\]", source)
     if is_published(path) and not built_in:
-        raise UserError(f"run {name} was published without its training images ({source!r}){advice}")
+        raise UserError(f"run {run} was published without its training images ({source!r})")
+    if images is None:
+        raise UserError(f"run {run} was imported and has no training images")
+    return images
 
 
 def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
@@ -124,30 +118,16 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
     if state is None:
         return recipe
     source = recipe.data.source
-    advice = ": name yours with --data.source"
-    _check_source(path, Path(run).name, source, advice)
-    if state.images is None:
-        raise UserError(f"run {run} was imported and has no training images{advice}")
-    if source.startswith(PREFIX) and not source_exists(source):
-        raise UserError(
-            f"the images of run {run} were given from Python as {source.removeprefix(PREFIX)}: give them "
-            "again, as in ddim.distill(run, images) or ddim train FILE.py:NAME --from RUN"
-        )
+    known = _check_known_images(path, run, source, state.images)
     data = replace(recipe.data, channels=choose_channels(state.channels))
-    otherwise = ", or name others with --data.source"
-    place = _find_place(find_run_folder(path), data, state.images.fingerprint, otherwise)
+    place = _find_place(find_run_folder(path), data, known.fingerprint)
+    if place is None:
+        raise UserError(_explain_missing(find_run_folder(path), source))
     same = source_exists(source) and absolute_source(source) == place
-    kept = replace(recipe.data, source=source if same else place)
-    return replace(recipe, data=kept)
+    return replace(recipe, data=replace(recipe.data, source=source if same else place))
 
 
-def reopen_images(
-    run: Path,
-    data: Data,
-    fingerprint: str,
-    progress: Progress = ignore_progress,
-    otherwise: str = "",
-) -> Images:
+def reopen_images(run: Path, data: Data, fingerprint: str, progress: Progress = ignore_progress) -> Images:
     """Return the images of a run, read from the place where they are now.
 
     The images are searched first at the absolute path that the run recorded, then at the path in its recipe,
@@ -160,61 +140,45 @@ def reopen_images(
         fingerprint: the fingerprint of its images. Other images are refused: their split would differ, and
             training images could count as held-out images.
         progress: called while images are decoded.
-        otherwise: another suggestion, for the end of an error message.
 
     Raises:
         UserError: if the images are missing or have changed.
     """
-    try:
-        place = _find_place(run, data, fingerprint, f", or {otherwise}" if otherwise else "")
-    except ImagesMissing:
-        images = open_decoded(fingerprint)
-        if images is None:
-            raise
-        if not data.source.startswith(PREFIX):
-            warn_user(
-                f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are "
-                "used"
-            )
-        return replace(images, values=data.reading.limit(images.values, images.ends))
-    return open_images(
-        place, data.size, data.channels, reading=data.reading, progress=watch_reading(progress)
-    )
+    place = _find_place(run, data, fingerprint)
+    if place is not None:
+        watch = watch_reading(progress)
+        return open_images(place, data.size, data.channels, reading=data.reading, progress=watch)
+    images = open_decoded(fingerprint)
+    if images is None:
+        raise UserError(_explain_missing(run, data.source))
+    if not data.source.startswith(PREFIX):
+        warn_user(
+            f"the images of run {run}, {data.source!r}, are gone; their decoded copies in the cache are used"
+        )
+    return replace(images, values=data.reading.limit(images.values, images.ends))
 
 
-class ImagesMissing(UserError):  # noqa: N818  (as Locked)
-    """The training images of a run are not where they were, and have no other known place."""
-
-
-def _find_place(run: Path, data: Data, fingerprint: str, otherwise: str) -> str:
-    """Return the place where the images of a run are now.
-
-    Args:
-        run: the run folder.
-        data: the data fields of its recipe.
-        fingerprint: the fingerprint of its images.
-        otherwise: another suggestion, for the end of an error message.
+def _find_place(run: Path, data: Data, fingerprint: str) -> str | None:
+    """Return the place where the images of a run are now; None if no known place has images.
 
     Raises:
-        ImagesMissing: if no known place has images that can be read.
-        UserError: if the images have changed.
+        UserError: if the images have changed, or cannot be read, such as a data set that must be downloaded.
     """
-    changed, problem = "", ""
+    problem = None
     for place in dict.fromkeys((_recorded_path(run) or data.source, data.source)):
         if not source_exists(place):
             continue
         try:
             if fingerprint_source(place, data) == fingerprint:
                 return place
-            changed = place
+            problem = UserError(
+                f"data {place} has changed since {run} was trained on it: put its images back"
+            )
         except UserError as error:
-            # For example, a named data set cannot be downloaded.
-            problem = str(error)
-    if changed:
-        raise UserError(
-            f"data {changed} has changed since {run} was trained on it: put its images back{otherwise}"
-        )
-    raise ImagesMissing((problem or _explain_missing(run, data.source)) + otherwise)
+            problem = error
+    if problem is not None:
+        raise problem
+    return None
 
 
 def _explain_missing(run: Path, source: str) -> str:

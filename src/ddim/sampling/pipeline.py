@@ -30,11 +30,11 @@ from ddim.recipe.recipe import Data, Fixed, Recipe
 from ddim.recipe.user_parts import give_parts
 from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
-from ddim.runs.model import build_fitting_model, digest_weights
+from ddim.runs.model import build_fitting_model
 from ddim.runs.names import choose_published, find_checkpoint, locate_run
 from ddim.runs.state import RunState
-from ddim.sampling.classes import count_images
-from ddim.sampling.searched_grids import find_saved_grid, list_changed
+from ddim.sampling.labels import GivenVectors, Label, count_images, find_label, find_vectors
+from ddim.sampling.searched import find_saved_grid
 
 CLUSTERS = "clusters"
 """The name of the tensors of a checkpoint that hold the clusters of the training images."""
@@ -94,11 +94,12 @@ class Pipeline:
         """
         chosen = {k: choose_value(Recipe, k, v, getattr(self.recipe, k, None)) for k, v in fields.items()}
         recipe, allowed = replace(self.recipe, **chosen), (*SAMPLING_FIELDS, "steps")
-        if fixed := list_changed(self.recipe, recipe, *(name for name in chosen if name not in allowed)):
-            raise UserError(
-                f"{', '.join(fixed)} cannot be changed after training; only {', '.join(allowed)} can, and "
-                "sampled_on is the noise schedule of sampling"
-            )
+        for name in chosen:
+            if name not in allowed and getattr(recipe, name) != getattr(self.recipe, name):
+                raise UserError(
+                    f"{name} cannot be changed after training; only {', '.join(allowed)} can, and "
+                    "sampled_on is the noise schedule of sampling"
+                )
         return replace(self, recipe=recipe)
 
     def denoiser(self, inner: Denoiser | None = None, *, consistent: bool = False) -> Denoiser:
@@ -115,6 +116,25 @@ class Pipeline:
         keep = clip == "x0" and not consistent
         return Clipped(denoise, *self.pixels.bounds, keep=keep) if clip else denoise
 
+    def find_label(
+        self, label: str | int | None, vector: GivenVectors | None = None, seeds: Sequence[int] = ()
+    ) -> Label:
+        """Return the label of samples for the class or the vectors that a user gives.
+
+        Args:
+            label: see `ddim.sampling.labels.find_label`.
+            vector: see `find_vectors`.
+            seeds: the seeds of the samples.
+
+        Raises:
+            UserError: if label and vector are both given, or the run was not trained with what is given.
+        """
+        if vector is None:
+            return find_label(label, self.recipe, self.classes)
+        if label is not None:
+            raise UserError(f"give label or vector, not both, got label {label!r}")
+        return find_vectors(vector, seeds, self.vectors)
+
     def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
         """Return the grid that a search saved for this sampler and number of steps, or None."""
         return None
@@ -130,10 +150,9 @@ class LoadedCheckpoint:
         weights: "ema", "raw" or the name of another average.
         state: the state of the run at the checkpoint.
         run: the argument of `load`: a run folder, RUN/best or a checkpoint folder.
+        recipe: the recipe of the checkpoint. The recipe of the pipeline may have been changed since.
         average: SHA-256 (hex) of the average, if `weights` names one that `ddim ema` stored; else None.
         clusters: the clusters of the training images; None if the labels of the run are not clusters.
-        recipe: the recipe of the checkpoint. The recipe of the pipeline may have been changed since.
-        digest: the SHA-256 (hex) of the weights; see `digest_weights`. Those in memory may have been changed.
     """
 
     path: Path
@@ -141,10 +160,9 @@ class LoadedCheckpoint:
     weights: str
     state: RunState
     run: Path
+    recipe: Recipe = field(repr=False)
     average: str | None = None
     clusters: ImageClusters | None = None
-    recipe: Recipe | None = field(default=None, repr=False)
-    digest: str = field(kw_only=True, repr=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -158,19 +176,13 @@ class LoadedRun(Pipeline):
         """The names of the class folders or clusters that the run was trained on."""
         return self.checkpoint.state.classes
 
-    @property
-    def changed(self) -> str | None:
-        """The SHA-256 (hex) of the weights in memory if they are not those of the checkpoint, else None."""
-        found = digest_weights(self.model)
-        return None if found == self.checkpoint.digest else found
+    def list_changed(self, *fields: str) -> list[str]:
+        """Return which of these fields of the recipe were changed since the run was loaded."""
+        recipe = self.checkpoint.recipe
+        return [name for name in fields if getattr(recipe, name) != getattr(self.recipe, name)]
 
     def describe(self) -> dict[str, Any]:
-        """Return checkpoint, step, weights, recipe and runtime, as JSON.
-
-        Weights that have changed in memory are described by their hash in place of a checkpoint.
-        """
-        if changed := self.changed:
-            return {"step": 0, "weights": "in memory", "sha256": changed, **super().describe()}
+        """Return checkpoint, step, weights, recipe and runtime, as JSON."""
         found = self.checkpoint
         return {
             "checkpoint": {"path": str(found.path), "sha256": found.sha256},
@@ -184,7 +196,7 @@ class LoadedRun(Pipeline):
 
     def searched_grid(self, sampler: Sampler, steps: int) -> Listed | None:
         """Return the grid that `ddim search` saved with the run; None if another grid was chosen since."""
-        if list_changed(self.checkpoint.recipe, self.recipe, "grid", "sampled_on"):
+        if self.list_changed("grid", "sampled_on"):
             return None
         return find_saved_grid(self.checkpoint.run, sampler, steps, self.checkpoint.weights)
 
@@ -244,8 +256,7 @@ def _load(
     model.net = runtime.compiled(model.net, frozen=True)
     average = None if stored is None else checkpoint.hash_checkpoint(stored)
     clusters = read_clusters(path, recipe)
-    named, digest = published or weights, digest_weights(model)
-    loaded = LoadedCheckpoint(path, sha256, named, state, run, average, clusters, recipe, digest=digest)
+    loaded = LoadedCheckpoint(path, sha256, published or weights, state, run, recipe, average, clusters)
     more = {"values": state.values, "class_counts": count_images(clusters)}
     return LoadedRun(model, state.pixels, recipe, runtime, loaded, vectors=load_vectors(path, recipe), **more)
 

@@ -15,9 +15,9 @@ from ddim.errors import UserError
 from ddim.machine.distributed import current_processes
 from ddim.recipe.codec import dump, kind_name
 from ddim.recipe.options import option_text
+from ddim.sampling.labels import VectorLabel
 from ddim.sampling.pipeline import LoadedRun, Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.sampling.vector_labels import VectorLabel
 
 SCHEMA = 1
 """The version of the layout of records."""

@@ -1,10 +1,10 @@
-"""How a model is sampled: the options of a user become one value, which is checked."""
+"""How a model is sampled: the options of a user become one value."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar, Unpack
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,21 +16,18 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction, from_image
 from ddim.diffusion.samplers import Sampler, initial_noise, last_state
 from ddim.diffusion.schedules import Schedule
-from ddim.errors import check_count
 from ddim.recipe.checks import check_recipe, check_steps
 from ddim.recipe.codec import override_sampling
-from ddim.sampling.classes import Label
-from ddim.sampling.guidance import OFF, Guidance, check_guidance
-from ddim.sampling.guidance_choice import GuidanceOptions, check_option_names, open_guidance
+from ddim.sampling.guidance import OFF, Guidance, open_guidance
+from ddim.sampling.labels import Label
 from ddim.sampling.pipeline import LoadedRun, Pipeline
-from ddim.sampling.recipe_checks import check_label
 
 P = TypeVar("P", bound=Pipeline)
 
 
 @dataclass(frozen=True)
 class SamplingSetup(Generic[P]):
-    """A model and how it is sampled; the values are checked together.
+    """A model and how it is sampled; `choose_sampling` checks that these fit together.
 
     Attributes:
         pipeline: the model, with its sampler and grid.
@@ -38,9 +35,6 @@ class SamplingSetup(Generic[P]):
         label: the label of the samples.
         guidance: the guidance, see `open_guidance`; inside its interval each step needs twice the NFE.
         searched: whether `ddim search` found the grid.
-
-    Raises:
-        UserError: if there are no steps, the run has no such label, or it cannot be guided.
     """
 
     pipeline: P
@@ -48,11 +42,6 @@ class SamplingSetup(Generic[P]):
     label: Label = None
     guidance: Guidance = OFF
     searched: bool = False
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        check_label(self.pipeline.recipe, self.label)
-        check_guidance(self.pipeline, self.label, self.steps, self.guidance)
 
     @property
     def times(self) -> Tensor:
@@ -85,8 +74,8 @@ class _Zero:
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
         """Return the prediction; see `Denoiser`."""
-        found = from_image(x_t, torch.zeros_like(x_t), self.schedule(t).over(x_t))
-        return replace(found, variance_mix=torch.full_like(x_t, 0.5))
+        predicted = from_image(x_t, torch.zeros_like(x_t), self.schedule(t).over(x_t))
+        return replace(predicted, variance_mix=torch.full_like(x_t, 0.5))
 
 
 def choose_sampling(
@@ -97,7 +86,7 @@ def choose_sampling(
     *,
     sampler: Sampler | str | None = None,
     grid: Grid | str | None = None,
-    **guidance: Unpack[GuidanceOptions],
+    guidance: Guidance | None = None,
 ) -> SamplingSetup[P]:
     """Return how a model is sampled with the options that a user gives; the guide is loaded.
 
@@ -107,28 +96,26 @@ def choose_sampling(
     Args:
         pipeline: the model.
         steps: number of sampling steps; None for the recipe's.
-        label: the label of the samples.
+        label: the label of the samples, see `Pipeline.find_label`.
         fields: new values of sampling fields keyed by path, see `override_sampling`; None changes nothing.
         sampler: the sampler or its name; None for that of the recipe.
         grid: the grid or its name; None for that of `ddim search` or of the recipe.
-        guidance: see `GuidanceOptions`.
+        guidance: see `collect_guidance`; None for that of `ddim search`, or else no guidance.
 
     Raises:
-        UserError: if an option does not exist, or the options cannot be used together or with this model.
+        UserError: if the options cannot be used together or with this model.
     """
-    check_option_names("sampling", guidance, GuidanceOptions.__annotations__)
-    check_label(pipeline.recipe, label)
     steps = pipeline.recipe.choose_steps(steps)
     parts = {"sampler": sampler, "grid": grid}
     pipeline = pipeline.with_recipe(**{name: part for name, part in parts.items() if part is not None})
     if fields is not None:
         # Even without changes, values become those of a file: eta 1 becomes 1.0, in records and cache keys.
         pipeline = replace(pipeline, recipe=override_sampling(pipeline.recipe, fields))
-    own = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in fields or ()}
-    found = None if own else pipeline.searched_grid(pipeline.recipe.sampler, steps)
-    pipeline = pipeline.with_recipe(grid=found) if found else pipeline
+    chosen = grid is not None or {"grid", "sampled_on"} & {name.split(".")[0] for name in fields or ()}
+    searched = None if chosen else pipeline.searched_grid(pipeline.recipe.sampler, steps)
+    pipeline = pipeline.with_recipe(grid=searched) if searched else pipeline
     if isinstance(pipeline, LoadedRun):  # the recipe of a bare model does not describe its network
         check_recipe(pipeline.recipe)
     check_steps(pipeline.recipe, steps)
-    guided = open_guidance(pipeline, label, steps, **guidance)
-    return SamplingSetup(pipeline, steps, label, guided, searched=found is not None)
+    guided = open_guidance(pipeline, label, steps, guidance)
+    return SamplingSetup(pipeline, steps, label, guided, searched=searched is not None)

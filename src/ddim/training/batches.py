@@ -20,7 +20,7 @@ from ddim.diffusion.schedules import midpoints
 from ddim.diffusion.times import LossMemory
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.classes import drop_labels, label_images
+from ddim.sampling.labels import drop_labels, label_images
 
 LARGEST_SHARE = 0.25
 """The largest share of an accelerator's memory that the images of a run may fill."""

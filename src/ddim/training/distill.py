@@ -21,7 +21,7 @@ from ddim.machine.progress import Progress
 from ddim.recipe.recipe import Recipe
 from ddim.recipe.user_parts import give_parts
 from ddim.sampling.generate import find_grid_ends
-from ddim.sampling.guidance import OFF, Guidance
+from ddim.sampling.guidance import OFF, Guidance, collect_guidance
 from ddim.sampling.pipeline import load
 from ddim.training.callbacks import Callback
 from ddim.training.request import load_parent_recipe, use_data
@@ -96,9 +96,7 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
             raise UserError("guidance (--guidance) sets fields of objective too: give one of them")
         # Saved guidance would be mixed with these fields.
         guidance = 1.0
-    learned = open_teacher_guidance(
-        teacher, guidance=guidance, guidance_interval=guidance_interval, guide_with=guide_with
-    )
+    learned = open_teacher_guidance(teacher, collect_guidance(guidance, guidance_interval, guide_with))
     parent = load_parent_recipe(run, own_images=data is not None or "data.source" in changes)
     recipe = make_student(parent, learned)
     recipe = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
@@ -141,7 +139,7 @@ def make_student(recipe: Recipe, guidance: Guidance = OFF) -> Recipe:
             sigma_data=deviation,
             guidance=guidance.scale,
             interval=guidance.interval,
-            guide=None if guidance.guide is None else guidance.guide.name,
+            guide=guidance.guide,
         ),
         optim=replace(recipe.optim, decay="cosine"),
         # A student's denoising error rises while it learns, so its lowest value marks no good checkpoint.

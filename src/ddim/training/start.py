@@ -21,9 +21,8 @@ from ddim.machine.runtime import (
 from ddim.recipe.recipe import Recipe
 from ddim.runs.names import check_no_run
 from ddim.runs.state import Plan
-from ddim.sampling.classes import count_classes
+from ddim.sampling.labels import count_classes, count_vectors
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.vector_labels import count_vectors
 from ddim.training.budget import estimate_seconds
 from ddim.training.parent import check_parent, label_clusters, take_vectors, warn_of_other_meaning
 from ddim.training.teacher import name_teacher

@@ -7,7 +7,6 @@ where they are while the student is trained.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -22,9 +21,8 @@ from ddim.machine.runtime import Runtime
 from ddim.recipe.checks import find_other_meaning
 from ddim.recipe.recipe import Recipe
 from ddim.runs.names import pin_place
-from ddim.sampling.classes import choose_label
-from ddim.sampling.guidance import Guidance
-from ddim.sampling.guidance_choice import GuidanceOptions, open_guidance
+from ddim.sampling.guidance import Guidance, open_guidance
+from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, load
 
 
@@ -107,27 +105,26 @@ def load_teacher(recipe: Recipe, runtime: Runtime) -> Teacher | None:
     if not isinstance(loss, Consistency) or loss.guidance == 1 or loss.teacher is None:
         return None
     run = load(loss.teacher, device=runtime.device, threads=runtime.threads, compiling=runtime.compile)
-    options = GuidanceOptions(guidance_interval=loss.interval, guide_with=loss.guide)
-    guide = open_teacher_guidance(run, guidance=loss.guidance, **options).guide
-    return Teacher(run.model, None if guide is None else guide.run.model, loss)
+    guide = open_teacher_guidance(run, Guidance(loss.guidance, loss.interval, loss.guide)).run
+    return Teacher(run.model, None if guide is None else guide.model, loss)
 
 
-def open_teacher_guidance(run: LoadedRun, **asked: Unpack[GuidanceOptions]) -> Guidance:
+def open_teacher_guidance(run: LoadedRun, asked: Guidance | None) -> Guidance:
     """Return the guidance that a student of a run learns.
 
     Args:
         run: the teacher.
-        asked: see `GuidanceOptions`. Saved guidance is that for the sampler and the steps of the run.
+        asked: see `open_guidance`. Saved guidance is that for the sampler and the steps of the run.
 
     Raises:
         UserError: if the run cannot be guided in this way, or the guide has no name or another network.
     """
-    if isinstance(asked.get("guide_with"), LoadedRun):
+    if asked is not None and asked.run is not None:
         raise UserError("guide_with must be the name of a run for a student, got a loaded run")
-    guidance = open_guidance(run, choose_label(run.recipe), run.recipe.steps, **asked)
-    if guidance.guide and (other := find_other_meaning(run.recipe, guidance.guide.run.recipe)):
+    guidance = open_guidance(run, choose_label(run.recipe), run.recipe.steps, asked)
+    if guidance.run and (other := find_other_meaning(run.recipe, guidance.run.recipe)):
         raise UserError(
             f"a student can learn only from a guide with the {other} of its teacher, such as @guide, got "
-            f"{guidance.guide.name}: give another guide, or guidance 1 (--guidance 1) to do without"
+            f"{guidance.guide}: give another guide, or guidance 1 (--guidance 1) to do without"
         )
     return guidance

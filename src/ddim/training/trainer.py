@@ -29,8 +29,8 @@ from ddim.recipe.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.recipe.user_parts import is_user_part
 from ddim.runs.model import find_misfit
 from ddim.runs.state import Plan, RunState, TrainedOn
-from ddim.sampling.classes import count_images
 from ddim.sampling.images import check_same_split
+from ddim.sampling.labels import count_images
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import Batches, draw_times
 from ddim.training.finite import FiniteCheck, StepValues

@@ -20,9 +20,9 @@ from ddim.metrics.features import Extractor, load_extractor
 from ddim.metrics.kid import kid
 from ddim.metrics.statistics import estimate_mean
 from ddim.recipe.recipe import Recipe
-from ddim.sampling.classes import choose_label, default_label, label_images
 from ddim.sampling.generate import gather_samples, generate, sample_uint8, share_seeds, split_into_parts
 from ddim.sampling.image_features import BATCH, ImageSet, compute_features
+from ddim.sampling.labels import choose_label, default_label, label_images
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training.trainer import Trainer

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim.runs.folder import CHECKPOINTS, RUN
-from ddim.sampling.condition import choose_condition
+from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.pipeline import LoadedRun, load
 from ddim.sampling.sample_files import SampleFiles
 from ddim.sampling.sample_folder import FILM, RECORD, Output, write_samples
@@ -66,8 +66,9 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
         UserError: if the task cannot be done.
     """
     run = PIPELINES.open(task.run)
-    label = choose_condition(run, task.label, task.vector, task.seeds)
-    setup = choose_sampling(run, task.steps, label, task.fields, **guidance_options(task))
+    label = run.find_label(task.label, task.vector, task.seeds)
+    guidance = collect_guidance(**guidance_options(task))
+    setup = choose_sampling(run, task.steps, label, task.fields, guidance=guidance)
     pipeline = setup.pipeline
     # An interpolation uses the sampler, grid and clipping of the recipe.
     usual = not task.fields and not setup.searched and not pipeline.recipe.sampler.stochastic

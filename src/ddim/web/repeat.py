@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ddim.diffusion.grids import Grid
 from ddim.errors import quote
-from ddim.sampling.guidance_choice import GuidanceOptions
 from ddim.sampling.pipeline import LoadedRun
 from ddim.web import tasks
 
@@ -17,9 +17,9 @@ MASK = "mask"
 """The file of the mask of an edit."""
 
 
-def guidance_options(task: tasks.SampleTask | tasks.EditTask) -> GuidanceOptions:
+def guidance_options(task: tasks.SampleTask | tasks.EditTask) -> dict[str, Any]:
     """Return the options of guidance that a task sets."""
-    options: GuidanceOptions = {}
+    options: dict[str, Any] = {}
     if task.guidance is not None:
         options["guidance"] = task.guidance
     if task.interval is not None:

@@ -1,0 +1,108 @@
+"""The file RUN/searched.json: the grids and the guidance that `ddim search` found for a run.
+
+Each entry names the sampler, the number of steps and the weights for which it was found. The sampler is named
+by its kind and by those of its fields that are not defaults. So a field that a later version adds to a
+sampler changes no name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+
+from ddim.diffusion.grids import Listed
+from ddim.diffusion.samplers import Sampler
+from ddim.files import read_sealed, write_sealed
+from ddim.plots.table import Tabular
+from ddim.recipe.codec import kind_name
+
+FILE = "searched.json"
+
+Part = Literal["grids", "guidance"]
+"""The two lists of entries in the file."""
+
+
+def read_searched(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the entries that searches saved in a run folder, in two lists: "grids" and "guidance".
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    return read_sealed(run / FILE) if (run / FILE).is_file() else {"grids": [], "guidance": []}
+
+
+def name_search(sampler: Sampler, steps: int, weights: str) -> dict[str, Any]:
+    """Return the values by which a saved entry is found: the sampler, the number of steps, the weights."""
+    own = fields(sampler) if is_dataclass(sampler) else ()
+    changed = [(f.name, value) for f in own if (value := getattr(sampler, f.name)) != f.default]
+    # Equal numbers must have equal names, such as 1 and 1.0.
+    words = [f"{name} {f'{value:g}' if isinstance(value, int | float) else value}" for name, value in changed]
+    return {"sampler": " ".join([kind_name(sampler), *words]), "steps": steps, "weights": weights}
+
+
+def find_searched(run: Path, part: Part, name: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the entry with the values of `name`, or None; see `name_search`."""
+    return next((entry for entry in read_searched(run)[part] if name.items() <= entry.items()), None)
+
+
+def save_searched(run: Path, part: Part, name: Mapping[str, Any], found: Mapping[str, Any] | None) -> None:
+    """Save the result of a search in the place of an earlier one with the same name; None removes that one.
+
+    Two searches that end at the same time lose no result.
+    """
+    with filelock.FileLock(run / f".{FILE}.lock"):
+        entries = read_searched(run)
+        others = [entry for entry in entries[part] if not name.items() <= entry.items()]
+        if found is not None or len(others) < len(entries[part]):
+            entries[part] = others if found is None else [*others, {**name, **found}]
+            write_sealed(run / FILE, entries)
+
+
+@dataclass(frozen=True, repr=False)
+class SearchedGrid(Tabular):
+    """The result of a search: decreasing times (N,) and their sampling error.
+
+    `named` holds the errors of the other grids that were tried, keyed by name. `measure` is the name of the
+    error: the mean squared error, or the KID for the sampler multistep.
+    """
+
+    times: tuple[float, ...]
+    error: float
+    named: dict[str, float]
+    measure: str = "mean_squared_error"
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return the error of the searched times and of each other grid."""
+        errors = {"searched": self.error, **self.named}
+        return [{"grid": name, self.measure: error} for name, error in errors.items()]
+
+    @property
+    def title(self) -> str:
+        return f"times {', '.join(f'{t:.4g}' for t in self.times)}"
+
+
+def find_saved_grid(run: Path, sampler: Sampler, steps: int, weights: str) -> Listed | None:
+    """Return the grid that a search saved for this sampler, number of steps and weights, or None."""
+    entry = find_searched(run, "grids", name_search(sampler, steps, weights))
+    return None if entry is None else Listed(tuple(entry["times"]))
+
+
+def save_grid(run: Path, sampler: Sampler, steps: int, weights: str, found: SearchedGrid) -> None:
+    """Save a grid in the run folder; `ddim sample` uses this grid if the user names no other grid.
+
+    Args:
+        run: the run folder.
+        sampler: the sampler for which the grid was searched.
+        steps: number of times in the grid.
+        weights: the weights for which the grid was searched, such as "ema".
+        found: the grid and its error.
+    """
+    # The error of a grid that diverged is infinite. JSON has no infinity, so it becomes null.
+    named = {name: error if math.isfinite(error) else None for name, error in found.named.items()}
+    entry = {"times": list(found.times), "error": found.error, "named": named}
+    save_searched(run, "grids", name_search(sampler, steps, weights), entry)

@@ -1,0 +1,79 @@
+"""What `ddim search` saves with a run: found again for the same samples, and lost by no other search."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from ddim.diffusion.grids import Listed
+from ddim.diffusion.samplers import DDIM, DPMSolver, Sampler
+from ddim.errors import UserError
+from ddim.sampling.guidance import Guidance, find_saved_guidance, save_guidance
+from ddim.sampling.searched import FILE, SearchedGrid, find_saved_grid, name_search, save_grid
+
+FOUND = SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2, "karras": float("inf")})
+
+
+def test_a_grid_is_found_for_its_sampler_steps_and_weights(tmp_path):
+    assert find_saved_grid(tmp_path / "none", DDIM(), 3, "ema") is None
+    save_grid(tmp_path, DPMSolver(3), 3, "ema", FOUND)
+    assert find_saved_grid(tmp_path, DPMSolver(3), 3, "ema") == Listed(FOUND.times)
+    others = [
+        (DPMSolver(2), 3, "ema"),
+        (DDIM(), 3, "ema"),
+        (DPMSolver(3), 4, "ema"),
+        (DPMSolver(3), 3, "raw"),
+    ]
+    assert [find_saved_grid(tmp_path, *other) for other in others] == [None] * 4
+    again = SearchedGrid((0.9, 0.4, 0.2), 0.1, {})
+    save_grid(tmp_path, DPMSolver(3), 3, "ema", again)
+    assert find_saved_grid(tmp_path, DPMSolver(3), 3, "ema") == Listed(again.times)
+
+
+@pytest.mark.parametrize("guide", [None, "@guide", "hub:ada/small", "runs/small@raw"])
+def test_guidance_is_found_for_its_labels_and_means_the_same_guide_anywhere(tmp_path, guide, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one, other = Guidance(2.0, (None, 5.0), guide), Guidance(1.5)
+    for found, labelled in ((one, False), (other, True)):
+        save_guidance(tmp_path, DDIM(eta=0), 10, "ema", found, labelled=labelled)
+    loaded = [find_saved_guidance(tmp_path, DDIM(), 10, "ema", labelled=each) for each in (False, True)]
+    place = str(tmp_path / guide) if guide == "runs/small@raw" else guide
+    assert loaded == [Guidance(2.0, (None, 5.0), place), other]
+    assert all(each.searched for each in loaded)
+    save_guidance(tmp_path, DDIM(), 10, "ema", None, labelled=False)
+    loaded = [find_saved_guidance(tmp_path, DDIM(), 10, "ema", labelled=each) for each in (False, True)]
+    assert loaded == [None, other]
+
+
+def test_a_field_that_is_added_to_a_sampler_loses_no_result():
+    @dataclass(frozen=True)
+    class Old(Sampler):
+        eta: float = 0.0
+
+    @dataclass(frozen=True)
+    class New(Old):
+        order: int = 2
+
+    New.__name__ = "Old"
+    assert name_search(Old(1), 5, "ema") == name_search(New(1.0), 5, "ema") != name_search(New(), 5, "ema")
+    assert name_search(New(1.0, 3), 5, "ema") != name_search(New(1.0), 5, "ema")
+
+
+def test_searches_that_end_at_the_same_time_lose_no_result(tmp_path):
+    def save(steps):
+        save_grid(tmp_path, DDIM(), steps, "ema", FOUND)
+        save_guidance(tmp_path, DDIM(), steps, "ema", Guidance(2.0), labelled=False)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, range(3, 27)))
+    for steps in range(3, 27):
+        assert find_saved_grid(tmp_path, DDIM(), steps, "ema")
+        assert find_saved_guidance(tmp_path, DDIM(), steps, "ema", labelled=False)
+
+
+def test_a_damaged_file_is_not_believed(tmp_path):
+    save_grid(tmp_path, DDIM(), 3, "ema", FOUND)
+    text = (tmp_path / FILE).read_text()
+    (tmp_path / FILE).write_text(text.replace("0.25", "0.35"))
+    with pytest.raises(UserError, match="damaged"):
+        find_saved_grid(tmp_path, DDIM(), 3, "ema")
