@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
     from ddim.sampling.condition import choose_condition
     from ddim.sampling.guidance_name import name_recorded_guidance
-    from ddim.sampling.sample_folder import Output, write_samples
+    from ddim.sampling.samples import write_samples
     from ddim.sampling.sampling_setup import choose_sampling
 
     pipeline = load_run(args, compiling=args.compile)
@@ -115,9 +115,8 @@ def run(args: argparse.Namespace) -> int:
     if setup.guidance.searched and setup.guidance.on:
         name = name_recorded_guidance(setup.guidance.describe())
         say(f"{name}, found by ddim search, {args.run}/guidance.json; --guidance 1 turns it off")
-    output = Output(args.out, args.film, args.zoom)
     with ProgressDisplay() as progress:
-        written = write_samples(setup, seeds, output, progress)
+        written = write_samples(setup, seeds, args.out, film=args.film, zoom=args.zoom, progress=progress)
     if not current_processes().leads:
         return 0
     if can_preview(sys.stderr):

@@ -27,7 +27,7 @@ from ddim.runs.folder import list_numbered_folders
 from ddim.runs.hub_run import check_run_path
 from ddim.runs.run_path import find_named_checkpoint
 from ddim.sampling.pipeline import load
-from ddim.sampling.provenance import sample_conditions
+from ddim.sampling.record import sample_conditions
 
 _FORMS = {
     "choices": 'a dictionary, such as {"steps": [10, 20]}',

@@ -13,7 +13,7 @@ from ddim.errors import UserError
 from ddim.recipe.codec import dump
 from ddim.runs.hub_run import pin_run
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.provenance import list_versions
+from ddim.sampling.record import list_versions
 from ddim.training.loop import Training
 from ddim.training.shared_settings import describe_processes
 from ddim.training.start import Machine

@@ -16,7 +16,6 @@ from ddim.machine.runtime import Runtime, count_cores
 from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import record_in_run
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.provenance import check_same_weights
 from ddim.training.fit import Start
 from ddim.training.loop import Training
 from ddim.training.start import Machine, estimate_seconds
@@ -65,7 +64,6 @@ def check_same_parent(training: Training, parent: LoadedRun | None) -> None:
     """
     if parent is None:
         return
-    check_same_weights(parent)
     loss, guide, processes = (
         training.recipe.objective,
         training.teacher and training.teacher.guide,
