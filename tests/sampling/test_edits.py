@@ -13,7 +13,7 @@ import tiny
 from ddim.cli import main
 from ddim.data.values import Values
 from ddim.errors import UserError
-from ddim.sampling.pictures import open_images, open_mask
+from ddim.sampling.pictures import open_mask, open_pictures
 
 STEPS = 4
 MASK = torch.zeros(32, 32)
@@ -58,16 +58,16 @@ def test_a_file_a_picture_an_array_and_a_tensor_are_the_same_image(pipeline, ima
     ddim.sheet(images[:1], zoom=1).save(tmp_path / "one.png")
     pixels, exact = np.asarray(ddim.sheet(images[:1], zoom=1)), images[:1]
     for given in (str(tmp_path / "one.png"), Image.fromarray(pixels), pixels, exact, exact[0], exact.numpy()):
-        assert torch.equal(open_images(pipeline, given, []), exact)
+        assert torch.equal(open_pictures(pipeline, given, []), exact)
     for given in (list(images), images, [images[:1], images[1]], (images * 255).byte()):
-        assert torch.equal(open_images(pipeline, given, []), images)
+        assert torch.equal(open_pictures(pipeline, given, []), images)
     notes = []
-    photos = [open_images(pipeline, p, notes) for p in (files["A"], Image.open(files["A"]), PHOTO)]
+    photos = [open_pictures(pipeline, p, notes) for p in (files["A"], Image.open(files["A"]), PHOTO)]
     assert all(torch.equal(photo, photos[0]) for photo in photos)
     assert [note.split(": ")[1] for note in notes] == [
         "48x90, cropped to 48x48, resized to 32x32, the size of the run (height x width)"
     ] * 3
-    floats = open_images(pipeline, torch.from_numpy(PHOTO).permute(2, 0, 1) / 255, [])
+    floats = open_pictures(pipeline, torch.from_numpy(PHOTO).permute(2, 0, 1) / 255, [])
     # Bytes are rounded while they are resized, and floats are not.
     assert (floats - photos[0]).abs().mean() < 1 / 255
     assert not torch.equal(floats, photos[0])
@@ -80,12 +80,12 @@ def test_images_of_pillow_are_read_as_their_files(pipeline, tmp_path):
     photo.convert("CMYK").save(tmp_path / "cmyk.tif")
     Image.fromarray(np.linspace(0, 300, 1600, dtype=np.float32).reshape(40, 40)).save(tmp_path / "floats.tif")
     for name in ("turned.jpg", "cmyk.tif", "floats.tif"):
-        both = [open_images(pipeline, of, []) for of in (tmp_path / name, Image.open(tmp_path / name))]
+        both = [open_pictures(pipeline, of, []) for of in (tmp_path / name, Image.open(tmp_path / name))]
         assert torch.equal(*both)
     wide = replace(pipeline, values=Values("uint16", 0, 4095))
     Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)).save(tmp_path / "deep.png")
     for given in (tmp_path / "deep.png", Image.open(tmp_path / "deep.png")):
-        assert torch.equal(open_images(wide, given, [])[0, 0].flatten(), torch.arange(1024) / 4095)
+        assert torch.equal(open_pictures(wide, given, [])[0, 0].flatten(), torch.arange(1024) / 4095)
 
 
 @pytest.mark.parametrize(

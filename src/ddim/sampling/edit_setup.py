@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Model
+from ddim.diffusion.editing import invert, restore
 from ddim.diffusion.grids import Grid, Uniform, UniformLogSNR
 from ddim.diffusion.log_snr import Interval
 from ddim.diffusion.samplers import State, final_sample, last_state
@@ -69,6 +70,7 @@ class EditSetup:
         label: the label of results that are sampled with seeds; None for no class.
         progress: see `EditOptions`.
         watch: see `EditOptions`.
+        notes: sentences on the images and the accuracy of the edit.
         expected: the number of network evaluations that the edit will make, as far as it is known.
         counters: the counters of the network evaluations so far.
     """
@@ -80,6 +82,7 @@ class EditSetup:
     label: Label
     progress: Progress
     watch: Watch | None
+    notes: list[str] = field(default_factory=list)
     expected: int = 0
     counters: list[Counted] = field(default_factory=list)
 
@@ -111,11 +114,32 @@ class EditSetup:
         batches = math.ceil(images / self.pipeline.runtime.micro_batch)
         self.expected += batches * evaluations * (2 if self.guidance.on else 1)
 
-    def leave(self, x0: Tensor) -> Tensor:
+    def _leave(self, x0: Tensor) -> Tensor:
         """Return x0, given in model units, as images in [0, 1] on the CPU."""
         return self.pipeline.pixels.leave(x0.float()).cpu()
 
-    def in_batches(self, act: Callable[[Tensor], Tensor], x: Tensor, *, exact: bool = False) -> Tensor:
+    def find_latents(self, images: Tensor, *, exact: bool = False) -> tuple[Tensor, float]:
+        """Return the latents of images (B, C, H, W) in [0, 1], and the residual of steps without convergence.
+
+        The residual is the largest change in the last iteration of an exact step that did not converge.
+        """
+        residuals = [0.0]
+
+        def find(x0: Tensor) -> Tensor:
+            inverted = invert(self.denoise, x0, self.times, exact=exact)
+            residuals.append(0.0 if inverted.converged else inverted.residual)
+            return inverted.latent
+
+        latents = self._in_batches(find, self.pipeline.pixels.enter(images), exact=exact)
+        return latents.float(), max(residuals)
+
+    def restore(self, latents: Tensor, *, exact: bool = False) -> Tensor:
+        """Return the images (B, C, H, W) in [0, 1] whose latents `find_latents` found."""
+        return self._leave(
+            self._in_batches(lambda z: restore(self.denoise, z, self.times), latents, exact=exact)
+        )
+
+    def _in_batches(self, act: Callable[[Tensor], Tensor], x: Tensor, *, exact: bool = False) -> Tensor:
         """Return `act(x)` for x (B, C, H, W), computed in micro-batches of the run's fixed size.
 
         The network has the precision of the run, or float32 if `exact`.
@@ -141,7 +165,7 @@ class EditSetup:
             denoise, places = self._condition(labels), range(done, done + len(mine))
             with evaluating(self.pipeline.model), self.pipeline.runtime.precise():
                 state = last_state(self._watched(walk(denoise, blank, filled), places))
-                results.append(self.leave(final_sample(denoise, state))[: len(mine)])
+                results.append(self._leave(final_sample(denoise, state))[: len(mine)])
             done += len(mine)
         return torch.cat(results)
 
@@ -162,7 +186,6 @@ def open_edit(
     steps: int,
     options: EditOptions,
     *,
-    real: bool = True,
     inverts: bool = False,
     seeded: bool = False,
 ) -> EditSetup:
@@ -173,11 +196,10 @@ def open_edit(
         what: the name of the edit in messages, such as "an inversion".
         steps: number of timesteps in the grid.
         options: see `EditOptions`.
-        real: True to edit real images, False to edit samples; the default grid depends on this.
         inverts: whether the edit needs latents of real images. Such an edit cannot be guided, because
             guidance makes these latents inaccurate.
-        seeded: whether each result has its own seed. Such results have the default label of samples. Other
-            edits use no class, because all their images need the same model.
+        seeded: whether a real image is edited, and each result has its own seed. Such results have the
+            default label of samples. Other edits use no class, because all their images need the same model.
 
     Raises:
         UserError: if the run is a student, or the edit uses no class, but the network was never trained
@@ -192,7 +214,7 @@ def open_edit(
             f"{what} cannot be guided, because guidance multiplies the errors of latents (Mokady et al. "
             f"2023): leave guidance out, got {given['guidance']}"
         )
-    pipeline = open_pipeline(source)
+    pipeline, real = open_pipeline(source), inverts or seeded
     check_diffusion_model(pipeline.recipe, f"{what} needs")
     label = default_label(pipeline.recipe) if seeded else None
     if label is None:

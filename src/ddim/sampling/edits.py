@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -17,9 +17,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.editing import Inpaint, check_strength, interpolate_latents, invert, restore, vary
+from ddim.diffusion.editing import Inpaint, check_strength, interpolate_latents, vary
 from ddim.diffusion.noise import Noise, check_seeds
-from ddim.diffusion.samplers import DDIM, Sampler, State, initial_noise
+from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count
 from ddim.files import write_atomic, write_sealed
 from ddim.machine.progress import with_bar
@@ -30,12 +30,12 @@ from ddim.sampling.edit_setup import EditOptions, EditSetup, Source, open_edit
 from ddim.sampling.generate import list_seeds
 from ddim.sampling.pictures import (
     Picture,
+    list_pictures,
+    name_file,
     name_picture,
-    open_images,
     open_mask,
-    sample_suffix,
-    to_pixels,
-    write_image,
+    open_pictures,
+    write_images,
 )
 from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.record import describe_times, make_record
@@ -102,8 +102,8 @@ class Edit:
 
     def name_files(self, row: str) -> list[str]:
         """Return the names of the files in which `save` writes the images of a row."""
-        suffix = sample_suffix(self.pipeline.values, self.rows[row].shape[1])
-        return [f"{row}-{k:02d}{suffix}" for k in range(len(self.rows[row]))]
+        count, channels = self.rows[row].shape[:2]
+        return [name_file(f"{row}-{k:02d}", channels, self.pipeline.values) for k in range(count)]
 
     def save(self, folder: str | Path | None = None, zoom: int | None = None) -> Path:
         """Write a file for each image, a strip of all images and a record; return the folder.
@@ -126,9 +126,7 @@ class Edit:
             raise UserError(f"folder {folder} holds results already; give a new folder")
         out = make_output_folder(None if folder is None else Path(folder), "edits", self.command)
         for row, images in self.rows.items():
-            pixels = to_pixels(images, self.pipeline.values)
-            for name, each in zip(self.name_files(row), pixels, strict=True):
-                write_image(out / name, each)
+            write_images([out / name for name in self.name_files(row)], images, self.pipeline.values)
         save_figure(out / STRIP, self.figure(zoom))
         if self.command == "interpolate":
             save_film(out / FILM, list(to_uint8(self.images)), zoom=zoom)
@@ -182,40 +180,28 @@ def invert_images(
         >>> inversion = ddim.invert(run, "rose.jpg")
         >>> inversion.latents, inversion.errors
     """
-    setup, notes = open_edit(model, "an inversion", steps, options, inverts=True), []
-    x = open_images(setup.pipeline, images, notes)
+    setup, pictures = open_edit(model, "an inversion", steps, options, inverts=True), list_pictures(images)
+    x = open_pictures(setup.pipeline, pictures, setup.notes)
     # Exact steps take more evaluations. Their number is not known in advance, so the shown total then grows.
     setup.expect(len(x), 2 * (steps - 1))
-    residuals = [0.0]
-
-    def find_latents(x0: Tensor) -> Tensor:
-        result = invert(setup.denoise, x0, setup.times, exact=exact)
-        residuals.append(0.0 if result.converged else result.residual)
-        return result.latent
-
-    def find_images(latents: Tensor) -> Tensor:
-        return restore(setup.denoise, latents, setup.times)
-
-    latents = setup.in_batches(find_latents, setup.pipeline.pixels.enter(x), exact=exact).float()
-    restored = setup.leave(setup.in_batches(find_images, latents, exact=exact))
-    errors, residual = (restored - x).square().mean((1, 2, 3)), max(residuals)
+    latents, residual = setup.find_latents(x, exact=exact)
+    restored = setup.restore(latents, exact=exact)
+    errors = (restored - x).square().mean((1, 2, 3))
     if (sigma := setup.pipeline.recipe.sampling_schedule(setup.times[-1]).sigma) > NOISY:
-        notes.append(
+        setup.notes.append(
             f"at the last of these {steps} times, sigma is still {sigma:.2f}, but a real image has no noise. "
             "So the latent gives back a slightly different image; with more steps, the difference is smaller"
         )
     if residual > 0:
-        notes.append(f"some steps did not converge (change per iteration {residual:.2g}): take more steps")
-    facts = {
-        "exact": exact,
-        "converged": residual == 0,
-        # If a latent overflowed, its error is NaN. JSON has no NaN, so the record gets null.
-        "squared_errors": [error if math.isfinite(error) else None for error in errors.tolist()],
-    }
-    shown = (latents / latents.std() / 6 + 0.5).clamp(0, 1)
-    given = {"images": images if isinstance(images, list | tuple) else [images]}
-    edit = _finish("invert", setup, {"input": x, "latent": shown, "restored": restored}, facts, given, notes)
-    return replace(edit, latents=latents, errors=errors)
+        setup.notes.append(
+            f"some steps did not converge (change per iteration {residual:.2g}): take more steps"
+        )
+    # If a latent overflowed, its error is NaN. JSON has no NaN, so the record gets null.
+    plain = [error if math.isfinite(error) else None for error in errors.tolist()]
+    facts = {"exact": exact, "converged": residual == 0, "squared_errors": plain}
+    rows = {"input": x, "latent": (latents / latents.std() / 6 + 0.5).clamp(0, 1), "restored": restored}
+    given = {"images": pictures}
+    return _finish("invert", setup, rows, facts, given, latents=latents, errors=errors)
 
 
 @with_bar
@@ -248,57 +234,35 @@ def interpolate(
         >>> ddim.interpolate(run, seeds=[3, 7])
         >>> ddim.interpolate(run, ["rose.jpg", "lily.jpg"])
     """
-    listed = None if seeds is None else check_seeds(seeds)
-    if images is not None and listed is None and len(images) == 2:
-        return _interpolate_images(model, images, frames, steps, options)
-    if listed is not None and images is None and len(listed) == 2:
-        return _interpolate_seeds(model, listed, frames, steps, options)
-    raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
-
-
-def _interpolate_seeds(
-    model: Source, seeds: list[int], frames: int, steps: int, options: EditOptions
-) -> Edit:
-    setup = open_edit(model, "an interpolation", steps, options, real=False)
-    start = setup.times[0]
-    with setup.pipeline.runtime:
-        ends = initial_noise(setup.denoise.schedule, Noise(seeds), setup.pipeline.model.blank(2).cpu(), start)
-    rows = {"frame": _sample_between(setup, setup.pipeline.recipe.sampler, ends, frames)}
-    captions = _name_fractions(frames, *_name_seeds(seeds))
-    return _finish("interpolate", setup, rows, {"between_seeds": seeds}, {"images": []}, [], captions)
-
-
-def _interpolate_images(
-    model: Source, images: Sequence[Picture] | Tensor, frames: int, steps: int, options: EditOptions
-) -> Edit:
-    setup, notes = open_edit(model, "an interpolation of images", steps, options, inverts=True), []
-    x0 = setup.pipeline.pixels.enter(open_images(setup.pipeline, images, notes))
-    setup.expect(2, 2 * (steps - 1))
-    latents = setup.in_batches(lambda x0: invert(setup.denoise, x0, setup.times).latent, x0)
-    frame = _sample_between(setup, DDIM(), latents, frames)
-    # The ends are made with `restore`: like `invert`, it leaves out the denoising at the last time.
-    ends = setup.in_batches(lambda z: restore(setup.denoise, z, setup.times), latents)
-    frame[[0, -1]] = setup.leave(ends)
-    captions, given = _name_fractions(frames, "first input", "second input"), {"images": list(images)}
-    return _finish("interpolate", setup, {"frame": frame}, {"between_seeds": []}, given, notes, captions)
-
-
-def _sample_between(setup: EditSetup, sampler: Sampler, ends: Tensor, frames: int) -> Tensor:
-    """Return the samples (frames, C, H, W) of latents between two latents, which are included."""
+    numbers = [] if seeds is None else check_seeds(seeds)
+    pictures = [] if images is None else list_pictures(images)
+    if sorted([len(numbers), len(pictures)]) != [0, 2]:
+        raise UserError("give two images, or two seeds, such as seeds=[3, 8] (--seeds 3,8)")
+    what = "an interpolation of images" if pictures else "an interpolation"
+    setup = open_edit(model, what, steps, options, inverts=bool(pictures))
+    sampler = DDIM() if pictures else setup.pipeline.recipe.sampler
+    setup.expect(frames, sampler.evaluations(steps))
+    if pictures:
+        setup.expect(2, 2 * (steps - 1))
+        ends, _ = setup.find_latents(open_pictures(setup.pipeline, pictures, setup.notes))
+    else:
+        blank = setup.pipeline.model.blank(2).cpu()
+        ends = initial_noise(setup.denoise.schedule, Noise(numbers), blank, setup.times[0])
     with setup.pipeline.runtime:
         latents = interpolate_latents(ends[0], ends[1], frames)
-    setup.expect(frames, sampler.evaluations(len(setup.times)))
 
-    def walk(denoise: Denoiser, _blank: Tensor, numbers: Sequence[int]) -> Iterator[State]:
-        x = setup.pipeline.runtime.images(latents[[*numbers]])
+    def walk(denoise: Denoiser, _blank: Tensor, places: Sequence[int]) -> Iterator[State]:
+        x = setup.pipeline.runtime.images(latents[[*places]])
         return sampler(denoise, x, setup.times, Noise(range(len(x))))
 
-    return setup.sample(walk, range(frames))
-
-
-def _name_fractions(frames: int, first: str, last: str) -> list[str]:
-    """Return a caption for each frame: its position between the ends in percent, or the name of the end."""
-    return [first, *(f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)), last]
+    frame = setup.sample(walk, range(frames))
+    if pictures:
+        # Like the inversion, `restore` leaves out the denoising at the last time.
+        frame[[0, -1]] = setup.restore(ends)
+    first, last = ("first input", "second input") if pictures else _name_seeds(numbers)
+    captions = [first, *(f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)), last]
+    facts, given = {"between_seeds": numbers}, {"images": pictures}
+    return _finish("interpolate", setup, {"frame": frame}, facts, given, captions)
 
 
 @with_bar
@@ -335,24 +299,22 @@ def inpaint_image(
         >>> ddim.inpaint(run, "rose.jpg", "mask.png", seeds=[3, 7])
     """
     check_count("resample", resample)
-    seeds, notes = list_seeds(None, 0, check_seeds(seeds)), []
+    seeds = list_seeds(None, 0, check_seeds(seeds))
     setup = open_edit(model, "inpainting", steps, options, seeded=True)
-    x = _open_one(setup, image, notes)
-    hole = open_mask(setup.pipeline, mask, image, notes)
+    x = _open_one(setup, image)
+    hole = open_mask(setup.pipeline, mask, image, setup.notes)
     paint = Inpaint(setup.pipeline.pixels.enter(x), hole, resample)
     setup.expect(len(seeds), paint.evaluations(steps))
 
     def walk(denoise: Denoiser, blank: Tensor, filled: Sequence[int]) -> Iterator[State]:
-        noise = Noise(filled)
-        return paint(
-            denoise, initial_noise(denoise.schedule, noise, blank, setup.times[0]), setup.times, noise
-        )
+        noise, times = Noise(filled), setup.times
+        return paint(denoise, initial_noise(denoise.schedule, noise, blank, times[0]), times, noise)
 
     # Kept pixels are taken from the image itself: a conversion to model units and back changes last bits.
     painted = setup.sample(walk, seeds) * hole + x * (1 - hole)
     rows = {"input": x, "mask": x * (1 - hole) + draw_stripes(x) * hole, "painted": painted}
-    facts, given = {"resample": int(resample), **_list_seeds(seeds)}, {"image": image, "mask": mask}
-    return _finish("inpaint", setup, rows, facts, given, notes, _name_seeds(seeds))
+    facts = {"resample": int(resample), "seed": seeds[0], "seeds": list(seeds)}
+    return _finish("inpaint", setup, rows, facts, {"image": image, "mask": mask}, _name_seeds(seeds))
 
 
 def draw_stripes(image: Tensor) -> Tensor:
@@ -389,9 +351,9 @@ def vary_image(
         >>> ddim.vary(run, "rose.jpg", strength=0.6)
     """
     check_strength(strength)
-    seeds, notes = list_seeds(None, 0, check_seeds(seeds)), []
+    seeds = list_seeds(None, 0, check_seeds(seeds))
     setup = open_edit(model, "a variation", steps, options, seeded=True)
-    x = _open_one(setup, image, notes)
+    x = _open_one(setup, image)
     x0, times = setup.pipeline.pixels.enter(x), setup.times
     used = [float(strength), *times[times < strength].tolist()]
     setup.expect(len(seeds), len(used))
@@ -400,20 +362,16 @@ def vary_image(
         return vary(denoise, blank + x0.to(blank), strength, times, DDIM(), Noise(filled))
 
     rows = {"input": x, "varied": setup.sample(walk, seeds)}
-    facts = {"strength": float(strength), **_list_seeds(seeds), "times": used}
-    return _finish("vary", setup, rows, facts, {"image": image}, notes, _name_seeds(seeds))
+    facts = {"strength": float(strength), "seed": seeds[0], "seeds": list(seeds), "times": used}
+    return _finish("vary", setup, rows, facts, {"image": image}, _name_seeds(seeds))
 
 
-def _open_one(setup: EditSetup, image: Picture | Sequence[Picture], notes: list[str]) -> Tensor:
+def _open_one(setup: EditSetup, image: Picture | Sequence[Picture]) -> Tensor:
     """Return an image as a tensor (1, C, H, W)."""
-    opened = open_images(setup.pipeline, image, notes)
-    if len(opened) != 1:
-        raise UserError(f"this edit takes one image, got {len(opened)}")
-    return opened
-
-
-def _list_seeds(seeds: Sequence[int]) -> dict[str, Any]:
-    return {"seed": seeds[0], "seeds": list(seeds)}
+    x = open_pictures(setup.pipeline, image, setup.notes)
+    if len(x) != 1:
+        raise UserError(f"this edit takes one image, got {len(x)}")
+    return x
 
 
 def _name_seeds(seeds: Sequence[int]) -> list[str]:
@@ -426,10 +384,11 @@ def _finish(
     rows: dict[str, Tensor],
     facts: dict[str, Any],
     given: dict[str, Any],
-    notes: Sequence[str],
     captions: Sequence[str] = (),
+    **results: Tensor,
 ) -> Edit:
     """Return the result of an edit, with its guidance and its label among its facts."""
     facts |= setup.guidance.describe() if setup.guidance.on else {}
     facts |= {} if setup.label is None else {"label": setup.label}
-    return Edit(command, setup.pipeline, setup.times, rows, setup.calls, facts, given, captions, notes)
+    more = {"facts": facts, "given": given, "captions": captions, "notes": setup.notes}
+    return Edit(command, setup.pipeline, setup.times, rows, setup.calls, **more, **results)

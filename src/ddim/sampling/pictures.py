@@ -34,7 +34,7 @@ Floats of arrays and tensors lie in [0, 1], and integers have the values of file
 # Images that users give
 
 
-def open_images(pipeline: Pipeline, given: Picture | Sequence[Picture], notes: list[str]) -> Tensor:
+def open_pictures(pipeline: Pipeline, given: Picture | Sequence[Picture], notes: list[str]) -> Tensor:
     """Return images as one tensor (B, C, H, W) in [0, 1], cropped at their centres and resized for a model.
 
     Args:
@@ -46,7 +46,7 @@ def open_images(pipeline: Pipeline, given: Picture | Sequence[Picture], notes: l
         UserError: if there is no image, or one cannot be used.
     """
     shape = pipeline.model.shape
-    images = _list_images(given)
+    images = list_pictures(given)
     if not images:
         raise UserError("give at least one image")
     size = shape.height, shape.width
@@ -104,7 +104,8 @@ def name_picture(picture: Any) -> str:  # noqa: ANN401 (whatever a user gives)
     return str(picture) if isinstance(picture, str | Path) else describe_given(picture)
 
 
-def _list_images(given: Picture | Sequence[Picture]) -> list[Picture]:
+def list_pictures(given: Picture | Sequence[Picture]) -> list[Picture]:
+    """Return the images one by one; an array or tensor with four axes is a list of images."""
     images: list[Picture] = []
     for part in given if isinstance(given, list | tuple) else [given]:
         images += list(part) if isinstance(part, np.ndarray | Tensor) and part.ndim == 4 else [part]
@@ -149,7 +150,7 @@ def _read(image: Picture) -> bytes | np.ndarray:
 
 def _measure(image: Picture | Sequence[Picture]) -> tuple[int, int]:
     """Return the (height, width) of an image, which may be the only one of a list."""
-    head = read_header(_read(_list_images(image)[0]))
+    head = read_header(_read(list_pictures(image)[0]))
     return head.height, head.width
 
 
@@ -161,9 +162,10 @@ def is_picture(values: Values, channels: int) -> bool:
     return values.eight_bits and channels in PICTURE_CHANNELS
 
 
-def sample_suffix(values: Values, channels: int) -> str:
-    """Return the file ending, ".png" or ".npy", for an image with these values and channels."""
-    return ".png" if is_picture(values, channels) or (values.type, channels) == ("uint16", 1) else ".npy"
+def name_file(stem: str, channels: int, values: Values) -> str:
+    """Return the file name, STEM.png or STEM.npy, of an image with these channels and values."""
+    gray = (values.type, channels) == ("uint16", 1)
+    return f"{stem}.png" if is_picture(values, channels) or gray else f"{stem}.npy"
 
 
 def to_pixels(images: Tensor, values: Values) -> np.ndarray:
@@ -171,17 +173,18 @@ def to_pixels(images: Tensor, values: Values) -> np.ndarray:
     return to_uint8(images) if is_picture(values, images.shape[1]) else values.from_unit(images)
 
 
-def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write an image (H, W, C) of uint8, uint16 or float32 to a .png or .npy file; see `sample_suffix`."""
-    if path.suffix == ".npy":
-        with atomic_file(path) as file:
-            np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)
-    else:
-        write_atomic(path, render_png(pixels))
+def write_images(paths: Sequence[Path], images: Tensor, values: Values) -> None:
+    """Write images (B, C, H, W) in [0, 1] to files that are named by `name_file`."""
+    for path, pixels in zip(paths, to_pixels(images, values), strict=True):
+        if path.suffix == ".npy":
+            with atomic_file(path) as file:
+                np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)
+        else:
+            write_atomic(path, render_png(pixels))
 
 
 def read_saved_image(path: Path) -> np.ndarray:
-    """Return an image (H, W, C) that `write_image` wrote."""
+    """Return an image (H, W, C) that `write_images` wrote."""
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
     with Image.open(path, formats=("PNG",)) as image:

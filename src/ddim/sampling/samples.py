@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ddim.data.arrays import SUFFIXES
 from ddim.data.sources import Folder, Member, Reject
+from ddim.data.values import Values
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import State
 from ddim.errors import UserError
@@ -43,14 +43,7 @@ from ddim.sampling.generate import (
     share_seeds,
     split_into_parts,
 )
-from ddim.sampling.pictures import (
-    is_picture,
-    read_saved_image,
-    sample_suffix,
-    show_image,
-    to_pixels,
-    write_image,
-)
+from ddim.sampling.pictures import is_picture, name_file, read_saved_image, show_image, write_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline
 from ddim.sampling.record import make_record, sample_conditions, sampling_record
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -119,7 +112,7 @@ def write_samples(
     place = _make_folder(folder, record) if processes.leads else None
     with nullcontext() if place is None else lock_folder(place):
         work = processes.broadcast(None if place is None else _plan(pipeline, place, seeds, film, record))
-        files, frames = SampleFiles(work.folder, pipeline), Film(pipeline.pixels, work.filmed)
+        frames, before = Film(pipeline.pixels, work.filmed), work.before
 
         def show(some: Sequence[int], state: State) -> None:
             frames.add(some, state)
@@ -130,53 +123,40 @@ def write_samples(
         frames.collect()
         if not processes.leads:
             return processes.broadcast(None)
-        sheet = files.draw_sheet(seeds[:SHOWN])
+        samples = [find_sample(work.folder, seed, pipeline) for seed in seeds]
+        sheet = _draw_sheet(samples[:SHOWN], pipeline.values)
         save_png(work.folder / SHEET, enlarge(sheet, zoom))
         if work.filmed:
             save_film(work.folder / FILM, frames.frames(), zoom=zoom)
         pictures = is_picture(pipeline.values, pipeline.model.shape.channels)
         if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not pictures:
-            files.stack(seeds)
-        before = work.before
+            _write_stack(work.folder / STACK, samples)
         record |= {"nfe": nfe, "seeds": sorted({*before["seeds"], *seeds})}
         record |= {"seconds": round(before["seconds"] + seconds, 2), "film": work.filmed or before["film"]}
         write_sealed(work.folder / RECORD, record)
         return processes.broadcast(Written(work.folder, sheet, len(work.missing), seconds, nfe))
 
 
-@dataclass(frozen=True)
-class SampleFiles:
-    """The files of the samples of a model in a folder: one for each seed."""
+def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
+    """Return the path of the sample of a seed in a folder of samples."""
+    return folder / name_file(f"{seed:05d}", pipeline.model.shape.channels, pipeline.values)
 
-    folder: Path
-    pipeline: Pipeline
 
-    def name(self, seed: int) -> Path:
-        """Return the path of the sample of a seed."""
-        suffix = sample_suffix(self.pipeline.values, self.pipeline.model.shape.channels)
-        return self.folder / f"{seed:05d}{suffix}"
+def _draw_sheet(paths: Sequence[Path], values: Values) -> np.ndarray:
+    samples = np.stack([show_image(read_saved_image(path), values) for path in paths])
+    return make_sheet(torch.from_numpy(samples).permute(0, 3, 1, 2))
 
-    def write(self, seeds: Sequence[int], images: Tensor) -> None:
-        """Write the samples (B, C, H, W) of the seeds, with values in [0, 1]."""
-        for seed, pixels in zip(seeds, to_pixels(images, self.pipeline.values), strict=True):
-            write_image(self.name(seed), pixels)
 
-    def draw_sheet(self, seeds: Sequence[int]) -> np.ndarray:
-        """Return one image (H', W', 3) uint8 that shows the samples of the seeds."""
-        samples = [show_image(read_saved_image(self.name(seed)), self.pipeline.values) for seed in seeds]
-        return make_sheet(torch.from_numpy(np.stack(samples)).permute(0, 3, 1, 2))
-
-    def stack(self, seeds: Sequence[int]) -> None:
-        """Write `STACK`: the samples of the seeds, (N, H, W, C), or (N, H, W) if they have one channel."""
-        shape = self.pipeline.model.shape
-        deep = (shape.channels,) if shape.channels > 1 else ()
-        whole = {"shape": (len(seeds), shape.height, shape.width, *deep), "fortran_order": False}
-        kind = np.dtype(self.pipeline.values.type).str
-        # One sample after the other, so that the memory does not grow.
-        with atomic_file(self.folder / STACK) as file:
-            np.lib.format.write_array_header_1_0(file, whole | {"descr": kind})
-            for seed in seeds:
-                file.write(read_saved_image(self.name(seed)).tobytes())
+def _write_stack(path: Path, samples: Sequence[Path]) -> None:
+    """Write samples as one array (N, H, W, C), or (N, H, W) if they have one channel."""
+    first = read_saved_image(samples[0])
+    shape = (len(samples), *(first.shape if first.shape[2] > 1 else first.shape[:2]))
+    # One sample after the other, so that the memory does not grow.
+    with atomic_file(path) as file:
+        header = {"descr": first.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for sample in samples:
+            file.write(read_saved_image(sample).tobytes())
 
 
 @dataclass(frozen=True)
@@ -218,7 +198,7 @@ class _Work:
 def _plan(
     pipeline: LoadedRun, folder: Path, seeds: Sequence[int], film: bool, record: dict[str, Any]
 ) -> _Work:
-    earlier, files = _read_earlier(folder, record), SampleFiles(folder, pipeline)
+    earlier = _read_earlier(folder, record)
     fresh = {"nfe": record["nfe"], "seeds": [], "seconds": 0.0, "film": None}
     if earlier is None:
         # The record marks the folder as a folder of samples, so that the same call can finish it later.
@@ -230,7 +210,7 @@ def _plan(
         filmed = []
     # Files are written atomically, so those that exist are whole.
     again = frozenset(filmed)
-    missing = [seed for seed in seeds if seed in again or not files.name(seed).exists()]
+    missing = [seed for seed in seeds if seed in again or not find_sample(folder, seed, pipeline).exists()]
     return _Work(folder, before, filmed, missing)
 
 
@@ -248,7 +228,8 @@ def _make_missing(
         check_samples(images, part, pipeline)
         done, seconds = done + len(part), seconds + time.monotonic() - start
         if processes.leads:
-            SampleFiles(work.folder, pipeline).write(part, images)
+            paths = [find_sample(work.folder, seed, pipeline) for seed in part]
+            write_images(paths, images, pipeline.values)
     return nfe, seconds
 
 

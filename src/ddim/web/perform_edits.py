@@ -24,7 +24,7 @@ from ddim.sampling.edits import (
 )
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.recipe_checks import check_diffusion_model
-from ddim.sampling.samples import SampleFiles
+from ddim.sampling.samples import find_sample
 from ddim.web import tasks
 from ddim.web.perform_samples import PIPELINES, archive, sample_run
 from ddim.web.preview import EditPreview
@@ -99,8 +99,7 @@ def _write_inputs(task: tasks.EditTask, folder: Path, pipeline: LoadedRun, monit
         shutil.copyfile(task.mask, folder / MASK)
     if task.seeds and task.kind != "interpolate":
         sample_run(sampling_of(task, folder / SAMPLED), monitor)
-        samples = SampleFiles(folder / SAMPLED, pipeline)
-        files += [samples.name(seed) for seed in task.seeds]
+        files += [find_sample(folder / SAMPLED, seed, pipeline) for seed in task.seeds]
     return files
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.sampling.condition import choose_condition
 from ddim.sampling.pipeline import LoadedRun, load
-from ddim.sampling.samples import FILM, RECORD, SHEET, SampleFiles, write_samples
+from ddim.sampling.samples import FILM, RECORD, SHEET, find_sample, write_samples
 from ddim.sampling.sampling_setup import choose_sampling
 from ddim.web import tasks
 from ddim.web.preview import SamplePreview
@@ -82,8 +82,7 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
         progress=lambda *_: monitor.check(),
     )
     stored = archive(written.folder)
-    files = SampleFiles(written.folder, pipeline)
-    views = write_views([files.name(seed) for seed in task.seeds], pipeline)
+    views = write_views([find_sample(written.folder, seed, pipeline) for seed in task.seeds], pipeline)
     return {
         "images": [{"seed": seed, **view} for seed, view in zip(task.seeds, views, strict=True)],
         "sheet": SHEET,
