@@ -69,10 +69,10 @@ if TYPE_CHECKING:
     from ddim.experiments.plan import plan_training as plan
     from ddim.plots.pictures import sheet
     from ddim.recipe.recipe import Recipe
-    from ddim.sampling.edit_images import inpaint_image as inpaint
-    from ddim.sampling.edit_images import interpolate
-    from ddim.sampling.edit_images import invert_images as invert
-    from ddim.sampling.edit_images import vary_image as vary
+    from ddim.sampling.edits import inpaint_image as inpaint
+    from ddim.sampling.edits import interpolate
+    from ddim.sampling.edits import invert_images as invert
+    from ddim.sampling.edits import vary_image as vary
     from ddim.sampling.generate import sample
     from ddim.sampling.pipeline import Pipeline, load
     from ddim.sampling.reconstruction import list_averages, reconstruct_average
@@ -103,7 +103,7 @@ _HOMES = {
     "evaluation.guidance_search": "search_guidance",
     "evaluation.average_choice": "pick_average",
     "sampling.reconstruction": "reconstruct_average list_averages",
-    "sampling.edit_images": "invert=invert_images interpolate inpaint=inpaint_image vary=vary_image",
+    "sampling.edits": "invert=invert_images interpolate inpaint=inpaint_image vary=vary_image",
     "evaluation.run_figures": "plot_forward plot_reverse plot_samplers plot_losses",
     "evaluation.schedule_figures": "plot_schedules plot_embedding plot_embedding_products",
     "errors": "UserError",

@@ -222,7 +222,7 @@ def test_commands_start_without_importing_the_compiler():
     """It takes two seconds, which torchvision's networks would take too."""
     code = (
         "import sys\nimport ddim.cli.console, ddim.evaluation.evaluate\n"
-        "from ddim.sampling.provenance import list_versions\n"
+        "from ddim.sampling.record import list_versions\n"
         "list_versions()\nsys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

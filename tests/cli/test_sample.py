@@ -20,7 +20,7 @@ from ddim.files import LOCK, lock_folder
 from ddim.plots.pictures import enlarge, make_sheet, save_png, to_uint8
 from ddim.runs import checkpoint
 from ddim.runs.folder import record_in_run
-from ddim.sampling import sample_folder
+from ddim.sampling import samples
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import choose_sampling
 
@@ -100,7 +100,7 @@ def test_a_film_ends_with_the_sheet(run, tmp_path):
 
 def test_a_film_shows_as_many_large_samples_as_fit(run, tmp_path, monkeypatch):
     monkeypatch.setattr("ddim.plots.pictures.LARGEST_FILM", 70)
-    monkeypatch.setattr(sample_folder, "LARGEST_FILM", 70)
+    monkeypatch.setattr(samples, "LARGEST_FILM", 70)
     words = ("-n", 5, "--steps", 2, "--film", "--zoom", 2)
     files = sample_files(run, tmp_path, *words)
     with Image.open(tmp_path / "film.webp") as film:
@@ -129,7 +129,7 @@ def test_files_are_those_of_all_samples_at_once(run, tmp_path):
 
 
 def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monkeypatch):
-    size, sound = load(run).runtime.micro_batch, sample_folder.generate
+    size, sound = load(run).runtime.micro_batch, samples.generate
     out, seen = tmp_path / "a", []
 
     def noting(trained, seeds, *args, **options):
@@ -140,8 +140,8 @@ def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monk
         seen.append((weakref.ref(images), len(seeds), there, alive))
         return images, nfe
 
-    monkeypatch.setattr(sample_folder, "generate", noting)
-    monkeypatch.setattr(sample_folder, "SHOWN", 9)
+    monkeypatch.setattr(samples, "generate", noting)
+    monkeypatch.setattr(samples, "SHOWN", 9)
     files = sample_files(run, out, "-n", 4 * size + 1, "--steps", 2, "--film")
     assert [count for _, count, *_ in seen] == [size] * 4 + [1]
     assert [there for *_, there, _ in seen] == [size * k for k in range(5)]
@@ -153,7 +153,7 @@ def test_samples_are_written_and_freed_before_the_next_batch(run, tmp_path, monk
 
 
 def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkeypatch, command, refused):
-    size, sound = load(run).runtime.micro_batch, sample_folder.generate
+    size, sound = load(run).runtime.micro_batch, samples.generate
     words = ["-n", size + 2, "--steps", 2]
 
     made = []
@@ -164,13 +164,13 @@ def test_a_stopped_command_is_finished_by_the_same_command(run, tmp_path, monkey
             raise KeyboardInterrupt
         return sound(trained, seeds, *args, **options)
 
-    monkeypatch.setattr(sample_folder, "generate", stopping)
+    monkeypatch.setattr(samples, "generate", stopping)
     command("sample", run, "--out", tmp_path / "a", *words, code=130)
     assert len(list((tmp_path / "a").glob("0*.png"))) == size
     record = json.loads((tmp_path / "a" / "record.json").read_text())
     assert (record["seeds"], record["nfe"]) == ([], 2)
     said = refused("sample", run, "--steps", 3, "--out", tmp_path / "a")
-    assert said.endswith("holds samples with 2 sampling steps, not 3; give a new folder")
+    assert said.endswith("holds samples with another times; give a new folder")
     finished = sample_files(run, tmp_path / "a", *words)
     assert made == [*range(size + 2), size, size + 1]
     whole = sample_files(run, tmp_path / "b", *words)
@@ -189,40 +189,40 @@ def test_the_record_has_the_evaluations_of_a_sampler_whose_number_depends_on_the
             yield from super().walk(denoise, x, times, noise)
 
     setup = choose_sampling(load(run), 3, None, sampler=Corrected())
-    written = sample_folder.write_samples(setup, [0, 1], sample_folder.Output(tmp_path / "a"))
+    written = samples.write_samples(setup, [0, 1], tmp_path / "a")
     record = json.loads((tmp_path / "a" / "record.json").read_text())
     assert (written.nfe, record["nfe"], setup.count_evaluations()) == (5, 5, 4)
-    again = sample_folder.write_samples(setup, [0, 1], sample_folder.Output(tmp_path / "a"))
+    again = samples.write_samples(setup, [0, 1], tmp_path / "a")
     assert (again.nfe, again.made) == (5, 0)
 
 
 def test_samples_that_are_not_numbers_are_refused_and_not_written(run, tmp_path, monkeypatch, command):
-    sound = sample_folder.generate
+    sound = samples.generate
 
     def broken(*args, **options):
         images, nfe = sound(*args, **options)
         return torch.where(torch.arange(len(images))[:, None, None, None] == 1, torch.nan, images), nfe
 
-    monkeypatch.setattr(sample_folder, "generate", broken)
+    monkeypatch.setattr(samples, "generate", broken)
     words = ["-n", 3, "--steps", 1, "--out", tmp_path / "a"]
     assert "got NaN in 1 of 3, first of seed 1" in command("sample", run, *words, code=2).err
     assert not list((tmp_path / "a").glob("*.png"))
 
 
-def test_only_missing_and_damaged_samples_are_made(run, tmp_path, monkeypatch, command):
+def test_only_missing_samples_are_made(run, tmp_path, monkeypatch, command):
     words = ["-n", 6, "--steps", 2, "--film"]
-    whole, sound, made = sample_files(run, tmp_path / "a", *words), sample_folder.generate, []
+    whole, sound, made = sample_files(run, tmp_path / "a", *words), samples.generate, []
 
     def noting(trained, seeds, *args, **options):
         made.extend(seeds)
         return sound(trained, seeds, *args, **options)
 
-    monkeypatch.setattr(sample_folder, "generate", noting)
+    monkeypatch.setattr(samples, "generate", noting)
     said = command("sample", run, "--out", tmp_path / "a", *words).out
     assert said.startswith("6 images, of which 6 were there before, 2 network evaluations each: ")
     assert made == []
     (tmp_path / "a" / "00004.png").unlink()
-    (tmp_path / "a" / "00001.png").write_bytes(whole["00001.png"][:-40])
+    (tmp_path / "a" / "00001.png").unlink()
     # Samples are those of a checkpoint, wherever its run lies.
     moved = shutil.copytree(run, tmp_path / "moved")
     command("sample", moved, "--out", tmp_path / "a", *words)
@@ -276,7 +276,6 @@ def test_samples_go_into_a_new_folder_each_time(run, tmp_path, monkeypatch, comm
 def test_a_folder_with_other_files_is_refused(run, tmp_path, refused):
     (tmp_path / "mine.png").write_bytes(b"")
     assert "holds files that are not samples" in refused("sample", run, "--out", tmp_path)
-    assert "must be a folder" in refused("sample", run, "--out", tmp_path / "mine.png")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
 
 
@@ -299,16 +298,15 @@ def test_a_folder_holds_samples_of_one_run_and_one_way_of_sampling(run, tmp_path
     assert all(both[f"{k:05d}.png"] == first[f"{k:05d}.png"] for k in range(3))
     assert json.loads(both["record.json"])["seeds"] == [0, 1, 2, 7]
     for other, why in (
-        (["--sampler.eta", 1], "sampler.eta 0.0, not 1.0"),
-        (["--weights", "raw"], "weights ema, not raw"),
-        (["--grid", "quadratic"], "other sampling times"),
-        (["--steps", 3], "2 sampling steps, not 3"),
+        (["--sampler.eta", 1], "sampler"),
+        (["--weights", "raw"], "weights"),
+        (["--grid", "quadratic"], "times"),
+        (["--steps", 3], "times"),
     ):
         said = refused("sample", run, *words, *other)
-        assert said == f"folder {tmp_path / 'a'} holds samples with {why}; give a new folder"
+        assert said == f"folder {tmp_path / 'a'} holds samples with another {why}; give a new folder"
     assert read_files(tmp_path / "a") == both
     (tmp_path / "mine.txt").write_text("mine")
-    assert "must be a folder" in refused("sample", run, "--out", tmp_path / "mine.txt")
     assert "cannot be created" in refused("sample", run, "--out", tmp_path / "mine.txt" / "b")
 
 

@@ -152,13 +152,13 @@ def test_impossible_choices_are_refused(run, tmp_path, monkeypatch):
 
 def test_samples_of_the_picked_average_are_named_in_their_record(run):
     choice = pick_average(run, widths=[0.05])
-    record = ddim.sampling.provenance.sampling_record(SamplingSetup(load(run, "picked"), 2), [0])
+    record = ddim.sampling.record.sampling_record(SamplingSetup(load(run, "picked"), 2), [0])
     assert record["weights"] == "picked"
-    found = ddim.sampling.provenance.sample_conditions(record)
+    found = ddim.sampling.record.sample_conditions(record)
     assert found["average"] == {"sha256": checkpoint.hash_checkpoint(choice.average.folder)}
     pick_average(run, widths=[0.06])
-    again = ddim.sampling.provenance.sampling_record(SamplingSetup(load(run, "picked"), 2), [0])
-    assert ddim.sampling.provenance.sample_conditions(again)["average"] != found["average"]
+    again = ddim.sampling.record.sampling_record(SamplingSetup(load(run, "picked"), 2), [0])
+    assert ddim.sampling.record.sample_conditions(again)["average"] != found["average"]
 
 
 def test_a_compiled_run_is_refused_because_its_program_holds_the_weights(run):

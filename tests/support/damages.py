@@ -32,7 +32,6 @@ from ddim.files import read_sealed, write_sealed
 from ddim.runs import checkpoint
 from ddim.runs.averages import read_stored
 from ddim.runs.folder import record_in_run
-from ddim.runs.log import RunLog, read_metrics
 from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.image_features import keep_part, read_part
 from ddim.sampling.searched import SearchedGrid, find_saved_grid, save_grid
@@ -141,7 +140,7 @@ def write_documents(folder):
 
     return {
         "run.json": (run / "run.json", facts),
-from ddim.sampling.guidance import Guidance, save_guidance
+        "searched.json": (run / "searched.json", lambda: find_saved_grid(run, DDIM(), 3, "ema")),
         "record.json": (record, lambda: read_evaluation(record).record),
         "sweep.json": (folder / "sweep" / "sweep.json", lambda: read_sweep(folder / "sweep")),
         "1.json": (outcome, lambda: read_outcome(outcome)),

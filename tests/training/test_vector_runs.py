@@ -19,7 +19,7 @@ from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import VectorLabel, draw_rows_of_training, drop_labels, find_vectors
 from ddim.sampling.pipeline import load
-from ddim.sampling.sample_folder import Output, write_samples
+from ddim.sampling.samples import write_samples
 from ddim.sampling.sampling_setup import SamplingSetup
 
 RNG = np.random.default_rng(5)
@@ -160,12 +160,12 @@ def test_folders_of_samples_record_their_vectors(run, given, tmp_path):
     label = find_vectors(str(given / "grays.csv"), range(24), pipeline.vectors)
     assert np.allclose(label.rows, VECTORS)
     few = VectorLabel(label.rows[:3], (0, 1, 2))
-    written = write_samples(SamplingSetup(pipeline, 2, few), range(3), output=Output(tmp_path / "out"))
+    written = write_samples(SamplingSetup(pipeline, 2, few), range(3), tmp_path / "out")
     assert json.loads((written.folder / "record.json").read_text())["label"]["1"] == list(few.rows[1])
-    assert write_samples(SamplingSetup(pipeline, 2, few), range(3), output=Output(tmp_path / "out")).made == 0
+    assert write_samples(SamplingSetup(pipeline, 2, few), range(3), tmp_path / "out").made == 0
     other = VectorLabel((few.rows[0],))
-    with pytest.raises(UserError, match="holds samples with label"):
-        write_samples(SamplingSetup(pipeline, 2, other), range(3), output=Output(tmp_path / "out"))
+    with pytest.raises(UserError, match="holds samples with another label"):
+        write_samples(SamplingSetup(pipeline, 2, other), range(3), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ddim.cli import WEIGHTS, ZOOM, check_fields
-from ddim.cli.guidance import add_guidance_options
+from ddim.cli.guidance import add_guidance_options, take_guidance
 from ddim.cli.machine import add_machine_options, load_run
 from ddim.cli.output import say
 from ddim.errors import UserError, check_count, quote
 
 if TYPE_CHECKING:
-    from ddim.sampling.edit_folder import WrittenEdit
-    from ddim.sampling.file_edits import FileEdit
+    from ddim.sampling.edits import Edit
 
 
 def add_options(parser: argparse.ArgumentParser, *, guided: bool = True, classless: bool = False) -> None:
@@ -42,26 +42,31 @@ def add_seed_options(parser: argparse.ArgumentParser, n: int) -> None:
     )
 
 
-def write(args: argparse.Namespace, edit: FileEdit, **options: Any) -> WrittenEdit:  # noqa: ANN401
-    """Load the run that the arguments name, edit with it, and write the results into a folder.
+def edit_and_save(
+    args: argparse.Namespace, act: Callable[..., Edit], *, real: bool = True, guided: bool = True
+) -> tuple[Edit, Path]:
+    """Load the run that the arguments name, edit with it, and save the result; return both.
 
     Args:
         args: the parsed arguments.
-        edit: the edit.
-        options: the options of guidance.
+        act: makes the edit; called with the run, and with options by name.
+        real: whether real images are edited, and not samples.
+        guided: whether the command has the options of guidance.
 
     Raises:
         UserError: if an argument cannot be used.
     """
     from ddim.cli.console import ProgressDisplay
-    from ddim.sampling.edit_folder import EditOutput, write_edit
-    from ddim.sampling.edit_work import override_edit_grid
+    from ddim.sampling.edit_setup import choose_edit_grid
 
-    output = EditOutput(args.out, args.zoom, say)
     run = load_run(args)
-    grid = override_edit_grid(run.recipe, args.fields, real=edit.real)
+    options = take_guidance(args) if guided else {}
+    grid = choose_edit_grid(run.recipe, args.fields, real=real)
     with ProgressDisplay() as progress:
-        return write_edit(run, edit, args.steps, output=output, grid=grid, progress=progress, **options)
+        edit = act(run, steps=args.steps, grid=grid, progress=progress, **options)
+    for note in edit.notes:
+        say(note)
+    return edit, edit.save(args.out, args.zoom)
 
 
 def check_options(args: argparse.Namespace, command: str) -> None:
@@ -70,7 +75,10 @@ def check_options(args: argparse.Namespace, command: str) -> None:
     Raises:
         UserError: if an argument cannot be used.
     """
+    from ddim.plots.pictures import check_zoom
+
     check_count("--steps", args.steps)
+    check_zoom(args.zoom)
     check_fields(args, command, "grid")
     if args.out and args.out.is_dir() and any(args.out.iterdir()):
         raise UserError(f"--out {args.out} holds files already; name a new folder")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.cli.guidance import LABEL_FREE, take_guidance
+from ddim.cli.guidance import LABEL_FREE
 from ddim.cli.output import print_result, read_result
 from ddim.errors import check_count, format_count
 
 TAKES_FIELDS = True
 
 _EPILOG = """
-The pixels that are white in MASK, an image of the same size as IMAGE, are generated anew; the other
-pixels do not change. MASK may also be IMAGE with an erased part, which is transparent, or a layer of white
-strokes. Each step is done --resample times, with noise added again in between, so that both
-parts agree (RePaint, Lugmayr et al. 2022). DIR gets the images, strip.png and record.json.
+The pixels that are white in MASK, an image with the proportions of IMAGE or of the run's images, are
+generated anew; the other pixels do not change. MASK may also be IMAGE with an erased part, which is
+transparent, or a layer of white strokes. Each step is done --resample times, with noise added again in
+between, so that both parts agree (RePaint, Lugmayr et al. 2022). DIR gets the images, strip.png and
+record.json.
 {guidance}
 
 example:
@@ -49,12 +51,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Inpaint the image and print the path of the results."""
-    from ddim.sampling.file_edits import Inpainting
+    from ddim.sampling.edits import inpaint_image
 
     check_count("-n", args.n)
     check_count("--resample", args.resample)
     editing.check_options(args, "inpaint")
-    edit = Inpainting(args.image, args.mask, range(args.seed, args.seed + args.n), args.resample)
-    out = editing.write(args, edit, **take_guidance(args)).folder
+    seeds = range(args.seed, args.seed + args.n)
+    act = partial(inpaint_image, image=args.image, mask=args.mask, seeds=seeds, resample=args.resample)
+    _, out = editing.edit_and_save(args, act)
     print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png", out)
     return 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.cli.guidance import LABEL_FREE, take_guidance
+from ddim.cli.guidance import LABEL_FREE
 from ddim.cli.output import print_result, read_result
 from ddim.errors import UserError, check_count
 
@@ -39,12 +40,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Interpolate and print the path of the frames."""
-    from ddim.sampling.file_edits import Interpolation
+    from ddim.sampling.edits import interpolate
 
     check_count("--frames", args.frames, 2)
-    edit = Interpolation(args.images, () if args.seeds is None else _seeds(args.seeds), args.frames)
     editing.check_options(args, "interpolate")
-    out = editing.write(args, edit, **take_guidance(args)).folder
+    seeds = None if args.seeds is None else _seeds(args.seeds)
+    act = partial(interpolate, images=args.images or None, frames=args.frames, seeds=seeds)
+    _, out = editing.edit_and_save(args, act, real=seeds is None)
     print_result(args, read_result(out), f"{args.frames} frames: {out}/strip.png", out)
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import math
+from functools import partial
 from pathlib import Path
 
 from ddim.cli import RUN, editing
@@ -43,15 +43,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Invert and restore the images, and print the errors."""
-    from ddim.sampling.edit_images import Inversion
-    from ddim.sampling.file_edits import Latents
+    from ddim.sampling.edits import invert_images
 
     editing.check_options(args, "invert")
-    written = editing.write(args, Latents(args.images, args.exact))
-    lines, out = [], written.folder
-    errors = written.edit.errors.tolist() if isinstance(written.edit, Inversion) else []
-    for path, error in zip(args.images, errors, strict=True):
-        shown = f"{error:.3g}" if math.isfinite(error) else "not a finite number"
+    act = partial(invert_images, images=args.images, exact=args.exact)
+    edit, out = editing.edit_and_save(args, act, guided=False)
+    lines = []
+    for path, error in zip(args.images, edit.facts["squared_errors"], strict=True):
+        shown = "not a finite number" if error is None else f"{error:.3g}"
         lines.append(f"{path}: mean squared error of the round trip {shown}")
     steps = f"{format_count(args.steps, 'step')} in each direction"
     lines.append(f"{format_count(len(args.images), 'image')}, {steps}: {out}/strip.png")

@@ -104,16 +104,15 @@ def run(args: argparse.Namespace) -> int:
     from ddim.plots.preview import arrange_preview, can_preview, render_preview
     from ddim.sampling.guidance import collect_guidance
     from ddim.sampling.guidance_name import name_recorded_guidance
-    from ddim.sampling.sample_folder import Output, write_samples
+    from ddim.sampling.samples import write_samples
     from ddim.sampling.sampling_setup import choose_sampling
 
     pipeline = load_run(args, compiling=args.compile)
     label = pipeline.find_label(args.label, vector, seeds)
     guidance = collect_guidance(**take_guidance(args))
     setup = choose_sampling(pipeline, args.steps, label, args.fields, guidance=guidance)
-    output = Output(args.out, args.film, args.zoom)
     with ProgressDisplay() as progress:
-        written = write_samples(setup, seeds, output, progress)
+        written = write_samples(setup, seeds, args.out, film=args.film, zoom=args.zoom, progress=progress)
     if not current_processes().leads:
         return 0
     if can_preview(sys.stderr):

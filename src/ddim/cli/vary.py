@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from ddim.cli import RUN, editing
-from ddim.cli.guidance import LABEL_FREE, take_guidance
+from ddim.cli.guidance import LABEL_FREE
 from ddim.cli.output import print_result, read_result
-from ddim.errors import UserError, check_count, format_count
+from ddim.errors import check_count, format_count
 
 TAKES_FIELDS = True
 
@@ -41,13 +42,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Vary the image and print the path of the results."""
-    from ddim.sampling.file_edits import Variations
+    from ddim.sampling.edits import vary_image
 
     check_count("-n", args.n)
-    if not 0 < args.strength <= 1:
-        raise UserError(f"--strength must lie in (0, 1], got {args.strength}")
     editing.check_options(args, "vary")
-    edit = Variations(args.image, args.strength, range(args.seed, args.seed + args.n))
-    out = editing.write(args, edit, **take_guidance(args)).folder
+    seeds = range(args.seed, args.seed + args.n)
+    act = partial(vary_image, image=args.image, strength=args.strength, seeds=seeds)
+    _, out = editing.edit_and_save(args, act)
     print_result(args, read_result(out), f"{format_count(args.n, 'image')}: {out}/strip.png", out)
     return 0

@@ -22,7 +22,7 @@ from ddim.plots.pictures import render_png, save_png
 from ddim.plots.table import Tabular
 from ddim.runs.log import show_in_tensorboard
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.provenance import make_record
+from ddim.sampling.record import make_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

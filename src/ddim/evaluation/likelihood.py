@@ -30,7 +30,7 @@ from ddim.recipe.checks import check_diffusion_model, check_unconditional
 from ddim.sampling.image_features import ImageSet
 from ddim.sampling.labels import NULL, label_any_images
 from ddim.sampling.pipeline import LoadedRun, Pipeline, evaluating
-from ddim.sampling.provenance import make_record
+from ddim.sampling.record import make_record
 from ddim.training.batches import earliest_time
 
 Method = Literal["vlb", "ode"]

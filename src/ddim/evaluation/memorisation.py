@@ -42,7 +42,7 @@ from ddim.sampling.image_features import take_pictures
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.provenance import make_record
+from ddim.sampling.record import make_record
 from ddim.sampling.sampling_setup import choose_sampling
 
 if TYPE_CHECKING:

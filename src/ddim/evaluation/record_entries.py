@@ -112,7 +112,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class SamplingRecord:
-    """How images were sampled; see `ddim.sampling.provenance.sampling_record`.
+    """How images were sampled; see `ddim.sampling.record.sampling_record`.
 
     `record` has all entries, as JSON. Recipe, sampler, grid and guide are JSON too.
     """

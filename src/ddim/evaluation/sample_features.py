@@ -33,7 +33,7 @@ from ddim.metrics.features import Extractor
 from ddim.metrics.kid import kid_difference
 from ddim.sampling.generate import SamplesNotFinite, sample_uint8, split_into_parts
 from ddim.sampling.image_features import BATCH, keep_part, name_part, read_part, unwritable_cache
-from ddim.sampling.provenance import sample_conditions, sampling_record
+from ddim.sampling.record import sample_conditions, sampling_record
 from ddim.sampling.sampling_setup import SamplingSetup
 
 LARGEST_KEPT = 2**26

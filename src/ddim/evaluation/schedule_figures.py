@@ -17,7 +17,7 @@ from ddim.errors import UserError, suggest
 from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
 from ddim.recipe.codec import load_value
-from ddim.sampling.provenance import describe_kind
+from ddim.sampling.record import describe_kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,7 +26,7 @@ from ddim.metrics.features import Extractor, open_extractor
 from ddim.runs.folder import list_numbered_folders
 from ddim.runs.names import find_named_checkpoint
 from ddim.sampling.pipeline import load
-from ddim.sampling.provenance import sample_conditions
+from ddim.sampling.record import sample_conditions
 
 _FORMS = {
     "choices": 'a dictionary, such as {"steps": [10, 20]}',

@@ -7,7 +7,7 @@ from ddim.exchange.sampling_json import SAMPLING
 from ddim.sampling.guidance import find_searched_guidance
 from ddim.sampling.labels import choose_label, default_label
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.provenance import describe_kind
+from ddim.sampling.record import describe_kind
 
 
 def describe_differences(run: LoadedRun, to: str, steps: int | None) -> tuple[str, ...]:

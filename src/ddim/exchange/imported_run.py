@@ -18,7 +18,7 @@ from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS, make_run_folder
 from ddim.runs.state import RunState
-from ddim.sampling.provenance import list_versions
+from ddim.sampling.record import list_versions
 
 
 def save_imported(  # noqa: PLR0913 (private to the importers)

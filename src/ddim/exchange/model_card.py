@@ -18,7 +18,7 @@ from ddim.recipe.options import flatten_as_text
 from ddim.runs.folder import sheet_path
 from ddim.runs.names import find_run_folder
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.provenance import list_versions
+from ddim.sampling.record import list_versions
 
 CARD, SAMPLES = "README.md", "samples.png"
 """File names of the model card and of the sheet of samples beside it."""

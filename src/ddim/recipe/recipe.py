@@ -10,11 +10,10 @@ from ddim.data.augment import Augment
 from ddim.data.clusters import Clusters
 from ddim.data.images import check_size
 from ddim.data.values import Reading, Values
-from ddim.diffusion.conditioning import LogSNR
 from ddim.diffusion.denoiser import Model, Shape, choose_part, complete
 from ddim.diffusion.grids import GRIDS, Grid, UniformLogSNR
 from ddim.diffusion.loss import Consistency, Loss, Objective
-from ddim.diffusion.parameterisation import Conditioning, Parameterisation, PredictsVelocity
+from ddim.diffusion.parameterisation import Conditioning, LogSNR, Parameterisation, PredictsVelocity
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import SAMPLERS, DPMSolver, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule

@@ -28,7 +28,7 @@ from ddim.runs.averages import remove_later_snapshots, save_snapshot
 from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, make_run_folder, sheet_path
 from ddim.runs.log import RunLog
 from ddim.runs.names import GUIDE
-from ddim.sampling.provenance import list_versions
+from ddim.sampling.record import list_versions
 from ddim.training.callbacks import Callback, describe_choices
 from ddim.training.finite import IN_A_ROW
 from ddim.training.trainer import Trainer

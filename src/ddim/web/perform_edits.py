@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ddim.errors import UserError
 from ddim.files import shorten_paths
 from ddim.recipe.checks import check_diffusion_model
-from ddim.sampling.edit_folder import FILM, RECORD, STRIP, EditOutput, WrittenEdit, write_edit
-from ddim.sampling.edit_work import override_edit_grid
-from ddim.sampling.file_edits import FileEdit, Inpainting, Interpolation, Latents, Variations
+from ddim.sampling.edit_setup import choose_edit_grid
+from ddim.sampling.edits import (
+    FILM,
+    RECORD,
+    STRIP,
+    Edit,
+    inpaint_image,
+    interpolate,
+    invert_images,
+    vary_image,
+)
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.sample_files import SampleFiles
+from ddim.sampling.samples import find_sample
 from ddim.web import tasks
 from ddim.web.perform_samples import PIPELINES, archive, sample_run
 from ddim.web.preview import EditPreview
@@ -48,33 +57,31 @@ def _edit(task: tasks.EditTask, folder: Path, monitor: Monitor) -> dict[str, Any
     # The edit checks this too, but seeds would be sampled before.
     check_diffusion_model(pipeline.recipe, "an edit needs")
     files = _write_inputs(task, folder, pipeline, monitor)
-    edit, notes = _choose_edit(task, files, folder / MASK), []
-    grid = override_edit_grid(pipeline.recipe, task.fields, real=edit.real)
+    real = task.kind != "interpolate" or not task.seeds or bool(files)
+    grid = choose_edit_grid(pipeline.recipe, task.fields, real=real)
     preview = EditPreview(pipeline, monitor)
-    options = guidance_options(task)
-    written = write_edit(
+    edit = _choose_edit(task, files, folder / MASK)(
         pipeline,
-        edit,
-        task.steps,
-        output=EditOutput(folder, on_note=notes.append),
+        steps=task.steps,
         grid=grid,
         progress=preview.progress,
         watch=preview.watch if task.previews else None,
-        **options,
+        **guidance_options(task),
     )
+    edit.save(folder)
     names = [file.relative_to(folder).as_posix() for file in files]
     stored = archive(folder)
     return {
-        "images": _list_images(task, written, pipeline),
+        "images": _list_images(task, edit, folder, pipeline),
         "sheet": STRIP,
         "film": FILM if task.kind == "interpolate" else None,
         "record": RECORD,
         "archive": stored,
-        "nfe": written.edit.calls,
+        "nfe": edit.calls,
         "seconds": round(time.monotonic() - start, 3),
         "command": edit_command(task, names),
         "python": edit_call(task, names, grid),
-        "notes": [*describe_views(pipeline), *(shorten_paths(note, folder) for note in notes)],
+        "notes": [*describe_views(pipeline), *(shorten_paths(note, folder) for note in edit.notes)],
     }
 
 
@@ -92,30 +99,30 @@ def _write_inputs(task: tasks.EditTask, folder: Path, pipeline: LoadedRun, monit
         shutil.copyfile(task.mask, folder / MASK)
     if task.seeds and task.kind != "interpolate":
         sample_run(sampling_of(task, folder / SAMPLED), monitor)
-        samples = SampleFiles(folder / SAMPLED, pipeline.model.shape, pipeline.values)
-        files += [samples.name(seed) for seed in task.seeds]
+        files += [find_sample(folder / SAMPLED, seed, pipeline) for seed in task.seeds]
     return files
 
 
-def _choose_edit(task: tasks.EditTask, files: Sequence[Path], mask: Path) -> FileEdit:
-    """Return the edit of a task; an interpolation between seeds needs no files."""
+def _choose_edit(task: tasks.EditTask, files: Sequence[Path], mask: Path) -> Callable[..., Edit]:
+    """Return the function that makes the edit of a task; an interpolation between seeds needs no files."""
     if task.kind == "interpolate":
-        return Interpolation(files, () if files else task.seeds, task.n)
+        ends = {"images": list(files)} if files else {"seeds": task.seeds}
+        return partial(interpolate, frames=task.n, **ends)
     if task.kind == "invert":
-        return Latents(files, task.exact)
+        return partial(invert_images, images=list(files), exact=task.exact)
     if task.kind == "inpaint":
-        return Inpainting(files[0], mask, _seeds(task), task.resample)
-    return Variations(files[0], task.strength, _seeds(task))
+        return partial(inpaint_image, image=files[0], mask=mask, seeds=_seeds(task), resample=task.resample)
+    return partial(vary_image, image=files[0], strength=task.strength, seeds=_seeds(task))
 
 
 def _seeds(task: tasks.EditTask) -> range:
     return range(task.seed, task.seed + task.n)
 
 
-def _list_images(task: tasks.EditTask, written: WrittenEdit, pipeline: LoadedRun) -> list[dict[str, Any]]:
+def _list_images(task: tasks.EditTask, edit: Edit, folder: Path, pipeline: LoadedRun) -> list[dict[str, Any]]:
     """Return the images of the result. For an inversion, the inputs come first, resized to the run's size."""
-    rows = ["input", "restored"] if task.kind == "invert" else list(written.files)[-1:]
-    views = write_views([file for row in rows for file in written.files[row]], pipeline)
+    rows = ["input", "restored"] if task.kind == "invert" else list(edit.rows)[-1:]
+    views = write_views([folder / name for row in rows for name in edit.name_files(row)], pipeline)
     if task.kind in ("vary", "inpaint"):
         return [{**view, "seed": seed} for view, seed in zip(views, _seeds(task), strict=True)]
     return [dict(view) for view in views]

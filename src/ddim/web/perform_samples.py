@@ -10,8 +10,7 @@ from typing import Any
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.sampling.guidance import collect_guidance
 from ddim.sampling.pipeline import LoadedRun, load
-from ddim.sampling.sample_files import SampleFiles
-from ddim.sampling.sample_folder import FILM, RECORD, Output, write_samples
+from ddim.sampling.samples import FILM, RECORD, SHEET, find_sample, write_samples
 from ddim.sampling.sampling_setup import choose_sampling
 from ddim.web import tasks
 from ddim.web.preview import SamplePreview
@@ -74,14 +73,20 @@ def sample_run(task: tasks.SampleTask, monitor: Monitor) -> dict[str, Any]:
     usual = not task.fields and not setup.searched and not pipeline.recipe.sampler.stochastic
     batches = -(-len(task.seeds) // pipeline.runtime.micro_batch)
     preview = SamplePreview(pipeline, monitor, task.seeds, batches * (setup.steps + 1))
-    output = Output(task.folder, task.film, watch=preview.watch if task.previews else None)
-    written = write_samples(setup, task.seeds, output, progress=lambda *_: monitor.check())
+    watch = preview.watch if task.previews else None
+    written = write_samples(
+        setup,
+        task.seeds,
+        task.folder,
+        film=task.film,
+        watch=watch,
+        progress=lambda *_: monitor.check(),
+    )
     stored = archive(written.folder)
-    files = SampleFiles(written.folder, pipeline.model.shape, pipeline.values)
-    views = write_views([files.name(seed) for seed in task.seeds], pipeline)
+    views = write_views([find_sample(written.folder, seed, pipeline) for seed in task.seeds], pipeline)
     return {
         "images": [{"seed": seed, **view} for seed, view in zip(task.seeds, views, strict=True)],
-        "sheet": "grid.png",
+        "sheet": SHEET,
         "film": FILM if task.film else None,
         "record": RECORD,
         "archive": stored,

@@ -74,7 +74,7 @@ class EditPreview:
     latest: tuple[int, State] | None = None
 
     def watch(self, places: Sequence[int], state: State) -> None:
-        """Keep a state; see `ddim.sampling.edit_work.EditOptions`."""
+        """Keep a state; see `ddim.sampling.edit_setup.EditOptions`."""
         self.latest = (places[0], state)
 
     def progress(self, _what: str, done: float, total: int) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ddim.plots.pictures import save_png
+from ddim.sampling.pictures import is_picture, read_saved_image, show_image
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.sample_files import is_picture, read_saved_image, show_image
 
 
 def describe_views(pipeline: LoadedRun) -> list[str]:
@@ -30,14 +30,12 @@ def write_views(paths: Iterable[Path], pipeline: LoadedRun) -> list[dict[str, st
         paths: the image files of a result, all in one folder.
         pipeline: the run that made them.
     """
-    shape, values = pipeline.model.shape, pipeline.values
-    if is_picture(values, shape.channels):
+    values = pipeline.values
+    if is_picture(values, pipeline.model.shape.channels):
         return [{"name": path.name, "view": path.name} for path in paths]
     found = []
     for path in paths:
-        pixels = read_saved_image(path, (shape.height, shape.width, shape.channels), values)
         view = path.with_name(f"view-{path.stem}.png")
-        if pixels is not None:
-            save_png(view, show_image(pixels, values))
+        save_png(view, show_image(read_saved_image(path), values))
         found.append({"name": path.name, "view": view.name})
     return found

@@ -1,4 +1,4 @@
-"""Records: JSON files with everything on which the images and numbers of a result depend."""
+"""Records: JSON documents with everything on which the images and numbers of a result depend."""
 
 from __future__ import annotations
 
@@ -11,29 +11,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ddim.errors import UserError
-from ddim.machine.distributed import current_processes
+import torch
+
 from ddim.recipe.codec import dump, kind_name
 from ddim.recipe.options import option_text
 from ddim.sampling.labels import VectorLabel
-from ddim.sampling.pipeline import LoadedRun, Pipeline
+from ddim.sampling.pipeline import Pipeline
 from ddim.sampling.sampling_setup import SamplingSetup
 
 SCHEMA = 1
 """The version of the layout of records."""
 
 _CONDITIONS = (
-    "checkpoint",
-    "weights",
-    "average",
-    "sampler",
-    "schedule",
-    "clip",
-    "times",
-    "label",
-    "guidance",
-    "runtime",
-    "versions",
+    *("checkpoint", "weights", "average", "sha256", "sampler", "schedule", "clip", "times"),
+    *("label", "guidance", "guidance_interval", "guide", "runtime", "versions"),
 )
 """Entries of a record on which samples depend, in addition to their seeds."""
 
@@ -45,17 +36,17 @@ def make_record(
 
     Args:
         kind: the type of the result, such as "evaluation", "samples" or "edit".
-        content: the result, as JSON.
+        content: the result, as JSON; its entries replace those of the run, and the versions.
         run: the run from which the result comes, if there is one.
         schema: the version of the layout of such records.
     """
     return {
         "schema": schema,
         "kind": kind,
-        **content,
-        **({} if run is None else run.describe()),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": list_versions(None if run is None else run.runtime.threads),
+        **({} if run is None else run.describe()),
+        **content,
     }
 
 
@@ -78,62 +69,20 @@ def sampling_record(setup: SamplingSetup, seeds: Sequence[int]) -> dict[str, Any
 
 def describe_kind(value: object) -> str:
     """Return the name of a part of a recipe and its fields that are not defaults, such as "ddim eta 0.5"."""
-    own = fields(value) if is_dataclass(value) else ()
-    changed = [(f.name, found) for f in own if (found := getattr(value, f.name)) != f.default]
-    return " ".join([kind_name(value), *(f"{name} {option_text(found)}" for name, found in changed)])
+    known = fields(value) if is_dataclass(value) else ()
+    changed = [f"{f.name} {option_text(now)}" for f in known if (now := getattr(value, f.name)) != f.default]
+    return " ".join([kind_name(value), *changed])
 
 
 def sample_conditions(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a record on which samples depend, other than their seeds and the run's path."""
-    found = {name: record.get(name) for name in _CONDITIONS}
-    checkpoint, guide = found["checkpoint"], record.get("guide")
-    found |= {"checkpoint": checkpoint["sha256"] if isinstance(checkpoint, Mapping) else None}
-    # Most records of samples do not have these entries.
-    if changed := record.get("sha256"):
-        found["sha256"] = changed
-    if interval := record.get("guidance_interval"):
-        found["guidance_interval"] = interval
-    own = ("sha256", "weights", "average")
-    return found | ({"guide": {k: guide[k] for k in own if k in guide}} if guide else {})
-
-
-def check_same_weights(pipeline: Pipeline) -> None:
-    """Check that all processes of the command have loaded the same checkpoint.
-
-    Raises:
-        UserError: if another machine has another checkpoint of the run.
-    """
-    processes = current_processes()
-    found = pipeline.checkpoint if isinstance(pipeline, LoadedRun) else None
-    hashes = processes.gather(found and (found.sha256, found.average))
-    if found and len({*hashes}) > 1:
-        rank = next(rank for rank, other in enumerate(hashes) if other != hashes[0])
-        raise UserError(
-            f"process {rank} has another checkpoint of {found.run} than process 0: copy the run to every "
-            "machine, or keep it on a shared drive"
-        )
-
-
-def check_same_sampling(record: Mapping[str, Any]) -> None:
-    """Check that all processes of the command sample in the same way; call it in all of them.
-
-    Each machine reads its own copy of a run, and of what `ddim search` saved with it.
-
-    Args:
-        record: the record of the samples, see `sampling_record`.
-
-    Raises:
-        UserError: if another machine has another checkpoint, other times or other guidance.
-    """
-    # Machines may have other versions of packages and other numbers of threads.
-    own = {k: v for k, v in sample_conditions(record).items() if k not in ("runtime", "versions")}
-    for rank, other in enumerate(current_processes().gather(own)):
-        differing = [name for name in {**own, **other} if own.get(name) != other.get(name)]
-        if differing:
-            raise UserError(
-                f"process {rank} samples with another {' and another '.join(differing)} than this one: copy "
-                "the run and its guide to every machine, or keep them on a shared drive"
-            )
+    conditions = {name: record.get(name) for name in _CONDITIONS}
+    if checkpoint := conditions["checkpoint"]:
+        conditions["checkpoint"] = checkpoint["sha256"]
+    if guide := conditions["guide"]:
+        # The name, the path and the step say where the guide is, and its SHA-256 what it is.
+        conditions["guide"] = {name: guide.get(name) for name in ("sha256", "weights", "average")}
+    return conditions
 
 
 def describe_times(pipeline: Pipeline, steps: int) -> dict[str, Any]:
@@ -152,8 +101,6 @@ def list_versions(threads: int | None = None) -> dict[str, Any]:
 
     `threads` is the number of threads with which a result was computed, by default torch's current number.
     """
-    import torch
-
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -168,8 +115,6 @@ def list_versions(threads: int | None = None) -> dict[str, Any]:
 
 def _processor() -> str:
     """Return the model of the processor on Linux, and its architecture on other systems."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+    cores = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", cores.read_text(), re.MULTILINE) if cores.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()

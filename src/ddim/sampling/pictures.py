@@ -1,0 +1,199 @@
+"""Images that users give to an edit, and the files of images that samples and edits write.
+
+Images are written without loss: as PNG if they are pictures of 8 bits or gray images of 16 bits, otherwise as
+.npy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ddim.data.arrays import arrange_pixels, encode_picture
+from ddim.data.decode import UnusableError, decode_image, find_crop, hide_warnings, read_header
+from ddim.data.values import EIGHT_BITS, PICTURE_CHANNELS, Values
+from ddim.errors import UserError, check_pixels, describe_given
+from ddim.files import atomic_file, write_atomic
+from ddim.plots.pictures import render_png, to_uint8
+from ddim.sampling.pipeline import Pipeline
+
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
+"""An image file, an image of Pillow, or an array or tensor (C, H, W), (H, W, C) or (H, W).
+
+Floats of arrays and tensors lie in [0, 1], and integers have the values of files. An array or tensor
+(B, C, H, W) or (B, H, W, C) is a list of images.
+"""
+
+
+# Images that users give
+
+
+def open_pictures(pipeline: Pipeline, given: Picture | Sequence[Picture], notes: list[str]) -> Tensor:
+    """Return images as one tensor (B, C, H, W) in [0, 1], cropped at their centres and resized for a model.
+
+    Args:
+        pipeline: the model, which sets the size, the channels and the type of the values.
+        given: one image or several.
+        notes: gets a sentence for each image that was cropped or resized.
+
+    Raises:
+        UserError: if there is no image, or one cannot be used.
+    """
+    shape = pipeline.model.shape
+    images = list_pictures(given)
+    if not images:
+        raise UserError("give at least one image")
+    size = shape.height, shape.width
+    return torch.stack([_open_image(each, size, shape.channels, pipeline.values, notes) for each in images])
+
+
+def open_mask(
+    pipeline: Pipeline, mask: Picture, image: Picture | Sequence[Picture], notes: list[str]
+) -> Tensor:
+    """Return a mask as a tensor (1, 1, H, W) of the model's size, 1 for pixels to inpaint and 0 elsewhere.
+
+    If the mask has no transparency, its light pixels are inpainted. If it has transparency and all its opaque
+    pixels are white, these are taken for strokes of a brush and inpainted. In any other mask with
+    transparency, the transparent pixels are taken for an erased part and inpainted.
+
+    Args:
+        pipeline: the model.
+        mask: the mask, with the proportions of the image or of the model's images. An array or tensor is
+            (H, W), where black is 0, and white is 1 or the gray level 255.
+        image: the image.
+        notes: gets a sentence if the mask was cropped or resized, or has transparency.
+
+    Raises:
+        UserError: if the mask cannot be read or has other proportions, or it selects no pixel or all pixels.
+    """
+    name, size = name_picture(mask), (pipeline.model.shape.height, pipeline.model.shape.width)
+    if isinstance(mask, np.ndarray | Tensor):
+        levels = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+        white = levels > (0.5 if levels.max() <= 1 else 127.5)
+        mask = Image.fromarray(np.where(white, 255, 0).astype(np.uint8).reshape(levels.shape[-2:]))
+    layers = _open_image(mask, size, 4, EIGHT_BITS, notes)
+    height, width = _measure(mask)
+    # A size that is scaled in proportion is rounded to whole pixels.
+    if not any(abs(height * w - width * h) <= max(h, w) for h, w in (_measure(image), size)):
+        wanted = "x".join(map(str, _measure(image)))
+        raise UserError(f"the mask must have the proportions of the image, {wanted}, got {height}x{width}")
+    light, seen = layers[:3].mean(0), layers[3] > 0.5
+    if seen.all():
+        hole = light > 0.5
+    else:
+        brush = bool((light[seen] > 0.9).all())
+        hole = seen if brush else ~seen
+        share = f"{100 * hole.float().mean():.0f} % of the image"
+        notes.append(f"{name}: the {'white' if brush else 'transparent'} part, {share}, will be inpainted")
+    if hole.all() or not hole.any():
+        raise UserError(
+            f"the mask, {name}, must have white pixels, to inpaint, and black pixels, to keep; or erase the "
+            "part to inpaint, so that it is transparent"
+        )
+    return hole.float()[None, None]
+
+
+def name_picture(picture: Any) -> str:  # noqa: ANN401 (whatever a user gives)
+    """Return the path of an image file, or a short description of another image."""
+    return str(picture) if isinstance(picture, str | Path) else describe_given(picture)
+
+
+def list_pictures(given: Picture | Sequence[Picture]) -> list[Picture]:
+    """Return the images one by one; an array or tensor with four axes is a list of images."""
+    images: list[Picture] = []
+    for part in given if isinstance(given, list | tuple) else [given]:
+        images += list(part) if isinstance(part, np.ndarray | Tensor) and part.ndim == 4 else [part]
+    return images
+
+
+def _open_image(
+    image: Picture, size: tuple[int, int], channels: int, values: Values, notes: list[str]
+) -> Tensor:
+    """Return an image as a tensor (C, H, W) in [0, 1] of a size (height, width)."""
+    name = name_picture(image)
+    try:
+        data = _read(image)
+        # Floats of an array are in [0, 1] already, and those of a file have the range of the training images.
+        unit = isinstance(data, np.ndarray) and data.dtype == np.float32
+        if isinstance(data, np.ndarray) and unit and values.eight_bits:
+            check_pixels("float32", data.min(), data.max())
+        kind, to_floats = "float32" if unit else values.type, (values.low, values.high) == (0, 1)
+        with hide_warnings():
+            decoded = decode_image(data, size, channels, kind, to_floats=to_floats)
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
+    except UnusableError as error:
+        raise UserError(f"{name} cannot be used: {error}") from None
+    whole = decoded.header.height, decoded.header.width
+    if whole != size:
+        left, top, right, bottom = find_crop(whole, size)
+        notes.append(
+            f"{name}: {whole[0]}x{whole[1]}, cropped to {bottom - top:.0f}x{right - left:.0f}, resized to "
+            f"{size[0]}x{size[1]}, the size of the run (height x width)"
+        )
+    pixels = decoded.pixels if unit else values.to_unit(decoded.pixels)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def _read(image: Picture) -> bytes | np.ndarray:
+    """Return the bytes of an image file, or an image (H, W, C)."""
+    if isinstance(image, str | Path):
+        return Path(image).read_bytes()
+    return encode_picture(image) if isinstance(image, Image.Image) else arrange_pixels(image, "an image")
+
+
+def _measure(image: Picture | Sequence[Picture]) -> tuple[int, int]:
+    """Return the (height, width) of an image, which may be the only one of a list."""
+    head = read_header(_read(list_pictures(image)[0]))
+    return head.height, head.width
+
+
+# Files that samples and edits write
+
+
+def is_picture(values: Values, channels: int) -> bool:
+    """Return whether images with these values and channels are pictures: 8 bits and 1, 3 or 4 channels."""
+    return values.eight_bits and channels in PICTURE_CHANNELS
+
+
+def name_file(stem: str, channels: int, values: Values) -> str:
+    """Return the file name, STEM.png or STEM.npy, of an image with these channels and values."""
+    gray = (values.type, channels) == ("uint16", 1)
+    return f"{stem}.png" if is_picture(values, channels) or gray else f"{stem}.npy"
+
+
+def to_pixels(images: Tensor, values: Values) -> np.ndarray:
+    """Return images (B, C, H, W) in [0, 1] as the values (B, H, W, C) that are written to files."""
+    return to_uint8(images) if is_picture(values, images.shape[1]) else values.from_unit(images)
+
+
+def write_images(paths: Sequence[Path], images: Tensor, values: Values) -> None:
+    """Write images (B, C, H, W) in [0, 1] to files that are named by `name_file`."""
+    for path, pixels in zip(paths, to_pixels(images, values), strict=True):
+        if path.suffix == ".npy":
+            with atomic_file(path) as file:
+                np.save(file, np.ascontiguousarray(pixels), allow_pickle=False)
+        else:
+            write_atomic(path, render_png(pixels))
+
+
+def read_saved_image(path: Path) -> np.ndarray:
+    """Return an image (H, W, C) that `write_images` wrote."""
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    with Image.open(path, formats=("PNG",)) as image:
+        return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def show_image(pixels: np.ndarray, values: Values) -> np.ndarray:
+    """Return an image (H, W, C) as a uint8 picture (H, W, C'), C' = 1, 3 or 4; see `to_uint8`."""
+    if is_picture(values, pixels.shape[2]):
+        return pixels
+    unit = torch.from_numpy(values.to_unit(pixels))
+    return to_uint8(unit.permute(2, 0, 1)[None])[0]

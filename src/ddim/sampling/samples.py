@@ -1,0 +1,259 @@
+"""Folders of samples: a file for each seed, a sheet, a film and a record.
+
+Samples of values or channels that PNG cannot store are .npy files (H, W, C). If the samples are not pictures
+of 8 bits, or the run was trained on a file of arrays, the file samples.npy contains the samples of the last
+call, in the order of the seeds.
+
+The sheet is one image that shows the samples. The film is an animated WebP of the sampling process. The
+record contains all sampling options.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ddim.data.arrays import SUFFIXES
+from ddim.data.sources import Folder, Member, Reject
+from ddim.data.values import Values
+from ddim.diffusion.noise import check_seeds
+from ddim.diffusion.samplers import State
+from ddim.errors import UserError
+from ddim.files import atomic_file, lock_folder, read_sealed, write_sealed
+from ddim.machine.distributed import current_processes
+from ddim.machine.progress import Progress, continue_progress, ignore_progress
+from ddim.plots.pictures import GAP, LARGEST_FILM, check_zoom, enlarge, make_sheet, save_film, save_png
+from ddim.runs.folder import is_unused, make_output_folder
+from ddim.runs.names import find_run_folder
+from ddim.sampling.generate import (
+    Film,
+    Watch,
+    check_samples,
+    gather_samples,
+    generate,
+    share_seeds,
+    split_into_parts,
+)
+from ddim.sampling.pictures import is_picture, name_file, read_saved_image, show_image, write_images
+from ddim.sampling.pipeline import LoadedRun, Pipeline
+from ddim.sampling.record import make_record, sample_conditions, sampling_record
+from ddim.sampling.sampling_setup import SamplingSetup
+
+RECORD, SHEET, FILM, STACK = "record.json", "grid.png", "film.webp", "samples.npy"
+SHOWN = 256
+"""The largest number of samples in the sheet and in the film; a film of large samples has fewer."""
+
+SAMPLE = re.compile(r"\d{5,}\.(png|npy)")
+"""The names of the samples in a folder; a name begins with the seed."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The result of `write_samples`.
+
+    Attributes:
+        folder: the folder of the samples.
+        sheet: one image of the first samples, (H, W, 3) uint8.
+        made: number of samples that this call made; the others were there before.
+        seconds: seconds of sampling.
+        nfe: network evaluations per sample.
+    """
+
+    folder: Path
+    sheet: np.ndarray
+    made: int
+    seconds: float
+    nfe: int
+
+
+def write_samples(
+    setup: SamplingSetup[LoadedRun],
+    seeds: Sequence[int],
+    folder: str | Path | None = None,
+    *,
+    film: bool = False,
+    zoom: int | None = None,
+    watch: Watch | None = None,
+    progress: Progress = ignore_progress,
+) -> Written:
+    """Generate samples into a folder: a file for each, a sheet (one image of the first samples) and a record.
+
+    If the folder holds samples of the same run with the same options, only missing samples are generated, as
+    after an interruption. Images are written while sampling goes on, so the memory does not grow.
+
+    Args:
+        setup: the loaded run, with steps, label and guidance.
+        seeds: the seeds; image k depends on seeds[k] alone.
+        folder: the output folder, by default a new folder samples/RUN-N.
+        film: whether to write an animation of the samples from noise to images. If the first samples exist
+            already, they are generated again, because the film needs their noisy states.
+        zoom: the integer factor by which the sheet and the film are enlarged, by default to about 800 pixels.
+        watch: called for each state of each micro-batch, as by `generate`, to show the samples on the way.
+        progress: called with "samples" after each sampling step.
+
+    Raises:
+        UserError: if a seed cannot be used, the folder holds other files, or another process is writing into
+            it.
+    """
+    check_seeds(seeds)
+    check_zoom(zoom)
+    pipeline, processes = setup.pipeline, current_processes()
+    record = make_record("samples", sampling_record(setup, seeds))
+    # Process 0 alone reads and writes the folder.
+    place = _make_folder(folder, record) if processes.leads else None
+    with nullcontext() if place is None else lock_folder(place):
+        work = processes.broadcast(None if place is None else _plan(pipeline, place, seeds, film, record))
+        frames, before = Film(pipeline.pixels, work.filmed), work.before
+
+        def show(some: Sequence[int], state: State) -> None:
+            frames.add(some, state)
+            if watch is not None:
+                watch(some, state)
+
+        nfe, seconds = _make_missing(setup, work, len(seeds), show, progress)
+        frames.collect()
+        if not processes.leads:
+            return processes.broadcast(None)
+        samples = [find_sample(work.folder, seed, pipeline) for seed in seeds]
+        sheet = _draw_sheet(samples[:SHOWN], pipeline.values)
+        save_png(work.folder / SHEET, enlarge(sheet, zoom))
+        if work.filmed:
+            save_film(work.folder / FILM, frames.frames(), zoom=zoom)
+        pictures = is_picture(pipeline.values, pipeline.model.shape.channels)
+        if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not pictures:
+            _write_stack(work.folder / STACK, samples)
+        record |= {"nfe": nfe, "seeds": sorted({*before["seeds"], *seeds})}
+        record |= {"seconds": round(before["seconds"] + seconds, 2), "film": work.filmed or before["film"]}
+        write_sealed(work.folder / RECORD, record)
+        return processes.broadcast(Written(work.folder, sheet, len(work.missing), seconds, nfe))
+
+
+def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
+    """Return the path of the sample of a seed in a folder of samples."""
+    return folder / name_file(f"{seed:05d}", pipeline.model.shape.channels, pipeline.values)
+
+
+def _draw_sheet(paths: Sequence[Path], values: Values) -> np.ndarray:
+    samples = np.stack([show_image(read_saved_image(path), values) for path in paths])
+    return make_sheet(torch.from_numpy(samples).permute(0, 3, 1, 2))
+
+
+def _write_stack(path: Path, samples: Sequence[Path]) -> None:
+    """Write samples as one array (N, H, W, C), or (N, H, W) if they have one channel."""
+    first = read_saved_image(samples[0])
+    shape = (len(samples), *(first.shape if first.shape[2] > 1 else first.shape[:2]))
+    # One sample after the other, so that the memory does not grow.
+    with atomic_file(path) as file:
+        header = {"descr": first.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for sample in samples:
+            file.write(read_saved_image(sample).tobytes())
+
+
+@dataclass(frozen=True)
+class SampleArrays(Folder):
+    """The samples in .npy files of a folder, sorted by name. A `Folder` leaves out such files."""
+
+    def stamp(self) -> str:
+        """Return the stamp of the folder, marked as that of its arrays; see `Source`."""
+        stamp = super().stamp()
+        return stamp and f"{stamp}\0arrays"
+
+    def list_names(self) -> list[str]:
+        """Return the names of the samples, sorted."""
+        return [name for name in super().list_names() if SAMPLE.fullmatch(name) and name.endswith(".npy")]
+
+    def members(self, size: tuple[int, int]) -> Iterator[Member | Reject]:
+        """Yield the samples, sorted by name; see `Source`."""
+        for name in self.list_names():
+            yield Member(name, read_saved_image(self.path / name))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a call of `write_samples` has to do.
+
+    Attributes:
+        folder: the folder of the samples.
+        before: the NFE, seeds and seconds of earlier calls, and the seeds of their film.
+        filmed: the seeds of the film; [] if no film must be made.
+        missing: the seeds whose samples must be made.
+    """
+
+    folder: Path
+    before: dict[str, Any]
+    filmed: Sequence[int]
+    missing: Sequence[int]
+
+
+def _plan(
+    pipeline: LoadedRun, folder: Path, seeds: Sequence[int], film: bool, record: dict[str, Any]
+) -> _Work:
+    earlier = _read_earlier(folder, record)
+    fresh = {"nfe": record["nfe"], "seeds": [], "seconds": 0.0, "film": None}
+    if earlier is None:
+        # The record marks the folder as a folder of samples, so that the same call can finish it later.
+        write_sealed(folder / RECORD, record | fresh)
+    before = {name: (earlier or fresh)[name] for name in fresh}
+    side = max(pipeline.model.shape.height, pipeline.model.shape.width)
+    filmed = list(seeds[: min(SHOWN, ((LARGEST_FILM + GAP) // (side + GAP)) ** 2)])
+    if not film or (before["film"] == filmed and (folder / FILM).is_file()):
+        filmed = []
+    # Files are written atomically, so those that exist are whole.
+    again = frozenset(filmed)
+    missing = [seed for seed in seeds if seed in again or not find_sample(folder, seed, pipeline).exists()]
+    return _Work(folder, before, filmed, missing)
+
+
+def _make_missing(
+    setup: SamplingSetup[LoadedRun], work: _Work, count: int, watch: Watch, progress: Progress
+) -> tuple[int, float]:
+    """Generate and write the missing ones of `count` samples; return the NFE and the seconds of sampling."""
+    pipeline, processes = setup.pipeline, current_processes()
+    nfe, seconds, done = work.before["nfe"], 0.0, count - len(work.missing)
+    for part in split_into_parts(pipeline, work.missing, pipeline.runtime.micro_batch * processes.count):
+        start, onward = time.monotonic(), continue_progress(progress, done, count)
+        mine, made = generate(setup, share_seeds(pipeline, part), watch=watch, progress=onward)
+        # A sampler of the user may need more evaluations for some images than were counted before.
+        images, (nfe,) = gather_samples(pipeline, mine), processes.highest(made)
+        check_samples(images, part, pipeline)
+        done, seconds = done + len(part), seconds + time.monotonic() - start
+        if processes.leads:
+            paths = [find_sample(work.folder, seed, pipeline) for seed in part]
+            write_images(paths, images, pipeline.values)
+    return nfe, seconds
+
+
+def _make_folder(out: str | Path | None, record: dict[str, Any]) -> Path:
+    """Create the output folder, and return its path; a folder of other files is left unchanged."""
+    if out is not None:
+        _read_earlier(Path(out), record)
+    # The folder is named after the run, also for RUN/best and for RUN/checkpoints/N.
+    named = find_run_folder(record["checkpoint"]["path"]) if "checkpoint" in record else Path("model")
+    return make_output_folder(None if out is None else Path(out), "samples", named.resolve().name)
+
+
+def _read_earlier(folder: Path, record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of the samples in a folder, None if it is empty.
+
+    Raises:
+        UserError: if the folder holds other files, or samples that were not made as `record` says.
+    """
+    if not folder.is_dir() or is_unused(folder):
+        return None
+    earlier = read_sealed(folder / RECORD) if (folder / RECORD).is_file() else {}
+    if earlier.get("kind") != "samples":
+        raise UserError(f"folder {folder} holds files that are not samples; give a new folder")
+    old, new = sample_conditions(earlier), json.loads(json.dumps(sample_conditions(record)))
+    if changed := [name for name in new if old[name] != new[name]]:
+        raise UserError(f"folder {folder} holds samples with another {', '.join(changed)}; give a new folder")
+    return earlier

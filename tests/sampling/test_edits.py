@@ -1,0 +1,279 @@
+"""Edits as a notebook calls them: images of any kind, masks, seeds, guidance, and the saved folder."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ddim
+import tiny
+from ddim.cli import main
+from ddim.data.values import Values
+from ddim.errors import UserError
+from ddim.sampling.pictures import open_mask, open_pictures
+
+STEPS = 4
+MASK = torch.zeros(32, 32)
+MASK[8:16, 8:16] = 1
+RNG = np.random.default_rng(0)
+PHOTO = RNG.integers(0, 256, (48, 90, 3), np.uint8)
+RIGHT = np.zeros((48, 90), bool)
+RIGHT[:, 45:] = True
+GUIDED = {"guidance": 3.0, "guide_with": "@guide"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "one"
+    return tiny.train(tiny.recipe(report__guide=0.3), folder, progress=False)
+
+
+@pytest.fixture(scope="module")
+def pipeline(run):
+    return ddim.load(run)
+
+
+@pytest.fixture(scope="module")
+def images(pipeline):
+    return (ddim.sample(pipeline, seeds=[3, 7], steps=2) * 255).round() / 255
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Two photos and a mask, which have not the size of the run."""
+    folder = tmp_path_factory.mktemp("photos")
+    Image.fromarray(PHOTO).save(folder / "A.png")
+    Image.fromarray(PHOTO[::-1]).save(folder / "B.png")
+    Image.fromarray(RIGHT).save(folder / "MASK.png")
+    return {path.stem: path for path in folder.iterdir()}
+
+
+# Images
+
+
+def test_a_file_a_picture_an_array_and_a_tensor_are_the_same_image(pipeline, images, files, tmp_path):
+    ddim.sheet(images[:1], zoom=1).save(tmp_path / "one.png")
+    pixels, exact = np.asarray(ddim.sheet(images[:1], zoom=1)), images[:1]
+    for given in (str(tmp_path / "one.png"), Image.fromarray(pixels), pixels, exact, exact[0], exact.numpy()):
+        assert torch.equal(open_pictures(pipeline, given, []), exact)
+    for given in (list(images), images, [images[:1], images[1]], (images * 255).byte()):
+        assert torch.equal(open_pictures(pipeline, given, []), images)
+    notes = []
+    photos = [open_pictures(pipeline, p, notes) for p in (files["A"], Image.open(files["A"]), PHOTO)]
+    assert all(torch.equal(photo, photos[0]) for photo in photos)
+    assert [note.split(": ")[1] for note in notes] == [
+        "48x90, cropped to 48x48, resized to 32x32, the size of the run (height x width)"
+    ] * 3
+    floats = open_pictures(pipeline, torch.from_numpy(PHOTO).permute(2, 0, 1) / 255, [])
+    # Bytes are rounded while they are resized, and floats are not.
+    assert (floats - photos[0]).abs().mean() < 1 / 255
+    assert not torch.equal(floats, photos[0])
+
+
+def test_images_of_pillow_are_read_as_their_files(pipeline, tmp_path):
+    photo, exif = Image.fromarray(PHOTO), Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "turned.jpg", exif=exif)
+    photo.convert("CMYK").save(tmp_path / "cmyk.tif")
+    Image.fromarray(np.linspace(0, 300, 1600, dtype=np.float32).reshape(40, 40)).save(tmp_path / "floats.tif")
+    for name in ("turned.jpg", "cmyk.tif", "floats.tif"):
+        both = [open_pictures(pipeline, of, []) for of in (tmp_path / name, Image.open(tmp_path / name))]
+        assert torch.equal(*both)
+    wide = replace(pipeline, values=Values("uint16", 0, 4095))
+    Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)).save(tmp_path / "deep.png")
+    for given in (tmp_path / "deep.png", Image.open(tmp_path / "deep.png")):
+        assert torch.equal(open_pictures(wide, given, [])[0, 0].flatten(), torch.arange(1024) / 4095)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda run, x: ddim.invert(run, x - 2), "images must be .* convert them"),
+        (lambda run, x: ddim.vary(run, torch.full_like(x[0], torch.nan)), "finite"),
+        (lambda run, x: ddim.vary(run, x, seeds=[1, 2], steps=2), "one image, got 2"),
+        (lambda run, x: ddim.inpaint(run, list(x), MASK, [1], 2), "one image, got 2"),
+        (lambda run, x: ddim.invert(run, []), "at least one image"),
+        (lambda run, x: ddim.invert(run, x[:0]), "at least one image"),
+        (lambda run, x: ddim.vary(run, "none.png"), "none.png cannot be read"),
+        (lambda run, x: ddim.vary(run, Image.new("LAB", (32, 32))), "cannot be read: .*LAB"),
+        (lambda run, x: ddim.vary(run, x[0], seeds=[]), "n must be at least 1"),
+        (lambda run, x: ddim.vary(run, x[0], seeds=3), "seeds must be a list"),
+        (lambda run, x: ddim.inpaint(run, x[0], MASK, None), "seeds must be a list"),
+        (lambda run, x: ddim.vary(run, x[0], "a"), "strength must be a number"),
+        (lambda run, x: ddim.vary(run, x[0], 1.5), "strength must be a number"),
+        (lambda run, x: ddim.interpolate(run), "two images, or two seeds"),
+        (lambda run, x: ddim.interpolate(run, x, seeds=[3, 7]), "two images, or two seeds"),
+        (lambda run, x: ddim.interpolate(run, x[:1]), "two images, or two seeds"),
+        (lambda run, x: ddim.interpolate(run, seeds=[3]), "two images, or two seeds"),
+        (lambda run, x: ddim.inpaint(run, x[0], MASK * 0), "white pixels"),
+        (lambda run, x: ddim.inpaint(run, x[0], MASK + 1), "white pixels"),
+        (lambda run, x: ddim.inpaint(run, x[0], MASK[:16]), "proportions of the image, 32x32, got 16x32"),
+        (lambda run, x: ddim.inpaint(run, PHOTO, MASK[:16]), "proportions of the image, 48x90, got 16x32"),
+        (lambda run, x: ddim.invert(run, x, 1), "steps must be at least 2"),
+        (lambda run, x: ddim.invert(run, x, **GUIDED), "cannot be guided"),
+        (lambda run, x: ddim.interpolate(run, x, 3, STEPS, **GUIDED), "cannot be guided"),
+        (lambda run, x: ddim.vary(run, x[0], guidance=2.0), "only a weaker model can guide it"),
+        (lambda run, x: ddim.vary(run, x[0], guide_with="@guide"), "needs a guidance scale"),
+    ],
+)
+def test_what_an_edit_cannot_use_is_refused(edit, said, run, images):
+    with pytest.raises(UserError, match=said):
+        edit(run, images)
+
+
+# Masks
+
+
+def layer(colours, opaque):
+    """An RGBA image of 90 x 48 pixels: colours (48, 90, 3), and where it is opaque."""
+    return Image.fromarray(np.dstack([colours, 255 * opaque]).astype(np.uint8))
+
+
+MASKS = {
+    "white on black": Image.fromarray(RIGHT),
+    "light gray on dark gray": Image.fromarray(np.where(RIGHT, 200, 60).astype(np.uint8)),
+    "white strokes on transparency": layer(np.full((48, 90, 3), 255), RIGHT),
+    "a photo with an erased part": layer(PHOTO, ~RIGHT),
+    "black with an erased part": layer(np.zeros((48, 90, 3)), ~RIGHT),
+    "truth values": RIGHT,
+    "a tensor of 0 and 1": torch.from_numpy(RIGHT).float()[None, None],
+    "gray levels": torch.from_numpy(RIGHT).long() * 255,
+    "twice the size": RIGHT.repeat(2, 0).repeat(2, 1),
+    "the size of the run": np.arange(32).repeat(32).reshape(32, 32).T >= 16,
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_mask_is_brought_to_the_size_of_the_run_like_its_photo(kind, pipeline, tmp_path):
+    """Paint programs write masks in several ways, and the page draws them at the size of the run."""
+    masks, notes = [MASKS[kind]], []
+    if isinstance(masks[0], Image.Image):
+        masks[0].save(tmp_path / "mask.png")
+        masks.append(tmp_path / "mask.png")
+    for mask in masks:
+        hole = open_mask(pipeline, mask, PHOTO, notes)
+        assert hole.dtype == torch.float32
+        assert torch.equal(hole[0, 0], (torch.arange(32) >= 16).float().expand(32, 32))
+    part = {"white strokes on transparency": "white"}.get(kind, "transparent" if "erased" in kind else None)
+    assert [n for n in notes if "inpainted" in n and f"the {part} part, 50 %" not in n] == []
+    assert (part is not None) == any("inpainted" in note for note in notes)
+
+
+def test_pixels_outside_the_mask_keep_their_bits(pipeline, images):
+    painted = ddim.inpaint(pipeline, [images[0]], MASK, [1, 2], 2, resample=1).images
+    keep = ~MASK.bool()
+    assert torch.equal(painted[:, :, keep], images[:1, :, keep].expand(2, -1, -1))
+    assert (painted[:, :, ~keep] != images[:1, :, ~keep]).any()
+
+
+# Guidance, states and progress
+
+IMAGE = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+EDITS = {
+    "vary": lambda run, **options: ddim.vary(run, IMAGE, 0.9, range(2), STEPS, **options),
+    "inpaint": lambda run, **options: ddim.inpaint(run, IMAGE, MASK, [3], STEPS, resample=2, **options),
+    "interpolate": lambda run, **options: ddim.interpolate(run, None, 3, STEPS, seeds=[3, 7], **options),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_guided_edit_evaluates_two_networks_in_its_interval_only(name, pipeline):
+    more = ({}, GUIDED, {**GUIDED, "guidance_interval": (60.0, 70.0)}, {**GUIDED, "guidance": 1})
+    plain, guided, far, off = (EDITS[name](pipeline, **options) for options in more)
+    assert torch.equal(plain.images, far.images)
+    assert torch.equal(plain.images, off.images)
+    assert not torch.allclose(plain.images, guided.images, atol=1e-3)
+    assert plain.calls == far.calls == guided.calls / 2
+    assert guided.facts["guide"]["name"] == "@guide"
+    assert "guidance" not in plain.facts
+
+
+@pytest.mark.parametrize(("name", "count"), [("vary", 2), ("inpaint", 1), ("interpolate", 3)])
+def test_states_and_progress_of_an_edit_are_shown(name, count, pipeline):
+    seen, steps = [], []
+    small = replace(pipeline, runtime=replace(pipeline.runtime, micro_batch=2))
+    watched = EDITS[name](
+        small,
+        watch=lambda places, state: seen.append((list(places), len(state.x))),
+        progress=lambda *now: steps.append(now[1:]),
+    )
+    assert torch.equal(EDITS[name](small).images, watched.images)
+    assert all(len(places) == images for places, images in seen)
+    assert sorted({place for places, _ in seen for place in places}) == list(range(count))
+    assert steps == [(k, watched.calls) for k in range(watched.calls)]
+
+
+def test_the_ends_of_a_guided_interpolation_are_the_guided_samples(pipeline):
+    frames = EDITS["interpolate"](pipeline, **GUIDED).images
+    samples = ddim.sample(pipeline, None, STEPS, seeds=[3, 7], **GUIDED)
+    assert torch.allclose(frames[[0, -1]], samples, atol=1e-5)
+
+
+@pytest.mark.parametrize("gray", [0.0, 0.25, 1.0])
+def test_the_masked_part_of_a_strip_is_visible_on_any_image(gray, pipeline):
+    edit = ddim.inpaint(pipeline, torch.full((3, 32, 32), gray), MASK, [5], 2, resample=1)
+    shown = edit.rows["mask"]
+    assert (shown[..., :8, :] == gray).all()
+    assert ((shown - gray).abs() * MASK > 0.5).sum() > 0.4 * 3 * MASK.sum()
+
+
+# The folder
+
+SAVED = {
+    "vary A --strength 0.6 -n 2 --seed 2": lambda run, a, b, m: ddim.vary(run, a, 0.6, [2, 3], STEPS),
+    "inpaint A --mask MASK -n 1 --seed 1": lambda run, a, b, m: ddim.inpaint(run, a, m, [1], STEPS),
+    "interpolate A B --frames 3": lambda run, a, b, m: ddim.interpolate(run, [a, b], 3, STEPS),
+    "interpolate --seeds 3,8": lambda run, a, b, m: ddim.interpolate(run, steps=STEPS, seeds=[3, 8]),
+    "invert A B": lambda run, a, b, m: ddim.invert(run, [a, b], STEPS),
+}
+
+
+@pytest.mark.parametrize("words", SAVED)
+def test_a_notebook_saves_the_folder_of_the_command(words, run, files, tmp_path, capsys):
+    name, *options = [str(files.get(word, word)) for word in words.split()]
+    out = tmp_path / "command"
+    assert main([name, str(run), *options, "--steps", str(STEPS), "--out", str(out)]) == 0
+    edit = SAVED[words](run, files["A"], files["B"], files["MASK"])
+    said = capsys.readouterr().err
+    assert all(note in said for note in edit.notes)
+    assert edit.save(tmp_path / "notebook") == tmp_path / "notebook"
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / f).iterdir()} for f in ("notebook", "command"))
+    records = [json.loads(each.pop("record.json")) for each in (one, two)]
+    assert one == two
+    assert {key: value for key, value in records[0].items() if key not in ("time", "seal")} == {
+        key: value for key, value in records[1].items() if key not in ("time", "seal")
+    }
+    assert {file for row in edit.rows for file in edit.name_files(row)} < one.keys()
+    with pytest.raises(UserError, match="holds results already"):
+        edit.save(tmp_path / "notebook")
+
+
+@pytest.mark.parametrize("name", ["vary", "inpaint"])
+def test_a_record_has_all_seeds(name, pipeline, images, tmp_path):
+    more = {"mask": MASK, "resample": 1} if name == "inpaint" else {}
+    edit = getattr(ddim, name)(pipeline, images[0], seeds=np.array([3, 7]), steps=2, **more)
+    record = json.loads((edit.save(tmp_path / "out") / "record.json").read_text())
+    assert (record["seed"], record["seeds"]) == (3, [3, 7])
+    assert record["image"] == "a tensor (3, 32, 32)"
+    assert edit.captions == ["seed 3", "seed 7"]
+
+
+def test_files_in_the_folder_are_recorded_by_their_paths_in_it(pipeline, files, tmp_path, monkeypatch):
+    image = tmp_path / "inputs" / "a.png"
+    image.parent.mkdir()
+    image.write_bytes(files["A"].read_bytes())
+    edit = ddim.invert(pipeline, image, 2)
+    for folder, name in ((tmp_path, "inputs/a.png"), (tmp_path / "out", str(image))):
+        edit.save(folder)
+        assert json.loads((folder / "record.json").read_text())["images"] == [name]
+    monkeypatch.chdir(tmp_path)
+    assert [edit.save().name for _ in range(2)] == ["invert-1", "invert-2"]
+
+
+def test_an_edit_shows_itself_as_a_strip(pipeline, images):
+    edit = ddim.vary(pipeline, images[0], seeds=[1, 2], steps=2)
+    assert edit._repr_png_().startswith(b"\x89PNG")
+    assert len(repr(edit)) < 200

@@ -1,0 +1,91 @@
+"""What the record of samples says, and the film of their states."""
+
+import json
+import platform
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import ddim
+import tiny
+from ddim.plots.pictures import make_sheet
+from ddim.recipe.codec import override
+from ddim.runs import checkpoint
+from ddim.sampling.generate import Film, generate
+from ddim.sampling.pipeline import load
+from ddim.sampling.record import describe_kind, list_versions, sample_conditions, sampling_record
+from ddim.sampling.sampling_setup import SamplingSetup
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    run = tiny.training(updates=1)
+    folder = tmp_path_factory.mktemp("run")
+    checkpoint.save(folder / "checkpoints", run.step, run.tensors(), run.documents())
+    return folder
+
+
+def test_a_record_holds_everything_that_samples_depend_on(folder):
+    trained = load(folder)
+    trained = replace(trained, recipe=override(trained.recipe, {"sampler.eta": 0.5, "grid": "quadratic"}))
+    record = json.loads(json.dumps(sampling_record(SamplingSetup(trained, 4), [3, 9]), allow_nan=False))
+    assert record["checkpoint"] == {
+        "path": str(trained.checkpoint.path),
+        "sha256": checkpoint.hash_checkpoint(trained.checkpoint.path),
+    }
+    assert record["sampler"] == {"kind": "ddim", "eta": 0.5}
+    assert record["grid"] == {"kind": "quadratic"}
+    assert record["times"] == pytest.approx([1, 9 / 16, 1 / 4, 1 / 16])
+    assert (record["seeds"], record["nfe"], record["step"], record["label"]) == ([3, 9], 4, 1, None)
+    assert (record["weights"], record["bit_equal"]) == ("ema", True)
+    assert record["recipe"]["name"] == "tiny"
+    assert record["runtime"] == vars(trained.runtime)
+    assert record["versions"]["torch"] == torch.__version__
+
+
+def test_a_kind_is_described_by_its_fields_that_are_not_default():
+    assert describe_kind(ddim.DDIM()) == "ddim"
+    assert describe_kind(ddim.DDIM(eta=0.2)) == "ddim eta 0.2"
+    assert describe_kind(ddim.DDPM("large")) == "ddpm variance large"
+    assert describe_kind(ddim.EDM(order=1, s_churn=2.0)) == "edm order 1 s_churn 2.0"
+
+
+def test_a_record_says_whether_samples_are_bit_identical(folder, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda net: net)
+    trained = load(folder, compiling=True)
+    record = sampling_record(SamplingSetup(trained, 1), [0])
+    assert (record["bit_equal"], record["runtime"]["compile"]) == (False, True)
+
+
+def test_a_film_has_one_sheet_for_each_state_and_ends_with_the_samples_of_its_seeds(folder):
+    trained = load(folder)
+    whole, small = Film(trained.pixels, range(18)), Film(trained.pixels, [3, 17])
+    for film in (whole, small):
+        images, _ = generate(SamplingSetup(trained, 3), range(18), watch=film.add)
+    frames = whole.frames()
+    assert len(frames) == len(small.frames()) == 4
+    assert all(frame.shape == frames[0].shape for frame in frames)
+    np.testing.assert_array_equal(frames[-1], make_sheet(images))
+    np.testing.assert_array_equal(small.frames()[-1], make_sheet(images[[3, 17]]))
+
+
+def test_versions_name_what_numbers_depend_on():
+    found = list_versions()
+    assert list(found) == ["python", "torch", "torchvision", "ddim", "platform", "processor", "threads"]
+    assert found["python"] == platform.python_version()
+    assert found["torch"] == torch.__version__
+    assert found["ddim"] == ddim.__version__
+    assert found["threads"] == torch.get_num_threads()
+    assert found["processor"]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_samples_depend_on_the_weights_of_a_guide_and_not_on_its_place(folder):
+    record = sampling_record(SamplingSetup(load(folder), 2), [0])
+    guided = [record | {"guide": {"name": name, "sha256": sha256}} for name, sha256 in ("ab", "cb", "ad")]
+    first, moved, other = map(sample_conditions, guided)
+    assert first == moved != other
+    assert sample_conditions(record | {"seeds": [5], "seconds": 1.0}) == sample_conditions(record)
+    assert sample_conditions(record | {"times": [1.0]}) != sample_conditions(record)
