@@ -23,6 +23,7 @@ from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.schedules import log_snr_range, midpoints
+from ddim.recipe.checks import check_unconditional
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import Pipeline, load
 
