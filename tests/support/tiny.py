@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from ddim.data import Images, split_images
+from ddim.diffusion.consistency import Consistency
 from ddim.machine.runtime import Runtime
 from ddim.nn.ddpm_unet import DDPMUNetSpec
 from ddim.nn.ema import Power
@@ -24,6 +25,7 @@ from ddim.runs.state import Plan
 from ddim.training import Callback, Machine
 from ddim.training import train as train_run
 from ddim.training.start import measure_pixels
+from ddim.training.teacher import Teacher
 from ddim.training.trainer import Trainer
 
 COMMAND = [sys.executable, "-c", "import sys; from ddim.cli import main; sys.exit(main())"]
@@ -91,13 +93,17 @@ def training(chosen=BASE, source=None, updates=0):
 
 def give_teacher(run):
     """Give a training with guidance a teacher and a guide with random weights; returns the training."""
-    if run.teacher:
-        weights = {}
-        for seed, name in enumerate(run.teacher.tensors()):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                weights[name] = build_model(run.recipe, run.model.shape.channels).state_dict()
-        run.teacher.restore(weights)
+    loss, models = run.recipe.objective, []
+    if not isinstance(loss, Consistency) or loss.guidance == 1:
+        return run
+    for seed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_model(run.recipe, run.model.shape.channels)
+        run.runtime.place(model.eval().requires_grad_(False))
+        model.net = run.runtime.compiled(model.net, frozen=True)
+        models.append(model)
+    run.teacher = Teacher(models[0], models[1] if loss.guide else None, loss)
     return run
 
 

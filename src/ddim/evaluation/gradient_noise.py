@@ -17,6 +17,7 @@ from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.loss import LossFunction, make_memory
 from ddim.diffusion.time_sampling import Memory
+from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.metrics.statistics import Estimate
 from ddim.runs import checkpoint
@@ -120,7 +121,7 @@ def find_loss(run: LoadedRun) -> LossFunction:
     """Return the loss function of a run at the step of its checkpoint.
 
     Raises:
-        UserError: as in `load_teacher`.
+        UserError: if the run is a student whose guided teacher is not known.
     """
     state, teacher = run.checkpoint.state, load_teacher(run.recipe, run.runtime)
     batch, total = run.recipe.optim.batch, state.plan.total
@@ -128,6 +129,8 @@ def find_loss(run: LoadedRun) -> LossFunction:
     if total is not None and seen >= total:
         # A finished run has no next update: the loss is that of its last one.
         seen = max(0, seen - batch)
+    if not teacher and getattr(run.recipe.objective, "guidance", 1) != 1:
+        raise UserError(f"run {run.checkpoint.run} was published without the name of its guided teacher")
     loss = run.recipe.objective.at(state.plan.part(seen), seen)
     return teacher.guide_loss(loss) if teacher else loss
 

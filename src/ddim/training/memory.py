@@ -12,12 +12,13 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import OutOfMemory, UserError
+from ddim.errors import OutOfMemory, UserError, warn_user
 from ddim.machine.runtime import Runtime
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
 from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model
+from ddim.sampling.pipeline import evaluating
 from ddim.training.finite import StepValues
 from ddim.training.optim import divide_parameters
 from ddim.training.trainer import Trainer
@@ -82,13 +83,9 @@ def _count_kept(model: Model, recipe: Recipe, runtime: Runtime, size: list[int],
 
     x0, t = model.blank(n)[..., : size[0], : size[1]], torch.full((n,), 0.5)
     objective, pixels = recipe.objective.at(0.5, 0), Pixels.fixed(0.5, 0.5, model.shape.channels)
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    # Dropout must not change the caller's random state.
-    with torch.random.fork_rng(devices=[]), runtime.precise(), saved_tensors_hooks(keep, lambda x: x):
+    # In eval mode no statistics of batch norm change, and no random numbers are drawn.
+    with evaluating(model), runtime.precise(), saved_tensors_hooks(keep, lambda x: x):
         objective(model.with_blank_labels(n), runtime.images(x0), t, torch.ones_like(x0), pixels)
-    # Batch norm counts the blank images.
-    for buffer, value in before:
-        buffer.copy_(value)
     return sum(kept.values())
 
 
@@ -122,26 +119,24 @@ def _compare(recipe: Recipe, needed: int, free: int) -> None:
         )
 
 
-def fit_memory(training: Trainer) -> str:
+def fit_memory(training: Trainer) -> None:
     """Halve the parts in which batches are trained until a step fits into the free memory of a CPU.
 
     A system kills a process that fills its memory. An accelerator raises an error instead, which
-    `advance_within_memory` answers.
-
-    Returns:
-        A sentence if parts were halved, else "".
+    `advance_within_memory` answers. A warning says so if parts were halved.
 
     Raises:
         UserError: if parts that cannot be halved do not fit.
     """
     free, before = find_free_memory(training.runtime.device), training.recipe.optim.accumulate
     if free is None:
-        return ""
+        return
     free //= training.processes.local_count
     while (needed := _estimate(training.model, training.recipe, training.runtime)) > free:
         if not _halve(training):
             _compare(training.recipe, needed, free)
-    return _describe(training, before, f"{free / 2**30:.1f} GiB of memory are free")
+    if changed := _describe(training, before, f"{free / 2**30:.1f} GiB of memory are free"):
+        warn_user(changed)
 
 
 def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:

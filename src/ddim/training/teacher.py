@@ -95,20 +95,18 @@ def name_teacher(recipe: Recipe, run: LoadedRun, parts: SplitImages) -> Recipe:
 
 
 def load_teacher(recipe: Recipe, runtime: Runtime) -> Teacher | None:
-    """Return the teacher that the recipe of a student names; None if its loss has no guidance.
+    """Return the teacher that the recipe of a student names; None if it names none.
 
     Args:
         recipe: the recipe of the student.
         runtime: the device and the compilation of the frozen networks.
 
     Raises:
-        UserError: if the teacher or its guide is not where it was, or its name was not published.
+        UserError: if the teacher or its guide is not where it was.
     """
     loss = recipe.objective
-    if not isinstance(loss, Consistency) or loss.guidance == 1:
+    if not isinstance(loss, Consistency) or loss.guidance == 1 or loss.teacher is None:
         return None
-    if loss.teacher is None:
-        raise UserError("this student names no teacher, so its loss cannot be computed")
     run = load(loss.teacher, device=runtime.device, threads=runtime.threads, compiling=runtime.compile)
     options = GuidanceOptions(guidance_interval=loss.interval, guide_with=loss.guide)
     guide = open_teacher_guidance(run, guidance=loss.guidance, **options).guide
