@@ -7,14 +7,13 @@ import pytest
 import torch
 
 import tiny
-from ddim.data import split_images
 from ddim.diffusion.loss import Objective
 from ddim.machine.runtime import CoreMeter
 from ddim.recipe.recipe import Optim
 from ddim.runs import checkpoint
 from ddim.runs.state import Plan
-from ddim.training import Callback, fit, resume
-from ddim.training.start import estimate_seconds
+from ddim.training import Callback, loop, resume
+from ddim.training.budget import estimate_seconds
 
 
 def test_a_new_plan_continues_the_decay_of_the_rate_where_the_old_plan_left_it():
@@ -39,9 +38,8 @@ class Delayed(Objective):
 
 def test_the_estimated_time_of_a_run_leaves_out_the_waiting_for_other_programs():
     recipe = replace(tiny.recipe(images="1000"), objective=Delayed())
-    parts = split_images(tiny.images(), 0.1, 0)
     # 250 updates of four images, each of which waits 0.1 s.
-    assert estimate_seconds(recipe, parts, 1) < 12.5
+    assert estimate_seconds(recipe, 3, "cpu", 1) < 12.5
 
 
 class Told(Callback):
@@ -58,9 +56,9 @@ class Told(Callback):
 @pytest.fixture
 def busy(monkeypatch):
     """A function that says how many of two cores other programs use before each validation."""
-    monkeypatch.setattr(fit, "count_cores", lambda: 2)
-    monkeypatch.setattr(fit, "MEASURED", 0.0)
-    monkeypatch.setattr("ddim.training.resumed_machine.count_allowed", lambda: 2)
+    monkeypatch.setattr(loop, "count_cores", lambda: 2)
+    monkeypatch.setattr(loop, "MEASURED", 0.0)
+    monkeypatch.setattr("ddim.training.start.count_allowed", lambda: 2)
 
     def use(*cores):
         left = iter(cores)
@@ -92,5 +90,5 @@ def test_threads_that_were_given_do_not_change(busy, tmp_path):
 
 def test_a_short_measurement_changes_nothing(busy, tmp_path, monkeypatch):
     busy()
-    monkeypatch.setattr(fit, "MEASURED", 1000.0)
+    monkeypatch.setattr(loop, "MEASURED", 1000.0)
     tiny.train(tiny.recipe(), tmp_path / "run", machine=replace(tiny.MACHINE, threads=None))

@@ -19,7 +19,7 @@ from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
 from ddim.training.parent import hold_out_alike
-from ddim.training.request import Request
+from ddim.training.request import choose_recipe
 
 FIELDS = {"optim.warmup": 0, "images": 16}
 
@@ -58,10 +58,10 @@ def test_a_run_from_weights_has_the_recipe_of_these_weights_by_default(tmp_path)
 
 
 def test_a_named_recipe_trains_on_the_images_of_the_run_it_starts_from(parent):
-    made = Request("smoke", {"images": "16"}, source=parent).build_recipe()
+    made = choose_recipe("smoke", None, {"images": "16"}, parent)
     assert made.data == hold_out_alike(made, tiny.recipe()).data == read_run_recipe(parent).data
     assert made.net == find_recipe("smoke", made.data.size).net
-    assert Request("smoke", {"data.source": "photos"}, source=parent).build_recipe().data != made.data
+    assert choose_recipe("smoke", "photos", {}, parent).data != made.data
 
 
 def test_weights_that_get_another_meaning_are_named(parent, tmp_path):

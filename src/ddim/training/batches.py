@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -152,7 +153,7 @@ def _copy_if_small(split: SplitImages, device: str) -> Tensor | None:
     """Return all images (N, H, W, C) on a GPU, in the type of `gather_batch`; None if they are too large."""
     images = split.images
     kind = torch.uint8 if images.values.eight_bits else torch.float32
-    if images.pixels.size * kind.itemsize > LARGEST_SHARE * _device_memory(device):
+    if math.prod(images.pixels.shape) * kind.itemsize > LARGEST_SHARE * _device_memory(device):
         return None
     copied = torch.empty(images.pixels.shape, dtype=kind, device=device)
     for first in range(0, len(images), _PART):

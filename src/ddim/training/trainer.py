@@ -72,6 +72,12 @@ class Trainer:
         self.recipe, self.split, self.pixels = recipe, split, pixels
         self.runtime, self.plan = runtime, plan
         self.processes = current_processes()
+        optim, count = recipe.optim, self.processes.count
+        if optim.batch % (optim.accumulate * count):
+            raise UserError(
+                f"optim.batch {optim.batch} must be a multiple of the number of processes {count} times "
+                f"optim.accumulate {optim.accumulate}"
+            )
         self.step, self.due, self.samples = 0, False, torch.empty(0)
         self.best: float | None = None
         self.stopped: str | None = None
