@@ -110,13 +110,8 @@ def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
             r"a label for each image: give pairs \(image, label\), such as",
         ),
         ((PIXELS, LABELS), {}, "image 0 must have the shape"),
-        (PIXELS, {"callbacks": [ddim.Callback]}, r"must be an instance, such as Callback\(\), got the class"),
-        (
-            PIXELS,
-            {"callbacks": ddim.Callback()},
-            r"must be a list, .*\[MyCallback\(\)\], got a Callback",
-        ),
-        (PIXELS, {"callbacks": [print]}, "must be an instance of ddim.Callback, got a builtin_function"),
+        (PIXELS, {"callbacks": [ddim.Callback]}, "must be a list of instances"),
+        (PIXELS, {"callbacks": ddim.Callback()}, "must be a list of instances"),
     ],
 )
 def test_invalid_images_are_refused_before_a_folder_is_made(data, options, message, tmp_path):
