@@ -1,16 +1,18 @@
-"""Trainings on a busy machine: other threads and other plans, recorded so that a run resumes exactly."""
+"""Trainings beside other programs: they use other numbers of threads, and a resume knows them."""
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
 import tiny
+<<<<<<< HEAD
 from ddim.diffusion.loss import Objective
+=======
+>>>>>>> h-parts
 from ddim.machine.runtime import CoreMeter
-from ddim.recipe.recipe import Optim
 from ddim.runs import checkpoint
+<<<<<<< HEAD
 from ddim.runs.state import Plan
 from ddim.training import Callback, loop, resume
 from ddim.training.budget import estimate_seconds
@@ -40,6 +42,13 @@ def test_the_estimated_time_of_a_run_leaves_out_the_waiting_for_other_programs()
     recipe = replace(tiny.recipe(images="1000"), objective=Delayed())
     # 250 updates of four images, each of which waits 0.1 s.
     assert estimate_seconds(recipe, 3, "cpu", 1) < 12.5
+=======
+from ddim.training import Callback, loop, resume
+from ddim.training.pace import Pace, describe_pace
+from ddim.training.progress import Display
+
+MACHINE = replace(tiny.MACHINE, threads=None)
+>>>>>>> h-parts
 
 
 class Told(Callback):
@@ -68,27 +77,42 @@ def busy(monkeypatch):
 
 
 def test_threads_follow_the_other_programs_at_each_validation_and_survive_a_resume(busy, tmp_path):
-    machine, before, told = replace(tiny.MACHINE, threads=None), torch.get_num_threads(), Told()
+    before, told = torch.get_num_threads(), Told()
     busy(0.0, 1.0)
-    whole = tiny.train(tiny.recipe(), tmp_path / "whole", machine=machine, callbacks=[told])
+    whole = tiny.train(tiny.recipe(), tmp_path / "whole", machine=MACHINE, callbacks=[told])
     changes = [text.rpartition(": ")[2].partition(" instead")[0] for text in told.texts]
     assert changes == ["2 threads", "1 thread"]
     assert torch.get_num_threads() == before
     busy(0.0, 1.0)
-    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(7, tiny.crash), machine=machine)
+    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(7, tiny.crash), machine=MACHINE)
     path = checkpoint.find_newest(folder / "checkpoints")
     assert checkpoint.read_document(path, "state")["runtime"]["threads"] == 2
     resume(folder)
     tiny.check_same_run(folder, whole)
 
 
-def test_threads_that_were_given_do_not_change(busy, tmp_path):
+@pytest.mark.parametrize(("machine", "least"), [(tiny.MACHINE, 0.0), (MACHINE, 1000.0)])
+def test_threads_that_were_given_and_short_measurements_change_nothing(
+    machine, least, busy, tmp_path, monkeypatch
+):
     busy()
-    folder = tiny.train(tiny.recipe(), tmp_path / "run")
+    monkeypatch.setattr(loop, "MEASURED", least)
+    folder = tiny.train(tiny.recipe(), tmp_path / "run", machine=machine)
     assert not [line for line in tiny.metrics(folder) if "threads" in line]
 
 
+<<<<<<< HEAD
 def test_a_short_measurement_changes_nothing(busy, tmp_path, monkeypatch):
     busy()
     monkeypatch.setattr(loop, "MEASURED", 1000.0)
     tiny.train(tiny.recipe(), tmp_path / "run", machine=replace(tiny.MACHINE, threads=None))
+=======
+def test_no_time_left_is_shown_that_was_measured_with_other_threads(capsys):
+    run, display = tiny.training(updates=5), Display()
+    display.folder, display.pace = "run", Pace(0.0, 8)
+    for second in range(5):
+        display.pace.update(float(second))
+    assert "left" in describe_pace(display.pace, run, {"loss": 1.0})
+    display.on_change(run, "1 thread instead of 2 from here on")
+    assert "measuring the speed" in describe_pace(display.pace, run, {"loss": 1.0})
+>>>>>>> h-parts
