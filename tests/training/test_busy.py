@@ -6,49 +6,13 @@ import pytest
 import torch
 
 import tiny
-<<<<<<< HEAD
-from ddim.diffusion.loss import Objective
-=======
->>>>>>> h-parts
 from ddim.machine.runtime import CoreMeter
 from ddim.runs import checkpoint
-<<<<<<< HEAD
-from ddim.runs.state import Plan
-from ddim.training import Callback, loop, resume
-from ddim.training.budget import estimate_seconds
-
-
-def test_a_new_plan_continues_the_decay_of_the_rate_where_the_old_plan_left_it():
-    optim, first = Optim(lr=1.0, batch=10, decay="cosine"), Plan(1000, settled=100)
-    for total in (500, 5000):
-        second = Plan(total, settled=400, decayed=first.part(400))
-        assert second.rate(optim, 400) == pytest.approx(first.rate(optim, 400), rel=1e-12)
-        later = [second.rate(optim, seen) for seen in range(400, total + 1, 10)]
-        assert later == sorted(later, reverse=True)
-        assert later[-1] == pytest.approx(0, abs=1e-12)
-    assert Plan(1000, settled=100, decayed=0.0) == first
-
-
-@dataclass(frozen=True)
-class Delayed(Objective):
-    """A loss that waits, as on a machine where other programs compute."""
-
-    def __call__(self, *args):
-        time.sleep(0.1)
-        return super().__call__(*args)
-
-
-def test_the_estimated_time_of_a_run_leaves_out_the_waiting_for_other_programs():
-    recipe = replace(tiny.recipe(images="1000"), objective=Delayed())
-    # 250 updates of four images, each of which waits 0.1 s.
-    assert estimate_seconds(recipe, 3, "cpu", 1) < 12.5
-=======
 from ddim.training import Callback, loop, resume
 from ddim.training.pace import Pace, describe_pace
 from ddim.training.progress import Display
 
 MACHINE = replace(tiny.MACHINE, threads=None)
->>>>>>> h-parts
 
 
 class Told(Callback):
@@ -101,12 +65,6 @@ def test_threads_that_were_given_and_short_measurements_change_nothing(
     assert not [line for line in tiny.metrics(folder) if "threads" in line]
 
 
-<<<<<<< HEAD
-def test_a_short_measurement_changes_nothing(busy, tmp_path, monkeypatch):
-    busy()
-    monkeypatch.setattr(loop, "MEASURED", 1000.0)
-    tiny.train(tiny.recipe(), tmp_path / "run", machine=replace(tiny.MACHINE, threads=None))
-=======
 def test_no_time_left_is_shown_that_was_measured_with_other_threads(capsys):
     run, display = tiny.training(updates=5), Display()
     display.folder, display.pace = "run", Pace(0.0, 8)
@@ -115,4 +73,3 @@ def test_no_time_left_is_shown_that_was_measured_with_other_threads(capsys):
     assert "left" in describe_pace(display.pace, run, {"loss": 1.0})
     display.on_change(run, "1 thread instead of 2 from here on")
     assert "measuring the speed" in describe_pace(display.pace, run, {"loss": 1.0})
->>>>>>> h-parts
