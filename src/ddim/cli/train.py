@@ -150,13 +150,13 @@ def _find_run(args: argparse.Namespace, data: object, fields: Mapping[str, str])
     """
     from ddim.machine.distributed import current_processes
     from ddim.runs.folder import CHECKPOINTS, RUN
-    from ddim.training.request import check_request, choose_recipe, find_run
+    from ddim.training.request import check_resumed_recipe, choose_recipe, find_run
 
     if args.out is None:
         recipe, processes = choose_recipe(args.recipe, data, fields, args.source), current_processes()
         return processes.broadcast(find_run(recipe, any_rate=args.find_lr) if processes.leads else None)
     if (args.out / RUN).is_file():
-        check_request(args.out, args.recipe, fields)
+        check_resumed_recipe(args.out, args.recipe, fields)
         return args.out
     if (args.out / CHECKPOINTS).is_dir():
         raise UserError(
