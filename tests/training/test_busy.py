@@ -1,48 +1,18 @@
-"""Trainings on a busy machine: other threads and other plans, recorded so that a run resumes exactly."""
+"""Trainings beside other programs: they use other numbers of threads, and a resume knows them."""
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
 import tiny
-from ddim.data import split_images
-from ddim.diffusion.loss import Objective
 from ddim.machine.runtime import CoreMeter
-from ddim.recipe.recipe import Optim
 from ddim.runs import checkpoint
-from ddim.runs.state import Plan
-from ddim.training import Callback, resume
-from ddim.training.loop import fit
-from ddim.training.start import estimate_seconds
+from ddim.training import Callback, loop, resume
+from ddim.training.pace import Pace, describe_pace
+from ddim.training.progress import Display
 
-
-def test_a_new_plan_continues_the_decay_of_the_rate_where_the_old_plan_left_it():
-    optim, first = Optim(lr=1.0, batch=10, decay="cosine"), Plan(1000, settled=100)
-    for total in (500, 5000):
-        second = Plan(total, settled=400, decayed=first.part(400))
-        assert second.rate(optim, 400) == pytest.approx(first.rate(optim, 400), rel=1e-12)
-        later = [second.rate(optim, seen) for seen in range(400, total + 1, 10)]
-        assert later == sorted(later, reverse=True)
-        assert later[-1] == pytest.approx(0, abs=1e-12)
-    assert Plan(1000, settled=100, decayed=0.0) == first
-
-
-@dataclass(frozen=True)
-class Delayed(Objective):
-    """A loss that waits, as on a machine where other programs compute."""
-
-    def __call__(self, *args):
-        time.sleep(0.1)
-        return super().__call__(*args)
-
-
-def test_the_estimated_time_of_a_run_leaves_out_the_waiting_for_other_programs():
-    recipe = replace(tiny.recipe(images="1000"), objective=Delayed())
-    parts = split_images(tiny.images(), 0.1, 0)
-    # 250 updates of four images, each of which waits 0.1 s.
-    assert estimate_seconds(recipe, parts, 1) < 12.5
+MACHINE = replace(tiny.MACHINE, threads=None)
 
 
 class Told(Callback):
@@ -59,9 +29,9 @@ class Told(Callback):
 @pytest.fixture
 def busy(monkeypatch):
     """A function that says how many of two cores other programs use before each validation."""
-    monkeypatch.setattr(fit, "count_cores", lambda: 2)
-    monkeypatch.setattr(fit, "MEASURED", 0.0)
-    monkeypatch.setattr("ddim.training.resumed_machine.count_allowed", lambda: 2)
+    monkeypatch.setattr(loop, "count_cores", lambda: 2)
+    monkeypatch.setattr(loop, "MEASURED", 0.0)
+    monkeypatch.setattr("ddim.training.start.count_allowed", lambda: 2)
 
     def use(*cores):
         left = iter(cores)
@@ -71,27 +41,35 @@ def busy(monkeypatch):
 
 
 def test_threads_follow_the_other_programs_at_each_validation_and_survive_a_resume(busy, tmp_path):
-    machine, before, told = replace(tiny.MACHINE, threads=None), torch.get_num_threads(), Told()
+    before, told = torch.get_num_threads(), Told()
     busy(0.0, 1.0)
-    whole = tiny.train(tiny.recipe(), tmp_path / "whole", machine=machine, callbacks=[told])
+    whole = tiny.train(tiny.recipe(), tmp_path / "whole", machine=MACHINE, callbacks=[told])
     changes = [text.rpartition(": ")[2].partition(" instead")[0] for text in told.texts]
     assert changes == ["2 threads", "1 thread"]
     assert torch.get_num_threads() == before
     busy(0.0, 1.0)
-    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(7, tiny.crash), machine=machine)
+    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(7, tiny.crash), machine=MACHINE)
     path = checkpoint.find_newest(folder / "checkpoints")
     assert checkpoint.read_document(path, "state")["runtime"]["threads"] == 2
     resume(folder)
     tiny.check_same_run(folder, whole)
 
 
-def test_threads_that_were_given_do_not_change(busy, tmp_path):
+@pytest.mark.parametrize(("machine", "least"), [(tiny.MACHINE, 0.0), (MACHINE, 1000.0)])
+def test_threads_that_were_given_and_short_measurements_change_nothing(
+    machine, least, busy, tmp_path, monkeypatch
+):
     busy()
-    folder = tiny.train(tiny.recipe(), tmp_path / "run")
+    monkeypatch.setattr(loop, "MEASURED", least)
+    folder = tiny.train(tiny.recipe(), tmp_path / "run", machine=machine)
     assert not [line for line in tiny.metrics(folder) if "threads" in line]
 
 
-def test_a_short_measurement_changes_nothing(busy, tmp_path, monkeypatch):
-    busy()
-    monkeypatch.setattr(fit, "MEASURED", 1000.0)
-    tiny.train(tiny.recipe(), tmp_path / "run", machine=replace(tiny.MACHINE, threads=None))
+def test_no_time_left_is_shown_that_was_measured_with_other_threads(capsys):
+    run, display = tiny.training(updates=5), Display()
+    display.folder, display.pace = "run", Pace(0.0, 8)
+    for second in range(5):
+        display.pace.update(float(second))
+    assert "left" in describe_pace(display.pace, run, {"loss": 1.0})
+    display.on_change(run, "1 thread instead of 2 from here on")
+    assert "measuring the speed" in describe_pace(display.pace, run, {"loss": 1.0})

@@ -5,16 +5,11 @@ import pytest
 import torch
 
 import tiny
-from ddim.cli import main
-from ddim.cli.console import Console
 from ddim.errors import UserError
-from ddim.evaluation import discretisation_error
-from ddim.evaluation.evaluate import evaluate_source
-from ddim.evaluation.samples import Samples
 from ddim.metrics.kid import kid
 from ddim.runs import checkpoint
 from ddim.sampling.generate import generate
-from ddim.sampling.pipeline import load, read_run_recipe
+from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training import resume
 from ddim.training.start import open_split
@@ -49,11 +44,6 @@ def tiny_split(trained):
     """(N, C, H, W) uint8 of the validation images of a run."""
     parts = open_split(trained.recipe)
     return torch.from_numpy(np.array(parts.images.pixels[parts.validation])).permute(0, 3, 1, 2)
-
-
-def test_without_report_kid_no_kid_is_logged(tmp_path):
-    folder = tiny.train(tiny.recipe(), tmp_path / "run")
-    assert not values(folder, "kid")
 
 
 def test_the_best_checkpoint_by_kid_is_kept_if_the_recipe_says_so(tmp_path):
@@ -113,41 +103,3 @@ def test_impossible_kid_is_refused_before_there_is_a_folder(tmp_path, monkeypatc
 def test_recipes_with_impossible_kid_are_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
         tiny.recipe(**changes)
-
-
-@pytest.mark.slow
-def test_the_best_checkpoint_is_given_by_its_name(tmp_path, capsys, monkeypatch):
-    """RUN/best is no folder, but every command that looks at a run takes it."""
-    recipe = tiny.recipe(**CHANGES, **tiny.DIVERGING)
-    run = tiny.train(recipe, tmp_path / "run")
-    errors = values(run, "image_mae")
-    least = min(errors, key=errors.get)
-    trained = load(run / "best")
-    assert trained.checkpoint.state.step == least < load(run).checkpoint.state.step
-    assert read_run_recipe(run / "best") == trained.recipe
-    found = evaluate_source(run / "best", Samples(20, 2), extractor=stub())
-    assert found.record["sampling"]["step"] == least
-    assert found.folder.parent == run / "evaluations"
-    # Samples are tested elsewhere; those of an ablation are many.
-    monkeypatch.setattr(discretisation_error, "sample_in_model_units", lambda *_: torch.zeros(1, 1, 1, 1))
-    for words in (["sample", "-n", "1"], ["ablate", "--evaluations", "3", "--seeds", "1"]):
-        out = ["--out", str(tmp_path / "pictures")] if words[0] == "sample" else []
-        assert main([words[0], str(run / "best"), *words[1:], *out]) == 0
-    assert main(["diagnose", str(run / "best")]) == 2
-    assert "best is a checkpoint, and results are added to a run" in capsys.readouterr().err
-    assert not (run / "best").exists()
-    Console().done(run)
-    said = capsys.readouterr().err
-    assert f"{run}/best" in said
-    assert f"after {least * recipe.optim.batch:,} images" in said
-    assert main(["compare", str(run / "best"), str(run)]) == 2
-    assert f"name an evaluation, {run}/evaluations/N" in capsys.readouterr().err
-
-
-def test_a_missing_best_checkpoint_is_refused(tmp_path, capsys):
-    recipe = tiny.recipe(**{**CHANGES, "data__validation": "0", "report__kid": "0"})
-    run = tiny.train(recipe, tmp_path / "run")
-    assert main(["sample", str(run / "best")]) == 2
-    assert (
-        "has no best checkpoint: report.best is none, or has not been measured yet" in capsys.readouterr().err
-    )

@@ -2,12 +2,10 @@
 
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from ddim.training.shared_settings import check_same_parent
 from torch.utils.data import TensorDataset
 
 import ddim
@@ -19,7 +17,7 @@ from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
 from ddim.training.parent import hold_out_alike
-from ddim.training.request import Request
+from ddim.training.request import choose_recipe
 
 FIELDS = {"optim.warmup": 0, "images": 16}
 
@@ -58,10 +56,10 @@ def test_a_run_from_weights_has_the_recipe_of_these_weights_by_default(tmp_path)
 
 
 def test_a_named_recipe_trains_on_the_images_of_the_run_it_starts_from(parent):
-    made = Request("smoke", {"images": "16"}, source=parent).build_recipe()
-    assert made.data == hold_out_alike(made, tiny.recipe()).data == read_run_recipe(parent).data
-    assert made.net == find_recipe("smoke", made.data.size).net
-    assert Request("smoke", {"data.source": "photos"}, source=parent).build_recipe().data != made.data
+    recipe = choose_recipe("smoke", None, {"images": 16}, parent)
+    assert recipe.data == hold_out_alike(recipe, tiny.recipe()).data == read_run_recipe(parent).data
+    assert recipe.net == find_recipe("smoke", recipe.data.size).net
+    assert choose_recipe("smoke", "photos", {}, parent).data != recipe.data
 
 
 def test_weights_that_get_another_meaning_are_named(parent, tmp_path):
@@ -101,58 +99,12 @@ def test_training_images_of_the_parent_are_not_held_out(parent):
     assert set(open_run_images(small).validation) < set(held_out)
 
 
-def test_a_class_keeps_its_place_in_the_network(tmp_path):
-    def write(folder, names):
-        for k, name in enumerate(names):
-            tiny.write_grays(tmp_path / folder / name, range(20 * k, 20 * k + 12))
-
-    write("photos", ["cat", "dog"])
-    write("renamed", ["bird", "cat"])
-    write("others", ["lion", "tiger"])
-    recipe = tiny.recipe("group norm", data__labels=True, images=16)
-    first = tiny.train(recipe, tmp_path / "first", str(tmp_path / "photos"))
-    with pytest.raises(UserError, match="whose class 0 is 'cat', but in these images it is class 1: give"):
-        tiny.train(recipe, tmp_path / "second", str(tmp_path / "renamed"), source=first)
-    tiny.train(recipe, tmp_path / "third", str(tmp_path / "others"), source=first)
-
-
-def test_vectors_are_scaled_as_in_the_run_whose_weights_are_used(tmp_path):
-    rows = np.random.default_rng(0).normal(size=(24, 2))
-    np.save(tmp_path / "grays.npy", np.full((24, 16, 16, 1), 99, np.uint8))
-
-    def write(name, rows):
-        (tmp_path / name).write_text("a,b\n" + "".join(f"{a!r},{b!r}\n" for a, b in rows.tolist()))
-        fields = {"data__size": 16, "data__vectors": str(tmp_path / name), "images": 16}
-        return tiny.recipe(**fields), str(tmp_path / "grays.npy")
-
-    recipe, images = write("one.csv", rows)
-    first = tiny.train(recipe, tmp_path / "first", images)
-    recipe, images = write("two.csv", 5 + 3 * rows)
-    second = load(tiny.train(recipe, tmp_path / "second", images, source=first)).vectors
-    known = load(first).vectors
-    assert np.array_equal(second.mean, known.mean)
-    assert np.array_equal(second.deviation, known.deviation)
-    assert np.allclose(second.standardise(5 + 3 * rows) * known.deviation + known.mean, 5 + 3 * rows)
-
-
 def test_images_given_from_python_are_given_again_to_the_student(tmp_path):
     pixels = tiny.images().pixels
     first = tiny.train(tiny.recipe(images=16), tmp_path / "first", pixels)
     found = load(distill(first, pixels.copy(), images=16, out=tmp_path / "student", machine=tiny.MACHINE))
     assert found.checkpoint.state.images == load(first).checkpoint.state.images
     assert ddim.sample(found, n=2).shape == (2, 3, 32, 32)
-
-
-def test_processes_with_other_guides_are_refused(tmp_path):
-    run = tiny.training(tiny.recipe())
-    parent = SimpleNamespace(checkpoint=SimpleNamespace(run="runs/one"))
-    check_same_parent(run, None)
-    check_same_parent(run, parent)
-    run.processes = SimpleNamespace(rank=0, gather=lambda mine: [mine, ((2.0, None), None)])
-    with pytest.raises(
-        UserError, match="process 1 has another guide of runs/one, or other saved guidance, than"
-    ):
-        check_same_parent(run, parent)
 
 
 def test_students_with_other_seeds_hold_out_the_same_images(parent):
@@ -168,22 +120,40 @@ def test_students_with_other_seeds_hold_out_the_same_images(parent):
     assert not np.array_equal(open_run_images(load(free)).validation, open_run_images(third).validation)
 
 
-def test_vectors_of_other_columns_keep_their_own_scale(tmp_path):
-    rows = np.random.default_rng(0).normal(size=(24, 2))
-    np.save(tmp_path / "grays.npy", np.full((24, 16, 16, 1), 99, np.uint8))
-    found = {}
-    for name, head in {"one": "a,b", "two": "a,c"}.items():
-        text = "".join(f"{a!r},{b!r}\n" for a, b in (rows if name == "one" else 9 * rows).tolist())
-        (tmp_path / f"{name}.csv").write_text(f"{head}\n{text}")
-        fields = {"data__size": 16, "data__vectors": str(tmp_path / f"{name}.csv"), "images": 16}
-        source = tmp_path / "one" if name == "two" else None
-        images = str(tmp_path / "grays.npy")
-        found[name] = load(tiny.train(tiny.recipe(**fields), tmp_path / name, images, source=source)).vectors
-    assert np.allclose(found["two"].deviation, 9 * found["one"].deviation)
-
-
 def test_a_teacher_without_labels_takes_labelled_images(tmp_path):
     pairs = TensorDataset(torch.from_numpy(tiny.images().pixels), torch.arange(40) % 4)
     first = tiny.train(tiny.recipe("group norm", images=16), tmp_path / "first", pairs, labels=False)
     found = load(distill(first, pairs, images=16, out=tmp_path / "student", machine=tiny.MACHINE))
     assert not found.recipe.data.labels
+
+
+def test_a_class_keeps_its_place_in_the_network(tmp_path):
+    def write(folder, names):
+        for k, name in enumerate(names):
+            tiny.write_grays(tmp_path / folder / name, range(20 * k, 20 * k + 12))
+        return str(tmp_path / folder)
+
+    recipe = tiny.recipe("group norm", data__labels=True, images=16)
+    first = tiny.train(recipe, tmp_path / "first", write("photos", ["cat", "dog"]))
+    with pytest.raises(UserError, match="bird, cat"):
+        tiny.train(recipe, tmp_path / "second", write("renamed", ["bird", "cat"]), source=first)
+    tiny.train(recipe, tmp_path / "third", write("others", ["lion", "tiger"]), source=first)
+
+
+@pytest.mark.parametrize("columns", ["a,b", "a,c"])
+def test_vectors_of_the_same_columns_are_scaled_as_in_the_run_whose_weights_are_used(columns, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(24, 2))
+    np.save(tmp_path / "grays.npy", np.full((24, 16, 16, 1), 99, np.uint8))
+
+    def train(name, columns, rows, source=None):
+        text = "".join(f"{a!r},{b!r}\n" for a, b in rows.tolist())
+        (tmp_path / f"{name}.csv").write_text(f"{columns}\n{text}")
+        recipe = tiny.recipe(data__size=16, data__vectors=str(tmp_path / f"{name}.csv"), images=16)
+        return tiny.train(recipe, tmp_path / name, str(tmp_path / "grays.npy"), source=source)
+
+    first = train("one", "a,b", rows)
+    known, found = load(first).vectors, load(train("two", columns, 5 + 9 * rows, first)).vectors
+    scale, shift = (1, 0) if columns == "a,b" else (9, 5)
+    assert np.allclose(found.deviation, scale * known.deviation)
+    assert np.allclose(found.mean, scale * known.mean + shift)
+    assert np.allclose(found.standardise(5 + 9 * rows) * found.deviation + found.mean, 5 + 9 * rows)

@@ -1,12 +1,9 @@
 """The learning rate and the length of a run."""
 
-import json
-
 import pytest
 
 import clocks
 import tiny
-from cases import mark_slow
 from clocks import quick_recipe
 from ddim.recipe.recipe import Optim
 from ddim.runs import checkpoint
@@ -62,31 +59,23 @@ def clock(monkeypatch):
     return clocks.install(monkeypatch)
 
 
-@pytest.mark.parametrize("minutes", ["0.3", "0.4"])
+def timed(minutes, **changes):
+    return quick_recipe(images="none", minutes=minutes, report__validation_images="1", **changes)
+
+
+def read_plan(folder):
+    return checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")["plan"]
+
+
+@pytest.mark.parametrize("minutes", [0.3, 0.4])
 def test_a_time_budget_includes_compilation_measurement_and_validations(minutes, clock, tmp_path):
     """Compilation, measurement and validations together take the given time, in whole batches."""
-    recipe = quick_recipe(images="none", minutes=minutes, report__events="4", report__validation_images="1")
-    folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
-    assert clock.now - 1000 == pytest.approx(float(minutes) * 60, rel=0.03)
-    state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
-    assert state["plan"]["total"] == state["step"] * 8
-    assert 0 < state["plan"]["settled"] < state["plan"]["total"] / 2
-    validations = [line["step"] for line in tiny.metrics(folder) if "image_mae" in line]
-    # One to measure what an event takes, then those of a run of this length.
-    assert len(validations) == 5
-    assert validations[-1] == state["step"]
-
-
-def test_the_total_of_a_time_budget_survives_a_resume(clock, tmp_path):
-    recipe = quick_recipe(images="none", minutes="0.3", report__validation_images="1")
-    whole = tiny.train(recipe, tmp_path / "whole", callbacks=[clock])
-    clock.now = 1000.0
-    folder = tmp_path / "run"
-    tiny.train_until_crash(recipe, folder, clock, tiny.At(40, tiny.crash))
-    # A resumed run is quicker, or slower, by far: its length is written down and does not change.
-    clock.update *= 10
-    resume(folder, callbacks=[clock])
-    tiny.check_same_run(folder, whole)
+    folder = tiny.train(timed(minutes, report__events="4"), tmp_path / "run", callbacks=[clock])
+    assert clock.now - 1000 == pytest.approx(minutes * 60, rel=0.03)
+    plan, last = read_plan(folder), tiny.metrics(folder)[-1]
+    assert plan["total"] == last["images"]
+    assert 0 < plan["settled"] < plan["total"] / 2
+    assert "image_mae" in last
 
 
 class Slower(Callback):
@@ -101,50 +90,54 @@ class Slower(Callback):
             self.clock.update = self.update
 
 
-@pytest.mark.parametrize("update", [0.05, 0.8])
+def test_the_total_of_a_time_budget_survives_a_resume(clock, tmp_path):
+    whole = tiny.train(timed(0.3), tmp_path / "whole", callbacks=[clock])
+    clock.now = 1000.0
+    tiny.train_until_crash(timed(0.3), tmp_path / "run", clock, tiny.At(40, tiny.crash))
+    # A resumed run is quicker, or slower, by far: its length is written down and does not change.
+    clock.update *= 10
+    resume(tmp_path / "run", callbacks=[clock])
+    tiny.check_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("update", [0.1, 0.8])
 def test_a_time_budget_is_planned_anew_when_the_speed_changes(update, clock, tmp_path):
-    recipe = quick_recipe(images="none", minutes="0.5", report__validation_images="1")
+    recipe = timed(1, report__events="10", optim__decay="cosine")
     folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock, Slower(clock, 50, update)])
-    assert clock.now - 1000 == pytest.approx(30, rel=0.1)
-    state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
-    lines = tiny.metrics(folder)
+    assert clock.now - 1000 == pytest.approx(60, rel=0.1)
+    plan, lines = read_plan(folder), tiny.metrics(folder)
     planned = [line["planned_images"] for line in lines if "planned_images" in line]
-    assert planned[-1] == state["plan"]["total"] == state["step"] * 8
-    assert 0 < state["plan"]["decayed"] < 1
-    assert lines[-1]["step"] == state["step"]
+    assert planned[-1] == plan["total"] == lines[-1]["images"]
+    assert 0 < plan["decayed"] < 1
     assert "image_mae" in lines[-1]
 
 
-@pytest.mark.parametrize("events", mark_slow([2, 5], lambda events: events == 5))
-def test_a_slow_first_validation_does_not_shorten_a_time_budget(events, clock, tmp_path):
-    """The first validation takes half of the budget and the others a second each."""
-    recipe = quick_recipe(images="none", minutes="1", report__events=events, report__validation_images="1")
-    clock.aside = 30.0
-    quick = OnValidation(lambda: setattr(clock, "aside", 1.0))
-    tiny.train(recipe, tmp_path / "run", callbacks=[clock, quick])
+def test_a_new_plan_survives_a_resume(clock, tmp_path):
+    recipe = timed(0.5, report__events="6", optim__decay="cosine")
+    whole = tiny.train(recipe, tmp_path / "whole", callbacks=[clock, Slower(clock, 30, 0.8)])
+    step = next(line["step"] for line in tiny.metrics(whole) if "planned_images" in line)
+    clock.now, clock.update = 1000.0, 0.2
+    slower, crash = Slower(clock, 30, 0.8), tiny.At(step + 1, tiny.crash)
+    tiny.train_until_crash(recipe, tmp_path / "run", clock, slower, crash)
+    # What is planned after the crash depends on the time, so the oracle is the same plan.
+    plan = read_plan(tmp_path / "run")
+    resume(tmp_path / "run", callbacks=[clock])
+    assert read_plan(tmp_path / "run") == plan
+    assert tiny.metrics(tmp_path / "run")[-1]["images"] == plan["total"]
+
+
+@pytest.mark.parametrize("later", [1.0, 5.0])
+def test_validations_neither_shorten_nor_lengthen_a_time_budget(later, clock, tmp_path):
+    """The first validation takes half of the budget and the others a second each, or all five seconds."""
+    clock.aside = 30.0 if later == 1.0 else later
+    quick = tiny.At(1, lambda _: None)
+    quick.on_validation = lambda training, values: setattr(clock, "aside", later)
+    tiny.train(timed(1, report__events="5"), tmp_path / "run", callbacks=[clock, quick])
     assert clock.now - 1000 == pytest.approx(60, rel=0.1)
-
-
-def test_expensive_validations_do_not_lengthen_a_time_budget(clock, tmp_path):
-    recipe = quick_recipe(images="none", minutes="1", report__events="5", report__validation_images="1")
-    clock.aside = 5.0
-    tiny.train(recipe, tmp_path / "run", callbacks=[clock])
-    assert clock.now - 1000 == pytest.approx(60, rel=0.1)
-
-
-class OnValidation(Callback):
-    """Calls a function after each validation."""
-
-    def __init__(self, call):
-        self.call = call
-
-    def on_validation(self, training, values):
-        """See `Callback`."""
-        self.call()
 
 
 class Disturbed(Callback):
-    """Updates that are quick for one measurement of the speed, six seconds, and slow for the next one."""
+    """Updates that are quick for six seconds, and slow for the next six."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -154,30 +147,14 @@ class Disturbed(Callback):
         self.clock.update = 0.1 if (self.clock.now - 1000) % 12 < 6 else 0.3
 
 
-def test_a_speed_that_goes_up_and_down_does_not_change_the_plan_each_time(clock, tmp_path):
-    recipe = quick_recipe(images="none", minutes="1", report__validation_images="1")
-    folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock, Disturbed(clock)])
-    planned = [line["planned_images"] for line in tiny.metrics(folder) if "planned_images" in line]
-    assert len(planned) <= 1
+def test_a_speed_that_goes_up_and_down_still_ends_in_time(clock, tmp_path):
+    recipe = timed(1, report__events="4")
+    tiny.train(recipe, tmp_path / "run", callbacks=[clock, Disturbed(clock)])
     assert clock.now - 1000 == pytest.approx(60, rel=0.2)
-
-
-def test_a_new_plan_survives_a_resume(clock, tmp_path):
-    recipe = quick_recipe(images="none", minutes="0.5", report__validation_images="1", optim__decay="cosine")
-    whole = tiny.train(recipe, tmp_path / "whole", callbacks=[clock, Slower(clock, 50, 0.8)])
-    step = [line["step"] for line in tiny.metrics(whole) if "planned_images" in line][-1]
-    clock.now, clock.update = 1000.0, 0.2
-    slower, crash = Slower(clock, 50, 0.8), tiny.At(step + 1, tiny.crash)
-    folder = tiny.train_until_crash(recipe, tmp_path / "run", clock, slower, crash)
-    resume(folder, callbacks=[clock])
-    tiny.check_same_run(folder, whole)
 
 
 def test_a_budget_used_up_before_the_speed_is_known_ends_at_once(clock, tmp_path):
     clock.first = 60.0
-    recipe = quick_recipe(images="none", minutes="0.3", report__validation_images="1")
-    folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
-    state = checkpoint.read_document(checkpoint.find_newest(folder / "checkpoints"), "state")
-    assert state["plan"]["total"] == state["step"] * 8
+    folder = tiny.train(timed(0.3), tmp_path / "run", callbacks=[clock])
+    assert read_plan(folder)["total"] == tiny.metrics(folder)[-1]["images"]
     assert clock.now - 1000 < 65
-    assert json.loads((folder / "run.json").read_text())["recipe"]["minutes"] == 0.3

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import OutOfMemory, UserError, warn_user
+from ddim.errors import OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
@@ -119,24 +119,26 @@ def _compare(recipe: Recipe, needed: int, free: int) -> None:
         )
 
 
-def fit_memory(training: Trainer) -> None:
+def fit_memory(training: Trainer) -> str:
     """Halve the parts in which batches are trained until a step fits into the free memory of a CPU.
 
     A system kills a process that fills its memory. An accelerator raises an error instead, which
-    `advance_within_memory` answers. A warning says so if parts were halved.
+    `advance_within_memory` answers.
+
+    Returns:
+        A sentence if parts were halved, else "".
 
     Raises:
         UserError: if parts that cannot be halved do not fit.
     """
     free, before = find_free_memory(training.runtime.device), training.recipe.optim.accumulate
     if free is None:
-        return
+        return ""
     free //= training.processes.local_count
     while (needed := _estimate(training.model, training.recipe, training.runtime)) > free:
         if not _halve(training):
             _compare(training.recipe, needed, free)
-    if changed := _describe(training, before, f"{free / 2**30:.1f} GiB of memory are free"):
-        warn_user(changed)
+    return _describe(training, before, f"{free / 2**30:.1f} GiB of memory are free")
 
 
 def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:

@@ -45,7 +45,7 @@ def choose_recipe(
     if recipe is None and source is not None:
         # The weights fit only the network of their own recipe, so this recipe is the default.
         return use_data(load_parent_recipe(source, own_images=data is not None), data, fields)
-    name, size = str(recipe or "fast"), find_size(fields, data)
+    name, size = "fast" if recipe is None else str(recipe), find_size(fields, data)
     if source is None:
         chosen = find_recipe(name, size)
     elif data is not None or name not in RECIPES:
@@ -159,7 +159,7 @@ def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = Fals
     return None
 
 
-def check_request(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> None:
+def check_resumed_recipe(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> None:
     """Check that a request to resume a run asks for no other recipe.
 
     Args:
@@ -174,7 +174,7 @@ def check_request(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> N
     known = load_recipe(read_sealed(run / RUN)["recipe"])
     given = {name: value for name, value in fields.items() if name not in ("data.source", "images")}
     named = recipe is None or find_recipe(recipe, known.data.size).name == known.name
-    if not named or override(known, given) != known:
+    if not named or change_recipe(known, given) != known:
         raise UserError(
             f"run {run} has another recipe than this command: resume it with --out alone (and --more, "
             "--images or options of the machine), or start a new run"

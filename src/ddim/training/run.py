@@ -105,34 +105,47 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
-    recipe = requested = choose_recipe(recipe, data, fields, source)
+    recipe = choose_recipe(recipe, data, fields, source)
     with join_processes() as processes:
         shown, decoding = split_progress(processes.leads and progress)
-        # These checks come before the images are decoded, because decoding may take long.
-        known = None if source is None else read_run_recipe(source)
-        check_training(recipe, known)
-        recipe = recipe if known is None else hold_out_alike(recipe, known)
-        check_outside(out or Path("runs"), recipe.data.source)
-        if out is not None and processes.leads:
-            check_unused(out, ", or continue the run with resume")
-        split = processes.local_first(lambda: open_split(recipe, decoding))
-        with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
-            parent = load_parent(source)
-            trainer = start_training(recipe, split, runtime, parent)
-            if news := fit_memory(trainer):
-                warn_user(news)
-            measure_kid = prepare_kid(trainer)
-            origin = {
-                "source": None if source is None else pin_run(source),
-                # The hash identifies the weights, because a source that is trained further has other weights.
-                "source_sha256": None if parent is None else parent.checkpoint.sha256,
-            }
-            parent = None  # frees the memory of its network
-            wishes = {"requested": describe_request(requested), "asked": vars(machine)}
-            folder = create_run(trainer, out, **wishes, **origin) if processes.leads else None
-            folder, hooks, adapt = processes.broadcast(folder), [*shown, *callbacks], machine.threads is None
-            with _lock(folder), _open_lead(trainer, folder, hooks, began, adapt) as lead:
-                fit(trainer, folder, measure_kid, lead)
+        return _start(recipe, out, source, machine, [*shown, *callbacks], decoding, began)
+
+
+def _start(
+    requested: Recipe,
+    out: Path | None,
+    source: Path | None,
+    machine: Machine,
+    hooks: Sequence[Callback],
+    decoding: Progress,
+    began: float,
+) -> Path:
+    """Train a new run and return its folder; see `train`."""
+    processes, known = current_processes(), None if source is None else read_run_recipe(source)
+    # These checks come before the images are decoded, because decoding may take long.
+    check_training(requested, known)
+    recipe = requested if known is None else hold_out_alike(requested, known)
+    check_outside(out or Path("runs"), recipe.data.source)
+    if out is not None and processes.leads:
+        check_unused(out, ", or continue the run with resume")
+    split = processes.local_first(lambda: open_split(recipe, decoding))
+    with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
+        parent = load_parent(source)
+        trainer = start_training(recipe, split, runtime, parent)
+        if news := fit_memory(trainer):
+            warn_user(news)
+        measure_kid = prepare_kid(trainer)
+        origin = {
+            "source": None if source is None else pin_run(source),
+            # The hash identifies the weights, because a source that is trained further has other weights.
+            "source_sha256": None if parent is None else parent.checkpoint.sha256,
+        }
+        parent = None  # frees the memory of its network
+        wishes = {"requested": describe_request(requested), "asked": vars(machine)}
+        folder = create_run(trainer, out, **wishes, **origin) if processes.leads else None
+        folder = processes.broadcast(folder)
+        with _lock(folder), _open_lead(trainer, folder, hooks, began, machine.threads is None) as lead:
+            fit(trainer, folder, measure_kid, lead)
     return folder
 
 
