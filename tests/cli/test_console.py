@@ -1,13 +1,11 @@
 """Progress on a terminal and elsewhere."""
 
 import re
-from dataclasses import replace
 
 import pytest
 
 import tiny
 from ddim.cli import console
-from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import write_recipe
 from terminal import run_in_terminal
 
@@ -99,37 +97,6 @@ def test_samples_grow_in_the_terminal_during_training(tmp_path):
     assert said.rstrip().endswith("run")
 
 
-def show_steps(run, folder, clock, count):
-    """Show the start of a training and so many steps, one in each second."""
-    shown = console.Console()
-    shown.on_start(run, folder)
-    for second in range(1, count + 1):
-        clock(float(second))
-        run.step += 1
-        shown.on_step(run, {"loss": 1.0})
-
-
-@pytest.mark.parametrize(("seen", "sentences"), [(4_000, 1), (400_000, 0)])
-def test_a_training_that_sees_few_images_names_alternatives_once(
-    seen, sentences, capsys, clock, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(
-        "ddim.training.alternatives.time_image",
-        lambda recipe, channels, precision: float(max(recipe.net.widths)),
-    )
-    run = tiny.training(tiny.recipe(images=seen))
-    run.recipe = replace(run.recipe, net=UNetSpec())
-    show_steps(run, tmp_path, clock, 39)
-    found = [line for line in capsys.readouterr().err.splitlines() if line.startswith("about ")]
-    assert len(found) == sentences
-    # 8 images in each second.
-    for line in found:
-        assert line == (
-            "about 8 images/s: 4,000 images in about 8:20, 125 passes over 32; about 2 times as many with "
-            "--net.widths 12,24,48,96"
-        )
-
-
 def test_the_best_checkpoint_is_the_saved_one_and_not_the_lowest_error_of_the_log(
     capsys, tmp_path, monkeypatch
 ):
@@ -150,16 +117,3 @@ def test_all_images_are_the_reference_if_few_are_held_out(capsys, tmp_path, monk
         monkeypatch.setattr(console, "read_sealed", lambda path, n=held_out: {"data": {"valid": n}})
         console.Console().done(folder)
         assert f"ddim evaluate {folder}{options}    measures" in capsys.readouterr().err
-
-
-def test_a_training_shorter_than_its_warm_up_is_named(capsys, clock, tmp_path):
-    run = tiny.training(tiny.recipe(images=800, optim__warmup=10_000))
-    show_steps(run, tmp_path, clock, 39)
-    assert capsys.readouterr().err.count("this run sees only 800: it ends at 0.08 times optim.lr") == 1
-
-
-def test_a_resumed_training_is_not_advised_again(capsys, clock, tmp_path, monkeypatch):
-    monkeypatch.setattr("ddim.training.alternatives.time_image", lambda *_: pytest.fail("was measured"))
-    run = tiny.training(tiny.recipe(images=4_000))
-    run.recipe, run.step = replace(run.recipe, net=UNetSpec()), 5
-    show_steps(run, tmp_path, clock, 19)

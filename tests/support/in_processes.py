@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from ddim.training.grouping import label_clusters
 
 import tiny
 from ddim.data import split_images
@@ -27,6 +26,7 @@ from ddim.sampling.classes import count_classes
 from ddim.training import batches
 from ddim.training.batches import draw_times
 from ddim.training.distill import make_student
+from ddim.training.parent import label_clusters
 from ddim.training.start import measure_pixels
 from ddim.training.trainer import Trainer
 from quick_net import QuickNet

@@ -8,18 +8,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ddim.training.image_loader import ImageLoader
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from cases import mark_slow
 from counted_pixels import CountedPixels
+from ddim.data import split_images
 from ddim.data.values import Values
+from ddim.diffusion.denoiser import Shape
 from ddim.machine.runtime import Runtime
 from ddim.recipe.named_recipes import RECIPES
 from ddim.runs.state import Plan
-from ddim.training import batches, image_loader, loop
-from ddim.training.batches import Rows
+from ddim.training import batches
+from ddim.training.batches import Batches
 from ddim.training.trainer import Trainer
 from in_processes import CASES, choose_case
 from one_device import OneDevice
@@ -68,9 +69,9 @@ QUICK = [*PAIRS[:2], *((name, "images read ahead") for name in EAGER if name not
 @pytest.mark.parametrize(("name", "place"), mark_slow(PAIRS, lambda pair: pair in QUICK))
 def test_no_step_reads_a_value_of_the_device(name, place, meta, monkeypatch):
     memory = MEMORY[place]
-    monkeypatch.setattr(image_loader, "_device_memory", lambda _: memory)
+    monkeypatch.setattr(batches, "_device_memory", lambda _: memory)
     run = tiny.give_teacher(Trainer(*choose_case(name), meta, Plan(320)))
-    assert (run.loader.on_device is not None) == (memory > 0)
+    assert (run.batches._on_device is not None) == (memory > 0)
     # The first step copies what all steps share, such as the table of a schedule.
     run.advance()
     with NoWaiting(), OneDevice():
@@ -95,47 +96,29 @@ def test_no_step_waits_for_a_gpu(name):
     run.finite.raise_if_failed()
 
 
-@pytest.mark.parametrize(("device", "memory", "drawn"), [("cpu", 0, 0), ("meta", 2**40, 0), ("meta", 0, 3)])
-def test_the_next_images_are_drawn_only_if_they_are_read_ahead(device, memory, drawn, request, monkeypatch):
-    monkeypatch.setattr(image_loader, "_device_memory", lambda _: memory)
-    runtime = Runtime() if device == "cpu" else request.getfixturevalue("meta")
-    steps, original = [], loop.draw_rows
-    monkeypatch.setattr(loop, "draw_rows", lambda *given: steps.append(given[2]) or original(*given))
-    run = Trainer(*choose_case("accumulated"), runtime, Plan(320))
-    for _ in range(3):
-        run.advance()
-    assert steps == [1, 2, 3][:drawn]
-
-
-@pytest.mark.parametrize("memory", [0, 2**40], ids=["images read ahead", "images on the device"])
+@pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
 @pytest.mark.parametrize("flip", [True, False])
-def test_an_accelerator_gets_the_images_of_the_rows(flip, memory, monkeypatch):
-    monkeypatch.setattr(image_loader, "_device_memory", lambda _: memory)
-    images = tiny.images(size=(16, 24))
-    rows = [
-        Rows(np.array(which), np.array([True, False, True]) if flip else None)
-        for which in ([3, 1, 39], [0, 7, 7], [5, 6, 7])
-    ]
+def test_an_accelerator_gets_the_same_images_as_a_cpu(flip, memory, monkeypatch):
+    monkeypatch.setattr(batches, "_device_memory", lambda _: memory)
+    source = tiny.images()
+    split, shape = split_images(source, 0.2, 0), Shape(3, 32, 32)
+    recipe = tiny.recipe(data__flip=flip)
     # Other than "cpu", this device is treated as an accelerator.
-    loader = ImageLoader(images, Runtime("cpu:0"))
-    loader.expect(rows[0])
-    for expected, asked in ((rows[0], rows[0]), (rows[2], rows[1]), (rows[2], rows[2])):
-        loader.expect(expected)
-        found = loader.load(asked)
-        wanted = images.pixels[asked.which].copy()
-        if flip:
-            wanted[asked.mirrored] = wanted[asked.mirrored][:, :, ::-1]
-        assert np.array_equal(found.permute(0, 2, 3, 1).numpy(), wanted)
-        assert found.is_contiguous(memory_format=torch.channels_last)
+    ours, theirs = (Batches(recipe, split, shape, Runtime(device)) for device in ("cpu:0", "cpu"))
+    for step in (0, 1, 5, 6, 2):
+        images = ours[step].images
+        assert torch.equal(images, theirs[step].images)
+        assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("values", [Values(), Values("uint16", 0.0, 999.0)], ids=["uint8", "uint16"])
 def test_images_are_copied_to_an_accelerator_in_parts(values, monkeypatch):
-    monkeypatch.setattr(image_loader, "_device_memory", lambda _: 2**40)
-    monkeypatch.setattr(image_loader, "_PART", 7)
+    monkeypatch.setattr(batches, "_device_memory", lambda _: 2**40)
+    monkeypatch.setattr(batches, "_PART", 7)
     images = tiny.images()
     pixels = images.pixels.astype(values.type)
     counted = CountedPixels(pixels)
-    loader = ImageLoader(replace(images, pixels=counted, values=values), Runtime("cpu:0"))
+    split = split_images(replace(images, pixels=counted, values=values), 0.2, 0)
+    copied = batches._copy_if_small(split, "cpu:0")
     assert counted.largest == 7
-    assert np.array_equal(loader.on_device.numpy(), pixels if values.eight_bits else values.to_unit(pixels))
+    assert np.array_equal(copied.numpy(), pixels if values.eight_bits else values.to_unit(pixels))

@@ -10,12 +10,11 @@ from torch.utils.data import Dataset, TensorDataset
 import ddim
 import mine
 import tiny
-from ddim.data.arrays import give_images
 from ddim.errors import UserError
 from ddim.recipe.recipe import Data
 from ddim.sampling.images import open_run_images
 from ddim.training import resume
-from ddim.training.request import Request, choose_recipe, find_difference
+from ddim.training.request import check_request, choose_recipe
 
 PIXELS = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
 LABELS = torch.arange(40) % 4
@@ -80,8 +79,7 @@ def test_floats_that_are_kept_are_given_again_with_the_values_of_the_run(tmp_pat
     whole = tiny.train(recipe, tmp_path / "whole", images)
     often = replace(recipe, report=replace(recipe.report, checkpoint=0.0))
     cut = tiny.train_until_crash(often, tmp_path / "cut", tiny.At(7, tiny.crash), data=images)
-    for fields in ({}, {"data.values": "float32"}):
-        assert find_difference(cut, Request(fields=fields, data=give_images(images))) is None
+    check_request(cut, None, {"data.values": "float32"})
     resume(cut, data=images)
     assert tiny.digests(cut) == tiny.digests(whole)
 
@@ -112,13 +110,8 @@ def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
             r"a label for each image: give pairs \(image, label\), such as",
         ),
         ((PIXELS, LABELS), {}, "image 0 must have the shape"),
-        (PIXELS, {"callbacks": [ddim.Callback]}, r"must be an instance, such as Callback\(\), got the class"),
-        (
-            PIXELS,
-            {"callbacks": ddim.Callback()},
-            r"must be a list, .*\[MyCallback\(\)\], got a Callback",
-        ),
-        (PIXELS, {"callbacks": [print]}, "must be an instance of ddim.Callback, got a builtin_function"),
+        (PIXELS, {"callbacks": [ddim.Callback]}, "must be a list of instances"),
+        (PIXELS, {"callbacks": ddim.Callback()}, "must be a list of instances"),
     ],
 )
 def test_invalid_images_are_refused_before_a_folder_is_made(data, options, message, tmp_path):

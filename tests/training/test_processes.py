@@ -2,26 +2,23 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from ddim.training.fit import Start
-from ddim.training.shared_settings import adopt_processes, check_processes, describe_processes
 from safetensors.torch import load_file
 
 import tiny
 from ddim.cli import main
 from ddim.errors import UserError
 from ddim.files import LOCK
-from ddim.machine.distributed import Processes
+from ddim.machine.distributed import Processes, act_as
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import write_recipe
 from ddim.sampling import pipeline
+from ddim.training import Machine
 from in_processes import CASES, launch
 from in_processes import main as train_cases
 from small_recipes import make_small
@@ -76,14 +73,12 @@ def small_run(folder, *options, name="luz"):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes(tmp_path, capsys):
+def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes(tmp_path):
     run = tmp_path / "run"
     done = launch(2, *small_run(tmp_path, "--out", run, "--images", "160"))
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{run}\n"
     assert done.stderr.count("run folder") == 1
-    document = json.loads((run / "run.json").read_text())
-    assert document["processes"] == {"count": 2, "backend": "gloo"}
     words, files = ["sample", run, "-n", "40", "--steps", "2", "--film", "--out"], []
     assert launch(2, "-m", "ddim", *words, tmp_path / "two").returncode == 0
     assert main([*map(str, words), str(tmp_path / "one")]) == 0
@@ -95,11 +90,8 @@ def test_the_command_trains_samples_and_goes_on_with_another_number_of_processes
     assert files[0] == files[1]
     # The rest runs in the process of this test.
     assert main([*map(str, small_run(tmp_path, "--out", run, "--images", "320", "--resume")[2:])]) == 0
-    assert "1 process instead of 2: the same images and noise" in capsys.readouterr().err
-    change = json.loads((run / "run.json").read_text())["processes_changed"]
-    assert [entry["to"]["count"] for entry in change] == [1]
-    # 40 updates, two validations, and the change of processes.
-    assert len(tiny.metrics(run)) == 43
+    # 40 updates and two validations.
+    assert len(tiny.metrics(run)) == 42
 
 
 STOPPED = """
@@ -134,35 +126,18 @@ def test_a_callback_stops_all_processes_and_all_get_the_images_again(tmp_path):
     assert shared == pytest.approx(alone, rel=1e-4)
 
 
-@pytest.mark.parametrize(("batch", "accumulate"), [(9, 1), (12, 2)])
-def test_a_batch_that_cannot_be_shared_is_refused(batch, accumulate):
-    recipe = tiny.recipe(optim__batch=batch, optim__accumulate=accumulate)
-    check_processes(recipe, Processes())
-    with pytest.raises(
-        UserError, match=f"optim.batch {batch} must be a multiple of the number of processes 4"
-    ):
-        check_processes(recipe, Processes(count=4))
-    check_processes(tiny.recipe(optim__batch=4 * batch, optim__accumulate=accumulate), Processes(count=4))
-
-
-@pytest.mark.parametrize(
-    ("count", "device", "expected"), [(1, "cuda", None), (2, "cuda:1", "nccl"), (2, "cpu", "gloo")]
-)
-def test_the_record_names_what_adds_the_gradients(count, device, expected):
-    assert describe_processes(Processes(count=count), device) == {"count": count, "backend": expected}
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with act_as(Processes(count=4)), pytest.raises(UserError, match="must be a multiple"):
+        tiny.training(tiny.recipe(optim__batch=12, optim__accumulate=2))
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_each_process_has_its_own_gpu(device, tmp_path, monkeypatch):
-    start, document = Start(tmp_path, (), 5, time.monotonic(), True), {"processes": {"count": 2}}
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+def test_each_process_has_its_own_gpu(device, monkeypatch):
+    monkeypatch.setattr("ddim.training.start.find_device", lambda wanted: wanted)
     pair = Processes(1, 2, 1, 2)
-    assert adopt_processes(document, Runtime(device), start, pair) == (Runtime("cuda"), "")
-    assert adopt_processes({}, Runtime(device), start, Processes()) == (Runtime(device), "")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="2 processes cannot train on 1 GPU: start one process for each GPU"):
-        adopt_processes(document, Runtime(device), start, pair)
-    assert adopt_processes(document, Runtime("cpu"), start, pair) == (Runtime("cpu"), "")
+    assert Machine().change(Runtime(device), 1, pair) == Runtime("cuda")
+    assert Machine().change(Runtime(device), 1, Processes()) == Runtime(device)
+    assert Machine().change(Runtime("cpu"), 1, pair) == Runtime("cpu")
 
 
 def test_a_run_is_loaded_onto_the_gpu_of_each_process(monkeypatch):
@@ -184,20 +159,6 @@ def test_several_processes_need_no_gpu_with_the_number_in_the_record(monkeypatch
         pipeline._runtime(Runtime("cpu"), (64, 64), "cuda:3", None)
     monkeypatch.setattr(pipeline, "current_processes", lambda: Processes(1, 2, 1, 2))
     assert pipeline._runtime(Runtime("cuda:3"), (64, 64), "cuda:3", None).device == "cuda"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_batch_that_cannot_be_shared_is_refused_before_images_are_decoded(tmp_path):
-    cache = tmp_path / "cache"
-    words = small_run(tmp_path, "--out", tmp_path / "run", "--optim.batch", "9")
-    done = launch(2, *words, env={**os.environ, "DDIM_CACHE": str(cache)})
-    assert done.returncode == 1
-    ours = [line for line in done.stderr.splitlines() if line.startswith("ddim: ")]
-    assert len(ours) == 1
-    assert "optim.batch 9 must be a multiple of the number of processes 2" in ours[0]
-    assert not (tmp_path / "run").exists()
-    assert not cache.exists()
 
 
 @pytest.mark.slow

@@ -8,15 +8,13 @@ import torch
 
 import tiny
 from ddim.data import split_images
-from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
 from ddim.runs import checkpoint
 from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load_state
 from ddim.training import resume
-from ddim.training.request import Request, find_resumable
-from ddim.training.start import Machine, measure_pixels
+from ddim.training.start import measure_pixels
 from ddim.training.trainer import Trainer
 from quick_net import QuickNet
 
@@ -56,13 +54,6 @@ def test_a_run_records_that_it_recomputes_and_keeps_it_when_it_is_resumed(tmp_pa
     assert seen == [True]
     assert load_state(checkpoint.find_newest(run / "checkpoints")).runtime.recompute
     assert tiny.digests(run) == tiny.digests(whole)
-
-
-def test_a_run_that_keeps_activations_is_not_resumed_to_recompute_them(tmp_path):
-    run = tiny.train(tiny.recipe(images="16"), tmp_path / "run")
-    assert find_resumable(Request(), run) == (run, "")
-    with pytest.raises(UserError, match="has recompute = False, but the request has recompute = True"):
-        find_resumable(Request(machine=Machine(recompute=True)), run)
 
 
 @pytest.mark.slow

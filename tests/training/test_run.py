@@ -4,7 +4,6 @@ import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ import ddim
 import tiny
 from ddim.data import split_images
 from ddim.errors import UserError
+from ddim.machine.distributed import Processes
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import read_recipe
 from ddim.recipe.recipe import Data, Recipe
@@ -35,7 +35,6 @@ def contents(folder):
 def test_run_json_describes_the_run(parent):
     facts = json.loads((parent / "run.json").read_text())
     assert read_recipe(parent / "recipe.yaml") == tiny.recipe()
-    assert facts["seed"] == 0
     assert facts["data"]["train"] == 32
     assert facts["data"]["valid"] == 8
     assert len(facts["data"]["fingerprint"]) == 64
@@ -78,7 +77,7 @@ def test_the_losses_logged_are_the_means_since_the_last_line(tmp_path):
                 assert line[name] == pytest.approx(sum(values[name] for values in window) / 3)
 
 
-def test_callbacks_are_called_in_order_and_after_the_checkpoint(tmp_path):
+def test_callbacks_are_called_in_order(tmp_path):
     said = []
 
     class Say(Callback):
@@ -101,7 +100,7 @@ def test_callbacks_are_called_in_order_and_after_the_checkpoint(tmp_path):
             said.append("end")
 
     tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[Say()])
-    assert said == ["begin", *range(1, 6), "saved", "event", *range(6, 11), "saved", "event", "end"]
+    assert said == ["begin", *range(1, 6), "event", "saved", *range(6, 11), "event", "saved", "end"]
 
 
 def test_a_run_from_another_starts_with_its_ema_weights_and_its_pixels(parent, tmp_path):
@@ -128,17 +127,6 @@ def test_a_run_from_another_starts_with_its_ema_weights_and_its_pixels(parent, t
     facts = json.loads((child / "run.json").read_text())
     assert (facts["source"], facts["source_sha256"]) == (str(parent), averaged.checkpoint.sha256)
     assert json.loads((tmp_path / "plain" / "run.json").read_text())["source_sha256"] is None
-
-
-def test_a_run_that_was_killed_early_starts_again_from_the_same_weights_or_not_at_all(parent, tmp_path):
-    moved = tmp_path / "parent"
-    shutil.copytree(parent, moved)
-    tiny.train_until_crash(tiny.recipe(), tmp_path / "run", tiny.At(2, tiny.crash), source=moved)
-    shutil.rmtree(moved / "checkpoints" / "step-000000010")
-    before = contents(tmp_path)
-    with pytest.raises(UserError, match="that has since been replaced"):
-        ddim.training.resume(tmp_path / "run")
-    assert contents(tmp_path) == before
 
 
 def test_a_run_from_another_that_was_killed_early_starts_from_it_again(parent, tmp_path):
@@ -172,9 +160,9 @@ MISTAKES = {
         "got 9999999",
     ),
     "a recipe": ({"recipe": "fats"}, "perhaps you meant fast"),
-    "a recipe without a name": ({"recipe": ""}, "recipe must be one of .*, got ''"),
-    "a recipe of another type": ({"recipe": {"images": 8}}, "recipe must be the name .*, got a dict"),
-    "a class of recipes": ({"recipe": Recipe}, "recipe must be the name .*, got the class Recipe"),
+    "a recipe without a name": ({"recipe": ""}, "recipe must be one of"),
+    "a recipe of another type": ({"recipe": {"images": 8}}, "recipe must be one of"),
+    "a class of recipes": ({"recipe": Recipe}, "recipe must be one of"),
     "levels it will not learn": ({"recipe": tiny.recipe(sampled_on="linear_in")}, "sampled_on must lead to"),
     "pixels of other weights": (
         {"recipe": tiny.recipe(pixels="fixed"), "source": "parent"},
@@ -190,8 +178,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("named", [True, False])
-def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, named, parent, tmp_path, monkeypatch):
+def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, parent, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given, said = MISTAKES[mistake]
     if given.get("source") == "parent":
@@ -200,15 +187,19 @@ def test_a_user_error_is_one_sentence_and_leaves_no_files(mistake, named, parent
         given = {**given, "source": tmp_path.__class__(given["source"])}
     words = {"data": "blossoms:40", "recipe": tiny.recipe(), "machine": tiny.MACHINE, **given}
     with pytest.raises(UserError, match=said) as error:
-        train(**words, out=tmp_path / "run" if named else None)
+        train(**words)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("threads", ["2", 2.5, True, np.array([1, 2])])
-def test_threads_that_are_no_whole_number_are_refused(threads):
-    with pytest.raises(UserError, match="threads must be a whole number"):
-        Machine(threads=threads)
+def test_a_resumed_run_gets_no_more_threads_than_there_are_cores(monkeypatch):
+    monkeypatch.setattr("ddim.training.start.count_allowed", lambda: 8)
+    alone, shared = Processes(), Processes(local_count=4)
+    for threads, processes, most in ((64, alone, 8), (2, alone, 2), (8, shared, 2)):
+        assert Machine().change(Runtime(threads=threads), None, processes).threads == most
+    # What the user asks for is used.
+    assert Machine().change(Runtime(), 9, alone).threads == 9
+    assert Machine(threads=3).change(Runtime(), 9, alone).threads == 3
 
 
 @pytest.mark.parametrize(
@@ -249,11 +240,6 @@ def test_a_run_is_no_folder_of_images(lost, parent, tmp_path):
             use(str(run), tiny.recipe(images=8), machine=tiny.MACHINE)
     # A folder that contains runs may hold the images too.
     assert open_split(replace(tiny.BASE, data=replace(tiny.BASE.data, source=str(run.parent)))).images
-
-
-def test_an_output_folder_of_another_type_is_refused():
-    with pytest.raises(UserError, match="out must be a new or empty folder, got 3"):
-        tiny.train(tiny.BASE, 3)
 
 
 def test_an_empty_folder_is_used(tmp_path):

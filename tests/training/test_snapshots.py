@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ddim.training.resumption import set_aside
 
 import tiny
 from cases import mark_slow
@@ -168,17 +167,6 @@ def test_weights_that_are_not_finite_replace_no_snapshot(tmp_path):
     with pytest.raises(Exception, match="not finite"):
         tiny.train(recipe(), folder, callbacks=[tiny.At(6, ruin)])
     assert steps(folder) == [2, 3, 4]
-
-
-def test_a_run_that_starts_again_keeps_the_old_snapshots_aside(whole, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
-    shutil.rmtree(folder / "checkpoints")
-    aside = set_aside(folder)
-    assert steps(aside) == KEPT
-    assert not (folder / "averages").exists()
-    resume(folder)
-    assert stored(folder) == stored(whole)
 
 
 def test_snapshots_are_recorded_in_the_recipe_of_the_run(whole):

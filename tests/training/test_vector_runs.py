@@ -117,18 +117,6 @@ def test_a_run_with_vectors_resumes_exactly_without_its_file(given, run, tmp_pat
     tiny.check_same_run(cut, run, files=4)
 
 
-def test_a_run_that_restarts_needs_the_vectors_with_which_it_began(given, tmp_path):
-    path = tmp_path / "grays.csv"
-    path.write_text((given / "grays.csv").read_text())
-    chosen = recipe(given, data__vectors=str(path))
-    cut = tiny.train_until_crash(
-        chosen, tmp_path / "cut", tiny.At(2, tiny.crash), data=str(given / "grays.npy")
-    )
-    path.write_text(path.read_text().replace("level,other\n1", "level,other\n2").replace("\n4", "\n5"))
-    with pytest.raises(UserError, match="the vectors .* have changed since the run began"):
-        ddim.resume(cut, progress=False)
-
-
 def test_samples_depend_on_seed_and_vector_alone(run):
     pipeline = load(run)
     rows = np.array([[60.0, 0.1], [200.0, -0.4], [90.0, 0.0]])

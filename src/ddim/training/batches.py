@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -152,14 +153,18 @@ def _copy_if_small(split: SplitImages, device: str) -> Tensor | None:
     """Return all images (N, H, W, C) on a GPU, in the type of `gather_batch`; None if they are too large."""
     images = split.images
     kind = torch.uint8 if images.values.eight_bits else torch.float32
-    memory = torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
-    if images.pixels.size * kind.itemsize > LARGEST_SHARE * memory:
+    if math.prod(images.pixels.shape) * kind.itemsize > LARGEST_SHARE * _device_memory(device):
         return None
     copied = torch.empty(images.pixels.shape, dtype=kind, device=device)
     for first in range(0, len(images), _PART):
         part = gather_batch(images, np.arange(first, min(first + _PART, len(images))))
         copied[first : first + _PART] = part.permute(0, 2, 3, 1)
     return copied
+
+
+def _device_memory(device: str) -> int:
+    """Return the bytes of memory of an accelerator; 0 if they are not known."""
+    return torch.cuda.get_device_properties(device).total_memory if device.startswith("cuda") else 0
 
 
 def draw_times(recipe: Recipe, uniform: Tensor, memory: Memory | None) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddim.errors import UserError, describe_given
+from ddim.errors import UserError
 from ddim.recipe.codec import dump
 from ddim.recipe.flat import flatten_as_text
 from ddim.training.trainer import Trainer
@@ -65,11 +65,8 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
     Raises:
         UserError: if `callbacks` is not a list of instances of `Callback`.
     """
-    for each in callbacks if isinstance(callbacks, Sequence) else [callbacks]:
-        if not isinstance(each, Callback):
-            raise UserError(
-                f"callbacks must be a list of instances, such as [MyCallback()], got {describe_given(each)}"
-            )
+    if not isinstance(callbacks, Sequence) or not all(isinstance(each, Callback) for each in callbacks):
+        raise UserError(f"callbacks must be a list of instances, such as [MyCallback()], got {callbacks!r}")
 
 
 def describe_choices(training: Trainer) -> dict[str, str]:

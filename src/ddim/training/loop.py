@@ -7,7 +7,8 @@ the others follow its decisions.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         OutOfMemory: if the memory is full, and a batch cannot be trained in smaller parts.
     """
     alone = trainer.processes.count == 1
-    with note_signals(twice=alone) as flag:
+    with _advise_if_not_finite(), note_signals(twice=alone) as flag:
         if alone:
             # Several processes end a validation together.
             trainer.check_signals = flag.check
@@ -89,6 +90,16 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
     (signal,) = trainer.processes.highest(flag.number or 0)
     if signal and not trainer.complete:
         raise Interrupted(signal, folder)
+
+
+@contextmanager
+def _advise_if_not_finite() -> Generator[None]:
+    """Add to the message of `NotFinite` what a user can do."""
+    try:
+        yield
+    except NotFinite as error:
+        advice = "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
+        raise NotFinite(f"{error}: {advice}") from None
 
 
 def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> tuple[int, int]:
@@ -122,12 +133,7 @@ def _raise_if_not_finite(trainer: Trainer, lead: Lead | None) -> None:
     """Raise `NotFinite` if too many steps in a row were not finite; this waits for the device."""
     if lead:
         lead.checked = time.monotonic()
-    try:
-        trainer.finite.raise_if_failed()
-    except NotFinite as error:
-        raise NotFinite(
-            f"{error}: the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
-        ) from None
+    trainer.finite.raise_if_failed()
 
 
 def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> None:

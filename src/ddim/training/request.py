@@ -45,7 +45,7 @@ def choose_recipe(
     if recipe is None and source is not None:
         # The weights fit only the network of their own recipe, so this recipe is the default.
         return use_data(load_parent_recipe(source, own_images=data is not None), data, fields)
-    name, size = str(recipe or "fast"), find_size(fields, data)
+    name, size = "fast" if recipe is None else str(recipe), find_size(fields, data)
     if source is None:
         chosen = find_recipe(name, size)
     elif data is not None or name not in RECIPES:

@@ -6,11 +6,11 @@ import math
 import time
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import median_high
 from typing import Any
 
 from ddim.data import SplitImages, split_images
@@ -19,7 +19,7 @@ from ddim.data.open import source_exists
 from ddim.diffusion.grad_mode import with_gradients
 from ddim.errors import UserError, warn_user
 from ddim.files import lock_folder, read_sealed
-from ddim.machine.distributed import Processes, join_processes
+from ddim.machine.distributed import Processes, current_processes, join_processes
 from ddim.machine.progress import Progress
 from ddim.recipe.codec import dump, load_recipe
 from ddim.recipe.own_parts import find_changed_parts, give_parts
@@ -42,13 +42,12 @@ from ddim.training.request import choose_recipe, describe_request
 from ddim.training.start import (
     Machine,
     check_machine,
-    create_run,
     open_split,
     start_training,
 )
 from ddim.training.trainer import Trainer
 from ddim.training.validation import prepare_kid
-from ddim.training.writer import RunWriter
+from ddim.training.writer import RunWriter, create_run
 
 
 @with_gradients
@@ -123,16 +122,16 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
             if news := fit_memory(trainer):
                 warn_user(news)
             measure_kid = prepare_kid(trainer)
-            facts = {
-                "requested": describe_request(requested),
-                "asked": vars(machine),
+            origin = {
                 "source": None if source is None else pin_run(source),
                 # The hash identifies the weights, because a source that is trained further has other weights.
                 "source_sha256": None if parent is None else parent.checkpoint.sha256,
             }
-            folder = processes.broadcast(create_run(trainer, out, facts) if processes.leads else None)
             parent = None  # frees the memory of its network
-            with _open_lead(trainer, folder, [*shown, *callbacks], began, machine.threads is None) as lead:
+            wishes = {"requested": describe_request(requested), "asked": vars(machine)}
+            folder = create_run(trainer, out, **wishes, **origin) if processes.leads else None
+            folder, hooks, adapt = processes.broadcast(folder), [*shown, *callbacks], machine.threads is None
+            with _lock(folder), _open_lead(trainer, folder, hooks, began, adapt) as lead:
                 fit(trainer, folder, measure_kid, lead)
     return folder
 
@@ -183,7 +182,7 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
         raise UserError(f"run {folder} cannot be resumed: it is not a run folder, because it holds no {RUN}")
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
-    with join_processes() as processes, lock_folder(folder) if processes.leads else nullcontext():
+    with join_processes() as processes, _lock(folder):
         shown, decoding = split_progress(processes.leads and progress)
         _accept_images(folder, data, processes)
         facts = read_sealed(folder / RUN)
@@ -206,6 +205,11 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
                 with _open_lead(trainer, folder, [*shown, *callbacks], began, threads is None) as lead:
                     fit(trainer, folder, measure_kid, lead)
     return folder
+
+
+def _lock(folder: Path) -> AbstractContextManager[None]:
+    """Lock a run folder in process 0, which alone writes to it."""
+    return lock_folder(folder) if current_processes().leads else nullcontext()
 
 
 @contextmanager
@@ -296,28 +300,30 @@ def _extend_budget(
     plan, batch = trainer.plan, trainer.recipe.optim.batch
     if more is not None and images is not None:
         raise UserError("give more or images, not both")
+    if more is not None and not 0 < more < math.inf:
+        raise UserError(f"more (--more) must be a number of minutes above 0, got {more}")
     if plan.total is None:
         if more is not None or images is not None:
             raise UserError(f"run {folder} is still measuring its speed: resume it without a larger budget")
         return plan
-    planned = wanted = max(recorded, math.ceil(plan.total / batch) * batch)
+    before = math.ceil(plan.total / batch) * batch
+    wanted = max(recorded, before)
     if more is not None:
-        if not 0 < more < math.inf:
-            raise UserError(f"more (--more) must be a number of minutes above 0, got {more}")
         wanted += max(batch, round(more * 60 * _read_speed(folder)))
-    if images is not None and images != trainer.recipe.images:
-        wanted = images
+    # A repeated command may give the first budget of a run again.
+    elif images is not None and images != trainer.recipe.images:
+        if images < wanted - batch:
+            raise UserError(f"run {folder} has a budget of {wanted} images: give a larger one, got {images}")
+        wanted = max(wanted, images)
     wanted = math.ceil(wanted / batch) * batch
-    if wanted < planned:
-        raise UserError(f"run {folder} has a budget of {planned} images: give a larger one, got {images}")
-    if wanted > recorded and wanted > planned:
+    if wanted > max(recorded, before):
         record_in_run(folder, extended=wanted)
     # A new plan forgets earlier changes of the budget, in which the learning rate went on from its value.
-    return Plan(wanted) if wanted > math.ceil(plan.total / batch) * batch else plan
+    return Plan(wanted) if wanted > before else plan
 
 
 def _read_speed(folder: Path) -> float:
-    """Return the median of the images per second between two lines with losses in a run's log."""
+    """Return the median of the images per second between two lines with losses in the log of a run."""
     lines = [line for line in read_metrics(folder) if "loss" in line]
     speeds = [
         (new["images"] - old["images"]) / (new["time"] - old["time"])
@@ -326,4 +332,4 @@ def _read_speed(folder: Path) -> float:
     ]
     if not speeds:
         raise UserError(f"run {folder} is too short to know its speed: give the new budget in images")
-    return median(speeds)
+    return median_high(speeds)

@@ -1,22 +1,13 @@
-"""Prepare a training: how it uses the machine, its images, its initial state, and its folder."""
+"""Prepare a training: how it uses the machine, its images, and its state at step 0."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 from ddim.data import SplitImages, open_images, split_images
-from ddim.data.arrays import PREFIX
 from ddim.data.images import gather_batch, to_unit
-from ddim.data.open import absolute_source
-from ddim.data.remote import names_repository, parse_repository
-from ddim.data.vectors import ImageVectors
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, to_int
-from ddim.files import publish_folder, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import Processes
 from ddim.machine.progress import Progress, ignore_progress, watch_reading
 from ddim.machine.runtime import (
@@ -27,15 +18,11 @@ from ddim.machine.runtime import (
     count_cores,
     find_device,
 )
-from ddim.recipe.codec import dump, write_recipe
 from ddim.recipe.recipe import Recipe
-from ddim.runs import checkpoint
-from ddim.runs.folder import CHECKPOINTS, RUN, make_run_folder
 from ddim.runs.run_path import check_no_run
 from ddim.runs.state import Plan
 from ddim.sampling.classes import count_classes
 from ddim.sampling.pipeline import LoadedRun
-from ddim.sampling.provenance import list_versions
 from ddim.sampling.vector_labels import count_vectors
 from ddim.training.budget import estimate_seconds
 from ddim.training.parent import check_parent, label_clusters, take_vectors, warn_of_other_meaning
@@ -76,16 +63,13 @@ class Machine:
 
     def choose_for_all(self, recipe: Recipe, channels: int, processes: Processes) -> Runtime:
         """Return the runtime that process 0 chooses for a new run; each process has its own GPU."""
-        chosen = None
-        if processes.leads:
-            # The other processes would count as other programs.
-            threads = count_cores() if processes.count > 1 and self.threads is None else self.threads
-            seconds = 0.0
-            if self.compiling is None:
-                device = find_device(self.device)
-                seconds = estimate_seconds(recipe, channels, device, threads, processes.count)
-            chosen = replace(self, threads=threads).choose(recipe, seconds)
-        runtime = processes.broadcast(chosen)
+        # The other processes would count as other programs.
+        threads = count_cores() if processes.count > 1 and self.threads is None else self.threads
+        seconds = 0.0
+        if self.compiling is None:
+            device = find_device(self.device)
+            seconds = estimate_seconds(recipe, channels, device, threads, processes.count)
+        runtime = processes.broadcast(replace(self, threads=threads).choose(recipe, seconds))
         return replace(runtime, device=processes.assign_device(runtime.device))
 
     def change(self, runtime: Runtime, threads: int | None, processes: Processes) -> Runtime:
@@ -112,10 +96,8 @@ def check_machine(machine: Machine) -> None:
     """Check that this machine can be used as a run should use it, before images are decoded.
 
     Raises:
-        UserError: if it cannot, or `machine` is not a `Machine`.
+        UserError: if it cannot.
     """
-    if not isinstance(machine, Machine):
-        raise UserError(f"machine must be a value such as ddim.Machine(device='cpu'), got {machine!r}")
     check_runtime(machine.device, machine.precision, machine.threads)
 
 
@@ -173,76 +155,3 @@ def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent:
         trainer.start_from(parent.model.state_dict())
         warn_of_other_meaning(parent.recipe, recipe)
     return trainer
-
-
-def create_run(trainer: Trainer, out: Path | None, facts: Mapping[str, Any]) -> Path:
-    """Write the folder of a new run, with its first checkpoint, and return its path.
-
-    The folder appears as a whole, so a run that has a folder can always be resumed.
-
-    Args:
-        trainer: the training at step 0.
-        out: a new or empty folder; None for a new one in runs/.
-        facts: what run.json says about the run, beside `describe_run`.
-    """
-    recipe = trainer.recipe
-    folder = make_run_folder(out, _name_data(recipe.data.source), recipe.name)
-    try:
-        with temporary_folder(folder.resolve()) as temporary:
-            # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
-            write_atomic(temporary / "recipe.yaml", write_recipe(recipe).encode())
-            write_sealed(temporary / RUN, {**describe_run(trainer), **facts})
-            checkpoint.save(temporary / CHECKPOINTS, 0, trainer.tensors(), trainer.documents())
-            publish_folder(temporary, folder.resolve())
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise
-    return folder
-
-
-def describe_run(trainer: Trainer) -> dict[str, Any]:
-    """Return what run.json says about a new training: its recipe, images, runtime and versions."""
-    split, recipe = trainer.split, trainer.recipe
-    images, clusters, vectors = split.images, split.clusters, split.vectors
-    return {
-        "recipe": dump(recipe),
-        "seed": recipe.seed,
-        "data": {
-            "source": recipe.data.source,
-            "path": absolute_source(recipe.data.source),
-            "fingerprint": images.fingerprint,
-            "images": len(images),
-            "train": len(split.train),
-            "valid": len(split.validation),
-            "classes": list(images.classes),
-            **({"class_counts": clusters.counts.tolist()} if clusters else {}),
-            **({"vectors": _describe_vectors(vectors)} if vectors else {}),
-        },
-        "parameters": sum(p.numel() for p in trainer.model.parameters()),
-        "runtime": vars(trainer.runtime),
-        "processes": {"count": trainer.processes.count},
-        "versions": list_versions(),
-    }
-
-
-def _describe_vectors(vectors: ImageVectors) -> dict[str, Any]:
-    """Return the columns and a hash of vectors, and their mean, deviation and range over training images."""
-    rows = vectors.rows[vectors.train]
-    return {
-        "columns": list(vectors.columns),
-        "sha256": vectors.sha256,
-        "mean": vectors.mean.tolist(),
-        "deviation": vectors.deviation.tolist(),
-        "low": rows.min(0).tolist(),
-        "high": rows.max(0).tolist(),
-    }
-
-
-def _name_data(data: str) -> str:
-    """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
-    if names_repository(data):
-        return parse_repository(data).id.partition("/")[2]
-    data = data.removeprefix(PREFIX)
-    name = Path(data.split(":", maxsplit=1)[0] if ":" in data and not Path(data).exists() else data).name
-    return name.split(".")[0] or "images"

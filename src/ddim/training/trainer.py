@@ -72,6 +72,12 @@ class Trainer:
         self.recipe, self.split, self.pixels = recipe, split, pixels
         self.runtime, self.plan = runtime, plan
         self.processes = current_processes()
+        optim, count = recipe.optim, self.processes.count
+        if optim.batch % (optim.accumulate * count):
+            raise UserError(
+                f"optim.batch {optim.batch} must be a multiple of the number of processes {count} times "
+                f"optim.accumulate {optim.accumulate}"
+            )
         self.step, self.due, self.samples = 0, False, torch.empty(0)
         self.best: float | None = None
         self.stopped: str | None = None
@@ -298,21 +304,11 @@ class Trainer:
     def documents(self) -> dict[str, Any]:
         """Return the JSON documents of a checkpoint, keyed by document name."""
         images = self.split.images
-        state = RunState(
-            self.step,
-            self.pixels,
-            self.model.shape.channels,
-            tuple(images.classes),
-            self.runtime,
-            self.finite.in_a_row,
-            self.best,
-            {name: float(value) for name, value in self.sums.items()},
-            self.plan,
-            TrainedOn(images.fingerprint, len(self.split.train)),
-            self.stopped,
-            self.due,
-            images.values,
-        )
+        fixed = self.pixels, self.model.shape.channels, tuple(images.classes), self.runtime
+        sums = {name: float(value) for name, value in self.sums.items()}
+        trained = TrainedOn(images.fingerprint, len(self.split.train))
+        changing = self.finite.in_a_row, self.best, sums, self.plan, trained, self.stopped, self.due
+        state = RunState(self.step, *fixed, *changing, images.values)
         return {"state": state.to_json(), "recipe": dump(self.recipe)}
 
     def load(self, tensors: dict[str, dict[str, Tensor]], state: RunState) -> None:

@@ -1,29 +1,98 @@
-"""Write the files of a run while it is trained: log, sheets of samples, checkpoints, guide and snapshots."""
+"""Write the files of a run: run.json, log, sheets of samples, checkpoints, guide and snapshots."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ddim.data.arrays import PREFIX
 from ddim.data.images import gather_batch
+from ddim.data.open import absolute_source
+from ddim.data.remote import names_repository, parse_repository
 from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite
+from ddim.files import publish_folder, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import Processes, act_as
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step, list_powers
 from ddim.plots.pictures import enlarge, make_sheet, save_png
+from ddim.recipe.codec import dump, write_recipe
 from ddim.recipe.flat import ERRORS
 from ddim.runs import checkpoint
 from ddim.runs.averages import remove_later_snapshots, save_snapshot
-from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, sheet_path
+from ddim.runs.folder import CHECKPOINTS, REAL_IMAGES, RUN, make_run_folder, sheet_path
 from ddim.runs.log import RunLog
 from ddim.runs.run_path import GUIDE
+from ddim.sampling.provenance import list_versions
 from ddim.training.callbacks import Callback, describe_choices
 from ddim.training.finite import IN_A_ROW
 from ddim.training.trainer import Trainer
+
+
+def create_run(trainer: Trainer, out: Path | None, **facts: object) -> Path:
+    """Write the folder of a new run, with its first checkpoint, and return its path.
+
+    The folder appears as a whole, so a run that has a folder can always be resumed.
+
+    Args:
+        trainer: the training at step 0.
+        out: a new or empty folder; None for a new one in runs/.
+        facts: more that run.json says about the run, such as what the user asked for.
+    """
+    recipe = trainer.recipe
+    folder = make_run_folder(out, _name_images(recipe.data.source), recipe.name)
+    try:
+        with temporary_folder(folder.resolve()) as temporary:
+            # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
+            write_atomic(temporary / "recipe.yaml", write_recipe(recipe).encode())
+            write_sealed(temporary / RUN, _describe_run(trainer) | facts)
+            checkpoint.save(temporary / CHECKPOINTS, 0, trainer.tensors(), trainer.documents())
+            publish_folder(temporary, folder.resolve())
+    except BaseException:
+        with suppress(OSError):
+            folder.rmdir()
+        raise
+    return folder
+
+
+def _describe_run(trainer: Trainer) -> dict[str, Any]:
+    """Return what run.json says about a new training: its recipe, images, runtime and versions."""
+    split, source = trainer.split, trainer.recipe.data.source
+    data = {
+        "source": source,
+        "path": absolute_source(source),
+        "fingerprint": split.images.fingerprint,
+        "images": len(split.images),
+        "train": len(split.train),
+        "valid": len(split.validation),
+        "classes": list(split.images.classes),
+    }
+    data |= {"class_counts": split.clusters.counts.tolist()} if split.clusters else {}
+    if vectors := split.vectors:
+        rows = vectors.rows[vectors.train]
+        ends = {"low": rows.min(0).tolist(), "high": rows.max(0).tolist()}
+        data["vectors"] = {"columns": list(vectors.columns), "sha256": vectors.sha256, **ends}
+    return {
+        "recipe": dump(trainer.recipe),
+        "data": data,
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "runtime": vars(trainer.runtime),
+        "versions": list_versions(),
+    }
+
+
+def _name_images(source: str) -> str:
+    """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
+    if names_repository(source):
+        return parse_repository(source).id.partition("/")[2]
+    source = source.removeprefix(PREFIX)
+    named = ":" in source and not Path(source).exists()
+    return Path(source.split(":")[0] if named else source).name.split(".")[0] or "images"
 
 
 class RunWriter:
