@@ -52,7 +52,7 @@ def _check_network(recipe: Recipe, parts: SplitImages) -> None:
             except Exception as error:
                 called = f"net {name}, called with x {tuple(x.shape)}, noise_level (2,){words}{more},"
                 raise UserError(f"{called} fails: {type(error).__name__}: {error}") from error
-            check_output(output, x, name, [recipe.net.outputs])
+            check_output(output, x, [recipe.net.outputs])
     if not any(weight.requires_grad for weight in net.parameters()):
         raise UserError(f"net {name} must have weights to train, torch.nn.Parameter, got none")
 
