@@ -214,6 +214,20 @@ def test_the_bound_is_above_the_flow_and_its_gap_closes_with_the_steps(kind, pix
     assert gaps[0] > 3 * gaps[1]
 
 
+def test_a_start_that_is_not_noise_costs_bits():
+    """The schedule ends with half of the signal left, for which the prior pays."""
+    n, schedule = 2000, Cosine(0.5, 0.99995)
+    x0, exact = drawn("gaussian", n, PIXELS["fixed"])
+    found = bound_bits(
+        law("gaussian", schedule), x0, PIXELS["fixed"], UniformLogSNR(8.5)(200, schedule), OneStream()
+    )
+    # KL(N(alpha x0, sigma^2) || N(0, 1)) of x0 with mean square 0.1^2 + 0.2^2, in bits, less what x_1 tells.
+    spread = 0.75 + 0.25 * 0.04
+    extra = (spread + 0.25 * 0.01 - 1 - math.log(spread)) / 2 / math.log(2)
+    assert (found - exact).mean().item() == pytest.approx(extra, abs=0.02)
+    assert extra > 0.015
+
+
 def test_each_image_has_its_own_bits_by_its_own_seed():
     x0, _ = drawn("mixture", 6, PIXELS["fixed"])
     denoise, times = law("mixture", Cosine(0.014, 0.99998)), Uniform()(20, LinearBeta())

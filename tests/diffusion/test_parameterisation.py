@@ -145,3 +145,28 @@ def test_c_noise_is_a_logarithm_of_the_noise_on_a_clean_image_of_weight_one():
         condition = CNoise()(torch.zeros(4), at)
         assert torch.allclose((4 * condition).exp(), sigma)
         assert torch.allclose(2 * CNoise(1.0, 2.0)(torch.zeros(4), at).exp(), sigma)
+
+
+@pytest.mark.parametrize("schedule", [LinearPath(), Cosine(), KarrasSigma()], ids=str)
+def test_a_flow_network_sees_the_point_of_the_straight_path(schedule):
+    """Of the path (1 - u) x0 + u eps, the point where the SNR is that of the schedule."""
+    x0, eps, at = normal(8), normal(8, seed=1), schedule(0.05 + 0.9 * uniform(8))
+    u = torch.sigmoid(-at.log_snr / 2)
+    seen = PredictsFlow()(at).inp * (at.alpha * x0 + at.sigma * eps)
+    assert torch.allclose(seen, (1 - u) * x0 + u * eps)
+
+
+def test_edm_sees_only_the_ratio_of_noise_to_signal():
+    vp = Cosine()(uniform(8))
+    ve = Level(torch.ones_like(vp.alpha), vp.sigma / vp.alpha)
+    a, b = PredictsEDM(0.5)(vp), PredictsEDM(0.5)(ve)
+    for ours, theirs in ((a.inp * vp.alpha, b.inp), (a.skip * vp.alpha, b.skip), (a.out, b.out)):
+        assert torch.allclose(ours, theirs)
+
+
+def test_edm_and_velocity_are_one_for_data_of_unit_variance():
+    at = Cosine()(uniform(8))
+    edm, v = PredictsEDM(1.0)(at), PredictsVelocity()(at)
+    assert torch.allclose(edm.skip, v.skip)
+    assert torch.allclose(edm.out.abs(), v.out.abs())
+    assert torch.allclose(edm.inp, v.inp)

@@ -11,10 +11,12 @@ from ddim.diffusion.schedules import (
     BetaTable,
     Cosine,
     KarrasSigma,
+    Level,
     Linear,
     LinearBeta,
     LinearIn,
     LinearPath,
+    variance_preserving,
 )
 from ddim.errors import UserError
 
@@ -269,3 +271,11 @@ def test_a_table_that_was_first_read_in_inference_mode_can_be_used_in_training(r
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     (table(torch.tensor([0.3, 0.7])).alpha * scale).sum().backward()
     assert scale.grad > 0
+
+
+def test_variance_preserving_has_the_given_log_snr():
+    wanted = torch.linspace(-30, 30, 61, dtype=torch.float64)
+    at = variance_preserving(wanted)
+    assert torch.allclose(at.log_snr, wanted, rtol=1e-12)
+    assert torch.allclose(at.alpha**2 + at.sigma**2, torch.ones(61, dtype=torch.float64))
+    assert Level(torch.tensor(1.0), torch.tensor(0.0)).log_snr == torch.inf

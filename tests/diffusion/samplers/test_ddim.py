@@ -134,3 +134,15 @@ def test_a_run_can_be_stopped_early_and_leaves_gradients_on():
             break
     assert 0.89 < state.t < 0.9
     assert torch.is_grad_enabled()
+
+
+def test_a_step_on_the_linear_path_is_a_step_of_eulers_method():
+    """x_s = x_t + (s - t) dx/dt, where the flow in closed form is derived by autograd."""
+    schedule = LinearPath()
+    oracle, x = Gaussian(schedule), pure(schedule)
+    for t, s in ((1.0, 0.9), (0.5, 0.25), (0.3, 0.05)):
+        begin, end = at_time(t), at_time(t).requires_grad_()
+        point = x[0, 0, 0, 0]
+        (velocity,) = torch.autograd.grad(oracle.flow(point, begin, end), end)
+        found = run(DDIM(), oracle, point.reshape(1, 1, 1, 1), [t, s], [0]).x.item()
+        assert found == pytest.approx((point + (s - t) * velocity).item(), rel=1e-12)
