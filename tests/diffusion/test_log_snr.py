@@ -54,7 +54,7 @@ class Own(Schedule):
 )
 def test_a_schedule_of_the_user_must_fall_from_image_to_noise(alpha, message):
     with pytest.raises(UserError, match=message):
-        Own(alpha)
+        Model(torch.nn.Identity(), Own(alpha))
 
 
 def test_a_schedule_that_returns_no_level_is_refused():

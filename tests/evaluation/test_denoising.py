@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddim.diffusion import log_snr
+from ddim.diffusion import schedules
 from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.parameterisation import from_image
 from ddim.diffusion.schedules import Cosine
@@ -14,7 +14,7 @@ from oracles import normal
 
 SCHEDULE = Cosine(0.02, 0.999)
 ORACLE = Gaussian(SCHEDULE, 0.3, 0.5)
-TIMES = log_snr.equal_log_snr_times(SCHEDULE, *log_snr.log_snr_range(SCHEDULE), 7)
+TIMES = schedules.equal_log_snr_times(SCHEDULE, *schedules.log_snr_range(SCHEDULE), 7)
 IMAGES = 0.3 + 0.5 * normal(400, 1, 8, 8)
 
 

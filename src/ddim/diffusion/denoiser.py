@@ -98,8 +98,7 @@ class Model(nn.Module):
             int(getattr(net, name, 0)) for name in ("classes", "vector", "augment")
         )
         self.schedule = choose_part("schedule", schedule, SCHEDULES)
-        if Schedule not in type(self.schedule).__mro__:  # its subclasses check themselves
-            check_schedule(self.schedule)
+        check_schedule(self.schedule)
         self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
         self.conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
@@ -277,7 +276,8 @@ def choose_part(name: str, value: T | str | Sequence[float], registry: Mapping[s
         UserError: if the name is unknown, or `value` is a class.
     """
     if isinstance(value, type):
-        raise UserError(f"{name} must be an instance, such as {value.__name__}(), got the class")
+        kind = value.__name__
+        raise UserError(f"{name} must be an instance, such as {kind}(), got the class {kind}")
     if isinstance(value, list | tuple | Tensor) and "listed" in registry:
         return registry["listed"](tuple(map(float, value)))  # pyrefly: ignore[bad-argument-count]
     if not isinstance(value, str):
