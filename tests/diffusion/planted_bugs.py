@@ -18,7 +18,7 @@ BUGS = [
     ),
     bug(
         "log-SNR is computed from rates and not from powers",
-        "diffusion/schedules.py",
+        "diffusion/schedule.py",
         "return 2 * (self.alpha.log() - self.sigma.log()) => return self.alpha.log() - self.sigma.log()",
         "diffusion/test_schedules.py::test_a_linear_in_schedule_is_linear_in_its_quantity",
         "diffusion/test_schedules.py::test_the_inverse_comes_back_to_the_same_level_and_is_never_later",
@@ -166,7 +166,7 @@ BUGS = [
     ),
     bug(
         "a single noise level is copied to the device",
-        "diffusion/schedules.py",
+        "diffusion/schedule.py",
         "return value.to(x.dtype) if value.ndim == 0 else => return value.to(x) if value.ndim == 0 else",
         "diffusion/test_devices.py::test_sampling_never_waits_for_the_device",
     ),

@@ -17,7 +17,8 @@ from ddim.diffusion.parameterisation import (
     PredictsVelocity,
 )
 from ddim.diffusion.samplers import DDIM, last_state
-from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, time_of_ratio
+from ddim.diffusion.schedule import time_of_ratio
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta
 from oracles import Answers, Gaussian, TellsTime, normal, uniform
 
 ALL = [PredictsNoise(), PredictsScore(), PredictsImage(), PredictsVelocity(), PredictsEDM(0.5)]

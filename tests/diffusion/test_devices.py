@@ -14,8 +14,8 @@ from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Objective, make_memory
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, SAMPLERS, DPMSolver, initial_noise, last_state
-from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearIn, midpoints
-from ddim.diffusion.times import TIME_SAMPLINGS
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearIn
+from ddim.diffusion.times import TIME_SAMPLINGS, midpoints
 from one_device import MixError, OneDevice
 
 PARTS = [kind() for kind in SCHEDULES.values()]

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from ddim.diffusion import schedules as log_snr
 from ddim.diffusion.denoiser import Model
-from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta, Schedule, as_double
+from ddim.diffusion.schedules import Cosine, Level, Linear, LinearBeta, Schedule, as_double, check_schedule
+from ddim.diffusion.times import log_snr_shares, midpoints, plateaus
 from ddim.errors import UserError
 
 
 def test_the_plateaus_of_the_torch_luz_repository_are_found():
     """Its entries 620 to 999 are clipped to power 0.02, and its first 67 to 0.95."""
-    (noisy, noisy_share), (clean, clean_share) = log_snr.plateaus(Linear(clip="powers", read="floor")).items()
+    (noisy, noisy_share), (clean, clean_share) = plateaus(Linear(clip="powers", read="floor")).items()
     assert noisy == pytest.approx(torch.logit(torch.tensor(0.02)).item(), abs=1e-6)
     assert clean == pytest.approx(torch.logit(torch.tensor(0.95)).item(), abs=1e-6)
     assert noisy_share == pytest.approx(0.380, abs=1e-3)
@@ -21,7 +21,7 @@ def test_the_plateaus_of_the_torch_luz_repository_are_found():
 
 @pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(clip="powers", read="floor")], ids=str)
 def test_shares_of_log_snr_are_the_times_between_the_edges_of_bins(schedule):
-    found = log_snr.log_snr_shares(schedule, log_snr.midpoints())
+    found = log_snr_shares(schedule, midpoints())
     assert sum(found.values()) == pytest.approx(1)
     for b, share in found.items():
         # Later times hold less signal: a bin lies between the times of its two edges.
@@ -63,4 +63,4 @@ def test_a_schedule_that_returns_no_level_is_refused():
 
 
 def test_a_schedule_of_the_user_may_have_plateaus_and_no_noise_at_all():
-    log_snr.check_schedule(Own(lambda t: (1.5 - 1.5 * t).clamp(0, 1)))
+    check_schedule(Own(lambda t: (1.5 - 1.5 * t).clamp(0, 1)))

@@ -16,7 +16,8 @@ from ddim.diffusion.loss import Objective
 from ddim.diffusion.parameterisation import LogSNR, PredictsImage
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM
-from ddim.diffusion.schedules import Cosine, equal_log_snr_times, log_snr_range
+from ddim.diffusion.schedule import equal_log_snr_times, log_snr_range
+from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.evaluation.denoising import measure_errors
 from ddim.evaluation.diagnose import measure_run_errors

@@ -274,7 +274,7 @@ def test_a_run_without_steps_is_refused(trained):
         ({"guidance": "2"}, "guidance must be a number, got '2'"),
         ({"label": True}, 'label must be a class name, a class index, "all" or None, got True'),
         ({"sampler": "unipcs"}, "sampler must be one of ddim, .*; perhaps you meant unipc"),
-        ({"grid": [1, 0.5]}, "grid must be a Grid, and list has no __call__"),
+        ({"grid": [0.5, 1]}, "grid.times must decrease"),
         ({"sampler": DDIM}, r"sampler must be an instance, such as DDIM\(\), got the class DDIM"),
     ],
 )

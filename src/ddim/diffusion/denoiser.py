@@ -19,7 +19,8 @@ from ddim.diffusion.parameterisation import (
     Prediction,
     from_image,
 )
-from ddim.diffusion.schedules import SCHEDULES, Schedule, as_times, check_schedule, spread_over, time_of_ratio
+from ddim.diffusion.schedule import Schedule, as_times, spread_over, time_of_ratio
+from ddim.diffusion.schedules import SCHEDULES, check_schedule
 from ddim.errors import UserError, suggest
 
 T = TypeVar("T")

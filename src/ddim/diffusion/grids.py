@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Schedule, equal_log_snr_times, time_of_ratio
+from ddim.diffusion.schedule import Schedule, equal_log_snr_times, time_of_ratio
 from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import choose_part
-from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule, plateaus
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule
+from ddim.diffusion.times import plateaus
 from ddim.errors import UserError, suggest
 from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts

@@ -11,7 +11,7 @@ from ddim.data import SplitImages
 from ddim.diffusion.denoiser import check_output
 from ddim.diffusion.loss import make_memory
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import midpoints
+from ddim.diffusion.times import midpoints
 from ddim.errors import UserError, describe_given
 from ddim.nn.networks import UserNetwork
 from ddim.recipe.own_parts import is_own

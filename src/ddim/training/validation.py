@@ -12,7 +12,7 @@ from ddim.data import SplitImages
 from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.loss import DenoisingError, denoising_error
 from ddim.diffusion.noise import VALIDATION, stream
-from ddim.diffusion.schedules import log_snr_bins
+from ddim.diffusion.times import log_snr_bins
 from ddim.metrics.statistics import estimate_mean
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.classes import default_label, label_images
