@@ -109,7 +109,7 @@ def choose_sampling(
         label: the label of the samples.
         fields: new values of sampling fields keyed by path, see `override_sampling`; None changes nothing.
         sampler: the sampler or its name; None for that of the recipe.
-        grid: the grid, its name or a list of times, as many as there are steps; None for that of `ddim search` or of the recipe.
+        grid: the grid, its name or a list of times; None for that of `ddim search` or of the recipe.
         guidance: see `GuidanceOptions`.
 
     Raises:
