@@ -18,9 +18,9 @@ BUGS = [
     ),
     bug(
         "log-SNR is computed from rates and not from powers",
-        "diffusion/schedules.py",
+        "diffusion/schedule.py",
         "return 2 * (self.alpha.log() - self.sigma.log()) => return self.alpha.log() - self.sigma.log()",
-        "diffusion/test_schedules.py::test_variance_preserving_has_the_given_log_snr",
+        "diffusion/test_schedules.py::test_a_linear_in_schedule_is_linear_in_its_quantity",
         "diffusion/test_schedules.py::test_the_inverse_comes_back_to_the_same_level_and_is_never_later",
     ),
     bug(
@@ -41,13 +41,6 @@ BUGS = [
         "diffusion/pixels.py",
         "square / count - mean**2 => square / count",
         "diffusion/test_pixels.py::test_measured_pixels_do_not_depend_on_the_batches",
-    ),
-    bug(
-        "the sign is wrong where noise is computed from velocity",
-        "diffusion/parameterisation.py",
-        "(at.sigma * x_t + at.alpha * v) => (at.sigma * x_t - at.alpha * v)",
-        "diffusion/test_prediction.py::test_image_and_noise_add_up_to_the_noisy_image",
-        "diffusion/test_prediction.py::test_exact_outputs_give_the_exact_prediction",
     ),
     bug(
         "EDM's c_out is not normalised",
@@ -83,7 +76,7 @@ BUGS = [
     bug(
         "a DDIM step takes alpha of the wrong time",
         "diffusion/samplers.py",
-        "then.alpha.to(x) * p.x0 => now.alpha.to(x) * p.x0",
+        "spread_over(then.alpha, x0) * x0 => spread_over(now.alpha, x0) * x0",
         "diffusion/samplers/test_ddim.py::test_states_and_samples_converge_to_the_exact_flow_with_order_one_on_any_grid",
         "diffusion/samplers/test_ddim.py::test_eta_one_on_the_whole_table_is_ddpm",
     ),
@@ -96,14 +89,14 @@ BUGS = [
     bug(
         "the small and the large variance of DDPM are swapped",
         "diffusion/samplers.py",
-        'if self.variance == "small" else => if self.variance == "large" else',
+        'q.small if self.variance == "small" else q.large => q.large if self.variance == "small" else q.small',
         "diffusion/samplers/test_reductions.py::test_the_deviation_of_a_step_of_ddpm_is_that_of_the_paper",
     ),
     bug(
         "a learned variance is interpolated linearly and not in its logarithm",
         "diffusion/likelihood.py",
-        "return torch.lerp(low, high, mix) => return torch.lerp(low.exp(), high.exp(), mix).log()",
-        "diffusion/samplers/test_reductions.py::test_a_learned_variance_lies_between_the_fixed_ones_in_the_logarithm",
+        "return low + mix * (high - low) => return (low.exp() + mix * (high.exp() - low.exp())).log()",
+        "diffusion/test_gaussian.py::test_the_learned_variance_goes_from_small_to_large_in_the_logarithm",
     ),
     bug(
         "Karras' grid does not undo its root",
@@ -114,26 +107,25 @@ BUGS = [
     bug(
         "guidance moves away from the label",
         "diffusion/guidance.py",
-        "torch.lerp(weak.x0, p.x0, self.scale) => torch.lerp(p.x0, weak.x0, self.scale)",
+        "torch.lerp(weak.x0, strong.x0, self.scale) => torch.lerp(strong.x0, weak.x0, self.scale)",
         "diffusion/test_guidance.py::test_guidance_raises_the_strong_density_over_the_weak_one",
     ),
     bug(
         "the sample lacks the last evaluation",
         "diffusion/sampler.py",
-        "return denoise(state.x, torch.tensor(state.t, dtype=torch.float64)).x0 => return state.x0",
-        "diffusion/samplers/test_state.py::test_the_final_sample_is_the_clean_image_predicted_at_the_state",
+        "yield State(x, times[-1].item(), denoise(x, times[-1]).x0) => yield State(x, times[-1].item(), x)",
         "diffusion/test_denoiser.py::test_a_sample_of_n_levels_takes_n_evaluations",
     ),
     bug(
         "an inversion takes the slope at the start of a step",
         "diffusion/editing.py",
-        "return slope + part.to(slope) * (slope - earlier) => return slope",
+        "return slope + spread_over(part, slope) * (slope - earlier) => return slope",
         "diffusion/editing/test_editing.py::test_a_round_trip_is_of_order_two",
     ),
     bug(
         "the inpainting mask is inverted",
         "diffusion/editing.py",
-        "return mask * x0 + (1 - mask) * self.known.to(x0) => return (1 - mask) * x0 + mask * self.known.to(x0)",
+        "mask * state.x0 + (1 - mask) * self.known.to(x) => (1 - mask) * state.x0 + mask * self.known.to(x)",
         "diffusion/editing/test_editing.py::test_the_known_part_of_an_inpainted_sample_is_the_image",
     ),
     bug(
@@ -158,13 +150,7 @@ BUGS = [
         "the NFE of a second-order sampler counts one evaluation too many",
         "diffusion/samplers.py",
         "return self.order * (levels - 1) + 1 => return self.order * levels",
-        "diffusion/samplers/test_convergence.py::test_the_evaluations_of_ten_levels_are_those_of_the_papers",
-    ),
-    bug(
-        "a DDIM step guesses the next time",
-        "diffusion/samplers.py",
-        "in pairwise(times): => in ((t, t - 1 / len(times)) for t in times[:-1]):",
-        "diffusion/samplers/test_ddim.py::test_states_and_samples_converge_to_the_exact_flow_with_order_one_on_any_grid",
+        "diffusion/samplers/test_convergence.py::test_a_sampler_states_its_evaluations_and_whether_it_is_stochastic",
     ),
     bug(
         "exponential samplers halve the step in log-SNR",
@@ -177,5 +163,17 @@ BUGS = [
         "diffusion/guidance.py",
         "replace(p, x0=clipped) if self.keep else _with_image => replace(p, x0=clipped) if True else _with_image",
         "diffusion/test_guidance.py::test_clipping_holds_each_channel_within_its_bounds_and_leaves_the_rest",
+    ),
+    bug(
+        "a single noise level is copied to the device",
+        "diffusion/schedule.py",
+        "return value.to(x.dtype) if value.ndim == 0 else => return value.to(x) if value.ndim == 0 else",
+        "diffusion/test_devices.py::test_sampling_never_waits_for_the_device",
+    ),
+    bug(
+        "in one batch, the halves with and without a label are swapped",
+        "diffusion/guidance.py",
+        "torch.cat([label, none]) => torch.cat([none, label])",
+        "diffusion/test_guidance.py::test_one_model_predicts_with_and_without_its_label_in_one_batch",
     ),
 ]

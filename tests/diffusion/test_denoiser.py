@@ -17,8 +17,8 @@ from ddim.diffusion.parameterisation import (
     PredictsVelocity,
 )
 from ddim.diffusion.samplers import DDIM, last_state
+from ddim.diffusion.schedule import time_of_ratio
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta
-from ddim.errors import UserError
 from oracles import Answers, Gaussian, TellsTime, normal, uniform
 
 ALL = [PredictsNoise(), PredictsScore(), PredictsImage(), PredictsVelocity(), PredictsEDM(0.5)]
@@ -94,6 +94,22 @@ def test_coefficients_of_almost_equal_rates_keep_their_digits_in_float32():
     assert net.seen[0][0].item() == pytest.approx(math.exp(-18.4), rel=1e-3)
 
 
+@pytest.mark.parametrize("schedule", [KarrasSigma(), Cosine(), LinearBeta()], ids=type)
+def test_a_model_asked_by_sigma_is_the_denoiser_of_karras_et_al(schedule):
+    """D(x, sigma) of normal data of mean 0.3 and deviation 0.5, for x = x0 + sigma eps, on any schedule."""
+    sigma = torch.tensor([0.1, 0.7, 5.0], dtype=torch.float64)
+    seen, x = [], normal(3, 3, 4, 5)
+
+    def net(scaled, condition):
+        seen.append(condition)
+        return Answers(Gaussian(schedule), PredictsEDM(0.5))(scaled, time_of_ratio(schedule, condition))
+
+    asked = Model(net, schedule, PredictsEDM(0.5), "sigma", (3, 4, 5)).denoise_at_sigma(x, sigma)
+    over = sigma[:, None, None, None]
+    assert torch.allclose(asked, 0.3 + 0.25 / (0.25 + over**2) * (x - 0.3), atol=1e-6)
+    assert torch.allclose(seen[0], sigma)
+
+
 def test_a_label_reaches_the_network_for_each_image():
     net = Net(classes=5)
     whole, x, t = model(net), normal(3, 3, 4, 5), torch.tensor(0.5)
@@ -106,26 +122,6 @@ def test_a_label_reaches_the_network_for_each_image():
     assert not torch.equal(whole.with_labels(2)(x, t).x0, whole.with_labels(None)(x, t).x0)
 
 
-def test_augmentation_labels_reach_the_network_with_and_without_a_class_label():
-    net = Net(classes=5, augment=2)
-    whole, x, t = model(net), normal(3, 3, 4, 5, dtype=torch.float32), torch.tensor(0.5)
-    done = normal(3, 2)
-    for label in (None, 2):
-        denoise = whole.with_labels(label, augment=done)
-        assert denoise.schedule is whole.schedule
-        denoise(x, t)
-        _, seen, augment = net.seen[-1]
-        assert torch.equal(augment, done.float())
-        assert (seen is None) == (label is None)
-    whole.with_labels(2)(x, t)
-    assert net.seen[-1][2] is None
-
-
-def test_a_label_for_a_model_without_classes_is_refused():
-    with pytest.raises(UserError, match="label must be None, .* got 0"):
-        model().with_labels(0)
-
-
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_sample_of_n_levels_takes_n_evaluations(steps):
     oracle = Gaussian(Cosine())
@@ -134,10 +130,3 @@ def test_a_sample_of_n_levels_takes_n_evaluations(steps):
     image = last_state(DDIM()(denoise, x, Uniform()(steps, denoise.schedule), Noise(range(2)))).x0
     assert denoise.evaluations == steps
     assert torch.equal(image, last_state(DDIM()(oracle, x, Uniform()(steps, Cosine()), Noise([0, 1]))).x0)
-
-
-def test_a_blank_has_the_shape_and_type_of_the_models_images():
-    blank = model().double().blank(7)
-    assert blank.shape == (7, 3, 4, 5)
-    assert blank.dtype == torch.float64
-    assert not blank.any()

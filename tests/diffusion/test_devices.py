@@ -5,14 +5,17 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from torch.ops import aten
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddim.diffusion.denoiser import Model
+from ddim.diffusion.denoiser import Counted, Model
+from ddim.diffusion.guidance import Clipped, Guided, Rescheduled
 from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Objective, make_memory
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import SAMPLERS, initial_noise, last_state
-from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearIn, midpoints
-from ddim.diffusion.times import TIME_SAMPLINGS
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, SAMPLERS, DPMSolver, initial_noise, last_state
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearIn
+from ddim.diffusion.times import TIME_SAMPLINGS, midpoints
 from one_device import MixError, OneDevice
 
 PARTS = [kind() for kind in SCHEDULES.values()]
@@ -21,6 +24,10 @@ PARTS += [replace(table, read="log_snr") for table in PARTS if hasattr(table, "r
 LOSS_PARTS = [kind() for kind in LOSSES.values()]
 LOSS_PARTS += [Objective(weight=kind()) for kind in WEIGHTINGS.values()]
 LOSS_PARTS += [Objective(times=kind()) for kind in TIME_SAMPLINGS.values()]
+
+
+SAMPLER_CASES = [kind() for kind in SAMPLERS.values()]
+SAMPLER_CASES += [DDIM(0.5), DDPM("learned"), EDM(s_churn=5.0), EDM(alpha=0.5), DPMSolver(3, 1.0)]
 
 
 def model(schedule=Cosine()):
@@ -64,11 +71,55 @@ def test_a_loss_and_its_times_are_computed_on_the_device(loss):
         assert each.device.type == t.device.type == "meta"
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sampler_computes_on_the_device_of_the_images(name):
+class Net(torch.nn.Module):
+    """A network with classes, on the device that stands for an accelerator."""
+
+    classes = 3
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones((), device="meta"))
+
+    def forward(self, x, condition, label):
+        scale = self.weight * (condition + label).reshape(-1, 1, 1, 1)
+        return torch.cat([scale * x, x], dim=1)
+
+
+class Copies(TorchDispatchMode):
+    """Counts the copies from the CPU to the device: the program waits for each of them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Call the operation."""
+        made = func(*args, **(kwargs or {}))
+        if func in (aten._to_copy.default, aten.copy_.default):
+            self.count += args[0].device.type == "cpu" and made.device.type == "meta"
+        return made
+
+
+class Draws(Noise):
+    """Noise that counts how often it is drawn; each draw is one copy to the device."""
+
+    drawn = 0
+
+    def like(self, x):
+        self.drawn += 1
+        return super().like(x)
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_CASES, ids=str)
+@pytest.mark.parametrize("schedule", [Cosine(), Linear(), LinearIn()], ids=str)
+def test_sampling_never_waits_for_the_device(sampler, schedule):
+    """No value of the device is read, and nothing but noise is copied to it, once for each step."""
     times, blank = torch.linspace(0.9, 0.1, 6, dtype=torch.float64), torch.zeros(2, 3, 4, 4, device="meta")
-    noise = Noise([0, 1])
-    with OneDevice():
-        x = initial_noise(Cosine(), noise, blank, times[0])
-        state = last_state(SAMPLERS[name]()(model(), x, times, noise))
-        assert state.x0.device.type == "meta"
+    trained = Model(Net(), schedule, shape=(3, 4, 4))
+    label, bounds = torch.tensor([0, 2]), Pixels.fixed(0.5, 0.5).bounds
+    guided = Guided(Counted(trained.with_labels(label)), Counted(trained), 2.0, -2.0, 2.0)
+    denoise, noise = Clipped(Rescheduled(guided, LinearIn("angle", 2.0, -3.0)), *bounds), Draws([0, 1])
+    denoise(blank, times[0])  # sends the bounds of the pixels
+    with Copies() as copies, OneDevice():
+        x = initial_noise(denoise.schedule, noise, blank, times[0])
+        state = last_state(sampler(denoise, x, times, noise))
+    assert state.x.device.type == state.x0.device.type == "meta"
+    assert copies.count == noise.drawn

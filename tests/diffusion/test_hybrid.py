@@ -1,25 +1,17 @@
 """Learned variance and the hybrid loss of Nichol & Dhariwal 2021."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from ddim.diffusion.denoiser import Model, Shape
 from ddim.diffusion.likelihood import bound_posterior, image_bits, posterior, step_bits
 from ddim.diffusion.loss import Hybrid, Objective
-from ddim.diffusion.oracles import Gaussian
-from ddim.diffusion.parameterisation import Prediction, PredictsNoise
+from ddim.diffusion.parameterisation import PredictsNoise
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.samplers import DDPM
 from ddim.diffusion.schedules import LinearBeta
 from ddim.diffusion.times import TableTimes
-from ddim.errors import UserError
 from ddim.nn.ddpm_unet import DDPMUNetSpec
-from ddim.recipe.checks import check_recipe
-from ddim.recipe.named import iddpm
-from ddim.recipe.recipe import Recipe, build_model
-from oracles import TellsTime, made, normal, uniform
+from oracles import TellsTime, normal, uniform
 
 PIXELS = Pixels.fixed(0.5, 0.5)
 NET = DDPMUNetSpec(8, (1, 2), 1, (False, True), groups=4, dropout=0.0, outputs=2)
@@ -42,16 +34,6 @@ class Halves(torch.nn.Module):
 
 def model(schedule=LinearBeta()):
     return Model(Halves(), schedule, PredictsNoise(), TellsTime(), Shape(3, 8, 8))
-
-
-def test_a_fresh_network_puts_the_variance_halfway():
-    small = replace(iddpm(), net=NET)
-    fresh = made(lambda: build_model(small, 3))
-    p = fresh(normal(2, 3, 8, 8, dtype=torch.float32), torch.tensor([0.3, 0.9]))
-    assert torch.equal(p.variance_mix, torch.full((2, 3, 8, 8), 0.5))
-    plain = replace(small, net=replace(NET, outputs=1), sampler=DDPM(), objective=Objective())
-    one = made(lambda: build_model(plain, 3))
-    assert one(normal(2, 3, 8, 8, dtype=torch.float32), torch.tensor([0.3, 0.9])).variance_mix is None
 
 
 def test_the_first_half_of_the_channels_is_the_noise_and_the_second_the_variance():
@@ -104,52 +86,3 @@ def test_the_last_term_uses_the_8_bit_values_of_dequantised_images():
     low, high = (torch.special.ndtr(((values + k) / 256 - middle) / deviation) for k in (0, 1))
     wanted = -(high - low).clamp(min=1e-12).log2().flatten(1).mean(1)
     assert torch.allclose(image_bits(p, x0, q, "learned", PIXELS.dequantised), wanted)
-
-
-def test_the_right_variance_has_the_least_bound():
-    """The small variance is exact for data of one image, the large one for white noise."""
-    schedule = LinearBeta(0.1, 8.0)
-    for std, right in ((0.0, 0.0), (1.0, 1.0)):
-        law = Gaussian(schedule, 0.2, std)
-        x0 = 0.2 + std * normal(2000, 1, 2, 2)
-        t = torch.full((2000,), 0.5, dtype=torch.float64)
-        at = schedule(t).over(x0)
-        x_t = at.alpha * x0 + at.sigma * normal(2000, 1, 2, 2, seed=1)
-        p, q = law(x_t, t), posterior(schedule(t), schedule(t - 0.1))
-        costs = {
-            mix: step_bits(Prediction(p.x0, p.eps, torch.full_like(x0, mix)), x_t, x0, q, "learned").mean()
-            for mix in (0.0, 0.25, 0.5, 0.75, 1.0)
-        }
-        assert min(costs, key=costs.get) == right
-
-
-def test_a_learned_variance_equals_the_fixed_ones_at_its_ends():
-    q = posterior(LinearBeta()(T), LinearBeta()(T - 0.05))
-    x_t = normal(4, 3, 8, 8, seed=3)
-    for mix, name in ((0.0, "small"), (1.0, "large")):
-        p = Prediction(X0 * 0.9, EPS, torch.full_like(X0, mix))
-        assert torch.allclose(step_bits(p, x_t, X0, q, "learned"), step_bits(p, x_t, X0, q, name))
-
-
-def test_a_learned_variance_is_refused_without_a_network_that_predicts_it():
-    with pytest.raises(UserError, match=r"objective hybrid needs a network .* --net\.outputs 2"):
-        check_recipe(Recipe(objective=Hybrid()))
-    with pytest.raises(UserError, match=r"sampler\.variance learned needs a network"):
-        check_recipe(Recipe(sampler=DDPM("learned")))
-    q = posterior(LinearBeta()(T), LinearBeta()(T - 0.05))
-    with pytest.raises(UserError, match="predicts no variance"):
-        step_bits(Prediction(X0, EPS), X0, X0, q, "learned")
-    for wrong in ({"vlb": -1.0}, {"times": TableTimes(1)}):
-        with pytest.raises(UserError, match="objective"):
-            Hybrid(**wrong)
-
-
-def test_the_recipe_has_the_indices_and_the_parameters_of_the_paper():
-    """The indices of 4000 steps are scaled to 1000."""
-    recipe = iddpm()
-    condition = recipe.conditioning(
-        torch.tensor([1 / 4000, 1.0]), recipe.schedule(torch.tensor([1 / 4000, 1.0]))
-    )
-    assert condition.tolist() == pytest.approx([0.0, 999.75], abs=1e-6)
-    with torch.device("meta"):
-        assert sum(p.numel() for p in build_model(recipe, 3).parameters()) == 52_546_438

@@ -1,24 +1,17 @@
 """What a notebook does: plain functions as networks, numbers as times, values that print in a line."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 
-import ddim
 from ddim.diffusion.denoiser import Model, choose_part
-from ddim.diffusion.editing import Inpaint, Inverted
-from ddim.diffusion.grids import GRIDS, Listed, Uniform
-from ddim.diffusion.guidance import Clipped, Guided
-from ddim.diffusion.loss import LOSSES
+from ddim.diffusion.grids import GRIDS, Listed
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.oracles import Gaussian, Mixture
-from ddim.diffusion.parameterisation import PARAMETERISATIONS, NoiseVariance, Prediction, PredictsVelocity
-from ddim.diffusion.samplers import SAMPLERS, State, initial_noise, last_state
-from ddim.diffusion.schedules import SCHEDULES, BetaTable, Cosine, KarrasSigma, LinearBeta, LinearIn
+from ddim.diffusion.oracles import Gaussian
+from ddim.diffusion.parameterisation import NoiseVariance, PredictsVelocity
+from ddim.diffusion.samplers import SAMPLERS, initial_noise, last_state
+from ddim.diffusion.schedules import SCHEDULES, Cosine, KarrasSigma, LinearBeta
 from ddim.errors import UserError
-from ddim.nn.ddpm_unet import DDPMUNetSpec
-from oracles import Answers, made, normal
+from oracles import Answers, normal
 
 
 @pytest.mark.parametrize("kind", SCHEDULES.values(), ids=SCHEDULES)
@@ -27,44 +20,6 @@ def test_a_schedule_takes_a_time_as_a_number(kind):
     assert torch.equal(schedule(0.37).alpha, schedule(t).alpha)
     log_snr = schedule(t).log_snr
     assert torch.equal(schedule.inverse(log_snr.item()), schedule.inverse(log_snr))
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (
-            lambda: ddim.Spaced(1000, "leeding"),
-            "grid.spacing must be one of .*meant leading",
-        ),
-        (lambda: ddim.DDPM("lrge"), "sampler.variance must be one of small, .*, got 'lrge'.*meant large"),
-        (lambda: ddim.Linear(clip="power"), "Linear.clip must be one of .*meant powers"),
-        (lambda: ddim.Linear(read="flor"), "Linear.read must be one of .*meant floor"),
-        (lambda: BetaTable(betas="cosin"), "BetaTable.betas must be one of .*meant cosine"),
-        (lambda: LinearIn("angel"), "LinearIn.quantity must be one of .*meant angle"),
-        (lambda: ddim.AdamsBashforth(2, "equl"), "sampler.steps must be one of .*meant equal"),
-        (lambda: ddim.UniPC(variant="bh3"), "sampler.variant must be one of bh1, bh2, got 'bh3'"),
-        (lambda: DDPMUNetSpec(embedding="cossin"), "net.embedding must be one of .*meant cos_sin"),
-        (lambda: Cosine("a"), "Cosine.min_signal must be a number, got 'a'"),
-        (lambda: ddim.DDIM(eta=None), "sampler.eta must be a number, got None"),
-        (lambda: Uniform("3"), "grid.shift must be a number, got '3'"),
-        (lambda: Uniform(torch.ones(2)), r"grid.shift must be a number, got a tensor \(2,\)"),
-        (lambda: Listed("1,0.5"), "grid.times must be a number, got '1'"),
-        (lambda: Noise(3), "seeds must be a list of whole numbers, .*, got 3"),
-    ],
-)
-def test_a_part_with_a_misspelt_choice_or_no_number_is_refused(make, said):
-    with pytest.raises(UserError, match=said):
-        make()
-
-
-def test_fields_that_a_subclass_adds_may_have_any_types():
-    @dataclass(frozen=True)
-    class Mine(ddim.DDIM):
-        table: "Unknown | None" = None  # noqa: F821
-
-    assert Mine(0.5).eta == 0.5
-    with pytest.raises(UserError, match="sampler.eta must be a number, got 'a'"):
-        Mine("a")
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -104,13 +59,6 @@ def test_labels_reach_a_function_only_if_it_states_classes():
     assert not torch.equal(labelled.with_labels(2)(x, 0.5).x0, model(x, 0.5).x0)
 
 
-@pytest.mark.parametrize("name", PARAMETERISATIONS)
-def test_a_model_takes_the_name_of_its_parameterisation(name):
-    assert Model(torch.nn.Identity(), Cosine(), name).predicts == PARAMETERISATIONS[name]()
-    with pytest.raises(UserError, match=f"predicts must be one of velocity.*; perhaps you meant {name}"):
-        Model(torch.nn.Identity(), Cosine(), name + "s")
-
-
 def test_a_model_takes_names_of_its_parts_and_no_classes():
     named = Model(torch.nn.Identity(), "karras_sigma", conditioning="noise_variance")
     assert (named.schedule, named.conditioning) == (KarrasSigma(), NoiseVariance())
@@ -121,8 +69,6 @@ def test_a_model_takes_names_of_its_parts_and_no_classes():
             Model(net, "cosine")
     with pytest.raises(UserError, match=r"such as Cosine\(\), got the class"):
         Model(torch.nn.Identity(), Cosine)
-    with pytest.raises(UserError, match=r"ddim.Listed\(times="):
-        choose_part("grid", "listed", GRIDS)
 
 
 def test_a_grid_can_be_a_list_of_times():
@@ -142,41 +88,14 @@ class Halved(torch.nn.Module):
     [
         (
             lambda x, t: x[:, :1],
-            r"net <lambda>, called with x .*, must return",
+            r"the network, called with x .*, must return",
         ),
         (lambda x, t: x[:1], r"must return \(2, 3, 4, 4\), got \(1, 3, 4, 4\)"),
         (lambda x, t: x.repeat(1, 3, 1, 1), r"got \(2, 9, 4, 4\)"),
         (lambda x, t: (x,), "got tuple"),
-        (Halved(), r"net Halved, called .* got \(2, 3, 2, 4\)"),
+        (Halved(), r"got \(2, 3, 2, 4\)"),
     ],
 )
 def test_a_network_with_another_output_is_refused_at_the_call(net, message):
     with pytest.raises(UserError, match=message):
         Model(net, Cosine())(normal(2, 3, 4, 4), 0.5)
-
-
-def test_every_value_prints_in_a_line():
-    big = torch.zeros(16, 3, 64, 64)
-    oracle = Mixture(Cosine(), big)
-    layers = made(lambda: [torch.nn.Conv2d(3, 3, 1) for _ in range(40)])
-    model = Model(torch.nn.Sequential(*layers), Cosine())
-    values = [
-        Noise(range(1000)),
-        oracle,
-        Clipped(oracle, torch.zeros(3), torch.ones(3)),
-        Prediction(big, big),
-        State(big, 0.5, big),
-        Inverted(big, 0.0, True),
-        Inpaint(big, big[:, :1]),
-        model,
-        Guided(model, model, 2.0),
-        *(
-            kind()
-            for family in (GRIDS, LOSSES, SCHEDULES, SAMPLERS)
-            for kind in family.values()
-            if kind != Listed
-        ),
-    ]
-    for value in values:
-        assert len(repr(value)) < 400
-        assert "\n" not in repr(value)

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta, LinearPath
-from ddim.diffusion.times import LossAware, LossMemory, NormalLogSNR, TableTimes, UniformTimes
-from ddim.errors import UserError
+from ddim.diffusion.times import LossAware, LossMemory, NormalLogSNR, TableTimes
 from oracles import uniform
 
 ENTRIES = 8
@@ -23,14 +22,6 @@ def full(choice=LossAware(ENTRIES, 4, 0.01), seed=0):
     return memory
 
 
-@pytest.mark.parametrize("low", [0.0, 0.25])
-def test_uniform_times_are_uniform_above_the_least(low):
-    t = UniformTimes(low)(UNIFORM, Cosine())
-    assert t.min() > low
-    assert t.max() <= 1
-    assert torch.allclose(t.sort().values, low + (1 - low) * UNIFORM, rtol=0, atol=1e-9)
-
-
 def test_each_entry_of_a_table_is_trained_equally_often():
     # As many numbers between the entries' bounds as entries: none rounds into its neighbour's.
     t = TableTimes(40)((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000, Cosine())
@@ -39,22 +30,6 @@ def test_each_entry_of_a_table_is_trained_equally_often():
     assert torch.equal(counts, torch.full((40,), 100))
     assert torch.allclose(t * 40, (t * 40).round())
     assert TableTimes(40)(torch.tensor([0.0, 1 - 2**-24]), Cosine()).tolist() == [1 / 40, 1.0]
-
-
-def test_a_time_in_each_slice_has_less_variance_than_times_and_their_mirror_images():
-    """Song et al.'s antithetic times against those of our training, on a loss that falls steeply with t."""
-    batch, draws = 16, 4000
-    entries = TableTimes(1000)
-    loss = lambda t: (0.02 + t) ** -0.5
-    free, half = uniform(draws, batch), uniform(draws, batch // 2, seed=1)
-    slices = (torch.arange(batch) + uniform(draws, batch, seed=2)) / batch
-    mirrored = torch.cat([entries(half, Cosine()), 1.001 - entries(half, Cosine())], 1)
-    means = [loss(t).mean(1) for t in (entries(free, Cosine()), mirrored, entries(slices, Cosine()))]
-    exact = loss(torch.arange(1, 1001, dtype=torch.float64) / 1000).mean()
-    for mean in means:
-        assert mean.mean().item() == pytest.approx(exact.item(), abs=5 * mean.std().item() / draws**0.5)
-    independent, antithetic, sliced = (mean.var().item() for mean in means)
-    assert sliced < antithetic / 5 < independent / 5
 
 
 @pytest.mark.parametrize(
@@ -81,14 +56,6 @@ def test_a_normal_log_snr_on_the_linear_path_is_logit_normal(location, scale):
     for edge in (0.1, 0.3, 0.5, 0.8, 0.95):
         inside = density[grid < edge].sum().item() / len(grid)
         assert (t < edge).double().mean().item() == pytest.approx(inside, abs=2e-4)
-
-
-def test_normal_log_snr_is_clamped_where_the_schedule_ends():
-    schedule = Cosine()
-    t = NormalLogSNR(1.0, 2.4)(UNIFORM, schedule)
-    ends = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
-    assert (t == 0).double().mean().item() == pytest.approx(1 - NormalDist(1.0, 2.4).cdf(ends[0]), abs=1e-3)
-    assert ((t >= 0) & (t <= 1)).all()
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -129,41 +96,3 @@ def test_the_memory_holds_the_last_losses_of_each_entry_oldest_first():
     assert memory.losses[2].tolist() == [2, 3, 4]
     assert memory.losses[5].tolist() == [0, 0, 9]
     assert memory.counts.tolist() == [0, 0, 4, 0, 0, 1, 0, 0]
-
-
-def test_the_variance_of_the_loss_is_least_when_drawn_by_its_size():
-    """The purpose of importance sampling: the weighted loss of such draws hardly varies."""
-    memory = LossMemory(LossAware(ENTRIES, 2, 1e-6))
-    loss = (EVERY * ENTRIES) ** 3
-    for _ in range(2):
-        memory.update(EVERY, loss)
-    times, counts = memory.draw(FINE)
-    weighted = counts * loss[(times * ENTRIES).round().long() - 1]
-    assert weighted.std() < 1e-3 * loss.std()
-
-
-@pytest.mark.parametrize("edge", [0.0, 1 - 2**-53])
-def test_every_uniform_number_has_a_time(edge):
-    for memory in (full(), LossMemory(LossAware(3, 2))):
-        times, counts = memory.draw(torch.tensor([edge], dtype=torch.float64))
-        assert 0 < times.item() <= 1
-        assert counts.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    "wrong, named", [({"entries": 0}, "entries"), ({"history": 0}, "history"), ({"uniform": 0}, "uniform")]
-)
-def test_impossible_choices_are_refused(wrong, named):
-    with pytest.raises(UserError, match=rf"objective\.times\.{named}"):
-        LossAware(**wrong)
-
-
-def test_impossible_time_samplings_are_refused():
-    for std in (0.0, -1.0, math.nan):
-        with pytest.raises(UserError, match=r"objective\.times\.std must be above 0, got"):
-            NormalLogSNR(std=std)
-    with pytest.raises(UserError, match=r"objective\.times\.entries must be above 0, got 0"):
-        TableTimes(0)
-    for low in (-0.1, 1.0, math.nan):
-        with pytest.raises(UserError, match=r"objective\.times\.low must be at least 0"):
-            UniformTimes(low)

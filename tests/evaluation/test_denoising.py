@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddim.diffusion import log_snr
 from ddim.diffusion.oracles import Gaussian, Mixture
 from ddim.diffusion.parameterisation import from_image
+from ddim.diffusion.schedule import equal_log_snr_times, log_snr_range
 from ddim.diffusion.schedules import Cosine
 from ddim.evaluation.denoising import Gap, measure_errors, measure_gap
 from ddim.metrics.statistics import Estimate
@@ -14,7 +14,7 @@ from oracles import normal
 
 SCHEDULE = Cosine(0.02, 0.999)
 ORACLE = Gaussian(SCHEDULE, 0.3, 0.5)
-TIMES = log_snr.equal_log_snr_times(SCHEDULE, *log_snr.log_snr_range(SCHEDULE), 7)
+TIMES = equal_log_snr_times(SCHEDULE, *log_snr_range(SCHEDULE), 7)
 IMAGES = 0.3 + 0.5 * normal(400, 1, 8, 8)
 
 

@@ -51,6 +51,6 @@ def test_a_figure_has_a_panel_for_each_grid_and_a_line_for_each_sampler():
 
 
 def test_a_schedule_with_fewer_levels_than_the_reference_is_refused():
-    run = open_pipeline(Model(lambda x, t: x, Linear(), shape=(1, 8, 8)))
+    run = open_pipeline(Model(lambda x, t: x, Linear(clip="rates", read="floor"), shape=(1, 8, 8)))
     with pytest.raises(UserError, match="does not have 500 different noise levels"):
         sampler_errors.compare_samplers_on_run(run, [5], [0])

@@ -337,7 +337,6 @@ def test_naming_the_present_kind_keeps_its_fields():
         ("schedul", "linear", "perhaps you meant schedule"),
         ("objective.time", "uniform_times", "perhaps you meant objective.times"),
         ("schedule", "lineer", "perhaps you meant linear"),
-        ("sampler", "eulr", "perhaps you meant ddim (euler)"),
         ("objective.on", "nois", "perhaps you meant noise"),
         ("ema.gamma", "1", "ema.gamma is not a field of exponential; it is a field of power"),
         ("grid.shares", "1,2", "grid.shares is not a field of uniform; it is a field of sections"),

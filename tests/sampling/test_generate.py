@@ -206,7 +206,7 @@ def test_seeds_are_listed_or_counted():
         {"steps": "20"},
         {"sampler": "unipcs"},
         {"sampler": DDIM},
-        {"grid": [1, 0.5]},
+        {"grid": [0.5, 1]},
     ],
 )
 def test_impossible_samples_are_refused(trained, given):

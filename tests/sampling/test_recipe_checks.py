@@ -62,11 +62,6 @@ ONE = "must be one number, .*, got"
         ("ddpm", "grid.entries=500", f"{TABLE} must be one number"),
         ("ddpm", "grid=sections grid.entries=500", f"{TABLE} must be one number"),
         (
-            "fast",
-            "objective.weight=learned",
-            "^objective.weight learned .* objective.finish 0.3 .*: set --obj",
-        ),
-        (
             "edm-ve",
             "objective.finish=0.3",
             "^objective.finish 0.3 .* noise of schedule karras_sigma: set --obj",

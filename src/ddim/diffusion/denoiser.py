@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -19,7 +19,8 @@ from ddim.diffusion.parameterisation import (
     Prediction,
     from_image,
 )
-from ddim.diffusion.schedules import SCHEDULES, Schedule, as_times, check_schedule, spread_over, time_of_ratio
+from ddim.diffusion.schedule import Schedule, as_times, spread_over, time_of_ratio
+from ddim.diffusion.schedules import SCHEDULES, check_schedule
 from ddim.errors import UserError, suggest
 
 T = TypeVar("T")
@@ -53,14 +54,7 @@ class Function(nn.Module):
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.function = function
-        self.classes, self.augment, self.vector = (
-            getattr(function, name, 0) for name in ("classes", "augment", "vector")
-        )
-
-    def forward(self, *args: Tensor | None, **options: Tensor) -> Tensor:
-        """Call the wrapped function and return its output."""
-        return self.function(*args, **options)
+        self.forward = function
 
 
 class Model(nn.Module):
@@ -100,9 +94,12 @@ class Model(nn.Module):
         if isinstance(net, type) or not callable(net):
             raise UserError(f"net must be a module or a function, got {net}: make an instance of a class")
         self.net: nn.Module = net if isinstance(net, nn.Module) else Function(net)
+        # The number of classes, the length of vectors and the number of augmentation labels that it takes.
+        self.classes, self.vector, self.augment = (
+            int(getattr(net, name, 0)) for name in ("classes", "vector", "augment")
+        )
         self.schedule = choose_part("schedule", schedule, SCHEDULES)
-        if Schedule not in type(self.schedule).__mro__:  # its subclasses check themselves
-            check_schedule(self.schedule)
+        check_schedule(self.schedule)
         self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
         self.conditioning = complete(
             choose_part("conditioning", conditioning, CONDITIONINGS),
@@ -143,7 +140,7 @@ class Model(nn.Module):
         labels = (label,) if self.classes or self.vector else ()
         augments = {} if augment is None else {"augment": augment.to(x_t)}
         output = self.net(spread_over(c.inp, x_t) * x_t, condition, *labels, **augments)
-        check_output(output, x_t, self.net)
+        check_output(output, x_t)
         F, *more = output.to(x_t.dtype).split(x_t.shape[1], dim=1)
         x0 = spread_over(c.skip, x_t) * x_t + spread_over(c.out, x_t) * F
         p = from_image(x_t, x0, level.over(x_t))
@@ -167,24 +164,6 @@ class Model(nn.Module):
         choices = (self.schedule, self.predicts, self.conditioning, self.shape)
         return f"Model({type(self.net).__name__} of {weights:,} weights, {', '.join(map(repr, choices))})"
 
-    @property
-    def classes(self) -> int:
-        """Number of classes of the network; 0 if it takes no class labels."""
-        return self._count("classes")
-
-    @property
-    def vector(self) -> int:
-        """Length of the vectors on which the network is conditioned; 0 if it takes none."""
-        return self._count("vector")
-
-    @property
-    def augment(self) -> int:
-        """Number of augmentation labels of the network; 0 if it takes none."""
-        return self._count("augment")
-
-    def _count(self, name: str) -> int:
-        return getattr(self.net, name, 0)  # pyrefly: ignore[bad-return]
-
     def with_labels(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
         """Return a denoiser that calls this model with fixed labels; they are sent to its device once.
 
@@ -201,12 +180,9 @@ class Model(nn.Module):
         if label is None:
             return Labelled(self, None, augment)
         label = torch.as_tensor(label)
-        if self.vector:
-            if label.ndim != 2 or label.shape[1] != self.vector:
-                raise UserError(f"label must hold vectors (B, {self.vector}), got {tuple(label.shape)}")
-        elif not self.classes:
+        if not self.classes and not self.vector:
             raise UserError(f"label must be None, since this model was trained without labels, got {label}")
-        elif not (label.min() >= -1 and label.max() < self.classes):
+        if self.classes and not (label.min() >= -1 and label.max() < self.classes):
             raise UserError(
                 f"label must be a class from 0 to {self.classes - 1}, or -1 for none, got {label.tolist()}"
             )
@@ -226,26 +202,22 @@ class Model(nn.Module):
         return torch.zeros(size, dtype=weight.dtype, device=weight.device)
 
 
-def check_output(output: object, x: Tensor, net: object, outputs: Sequence[int] = (1, 2)) -> None:
+def check_output(output: object, x: Tensor, outputs: Sequence[int] = (1, 2)) -> None:
     """Check the shape of a network's output.
 
     Args:
         output: the output.
         x: the images (B, C, H, W) with which the network was called.
-        net: the network, or its name for the message.
         outputs: the allowed numbers of channels of the output, as multiples of C.
 
     Raises:
         UserError: if the output is not a tensor with one of the allowed shapes.
     """
     count, channels, *size = x.shape
-    wanted = [(count, multiple * channels, *size) for multiple in outputs]
-    if isinstance(output, Tensor) and output.shape in wanted:
-        return
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    net = net.function if isinstance(net, Function) else net
-    name = net if isinstance(net, str) else getattr(net, "__name__", type(net).__name__)
-    raise UserError(f"net {name}, called with x {tuple(x.shape)}, must return {wanted[0]}, got {shape}")
+    shapes = [(count, multiple * channels, *size) for multiple in outputs]
+    if not isinstance(output, Tensor) or output.shape not in shapes:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UserError(f"the network, called with x {tuple(x.shape)}, must return {shapes[0]}, got {got}")
 
 
 @dataclass(frozen=True)
@@ -305,10 +277,11 @@ def choose_part(name: str, value: T | str | Sequence[float], registry: Mapping[s
         registry: the classes that can be given by name, such as `SCHEDULES`.
 
     Raises:
-        UserError: if the name is unknown, the part has a field without a default, or `value` is a class.
+        UserError: if the name is unknown, or `value` is a class.
     """
     if isinstance(value, type):
-        raise UserError(f"{name} must be an instance, such as {value.__name__}(), got the class")
+        kind = value.__name__
+        raise UserError(f"{name} must be an instance, such as {kind}(), got the class {kind}")
     if isinstance(value, list | tuple | Tensor) and "listed" in registry:
         return registry["listed"](tuple(map(float, value)))  # pyrefly: ignore[bad-argument-count]
     if not isinstance(value, str):
@@ -316,12 +289,7 @@ def choose_part(name: str, value: T | str | Sequence[float], registry: Mapping[s
     if value not in registry:
         hint = suggest(value, registry)
         raise UserError(f"{name} must be one of {', '.join(registry)}, got {value!r}{hint}")
-    kind = registry[value]
-    needed = [f.name for f in fields(kind) if f.default is MISSING]  # pyrefly: ignore[bad-argument-type]
-    if needed:
-        example = f"ddim.{kind.__name__}({', '.join(f'{field}=...' for field in needed)})"
-        raise UserError(f"{name} {value} must be given as an object: {example}")
-    return kind()
+    return registry[value]()
 
 
 def complete(part: T, **numbers: float | None) -> T:

@@ -16,7 +16,7 @@ from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.sampler import Sampler, State, Steps, Times, move
 from ddim.diffusion.samplers import DDIM
-from ddim.diffusion.schedules import Level, as_double, spread_over
+from ddim.diffusion.schedule import Level, as_double, spread_over
 from ddim.errors import UserError, check_count, describe_given
 
 # Inversion

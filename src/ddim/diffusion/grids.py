@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Schedule, equal_log_snr_times
+from ddim.diffusion.schedule import Schedule, equal_log_snr_times, time_of_ratio
 from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
 
 
@@ -81,18 +81,12 @@ class UniformLogSNR:
     end: float = 6.0
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the times; see `Grid`.
-
-        Raises:
-            UserError: if `end` is not above the log-SNR at t = 1, or is infinite.
-        """
+        """Return the times; see `Grid`."""
         check_count("steps", steps)
         start = schedule(1.0).log_snr.item()
-        if not start < self.end < torch.inf:
-            raise UserError(f"grid.end must be above the log-SNR at t = 1, {start:.2f}, got {self.end}")
         last, end = _end(schedule, self.end)
         times = equal_log_snr_times(schedule, start, end, max(steps, 2))[:steps]
-        return _fit(times, 1.0, last, f"{steps} steps of equal log-SNR up to {end:g}")
+        return _fit(times, 1.0, last, f"{steps} steps of {self}")
 
 
 @dataclass(frozen=True)
@@ -115,31 +109,19 @@ class Karras:
     def __post_init__(self) -> None:
         most = torch.inf if self.sigma_max is None else self.sigma_max
         if not 0 < self.sigma_min < most or not self.rho > 0:
-            raise UserError(
-                "grid needs 0 < sigma_min < sigma_max and rho > 0, "
-                f"got {self.sigma_min}, {self.sigma_max} and {self.rho}"
-            )
+            raise UserError(f"grid needs 0 < sigma_min < sigma_max and rho > 0, got {self}")
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the times; see `Grid`.
-
-        Raises:
-            UserError: if no noise level of the schedule lies between `sigma_max` and `sigma_min`.
-        """
+        """Return the times; see `Grid`."""
         check_count("steps", steps)
         high = math.exp(-schedule(1.0).log_snr.item() / 2)
         start = high if self.sigma_max is None else min(self.sigma_max, high)
         last, log_snr = _end(schedule, -2 * math.log(self.sigma_min))
         low = math.exp(-log_snr / 2)
-        if not low < start:
-            raise UserError(
-                "grid.sigma_min and grid.sigma_max leave no noise level of this schedule, "
-                f"whose sigma / alpha is at most {high:.4g}, got {low:.4g} and {start:.4g}"
-            )
         top, end = (ratio ** (1 / self.rho) for ratio in (start, low))
         ratios = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
         first = 1.0 if start == high else None
-        return _fit(schedule.inverse(-2 * ratios.log()), first, last, f"{steps} Karras steps")
+        return _fit(time_of_ratio(schedule, ratios), first, last, f"{steps} steps of {self}")
 
 
 @dataclass(frozen=True)
@@ -293,5 +275,5 @@ def _fit(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
     if first is not None:
         times[0] = first
     if not ((times.diff() < 0).all() and times[-1] > 0):
-        raise UserError(f"{what} do not fit this schedule: give fewer steps or another grid")
+        raise UserError(f"{what} do not fit this schedule: give fewer steps, or another grid or end of it")
     return times

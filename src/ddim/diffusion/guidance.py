@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Labelled
 from ddim.diffusion.parameterisation import Prediction, from_image
-from ddim.diffusion.schedules import Level, Schedule, spread_over
+from ddim.diffusion.schedule import Level, Schedule, spread_over
 from ddim.errors import UserError
 
 Interval = tuple[float | None, float | None]

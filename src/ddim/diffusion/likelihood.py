@@ -23,7 +23,7 @@ from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Level, Schedule, spread_over
+from ddim.diffusion.schedule import Level, Schedule, spread_over
 from ddim.errors import UserError, check_count
 
 CLEAN = 0.05

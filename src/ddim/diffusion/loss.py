@@ -18,7 +18,7 @@ from ddim.diffusion.guidance import Interval, find_ends
 from ddim.diffusion.likelihood import bound_posterior, image_bits, posterior, step_bits
 from ddim.diffusion.parameterisation import Prediction, Quantity, error_ratio, quantity
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Level
+from ddim.diffusion.schedule import Level
 from ddim.diffusion.times import LossMemory, NormalLogSNR, TableTimes, TimeSampling, UniformTimes
 from ddim.errors import UserError, check_part_values, check_positive
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.sampler import Sampler, State, Steps, move
-from ddim.diffusion.schedules import Level, spread_over
+from ddim.diffusion.schedule import Level, spread_over
 from ddim.errors import UserError, check_part_values
 
 Known = tuple[Tensor, Tensor]

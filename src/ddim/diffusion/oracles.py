@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.parameterisation import Prediction, from_image
-from ddim.diffusion.schedules import Level, Schedule
+from ddim.diffusion.schedule import Level, Schedule
 
 
 @dataclass(frozen=True)

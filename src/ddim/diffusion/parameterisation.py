@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Level
+from ddim.diffusion.schedule import Level
 from ddim.errors import check_positive
 
 Quantity = Literal["noise", "image", "velocity", "flow"]

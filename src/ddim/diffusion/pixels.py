@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import copy_to_device
+from ddim.diffusion.schedule import copy_to_device
 from ddim.errors import UserError
 
 

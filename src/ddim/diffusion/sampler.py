@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.schedules import Level, Schedule, as_double, spread_over
+from ddim.diffusion.schedule import Level, Schedule, as_double, spread_over
 from ddim.errors import UserError
 
 Times = Tensor | Sequence[float]

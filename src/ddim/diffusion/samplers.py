@@ -15,24 +15,9 @@ from ddim.diffusion.likelihood import posterior
 from ddim.diffusion.multistep import AdamsBashforth, DPMSolver, UniPC
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction
-from ddim.diffusion.sampler import Sampler, State, Steps, initial_noise, last_state, move
-from ddim.diffusion.schedules import Level, spread_over, time_of_ratio
+from ddim.diffusion.sampler import Sampler, State, Steps, initial_noise, last_state, move  # noqa: F401
+from ddim.diffusion.schedule import Level, spread_over, time_of_ratio
 from ddim.errors import UserError, check_part_values
-
-__all__ = [
-    "DDIM",
-    "DDPM",
-    "EDM",
-    "SAMPLERS",
-    "AdamsBashforth",
-    "DPMSolver",
-    "Multistep",
-    "Sampler",
-    "State",
-    "UniPC",
-    "initial_noise",
-    "last_state",
-]
 
 
 @dataclass(frozen=True)

@@ -1,162 +1,19 @@
-"""Noise schedules: functions t -> Level(alpha, sigma), the signal rate and the noise rate at time t.
-
-In the whole package x_t = alpha * x0 + sigma * eps; t = 0 is the clean image and t = 1 is noise.
-"""
+"""Noise schedules, each a small immutable value; `Schedule` says what they are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ddim.errors import UserError, check_part_values
-
-
-@dataclass(frozen=True)
-class Level:
-    """A noise level: signal rate alpha and noise rate sigma, tensors of the same shape.
-
-    Schedules return float64.
-    """
-
-    alpha: Tensor
-    sigma: Tensor
-
-    @property
-    def log_snr(self) -> Tensor:
-        """2 log(alpha / sigma); infinite where there is no noise."""
-        return 2 * (self.alpha.log() - self.sigma.log())
-
-    @property
-    def noise_to_signal(self) -> Tensor:
-        """sigma / alpha: the noise rate after x_t is divided by alpha (Song et al. 2021, section 4.3)."""
-        return self.sigma / self.alpha
-
-    def over(self, x: Tensor) -> Level:
-        """Return this level, () or (B,), in a shape and dtype that multiply images x (B, C, H, W)."""
-        return Level(spread_over(self.alpha, x), spread_over(self.sigma, x))
-
-    def noisy(self, x0: Tensor, eps: Tensor) -> Tensor:
-        """Return noisy images x_t = alpha * x0 + sigma * eps, all (B, C, H, W); alpha, sigma: () or (B,)."""
-        at = self.over(x0)
-        return at.alpha * x0 + at.sigma * eps
-
-
-def spread_over(value: Tensor, x: Tensor) -> Tensor:
-    """Return a value, () or (B,), in a shape that multiplies images x (B, C, H, W), with the dtype of x."""
-    # A single value stays on the CPU: an accelerator gets it as a number, without waiting for a copy.
-    return value.to(x.dtype) if value.ndim == 0 else value.reshape(-1, *(1,) * (x.ndim - 1)).to(x)
-
-
-def variance_preserving(log_snr: Tensor) -> Level:
-    """Return the noise level with this log-SNR and alpha^2 + sigma^2 = 1 (Kingma et al. 2021, sect. 3.2)."""
-    log_snr = log_snr.double()
-    return Level(log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt())
-
-
-def as_double(value: Tensor | float | Sequence[float]) -> Tensor:
-    """Convert times or log-SNRs, numbers or a tensor of any dtype, to a float64 tensor."""
-    return torch.as_tensor(value, dtype=torch.float64)
-
-
-def as_times(t: Tensor | float) -> Tensor:
-    """Convert times to a float64 tensor.
-
-    Raises:
-        UserError: if a time lies outside [0, 1]. Times on an accelerator are not checked, because the program
-            would wait for them.
-    """
-    t = as_double(t)
-    if t.device.type == "cpu" and not ((t >= 0) & (t <= 1 + 1e-9)).all():
-        raise UserError(f"times must lie in [0, 1], 0 for the image and 1 for noise, got {t.tolist()}")
-    return t
-
-
-@lru_cache(maxsize=128)
-def copy_to_device(
-    owner: Hashable, name: str, device: torch.device, dtype: torch.dtype = torch.float64
-) -> Tensor:
-    """Return the numbers in attribute `name` of a frozen dataclass as a tensor on a device.
-
-    They are copied once, because the program waits for an accelerator when it copies numbers to it.
-    """
-    # The tensor may be used in training later, where one that was created in inference mode cannot be.
-    with torch.inference_mode(False):
-        return torch.as_tensor(getattr(owner, name), dtype=dtype).to(device, copy=True)
-
-
-class Schedule(Protocol):
-    """A noise schedule: a frozen dataclass that is called with times. The log-SNR never increases with t.
-
-    A schedule of your own only needs `__call__` if its class inherits from this class::
-
-        @dataclass(frozen=True)
-        class Straight(ddim.Schedule):
-            def __call__(self, t):
-                t = as_double(t)
-                return Level(1 - 0.999 * t, 0.001 + 0.999 * t)
-    """
-
-    def __post_init__(self) -> None:
-        """Check the fields, and that the log-SNR falls; see `check_schedule`."""
-        check_part_values(type(self).__name__, self)
-        self._check_fields()
-        check_schedule(self)
-
-    def _check_fields(self) -> None: ...
-
-    @property
-    def entries(self) -> int | None:
-        """Number of noise levels if the schedule is a table; None if it is continuous."""
-        return None
-
-    def __call__(self, t: Tensor | float) -> Level:
-        """Return the noise level at times t in [0, 1]: a `Level` of float64 tensors shaped like t."""
-        ...
-
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """Return the earliest time at which the log-SNR is at most this value: float64, clamped to [0, 1].
-
-        The default implementation finds this time by bisection, to the last bit. For a table whose `read` is
-        "log_snr", the result is at least 1 / entries, the time of the first entry.
-        """
-        wanted = as_double(log_snr)
-        early, late = torch.zeros_like(wanted), torch.ones_like(wanted)
-        for _ in range(64):
-            middle = (early + late) / 2
-            below = self(middle).log_snr <= wanted
-            early, late = torch.where(below, early, middle), torch.where(below, middle, late)
-        return torch.where(self(torch.zeros_like(wanted)).log_snr <= wanted, 0.0, late)
-
-
-def check_schedule(schedule: Schedule) -> None:
-    """Check that the log-SNR of a schedule falls from t = 0 to t = 1.
-
-    Raises:
-        UserError: if the schedule does not return a `Level` for each time, or its log-SNR rises, is constant
-            or is NaN.
-    """
-    name, times = f"schedule {type(schedule).__name__}", torch.linspace(0, 1, 9, dtype=torch.float64)
-    level = schedule(times)
-    if not isinstance(level, Level) or {level.alpha.shape, level.sigma.shape} != {times.shape}:
-        got = level if isinstance(level, Level) else type(level).__name__
-        raise UserError(f"{name} must return a ddim.Level, alpha and sigma shaped like t, got {got}")
-    log_snr = as_double(level.log_snr)
-    # On a plateau, rounding in float32 may raise the log-SNR slightly, so 1e-3 is tolerated.
-    falls = (log_snr[1:] <= log_snr[:-1] + 1e-3).all() and log_snr[0] > log_snr[-1]
-    if not falls:
-        hint = "; it may need 1 - t in place of t" if log_snr[0] < log_snr[-1] else ""
-        values = ", ".join(f"{value:.3g}" for value in log_snr.tolist())
-        raise UserError(
-            f"{name} must have a log-SNR that falls from t = 0, the clean image, to t = 1, noise, "
-            f"got {values}{hint}"
-        )
+from ddim.diffusion.schedule import Level, Schedule, as_double, as_times, copy_to_device, variance_preserving
+from ddim.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -562,57 +419,25 @@ def check_signal_rates(schedule: Cosine | LinearPath | Linear) -> None:
         )
 
 
-# The log-SNR of a schedule: its range, its plateaus, and how times are distributed over it
+def check_schedule(schedule: Schedule) -> None:
+    """Check that the log-SNR of a schedule that the user wrote falls from t = 0 to t = 1.
 
-CLEANEST = 1e-3
-"""The time that replaces t = 0 if x_t at t = 0 is clean, as no network is evaluated on a clean image."""
-
-SLICES = 100_000
-"""Number of equally spaced times that represent the uniform distribution."""
-
-BIN = 2
-"""Width of a bin of log-SNR; sigma / alpha changes by a factor e over one bin."""
-
-
-def log_snr_range(schedule: Schedule) -> tuple[float, float]:
-    """Return the largest and the smallest log-SNR at which a network is evaluated under a schedule."""
-    first, cleanest, noisiest = schedule(torch.tensor([0.0, CLEANEST, 1.0])).log_snr.tolist()
-    return (first if math.isfinite(first) else cleanest), noisiest
-
-
-def time_of_ratio(schedule: Schedule, noise_to_signal: Tensor) -> Tensor:
-    """Return the times at which sigma / alpha has these values."""
-    return schedule.inverse(-2 * noise_to_signal.log())
-
-
-def equal_log_snr_times(schedule: Schedule, first: float, last: float, count: int) -> Tensor:
-    """Return times (count,) in equal steps of log-SNR, from log-SNR `first` to log-SNR `last`."""
-    return schedule.inverse(torch.linspace(first, last, count, dtype=torch.float64))
-
-
-def midpoints(count: int = SLICES) -> Tensor:
-    """Return the midpoints (count,) of `count` equal parts of [0, 1]."""
-    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
-
-
-def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
-    """Return the share of the times (N,) in each bin [b, b + 2) of log-SNR, as {b: share}, b increasing."""
-    bins = log_snr_bins(schedule(times).log_snr)
-    return {int(b): float((bins == b).double().mean()) for b in bins.unique()}
-
-
-def plateaus(schedule: Schedule) -> dict[float, float]:
-    """Return the plateaus of a schedule as {log-SNR: share of times}, such as {-3.89: 0.38}.
-
-    A plateau is a noise level that many times have: at least 1 % of all times in [0, 1]. The plateaus
-    are in the order of increasing log-SNR. A continuous schedule has no plateaus. All times of a plateau
-    train the network on the same noise level.
+    Raises:
+        UserError: if the schedule does not return a `Level` for each time, or its log-SNR rises, is constant
+            or is NaN.
     """
-    levels, counts = schedule(midpoints()).log_snr.unique(return_counts=True)
-    share = counts / SLICES
-    return {level: s for level, s in zip(levels.tolist(), share.tolist(), strict=True) if s >= 0.01}
-
-
-def log_snr_bins(log_snr: Tensor) -> Tensor:
-    """Return the lower edge of the bin of each log-SNR."""
-    return (log_snr / BIN).floor() * BIN
+    if type(schedule) in SCHEDULES.values():
+        return
+    name, times = f"schedule {type(schedule).__name__}", torch.linspace(0, 1, 9, dtype=torch.float64)
+    level = schedule(times)
+    if not isinstance(level, Level) or {level.alpha.shape, level.sigma.shape} != {times.shape}:
+        got = level if isinstance(level, Level) else type(level).__name__
+        raise UserError(f"{name} must return a ddim.Level, alpha and sigma shaped like t, got {got}")
+    log_snr = as_double(level.log_snr)
+    # On a plateau, rounding in float32 may raise the log-SNR slightly, so 1e-3 is tolerated.
+    if not ((log_snr[1:] <= log_snr[:-1] + 1e-3).all() and log_snr[0] > log_snr[-1]):
+        values = ", ".join(f"{value:.3g}" for value in log_snr.tolist())
+        raise UserError(
+            f"{name} must have a log-SNR that falls from t = 0, the clean image, to t = 1, noise, "
+            f"got {values}"
+        )

@@ -8,7 +8,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedules import Schedule
+from ddim.diffusion.schedule import Schedule
 from ddim.errors import UserError, check_positive
 
 
@@ -201,3 +201,40 @@ TIME_SAMPLINGS: dict[str, type[TimeSampling]] = {
     "loss_aware": LossAware,
 }
 """All time samplings, keyed by their names in a recipe."""
+
+
+# How times are distributed over the log-SNR of a schedule
+
+SLICES = 100_000
+"""Number of equally spaced times that represent the uniform distribution."""
+
+BIN = 2
+"""Width of a bin of log-SNR; sigma / alpha changes by a factor e over one bin."""
+
+
+def midpoints(count: int = SLICES) -> Tensor:
+    """Return the midpoints (count,) of `count` equal parts of [0, 1]."""
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
+
+
+def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
+    """Return the share of the times (N,) in each bin [b, b + 2) of log-SNR, as {b: share}, b increasing."""
+    bins = log_snr_bins(schedule(times).log_snr)
+    return {int(b): float((bins == b).double().mean()) for b in bins.unique()}
+
+
+def plateaus(schedule: Schedule) -> dict[float, float]:
+    """Return the plateaus of a schedule as {log-SNR: share of times}, such as {-3.89: 0.38}.
+
+    A plateau is a noise level that many times have: at least 1 % of all times in [0, 1]. The plateaus
+    are in the order of increasing log-SNR. A continuous schedule has no plateaus. All times of a plateau
+    train the network on the same noise level.
+    """
+    levels, counts = schedule(midpoints()).log_snr.unique(return_counts=True)
+    share = counts / SLICES
+    return {level: s for level, s in zip(levels.tolist(), share.tolist(), strict=True) if s >= 0.01}
+
+
+def log_snr_bins(log_snr: Tensor) -> Tensor:
+    """Return the lower edge of the bin of each log-SNR."""
+    return (log_snr / BIN).floor() * BIN

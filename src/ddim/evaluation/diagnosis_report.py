@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ddim.diffusion.schedules import BIN
+from ddim.diffusion.times import BIN
 from ddim.evaluation.denoising import Gap, LevelErrors, measure_gap
 from ddim.evaluation.gradient_noise import BATCHES, NoiseScale
 from ddim.evaluation.noise_range import NoiseRange

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import choose_part
-from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule, plateaus
+from ddim.diffusion.schedules import SCHEDULES, Cosine, Linear, LinearBeta, Schedule
+from ddim.diffusion.times import plateaus
 from ddim.errors import UserError, suggest
 from ddim.nn.conditioning import Sinusoidal
 from ddim.plots import charts
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-DEFAULT: dict[str, Schedule] = {"cosine": Cosine(), "linear": Linear(), "linear_beta": LinearBeta()}
+BOUNDS = (0.02, 0.95)
+"""The smallest and the largest signal rate of the torch/luz repository and the Keras example."""
+
+DEFAULT: dict[str, Schedule] = {
+    "cosine": Cosine(*BOUNDS),
+    "linear": Linear(clip="rates", read="floor"),
+    "linear_beta": LinearBeta(),
+}
 """The schedules that are plotted by default.
 
 "cosine" and "linear" have the bounds of the torch/luz repository. "linear_beta" is DDPM's schedule in
@@ -84,7 +92,7 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
             lines[[*series].index("linear_beta")].set_linestyle((0, (4, 2.5)))
         for line, shares in zip(lines, plateau_shares.values(), strict=True):
             _thicken(axes, line, shares)
-        for alpha in (Cosine().min_signal, Cosine().max_signal):
+        for alpha in BOUNDS:
             sigma = (1 - alpha**2) ** 0.5
             bound = (alpha, sigma, 2 * math.log(alpha / sigma))[k]
             axes.axhline(bound, color=charts.FAINT, linestyle=":", linewidth=1, zorder=1)
@@ -94,7 +102,7 @@ def plot_schedules(schedules: Shown = DEFAULT, points: int = 1001) -> Figure:
     notes = [text for name, shares in plateau_shares.items() if (text := _plateau_note(name, shares))]
     notes += [f"{name}: {text}" for name, each in shown.items() if (text := describe_start(each))]
     notes.append(
-        f"dotted: alpha = {Cosine().min_signal:g} and {Cosine().max_signal:g}, the bounds of the torch/luz "
+        f"dotted: alpha = {BOUNDS[0]:g} and {BOUNDS[1]:g}, the bounds of the torch/luz "
         "repository and the Keras example"
     )
     figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize=9.5, color=charts.INK)

@@ -39,7 +39,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
     steps: int | None = None,
     *,
     sampler: Sampler | str | None = None,
-    grid: Grid | str | None = None,
+    grid: Grid | str | Sequence[float] | None = None,
     seed: int = 0,
     seeds: Iterable[int] | None = None,
     label: str | int | None = None,
@@ -59,7 +59,7 @@ def sample(  # noqa: PLR0913 (the choices of a notebook)
         n: number of images; by default 16, or the number of seeds.
         steps: sampling steps, by default the recipe's; one evaluation each, two with `EDM` or guidance.
         sampler: the sampler or its name, by default the sampler of the run. See `ddim.samplers`.
-        grid: the grid of times (timesteps) of the network, or its name. See `ddim.grids`.
+        grid: the grid of times (timesteps) of the network, its name, or a list of times. See `ddim.grids`.
         seed: the seed of the first image; image k gets `seed` + k.
         seeds: the seed of each image, in place of `n` and `seed`.
         label: class name or index; "all": seed s has class s % classes; None: no class. If the classes are

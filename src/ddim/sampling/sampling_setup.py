@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -85,7 +85,7 @@ def choose_sampling(
     fields: Mapping[str, Any] | None = None,
     *,
     sampler: Sampler | str | None = None,
-    grid: Grid | str | None = None,
+    grid: Grid | str | Sequence[float] | None = None,
     guidance: Guidance | None = None,
 ) -> SamplingSetup[P]:
     """Return how a model is sampled with the options that a user gives; the guide is loaded.
@@ -99,12 +99,13 @@ def choose_sampling(
         label: the label of the samples, see `Pipeline.find_label`.
         fields: new values of sampling fields keyed by path, see `override_sampling`; None changes nothing.
         sampler: the sampler or its name; None for that of the recipe.
-        grid: the grid or its name; None for that of `ddim search` or of the recipe.
+        grid: the grid, its name or a list of times; None for that of `ddim search` or of the recipe.
         guidance: see `collect_guidance`; None for that of `ddim search`, or else no guidance.
 
     Raises:
         UserError: if the options cannot be used together or with this model.
     """
+    steps = len(grid) if steps is None and isinstance(grid, list | tuple | Tensor) else steps
     steps = pipeline.recipe.choose_steps(steps)
     parts = {"sampler": sampler, "grid": grid}
     pipeline = pipeline.with_recipe(**{name: part for name, part in parts.items() if part is not None})

@@ -17,8 +17,7 @@ from ddim.data.order import draw_flips, select_indices
 from ddim.diffusion.denoiser import Denoiser, Labelled, Model, Shape
 from ddim.diffusion.noise import AUGMENT, GRAIN, LABEL, NOISE, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import midpoints
-from ddim.diffusion.times import LossMemory
+from ddim.diffusion.times import LossMemory, midpoints
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.labels import drop_labels, label_images

@@ -13,7 +13,7 @@ from ddim.data import SplitImages
 from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.loss import DenoisingError, denoising_error
 from ddim.diffusion.noise import VALIDATION, stream
-from ddim.diffusion.schedules import log_snr_bins
+from ddim.diffusion.times import log_snr_bins
 from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor

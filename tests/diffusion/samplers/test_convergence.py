@@ -98,22 +98,6 @@ def test_every_sampler_has_its_order_on_every_grid(schedule, sampler, grid):
     assert found[-1].state < 10 ** -(order + 1)
 
 
-@pytest.mark.parametrize(
-    "sampler, evaluations",
-    [
-        (DDIM(), 10),
-        (EDM(), 19),
-        (EDM(order=1), 10),
-        (AdamsBashforth(5), 10),
-        (DPMSolver(3), 10),
-        (UniPC(3), 10),
-    ],
-    ids=str,
-)
-def test_the_evaluations_of_ten_levels_are_those_of_the_papers(sampler, evaluations):
-    assert sampler.evaluations(10) == evaluations
-
-
 STOCHASTIC = (DDIM(0.5), DDPM(), EDM(s_churn=5.0), EDM(order=1, s_churn=5.0), DPMSolver(3, 1.0))
 
 
@@ -147,21 +131,3 @@ def test_the_exact_flow_of_one_gaussian_is_its_closed_form():
     assert torch.allclose(
         c.exact_flow(cloud, c.exact_flow(cloud, x, 1.0, 0.1), 0.1, 1.0), x, rtol=0, atol=1e-9
     )
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_neighbouring_warped_steps_differ_by_a_factor_below_three(seed):
-    steps = -c.lay_grid(f"warped {seed}", 40, Cosine(), END).diff()
-    ratio = steps[1:] / steps[:-1]
-    assert (steps > 0).all()
-    assert ratio.max() < 3
-    assert ratio.min() > 1 / 3
-    assert ratio.max() > 1.02
-
-
-@pytest.mark.parametrize("order", [1, 2, 3.5])
-def test_the_order_of_a_power_law_is_found_without_errors_of_rounding(order):
-    levels = (11, 21, 41, 81)
-    exactly = [(n - 1.0) ** -order for n in levels]
-    assert c.convergence_order(levels, exactly) == pytest.approx(order)
-    assert c.convergence_order(levels, [*exactly[:3], 1e-13]) == pytest.approx(order)

@@ -10,7 +10,6 @@ from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.samplers import DDIM, initial_noise, last_state
 from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearPath
-from ddim.errors import UserError
 from oracles import Gaussian, normal
 
 EIGHT = range(8)
@@ -50,18 +49,6 @@ def test_states_and_samples_converge_to_the_exact_flow_with_order_one_on_any_gri
         assert math.log2(coarse / fine) == pytest.approx(1, abs=0.2)
 
 
-def test_a_step_on_the_linear_path_is_a_step_of_eulers_method():
-    """x_s = x_t + (s - t) dx/dt, where the flow in closed form is derived by autograd."""
-    schedule = LinearPath()
-    oracle, x = Gaussian(schedule), pure(schedule)
-    for t, s in ((1.0, 0.9), (0.5, 0.25), (0.3, 0.05)):
-        begin, end = at_time(t), at_time(t).requires_grad_()
-        point = x[0, 0, 0, 0]
-        (velocity,) = torch.autograd.grad(oracle.flow(point, begin, end), end)
-        found = run(DDIM(), oracle, point.reshape(1, 1, 1, 1), [t, s], [0]).x.item()
-        assert found == pytest.approx((point + (s - t) * velocity).item(), rel=1e-12)
-
-
 def test_uniform_steps_on_the_linear_path_are_euler_on_the_velocity_down_to_the_clean_image():
     """Flow matching samples so: N equal steps of x - v / N from noise at 1 to the image at 0."""
     schedule, steps = LinearPath(1e-9, 1.0), 10
@@ -71,17 +58,6 @@ def test_uniform_steps_on_the_linear_path_are_euler_on_the_velocity_down_to_the_
         p = law(x, at_time(k / steps))
         x = x - (p.eps - p.x0) / steps
     assert torch.allclose(sample, x, atol=1e-6)
-
-
-def test_samples_tend_to_the_end_of_the_flow_where_the_schedule_has_a_clean_end():
-    schedule = LinearBeta()
-    oracle, x = Gaussian(schedule), pure(schedule)
-    errors = [
-        (run(DDIM(), oracle, x, Uniform()(n, schedule)).x0 - oracle.flow(x, 1, 0)).abs().max()
-        for n in (100, 200, 400)
-    ]
-    assert errors[0] > 1.6 * errors[1] > 1.6**2 * errors[2]
-    assert errors[2] < 0.02
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -160,37 +136,13 @@ def test_a_run_can_be_stopped_early_and_leaves_gradients_on():
     assert torch.is_grad_enabled()
 
 
-def test_a_run_needs_no_gradients():
-    class Learns(Gaussian):
-        def __call__(self, x_t, t):
-            return super().__call__(x_t * torch.ones((), requires_grad=True), t)
-
-    assert not run(DDIM(), Learns(Cosine()), pure(Cosine()), Uniform()(3, Cosine())).x.requires_grad
-
-
-def test_a_run_continues_from_the_state_of_another():
-    oracle, x, times = Gaussian(Cosine()), pure(Cosine()), Uniform()(12, Cosine())
-    half = run(DDIM(), oracle, x, times[:6])
-    assert torch.equal(run(DDIM(), oracle, half.x, times[5:]).x, run(DDIM(), oracle, x, times).x)
-
-
-def test_a_grid_of_one_level_gives_one_prediction_from_noise():
-    oracle, x = Gaussian(Cosine()), pure(Cosine())
-    end = run(DDIM(1.0), oracle, x, Uniform()(1, Cosine()))
-    assert torch.equal(end.x, x)
-    assert end.t == 1
-    assert torch.equal(end.x0, oracle(x, torch.tensor(1.0)).x0)
-
-
-def test_a_step_between_two_times_of_one_level_changes_nothing():
-    """The torch/luz clip of powers holds one level from t = 0.62 on."""
-    table = Linear(clip="powers", read="floor")
-    times = torch.tensor([1.0, 0.9, 0.7], dtype=torch.float64)
-    for eta in (0.0, 1.0):
-        assert torch.allclose(run(DDIM(eta), Gaussian(table), pure(table), times).x, pure(table), atol=1e-12)
-
-
-@pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
-def test_impossible_eta_is_refused(eta):
-    with pytest.raises(UserError, match=r"sampler\.eta must lie in \[0, 1\], got"):
-        DDIM(eta)
+def test_a_step_on_the_linear_path_is_a_step_of_eulers_method():
+    """x_s = x_t + (s - t) dx/dt, where the flow in closed form is derived by autograd."""
+    schedule = LinearPath()
+    oracle, x = Gaussian(schedule), pure(schedule)
+    for t, s in ((1.0, 0.9), (0.5, 0.25), (0.3, 0.05)):
+        begin, end = at_time(t), at_time(t).requires_grad_()
+        point = x[0, 0, 0, 0]
+        (velocity,) = torch.autograd.grad(oracle.flow(point, begin, end), end)
+        found = run(DDIM(), oracle, point.reshape(1, 1, 1, 1), [t, s], [0]).x.item()
+        assert found == pytest.approx((point + (s - t) * velocity).item(), rel=1e-12)

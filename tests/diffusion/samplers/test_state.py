@@ -25,16 +25,6 @@ def test_initial_noise_has_the_deviation_of_its_level(schedule, scale):
     assert torch.allclose(x, scale * Noise(range(4)).like(blank))
 
 
-def test_last_state_returns_the_last_state():
-    def states():
-        for k in range(5):
-            yield State(torch.zeros(1), float(k), torch.zeros(1))
-
-    assert last_state(states()).t == 4
-    with pytest.raises(UserError, match="at least one time"):
-        last_state(iter(()))
-
-
 @pytest.mark.parametrize("sampler", [DDIM(), DDIM(1.0)], ids=str)
 def test_an_empty_grid_is_a_users_error(sampler):
     times = Uniform()(10, Cosine())
