@@ -169,7 +169,6 @@ HOSTILE = {
     "nested JSON": add("recipe.json", b"[" * 100_000),
     "another recipe": add("recipe.json", b"[1]"),
     "a state of another kind": add("state.json", b"{}"),
-    "weights with a path": add("published.json", b'{"weights": "../x"}'),
     "a million blocks": change_json("recipe.json", lambda tree: tree["net"].update(blocks=1_000_000)),
     "a wide network": change_json("recipe.json", lambda tree: tree["net"].update(width=1_000_000 // 8 * 8)),
     "many channels": change_json("state.json", lambda tree: tree.update(channels=10**9)),
@@ -193,7 +192,7 @@ def test_changed_bytes_are_refused(hub, run):
     repository = publish(hub, "ada/flowers", run)
     files = dict(list(repository.commits.values())[-1])
     repository.add({MANIFEST: files[MANIFEST].replace(b'"step": 3', b'"step": 4')})
-    with pytest.raises(UserError, match=f"{MANIFEST} has changed"):
+    with pytest.raises(UserError, match="has changed"):
         ddim.load(NAME)
     content = bytearray(files["model.safetensors"])
     content[-1] ^= 1

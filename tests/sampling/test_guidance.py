@@ -21,7 +21,7 @@ from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS, Sampler, State
 from ddim.diffusion.schedules import Cosine, KarrasSigma
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
-from ddim.runs.model import digest_weights
+from ddim.recipe.model import digest_weights
 from ddim.runs.names import find_run_folder, parse_place
 from ddim.sampling.generate import generate, sample
 from ddim.sampling.guidance import OFF, Guidance, Guide, check_guidance

@@ -380,7 +380,7 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401
     data = data.tolist() if isinstance(data, np.generic | np.ndarray) else data
     # "none" means None wherever None is allowed, and no text.
     for option in sorted(_list_options(wanted), key=lambda option: option is not types.NoneType):
-        with suppress(ValueError, TypeError, OverflowError, KeyError):
+        with suppress(ValueError, TypeError, OverflowError, LookupError, AttributeError):
             return parse_size(str(data)) if _is_one_size(data, path) else _parse(data, option)
     hint = suggest(str(data), map(str, get_args(wanted))) if get_origin(wanted) is Literal else ""
     raise UserError(f"{path} must be {describe_type(wanted)}, got {data!r:.200}{hint}")
@@ -395,7 +395,7 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
     """Return a plain value of a type that is no union.
 
     Raises:
-        ValueError, TypeError, OverflowError, KeyError: if `data` is not such a value.
+        ValueError, TypeError, OverflowError, LookupError, AttributeError: if `data` is not such a value.
     """
     args = get_args(wanted)
     if get_origin(wanted) is tuple:
@@ -405,6 +405,9 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
             data = [item.strip() for item in inside.split(",")] if inside or not data.strip() else []
         if isinstance(data, list | tuple) and (args[-1] is ... or len(data) == len(args)):
             return tuple(parse_plain(item, args[0], "item") for item in data)
+    elif get_origin(wanted) is dict:
+        # A text such as "nan" is a number too, which JSON cannot express.
+        return {str(name): args[1](value) for name, value in data.items()}
     elif get_origin(wanted) is Literal:
         return args[args.index(data)]
     elif wanted is types.NoneType and data in (None, "none"):

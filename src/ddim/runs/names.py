@@ -92,9 +92,9 @@ def locate_run(run: str | Path) -> Path:
         return Path(run)
 
     def choose(names: list[str]) -> list[str]:
-        if MANIFEST in names:
-            return [name for name in FILES if name in names]
-        raise UserError(f"{run} is not a run of ddim: it has no {MANIFEST}; `ddim push` uploads runs")
+        if MANIFEST not in names:
+            raise UserError(f"{run} is not a run of ddim: it has no {MANIFEST}; `ddim push` uploads runs")
+        return [name for name in FILES if name in names]
 
     return fetch(parse_repository(run), "model", choose)
 
@@ -114,11 +114,8 @@ def find_checkpoint(run: str | Path) -> Path:
     if newest := checkpoint.find_newest(run / CHECKPOINTS):
         return newest
     if not run.is_dir():
-        create = "; `ddim train` creates runs, in runs/ or in the folder of --out"
-        raise UserError(f"run {run} is not a folder{suggest_run(run) or create}")
-    if not is_run_folder(run) and not (run / CHECKPOINTS).exists():
-        raise UserError(f"{run} is not a run: `ddim runs {quote(run)}` lists the runs below it")
-    raise UserError(f"run {run} holds no undamaged checkpoint")
+        raise UserError(f"run {run} is not a folder{suggest_run(run)}")
+    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(run)}` lists the runs below it")
 
 
 def find_named_checkpoint(run: str | Path) -> Path | None:
@@ -130,10 +127,8 @@ def find_named_checkpoint(run: str | Path) -> Path | None:
     run = Path(run)
     if not names_checkpoint(run):
         return None
-    if run.name == BEST:
-        named = checkpoint.find_best(run.parent / CHECKPOINTS)
-    else:
-        named = checkpoint.find_newest(run)
+    best = run.name == BEST
+    named = checkpoint.find_newest(run.parent / CHECKPOINTS if best else run, best)
     if named is None:
         raise UserError(f"run {run.parent} has no {run.name} checkpoint: see report.{run.name} of its recipe")
     return named

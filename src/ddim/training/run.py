@@ -32,7 +32,6 @@ from ddim.runs.folder import (
     make_run_folder,
     parse_out,
 )
-from ddim.runs.model import check_fit
 from ddim.runs.state import RunState
 from ddim.sampling.images import check_same_split
 from ddim.sampling.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
@@ -271,8 +270,6 @@ def _continue(
         clusters = processes.broadcast(read_clusters(path, recipe) if processes.leads else None)
         vectors = processes.broadcast(load_vectors(path, recipe) if processes.leads else None)
         parts = parts.with_clusters(clusters).with_vectors(vectors)
-        if processes.leads:
-            check_fit(path, recipe, state.channels, checkpoint.read_tensors(path, "model"))
         training = Training(recipe, parts, state.pixels, runtime, Plan(None))
         names = training.tensors() if processes.leads else ()
         tensors = {name: checkpoint.read_tensors(path, name) for name in names}

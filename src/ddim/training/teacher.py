@@ -21,9 +21,9 @@ from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
 from ddim.recipe.checks import find_other_meaning
+from ddim.recipe.model import find_misfit
 from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs.checkpoint import read_tensors
-from ddim.runs.model import find_misfit
 from ddim.sampling.classes import choose_label
 from ddim.sampling.guidance import Guidance
 from ddim.sampling.guidance_choice import GuidanceOptions, open_guidance
