@@ -13,6 +13,7 @@ import torch
 from ddim.data.augment import LABELS
 from ddim.diffusion.consistency import Consistency
 from ddim.diffusion.guidance import check_reach
+from ddim.diffusion.log_snr import check_schedule
 from ddim.diffusion.loss import Objective
 from ddim.diffusion.weighting import Unweighted
 from ddim.errors import UserError
@@ -21,11 +22,13 @@ from ddim.recipe.recipe import Recipe
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check that the network, the data, the loss and the sampler of a recipe fit together.
+    """Check that the network, the data, the loss, the schedules and the sampler of a recipe fit together.
 
     Raises:
         UserError: if they do not; the message names the fields.
     """
+    check_schedule(recipe.schedule)
+    check_schedule(recipe.sampling_schedule)
     for problem in _find_misfits(recipe):
         raise UserError(problem)
 

@@ -27,6 +27,7 @@ from ddim.diffusion.conditioning import CONDITIONINGS, Conditioning
 from ddim.diffusion.grids import GRIDS, Grid
 from ddim.diffusion.loss import LOSSES, Loss
 from ddim.diffusion.parameterisation import PARAMETERISATIONS, Parameterisation
+from ddim.diffusion.parts import suggest_part
 from ddim.diffusion.samplers import SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Schedule
 from ddim.diffusion.time_sampling import TIME_SAMPLINGS, TimeSampling
@@ -257,7 +258,7 @@ def _find_kind(data: Mapping[str, Any], slot: Slot, path: str) -> Any:  # noqa: 
         return slot.kinds[name]
     if part := find_part(name, path, data):
         return part
-    hint = suggest(name, slot.names)
+    hint = suggest_part(name, slot.names)
     raise UserError(f"{path or 'kind'} must be one of {', '.join(slot.names)}, got {name!r:.100}{hint}")
 
 
@@ -351,11 +352,12 @@ def read_recipe(path: str | Path) -> Recipe:
     """Return the recipe in a YAML or JSON file.
 
     Raises:
-        UserError: if the file is not a recipe.
+        UserError: if the file cannot be read or is not a recipe.
     """
     try:
         data = yaml.load(Path(path).read_bytes().decode(), _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # PyYAML raises almost any error for values that do not fit their tags.
+    except Exception as error:  # noqa: BLE001
         raise UserError(f"recipe {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     return load_recipe(data)
 
@@ -416,7 +418,9 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
         return data if isinstance(data, Clusters) else Clusters.parse(data)
     elif wanted is bool and isinstance(data, str | bool):
         return _TRUTH[str(data).lower()]
-    elif isinstance(data, str | int | float) and not isinstance(data, bool) and str(data).strip():
+    elif wanted in (str, int, float) and isinstance(data, str | int | float) and str(data).strip():
+        if isinstance(data, bool):
+            raise TypeError(data)
         number = 0.0 if wanted is str else float(data)
         if math.isfinite(number) and (wanted is not int or number == int(number)):
             return str(data) if wanted is str else wanted(number)

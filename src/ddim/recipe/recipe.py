@@ -361,11 +361,11 @@ class Recipe:
 
         They are 1000 entries for a schedule without a table, and EDM's sigma_data for unknown pixels.
         """
-        table: dict[str, float] = {"entries": self.schedule.entries or 1000}
+        table: dict[str, float] = {"entries": getattr(self.schedule, "entries", None) or 1000}
         data = {"sigma_data": self.pixels.deviation or getattr(self.predicts, "sigma_data", None) or 0.5}
         return {
             "conditioning": table,
-            "grid": {"entries": self.sampling_schedule.entries or 1000},
+            "grid": {"entries": getattr(self.sampling_schedule, "entries", None) or 1000},
             "predicts": data,
             "objective": table | data,
         }
