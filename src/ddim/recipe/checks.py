@@ -175,5 +175,5 @@ def _find_unequal_numbers(recipe: Recipe) -> Iterator[str]:
         schedule = recipe.sampling_schedule if name == "grid" else recipe.schedule
         for path, _, value in list_fields(getattr(recipe, name), name):
             wanted = numbers.get(path.rpartition(".")[2], value)
-            if value != wanted and (schedule.entries or not path.endswith(".entries")):
+            if value != wanted and (getattr(schedule, "entries", None) or not path.endswith(".entries")):
                 yield f"{path} must be {wanted}, as in the schedule or the pixels, got {value}: leave it out"
