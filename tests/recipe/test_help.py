@@ -26,7 +26,7 @@ def test_a_row_has_the_value_as_an_option_takes_it():
     rows = {path: (value, possible, text) for path, value, possible, text in explain_fields(Recipe())}
     assert rows["data.flip"][:2] == ("true", "true or false")
     assert rows["sampler"][0] == "dpm_solver"
-    assert rows["optim.batch"] == ("64", "a whole number", "images per update")
+    assert rows["optim.batch"] == ("32", "a whole number", "images per update")
 
 
 def test_the_kinds_of_a_field_have_fields_of_their_own():

@@ -131,7 +131,9 @@ def find_resumable(
     for folder in (path.parent for path in found):
         _check_version(folder, request)
         try:
-            if _is_student(folder) and not _means_student(request):
+            if "imported" in read_sealed(folder / RUN) or (
+                _is_student(folder) and not _means_student(request)
+            ):
                 continue
             difference = find_difference(folder, request)
         except UserError:
