@@ -14,7 +14,7 @@ from ddim.files import write_json
 from ddim.runs import checkpoint
 from ddim.runs.averages import StoredAverage, hash_weights, store_average
 from ddim.runs.checkpoint import MANIFEST
-from ddim.runs.names import FILES, locate_run, pin_run
+from ddim.runs.names import FILES, locate_run, pin_place
 from hub_server import TOKEN, hub_in_use, publish
 from untrained import recipe, run_of
 
@@ -108,7 +108,7 @@ def test_it_is_downloaded_once_and_then_needs_no_connection(hub, run, monkeypatc
 def test_a_commit_stays_while_the_branch_moves(hub, run, tmp_path):
     old = publish(hub, "ada/flowers", run).find("main")
     first = sampled(NAME)
-    assert pin_run(Path(NAME)) == f"{NAME}@{old}"
+    assert pin_place(NAME) == f"{NAME}@{old}"
     other = run_of(recipe(), tmp_path / "other", others={"ema/default": 0.5})
     files = publish(hub, "ada/new", other).commits
     hub.repositories["ada/flowers"].add(list(files.values())[-1])

@@ -81,4 +81,3 @@ def test_a_folder_named_checkpoints_makes_no_run(run, tmp_path):
 def test_a_pinned_name_means_the_same_in_every_folder(run):
     assert pin_place("small-1@raw") == f"{run}@raw"
     assert pin_place("@guide") == "@guide"
-    assert pin_place("hub:ada/flowers") == "hub:ada/flowers"

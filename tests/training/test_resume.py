@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,11 +20,10 @@ from ddim.experiments.index import read_run
 from ddim.files import read_sealed, write_sealed
 from ddim.nn.ema import Exponential, Power
 from ddim.recipe.codec import override
-from ddim.runs import checkpoint, manifest
+from ddim.runs import checkpoint
 from ddim.runs.state import Plan, RunState
 from ddim.sampling.pipeline import load_state
 from ddim.training import Callback, resume
-from ddim.training.request import Request, find_resumable
 from ddim.training.resumption import set_aside
 
 
@@ -312,31 +311,6 @@ def test_a_run_that_does_not_say_whether_it_saved_keeps_its_log(whole, tmp_path)
     write_sealed(folder / "run.json", facts)
     with pytest.raises(UserError, match="checkpoints is missing"):
         resume(folder)
-
-
-def test_a_run_of_a_newer_version_is_refused_before_its_recipe_is_read(whole, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs" / "newer"
-    shutil.copytree(whole("layer norm"), folder)
-    facts = read_sealed(folder / "run.json")
-    facts["recipe"]["optim"]["unknown"] = True
-    write_sealed(folder / "run.json", facts)
-    for path in (folder / "checkpoints").iterdir():
-        fields = asdict(manifest.read_manifest(path))
-        (path / "MANIFEST.json").write_bytes(manifest._seal(fields | {"schema": 2}))
-    newer = pytest.raises(UserError, match="step-000000010 was written by a newer ddim .*: upgrade ddim")
-    (tmp_path / "images").mkdir()
-    for data in (None, "blossoms:40", tmp_path / "images"):
-        with newer:
-            resume(folder, data=data)
-    with newer:
-        find_resumable(Request(), folder)
-    for fields in ({}, {"data.source": "blossoms:40"}):
-        with newer:
-            find_resumable(Request(fields=fields))
-    # A run on other images, or of a recipe with other images, may begin.
-    for other in (Request(fields={"data.source": "blossoms:41"}), Request("smoke")):
-        assert find_resumable(other) == (None, "no run in runs/ fits")
 
 
 # A larger budget

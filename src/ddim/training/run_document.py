@@ -11,7 +11,7 @@ from ddim.data.remote import names_repository, parse_repository
 from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError
 from ddim.recipe.codec import dump
-from ddim.runs.names import pin_run
+from ddim.runs.names import pin_place
 from ddim.sampling.pipeline import LoadedRun
 from ddim.sampling.provenance import list_versions
 from ddim.training.loop import Training
@@ -34,7 +34,7 @@ def describe_run(
     return {
         "recipe": dump(training.recipe),
         "seed": training.recipe.seed,
-        "source": None if source is None else pin_run(source),
+        "source": None if source is None else pin_place(str(source)),
         # The hash identifies the weights, because a source that is trained further has other weights.
         "source_sha256": None if parent is None else parent.checkpoint.sha256,
         **({"guide": training.teacher.guide} if training.teacher and training.teacher.guide else {}),
