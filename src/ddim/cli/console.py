@@ -26,7 +26,7 @@ from ddim.files import read_sealed
 from ddim.metrics.catalogue import LEAST
 from ddim.plots.pictures import split_sheet
 from ddim.plots.preview import arrange_preview, can_preview, render_preview
-from ddim.runs.averages import has_snapshots
+from ddim.runs.averages import list_snapshots
 from ddim.runs.checkpoint import find_best, parse_step
 from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import read_metrics
@@ -233,7 +233,7 @@ class Console(Display):
         say(f"next: ddim sample {run}{options}    generates new images")
         say(f"      ddim evaluate {run}{part}{options}    measures how close they are to real images")
         pick = name_pick_command(folder, recipe, held_out)
-        if pick and lines and has_snapshots(folder, lines[-1]["step"]):
+        if pick and lines and list_snapshots(folder, lines[-1]["step"]):
             say(f"      {pick}{self.own}    chooses how long the average of the weights is")
 
 

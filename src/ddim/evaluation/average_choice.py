@@ -154,7 +154,7 @@ def pick_average(
     check_average_name(name)
     loaded = load_given_run(run)
     _check_measurable(loaded, by)
-    averages = open_averages(loaded.checkpoint.run, loaded.checkpoint.path)
+    averages = open_averages(loaded.checkpoint.path)
     check_ended(averages.run)
     # If the run was loaded from one of its checkpoints, its images are still found from the run folder.
     loaded = replace(loaded, checkpoint=replace(loaded.checkpoint, run=averages.run))

@@ -25,7 +25,7 @@ from ddim.exchange.diffusers_weights import (
 from ddim.exchange.imported_run import save_imported
 from ddim.files import make_folder, read_json, write_atomic, write_json
 from ddim.recipe.codec import override
-from ddim.runs.model import build_on_meta
+from ddim.recipe.model import build_on_meta
 from ddim.sampling.pipeline import Pipeline
 
 CLASSES = "class_embedding.weight"

@@ -16,8 +16,8 @@ from ddim.nn.ema import select_averaged
 from ddim.recipe.codec import dump, write_recipe
 from ddim.recipe.recipe import Recipe, build_model
 from ddim.runs import checkpoint
-from ddim.runs.folder import CHECKPOINTS, make_run_folder
-from ddim.runs.state import RunState
+from ddim.runs.folder import CHECKPOINTS, RUN, make_run_folder
+from ddim.runs.state import Plan, RunState
 from ddim.sampling.record import list_versions
 
 
@@ -49,8 +49,11 @@ def save_imported(  # noqa: PLR0913 (private to the importers)
     run = make_run_folder(None if out is None else Path(out), str(source), recipe.name)
     kind = "folder" if source.is_dir() else "file"
     write_sealed(run / "import.json", {kind: str(source.resolve()), "versions": list_versions()})
+    # With this file, lists, reports and the page find the run like a trained one.
+    parameters = sum(weight.numel() for weight in model.parameters())
+    write_sealed(run / RUN, {"recipe": dump(recipe), "imported": True, "parameters": parameters})
     write_atomic(run / "recipe.yaml", write_recipe(recipe).encode())
-    state = RunState(0, pixels, channels, tuple(classes), runtime)
+    state = RunState(0, pixels, channels, tuple(classes), runtime, plan=Plan(0))
     checkpoint.save(
         run / CHECKPOINTS,
         0,

@@ -10,8 +10,8 @@ than 1/131,072 of the run, which is neglected here.
 The error of a reconstruction is a sum over all updates: the change of the weights times the error in P. If
 the changes are uncorrelated, as in a random walk, the size of this sum is proportional to the norm of the
 error in P. This norm is minimised here. The paper minimises the norm of the error in the density dP/dt, as
-if the weights themselves were uncorrelated. In a test, its errors were about 50 times as large
-(docs/howto/averages.md).
+if the weights themselves were uncorrelated, and then divides the coefficients by their sum. In a test, its
+errors were 0.8 to 4.7 times as large (docs/howto/averages.md).
 """
 
 from __future__ import annotations

@@ -13,17 +13,20 @@ import torch
 from ddim.data.augment import LABELS
 from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.loss import Consistency, Objective, Unweighted
+from ddim.diffusion.schedules import check_schedule
 from ddim.errors import UserError
 from ddim.recipe.codec import dump, kind_name, list_fields
 from ddim.recipe.recipe import Recipe
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check that the network, the data, the loss and the sampler of a recipe fit together.
+    """Check that the network, the data, the loss, the schedules and the sampler of a recipe fit together.
 
     Raises:
         UserError: if they do not; the message names the fields.
     """
+    check_schedule(recipe.schedule)
+    check_schedule(recipe.sampling_schedule)
     for problem in _find_misfits(recipe):
         raise UserError(problem)
 
@@ -170,5 +173,5 @@ def _find_unequal_numbers(recipe: Recipe) -> Iterator[str]:
         schedule = recipe.sampling_schedule if name == "grid" else recipe.schedule
         for path, _, value in list_fields(getattr(recipe, name), name):
             wanted = numbers.get(path.rpartition(".")[2], value)
-            if value != wanted and (schedule.entries or not path.endswith(".entries")):
+            if value != wanted and (getattr(schedule, "entries", None) or not path.endswith(".entries")):
                 yield f"{path} must be {wanted}, as in the schedule or the pixels, got {value}: leave it out"

@@ -26,6 +26,7 @@ from ddim.data.clusters import Clusters
 from ddim.diffusion.grids import GRIDS, Grid
 from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Loss, Weighting
 from ddim.diffusion.parameterisation import CONDITIONINGS, PARAMETERISATIONS, Conditioning, Parameterisation
+from ddim.diffusion.parts import suggest_part
 from ddim.diffusion.samplers import SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Schedule
 from ddim.diffusion.times import TIME_SAMPLINGS, TimeSampling
@@ -255,7 +256,7 @@ def _find_kind(data: Mapping[str, Any], slot: Slot, path: str) -> Any:  # noqa: 
         return slot.kinds[name]
     if part := find_part(name, path, data):
         return part
-    hint = suggest(name, slot.names)
+    hint = suggest_part(name, slot.names)
     raise UserError(f"{path or 'kind'} must be one of {', '.join(slot.names)}, got {name!r:.100}{hint}")
 
 
@@ -349,11 +350,12 @@ def read_recipe(path: str | Path) -> Recipe:
     """Return the recipe in a YAML or JSON file.
 
     Raises:
-        UserError: if the file is not a recipe.
+        UserError: if the file cannot be read or is not a recipe.
     """
     try:
         data = yaml.load(Path(path).read_bytes().decode(), _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # PyYAML raises almost any error for values that do not fit their tags.
+    except Exception as error:  # noqa: BLE001
         raise UserError(f"recipe {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     return load_recipe(data)
 
@@ -378,7 +380,7 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401
     data = data.tolist() if isinstance(data, np.generic | np.ndarray) else data
     # "none" means None wherever None is allowed, and no text.
     for option in sorted(_list_options(wanted), key=lambda option: option is not types.NoneType):
-        with suppress(ValueError, TypeError, OverflowError, KeyError):
+        with suppress(ValueError, TypeError, OverflowError, LookupError, AttributeError):
             return parse_size(str(data)) if _is_one_size(data, path) else _parse(data, option)
     hint = suggest(str(data), map(str, get_args(wanted))) if get_origin(wanted) is Literal else ""
     raise UserError(f"{path} must be {describe_type(wanted)}, got {data!r:.200}{hint}")
@@ -393,7 +395,7 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
     """Return a plain value of a type that is no union.
 
     Raises:
-        ValueError, TypeError, OverflowError, KeyError: if `data` is not such a value.
+        ValueError, TypeError, OverflowError, LookupError, AttributeError: if `data` is not such a value.
     """
     args = get_args(wanted)
     if get_origin(wanted) is tuple:
@@ -403,6 +405,9 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
             data = [item.strip() for item in inside.split(",")] if inside or not data.strip() else []
         if isinstance(data, list | tuple) and (args[-1] is ... or len(data) == len(args)):
             return tuple(parse_plain(item, args[0], "item") for item in data)
+    elif get_origin(wanted) is dict:
+        # A text such as "nan" is a number too, which JSON cannot express.
+        return {str(name): args[1](value) for name, value in data.items()}
     elif get_origin(wanted) is Literal:
         return args[args.index(data)]
     elif wanted is types.NoneType and data in (None, "none"):
@@ -411,7 +416,9 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
         return data if isinstance(data, Clusters) else Clusters.parse(data)
     elif wanted is bool and isinstance(data, str | bool):
         return _TRUTH[str(data).lower()]
-    elif isinstance(data, str | int | float) and not isinstance(data, bool) and str(data).strip():
+    elif wanted in (str, int, float) and isinstance(data, str | int | float) and str(data).strip():
+        if isinstance(data, bool):
+            raise TypeError(data)
         number = 0.0 if wanted is str else float(data)
         if math.isfinite(number) and (wanted is not int or number == int(number)):
             return str(data) if wanted is str else wanted(number)

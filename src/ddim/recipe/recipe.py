@@ -358,13 +358,13 @@ class Recipe:
 
         They are 1000 entries for a schedule without a table, and EDM's sigma_data for unknown pixels.
         """
-        table: dict[str, float] = {"entries": self.schedule.entries or 1000}
-        data = {"sigma_data": self.pixels.deviation or getattr(self.predicts, "sigma_data", None) or 0.5}
+        table: dict[str, float] = {"entries": getattr(self.schedule, "entries", None) or 1000}
+        known = self.pixels.deviation
         return {
             "conditioning": table,
-            "grid": {"entries": self.sampling_schedule.entries or 1000},
-            "predicts": data,
-            "objective": table | data,
+            "grid": {"entries": getattr(self.sampling_schedule, "entries", None) or 1000},
+            "predicts": {"sigma_data": known or 0.5},
+            "objective": table | {"sigma_data": known or getattr(self.predicts, "sigma_data", None) or 0.5},
         }
 
     @property

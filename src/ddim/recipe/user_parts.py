@@ -126,7 +126,8 @@ def _hash_class(kind: type) -> str | None:
 def _hash_network(net: UserNetwork) -> str | None:
     """Return a SHA-256 of the sources of a network's layers and function, and of a list of all layers."""
     function = net.given.func if isinstance(net.given, partial) else net.given
-    return _hash_texts([*_list_sources([*net.kinds, function]), net.layers])
+    makers = [function] if isinstance(function, FunctionType) else []
+    return _hash_texts([*_list_sources([*net.kinds, *makers]), net.layers])
 
 
 def _list_sources(things: Iterable[object]) -> Iterator[str]:

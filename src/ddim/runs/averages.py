@@ -9,15 +9,14 @@ files ``average.safetensors`` and ``average.json``. Each folder has a manifest, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError, warn_user
 from ddim.files import publish_folder, temporary_folder
-from ddim.nn.power_averages import track_averages
-from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
 from ddim.runs.checkpoint import Damaged
 from ddim.runs.folder import list_checkpoints
@@ -99,20 +98,21 @@ def list_snapshots(run: Path, before: int) -> list[Snapshot]:
     """
     snapshots = []
     for step, path in checkpoint.list_steps(run / FOLDER / SNAPSHOTS):
-        try:
-            names = checkpoint.verify(path).files if step < before else ()
-        except Damaged as damage:
-            warn_user(f"{damage}; this snapshot is not used")
-            continue
-        if names:
-            gammas = tuple(float(name.removesuffix(".safetensors")) for name in names)
-            snapshots.append(Snapshot(path, step, gammas))
+        if step < before:
+            with _skip_damaged():
+                names = checkpoint.verify(path).files
+                gammas = tuple(float(name.removesuffix(".safetensors")) for name in names)
+                snapshots.append(Snapshot(path, step, gammas))
     return snapshots
 
 
-def has_snapshots(run: Path, before: int) -> bool:
-    """Return whether a run has snapshots of steps below `before`. They may be damaged."""
-    return any(step < before for step, _ in checkpoint.list_steps(run / FOLDER / SNAPSHOTS))
+@contextmanager
+def _skip_damaged() -> Generator[None]:
+    """Warn in place of the error `Damaged` in a block."""
+    try:
+        yield
+    except Damaged as damage:
+        warn_user(f"{damage}; it is not used")
 
 
 # Stored averages
@@ -143,10 +143,8 @@ def list_stored(run: Path) -> dict[str, StoredAverage]:
     """Return the stored averages of a run, keyed by name; a damaged one is left out with a warning."""
     averages = {}
     for name, path in find_stored(run).items():
-        try:
+        with _skip_damaged():
             averages[name] = read_stored(path)
-        except Damaged as error:
-            warn_user(f"{error}; it is left out")
     return averages
 
 
@@ -156,40 +154,35 @@ def read_stored(path: Path) -> StoredAverage:
     Raises:
         Damaged: if the file with the facts or the manifest is damaged.
     """
-    facts: dict[str, Any] = checkpoint.read_document(path, AVERAGE)
-    facts |= {name: tuple(facts[name]) for name in ("snapshots", "choice")}
-    return StoredAverage(**facts)
+    facts = checkpoint.read_document(path, AVERAGE)
+    return StoredAverage(**facts | {name: tuple(facts[name]) for name in ("snapshots", "choice")})
 
 
-def find_stored_average(path: Path, weights: str, recipe: Recipe) -> Path | None:
+def find_stored_average(path: Path, weights: str) -> Path | None:
     """Return the folder of a stored average; None if `weights` names weights in the checkpoint itself.
 
     Args:
         path: the checkpoint.
         weights: the name of the weights, see `ddim.load`.
-        recipe: the recipe of the checkpoint.
 
     Raises:
-        UserError: if there are no such weights, they are damaged, or the stored average belongs to another
-            checkpoint.
+        UserError: if there are no such weights, or the stored average belongs to another checkpoint.
     """
-    tracked = track_averages(recipe.ema, recipe.report.snapshots)
-    possible = ["ema", "raw", *(name for name in tracked if name != "default")]
+    files = [Path(name) for name in checkpoint.read_manifest(path).files]
+    possible = ["ema", "raw", *(file.stem for file in files if file.parent.name == "ema")]
     if weights in possible:
         return None
     run = find_run_folder(path)
     stored = {} if run == path else find_stored(run)
     if weights not in stored:
-        steps = ", ".join(str(step) for step, _ in list_checkpoints(run)) or "none"
-        raise UserError(
-            f"weights must be one of {', '.join([*possible, *stored])}, got {weights!r}; "
-            f"run {run} has checkpoints of steps {steps}"
-        )
+        names = [name for name in [*possible, *stored] if name != "default"]
+        steps = [str(step) for step, _ in list_checkpoints(run)]
+        raise UserError(f"weights must be one of {', '.join(names + steps)}, got {weights!r}")
     facts = read_stored(stored[weights])
     if facts.weights != hash_weights(path):
         raise UserError(
-            f"average {weights} of run {run} belongs to its checkpoint of step {facts.step}, not to {path}: "
-            "make it again with `ddim ema`"
+            f"average {weights} belongs to its checkpoint of step {facts.step}, not to {path}: make it again "
+            "with `ddim ema`"
         )
     return stored[weights]
 

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
+Tensors = Mapping[str, Mapping[str, "Tensor"]]
+"""Groups of tensors with names such as "model" or "ema/default"; each group is keyed by tensor name."""
+Documents = Mapping[str, object]
+"""Values that JSON can express, without NaN, keyed by name."""
 
 MANIFEST = "MANIFEST.json"
 
@@ -58,12 +63,7 @@ class Manifest:
 
 
 def save(
-    folder: Path,
-    step: int,
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    documents: Mapping[str, object],
-    keep: int = 2,
-    best: bool = False,
+    folder: Path, step: int, tensors: Tensors, documents: Documents, keep: int = 2, best: bool = False
 ) -> Path:
     """Write the checkpoint of `step` into `folder`, then remove older checkpoints.
 
@@ -73,8 +73,8 @@ def save(
     Args:
         folder: the folder of a run's checkpoints.
         step: training steps so far.
-        tensors: tensors of any shape and device, in groups with names such as "model" or "ema/default".
-        documents: JSON documents without NaN, keyed by name.
+        tensors: groups of tensors of any shape and device.
+        documents: JSON documents.
         keep: number of newest undamaged checkpoints to keep. The newest checkpoint saved with `best` is kept
             too.
         best: whether this is the best checkpoint so far.
@@ -98,20 +98,15 @@ def save(
     except NotFinite as error:
         raise NotFinite(f"{target.name} was not written, because {error}") from None
     except OSError as error:
-        if not is_full_disk(error):
-            raise
-        text = f"{folder} is full: {target.name} was not written, earlier checkpoints are unchanged"
-        raise NoSpace(text) from error
+        if is_full_disk(error):
+            raise NoSpace(f"{folder} is full: {target.name} was not written") from error
+        raise
     _remove_older(folder, target, keep)
     return target
 
 
 def write_checkpoint(
-    folder: Path,
-    step: int,
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    documents: Mapping[str, object],
-    best: bool = False,
+    folder: Path, step: int, tensors: Tensors, documents: Documents, best: bool = False
 ) -> None:
     """Write the files of a checkpoint and their manifest into an existing folder; see `save`."""
     files = {}
@@ -191,17 +186,30 @@ def list_steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((step, path) for step, path in steps if step is not None)
 
 
-def find_newest(folder: Path) -> Path | None:
-    """Return the newest undamaged checkpoint in `folder`, or None.
+def find_newest(folder: Path, best: bool = False) -> Path | None:
+    """Return the newest undamaged checkpoint in `folder`, or the newest marked as best; None without one.
 
-    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped, with a warning.
+    A damaged checkpoint is renamed to ``damaged-step-...`` and skipped, with a warning.
     """
-    return _find(folder, lambda manifest: True)
+    passed: set[Path] = set()
+    # The folder is listed again each time, because a training may write and remove checkpoints meanwhile.
+    while paths := [path for _, path in list_steps(folder) if path not in passed]:
+        path = paths[-1]
+        passed.add(path)
+        try:
+            if verify(path).best or not best:
+                return path
+        except Damaged as damage:
+            if path.exists():
+                warn_user(f"{damage}; it is skipped")
+                with suppress(OSError):
+                    os.rename(path, path.with_name(f"damaged-{path.name}-{uuid.uuid4().hex[:8]}"))
+    return None
 
 
 def find_best(folder: Path) -> Path | None:
     """Return the newest undamaged checkpoint that is marked as best, or None; see `find_newest`."""
-    return _find(folder, lambda manifest: manifest.best)
+    return find_newest(folder, best=True)
 
 
 def find_best_step(folder: Path) -> int:
@@ -211,33 +219,6 @@ def find_best_step(folder: Path) -> int:
             if read_manifest(path).best:
                 return step
     return -1
-
-
-def _find(folder: Path, wanted: Callable[[Manifest], bool]) -> Path | None:
-    passed: set[Path] = set()
-    # The folder is listed again each time, because a training may write and remove checkpoints meanwhile.
-    while paths := [path for _, path in list_steps(folder) if path not in passed]:
-        path = paths[-1]
-        passed.add(path)
-        try:
-            if wanted(verify(path)):
-                return path
-        except Damaged as damage:
-            if path.exists():
-                warn_user(f"{damage}; {_set_aside(path)}")
-    return None
-
-
-def _set_aside(path: Path) -> str:
-    """Rename a damaged checkpoint, and return a description of what was done."""
-    k = 1
-    while (aside := path.with_name(f"damaged-{path.name}-{k}")).exists():
-        k += 1
-    try:
-        os.rename(path, aside)
-    except OSError as error:
-        return f"it is skipped, and could not be renamed ({error.strerror})"
-    return f"it is skipped, and was renamed to {aside.name}"
 
 
 # Reading
@@ -256,7 +237,7 @@ def verify(path: Path) -> Manifest:
         what = f"{name!r} does not belong to it" if name in present else f"{name} is missing"
         raise Damaged(f"{path} is damaged: {what}")
     for name in manifest.files:
-        _read_verified(path, name, manifest)
+        _read(path, name, manifest)
     if parse_step(path.name) not in (None, manifest.step):
         raise Damaged(f"{path} is damaged: {MANIFEST} belongs to step {manifest.step}")
     return manifest
@@ -289,7 +270,7 @@ def read_tensors(path: Path, name: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    content = _read(path, f"{name}.safetensors")
+    content = _read(path, f"{name}.safetensors", read_manifest(path))
     try:
         return load(content)
     # A header with a dtype that torch does not have raises KeyError.
@@ -304,7 +285,7 @@ def read_document(path: Path, name: str) -> Any:  # noqa: ANN401 (JSON)
         Damaged: if any byte of the file has changed.
         UserError: if the checkpoint has no such document.
     """
-    content = _read(path, f"{name}.json")
+    content = _read(path, f"{name}.json", read_manifest(path))
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -333,18 +314,12 @@ def read_steadily(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
                 raise
 
 
-def _read(path: Path, name: str) -> bytes:
-    manifest = read_manifest(path)
+def _read(path: Path, name: str, manifest: Manifest) -> bytes:
     if name not in manifest.files:
         raise UserError(f"{path} has no {name}; it has {', '.join(sorted(manifest.files))}")
-    return _read_verified(path, name, manifest)
-
-
-def _read_verified(path: Path, name: str, manifest: Manifest) -> bytes:
-    try:
-        content = (path / name).read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise Damaged(f"{path} is damaged: {name} is missing") from None
+    if not (path / name).is_file():
+        raise Damaged(f"{path} is damaged: {name} is missing")
+    content = (path / name).read_bytes()
     if hashlib.sha256(content).hexdigest() != manifest.files[name]:
         raise Damaged(f"{path} is damaged: {name}: its bytes have changed")
     return content

@@ -8,10 +8,9 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError, escape
 from ddim.files import make_folder, write_atomic
@@ -41,7 +40,7 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     return metrics
 
 
-class RunLog:
+class RunLog(AbstractContextManager):
     """Writes a run's ``metrics.jsonl`` and TensorBoard events; a context manager.
 
     Args:
@@ -66,13 +65,7 @@ class RunLog:
         # With this event, TensorBoard drops values of this step and later steps from earlier files.
         self._show(first, session_log={"status": "START"})
 
-    def __enter__(self) -> Self:
-        """Return the log itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close both files."""
         self.close()
 

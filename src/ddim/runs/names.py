@@ -6,12 +6,11 @@ needs. Only files of known names are downloaded, and they are used only if all b
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import NamedTuple
 
 from ddim.data.remote import fetch, names_repository, parse_repository
-from ddim.errors import UserError, describe_given, quote
+from ddim.errors import UserError, describe_given, quote, suggest
 from ddim.runs import checkpoint
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
@@ -92,9 +91,9 @@ def locate_run(run: str | Path) -> Path:
         return Path(run)
 
     def choose(names: list[str]) -> list[str]:
-        if MANIFEST in names:
-            return [name for name in FILES if name in names]
-        raise UserError(f"{run} is not a run of ddim: it has no {MANIFEST}; `ddim push` uploads runs")
+        if MANIFEST not in names:
+            raise UserError(f"{run} is not a run of ddim: it has no {MANIFEST}; `ddim push` uploads runs")
+        return [name for name in FILES if name in names]
 
     return fetch(parse_repository(run), "model", choose)
 
@@ -114,11 +113,8 @@ def find_checkpoint(run: str | Path) -> Path:
     if newest := checkpoint.find_newest(run / CHECKPOINTS):
         return newest
     if not run.is_dir():
-        create = "; `ddim train` creates runs, in runs/ or in the folder of --out"
-        raise UserError(f"run {run} is not a folder{suggest_run(run) or create}")
-    if not is_run_folder(run) and not (run / CHECKPOINTS).exists():
-        raise UserError(f"{run} is not a run: `ddim runs {quote(run)}` lists the runs below it")
-    raise UserError(f"run {run} holds no undamaged checkpoint")
+        raise UserError(f"run {run} is not a folder{suggest_run(run)}")
+    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(run)}` lists the runs below it")
 
 
 def find_named_checkpoint(run: str | Path) -> Path | None:
@@ -130,10 +126,8 @@ def find_named_checkpoint(run: str | Path) -> Path | None:
     run = Path(run)
     if not names_checkpoint(run):
         return None
-    if run.name == BEST:
-        named = checkpoint.find_best(run.parent / CHECKPOINTS)
-    else:
-        named = checkpoint.find_newest(run)
+    best = run.name == BEST
+    named = checkpoint.find_newest(run.parent / CHECKPOINTS if best else run, best)
     if named is None:
         raise UserError(f"run {run.parent} has no {run.name} checkpoint: see report.{run.name} of its recipe")
     return named
@@ -185,32 +179,22 @@ def check_no_run(source: str) -> None:
 
 
 def suggest_run(run: Path) -> str:
-    """Return "; perhaps you meant RUN" for a path that does not exist, or "" if no run has a similar name.
+    """Return "; perhaps you meant NAME" for a path that does not exist, or "" if no run has a similar name.
 
     The name is compared with the names of the runs beside the path and in runs/.
     """
     files = [file for folder in (run.parent, Path("runs")) for file in folder.glob(f"*/{RUN}")]
-    runs = {file.parent.name: file.parent for file in files}
-    near = difflib.get_close_matches(run.name, runs, 1, 0.6)
-    return f"; perhaps you meant {runs[near[0]]}" if near else ""
+    return suggest(run.name, {file.parent.name for file in files})
 
 
 def pin_place(text: str) -> str:
-    """Return a text for `parse_place` that means the same place in every working folder."""
-    return text if text.startswith("@") or names_repository(text) else str(Path(text).absolute())
+    """Return a text for `parse_place` that means the same place in every working folder, and at any time.
 
-
-def pin_run(run: Path) -> str:
-    """Return a name of a run that stays valid: its absolute path, or hub:OWNER/NAME@COMMIT.
-
-    A run on the Hub is downloaded first, unless the cache has it.
-
-    Raises:
-        UserError: if the run on the Hub cannot be downloaded, or is not a published run.
+    A run on the Hub is downloaded first, unless the cache has it; its commit becomes part of the text.
     """
-    if not names_repository(run):
-        return str(run.resolve())
-    return str(parse_repository(run)._replace(revision=locate_run(run).parent.name))
+    if names_repository(text):
+        return str(parse_repository(text)._replace(revision=locate_run(text).parent.name))
+    return text if text.startswith("@") else str(Path(text).absolute())
 
 
 # Published checkpoints

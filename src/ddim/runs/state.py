@@ -9,6 +9,7 @@ from typing import Any
 from ddim.data.values import EIGHT_BITS, Values
 from ddim.diffusion.pixels import Pixels
 from ddim.machine.runtime import Runtime
+from ddim.recipe.codec import load_value
 from ddim.recipe.recipe import Optim
 
 
@@ -104,8 +105,8 @@ class RunState:
     values: Values = EIGHT_BITS
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON; a sum of losses that is not finite becomes null."""
-        sums = {name: value if math.isfinite(value) else None for name, value in self.sums.items()}
+        """Return the state as JSON, which has no NaN: a sum of losses that is not finite becomes a text."""
+        sums = {name: value if math.isfinite(value) else str(value) for name, value in self.sums.items()}
         return asdict(self) | {"sums": sums}
 
     @classmethod
@@ -113,16 +114,6 @@ class RunState:
         """Return the state that `to_json` wrote.
 
         Raises:
-            TypeError, KeyError, AttributeError: if the document is not such a state.
+            UserError: if the document is not such a state.
         """
-        images, pixels, sums = document["images"], document["pixels"], document["sums"]
-        parts: dict[str, Any] = {
-            "pixels": Pixels(tuple(pixels["mean"]), tuple(pixels["std"])),
-            "classes": tuple(document["classes"]),
-            "runtime": Runtime(**document["runtime"]),
-            "sums": {name: math.nan if value is None else value for name, value in sums.items()},
-            "plan": Plan(**document["plan"]),
-            "images": None if images is None else TrainedOn(**images),
-            "values": Values(**document["values"]),
-        }
-        return cls(**(document | parts))
+        return load_value(document, cls)

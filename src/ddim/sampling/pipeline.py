@@ -25,12 +25,12 @@ from ddim.machine.distributed import current_processes
 from ddim.machine.runtime import Runtime, choose_runtime, find_device
 from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import choose_value, dump, load_recipe
+from ddim.recipe.model import build_fitting_model
 from ddim.recipe.options import SAMPLING_FIELDS
 from ddim.recipe.recipe import Data, Fixed, Recipe
 from ddim.recipe.user_parts import give_parts
 from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
-from ddim.runs.model import build_fitting_model
 from ddim.runs.names import choose_published, find_checkpoint, locate_run
 from ddim.runs.state import RunState
 from ddim.sampling.labels import GivenVectors, Label, count_images, find_label, find_vectors
@@ -244,7 +244,7 @@ def _load(
     recipe = load_recipe(checkpoint.read_document(path, "recipe"))
     state = load_state(path)
     published = choose_published(path, weights)
-    stored = None if published else find_stored_average(path, weights, recipe)
+    stored = None if published else find_stored_average(path, weights)
     tensors = checkpoint.read_tensors(path, "model")
     if stored is not None:
         tensors |= checkpoint.read_tensors(stored, AVERAGE)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from torch import Tensor
 from ddim.errors import UserError, to_float
 from ddim.files import is_locked
 from ddim.nn.power_averages import (
-    FIRST,
     Combination,
     Profile,
     combine_profiles,
@@ -26,7 +23,6 @@ from ddim.nn.power_averages import (
 )
 from ddim.plots.table import Tabular
 from ddim.recipe.codec import load_recipe
-from ddim.recipe.recipe import Recipe
 from ddim.runs import checkpoint
 from ddim.runs.averages import (
     Snapshot,
@@ -37,8 +33,7 @@ from ddim.runs.averages import (
     list_stored,
     store_average,
 )
-from ddim.runs.names import find_checkpoint, find_run_folder, locate_run
-from ddim.sampling.pipeline import load_state
+from ddim.runs.names import resolve
 
 WIDTHS = (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)
 """The widths that `list_averages` lists and `ddim.pick_average` tries."""
@@ -92,46 +87,27 @@ class Averages:
         return {name: value.float() for name, value in total.items()}
 
 
-def open_averages(run: str | Path, path: Path | None = None) -> Averages:
+def open_averages(run: str | Path) -> Averages:
     """Return the averages of a run from which averages of other widths can be reconstructed.
 
     Args:
         run: a run folder, for its newest checkpoint; RUN/best; or a checkpoint in a run folder.
-        path: the checkpoint, if it is known already.
 
     Raises:
-        UserError: if the run has no checkpoint or snapshots, or `run` is a checkpoint outside a run folder.
+        UserError: if the run has no checkpoint or snapshots.
     """
-    run = locate_run(run)
-    path = path or find_checkpoint(run)
-    folder = find_run_folder(run)
-    if folder.resolve() == path.resolve():
-        raise UserError(
-            f"{run} is only a checkpoint, and snapshots lie in the folder of a run: give the run folder"
-        )
-    with warnings.catch_warnings(action="ignore"):
-        recipe = load_recipe(checkpoint.read_document(path, "recipe"))
-    step, names = load_state(path).step, _list_powers(recipe)
+    folder, path, _ = resolve(run)
+    recipe = load_recipe(checkpoint.read_document(path, "recipe"))
+    step = checkpoint.read_manifest(path).step
     snapshots = tuple(list_snapshots(folder, step))
     if not snapshots:
-        raise UserError(_explain_missing(folder, recipe, step))
-    return Averages(folder, path, step, names, snapshots)
-
-
-def _list_powers(recipe: Recipe) -> dict[float, str]:
-    return list_powers(track_averages(recipe.ema, recipe.report.snapshots))
-
-
-def _explain_missing(run: Path, recipe: Recipe, step: int) -> str:
-    """Return a sentence that says why a run has no snapshots."""
-    if not recipe.report.snapshots:
-        return (
-            f"run {run} has no snapshots of its averages, because report.snapshots was 0: a run that is "
-            "trained with --report.snapshots 8 keeps them"
+        raise UserError(
+            f"run {folder} has no snapshots of its averages before step {step}: train with "
+            "--report.snapshots 8 to keep them, from step 64 on"
         )
-    if step <= FIRST:
-        return f"run {run} has no snapshots of its averages yet: the first is written after {FIRST} steps"
-    return f"run {run} has no undamaged snapshots of its averages before step {step}"
+    return Averages(
+        folder, path, step, list_powers(track_averages(recipe.ema, recipe.report.snapshots)), snapshots
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,12 +165,11 @@ def reconstruct_average(run: str | Path, width: float, *, name: str | None = Non
     """
     width = to_float("width", width)
     name = check_average_name(f"width-{width:g}" if name is None else name)
-    power_of_width(width)
     averages = open_averages(run)
     check_ended(averages.run)
-    found = averages.combine(width)
-    facts = describe_combination(averages, width, found)
-    folder = store_average(averages.run, name, averages.sum(found.coefficients), facts)
+    combination = averages.combine(width)
+    facts = describe_combination(averages, width, combination)
+    folder = store_average(averages.run, name, averages.sum(combination.coefficients), facts)
     return ReconstructedAverage(name, folder, facts)
 
 
@@ -204,13 +179,10 @@ def check_ended(run: Path) -> None:
     Raises:
         UserError: if the run is still training.
     """
-    locked = False
-    with suppress(OSError):  # a lock that cannot be read is no training
-        locked = is_locked(run)
-    if locked:
+    if is_locked(run):
         raise UserError(
-            f"run {run} is still training, and an average belongs to one of its checkpoints, which are "
-            "replaced: wait until it ends, or stop it with Ctrl-C and resume it later"
+            f"run {run} is still training, and an average belongs to one of its checkpoints: wait until it "
+            "ends, or stop it with Ctrl-C and resume it later"
         )
 
 
@@ -223,9 +195,9 @@ def describe_combination(averages: Averages, width: float, found: Combination) -
 
 def list_widths(averages: Averages) -> list[float]:
     """Return a sorted list of the widths that the run tracks and of the other widths in `WIDTHS`."""
-    own = [relative_width(gamma) for gamma in averages.names]
-    others = [width for width in WIDTHS if not any(math.isclose(width, one, rel_tol=0.01) for one in own)]
-    return sorted([*own, *others])
+    tracked = [relative_width(gamma) for gamma in averages.names]
+    others = [width for width in WIDTHS if not any(math.isclose(width, one, rel_tol=0.01) for one in tracked)]
+    return sorted([*tracked, *others])
 
 
 @dataclass(frozen=True, repr=False)
@@ -275,15 +247,15 @@ def list_averages(run: str | Path) -> AverageList:
         UserError: if the run has no snapshots.
     """
     averages = open_averages(run)
-    rows = [
+    rows = tuple(
         {
             "width": width,
             "gamma": power_of_width(width),
             "reconstruction_error": averages.combine(width).error,
         }
         for width in list_widths(averages)
-    ]
+    )
     stored = tuple(describe_average(name, facts) for name, facts in list_stored(averages.run).items())
     steps = tuple(one.step for one in averages.snapshots)
     size = sum(one.size for one in averages.snapshots)
-    return AverageList(averages.run, tuple(rows), stored, averages.step, steps, size)
+    return AverageList(averages.run, rows, stored, averages.step, steps, size)

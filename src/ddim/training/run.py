@@ -28,7 +28,7 @@ from ddim.recipe.user_parts import find_changed_parts, give_parts
 from ddim.runs import checkpoint
 from ddim.runs.folder import CHECKPOINTS, RUN, check_outside, check_unused, parse_out, record_in_run
 from ddim.runs.log import RunLog, read_metrics
-from ddim.runs.names import pin_run
+from ddim.runs.names import pin_place
 from ddim.runs.state import Plan
 from ddim.sampling.images import record_new_place, reopen_images
 from ddim.sampling.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
@@ -136,7 +136,7 @@ def _start(
             warn_user(news)
         measure_kid = prepare_kid(trainer)
         origin = {
-            "source": None if source is None else pin_run(source),
+            "source": None if source is None else pin_place(str(source)),
             # The hash identifies the weights, because a source that is trained further has other weights.
             "source_sha256": None if parent is None else parent.checkpoint.sha256,
         }

@@ -25,9 +25,9 @@ from ddim.nn.blocks import Dropout
 from ddim.nn.power_averages import track_averages
 from ddim.nn.recompute import recompute_blocks
 from ddim.recipe.codec import dump
+from ddim.recipe.model import find_misfit
 from ddim.recipe.recipe import Recipe, build_model, may_leave_weights_unused
 from ddim.recipe.user_parts import is_user_part
-from ddim.runs.model import find_misfit
 from ddim.runs.state import Plan, RunState, TrainedOn
 from ddim.sampling.images import check_same_split
 from ddim.sampling.labels import count_images

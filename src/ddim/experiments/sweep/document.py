@@ -49,6 +49,6 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged: its trials are not a list of objects")
     for trial in trials:
         # A search draws the recipe of a trial when a worker starts it.
-        if not isinstance(trial.get("recipe", ()), dict | None):
-            raise UserError(f"{path} is damaged: trial {trial['name']} has no recipe")
+        if "name" not in trial or not isinstance(trial.get("recipe", ()), dict | None):
+            raise UserError(f"{path} is damaged: trial {trial.get('name')} has no name or no recipe")
     return document

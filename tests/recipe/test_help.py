@@ -25,13 +25,13 @@ def test_the_sentence_about_a_field_is_not_cut_at_a_point_within_it(kind):
 def test_a_row_has_the_value_as_an_option_takes_it():
     rows = {path: (value, possible, text) for path, value, possible, text in explain_fields(Recipe())}
     assert rows["data.flip"][:2] == ("true", "true or false")
-    assert rows["sampler"][0] == "ddim"
-    assert rows["optim.batch"] == ("64", "a whole number", "images per update")
+    assert rows["sampler"][0] == "dpm_solver"
+    assert rows["optim.batch"] == ("32", "a whole number", "images per update")
 
 
 def test_the_kinds_of_a_field_have_fields_of_their_own():
     kinds = {name: rows for name, _, rows in explain_kinds("sampler")}
-    assert list(kinds)[0] == "ddim"
+    assert list(kinds)[0] == "dpm_solver"
     assert [row[:2] for row in kinds["ddpm"]] == [("sampler.variance", "small")]
     assert {name for name, _, _ in explain_kinds("objective.times")} >= {"uniform_times", "table_times"}
     assert list(explain_kinds("optim.lr")) == list(explain_kinds("fast")) == []

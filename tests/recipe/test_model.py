@@ -8,10 +8,9 @@ import torch
 
 from ddim.errors import UserError
 from ddim.nn.networks import UserNetwork
+from ddim.recipe.model import build_fitting_model, build_on_meta
 from ddim.recipe.recipe import build_model
 from ddim.runs import checkpoint
-from ddim.runs.checkpoint import Damaged
-from ddim.runs.model import build_fitting_model, build_on_meta
 from ddim.sampling.pipeline import load
 from oracles import made
 from untrained import recipe, run_of
@@ -73,7 +72,7 @@ def test_a_missing_weight_is_named(tmp_path):
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, built.state_dict()[name]) for name, value in model.state_dict().items())
     weights = {name: value for name, value in model.state_dict().items() if "out_conv.bias" not in name}
-    with pytest.raises(Damaged, match="out_conv.bias is missing"):
+    with pytest.raises(UserError, match="out_conv.bias is missing"):
         build_fitting_model(tmp_path, recipe(), 3, weights)
 
 
@@ -91,5 +90,5 @@ def test_a_network_of_the_user_is_compared_when_it_is_built(tmp_path):
     mine = replace(recipe(), net=UserNetwork(Scale))
     state = build_model(mine, 3).state_dict()
     assert build_fitting_model(tmp_path, mine, 3, state).state_dict().keys() == state.keys()
-    with pytest.raises(Damaged, match="scale is missing or of another shape"):
+    with pytest.raises(UserError, match="scale is missing or of another shape"):
         build_fitting_model(tmp_path, mine, 3, {"net.scale": torch.ones(2)})
