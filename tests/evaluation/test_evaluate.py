@@ -290,7 +290,7 @@ def test_samples_of_a_guide_with_changed_weights_are_not_those_of_its_checkpoint
     assert second.record["sampling"]["guide"]["weights"] == "in memory"
     # The run itself, changed, is a guide; unchanged it is not weaker.
     guide = load(run)
-    with pytest.raises(UserError, match="the guide must be weaker than the model"):
+    with pytest.raises(UserError, match="must be weaker than the model"):
         evaluate_source(run, replace(guided, guide_with=guide), extractor=stub())
     next(guide.model.parameters()).data.add_(1)
     assert evaluate_source(run, replace(guided, guide_with=guide), extractor=stub()).record
