@@ -100,12 +100,12 @@ def test_the_details_offer_guides_and_name_the_numbers_of_vectors(client, vector
         (
             RUN,
             {"guide_with": "@guide", "guidance": None},
-            "guidance_interval and guide_with need a guidance scale",
+            "guide_with need a guidance scale",
         ),
         (
             RUN,
             {"interval": [-1, 2], "guidance": None},
-            "guidance_interval and guide_with need a guidance scale",
+            "guide_with need a guidance scale",
         ),
         (RUN, {}, "guidance needs a label"),
         (RUN, {"vector": [1.0, 2.0]}, "vector needs a run that was trained with vectors"),
@@ -125,7 +125,7 @@ def test_guidance_and_vectors_that_cannot_be_used_are_one_sentence(client, vecto
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"kind": "vary"}, "a variation uses no class label, so only a weaker model can guide it"),
+        ({"kind": "vary"}, "guidance needs a label"),
         ({"kind": "invert", "guide_with": "@guide"}, "an inversion cannot be guided"),
         ({"kind": "vary", "guide_with": "nothing"}, "guide_with must be @guide"),
         ({"kind": "vary", "interval": [2, 1], "guide_with": "@guide"}, "interval must have its lower end"),

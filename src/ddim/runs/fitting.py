@@ -5,14 +5,13 @@ Also find whether weights fit a network, and whether two recipes give them the s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ddim.diffusion.denoiser import Model
@@ -145,11 +144,3 @@ class _Limit(TorchFunctionMode):
         if self.left < 0:
             raise _TooMany
         return func(*args, **(kwargs or {}))
-
-
-def digest_weights(model: nn.Module) -> str:
-    """Return the SHA-256 (hex) of all weights of a model, in their order, without their names."""
-    digest = hashlib.sha256()
-    for value in model.state_dict().values():
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
