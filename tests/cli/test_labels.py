@@ -151,7 +151,7 @@ def test_likelihood_of_images_changed_since_training_needs_data(tmp_path, comman
     (tmp_path / "all" / "b").rename(tmp_path / "all" / "c")
     said = refused("likelihood", run, "-n", 2, "--steps", 2)
     assert (
-        f"has changed since {run} was trained on it: put its images back; or name images with --data" in said
+        f"has changed since {run} was trained on it: put its images back, or name images with --data" in said
     )
     command("likelihood", run, "-n", 2, "--steps", 2, "--data", tmp_path / "all")
 
