@@ -60,8 +60,8 @@ def test_by_default_the_student_has_an_hour(here, teacher):
         (["RUN", "--minutes", "soon"], "minutes must be a number"),
         (["RUN", "--objective.halvings", "-1"], "objective.halvings must be above 0, got -1"),
         (["RUN", "--stages", "3"], "stages is not a field of a recipe; perhaps you meant steps"),
-        (["RUN", "--guidance", "2"], "guidance needs a label, and this run was trained without labels"),
-        (["RUN", "--guide-with", "@guide"], "guide_with needs a guidance scale too, such as guidance 2"),
+        (["RUN", "--guidance", "2"], "guidance needs a label"),
+        (["RUN", "--guide-with", "@guide"], "need a guidance scale"),
         (["RUN", "--guidance", "2", "--guide-with", "@9"], "weights must be ema or raw, got '9'"),
         (
             ["RUN", "--guidance", "2", "--guide-with", "@9"],

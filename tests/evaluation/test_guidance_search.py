@@ -22,7 +22,7 @@ from ddim.evaluation.sample_features import FeatureBatch, SampledParts
 from ddim.evaluation.samples import Samples
 from ddim.machine.progress import ignore_progress
 from ddim.sampling.generate import SamplesNotFinite, generate
-from ddim.sampling.guidance import Guidance, find_saved_guidance, open_guidance, save_guidance
+from ddim.sampling.guidance import Guidance, open_guidance, save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.sampling.sampling_setup import SamplingSetup, choose_sampling
 from ddim.sampling.searched import SearchedGrid, save_grid
@@ -275,10 +275,10 @@ def test_the_guidance_of_one_class_is_not_saved_for_all(run, quality, tmp_path):
     found = search_guidance(labelled, STEPS, N, label=0)
     assert (found.chosen.scale, found.saved) == (3.0, False)
     assert "that of a chosen label is not saved" in repr(found)
-    assert find_saved_guidance(*place, labelled=True) == Guidance(1.5)
+    assert open_guidance(load(labelled), "natural", STEPS, None) == Guidance(1.5)
     assert search_guidance(labelled, STEPS, N).saved
     assert search_guidance(labelled, STEPS, N, label="none", guides="@guide").saved
-    assert find_saved_guidance(*place, labelled=True).scale == 3.0
+    assert open_guidance(load(labelled), "natural", STEPS, None).scale == 3.0
 
 
 @pytest.mark.parametrize("steps", [3, 4, 6, 7, 13, 20])

@@ -38,6 +38,6 @@ BUGS = [
         "the NFE of guidance counts one of its two evaluations",
         "sampling/generate.py",
         "sum(counter.evaluations for counter in counters) => counters[0].evaluations",
-        "sampling/test_classes.py::test_guidance_one_needs_one_evaluation_and_any_other_two",
+        "sampling/test_guidance.py::test_guidance_needs_two_evaluations_and_guidance_zero_is_the_sample_of_no_class",
     ),
 ]

@@ -21,7 +21,6 @@ from ddim.diffusion.samplers import DDIM, EDM, SAMPLERS, Sampler, State
 from ddim.diffusion.schedules import Cosine, KarrasSigma
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
-from ddim.runs.names import find_run_folder, parse_place
 from ddim.sampling.generate import generate, sample
 from ddim.sampling.guidance import OFF, Guidance, open_guidance
 from ddim.sampling.guidance_name import name_guide, name_recorded_guidance
@@ -270,34 +269,6 @@ def test_equal_guidance_is_equal_as_text_however_it_is_given():
         one = Guidance(scale, [np.float64(-1), math.inf])
         assert one == Guidance(2.0, (-1, None))
         assert json.dumps(one.describe()) == json.dumps(Guidance(2.0, (-1.0, None)).describe())
-
-
-def test_a_place_names_a_path_and_weights(tmp_path):
-    own = tmp_path / "own"
-    for name in ("own", "a@b"):
-        (tmp_path / name / "checkpoints" / "step-000000400").mkdir(parents=True)
-    other, step = tmp_path / "a@b", Path("checkpoints/step-000000400")
-    wanted = {
-        "@guide": (own / "guide", "ema"),
-        "@best": (own / "best", "ema"),
-        "@raw": (own, "raw"),
-        "@0.99": (own, "0.99"),
-        "@400": (own / step, "ema"),
-        "@401": (own, "401"),
-        "@guide@raw": (own / "guide", "raw"),
-        f"{other}": (other, "ema"),
-        f"{other}@400@raw": (other / step, "raw"),
-        "runs/x": (Path("runs/x"), "ema"),
-    }
-    assert {text: parse_place(text, own) for text in wanted} == wanted
-
-
-def test_the_folder_of_a_run_is_found_from_each_of_its_checkpoints(tmp_path):
-    own = tmp_path / "own"
-    (own / "checkpoints").mkdir(parents=True)
-    places = ("", "best", "guide", "checkpoints/step-000000400", "guide/step-000000100")
-    assert {find_run_folder(own / place) for place in places} == {own}
-    assert find_run_folder(tmp_path / "guide" / "mine") == tmp_path / "guide" / "mine"
 
 
 def test_a_name_says_scale_interval_and_guide():

@@ -15,7 +15,6 @@ from ddim.data.vectors import ImageVectors
 from ddim.diffusion.loss import Objective
 from ddim.errors import UserError
 from ddim.machine.runtime import Runtime
-from ddim.nn.unet import UNetSpec
 from ddim.recipe.codec import dump, load_recipe, override
 from ddim.sampling.generate import generate
 from ddim.sampling.guidance import Guidance
@@ -171,12 +170,6 @@ def test_a_dropped_label_equals_no_label_bit_for_bit(name):
             assert not torch.allclose(alone[k], null[k], atol=1e-3)
 
 
-def test_a_network_with_classes_starts_like_one_without():
-    more, plain = (made(lambda c=c: UNetSpec(classes=c).network(3)).state_dict() for c in (5, 0))
-    assert set(more) - set(plain) == {"class_embedding.weight"}
-    assert all(torch.equal(more[name], plain[name]) for name in plain)
-
-
 # --- samples ------------------------------------------------------------------------------------------------
 
 
@@ -248,9 +241,8 @@ def test_a_recipe_holds_the_number_of_clusters_and_files_hold_its_text():
 def test_classes_of_samples_are_as_frequent_as_in_training(first):
     n = 2000
     drawn = np.random.default_rng(0).integers(0, 2**32, n).tolist()
-    seen = np.bincount([draw_class(seed, COUNTS) for seed in drawn if first is None], minlength=5)
-    if first is not None:
-        seen = np.bincount([draw_class(seed, COUNTS) for seed in range(first, first + n)], minlength=5)
+    seeds = drawn if first is None else range(first, first + n)
+    seen = np.bincount([draw_class(seed, COUNTS) for seed in seeds], minlength=5)
     expected = n * np.array(COUNTS) / sum(COUNTS)
     assert ((seen - expected) ** 2 / expected).sum() < stats.chi2.ppf(0.99, 4)
     # Seeds in a row are spread evenly: by chance, the largest class would be off by 22 of 1,053.

@@ -8,8 +8,15 @@ import pytest
 from ddim.diffusion.grids import Listed
 from ddim.diffusion.samplers import DDIM, DPMSolver, Sampler
 from ddim.errors import UserError
-from ddim.sampling.guidance import Guidance, find_saved_guidance, save_guidance
-from ddim.sampling.searched import FILE, SearchedGrid, find_saved_grid, name_search, save_grid
+from ddim.sampling.guidance import Guidance, save_guidance
+from ddim.sampling.searched import (
+    FILE,
+    SearchedGrid,
+    find_saved_grid,
+    find_searched,
+    name_search,
+    save_grid,
+)
 
 FOUND = SearchedGrid((1.0, 0.5, 0.25), 0.1, {"uniform": 0.2, "karras": float("inf")})
 
@@ -36,13 +43,17 @@ def test_guidance_is_found_for_its_labels_and_means_the_same_guide_anywhere(tmp_
     one, other = Guidance(2.0, (None, 5.0), guide), Guidance(1.5)
     for found, labelled in ((one, False), (other, True)):
         save_guidance(tmp_path, DDIM(eta=0), 10, "ema", found, labelled=labelled)
-    loaded = [find_saved_guidance(tmp_path, DDIM(), 10, "ema", labelled=each) for each in (False, True)]
     place = str(tmp_path / guide) if guide == "runs/small@raw" else guide
-    assert loaded == [Guidance(2.0, (None, 5.0), place), other]
-    assert all(each.searched for each in loaded)
+
+    def find(labelled):
+        name = name_search(DDIM(), 10, "ema") | {"labelled": labelled}
+        entry = find_searched(tmp_path, "guidance", name)
+        return entry and {key: value for key, value in entry.items() if key not in name}
+
+    assert find(False) == one.to_json() | {"guide": place}
+    assert find(True) == other.to_json()
     save_guidance(tmp_path, DDIM(), 10, "ema", None, labelled=False)
-    loaded = [find_saved_guidance(tmp_path, DDIM(), 10, "ema", labelled=each) for each in (False, True)]
-    assert loaded == [None, other]
+    assert (find(False), find(True)) == (None, other.to_json())
 
 
 def test_a_field_that_is_added_to_a_sampler_loses_no_result():
@@ -68,7 +79,7 @@ def test_searches_that_end_at_the_same_time_lose_no_result(tmp_path):
         list(pool.map(save, range(3, 27)))
     for steps in range(3, 27):
         assert find_saved_grid(tmp_path, DDIM(), steps, "ema")
-        assert find_saved_guidance(tmp_path, DDIM(), steps, "ema", labelled=False)
+        assert find_searched(tmp_path, "guidance", name_search(DDIM(), steps, "ema"))
 
 
 def test_a_damaged_file_is_not_believed(tmp_path):

@@ -177,7 +177,7 @@ def test_a_guide_knows_the_clusters_of_its_run_and_one_with_other_clusters_is_re
     assert not torch.equal(own, ddim.sample(pipeline, n=2, steps=2))
     other = tiny.train(tiny.recipe(**CHANGES, pixels="fixed", images=16, seed=1), tmp_path / "other")
     changed = replace(ddim.load(other), pixels=pipeline.pixels)
-    with pytest.raises(UserError, match="the guide must have the clusters of the model, got other centres"):
+    with pytest.raises(UserError, match="classes, clusters or vectors of the model"):
         ddim.sample(pipeline, n=2, steps=2, guidance=2.0, guide_with=changed)
 
 
@@ -255,6 +255,6 @@ def test_edits_with_seeds_can_be_guided_by_the_model_without_its_class(pipeline)
     )
     assert guided.calls == 2 * plain.calls
     assert (plain.images - guided.images).abs().max() > 0.01
-    with pytest.raises(UserError, match="an interpolation uses no class label"):
+    with pytest.raises(UserError, match="guidance needs a label"):
         ddim.interpolate(pipeline, None, 3, 2, seeds=[3, 7], guidance=2.0)
     assert "label" not in ddim.interpolate(pipeline, None, 3, 2, seeds=[3, 7]).facts

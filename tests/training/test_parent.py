@@ -73,12 +73,10 @@ def test_weights_that_get_another_meaning_are_named(parent, tmp_path):
 def test_a_student_is_not_trained_on_changed_or_missing_images(parent, tmp_path):
     tiny.write_grays(tmp_path / "more", [3])
     shutil.move(tmp_path / "more" / "0.png", "photos/new.png")
-    with pytest.raises(
-        UserError, match="has changed since .* was trained on it: put its images back, or name"
-    ):
+    with pytest.raises(UserError, match="has changed since .* was trained on it: put its images back"):
         student(parent)
     shutil.rmtree("photos")
-    with pytest.raises(UserError, match="do not exist, seen from .*, or name others with --data.source"):
+    with pytest.raises(UserError, match="do not exist, seen from"):
         student(parent)
     assert [path.name for path in parent.parent.iterdir()] == ["one"]
     tiny.write_grays(tmp_path / "others", range(1, 256, 8))

@@ -97,11 +97,19 @@ def test_the_details_offer_guides_and_name_the_numbers_of_vectors(client, vector
         (RUN, {"guide_with": "@raw"}, "guide_with must be @guide, or the id of a run"),
         (RUN, {"guide_with": "../photos-tiny-1@guide"}, "guide_with must be @guide, or the id of a run"),
         (RUN, {"guide_with": "vectors-1"}, "guide_with must be @guide, or the id of a run"),
-        (RUN, {"guide_with": "@guide", "guidance": None}, "guide_with needs a guidance scale too"),
-        (RUN, {"interval": [-1, 2], "guidance": None}, "guidance_interval needs a guidance scale too"),
-        (RUN, {}, "guidance needs a label, and this run was trained without labels"),
-        (RUN, {"vector": [1.0, 2.0]}, "vector must be left out, since this run was trained without"),
-        ("vectors-1", {"vector": [1.0]}, "vector must hold 2 numbers (level, other), got 1 numbers"),
+        (
+            RUN,
+            {"guide_with": "@guide", "guidance": None},
+            "guide_with need a guidance scale",
+        ),
+        (
+            RUN,
+            {"interval": [-1, 2], "guidance": None},
+            "guide_with need a guidance scale",
+        ),
+        (RUN, {}, "guidance needs a label"),
+        (RUN, {"vector": [1.0, 2.0]}, "vector needs a run that was trained with vectors"),
+        ("vectors-1", {"vector": [1.0]}, "vector must hold 2 finite numbers (level, other)"),
         ("vectors-1", {"vector": [1.0, 2.0], "label": 1}, "give label or vector, not both"),
         ("vectors-1", {"label": "rose"}, "label must be left out, since this run was trained with vectors"),
     ],
@@ -117,7 +125,7 @@ def test_guidance_and_vectors_that_cannot_be_used_are_one_sentence(client, vecto
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"kind": "vary"}, "a variation uses no class label, so only a weaker model can guide it"),
+        ({"kind": "vary"}, "guidance needs a label"),
         ({"kind": "invert", "guide_with": "@guide"}, "an inversion cannot be guided"),
         ({"kind": "vary", "guide_with": "nothing"}, "guide_with must be @guide"),
         ({"kind": "vary", "interval": [2, 1], "guide_with": "@guide"}, "interval must have its lower end"),

@@ -163,12 +163,7 @@ def sample_states(
         seeds: one seed for each image.
         times: decreasing times (N,) in (0, 1].
         sampler: the sampler.
-
-    Raises:
-        UserError: if there are no times.
     """
-    if not len(times):
-        raise UserError("the grid of sampling times is empty: it needs at least one time")
     noise = Noise(seeds)
     x = initial_noise(denoise.schedule, noise, blank, times[0])
     x0 = x

@@ -60,7 +60,7 @@ class Guidance:
         low, high = self.interval or (None, None)
         ends = tuple(None if end is None or math.isinf(end) else float(end) for end in (low, high))
         object.__setattr__(self, "interval", None if ends == (None, None) else ends)
-        if not self.low < self.high:
+        if not self.limits[0] < self.limits[1]:
             raise UserError(f"guidance_interval must have low < high, got {low} and {high}")
 
     @property
@@ -69,14 +69,10 @@ class Guidance:
         return self.scale != 1
 
     @property
-    def low(self) -> float:
-        """The lowest log-SNR with guidance; minus infinity if this end is open."""
-        return -math.inf if self.interval is None or self.interval[0] is None else self.interval[0]
-
-    @property
-    def high(self) -> float:
-        """The highest log-SNR with guidance; infinity if this end is open."""
-        return math.inf if self.interval is None or self.interval[1] is None else self.interval[1]
+    def limits(self) -> tuple[float, float]:
+        """The lowest and the highest log-SNR with guidance; an open end is infinite."""
+        low, high = self.interval or (None, None)
+        return -math.inf if low is None else low, math.inf if high is None else high
 
     def to_json(self) -> dict[str, Any]:
         """Return scale, interval and the name of the guide, as JSON."""
@@ -121,7 +117,7 @@ class Guidance:
             return strong, [strong]
         on = strong.schedule
         other = weak if weak.schedule == on else Rescheduled(weak, on)
-        return Guided(strong, other, self.scale, self.low, self.high), [strong, weak]
+        return Guided(strong, other, self.scale, *self.limits), [strong, weak]
 
 
 OFF = Guidance()
@@ -227,7 +223,7 @@ def _check_guide(pipeline: Pipeline, label: Label, steps: int, guidance: Guidanc
             raise UserError(f"the guide {guidance.guide} must {demand} the model")
     schedule = pipeline.recipe.sampling_schedule
     times = pipeline.recipe.grid(steps, schedule)
-    guided = times[lies_inside(schedule(times).log_snr, guidance.low, guidance.high)]
+    guided = times[lies_inside(schedule(times).log_snr, *guidance.limits)]
     if len(guided):
         check_reach(guide.recipe.schedule, schedule(guided), "guidance_interval", "the guide")
 
@@ -272,19 +268,12 @@ def find_searched_guidance(pipeline: Pipeline, label: Label, steps: int) -> Guid
     """
     if not isinstance(pipeline, LoadedRun) or pipeline.list_changed("sampled_on", "clip"):
         return None
-    place = pipeline.checkpoint.run, pipeline.recipe.sampler, steps, pipeline.checkpoint.weights
-    return find_saved_guidance(*place, labelled=label is not None)
-
-
-def find_saved_guidance(
-    run: Path, sampler: Sampler, steps: int, weights: str, *, labelled: bool
-) -> Guidance | None:
-    """Return the guidance in the file of a run folder, or None; see `save_guidance`."""
-    name = {**name_search(sampler, steps, weights), "labelled": labelled}
-    entry = find_searched(run, "guidance", name)
+    at = pipeline.checkpoint
+    name = name_search(pipeline.recipe.sampler, steps, at.weights) | {"labelled": label is not None}
+    entry = find_searched(at.run, "guidance", name)
     if entry is None:
         return None
-    return Guidance(**{key: value for key, value in entry.items() if key not in name}, searched=True)
+    return Guidance(entry["scale"], entry["interval"], entry["guide"], searched=True)
 
 
 def save_guidance(
@@ -300,8 +289,7 @@ def save_guidance(
         found: the guidance; None removes what an earlier search saved.
         labelled: whether samples have a class label.
     """
-    name = {**name_search(sampler, steps, weights), "labelled": labelled}
-    if found is not None and found.guide is not None:
-        # The samples may be made from another working folder.
-        found = replace(found, guide=pin_place(found.guide))
-    save_searched(run, "guidance", name, None if found is None else found.to_json())
+    name = name_search(sampler, steps, weights) | {"labelled": labelled}
+    # The samples may be made from another working folder.
+    pinned = {"guide": found and found.guide and pin_place(found.guide)}
+    save_searched(run, "guidance", name, None if found is None else found.to_json() | pinned)

@@ -196,8 +196,8 @@ def find_label(label: str | int | None, recipe: Recipe, classes: Sequence[str]) 
     asked = label if isinstance(label, str | None) else index(label)
     if asked is not None and asked not in known:
         allowed = f'one of the run\'s {count} classes or "all"' if data.labels else "left out"
-        trained = "vectors: give vector (--vector)" if data.vectors is not None else "no labels"
-        why = "" if data.labels else f", since this run was trained with {trained}"
+        trained = "without labels" if data.vectors is None else "with vectors: give vector (--vector)"
+        why = "" if data.labels else f", since this run was trained {trained}"
         raise UserError(f"label must be {allowed}{why}, got {label!r}{suggest(str(label), classes)}")
     found = default_label(recipe) if asked is None else known[asked]
     if found is None and not data.unconditional:

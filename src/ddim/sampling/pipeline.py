@@ -274,10 +274,8 @@ def open_pipeline(source: str | Path | Pipeline | Model) -> Pipeline:
     if isinstance(source, str | Path):
         return load(source)
     if not isinstance(source, Model):
-        got = f"got {describe_given(source)}"
-        if isinstance(source, nn.Module):
-            got = f"got the network {type(source).__name__}: give ddim.Model(network, ddim.Cosine(), ...)"
-        raise UserError(f"model must be a run folder, a Pipeline or a Model, {got}")
+        what = "a run folder, a Pipeline or a Model, such as ddim.Model(network, ddim.Cosine())"
+        raise UserError(f"model must be {what}, got {describe_given(source)}")
     shape, weight = source.shape, next(source.parameters(), torch.zeros(()))
     size = (shape.height, shape.width)
     own: dict[str, Any] = {name: getattr(source, name) for name in ("schedule", "predicts", "conditioning")}
