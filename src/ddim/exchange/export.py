@@ -9,7 +9,7 @@ from typing import Any
 
 from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError, suggest
-from ddim.exchange.diffusers_format import export_to_diffusers
+from ddim.exchange.diffusers import export_to_diffusers
 from ddim.exchange.model_card import CARD, make_card
 from ddim.exchange.onnx import ONNX, OUTPUT, write_onnx
 from ddim.exchange.sampling_json import SAMPLING, describe_sampling
