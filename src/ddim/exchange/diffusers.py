@@ -306,9 +306,13 @@ def _read_recipe(network: Any, noise: Any) -> tuple[Recipe, int]:  # noqa: ANN40
         UserError: if the files do not describe a DDPM: the recipe must give their options again.
     """
     library = _open_library()
-    kind = noise.get("_class_name", "DDIMScheduler") if isinstance(noise, dict) else noise
-    if kind not in ("DDIMScheduler", "DDPMScheduler"):
-        raise UserError(f"only DDIMScheduler and DDPMScheduler can be imported, got {kind}")
+    names = [part.get("_class_name") if isinstance(part, dict) else part for part in (network, noise)]
+    if names[0] != "UNet2DModel" or names[1] not in ("DDIMScheduler", "DDPMScheduler"):
+        raise UserError(
+            "only a UNet2DModel with DDIMScheduler or DDPMScheduler can be imported, got "
+            f"{names[0]!r:.100} with {names[1]!r:.100}"
+        )
+    kind = names[1]
     try:
         network = _fill_in(library.UNet2DModel, network)
         noise = {"_class_name": kind, **_fill_in(getattr(library, kind), noise)}
