@@ -39,7 +39,7 @@ from torch.nn import functional as F
 
 from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.noise import Noise
-from ddim.exchange.diffusers_format import export_to_diffusers
+from ddim.exchange.diffusers import export_to_diffusers
 from ddim.machine.runtime import COMPILE_PAYS_AFTER, Runtime, choose_runtime
 from ddim.machine.startup import keep_freed_memory
 from ddim.recipe.named import find_recipe

@@ -29,7 +29,7 @@ GENERATORS = {"Generator", "SeedSequence", "Philox", "PCG64", "default_rng", "Bi
 # Bytes go in there only where their SHA-256 is known, and without code: tests/metrics/test_features.py.
 ALLOWED = {"metrics/networks.py": ["torch.hub", "torch.hub", "torch.load"]}
 # With weights_only, so that no code is run: tests/test_hostile.py.
-ALLOWED["exchange/diffusers_format.py"] = ["torch.load"]
+ALLOWED["exchange/diffusers.py"] = ["torch.load"]
 # A layer is given no generator: training sets the global one by seed and step while dropout draws from it.
 ALLOWED["nn/blocks.py"] = ["torch.randint"]
 
@@ -193,7 +193,7 @@ def test_documents_without_a_seal_are_read_and_written_where_other_programs_or_u
         if re.search(r"\b(read|write)_json\b", path.read_text())
     }
     # The formats of diffusers and of exports; recipes of trials; and sweep.json, whose seal is checked there.
-    others = {"exchange/diffusers_format.py", "exchange/export.py", "experiments/sweep/folder.py"}
+    others = {"exchange/diffusers.py", "exchange/export.py", "experiments/sweep/folder.py"}
     assert plain == {"files.py", "experiments/sweep/document.py", *others}
 
 

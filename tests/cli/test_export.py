@@ -4,7 +4,7 @@ import pytest
 from ddim.evaluation.evaluate import evaluate_source
 from ddim.evaluation.reference import Reference
 from ddim.evaluation.samples import Samples
-from ddim.exchange.diffusers_format import export_to_diffusers, import_from_diffusers
+from ddim.exchange.diffusers import export_to_diffusers, import_from_diffusers
 from ddim.sampling.pipeline import load
 from stubs import stub
 from untrained import recipe, run_of

@@ -24,7 +24,7 @@ import torch
 
 from archives import write_tar
 from bad_images import chunk, encoded, picture
-from ddim.exchange.diffusers_format import export_to_diffusers
+from ddim.exchange.diffusers import export_to_diffusers
 from ddim.runs.checkpoint import MANIFEST
 from ddim.sampling.pipeline import load
 from forging import forge_checkpoint

@@ -10,13 +10,12 @@ from ddim.cli.output import print_result, say
 
 _EPILOG = """
 formats:
-  diffusers    a pipeline folder: diffusers.DiffusionPipeline.from_pretrained("DIR")
-  onnx         model.onnx, for any number of images, and sampling.json, which says how to sample with it;
-               docs/export.md samples with numpy and onnxruntime. Needs pip install "ddim[onnx]"
-  torch        model.pt2, a program of torch.export, and sampling.json
-  safetensors  model.safetensors, the weights alone, and recipe.yaml
-Programs are compared with the run when they are written; if they differ, nothing is written. Each folder has
-a model card, README.md, with the images, recipe, numbers and samples of the run.
+  diffusers  a pipeline folder: diffusers.DiffusionPipeline.from_pretrained("DIR")
+  onnx       model.onnx, for any number of images, and sampling.json, which says how to sample with it;
+             docs/export.md samples with numpy and onnxruntime. Needs pip install "ddim[onnx]"
+ONNX is compared with the run when it is written; if they differ, nothing is written. Each folder has a model
+card, README.md, with the images, recipe, numbers and samples of the run. The weights alone are in the file
+model.safetensors of each checkpoint.
 
 examples:
   ddim export runs/photos-fast-1 --to onnx --steps 10
@@ -26,7 +25,7 @@ examples:
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim export`."""
-    parser.usage = "ddim export RUN [DIR] [--to diffusers|onnx|torch|safetensors] [options]"
+    parser.usage = "ddim export RUN [DIR] [--to diffusers|onnx] [options]"
     parser.epilog = _EPILOG
     parser.add_argument("run", type=Path, metavar="RUN", help=RUN)
     parser.add_argument(

@@ -42,7 +42,8 @@ def convert_to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = _theirs(name)
         # Attention in diffusers has linear layers; our attention has 1x1 convolutions.
         flat = value.flatten(1) if "attentions" in names[0] and value.ndim > 1 else value
-        theirs |= dict(zip(names, flat.chunk(len(names)), strict=True))
+        parts = [part.contiguous().clone() for part in flat.chunk(len(names))]
+        theirs |= dict(zip(names, parts, strict=True))
     return theirs
 
 
@@ -70,15 +71,6 @@ def convert_from_diffusers(weights: Mapping[str, Tensor], state: Mapping[str, Te
     if left:
         raise UserError(f"the weights do not fit their config.json, which has no place for {min(left)}")
     return ours
-
-
-def pack_weights(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return tensors as the bytes of a safetensors file that diffusers reads."""
-    from safetensors.torch import save
-
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    # diffusers refuses files without this entry.
-    return save(plain, metadata={"format": "pt"})
 
 
 def _theirs(name: str) -> tuple[str, ...]:

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ddim.diffusion.samplers import DDIM
 from ddim.errors import UserError, suggest
-from ddim.exchange.diffusers_format import export_to_diffusers
-from ddim.exchange.diffusers_weights import pack_weights
-from ddim.exchange.export_notes import describe_differences
+from ddim.exchange.diffusers import export_to_diffusers
 from ddim.exchange.model_card import CARD, make_card
-from ddim.exchange.network_program import ONNX, OUTPUT, PROGRAM, write_onnx, write_program
-from ddim.exchange.publishing import hide_folders
+from ddim.exchange.onnx import ONNX, OUTPUT, write_onnx
 from ddim.exchange.sampling_json import SAMPLING, describe_sampling
 from ddim.files import temporary_folder, write_atomic, write_json
-from ddim.recipe.codec import write_recipe
 from ddim.runs.folder import check_unused, parse_out, publish_output
 from ddim.runs.names import find_run_folder
+from ddim.sampling.guidance import find_searched_guidance
+from ddim.sampling.labels import choose_label, default_label
 from ddim.sampling.pipeline import LoadedRun, load
+from ddim.sampling.record import describe_kind
 
 FORMATS = {
     "diffusers": "a pipeline folder for diffusers",
     "onnx": "ONNX, for onnxruntime and others; needs the extra onnx",
-    "torch": "a program of torch.export, for torch without ddim",
-    "safetensors": "the weights alone, with their names in ddim",
 }
 """A description of each export format, keyed by its name."""
-
-WEIGHTS, MEASURED = "model.safetensors", "measured.json"
 
 _NUMPY = f"""
 import json
@@ -60,13 +56,6 @@ mean, std = (np.reshape(guide["pixels"][name], (-1, 1, 1)) for name in ("mean", 
 images = (x * std + mean).clip(0, 1)  # (4, C, H, W)
 """
 
-_TORCH = f"""
-import torch
-
-network = torch.export.load("{PROGRAM}").module()
-F = network(x, condition)  # and label, int64 (B,), if {SAMPLING} has classes
-"""
-
 _DIFFUSERS = """
 import diffusers
 
@@ -87,12 +76,6 @@ for t in pipeline.scheduler.timesteps:
         F = pipeline.unet(x, t, class_labels=labels).sample
     x = pipeline.scheduler.step(F, t, x{arguments}).prev_sample
 images = (x / 2 + 0.5).clamp(0, 1)  # (4, C, H, W)
-"""
-
-_SAFETENSORS = f"""
-import safetensors.torch
-
-weights = safetensors.torch.load_file("{WEIGHTS}")
 """
 
 
@@ -125,17 +108,16 @@ def export_run(
 ) -> Export:
     """Write a run as a folder for other programs, with a model card README.md.
 
-    The folder appears only when it is complete. With "onnx" or "torch", the network becomes a program that
-    takes any number of images. Before the program is kept, its outputs for 1, 3 and 8 images are compared
-    with those of the network. The file sampling.json says how to sample with the program.
+    The folder appears only when it is complete. With "onnx", the network becomes a program that takes any
+    number of images. Before the program is kept, its outputs for 1, 3 and 8 images are compared with those of
+    the network. The file sampling.json says how to sample with the program.
 
     Args:
         run: a run folder, RUN/best, or a checkpoint folder.
         out: a new or empty folder; by default a new exports/RUN-FORMAT-N.
         to: the format, a name in `FORMATS`.
         weights: "ema", "raw" or another average, as for `ddim.load`.
-        steps: number of sampling steps in sampling.json ("onnx" and "torch" only), by default the number in
-            the recipe.
+        steps: number of sampling steps in sampling.json ("onnx" only), by default the number in the recipe.
         own: the components of the run that you wrote, as for `ddim.load`.
 
     Returns:
@@ -143,17 +125,17 @@ def export_run(
 
     Raises:
         UserError: if the format is unknown or cannot hold the model, the outputs of the program differ from
-            those of the network, a package is missing, the folder is not empty, or `steps` is given for a
-            format without sampling.json.
+            those of the network, a package is missing, the folder is not empty, or `steps` is given for
+            diffusers.
 
     Example:
         >>> ddim.export("runs/photos-fast-1", to="onnx")
     """
     if to not in FORMATS:
         raise UserError(f"to must be one of {', '.join(FORMATS)}, got {to!r}{suggest(str(to), FORMATS)}")
-    if steps is not None and to in ("diffusers", "safetensors"):
+    if steps is not None and to == "diffusers":
         raise UserError(
-            f"the number of steps is saved in {SAMPLING}, which a {to} export does not have: leave steps out"
+            f"steps is saved in {SAMPLING}, which an export to diffusers has not: leave steps out"
         )
     out = parse_out(out)
     if out is not None:
@@ -162,21 +144,22 @@ def export_run(
     name = find_run_folder(loaded.checkpoint.run).resolve().name
     parent = Path("exports")
     with temporary_folder((out or parent / name).resolve()) as folder:
-        notes, about, code = _write_format(loaded, folder, to, steps, describe_differences(loaded, to, steps))
+        notes, about, code = _write_format(loaded, folder, to, steps)
         card, images = make_card(loaded, about, [("python", code)])
         for file, png in images.items():
             write_atomic(folder / file, png)
         write_atomic(folder / CARD, card.encode())
-        return Export(publish_output(folder, out, parent, f"{name}-{to}-"), to, notes)
+        return Export(publish_output(folder, out, parent, f"{name}-{to}-"), to, tuple(notes))
 
 
 def _write_format(
-    run: LoadedRun, folder: Path, to: str, steps: int | None, notes: tuple[str, ...]
-) -> tuple[tuple[str, ...], list[str], str]:
+    run: LoadedRun, folder: Path, to: str, steps: int | None
+) -> tuple[list[str], list[str], str]:
     """Write the files of a format.
 
     Returns sentences about what the format cannot hold, and sentences and a program for the model card.
     """
+    notes = describe_differences(run, to, steps)
     if to == "diffusers":
         exported = export_to_diffusers(run, folder)
         code = (_LABELLED if run.model.classes else _DIFFUSERS).format(
@@ -185,46 +168,42 @@ def _write_format(
             arguments="".join(f", {name}={value}" for name, value in exported.arguments.items()),
             **vars(run.model.shape),
         )
-        notes = (*exported.notes, *notes)
-        about = ["This folder is a pipeline of diffusers.", *notes]
-        return notes, about, code
-    if to == "safetensors":
-        write_atomic(folder / WEIGHTS, pack_weights(run.model.state_dict()))
-        write_atomic(folder / "recipe.yaml", write_recipe(hide_folders(run.recipe)).encode())
-        write_json(folder / MEASURED, _list_measured(run))
-        about = (
-            f"{WEIGHTS} holds the {run.checkpoint.weights} weights, recipe.yaml the recipe of the run, and "
-            f"{MEASURED} the means and deviations that were measured on the training images."
-        )
-        return notes, [about], _SAFETENSORS
+        notes = [*exported.notes, *notes]
+        return notes, ["This folder is a pipeline of diffusers.", *notes], code
     document = describe_sampling(run, steps)
-    conditions = [step["condition"] for step in document["steps"]]
-    file, write, code = {
-        "onnx": (ONNX, write_onnx, _NUMPY),
-        "torch": (PROGRAM, write_program, _TORCH),
-    }[to]
-    write(run.model, conditions, folder / file)
+    write_onnx(run.model, [step["condition"] for step in document["steps"]], folder / ONNX)
     write_json(folder / SAMPLING, document)
     about = (
-        f"{file} is the network, for any number of images. {SAMPLING} says how to sample with it. The inputs "
+        f"{ONNX} is the network, for any number of images. {SAMPLING} says how to sample with it. The inputs "
         f"of the network are x, noisy images times the entry input of {SAMPLING}, and condition, the entry "
         "of this name."
     )
-    return notes, [about, *notes], code
+    return notes, [about, *notes], _NUMPY
 
 
-def _list_measured(run: LoadedRun) -> dict[str, Any]:
-    """Return what the recipe of a run does not say: the map of pixels and vectors to inputs, and the classes.
+def describe_differences(run: LoadedRun, to: str, steps: int | None) -> list[str]:
+    """Return sentences about how samples of an export differ from those of `ddim sample`.
 
-    An image in [0, 1] is mean + std * x, for each channel. An input vector is (vector - mean) / std.
+    Args:
+        run: the exported run.
+        to: the format, a name in `FORMATS`.
+        steps: number of sampling steps; by default the number in the recipe.
     """
-    vectors = None
-    if known := run.vectors:
-        mean, std = known.mean.tolist(), known.deviation.tolist()
-        vectors = {"columns": known.columns, "mean": mean, "std": std}
-    return {
-        "pixels": {"mean": run.pixels.mean, "std": run.pixels.std},
-        "values": asdict(run.values),
-        "class_names": run.classes,
-        "vectors": vectors,
-    }
+    recipe, sampler = run.recipe, run.recipe.sampler
+    steps, name, notes = recipe.choose_steps(steps), describe_kind(sampler), []
+    if to == "onnx" and sampler != DDIM():
+        notes.append(f"{SAMPLING} has the steps of DDIM, and not those of the sampler of the run, {name}")
+    if (to == "diffusers" or sampler != DDIM()) and run.searched_grid(sampler, steps):
+        notes.append(f"the times that ddim search found for {steps} steps of {name} are left out")
+    label = default_label(recipe)
+    # For class folders, guidance is searched for samples of all classes.
+    if any(find_searched_guidance(run, each, steps) for each in (label, choose_label(recipe))):
+        notes.append(f"the guidance that ddim search found for {steps} steps of {name} is left out")
+    if to == "diffusers" and label == "natural":
+        notes.append("ddim sample draws the classes of samples as often as they occur in training")
+    if not (values := run.values).eight_bits:
+        notes.append(
+            f"samples are in [0, 1], which stands for {values.low:g} to {values.high:g} ({values.type}) in "
+            "the images of the run"
+        )
+    return notes

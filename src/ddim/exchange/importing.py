@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddim.errors import UserError, describe_given
-from ddim.exchange.diffusers_format import import_from_diffusers
+from ddim.exchange.diffusers import import_from_diffusers
 
 
 @dataclass(frozen=True)
