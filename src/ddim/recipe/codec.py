@@ -26,7 +26,6 @@ from ddim.data.clusters import Clusters
 from ddim.diffusion.grids import GRIDS, Grid
 from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Loss, Weighting
 from ddim.diffusion.parameterisation import CONDITIONINGS, PARAMETERISATIONS, Conditioning, Parameterisation
-from ddim.diffusion.parts import suggest_part
 from ddim.diffusion.samplers import SAMPLERS, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Schedule
 from ddim.diffusion.times import TIME_SAMPLINGS, TimeSampling
@@ -256,7 +255,7 @@ def _find_kind(data: Mapping[str, Any], slot: Slot, path: str) -> Any:  # noqa: 
         return slot.kinds[name]
     if part := find_part(name, path, data):
         return part
-    hint = suggest_part(name, slot.names)
+    hint = suggest(name, slot.names)
     raise UserError(f"{path or 'kind'} must be one of {', '.join(slot.names)}, got {name!r:.100}{hint}")
 
 
