@@ -21,6 +21,7 @@ from ddim.metrics.kid import kid
 from ddim.metrics.neighbours import flatten_features, nearest_neighbours
 from ddim.metrics.statistics import estimate_share
 from ddim.sampling.generate import sample_uint8
+from ddim.sampling.guidance import Guidance
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load
 from ddim.sampling.sampling_setup import choose_sampling
@@ -58,7 +59,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     trained, strengths = load(args.run), [float(guidance) for guidance in args.guidance.split(",")]
-    setups = [choose_sampling(trained, args.steps, "all", guidance=guidance) for guidance in strengths]
+    setups = [choose_sampling(trained, args.steps, "all", guidance=Guidance(scale)) for scale in strengths]
     own, count = open_run_images(trained), trained.model.classes
     images, labels = own.images.pixels, own.images.labels
     if labels is None or min(args.n, len(own.validation)) < max(count, 3):

@@ -31,6 +31,7 @@ from torch import Tensor
 from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.data.images import gather_batch, to_unit
 from ddim.sampling.generate import fill_micro_batches, sample_states
+from ddim.sampling.guidance import OFF
 from ddim.sampling.images import open_run_images
 from ddim.sampling.labels import choose_label
 from ddim.sampling.pipeline import LoadedRun, Pipeline, load
@@ -70,7 +71,7 @@ def sample_images(trained: Pipeline, count: int, steps: int, augment: Tensor | N
 
     The sampling times are those of `ddim sample`; classes come in turn.
     """
-    setup = choose_sampling(trained, steps, choose_label(trained.recipe), guidance=1)
+    setup = choose_sampling(trained, steps, choose_label(trained.recipe), guidance=OFF)
     trained, samples = setup.pipeline, []
     for mine, filled, blank, labels in fill_micro_batches(trained, range(count), setup.label):
         conditions = None if augment is None else augment[torch.tensor(filled)]
