@@ -54,9 +54,7 @@ def test_a_guide_needs_no_labels_and_the_record_names_it(home, tmp_path, command
         changed[k] = other
         said = refused(*changed, "--guidance-interval=-40,", "--out", tmp_path / "a")
         assert f"holds samples with another {'guide' if k == -1 else 'guidance'};" in said
-    assert "holds samples with another guidance_interval" in refused(
-        *words, "--out", tmp_path / "a"
-    )
+    assert "holds samples with another guidance_interval" in refused(*words, "--out", tmp_path / "a")
 
 
 def test_guidance_that_does_nothing_gives_the_same_files(home, tmp_path, command):
