@@ -143,10 +143,12 @@ class EditSetup:
 
         The network has the precision of the run, or float32 if `exact`.
         """
-        runtime, results = self.pipeline.runtime, []
+        runtime = self.pipeline.runtime
+        results = []
         with evaluating(self.pipeline.model), runtime if exact else runtime.precise():
             for part in x.split(runtime.micro_batch):
-                filled = torch.cat([part, part[-1:].expand(runtime.micro_batch - len(part), -1, -1, -1)])
+                rest = runtime.micro_batch - len(part)
+                filled = torch.cat([part, part[-1:].expand(rest, -1, -1, -1)])
                 results.append(act(runtime.images(filled))[: len(part)].cpu())
         return torch.cat(results)
 
@@ -161,7 +163,8 @@ class EditSetup:
         """
         results, done = [], 0
         for mine, filled, blank, labels in fill_micro_batches(self.pipeline, seeds, self.label):
-            denoise, places = self._condition(labels), range(done, done + len(mine))
+            denoise = self._condition(labels)
+            places = range(done, done + len(mine))
             with evaluating(self.pipeline.model), self.pipeline.runtime.precise():
                 state = last_state(self._watched(walk(denoise, blank, filled), places))
                 results.append(self._leave(state.x0)[: len(mine)])
@@ -173,9 +176,10 @@ class EditSetup:
 
         Further images only fill up the micro-batch.
         """
+        count = len(places)
         for state in states:
             if self.watch is not None:
-                self.watch(places, State(state.x[: len(places)], state.t, state.x0[: len(places)]))
+                self.watch(places, State(state.x[:count], state.t, state.x0[:count]))
             yield state
 
 
@@ -205,7 +209,9 @@ def open_edit(
             without a class. Also if the grid cannot have `steps` timesteps, or this edit cannot use guidance.
     """
     given: dict[str, Any] = {"grid": None, "progress": ignore_progress, "watch": None, **options}
-    grid, progress, watch = given.pop("grid"), given.pop("progress"), given.pop("watch")
+    grid = given.pop("grid")
+    progress = given.pop("progress")
+    watch = given.pop("watch")
     # A latent needs a step from the image to noise.
     check_count("steps", steps, 2 if inverts else 1)
     if inverts and given.get("guidance") not in (None, 1):
@@ -213,7 +219,8 @@ def open_edit(
             f"{what} cannot be guided, because guidance multiplies the errors of latents (Mokady et al. "
             f"2023): leave guidance out, got {given['guidance']}"
         )
-    pipeline, real = open_pipeline(source), inverts or seeded
+    pipeline = open_pipeline(source)
+    real = inverts or seeded
     check_diffusion_model(pipeline.recipe, f"{what} needs")
     label = default_label(pipeline.recipe) if seeded else None
     if label is None:
@@ -243,5 +250,6 @@ def choose_edit_grid(recipe: Recipe, fields: Mapping[str, Any] | None = None, *,
     """
     if real and "grid" not in (fields or {}):
         cleanest = recipe.sampling_schedule(torch.zeros((), dtype=torch.float64)).log_snr
-        recipe = replace(recipe, grid=UniformLogSNR() if cleanest > UniformLogSNR().end else Uniform())
+        grid = UniformLogSNR()
+        recipe = replace(recipe, grid=grid if cleanest > grid.end else Uniform())
     return override(recipe, fields).grid if fields else recipe.grid

@@ -180,14 +180,16 @@ def invert_images(
         >>> inversion = ddim.invert(run, "rose.jpg")
         >>> inversion.latents, inversion.errors
     """
-    setup, pictures = open_edit(model, "an inversion", steps, options, inverts=True), list_pictures(images)
+    setup = open_edit(model, "an inversion", steps, options, inverts=True)
+    pictures = list_pictures(images)
     x = open_pictures(setup.pipeline, pictures, setup.notes)
     # Exact steps take more evaluations. Their number is not known in advance, so the shown total then grows.
     setup.expect(len(x), 2 * (steps - 1))
     latents, residual = setup.find_latents(x, exact=exact)
     restored = setup.restore(latents, exact=exact)
     errors = (restored - x).square().mean((1, 2, 3))
-    if (sigma := setup.pipeline.recipe.sampling_schedule(setup.times[-1]).sigma) > NOISY:
+    sigma = setup.pipeline.recipe.sampling_schedule(setup.times[-1]).sigma
+    if sigma > NOISY:
         setup.notes.append(
             f"at the last of these {steps} times, sigma is still {sigma:.2f}, but a real image has no noise. "
             "So the latent gives back a slightly different image; with more steps, the difference is smaller"
@@ -199,7 +201,8 @@ def invert_images(
     # If a latent overflowed, its error is NaN. JSON has no NaN, so the record gets null.
     plain = [error if math.isfinite(error) else None for error in errors.tolist()]
     facts = {"exact": exact, "converged": residual == 0, "squared_errors": plain}
-    rows = {"input": x, "latent": (latents / latents.std() / 6 + 0.5).clamp(0, 1), "restored": restored}
+    shown = (latents / latents.std() / 6 + 0.5).clamp(0, 1)
+    rows = {"input": x, "latent": shown, "restored": restored}
     given = {"images": pictures}
     return _finish("invert", setup, rows, facts, given, latents=latents, errors=errors)
 
@@ -261,7 +264,8 @@ def interpolate(
         frame[[0, -1]] = setup.restore(ends)
     first, last = ("first input", "second input") if pictures else _name_seeds(numbers)
     captions = [first, *(f"{100 * k / (frames - 1):.0f} %" for k in range(1, frames - 1)), last]
-    facts, given = {"between_seeds": numbers}, {"images": pictures}
+    facts = {"between_seeds": numbers}
+    given = {"images": pictures}
     return _finish("interpolate", setup, {"frame": frame}, facts, given, captions)
 
 
@@ -307,12 +311,14 @@ def inpaint_image(
     setup.expect(len(seeds), paint.evaluations(steps))
 
     def walk(denoise: Denoiser, blank: Tensor, filled: Sequence[int]) -> Iterator[State]:
-        noise, times = Noise(filled), setup.times
-        return paint(denoise, initial_noise(denoise.schedule, noise, blank, times[0]), times, noise)
+        noise = Noise(filled)
+        start = initial_noise(denoise.schedule, noise, blank, setup.times[0])
+        return paint(denoise, start, setup.times, noise)
 
     # Kept pixels are taken from the image itself: a conversion to model units and back changes last bits.
     painted = setup.sample(walk, seeds) * hole + x * (1 - hole)
-    rows = {"input": x, "mask": x * (1 - hole) + draw_stripes(x) * hole, "painted": painted}
+    masked = x * (1 - hole) + draw_stripes(x) * hole
+    rows = {"input": x, "mask": masked, "painted": painted}
     facts = {"resample": int(resample), "seed": seeds[0], "seeds": list(seeds)}
     return _finish("inpaint", setup, rows, facts, {"image": image, "mask": mask}, _name_seeds(seeds))
 
@@ -354,7 +360,8 @@ def vary_image(
     seeds = list_seeds(None, 0, check_seeds(seeds))
     setup = open_edit(model, "a variation", steps, options, seeded=True)
     x = _open_one(setup, image)
-    x0, times = setup.pipeline.pixels.enter(x), setup.times
+    x0 = setup.pipeline.pixels.enter(x)
+    times = setup.times
     used = [float(strength), *times[times < strength].tolist()]
     setup.expect(len(seeds), len(used))
 

@@ -72,18 +72,22 @@ def open_mask(
     Raises:
         UserError: if the mask cannot be read or has other proportions, or it selects no pixel or all pixels.
     """
-    name, size = name_picture(mask), (pipeline.model.shape.height, pipeline.model.shape.width)
+    name = name_picture(mask)
+    size = pipeline.model.shape.height, pipeline.model.shape.width
     if isinstance(mask, np.ndarray | Tensor):
         levels = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
         white = levels > (0.5 if levels.max() <= 1 else 127.5)
-        mask = Image.fromarray(np.where(white, 255, 0).astype(np.uint8).reshape(levels.shape[-2:]))
+        gray = np.where(white, 255, 0).astype(np.uint8)
+        mask = Image.fromarray(gray.reshape(levels.shape[-2:]))
     layers = _open_image(mask, size, 4, EIGHT_BITS, notes)
     height, width = _measure(mask)
+    whole = _measure(image)
     # A size that is scaled in proportion is rounded to whole pixels.
-    if not any(abs(height * w - width * h) <= max(h, w) for h, w in (_measure(image), size)):
-        wanted = "x".join(map(str, _measure(image)))
+    if not any(abs(height * w - width * h) <= max(h, w) for h, w in (whole, size)):
+        wanted = f"{whole[0]}x{whole[1]}"
         raise UserError(f"the mask must have the proportions of the image, {wanted}, got {height}x{width}")
-    light, seen = layers[:3].mean(0), layers[3] > 0.5
+    light = layers[:3].mean(0)
+    seen = layers[3] > 0.5
     if seen.all():
         hole = light > 0.5
     else:
@@ -123,7 +127,8 @@ def _open_image(
         unit = isinstance(data, np.ndarray) and data.dtype == np.float32
         if isinstance(data, np.ndarray) and unit and values.eight_bits:
             check_pixels("float32", data.min(), data.max())
-        kind, to_floats = "float32" if unit else values.type, (values.low, values.high) == (0, 1)
+        kind = "float32" if unit else values.type
+        to_floats = (values.low, values.high) == (0, 1)
         with hide_warnings():
             decoded = decode_image(data, size, channels, kind, to_floats=to_floats)
     except OSError as error:

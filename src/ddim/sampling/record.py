@@ -116,5 +116,6 @@ def list_versions(threads: int | None = None) -> dict[str, Any]:
 def _processor() -> str:
     """Return the model of the processor on Linux, and its architecture on other systems."""
     cores = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.+)$", cores.read_text(), re.MULTILINE) if cores.exists() else None
+    text = cores.read_text() if cores.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return named[1] if named else platform.processor() or platform.machine()

@@ -24,7 +24,6 @@ import torch
 
 from ddim.data.arrays import SUFFIXES
 from ddim.data.sources import Folder, Member, Reject
-from ddim.data.values import Values
 from ddim.diffusion.noise import check_seeds
 from ddim.diffusion.samplers import State
 from ddim.errors import UserError
@@ -112,7 +111,8 @@ def write_samples(
     place = _make_folder(folder, record) if processes.leads else None
     with nullcontext() if place is None else lock_folder(place):
         work = processes.broadcast(None if place is None else _plan(pipeline, place, seeds, film, record))
-        frames, before = Film(pipeline.pixels, work.filmed), work.before
+        before = work.before
+        frames = Film(pipeline.pixels, work.filmed)
 
         def show(some: Sequence[int], state: State) -> None:
             frames.add(some, state)
@@ -123,18 +123,31 @@ def write_samples(
         frames.collect()
         if not processes.leads:
             return processes.broadcast(None)
-        samples = [find_sample(work.folder, seed, pipeline) for seed in seeds]
-        sheet = _draw_sheet(samples[:SHOWN], pipeline.values)
-        save_png(work.folder / SHEET, enlarge(sheet, zoom))
-        if work.filmed:
-            save_film(work.folder / FILM, frames.frames(), zoom=zoom)
-        pictures = is_picture(pipeline.values, pipeline.model.shape.channels)
-        if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not pictures:
-            _write_stack(work.folder / STACK, samples)
-        record |= {"nfe": nfe, "seeds": sorted({*before["seeds"], *seeds})}
-        record |= {"seconds": round(before["seconds"] + seconds, 2), "film": work.filmed or before["film"]}
+        sheet = _write_overviews(pipeline, work, seeds, frames, zoom)
+        record |= {
+            "nfe": nfe,
+            "seeds": sorted({*before["seeds"], *seeds}),
+            "seconds": round(before["seconds"] + seconds, 2),
+            "film": work.filmed or before["film"],
+        }
         write_sealed(work.folder / RECORD, record)
         return processes.broadcast(Written(work.folder, sheet, len(work.missing), seconds, nfe))
+
+
+def _write_overviews(
+    pipeline: LoadedRun, work: _Work, seeds: Sequence[int], frames: Film, zoom: int | None
+) -> np.ndarray:
+    """Write the sheet, and the film and the array of all samples if they are needed; return the sheet."""
+    samples = [find_sample(work.folder, seed, pipeline) for seed in seeds]
+    shown = [show_image(read_saved_image(path), pipeline.values) for path in samples[:SHOWN]]
+    sheet = make_sheet(torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2))
+    save_png(work.folder / SHEET, enlarge(sheet, zoom))
+    if work.filmed:
+        save_film(work.folder / FILM, frames.frames(), zoom=zoom)
+    pictures = is_picture(pipeline.values, pipeline.model.shape.channels)
+    if pipeline.recipe.data.source.lower().endswith(SUFFIXES) or not pictures:
+        _write_stack(work.folder / STACK, samples)
+    return sheet
 
 
 def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
@@ -142,15 +155,11 @@ def find_sample(folder: Path, seed: int, pipeline: Pipeline) -> Path:
     return folder / name_file(f"{seed:05d}", pipeline.model.shape.channels, pipeline.values)
 
 
-def _draw_sheet(paths: Sequence[Path], values: Values) -> np.ndarray:
-    samples = np.stack([show_image(read_saved_image(path), values) for path in paths])
-    return make_sheet(torch.from_numpy(samples).permute(0, 3, 1, 2))
-
-
 def _write_stack(path: Path, samples: Sequence[Path]) -> None:
     """Write samples as one array (N, H, W, C), or (N, H, W) if they have one channel."""
     first = read_saved_image(samples[0])
-    shape = (len(samples), *(first.shape if first.shape[2] > 1 else first.shape[:2]))
+    deep = first.shape[2] > 1
+    shape = (len(samples), *first.shape[: 3 if deep else 2])
     # One sample after the other, so that the memory does not grow.
     with atomic_file(path) as file:
         header = {"descr": first.dtype.str, "fortran_order": False, "shape": shape}
@@ -205,7 +214,8 @@ def _plan(
         write_sealed(folder / RECORD, record | fresh)
     before = {name: (earlier or fresh)[name] for name in fresh}
     side = max(pipeline.model.shape.height, pipeline.model.shape.width)
-    filmed = list(seeds[: min(SHOWN, ((LARGEST_FILM + GAP) // (side + GAP)) ** 2)])
+    fitting = ((LARGEST_FILM + GAP) // (side + GAP)) ** 2
+    filmed = list(seeds[: min(SHOWN, fitting)])
     if not film or (before["film"] == filmed and (folder / FILM).is_file()):
         filmed = []
     # Files are written atomically, so those that exist are whole.
@@ -219,7 +229,8 @@ def _make_missing(
 ) -> tuple[int, float]:
     """Generate and write the missing ones of `count` samples; return the NFE and the seconds of sampling."""
     pipeline, processes = setup.pipeline, current_processes()
-    nfe, seconds, done = work.before["nfe"], 0.0, count - len(work.missing)
+    nfe = work.before["nfe"]
+    seconds, done = 0.0, count - len(work.missing)
     for part in split_into_parts(pipeline, work.missing, pipeline.runtime.micro_batch * processes.count):
         start, onward = time.monotonic(), continue_progress(progress, done, count)
         mine, made = generate(setup, share_seeds(pipeline, part), watch=watch, progress=onward)
