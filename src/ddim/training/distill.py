@@ -22,6 +22,7 @@ from ddim.recipe.own_parts import give_parts
 from ddim.recipe.recipe import Recipe
 from ddim.sampling.generate import find_grid_ends
 from ddim.sampling.guidance import OFF, Guidance
+from ddim.sampling.guidance_choice import GuidanceOptions
 from ddim.sampling.pipeline import load
 from ddim.training.callbacks import Callback
 from ddim.training.request import load_parent_recipe, use_data
@@ -86,25 +87,31 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     """
     give_parts(own)
     check_machine(machine)
-    budget = {"minutes": minutes, "images": images}
-    changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
-    teacher = load(run, device="cpu")
+    asked = GuidanceOptions(guidance=guidance, guidance_interval=guidance_interval, guide_with=guide_with)
+    budget = {"minutes": minutes, "images": images}
+    changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
+    recipe = _plan_student(run, data, changes, asked)
+    return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
+
+
+def _plan_student(
+    run: str | Path, data: object, changes: Mapping[str, Any], asked: GuidanceOptions
+) -> Recipe:
+    """Return the recipe of a student; `changes` are new values of its fields, see `distill`."""
     if any(name.startswith(("objective.guid", "objective.interval")) for name in changes):
-        if (guidance, guidance_interval, guide_with) != (None, None, None):
+        if any(value is not None for value in asked.values()):
             raise UserError("guidance (--guidance) sets fields of objective too: give one of them")
         # Saved guidance would be mixed with these fields.
-        guidance = 1.0
-    learned = open_teacher_guidance(
-        teacher, guidance=guidance, guidance_interval=guidance_interval, guide_with=guide_with
-    )
+        asked = GuidanceOptions(guidance=1.0)
+    learned = open_teacher_guidance(load(run, device="cpu"), **asked)
     parent = load_parent_recipe(run, own_images=data is not None or "data.source" in changes)
     recipe = make_student(parent, learned)
     recipe = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
     if not recipe.is_student:
         raise UserError("a student is trained with objective consistency: leave out objective")
-    return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
+    return recipe
 
 
 def make_student(recipe: Recipe, guidance: Guidance = OFF) -> Recipe:
