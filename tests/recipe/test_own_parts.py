@@ -8,16 +8,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from ddim.training.own_checks import check_own_parts
 from torch import nn
 
 import ddim
 import mine
 import tiny
-from ddim.data import split_images
-from ddim.diffusion.loss import Loss, Objective
-from ddim.diffusion.schedules import Cosine, LinearBeta
-from ddim.diffusion.time_sampling import LossAware, TimeSampling
+from ddim.diffusion.loss import Loss
+from ddim.diffusion.schedules import Cosine
+from ddim.diffusion.time_sampling import TimeSampling
 from ddim.errors import UserError
 from ddim.recipe import own_parts
 from ddim.recipe.codec import dump, list_fields, load_recipe, override, write_recipe
@@ -333,52 +331,6 @@ def test_parts_that_cannot_be_called_are_refused_before_training(changes, messag
     with pytest.raises(UserError, match=message):
         tiny.train(replace(mine.RECIPE, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("way", "message"),
-    [
-        ("late", r"must return times in \(0, 1\], got times from 1.562 to 2.438"),
-        ("early", r"must return times in \(0, 1\], got times from -0.9375 to -0.0625"),
-        ("never", "got times from nan to nan"),
-        ("clean", "got times from 0 to 0"),
-        ("column", r"must return times \(8,\), float64, got a tensor \(8, 1\)"),
-        ("few", r"got a tensor \(3,\)"),
-        ("none", "must return .*, got None"),
-        ("whole", r"got a tensor \(8,\) of torch.int64"),
-        ("error", "fails: RuntimeError"),
-    ],
-)
-def test_times_that_cannot_be_trained_at_are_refused_before_training(way, message):
-    parts = split_images(tiny.images(), 0.2, 0)
-    for loss in (Objective(times=Strange(way)), mine.Charbonnier(times=Strange(way))):
-        recipe = replace(tiny.BASE, objective=loss, schedule=LinearBeta())
-        called = r"objective.times Strange, called with uniform \(8,\),"
-        with pytest.raises(UserError, match=f"{called} .*{message}"):
-            check_own_parts(recipe, parts)
-
-
-def test_time_0_can_be_drawn_if_the_schedule_has_noise_there():
-    recipe = replace(tiny.BASE, objective=Objective(times=Strange("clean")), schedule=Cosine())
-    check_own_parts(recipe, split_images(tiny.images(), 0.2, 0))
-
-
-@dataclass(frozen=True)
-class Remembered(TimeSampling):
-    """Times that only a memory of losses draws."""
-
-    def memory(self):
-        """See `TimeSampling`."""
-        return LossAware(100).memory()
-
-    def __call__(self, uniform, schedule):
-        """See `TimeSampling`."""
-        raise NotImplementedError
-
-
-def test_times_that_a_memory_draws_are_not_asked_for_without_it():
-    recipe = replace(tiny.BASE, objective=Objective(times=Remembered()))
-    check_own_parts(recipe, split_images(tiny.images(), 0.2, 0))
 
 
 def test_an_own_loss_may_contain_a_gradient(tmp_path):
