@@ -90,9 +90,7 @@ def test_help_recipe_without_a_name_explains_the_chosen_recipe(command):
 
 def test_options_that_would_have_no_effect_are_refused(here, refused):
     said = refused("train", "blossoms:40", "--resume", "--more", "20")
-    assert said == (
-        "no run in runs/ fits, so --more has nothing to extend: leave it out, or name the run with --out"
-    )
+    assert said == ("no run fits this command, so --more has nothing to extend: name one with --out")
     said = refused("train", "blossoms:40", "--find-lr", "--optim.lr", "1e-3")
     assert said == "--find-lr sets --optim.lr too: give one of them"
     assert not (here / "runs").exists()

@@ -8,16 +8,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from ddim.training.own_checks import check_own_parts
 from torch import nn
 
 import ddim
 import mine
 import tiny
-from ddim.data import split_images
-from ddim.diffusion.loss import Loss, Objective
-from ddim.diffusion.schedules import Cosine, LinearBeta
-from ddim.diffusion.time_sampling import LossAware, TimeSampling
+from ddim.diffusion.loss import Loss
+from ddim.diffusion.schedules import Cosine
 from ddim.errors import UserError
 from ddim.recipe import own_parts
 from ddim.recipe.codec import dump, list_fields, load_recipe, override, write_recipe
@@ -227,26 +224,6 @@ def test_own_parts_train_sample_resume_and_load_elsewhere(tmp_path, elsewhere):
     assert torch.equal(ddim.sample(again, n=2, steps=3), ddim.sample(pipeline, n=2, steps=3))
 
 
-class Weightless(nn.Module):
-    """A network without weights."""
-
-    def forward(self, x, noise_level):
-        """Return x."""
-        return x
-
-
-@dataclass(frozen=True)
-class Unmeaned(Loss):
-    """The squared error of each pixel, or its mean over all images."""
-
-    mean: bool = False
-
-    def __call__(self, denoise, x0, t, eps, pixels):
-        """See `Loss`."""
-        error = (denoise(denoise.schedule(t).noisy(x0, eps), t).eps - eps).square()
-        return error.mean() if self.mean else error
-
-
 @dataclass(frozen=True)
 class Steep(Loss):
     """The squared error of the noise, and the squared norm of its gradient in the noisy image."""
@@ -257,128 +234,6 @@ class Steep(Loss):
         error = (denoise(x, t).eps - eps).square().mean((1, 2, 3))
         (slope,) = torch.autograd.grad(error.sum(), x, create_graph=True)
         return error + slope.square().sum((1, 2, 3))
-
-
-@dataclass(frozen=True)
-class Detached(Loss):
-    """An error that no weight can lower."""
-
-    def __call__(self, denoise, x0, t, eps, pixels):
-        """See `Loss`."""
-        return mine.Charbonnier()(denoise, x0, t, eps, pixels).detach()
-
-
-@dataclass(frozen=True)
-class Strange(TimeSampling):
-    """Times in many wrong ways."""
-
-    way: str
-
-    def __call__(self, uniform, schedule):
-        """See `TimeSampling`."""
-        return STRANGE[self.way](uniform)
-
-
-STRANGE = {
-    "late": lambda uniform: uniform + 1.5,
-    "early": lambda uniform: -uniform,
-    "never": lambda uniform: uniform * torch.nan,
-    "clean": torch.zeros_like,
-    "column": lambda uniform: uniform[:, None],
-    "few": lambda uniform: uniform[:3],
-    "none": lambda uniform: None,
-    "whole": lambda uniform: uniform.long() + 1,
-    "error": lambda uniform: uniform @ torch.ones(3),
-}
-
-
-@dataclass(frozen=True)
-class Broken(Loss):
-    """Uses an argument that it is not given."""
-
-    def __call__(self, denoise, x0, t):
-        """See `Loss`."""
-        return t
-
-
-@dataclass(frozen=True)
-class Unseeing(Broken):
-    """Its `at` lacks an argument."""
-
-    def at(self, progress):
-        """See `Loss`."""
-        return self
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"net": lambda: nn.Conv2d(3, 3, 1)},
-            r"net <lambda>, called with x \(2, 3, 32, 32\), noise_level \(2,\), fails",
-        ),
-        ({"net": mine.Wide}, r"must return \(2, 3, 32, 32\), got \(2, 1, 32, 32\)"),
-        ({"net": Weightless}, "net Weightless must have weights to train, .*, got none"),
-        ({"objective": Unmeaned()}, r"Unmeaned, .* must return one loss .* a tensor \(2, 3, 32, 32\)"),
-        ({"objective": Unmeaned(mean=True)}, r"must return one loss for each image, \(2,\), got"),
-        (
-            {"objective": Broken()},
-            r"objective Broken, called with x0 \(2, 3, 32, 32\) .* fails: TypeError",
-        ),
-        ({"objective": Unseeing()}, "objective Unseeing, .* fails: TypeError: .*at.* takes 2 positional"),
-        ({"objective": Detached()}, "objective Detached, .* must return a loss with a gradient"),
-    ],
-)
-def test_parts_that_cannot_be_called_are_refused_before_training(changes, message, tmp_path):
-    with pytest.raises(UserError, match=message):
-        tiny.train(replace(mine.RECIPE, **changes), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("way", "message"),
-    [
-        ("late", r"must return times in \(0, 1\], got times from 1.562 to 2.438"),
-        ("early", r"must return times in \(0, 1\], got times from -0.9375 to -0.0625"),
-        ("never", "got times from nan to nan"),
-        ("clean", "got times from 0 to 0"),
-        ("column", r"must return times \(8,\), float64, got a tensor \(8, 1\)"),
-        ("few", r"got a tensor \(3,\)"),
-        ("none", "must return .*, got None"),
-        ("whole", r"got a tensor \(8,\) of torch.int64"),
-        ("error", "fails: RuntimeError"),
-    ],
-)
-def test_times_that_cannot_be_trained_at_are_refused_before_training(way, message):
-    parts = split_images(tiny.images(), 0.2, 0)
-    for loss in (Objective(times=Strange(way)), mine.Charbonnier(times=Strange(way))):
-        recipe = replace(tiny.BASE, objective=loss, schedule=LinearBeta())
-        called = r"objective.times Strange, called with uniform \(8,\),"
-        with pytest.raises(UserError, match=f"{called} .*{message}"):
-            check_own_parts(recipe, parts)
-
-
-def test_time_0_can_be_drawn_if_the_schedule_has_noise_there():
-    recipe = replace(tiny.BASE, objective=Objective(times=Strange("clean")), schedule=Cosine())
-    check_own_parts(recipe, split_images(tiny.images(), 0.2, 0))
-
-
-@dataclass(frozen=True)
-class Remembered(TimeSampling):
-    """Times that only a memory of losses draws."""
-
-    def memory(self):
-        """See `TimeSampling`."""
-        return LossAware(100).memory()
-
-    def __call__(self, uniform, schedule):
-        """See `TimeSampling`."""
-        raise NotImplementedError
-
-
-def test_times_that_a_memory_draws_are_not_asked_for_without_it():
-    recipe = replace(tiny.BASE, objective=Objective(times=Remembered()))
-    check_own_parts(recipe, split_images(tiny.images(), 0.2, 0))
 
 
 def test_an_own_loss_may_contain_a_gradient(tmp_path):

@@ -19,7 +19,7 @@ from ddim.sampling.pipeline import load
 from ddim.sampling.sample_files import show_image, to_pixels
 from ddim.sampling.sample_folder import Output, write_samples
 from ddim.sampling.sampling_setup import SamplingSetup
-from ddim.training.request import check_request
+from ddim.training.request import check_resumed_recipe
 from deep_files import noise16
 
 SMOOTH = noise16(20, 4, 4, 8).repeat(4, 1).repeat(4, 2)
@@ -98,9 +98,9 @@ def test_options_of_an_array_need_not_be_repeated_to_resume(runs, tmp_path):
     recipe = replace(RECIPE, data=replace(RECIPE.data, size=(8, 8), axis="last"))
     run = tiny.train(override(recipe, {"data.source": source}), tmp_path / "run")
     assert ddim.load(run).recipe.data.size == (8, 8)
-    check_request(run, None, {"data.source": source})
+    check_resumed_recipe(run, None, {"data.source": source})
     with pytest.raises(UserError, match="another recipe"):
-        check_request(run, None, {"data.source": source, "data.size": "16"})
+        check_resumed_recipe(run, None, {"data.source": source, "data.size": "16"})
 
 
 def test_a_run_of_16_bits_resumes_exactly(runs, tmp_path):

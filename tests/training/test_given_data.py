@@ -14,7 +14,7 @@ from ddim.errors import UserError
 from ddim.recipe.recipe import Data
 from ddim.sampling.images import open_run_images
 from ddim.training import resume
-from ddim.training.request import check_request, choose_recipe
+from ddim.training.request import check_resumed_recipe, choose_recipe
 
 PIXELS = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
 LABELS = torch.arange(40) % 4
@@ -79,7 +79,7 @@ def test_floats_that_are_kept_are_given_again_with_the_values_of_the_run(tmp_pat
     whole = tiny.train(recipe, tmp_path / "whole", images)
     often = replace(recipe, report=replace(recipe.report, checkpoint=0.0))
     cut = tiny.train_until_crash(often, tmp_path / "cut", tiny.At(7, tiny.crash), data=images)
-    check_request(cut, None, {"data.values": "float32"})
+    check_resumed_recipe(cut, None, {"data.values": "float32"})
     resume(cut, data=images)
     assert tiny.digests(cut) == tiny.digests(whole)
 

@@ -111,10 +111,11 @@ def run(args: argparse.Namespace) -> int:
     restarted = current_processes().highest(count_restarts())[0] > 0
     if args.resume or restarted:
         if folder := _find_run(args, data, fields):
-            budget = _find_budget(args, fields, restarted=restarted)
+            # Minutes that were added before torchrun restarted the command are not added again.
+            more, images = None if restarted else args.more, _read_images(fields)
             with Console(args.own) as console:
                 given = {"callbacks": [*hooks, console], "progress": console.preparing}
-                resume(folder, **budget, data=data, machine=machine, **given)
+                resume(folder, more=more, images=images, data=data, machine=machine, **given)
             return print_run(args, console, folder)
         if args.more is not None:
             raise UserError("no run fits this command, so --more has nothing to extend: name one with --out")
@@ -149,13 +150,13 @@ def _find_run(args: argparse.Namespace, data: object, fields: Mapping[str, str])
     """
     from ddim.machine.distributed import current_processes
     from ddim.runs.folder import CHECKPOINTS, RUN
-    from ddim.training.request import check_request, choose_recipe, find_run
+    from ddim.training.request import check_resumed_recipe, choose_recipe, find_run
 
     if args.out is None:
         recipe, processes = choose_recipe(args.recipe, data, fields, args.source), current_processes()
         return processes.broadcast(find_run(recipe, any_rate=args.find_lr) if processes.leads else None)
     if (args.out / RUN).is_file():
-        check_request(args.out, args.recipe, fields)
+        check_resumed_recipe(args.out, args.recipe, fields)
         return args.out
     if (args.out / CHECKPOINTS).is_dir():
         raise UserError(
@@ -170,16 +171,12 @@ def _find_run(args: argparse.Namespace, data: object, fields: Mapping[str, str])
     return None
 
 
-def _find_budget(
-    args: argparse.Namespace, fields: Mapping[str, str], *, restarted: bool
-) -> dict[str, float | None]:
-    """Return the larger budget that the command asks for: minutes in "more", or "images"."""
+def _read_images(fields: Mapping[str, str]) -> int | None:
+    """Return the budget in images that the options give, or None."""
     from ddim.recipe.codec import override
     from ddim.recipe.recipe import Recipe
 
-    images = override(Recipe(), {"images": fields["images"]}).images if "images" in fields else None
-    # Minutes that were added before torchrun restarted the command are not added again.
-    return {"more": None if restarted else args.more, "images": images}
+    return override(Recipe(), {"images": fields["images"]}).images if "images" in fields else None
 
 
 def print_run(args: argparse.Namespace, console: Console, folder: Path) -> int:

@@ -159,7 +159,7 @@ def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = Fals
     return None
 
 
-def check_request(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> None:
+def check_resumed_recipe(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> None:
     """Check that a request to resume a run asks for no other recipe.
 
     Args:
@@ -174,7 +174,7 @@ def check_request(run: Path, recipe: str | None, fields: Mapping[str, Any]) -> N
     known = load_recipe(read_sealed(run / RUN)["recipe"])
     given = {name: value for name, value in fields.items() if name not in ("data.source", "images")}
     named = recipe is None or find_recipe(recipe, known.data.size).name == known.name
-    if not named or override(known, given) != known:
+    if not named or change_recipe(known, given) != known:
         raise UserError(
             f"run {run} has another recipe than this command: resume it with --out alone (and --more, "
             "--images or options of the machine), or start a new run"

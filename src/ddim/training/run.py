@@ -105,34 +105,47 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
-    recipe = requested = choose_recipe(recipe, data, fields, source)
+    recipe = choose_recipe(recipe, data, fields, source)
     with join_processes() as processes:
         shown, decoding = split_progress(processes.leads and progress)
-        # These checks come before the images are decoded, because decoding may take long.
-        known = None if source is None else read_run_recipe(source)
-        check_training(recipe, known)
-        recipe = recipe if known is None else hold_out_alike(recipe, known)
-        check_outside(out or Path("runs"), recipe.data.source)
-        if out is not None and processes.leads:
-            check_unused(out, ", or continue the run with resume")
-        split = processes.local_first(lambda: open_split(recipe, decoding))
-        with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
-            parent = load_parent(source)
-            trainer = start_training(recipe, split, runtime, parent)
-            if news := fit_memory(trainer):
-                warn_user(news)
-            measure_kid = prepare_kid(trainer)
-            origin = {
-                "source": None if source is None else pin_run(source),
-                # The hash identifies the weights, because a source that is trained further has other weights.
-                "source_sha256": None if parent is None else parent.checkpoint.sha256,
-            }
-            parent = None  # frees the memory of its network
-            wishes = {"requested": describe_request(requested), "asked": vars(machine)}
-            folder = create_run(trainer, out, **wishes, **origin) if processes.leads else None
-            folder, hooks, adapt = processes.broadcast(folder), [*shown, *callbacks], machine.threads is None
-            with _lock(folder), _open_lead(trainer, folder, hooks, began, adapt) as lead:
-                fit(trainer, folder, measure_kid, lead)
+        return _start(recipe, out, source, machine, [*shown, *callbacks], decoding, began)
+
+
+def _start(
+    requested: Recipe,
+    out: Path | None,
+    source: Path | None,
+    machine: Machine,
+    hooks: Sequence[Callback],
+    decoding: Progress,
+    began: float,
+) -> Path:
+    """Train a new run and return its folder; see `train`."""
+    processes, known = current_processes(), None if source is None else read_run_recipe(source)
+    # These checks come before the images are decoded, because decoding may take long.
+    check_training(requested, known)
+    recipe = requested if known is None else hold_out_alike(requested, known)
+    check_outside(out or Path("runs"), recipe.data.source)
+    if out is not None and processes.leads:
+        check_unused(out, ", or continue the run with resume")
+    split = processes.local_first(lambda: open_split(recipe, decoding))
+    with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
+        parent = load_parent(source)
+        trainer = start_training(recipe, split, runtime, parent)
+        if news := fit_memory(trainer):
+            warn_user(news)
+        measure_kid = prepare_kid(trainer)
+        origin = {
+            "source": None if source is None else pin_run(source),
+            # The hash identifies the weights, because a source that is trained further has other weights.
+            "source_sha256": None if parent is None else parent.checkpoint.sha256,
+        }
+        parent = None  # frees the memory of its network
+        wishes = {"requested": describe_request(requested), "asked": vars(machine)}
+        folder = create_run(trainer, out, **wishes, **origin) if processes.leads else None
+        folder = processes.broadcast(folder)
+        with _lock(folder), _open_lead(trainer, folder, hooks, began, machine.threads is None) as lead:
+            fit(trainer, folder, measure_kid, lead)
     return folder
 
 
@@ -185,26 +198,39 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     with join_processes() as processes, _lock(folder):
         shown, decoding = split_progress(processes.leads and progress)
         _accept_images(folder, data, processes)
-        facts = read_sealed(folder / RUN)
-        path = processes.broadcast(_find_checkpoint(folder) if processes.leads else None)
-        recipe, state = _read_exactly(path), load_state(path)
-        threads = machine.threads or facts["asked"]["threads"]
-        with machine.change(state.runtime, threads, processes) as runtime:
-            reopen = partial(_reopen_split, folder, recipe, facts["data"]["fingerprint"], decoding)
-            split = processes.local_first(reopen)
-            split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
-            trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
-            trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
-            if processes.leads:
-                trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), more, images)
-            trainer.plan = processes.broadcast(trainer.plan)
-            if not trainer.complete:
-                measure_kid = prepare_kid(trainer)
-                if processes.leads:
-                    record_in_run(folder, asked={**facts["asked"], "threads": threads})
-                with _open_lead(trainer, folder, [*shown, *callbacks], began, threads is None) as lead:
-                    fit(trainer, folder, measure_kid, lead)
+        _continue(folder, (more, images), machine, [*shown, *callbacks], decoding, began)
     return folder
+
+
+def _continue(
+    folder: Path,
+    larger: tuple[float | None, int | None],
+    machine: Machine,
+    hooks: Sequence[Callback],
+    decoding: Progress,
+    began: float,
+) -> None:
+    """Continue a run from its newest checkpoint; `larger` has `more` and `images`, see `resume`."""
+    processes, facts = current_processes(), read_sealed(folder / RUN)
+    path = processes.broadcast(_find_checkpoint(folder) if processes.leads else None)
+    recipe, state = _read_exactly(path), load_state(path)
+    threads = machine.threads or facts["asked"]["threads"]
+    with machine.change(state.runtime, threads, processes) as runtime:
+        reopen = partial(_reopen_split, folder, recipe, facts["data"]["fingerprint"], decoding)
+        split = processes.local_first(reopen)
+        split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
+        trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
+        trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
+        if processes.leads:
+            trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), *larger)
+        trainer.plan = processes.broadcast(trainer.plan)
+        if trainer.complete:
+            return
+        if processes.leads:
+            record_in_run(folder, asked={**facts["asked"], "threads": threads})
+        measure_kid = prepare_kid(trainer)
+        with _open_lead(trainer, folder, hooks, began, threads is None) as lead:
+            fit(trainer, folder, measure_kid, lead)
 
 
 def _lock(folder: Path) -> AbstractContextManager[None]:

@@ -85,6 +85,7 @@ class Machine:
         return replace(
             runtime,
             device=find_device(device),
+            # pyrefly: ignore[bad-argument-type] (checked by `check_machine`)
             precision=runtime.precision if self.precision == "auto" else self.precision,
             compile=runtime.compile if self.compiling is None else self.compiling,
             threads=self.threads or threads or min(runtime.threads, most),

@@ -63,7 +63,7 @@ def create_run(trainer: Trainer, out: Path | None, **facts: object) -> Path:
 def _describe_run(trainer: Trainer) -> dict[str, Any]:
     """Return what run.json says about a new training: its recipe, images, runtime and versions."""
     split, source = trainer.split, trainer.recipe.data.source
-    data = {
+    data: dict[str, Any] = {
         "source": source,
         "path": absolute_source(source),
         "fingerprint": split.images.fingerprint,
