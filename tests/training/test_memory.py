@@ -7,26 +7,29 @@ import torch
 
 import ddim.training.memory
 import tiny
+from ddim.data import split_images
 from ddim.errors import Notice, OutOfMemory, UserError
 from ddim.machine.runtime import Runtime
 from ddim.recipe.codec import override
+from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load
 from ddim.training import Callback, resume
 from ddim.training.batches import Batch
 from ddim.training.memory import (
     advance_within_memory,
-    check_memory,
     estimate_memory,
     find_free_memory,
     fit_memory,
 )
+from ddim.training.start import measure_pixels
 from ddim.training.trainer import Trainer
 
-RUNTIME = Runtime(micro_batch=1)
 
-
-def estimate(runtime=RUNTIME, **changes):
-    return estimate_memory(tiny.recipe(**changes), 3, runtime)
+def estimate(side=32, micro_batch=1, precision="fp32", recompute=False, **changes):
+    recipe = tiny.recipe(data__size=side, **changes)
+    parts = split_images(tiny.images(size=(side, side)), recipe.data.validation, recipe.seed)
+    runtime = Runtime(micro_batch=micro_batch, precision=precision, recompute=recompute)
+    return estimate_memory(Trainer(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(80)))
 
 
 def test_activations_grow_with_the_batch_and_the_pixels_and_weights_do_not():
@@ -35,14 +38,16 @@ def test_activations_grow_with_the_batch_and_the_pixels_and_weights_do_not():
     # At least the noisy image that each of the first convolutions keeps, in float32.
     assert two - one > 8 * 3 * 32 * 32 * 4
     # Four times the pixels are four times the batch.
-    assert estimate(data__size=64) == pytest.approx(estimate(optim__batch=32), abs=2)
+    assert estimate(64) == pytest.approx(estimate(optim__batch=32), abs=2)
     assert estimate(optim__batch=16, optim__accumulate=2) == one
 
 
 def test_the_precision_and_recomputation_are_counted():
     full = estimate(optim__batch=64)
-    assert estimate(Runtime(precision="bf16", micro_batch=1), optim__batch=64) < full
-    assert estimate(Runtime(recompute=True, micro_batch=1), optim__batch=64) < full
+    assert estimate(precision="bf16", optim__batch=64) < full
+    assert estimate(recompute=True, optim__batch=64) < full
+    # A validation samples micro-batches, whatever the parts of a batch are.
+    assert estimate(micro_batch=1000, optim__batch=64) > full
 
 
 def test_averages_and_the_moments_of_each_optimiser_are_counted():
@@ -76,9 +81,7 @@ def limit(monkeypatch, free):
 def test_a_training_starts_in_parts_that_fit(tmp_path, monkeypatch):
     """A system kills a process that fills its memory, so the parts are small before the first step."""
     recipe = tiny.recipe(optim__batch=64, images=64)
-    limit(
-        monkeypatch, estimate_memory(replace(recipe, optim=replace(recipe.optim, accumulate=4)), 3, Runtime())
-    )
+    limit(monkeypatch, estimate(micro_batch=16, optim__batch=64, optim__accumulate=4))
     with pytest.warns(Notice, match="trained in 4 parts"):
         folder = tiny.train(recipe, tmp_path / "run")
     assert load(folder).recipe.optim.accumulate == 4
@@ -88,12 +91,10 @@ def test_a_training_that_does_not_fit_is_refused_before_it_has_a_folder(tmp_path
     limit(monkeypatch, 2**20)
     with pytest.raises(UserError, match="needs about"):
         tiny.train(tiny.recipe(), tmp_path / "run")
-    with pytest.raises(UserError, match="needs about"):
-        check_memory(tiny.recipe(), 3, Runtime())
     assert not list(tmp_path.iterdir())
     # Where the free memory is not known, nothing is refused.
     limit(monkeypatch, None)
-    check_memory(tiny.recipe(), 3, Runtime())
+    assert fit_memory(tiny.training()) == ""
 
 
 def test_the_free_memory_of_this_machine_is_known():

@@ -11,7 +11,6 @@ from torch.utils.data import TensorDataset
 import ddim
 import mine
 import tiny
-from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Data
 from ddim.training.budget import time_image
 from ddim.training.memory import estimate_memory
@@ -67,7 +66,7 @@ def test_an_own_network_is_trained_on_vectors_and_sampled(tmp_path):
 def test_time_and_memory_of_an_own_network_are_estimated(net):
     recipe = replace(RECIPE, net=net)
     assert time_image(recipe, 3) > 0
-    assert estimate_memory(recipe, 3, Runtime()) > 0
+    assert estimate_memory(tiny.training(recipe)) > 0
 
 
 def test_a_network_that_always_needs_a_class_is_trained_on_images_that_all_have_one(tmp_path):

@@ -23,12 +23,9 @@ from ddim.experiments.learning_curves import (
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.machine.runtime import Runtime, count_cores
-from ddim.recipe.checks import check_training
 from ddim.recipe.recipe import Recipe
-from ddim.recipe.user_parts import is_user_part
 from ddim.runs.folder import check_runs
 from ddim.training.budget import estimate_seconds, time_image
-from ddim.training.memory import check_memory
 from ddim.training.progress import list_cautions
 from ddim.training.request import change_recipe, choose_recipe
 from ddim.training.speed import Speed, forecast_run, measure_speed
@@ -108,14 +105,8 @@ def _measure_plan(
     """Return one plan for all `budgets`; each is the checked recipe with another budget."""
     progress(SPEED, 0, 1)
     runtime = machine.choose(recipe)
-    # Parts that the user wrote may need the number of channels of the images.
-    own = is_user_part(recipe.net) or is_user_part(recipe.objective)
-    if not own:
-        check_memory(recipe, recipe.data.channels or 3, runtime)
     parts, reading = _open_split(recipe, progress)
     channels = parts.images.pixels.shape[-1]
-    if own:
-        check_memory(recipe, channels, runtime)
     cost = time_image(recipe, channels, runtime.precision)
     speeds = _measure_speeds(recipe, budgets, parts, (machine, runtime), cost, progress)
     forecasts = [forecast_run(*pair, reading) for pair in zip(budgets, speeds, strict=True)]

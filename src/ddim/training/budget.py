@@ -157,7 +157,7 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32", dev
         pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
 
         def update(count: int) -> float:
-            x0 = runtime.images(torch.randn_like(model.blank(count)))
+            x0 = runtime.images(torch.ones_like(model.blank(count)))
             begin = clock()
             with runtime.precise():
                 denoise = model.with_blank_labels(count)

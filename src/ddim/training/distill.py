@@ -86,23 +86,31 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
     """
     give_parts(own)
     check_machine(machine)
-    budget = {"minutes": minutes, "images": images}
-    changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
-    teacher = load(run, device="cpu")
+    asked = collect_guidance(guidance, guidance_interval, guide_with)
+    budget = {"minutes": minutes, "images": images}
+    changes = {**(fields or {}), **{name: value for name, value in budget.items() if value is not None}}
+    recipe = _plan_student(run, data, changes, asked)
+    return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
+
+
+def _plan_student(
+    run: str | Path, data: object, changes: Mapping[str, Any], asked: Guidance | None
+) -> Recipe:
+    """Return the recipe of a student; `changes` are new values of its fields, see `distill`."""
     if any(name.startswith(("objective.guid", "objective.interval")) for name in changes):
-        if (guidance, guidance_interval, guide_with) != (None, None, None):
+        if asked is not None:
             raise UserError("guidance (--guidance) sets fields of objective too: give one of them")
         # Saved guidance would be mixed with these fields.
-        guidance = 1.0
-    learned = open_teacher_guidance(teacher, collect_guidance(guidance, guidance_interval, guide_with))
+        asked = OFF
+    learned = open_teacher_guidance(load(run, device="cpu"), asked)
     parent = load_parent_recipe(run, own_images=data is not None or "data.source" in changes)
     recipe = make_student(parent, learned)
     recipe = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
     if not recipe.is_student:
         raise UserError("a student is trained with objective consistency: leave out objective")
-    return train(recipe=recipe, source=run, out=out, machine=machine, callbacks=callbacks, progress=progress)
+    return recipe
 
 
 def make_student(recipe: Recipe, guidance: Guidance = OFF) -> Recipe:

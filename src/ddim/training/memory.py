@@ -10,13 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ddim.diffusion.denoiser import Model
-from ddim.diffusion.pixels import Pixels
 from ddim.errors import OutOfMemory, UserError
-from ddim.machine.runtime import Runtime
 from ddim.nn.power_averages import track_averages
-from ddim.nn.recompute import recompute_blocks
-from ddim.recipe.recipe import Recipe, build_model
 from ddim.recipe.user_parts import is_user_part
 from ddim.sampling.pipeline import evaluating
 from ddim.training.finite import StepValues
@@ -36,29 +31,17 @@ SAMPLED = 0.4
 """The memory for an image that is sampled, relative to one that is trained: measured 0.34 to 0.45."""
 
 
-def estimate_memory(recipe: Recipe, channels: int, runtime: Runtime) -> int:
+def estimate_memory(training: Trainer) -> int:
     """Return the memory in bytes for training: weights, gradients, optimiser, EMAs and activations.
 
-    The activations are those of a part of a batch, or of a micro-batch of samples if these need more.
-
-    Args:
-        recipe: the recipe; its images are not read.
-        channels: number of channels of the images.
-        runtime: how the network runs; its precision and its `recompute` change the result.
+    The activations are those of a part of a batch, or of a micro-batch of samples if these need more. Those
+    of one image are counted at a small size, or at full size if the user wrote the network.
     """
-    # Initial weights must not change the caller's random state.
-    with torch.random.fork_rng(devices=[]):
-        model = runtime.place(build_model(recipe, channels))
-    recompute_blocks(model.net, runtime.recompute)
-    return _estimate(model, recipe, runtime)
-
-
-def _estimate(model: Model, recipe: Recipe, runtime: Runtime) -> int:
-    """Return the memory for a training of this model; see `estimate_memory`."""
+    model, recipe, runtime = training.model, training.recipe, training.runtime
     side = max(recipe.data.size) if is_user_part(recipe.net) else max(SMALL, recipe.net.multiple)
     small = [min(full, side) for full in recipe.data.size]
     # Tensors that no image needs, such as weights in bf16, are in both counts.
-    image = _count_kept(model, recipe, runtime, small, 3) - _count_kept(model, recipe, runtime, small, 2)
+    image = _count_kept(training, small, 2) - _count_kept(training, small, 1)
     image *= prod(recipe.data.size) / prod(small)
     weights = sum(weight.nbytes for weight in model.parameters())
     _, matrices = divide_parameters(model, recipe.optim)
@@ -70,8 +53,9 @@ def _estimate(model: Model, recipe: Recipe, runtime: Runtime) -> int:
     return round(copies * weights - moments + TEMPORARY * image * images)
 
 
-def _count_kept(model: Model, recipe: Recipe, runtime: Runtime, size: list[int], n: int) -> int:
+def _count_kept(training: Trainer, size: list[int], n: int) -> int:
     """Return the bytes that autograd keeps for the backward pass of n blank images of this size."""
+    model, runtime = training.model, training.runtime
     kept: dict[int, int] = {weight.untyped_storage().data_ptr(): 0 for weight in model.parameters()}
     alive: list[Tensor] = []
 
@@ -82,10 +66,10 @@ def _count_kept(model: Model, recipe: Recipe, runtime: Runtime, size: list[int],
         return x
 
     x0, t = model.blank(n)[..., : size[0], : size[1]], torch.full((n,), 0.5)
-    objective, pixels = recipe.objective.at(0.5, 0), Pixels.fixed(0.5, 0.5, model.shape.channels)
+    objective = training.recipe.objective.at(0.5, 0)
     # In eval mode no statistics of batch norm change, and no random numbers are drawn.
     with evaluating(model), runtime.precise(), saved_tensors_hooks(keep, lambda x: x):
-        objective(model.with_blank_labels(n), runtime.images(x0), t, torch.ones_like(x0), pixels)
+        objective(model.with_blank_labels(n), runtime.images(x0), t, torch.ones_like(x0), training.pixels)
     return sum(kept.values())
 
 
@@ -97,26 +81,6 @@ def find_free_memory(device: str) -> int | None:
         return None
     free = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return int(free[0]) * 1024 if device == "cpu" and free else None
-
-
-def check_memory(recipe: Recipe, channels: int, runtime: Runtime) -> None:
-    """Check that a training fits into the memory of a CPU, before anything is allocated for it.
-
-    Raises:
-        UserError: if the training needs more; the message says how much, and what to do.
-    """
-    free = find_free_memory(runtime.device)
-    if free is not None:
-        _compare(recipe, estimate_memory(recipe, channels, runtime), free)
-
-
-def _compare(recipe: Recipe, needed: int, free: int) -> None:
-    if needed > free:
-        height, width = recipe.data.size
-        raise UserError(
-            f"training {recipe.name} at {height}x{width} with batches of {recipe.optim.batch} needs about "
-            f"{needed / 2**30:.0f} GiB of memory, and {free / 2**30:.0f} GiB are free: {SMALLER}"
-        )
 
 
 def fit_memory(training: Trainer) -> str:
@@ -135,9 +99,12 @@ def fit_memory(training: Trainer) -> str:
     if free is None:
         return ""
     free //= training.processes.local_count
-    while (needed := _estimate(training.model, training.recipe, training.runtime)) > free:
+    while (needed := estimate_memory(training)) > free:
         if not _halve(training):
-            _compare(training.recipe, needed, free)
+            raise UserError(
+                f"this training needs about {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB "
+                f"are free: {SMALLER}"
+            )
     return _describe(training, before, f"{free / 2**30:.1f} GiB of memory are free")
 
 

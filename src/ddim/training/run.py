@@ -198,26 +198,39 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     with join_processes() as processes, _lock(folder):
         shown, decoding = split_progress(processes.leads and progress)
         _accept_images(folder, data, processes)
-        facts = read_sealed(folder / RUN)
-        path = processes.broadcast(_find_checkpoint(folder) if processes.leads else None)
-        recipe, state = _read_exactly(path), load_state(path)
-        threads = machine.threads or facts["asked"]["threads"]
-        with machine.change(state.runtime, threads, processes) as runtime:
-            reopen = partial(_reopen_split, folder, recipe, facts["data"]["fingerprint"], decoding)
-            split = processes.local_first(reopen)
-            split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
-            trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
-            trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
-            if processes.leads:
-                trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), more, images)
-            trainer.plan = processes.broadcast(trainer.plan)
-            if not trainer.complete:
-                measure_kid = prepare_kid(trainer)
-                if processes.leads:
-                    record_in_run(folder, asked={**facts["asked"], "threads": threads})
-                with _open_lead(trainer, folder, [*shown, *callbacks], began, threads is None) as lead:
-                    fit(trainer, folder, measure_kid, lead)
+        _continue(folder, (more, images), machine, [*shown, *callbacks], decoding, began)
     return folder
+
+
+def _continue(
+    folder: Path,
+    larger: tuple[float | None, int | None],
+    machine: Machine,
+    hooks: Sequence[Callback],
+    decoding: Progress,
+    began: float,
+) -> None:
+    """Continue a run from its newest checkpoint; `larger` has `more` and `images`, see `resume`."""
+    processes, facts = current_processes(), read_sealed(folder / RUN)
+    path = processes.broadcast(_find_checkpoint(folder) if processes.leads else None)
+    recipe, state = _read_exactly(path), load_state(path)
+    threads = machine.threads or facts["asked"]["threads"]
+    with machine.change(state.runtime, threads, processes) as runtime:
+        reopen = partial(_reopen_split, folder, recipe, facts["data"]["fingerprint"], decoding)
+        split = processes.local_first(reopen)
+        split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
+        trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
+        trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
+        if processes.leads:
+            trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), *larger)
+        trainer.plan = processes.broadcast(trainer.plan)
+        if trainer.complete:
+            return
+        if processes.leads:
+            record_in_run(folder, asked={**facts["asked"], "threads": threads})
+        measure_kid = prepare_kid(trainer)
+        with _open_lead(trainer, folder, hooks, began, threads is None) as lead:
+            fit(trainer, folder, measure_kid, lead)
 
 
 def _lock(folder: Path) -> AbstractContextManager[None]:

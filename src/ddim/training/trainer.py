@@ -90,14 +90,10 @@ class Trainer:
         runtime.place(self.model)
         recompute_blocks(self.model.net, runtime.recompute)
         unused = may_leave_weights_unused(recipe)
+        net = replicate(runtime.compiled(self.model.net), self.processes, unused=unused)
+        parts = recipe.schedule, recipe.predicts, recipe.conditioning, self.model.shape
         # `compiled` shares the weights of `model`, whose network is not compiled.
-        self.compiled = Model(
-            replicate(runtime.compiled(self.model.net), self.processes, unused=unused),
-            recipe.schedule,
-            recipe.predicts,
-            recipe.conditioning,
-            self.model.shape,
-        ).train()
+        self.compiled = Model(net, *parts).train()
         self.batches = Batches(recipe, split, self.model.shape, runtime)
         self.teacher = load_teacher(recipe, runtime)
         self.memory = make_memory(recipe.objective, runtime.exact_device)
@@ -111,11 +107,10 @@ class Trainer:
         }
         # What each step needs of the model is listed once, so that no step walks over its layers. A network
         # may replace its buffers in a step, so their places are kept and not the tensors.
-        layers = list(self.model.named_modules(remove_duplicate=False))
         self._dropouts = [layer for layer in self.model.modules() if isinstance(layer, Dropout)]
         self._buffers = {
             f"{path}.{name}": (layer, name)
-            for path, layer in layers
+            for path, layer in self.model.named_modules(remove_duplicate=False)
             for name, _ in layer.named_buffers(recurse=False)
         }
         weights = self.model.named_parameters(remove_duplicate=False)
