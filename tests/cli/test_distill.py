@@ -71,7 +71,7 @@ def test_by_default_the_student_has_an_hour(here, teacher):
             ["RUN", "--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "5,-2"],
             "lower end first",
         ),
-        (["RUN", "--guidance", "1", "--objective.guidance", "3"], "sets objective.guidance too: give one"),
+        (["RUN", "--guidance", "1", "--objective.guidance", "3"], "sets fields of objective too: give one"),
         (["RUN", "--objective.guide", "@guide"], "objective.guide has no effect with objective.guidance 1"),
         (["RUN", "--schedule", "linear"], "objective consistency needs a continuous schedule"),
     ],
