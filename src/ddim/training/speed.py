@@ -167,4 +167,4 @@ def forecast_run(recipe: Recipe, speed: Speed, reading: float = 0.0) -> Forecast
     left = max(0.0, recipe.minutes * 60 - aside)
     # One validation more ends the measurement of the speed.
     left = max(TRAINED * left, left - (events + 1) * speed.validation)
-    return Forecast(warm + round(left * speed.images_per_second), recipe.minutes * 60)
+    return Forecast(warm + round(left * speed.images_per_second / batch) * batch, recipe.minutes * 60)
