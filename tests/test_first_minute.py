@@ -65,7 +65,7 @@ def test_sampling_runs_with_the_threads_of_the_run(run):
 
 def test_submodules_and_public_names_are_attributes():
     assert ddim.samplers.DDIM is ddim.DDIM
-    assert ddim.schedules.Cosine is ddim.diffusion.schedules.cosine.Cosine is ddim.Cosine
+    assert ddim.schedules.Cosine is ddim.diffusion.schedules.Cosine is ddim.Cosine
     assert ddim.sampling.pipeline.load is ddim.load
     assert set(ddim.__all__) | {"samplers", "schedules", "grids", "runs", "diffusion"} <= set(dir(ddim))
     for name in dir(ddim):

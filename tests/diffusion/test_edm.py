@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from ddim.diffusion.denoiser import Counted, Shape
-from ddim.diffusion.noise import Noise
+from ddim.diffusion.denoiser import Shape
 from ddim.diffusion.oracles import Gaussian
-from ddim.diffusion.samplers import EDM, initial_noise, last_state
 from ddim.recipe.named import find_recipe
 from ddim.recipe.recipe import Model
 from oracles import Answers, TellsTime, normal
@@ -77,19 +75,3 @@ def test_the_objective_is_the_weighted_denoising_error(name):
     target = (x0 - c.skip * x_t) / c.out
     output = net(c.inp * x_t, t)
     assert torch.allclose(cost, (output - target).square().flatten(1).mean(1), rtol=1e-6)
-
-
-@every_recipe
-@pytest.mark.parametrize("steps", [2, 5, 18])
-def test_n_levels_cost_two_n_minus_one_evaluations_down_to_the_papers_end(name, steps):
-    recipe = find_recipe(name)
-    times = recipe.grid(steps, recipe.schedule)
-    denoise = Counted(Gaussian(recipe.schedule, 0.0, 0.5))
-    noise, blank = Noise([0, 1]), torch.zeros(2, 1, 2, 2, dtype=torch.float64)
-    x = initial_noise(recipe.schedule, noise, blank, times[0])
-    last_state(recipe.sampler(denoise, x, times, noise))
-    assert recipe.sampler == EDM()
-    assert denoise.evaluations == 2 * steps - 1
-    at = recipe.schedule(times)
-    ends = {"edm-ve": (80, 0.02), "edm-iddpm": (80, 0.0064)}.get(name, (80, 0.002))
-    assert (at.sigma / at.alpha)[[0, -1]].tolist() == pytest.approx(ends, rel=1e-6)

@@ -54,14 +54,6 @@ def test_a_shift_multiplies_the_noise_of_the_linear_path(shift):
     assert torch.allclose(shifted, plain - math.log(pixels), atol=1e-6)
 
 
-def test_quadratic_steps_shrink_evenly():
-    times = Quadratic()(10, Cosine())
-    assert times[-1] == pytest.approx(0.01)
-    second = times.diff().diff()
-    assert torch.allclose(second, second[:1].expand(8))
-    assert second[0] == pytest.approx(2 / 100)
-
-
 @pytest.mark.parametrize("schedule", [Cosine(0.014, 0.99995), LinearBeta()], ids=str)
 def test_uniform_log_snr_takes_equal_steps_to_its_end(schedule):
     log_snr = schedule(UniformLogSNR(end=5.0)(17, schedule)).log_snr

@@ -160,32 +160,6 @@ def test_no_network_is_evaluated_at_times_that_training_does_not_draw():
     )
 
 
-def test_bits_per_dim_of_dequantised_images_use_bins_of_one_256th():
-    """A dark distribution hardly wider than a bin; value v lies in [v / 256, (v + 1) / 256)."""
-    n, schedule, pixels = 2000, LinearBeta(), Pixels((0.04,), (0.01,))
-    mean, std, width = 0.03, 1.2 / 256, 1 / 256
-    values = (256 * (mean + std * normal(n, 1, 1, 2, seed=5))).floor()
-    assert values.min() > 0
-    below, above = (values * width - mean) / std, ((values + 1) * width - mean) / std
-    mass = (torch.special.ndtr(above) - torch.special.ndtr(below)).log2().flatten(1).mean(1)
-    # The mean of the density over a bin, by its square's mean there.
-    square = (above**2 + above * below + below**2) / 3
-    density = math.log2(width / std / math.sqrt(2 * math.pi)) - square.flatten(1).mean(1) / 2 / math.log(2)
-    denoise = Gaussian(schedule, (mean - pixels.mean[0]) / pixels.std[0], std / pixels.std[0])
-    times = UniformLogSNR(1.9)(300, schedule)
-    found, other = (
-        (
-            flow_bits(denoise, bins.enter(values / 255), bins, OneStream()),
-            bound_bits(denoise, bins.enter(values / 255), bins, times, OneStream(), "small"),
-        )
-        for bins in (pixels.dequantised, pixels)
-    )
-    assert within(found[0], -density)
-    apart = found[1] + mass
-    assert -3 * apart.std() / n**0.5 <= apart.mean() < 0.1
-    assert all(wrong.mean() > right.mean() + 0.05 for wrong, right in zip(other, found, strict=True))
-
-
 @pytest.mark.parametrize(
     "kind, pixels, levels",
     # The cleanest level about as noisy as a bin is wide: below, bits go to what no value tells.

@@ -127,13 +127,6 @@ def test_a_linear_in_schedule_is_linear_in_its_quantity(quantity):
         assert linear[0].abs() < 0.01 * linear[-1].abs()
 
 
-def test_linear_in_the_angle_is_the_cosine_schedule():
-    bounds = [2 * math.log(alpha / math.sqrt(1 - alpha**2)) for alpha in (0.95, 0.02)]
-    one, other = LinearIn("angle", *bounds)(TIMES), Cosine(0.02, 0.95)(TIMES)
-    assert torch.allclose(one.alpha, other.alpha, atol=1e-12)
-    assert torch.allclose(one.sigma, other.sigma, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     "betas, law",
     [

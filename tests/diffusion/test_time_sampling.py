@@ -1,10 +1,9 @@
-import math
 from statistics import NormalDist
 
 import pytest
 import torch
 
-from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta, LinearPath
+from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
 from ddim.diffusion.times import LossAware, LossMemory, NormalLogSNR, TableTimes
 from oracles import uniform
 
@@ -46,18 +45,6 @@ def test_normal_log_snr_is_normally_distributed(mean, std, schedule):
     assert log_snr.std().item() == pytest.approx(std, abs=0.01)
 
 
-@pytest.mark.parametrize("location, scale", [(0.0, 1.0), (-0.5, 0.6), (0.5, 1.4)])
-def test_a_normal_log_snr_on_the_linear_path_is_logit_normal(location, scale):
-    """The density of Esser et al. 2024, eq. 19, integrated numerically."""
-    t = NormalLogSNR(-2 * location, 2 * scale)(UNIFORM, LinearPath(1e-9, 1.0))
-    grid = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    shape = (-((torch.logit(grid) - location) ** 2) / (2 * scale**2)).exp()
-    density = shape / (scale * math.sqrt(2 * math.pi) * grid * (1 - grid))
-    for edge in (0.1, 0.3, 0.5, 0.8, 0.95):
-        inside = density[grid < edge].sum().item() / len(grid)
-        assert (t < edge).double().mean().item() == pytest.approx(inside, abs=2e-4)
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_weighted_loss_has_the_mean_of_evenly_drawn_times(seed):
     """In expectation over the draws, for any loss, also one that the memory has never seen."""
@@ -75,19 +62,6 @@ def test_entries_are_drawn_as_the_root_of_their_mean_squared_loss():
     wanted = memory.losses.square().mean(1).sqrt()
     wanted = 0.99 * wanted / wanted.sum() + 0.01 / ENTRIES
     assert torch.allclose(share.double(), wanted, atol=1e-4)
-
-
-def test_draws_are_even_until_each_entry_has_its_history():
-    choice = LossAware(ENTRIES, 3)
-    memory = LossMemory(choice)
-    for _ in range(3):
-        memory.update(EVERY[:-1], 5 * EVERY[:-1])
-        times, counts = memory.draw(FINE[::1000])
-        assert torch.equal(times, choice(FINE[::1000], Cosine()))
-        assert torch.allclose(counts, torch.ones(200, dtype=torch.float64))
-    for _ in range(3):
-        memory.update(EVERY[-1:], EVERY[-1:])
-    assert not torch.allclose(memory.draw(FINE)[1], torch.ones(len(FINE), dtype=torch.float64))
 
 
 def test_the_memory_holds_the_last_losses_of_each_entry_oldest_first():

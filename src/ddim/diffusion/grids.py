@@ -206,7 +206,7 @@ class Sections:
         return torch.tensor(index[::-1], dtype=torch.float64) / entries
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Listed:
     """Times given by the user, decreasing, in (0, 1]; a list of numbers means this grid.
 
@@ -221,6 +221,11 @@ class Listed:
         falling = all(a > b for a, b in pairwise(self.times))
         if not self.times or not falling or not 0 < self.times[-1] <= self.times[0] <= 1:
             raise UserError(f"grid.times must decrease and lie in (0, 1], got {self.times}")
+
+    def __repr__(self) -> str:
+        if len(self.times) <= 6:
+            return f"Listed(times={self.times})"
+        return f"Listed({len(self.times)} times from {self.times[0]:g} to {self.times[-1]:g})"
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """Return the listed times; see `Grid`. `steps` must be the number of listed times."""

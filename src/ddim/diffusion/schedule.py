@@ -76,7 +76,7 @@ def as_times(t: Tensor | float) -> Tensor:
     """
     t = as_double(t)
     if t.device.type == "cpu" and not ((t >= 0) & (t <= 1 + 1e-9)).all():
-        raise UserError(f"times must lie in [0, 1], 0 for the image and 1 for noise, got {t.tolist()}")
+        raise UserError(f"times must lie in [0, 1], 0 for the image, got {t.min():g} to {t.max():g}")
     return t
 
 

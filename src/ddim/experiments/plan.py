@@ -23,6 +23,7 @@ from ddim.experiments.learning_curves import (
 from ddim.experiments.training_plan import PlannedRun, TrainingPlan
 from ddim.machine.progress import Progress, ignore_progress, with_bar
 from ddim.machine.runtime import Runtime, count_cores
+from ddim.recipe.checks import check_training
 from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import check_runs
 from ddim.training.budget import estimate_seconds, time_image

@@ -124,10 +124,10 @@ def ddpm() -> Recipe:
 def iddpm() -> Recipe:
     """Nichol & Dhariwal 2021, improved DDPM for CIFAR-10: cosine betas, learned variance, hybrid loss.
 
-    The EMA is warmed up. `--ema.more 0.999,0.99` keeps several EMAs, as the original does. The variance stays
-    between its bounds; in the original it may leave them. `--objective.times loss_aware` draws times in
-    proportion to their losses; the paper does this for L_vlb alone. On a laptop, use `--net.width 32
-    --net.groups 8`, with 3.3 million parameters.
+    The EMA is warmed up. `--ema.more 0.999,0.99` keeps several EMAs, as the original does. The variance is
+    mapped as in the original. `--objective.times loss_aware` draws times in proportion to their losses; the
+    paper does this for L_vlb alone. On a laptop, use `--net.width 32 --net.groups 8`, with 3.3 million
+    parameters.
     """
     return Recipe(
         name="iddpm",

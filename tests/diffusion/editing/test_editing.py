@@ -16,7 +16,7 @@ from ddim.diffusion.editing import (
 from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
-from ddim.diffusion.samplers import DDIM, DDPM, last_state
+from ddim.diffusion.samplers import DDIM, last_state
 from ddim.diffusion.schedules import Cosine, LinearBeta, LinearPath
 from ddim.errors import UserError
 from oracles import Gaussian, normal
@@ -151,28 +151,6 @@ def test_the_painted_part_follows_from_the_known_one():
     x = noise.like(torch.zeros(16, 1, 4, 4).double())
     end = last_state(Inpaint(a[None], half(), 5)(law, x, times(20), noise))
     assert torch.allclose(end.x0[..., 2:], torch.ones(()).double(), atol=0.3)
-
-
-def test_painting_everything_once_is_ancestral_sampling():
-    class Same(Noise):
-        """Draws of the known part must not shift the stream of the painted part."""
-
-        def __init__(self):
-            super().__init__([0])
-            self.count = 0
-
-        def like(self, x):
-            self.count += 1
-            return normal(*x.shape, seed=self.count // 2 if self.count > 1 else 0)
-
-    class Plain(Same):
-        def like(self, x):
-            self.count += 1
-            return normal(*x.shape, seed=self.count)
-
-    x, mask = normal(1, 1, 2, 2, seed=9), torch.ones(1, 1, 2, 2).double()
-    painted = last_state(Inpaint(normal(1, 1, 2, 2), mask, 1)(LAW, x, times(6), Same()))
-    assert torch.allclose(painted.x, last_state(DDPM()(LAW, x, times(6), Plain())).x)
 
 
 @pytest.mark.parametrize("schedule", [WIDE, LinearBeta(), LinearPath()], ids=str)

@@ -118,16 +118,3 @@ def test_a_sampler_states_its_evaluations_and_whether_it_is_stochastic(sampler, 
     last_state(sampler(counted, normal(1, 1, 2, 2), times, noise))
     assert counted.evaluations == sampler.evaluations(levels)
     assert (noise.drawn > 0) == (sampler.stochastic and (levels > 1 or isinstance(sampler, Inpaint)))
-
-
-def test_the_exact_flow_of_one_gaussian_is_its_closed_form():
-    """The flow of one Gaussian cloud keeps standard scores."""
-    schedule = Cosine(0.014, 0.999)
-    cloud = Mixture(schedule, torch.full((1, 1, 2, 2), 0.3, dtype=torch.float64), 0.5)
-    x = normal(2, 1, 2, 2) * 1.2
-    assert torch.allclose(
-        c.exact_flow(cloud, x, 1.0, 0.1), Gaussian(schedule).flow(x, 1, 0.1), rtol=0, atol=1e-11
-    )
-    assert torch.allclose(
-        c.exact_flow(cloud, c.exact_flow(cloud, x, 1.0, 0.1), 0.1, 1.0), x, rtol=0, atol=1e-9
-    )

@@ -1,7 +1,5 @@
 """Samplers that are one another's special cases, and rules written out independently."""
 
-from itertools import pairwise
-
 import pytest
 import torch
 
@@ -46,27 +44,6 @@ def test_ancestral_methods_agree(law):
     assert close(ddpm, states(DDIM(1.0), law, times))
     assert close(ddpm, states(DPMSolver(1, eta=1.0), law, times))
     assert not torch.allclose(ddpm, states(DDPM("large"), law, times), atol=1e-3)
-
-
-@every_law
-@pytest.mark.parametrize("alpha, weights", [(0.5, (0, 1)), (1.0, (0.5, 0.5))])
-def test_edm_is_the_midpoint_rule_and_heuns_rule(alpha, weights, law):
-    """Written out in y = x / alpha over sigma / alpha (Karras et al. 2022, algorithm 3)."""
-    times = Uniform()(12, law.schedule)
-    bar = lambda at: at.sigma / at.alpha
-
-    def slope(y, noise):
-        t = law.schedule.inverse(-2 * noise.log())
-        return law(law.schedule(t).alpha * y, t).eps
-
-    y = normal(3, 1, 3, 3, seed=2) / law.schedule(times[0]).alpha
-    for t, s in pairwise(times):
-        here, there = bar(law.schedule(t)), bar(law.schedule(s))
-        first = slope(y, here)
-        second = slope(y + alpha * (there - here) * first, here + alpha * (there - here))
-        y = y + (there - here) * (weights[0] * first + weights[1] * second)
-    found = states(EDM(alpha=alpha), law, times)[-1]
-    assert torch.allclose(found, law.schedule(times[-1]).alpha * y, rtol=1e-9, atol=1e-9)
 
 
 def test_two_slopes_on_equal_steps_have_the_textbook_weights():
