@@ -1,13 +1,12 @@
 """Folders of results are complete or absent."""
 
-import os
 from types import SimpleNamespace
 
 import pytest
 
 from ddim.errors import UserError, explain_error
-from ddim.evaluation.run_folder import open_run_folder, write_results
-from ddim.runs.folder import check_publishable
+from ddim.evaluation.run_folder import write_results
+from ddim.runs.folder import check_unused
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -34,7 +33,7 @@ def test_a_result_is_written_to_the_folder_that_a_link_leads_to(there, tmp_path)
     (tmp_path / "out").symlink_to(tmp_path / "drive" / "new")
     if there:
         (tmp_path / "drive" / "new").mkdir()
-    check_publishable(tmp_path / "out")
+    check_unused(tmp_path / "out")
     found = write_results(run, "diagnostics", tmp_path / "out", lambda folder: (folder / "a").touch())
     assert found == tmp_path / "out"
     assert [path.name for path in (tmp_path / "drive").rglob("*")] == ["new", "a"]
@@ -52,27 +51,3 @@ def test_two_results_do_not_get_one_folder(tmp_path):
         write_results(run, "diagnostics", tmp_path / "out", overtaken)
     assert isinstance(explain_error(caught.value), UserError)
     assert (tmp_path / "out" / "record.json").read_bytes() == b"other"
-
-
-@pytest.mark.parametrize("name", [".lock", ".tmp-0", "record.json"])
-def test_a_folder_that_is_not_empty_is_refused_before_the_work(name, tmp_path):
-    """A rename replaces only an empty folder, and a killed training leaves a lock file."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / name).touch()
-    with pytest.raises(UserError, match="out is not empty.*; give a new or empty folder"):
-        open_run_folder("run", tmp_path / "out")
-
-
-def test_a_folder_that_a_rename_cannot_replace_is_refused_before_the_work(tmp_path, monkeypatch):
-    (tmp_path / "out").mkdir()
-    said = "out cannot be replaced by a finished one, because .*: give a new folder, such as .*out/result"
-    with monkeypatch.context() as mounted:
-        mounted.setattr(os.path, "ismount", lambda path: path == tmp_path / "out")
-        with pytest.raises(UserError, match=said):
-            open_run_folder("run", tmp_path / "out")
-    monkeypatch.chdir(tmp_path / "out")
-    with pytest.raises(UserError, match=said):
-        open_run_folder("run", tmp_path / "out")
-    with pytest.raises(UserError, match="the folder to write must have a name"):
-        open_run_folder("run", ".")
-    check_publishable(tmp_path / "out" / "result")

@@ -17,7 +17,6 @@ from ddim.experiments.sweep.plan import SweepRequest, plan_trials
 from ddim.files import read_sealed, write_sealed
 from ddim.recipe.codec import load_recipe, override, write_recipe
 from ddim.recipe.named import fast, smoke
-from ddim.runs.folder import check_name
 from ddim.training.request import Request
 from race import race
 
@@ -433,11 +432,6 @@ def test_a_trial_whose_name_is_no_folder_name_is_refused_everywhere(name, tmp_pa
     (run,) = find_runs(tmp_path)
     assert (run.state, run.path) == ("damaged", planned.folder)
     assert run.why.startswith("sweep.json is damaged: ")
-
-
-def test_the_names_of_planned_trials_are_folder_names(tmp_path):
-    for trial in plan_trials(request(fields={"data.source": "[blossoms:8,blossoms:9]", "seed": "[0,1]"})):
-        check_name(trial.name, tmp_path)
 
 
 def test_a_changed_recipe_file_of_a_trial_does_not_change_the_trial(tmp_path):
