@@ -12,7 +12,7 @@ from ddim.diffusion.schedules import SCHEDULES
 @pytest.mark.parametrize(
     "module, registry",
     [
-        ("recipe.named_recipes", "RECIPES"),
+        ("recipe.named", "RECIPES"),
         ("diffusion.samplers", "SAMPLERS"),
         ("diffusion.grids", "GRIDS"),
         ("diffusion.schedules", "SCHEDULES"),

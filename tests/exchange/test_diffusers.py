@@ -18,6 +18,7 @@ from ddim.errors import UserError
 from ddim.exchange.diffusers import export_to_diffusers, import_from_diffusers
 from ddim.exchange.diffusers_weights import WEIGHTS, convert_from_diffusers, convert_to_diffusers
 from ddim.exchange.export import export_run
+from ddim.experiments.index import find_runs
 from ddim.recipe.codec import override
 from ddim.recipe.named import ddpm
 from ddim.sampling.generate import generate
@@ -246,6 +247,7 @@ def test_an_imported_model_gives_the_samples_of_diffusers(tmp_path, steps, old, 
     assert wanted.std() > 0.1
     assert torch.allclose(found, wanted, rtol=0, atol=1e-4)
     assert json.loads((made_run / "import.json").read_text())["folder"] == str(tmp_path / "theirs")
+    assert [(run.path, run.state) for run in find_runs(tmp_path)] == [(made_run, "finished")]
     # And back.
     export_to_diffusers(load(made_run), tmp_path / "ours")
     assert torch.equal(pictures(opened(tmp_path / "ours"), steps), wanted)

@@ -3,8 +3,10 @@
 import pytest
 
 import crash
+import ddim
 from ddim.errors import UserError
 from ddim.runs.names import find_run_folder, is_run_folder, pin_place, resolve
+from untrained import recipe, run_of
 
 
 @pytest.fixture
@@ -69,6 +71,13 @@ def test_a_name_that_means_nothing_is_explained(name, word, run, tmp_path):
     (tmp_path / "begun" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=word):
         resolve(name)
+
+
+def test_a_run_is_loaded_by_each_of_its_names(tmp_path):
+    run = run_of(recipe(), tmp_path / "small", others={"ema/default": 1.25})
+    for name, weights in ((run, "ema"), (f"{run}@raw", "raw"), (f"{run}@3@raw", "raw"), (f"{run}@3", "ema")):
+        loaded = ddim.load(name)
+        assert (loaded.checkpoint.weights, loaded.checkpoint.state.step) == (weights, 3)
 
 
 def test_a_folder_named_checkpoints_makes_no_run(run, tmp_path):

@@ -42,7 +42,7 @@ examples:
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim plan`."""
     parser.usage = "ddim plan [DATA] [--recipe NAME|FILE] [--minutes 10,40,240 | --images N] [options]"
-    parser.epilog = _EPILOG.format(recipes=list_kinds("recipe.named_recipes", "RECIPES"))
+    parser.epilog = _EPILOG.format(recipes=list_kinds("recipe.named", "RECIPES"))
     add_request_options(parser, "those of the recipe")
     parser.add_argument(
         "--minutes", metavar="M,M,...", help="one or more training times (default: 10,40,240)"

@@ -46,7 +46,7 @@ examples:
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the options of `ddim train`."""
     parser.usage = "ddim train [DATA] [--recipe NAME|FILE] [--out RUN] [--minutes M | --images N] [options]"
-    parser.epilog = _EPILOG.format(recipes=list_kinds("recipe.named_recipes", "RECIPES"))
+    parser.epilog = _EPILOG.format(recipes=list_kinds("recipe.named", "RECIPES"))
     add_request_options(parser, "those of --from, or of the recipe")
     parser.add_argument("--minutes", metavar="M", help="training time (default: the recipe's, 40 for fast)")
     parser.add_argument(

@@ -405,8 +405,8 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
         if isinstance(data, list | tuple) and (args[-1] is ... or len(data) == len(args)):
             return tuple(parse_plain(item, args[0], "item") for item in data)
     elif get_origin(wanted) is dict:
-        # A text such as "nan" is a number too, which JSON cannot express.
-        return {str(name): args[1](value) for name, value in data.items()}
+        # JSON has no NaN; null stands for it.
+        return {str(name): math.nan if value is None else args[1](value) for name, value in data.items()}
     elif get_origin(wanted) is Literal:
         return args[args.index(data)]
     elif wanted is types.NoneType and data in (None, "none"):

@@ -196,8 +196,7 @@ def check_average_name(name: str) -> str:
     reserved = ("ema", "raw", SNAPSHOTS, BEST, GUIDE)
     if not re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) or name in reserved or name.startswith("power-"):
         raise UserError(
-            f"the name of an average must be a plain word such as picked, other than {', '.join(reserved)}, "
-            f"got {name!r}"
+            f"the name of an average must be a plain word, not {', '.join(reserved)}, got {name!r}"
         )
     return name
 

@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -189,7 +188,7 @@ def list_steps(folder: Path) -> list[tuple[int, Path]]:
 def find_newest(folder: Path, best: bool = False) -> Path | None:
     """Return the newest undamaged checkpoint in `folder`, or the newest marked as best; None without one.
 
-    A damaged checkpoint is renamed to ``damaged-step-...`` and skipped, with a warning.
+    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped, with a warning.
     """
     passed: set[Path] = set()
     # The folder is listed again each time, because a training may write and remove checkpoints meanwhile.
@@ -201,9 +200,11 @@ def find_newest(folder: Path, best: bool = False) -> Path | None:
                 return path
         except Damaged as damage:
             if path.exists():
-                warn_user(f"{damage}; it is skipped")
+                number = len([*folder.glob(f"damaged-{path.name}-*")]) + 1
+                aside = path.with_name(f"damaged-{path.name}-{number}")
                 with suppress(OSError):
-                    os.rename(path, path.with_name(f"damaged-{path.name}-{uuid.uuid4().hex[:8]}"))
+                    os.rename(path, aside)
+                warn_user(f"{damage}; it is skipped, as {aside.name}")
     return None
 
 
@@ -213,12 +214,9 @@ def find_best(folder: Path) -> Path | None:
 
 
 def find_best_step(folder: Path) -> int:
-    """Return the step of the newest checkpoint that was saved with `best`; -1 if there is none."""
-    for step, path in reversed(list_steps(folder)):
-        with suppress(Damaged):
-            if read_manifest(path).best:
-                return step
-    return -1
+    """Return the step of the checkpoint that `find_best` finds; -1 if there is none."""
+    best = find_best(folder)
+    return -1 if best is None else int(best.name.removeprefix("step-"))
 
 
 # Reading

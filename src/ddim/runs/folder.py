@@ -95,10 +95,7 @@ def check_outside(out: Path, source: str) -> None:
         UserError: if it does; the results would be read as images.
     """
     if Path(source).is_dir() and Path(source).resolve() in out.resolve().parents:
-        raise UserError(
-            f"{out} would lie in {source}, the folder of the images, and be read as images: give an --out "
-            "outside of this folder"
-        )
+        raise UserError(f"{out} would lie in {source}, the folder of the images, and be read as images")
 
 
 def _shorten_name(name: str) -> str:

@@ -171,11 +171,7 @@ def check_no_run(source: str) -> None:
         UserError: if `source` is the folder of a run or of a checkpoint.
     """
     if is_run_folder(Path(source).expanduser()):
-        named = quote(source)
-        raise UserError(
-            f"{source} is a run, not a folder of images: continue it with `ddim train --resume --out {named}`"
-            f", or start a new run from its weights with --from {named}"
-        )
+        raise UserError(f"{source} is a run, not a folder of images: resume it, or give it to --from")
 
 
 def suggest_run(run: Path) -> str:
@@ -219,7 +215,5 @@ def choose_published(path: Path, weights: str) -> str | None:
         return None
     held = str(checkpoint.read_document(path, PUBLISHED)["weights"])
     if weights not in ("ema", held):
-        raise UserError(
-            f"run {path.name} was published with its weights {held} alone: leave weights out, got {weights!r}"
-        )
+        raise UserError(f"run {path.name} was published with its weights {held} alone, got {weights!r}")
     return held

@@ -105,8 +105,8 @@ class RunState:
     values: Values = EIGHT_BITS
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON, which has no NaN: a sum of losses that is not finite becomes a text."""
-        sums = {name: value if math.isfinite(value) else str(value) for name, value in self.sums.items()}
+        """Return the state as JSON, which has no NaN: a sum of losses that is not finite becomes null."""
+        sums = {name: value if math.isfinite(value) else None for name, value in self.sums.items()}
         return asdict(self) | {"sums": sums}
 
     @classmethod

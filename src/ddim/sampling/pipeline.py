@@ -31,7 +31,7 @@ from ddim.recipe.recipe import Data, Fixed, Recipe
 from ddim.recipe.user_parts import give_parts
 from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
-from ddim.runs.names import choose_published, find_checkpoint, locate_run
+from ddim.runs.names import choose_published, find_checkpoint, locate_run, parse_place
 from ddim.runs.state import RunState
 from ddim.sampling.labels import GivenVectors, Label, count_images, find_label, find_vectors
 from ddim.sampling.searched import find_saved_grid
@@ -214,8 +214,9 @@ def load(
     """Load the newest undamaged checkpoint of a run, ready to sample.
 
     Args:
-        run: a run folder, RUN/best for its best checkpoint, a checkpoint folder, or hub:OWNER/NAME[@REVISION]
-            for a run on the Hugging Face Hub, which is downloaded once (the extra `hub`).
+        run: a run folder, RUN/best for its best checkpoint, a checkpoint folder, RUN@raw for other weights,
+            or hub:OWNER/NAME[@REVISION] for a run on the Hugging Face Hub, which is downloaded once (the
+            extra `hub`); see `ddim.runs.names.resolve`.
         weights: "ema", "raw", the name of another EMA of the run (see `ddim.nn.ema.name_averages`), or of an
             average that `ddim.reconstruct_average` or `ddim.pick_average` made, such as "picked".
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]; see `ddim.resume`.
@@ -231,6 +232,9 @@ def load(
         >>> images = ddim.sample(pipeline, n=16)
     """
     give_parts(own)
+    if isinstance(run, str | Path):
+        run, named = parse_place(str(run))
+        weights = named if weights == "ema" else weights
     run = locate_run(run)
     read = partial(_load, run=run, weights=weights, compiling=compiling, device=device, threads=threads)
     return checkpoint.read_steadily(lambda: find_checkpoint(run), read)

@@ -201,7 +201,7 @@ def test_impossible_requests_are_refused_before_anything_starts(given, said, tmp
 def test_a_run_is_no_folder_of_images(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="is a run, not a folder of images: continue it with"):
+    with pytest.raises(UserError, match="is a run, not a folder of images"):
         begin_sweep(request(data=str(tmp_path / "run")), tmp_path / "sweep")
 
 
