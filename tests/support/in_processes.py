@@ -55,7 +55,6 @@ CASES = {
     "consistency": replace(make_student(DROPOUT), images=80, minutes=None),
     "guided": override(tiny.BASE, {"objective": "consistency", **GUIDED}),
     # With batch norm and dropout.
-    "compiled": replace(tiny.BASE, net=QuickNet),
     "compiled guided": replace(override(tiny.BASE, {"objective": "consistency", **GUIDED}), net=QuickNet),
 }
 

@@ -1,8 +1,8 @@
 """A training in two processes, killed with SIGKILL again and again.
 
 `python tests/support/kill_processes.py FOLDER [--kills 50] [--seed 0]` trains twice: once undisturbed, and
-once under `torchrun --max-restarts` while processes are killed at random times. It prints a report as JSON,
-and exits with 1 unless both end with the same bits.
+once under `torchrun --max-restarts` while processes are killed at random times, 400 steps each (--steps). It
+prints a report as JSON, and exits with 1 unless both end with the same bits.
 """
 
 import argparse
@@ -19,8 +19,6 @@ from pathlib import Path
 from ddim.recipe.codec import override, write_recipe
 from kill import different
 from small_recipes import make_small
-
-STEPS = 400
 
 
 def read_command(pid):
@@ -85,11 +83,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     home, draw = args.folder, random.Random(args.seed)
     home.mkdir(parents=True, exist_ok=True)
-    fields = {"images": 8 * STEPS, "report.checkpoint": 0.2, "report.events": 3}
+    fields = {"images": 8 * args.steps, "report.checkpoint": 0.2, "report.events": 3}
     (home / "small.yaml").write_text(write_recipe(override(make_small("luz"), fields)))
     if Launch(home, home / "whole").process.wait():
         raise RuntimeError((home / "whole.txt").read_text()[-3000:])
