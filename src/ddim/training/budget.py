@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from math import prod
 
 import torch
 
 from ddim.diffusion.pixels import Pixels
 from ddim.machine.runtime import Precision, Runtime, count_cores
+from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model
 from ddim.training.trainer import Trainer
 
@@ -29,6 +31,9 @@ validations.
 
 TRAINED = 0.25
 """The same fraction after two or more validations."""
+
+SMALL = 64
+"""The largest side in pixels of an image whose time is measured; larger for networks with many stages."""
 
 
 class TimeBudget:
@@ -138,7 +143,8 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32", dev
     """Return the seconds that training takes for one image.
 
     The fastest of three updates of a few blank images counts. If an image takes more than a second, one
-    update of two images is enough. On a CPU the result is the processor time of one thread, which does not
+    update of two images is enough. The time of a large image is that of `SMALL` times `SMALL` pixels, scaled
+    up. On a CPU the result is the processor time of one thread, which does not
     depend on other programs.
 
     Args:
@@ -149,6 +155,9 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32", dev
     """
     runtime, cpu = Runtime(device, precision), device == "cpu"
     clock = time.thread_time if cpu else time.monotonic
+    # Large images might not fit into the memory. A network that the user wrote may take no other size.
+    side = max(recipe.data.size) if is_own(recipe.net) else max(SMALL, recipe.net.multiple)
+    height, width = (min(full, side) for full in recipe.data.size)
     # An accelerator is hardly slower with more images.
     few = 4 if cpu else min(16, recipe.optim.batch // recipe.optim.accumulate)
     # Initial weights and dropout must not change the caller's random state.
@@ -157,7 +166,7 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32", dev
         pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
 
         def update(count: int) -> float:
-            x0 = runtime.images(torch.ones_like(model.blank(count)))
+            x0 = runtime.images(torch.ones_like(model.blank(count)[..., :height, :width]))
             begin = clock()
             with runtime.precise():
                 denoise = model.with_blank_labels(count)
@@ -165,7 +174,7 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32", dev
             loss.backward()
             # An accelerator computes after the call; reading a number waits until it is done.
             next(model.parameters()).sum().item()
-            return (clock() - begin) / count
+            return (clock() - begin) / count * prod(recipe.data.size) / (height * width)
 
         first = update(2)
         return first if cpu and first > 1 else min(update(few) for _ in range(3))
