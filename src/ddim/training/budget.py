@@ -9,8 +9,8 @@ import torch
 
 from ddim.diffusion.pixels import Pixels
 from ddim.machine.runtime import Precision, Runtime, count_cores
-from ddim.recipe.own_parts import is_own
 from ddim.recipe.recipe import Recipe, build_model
+from ddim.recipe.user_parts import is_user_part
 from ddim.training.trainer import Trainer
 
 MEASURED = 60.0
@@ -156,7 +156,7 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32", dev
     runtime, cpu = Runtime(device, precision), device == "cpu"
     clock = time.thread_time if cpu else time.monotonic
     # Large images might not fit into the memory. A network that the user wrote may take no other size.
-    side = max(recipe.data.size) if is_own(recipe.net) else max(SMALL, recipe.net.multiple)
+    side = max(recipe.data.size) if is_user_part(recipe.net) else max(SMALL, recipe.net.multiple)
     height, width = (min(full, side) for full in recipe.data.size)
     # An accelerator is hardly slower with more images.
     few = 4 if cpu else min(16, recipe.optim.batch // recipe.optim.accumulate)
