@@ -208,7 +208,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
     before = contents(finished)
     lines = train_command(["--recipe", "tiny.yaml", "--out", finished], 2)
     assert lines == [
-        f"ddim: folder {finished} is not empty; give a new or empty folder, or continue the run with resume"
+        f"ddim: {finished} is not a new or empty folder; give a new or empty folder, or continue the run with resume"
     ]
     assert contents(finished) == before
 
@@ -219,7 +219,7 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
         (["--minuts", "3"], "--minuts is not an option; perhaps you meant --minutes"),
         (["--recipie", "fast"], "--recipie is not an option; perhaps you meant --recipe"),
         (["--optim.rl", "3"], "optim.rl is not a field of a recipe; perhaps you meant optim.lr"),
-        (["--optm.lr", "3"], "optm.lr is not a field of a recipe; perhaps you meant optim.lr"),
+        (["--optm.lr", "3"], "optm is not a field of a recipe; perhaps you meant optim"),
         (["--schedule", "cosin"], "schedule must be one of cosine, linear, linear_beta, "),
         (["--recipe", "fats"], "recipe must be one of fast, flow, dit, ddpm, iddpm, keras, clear, luz, "),
         (["--minutes", "soon"], "minutes must be a number, got 'soon'"),
@@ -228,11 +228,6 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
         (["--size", "huge"], "data.size (--size) must be a number"),
         (["--seed", "4294967296"], "seed must lie in [0, 2^32), got 4294967296"),
         (["--optim.batch", "0"], "optim.batch must be above 0, got 0"),
-        (["--optim.batch", "100000000000"], "optim.batch must be at most 65,536 to be trained, got 100,00"),
-        (
-            ["--optim.batch", "70000", "--find-lr"],
-            "optim.batch must be at most 65,536 to be trained, got 70,",
-        ),
         (["nowhere/"], ""),
         (["blosoms"], ""),
         (["--from", "nowhere"], "run nowhere is not a folder"),
@@ -287,8 +282,7 @@ def test_sigma_data_must_be_the_deviation_of_the_pixels_of_the_run_it_starts_fro
     (here / "edm.yaml").write_text(write_recipe(edm))
     words = ["--recipe", "edm.yaml", "--from", finished, "--out", "run", *FAST]
     (line,) = train_command(words, 2)
-    assert "pixels.std and predicts.sigma_data must be one number" in line
-    assert "got 1.0 and 0.5" in line
+    assert "predicts.sigma_data must be 1.0, as in the schedule or the pixels, got 0.5" in line
     with pytest.warns(Notice, match="trained with another predicts"):
         train_command([*words, "--predicts.sigma_data", "1"])
 
@@ -403,7 +397,7 @@ def test_a_run_does_not_lie_among_its_images(here, train_command, command):
     before = contents(here)
     for words in (["photos", "--out", "photos/new/run"], ["."]):
         (line,) = train_command([*words, "--recipe", "smoke"], 2)
-        assert line.endswith("give an --out outside of this folder")
+        assert "the folder of the images" in line
     assert "data-grid.png would lie in ., the folder of the images" in command("data", ".", code=2).err
     assert contents(here) == before
 

@@ -96,7 +96,7 @@ def test_the_score_is_the_gradient_of_the_log_density_times_sigma():
 
 
 @pytest.mark.parametrize(
-    "predicts, std", [(PredictsVelocity(), 1.0), (PredictsEDM(0.5), 0.5), (PredictsEDM(), 1.0)]
+    "predicts, std", [(PredictsVelocity(), 1.0), (PredictsEDM(), 0.5), (PredictsEDM(1.0), 1.0)]
 )
 @pytest.mark.parametrize("log_snr", [-6.0, -1.0, 0.0, 3.0])
 @pytest.mark.parametrize("scale", [1.0, 7.0])

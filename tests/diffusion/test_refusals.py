@@ -63,7 +63,8 @@ REFUSED = {
     "times.low": [lambda: UniformTimes(1.0)],
     "times.uniform": [lambda: LossAware(uniform=0.0)],
     "finish": [lambda: Objective(finish=1.1), lambda: Objective(finish=math.nan)],
-    "hybrid": [lambda: Hybrid(vlb=-1.0), lambda: Hybrid(times=UniformTimes())],
+    "objective.vlb": [lambda: Hybrid(vlb=-1.0)],
+    "hybrid": [lambda: Hybrid(times=UniformTimes())],
     "guidance": [
         lambda: Consistency(guidance=-1.0),
         lambda: Guided(Gaussian(TABLE), Gaussian(Cosine()), 2.0),

@@ -77,8 +77,9 @@ def test_losses_that_are_never_finite_are_reported_in_one_sentence():
 
 
 def test_a_recipe_that_cannot_be_trained_gets_no_range_test():
-    table = {"schedule": "linear", "schedule__entries": 500, "conditioning": "timestep"}
-    with pytest.raises(UserError, match="must be one number, the entries of the table, got 500 and 1000"):
+    table = {"schedule": "linear", "schedule__entries": 500}
+    table |= {"conditioning": "timestep", "conditioning__entries": 1000}
+    with pytest.raises(UserError, match="conditioning.entries must be 500, as in the schedule"):
         find_learning_rate(quick_recipe(data__source="nowhere/", **table), tiny.MACHINE)
 
 

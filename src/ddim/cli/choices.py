@@ -56,9 +56,10 @@ def _find_definition(tree: ast.Module, name: str) -> tuple[ast.Module, ast.Class
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return tree, node
-        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
-            found = next(a.name for a in node.names if (a.asname or a.name) == name)
-            return _find_definition(_parse((node.module or "").removeprefix("ddim.")), found)
+        if isinstance(node, ast.ImportFrom) and (home := node.module or "").startswith("ddim."):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _find_definition(_parse(home.removeprefix("ddim.")), alias.name)
     return None
 
 

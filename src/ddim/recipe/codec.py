@@ -377,17 +377,14 @@ def parse_plain(data: Any, wanted: Any, path: str) -> Any:  # noqa: ANN401
         UserError: if `data` is not such a value.
     """
     data = data.tolist() if isinstance(data, np.generic | np.ndarray) else data
+    if path == "data.size" and isinstance(data, str | int) and "," not in str(data):
+        return parse_size(str(data))
     # "none" means None wherever None is allowed, and no text.
     for option in sorted(_list_options(wanted), key=lambda option: option is not types.NoneType):
         with suppress(ValueError, TypeError, OverflowError, LookupError, AttributeError):
-            return parse_size(str(data)) if _is_one_size(data, path) else _parse(data, option)
+            return _parse(data, option)
     hint = suggest(str(data), map(str, get_args(wanted))) if get_origin(wanted) is Literal else ""
     raise UserError(f"{path} must be {describe_type(wanted)}, got {data!r:.200}{hint}")
-
-
-def _is_one_size(data: Any, path: str) -> bool:  # noqa: ANN401
-    """Return whether a value is an image size such as 64 or "64x96"."""
-    return path == "data.size" and isinstance(data, str | int) and "," not in str(data)
 
 
 def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911

@@ -14,6 +14,7 @@ from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.sampling.pipeline import read_run_recipe
 from ddim.training.callbacks import Callback
+from ddim.training.memory import advance_within_memory, fit_memory
 from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.start import Machine, open_split, start_training
 from ddim.training.trainer import Trainer
@@ -60,13 +61,14 @@ def range_test(
     """
     # A later part of a budget may have another loss, and learned weights change the unit of the loss.
     training.plan, training.memory = Plan(None), None
+    fit_memory(training)
     curve, mean = Curve([], []), 0.0
     for k in range(updates):
         progress("learning rates", k, updates)
         rate = low * (high / low) ** (k / (updates - 1))
         optim = replace(training.recipe.optim, lr=rate, warmup=0, decay="constant")
         training.recipe = replace(training.recipe, optim=optim)
-        values = training.advance()
+        values, _ = advance_within_memory(training)
         if not all(map(math.isfinite, values.values())):
             break
         mean = 0.9 * mean + 0.1 * values["loss"]

@@ -38,6 +38,7 @@ def choose_recipe(
         UserError: if the recipe, the images or a field cannot be used.
     """
     fields = {name: value for name, value in fields.items() if value is not None}
+    data = fields.get("data.source") if data is None else data
     data = data if isinstance(data, str | Path | None) else give_images(data)
     if isinstance(recipe, Recipe):
         # A `Recipe` has a size for its images; only images that are given from Python keep their own size.
