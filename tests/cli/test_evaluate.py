@@ -44,7 +44,7 @@ def test_the_metrics_are_printed_with_their_conditions(run, command):
     text = command("evaluate", run, "-n", 40, "--steps", 2, "--seed", 5, "--part", "all").out
     file = text.split()[-1]
     record = json.loads(Path(file).read_text())
-    assert f"40 samples of {run}: ddim, 2 steps, 2 NFE, grid uniform" in text
+    assert f"40 samples of {run}: dpm_solver, 2 steps, 2 NFE, grid uniform_log_snr" in text
     assert "compared with 60 images of blossoms:60, 32x32 pixels" in text
     assert f"KID        {record['metrics']['kid']['value']:9.5f}   lower is better; 95 %" in text
     for name in ("FID", "precision", "recall", "density", "coverage"):
@@ -89,9 +89,9 @@ def test_features_are_taken_by_name(run, command):
         (["RUN", "--steps", "1,x"], "--steps must be one or more whole numbers, such as 20 or 10,20,50, got"),
         (["RUN", "--guidance", "high"], "--guidance must be one or more numbers, such as 2 or 1,1.5,2, got"),
         (["RUN", "--metric", "fid"], "--metric is for tables: give several values of one option"),
-        (["RUN", "--steps", "1,2", "--out", "RUN"], "is not empty; give a new or empty folder"),
+        (["RUN", "--steps", "1,2", "--out", "RUN"], "is not a new or empty folder"),
         (["RUN", "--stepz", 3], "perhaps you meant --steps"),
-        (["RUN", "--weights", "best"], "weights must be ema or raw, got 'best'"),
+        (["RUN", "--weights", "best"], "weights must be one of ema, raw"),
         (["blossoms:40"], "blossoms:40 is not a run: name the reference images, with --data"),
         (["blossoms:40", "--data", "blossoms:40", "-n", 50], "-n is for runs, and blossoms:40 is not a run"),
         (["blossoms:40", "--data", "blossoms:40", "--sampler", "ddim"], "--sampler is for runs"),
@@ -211,7 +211,7 @@ def test_an_evaluation_has_the_difference_0_to_itself(run, monkeypatch, command)
     assert "\nsampler " in text
     # Heun's method takes two evaluations in all but the last of two steps.
     (note,) = (line for line in text.splitlines() if line.startswith("note: the network evaluations per"))
-    assert "ddim, 2 steps, 2 NFE" in note
+    assert "dpm_solver, 2 steps, 2 NFE" in note
     assert "edm, 2 steps, 3 NFE" in note
     same = command("compare", run / "evaluations" / "1", run / "evaluations" / "1").out
     assert "+0.00000 (+0.00000 ... +0.00000), paired, not distinguishable at 95 %" in same.replace(

@@ -79,7 +79,7 @@ def test_samples_use_the_searched_times_of_the_run(run, tmp_path, command):
         (["--features", "inception-2015"], "--features-weights FILE"),
         (["--features", "inception-2015", "--features-weights", "no.pth"], "no.pth cannot be"),
         (["--features-weights", "some.pth"], "--features-weights is for a network, and --features is pixels"),
-        (["--weights", "best"], "weights must be ema or raw"),
+        (["--weights", "best"], "weights must be one of ema, raw"),
         (["--guidance", "2"], "guidance needs a label"),
         (["--guide-with", "@guide"], "need a guidance scale"),
         (["--optim.lr", "1"], "--optim.lr is not an option of ddim memorisation"),

@@ -37,7 +37,7 @@ def test_a_grid_is_found_for_its_sampler_steps_and_weights(tmp_path):
     assert find_saved_grid(tmp_path, DPMSolver(3), 3, "ema") == Listed(again.times)
 
 
-@pytest.mark.parametrize("guide", [None, "@guide", "hub:ada/small", "runs/small@raw"])
+@pytest.mark.parametrize("guide", [None, "@guide", "runs/small@raw"])
 def test_guidance_is_found_for_its_labels_and_means_the_same_guide_anywhere(tmp_path, guide, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one, other = Guidance(2.0, (None, 5.0), guide), Guidance(1.5)

@@ -71,6 +71,6 @@ def _slice_epochs(
 
     `values_of(n, seed, epoch)` returns the n values of an epoch.
     """
-    epochs = range(first // n, (first + count - 1) // n + 1)
+    epochs = range(first // n, (first + max(count, 1) - 1) // n + 1)
     slices = [slice(max(0, first - epoch * n), first + count - epoch * n) for epoch in epochs]
     return np.concatenate([values_of(n, seed, e)[part] for e, part in zip(epochs, slices, strict=True)])
