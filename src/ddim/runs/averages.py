@@ -169,15 +169,16 @@ def find_stored_average(path: Path, weights: str) -> Path | None:
         UserError: if there are no such weights, or the stored average belongs to another checkpoint.
     """
     files = [Path(name) for name in checkpoint.read_manifest(path).files]
-    possible = ["ema", "raw", *(file.stem for file in files if file.parent.name == "ema")]
+    more = (file.stem for file in files if file.parent.name == "ema" and file.stem != "default")
+    possible = ["ema", "raw", *more]
     if weights in possible:
         return None
     run = find_run_folder(path)
     stored = {} if run == path else find_stored(run)
     if weights not in stored:
-        names = [name for name in [*possible, *stored] if name != "default"]
-        steps = [str(step) for step, _ in list_checkpoints(run)]
-        raise UserError(f"weights must be one of {', '.join(names + steps)}, got {weights!r}")
+        steps = ", ".join(str(step) for step, _ in list_checkpoints(run))
+        names = ", ".join([*possible, *stored])
+        raise UserError(f"weights must be one of {names}, or a step ({steps}), got {weights!r}")
     facts = read_stored(stored[weights])
     if facts.weights != hash_weights(path):
         raise UserError(
