@@ -130,7 +130,7 @@ def test_a_model_may_have_any_channels_predict_a_variance_or_take_vectors():
     assert torch.equal(ddim.sample(model, n=1, steps=2), ddim.sample(plain, n=1, steps=2))
     x = torch.ones(2, 3, 8, 8)
     assert torch.equal(model.with_labels(torch.ones(2, 4))(x, 0.5).x0, model(x, 0.5, torch.ones(2, 4)).x0)
-    with pytest.raises(ddim.errors.UserError, match=r"vector needs a run, .* to model.with_labels"):
+    with pytest.raises(ddim.errors.UserError, match="vector needs a run"):
         ddim.sample(model, n=1, steps=2, vector=[1.0, 2.0, 3.0, 4.0])
 
 
@@ -157,7 +157,7 @@ def test_image_k_depends_on_seed_k_and_seeds_are_numbers_or_lists(run):
     three = ddim.sample(run, 3, 2, seed=4)
     assert torch.equal(three, ddim.sample(run, steps=2, seeds=[4, 5, 6]))
     assert torch.equal(three[1:2], ddim.sample(run, 1, 2, seed=np.int64(5)))
-    with pytest.raises(ddim.errors.UserError, match="n must be the number of seeds, 2, or left out, got 3"):
+    with pytest.raises(ddim.errors.UserError, match="list of seeds"):
         ddim.sample(run, 3, 2, seeds=[1, 2])
     with pytest.raises(ddim.errors.UserError, match="a list of seeds is given as seeds="):
         ddim.sample(run, steps=2, seed=[1, 2, 3])

@@ -127,7 +127,7 @@ def publish_folder(temporary: Path, path: Path) -> None:
         else:
             with place.open("r+b") as file:
                 os.fsync(file.fileno())
-    with suppress(OSError):  # Windows does not rename a folder to the name of another, even of an empty one.
+    if os.name == "nt" and path.exists():  # Windows does not rename a folder to the name of another.
         path.rmdir()
     os.rename(temporary, path)
     sync_folder(path.parent)

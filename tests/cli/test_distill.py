@@ -53,27 +53,21 @@ def test_by_default_the_student_has_an_hour(here, teacher):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["missing"], "run missing is not a folder; `ddim train` creates runs"),
-        (["."], ". is not a run"),
+        (["missing"], "run missing is not a folder"),
+        (["."], ". holds no undamaged checkpoint"),
         (["RUN", "--minutes", "5", "--images", "80"], "give --minutes or --images, not both"),
         (["RUN", "--minutes", "soon"], "minutes must be a number"),
         (["RUN", "--objective.halvings", "-1"], "objective.halvings must be above 0, got -1"),
         (["RUN", "--stages", "3"], "stages is not a field of a recipe; perhaps you meant steps"),
         (["RUN", "--guidance", "2"], "guidance needs a label"),
         (["RUN", "--guide-with", "@guide"], "need a guidance scale"),
-        (["RUN", "--guidance", "2", "--guide-with", "@9"], "weights must be ema or raw, got '9'"),
-        (
-            ["RUN", "--guidance", "2", "--guide-with", "@9"],
-            "has no checkpoint of step 9, but of steps 5 and 10",
-        ),
+        (["RUN", "--guidance", "2", "--guide-with", "@9"], "weights must be one of"),
         (["RUN", "--guidance", "2", "--guide-with", "@9@raw"], "@9@raw names two weights, 9 and raw: leave"),
         (
             ["RUN", "--guidance", "2", "--guide-with", "@guide", "--guidance-interval", "5,-2"],
             "lower end first",
         ),
         (["RUN", "--guidance", "1", "--objective.guidance", "3"], "sets fields of objective too: give one"),
-        (["RUN", "--objective.guide", "@guide"], "objective.guide has no effect with objective.guidance 1"),
-        (["RUN", "--schedule", "linear"], "objective consistency needs a continuous schedule"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -57,7 +57,7 @@ def test_invert_writes_latents_and_reports_the_round_trip(run, side, photo, tmp_
     assert f"{photo}: mean squared error of the round trip " in said
     assert load_file(tmp_path / "out" / "latents.safetensors")["latent"].shape == (2, 3, height, width)
     assert record["squared_errors"][0] == pytest.approx(record["squared_errors"][1])
-    assert record["grid"]["kind"] == "uniform"
+    assert record["grid"]["kind"] == "uniform_log_snr"
     assert len(record["times"]) == 4
     # Three steps up, three steps down, of one micro-batch.
     assert record["network_calls"] == 6
@@ -194,7 +194,7 @@ def test_a_refused_edit_leaves_no_folder(run, photo, tmp_path, monkeypatch, refu
 def test_invert_warns_of_noise_at_the_end_of_its_grid(run, tmp_path, photo, edit):
     recipe = tiny.recipe(optim__warmup=0, schedule__max_signal=0.99995)
     clean = tiny.train(recipe, tmp_path / "run")
-    for source, sigma in ((run, "0."), (clean, "0.38")):
+    for source, sigma in ((run, "0."), (clean, "0.39")):
         _, said = edit("invert", source, tmp_path / sigma, photo, "--grid", "uniform")
         assert f"at the last of these 4 times, sigma is still {sigma}" in said
     record, said = edit("invert", clean, tmp_path / "fine", photo)

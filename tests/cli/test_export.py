@@ -47,7 +47,7 @@ def test_an_imported_run_has_no_images_and_none_are_opened(tmp_path, monkeypatch
     ]:
         assert refused(name, run) == f"run {run} was imported and has no training images{hint}"
     said = refused("train", "--from", run, "--out", tmp_path / "new")
-    assert said == f"run {run} was imported and has no training images: name yours with --data.source"
+    assert said == f"run {run} was imported and has no training images"
     assert not opened
 
 

@@ -46,10 +46,7 @@ def test_the_same_command_resumes_a_run_with_classes(home, command, refused):
     assert "is finished: nothing to resume" in said
     assert f"next: ddim sample {home / 'run'} --label all " in said
     contradicting = refused(*words, *FAST, "--resume", "--net.classes", "3")
-    assert "has net.classes = 12, but the request has net.classes = 3" in contradicting
-    assert "data.labels = True, but the request has data.labels = False" in refused(
-        *words[:3], *words[5:], *FAST, "--resume"
-    )
+    assert "another recipe" in contradicting
 
 
 def test_a_run_from_weights_of_other_classes_must_train_without_labels(home, tmp_path, command, refused):
@@ -57,9 +54,7 @@ def test_a_run_from_weights_of_other_classes_must_train_without_labels(home, tmp
         tiny.write_grays(tmp_path / "two" / kind, range(n, 160, 20))
     words = ["train", tmp_path / "two", "--from", home / "run", "--images", 8, *FAST, "--out"]
     command(*words, tmp_path / "without", "--data.labels", "no")
-    said = refused(*words, tmp_path / "run")
-    assert "weights of a network with 12 classes, but" in said
-    assert "has 2: train without labels (--data.labels no)" in said
+    assert "net.classes must be 2 for these images" in refused(*words, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -117,9 +112,7 @@ def test_a_run_without_unlabelled_images_needs_a_label(tmp_path, monkeypatch, co
     run = tiny.train(recipe, tmp_path / "run")
     assert "samples need a label" in refused("sample", run)
     assert "data.unlabelled" in refused("sample", run, "--label", "rose", "--guidance", "2")
-    assert "an interpolation evaluates the network without a class" in refused(
-        "interpolate", run, "--seeds", "0,1"
-    )
+    assert "an interpolation evaluates the network without" in refused("interpolate", run, "--seeds", "0,1")
     command("sample", run, "-n", 1, "--steps", 1, "--label", "rose")
 
 

@@ -62,9 +62,8 @@ def test_no_images_are_opened_by_a_name_that_a_stranger_chose(hub, run, refused,
     (tmp_path / "photos").mkdir()
     publish(hub, "ada/flowers", mine)
     hub.requests.clear()
-    assert refused("evaluate", NAME, "-n", 20) == (
-        "run flowers was published without its training images ('photos'): name images with --data, or with "
-        "`reference` in Python"
+    assert "was published without its training images ('photos'): name images with --data" in refused(
+        "evaluate", NAME, "-n", 20
     )
 
 
@@ -74,10 +73,7 @@ def test_no_training_opens_images_by_a_name_that_a_stranger_chose(hub, words, re
     chosen = recipe(data__source="hub:mallory/pictures", optim__batch=4, **fields)
     publish(hub, "ada/flowers", run_of(chosen, tmp_path / "flowers", images=9))
     hub.requests.clear()
-    assert refused(*words, "--images", 8) == (
-        "run flowers was published without its training images ('hub:mallory/pictures'): name yours with "
-        "--data.source"
-    )
+    assert "was published without its training images" in refused(*words, "--images", 8)
     assert not [request for request in hub.requests if "mallory" in str(request)]
     small = ["--data.source", "blossoms:20", "--images", 8, "--threads", 1, "--no-compile"]
     command(*words, *small, "--out", "new")
@@ -88,7 +84,7 @@ def test_results_that_belong_to_a_run_folder_need_a_folder(hub, run, refused):
     publish(hub, "ada/flowers", run)
     for name in ("diagnose", "search", "memorisation"):
         assert refused(name, NAME).endswith("results are added to a run: give the run folder, or --out DIR")
-    assert "is only a checkpoint" in refused("ema", NAME)
+    assert "has no snapshots" in refused("ema", NAME)
 
 
 def test_a_guide_can_be_a_run_of_the_hub(hub, run, command):
@@ -123,7 +119,7 @@ def test_a_training_takes_its_images_and_its_weights_from_the_hub(hub, run, comm
         (("sample", "hub:ada/none"), "hub:ada/none cannot be downloaded (404"),
         (("train", "hub:ada/none"), "hub:ada/none cannot be downloaded (404"),
         (("push", "nothing", "ada/flowers"), "run nothing is not a folder"),
-        (("push", "RUN", "ada/flowers", "--weights", "none"), "weights must be ema or raw, got 'none'"),
+        (("push", "RUN", "ada/flowers", "--weights", "none"), "weights must be one of"),
     ],
 )
 def test_a_mistake_is_one_sentence_with_exit_code_2(hub, run, refused, words, said):

@@ -208,7 +208,8 @@ def test_a_folder_that_is_not_empty_is_refused_and_untouched(here, finished, tra
     before = contents(finished)
     lines = train_command(["--recipe", "tiny.yaml", "--out", finished], 2)
     assert lines == [
-        f"ddim: {finished} is not a new or empty folder; give a new or empty folder, or continue the run with resume"
+        f"ddim: {finished} is not a new or empty folder; "
+        "give a new or empty folder, or continue the run with resume"
     ]
     assert contents(finished) == before
 

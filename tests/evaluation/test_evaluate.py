@@ -88,11 +88,11 @@ def test_features_are_computed_on_the_device_of_the_run(run):
 @pytest.mark.parametrize(
     ("fields", "how"),
     [
-        ({}, "ddim, uniform grid, 2 steps, 2 network evaluations each"),
+        ({}, "dpm_solver, uniform_log_snr grid, 2 steps, 2 network evaluations each"),
         ({"sampler": "edm", "grid": "karras"}, "edm, karras grid, 2 steps, 3 network evaluations each"),
         (
             {"sampler": "ddim", "sampler.eta": 0.5},
-            "ddim eta 0.5, uniform grid, 2 steps, 2 network evaluations each",
+            "ddim eta 0.5, uniform_log_snr grid, 2 steps, 2 network evaluations each",
         ),
     ],
 )
@@ -358,15 +358,9 @@ def test_two_evaluations_at_once_do_not_interfere(run, cache):
 
 
 def test_a_number_that_another_evaluation_takes_first_is_not_reused(run, monkeypatch):
-    rename = os.rename
-
-    def late(source, target):
-        if Path(target).name == "1" and not Path(target).exists():
-            Path(target).mkdir()
-            (Path(target) / "record.json").write_text("another's")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", late)
+    (run / "evaluations" / "1").mkdir(parents=True)
+    (run / "evaluations" / "1" / "record.json").write_text("another's")
+    monkeypatch.setattr("ddim.runs.folder.list_numbered_folders", lambda *_: [])
     assert evaluate_source(run, FEW, extractor=stub()).folder.name == "2"
     assert (run / "evaluations" / "1" / "record.json").read_text() == "another's"
 
@@ -541,9 +535,9 @@ def test_mistakes_are_refused_in_one_sentence(run, tmp_path, monkeypatch):
     part = refused("blossoms:40", reference=Reference("blossoms:40", "valid"))
     assert part.startswith("the reference is 4 held-out images of blossoms:40, and at least 20 are needed: ")
     assert part.endswith("use all of its images, with --part all")
-    assert "is not empty" in refused(run, FEW, out=run)
+    assert "new or empty" in refused(run, FEW, out=run)
     (tmp_path / "file").touch()
-    assert "is a file" in refused(run, FEW, out=tmp_path / "file")
+    assert "new or empty" in refused(run, FEW, out=tmp_path / "file")
     with pytest.raises(UserError, match="n must be at least 20 and at most 1,000,000, got 19"):
         Samples(n=19)
     with pytest.raises(UserError, match="steps must be at least 1 and at most 1,000,000, got 0"):
@@ -556,7 +550,7 @@ def test_mistakes_are_refused_in_one_sentence(run, tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_made_is_refused_before_images_are_read(run, tmp_path):
     (tmp_path / "file").touch()
     seen = []
-    with pytest.raises(UserError, match=f"{tmp_path}/file/new cannot be created: {tmp_path}/file is a file"):
+    with pytest.raises(UserError, match=f"cannot be written in {tmp_path}/file"):
         evaluate_source(
             run, FEW, Reference("blossoms:61"), extractor=stub(seen), out=tmp_path / "file" / "new"
         )

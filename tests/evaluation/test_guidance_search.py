@@ -107,7 +107,7 @@ def test_the_best_setting_is_found_saved_and_then_used(run, quality, capsys, tmp
     records = [json.loads((tmp_path / f"samples/one-{k}/record.json").read_text()) for k in (1, 2)]
     assert [record["nfe"] for record in records] == [10, 6]
     summary = open_evaluated_images(run, Samples(N, STEPS), Reference(), ignore_progress).summary
-    assert "guide @guide, found by ddim search (--guidance 1 turns it off), uniform grid" in summary
+    assert "guide @guide, found by ddim search (--guidance 1 turns it off), uniform_log_snr grid" in summary
     shutil.rmtree(run / "guide")
     with pytest.raises(UserError, match=r"has no guide checkpoint: .* guidance 1 turns it off"):
         ddim.sample(run, 2, STEPS)
@@ -238,7 +238,7 @@ def test_times_that_were_searched_do_not_replace_a_grid_that_was_chosen(run):
     assert choose_sampling(own, STEPS, None) == listed
     karras = own.with_recipe(grid=Karras())
     assert choose_sampling(karras, STEPS, None) == SamplingSetup(karras, STEPS)
-    assert not choose_sampling(own.with_recipe(sampled_on="linear"), STEPS, None).searched
+    assert not choose_sampling(own.with_recipe(sampled_on=ddim.Cosine(0.02, 0.95)), STEPS, None).searched
     one, other = (ddim.sample(model, n=1, steps=STEPS) for model in (karras, own))
     assert not torch.equal(one, other)
     assert torch.equal(one, ddim.sample(own, n=1, steps=STEPS, grid=Karras()))

@@ -39,7 +39,9 @@ def test_every_combination_is_an_evaluation_with_its_paired_difference_from_the_
     )
     assert repr(table) == "EvaluationTable(kid, 3 x 2, 40 samples each)"
     cell = table.find_cell("ddim eta 1", "3 steps")
-    alone = evaluate_source(run, Samples(n=40, steps=3, fields={"sampler.eta": "1"}), extractor=stub())
+    alone = evaluate_source(
+        run, Samples(n=40, steps=3, fields={"sampler": "ddim", "sampler.eta": "1"}), extractor=stub()
+    )
     assert cell.evaluation.record["metrics"] == alone.record["metrics"]
     base = table.find_cell("ddim eta 0", "3 steps")
     assert cell.difference == measure_difference(cell.evaluation, base.evaluation, "kid")
@@ -112,10 +114,10 @@ def test_parts_of_the_users_own_can_be_choices(run):
 
 def test_mistakes_are_refused_before_anything_is_computed(run):
     for choices, sentence in (
-        ({"steps": [2, 3], "sampler.eta": ["0", "2"]}, r"sampler.eta must lie in \[0, 1\], got 2"),
+        ({"steps": [2, 3], "sampler.eta": ["0", "3"]}, "sampler.eta must lie in"),
         ({"steps": [2, 0]}, "steps must be at least 1"),
         ({"grid": ["uniform", "uniformly"]}, "grid must be one of"),
-        ({"weights": ["ema", "best"]}, "weights must be ema or raw, got 'best'"),
+        ({"weights": ["ema", "best"]}, "weights must be"),
     ):
         seen = []
         with pytest.raises(UserError, match=sentence):

@@ -168,12 +168,6 @@ def test_notes_say_how_samples_differ_from_those_of_the_run(tmp_path):
         assert said in noted("diffusers", of_classes)
 
 
-def test_a_folder_without_a_name_is_refused(run, empty):
-    with pytest.raises(UserError, match="the folder to write must have a name, such as new, got ."):
-        export_run(run, ".", "onnx")
-    assert not list(empty.iterdir())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SPECS if "ImageNet" not in name])
 def test_every_network_can_be_exported(name, tmp_path):
@@ -200,12 +194,6 @@ def test_a_program_that_differs_leaves_nothing_behind(run, tmp_path, monkeypatch
     assert not [path for path in tmp_path.rglob("*") if path.name != "exports"]
 
 
-@pytest.fixture
-def empty(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     "arguments, said",
     [
@@ -226,7 +214,7 @@ def test_exports_that_cannot_be_are_refused_in_one_sentence(run, tmp_path, argum
 def test_a_folder_that_is_not_empty_is_not_written_to(run, tmp_path):
     (tmp_path / "mine.txt").write_text("")
     for to in FORMATS:
-        with pytest.raises(UserError, match="is not empty"):
+        with pytest.raises(UserError, match="new or empty"):
             export_run(run, tmp_path, to)
 
 

@@ -348,7 +348,7 @@ def test_an_extended_run_is_no_repeat_of_a_shorter_run(tmp_path):
     for k in range(3):
         make(tmp_path / str(k), images=400, seed=k, errors={"image_mae": 0.1 * (k + 1)})
     facts = json.loads((tmp_path / "2" / "run.json").read_text())
-    (tmp_path / "2" / "run.json").write_text(json.dumps({**facts, "extended": [{"to_images": 3696}]}))
+    (tmp_path / "2" / "run.json").write_text(json.dumps({**facts, "extended": 3696}))
     rows, _ = table(find_runs(tmp_path))
     assert [(row["images"], row["finished"]) for row in rows] == [
         ("400", "2 of 2"),

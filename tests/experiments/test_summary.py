@@ -50,7 +50,7 @@ def test_fields_that_only_one_kind_has_are_no_differences():
     found.append(run(schedule="linear", schedule__clip="powers"))
     assert [c.choice for c in group_runs(found)] == [
         {"schedule": "cosine", "schedule.clip": MISSING},
-        {"schedule": "linear", "schedule.clip": "rates"},
+        {"schedule": "linear", "schedule.clip": "none"},
         {"schedule": "linear", "schedule.clip": "powers"},
     ]
 

@@ -29,7 +29,8 @@ def folder(tmp_path_factory):
 
 def test_a_record_holds_everything_that_samples_depend_on(folder):
     trained = load(folder)
-    trained = replace(trained, recipe=override(trained.recipe, {"sampler": "ddim", "sampler.eta": 0.5, "grid": "quadratic"}))
+    fields = {"sampler": "ddim", "sampler.eta": 0.5, "grid": "quadratic"}
+    trained = replace(trained, recipe=override(trained.recipe, fields))
     record = json.loads(json.dumps(sampling_record(SamplingSetup(trained, 4), [3, 9]), allow_nan=False))
     assert record["checkpoint"] == {
         "path": str(trained.checkpoint.path),

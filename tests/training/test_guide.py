@@ -54,9 +54,7 @@ def test_the_guide_holds_only_what_sampling_needs(whole):
 def test_no_guide_is_kept_without_a_share(share, tmp_path):
     run = tiny.train(tiny.recipe(report__guide=share, images=16), tmp_path / "run")
     assert not (run / "guide").exists()
-    with pytest.raises(
-        UserError, match=r"run .* has no guide checkpoint: training keeps one after the share"
-    ):
+    with pytest.raises(UserError, match="has no guide checkpoint"):
         load(run / "guide")
 
 
@@ -81,7 +79,7 @@ def test_a_run_killed_while_it_writes_the_guide_gets_one(whole, tmp_path, monkey
 
     def cut(folder, *args, **options):
         if folder.name == "guide":
-            (folder / ".tmp-7-step-000000003").mkdir(parents=True)
+            (folder / f".tmp-{'0' * 32}-step-000000003").mkdir(parents=True)
             tiny.crash()
         return sound(folder, *args, **options)
 
@@ -123,7 +121,7 @@ def test_a_damaged_guide_is_set_aside_and_the_run_is_not(tmp_path):
     file = run / "guide" / "step-000000003" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with (
-        pytest.warns(UserWarning, match="was renamed"),
+        pytest.warns(UserWarning, match="is skipped"),
         pytest.raises(UserError, match="has no guide checkpo"),
     ):
         load(run / "guide")

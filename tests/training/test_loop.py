@@ -73,7 +73,7 @@ def warm_recipe(**changes):
 
 def test_an_update_draws_one_time_in_each_equal_slice(monkeypatch):
     for _ in range(3):
-        run = tiny.training(updates=1)
+        run = tiny.training(tiny.recipe(objective__times="uniform_times"), updates=1)
         _, rows, *_ = recorded(run, monkeypatch)
         slices = sorted(math.ceil(t * 8) for t, *_ in rows)
         assert slices == list(range(1, 9))

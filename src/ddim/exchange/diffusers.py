@@ -216,9 +216,9 @@ def _count_timesteps(recipe: Recipe) -> int:
 
 def _describe_schedule(table: Schedule, entries: int) -> dict[str, Any]:
     """Return the options for the noise levels: the name of a table with its ends, or a list of betas."""
-    name = _BETAS.get("linear" if isinstance(table, Linear) else getattr(table, "betas", ""))
+    name = _BETAS.get(getattr(table, "betas", "linear" if isinstance(table, Linear) else ""))
     plain = (getattr(table, "clip", None), getattr(table, "read", None)) == ("none", "log_snr")
-    if isinstance(table, Linear | BetaTable) and plain and name and table.entries == entries:
+    if isinstance(table, Linear) and plain and name and table.entries == entries:
         return {"beta_schedule": name, "beta_start": table.first, "beta_end": table.last}
     powers = table(torch.arange(1, entries + 1, dtype=torch.float64) / entries).alpha ** 2
     before = torch.cat([torch.ones(1, dtype=torch.float64), powers[:-1]])

@@ -159,12 +159,18 @@ def _find_unfit_losses(recipe: Recipe, source: Recipe | None) -> Iterator[str]:
             f"objective.finish {loss.finish:g} is the squared error of the velocity, which grows with the "
             f"noise of schedule {kind_name(recipe.schedule)}: set --objective.finish 0"
         )
-    unguided = isinstance(loss, Consistency) and loss.guide is None and not recipe.data.conditional
-    if isinstance(loss, Consistency) and loss.guidance != 1 and (source is None or unguided):
-        yield (
-            f"objective.guidance {loss.guidance:g} trains a student of a run with labels or a guide: use "
-            "`ddim distill`"
-        )
+    if not isinstance(loss, Consistency):
+        return
+    if recipe.schedule.entries:
+        yield "objective consistency needs a continuous schedule: set --schedule cosine"
+    if loss.guidance == 1:
+        return
+    asked = f"objective.guidance {loss.guidance:g}"
+    unguided = loss.guide is None and not recipe.data.conditional
+    if source is None or source.is_student or unguided:
+        yield f"{asked} trains a student of a run with labels or a guide: use `ddim distill`"
+    elif other := find_other_meaning(source, recipe):
+        yield f"{asked} needs the {other} of the run of --from, got another {other}: leave out --{other}"
 
 
 def _find_unequal_numbers(recipe: Recipe) -> Iterator[str]:

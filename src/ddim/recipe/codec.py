@@ -253,7 +253,8 @@ def _find_kind(data: Mapping[str, Any], slot: Slot, path: str) -> Any:  # noqa: 
     name = str(data.get("kind", next(iter(slot.kinds))))
     if name in slot.kinds and "sha256" not in data:
         return slot.kinds[name]
-    if part := find_part(name, path, data):
+    part = find_part(name, path, data)
+    if part and (slot.name == "net" or not isinstance(part, UserNetwork)):
         return part
     hint = suggest(name, slot.names)
     raise UserError(f"{path or 'kind'} must be one of {', '.join(slot.names)}, got {name!r:.100}{hint}")

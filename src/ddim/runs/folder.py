@@ -74,11 +74,14 @@ def parse_out(out: str | Path | None) -> Path | None:
 
 
 def check_unused(out: Path, more: str = "") -> None:
-    """Check that `out` is new or an empty folder.
+    """Check that `out` is an empty folder, or new and not below a file.
 
     Raises:
         UserError: if it is not. The message ends with `more`, another suggestion.
     """
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not above.is_dir():
+        raise UserError(f"{out} cannot be created: {above} is a file")
     if out.exists() and not (out.is_dir() and is_unused(out)):
         raise UserError(f"{out} is not a new or empty folder; give a new or empty folder{more}")
 

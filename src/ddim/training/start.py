@@ -96,8 +96,10 @@ def check_machine(machine: Machine) -> None:
     """Check that this machine can be used as a run should use it, before images are decoded.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if it cannot, or `machine` is not a `Machine`.
     """
+    if not isinstance(machine, Machine):
+        raise UserError(f"machine must be a value such as ddim.Machine(device='cpu'), got {machine!r}")
     check_runtime(machine.device, machine.precision, machine.threads)
 
 

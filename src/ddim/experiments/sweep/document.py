@@ -48,6 +48,9 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     if not isinstance(trials, list) or not all(isinstance(trial, dict) for trial in trials):
         raise UserError(f"{path} is damaged: its trials are not a list of objects")
     for trial in trials:
+        # The name becomes the name of a folder and of files.
+        if "/" in str(trial.get("name")) or trial.get("name") in ("", ".", ".."):
+            raise UserError(f"{path} is damaged: {trial['name']!r} is not the name of a folder")
         # A search draws the recipe of a trial when a worker starts it.
         if "name" not in trial or not isinstance(trial.get("recipe", ()), dict | None):
             raise UserError(f"{path} is damaged: trial {trial.get('name')} has no name or no recipe")
