@@ -226,7 +226,7 @@ class Hybrid(Loss):
     @property
     def entries(self) -> int:
         """Number of entries of the table of times."""
-        return self.times.entries or 1000
+        return getattr(self.times, "entries", None) or 1000
 
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """Return the loss (B,) of 8-bit images; see `Loss`."""

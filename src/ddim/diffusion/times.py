@@ -18,11 +18,6 @@ class TimeSampling(Protocol):
     A class of your own that inherits from this class needs only `__call__`.
     """
 
-    @property
-    def entries(self) -> int | None:
-        """Number of different times, i / entries for i = 1 ... entries; None if times are continuous."""
-        return None
-
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         """Return times (B,) in (0, 1], float64, from random numbers (B,) uniform in [0, 1)."""
         ...
