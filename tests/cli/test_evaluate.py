@@ -105,7 +105,7 @@ def test_mistakes_are_one_sentence(run, words, sentence, refused):
     assert sentence in refused("evaluate", *words)
 
 
-def test_a_stopped_evaluation_says_what_continues(run, monkeypatch, capsys):
+def test_a_stopped_evaluation_says_what_continues(run, monkeypatch, capsys, foreground):
     def stop(*_):
         signal.raise_signal(signal.SIGINT)
 
