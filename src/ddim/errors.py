@@ -233,14 +233,10 @@ def quote(*words: object) -> str:
     return (subprocess.list2cmdline if os.name == "nt" else shlex.join)([*map(str, words)])
 
 
-MEANT = "; perhaps you meant "
-"""The words before a suggestion."""
-
-
 def suggest(word: str, possible: Iterable[str], likeness: float = 0.6) -> str:
     """Return "; perhaps you meant WORD" for the end of an error message, or "" if no word is similar.
 
     `likeness` is the smallest similarity of a suggestion, in [0, 1], by `difflib`.
     """
     near = difflib.get_close_matches(word, list(possible), 1, likeness)
-    return f"{MEANT}{near[0]}" if near else ""
+    return f"; perhaps you meant {near[0]}" if near else ""

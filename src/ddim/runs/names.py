@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ddim.data.remote import fetch, names_repository, parse_repository
-from ddim.errors import MEANT, UserError, describe_given, quote, suggest
+from ddim.errors import UserError, describe_given, quote, suggest
 from ddim.runs import checkpoint
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
@@ -181,8 +181,8 @@ def suggest_run(run: Path) -> str:
     """
     files = [file for folder in (run.parent, Path("runs")) for file in folder.glob(f"*/{RUN}")]
     runs = {file.parent.name: file.parent for file in files}
-    name = suggest(run.name, runs).removeprefix(MEANT)
-    return f"{MEANT}{runs[name]}" if name else ""
+    name = suggest(run.name, runs).removeprefix(meant := "; perhaps you meant ")
+    return f"{meant}{runs[name]}" if name else ""
 
 
 def pin_place(text: str) -> str:
