@@ -43,7 +43,7 @@ def _find_dictionary(tree: ast.Module, name: str) -> ast.Dict:
 
 def _parse(module: str) -> ast.Module:
     path = ROOT / module.replace(".", "/")
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    path = file if (file := path.with_suffix(".py")).exists() else path / "__init__.py"
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
