@@ -24,7 +24,7 @@ PUBLISHED = "published"
 FILES = (
     MANIFEST,
     *("model.safetensors", "clusters.safetensors", "vectors.safetensors"),
-    *("state.json", "recipe.json", f"{PUBLISHED}.json", "searched.json", "grids.json", "guidance.json"),
+    *("state.json", "recipe.json", f"{PUBLISHED}.json", "searched.json"),
 )
 """The files of a published checkpoint."""
 

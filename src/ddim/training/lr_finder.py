@@ -59,7 +59,7 @@ def range_test(
     Raises:
         UserError: if no loss was finite.
     """
-    # A later part of a budget may have another loss, and learned weights change the unit of the loss.
+    # A later part of a budget may have another loss, and past losses would draw other times.
     training.plan, training.memory = Plan(None), None
     fit_memory(training)
     curve, mean = Curve([], []), 0.0
