@@ -101,9 +101,9 @@ def train(name, updates):
 
     def part(batch, which, *given):
         denoise, x0, eps = original(batch, which, *given)
-        t, weight = draw_times(run.recipe, batch.uniform, run.memory)
+        t, _ = draw_times(run.recipe, batch.uniform, run.memory)
         labels = [] if isinstance(denoise, Model) else [denoise.label, denoise.augment]
-        values = [x0, t[which], weight[which], eps, *(value for value in labels if value is not None)]
+        values = [x0, t[which], eps, *(value for value in labels if value is not None)]
         for k, row in enumerate(range(len(batch.uniform))[which]):
             drawn.append([run.step, row, draw_digest([value[k].contiguous().numpy() for value in values])])
         return denoise, x0, eps
