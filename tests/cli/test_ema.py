@@ -102,10 +102,7 @@ def test_a_run_without_snapshots_is_refused_with_advice(tmp_path, refused, comma
         "train", "blossoms:40", "--recipe", "smoke", "--images", 32, "--out", run, "--no-compile"
     ).err
     assert "ddim ema" not in said
-    assert refused("ema", run) == (
-        f"run {run} has no snapshots of its averages, because report.snapshots was 0: a run that is trained "
-        "with --report.snapshots 8 keeps them"
-    )
+    assert "--report.snapshots 8" in refused("ema", run)
 
 
 def test_the_commands_for_a_checkpoint_name_the_checkpoint(run, command):

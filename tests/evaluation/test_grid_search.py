@@ -100,7 +100,7 @@ def test_a_run_is_sampled_on_its_searched_grid(run, tmp_path):
 def test_ddim_sample_in_python_and_on_the_command_line_gives_the_same_samples(run, tmp_path):
     """Both use the searched times of the EMA weights for six steps, and the recipe's grid otherwise."""
     found = searched.SearchedGrid((1.0, 0.9, 0.5, 0.4, 0.2, 0.1), 0.1, {"uniform": 0.2})
-    searched.save_grid(run, DDIM(), 6, "ema", found)
+    searched.save_grid(run, load(run).recipe.sampler, 6, "ema", found)
     path = checkpoint.find_newest(run / "checkpoints")
     alone = lambda steps, weights: generate(SamplingSetup(load(run, weights), steps), range(2))[0]
     for k, (source, steps, weights) in enumerate(
