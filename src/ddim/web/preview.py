@@ -60,24 +60,26 @@ class SamplePreview:
 
 @dataclass
 class EditPreview:
-    """Sends the progress of an edit, with its latest state, to the server.
+    """Sends the progress of an edit and its states to the server.
 
     Attributes:
         pipeline: the model that edits.
         monitor: where the previews go.
-        latest: the place in the result of the first image of the latest state, and this state; None before
-            the first state.
+        done: the number of network evaluations so far.
+        total: the number of network evaluations that the edit will make.
     """
 
     pipeline: LoadedRun
     monitor: Monitor
-    latest: tuple[int, State] | None = None
+    done: int = 0
+    total: int = 1
 
     def watch(self, places: Sequence[int], state: State) -> None:
-        """Keep a state; see `ddim.sampling.edit_setup.EditOptions`."""
-        self.latest = (places[0], state)
+        """Send the state of the newest evaluation; see `ddim.sampling.edit_setup.EditOptions`."""
+        draw = partial(draw_state, self.pipeline, places[0], state)
+        self.monitor.preview(min(self.done + 1, self.total), self.total, draw)
 
     def progress(self, _what: str, done: float, total: int) -> None:
-        """Send the number of network evaluations, and the latest state; see `Progress`."""
-        draw = None if self.latest is None else partial(draw_state, self.pipeline, *self.latest)
-        self.monitor.preview(int(done), total, draw)
+        """Send the number of network evaluations; see `Progress`."""
+        self.done, self.total = int(done), total
+        self.monitor.preview(self.done, total)
