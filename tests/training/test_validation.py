@@ -22,7 +22,9 @@ def test_means_by_log_snr_use_the_values_in_each_bin():
 
 def test_only_errors_in_the_finish_choose_the_best_checkpoint(tmp_path):
     """The last 4 of 10 updates are the finish. A rate this high lets the error rise before it."""
-    folder = tiny.train(tiny.recipe(objective__finish="0.4", **tiny.DIVERGING), tmp_path / "run")
+    folder = tiny.train(
+        tiny.recipe(objective__finish="0.4", objective__finish_after="0", **tiny.DIVERGING), tmp_path / "run"
+    )
     errors = {line["step"]: line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line}
     assert list(errors) == list(range(1, 11))
     finish = {step: error for step, error in errors.items() if step > 6}
