@@ -102,8 +102,7 @@ def test_a_guided_student_with_other_columns_than_its_teacher_is_refused(columns
     text = (given / "grays.csv").read_text()
     (tmp_path / "other.csv").write_text(text.replace("level,other", columns))
     fields = {"optim.warmup": 0, "data.vectors": str(tmp_path / "other.csv")}
-    said = f"needs vectors with the columns of .* --from, level, other, in this order, got {columns[:3]}"
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match="vectors of the run of --from, in the same order"):
         ddim.distill(run, images=16, guidance=2.0, fields=fields, out=tmp_path / "run", machine=tiny.MACHINE)
 
 
@@ -199,7 +198,7 @@ def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_
     found = bits_per_dim(run, n=3, steps=2, progress=False)
     record = json.loads((write_likelihood(found, run) / "record.json").read_text())["reference"]
     assert np.allclose(record["labels"], own.vectors[record["images"]])
-    with pytest.raises(UserError, match="grays.npy without a vector .* a vector for every image"):
+    with pytest.raises(UserError, match="grays.npy without a vector .* for every image"):
         bits_per_dim(run, str(given / "grays.npy"), n=3, steps=2, progress=False)
     data = replace(run.recipe.data, unlabelled=0.1)
     run = replace(run, recipe=replace(run.recipe, data=data))
@@ -218,7 +217,7 @@ def dotted(fields):
         ({"data__labels": "yes"}, "data.vectors .* and data.labels exclude each other"),
         ({"net__vector": 3}, "net.vector must be 2"),
         ({"net__vector": 2, "net__classes": 4}, "0 if there are classes"),
-        ({"data__vectors": "none", "net__vector": 2}, "without data.vectors the network is never trained"),
+        ({"data__vectors": "none", "net__vector": 2}, "0 without data.labels and data.vectors"),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(given, tmp_path, changes, message):
@@ -229,7 +228,7 @@ def test_recipes_that_contradict_themselves_are_refused(given, tmp_path, changes
 
 def test_a_network_without_vectors_is_refused(given, tmp_path):
     chosen = replace(recipe(given), net=ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8))
-    with pytest.raises(UserError, match="data.vectors needs a network that can be conditioned on a vector"):
+    with pytest.raises(UserError, match="data.vectors needs a network that takes vectors"):
         tiny.train(chosen, tmp_path / "run", str(given / "grays.npy"))
 
 
