@@ -51,7 +51,7 @@ def test_parts_of_a_recipe_that_do_not_fit_together_are_refused(changes, said):
         ("ddpm", "net.outputs=2", "^net.outputs 2 predicts a variance"),
         ("iddpm", "objective=objective", "need a network|^net.outputs 2 predicts a variance"),
         ("ddpm", "net.classes=10", "never be trained on a label"),
-        ("ddpm", "objective=consistency objective.guidance=2", "ddim distill"),
+        ("fast", "objective=consistency objective.guidance=2", "ddim distill"),
     ],
 )
 def test_fields_that_contradict_each_other_are_named_before_anything_begins(name, words, said):
