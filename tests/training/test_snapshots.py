@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 
 import tiny
 from cases import mark_slow
-from ddim.errors import NoSpace
 from ddim.nn.ema import Exponential, Power
 from ddim.nn.power_averages import GAMMAS, is_snapshot_step
 from ddim.recipe.codec import write_recipe
@@ -143,19 +141,6 @@ def test_an_average_is_found_whatever_the_recipe_averages(tmp_path):
     one, other = (load(folder, name).model.state_dict() for name in (average.name, "power-16.97"))
     for name, value in one.items():
         assert torch.allclose(value, other[name], rtol=1e-4, atol=1e-6)
-
-
-def test_a_disk_without_room_ends_the_run_and_keeps_what_is_there(tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)
-
-    def measure(folder):
-        return usage._replace(free=0) if "averages" in str(folder) and steps(tmp_path / "run") else usage
-
-    monkeypatch.setattr(shutil, "disk_usage", measure)
-    with pytest.raises(NoSpace, match="averages.snapshots has 0.0 MB free: make room"):
-        tiny.train(recipe(), tmp_path / "run")
-    assert steps(tmp_path / "run") == [2]
-    assert checkpoint.find_newest(tmp_path / "run" / "checkpoints").name == "step-000000002"
 
 
 def test_weights_that_are_not_finite_replace_no_snapshot(tmp_path):
