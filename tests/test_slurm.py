@@ -1,6 +1,5 @@
 """The job script of docs/howto/machines.md, with stand-ins for the two programs of Slurm that it calls."""
 
-import json
 import os
 import re
 import shlex
@@ -115,7 +114,6 @@ def test_the_job_script_starts_a_run_and_continues_it_in_the_next_job(job, tmp_p
     # Near the end of its time, Slurm signals the steps of a job, not its script.
     os.kill(find_srun(process), signal.SIGTERM)
     assert process.wait(120) != 0
-    assert json.loads((run / "run.json").read_text())["processes"] == {"count": 2, "backend": "gloo"}
     saved = tiny.metrics(run)[-1]["images"]
     assert 0 < saved < 8 * STEPS
     process = job(second)

@@ -166,11 +166,7 @@ def test_several_processes_need_no_gpu_with_the_number_in_the_record(monkeypatch
 @pytest.mark.parametrize(("processes", "compiled"), [(4, False), (2, True)])
 def test_every_recipe_learns_the_same_in_several_processes(processes, compiled, tmp_path):
     """In more than two epochs. Compiled, it is a network of a few kernels: recipes would take minutes."""
-    cases = (
-        ["compiled guided"]
-        if compiled
-        else [name for name in CASES if name not in (*SOME, "compiled guided")]
-    )
+    cases = ["compiled"] if compiled else [name for name in CASES if name not in (*SOME, "compiled")]
     one = launch_cases(tmp_path / "one", 1, 10, cases)
     check_cases(one, launch_cases(tmp_path / "several", processes, 10, cases), cases)
 

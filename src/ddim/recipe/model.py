@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from ddim.recipe.recipe import Recipe, build_model
 from ddim.recipe.user_parts import is_user_part
 
 LARGEST, LONGEST = 30_000, 100
-"""The largest number, and the longest list of numbers, of a network whose weights were given."""
+"""The largest number, and the longest list and the most layers of a stage, of a network for given weights."""
 
 
 def build_fitting_model(source: Path, recipe: Recipe, channels: int, tensors: Mapping[str, Tensor]) -> Model:
@@ -56,10 +55,12 @@ def build_on_meta(recipe: Recipe, channels: int, source: Path) -> nn.Module:
     Raises:
         UserError: if the network is too large.
     """
-    rows = [value if isinstance(value, tuple) else (value,) for _, _, value in list_fields(recipe.net)]
+    fields = {name: value for name, _, value in list_fields(recipe.net)}
+    rows = [value if isinstance(value, tuple) else (value,) for value in fields.values()]
     numbers = [number for row in rows for number in row if isinstance(number, int | float)]
+    lengths = [*map(len, rows), *(fields.get(name, 0) for name in ("depth", "blocks"))]
     try:
-        if max(map(len, rows), default=0) <= LONGEST and max(numbers, default=0) <= LARGEST:
+        if max(lengths) <= LONGEST and max(numbers, default=0) <= LARGEST:
             with torch.device("meta"):
                 return recipe.net.network(channels)
     # Huge numbers raise these errors, and a number of channels of a wrong type raises TypeError.
@@ -81,11 +82,3 @@ def find_misfit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> s
 def _check_fit(source: Path, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     if wrong := find_misfit(state, tensors):
         raise UserError(f"{source} does not fit its recipe: {wrong} is missing or of another shape")
-
-
-def digest_weights(model: nn.Module) -> str:
-    """Return the SHA-256 (hex) of all weights of a model, in their order, without their names."""
-    digest = hashlib.sha256()
-    for value in model.state_dict().values():
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
