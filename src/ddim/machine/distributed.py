@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ddim.errors import explain_error
+from ddim.errors import Interrupted, explain_error
 from ddim.machine.runtime import count_allowed
 from ddim.machine.startup import count_launched, read_rank
 
@@ -209,7 +209,8 @@ def _raise_cause(error: BaseException, store: dist.Store, rank: int) -> None:
     """
     known = explain_error(error)
     mine = json.dumps([rank, " ".join(str(known).split()), getattr(known, "exit_code", 1)])
-    effect = isinstance(error, KeyboardInterrupt) or not hasattr(known, "exit_code")
+    ended = isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted)
+    effect = ended or not hasattr(known, "exit_code")
     with suppress(dist.DistError):  # the store may have ended with torchrun
         first, sentence, code = json.loads(store.compare_set("failed", "", mine))
         if rank == 0 and first and effect:
