@@ -30,6 +30,10 @@ class State:
     t: float
     x0: Tensor = field(repr=False)
 
+    def first(self, count: int) -> State:
+        """Return the state of the first `count` images; the others of a micro-batch only fill it up."""
+        return State(self.x[:count], self.t, self.x0[:count])
+
 
 Steps = Generator[State, None, Tensor]
 """The states before each step of a sampler; it returns the noisy images at the last time."""

@@ -176,10 +176,9 @@ class EditSetup:
 
         Further images only fill up the micro-batch.
         """
-        count = len(places)
         for state in states:
             if self.watch is not None:
-                self.watch(places, State(state.x[:count], state.t, state.x0[:count]))
+                self.watch(places, state.first(len(places)))
             yield state
 
 

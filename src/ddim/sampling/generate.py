@@ -124,7 +124,7 @@ def generate(
                 # The sampler yields a state for each time, and the last state is the sample.
                 progress("samples", done + len(mine) * step / len(times), len(seeds))
                 if watch is not None:
-                    watch(mine, State(state.x[: len(mine)], state.t, state.x0[: len(mine)]))
+                    watch(mine, state.first(len(mine)))
         if state is not None:
             images.append(pipeline.pixels.leave(state.x0[: len(mine)].float()).cpu())
         nfe = sum(counter.evaluations for counter in counters)
