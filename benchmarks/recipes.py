@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.schedule import log_snr_range
-from ddim.diffusion.times import midpoints
+from ddim.diffusion.times import log_snr_range, midpoints
 from ddim.recipe.checks import check_unconditional
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import Pipeline, load

@@ -12,7 +12,7 @@ BUGS = [
     ),
     bug(
         "log-SNR is computed from rates and not from powers",
-        "diffusion/schedule.py",
+        "diffusion/schedules.py",
         "return 2 * (self.alpha.log() - self.sigma.log()) => return self.alpha.log() - self.sigma.log()",
         "diffusion/test_schedules.py::test_a_linear_in_schedule_is_linear_in_its_quantity",
         "diffusion/test_schedules.py::test_the_inverse_comes_back_to_the_same_level_and_is_never_later",
@@ -106,7 +106,7 @@ BUGS = [
     ),
     bug(
         "a single noise level is copied to the device",
-        "diffusion/schedule.py",
+        "diffusion/schedules.py",
         "return value.to(x.dtype) if value.ndim == 0 else => return value.to(x) if value.ndim == 0 else",
         "diffusion/test_devices.py::test_sampling_never_waits_for_the_device",
     ),

@@ -17,8 +17,7 @@ from ddim.diffusion.parameterisation import (
     PredictsVelocity,
 )
 from ddim.diffusion.samplers import DDIM, last_state
-from ddim.diffusion.schedule import time_of_ratio
-from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta
+from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, time_of_ratio
 from oracles import Answers, Gaussian, TellsTime, normal, uniform
 
 ALL = [PredictsNoise(), PredictsScore(), PredictsImage(), PredictsVelocity(), PredictsEDM(0.5)]

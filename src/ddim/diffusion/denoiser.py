@@ -1,11 +1,9 @@
 """Denoisers: functions (x_t, t) -> predicted clean image and noise, which samplers and losses call."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +17,7 @@ from ddim.diffusion.parameterisation import (
     Prediction,
     from_image,
 )
-from ddim.diffusion.schedule import Schedule, as_times, spread_over, time_of_ratio
-from ddim.diffusion.schedules import SCHEDULES, check_schedule
+from ddim.diffusion.schedules import SCHEDULES, Schedule, as_times, check_schedule, spread_over, time_of_ratio
 from ddim.errors import UserError, suggest
 
 T = TypeVar("T")
@@ -74,8 +71,7 @@ class Model(nn.Module):
         shape: channels, height and width of the images.
 
     Raises:
-        UserError: if a name is unknown, or a part is given as a class instead of an instance.
-        UserError: if the schedule returns no `Level`, or its log-SNR does not fall from t = 0 to t = 1.
+        UserError: if a name is unknown, or `check_schedule` refuses the schedule.
 
     Example:
         >>> model = Model(net, Cosine(), predicts="velocity", shape=(3, 32, 32))
@@ -91,20 +87,17 @@ class Model(nn.Module):
         shape: Shape | tuple[int, int, int] = (3, 32, 32),
     ) -> None:
         super().__init__()
-        if isinstance(net, type) or not callable(net):
-            raise UserError(f"net must be a module or a function, got {net}: make an instance of a class")
         self.net: nn.Module = net if isinstance(net, nn.Module) else Function(net)
         # The number of classes, the length of vectors and the number of augmentation labels that it takes.
-        self.classes, self.vector, self.augment = (
-            int(getattr(net, name, 0)) for name in ("classes", "vector", "augment")
-        )
+        self.classes = int(getattr(net, "classes", 0))
+        self.vector = int(getattr(net, "vector", 0))
+        self.augment = int(getattr(net, "augment", 0))
         self.schedule = choose_part("schedule", schedule, SCHEDULES)
         check_schedule(self.schedule)
         self.predicts = choose_part("predicts", predicts, PARAMETERISATIONS)
-        self.conditioning = complete(
-            choose_part("conditioning", conditioning, CONDITIONINGS),
-            entries=getattr(self.schedule, "entries", None),
-        )
+        entries = getattr(self.schedule, "entries", None)
+        conditioning = choose_part("conditioning", conditioning, CONDITIONINGS)
+        self.conditioning = complete(conditioning, entries=entries)
         self.shape = shape if isinstance(shape, Shape) else Shape(*shape)
 
     def forward(
@@ -127,8 +120,7 @@ class Model(nn.Module):
             Predicted clean images and noise, with the shape and dtype of x_t.
 
         Raises:
-            UserError: if a time lies outside [0, 1], or the output of the network has neither the shape of
-                x_t nor twice its channels.
+            UserError: if a time lies outside [0, 1], or the network returns images of another shape.
         """
         t = as_times(t)
         # The coefficients are float64: in float32, differences of almost equal values would lose digits.
@@ -140,8 +132,9 @@ class Model(nn.Module):
         labels = (label,) if self.classes or self.vector else ()
         augments = {} if augment is None else {"augment": augment.to(x_t)}
         output = self.net(spread_over(c.inp, x_t) * x_t, condition, *labels, **augments)
-        check_output(output, x_t)
         F, *more = output.to(x_t.dtype).split(x_t.shape[1], dim=1)
+        if F.shape != x_t.shape:
+            raise UserError(f"the network must return images {tuple(x_t.shape)}, got {tuple(output.shape)}")
         x0 = spread_over(c.skip, x_t) * x_t + spread_over(c.out, x_t) * F
         p = from_image(x_t, x0, level.over(x_t))
         # If F has twice the channels, the second half v predicts the variance. As in the code of Nichol &
@@ -159,11 +152,6 @@ class Model(nn.Module):
         t = time_of_ratio(self.schedule, torch.as_tensor(sigma, dtype=torch.float64))
         return self(self.schedule(t).over(x).alpha * x, t, label).x0
 
-    def __repr__(self) -> str:
-        weights = sum(parameter.numel() for parameter in self.parameters())
-        choices = (self.schedule, self.predicts, self.conditioning, self.shape)
-        return f"Model({type(self.net).__name__} of {weights:,} weights, {', '.join(map(repr, choices))})"
-
     def with_labels(self, label: Tensor | int | None = None, augment: Tensor | None = None) -> Denoiser:
         """Return a denoiser that calls this model with fixed labels; they are sent to its device once.
 
@@ -173,18 +161,17 @@ class Model(nn.Module):
             augment: augmentation labels (B, n) of `ddim.data.augment`, or None for no augmentation.
 
         Raises:
-            UserError: if the network does not take these labels, or does not have this class.
+            UserError: if the network does not have this class, or takes no labels.
         """
         if label is None and augment is None:
             return self
         if label is None:
             return Labelled(self, None, augment)
         label = torch.as_tensor(label)
-        if not self.classes and not self.vector:
-            raise UserError(f"label must be None, since this model was trained without labels, got {label}")
-        if self.classes and not (label.min() >= -1 and label.max() < self.classes):
+        if not self.vector and not (label.min() >= -1 and label.max() < self.classes):
             raise UserError(
-                f"label must be a class from 0 to {self.classes - 1}, or -1 for none, got {label.tolist()}"
+                f"label must be one of the {self.classes} classes of this model, counted from 0, or -1 for "
+                f"none, got {label.tolist()}"
             )
         return Labelled(self, label.to(self.blank(0).device), augment)
 
@@ -202,24 +189,6 @@ class Model(nn.Module):
         return torch.zeros(size, dtype=weight.dtype, device=weight.device)
 
 
-def check_output(output: object, x: Tensor, outputs: Sequence[int] = (1, 2)) -> None:
-    """Check the shape of a network's output.
-
-    Args:
-        output: the output.
-        x: the images (B, C, H, W) with which the network was called.
-        outputs: the allowed numbers of channels of the output, as multiples of C.
-
-    Raises:
-        UserError: if the output is not a tensor with one of the allowed shapes.
-    """
-    count, channels, *size = x.shape
-    shapes = [(count, multiple * channels, *size) for multiple in outputs]
-    if not isinstance(output, Tensor) or output.shape not in shapes:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise UserError(f"the network, called with x {tuple(x.shape)}, must return {shapes[0]}, got {got}")
-
-
 @dataclass(frozen=True)
 class Labelled:
     """A denoiser that calls a model with fixed class labels and augmentation labels."""
@@ -234,7 +203,6 @@ class Labelled:
         return self.model.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the prediction; see `Denoiser`."""
         label = self.label
         label = label.expand(len(x_t)) if label is not None and label.ndim == 0 else label
         return self.model(x_t, t, label, self.augment)
@@ -258,7 +226,6 @@ class Counted:
         return self.inner.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the prediction; see `Denoiser`."""
         self.count()
         return self.inner(x_t, t)
 
@@ -268,28 +235,25 @@ class Counted:
         self.evaluations += 1
 
 
-def choose_part(name: str, value: T | str | Sequence[float], registry: Mapping[str, type[T]]) -> T:
-    """Return a part of a model: `value` itself, or if it is a name, the registered part with default fields.
+def choose_part(name: str, value: T | type[T] | str | Sequence[float], registry: Mapping[str, type[T]]) -> T:
+    """Return a part of a model: `value` itself or, for a class or its name, a part with default fields.
 
     Args:
         name: the name of the argument, for messages.
-        value: the part or its name; for a grid, also its times.
+        value: the part, its class, or the name of its class; for a grid, also its times.
         registry: the classes that can be given by name, such as `SCHEDULES`.
 
     Raises:
-        UserError: if the name is unknown, or `value` is a class.
+        UserError: if the name is unknown.
     """
-    if isinstance(value, type):
-        kind = value.__name__
-        raise UserError(f"{name} must be an instance, such as {kind}(), got the class {kind}")
-    if isinstance(value, list | tuple | Tensor) and "listed" in registry:
+    if isinstance(value, str):
+        if value not in registry:
+            hint = suggest(value, registry)
+            raise UserError(f"{name} must be one of {', '.join(registry)}, got {value!r}{hint}")
+        value = registry[value]
+    if isinstance(value, list | tuple | Tensor):
         return registry["listed"](tuple(map(float, value)))  # pyrefly: ignore[bad-argument-count]
-    if not isinstance(value, str):
-        return value  # pyrefly: ignore[bad-return]
-    if value not in registry:
-        hint = suggest(value, registry)
-        raise UserError(f"{name} must be one of {', '.join(registry)}, got {value!r}{hint}")
-    return registry[value]()
+    return value() if isinstance(value, type) else value  # pyrefly: ignore[bad-return]
 
 
 def complete(part: T, **numbers: float | None) -> T:
@@ -300,13 +264,10 @@ def complete(part: T, **numbers: float | None) -> T:
     """
     if not is_dataclass(part):
         return part
-    changes: dict[str, Any] = {}
-    for field in fields(part):
-        value = getattr(part, field.name)
-        if value is None and field.name in numbers:
-            changes[field.name] = numbers[field.name]
-        elif is_dataclass(value):
-            changes[field.name] = complete(value, **numbers)
+    changes = {}
+    for name in (field.name for field in fields(part) if field.init):
+        value = getattr(part, name)
+        changes[name] = numbers.get(name) if value is None else complete(value, **numbers)
     return replace(part, **changes)  # pyrefly: ignore[bad-specialization]
 
 

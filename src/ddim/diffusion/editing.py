@@ -1,13 +1,10 @@
 """Editing of real images: inversion to latents, interpolation, inpainting, variations."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from numbers import Real
 
 import torch
 from torch import Tensor
@@ -16,8 +13,8 @@ from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.sampler import Sampler, State, Steps, Times, move
 from ddim.diffusion.samplers import DDIM
-from ddim.diffusion.schedule import Level, as_double, spread_over
-from ddim.errors import UserError, check_count, describe_given
+from ddim.diffusion.schedules import Level, as_double, spread_over
+from ddim.errors import UserError
 
 # Inversion
 
@@ -76,25 +73,22 @@ def invert(
         x_s = x
         slopes.append((then.log_snr, denoise(x_s, s).eps))
         x = move(x_s, _extrapolate(now.log_snr, slopes), then, now)
-        if exact:
-            change = math.inf
-            for _ in range(rounds):
-                better = move(x_s, denoise(x, t).eps, then, now)
-                change = (better - x).abs().max().item()
-                x = better
-                if not change > tolerance:
-                    break
-            # After an overflow of the latent the change is NaN; it counts as infinite, not as converged.
-            residual = max(residual, change if math.isfinite(change) else math.inf)
+        change = 0.0
+        for _ in range(rounds if exact else 0):
+            better = move(x_s, denoise(x, t).eps, then, now)
+            change = (better - x).abs().max().item()
+            x = better
+            if not change > tolerance:
+                break
+        # After an overflow of the latent the change is NaN; it counts as infinite, not as converged.
+        residual = max(residual, change if math.isfinite(change) else math.inf)
     return Inverted(x, residual, residual <= tolerance)
 
 
 def _extrapolate(log_snr: Tensor, slopes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the slope at a scalar log-SNR, extrapolated from the last two slopes.
-
-    If there is only one slope, it is returned.
-    """
-    (newest, slope), (before, earlier) = slopes[-1], slopes[0]
+    """Return the slope at a scalar log-SNR, extrapolated from the last two slopes, or the only slope."""
+    newest, slope = slopes[-1]
+    before, earlier = slopes[0]
     if len(slopes) == 1:
         return slope
     part = (log_snr - newest) / (newest - before)
@@ -113,8 +107,9 @@ def restore(denoise: Denoiser, latent: Tensor, times: Times) -> Tensor:
         times: the decreasing times (N,) with which the latents were made.
     """
     schedule, times, x = denoise.schedule, as_double(times), latent
+    ddim, none = DDIM(), Noise([])  # a deterministic step draws no noise
     for t, s in pairwise(times):
-        x = DDIM().step(denoise(x, t), schedule(t), schedule(s))
+        x = ddim.step(x, denoise(x, t), schedule(t), schedule(s), none)
     return x / schedule(times[-1]).over(x).alpha
 
 
@@ -132,27 +127,22 @@ def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
         UserError: if two latents are opposite: the great circle between them is then not unique.
     """
     # The CPU is used, because not every device has float64.
-    flat = [v.cpu().double().flatten(1) for v in (a, b)]
-    norms = [v.norm(dim=1, keepdim=True) for v in flat]
-    p, q = (v / n.clamp(min=1e-300) for v, n in zip(flat, norms, strict=True))
+    flat_a, flat_b = (latent.cpu().double().flatten(1) for latent in (a, b))
+    norm_a, norm_b = (flat.norm(dim=1, keepdim=True) for flat in (flat_a, flat_b))
+    p, q = flat_a / norm_a.clamp(min=1e-300), flat_b / norm_b.clamp(min=1e-300)
     # The angle is computed from chords, because the arc cosine loses half the digits for close latents.
     angle = 2 * torch.atan2((p - q).norm(dim=1, keepdim=True), (p + q).norm(dim=1, keepdim=True))
     if (torch.pi - angle < 1e-6).any():
         raise UserError("slerp needs two latents that are not opposite, got b = -a: choose another latent")
     small = angle < 1e-6
     safe = torch.where(small, 1.0, angle)
-    weights = [torch.where(small, part, (part * safe).sin() / safe.sin()) for part in (1 - u, u)]
-    mixed = weights[0] * p + weights[1] * q
-    return (mixed * ((1 - u) * norms[0] + u * norms[1])).reshape(a.shape).to(a)
+    weight_p, weight_q = (torch.where(small, part, (part * safe).sin() / safe.sin()) for part in (1 - u, u))
+    direction = weight_p * p + weight_q * q
+    return (direction * ((1 - u) * norm_a + u * norm_b)).reshape(a.shape).to(a)
 
 
 def interpolate_latents(a: Tensor, b: Tensor, frames: int) -> Tensor:
-    """Return interpolated latents (frames, C, H, W) from a to b, both (C, H, W); both ends are included.
-
-    Raises:
-        UserError: if frames < 2, or the latents are opposite.
-    """
-    check_count("frames", frames, 2)
+    """Return interpolated latents (frames, C, H, W) from a to b, both (C, H, W); both ends are included."""
     return torch.cat([slerp(a[None], b[None], k / (frames - 1)) for k in range(frames)])
 
 
@@ -180,22 +170,17 @@ class Inpaint(Sampler):
 
     stochastic = True
 
-    def __post_init__(self) -> None:
-        check_count("resample", self.resample)
-
     def evaluations(self, levels: int) -> int:
-        """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return self.resample * (levels - 1) + 1
 
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
-        """Yield one state for each time; see `Sampler`."""
         for state in super().__call__(denoise, x, times, noise):
             mask = self.mask.to(x)
             yield replace(state, x0=mask * state.x0 + (1 - mask) * self.known.to(x))
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Yield the state before each step; see `Sampler`."""
+        ancestral = DDIM(1.0)
         x = self._join(x, denoise.schedule(times[0]), noise)
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
@@ -205,7 +190,7 @@ class Inpaint(Sampler):
                 p = denoise(x, t)
                 if not again:
                     yield State(x, t.item(), p.x0)
-                x = self._join(DDIM(1.0).step(p, now, then, noise), then, noise)
+                x = self._join(ancestral.step(x, p, now, then, noise), then, noise)
         return x
 
     def _join(self, x: Tensor, at: Level, noise: Noise) -> Tensor:
@@ -246,17 +231,8 @@ def vary(
     Raises:
         UserError: if the strength does not lie in (0, 1].
     """
-    check_strength(strength)
+    if not 0 < strength <= 1:
+        raise UserError(f"strength must lie in (0, 1], got {strength}")
     first, times = as_double([strength]), as_double(times)
     x = denoise.schedule(first[0]).noisy(x0, noise.like(x0))
     return sampler(denoise, x, torch.cat([first, times[times < strength]]), noise)
-
-
-def check_strength(strength: float) -> None:
-    """Check that the strength of a variation is a number in (0, 1].
-
-    Raises:
-        UserError: if it is not.
-    """
-    if not isinstance(strength, Real) or isinstance(strength, bool) or not 0 < float(strength) <= 1:
-        raise UserError(f"strength must be a number in (0, 1], got {describe_given(strength)}")

@@ -4,34 +4,35 @@
 included: the samples are the clean images that the model predicts at the last time.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, repeat
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedule import Schedule, equal_log_snr_times, time_of_ratio
-from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
+from ddim.diffusion.schedules import Schedule, time_of_ratio
+from ddim.errors import UserError, check_part_values
 
 
 class Grid(Protocol):
-    """A method that places the times (timesteps) of sampling between noise, t = 1, and image, t = 0."""
+    """A method that places the times (timesteps) of sampling between noise, t = 1, and image, t = 0.
+
+    Whether the times decrease is checked where a run is sampled: `ddim.recipe.checks.check_steps`.
+    """
+
+    def __post_init__(self) -> None:
+        """Check that names and numbers are what they must be."""
+        check_part_values("grid", self)
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return decreasing times (steps,), float64.
-
-        Raises:
-            UserError: if steps < 1 or > 1,000,000, or the grid cannot place `steps` times on this schedule.
-        """
+        """Return decreasing times (steps,), float64."""
         ...
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Grid):
     """Equal steps of time: 1, 1 - 1/N, ..., 1/N for N steps, which `shift` can move towards noise.
 
     Without a shift, these are the times of Béres' code and, up to rounding, of Song et al. 2021.
@@ -43,17 +44,13 @@ class Uniform:
 
     shift: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_positive("grid", shift=self.shift)
-
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the times; see `Grid`."""
-        t = _uniform(steps)
+        t = count_down(steps) / steps
         return self.shift * t / (1 + (self.shift - 1) * t)
 
 
 @dataclass(frozen=True)
-class Quadratic:
+class Quadratic(Grid):
     """The squares of the uniform times, closer together near the image (Song et al. 2021, appendix D.2).
 
     On a table of 1000 entries, the plain squares would put 3 of 100 steps on the first entry. Therefore, if
@@ -61,15 +58,15 @@ class Quadratic:
     """
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the times; see `Grid`."""
-        squares, entries = _uniform(steps) ** 2, schedule.entries
+        k, entries = count_down(steps), schedule.entries
+        squares = (k / steps) ** 2
         if entries and 4 * entries <= steps**2 and steps <= entries:
-            return torch.maximum(squares, torch.arange(steps, 0, -1, dtype=torch.float64) / entries)
+            return torch.maximum(squares, k / entries)
         return squares
 
 
 @dataclass(frozen=True)
-class UniformLogSNR:
+class UniformLogSNR(Grid):
     """Equal steps of log-SNR, from t = 1 to log-SNR `end` (Lu et al. 2022, section 5.1).
 
     If the log-SNR of the schedule does not reach `end`, the grid ends at the cleanest noise level.
@@ -81,16 +78,17 @@ class UniformLogSNR:
     end: float = 6.0
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the times; see `Grid`."""
-        check_count("steps", steps)
         start = schedule(1.0).log_snr.item()
         last, end = _end(schedule, self.end)
         times = equal_log_snr_times(schedule, start, end, max(steps, 2))[:steps]
-        return _fit(times, 1.0, last, f"{steps} steps of {self}")
+        # The ends get their exact values, without the rounding of the inverse; a single time is the first.
+        times[-1] = last
+        times[0] = 1.0
+        return times
 
 
 @dataclass(frozen=True)
-class Karras:
+class Karras(Grid):
     """Equal steps of (sigma / alpha)^(1 / rho), down to `sigma_min` (Karras et al. 2022, eq. 5).
 
     The grid starts at `sigma_max`, or at t = 1 if `sigma_max` is None or above the largest sigma / alpha of
@@ -106,26 +104,23 @@ class Karras:
     sigma_max: float | None = None
     rho: float = 7.0
 
-    def __post_init__(self) -> None:
-        most = torch.inf if self.sigma_max is None else self.sigma_max
-        if not 0 < self.sigma_min < most or not self.rho > 0:
-            raise UserError(f"grid needs 0 < sigma_min < sigma_max and rho > 0, got {self}")
-
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the times; see `Grid`."""
-        check_count("steps", steps)
         high = math.exp(-schedule(1.0).log_snr.item() / 2)
         start = high if self.sigma_max is None else min(self.sigma_max, high)
         last, log_snr = _end(schedule, -2 * math.log(self.sigma_min))
         low = math.exp(-log_snr / 2)
-        top, end = (ratio ** (1 / self.rho) for ratio in (start, low))
+        top, end = start ** (1 / self.rho), low ** (1 / self.rho)
         ratios = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
-        first = 1.0 if start == high else None
-        return _fit(time_of_ratio(schedule, ratios), first, last, f"{steps} steps of {self}")
+        times = time_of_ratio(schedule, ratios)
+        if steps > 1:
+            times[-1] = last
+        if start == high:
+            times[0] = 1.0
+        return times
 
 
 @dataclass(frozen=True)
-class Spaced:
+class Spaced(Grid):
     """Evenly spaced entries of a table of `entries` noise levels, at times i / entries for i = 1 ... entries.
 
     The spacing says which end is included (Lin et al. 2024, table 2). The position of each entry is rounded,
@@ -140,26 +135,15 @@ class Spaced:
     entries: int | None = None
     spacing: Literal["leading", "trailing"] = "trailing"
 
-    def __post_init__(self) -> None:
-        check_part_values("grid", self)
-
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the times; see `Grid`.
-
-        Raises:
-            UserError: if `steps` is larger than `entries`, or is 1 with "leading" spacing.
-        """
-        leading, n = self.spacing == "leading", self.entries or schedule.entries or 1000
-        name, least = ("steps with leading spacing", min(2, n)) if leading else ("steps", 1)
-        check_count(name, steps, least)
-        if steps > n:
-            raise UserError(f"steps must be at most {n}, the entries of the grid, got {steps}")
-        k = torch.arange(steps, 0, -1, dtype=torch.float64)
-        return (((k - 1) * n / steps).floor() + 1 if leading else (k * n / steps).round()) / n
+        k, entries = count_down(steps), self.entries or schedule.entries or 1000
+        if self.spacing == "leading":
+            return (((k - 1) * entries / steps).floor() + 1) / entries
+        return (k * entries / steps).round() / entries
 
 
 @dataclass(frozen=True)
-class Sections:
+class Sections(Grid):
     """A table of `entries` noise levels cut into equal sections, each with its own share of the steps.
 
     The steps of a section are evenly spaced from its first entry to its last (Nichol & Dhariwal 2021, section
@@ -174,40 +158,30 @@ class Sections:
     entries: int | None = None
     shares: tuple[int, ...] = (1,)
 
-    def __post_init__(self) -> None:
-        if min(self.shares, default=0) < 1:
-            raise UserError(f"grid.shares must be whole numbers above 0, got {self.shares}")
-
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """Return the times; see `Grid`.
 
         Raises:
-            UserError: if `steps` is not a multiple of the sum of the shares, or a section has fewer entries
-                than steps.
+            UserError: if `steps` is not a multiple of the sum of the shares.
         """
-        check_count("steps", steps)
         each, rest = divmod(steps, total := sum(self.shares))
         if rest:
             raise UserError(f"steps must be a multiple of {total}, the sum of grid.shares, got {steps}")
         entries = self.entries or schedule.entries or 1000
         size, longer = divmod(entries, len(self.shares))
-        index, begin = [], 0
+        index, first = [], 1
         for k, share in enumerate(self.shares):
             length, count = size + (k < longer), each * share
-            if count > length:
-                raise UserError(f"grid.shares ask for {count} times of a section that has {length}")
-            stride = (length - 1) / (count - 1) if count > 1 else 0.0
+            stride = (length - 1) / max(count - 1, 1)
             # Add and round as `space_timesteps` of Nichol & Dhariwal's code does, to get the same entries.
-            position = 0.0
-            for _ in range(count):
-                index.append(begin + 1 + round(position))
-                position += stride
-            begin += length
+            places = accumulate(repeat(stride, count - 1), initial=0.0)
+            index += [first + round(place) for place in places]
+            first += length
         return torch.tensor(index[::-1], dtype=torch.float64) / entries
 
 
-@dataclass(frozen=True, repr=False)
-class Listed:
+@dataclass(frozen=True)
+class Listed(Grid):
     """Times given by the user, decreasing, in (0, 1]; a list of numbers means this grid.
 
     Attributes:
@@ -216,21 +190,7 @@ class Listed:
 
     times: tuple[float, ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "times", tuple(to_float("grid.times", time) for time in self.times))
-        falling = all(a > b for a, b in pairwise(self.times))
-        if not self.times or not falling or not 0 < self.times[-1] <= self.times[0] <= 1:
-            raise UserError(f"grid.times must decrease and lie in (0, 1], got {self.times}")
-
-    def __repr__(self) -> str:
-        if len(self.times) <= 6:
-            return f"Listed(times={self.times})"
-        return f"Listed({len(self.times)} times from {self.times[0]:g} to {self.times[-1]:g})"
-
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
-        """Return the listed times; see `Grid`. `steps` must be the number of listed times."""
-        if steps != len(self.times):
-            raise UserError(f"steps must be {len(self.times)}, the number of grid.times, got {steps}")
         return torch.tensor(self.times, dtype=torch.float64)
 
 
@@ -246,9 +206,14 @@ GRIDS: dict[str, type[Grid]] = {
 """All grids, keyed by their names in a recipe."""
 
 
-def _uniform(steps: int) -> Tensor:
-    check_count("steps", steps)
-    return torch.arange(steps, 0, -1, dtype=torch.float64) / steps
+def count_down(steps: int) -> Tensor:
+    """Return the numbers steps, ..., 2, 1 (steps,), float64."""
+    return torch.arange(steps, 0, -1, dtype=torch.float64)
+
+
+def equal_log_snr_times(schedule: Schedule, first: float, last: float, count: int) -> Tensor:
+    """Return times (count,) in equal steps of log-SNR, from log-SNR `first` to log-SNR `last`."""
+    return schedule.inverse(torch.linspace(first, last, count, dtype=torch.float64))
 
 
 def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:
@@ -256,29 +221,7 @@ def _end(schedule: Schedule, log_snr: float) -> tuple[float, float]:
 
     If the schedule does not reach `log_snr`, the grid ends at its cleanest noise level.
     """
-    t = schedule.inverse(log_snr).clamp(min=0)
     # No grid contains t = 0, so 1e-4 replaces it. In a table of less than 10,000 entries, the time 1e-4 has
     # the noise level of the first entry.
-    t = t if t > 0 else torch.full_like(t, 1e-4)
-    return t.item(), min(log_snr, schedule(t).log_snr.item())
-
-
-def _fit(times: Tensor, first: float | None, last: float, what: str) -> Tensor:
-    """Set the ends of the times to their exact values, without rounding, check the times and return them.
-
-    Args:
-        times: the times, changed in place.
-        first: the exact first time; None keeps the computed time.
-        last: the exact last time; if there is only one time, it is the first.
-        what: the subject of the error message.
-
-    Raises:
-        UserError: if the times do not decrease, or include 0.
-    """
-    if len(times) > 1:
-        times[-1] = last
-    if first is not None:
-        times[0] = first
-    if not ((times.diff() < 0).all() and times[-1] > 0):
-        raise UserError(f"{what} do not fit this schedule: give fewer steps, or another grid or end of it")
-    return times
+    t = schedule.inverse(log_snr).item() or 1e-4
+    return t, min(log_snr, schedule(t).log_snr.item())

@@ -4,18 +4,16 @@ Samplers treat them like any denoiser. Their predictions satisfy x_t = alpha * x
 predictions of `Clipped` with `keep`.
 """
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Labelled
 from ddim.diffusion.parameterisation import Prediction, from_image
-from ddim.diffusion.schedule import Level, Schedule, spread_over
+from ddim.diffusion.pixels import Pixels
+from ddim.diffusion.schedules import Level, Schedule, copy_to_device, spread_over
 from ddim.errors import UserError
 
 Interval = tuple[float | None, float | None]
@@ -40,13 +38,6 @@ class Guided:
     low: float = -torch.inf
     high: float = torch.inf
 
-    def __post_init__(self) -> None:
-        if self.weak.schedule != self.strong.schedule:
-            raise UserError(
-                "guidance needs two models with the same schedule, "
-                f"got {self.strong.schedule} and {self.weak.schedule}"
-            )
-
     @property
     def schedule(self) -> Schedule:
         """The schedule of both denoisers."""
@@ -55,10 +46,10 @@ class Guided:
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
         """Return the guided prediction at a scalar time t, the same for all images; see `Denoiser`."""
         at = self.schedule(t)
-        if self.scale == 1 or not self._includes(at):
+        if self.scale == 1 or not lies_inside(at.log_snr, self.low, self.high):
             return self.strong(x_t, t)
         strong, weak = predict_both(self.strong, self.weak, x_t, t)
-        return _with_image(strong, x_t, torch.lerp(weak.x0, strong.x0, self.scale), at)
+        return with_image(strong, x_t, torch.lerp(weak.x0, strong.x0, self.scale), at)
 
     def move(self, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Return other images and other noise with the same x_t, from which a student learns guidance.
@@ -77,14 +68,10 @@ class Guided:
         """
         level = self.schedule(t)
         at, x_t = level.over(x0), level.noisy(x0, eps)
-        inside = self._includes(level).reshape(-1, 1, 1, 1).to(x0.device)
+        inside = lies_inside(level.log_snr, self.low, self.high).reshape(-1, 1, 1, 1)
         change = (self.scale - 1) * (self.strong(x_t, t).x0 - self.weak(x_t, t).x0)
-        change = torch.where(inside, change, 0)
+        change = torch.where(inside.to(x0.device), change, 0)
         return x0 + change, eps - at.alpha / at.sigma * change
-
-    def _includes(self, at: Level) -> Tensor:
-        """Return whether guidance is used at these noise levels, () or (B,)."""
-        return lies_inside(at.log_snr, self.low, self.high)
 
 
 def predict_both(
@@ -98,12 +85,12 @@ def predict_both(
         x_t: noisy images (B, C, H, W).
         t: a scalar time.
     """
-    one, other = (d.inner if isinstance(d, Counted) else d for d in (strong, weak))
+    counters = [denoise for denoise in (strong, weak) if isinstance(denoise, Counted)]
+    one, other = (denoise.inner if isinstance(denoise, Counted) else denoise for denoise in (strong, weak))
     if not (isinstance(one, Labelled) and one.model is other and one.label is not None):
         return strong(x_t, t), weak(x_t, t)
-    for denoise in (strong, weak):
-        if isinstance(denoise, Counted):
-            denoise.count()
+    for counter in counters:
+        counter.count()
     label = one.label.expand(len(x_t)) if one.label.ndim == 0 else one.label
     none = torch.full_like(label, math.nan if one.model.vector else -1)
     augment = None if one.augment is None else torch.cat([one.augment, torch.zeros_like(one.augment)])
@@ -126,27 +113,24 @@ class Rescheduled:
     schedule: Schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the prediction; see `Denoiser`."""
         at, inner = self.schedule(t), self.inner.schedule
         time = inner.inverse(at.log_snr)
         p = self.inner(spread_over(inner(time).alpha / at.alpha, x_t) * x_t, time)
         # If the inner schedule is a table, its noise level at `time` may differ slightly from `at`. eps is
         # therefore recomputed, so that x_t = alpha * x0 + sigma * eps holds at `at`.
-        return _with_image(p, x_t, p.x0, at)
+        return with_image(p, x_t, p.x0, at)
 
 
 @dataclass(frozen=True)
 class Clipped:
-    """Static thresholding: clip the clean image to the range of pixels (Saharia et al. 2022, section 2.3).
+    """Static thresholding: clip the clean image to [black, white] (Saharia et al. 2022, section 2.3).
 
-    `low` and `high` (C,) are the values of black and white, from `Pixels.bounds`. eps is recomputed from x_t
-    and the clipped image. With `keep`, eps stays as predicted, as with diffusers' clip_sample; then x_t is no
-    longer alpha * x0 + sigma * eps.
+    eps is recomputed from x_t and the clipped image. With `keep`, eps stays as predicted, as with diffusers'
+    clip_sample; then x_t is no longer alpha * x0 + sigma * eps.
     """
 
     inner: Denoiser
-    low: Tensor = field(repr=False)
-    high: Tensor = field(repr=False)
+    pixels: Pixels
     keep: bool = False
 
     @property
@@ -155,17 +139,13 @@ class Clipped:
         return self.inner.schedule
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the prediction; see `Denoiser`."""
         p = self.inner(x_t, t)
-        low, high = (_send(bound, x_t.device, x_t.dtype) for bound in (self.low, self.high))
-        clipped = p.x0.clamp(low, high)
-        return replace(p, x0=clipped) if self.keep else _with_image(p, x_t, clipped, self.schedule(t))
-
-
-@lru_cache(maxsize=16)
-def _send(bound: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a bound (C,) as (C, 1, 1) on a device; it is copied once, as the program waits for each copy."""
-    return bound.reshape(-1, 1, 1).to(device, dtype)
+        bounds = copy_to_device(self.pixels, "bounds", x_t.device, x_t.dtype)
+        black, white = bounds.reshape(2, -1, 1, 1)
+        clipped = p.x0.clamp(black, white)
+        if self.keep:
+            return replace(p, x0=clipped)
+        return with_image(p, x_t, clipped, self.schedule(t))
 
 
 _NEAR = 1e-6
@@ -177,27 +157,10 @@ def lies_inside(log_snr: Tensor, low: float, high: float) -> Tensor:
     return (low - _NEAR <= log_snr) & (log_snr <= high + _NEAR)
 
 
-def find_ends(interval: Interval | None, name: str) -> tuple[float, float]:
-    """Return the ends of an interval as numbers; an open end is infinite.
-
-    Args:
-        interval: the interval; None for all noise levels.
-        name: the name of this option for the message.
-
-    Raises:
-        UserError: if `interval` is not a pair of numbers, or its lower end is not the first.
-    """
-    try:
-        low, high = (None, None) if interval is None else interval
-        low, high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not low < high:
-        raise UserError(
-            f"{name} must be two values of log-SNR, the lower one first, such as (-2, 5), or None for an "
-            f"open end, got {interval!r}"
-        )
-    return low, high
+def find_ends(interval: Interval | None) -> tuple[float, float]:
+    """Return the ends of an interval as numbers; an open end is infinite, and None holds all noise levels."""
+    low, high = interval or (None, None)
+    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def check_reach(schedule: Schedule, at: Level, what: str = "sampled_on", model: str = "the model") -> None:
@@ -220,6 +183,6 @@ def check_reach(schedule: Schedule, at: Level, what: str = "sampled_on", model: 
         )
 
 
-def _with_image(p: Prediction, x_t: Tensor, x0: Tensor, at: Level) -> Prediction:
+def with_image(p: Prediction, x_t: Tensor, x0: Tensor, at: Level) -> Prediction:
     """Return the prediction with another clean image x0; eps is recomputed from x_t and x0."""
     return replace(from_image(x_t, x0, at.over(x_t)), variance_mix=p.variance_mix)

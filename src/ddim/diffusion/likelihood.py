@@ -8,8 +8,6 @@ The bound is -log p(x0) <= KL(q(x_1 | x0) || p) + sum over steps of KL(q(x_s | x
 p(x0 | x_t), where the last t is the cleanest (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021, eq. 4 to 7).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -23,8 +21,8 @@ from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedule import Level, Schedule, spread_over
-from ddim.errors import UserError, check_count
+from ddim.diffusion.schedules import Level, Schedule, spread_over
+from ddim.errors import UserError
 
 CLEAN = 0.05
 """The largest sigma / alpha at which neighbouring 8-bit values can still be distinguished."""
@@ -71,11 +69,13 @@ class Posterior:
     small: Tensor
     large: Tensor
 
-    def over(self, x: Tensor) -> Posterior:
+    def over(self, x: Tensor) -> "Posterior":
         """Return the posterior in a shape that multiplies images x (B, C, H, W), with their dtype."""
-        return Posterior(
-            *(spread_over(v, x) for v in (self.x_weight, self.x0_weight, self.small, self.large))
-        )
+        return Posterior(*(spread_over(value, x) for value in vars(self).values()))
+
+    def mean(self, x: Tensor, x0: Tensor) -> Tensor:
+        """Return the mean of x_s (B, C, H, W), given x_t and x0 (B, C, H, W)."""
+        return spread_over(self.x_weight, x) * x + spread_over(self.x0_weight, x) * x0
 
     def log_variance(self, variance: Variance, mix: Tensor | None = None) -> Tensor:
         """Return the log-variance of p(x_s | x_t).
@@ -137,11 +137,6 @@ def log_probability(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return torch.where(values < 0.5, _phi(above), inside).clamp(min=1e-12).log()
 
 
-def log_density(x: Tensor, variance: Tensor) -> Tensor:
-    """Return log N(x; 0, variance) of each element, in nats."""
-    return -(x.square() / variance + (2 * math.pi * variance).log()) / 2
-
-
 def _phi(z: Tensor) -> Tensor:
     """Return the standard normal probability below z. In float32, torch's own ndtr loses all digits at -6."""
     return torch.special.erfc(-z / math.sqrt(2)) / 2
@@ -183,9 +178,9 @@ def step_bits(p: Prediction, x_t: Tensor, x0: Tensor, q: Posterior, variance: Va
         q: the posterior of the step, () or (B,).
         variance: the variance of p(x_s | x_t).
     """
-    q = q.over(x_t)
-    mean, exact = (q.x_weight * x_t + q.x0_weight * image for image in (p.x0, x0))
-    return nats_to_bits(kl(exact, q.log_variance("small"), mean, q.log_variance(variance, p.variance_mix)))
+    true, log_variance = q.mean(x_t, x0), q.over(x_t).log_variance("small")
+    predicted, other = q.mean(x_t, p.x0), q.over(x_t).log_variance(variance, p.variance_mix)
+    return nats_to_bits(kl(true, log_variance, predicted, other))
 
 
 def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixels: Pixels) -> Tensor:
@@ -246,7 +241,7 @@ def bound_bits(
         denoise: the model.
         x0: 8-bit images (B, C, H, W) in model units.
         pixels: the map that defines the model units.
-        times: decreasing times (T,), from `bound_times`.
+        times: decreasing times (T,), from `bound_times`: at least 2, and at most the entries of a table.
         noise: the random streams, one for each image.
         variance: the variance of the steps p(x_s | x_t). "large" is right if the distribution of images is
             smooth on the scale of the noise, which holds near the clean end. "learned" needs a network that
@@ -255,15 +250,8 @@ def bound_bits(
     Returns:
         Bits per dimension (B,), float64 on the CPU.
 
-    Raises:
-        UserError: if there are fewer than 2 times, or more than the schedule's table has entries.
     """
     schedule = denoise.schedule
-    # With more times than entries, some times lie between entries, where the network is not trained. A last
-    # step between two times of the same entry would have variance 0.
-    most = schedule.entries or math.inf
-    if not 2 <= len(times) <= most:
-        raise UserError(f"the bound needs 2 to {most} steps on this schedule, got {len(times)}")
     # Bits are added up on the CPU, because not every device has float64.
     total = prior_bits(x0, schedule(times[0])).cpu().double()
     least = posterior(schedule(times[-2]), schedule(times[-1])).small
@@ -311,7 +299,6 @@ def flow_bits(
     Raises:
         UserError: if the schedule has plateaus, or is a table whose `read` is "floor".
     """
-    check_count("steps", steps)
     schedule = denoise.schedule
     first = _clean_log_snr(schedule, pixels, FIRST, earliest)
     end = schedule(1.0).log_snr.item()
@@ -325,8 +312,11 @@ def flow_bits(
     spread = torch.special.ndtr(noise.like(x0)) - 0.5
     signs = noise.like(x0).sign()
     y, fallen = _integrate(denoise, x0 + spread / pixels.units(x0), clock, times, signs)
+    # The density of y = x / alpha at t = 1, where x is normal with variance alpha^2 + sigma^2.
     at = schedule(times[-1]).over(x0)
-    last = log_density(at.alpha * y, at.alpha**2 + at.sigma**2) + at.alpha.log()
+    variance = at.alpha**2 + at.sigma**2
+    log_density = -((at.alpha * y).square() / variance + (2 * math.pi * variance).log()) / 2
+    last = log_density + at.alpha.log()
     units = pixels.units(x0).log()
     return nats_to_bits(units - last).cpu().double() - fallen / math.log(2) / x0[0].numel()
 
@@ -375,7 +365,7 @@ def _clean_log_snr(schedule: Schedule, pixels: Pixels, noise: float, earliest: f
     values in a model unit is used.
     """
     wanted = 2 * math.log(255 * max(pixels.std) / noise)
-    t = schedule.inverse(torch.tensor(wanted, dtype=torch.float64)).clamp(min=earliest)
+    t = schedule.inverse(wanted).clamp(min=earliest)
     return schedule(t).log_snr.item()
 
 

@@ -1,10 +1,7 @@
 """Losses: the training error of each image."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol, Self
@@ -18,16 +15,14 @@ from ddim.diffusion.guidance import Interval, find_ends
 from ddim.diffusion.likelihood import bound_posterior, image_bits, posterior, step_bits
 from ddim.diffusion.parameterisation import Prediction, Quantity, error_ratio, quantity
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedule import Level
-from ddim.diffusion.times import LossMemory, NormalLogSNR, TableTimes, TimeSampling, UniformTimes
-from ddim.errors import UserError, check_part_values, check_positive
+from ddim.diffusion.schedules import Level, time_of_ratio
+from ddim.diffusion.times import NormalLogSNR, TableTimes, TimeSampling, UniformTimes
+from ddim.errors import UserError, check_part_values
 
 Error = Literal["l1", "mse", "huber"]
 
 LossFunction = Callable[[Denoiser, Tensor, Tensor, Tensor, Pixels], Tensor]
 """Returns the loss (B,) of each image; the arguments are those of `Loss.__call__`."""
-
-_ERRORS: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
 
 
 class Loss(Protocol):
@@ -35,6 +30,10 @@ class Loss(Protocol):
 
     A class of your own that inherits from this class needs only `__call__`.
     """
+
+    def __post_init__(self) -> None:
+        """Check that names and numbers are what they must be."""
+        check_part_values("objective", self)
 
     @property
     def times(self) -> TimeSampling:
@@ -89,7 +88,6 @@ class Unweighted:
     """The weight is 1 at every noise level."""
 
     def __call__(self, at: Level, on: Quantity) -> Tensor:
-        """Return the weights; see `Weighting`."""
         return torch.ones_like(at.sigma)
 
 
@@ -108,12 +106,9 @@ class EDMWeight:
 
     sigma_data: float | None = None
 
-    def __post_init__(self) -> None:
-        check_positive("objective.weight", sigma_data=self.sigma_data)
-
     def __call__(self, at: Level, on: Quantity) -> Tensor:
-        """Return the weights; see `Weighting`."""
-        return ((at.alpha / at.sigma) ** 2 + 1 / (self.sigma_data or 0.5) ** 2) / error_ratio(at, on).square()
+        data = self.sigma_data or 0.5
+        return ((at.alpha / at.sigma) ** 2 + 1 / data**2) / error_ratio(at, on).square()
 
 
 @dataclass(frozen=True)
@@ -131,12 +126,9 @@ class MinSNR:
 
     gamma: float = 5.0
 
-    def __post_init__(self) -> None:
-        check_positive("objective.weight", gamma=self.gamma)
-
     def __call__(self, at: Level, on: Quantity) -> Tensor:
-        """Return the weights; see `Weighting`."""
-        return (at.alpha / at.sigma).square().clamp(max=self.gamma) / error_ratio(at, on).square()
+        snr = (at.alpha / at.sigma).square()
+        return snr.clamp(max=self.gamma) / error_ratio(at, on).square()
 
 
 WEIGHTINGS: dict[str, type[Weighting]] = {
@@ -174,11 +166,6 @@ class Objective(Loss):
     finish: float = 0.0
     finish_after: int = 0
 
-    def __post_init__(self) -> None:
-        check_part_values("objective", self)
-        if not 0 <= self.finish <= 1:
-            raise UserError(f"objective.finish must lie in [0, 1], got {self.finish}")
-
     def at(self, progress: float, seen: int) -> Self:
         """Return the loss at this progress of training, after `seen` images; see `Loss`."""
         if self.finish == 0 or progress < 1 - self.finish or seen < self.finish_after:
@@ -192,7 +179,8 @@ class Objective(Loss):
         level = denoise.schedule(t)
         at = level.over(x0)
         p = denoise(at.noisy(x0, eps), t)
-        return self.weight(level, self.on).to(x0) * _error(self, p, Prediction(x0, eps), at)
+        error = mean_error(p, Prediction(x0, eps), at, self.on, self.error)
+        return self.weight(level, self.on).to(x0) * error
 
 
 @dataclass(frozen=True)
@@ -218,37 +206,33 @@ class Hybrid(Loss):
     needs_variance = True
 
     def __post_init__(self) -> None:
-        if not self.vlb >= 0:
-            raise UserError(f"objective.vlb must be at least 0, got {self.vlb}")
+        super().__post_init__()
         if not isinstance(self.times, TableTimes):
             raise UserError("objective.times must be table_times or loss_aware for hybrid")
 
-    @property
-    def entries(self) -> int:
-        """Number of entries of the table of times."""
-        return getattr(self.times, "entries", None) or 1000
-
     def __call__(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
         """Return the loss (B,) of 8-bit images; see `Loss`."""
-        schedule = denoise.schedule
+        schedule, entries = denoise.schedule, getattr(self.times, "entries", None) or 1000
         at = schedule(t).over(x0)
         x_t = at.noisy(x0, eps)
         p = denoise(x_t, t)
-        simple = _error(self, p, Prediction(x0, eps), at)
+        simple = mean_error(p, Prediction(x0, eps), at, self.on, self.error)
         p = Prediction(p.x0.detach(), p.eps.detach(), p.variance_mix)
         # The shape of both times is (1,): a table that is read at a scalar waits for an accelerator.
-        first, second = torch.arange(1, 3, dtype=torch.float64, device=t.device)[:, None] / self.entries
-        s = ((t.double() * self.entries).round() - 1) / self.entries
-        q = bound_posterior(schedule, t, s, posterior(schedule(second), schedule(first)).small[0])
+        first, second = torch.arange(1, 3, dtype=torch.float64, device=t.device)[:, None] / entries
+        least = posterior(schedule(second), schedule(first)).small[0]
+        s = ((t.double() * entries).round() - 1) / entries
+        q = bound_posterior(schedule, t, s, least)
         between = step_bits(p, x_t, x0, q, "learned")
-        bits = torch.where((s > 0).to(x0.device), between, image_bits(p, x0, q, "learned", pixels))
-        return simple + self.vlb * self.entries * bits
+        image = image_bits(p, x0, q, "learned", pixels)
+        return simple + self.vlb * entries * torch.where((s > 0).to(x0.device), between, image)
 
 
-def _error(loss: Objective | Hybrid, p: Prediction, truth: Prediction, at: Level) -> Tensor:
-    """Return the mean error (B,) of a prediction over the pixels and channels of each image."""
-    predicted, true = (quantity(half, at, loss.on) for half in (p, truth))
-    return _ERRORS[loss.error](predicted, true, reduction="none").flatten(1).mean(1)
+def mean_error(p: Prediction, truth: Prediction, at: Level, on: Quantity, error: Error) -> Tensor:
+    """Return the mean error (B,) of a predicted quantity over the pixels and channels of each image."""
+    errors = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
+    each = errors[error](quantity(p, at, on), quantity(truth, at, on), reduction="none")
+    return each.flatten(1).mean(1)
 
 
 # Consistency tuning
@@ -329,18 +313,12 @@ class Consistency(Loss):
     guide: str | None = None
     teacher: str | None = None
 
-    def __post_init__(self) -> None:
-        check_positive("objective", halvings=self.halvings, sigma_data=self.sigma_data)
-        if not 0 <= self.guidance < math.inf:
-            raise UserError(f"objective.guidance must be at least 0 and finite, got {self.guidance}")
-        _ = self.limits  # checks the interval
-
     @property
     def limits(self) -> tuple[float, float]:
         """The ends of `interval` as numbers; an open end is infinite."""
-        return find_ends(self.interval, "objective.interval")
+        return find_ends(self.interval)
 
-    def at(self, progress: float, seen: int) -> partial[Tensor]:
+    def at(self, progress: float, seen: int) -> LossFunction:
         """Return the loss at this progress of training; `seen` is not used; see `Loss`."""
         return partial(self._compare, 0.5 ** (self.halvings * progress))
 
@@ -348,7 +326,7 @@ class Consistency(Loss):
         self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
     ) -> Tensor:
         """Return the loss (B,) at the start of training, a diffusion loss; see `Loss`."""
-        return self.at(0.0, 0)(denoise, x0, t, eps, pixels)
+        return self._compare(1.0, denoise, x0, t, eps)
 
     def earlier(self, tau: Tensor, gap: float) -> Tensor:
         """Return tau_r of the noise levels tau_t (B,); `gap` is 2^(-halvings * progress)."""
@@ -356,7 +334,7 @@ class Consistency(Loss):
         return tau * (1 - share).clamp(min=0)
 
     def _compare(
-        self, gap: float, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None
+        self, gap: float, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels | None = None
     ) -> Tensor:
         level = denoise.schedule(t)
         tau = level.noise_to_signal
@@ -367,8 +345,10 @@ class Consistency(Loss):
         # At the start of training, gap is 1 and every tau_r is 0. All targets are then x0, without a network.
         if gap < 1:
             # Images whose target is x0 are evaluated too, at their time t. These outputs are not used.
-            r = torch.where(clean, t, denoise.schedule.inverse(-2 * torch.where(clean, tau, wanted).log()))
-            with torch.no_grad(), same_dropout(x0):
+            r = torch.where(clean, t, time_of_ratio(denoise.schedule, torch.where(clean, tau, wanted)))
+            # After the block, dropout draws the same masks as inside it.
+            devices = [x0.device] if x0.is_cuda else []
+            with torch.no_grad(), torch.random.fork_rng(devices):
                 target = denoise(denoise.schedule(r).noisy(x0, eps), r).x0
             target = torch.where(clean.to(x0.device).reshape(-1, 1, 1, 1), x0, target)
         image = denoise(level.noisy(x0, eps), t).x0
@@ -377,64 +357,34 @@ class Consistency(Loss):
         return distance / (tau - torch.where(clean, 0, wanted)).to(x0)
 
 
-@contextmanager
-def same_dropout(x: Tensor) -> Generator[None]:
-    """Restore the state of torch's global generators after the block, on the CPU and on the device of x.
-
-    Dropout after the block then draws the same masks as inside it.
-    """
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
-        yield
-
-
 LOSSES: dict[str, type[Loss]] = {"objective": Objective, "hybrid": Hybrid, "consistency": Consistency}
 """All losses, keyed by their names in a recipe."""
 
 
-def make_memory(loss: Loss, device: str = "cpu") -> LossMemory | None:
-    """Return an empty memory on a device if the times of a loss depend on past losses, else None.
-
-    The device must support float64.
-    """
-    memory = loss.times.memory()
-    return memory and memory.to(device)
-
-
-@dataclass(frozen=True)
-class DenoisingError:
-    """Errors of B predictions, each (B,): means over pixels and channels in model units, float64 on the CPU.
-
-    Below, eps is the true noise and eps_hat the predicted noise.
-
-    Attributes:
-        noise_mse: squared error of the predicted noise.
-        noise_mae: absolute error of the predicted noise.
-        image_mse: squared error of the predicted clean image.
-        image_mae: absolute error of the predicted clean image.
-        power: mean of eps_hat^2.
-        inner: mean of eps_hat * (eps - eps_hat).
-    """
-
-    noise_mse: Tensor
-    noise_mae: Tensor
-    image_mse: Tensor
-    image_mae: Tensor
-    power: Tensor
-    inner: Tensor
-
-
 @torch.no_grad()
-def denoising_error(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> DenoisingError:
-    """Return the denoising errors of a model on clean images.
+def denoising_error(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> dict[str, Tensor]:
+    """Return the errors of a model on clean images: means over pixels and channels in model units.
 
     Args:
         denoise: the model.
         x0: clean images (B, C, H, W) in model units.
         t: times, a scalar or (B,); noise is added to x0 up to the noise level of these times.
         eps: standard normal noise with the shape of x0.
+
+    Returns:
+        Values (B,), float64 on the CPU: the squared and the absolute error of the predicted noise eps_hat, as
+        "noise_mse" and "noise_mae", and of the clean image, as "image_mse" and "image_mae"; the mean of
+        eps_hat^2 as "power", and of eps_hat * (eps - eps_hat) as "inner".
     """
     p = denoise(denoise.schedule(t).noisy(x0, eps), t)
-    found, noise, image = (value.cpu().double() for value in (p.eps, eps, x0))
-    wrong, away = found - noise, p.x0.cpu().double() - image
-    means = (wrong.square(), wrong.abs(), away.square(), away.abs(), found.square(), -found * wrong)
-    return DenoisingError(*(numbers.flatten(1).mean(1) for numbers in means))
+    predicted, noise, image = (value.cpu().double() for value in (p.eps, eps, x0))
+    wrong, away = predicted - noise, p.x0.cpu().double() - image
+    errors = {
+        "noise_mse": wrong.square(),
+        "noise_mae": wrong.abs(),
+        "image_mse": away.square(),
+        "image_mae": away.abs(),
+        "power": predicted.square(),
+        "inner": -predicted * wrong,
+    }
+    return {name: values.flatten(1).mean(1) for name, values in errors.items()}

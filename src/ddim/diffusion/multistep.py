@@ -1,8 +1,8 @@
 """Multistep samplers: Adams-Bashforth, DPM-Solver++ and UniPC, which reuse the predictions of earlier steps.
 
 Adams-Bashforth integrates the probability flow d(x / alpha) / d(sigma / alpha) = eps. DPM-Solver++ and UniPC
-share an exponential step. With lambda = log(alpha / sigma) and h = lambda_s - lambda_t, the exact solution
-from time t to s is
+share an exponential step. With lambda = log(alpha / sigma), half the log-SNR, and h = lambda_s - lambda_t,
+the exact solution from time t to s is
 
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 + eta) int_0^h e^(-(1 + eta)(h - tau)) x0 dtau
           + sigma_s sqrt(1 - e^(-2 eta h)) z.
@@ -14,8 +14,6 @@ In both integrals, eps or x0 along the path is not known. It is replaced by the 
 predictions at the last noise levels. Two times of a table can have the same noise level: such a step does
 nothing.
 """
-
-from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
@@ -30,11 +28,10 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.sampler import Sampler, State, Steps, move
-from ddim.diffusion.schedule import Level, spread_over
-from ddim.errors import UserError, check_part_values
+from ddim.diffusion.schedules import Level, spread_over
 
-Known = tuple[Tensor, Tensor]
-"""The position (a scalar) of a noise level, and the eps or x0 (B, C, H, W) predicted at this noise level."""
+Known = tuple[Level, Tensor]
+"""A scalar noise level, and the eps or x0 (B, C, H, W) predicted at it."""
 
 
 @dataclass(frozen=True)
@@ -57,30 +54,30 @@ class AdamsBashforth(Sampler):
     order: int = 2
     steps: Literal["unequal", "equal"] = "unequal"
 
-    def __post_init__(self) -> None:
-        _check_order(self, 5)
-
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Yield the state before each step; see `Sampler`."""
         slopes: deque[Known] = deque(maxlen=int(self.order))
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
             yield State(x, t.item(), p.x0)
             if now.noise_to_signal != then.noise_to_signal:
-                slopes.append((now.noise_to_signal, p.eps))
-                x = move(x, self._mean_slope(slopes, then.noise_to_signal), now, then)
+                slopes.append((now, p.eps))
+                x = move(x, self._mean_slope(slopes, then), now, then)
         return x
 
-    def _mean_slope(self, slopes: Sequence[Known], end: Tensor) -> Tensor:
-        """Return the mean of the polynomial of slopes over the step that ends at sigma / alpha = `end`."""
-        count, begin = len(slopes), slopes[-1][0]
+    def _mean_slope(self, slopes: Sequence[Known], then: Level) -> Tensor:
+        """Return the mean of the polynomial through the slopes, over the step to noise level `then`.
+
+        The step begins at the noise level of the last slope, and is mapped to u in [0, 1].
+        """
+        count = len(slopes)
         if self.steps == "equal":
             nodes = torch.arange(1 - count, 1, dtype=torch.float64)
         else:
-            nodes = (torch.stack([ratio for ratio, _ in slopes]) - begin) / (end - begin)
-        weights = interpolation_weights(nodes, 1 / torch.arange(1, count + 1, dtype=torch.float64))
-        return weighted_sum(weights, slopes)
+            ratios = torch.stack([at.noise_to_signal for at, _ in slopes])
+            nodes = (ratios - ratios[-1]) / (then.noise_to_signal - ratios[-1])
+        moments = 1 / torch.arange(1, count + 1, dtype=torch.float64)  # the integrals of 1, u, u^2, ...
+        return weighted_sum(interpolation_weights(nodes, moments), slopes)
 
 
 @dataclass(frozen=True)
@@ -102,31 +99,23 @@ class DPMSolver(Sampler):
     order: int = 2
     eta: float = 0.0
 
-    def __post_init__(self) -> None:
-        _check_order(self, 3)
-        if not 0 <= self.eta <= 2:
-            raise UserError(f"sampler.eta must lie in [0, 2], got {self.eta}")
-
     @property
     def stochastic(self) -> bool:
-        """Whether sampling draws noise; see `Sampler`."""
         return self.eta > 0
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Yield the state before each step; see `Sampler`."""
         images: deque[Known] = deque(maxlen=int(self.order))
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
             yield State(x, t.item(), p.x0)
-            if half_log_snr(now) == half_log_snr(then):
-                continue
-            images.append((half_log_snr(now), p.x0))
-            x = exponential_step(x, images, now, then, self.eta)
-            if self.eta > 0:
-                h = half_log_snr(then) - half_log_snr(now)
-                fresh = then.sigma * (-torch.expm1(-2 * self.eta * h)).sqrt()
-                x = x + spread_over(fresh, x) * noise.like(x)
+            if now.log_snr != then.log_snr:
+                images.append((now, p.x0))
+                x = exponential_step(x, images, then, self.eta)
+                if self.stochastic:
+                    h = (then.log_snr - now.log_snr) / 2
+                    fresh = then.sigma * (-torch.expm1(-2 * self.eta * h)).sqrt()
+                    x = x + spread_over(fresh, x) * noise.like(x)
         return x
 
 
@@ -151,76 +140,69 @@ class UniPC(Sampler):
     order: int = 3
     variant: Literal["bh1", "bh2"] = "bh2"
 
-    def __post_init__(self) -> None:
-        _check_order(self, 3)
-
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Yield the state before each step; see `Sampler`."""
         images: deque[Known] = deque(maxlen=int(self.order))
-        before = None  # the noise level and the images at the start of the last step
+        start = None  # the images at the start of the last step
         for t, s in pairwise(times):
             now, then = denoise.schedule(t), denoise.schedule(s)
             p = denoise(x, t)
             yield State(x, t.item(), p.x0)
-            here = (half_log_snr(now), p.x0)
-            if before is not None:  # correct the last step
-                x = exponential_step(before[1], [*images, here], before[0], now, variant=self.variant)
-                before = None
-            if half_log_snr(now) != half_log_snr(then):
-                images.append(here)
-                before = (now, x)
-                x = exponential_step(x, images, now, then, variant=self.variant)
+            if start is not None:  # correct the last step
+                x = exponential_step(start, images, now, variant=self.variant, end=p.x0)
+                start = None
+            if now.log_snr != then.log_snr:
+                images.append((now, p.x0))
+                start = x
+                x = exponential_step(x, images, then, variant=self.variant)
         return x
-
-
-def half_log_snr(at: Level) -> Tensor:
-    """Return lambda = log(alpha / sigma), half the log-SNR."""
-    return at.log_snr / 2
 
 
 def exponential_step(
     x: Tensor,
     images: Sequence[Known],
-    now: Level,
     then: Level,
     eta: float = 0.0,
     variant: Literal["bh1", "bh2"] = "bh2",
+    end: Tensor | None = None,
 ) -> Tensor:
-    """Move images from one noise level to another. If eta is above 0, the caller adds the noise.
+    """Return images after a step to the noise level `then`. If eta is above 0, the caller adds the noise.
 
     Args:
-        x: noisy images (B, C, H, W) at noise level `now`.
-        images: lambda and predicted clean images of the last noise levels. The polynomial through them
+        x: noisy images (B, C, H, W) at the noise level of the last of `images`.
+        images: the last noise levels, and the clean images predicted at them. The polynomial through them
             replaces x0 in the integral.
-        now: the scalar noise level of x.
         then: the scalar noise level to which x is moved.
         eta: the amount of noise, as in `DPMSolver`.
         variant: B(h) of `UniPC`. With two predictions, the slope of the polynomial has the weight B(h) / 2,
             as in the papers of DPM-Solver++ and UniPC. Here B(h) is h for "bh1" and 1 - e^(-(1 + eta) h) for
             "bh2". With either variant, the error is of order h^3.
+        end: the clean images predicted at `then`, if they are known: the polynomial goes through them too.
 
     Returns:
         The images (B, C, H, W) at noise level `then`.
     """
-    h = half_log_snr(then) - half_log_snr(now)
-    nodes = (torch.stack([level for level, _ in images]) - half_log_snr(now)) / h
-    moments = exponential_moments((1 + eta) * h, len(images))
-    if len(images) == 2:
+    now = images[-1][0]
+    known = [*images] if end is None else [*images, (then, end)]
+    h = (then.log_snr - now.log_snr) / 2
+    nodes = torch.stack([(at.log_snr - now.log_snr) / 2 for at, _ in known]) / h
+    moments = exponential_moments((1 + eta) * h, len(known))
+    if len(known) == 2:
         moments[1] = (h if variant == "bh1" else moments[0]) / 2
     weights = then.alpha * interpolation_weights(nodes, moments)
     kept = spread_over(then.sigma / now.sigma * (-eta * h).exp(), x) * x
-    return kept + weighted_sum(weights, images)
+    return kept + weighted_sum(weights, known)
 
 
 _GAUSS = torch.from_numpy(np.stack(np.polynomial.legendre.leggauss(24)))
 _NODES, _WEIGHTS = (1 + _GAUSS[0]) / 2, _GAUSS[1] / 2
+"""Gauss-Legendre quadrature on [0, 1] with 24 nodes."""
 
 
 def exponential_moments(h: Tensor, count: int) -> Tensor:
     """Return the integrals (count,) of h e^(-h (1 - u)) u^m over u in [0, 1], for m = 0, 1, ...
 
-    Gauss-Legendre quadrature is accurate to rounding for h below 30. The closed forms (phi functions) lose
-    digits with each power m if h is small.
+    Quadrature is accurate to rounding for h below 30. The closed forms (phi functions) lose digits with each
+    power m if h is small.
     """
     weight = h * (-h * (1 - _NODES)).exp() * _WEIGHTS
     return torch.stack([(weight * _NODES**m).sum() for m in range(count)])
@@ -245,9 +227,3 @@ def weighted_sum(weights: Tensor, known: Sequence[Known]) -> Tensor:
     for weight, (_, value) in zip(weights, known, strict=True):
         total = total + spread_over(weight, value) * value
     return total
-
-
-def _check_order(sampler: AdamsBashforth | DPMSolver | UniPC, most: int) -> None:
-    check_part_values("sampler", sampler)
-    if sampler.order not in range(1, most + 1):
-        raise UserError(f"sampler.order must lie between 1 and {most}, got {sampler.order}")

@@ -1,8 +1,6 @@
 """Random streams: one for each sampled image, and in training one for each use and step."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -34,24 +32,18 @@ class Noise:
     Every draw advances the random streams, so each sampling run needs a new `Noise`.
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.seeds = tuple(check_seeds(seeds))
-        self.streams = [torch.Generator().manual_seed(seed) for seed in self.seeds]
-
-    def __repr__(self) -> str:
-        return f"Noise of {len(self.seeds)} seeds"
+    def __init__(self, seeds: Iterable[int]) -> None:
+        self.streams = [torch.Generator().manual_seed(seed) for seed in check_seeds(seeds)]
 
     def like(self, x: Tensor) -> Tensor:
         """Draw standard normal noise with the shape, dtype and device of x (B, ...), for B seeds.
 
         The noise is drawn on the CPU, so that samples do not depend on the device.
-
-        Raises:
-            UserError: if the number of images in x is not the number of seeds.
         """
-        if len(x) != len(self.streams):
-            raise UserError(f"noise has {len(self.streams)} streams, but x holds {len(x)} images")
-        draws = [torch.randn(x.shape[1:], generator=stream, dtype=x.dtype) for stream in self.streams]
+        draws = [
+            torch.randn(image.shape, generator=stream, dtype=x.dtype)
+            for image, stream in zip(x, self.streams, strict=True)
+        ]
         noise = torch.stack(draws)
         # From pinned memory, the program does not wait until a GPU has copied the noise.
         return noise.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else noise.to(x.device)

@@ -4,15 +4,13 @@ With them the error of a sampler is measured without the error of a network. Eac
 with any schedule. Images are (B, C, H, W) in model units.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ddim.diffusion.parameterisation import Prediction, from_image
-from ddim.diffusion.schedule import Level, Schedule
+from ddim.diffusion.schedules import Level, Schedule
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,6 @@ class Gaussian:
     std: float | Tensor = 0.5
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the exact prediction; see `Denoiser`."""
         at = self.schedule(t).over(x_t)
         gain = at.alpha * self.std**2 / self.spread(at) ** 2
         return from_image(x_t, self.mean + gain * (x_t - at.alpha * self.mean), at)
@@ -58,7 +55,6 @@ class Mixture:
     std: float = 0.0
 
     def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
-        """Return the exact prediction; see `Denoiser`."""
         level, centres = self.schedule(t), self.centres.to(x_t)
         at = level.over(x_t)
         variance = at.alpha**2 * self.std**2 + at.sigma**2  # of x_t around alpha times a centre

@@ -3,8 +3,6 @@
 A prediction is always the pair of a clean image x0 and noise eps, whatever the network's output F means.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -12,11 +10,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedule import Level
-from ddim.errors import check_positive
+from ddim.diffusion.schedules import Level
 
 Quantity = Literal["noise", "image", "velocity", "flow"]
-"""A quantity of a prediction: eps, x0, alpha * eps - sigma * x0, or eps - x0."""
+"""A quantity of a prediction: eps, x0, the velocity alpha * eps - sigma * x0, or the flow eps - x0."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +34,24 @@ def from_image(x_t: Tensor, x0: Tensor, at: Level) -> Prediction:
     return Prediction(x0, (x_t - at.alpha * x0) / at.sigma)
 
 
-def velocity(p: Prediction, at: Level) -> Tensor:
-    """Return the velocity (B, C, H, W) of a prediction: alpha * eps - sigma * x0 (Salimans & Ho 2022)."""
-    return at.alpha * p.eps - at.sigma * p.x0
+def coefficients(on: Quantity, at: Level) -> tuple[Tensor, Tensor]:
+    """Return the coefficients a and b of a quantity a * eps - b * x0, with the shape of alpha and sigma."""
+    one = torch.ones_like(at.alpha)
+    match on:
+        case "noise":
+            return one, 0 * one
+        case "image":
+            return 0 * one, -one
+        case "velocity":
+            return at.alpha, at.sigma
+        case "flow":
+            return one, one
 
 
 def quantity(p: Prediction, at: Level, on: Quantity) -> Tensor:
     """Return the noise, image, velocity or flow (B, C, H, W) of a prediction."""
-    if on == "velocity":
-        return velocity(p, at)
-    if on == "flow":
-        return p.eps - p.x0
-    return p.eps if on == "noise" else p.x0
+    a, b = coefficients(on, at)
+    return a * p.eps - b * p.x0
 
 
 def error_ratio(at: Level, on: Quantity) -> Tensor:
@@ -56,12 +59,8 @@ def error_ratio(at: Level, on: Quantity) -> Tensor:
 
     Since x_t = alpha * x0 + sigma * eps is fixed, an error d of x0 is an error -(alpha / sigma) d of eps.
     """
-    noise = at.alpha / at.sigma
-    if on == "velocity":
-        return at.alpha * noise + at.sigma
-    if on == "flow":
-        return noise + 1
-    return noise if on == "noise" else torch.ones_like(noise)
+    a, b = coefficients(on, at)
+    return a * (at.alpha / at.sigma) + b.abs()
 
 
 # Parameterisations: the meaning of the output F of a network
@@ -89,7 +88,6 @@ class PredictsNoise:
     """F = eps, the noise (Ho et al. 2020)."""
 
     def __call__(self, at: Level) -> Scales:
-        """Return the coefficients; see `Parameterisation`."""
         return Scales(1 / at.alpha, -at.sigma / at.alpha, torch.ones_like(at.alpha))
 
 
@@ -98,7 +96,6 @@ class PredictsScore:
     """F = -eps, sigma times the score of x_t (Song et al. 2021b; Karras et al. 2022, table 1, column VE)."""
 
     def __call__(self, at: Level) -> Scales:
-        """Return the coefficients; see `Parameterisation`."""
         return Scales(1 / at.alpha, at.sigma / at.alpha, torch.ones_like(at.alpha))
 
 
@@ -107,7 +104,6 @@ class PredictsImage:
     """F = x0, the clean image."""
 
     def __call__(self, at: Level) -> Scales:
-        """Return the coefficients; see `Parameterisation`."""
         one = torch.ones_like(at.alpha)
         return Scales(0 * one, one, one)
 
@@ -117,7 +113,6 @@ class PredictsVelocity:
     """F = alpha * eps - sigma * x0; the input x_t is scaled to unit variance (Salimans & Ho 2022)."""
 
     def __call__(self, at: Level) -> Scales:
-        """Return the coefficients; see `Parameterisation`."""
         norm = at.alpha**2 + at.sigma**2
         return Scales(at.alpha / norm, -at.sigma / norm, norm.rsqrt())
 
@@ -136,11 +131,7 @@ class PredictsEDM:
 
     sigma_data: float | None = None
 
-    def __post_init__(self) -> None:
-        check_positive("predicts", sigma_data=self.sigma_data)
-
     def __call__(self, at: Level) -> Scales:
-        """Return the coefficients; see `Parameterisation`."""
         ratio, data = at.noise_to_signal, self.sigma_data or 0.5
         norm = (ratio**2 + data**2).sqrt()
         return Scales(data**2 / norm**2 / at.alpha, ratio * data / norm, 1 / (norm * at.alpha))
@@ -155,7 +146,6 @@ class PredictsFlow:
     """
 
     def __call__(self, at: Level) -> Scales:
-        """Return the coefficients; see `Parameterisation`."""
         total = at.alpha + at.sigma
         return Scales(1 / total, -at.sigma / total, 1 / total)
 
@@ -187,7 +177,6 @@ class Sigma:
     """sigma / alpha: the sigma of Karras et al. 2022, whose images have alpha = 1."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's second input; see `Conditioning`."""
         return at.noise_to_signal
 
 
@@ -196,7 +185,6 @@ class NoiseVariance:
     """sigma^2, as in the torch/luz repository and Béres' Keras example."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's second input; see `Conditioning`."""
         return at.sigma**2
 
 
@@ -205,7 +193,6 @@ class SignalVariance:
     """alpha^2, which the torch/luz repository passes to a network that predicts images."""
 
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's second input; see `Conditioning`."""
         return at.alpha**2
 
 
@@ -224,11 +211,7 @@ class Timestep:
     entries: int | None = None
     scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_positive("conditioning", entries=self.entries, scale=self.scale)
-
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's second input; see `Conditioning`."""
         return ((self.entries or 1000) * t.double() - 1).clamp(min=0) * self.scale
 
 
@@ -242,11 +225,7 @@ class LogSNR:
 
     scale: float = 10.0
 
-    def __post_init__(self) -> None:
-        check_positive("conditioning", scale=self.scale)
-
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's second input; see `Conditioning`."""
         return at.log_snr / self.scale
 
 
@@ -264,11 +243,7 @@ class CNoise:
     factor: float = 0.25
     unit: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_positive("conditioning", factor=self.factor, unit=self.unit)
-
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's second input; see `Conditioning`."""
         return self.factor * (-at.log_snr / 2 - math.log(self.unit))
 
 
@@ -285,11 +260,7 @@ class Time:
 
     scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_positive("conditioning", scale=self.scale)
-
     def __call__(self, t: Tensor, at: Level) -> Tensor:
-        """Return the network's second input; see `Conditioning`."""
         return self.scale * t.double()
 
 

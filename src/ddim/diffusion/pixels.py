@@ -1,15 +1,12 @@
 """Pixels: the affine map between images in [0, 1] and model units, fixed before training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedule import copy_to_device
-from ddim.errors import UserError
+from ddim.diffusion.schedules import copy_to_device
 
 
 @dataclass(frozen=True)
@@ -19,28 +16,18 @@ class Pixels:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not self.mean or not min(self.std) > 0:
-            raise UserError(
-                "Pixels needs mean and std of equal length, with every std above 0, "
-                f"got {self.mean} and {self.std}"
-            )
-
     @classmethod
-    def fixed(cls, mean: float, std: float, channels: int = 3) -> Pixels:
+    def fixed(cls, mean: float, std: float, channels: int = 3) -> "Pixels":
         """Return the same map for every channel; mean 0.5 and std 0.5 give the usual range [-1, 1]."""
         return cls((mean,) * channels, (std,) * channels)
 
     @classmethod
-    def measured(cls, batches: Iterable[Tensor], deviation: float = 1.0) -> Pixels:
+    def measured(cls, batches: Iterable[Tensor], deviation: float = 1.0) -> "Pixels":
         """Return the map under which each channel of the training set has mean 0 and the given deviation.
 
         Args:
             batches: batches (B, C, H, W) in [0, 1] of the whole training set; sums are computed in float64.
             deviation: the standard deviation in model units.
-
-        Raises:
-            UserError: if there is no image.
         """
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         for batch in batches:
@@ -48,8 +35,6 @@ class Pixels:
             count += values.numel() // values.shape[1]
             total = total + values.sum((0, 2, 3))
             square = square + values.square().sum((0, 2, 3))
-        if not count:
-            raise UserError("pixels cannot be measured on an empty set of images")
         mean = total / count
         # A constant channel, such as an opaque alpha channel, has variance 0: avoid the division by 0.
         std = (square / count - mean**2).clamp(min=1e-6).sqrt() / deviation
@@ -71,7 +56,7 @@ class Pixels:
         return 255 * (x0 * std + mean)
 
     @property
-    def dequantised(self) -> Pixels:
+    def dequantised(self) -> "Pixels":
         """The map for dequantised images: an 8-bit value v becomes (v + g) / 256, with noise g in [0, 1).
 
         Under this map, the image v / 255 has the same model units as the dequantised value with g = 1/2.
@@ -81,19 +66,17 @@ class Pixels:
         return Pixels(mean, tuple(256 / 255 * value for value in self.std))
 
     def units(self, x: Tensor) -> Tensor:
-        """Return the number of 8-bit values in one model unit, (1, C, 1, 1), for images x (B, C, H, W)."""
+        """Return the number of 8-bit values in one model unit, (C, 1, 1), for images x (B, C, H, W)."""
         return 255 * self._over(x)[1]
 
     @property
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """Black and white in model units, for each channel: (C,) and (C,), float64."""
+    def bounds(self) -> Tensor:
+        """Black and white in model units, for each channel: (2, C), float64."""
         mean, std = torch.tensor(self.mean).double(), torch.tensor(self.std).double()
-        return -mean / std, (1 - mean) / std
+        return torch.stack([-mean / std, (1 - mean) / std])
 
     def _over(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.shape[1] != len(self.mean):
-            raise UserError(
-                f"images must have {len(self.mean)} channels, like the training set, got {x.shape[1]}"
-            )
-        mean, std = (copy_to_device(self, name, x.device, x.dtype) for name in ("mean", "std"))
-        return mean.reshape(1, -1, 1, 1), std.reshape(1, -1, 1, 1)
+        """Return the mean and the standard deviation in a shape that fits images x (B, C, H, W)."""
+        mean = copy_to_device(self, "mean", x.device, x.dtype)
+        std = copy_to_device(self, "std", x.device, x.dtype)
+        return mean.reshape(-1, 1, 1), std.reshape(-1, 1, 1)

@@ -1,10 +1,9 @@
 """What a sampler is: a generator of states; its noise at the start, and a step of the probability flow."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
-from ddim.diffusion.schedule import Level, Schedule, as_double, spread_over
-from ddim.errors import UserError
+from ddim.diffusion.parameterisation import Prediction
+from ddim.diffusion.schedules import Level, Schedule, as_double, spread_over
+from ddim.errors import check_part_values
 
 Times = Tensor | Sequence[float]
 """Decreasing times (N,), as a tensor or as numbers."""
@@ -30,7 +30,7 @@ class State:
     t: float
     x0: Tensor = field(repr=False)
 
-    def first(self, count: int) -> State:
+    def first(self, count: int) -> "State":
         """Return the state of the first `count` images; the others of a micro-batch only fill it up."""
         return State(self.x[:count], self.t, self.x0[:count])
 
@@ -42,17 +42,18 @@ Steps = Generator[State, None, Tensor]
 class Sampler(Protocol):
     """A sampler: a frozen dataclass whose call is a generator of states, one for each time of the grid.
 
-    A class that inherits from this class only needs `walk`::
+    A class that inherits from this class only needs `step`. If its steps use earlier predictions or evaluate
+    the network more than once, it needs `walk` in place of `step`::
 
         @dataclass(frozen=True)
         class Euler(ddim.Sampler):
-            def walk(self, denoise, x, times, noise):
-                for t, s in pairwise(times):
-                    p = denoise(x, t)
-                    yield State(x, t.item(), p.x0)
-                    x = denoise.schedule(s).noisy(p.x0, p.eps)
-                return x
+            def step(self, x, p, now, then, noise):
+                return then.noisy(p.x0, p.eps)
     """
+
+    def __post_init__(self) -> None:
+        """Check that names and numbers are what they must be."""
+        check_part_values("sampler", self)
 
     @property
     def stochastic(self) -> bool:
@@ -86,12 +87,9 @@ class Sampler(Protocol):
         Yields:
             N states, one for each time; the first holds x, and the x0 of the last are the samples.
         """
-        if len(times):
-            times = as_double(times)
-            x = yield from self.walk(denoise, x, times, noise)
-            if x is None:
-                raise UserError(f"walk of {type(self).__name__} must return the images at the last time")
-            yield State(x, times[-1].item(), denoise(x, times[-1]).x0)
+        times = as_double(times)
+        x = yield from self.walk(denoise, x, times, noise)
+        yield State(x, times[-1].item(), denoise(x, times[-1]).x0)
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
         """Make the steps of `__call__`, without gradients.
@@ -108,7 +106,23 @@ class Sampler(Protocol):
         Returns:
             The noisy images at the last time.
         """
-        raise NotImplementedError(f"the sampler {type(self).__name__} has no method walk")
+        for t, s in pairwise(times):
+            p = denoise(x, t)
+            yield State(x, t.item(), p.x0)
+            x = self.step(x, p, denoise.schedule(t), denoise.schedule(s), noise)
+        return x
+
+    def step(self, x: Tensor, p: Prediction, now: Level, then: Level, noise: Noise) -> Tensor:
+        """Return the images (B, C, H, W) after one step.
+
+        Args:
+            x: noisy images (B, C, H, W) at noise level `now`.
+            p: the prediction from them.
+            now: the scalar noise level of x, float64.
+            then: the scalar noise level of the result.
+            noise: the random streams, one for each image.
+        """
+        raise NotImplementedError(f"the sampler {type(self).__name__} has no method step")
 
 
 def initial_noise(schedule: Schedule, noise: Noise, blank: Tensor, t: Tensor | float) -> Tensor:
@@ -128,14 +142,9 @@ def last_state(states: Iterable[State]) -> State:
     """Run a sampler to its end and return the last state, whose x0 are the samples.
 
     Earlier states are not kept in memory.
-
-    Raises:
-        UserError: if there is no state, because the grid is empty.
     """
-    end = deque(states, maxlen=1)
-    if not end:
-        raise UserError("the grid of sampling times is empty: it needs at least one time")
-    return end[0]
+    (end,) = deque(states, maxlen=1)
+    return end
 
 
 def move(x: Tensor, slope: Tensor, now: Level, then: Level) -> Tensor:

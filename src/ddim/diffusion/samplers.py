@@ -1,7 +1,5 @@
 """Samplers: methods that turn noise into samples, step by step along the times of a grid."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,8 +14,8 @@ from ddim.diffusion.multistep import AdamsBashforth, DPMSolver, UniPC
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.sampler import Sampler, State, Steps, initial_noise, last_state, move  # noqa: F401
-from ddim.diffusion.schedule import Level, spread_over, time_of_ratio
-from ddim.errors import UserError, check_part_values
+from ddim.diffusion.schedules import Level, Schedule, spread_over, time_of_ratio
+from ddim.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,32 +31,21 @@ class DDIM(Sampler):
     eta: float = 0.0
 
     def __post_init__(self) -> None:
-        check_part_values("sampler", self)
+        super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise UserError(f"sampler.eta must lie in [0, 1], got {self.eta}")
 
     @property
     def stochastic(self) -> bool:
-        """Whether sampling draws noise; see `Sampler`."""
         return self.eta > 0
 
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Yield the state before each step; see `Sampler`."""
-        for t, s in pairwise(times):
-            p = denoise(x, t)
-            yield State(x, t.item(), p.x0)
-            x = self.step(p, denoise.schedule(t), denoise.schedule(s), noise)
-        return x
-
-    def step(self, p: Prediction, now: Level, then: Level, noise: Noise | None = None) -> Tensor:
-        """Return the images at noise level `then`, from their prediction at `now`; eta 0 needs no noise."""
-        x0, eps = p.x0, p.eps
+    def step(self, x: Tensor, p: Prediction, now: Level, then: Level, noise: Noise) -> Tensor:
         # The rates are float64, because on a fine grid those of both levels are almost equal.
         ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
         fresh = self.eta * then.sigma * (1 - ratio**2).clamp(min=0).sqrt()
         kept = (then.sigma**2 - fresh**2).clamp(min=0).sqrt()
-        x = spread_over(then.alpha, x0) * x0 + spread_over(kept, x0) * eps
-        return x if noise is None or self.eta == 0 else x + spread_over(fresh, x) * noise.like(x)
+        mean = spread_over(then.alpha, x) * p.x0 + spread_over(kept, x) * p.eps
+        return mean + spread_over(fresh, x) * noise.like(x) if self.stochastic else mean
 
 
 @dataclass(frozen=True)
@@ -83,27 +70,18 @@ class DDPM(Sampler):
 
     stochastic = True
 
-    def __post_init__(self) -> None:
-        check_part_values("sampler", self)
-
     @property
     def needs_variance(self) -> bool:
-        """Whether the network must predict a variance; see `Sampler`."""
         return self.variance == "learned"
 
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Yield the state before each step; see `Sampler`."""
-        for t, s in pairwise(times):
-            q = posterior(denoise.schedule(t), denoise.schedule(s))
-            p = denoise(x, t)
-            yield State(x, t.item(), p.x0)
-            if self.variance == "learned":
-                deviation = (q.log_variance("learned", p.variance_mix) / 2).exp()
-            else:
-                deviation = spread_over((q.small if self.variance == "small" else q.large).sqrt(), x)
-            mean = spread_over(q.x_weight, x) * x + spread_over(q.x0_weight, x) * p.x0
-            x = mean + deviation * noise.like(x)
-        return x
+    def step(self, x: Tensor, p: Prediction, now: Level, then: Level, noise: Noise) -> Tensor:
+        q = posterior(now, then)
+        if self.variance == "learned":
+            deviation = (q.log_variance("learned", p.variance_mix) / 2).exp()
+        else:
+            variance = q.small if self.variance == "small" else q.large
+            deviation = spread_over(variance.sqrt(), x)
+        return q.mean(x, p.x0) + deviation * noise.like(x)
 
 
 @dataclass(frozen=True)
@@ -139,28 +117,18 @@ class EDM(Sampler):
     s_max: float | None = None
     s_noise: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_part_values("sampler", self)
-        if self.order not in (1, 2) or not 0 < self.alpha <= 1 or min(self.s_churn, self.s_noise) < 0:
-            raise UserError(
-                "sampler.order must be 1 or 2, sampler.alpha above 0 and at most 1, and sampler.s_churn and "
-                f"sampler.s_noise at least 0, got {self}"
-            )
-
     @property
     def stochastic(self) -> bool:
-        """Whether sampling draws noise; see `Sampler`."""
         return self.s_churn > 0
 
     def evaluations(self, levels: int) -> int:
-        """Return the number of network evaluations of a sampling run; see `Sampler`."""
         return self.order * (levels - 1) + 1
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Yield the state before each step; see `Sampler`."""
         schedule = denoise.schedule
         for t, s in pairwise(times):
-            x, t = self._churn(denoise, x, t, len(times), noise)  # noqa: PLW2901  (the paper's t-hat)
+            if self.stochastic:
+                x, t = self._churn(schedule, x, t, len(times), noise)  # noqa: PLW2901  (the paper's t-hat)
             now, then = schedule(t), schedule(s)
             p = denoise(x, t)
             yield State(x, t.item(), p.x0)
@@ -178,13 +146,12 @@ class EDM(Sampler):
         return x
 
     def _churn(
-        self, denoise: Denoiser, x: Tensor, t: Tensor, levels: int, noise: Noise
+        self, schedule: Schedule, x: Tensor, t: Tensor, levels: int, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """Add noise to x at time t; return the noisier x and its time (algorithm 2, lines 4 to 6)."""
-        schedule = denoise.schedule
         now = schedule(t)
         ratio = now.noise_to_signal
-        if self.s_churn == 0 or not self.s_min <= ratio <= (math.inf if self.s_max is None else self.s_max):
+        if not self.s_min <= ratio <= (math.inf if self.s_max is None else self.s_max):
             return x, t
         gamma = min(self.s_churn / levels, math.sqrt(2) - 1)
         raised = time_of_ratio(schedule, ratio * (1 + gamma))
@@ -204,13 +171,8 @@ class Multistep(Sampler):
 
     stochastic = True
 
-    def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
-        """Yield the state before each step; see `Sampler`."""
-        for t, s in pairwise(times):
-            x0 = denoise(x, t).x0
-            yield State(x, t.item(), x0)
-            x = denoise.schedule(s).noisy(x0, noise.like(x0))
-        return x
+    def step(self, x: Tensor, p: Prediction, now: Level, then: Level, noise: Noise) -> Tensor:
+        return then.noisy(p.x0, noise.like(x))
 
 
 SAMPLERS: dict[str, type[Sampler]] = {

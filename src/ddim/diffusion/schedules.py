@@ -1,19 +1,137 @@
-"""Noise schedules, each a small immutable value; `Schedule` says what they are."""
+"""Noise schedules: functions t -> Level(alpha, sigma), the signal rate and the noise rate at time t.
 
-from __future__ import annotations
+In the whole package x_t = alpha * x0 + sigma * eps; t = 0 is the clean image and t = 1 is noise.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, lru_cache
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ddim.diffusion.schedule import Level, Schedule, as_double, as_times, copy_to_device, variance_preserving
-from ddim.errors import UserError
+from ddim.errors import UserError, check_part_values
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noise level: signal rate alpha and noise rate sigma, tensors of the same shape.
+
+    Schedules return float64.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+
+    @property
+    def log_snr(self) -> Tensor:
+        """2 log(alpha / sigma); infinite where there is no noise."""
+        return 2 * (self.alpha.log() - self.sigma.log())
+
+    @property
+    def noise_to_signal(self) -> Tensor:
+        """sigma / alpha: the noise rate after x_t is divided by alpha (Song et al. 2021, section 4.3)."""
+        return self.sigma / self.alpha
+
+    def over(self, x: Tensor) -> "Level":
+        """Return this level, () or (B,), in a shape and dtype that multiply images x (B, C, H, W)."""
+        return Level(spread_over(self.alpha, x), spread_over(self.sigma, x))
+
+    def noisy(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """Return noisy images x_t = alpha * x0 + sigma * eps, all (B, C, H, W); alpha, sigma: () or (B,)."""
+        at = self.over(x0)
+        return at.alpha * x0 + at.sigma * eps
+
+
+def spread_over(value: Tensor, x: Tensor) -> Tensor:
+    """Return a value, () or (B,), in a shape that multiplies images x (B, C, H, W), with the dtype of x."""
+    # A single value stays on the CPU: an accelerator gets it as a number, without waiting for a copy.
+    return value.to(x.dtype) if value.ndim == 0 else value.reshape(-1, *(1,) * (x.ndim - 1)).to(x)
+
+
+def variance_preserving(log_snr: Tensor) -> Level:
+    """Return the noise level with this log-SNR and alpha^2 + sigma^2 = 1 (Kingma et al. 2021, sect. 3.2)."""
+    log_snr = log_snr.double()
+    return Level(log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt())
+
+
+def as_double(value: Tensor | float | Sequence[float]) -> Tensor:
+    """Convert times or log-SNRs, numbers or a tensor of any dtype, to a float64 tensor."""
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def as_times(t: Tensor | float) -> Tensor:
+    """Convert times to a float64 tensor.
+
+    Raises:
+        UserError: if a time lies outside [0, 1]. Times on an accelerator are not checked, because the program
+            would wait for them.
+    """
+    t = as_double(t)
+    if t.device.type == "cpu" and not ((t >= 0) & (t <= 1 + 1e-9)).all():
+        raise UserError(f"times must lie in [0, 1], 0 for the image, got {t.min():g} to {t.max():g}")
+    return t
+
+
+@lru_cache(maxsize=128)
+def copy_to_device(
+    owner: Hashable, name: str, device: torch.device, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Return the numbers in attribute `name` of a frozen dataclass as a tensor on a device.
+
+    They are copied once, because the program waits for an accelerator when it copies numbers to it.
+    """
+    # The tensor may be used in training later, where one that was created in inference mode cannot be.
+    with torch.inference_mode(False):
+        return torch.as_tensor(getattr(owner, name), dtype=dtype).to(device, copy=True)
+
+
+class Schedule(Protocol):
+    """A noise schedule: a frozen dataclass that is called with times. The log-SNR never increases with t.
+
+    A schedule of your own only needs `__call__` if its class inherits from this class::
+
+        @dataclass(frozen=True)
+        class Straight(ddim.Schedule):
+            def __call__(self, t):
+                t = as_double(t)
+                return Level(1 - 0.999 * t, 0.001 + 0.999 * t)
+    """
+
+    def __post_init__(self) -> None:
+        """Check that names and numbers are what they must be; `check_schedule` checks the noise levels."""
+        check_part_values("schedule", self)
+
+    @property
+    def entries(self) -> int | None:
+        """Number of noise levels if the schedule is a table; None if it is continuous."""
+        return None
+
+    def __call__(self, t: Tensor | float) -> Level:
+        """Return the noise level at times t in [0, 1]: a `Level` of float64 tensors shaped like t."""
+        ...
+
+    def inverse(self, log_snr: Tensor | float) -> Tensor:
+        """Return the earliest time at which the log-SNR is at most this value: float64, clamped to [0, 1].
+
+        The default implementation finds this time by bisection, to the last bit. For a table whose `read` is
+        "log_snr", the result is at least 1 / entries, the time of the first entry.
+        """
+        wanted = as_double(log_snr)
+        early, late = torch.zeros_like(wanted), torch.ones_like(wanted)
+        for _ in range(64):
+            middle = (early + late) / 2
+            below = self(middle).log_snr <= wanted
+            early, late = torch.where(below, early, middle), torch.where(below, middle, late)
+        return torch.where(self(torch.zeros_like(wanted)).log_snr <= wanted, 0.0, late)
+
+
+def time_of_ratio(schedule: Schedule, noise_to_signal: Tensor) -> Tensor:
+    """Return the times at which sigma / alpha has these values."""
+    return schedule.inverse(-2 * noise_to_signal.log())
 
 
 @dataclass(frozen=True)
@@ -32,20 +150,20 @@ class Cosine(Schedule):
     min_signal: float = 0.001
     max_signal: float = 0.99992
 
-    def _check_fields(self) -> None:
-        check_signal_rates(self)
-
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the noise level at times t; see `Schedule`."""
-        start, end = math.acos(self.max_signal), math.acos(self.min_signal)
+        start, end = self._ends
         angle = start + as_times(t) * (end - start)
         return Level(angle.cos(), angle.sin())
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """Return the time of a log-SNR; see `Schedule`."""
-        start, end = math.acos(self.max_signal), math.acos(self.min_signal)
+        start, end = self._ends
         angle = torch.atan((-as_double(log_snr) / 2).exp())
         return ((angle - start) / (end - start)).clamp(0, 1)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """The angle at t = 0 and at t = 1."""
+        return math.acos(self.max_signal), math.acos(self.min_signal)
 
 
 @dataclass(frozen=True)
@@ -63,22 +181,17 @@ class LinearBeta(Schedule):
     low: float = 0.1
     high: float = 20.0
 
-    def _check_fields(self) -> None:
-        if not 0 < self.low < self.high:
-            raise UserError(f"LinearBeta needs 0 < low < high, got {self.low} and {self.high}")
-
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the noise level at times t; see `Schedule`."""
         t = as_times(t)
         integral = self.low * t + (self.high - self.low) / 2 * t**2
         return Level((-integral / 2).exp(), (-torch.expm1(-integral)).sqrt())
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """Return the time of a log-SNR; see `Schedule`."""
         # alpha^2 = sigmoid(log_snr) = exp(-integral); the integral is a quadratic in t.
         slope = self.high - self.low
         integral = -logsigmoid(as_double(log_snr)).clamp(min=-self.low - slope / 2)
-        return (2 * integral / (self.low + (self.low**2 + 2 * slope * integral).sqrt())).clamp(0, 1)
+        root = (self.low**2 + 2 * slope * integral).sqrt()
+        return (2 * integral / (self.low + root)).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -101,19 +214,16 @@ class LinearPath(Schedule):
     min_signal: float = 0.001
     max_signal: float = 0.999
 
-    def _check_fields(self) -> None:
-        check_signal_rates(self)
-
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the noise level at times t; see `Schedule`."""
-        t, span = as_times(t), self.max_signal - self.min_signal
+        t = as_times(t)
+        span = self.max_signal - self.min_signal
         # Both rates are sums of positive numbers: 1 - alpha would lose the digits of small sigmas.
         return Level(self.min_signal + span * (1 - t), (1 - self.max_signal) + span * t)
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """Return the time of a log-SNR; see `Schedule`."""
         sigma = torch.sigmoid(-as_double(log_snr) / 2)
-        return ((sigma - (1 - self.max_signal)) / (self.max_signal - self.min_signal)).clamp(0, 1)
+        span = self.max_signal - self.min_signal
+        return ((sigma - (1 - self.max_signal)) / span).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -134,19 +244,13 @@ class KarrasSigma(Schedule):
     sigma_max: float = 80.0
     rho: float | None = 7.0
 
-    def _check_fields(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max < math.inf or not (self.rho is None or self.rho > 0):
-            raise UserError(f"KarrasSigma needs 0 < sigma_min < sigma_max and rho > 0 or none, got {self}")
-
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the noise level at times t; see `Schedule`."""
         low, high = self._ends
         root = low + as_times(t) * (high - low)
         sigma = root.exp() if self.rho is None else root**self.rho
         return Level(torch.ones_like(sigma), sigma)
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """Return the time of a log-SNR; see `Schedule`."""
         low, high = self._ends
         log_sigma = -as_double(log_snr) / 2
         root = log_sigma if self.rho is None else (log_sigma / self.rho).exp()
@@ -169,10 +273,7 @@ QUANTITIES: dict[str, tuple[Transform, Transform]] = {
     "log_noise": (lambda log_snr: logsigmoid(-log_snr), lambda log_power: torch.expm1(-log_power).log()),
     "log_signal": (logsigmoid, lambda log_power: -torch.expm1(-log_power).log()),
 }
-"""For each quantity, a function (log-SNR -> quantity) and its inverse, valid for alpha^2 + sigma^2 = 1.
-
-The quantities are sigma^2, atan(sigma / alpha), the log-SNR itself, log sigma^2 and log alpha^2.
-"""
+"""For each quantity, a function (log-SNR -> quantity) and its inverse, valid for alpha^2 + sigma^2 = 1."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +292,9 @@ class LinearIn(Schedule):
     - "signal_step": log alpha^2 is a parabola in t, flat at t = 0, close to DDPM's linear beta.
 
     Attributes:
-        quantity: which quantity of the noise level is linear in t, or quadratic in t for "noise_step" and
-            "signal_step".
-        start: log-SNR at t = 0.
-        end: log-SNR at t = 1.
+        quantity: what is linear in t, or quadratic in t for "noise_step" and "signal_step".
+        start: log-SNR at t = 0, at most 36.
+        end: log-SNR at t = 1, at least -36.
     """
 
     quantity: Literal[
@@ -203,13 +303,7 @@ class LinearIn(Schedule):
     start: float = 3.0
     end: float = -10.0
 
-    def _check_fields(self) -> None:
-        # Beyond 36, alpha^2 or sigma^2 rounds to 1 and its logarithm to 0: the log-SNR is lost.
-        if not 36 >= self.start > self.end >= -36:
-            raise UserError(f"LinearIn needs 36 >= start > end >= -36, got {self.start} and {self.end}")
-
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the noise level at times t; see `Schedule`."""
         t = as_times(t)
         first, last = copy_to_device(self, "ends", t.device)
         part = {"noise_step": t * (2 - t), "signal_step": t**2}.get(self.quantity, t)
@@ -217,7 +311,6 @@ class LinearIn(Schedule):
         return variance_preserving(log_snr.clamp(self.end, self.start))
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """Return the time of a log-SNR; see `Schedule`."""
         log_snr = as_double(log_snr)
         first, last = copy_to_device(self, "ends", log_snr.device)
         at = self._transforms[0](log_snr.clamp(self.end, self.start))
@@ -235,10 +328,6 @@ class LinearIn(Schedule):
     def ends(self) -> Tensor:
         """The values of the chosen quantity at t = 0 and at t = 1 (2,), float64."""
         return self._transforms[0](torch.tensor([self.start, self.end], dtype=torch.float64))
-
-
-LONGEST = 100_000
-"""The largest number of entries of a table."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +350,7 @@ class Linear(Schedule):
     - "floor": the noise level of entry floor((entries - 1) t), as in torch/luz.
 
     Attributes:
-        entries: number of noise levels in the table.
+        entries: number of noise levels in the table, at most 100,000.
         first: beta of the cleanest entry.
         last: beta of the noisiest entry.
         clip: "rates" clamps alpha to [min_signal, max_signal], "powers" clamps alpha^2, "none" neither.
@@ -278,15 +367,12 @@ class Linear(Schedule):
     max_signal: float = 0.95
     read: Literal["floor", "log_snr"] = "log_snr"
 
-    def _check_fields(self) -> None:
-        check_signal_rates(self)
-        if not 2 <= self.entries <= LONGEST or not 0 < self.first < self.last < 1:
-            raise UserError(
-                f"{type(self).__name__} needs 2 to {LONGEST:,} entries and 0 < first < last < 1, got {self}"
-            )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.entries <= 100_000:
+            raise UserError(f"schedule.entries must be at least 2 and at most 100,000, got {self.entries}")
 
     def __call__(self, t: Tensor | float) -> Level:
-        """Return the noise level at times t; see `Schedule`."""
         t = as_times(t)
         if self.read == "floor":
             power = copy_to_device(self, "powers", t.device)[(t * (self.entries - 1)).long()]
@@ -299,10 +385,6 @@ class Linear(Schedule):
         return variance_preserving(torch.where(t > 0, log_snr, torch.inf))
 
     def inverse(self, log_snr: Tensor | float) -> Tensor:
-        """Return the time of a log-SNR; see `Schedule`.
-
-        If `read` is "log_snr", the time is at least 1 / entries.
-        """
         wanted = -as_double(log_snr).contiguous()
         table = copy_to_device(self, "log_snr", wanted.device)
         # `index` is the first entry whose log-SNR is at most the wanted one, with a tolerance of 1e-9.
@@ -367,13 +449,6 @@ class BetaTable(Linear):
 
     betas: Literal["cosine", "quad", "const", "jsd", "sigmoid", "signal_sigmoid"] = "cosine"
 
-    def _check_fields(self) -> None:
-        super()._check_fields()
-        if self.betas == "jsd" and self.clip == "none":
-            raise UserError(
-                'BetaTable needs a clip for betas "jsd", as its last entry has no signal, got none'
-            )
-
     def fractions(self) -> Tensor:
         """Return beta (entries,); see `Linear`."""
         t = torch.arange(self.entries + 1, dtype=torch.float64) / self.entries
@@ -406,38 +481,19 @@ SCHEDULES: dict[str, type[Schedule]] = {
 """All schedules, keyed by their names in a recipe."""
 
 
-def check_signal_rates(schedule: Cosine | LinearPath | Linear) -> None:
-    """Check the bounds of the signal rate of a schedule.
-
-    Raises:
-        UserError: if they are not 0 < min_signal < max_signal <= 1.
-    """
-    if not 0 < schedule.min_signal < schedule.max_signal <= 1:
-        raise UserError(
-            f"{type(schedule).__name__} needs 0 < min_signal < max_signal <= 1, "
-            f"got {schedule.min_signal} and {schedule.max_signal}"
-        )
-
-
 def check_schedule(schedule: Schedule) -> None:
-    """Check that the log-SNR of a schedule that the user wrote falls from t = 0 to t = 1.
+    """Check that the log-SNR of a schedule falls from t = 0 to t = 1.
 
     Raises:
         UserError: if the schedule does not return a `Level` for each time, or its log-SNR rises, is constant
             or is NaN.
     """
-    if type(schedule) in SCHEDULES.values():
-        return
     name, times = f"schedule {type(schedule).__name__}", torch.linspace(0, 1, 9, dtype=torch.float64)
     level = schedule(times)
     if not isinstance(level, Level) or {level.alpha.shape, level.sigma.shape} != {times.shape}:
-        got = level if isinstance(level, Level) else type(level).__name__
-        raise UserError(f"{name} must return a ddim.Level, alpha and sigma shaped like t, got {got}")
+        raise UserError(f"{name} must return a ddim.Level, alpha and sigma shaped like t, got {level}")
     log_snr = as_double(level.log_snr)
     # On a plateau, rounding in float32 may raise the log-SNR slightly, so 1e-3 is tolerated.
     if not ((log_snr[1:] <= log_snr[:-1] + 1e-3).all() and log_snr[0] > log_snr[-1]):
         values = ", ".join(f"{value:.3g}" for value in log_snr.tolist())
-        raise UserError(
-            f"{name} must have a log-SNR that falls from t = 0, the clean image, to t = 1, noise, "
-            f"got {values}"
-        )
+        raise UserError(f"{name} must have a log-SNR that falls from t = 0 to t = 1, got {values}")

@@ -1,15 +1,13 @@
 """Time samplings: distributions of the training times (timesteps), which determine the noise levels."""
 
-from __future__ import annotations
-
+import math
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ddim.diffusion.schedule import Schedule
-from ddim.errors import UserError, check_positive
+from ddim.diffusion.schedules import Schedule
 
 
 class TimeSampling(Protocol):
@@ -22,7 +20,7 @@ class TimeSampling(Protocol):
         """Return times (B,) in (0, 1], float64, from random numbers (B,) uniform in [0, 1)."""
         ...
 
-    def memory(self) -> LossMemory | None:
+    def memory(self, device: str = "cpu") -> "LossMemory | None":
         """Return an empty memory of losses if the distribution depends on past losses, else None."""
         return None
 
@@ -39,12 +37,7 @@ class UniformTimes(TimeSampling):
 
     low: float = 0.0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.low < 1:
-            raise UserError(f"objective.times.low must be at least 0 and less than 1, got {self.low}")
-
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Return the times; see `TimeSampling`."""
         return 1 - (1 - self.low) * uniform.double()
 
 
@@ -67,11 +60,7 @@ class NormalLogSNR(TimeSampling):
     mean: float = 1.0
     std: float = 2.4
 
-    def __post_init__(self) -> None:
-        check_positive("objective.times", std=self.std)
-
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Return the times; see `TimeSampling`."""
         inside = uniform.double().clamp(1e-9, 1 - 1e-9)
         return schedule.inverse(self.mean + self.std * torch.special.ndtri(inside))
 
@@ -86,11 +75,7 @@ class TableTimes(TimeSampling):
 
     entries: int | None = None
 
-    def __post_init__(self) -> None:
-        check_positive("objective.times", entries=self.entries)
-
     def __call__(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Return the times; see `TimeSampling`."""
         entries = self.entries or schedule.entries or 1000
         return ((uniform.double() * entries).floor() + 1) / entries
 
@@ -113,70 +98,46 @@ class LossAware(TableTimes):
     history: int = 10
     uniform: float = 0.001
 
-    def __post_init__(self) -> None:
-        check_positive("objective.times", entries=self.entries, history=self.history)
-        if not 0 < self.uniform <= 1:
-            raise UserError(f"objective.times.uniform must be above 0 and at most 1, got {self.uniform}")
-
-    def memory(self) -> LossMemory:
-        """Return an empty memory of losses."""
-        return LossMemory(self)
+    def memory(self, device: str = "cpu") -> "LossMemory":
+        return LossMemory(self, device)
 
 
 class LossMemory:
     """The last losses at each time of a table of times. They determine how often each time is drawn.
 
-    Checkpoints save the losses and the number of losses at each entry.
+    Checkpoints save the losses and the number of losses at each entry. Times are drawn on `device`, which
+    must support float64, by operations that do not wait for it.
     """
 
-    def __init__(self, sampling: LossAware) -> None:
+    def __init__(self, sampling: LossAware, device: str = "cpu") -> None:
         self.sampling, self.entries = sampling, sampling.entries or 1000
-        self.losses = torch.zeros(self.entries, sampling.history, dtype=torch.float64)
-        self.counts = torch.zeros(self.entries, dtype=torch.int64)
-
-    def to(self, device: str) -> Self:
-        """Move the stored losses to a device, which must support float64, and return this object.
-
-        Times are then drawn on the device, so that the program does not wait for the device.
-        """
-        self.losses, self.counts = self.losses.to(device), self.counts.to(device)
-        return self
-
-    def probabilities(self) -> Tensor:
-        """Return the probabilities of the entries (entries,), float64; they add up to 1."""
-        even = torch.full_like(self.losses[:, 0], 1 / self.entries)
-        size = self.losses.square().mean(1).sqrt()
-        known = (self.counts.min() >= self.sampling.history) & (size.sum() > 0)
-        return torch.where(known, torch.lerp(size / size.sum(), even, self.sampling.uniform), even)
+        self.losses = torch.zeros(self.entries, sampling.history, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(self.entries, dtype=torch.int64, device=device)
 
     def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Draw times (B,) in (0, 1] and their weights (B,), float64, from random numbers (B,) in [0, 1)."""
-        p = self.probabilities()
+        even = torch.full_like(self.losses[:, 0], 1 / self.entries)
+        size = self.losses.square().mean(1).sqrt()
+        known = (self.counts.min() >= self.sampling.history) & (size.sum() > 0)
+        p = torch.where(known, torch.lerp(size / size.sum(), even, self.sampling.uniform), even)
         index = torch.searchsorted(p.cumsum(0), uniform.double().contiguous(), right=True)
         # Rounding can make the last cumulative sum smaller than 1, and the index one too large.
         index = index.clamp(max=self.entries - 1)
         return (index + 1).double() / self.entries, 1 / (self.entries * p[index])
 
     def update(self, times: Tensor, losses: Tensor, valid: Tensor | bool = True) -> None:
-        """Store the losses (B,) at times (B,) of the table, in the order of the batch, if `valid` is true.
-
-        All losses of a batch are stored together, by operations that do not wait for an accelerator.
-        """
+        """Store the losses (B,) at times (B,) of the table, in the order of the batch, if `valid` is true."""
         entries, history = self.losses.shape
         index = (times * entries).round().long() - 1
         counts = torch.zeros_like(self.counts).index_add(0, index, torch.ones_like(index))
-        # The losses of one entry are neighbours after sorting, in the order of the batch.
-        index, order = index.sort(stable=True)
-        place = torch.arange(len(index), device=index.device) - torch.searchsorted(index, index)
-        column = history - counts[index] + place
-        # A batch may hold more losses of an entry than are kept. The earliest of them go to an extra row,
-        # which is dropped.
-        row = torch.where(column >= 0, index, entries)
-        shift = torch.arange(history, device=index.device) + counts[:, None]
-        kept = self.losses.gather(1, shift.clamp(max=history - 1))
-        stored = torch.cat([kept, kept[:1]]).index_put((row, column.clamp(min=0)), losses[order].to(kept))
+        # Sorted by entry, the stored losses of an entry stand before its new ones; the last of them are kept.
+        stored = torch.arange(entries * history, device=index.device) // history
+        order = torch.cat([stored, index]).argsort(stable=True)
+        end = (history + counts).cumsum(0)
+        kept = end[:, None] + torch.arange(-history, 0, device=index.device)
+        every = torch.cat([self.losses.flatten(), losses.to(self.losses)])
         valid = torch.as_tensor(valid)
-        self.losses = torch.where(valid, stored[:-1], self.losses)
+        self.losses = torch.where(valid, every[order][kept], self.losses)
         self.counts = torch.where(valid, self.counts + counts, self.counts)
 
     def state(self) -> dict[str, Tensor]:
@@ -200,16 +161,25 @@ TIME_SAMPLINGS: dict[str, type[TimeSampling]] = {
 
 # How times are distributed over the log-SNR of a schedule
 
-SLICES = 100_000
-"""Number of equally spaced times that represent the uniform distribution."""
-
 BIN = 2
 """Width of a bin of log-SNR; sigma / alpha changes by a factor e over one bin."""
 
 
-def midpoints(count: int = SLICES) -> Tensor:
-    """Return the midpoints (count,) of `count` equal parts of [0, 1]."""
+def midpoints(count: int = 100_000) -> Tensor:
+    """Return the midpoints (count,) of `count` equal parts of [0, 1], which stand for uniform times."""
     return (torch.arange(count, dtype=torch.float64) + 0.5) / count
+
+
+def log_snr_range(schedule: Schedule) -> tuple[float, float]:
+    """Return the largest and the smallest log-SNR at which a network is evaluated under a schedule."""
+    # No network is evaluated on a clean image: if x_t at t = 0 is clean, t = 0.001 counts.
+    first, early, last = schedule(torch.tensor([0.0, 1e-3, 1.0])).log_snr.tolist()
+    return (first if math.isfinite(first) else early), last
+
+
+def log_snr_bins(log_snr: Tensor) -> Tensor:
+    """Return the lower edge of the bin of each log-SNR."""
+    return (log_snr / BIN).floor() * BIN
 
 
 def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
@@ -225,11 +195,7 @@ def plateaus(schedule: Schedule) -> dict[float, float]:
     are in the order of increasing log-SNR. A continuous schedule has no plateaus. All times of a plateau
     train the network on the same noise level.
     """
-    levels, counts = schedule(midpoints()).log_snr.unique(return_counts=True)
-    share = counts / SLICES
-    return {level: s for level, s in zip(levels.tolist(), share.tolist(), strict=True) if s >= 0.01}
-
-
-def log_snr_bins(log_snr: Tensor) -> Tensor:
-    """Return the lower edge of the bin of each log-SNR."""
-    return (log_snr / BIN).floor() * BIN
+    times = midpoints()
+    levels, counts = schedule(times).log_snr.unique(return_counts=True)
+    shares = (counts / len(times)).tolist()
+    return {level: share for level, share in zip(levels.tolist(), shares, strict=True) if share >= 0.01}

@@ -272,7 +272,7 @@ def _prepare_error(loaded: LoadedRun, progress: Progress) -> _Measurement:
 
     def measure() -> np.ndarray:
         errors = denoise_validation_images(loaded, split)
-        return torch.cat([error.image_mae for error in errors]).numpy()
+        return torch.cat([error["image_mae"] for error in errors]).numpy()
 
     return _Measurement(
         COLUMNS["validation"],

@@ -84,7 +84,7 @@ def measure_errors(
             noise = Noise(range(first, first + len(x0)))
             first += len(x0)
             found = [denoising_error(denoise, x0, t, noise.like(x0)) for t in times]
-            rows.append(torch.stack([torch.stack([*vars(error).values()]) for error in found], 2))
+            rows.append(torch.stack([torch.stack([*error.values()]) for error in found], 2))
     return LevelErrors(levels.numpy(), *torch.cat(rows, 1).numpy())
 
 

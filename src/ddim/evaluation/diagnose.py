@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Denoiser, with_gradients
-from ddim.diffusion.schedule import equal_log_snr_times, log_snr_range
-from ddim.diffusion.times import log_snr_shares, midpoints, plateaus
+from ddim.diffusion.grids import equal_log_snr_times
+from ddim.diffusion.times import log_snr_range, log_snr_shares, midpoints, plateaus
 from ddim.errors import UserError, check_count
 from ddim.evaluation.copies import draw_subset
 from ddim.evaluation.denoising import LevelErrors, measure_errors

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.loss import LossFunction, make_memory
+from ddim.diffusion.loss import LossFunction
 from ddim.diffusion.times import LossMemory
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
@@ -207,7 +207,7 @@ def load_loss_memory(run: LoadedRun) -> LossMemory | None:
 
     Return None if times and loss weights do not depend on past losses.
     """
-    memory = make_memory(run.recipe.objective, run.runtime.exact_device)
+    memory = run.recipe.objective.times.memory(run.runtime.exact_device)
     if memory:
         memory.restore(checkpoint.read_tensors(run.checkpoint.path, "times"))
     return memory

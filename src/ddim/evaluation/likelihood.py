@@ -158,7 +158,7 @@ def measure_bits(
     if method == "ode":
         return likelihood.flow_bits(denoise, x0, pixels, noise, steps, earliest=first)
     # At high noise a small error of eps is a large error of x0, so x0 is clipped to [black, white].
-    clipped = Clipped(denoise, *pipeline.pixels.bounds)
+    clipped = Clipped(denoise, pipeline.pixels)
     times = likelihood.bound_times(steps, denoise.schedule, pixels, first)
     return likelihood.bound_bits(clipped, x0, pixels, times, noise, variance_of(pipeline))
 

@@ -27,7 +27,7 @@ from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.sampler import Steps
 from ddim.diffusion.samplers import EDM, Sampler, State
-from ddim.diffusion.schedule import time_of_ratio
+from ddim.diffusion.schedules import time_of_ratio
 from ddim.errors import check_count
 from ddim.evaluation.discretisation_error import (
     SamplingError,

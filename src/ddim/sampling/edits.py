@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Denoiser
-from ddim.diffusion.editing import Inpaint, check_strength, interpolate_latents, vary
+from ddim.diffusion.editing import Inpaint, interpolate_latents, vary
 from ddim.diffusion.noise import Noise, check_seeds
 from ddim.diffusion.samplers import DDIM, State, initial_noise
 from ddim.errors import UserError, check_count
@@ -356,7 +356,6 @@ def vary_image(
     Example:
         >>> ddim.vary(run, "rose.jpg", strength=0.6)
     """
-    check_strength(strength)
     seeds = list_seeds(None, 0, check_seeds(seeds))
     setup = open_edit(model, "a variation", steps, options, seeded=True)
     x = _open_one(setup, image)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ddim.diffusion.denoiser import Counted, Denoiser, Labelled, Model
-from ddim.diffusion.guidance import Guided, Interval, Rescheduled, check_reach, lies_inside
+from ddim.diffusion.guidance import Guided, Interval, Rescheduled, check_reach, find_ends, lies_inside
 from ddim.diffusion.loss import Consistency
 from ddim.diffusion.samplers import Sampler
 from ddim.errors import UserError, warn_user
@@ -71,8 +71,7 @@ class Guidance:
     @property
     def limits(self) -> tuple[float, float]:
         """The lowest and the highest log-SNR with guidance; an open end is infinite."""
-        low, high = self.interval or (None, None)
-        return -math.inf if low is None else low, math.inf if high is None else high
+        return find_ends(self.interval)
 
     def to_json(self) -> dict[str, Any]:
         """Return scale, interval and the name of the guide, as JSON."""

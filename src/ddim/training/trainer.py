@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Model
-from ddim.diffusion.loss import make_memory
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
 from ddim.errors import UserError, explain_error, is_full_memory
@@ -96,7 +95,7 @@ class Trainer:
         self.compiled = Model(net, *parts).train()
         self.batches = Batches(recipe, split, self.model.shape, runtime)
         self.teacher = load_teacher(recipe, runtime)
-        self.memory = make_memory(recipe.objective, runtime.exact_device)
+        self.memory = recipe.objective.times.memory(runtime.exact_device)
         others, matrices = divide_parameters(self.model, recipe.optim)
         self.parameters = others | matrices
         self.optimizer = build_optimizer(others, matrices, recipe.optim, runtime.precision)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddim.data import SplitImages
 from ddim.data.images import gather_batch, to_unit
-from ddim.diffusion.loss import DenoisingError, denoising_error
+from ddim.diffusion.loss import denoising_error
 from ddim.diffusion.noise import VALIDATION, stream
 from ddim.diffusion.times import log_snr_bins
 from ddim.errors import UserError
@@ -44,7 +44,7 @@ def validate(training: Trainer) -> dict[str, float]:
         errors = denoise_validation_images(pipeline, training.split, training.processes.share)
     errors = training.processes.interleave(errors)
     names = ("noise_mae", "image_mae")
-    each = {name: torch.cat([getattr(error, name) for error in errors]) for name in names}
+    each = {name: torch.cat([error[name] for error in errors]) for name in names}
     means = {name: values.mean().item() for name, values in each.items()}
     return means | mean_by_level(training.recipe.schedule(times).log_snr, each)
 
@@ -58,7 +58,7 @@ def choose_times(recipe: Recipe, split: SplitImages) -> Tensor:
 @torch.no_grad()
 def denoise_validation_images(
     pipeline: Pipeline, split: SplitImages, share: Callable[[range], Sequence[int]] = list
-) -> list[DenoisingError]:
+) -> list[dict[str, Tensor]]:
     """Return the denoising errors of a model on the validation images of a run, batch by batch.
 
     The images, the evenly spaced timesteps and the noise are the same in each validation. A network with
