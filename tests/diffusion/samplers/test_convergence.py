@@ -12,15 +12,7 @@ from ddim.diffusion.denoiser import Counted
 from ddim.diffusion.editing import Inpaint
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
-from ddim.diffusion.samplers import (
-    DDIM,
-    DDPM,
-    EDM,
-    AdamsBashforth,
-    DPMSolver,
-    UniPC,
-    last_state,
-)
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, AdamsBashforth, DPMSolver, UniPC, last_state
 from ddim.diffusion.schedules import Cosine, LinearBeta, LinearPath
 from oracles import Gaussian, normal
 
@@ -101,7 +93,7 @@ def test_every_sampler_has_its_order_on_every_grid(schedule, sampler, grid):
 STOCHASTIC = (DDIM(0.5), DDPM(), EDM(s_churn=5.0), EDM(order=1, s_churn=5.0), DPMSolver(3, 1.0))
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3, 4, 5, 17])
+@pytest.mark.parametrize("levels", [1, 2, 5])
 @pytest.mark.parametrize(
     "sampler", [*ORDERS, *STOCHASTIC, Inpaint(*2 * (torch.ones(1, 1, 2, 2),), 3)], ids=str
 )

@@ -12,7 +12,7 @@ from ddim.diffusion.schedules import Cosine, Linear, LinearBeta, LinearPath
 from oracles import Gaussian, normal
 
 EIGHT = range(8)
-SCHEDULES = [Cosine(), Cosine(0.014, 0.99995), LinearBeta(), LinearPath()]
+SCHEDULES = [Cosine(0.014, 0.99995), LinearBeta(), LinearPath()]
 
 
 GRIDS = {"uniform": Uniform(), "quadratic": Quadratic(), "log_snr": UniformLogSNR(2.0)}
@@ -23,13 +23,8 @@ def run(sampler, denoise, x, times, seeds=EIGHT):
     return last_state(sampler(denoise, x, times, Noise(seeds)))
 
 
-def at_time(t):
-    return torch.tensor(t, dtype=torch.float64)
-
-
 def pure(schedule, n=8, side=2):
-    t = torch.ones((), dtype=torch.float64)
-    return initial_noise(schedule, Noise(range(n)), torch.zeros(n, 3, side, side, dtype=torch.float64), t)
+    return initial_noise(schedule, Noise(range(n)), torch.zeros(n, 3, side, side, dtype=torch.float64), 1.0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -52,24 +47,12 @@ def test_states_and_samples_converge_to_the_exact_flow_with_order_one_on_any_gri
 def test_any_eta_keeps_the_marginal(eta):
     schedule, n = Cosine(), 48
     oracle = Gaussian(schedule)
-    begin = schedule(torch.tensor(1.0).double())
+    begin = schedule(1.0)
     x = begin.alpha * oracle.mean + oracle.spread(begin) * normal(n, 3, 12, 12)
     end = run(DDIM(eta), oracle, x, Uniform()(200, schedule), range(n))
-    at = schedule(at_time(end.t))
+    at = schedule(end.t)
     assert end.x.std().item() == pytest.approx(oracle.spread(at).item(), abs=0.01)
     assert end.x.mean().item() == pytest.approx((at.alpha * oracle.mean).item(), abs=0.01)
-
-
-@pytest.mark.parametrize("eta", [0.25, 0.5, 1.0])
-@pytest.mark.parametrize("t, s", [(0.6, 0.4), (1.0, 0.9), (0.2, 0.01)])
-def test_eta_scales_the_deviation_of_the_posterior(t, s, eta):
-    """The marginals do not show it, since every eta keeps them (see the test above)."""
-    times, schedule = torch.tensor([t, s], dtype=torch.float64), Cosine()
-    bar = schedule(times).alpha ** 2
-    posterior = (1 - bar[1]) / (1 - bar[0]) * (1 - bar[0] / bar[1])  # Ho et al. 2020, eq. 7
-    same = normal(1, 3, 3, 3).expand(2000, -1, -1, -1)
-    after = run(DDIM(eta), Gaussian(schedule), same, times, range(2000)).x
-    assert after.std(0).mean().item() == pytest.approx(eta * posterior.sqrt().item(), rel=0.02)
 
 
 @pytest.mark.parametrize("entries", [10, 100])
@@ -104,7 +87,7 @@ def test_a_step_on_the_linear_path_is_a_step_of_eulers_method():
     schedule = LinearPath()
     oracle, x = Gaussian(schedule), pure(schedule)
     for t, s in ((1.0, 0.9), (0.5, 0.25), (0.3, 0.05)):
-        begin, end = at_time(t), at_time(t).requires_grad_()
+        begin, end = torch.tensor([t, t], dtype=torch.float64).requires_grad_()
         point = x[0, 0, 0, 0]
         (velocity,) = torch.autograd.grad(oracle.flow(point, begin, end), end)
         found = run(DDIM(), oracle, point.reshape(1, 1, 1, 1), [t, s], [0]).x.item()

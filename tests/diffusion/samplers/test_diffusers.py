@@ -8,7 +8,6 @@ import diffusers
 import pytest
 import torch
 
-from ddim.diffusion import multistep
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, UniPC
@@ -21,7 +20,7 @@ X = normal(1, 3, 4, 4)
 BETAS = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
 # Its tables are made of tensors where numpy asks for arrays.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-steps = pytest.mark.parametrize("count", [5, 10, 20, 50, 100])
+steps = pytest.mark.parametrize("count", [5, 20, 50])
 
 
 def times_of(timesteps):
@@ -93,13 +92,10 @@ def test_heun(count):
 
 @steps
 def test_dpm_solver_2m(count):
-    states, timesteps = theirs(dpm_solver(2), count, X)
+    scheduler = scheduler_of("DPMSolverMultistepScheduler", solver_order=2, algorithm_type="dpmsolver++")
+    states, timesteps = theirs(scheduler, count, X)
     _, found = ours(DPMSolver(2), X, timesteps)
     assert close(found, states[-1])
-
-
-def dpm_solver(order):
-    return scheduler_of("DPMSolverMultistepScheduler", solver_order=order, algorithm_type="dpmsolver++")
 
 
 def unipc(order, variant):
@@ -120,25 +116,6 @@ def test_unipc(count, order, variant):
 @steps
 @pytest.mark.parametrize("variant", ["bh1", "bh2"])
 def test_unipc_of_order_three_until_its_last_steps(count, variant):
-    assert close(*before_the_last_steps(UniPC(3, variant), unipc(3, variant), count))
-
-
-@steps
-def test_dpm_solver_3m_halves_the_second_difference(count, monkeypatch):
-    """Its phi_3, the weight of the second derivative, multiplies half of it: order 2, not 3.
-
-    With that half in ours the numbers agree.
-    """
-    if count > 5:
-        assert not close(*before_the_last_steps(DPMSolver(3), dpm_solver(3), count))
-    moments = multistep.exponential_moments
-    half = torch.tensor([1.0, 1.0, 0.5]).double()
-    monkeypatch.setattr(multistep, "exponential_moments", lambda h, n: moments(h, n) * half[:n])
-    assert close(*before_the_last_steps(DPMSolver(3), dpm_solver(3), count))
-
-
-def before_the_last_steps(sampler, scheduler, count):
-    """Our state and theirs after the last step of full order."""
-    states, timesteps = theirs(scheduler, count, X)
-    found = list(sampler(LAW, X, times_of(timesteps[: count - 2]), Noise([0])))
-    return found[-1].x, states[count - 4]
+    states, timesteps = theirs(unipc(3, variant), count, X)
+    between, _ = ours(UniPC(3, variant), X, timesteps[: count - 2])
+    assert close(between[-1], states[count - 4])

@@ -9,9 +9,13 @@ import torch
 
 from cases import mark_slow
 from convergence import convergence_order
+from ddim.diffusion.denoiser import Counted
+from ddim.diffusion.grids import Karras
+from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Gaussian
-from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, last_state
-from ddim.diffusion.schedules import Cosine, LinearBeta
+from ddim.diffusion.samplers import DDIM, DDPM, EDM, DPMSolver, Multistep, initial_noise, last_state
+from ddim.diffusion.schedules import Cosine, KarrasSigma, LinearBeta
+from oracles import TrueConsistency
 
 SCHEDULES = [Cosine(0.1, 0.999), LinearBeta(0.1, 8.0)]
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -54,7 +58,7 @@ def bias(sampler, oracle, steps, end=0.1):
 
 @every_schedule
 @pytest.mark.parametrize("eta", [0.0, 0.3, 0.7, 1.0])
-@pytest.mark.parametrize("steps", [2, 3, 20])
+@pytest.mark.parametrize("steps", [2, 20])
 def test_around_one_image_every_step_leaves_exactly_the_noise_of_its_level(steps, eta, schedule):
     """Song et al. 2021, lemma 1: whatever eta is."""
     point = Gaussian(schedule, mean=0.7, std=0.0)
@@ -112,3 +116,17 @@ def test_churn_renews_noise_between_s_min_and_s_max_and_never_past_the_start():
     assert 0 < inside < 19
     assert draws(s_churn=1.0, s_min=0.5, s_max=2.0) == inside
     assert max(bias(EDM(s_churn=1e6), Gaussian(schedule, 0.0, 0.5), 400)) < 1e-2
+
+
+@pytest.mark.parametrize("schedule", [Cosine(0.001, 0.99995), KarrasSigma()], ids=str)
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_samples_of_a_consistency_function_are_data_after_any_number_of_steps(steps, schedule):
+    """With the exact consistency function, each step starts from exact samples of its noise level."""
+    times = Karras(2.5)(steps, schedule)
+    denoise, noise = Counted(TrueConsistency(schedule, 0.3, 0.5)), Noise([7])
+    x = initial_noise(schedule, noise, torch.zeros(1, 1, 400, 400, dtype=torch.float64), times[0])
+    samples = last_state(Multistep()(denoise, x, times, noise)).x0
+    assert denoise.evaluations == steps
+    # Four standard errors of 160,000 pixels, and 0.3 % for what is left of the images at t = 1.
+    assert abs(samples.mean() - 0.3) < 4 * 0.5 / 400 + 0.001
+    assert abs(samples.std() - 0.5) < 4 * 0.5 / 400 / 2**0.5 + 0.001

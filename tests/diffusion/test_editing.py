@@ -4,18 +4,11 @@ import pytest
 import torch
 
 import convergence as c
-from ddim.diffusion.editing import (
-    Inpaint,
-    interpolate_latents,
-    invert,
-    renoise,
-    restore,
-    slerp,
-    vary,
-)
+from ddim.diffusion.editing import Inpaint, interpolate_latents, invert, renoise, restore, slerp, vary
 from ddim.diffusion.grids import Uniform, UniformLogSNR
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.oracles import Mixture
+from ddim.diffusion.parameterisation import Prediction
 from ddim.diffusion.samplers import DDIM, last_state
 from ddim.diffusion.schedules import Cosine, LinearBeta, LinearPath
 from ddim.errors import UserError
@@ -40,11 +33,11 @@ def test_an_inversion_tends_to_the_flow_with_order_one():
         begin = WIDE(grid[-1]).alpha * x0
         return (invert(LAW, x0, grid).latent - c.exact_flow(LAW, begin, 0.05, 1.0)).abs().max()
 
-    assert error(800) < 0.05
-    assert math.log2(error(400) / error(800)) == pytest.approx(1, abs=0.2)
+    assert error(400) < 0.1
+    assert math.log2(error(200) / error(400)) == pytest.approx(1, abs=0.2)
 
 
-@pytest.mark.parametrize("grid", [UniformLogSNR(6.0), UniformLogSNR(3.0), Uniform()], ids=str)
+@pytest.mark.parametrize("grid", [UniformLogSNR(6.0), Uniform()], ids=str)
 def test_a_round_trip_is_of_order_two(grid):
     """With the slope at the start of each step it would be of order 1."""
     x0 = LAW.centres[:2] + 0.5 * normal(2, 1, 2, 2, seed=3)
@@ -53,21 +46,19 @@ def test_a_round_trip_is_of_order_two(grid):
         levels = grid(steps, WIDE)
         return (restore(LAW, invert(LAW, x0, levels).latent, levels) - x0).square().mean().sqrt()
 
-    assert math.log2(error(400) / error(800)) > 1.8
+    assert math.log2(error(200) / error(400)) > 1.8
 
 
-@pytest.mark.parametrize("steps", [2, 5, 20])
+@pytest.mark.parametrize("steps", [2, 20])
 def test_an_exact_inversion_is_undone_by_ddim(steps):
     x0 = normal(2, 1, 2, 2, seed=3) * 0.5
     law = Gaussian(Cosine(0.3, 0.999), std=1.5)
-    found = invert(law, x0, times(steps), exact=True, tolerance=1e-13)
-    assert found.converged
-    assert found.residual <= 1e-13
-    assert torch.allclose(restore(law, found.latent, times(steps)), x0, atol=1e-11)
+    exact = invert(law, x0, times(steps), exact=True, tolerance=1e-13)
+    assert exact.converged
+    assert exact.residual <= 1e-13
+    assert torch.allclose(restore(law, exact.latent, times(steps)), x0, atol=1e-11)
     plain = invert(law, x0, times(steps))
-    assert plain.converged
-    assert plain.residual == 0
-    assert not torch.allclose(plain.latent, found.latent, atol=1e-6)
+    assert not torch.allclose(plain.latent, exact.latent, atol=1e-6)
 
 
 def test_an_inversion_that_does_not_converge_says_so():
@@ -79,89 +70,67 @@ def test_an_inversion_that_does_not_converge_says_so():
 
         def __call__(self, x, t):
             p = Gaussian(WIDE, 0.0, 0.0)(x, t)
-            return type(p)(p.x0, 3 * p.eps)
+            return Prediction(p.x0, 3 * p.eps)
 
     for rounds, x0 in ((20, normal(1, 1, 2, 2)), (500, normal(1, 1, 2, 2).float())):  # the second overflows
-        found = invert(Tripled(), x0, times(3), exact=True, rounds=rounds)
-        assert not found.converged
-        assert found.residual > 1
+        inverted = invert(Tripled(), x0, times(3), exact=True, rounds=rounds)
+        assert not inverted.converged
+        assert inverted.residual > 1
 
 
 # --- interpolating ------------------------------------------------------------------------------------------
 
 
-def test_slerp_reaches_its_ends_and_keeps_the_distribution_of_noise():
+def test_slerp_keeps_the_distribution_of_noise_and_goes_evenly_along_the_circle():
     a, b = normal(4, 3, 16, 16, seed=1), normal(4, 3, 16, 16, seed=2)
-    assert torch.allclose(slerp(a, b, 0.0), a)
-    assert torch.allclose(slerp(a, b, 1.0), b)
+    assert slerp(a, b, 0.5).std().item() == pytest.approx(1, abs=0.02)
     assert torch.allclose(slerp(a, b, 0.3), slerp(b, a, 0.7))
-    middle = slerp(a, b, 0.5)
-    assert middle.std().item() == pytest.approx(1, abs=0.02)
-    assert ((a + b) / 2).std().item() == pytest.approx(math.sqrt(0.5), abs=0.02)
-
-
-def test_slerp_goes_evenly_along_the_circle():
-    a, b = normal(1, 3, 4, 4, seed=1), normal(1, 3, 4, 4, seed=2)
-    frames = interpolate_latents(a[0], b[0], 5)
-    assert torch.allclose(frames[[0, -1]], torch.cat([a, b]))
-    frames = frames.flatten(1)
-    unit = frames / frames.norm(dim=1, keepdim=True)
-    angles = (unit[1:] * unit[:-1]).sum(1).acos()
-    assert torch.allclose(angles, angles[0].expand(4))
-    norms = frames.norm(dim=1)
-    assert torch.allclose(norms.diff(), norms.diff()[0].expand(4), atol=1e-12)
-
-
-def test_slerp_of_equal_latents_is_that_latent_and_of_opposite_ones_an_error():
-    a = normal(2, 3, 4, 4)
     assert torch.allclose(slerp(a, a, 0.4), a)
     with pytest.raises(UserError, match="opposite"):
         slerp(a, -a, 0.5)
-    with pytest.raises(UserError, match="at least 2"):
-        interpolate_latents(a[0], a[1], 1)
-    with pytest.raises(UserError, match=r"frames must be a whole number, got 2\.5"):
-        interpolate_latents(a[0], a[1], 2.5)
+    frames = interpolate_latents(a[0], b[0], 5)
+    assert torch.allclose(frames[[0, -1]], torch.stack([a[0], b[0]]))
+    norms = frames.flatten(1).norm(dim=1)
+    unit = frames.flatten(1) / norms[:, None]
+    angles = (unit[1:] * unit[:-1]).sum(1).acos()
+    assert torch.allclose(angles, angles[0].expand(4))
+    assert torch.allclose(norms.diff(), norms.diff()[0].expand(4), atol=1e-12)
 
 
 # --- inpainting ---------------------------------------------------------------------------------------------
 
 
-def half():
-    mask = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
-    mask[..., 2:] = 1
-    return mask
+HALF = torch.tensor([0.0, 0, 1, 1], dtype=torch.float64).expand(1, 1, 4, 4)
+
+
+def inpaint(law, known, n, resample, steps):
+    noise = Noise(range(n))
+    x = noise.like(torch.zeros(n, 1, 4, 4, dtype=torch.float64))
+    return last_state(Inpaint(known, HALF, resample)(law, x, times(steps), noise)).x0
 
 
 def test_the_known_part_of_an_inpainted_sample_is_the_image():
     known = normal(1, 1, 4, 4, seed=5)
-    law = Gaussian(WIDE, 0.0, 1.0)
-    noise = Noise(range(3))
-    end = last_state(
-        Inpaint(known, half(), 3)(law, noise.like(torch.zeros(3, 1, 4, 4).double()), times(8), noise)
-    )
-    assert torch.equal(end.x0[..., :2], known[..., :2].expand(3, -1, -1, -1))
-    assert not torch.allclose(end.x0[..., 2:], known[..., 2:].expand(3, -1, -1, -1), atol=0.1)
+    x0 = inpaint(Gaussian(WIDE, 0.0, 1.0), known, 3, 3, 8)
+    assert torch.equal(x0[..., :2], known[..., :2].expand(3, -1, -1, -1))
+    assert not torch.allclose(x0[..., 2:], known[..., 2:].expand(3, -1, -1, -1), atol=0.1)
 
 
 def test_the_painted_part_follows_from_the_known_one():
     """The data are two images that share no pixel, so that half of one determines the rest."""
-    a, b = torch.ones(1, 4, 4).double(), -torch.ones(1, 4, 4).double()
-    law = Mixture(WIDE, torch.stack([a, b]), 0.05)
-    noise = Noise(range(16))
-    x = noise.like(torch.zeros(16, 1, 4, 4).double())
-    end = last_state(Inpaint(a[None], half(), 5)(law, x, times(20), noise))
-    assert torch.allclose(end.x0[..., 2:], torch.ones(()).double(), atol=0.3)
+    white = torch.ones(1, 4, 4, dtype=torch.float64)
+    x0 = inpaint(Mixture(WIDE, torch.stack([white, -white]), 0.05), white[None], 16, 5, 20)
+    assert torch.allclose(x0[..., 2:], white[..., 2:], atol=0.3)
 
 
 @pytest.mark.parametrize("schedule", [WIDE, LinearBeta(), LinearPath()], ids=str)
 def test_renoising_keeps_the_marginal_distribution(schedule):
     law, n = Gaussian(schedule, 0.3, 0.5), 40_000
-    now, then = (schedule(torch.tensor(t).double()) for t in (0.3, 0.5))
+    now, then = schedule(0.3), schedule(0.5)
     x = now.alpha * law.mean + law.spread(now) * normal(1, 1, 1, n)
     up = renoise(x, now, then, Noise([3]))
     assert up.std().item() == pytest.approx(law.spread(then).item(), rel=0.02)
     assert up.mean().item() == pytest.approx((then.alpha * law.mean).item(), abs=0.02)
-    assert renoise(x.float(), now, then, Noise([3])).dtype == torch.float32
 
 
 # --- varying ------------------------------------------------------------------------------------------------
@@ -175,7 +144,7 @@ def test_a_stronger_variation_is_farther_from_its_image():
         end = last_state(vary(law, x0, strength, times(50), DDIM(), Noise(range(8))))
         return (end.x0 - x0).square().mean().item()
 
-    distances = [away(s) for s in (0.05, 0.3, 0.6, 1.0)]
+    distances = [away(strength) for strength in (0.05, 0.3, 0.6, 1.0)]
     assert distances == sorted(distances)
     assert distances[0] < 0.02
     assert distances[-1] == pytest.approx(0.25 + x0.square().mean().item(), rel=0.2)
@@ -184,6 +153,5 @@ def test_a_stronger_variation_is_farther_from_its_image():
 def test_a_variation_visits_the_levels_below_its_strength():
     states = list(vary(LAW, normal(1, 1, 2, 2), 0.5, times(10), DDIM(), Noise([0])))
     assert [state.t for state in states] == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
-    for strength in (0.0, 1.1):
-        with pytest.raises(UserError, match="strength"):
-            vary(LAW, normal(1, 1, 2, 2), strength, times(10), DDIM(), Noise([0]))
+    with pytest.raises(UserError, match="strength"):
+        vary(LAW, normal(1, 1, 2, 2), 1.1, times(10), DDIM(), Noise([0]))
