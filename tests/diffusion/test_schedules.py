@@ -1,12 +1,15 @@
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ddim.diffusion.denoiser import Model
 from ddim.diffusion.schedules import (
     BetaTable,
     Cosine,
@@ -16,12 +19,13 @@ from ddim.diffusion.schedules import (
     LinearBeta,
     LinearIn,
     LinearPath,
+    Schedule,
+    as_double,
     variance_preserving,
 )
+from ddim.diffusion.times import log_snr_shares, midpoints, plateaus
+from ddim.errors import UserError
 
-TABLES = [
-    Linear(clip=clip, read=read) for clip in ("none", "rates", "powers") for read in ("floor", "log_snr")
-]
 SEVEN = ["noise_power", "angle", "log_snr", "log_noise", "log_signal", "noise_step", "signal_step"]
 PRESERVING = [
     Cosine(),
@@ -29,9 +33,8 @@ PRESERVING = [
     Cosine(0.02, 1.0),
     LinearBeta(),
     LinearBeta(0.01, 200.0),
-    Linear(entries=7, first=0.01, last=0.7, clip="none"),
-    Linear(entries=7, first=0.01, last=0.7, clip="none", read="log_snr"),
-    *TABLES,
+    Linear(entries=7, first=0.01, last=0.7),
+    *(Linear(clip=clip, read=read) for clip in ("none", "rates", "powers") for read in ("floor", "log_snr")),
     *(BetaTable(clip="none", read="log_snr", betas=betas) for betas in ("quad", "const", "sigmoid")),
     *(BetaTable(entries=7, clip="rates", read=read, betas="jsd") for read in ("floor", "log_snr")),
     *(LinearIn(quantity, *ends) for quantity in SEVEN for ends in ((3.0, -10.0), (36.0, -36.0))),
@@ -82,14 +85,12 @@ def test_the_inverse_comes_back_to_the_same_level_and_is_never_later(schedule):
 
 @every_schedule
 def test_the_inverse_never_grows_and_is_clamped(schedule):
-    log_snr = torch.linspace(-300, 300, 6001, dtype=torch.float64)
+    ends = torch.tensor([torch.inf], dtype=torch.float64)
+    log_snr = torch.cat([-ends, torch.linspace(-300, 300, 601, dtype=torch.float64), ends])
     t = schedule.inverse(log_snr)
     assert (t.diff() <= 0).all()
     assert t[0] == pytest.approx(1, abs=1e-15)
-    ends = schedule.inverse(torch.tensor([-torch.inf, torch.inf]))
-    assert ends[0] == pytest.approx(1, abs=1e-15)
-    assert 0 <= ends[1] - earliest(schedule) < 1e-9
-    assert schedule.inverse(torch.tensor(0.0)).shape == ()
+    assert 0 <= t[-1] - earliest(schedule) < 1e-9
     assert schedule.inverse(torch.zeros(2, 3)).shape == (2, 3)
 
 
@@ -120,11 +121,6 @@ def test_a_linear_in_schedule_is_linear_in_its_quantity(quantity):
     assert torch.allclose(linear.diff(), linear.diff().mean(), rtol=1e-6, atol=0)
     ends = torch.tensor([2.0, -3.0], dtype=torch.float64)
     assert torch.allclose(at.log_snr[[0, -1]], ends)
-    # The steps of one end at 1, of the other begin there.
-    if quantity == "noise_step":
-        assert linear[-1].abs() < 0.01 * linear[0].abs()
-    if quantity == "signal_step":
-        assert linear[0].abs() < 0.01 * linear[-1].abs()
 
 
 @pytest.mark.parametrize(
@@ -163,14 +159,25 @@ def test_the_table_tends_to_the_continuous_schedule():
 
 
 @pytest.mark.parametrize(
-    "clip, noisy, clean",
+    "clip, shares",
     # dfalbel/denoising-diffusion, diffusion.R:28, recomputed: 38.0 and 6.7 % of the times on two levels.
-    [("powers", 0.380, 0.067), ("rates", 0.121, 0.097), ("none", 0.001, 0.001)],
+    [("powers", [0.380, 0.067]), ("rates", [0.121, 0.097]), ("none", [])],
 )
-def test_the_clip_of_powers_collapses_the_same_times_as_torch_luz(clip, noisy, clean):
-    alpha = Linear(clip=clip, read="floor")(torch.arange(1000, dtype=torch.float64) / 999 + 1e-9).alpha
-    assert (alpha == alpha.min()).double().mean().item() == pytest.approx(noisy, abs=5e-4)
-    assert (alpha == alpha.max()).double().mean().item() == pytest.approx(clean, abs=5e-4)
+def test_the_clip_of_powers_has_the_plateaus_of_torch_luz(clip, shares):
+    table = Linear(clip=clip, read="floor")
+    assert [*plateaus(table).values()] == pytest.approx(shares, abs=1e-3)
+    ends = torch.logit(table.powers[[-1, 0]]).tolist()
+    assert [*plateaus(table)] == pytest.approx(ends if shares else [], abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(clip="powers", read="floor")], ids=str)
+def test_shares_of_log_snr_are_the_times_between_the_edges_of_bins(schedule):
+    shares = log_snr_shares(schedule, midpoints())
+    assert sum(shares.values()) == pytest.approx(1)
+    for b, share in shares.items():
+        # Later times hold less signal: a bin lies between the times of its two edges.
+        edges = schedule.inverse(torch.tensor([b + 2.0, b], dtype=torch.float64))
+        assert share == pytest.approx((edges[1] - edges[0]).item(), abs=1e-4)
 
 
 def test_floor_reads_entry_999_t_truncated():
@@ -189,6 +196,7 @@ def test_log_snr_reading_meets_the_entries_and_is_straight_between_them():
     assert (clean.alpha, clean.sigma) == (1, 0)
 
 
+@settings(max_examples=50)
 @given(
     entries=st.integers(2, 40),
     betas=st.tuples(st.floats(1e-4, 0.4), st.floats(1e-4, 0.9)).filter(lambda b: b[0] < b[1]),
@@ -220,21 +228,12 @@ def test_equal_times_of_karras_sigma_are_equal_steps_of_its_root():
 def test_the_linear_path_is_the_straight_line_from_image_to_noise(path):
     """Liu et al. 2023, eq. 1: X_t = t X_1 + (1 - t) X_0, between the two signal rates."""
     x0, eps, at = torch.tensor([2.0, -1.0]).double(), torch.tensor([0.5, 3.0]).double(), path(TIMES)
-    points = at.alpha[:, None] * x0 + at.sigma[:, None] * eps
-    part = (points - x0) / (eps - x0)
+    part = (at.alpha[:, None] * x0 + at.sigma[:, None] * eps - x0) / (eps - x0)
     assert torch.allclose(part[:, 0], part[:, 1], rtol=0, atol=1e-15)
-    ends = part[torch.tensor([0, -1]), 0]
-    assert torch.allclose(ends, torch.tensor([1 - path.max_signal, 1 - path.min_signal]).double(), atol=1e-11)
+    ends = torch.tensor([1 - path.max_signal, 1 - path.min_signal], dtype=torch.float64)
+    assert torch.allclose(part[[0, -1], 0], ends, atol=1e-11)
     even = path(torch.linspace(0, 1, 11, dtype=torch.float64)).sigma.diff()
     assert torch.allclose(even, even[:1].expand(10))
-
-
-def test_a_level_over_images_multiplies_each_by_its_own_rate():
-    x = torch.ones(3, 2, 4, 5)
-    at = Cosine()(torch.tensor([0.1, 0.5, 0.9])).over(x)
-    assert at.alpha.shape == (3, 1, 1, 1)
-    assert at.alpha.dtype == x.dtype
-    assert Cosine()(torch.tensor(0.5)).over(x).sigma.shape == ()
 
 
 def test_the_cosine_table_is_that_of_improved_ddpm():
@@ -267,4 +266,39 @@ def test_variance_preserving_has_the_given_log_snr():
     at = variance_preserving(wanted)
     assert torch.allclose(at.log_snr, wanted, rtol=1e-12)
     assert torch.allclose(at.alpha**2 + at.sigma**2, torch.ones(61, dtype=torch.float64))
-    assert Level(torch.tensor(1.0), torch.tensor(0.0)).log_snr == torch.inf
+
+
+@dataclass(frozen=True)
+class Mine(Schedule):
+    """A schedule that a user wrote."""
+
+    alpha: Callable[[torch.Tensor], torch.Tensor]
+
+    def __call__(self, t):
+        """See `Schedule`."""
+        alpha = self.alpha(as_double(t))
+        return Level(alpha, (1 - alpha**2).clamp(0).sqrt())
+
+
+def test_the_log_snr_of_a_schedule_must_fall_from_image_to_noise():
+    rises, bends = Mine(lambda t: 0.01 + 0.98 * t), Mine(lambda t: 0.01 + 0.98 * (2 * t - 1).abs())
+    for schedule in (
+        rises,
+        bends,
+        Mine(lambda t: 0.5 + 0 * t),
+        Mine(lambda t: t * torch.nan),
+        Cosine(0.9, 0.1),
+    ):
+        with pytest.raises(UserError, match="a log-SNR that falls"):
+            Model(torch.nn.Identity(), schedule)
+    with pytest.raises(UserError, match="must return a ddim.Level"):
+        Model(torch.nn.Identity(), lambda t: (1 - t, t))
+    # Plateaus, no noise at all and no signal at all are allowed.
+    assert Model(torch.nn.Identity(), Mine(lambda t: (1.5 - 1.5 * t).clamp(0, 1)))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[::6], ids=str)
+@pytest.mark.parametrize("t", [-0.1, math.nan, [0.5, 2.0]])
+def test_a_time_outside_the_unit_interval_is_refused(schedule, t):
+    with pytest.raises(UserError, match="times must lie in"):
+        schedule(torch.tensor(t))
