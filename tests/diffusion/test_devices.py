@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddim.diffusion.denoiser import Counted, Model
 from ddim.diffusion.guidance import Clipped, Guided, Rescheduled
-from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Objective, make_memory
+from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Objective
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import DDIM, DDPM, EDM, SAMPLERS, DPMSolver, initial_noise, last_state
@@ -59,7 +59,7 @@ def test_a_loss_and_its_times_are_computed_on_the_device(loss):
     x0, uniform = torch.zeros(2, 3, 4, 4, device="meta"), torch.zeros(2, device="meta")
     valid = torch.ones((), dtype=torch.bool, device="meta")
     for schedule in (Cosine(), Linear(), Linear(read="log_snr"), LinearIn()):
-        memory = make_memory(loss, "meta")
+        memory = loss.times.memory("meta")
         with OneDevice():
             t = loss.times(uniform, schedule)
             if memory is not None:
@@ -114,9 +114,11 @@ def test_sampling_never_waits_for_the_device(sampler, schedule):
     """No value of the device is read, and nothing but noise is copied to it, once for each step."""
     times, blank = torch.linspace(0.9, 0.1, 6, dtype=torch.float64), torch.zeros(2, 3, 4, 4, device="meta")
     trained = Model(Net(), schedule, shape=(3, 4, 4))
-    label, bounds = torch.tensor([0, 2]), Pixels.fixed(0.5, 0.5).bounds
-    guided = Guided(Counted(trained.with_labels(label)), Counted(trained), 2.0, -2.0, 2.0)
-    denoise, noise = Clipped(Rescheduled(guided, LinearIn("angle", 2.0, -3.0)), *bounds), Draws([0, 1])
+    labelled = trained.with_labels(torch.tensor([0, 2]))
+    guided = Rescheduled(
+        Guided(Counted(labelled), Counted(trained), 2.0, -2.0, 2.0), LinearIn("angle", 2.0, -3.0)
+    )
+    denoise, noise = Clipped(guided, Pixels.fixed(0.5, 0.5)), Draws([0, 1])
     denoise(blank, times[0])  # sends the bounds of the pixels
     with Copies() as copies, OneDevice():
         x = initial_noise(denoise.schedule, noise, blank, times[0])

@@ -13,8 +13,8 @@ def images(n=40, channels=3):
     return (0.5 + shift + 0.1 * normal(n, channels, 6, 7)).clamp(0, 1)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("sizes", [[40], [7, 1, 32], [1] * 40])
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("sizes", [[40], [7, 1, 32]])
 def test_measured_pixels_do_not_depend_on_the_batches(channels, sizes):
     data = images(channels=channels)
     pixels = Pixels.measured(data.split(sizes))
@@ -36,12 +36,8 @@ def test_leave_inverts_enter(mean, std):
     pixels, data = Pixels.fixed(mean, std), uniform(4, 3, 5, 5)
     assert torch.allclose(pixels.leave(pixels.enter(data)), data, rtol=0, atol=1e-6)
     assert pixels.enter(data.float()).dtype == torch.float32
-
-
-def test_images_leave_clamped_to_the_unit_interval():
-    left = Pixels.fixed(0.5, 0.5).leave(10 * normal(2, 3, 4, 4))
-    assert left.min() == 0
-    assert left.max() == 1
+    left = pixels.leave(100 * normal(4, 3, 5, 5))
+    assert (left.min(), left.max()) == (0, 1)
 
 
 def test_dequantised_values_lie_around_those_of_the_image_and_units_are_bins_of_one_256th():
