@@ -8,21 +8,18 @@ BUGS = [
         "diffusion/schedules.py",
         "(self.high - self.low) / 2 * t**2 => (self.high - self.low) * t**2",
         "diffusion/test_schedules.py::test_linear_beta_solves_its_differential_equation",
-        "diffusion/test_schedules.py::test_the_table_tends_to_the_continuous_schedule",
     ),
     bug(
         "log-SNR is computed from rates and not from powers",
         "diffusion/schedules.py",
         "return 2 * (self.alpha.log() - self.sigma.log()) => return self.alpha.log() - self.sigma.log()",
         "diffusion/test_schedules.py::test_a_linear_in_schedule_is_linear_in_its_quantity",
-        "diffusion/test_schedules.py::test_the_inverse_comes_back_to_the_same_level_and_is_never_later",
     ),
     bug(
         "a grid reaches t = 0",
         "diffusion/grids.py",
-        "torch.arange(steps, 0, -1, dtype=torch.float64) / steps => torch.arange(steps - 1, -1, -1, dtype=torch.float64) / steps",
+        "return torch.arange(steps, 0, -1, dtype=torch.float64) => return torch.arange(steps - 1, -1, -1, dtype=torch.float64)",
         "diffusion/test_grids.py::test_times_fall_from_one_and_never_reach_zero",
-        "diffusion/test_grids.py::test_uniform_times_are_those_of_the_originals",
     ),
     bug(
         "all images of a batch share one random stream",
@@ -33,9 +30,8 @@ BUGS = [
     bug(
         "the loss compares noise with image",
         "diffusion/parameterisation.py",
-        'p.eps if on == "noise" else p.x0 => p.x0 if on == "noise" else p.eps',
+        "return a * p.eps - b * p.x0 => return a * p.x0 - b * p.eps",
         "diffusion/test_loss.py::test_the_error_of_the_image_is_the_mean_over_its_numbers",
-        "diffusion/test_loss.py::test_noise_image_and_velocity_errors_differ_by_known_factors",
     ),
     bug(
         "training draws t = 0, where there is no noise to predict",
@@ -46,9 +42,8 @@ BUGS = [
     bug(
         "a DDIM step takes alpha of the wrong time",
         "diffusion/samplers.py",
-        "spread_over(then.alpha, x0) * x0 => spread_over(now.alpha, x0) * x0",
+        "spread_over(then.alpha, x) * p.x0 => spread_over(now.alpha, x) * p.x0",
         "diffusion/samplers/test_ddim.py::test_states_and_samples_converge_to_the_exact_flow_with_order_one_on_any_grid",
-        "diffusion/samplers/test_ddim.py::test_eta_one_on_the_whole_table_is_ddpm",
     ),
     bug(
         "a stochastic DDIM step keeps all of the predicted noise",
@@ -60,7 +55,7 @@ BUGS = [
         "a learned variance is interpolated linearly and not in its logarithm",
         "diffusion/likelihood.py",
         "return low + mix * (high - low) => return (low.exp() + mix * (high.exp() - low.exp())).log()",
-        "diffusion/test_gaussian.py::test_the_learned_variance_goes_from_small_to_large_in_the_logarithm",
+        "diffusion/test_likelihood.py::test_the_learned_variance_goes_from_small_to_large_in_the_logarithm",
     ),
     bug(
         "guidance moves away from the label",
@@ -78,7 +73,7 @@ BUGS = [
         "the inpainting mask is inverted",
         "diffusion/editing.py",
         "mask * state.x0 + (1 - mask) * self.known.to(x) => (1 - mask) * state.x0 + mask * self.known.to(x)",
-        "diffusion/editing/test_editing.py::test_the_known_part_of_an_inpainted_sample_is_the_image",
+        "diffusion/test_editing.py::test_the_known_part_of_an_inpainted_sample_is_the_image",
     ),
     bug(
         "the divergence in the likelihood has the wrong sign",
@@ -96,12 +91,12 @@ BUGS = [
         "importance sampling uses the mean loss and not its square",
         "diffusion/times.py",
         "self.losses.square().mean(1).sqrt() => self.losses.abs().mean(1)",
-        "diffusion/test_time_sampling.py::test_entries_are_drawn_as_the_root_of_their_mean_squared_loss",
+        "diffusion/test_times.py::test_entries_are_drawn_as_the_root_of_their_mean_squared_loss",
     ),
     bug(
         "eps belongs to the image before clipping",
         "diffusion/guidance.py",
-        "replace(p, x0=clipped) if self.keep else _with_image => replace(p, x0=clipped) if True else _with_image",
+        "if self.keep: => if True:",
         "diffusion/test_guidance.py::test_clipping_holds_each_channel_within_its_bounds_and_leaves_the_rest",
     ),
     bug(

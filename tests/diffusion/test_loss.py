@@ -4,69 +4,45 @@ import numpy as np
 import pytest
 import torch
 
-from ddim.diffusion.denoiser import Model, Shape
+from ddim.diffusion.denoiser import Model
 from ddim.diffusion.loss import EDMWeight, MinSNR, Objective
-from ddim.diffusion.parameterisation import (
-    PredictsEDM,
-    PredictsFlow,
-    PredictsImage,
-    PredictsNoise,
-    PredictsVelocity,
-    from_image,
-)
+from ddim.diffusion.parameterisation import PARAMETERISATIONS, PredictsFlow, from_image
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, LinearPath
 from ddim.diffusion.times import NormalLogSNR, TableTimes, UniformTimes
 from oracles import Answers, Gaussian, TellsTime, made, normal, uniform
 
-N = 64
-X0, EPS, T = 0.3 + 0.5 * normal(N, 3, 4, 4), normal(N, 3, 4, 4, seed=1), 0.02 + 0.98 * uniform(N, seed=2)
+N = 2048
+X0, EPS = 0.3 + 0.5 * normal(N, 3, 2, 2), normal(N, 3, 2, 2, seed=1)
+T = 0.02 + 0.98 * uniform(N, seed=2)
 every_quantity = pytest.mark.parametrize("on", ["noise", "image", "velocity", "flow"])
 every_error = pytest.mark.parametrize("error", ["l1", "mse", "huber"])
-UNIFORM = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
 
 
 class Blind:
-    """A denoiser that always predicts an image of one gray, and keeps its input."""
+    """A denoiser that always predicts an image of one gray."""
 
     schedule = Cosine()
 
-    def __init__(self, gray=0.1):
-        self.gray = gray
-
     def __call__(self, x_t, t):
-        self.asked = x_t, t
-        return from_image(x_t, torch.full_like(x_t, self.gray), self.schedule(t).over(x_t))
+        return from_image(x_t, torch.full_like(x_t, 0.1), self.schedule(t).over(x_t))
 
 
 @every_quantity
 @every_error
 def test_the_exact_prediction_has_the_least_error(on, error):
     oracle, objective = Gaussian(Cosine()), Objective(on, error)
-    n = 2048
-    x0, eps, t = 0.3 + 0.5 * normal(n, 3, 2, 2), normal(n, 3, 2, 2, seed=1), uniform(n, seed=2)
-    cost = lambda denoise: objective(denoise, x0, t, eps).mean()
+    cost = lambda denoise: objective(denoise, X0, T, EPS).mean()
     assert cost(oracle) < min(cost(replace(oracle, mean=mean)) for mean in (0.2, 0.4))
     assert cost(oracle) < min(cost(replace(oracle, std=std)) for std in (0.4, 0.6))
 
 
 @every_quantity
-@every_error
-def test_the_error_does_not_depend_on_what_the_network_predicts(on, error):
-    oracle = Gaussian(Cosine(), mean=0.2)
-    costs = [
-        Objective(on, error)(
-            Model(Answers(oracle, predicts), Cosine(), predicts, TellsTime(), Shape(3, 4, 4)), X0, T, EPS
-        )
-        for predicts in (
-            PredictsNoise(),
-            PredictsImage(),
-            PredictsVelocity(),
-            PredictsEDM(0.5),
-            PredictsFlow(),
-        )
-    ]
-    for cost in costs:
-        assert torch.allclose(cost, Objective(on, error)(oracle, X0, T, EPS))
+def test_the_error_does_not_depend_on_what_the_network_predicts(on):
+    oracle, objective = Gaussian(Cosine(), mean=0.2), Objective(on)
+    wanted = objective(oracle, X0, T, EPS)
+    for predicts in (kind() for kind in PARAMETERISATIONS.values()):
+        model = Model(Answers(oracle, predicts), Cosine(), predicts, TellsTime(), (3, 2, 2))
+        assert torch.allclose(objective(model, X0, T, EPS), wanted)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +55,8 @@ def test_the_error_does_not_depend_on_what_the_network_predicts(on, error):
     ],
 )
 def test_the_error_of_the_image_is_the_mean_over_its_numbers(error, of):
-    x0 = 3 * X0
-    found = Objective("image", error)(Blind(), x0, T, EPS)
-    assert found.shape == (N,)
-    assert np.allclose(found, of(0.1 - x0.numpy()).reshape(N, -1).mean(1))
+    errors = Objective("image", error)(Blind(), 3 * X0, T, EPS)
+    assert np.allclose(errors, of(0.1 - 3 * X0.numpy()).reshape(N, -1).mean(1))
 
 
 def test_noise_image_and_velocity_errors_differ_by_known_factors():
@@ -96,7 +70,7 @@ def test_noise_image_and_velocity_errors_differ_by_known_factors():
 def test_the_loss_on_the_flow_is_that_of_flow_matching():
     """Lipman et al. 2023, eq. 23: the error of the network, whose target is noise minus image."""
     net = made(lambda: torch.nn.Conv2d(3, 3, 1, dtype=torch.float64))
-    model = Model(lambda x, condition: net(x), LinearPath(), PredictsFlow(), shape=(3, 4, 4))
+    model = Model(lambda x, condition: net(x), LinearPath(), PredictsFlow(), shape=(3, 2, 2))
     u = LinearPath()(T).sigma[:, None, None, None]
     wanted = (net((1 - u) * X0 + u * EPS) - (EPS - X0)).square().mean((1, 2, 3))
     assert torch.allclose(Objective("flow", "mse")(model, X0, T, EPS), wanted)
@@ -104,28 +78,15 @@ def test_the_loss_on_the_flow_is_that_of_flow_matching():
 
 @every_quantity
 @pytest.mark.parametrize(
-    "schedule",
-    [
-        Cosine(),
-        Cosine(0.02, 1.0),
-        LinearBeta(),
-        Linear(),
-        Linear(clip="none", read="log_snr"),
-        LinearPath(1e-6, 1.0),
-    ],
-    ids=str,
+    "schedule", [Cosine(0.02, 1.0), LinearBeta(), Linear(), LinearPath(1e-6, 1.0)], ids=str
 )
-@pytest.mark.parametrize(
-    "times", [UniformTimes(), NormalLogSNR(), NormalLogSNR(mean=8, std=20), TableTimes()], ids=str
-)
+@pytest.mark.parametrize("times", [UniformTimes(), NormalLogSNR(mean=8, std=20), TableTimes()], ids=str)
 def test_the_loss_is_finite_at_every_time_that_training_may_draw(times, schedule, on):
     """torch.rand can give 0; under these schedules t = 0 has no noise to predict."""
-    edges = torch.tensor([0.0, 2**-24, 1e-4, 0.5, 0.9998, 0.9999, 1 - 2**-24])
-    t = times(edges, schedule)
+    t = times(torch.tensor([0.0, 2**-24, 1e-4, 0.5, 0.9998, 0.9999, 1 - 2**-24]), schedule)
     assert t.dtype == torch.float64
     assert ((t > 0) | (schedule(t).sigma > 0)).all()
-    x0, eps = normal(7, 1, 2, 2, dtype=torch.float32), normal(7, 1, 2, 2, seed=1, dtype=torch.float32)
-    loss = Objective(on, "l1")(Gaussian(schedule), x0, t, eps)
+    loss = Objective(on, "l1")(Gaussian(schedule), X0[:7].float(), t, EPS[:7].float())
     assert loss.isfinite().all()
 
 
@@ -144,19 +105,16 @@ def test_the_weights_of_min_snr_are_those_of_the_paper():
     """Hang et al. 2023, section 3.4: 1 / SNR and 1 / (SNR + 1) times min(SNR, gamma)."""
     at = Cosine()(T)
     snr = at.log_snr.exp()
-    least = snr.clamp(max=5)
-    assert torch.allclose(MinSNR()(at, "noise"), least / snr)
-    assert torch.allclose(MinSNR()(at, "velocity"), least / (snr + 1))
+    assert torch.allclose(MinSNR()(at, "noise"), snr.clamp(max=5) / snr)
+    assert torch.allclose(MinSNR()(at, "velocity"), snr.clamp(max=5) / (snr + 1))
 
 
 def test_the_finish_replaces_the_loss_at_the_end_of_training():
-    loss = Objective("noise", "l1", finish=0.25)
-    oracle = Gaussian(Cosine(), mean=0.2)
-    cost = lambda objective: objective(oracle, X0, T, EPS)
-    assert torch.equal(cost(loss.at(0.74, 0)), cost(Objective("noise", "l1")))
-    for progress in (0.75, 1.0):
-        assert torch.equal(cost(loss.at(progress, 0)), cost(Objective("velocity", "mse")))
-    assert torch.equal(
-        cost(Objective("noise", "l1", finish=1.0).at(0.0, 0)), cost(Objective("velocity", "mse"))
-    )
-    assert Objective("noise", "l1").at(1.0, 10**9) == Objective("noise", "l1")
+    loss = Objective("noise", "l1", finish=0.25, finish_after=100)
+    for progress, seen, wanted in (
+        (0.74, 100, loss),
+        (0.75, 99, loss),
+        (0.75, 100, Objective("velocity", "mse")),
+        (1.0, 100, Objective("velocity", "mse")),
+    ):
+        assert torch.equal(loss.at(progress, seen)(Blind(), X0, T, EPS), wanted(Blind(), X0, T, EPS))

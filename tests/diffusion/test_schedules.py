@@ -6,8 +6,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.schedules import (
@@ -23,7 +21,7 @@ from ddim.diffusion.schedules import (
     as_double,
     variance_preserving,
 )
-from ddim.diffusion.times import log_snr_shares, midpoints, plateaus
+from ddim.diffusion.times import plateaus
 from ddim.errors import UserError
 
 SEVEN = ["noise_power", "angle", "log_snr", "log_noise", "log_signal", "noise_step", "signal_step"]
@@ -52,18 +50,14 @@ TIMES = torch.cat([torch.logspace(-12, 0, 200, dtype=torch.float64), torch.linsp
 TIMES = TIMES.clamp(max=1).sort().values
 
 
-@pytest.mark.parametrize("schedule", PRESERVING, ids=str)
-def test_powers_of_signal_and_noise_add_up_to_one(schedule):
-    at = schedule(TIMES)
-    assert torch.allclose(at.alpha**2 + at.sigma**2, torch.ones_like(TIMES), rtol=0, atol=1e-15)
-
-
 @every_schedule
-def test_the_log_snr_never_rises(schedule):
-    log_snr = schedule(TIMES).log_snr
-    assert (log_snr.diff() <= 0).all()
-    assert log_snr.isfinite().all()
-    assert log_snr[0] > log_snr[-1]
+def test_the_log_snr_never_rises_and_powers_add_up_to_one(schedule):
+    at = schedule(TIMES)
+    assert at.log_snr.isfinite().all()
+    assert (at.log_snr.diff() <= 0).all()
+    assert at.log_snr[0] > at.log_snr[-1]
+    if schedule in PRESERVING:
+        assert torch.allclose(at.alpha**2 + at.sigma**2, torch.ones_like(TIMES), rtol=0, atol=1e-15)
 
 
 def earliest(schedule):
@@ -144,8 +138,6 @@ def test_each_table_is_the_product_of_its_fractions(betas, law):
     options = {"clip": "powers", "min_signal": 1e-12, "max_signal": 1.0}
     table = Linear(**options) if betas == "linear" else BetaTable(**options, betas=betas)
     assert np.allclose(table.powers[:-1], bars[:-1], rtol=1e-11)
-    if betas == "linear":
-        assert table.powers[-1] == pytest.approx(4.036e-5, rel=1e-3)  # the well-known last entry
 
 
 def test_the_table_tends_to_the_continuous_schedule():
@@ -170,16 +162,6 @@ def test_the_clip_of_powers_has_the_plateaus_of_torch_luz(clip, shares):
     assert [*plateaus(table)] == pytest.approx(ends if shares else [], abs=1e-6)
 
 
-@pytest.mark.parametrize("schedule", [Cosine(), LinearBeta(), Linear(clip="powers", read="floor")], ids=str)
-def test_shares_of_log_snr_are_the_times_between_the_edges_of_bins(schedule):
-    shares = log_snr_shares(schedule, midpoints())
-    assert sum(shares.values()) == pytest.approx(1)
-    for b, share in shares.items():
-        # Later times hold less signal: a bin lies between the times of its two edges.
-        edges = schedule.inverse(torch.tensor([b + 2.0, b], dtype=torch.float64))
-        assert share == pytest.approx((edges[1] - edges[0]).item(), abs=1e-4)
-
-
 def test_floor_reads_entry_999_t_truncated():
     table = Linear(read="floor")
     t = torch.tensor([0.0, 1 / 999 - 1e-9, 1 / 999 + 1e-9, 0.5, 0.9999, 1.0], dtype=torch.float64)
@@ -196,25 +178,15 @@ def test_log_snr_reading_meets_the_entries_and_is_straight_between_them():
     assert (clean.alpha, clean.sigma) == (1, 0)
 
 
-@settings(max_examples=50)
-@given(
-    entries=st.integers(2, 40),
-    betas=st.tuples(st.floats(1e-4, 0.4), st.floats(1e-4, 0.9)).filter(lambda b: b[0] < b[1]),
-    bounds=st.tuples(st.floats(0.01, 0.9), st.floats(0.1, 1.0)).filter(lambda b: b[0] < b[1]),
-    clip=st.sampled_from(["none", "rates", "powers"]),
-    wanted=st.floats(-40, 40),
-)
-def test_the_inverse_of_a_floor_table_is_the_earliest_entry_that_is_noisy_enough(
-    entries, betas, bounds, clip, wanted
-):
-    table = Linear(entries, *betas, clip, *bounds, "floor")
-    at_entries = [math.log(p / (1 - p)) if p < 1 else math.inf for p in table.powers.tolist()]
-    noisy_enough = [i for i, level in enumerate(at_entries) if level <= wanted]
-    expected = noisy_enough[0] if noisy_enough else entries - 1
-    if min(abs(level - wanted) for level in at_entries) > 1e-6:
-        t = table.inverse(torch.tensor(wanted, dtype=torch.float64))
-        assert table(t).alpha ** 2 == pytest.approx(table.powers[expected].item(), rel=1e-12)
-        assert t.item() == pytest.approx(expected / (entries - 1), abs=1e-12)
+@pytest.mark.parametrize("clip", ["none", "rates", "powers"])
+def test_the_inverse_of_a_floor_table_is_the_earliest_entry_that_is_noisy_enough(clip):
+    table = Linear(9, 0.01, 0.7, clip, 0.1, 0.9, "floor")
+    for wanted in torch.linspace(-9, 9, 163, dtype=torch.float64):
+        noisy_enough = [i for i, level in enumerate(table.log_snr) if level <= wanted]
+        index = min([*noisy_enough, 8])
+        t = table.inverse(wanted)
+        assert t.item() == pytest.approx(index / 8, abs=1e-12)
+        assert table(t).alpha ** 2 == pytest.approx(table.powers[index].item(), rel=1e-12)
 
 
 def test_equal_times_of_karras_sigma_are_equal_steps_of_its_root():
@@ -238,26 +210,21 @@ def test_the_linear_path_is_the_straight_line_from_image_to_noise(path):
 
 def test_the_cosine_table_is_that_of_improved_ddpm():
     """Nichol & Dhariwal 2021, eq. 17: alpha^2 = f(t) / f(0), except for the last betas, capped at 0.999."""
-    schedule = BetaTable(4000, clip="none", read="log_snr")
-    t = torch.tensor([1 / 4000, 0.25, 0.5, 0.75, 3999 / 4000], dtype=torch.float64)
     f = lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-    for time in t.tolist():
-        power = schedule(torch.tensor(time, dtype=torch.float64)).alpha.item() ** 2
-        assert power == pytest.approx(f(time) / f(0), rel=1e-6)
-    ends = schedule(torch.tensor([3999 / 4000, 1.0], dtype=torch.float64)).alpha ** 2
-    assert (ends[1] / ends[0]).item() == pytest.approx(1 - 0.999, rel=1e-9)
+    powers = BetaTable(4000).powers.tolist()
+    for i in (0, 999, 1999, 2999, 3998):
+        assert powers[i] == pytest.approx(f((i + 1) / 4000) / f(0), rel=1e-6)
+    assert powers[-1] / powers[-2] == pytest.approx(1 - 0.999, rel=1e-9)
     # Section 3.2: of 1000 steps the root of the first beta is a little less than a bin, 1 / 127.5.
-    first = BetaTable(1000, clip="none", read="log_snr")(torch.tensor(1e-3, dtype=torch.float64))
-    assert 0.6 / 127.5 < first.sigma.item() < 1 / 127.5
+    assert 0.6 / 127.5 < BetaTable(1000)(1e-3).sigma.item() < 1 / 127.5
 
 
-@pytest.mark.parametrize("read", ["floor", "log_snr"])
-def test_a_table_that_was_first_read_in_inference_mode_can_be_used_in_training(read):
-    table = Linear(entries=11, first=0.01, last=0.5, clip="none", read=read)
+def test_a_table_that_was_first_read_in_inference_mode_can_be_used_in_training():
+    table = Linear(entries=11, first=0.01, last=0.5)
     with torch.inference_mode():
         table(0.5)
-    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
-    (table(torch.tensor([0.3, 0.7])).alpha * scale).sum().backward()
+    scale = torch.ones((), requires_grad=True)
+    (table(0.3).alpha * scale).backward()
     assert scale.grad > 0
 
 
@@ -280,19 +247,20 @@ class Mine(Schedule):
         return Level(alpha, (1 - alpha**2).clamp(0).sqrt())
 
 
-def test_the_log_snr_of_a_schedule_must_fall_from_image_to_noise():
-    rises, bends = Mine(lambda t: 0.01 + 0.98 * t), Mine(lambda t: 0.01 + 0.98 * (2 * t - 1).abs())
-    for schedule in (
-        rises,
-        bends,
-        Mine(lambda t: 0.5 + 0 * t),
-        Mine(lambda t: t * torch.nan),
-        Cosine(0.9, 0.1),
-    ):
-        with pytest.raises(UserError, match="a log-SNR that falls"):
-            Model(torch.nn.Identity(), schedule)
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        lambda t: 0.01 + 0.98 * t,
+        lambda t: 0.01 + 0.98 * (2 * t - 1).abs(),
+        lambda t: 0.5 + 0 * t,
+        lambda t: t * torch.nan,
+    ],
+)
+def test_the_log_snr_of_a_schedule_must_fall_from_image_to_noise(alpha):
+    with pytest.raises(UserError, match="a log-SNR that falls"):
+        Model(torch.nn.Identity(), Mine(alpha))
     with pytest.raises(UserError, match="must return a ddim.Level"):
-        Model(torch.nn.Identity(), lambda t: (1 - t, t))
+        Model(torch.nn.Identity(), alpha)
     # Plateaus, no noise at all and no signal at all are allowed.
     assert Model(torch.nn.Identity(), Mine(lambda t: (1.5 - 1.5 * t).clamp(0, 1)))
 
