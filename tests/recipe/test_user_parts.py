@@ -136,7 +136,6 @@ class Table(mine.Straight):
         ({"schedule": Reversed()}, "schedule Reversed must have a log-SNR that falls"),
         ({"sampled_on": Reversed()}, "schedule Reversed must have a log-SNR that falls"),
         ({"schedule": Melting()}, r"Melting must be a frozen dataclass: write @dataclass\(frozen=True\)"),
-        ({"schedule": mine.Straight}, r"such as Straight\(\), got the class Straight"),
         ({"schedule": Table(values=np.ones(3))}, "got array"),
         ({"net": lambda: 3}, "must return a torch.nn.Module, got int"),
     ],

@@ -67,8 +67,7 @@ def as_times(t: Tensor | float) -> Tensor:
     """Convert times to a float64 tensor.
 
     Raises:
-        UserError: if a time lies outside [0, 1]. Times on an accelerator are not checked, because the program
-            would wait for them.
+        UserError: if a time lies outside [0, 1]. Times on an accelerator are not checked: that would wait.
     """
     t = as_double(t)
     if t.device.type == "cpu" and not ((t >= 0) & (t <= 1 + 1e-9)).all():
@@ -488,11 +487,13 @@ def check_schedule(schedule: Schedule) -> None:
         UserError: if the schedule does not return a `Level` for each time, or its log-SNR rises, is constant
             or is NaN.
     """
-    name, times = f"schedule {type(schedule).__name__}", torch.linspace(0, 1, 9, dtype=torch.float64)
-    level = schedule(times)
+    name = f"schedule {type(schedule).__name__}"
+    with torch.device("cpu"):  # a model may be built on the device "meta"
+        times = torch.linspace(0, 1, 9, dtype=torch.float64)
+        level = schedule(times)
     if not isinstance(level, Level) or {level.alpha.shape, level.sigma.shape} != {times.shape}:
         raise UserError(f"{name} must return a ddim.Level, alpha and sigma shaped like t, got {level}")
-    log_snr = as_double(level.log_snr)
+    log_snr = level.log_snr.double()
     # On a plateau, rounding in float32 may raise the log-SNR slightly, so 1e-3 is tolerated.
     if not ((log_snr[1:] <= log_snr[:-1] + 1e-3).all() and log_snr[0] > log_snr[-1]):
         values = ", ".join(f"{value:.3g}" for value in log_snr.tolist())
