@@ -180,7 +180,9 @@ class Model(nn.Module):
 
         It serves to measure speed and memory, and to try a loss.
         """
-        return self.with_labels(torch.zeros(n, self.vector) if self.vector else 0 if self.classes else None)
+        if self.vector:
+            return self.with_labels(torch.zeros(n, self.vector))
+        return self.with_labels(0 if self.classes else None)
 
     def blank(self, n: int) -> Tensor:
         """Return zeros (n, C, H, W) with this model's image shape, dtype and device."""

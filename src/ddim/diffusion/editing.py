@@ -128,22 +128,32 @@ def slerp(a: Tensor, b: Tensor, u: float) -> Tensor:
     """
     # The CPU is used, because not every device has float64.
     flat_a, flat_b = (latent.cpu().double().flatten(1) for latent in (a, b))
-    norm_a, norm_b = (flat.norm(dim=1, keepdim=True) for flat in (flat_a, flat_b))
-    p, q = flat_a / norm_a.clamp(min=1e-300), flat_b / norm_b.clamp(min=1e-300)
+    norm_a, norm_b = _norm(flat_a), _norm(flat_b)
+    p = flat_a / norm_a.clamp(min=1e-300)
+    q = flat_b / norm_b.clamp(min=1e-300)
     # The angle is computed from chords, because the arc cosine loses half the digits for close latents.
-    angle = 2 * torch.atan2((p - q).norm(dim=1, keepdim=True), (p + q).norm(dim=1, keepdim=True))
+    angle = 2 * torch.atan2(_norm(p - q), _norm(p + q))
     if (torch.pi - angle < 1e-6).any():
         raise UserError("slerp needs two latents that are not opposite, got b = -a: choose another latent")
-    small = angle < 1e-6
-    safe = torch.where(small, 1.0, angle)
-    weight_p, weight_q = (torch.where(small, part, (part * safe).sin() / safe.sin()) for part in (1 - u, u))
+    # Between equal latents the weights are linear; the angle 1 avoids a division by 0.
+    equal = angle < 1e-6
+    safe = torch.where(equal, 1.0, angle)
+    weight_p = torch.where(equal, 1 - u, ((1 - u) * safe).sin() / safe.sin())
+    weight_q = torch.where(equal, u, (u * safe).sin() / safe.sin())
     direction = weight_p * p + weight_q * q
-    return (direction * ((1 - u) * norm_a + u * norm_b)).reshape(a.shape).to(a)
+    length = (1 - u) * norm_a + u * norm_b
+    return (direction * length).reshape(a.shape).to(a)
+
+
+def _norm(flat: Tensor) -> Tensor:
+    """Return the norm (B, 1) of each row."""
+    return flat.norm(dim=1, keepdim=True)
 
 
 def interpolate_latents(a: Tensor, b: Tensor, frames: int) -> Tensor:
     """Return interpolated latents (frames, C, H, W) from a to b, both (C, H, W); both ends are included."""
-    return torch.cat([slerp(a[None], b[None], k / (frames - 1)) for k in range(frames)])
+    steps = frames - 1
+    return torch.cat([slerp(a[None], b[None], k / steps) for k in range(frames)])
 
 
 # Inpainting
@@ -176,8 +186,7 @@ class Inpaint(Sampler):
     @torch.no_grad()
     def __call__(self, denoise: Denoiser, x: Tensor, times: Times, noise: Noise) -> Iterator[State]:
         for state in super().__call__(denoise, x, times, noise):
-            mask = self.mask.to(x)
-            yield replace(state, x0=mask * state.x0 + (1 - mask) * self.known.to(x))
+            yield replace(state, x0=self._paste(state.x0, self.known.to(x)))
 
     def walk(self, denoise: Denoiser, x: Tensor, times: Tensor, noise: Noise) -> Steps:
         ancestral = DDIM(1.0)
@@ -195,9 +204,12 @@ class Inpaint(Sampler):
 
     def _join(self, x: Tensor, at: Level, noise: Noise) -> Tensor:
         """Combine the masked part of x with the known part, to which noise is added up to level `at`."""
-        mask = self.mask.to(x)
-        known = at.noisy(self.known.to(x), noise.like(x))
-        return mask * x + (1 - mask) * known
+        return self._paste(x, at.noisy(self.known.to(x), noise.like(x)))
+
+    def _paste(self, new: Tensor, known: Tensor) -> Tensor:
+        """Return `new` where the mask is 1, and `known` where it is 0."""
+        mask = self.mask.to(new)
+        return mask * new + (1 - mask) * known
 
 
 def renoise(x: Tensor, now: Level, then: Level, noise: Noise) -> Tensor:

@@ -110,8 +110,8 @@ class Karras(Grid):
         last, log_snr = _end(schedule, -2 * math.log(self.sigma_min))
         low = math.exp(-log_snr / 2)
         top, end = start ** (1 / self.rho), low ** (1 / self.rho)
-        ratios = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps] ** self.rho
-        times = time_of_ratio(schedule, ratios)
+        roots = torch.linspace(top, end, max(steps, 2), dtype=torch.float64)[:steps]
+        times = time_of_ratio(schedule, roots**self.rho)
         if steps > 1:
             times[-1] = last
         if start == high:

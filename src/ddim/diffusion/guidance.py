@@ -67,10 +67,12 @@ class Guided:
             eps: noise (B, C, H, W).
         """
         level = self.schedule(t)
-        at, x_t = level.over(x0), level.noisy(x0, eps)
-        inside = lies_inside(level.log_snr, self.low, self.high).reshape(-1, 1, 1, 1)
-        change = (self.scale - 1) * (self.strong(x_t, t).x0 - self.weak(x_t, t).x0)
-        change = torch.where(inside.to(x0.device), change, 0)
+        x_t = level.noisy(x0, eps)
+        strong, weak = self.strong(x_t, t), self.weak(x_t, t)
+        change = (self.scale - 1) * (strong.x0 - weak.x0)
+        inside = lies_inside(level.log_snr, self.low, self.high)
+        change = torch.where(inside.reshape(-1, 1, 1, 1).to(x0.device), change, 0)
+        at = level.over(x0)
         return x0 + change, eps - at.alpha / at.sigma * change
 
 
@@ -93,8 +95,10 @@ def predict_both(
         counter.count()
     label = one.label.expand(len(x_t)) if one.label.ndim == 0 else one.label
     none = torch.full_like(label, math.nan if one.model.vector else -1)
-    augment = None if one.augment is None else torch.cat([one.augment, torch.zeros_like(one.augment)])
-    p = one.model(torch.cat([x_t, x_t]), t, torch.cat([label, none]), augment)
+    labels, augment = torch.cat([label, none]), one.augment
+    if augment is not None:
+        augment = torch.cat([augment, torch.zeros_like(augment)])
+    p = one.model(torch.cat([x_t, x_t]), t, labels, augment)
     mixes = (None, None) if p.variance_mix is None else p.variance_mix.chunk(2)
     first, second = map(Prediction, p.x0.chunk(2), p.eps.chunk(2), mixes)
     return first, second
@@ -175,7 +179,7 @@ def check_reach(schedule: Schedule, at: Level, what: str = "sampled_on", model: 
     Raises:
         UserError: if a noise level is outside the range of `schedule`.
     """
-    clean, noisy = schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).log_snr.tolist()
+    clean, noisy = schedule(torch.tensor([0.0, 1.0])).log_snr.tolist()
     if at.log_snr.min() < noisy - _NEAR or at.log_snr.max() > clean + _NEAR:
         raise UserError(
             f"{what} must lead to noise levels on which {model} is trained, log-SNR "

@@ -89,7 +89,8 @@ class Posterior:
             UserError: if `variance` is "learned", but the network predicts no variance.
         """
         # Between equal noise levels the variance is 0, which has no logarithm. 1e-30 replaces it.
-        low, high = (value.clamp(min=1e-30).log() for value in (self.small, self.large))
+        low = self.small.clamp(min=1e-30).log()
+        high = self.large.clamp(min=1e-30).log()
         if variance != "learned":
             return low if variance == "small" else high
         if mix is None:
@@ -132,7 +133,8 @@ def log_probability(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     # An interval above 0 is replaced by its mirror image below 0, which has the same probability. Above 0 the
     # result would lose digits, as the difference of two numbers close to 1.
     flip = below > 0
-    inside = _phi(torch.where(flip, -below, above)) - _phi(torch.where(flip, -above, below))
+    upper, lower = torch.where(flip, -below, above), torch.where(flip, -above, below)
+    inside = _phi(upper) - _phi(lower)
     inside = torch.where(values > 254.5, _phi(-below), inside)
     return torch.where(values < 0.5, _phi(above), inside).clamp(min=1e-12).log()
 
@@ -178,9 +180,10 @@ def step_bits(p: Prediction, x_t: Tensor, x0: Tensor, q: Posterior, variance: Va
         q: the posterior of the step, () or (B,).
         variance: the variance of p(x_s | x_t).
     """
-    true, log_variance = q.mean(x_t, x0), q.over(x_t).log_variance("small")
-    predicted, other = q.mean(x_t, p.x0), q.over(x_t).log_variance(variance, p.variance_mix)
-    return nats_to_bits(kl(true, log_variance, predicted, other))
+    q = q.over(x_t)
+    exact = q.log_variance("small")
+    predicted = q.log_variance(variance, p.variance_mix)
+    return nats_to_bits(kl(q.mean(x_t, x0), exact, q.mean(x_t, p.x0), predicted))
 
 
 def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixels: Pixels) -> Tensor:
@@ -196,15 +199,17 @@ def image_bits(p: Prediction, x0: Tensor, q: Posterior, variance: Variance, pixe
         pixels: the map that defines the model units.
     """
     variance = "learned" if variance == "learned" else "large"
-    std = (q.over(x0).log_variance(variance, p.variance_mix) / 2).exp() * pixels.units(x0)
-    return nats_to_bits(-log_probability(pixels.values(x0).round(), pixels.values(p.x0), std))
+    log_variance = q.over(x0).log_variance(variance, p.variance_mix)
+    std = (log_variance / 2).exp() * pixels.units(x0)
+    values = pixels.values(x0).round()
+    return nats_to_bits(-log_probability(values, pixels.values(p.x0), std))
 
 
 def prior_bits(x0: Tensor, at: Level) -> Tensor:
     """Return KL(q(x_1 | x0) || N(0, alpha^2 + sigma^2)) (B,), bits per dimension, at noise level `at` ()."""
     at = at.over(x0)
-    start = (at.alpha**2 + at.sigma**2).log()
-    return nats_to_bits(kl(at.alpha * x0, 2 * at.sigma.log(), torch.zeros_like(x0), start))
+    log_variance, start = 2 * at.sigma.log(), (at.alpha**2 + at.sigma**2).log()
+    return nats_to_bits(kl(at.alpha * x0, log_variance, torch.zeros_like(x0), start))
 
 
 def bound_times(steps: int, schedule: Schedule, pixels: Pixels, earliest: float = 0.0) -> Tensor:
@@ -315,10 +320,11 @@ def flow_bits(
     # The density of y = x / alpha at t = 1, where x is normal with variance alpha^2 + sigma^2.
     at = schedule(times[-1]).over(x0)
     variance = at.alpha**2 + at.sigma**2
-    log_density = -((at.alpha * y).square() / variance + (2 * math.pi * variance).log()) / 2
+    square = (at.alpha * y).square() / variance
+    log_density = -(square + (2 * math.pi * variance).log()) / 2
     last = log_density + at.alpha.log()
-    units = pixels.units(x0).log()
-    return nats_to_bits(units - last).cpu().double() - fallen / math.log(2) / x0[0].numel()
+    bits = nats_to_bits(pixels.units(x0).log() - last).cpu().double()
+    return bits - fallen / math.log(2) / x0[0].numel()
 
 
 def _integrate(
@@ -341,7 +347,8 @@ def _integrate(
     fallen = torch.zeros(len(y), dtype=torch.float64)
 
     def slope(y: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        alpha, ratio = denoise.schedule(times[k]).over(y).alpha, spread_over(clock[k].exp(), y)
+        alpha = denoise.schedule(times[k]).over(y).alpha
+        ratio = spread_over(clock[k].exp(), y)
         y = y.detach().requires_grad_()
         eps = denoise(alpha * y, times[k]).eps
         (pulled,) = torch.autograd.grad(eps, y, signs)
@@ -353,8 +360,9 @@ def _integrate(
         b = slope(y + h / 2 * a[0], k + 1)
         c = slope(y + h / 2 * b[0], k + 1)
         d = slope(y + h * c[0], k + 2)
-        move, fall = ((p + 2 * q + 2 * r + s) * h / 6 for p, q, r, s in zip(a, b, c, d, strict=True))
-        y, fallen = y + move, fallen + fall.cpu()
+        move, fall = (p + 2 * q + 2 * r + s for p, q, r, s in zip(a, b, c, d, strict=True))
+        y = y + move * h / 6
+        fallen = fallen + (fall * h / 6).cpu()
     return y, fallen
 
 

@@ -108,7 +108,8 @@ class EDMWeight:
 
     def __call__(self, at: Level, on: Quantity) -> Tensor:
         data = self.sigma_data or 0.5
-        return ((at.alpha / at.sigma) ** 2 + 1 / data**2) / error_ratio(at, on).square()
+        of_image = (at.alpha / at.sigma) ** 2 + 1 / data**2
+        return of_image / error_ratio(at, on).square()
 
 
 @dataclass(frozen=True)
@@ -225,14 +226,15 @@ class Hybrid(Loss):
         q = bound_posterior(schedule, t, s, least)
         between = step_bits(p, x_t, x0, q, "learned")
         image = image_bits(p, x0, q, "learned", pixels)
-        return simple + self.vlb * entries * torch.where((s > 0).to(x0.device), between, image)
+        bits = torch.where((s > 0).to(x0.device), between, image)
+        return simple + self.vlb * entries * bits
 
 
 def mean_error(p: Prediction, truth: Prediction, at: Level, on: Quantity, error: Error) -> Tensor:
     """Return the mean error (B,) of a predicted quantity over the pixels and channels of each image."""
     errors = {"l1": F.l1_loss, "mse": F.mse_loss, "huber": F.huber_loss}
-    each = errors[error](quantity(p, at, on), quantity(truth, at, on), reduction="none")
-    return each.flatten(1).mean(1)
+    predicted, true = quantity(p, at, on), quantity(truth, at, on)
+    return errors[error](predicted, true, reduction="none").flatten(1).mean(1)
 
 
 # Consistency tuning
@@ -330,7 +332,8 @@ class Consistency(Loss):
 
     def earlier(self, tau: Tensor, gap: float) -> Tensor:
         """Return tau_r of the noise levels tau_t (B,); `gap` is 2^(-halvings * progress)."""
-        share = gap * (1 + WIDER * torch.sigmoid(-FASTER * tau / (self.sigma_data or 1.0)))
+        low_noise = torch.sigmoid(-FASTER * tau / (self.sigma_data or 1.0))
+        share = gap * (1 + WIDER * low_noise)
         return tau * (1 - share).clamp(min=0)
 
     def _compare(
@@ -345,7 +348,8 @@ class Consistency(Loss):
         # At the start of training, gap is 1 and every tau_r is 0. All targets are then x0, without a network.
         if gap < 1:
             # Images whose target is x0 are evaluated too, at their time t. These outputs are not used.
-            r = torch.where(clean, t, time_of_ratio(denoise.schedule, torch.where(clean, tau, wanted)))
+            earlier = time_of_ratio(denoise.schedule, torch.where(clean, tau, wanted))
+            r = torch.where(clean, t, earlier)
             # After the block, dropout draws the same masks as inside it.
             devices = [x0.device] if x0.is_cuda else []
             with torch.no_grad(), torch.random.fork_rng(devices):
@@ -353,7 +357,8 @@ class Consistency(Loss):
             target = torch.where(clean.to(x0.device).reshape(-1, 1, 1, 1), x0, target)
         image = denoise(level.noisy(x0, eps), t).x0
         c = SMOOTH * (self.sigma_data or 1.0)
-        distance = ((image - target).square().flatten(1).mean(1) + c**2).sqrt() - c
+        error = (image - target).square().flatten(1).mean(1)
+        distance = (error + c**2).sqrt() - c
         return distance / (tau - torch.where(clean, 0, wanted)).to(x0)
 
 

@@ -46,7 +46,9 @@ class Noise:
         ]
         noise = torch.stack(draws)
         # From pinned memory, the program does not wait until a GPU has copied the noise.
-        return noise.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else noise.to(x.device)
+        if x.is_cuda:
+            return noise.pin_memory().to(x.device, non_blocking=True)
+        return noise.to(x.device)
 
 
 def stream(device: str, seed: int, use: int, step: int) -> torch.Generator:

@@ -35,7 +35,8 @@ class Gaussian:
         The flow keeps (x - mean) / std of every pixel, with the mean and std of x_t at each time.
         """
         now, then = self.schedule(t), self.schedule(s)
-        return then.alpha * self.mean + self.spread(then) * (x - now.alpha * self.mean) / self.spread(now)
+        away = x - now.alpha * self.mean
+        return then.alpha * self.mean + self.spread(then) * away / self.spread(now)
 
     def spread(self, at: Level) -> Tensor:
         """Return the standard deviation of x_t."""

@@ -72,7 +72,8 @@ class Pixels:
     @property
     def bounds(self) -> Tensor:
         """Black and white in model units, for each channel: (2, C), float64."""
-        mean, std = torch.tensor(self.mean).double(), torch.tensor(self.std).double()
+        mean = torch.tensor(self.mean).double()
+        std = torch.tensor(self.std).double()
         return torch.stack([-mean / std, (1 - mean) / std])
 
     def _over(self, x: Tensor) -> tuple[Tensor, Tensor]:

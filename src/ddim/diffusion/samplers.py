@@ -42,7 +42,8 @@ class DDIM(Sampler):
     def step(self, x: Tensor, p: Prediction, now: Level, then: Level, noise: Noise) -> Tensor:
         # The rates are float64, because on a fine grid those of both levels are almost equal.
         ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
-        fresh = self.eta * then.sigma * (1 - ratio**2).clamp(min=0).sqrt()
+        forgotten = (1 - ratio**2).clamp(min=0)
+        fresh = self.eta * then.sigma * forgotten.sqrt()
         kept = (then.sigma**2 - fresh**2).clamp(min=0).sqrt()
         mean = spread_over(then.alpha, x) * p.x0 + spread_over(kept, x) * p.eps
         return mean + spread_over(fresh, x) * noise.like(x) if self.stochastic else mean
@@ -156,7 +157,8 @@ class EDM(Sampler):
         gamma = min(self.s_churn / levels, math.sqrt(2) - 1)
         raised = time_of_ratio(schedule, ratio * (1 + gamma))
         then = schedule(raised)
-        fresh = (then.noise_to_signal**2 - ratio**2).clamp(min=0).sqrt() * self.s_noise
+        added = (then.noise_to_signal**2 - ratio**2).clamp(min=0)
+        fresh = added.sqrt() * self.s_noise
         kept = spread_over(then.alpha / now.alpha, x) * x
         return kept + spread_over(then.alpha * fresh, x) * noise.like(x), raised
 

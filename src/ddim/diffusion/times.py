@@ -116,14 +116,16 @@ class LossMemory:
 
     def draw(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Draw times (B,) in (0, 1] and their weights (B,), float64, from random numbers (B,) in [0, 1)."""
-        even = torch.full_like(self.losses[:, 0], 1 / self.entries)
         size = self.losses.square().mean(1).sqrt()
-        known = (self.counts.min() >= self.sampling.history) & (size.sum() > 0)
-        p = torch.where(known, torch.lerp(size / size.sum(), even, self.sampling.uniform), even)
+        total, even = size.sum(), torch.full_like(size, 1 / self.entries)
+        known = (self.counts.min() >= self.sampling.history) & (total > 0)
+        p = torch.lerp(size / total, even, self.sampling.uniform)
+        p = torch.where(known, p, even)
         index = torch.searchsorted(p.cumsum(0), uniform.double().contiguous(), right=True)
         # Rounding can make the last cumulative sum smaller than 1, and the index one too large.
         index = index.clamp(max=self.entries - 1)
-        return (index + 1).double() / self.entries, 1 / (self.entries * p[index])
+        weights = 1 / (self.entries * p[index])
+        return (index + 1).double() / self.entries, weights
 
     def update(self, times: Tensor, losses: Tensor, valid: Tensor | bool = True) -> None:
         """Store the losses (B,) at times (B,) of the table, in the order of the batch, if `valid` is true."""
@@ -184,8 +186,9 @@ def log_snr_bins(log_snr: Tensor) -> Tensor:
 
 def log_snr_shares(schedule: Schedule, times: Tensor) -> dict[int, float]:
     """Return the share of the times (N,) in each bin [b, b + 2) of log-SNR, as {b: share}, b increasing."""
-    bins = log_snr_bins(schedule(times).log_snr)
-    return {int(b): float((bins == b).double().mean()) for b in bins.unique()}
+    bins, counts = log_snr_bins(schedule(times).log_snr).unique(return_counts=True)
+    shares = counts.double() / len(times)
+    return dict(zip(bins.int().tolist(), shares.tolist(), strict=True))
 
 
 def plateaus(schedule: Schedule) -> dict[float, float]:
@@ -197,5 +200,6 @@ def plateaus(schedule: Schedule) -> dict[float, float]:
     """
     times = midpoints()
     levels, counts = schedule(times).log_snr.unique(return_counts=True)
-    shares = (counts / len(times)).tolist()
-    return {level: share for level, share in zip(levels.tolist(), shares, strict=True) if share >= 0.01}
+    shares = counts / len(times)
+    large = shares >= 0.01
+    return dict(zip(levels[large].tolist(), shares[large].tolist(), strict=True))
