@@ -17,7 +17,15 @@ from ddim.diffusion.parameterisation import (
     Prediction,
     from_image,
 )
-from ddim.diffusion.schedules import SCHEDULES, Schedule, as_times, check_schedule, spread_over, time_of_ratio
+from ddim.diffusion.schedules import (
+    SCHEDULES,
+    Number,
+    Schedule,
+    as_times,
+    check_schedule,
+    spread_over,
+    time_of_ratio,
+)
 from ddim.errors import UserError, suggest
 
 T = TypeVar("T")
@@ -32,7 +40,7 @@ class Denoiser(Protocol):
         """The noise schedule; it defines the noise level of x_t at the time t of a call."""
         ...
 
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Number) -> Prediction:
         """Return the prediction for noisy images x_t (B, C, H, W) at times t, scalar or (B,)."""
         ...
 
@@ -103,7 +111,7 @@ class Model(nn.Module):
     def forward(
         self,
         x_t: Tensor,
-        t: Tensor | float,
+        t: Number,
         label: Tensor | None = None,
         augment: Tensor | None = None,
     ) -> Prediction:
@@ -141,7 +149,7 @@ class Model(nn.Module):
         # Dhariwal, v = -1 gives the smallest variance and v = 1 the largest, and v may leave this range.
         return Prediction(p.x0, p.eps, (more[0] + 1) / 2 if more else None)
 
-    def denoise_at_sigma(self, x: Tensor, sigma: Tensor | float, label: Tensor | None = None) -> Tensor:
+    def denoise_at_sigma(self, x: Tensor, sigma: Number, label: Tensor | None = None) -> Tensor:
         """Return D(x, sigma) (B, C, H, W), the clean images that Karras et al. 2022 write with sigma for t.
 
         Args:
@@ -204,7 +212,7 @@ class Labelled:
         """The schedule of the model."""
         return self.model.schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Number) -> Prediction:
         label = self.label
         label = label.expand(len(x_t)) if label is not None and label.ndim == 0 else label
         return self.model(x_t, t, label, self.augment)
@@ -227,7 +235,7 @@ class Counted:
         """The schedule of the inner denoiser."""
         return self.inner.schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Number) -> Prediction:
         self.count()
         return self.inner(x_t, t)
 

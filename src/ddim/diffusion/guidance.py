@@ -13,7 +13,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Counted, Denoiser, Labelled
 from ddim.diffusion.parameterisation import Prediction, from_image
 from ddim.diffusion.pixels import Pixels
-from ddim.diffusion.schedules import Level, Schedule, copy_to_device, spread_over
+from ddim.diffusion.schedules import Level, Number, Schedule, copy_to_device, spread_over
 from ddim.errors import UserError
 
 Interval = tuple[float | None, float | None]
@@ -43,7 +43,7 @@ class Guided:
         """The schedule of both denoisers."""
         return self.strong.schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Number) -> Prediction:
         """Return the guided prediction at a scalar time t, the same for all images; see `Denoiser`."""
         at = self.schedule(t)
         if self.scale == 1 or not lies_inside(at.log_snr, self.low, self.high):
@@ -76,9 +76,7 @@ class Guided:
         return x0 + change, eps - at.alpha / at.sigma * change
 
 
-def predict_both(
-    strong: Denoiser, weak: Denoiser, x_t: Tensor, t: Tensor | float
-) -> tuple[Prediction, Prediction]:
+def predict_both(strong: Denoiser, weak: Denoiser, x_t: Tensor, t: Number) -> tuple[Prediction, Prediction]:
     """Return the predictions of two denoisers; one model with and without a label runs on one batch.
 
     Args:
@@ -116,7 +114,7 @@ class Rescheduled:
     inner: Denoiser
     schedule: Schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Number) -> Prediction:
         at, inner = self.schedule(t), self.inner.schedule
         time = inner.inverse(at.log_snr)
         p = self.inner(spread_over(inner(time).alpha / at.alpha, x_t) * x_t, time)
@@ -142,7 +140,7 @@ class Clipped:
         """The schedule of the inner denoiser."""
         return self.inner.schedule
 
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Number) -> Prediction:
         p = self.inner(x_t, t)
         bounds = copy_to_device(self.pixels, "bounds", x_t.device, x_t.dtype)
         black, white = bounds.reshape(2, -1, 1, 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ddim.diffusion.parameterisation import Prediction, from_image
-from ddim.diffusion.schedules import Level, Schedule
+from ddim.diffusion.schedules import Level, Number, Schedule
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Gaussian:
     """
 
     schedule: Schedule
-    mean: float | Tensor = 0.3
-    std: float | Tensor = 0.5
+    mean: Number = 0.3
+    std: Number = 0.5
 
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Number) -> Prediction:
         at = self.schedule(t).over(x_t)
         gain = at.alpha * self.std**2 / self.spread(at) ** 2
         return from_image(x_t, self.mean + gain * (x_t - at.alpha * self.mean), at)
 
-    def flow(self, x: Tensor, t: float | Tensor, s: float | Tensor) -> Tensor:
+    def flow(self, x: Tensor, t: Number, s: Number) -> Tensor:
         """Return x (B, C, H, W) moved by the probability flow from time t to s.
 
         The flow keeps (x - mean) / std of every pixel, with the mean and std of x_t at each time.
@@ -55,7 +55,7 @@ class Mixture:
     centres: Tensor = field(repr=False)
     std: float = 0.0
 
-    def __call__(self, x_t: Tensor, t: Tensor | float) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Number) -> Prediction:
         level, centres = self.schedule(t), self.centres.to(x_t)
         at = level.over(x_t)
         variance = at.alpha**2 * self.std**2 + at.sigma**2  # of x_t around alpha times a centre

@@ -4,7 +4,7 @@ A prediction is always the pair of a clean image x0 and noise eps, whatever the 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -16,7 +16,7 @@ Quantity = Literal["noise", "image", "velocity", "flow"]
 """A quantity of a prediction: eps, x0, the velocity alpha * eps - sigma * x0, or the flow eps - x0."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """Predicted clean images x0 and noise eps, both (B, C, H, W), with x_t = alpha * x0 + sigma * eps.
 
@@ -24,9 +24,9 @@ class Prediction:
     log-variance of a step, from the smallest at 0 to the largest at 1 (Nichol & Dhariwal 2021, eq. 15).
     """
 
-    x0: Tensor = field(repr=False)
-    eps: Tensor = field(repr=False)
-    variance_mix: Tensor | None = field(default=None, repr=False)
+    x0: Tensor
+    eps: Tensor
+    variance_mix: Tensor | None = None
 
 
 def from_image(x_t: Tensor, x0: Tensor, at: Level) -> Prediction:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddim.diffusion.denoiser import Denoiser
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import Prediction
-from ddim.diffusion.schedules import Level, Schedule, as_double, spread_over
+from ddim.diffusion.schedules import Level, Number, Schedule, as_double, spread_over
 from ddim.errors import check_part_values
 
 Times = Tensor | Sequence[float]
@@ -125,7 +125,7 @@ class Sampler(Protocol):
         raise NotImplementedError(f"the sampler {type(self).__name__} has no method step")
 
 
-def initial_noise(schedule: Schedule, noise: Noise, blank: Tensor, t: Tensor | float) -> Tensor:
+def initial_noise(schedule: Schedule, noise: Noise, blank: Tensor, t: Number) -> Tensor:
     """Draw the noise (B, C, H, W) from which sampling starts: sqrt(alpha^2 + sigma^2) * eps at time t.
 
     Args:

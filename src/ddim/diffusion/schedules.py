@@ -15,13 +15,13 @@ from torch.nn.functional import logsigmoid
 
 from ddim.errors import UserError, check_part_values
 
+Number = Tensor | float
+"""A time or a log-SNR: a number, or a tensor of them."""
+
 
 @dataclass(frozen=True)
 class Level:
-    """A noise level: signal rate alpha and noise rate sigma, tensors of the same shape.
-
-    Schedules return float64.
-    """
+    """A noise level: signal rate alpha and noise rate sigma, of the same shape; schedules return float64."""
 
     alpha: Tensor
     sigma: Tensor
@@ -49,7 +49,9 @@ class Level:
 def spread_over(value: Tensor, x: Tensor) -> Tensor:
     """Return a value, () or (B,), in a shape that multiplies images x (B, C, H, W), with the dtype of x."""
     # A single value stays on the CPU: an accelerator gets it as a number, without waiting for a copy.
-    return value.to(x.dtype) if value.ndim == 0 else value.reshape(-1, *(1,) * (x.ndim - 1)).to(x)
+    if value.ndim == 0:
+        return value.to(x.dtype)
+    return value.reshape(-1, *[1] * (x.ndim - 1)).to(x)
 
 
 def variance_preserving(log_snr: Tensor) -> Level:
@@ -58,12 +60,12 @@ def variance_preserving(log_snr: Tensor) -> Level:
     return Level(log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt())
 
 
-def as_double(value: Tensor | float | Sequence[float]) -> Tensor:
+def as_double(value: Number | Sequence[float]) -> Tensor:
     """Convert times or log-SNRs, numbers or a tensor of any dtype, to a float64 tensor."""
     return torch.as_tensor(value, dtype=torch.float64)
 
 
-def as_times(t: Tensor | float) -> Tensor:
+def as_times(t: Number) -> Tensor:
     """Convert times to a float64 tensor.
 
     Raises:
@@ -83,7 +85,7 @@ def copy_to_device(
 
     They are copied once, because the program waits for an accelerator when it copies numbers to it.
     """
-    # The tensor may be used in training later, where one that was created in inference mode cannot be.
+    # Training, too, may use the tensor later. It cannot use one that was created in inference mode.
     with torch.inference_mode(False):
         return torch.as_tensor(getattr(owner, name), dtype=dtype).to(device, copy=True)
 
@@ -109,15 +111,14 @@ class Schedule(Protocol):
         """Number of noise levels if the schedule is a table; None if it is continuous."""
         return None
 
-    def __call__(self, t: Tensor | float) -> Level:
+    def __call__(self, t: Number) -> Level:
         """Return the noise level at times t in [0, 1]: a `Level` of float64 tensors shaped like t."""
         ...
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Number) -> Tensor:
         """Return the earliest time at which the log-SNR is at most this value: float64, clamped to [0, 1].
 
-        The default implementation finds this time by bisection, to the last bit. For a table whose `read` is
-        "log_snr", the result is at least 1 / entries, the time of the first entry.
+        By default it is found by bisection. For a table whose `read` is "log_snr" it is at least 1 / entries.
         """
         wanted = as_double(log_snr)
         early, late = torch.zeros_like(wanted), torch.ones_like(wanted)
@@ -149,12 +150,12 @@ class Cosine(Schedule):
     min_signal: float = 0.001
     max_signal: float = 0.99992
 
-    def __call__(self, t: Tensor | float) -> Level:
+    def __call__(self, t: Number) -> Level:
         start, end = self._ends
         angle = start + as_times(t) * (end - start)
         return Level(angle.cos(), angle.sin())
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Number) -> Tensor:
         start, end = self._ends
         angle = torch.atan((-as_double(log_snr) / 2).exp())
         return ((angle - start) / (end - start)).clamp(0, 1)
@@ -180,12 +181,12 @@ class LinearBeta(Schedule):
     low: float = 0.1
     high: float = 20.0
 
-    def __call__(self, t: Tensor | float) -> Level:
+    def __call__(self, t: Number) -> Level:
         t = as_times(t)
         integral = self.low * t + (self.high - self.low) / 2 * t**2
         return Level((-integral / 2).exp(), (-torch.expm1(-integral)).sqrt())
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Number) -> Tensor:
         # alpha^2 = sigmoid(log_snr) = exp(-integral); the integral is a quadratic in t.
         slope = self.high - self.low
         integral = -logsigmoid(as_double(log_snr)).clamp(min=-self.low - slope / 2)
@@ -213,13 +214,13 @@ class LinearPath(Schedule):
     min_signal: float = 0.001
     max_signal: float = 0.999
 
-    def __call__(self, t: Tensor | float) -> Level:
+    def __call__(self, t: Number) -> Level:
         t = as_times(t)
         span = self.max_signal - self.min_signal
         # Both rates are sums of positive numbers: 1 - alpha would lose the digits of small sigmas.
         return Level(self.min_signal + span * (1 - t), (1 - self.max_signal) + span * t)
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Number) -> Tensor:
         sigma = torch.sigmoid(-as_double(log_snr) / 2)
         span = self.max_signal - self.min_signal
         return ((sigma - (1 - self.max_signal)) / span).clamp(0, 1)
@@ -243,13 +244,13 @@ class KarrasSigma(Schedule):
     sigma_max: float = 80.0
     rho: float | None = 7.0
 
-    def __call__(self, t: Tensor | float) -> Level:
+    def __call__(self, t: Number) -> Level:
         low, high = self._ends
         root = low + as_times(t) * (high - low)
         sigma = root.exp() if self.rho is None else root**self.rho
         return Level(torch.ones_like(sigma), sigma)
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Number) -> Tensor:
         low, high = self._ends
         log_sigma = -as_double(log_snr) / 2
         root = log_sigma if self.rho is None else (log_sigma / self.rho).exp()
@@ -302,14 +303,14 @@ class LinearIn(Schedule):
     start: float = 3.0
     end: float = -10.0
 
-    def __call__(self, t: Tensor | float) -> Level:
+    def __call__(self, t: Number) -> Level:
         t = as_times(t)
         first, last = copy_to_device(self, "ends", t.device)
         part = {"noise_step": t * (2 - t), "signal_step": t**2}.get(self.quantity, t)
         log_snr = self._transforms[1](torch.lerp(first, last, part))
         return variance_preserving(log_snr.clamp(self.end, self.start))
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Number) -> Tensor:
         log_snr = as_double(log_snr)
         first, last = copy_to_device(self, "ends", log_snr.device)
         at = self._transforms[0](log_snr.clamp(self.end, self.start))
@@ -352,7 +353,7 @@ class Linear(Schedule):
         entries: number of noise levels in the table, at most 100,000.
         first: beta of the cleanest entry.
         last: beta of the noisiest entry.
-        clip: "rates" clamps alpha to [min_signal, max_signal], "powers" clamps alpha^2, "none" neither.
+        clip: what is clamped: "rates", "powers" or "none".
         min_signal: lower end of the clamp.
         max_signal: upper end of the clamp.
         read: between two entries, "floor" takes the cleaner one, "log_snr" interpolates the log-SNR linearly.
@@ -371,7 +372,7 @@ class Linear(Schedule):
         if not 2 <= self.entries <= 100_000:
             raise UserError(f"schedule.entries must be at least 2 and at most 100,000, got {self.entries}")
 
-    def __call__(self, t: Tensor | float) -> Level:
+    def __call__(self, t: Number) -> Level:
         t = as_times(t)
         if self.read == "floor":
             power = copy_to_device(self, "powers", t.device)[(t * (self.entries - 1)).long()]
@@ -383,7 +384,7 @@ class Linear(Schedule):
         log_snr = torch.lerp(table[below], table[below + 1], position - below)
         return variance_preserving(torch.where(t > 0, log_snr, torch.inf))
 
-    def inverse(self, log_snr: Tensor | float) -> Tensor:
+    def inverse(self, log_snr: Number) -> Tensor:
         wanted = -as_double(log_snr).contiguous()
         table = copy_to_device(self, "log_snr", wanted.device)
         # `index` is the first entry whose log-SNR is at most the wanted one, with a tolerance of 1e-9.
@@ -484,8 +485,7 @@ def check_schedule(schedule: Schedule) -> None:
     """Check that the log-SNR of a schedule falls from t = 0 to t = 1.
 
     Raises:
-        UserError: if the schedule does not return a `Level` for each time, or its log-SNR rises, is constant
-            or is NaN.
+        UserError: if the schedule does not return a `Level` for each time, or its log-SNR does not fall.
     """
     name = f"schedule {type(schedule).__name__}"
     with torch.device("cpu"):  # a model may be built on the device "meta"
