@@ -47,9 +47,9 @@ def main() -> None:
 
     def error(steps: int, exact: bool) -> str:
         times = grid(steps, recipe.sampling_schedule)
-        found = invert(model, x0, times, exact=exact)
-        back = trained.pixels.leave(restore(model, found.latent, times))
-        missed = "" if found.converged or not exact else f" (not converged, {found.residual:.1e})"
+        latent, residual = invert(model, x0, times, exact=exact)
+        back = trained.pixels.leave(restore(model, latent, times))
+        missed = f" (not converged, {residual:.1e})" if residual else ""
         return f"{(back.cpu() - images).square().mean():.2e}{missed}"
 
     exact = [int(steps) for steps in args.exact.split(",") if steps]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ddim.diffusion.denoiser import Counted, Model, choose_part
-from ddim.diffusion.grids import GRIDS, Listed, Uniform
+from ddim.diffusion.denoiser import Model, choose_part
+from ddim.diffusion.grids import GRIDS, Listed
 from ddim.diffusion.noise import Noise
 from ddim.diffusion.parameterisation import (
     LogSNR,
@@ -16,7 +16,7 @@ from ddim.diffusion.parameterisation import (
     PredictsScore,
     PredictsVelocity,
 )
-from ddim.diffusion.samplers import DDIM, SAMPLERS, initial_noise, last_state
+from ddim.diffusion.samplers import SAMPLERS, initial_noise, last_state
 from ddim.diffusion.schedules import Cosine, KarrasSigma, Linear, LinearBeta, time_of_ratio
 from ddim.errors import UserError
 from oracles import Answers, Gaussian, TellsTime, normal, uniform
@@ -113,15 +113,6 @@ def test_a_label_reaches_the_network_for_each_image():
     for other, label in ((whole, 5), (model(), 0)):
         with pytest.raises(UserError, match="label must be one of the"):
             other.with_labels(label)
-
-
-@pytest.mark.parametrize("steps", [1, 7])
-def test_a_sample_of_n_levels_takes_n_evaluations(steps):
-    oracle, times = Gaussian(Cosine()), Uniform()(steps, Cosine())
-    denoise, x = Counted(oracle), normal(2, 3, 4, 4)
-    image = last_state(DDIM()(denoise, x, times, Noise(range(2)))).x0
-    assert denoise.evaluations == steps
-    assert torch.equal(image, last_state(DDIM()(oracle, x, times, Noise([0, 1]))).x0)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -19,20 +19,6 @@ from ddim.errors import UserError
 # Inversion
 
 
-@dataclass(frozen=True)
-class Inverted:
-    """Latents (B, C, H, W) at the first time of the grid, and the accuracy of an exact inversion.
-
-    `residual` is the largest change of any pixel in the last iteration of any step, in model units.
-    `converged` says whether every step reached the tolerance. If `exact` was off, `residual` is 0 and
-    `converged` is True.
-    """
-
-    latent: Tensor = field(repr=False)
-    residual: float
-    converged: bool
-
-
 @torch.no_grad()
 def invert(
     denoise: Denoiser,
@@ -42,7 +28,7 @@ def invert(
     exact: bool = False,
     tolerance: float = 1e-5,
     rounds: int = 200,
-) -> Inverted:
+) -> tuple[Tensor, float]:
     """Find the latents of images: run DDIM backwards through the times, from the image to noise.
 
     The start is alpha * x0 at the last time, without noise; this makes the result deterministic. A DDIM step
@@ -60,7 +46,8 @@ def invert(
         rounds: the largest number of iterations of an exact step. Steps that are too long do not converge.
 
     Returns:
-        The latents, and whether the exact steps converged.
+        The latents (B, C, H, W) and the residual of the exact steps: the largest change of a pixel in the
+        last iteration of a step that did not converge, in model units; 0 if all steps converged.
     """
     schedule, times = denoise.schedule, as_double(times)
     x = schedule(times[-1]).over(x0).alpha * x0
@@ -82,7 +69,7 @@ def invert(
                 break
         # After an overflow of the latent the change is NaN; it counts as infinite, not as converged.
         residual = max(residual, change if math.isfinite(change) else math.inf)
-    return Inverted(x, residual, residual <= tolerance)
+    return x, residual if residual > tolerance else 0.0
 
 
 def _extrapolate(log_snr: Tensor, slopes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

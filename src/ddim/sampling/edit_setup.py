@@ -125,9 +125,9 @@ class EditSetup:
         residuals = [0.0]
 
         def find(x0: Tensor) -> Tensor:
-            inverted = invert(self.denoise, x0, self.times, exact=exact)
-            residuals.append(0.0 if inverted.converged else inverted.residual)
-            return inverted.latent
+            latent, residual = invert(self.denoise, x0, self.times, exact=exact)
+            residuals.append(residual)
+            return latent
 
         latents = self._in_batches(find, self.pipeline.pixels.enter(images), exact=exact)
         return latents.float(), max(residuals)
