@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from ddim.data.augment import Augment
 from ddim.data.clusters import Clusters
@@ -12,17 +12,24 @@ from ddim.data.images import check_size
 from ddim.data.values import Reading, Values
 from ddim.diffusion.denoiser import Model, Shape, choose_part, complete
 from ddim.diffusion.grids import GRIDS, Grid, UniformLogSNR
-from ddim.diffusion.loss import Consistency, Loss, Objective
-from ddim.diffusion.parameterisation import Conditioning, LogSNR, Parameterisation, PredictsVelocity
+from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Consistency, Loss, Objective, Weighting
+from ddim.diffusion.parameterisation import (
+    CONDITIONINGS,
+    PARAMETERISATIONS,
+    Conditioning,
+    LogSNR,
+    Parameterisation,
+    PredictsVelocity,
+)
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import SAMPLERS, DPMSolver, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
-from ddim.diffusion.times import NormalLogSNR
+from ddim.diffusion.times import TIME_SAMPLINGS, NormalLogSNR, TimeSampling
 from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
 from ddim.metrics.catalogue import LEAST
 from ddim.nn.base import NetworkSpec
-from ddim.nn.ema import Averaging, Power
-from ddim.nn.networks import UserNetwork
+from ddim.nn.ema import AVERAGES, Averaging, Power
+from ddim.nn.networks import NETWORKS, UserNetwork
 from ddim.nn.unet import UNetSpec
 
 
@@ -258,13 +265,20 @@ class Report:
             raise UserError(f"report.kid must be {none}at least {LEAST} samples, got {self.kid}")
 
 
-_NAMED: dict[str, Mapping[str, type]] = {
-    "schedule": SCHEDULES,
-    "sampled_on": SCHEDULES,
-    "grid": GRIDS,
-    "sampler": SAMPLERS,
+FAMILIES: dict[Any, Mapping[str, type]] = {
+    Averaging: AVERAGES,
+    Conditioning: CONDITIONINGS,
+    Grid: GRIDS,
+    Loss: LOSSES,
+    NetworkSpec: NETWORKS,
+    Parameterisation: PARAMETERISATIONS,
+    PixelRule: PIXELS,
+    Sampler: SAMPLERS,
+    Schedule: SCHEDULES,
+    TimeSampling: TIME_SAMPLINGS,
+    Weighting: WEIGHTINGS,
 }
-"""The fields that `Recipe(...)` also takes as a name, with the registries of these names."""
+"""The registry of classes for each protocol. A field annotated with the protocol can hold these classes."""
 
 
 LOSS = Objective("noise", "l1", NormalLogSNR(-1.0, 2.5), finish=0.3, finish_after=50_000)
@@ -338,9 +352,10 @@ class Recipe:
         # A callable is a module, or a class or function that makes a module; specs are not callable.
         if callable(self.net):
             object.__setattr__(self, "net", UserNetwork(self.net))
-        for name, registry in _NAMED.items():
+        named = {"schedule": Schedule, "sampled_on": Schedule, "grid": Grid, "sampler": Sampler}
+        for name, family in named.items():
             if (part := getattr(self, name)) is not None:
-                object.__setattr__(self, name, choose_part(name, part, registry))
+                object.__setattr__(self, name, choose_part(name, part, FAMILIES[family]))
         for name, numbers in self.shared_numbers.items():
             object.__setattr__(self, name, complete(getattr(self, name), **numbers))
         check_count("steps", self.steps)

@@ -6,8 +6,9 @@ needs. Only files of known names are downloaded, and they are used only if all b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ddim.data.remote import fetch, names_repository, parse_repository
 from ddim.errors import UserError, describe_given, quote, suggest
@@ -15,6 +16,7 @@ from ddim.runs import checkpoint
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 
+T = TypeVar("T")
 BEST = "best"
 """The last part of the path RUN/best. No such folder exists: the path means the best checkpoint of a run."""
 GUIDE = "guide"
@@ -50,7 +52,7 @@ def resolve(name: str | Path, weights: str = "ema", within: Path | None = None) 
     Raises:
         UserError: if there is no such checkpoint, it is damaged, or it cannot be downloaded.
     """
-    path, named = parse_place(str(name), within) if isinstance(name, str | Path) else (name, "ema")
+    path, named = parse_place(str(name), within)
     path = locate_run(path)
     return Place(find_run_folder(path), find_checkpoint(path), weights if named == "ema" else named)
 
@@ -60,22 +62,15 @@ def parse_place(text: str, within: Path | None = None) -> tuple[Path, str]:
 
     In hub:OWNER/NAME@REVISION, the part after "@" is a revision, never weights: a run on the Hub holds one
     set of weights. See `resolve` for the arguments.
-
-    Raises:
-        UserError: if the path is left out and `within` is None, or two weights are named.
     """
-    if names_repository(text) or (text and Path(text).exists()) or "@" not in text:
-        if text or within:
-            return Path(text or within or ""), "ema"
-        raise UserError("a name that begins with @ means a run's own checkpoint, and this model has no run")
+    if "@" not in text or names_repository(text) or Path(text).exists():
+        return Path(text or within or ""), "ema"
     before, _, name = text.rpartition("@")
     path, weights = parse_place(before, within)
     if name in (BEST, GUIDE):
         return path / name, weights
     if name.isdecimal() and int(name) in (steps := dict(list_checkpoints(path))):
         return steps[int(name)], weights
-    if weights != "ema":
-        raise UserError(f"{text} names two weights, {weights} and {name}: leave one out")
     return path, name
 
 
@@ -98,23 +93,34 @@ def locate_run(run: str | Path) -> Path:
     return fetch(parse_repository(run), "model", choose)
 
 
-def find_checkpoint(run: str | Path) -> Path:
-    """Return the folder of the checkpoint that a path means; see `resolve`.
+def read_run(run: str | Path, read: Callable[[Path], T]) -> T:
+    """Return `read(path)` for the checkpoint that a path means; see `resolve`.
+
+    Args:
+        run: the path.
+        read: a function of the checkpoint folder that verifies what it reads; see `checkpoint.read_newest`.
 
     Raises:
-        UserError: if there is no such checkpoint, or the checkpoint folder is damaged.
+        UserError: if there is no such checkpoint, or a checkpoint folder that is named itself is damaged.
     """
     run = locate_run(run)
-    if named := find_named_checkpoint(run):
-        return named
     if (run / MANIFEST).is_file():
         checkpoint.verify(run)
-        return run
-    if newest := checkpoint.find_newest(run / CHECKPOINTS):
-        return newest
-    if not run.is_dir():
+        return read(run)
+    named = names_checkpoint(run)
+    best = named and run.name == BEST
+    home = run.parent if best else run
+    content = checkpoint.read_newest(run if named and not best else home / CHECKPOINTS, read, best)
+    if content is not None:
+        return content
+    if not (named or run.is_dir()):
         raise UserError(f"run {run} is not a folder{suggest_run(run)}")
-    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(run)}` lists the runs below it")
+    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(home)}` lists the runs below it")
+
+
+def find_checkpoint(run: str | Path) -> Path:
+    """Return the folder of the checkpoint that a path means, with all files verified; see `read_run`."""
+    return read_run(run, lambda path: checkpoint.verify(path) and path)
 
 
 def find_named_checkpoint(run: str | Path) -> Path | None:
@@ -123,14 +129,7 @@ def find_named_checkpoint(run: str | Path) -> Path | None:
     Raises:
         UserError: if the run has no such checkpoint.
     """
-    run = Path(run)
-    if not names_checkpoint(run):
-        return None
-    best = run.name == BEST
-    named = checkpoint.find_newest(run.parent / CHECKPOINTS if best else run, best)
-    if named is None:
-        raise UserError(f"run {run.parent} has no {run.name} checkpoint: see report.{run.name} of its recipe")
-    return named
+    return find_checkpoint(run) if names_checkpoint(run) else None
 
 
 def find_run_folder(path: str | Path) -> Path:
