@@ -166,7 +166,9 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, type) or not (is_user_part(value) or is_dataclass(value)):
-        raise UserError(f"a recipe holds plain values, their tuples and frozen dataclasses, got {value!r:.100}")
+        raise UserError(
+            f"a recipe holds plain values, their tuples and frozen dataclasses, got {value!r:.100}"
+        )
     tree = {slot.name: dump(slot.default, len(slot.kinds) > 1) for slot in list_slots(value)}
     if isinstance(value, Recipe):
         for name, numbers in value.shared_numbers.items():

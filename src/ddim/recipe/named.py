@@ -81,18 +81,16 @@ def clear() -> Recipe:
     million parameters. On a laptop, use `--net.widths 32,64,96,128 --net.attention no,no,no,no --optim.lr
     1e-3`, with 2.0 million parameters.
     """
-    return Recipe(
+    return replace(
+        luz(),
         name="clear",
+        data=Data(),
         net=ClearUNetSpec(),
         # At log-SNR 13.8 and -13.8, the noise power sigma^2 is 1e-6 and 1 - 1e-6.
         schedule=LinearIn("noise_power", 13.8, -13.8),
         predicts=PredictsVelocity(),
-        conditioning=NoiseVariance(),
         objective=Objective("velocity", "mse"),
         optim=Optim(lr=2e-4, weight_decay=1e-4, batch=64, clip=0.0),
-        ema=Exponential(0.999),
-        grid=Uniform(),
-        sampler=DDIM(),
         sampled_on=LinearIn("signal_step", 3.0, -10.0),
     )
 
@@ -368,5 +366,5 @@ def find_recipe(name: str, size: tuple[int, int] | None = None) -> Recipe:
         return read_recipe(Path(name))
     hint = suggest(name, RECIPES)
     raise UserError(
-        f"recipe must be one of {', '.join(RECIPES)} or a .yaml, .yml or .json file, got {name!r}{hint}"
+        f"recipe must be one of {', '.join(RECIPES)} or a .yaml or .json file, got {name!r}{hint}"
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ddim.data.augment import Augment
 from ddim.data.clusters import Clusters
 from ddim.data.images import check_size
-from ddim.data.values import Reading, Values
+from ddim.data.values import Reading
 from ddim.diffusion.denoiser import Model, Shape, choose_part, complete
 from ddim.diffusion.grids import GRIDS, Grid, UniformLogSNR
 from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Consistency, Loss, Objective, Weighting
@@ -86,16 +86,11 @@ class Data:
             object.__setattr__(self, "labels", Clusters.parse(self.labels))
         if self.channels not in (None, 1, 3, 4):
             raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
-        for name, share in (("validation", self.validation), ("unlabelled", self.unlabelled)):
-            if not 0 <= share < 1:
-                raise UserError(f"data.{name} must be at least 0 and less than 1, got {share}")
+        if not (0 <= self.validation < 1 and 0 <= self.unlabelled < 1):
+            shares = f"{self.validation} and {self.unlabelled}"
+            raise UserError(f"data.validation and data.unlabelled must lie in [0, 1), got {shares}")
         if self.labels and self.vectors is not None:
-            raise UserError(
-                f"data.vectors {self.vectors} and data.labels exclude each other: add the class to the "
-                "vectors as numbers, or leave one of them out"
-            )
-        if self.range is not None:
-            Values("float32", *self.range)
+            raise UserError("data.vectors and data.labels exclude each other: add the class to the vectors")
 
     @property
     def conditional(self) -> bool:
@@ -117,25 +112,6 @@ class Data:
         return pixels.dequantised if self.dequantise else pixels
 
 
-class PixelRule(Protocol):
-    """A method that maps images in [0, 1] to model units; a frozen dataclass, listed in `PIXELS`."""
-
-    @property
-    def deviation(self) -> float | None:
-        """The standard deviation of the training images in model units; None if it is not known."""
-        ...
-
-    def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
-        """Return the map between images and model units.
-
-        Args:
-            channels: number of channels of the images.
-            measure: a function of a standard deviation. It returns the map under which each channel of the
-                training set has mean 0 and this standard deviation.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class Measured:
     """Normalise each channel of the training set to mean 0 and standard deviation `std`.
@@ -146,16 +122,19 @@ class Measured:
 
     std: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_positive("pixels", std=self.std)
-
     @property
     def deviation(self) -> float:
-        """Return `std`."""
+        """The standard deviation of the training images in model units."""
         return self.std
 
     def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
-        """Return the map that `measure` finds for `std`; see `PixelRule`."""
+        """Return the map between images and model units.
+
+        Args:
+            channels: number of channels of the images.
+            measure: a function of a standard deviation. It returns the map under which each channel of the
+                training set has mean 0 and this standard deviation.
+        """
         return measure(self.std)
 
 
@@ -172,16 +151,9 @@ class Fixed:
     std: float = 0.5
     deviation = None  # depends on the images, which are not measured
 
-    def __post_init__(self) -> None:
-        check_positive("pixels", std=self.std)
-
     def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
-        """Return the same map for every channel; see `PixelRule`."""
+        """Return the same map for every channel; see `Measured`."""
         return Pixels.fixed(self.mean, self.std, channels)
-
-
-PIXELS: dict[str, type[PixelRule]] = {"measured": Measured, "fixed": Fixed}
-"""All methods that map pixels to model units, keyed by their names in a recipe."""
 
 
 @dataclass(frozen=True)
@@ -215,9 +187,7 @@ class Optim:
         check_part_values("optim", self)
         check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
-            raise UserError(
-                f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}"
-            )
+            raise UserError(f"optim.batch must be a multiple of optim.accumulate {self.accumulate}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optim.betas must be at least 0 and less than 1, got {self.betas}")
         if min(self.weight_decay, self.clip, self.warmup) < 0:
@@ -256,13 +226,12 @@ class Report:
 
     def __post_init__(self) -> None:
         check_part_values("report", self)
-        counts = {name: getattr(self, name) for name in ("events", "grid", "log", "validation_images")}
-        check_positive("report", **counts)
+        check_positive("report", events=self.events, grid=self.grid, log=self.log)
+        check_positive("report", validation_images=self.validation_images)
         if not 0 <= self.guide < 1:
             raise UserError(f"report.guide must be at least 0 and less than 1, got {self.guide}")
         if self.kid < LEAST and (self.kid or self.best == "kid"):
-            none = "" if self.best == "kid" else "0 or "
-            raise UserError(f"report.kid must be {none}at least {LEAST} samples, got {self.kid}")
+            raise UserError(f"report.kid must be at least {LEAST} samples, got {self.kid}; 0 measures no KID")
 
 
 FAMILIES: dict[Any, Mapping[str, type]] = {
@@ -272,7 +241,6 @@ FAMILIES: dict[Any, Mapping[str, type]] = {
     Loss: LOSSES,
     NetworkSpec: NETWORKS,
     Parameterisation: PARAMETERISATIONS,
-    PixelRule: PIXELS,
     Sampler: SAMPLERS,
     Schedule: SCHEDULES,
     TimeSampling: TIME_SAMPLINGS,
@@ -327,7 +295,7 @@ class Recipe:
 
     name: str = "custom"
     data: Data = Data()
-    pixels: PixelRule = Measured()
+    pixels: Measured | Fixed = Measured()
     net: NetworkSpec = UNetSpec()
     schedule: Schedule = Cosine(0.014, 0.99995)
     predicts: Parameterisation = PredictsVelocity()
@@ -403,10 +371,9 @@ class Recipe:
         Raises:
             UserError: if the number is not allowed.
         """
-        if steps is None:
-            return self.steps
-        check_count("steps", steps)
-        return steps
+        if steps is not None:
+            check_count("steps", steps)
+        return steps or self.steps
 
 
 def may_leave_weights_unused(recipe: Recipe) -> bool:
