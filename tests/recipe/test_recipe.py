@@ -52,7 +52,7 @@ values = {
     "seed": st.integers(0, 2**32 - 1),
 }
 recipes = st.builds(
-    lambda name, kinds, values: override(find_recipe(name), kinds | values),
+    lambda name, kinds, values: override(find_recipe(name), {"objective": "objective"} | kinds | values),
     st.sampled_from(sorted(RECIPES)),
     st.fixed_dictionaries({}, optional=kinds),
     st.fixed_dictionaries({}, optional=values),
