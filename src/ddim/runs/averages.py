@@ -128,12 +128,14 @@ def find_stored(run: Path) -> dict[str, Path]:
 
 
 def list_stored(run: Path) -> dict[str, StoredAverage]:
-    """Return the stored averages of a run, keyed by name.
-
-    Raises:
-        Damaged: if one is damaged.
-    """
-    return {name: read_stored(path) for name, path in find_stored(run).items()}
+    """Return the stored averages of a run, keyed by name; a damaged one is left out with a warning."""
+    averages = {}
+    for name, path in find_stored(run).items():
+        try:
+            averages[name] = read_stored(path)
+        except Damaged as damage:
+            warn_user(f"{damage}; it is not used")
+    return averages
 
 
 def read_stored(path: Path) -> StoredAverage:
