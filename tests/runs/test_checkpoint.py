@@ -202,7 +202,10 @@ def copy_other_step(path):
         (lambda path: damage_file(path / "model.safetensors", flip_bit), "model.safetensors: its bytes have"),
         (lambda path: (path / "state.json").unlink(), "state.json is missing"),
         (lambda path: damage_file(path / "MANIFEST.json", flip_bit), "MANIFEST.json is missing or has"),
-        (lambda path: (path / "ema" / "wide.safetensors").touch(), "wide.safetensors' does not belong to it"),
+        (
+            lambda path: (path / "ema" / "wide.safetensors").touch(),
+            "wide.safetensors is missing or does not belong",
+        ),
         (copy_other_step, "step 10"),
     ],
 )

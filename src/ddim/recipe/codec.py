@@ -57,14 +57,9 @@ class Slot:
         return {name: kind for name, kind in kinds.items() if kind is type(self.default)} | kinds
 
     @property
-    def optional(self) -> bool:
-        """Whether the field may be None."""
-        return types.NoneType in _list_options(self.wanted)
-
-    @property
     def names(self) -> list[str]:
         """The names of the kinds, the usual kind first; "none" is last, if the field may be None."""
-        return [*self.kinds, *["none"] * self.optional]
+        return [*self.kinds, *["none"] * (types.NoneType in _list_options(self.wanted))]
 
     @property
     def possible(self) -> str:
@@ -105,14 +100,11 @@ def kind_name(value: object) -> str:
     For a part that the user wrote, this is the name of its class or function; for None it is "none". For any
     other class that is not registered, such as `Optim`, it is the name of the class in lower case.
     """
-    for family in FAMILIES.values():
-        for name, kind in family.items():
-            if type(value) is kind:
-                return name
-    if isinstance(value, UserNetwork):
-        return value.name
-    name = type(value).__name__
-    return "none" if value is None else name if is_user_part(value) else name.lower()
+    if value is None:
+        return "none"
+    names = [name for family in FAMILIES.values() for name, kind in family.items() if kind is type(value)]
+    name = value.name if isinstance(value, UserNetwork) else type(value).__name__
+    return names[0] if names else name if is_user_part(value) else name.lower()
 
 
 def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # noqa: ANN401
@@ -220,7 +212,7 @@ def load_value(data: Any, wanted: Any, path: str = "") -> Any:  # noqa: ANN401
 def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
     if not slot.kinds:
         return parse_plain(data, slot.wanted, path)
-    if slot.optional and data in (None, "none", "null", {"kind": "none"}):
+    if "none" in slot.names and data in (None, "none", "null", {"kind": "none"}):
         return None
     data = {"kind": data} if isinstance(data, str) else data
     if not isinstance(data, Mapping):

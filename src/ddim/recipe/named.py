@@ -127,10 +127,10 @@ def iddpm() -> Recipe:
     paper does this for L_vlb alone. On a laptop, use `--net.width 32 --net.groups 8`, with 3.3 million
     parameters.
     """
-    return Recipe(
+    return replace(
+        ddpm(),
         name="iddpm",
         data=Data(source="cifar10", size=(32, 32), flip=False),
-        pixels=Fixed(0.5, 0.5),
         net=DDPMUNetSpec(
             blocks=3,
             attention=(False, True, True, False),
@@ -143,11 +143,9 @@ def iddpm() -> Recipe:
             outputs=2,
         ),
         schedule=BetaTable(4000, clip="none", read="log_snr"),
-        predicts=PredictsNoise(),
         conditioning=Timestep(scale=0.25),
         objective=Hybrid("noise", "mse", TableTimes(), vlb=0.001),
         optim=Optim(lr=1e-4, weight_decay=0.0, batch=128, clip=0.0),
-        ema=Exponential(0.9999),
         grid=Sections(),
         sampler=DDPM("learned"),
         clip=True,

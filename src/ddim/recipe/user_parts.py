@@ -50,7 +50,7 @@ def identify_part(part: Any) -> dict[str, str | None]:  # noqa: ANN401
     else:
         part = part if isinstance(part, type) else type(part)
         name, digest = part.__name__, _hash_source((part,))
-        if not part.__dataclass_params__.frozen:
+        if not part.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             raise UserError(f"{name} must be a frozen dataclass: write @dataclass(frozen=True) above it")
     known = _GIVEN.setdefault(name, {})
     known.pop(digest, None)  # the newest part is last
@@ -72,7 +72,8 @@ def give_parts(parts: Iterable[Any]) -> str:
         UserError: if a part is none of these.
     """
     name = None
-    for part in parts:
+    for given in parts:
+        part = given
         if not (is_user_part(part) or (isinstance(part, type) and is_dataclass(part))):
             if not callable(part):
                 raise UserError(f"a part must be a frozen dataclass or a network, got {type(part).__name__}")
@@ -95,10 +96,8 @@ def find_part(name: str, path: str, recorded: Mapping[str, Any]) -> Any:  # noqa
     """
     known = _GIVEN.get(name, {})
     if not known and "sha256" in recorded:
-        raise UserError(
-            f"{path} is {name}, which was written by the user of the run and is not stored in it: give it "
-            f"again, with own=[{name}] to ddim.load or ddim.resume, or with --own FILE.py on the command line"
-        )
+        advice = f"give it again, with own=[{name}] to ddim.load or ddim.resume, or with --own FILE.py"
+        raise UserError(f"{path} is {name}, which was written by the user of the run: {advice}")
     digest = recorded.get("sha256")
     if digest and digest not in known:
         warn_user(f"{path} {name} has other source code than in the run: its results may differ")

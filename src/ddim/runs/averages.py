@@ -98,7 +98,7 @@ def list_snapshots(run: Path, before: int) -> list[Snapshot]:
     for step, path in checkpoint.list_steps(run / FOLDER / SNAPSHOTS):
         if step < before:
             try:
-                names = checkpoint.verify(path).files
+                names = checkpoint.read_manifest(checkpoint.verify(path)).files
             except Damaged as damage:
                 warn_user(f"{damage}; it is not used")
                 continue

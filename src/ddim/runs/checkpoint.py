@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddim.errors import NoSpace, NotFinite, UserError, is_full_disk, warn_user
+from ddim.errors import NotFinite, UserError, explain_error, warn_user
 from ddim.files import publish_folder, read_sealed, remove_leftovers, seal, temporary_folder, temporary_name
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Tensors = Mapping[str, Mapping[str, "Tensor"]]
 """Groups of tensors with names such as "model" or "ema/default"; each group is keyed by tensor name."""
+
 Documents = Mapping[str, object]
 """Values that JSON can express, without NaN, keyed by name."""
 
@@ -74,6 +75,7 @@ def save(
 
     Raises:
         NoSpace: if the disk is full; no checkpoint is changed.
+        UserError: if the system refuses to write for another reason; no checkpoint is changed.
         NotFinite: if a tensor contains NaN or an infinity; no checkpoint is changed.
         ValueError, TypeError: if a document is not JSON; no checkpoint is changed.
     """
@@ -81,10 +83,10 @@ def save(
     remove_leftovers(folder)
     try:
         replace_checkpoint(target, step, tensors, documents, best)
+    except NotFinite as error:
+        raise NotFinite(f"{target.name} was not written, because {error}") from None
     except OSError as error:
-        if is_full_disk(error):
-            raise NoSpace(f"{folder} is full: {target.name} was not written") from error
-        raise
+        raise explain_error(error, f"{target} was not written") from error
     _remove_older(folder, keep)
     return target
 
@@ -216,7 +218,7 @@ def _set_aside(path: Path) -> bool:
 
 def find_newest(folder: Path, best: bool = False) -> Path | None:
     """Return the newest undamaged checkpoint in a folder, or the newest marked as best; see `read_newest`."""
-    return read_newest(folder, lambda path: verify(path) and path, best)
+    return read_newest(folder, verify, best)
 
 
 def find_best(folder: Path) -> Path | None:
@@ -233,8 +235,8 @@ def find_best_step(folder: Path) -> int:
 # Reading
 
 
-def verify(path: Path) -> Manifest:
-    """Compare every file of the checkpoint `path` with its manifest, and return the manifest.
+def verify(path: Path) -> Path:
+    """Compare every file of the checkpoint `path` with its manifest, and return `path`.
 
     Raises:
         Damaged: if a file is missing, unknown or changed (the message names the first such file), or the
@@ -243,13 +245,12 @@ def verify(path: Path) -> Manifest:
     manifest = read_manifest(path)
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
     for name in sorted(present ^ {MANIFEST, *manifest.files}):
-        what = f"{name!r} does not belong to it" if name in present else f"{name} is missing"
-        raise Damaged(f"{path} is damaged: {what}")
+        raise Damaged(f"{path} is damaged: {name} is missing or does not belong to it")
     for name in manifest.files:
         _read(path, name, manifest)
     if parse_step(path.name) not in (None, manifest.step):
         raise Damaged(f"{path} is damaged: {MANIFEST} belongs to step {manifest.step}")
-    return manifest
+    return path
 
 
 def read_manifest(path: Path) -> Manifest:

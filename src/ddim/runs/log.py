@@ -7,7 +7,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +46,10 @@ class RunLog(AbstractContextManager):
         # tensorboardX.SummaryWriter would lose events when the process is killed: it has a queue and threads.
         from tensorboardX.event_file_writer import EventsWriter
 
-        kept = [] if resumed is None else _keep_lines(folder, resumed, due)
-        write_atomic(folder / METRICS, b"".join(kept))
+        lines = [] if resumed is None else _read_lines(folder, resumed)
+        # A line without a loss is the line of a validation.
+        old = [line for line, entry in lines if not due or entry["step"] < resumed or "loss" in entry]
+        write_atomic(folder / METRICS, b"".join(old))
         self._file = (folder / METRICS).open("ab")
         first = 0 if resumed is None else resumed + 1
         # Without this suffix, a run that is resumed within a second would overwrite its own events.
@@ -135,21 +137,15 @@ def show_in_tensorboard(
             writer.add_scalar(f"{name}/{key}", value, step)
 
 
-def _read_lines(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield each complete line of a log, with its line break, and its content."""
-    file = folder / METRICS
+def _read_lines(folder: Path, last: float = math.inf) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return each complete line up to step `last`, with its line break, and its content."""
+    file, lines = folder / METRICS, []
     for line in file.read_bytes().split(b"\n")[:-1] if file.exists() else []:
         with suppress(ValueError):
             entry = json.loads(line)
-            if isinstance(entry, dict) and "step" in entry:
-                yield line + b"\n", entry
-
-
-def _keep_lines(folder: Path, resumed: int, due: bool) -> list[bytes]:
-    """Return the lines up to step `resumed`; see `RunLog`."""
-    lines = [(line, entry) for line, entry in _read_lines(folder) if entry["step"] <= resumed]
-    # A line without a loss is the line of a validation.
-    return [line for line, entry in lines if not (due and entry["step"] == resumed and "loss" not in entry)]
+            if isinstance(entry, dict) and entry.get("step", math.inf) <= last:
+                lines.append((line + b"\n", entry))
+    return lines
 
 
 def _make_event(step: int, **what: object) -> Any:  # noqa: ANN401 (a class that protobuf makes at import)

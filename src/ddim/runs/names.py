@@ -120,7 +120,7 @@ def read_run(run: str | Path, read: Callable[[Path], T]) -> T:
 
 def find_checkpoint(run: str | Path) -> Path:
     """Return the folder of the checkpoint that a path means, with all files verified; see `read_run`."""
-    return read_run(run, lambda path: checkpoint.verify(path) and path)
+    return read_run(run, checkpoint.verify)
 
 
 def find_named_checkpoint(run: str | Path) -> Path | None:
@@ -174,14 +174,12 @@ def check_no_run(source: str) -> None:
 
 
 def suggest_run(run: Path) -> str:
-    """Return "; perhaps you meant RUN" for a path that does not exist, or "" if no run has a similar name.
+    """Return "; perhaps you meant NAME" for a path that does not exist, or "" if no run has a similar name.
 
     The name is compared with the names of the runs beside the path and in runs/.
     """
     files = [file for folder in (run.parent, Path("runs")) for file in folder.glob(f"*/{RUN}")]
-    runs = {file.parent.name: file.parent for file in files}
-    name = suggest(run.name, runs).removeprefix(meant := "; perhaps you meant ")
-    return f"{meant}{runs[name]}" if name else ""
+    return suggest(run.name, [file.parent.name for file in files])
 
 
 def pin_place(text: str) -> str:
