@@ -136,7 +136,7 @@ def test_a_power_cut_before_any_change_leaves_the_old_or_the_new(tmp_path):
     assert sum(states.values()) > 300
 
 
-@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, NoSpace), (errno.EIO, OSError)])
+@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, NoSpace), (errno.EIO, UserError)])
 def test_a_failure_of_any_system_call_leaves_the_old_or_the_new(code, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
     for n in itertools.count(1):
@@ -146,7 +146,7 @@ def test_a_failure_of_any_system_call_leaves_the_old_or_the_new(code, kind, tmp_
         with crash.failing(n, code) as failed:
             try:
                 crash.put(run, 20)
-            except OSError as caught:
+            except (OSError, UserError) as caught:
                 error = caught
         if not failed:
             break

@@ -93,7 +93,7 @@ def locate_run(run: str | Path) -> Path:
     return fetch(parse_repository(run), "model", choose)
 
 
-def read_run(run: str | Path, read: Callable[[Path], T]) -> T:
+def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
     """Return `read(path)` for the checkpoint that a path means; see `resolve`.
 
     Args:
@@ -119,8 +119,8 @@ def read_run(run: str | Path, read: Callable[[Path], T]) -> T:
 
 
 def find_checkpoint(run: str | Path) -> Path:
-    """Return the folder of the checkpoint that a path means, with all files verified; see `read_run`."""
-    return read_run(run, checkpoint.verify)
+    """Return the folder of the checkpoint that a path means; its files are verified. See `resolve`."""
+    return read_checkpoint(run, checkpoint.verify)
 
 
 def find_named_checkpoint(run: str | Path) -> Path | None:
