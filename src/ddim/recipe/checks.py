@@ -15,7 +15,7 @@ from ddim.diffusion.guidance import check_reach
 from ddim.diffusion.loss import Consistency, Objective, Unweighted
 from ddim.diffusion.schedules import check_schedule
 from ddim.errors import UserError
-from ddim.recipe.codec import dump, kind_name
+from ddim.recipe.codec import dump, kind_name, list_fields
 from ddim.recipe.recipe import Recipe
 
 
@@ -137,3 +137,10 @@ def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]
         unguided = loss.guide is None and not recipe.data.conditional
         if unguided or source is None or source.is_student or find_other_meaning(source, recipe):
             yield f"objective.guidance {loss.guidance:g} trains a student of a run: use `ddim distill`"
+    tables = {"grid": recipe.sampling_schedule}
+    for part, numbers in recipe.shared_numbers.items():
+        free = tables.get(part, schedule).entries is None
+        for path, _, value in list_fields(getattr(recipe, part), part):
+            number = path.rpartition(".")[2]
+            if value != numbers.get(number, value) and not (free and number == "entries"):
+                yield f"{path} must be {numbers[number]}, as in the schedule or the pixels, got {value}"

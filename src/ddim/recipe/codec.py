@@ -218,8 +218,6 @@ def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
     if not isinstance(data, Mapping):
         raise UserError(f"{path or 'a recipe'} must be a table of fields, got {data!r:.200}")
     kind = _find_kind(data, slot, path)
-    if isinstance(kind, UserNetwork):
-        return kind
     # Without a kind, the fields change the usual part; with a kind, they change a part with default fields.
     usual = slot.default if "kind" not in data and type(slot.default) is kind else kind
     slots, values = {inner.name: inner for inner in list_slots(usual)}, {}
@@ -229,6 +227,8 @@ def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
             values[name] = _load(value, slots[name], whole)
         elif name not in ("kind", "sha256"):
             raise UserError(_explain_unknown(whole))
+    if isinstance(kind, UserNetwork):
+        return kind
     for name, inner in slots.items():
         if inner.default is MISSING and name not in values:
             raise UserError(f"{path}.{name} must be given".lstrip("."))

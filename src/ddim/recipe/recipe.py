@@ -84,11 +84,8 @@ class Data:
         check_size(self.size)
         if isinstance(self.labels, str):
             object.__setattr__(self, "labels", Clusters.parse(self.labels))
-        if self.channels not in (None, 1, 3, 4):
-            raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
-        if not (0 <= self.validation < 1 and 0 <= self.unlabelled < 1):
-            shares = f"{self.validation} and {self.unlabelled}"
-            raise UserError(f"data.validation and data.unlabelled must lie in [0, 1), got {shares}")
+        if not 0 <= self.unlabelled < 1:
+            raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
         if self.labels and self.vectors is not None:
             raise UserError("data.vectors and data.labels exclude each other: add the class to the vectors")
 
@@ -188,8 +185,6 @@ class Optim:
         check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
             raise UserError(f"optim.batch must be a multiple of optim.accumulate {self.accumulate}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"optim.betas must be at least 0 and less than 1, got {self.betas}")
         if min(self.weight_decay, self.clip, self.warmup) < 0:
             raise UserError("optim.weight_decay, optim.clip and optim.warmup must be at least 0")
 
@@ -228,8 +223,6 @@ class Report:
         check_part_values("report", self)
         check_positive("report", events=self.events, grid=self.grid, log=self.log)
         check_positive("report", validation_images=self.validation_images)
-        if not 0 <= self.guide < 1:
-            raise UserError(f"report.guide must be at least 0 and less than 1, got {self.guide}")
         if self.kid < LEAST and (self.kid or self.best == "kid"):
             raise UserError(f"report.kid must be at least {LEAST} samples, got {self.kid}; 0 measures no KID")
 
