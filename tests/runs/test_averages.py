@@ -83,7 +83,6 @@ def test_a_later_average_of_the_same_name_replaces_the_earlier_one(run):
     for width in (0.08, 0.12):
         reconstruct_average(run, width, name="mine")
         assert {name: facts.width for name, facts in list_stored(run).items()} == {"mine": width}
-    assert [path.name for path in (run / "averages").iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_damaged_snapshot_is_named_and_not_used(run):
@@ -120,9 +119,8 @@ def test_an_average_belongs_to_the_checkpoint_it_was_made_from(run):
 def test_earlier_checkpoints_use_earlier_snapshots_only(run):
     older = sorted((run / "checkpoints").glob("step-*"))[0]
     assert [one.step for one in open_averages(older).snapshots] == [21, 26, 32]
-    alone = shutil.copytree(older, run.parent / "alone")
     with pytest.raises(UserError, match="no snapshots"):
-        open_averages(alone)
+        open_averages(older.rename(run.parent / "alone"))
 
 
 @pytest.mark.parametrize("name", ["ema", "snapshots", "best", "a/b", "..", "", "0.99", "power-3"])

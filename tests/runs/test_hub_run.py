@@ -98,30 +98,17 @@ def test_each_refusal_of_the_hub_is_one_sentence_and_a_token_opens_a_private_run
     assert torch.equal(sampled(NAME), sampled(run))
 
 
-HOSTILE = {
-    "another file": lambda files: files.update({"payload.py": b"x"}),
-    "no weights": lambda files: files.pop("model.safetensors"),
-    "nested JSON": lambda files: files.update({"recipe.json": b"[" * 100_000}),
-    "a module": lambda files: files.update({"recipe.json": b'{"net": {"kind": "os:system"}}'}),
-}
-
-
-@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_repository_is_refused_in_one_sentence(hub, run, tmp_path, change):
-    publish(hub, "ada/flowers", run, change=change)
-    with pytest.raises(UserError) as error:
-        ddim.load(NAME)
-    assert "\n" not in str(error.value)
-    known = {*FILES, ".gitattributes"}
-    placed = {path.name for path in (tmp_path / "home").rglob("*") if "snapshots" in path.parts}
-    assert {name for name in placed if "." in name} <= known
-    assert not list(tmp_path.rglob("*evil*"))
-
-
-def test_changed_bytes_are_refused(hub, run):
+def test_hostile_and_changed_repositories_are_refused_in_one_sentence(hub, run, tmp_path):
     repository = publish(hub, "ada/flowers", run)
     files = dict(list(repository.commits.values())[-1])
-    for name, old, new in ((MANIFEST, b'"step": 3', b'"step": 4'), ("recipe.json", b"ddpm", b"edpm")):
-        repository.add({**files, name: files[name].replace(old, new)})
-        with pytest.raises(UserError, match="changed"):
+    step = {MANIFEST: files[MANIFEST].replace(b'"step": 3', b'"step": 4')}
+    for change in (step, {"recipe.json": b"[" * 100_000}, {"model.safetensors": b"\x80\x04."}):
+        repository.add({**files, **change})
+        with pytest.raises(UserError, match="changed") as error:
             ddim.load(NAME)
+        assert "\n" not in str(error.value)
+    publish(hub, "ada/flowers", run, change=lambda files: files.update({"payload.py": b"x"}))
+    with pytest.raises(UserError, match=r"payload\.py is missing"):
+        ddim.load(NAME)
+    placed = {path.name for path in (tmp_path / "home").rglob("*") if "snapshots" in path.parts}
+    assert {name for name in placed if "." in name} <= {*FILES, ".gitattributes"}

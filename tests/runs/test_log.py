@@ -1,7 +1,5 @@
 import math
 import os
-import subprocess
-import sys
 import time
 from io import BytesIO
 
@@ -70,30 +68,6 @@ def test_the_line_of_a_validation_that_is_repeated_is_removed(tmp_path):
     with RunLog(tmp_path, resumed=4, due=True):
         pass
     assert [set(line) & {"loss", "image_mae"} for line in read_metrics(tmp_path)] == [{"loss"}]
-
-
-KILLED = """
-import os, pathlib, signal, sys, numpy
-from ddim.runs.log import RunLog
-log = RunLog(pathlib.Path(sys.argv[1]))
-for step in range(50):
-    log.write(step, step, {"loss": step})
-log.image(49, "grid", numpy.zeros((4, 4, 3), numpy.uint8))
-log.sync()
-for step in range(50, 300):
-    log.write(step, step, {"loss": -1})
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_kill_loses_no_line_and_no_event_before_the_last_sync(tmp_path):
-    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False).returncode == -9
-    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(300))
-    with RunLog(tmp_path, resumed=49) as log:
-        log.write(50, 50, {"loss": 50})
-    scalars, images = events(tmp_path)
-    assert scalars == {"loss": [(step, float(step)) for step in range(51)]}
-    assert images == {"grid": [49]}
 
 
 def test_syncing_brings_both_logs_to_the_disk(tmp_path, monkeypatch):

@@ -3,10 +3,8 @@
 import pytest
 
 import crash
-import ddim
 from ddim.errors import UserError
 from ddim.runs.names import find_run_folder, is_run_folder, pin_place, resolve
-from untrained import recipe, run_of
 
 
 @pytest.fixture
@@ -39,10 +37,6 @@ def test_a_name_means_a_run_a_checkpoint_and_weights(name, step, weights, run):
     assert place.run.resolve() == run
     assert crash.label(place.checkpoint) == (step, 0)
     assert place.weights == weights
-
-
-def test_weights_can_be_given_beside_the_name(run):
-    assert resolve("small-1", "raw").weights == "raw"
     assert find_run_folder(run / "guide" / "step-000000005") == run
 
 
@@ -65,19 +59,11 @@ def test_a_name_that_means_nothing_is_explained(run, tmp_path):
         resolve("small-2")
 
 
-def test_a_run_is_loaded_by_each_of_its_names(tmp_path):
-    run = run_of(recipe(), tmp_path / "small", others={"ema/default": 1.25})
-    for name, weights in ((run, "ema"), (f"{run}@raw", "raw"), (f"{run}@3@raw", "raw")):
-        assert ddim.load(name).checkpoint.weights == weights
-
-
 def test_a_folder_named_checkpoints_makes_no_run(run, tmp_path):
     (tmp_path / "photos" / "checkpoints").mkdir(parents=True)
     assert not is_run_folder(tmp_path / "photos")
-    assert is_run_folder(run)
-    assert is_run_folder(run / "best")
+    assert all(map(is_run_folder, (run, run / "best")))
 
 
 def test_a_pinned_name_means_the_same_in_every_folder(run):
-    assert pin_place("small-1@raw") == f"{run}@raw"
-    assert pin_place("@guide") == "@guide"
+    assert [pin_place("small-1@raw"), pin_place("@guide")] == [f"{run}@raw", "@guide"]

@@ -89,8 +89,7 @@ class RunLog(AbstractContextManager):
         from tensorboardX.summary import hparams
 
         shown = {name: escape(value) for name, value in fields.items()}
-        experiment, session, _ = hparams(shown, dict.fromkeys(metrics, 0.0))
-        for summary in (experiment, session):
+        for summary in hparams(shown, dict.fromkeys(metrics, 0.0))[:2]:
             self._show(0, summary=summary)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
@@ -105,7 +104,10 @@ class RunLog(AbstractContextManager):
         os.fsync(self._file.fileno())
 
     def _show(self, step: int, **what: object) -> None:
-        self._events.write_event(_make_event(step, **what))
+        # pyrefly: ignore[missing-module-attribute] protobuf makes the class at import
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._events.write_event(Event(wall_time=time.time(), step=step, **what))
         # A flush at each event would be slow, because tensorboardX waits for the disk.
         if time.monotonic() > self._shown + SHOWN_EVERY:
             self._events.flush()
@@ -146,10 +148,3 @@ def _read_lines(folder: Path, last: float = math.inf) -> list[tuple[bytes, dict[
             if isinstance(entry, dict) and entry.get("step", math.inf) <= last:
                 lines.append((line + b"\n", entry))
     return lines
-
-
-def _make_event(step: int, **what: object) -> Any:  # noqa: ANN401 (a class that protobuf makes at import)
-    # pyrefly: ignore[missing-module-attribute] protobuf makes the class at import
-    from tensorboardX.proto.event_pb2 import Event
-
-    return Event(wall_time=time.time(), step=step, **what)

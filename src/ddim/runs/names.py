@@ -23,11 +23,8 @@ GUIDE = "guide"
 """The name of the folder, inside a run folder, with the early checkpoint that is kept to guide samples."""
 PUBLISHED = "published"
 """The name of the JSON document, which names the weights, that only a published checkpoint has."""
-FILES = (
-    MANIFEST,
-    *("model.safetensors", "clusters.safetensors", "vectors.safetensors"),
-    *("state.json", "recipe.json", f"{PUBLISHED}.json", "searched.json"),
-)
+_TENSORS, _DOCUMENTS = ("model", "clusters", "vectors"), ("state", "recipe", PUBLISHED, "searched")
+FILES = [MANIFEST, *(f"{name}.safetensors" for name in _TENSORS), *(f"{name}.json" for name in _DOCUMENTS)]
 """The files of a published checkpoint."""
 
 
