@@ -5,7 +5,7 @@ import torch
 
 from ddim.errors import UserError
 from ddim.experiments.sweep.plan import SweepRequest, plan_trials
-from ddim.recipe.checks import check_recipe, check_training, find_other_meaning
+from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.codec import dump, load_recipe, override
 from ddim.recipe.named import RECIPES, find_recipe
 from options import options
@@ -22,41 +22,25 @@ def test_no_recipe_contradicts_itself():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("name", "words", "word"),
     [
-        ({"augment": {"probability": 0.1}}, "^net.augment must be 9 .*, got 0$"),
-        ({"data": {"labels": True}, "net": "residual_unet"}, "takes classes.* got net residual_unet"),
-        ({"data": {"vectors": "a.csv"}, "net": "residual_unet"}, "takes vectors.* got net residual_unet"),
-        ({"objective": "hybrid"}, "need a network that predicts a variance"),
-        ({"sampler": {"kind": "ddpm", "variance": "learned"}}, "need a network that predicts a variance"),
-    ],
-    ids=str,
-)
-def test_parts_of_a_recipe_that_do_not_fit_together_are_refused(changes, said):
-    with pytest.raises(UserError, match=said):
-        check_recipe(load_recipe(changes))
-
-
-@pytest.mark.parametrize(
-    ("name", "words", "said"),
-    [
-        ("iddpm", "objective.times.entries=1000", "^objective.times.entries must be 4000, .*, got 1000"),
+        ("fast", "augment.probability=0.1", "^net.augment must be 9 .*, got 0$"),
+        ("luz", "data.labels=yes", "takes classes.* got net residual_unet"),
+        ("luz", "data.vectors=a.csv", "takes vectors.* got net residual_unet"),
+        ("fast", "sampler=ddpm sampler.variance=learned", "sampler.variance learned need"),
+        ("edm-ve", "objective.finish=0.3", "set --objective.finish 0"),
         ("ddpm", "conditioning.entries=100", "^conditioning.entries must be 1000, .*, got 100"),
-        ("ddpm", "grid=sections grid.entries=500", "^grid.entries must be 1000"),
         ("ddpm", "sampled_on=linear sampled_on.entries=500 grid.entries=1000", "^grid.entries must be 500"),
-        ("edm", "predicts.sigma_data=1", "^predicts.sigma_data must be 0.5"),
         ("edm", "objective.weight.sigma_data=1", "^objective.weight.sigma_data must be 0.5"),
-        ("edm-ve", "objective.finish=0.3", "^objective.finish 0.3 .* set --objective.finish 0"),
         ("edm", "conditioning=signal_variance", "same number at all noise levels"),
-        ("ddpm", "net.outputs=2", "^net.outputs 2 predicts a variance"),
-        ("iddpm", "objective=objective", "need a network|^net.outputs 2 predicts a variance"),
-        ("ddpm", "net.classes=10", "never be trained on a label"),
+        ("iddpm", "net.outputs=1", "need --net ddpm_unet --net.outputs 2"),
+        ("ddpm", "objective=consistency", "needs a continuous schedule"),
         ("fast", "objective=consistency objective.guidance=2", "ddim distill"),
     ],
 )
-def test_fields_that_contradict_each_other_are_named_before_anything_begins(name, words, said):
+def test_fields_that_contradict_each_other_are_named_before_anything_begins(name, words, word):
     recipe = changed(name, words)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=word):
         check_training(recipe)
     # A run that was made so is read as it was made.
     assert load_recipe(dump(recipe)) == recipe
@@ -65,18 +49,13 @@ def test_fields_that_contradict_each_other_are_named_before_anything_begins(name
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("ddpm", "schedule.entries=500"),
-        ("iddpm", "schedule.entries=1000"),
         ("iddpm", "schedule=linear_beta objective.times.entries=100 conditioning.entries=50"),
         ("ddpm", "grid.entries=50 sampled_on=linear sampled_on.entries=50"),
-        ("edm", "pixels.std=1"),
         ("edm", "pixels=fixed"),
         ("edm-vp", "predicts=edm"),
-        ("edm", "conditioning=log_snr"),
-        ("ddpm", "data.labels=yes net.classes=10"),
     ],
 )
-def test_numbers_follow_the_schedule_and_the_pixels(name, words):
+def test_parts_of_other_recipes_can_be_combined(name, words):
     check_training(changed(name, words))
 
 
@@ -90,8 +69,7 @@ def test_edm_targets_have_unit_variance_and_weight_by_default():
     assert torch.allclose(weighted, torch.ones(50).double())
 
 
-def test_a_run_from_weights_keeps_their_pixels_and_classes():
-    check_training(changed("ddpm", "net.classes=10"), changed("ddpm", "data.labels=yes net.classes=10"))
+def test_a_run_from_weights_keeps_their_pixels():
     with pytest.raises(UserError, match="pixels must be the same"):
         check_training(changed("edm", "pixels.std=1"), find_recipe("edm"))
 
@@ -104,5 +82,5 @@ def test_recipes_that_give_weights_another_meaning_differ_in_a_field():
 
 
 def test_a_sweep_of_contradictions_is_refused_like_one_run():
-    with pytest.raises(UserError, match="^conditioning.entries=500: conditioning.entries must be 1000"):
-        plan_trials(SweepRequest(recipe="ddpm", fields={"conditioning.entries": "[1000,500]"}))
+    with pytest.raises(UserError, match="^conditioning=signal_variance: conditioning signal_variance is"):
+        plan_trials(SweepRequest(recipe="edm", fields={"conditioning": "[c_noise,signal_variance]"}))

@@ -4,21 +4,18 @@ from dataclasses import fields
 
 import pytest
 
-from ddim.recipe.codec import FAMILIES, list_paths
+from ddim.recipe.codec import list_paths
 from ddim.recipe.help import explain_fields, explain_kinds, read_field_help
-from ddim.recipe.recipe import Data, Optim, Recipe, Report
+from ddim.recipe.recipe import FAMILIES, Data, Optim, Recipe, Report
 
 KINDS = [Recipe, Data, Optim, Report, *(kind for family in FAMILIES.values() for kind in family.values())]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_the_docstring_of_every_kind_explains_each_field(kind):
-    assert [field.name for field in fields(kind) if not read_field_help(kind).get(field.name)] == []
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_the_sentence_about_a_field_is_not_cut_at_a_point_within_it(kind):
-    for sentence in read_field_help(kind).values():
+def test_the_docstring_of_every_kind_explains_each_field_in_a_whole_sentence(kind):
+    help_of = read_field_help(kind)
+    assert [field.name for field in fields(kind) if not help_of.get(field.name)] == []
+    for sentence in help_of.values():
         assert sentence.count("(") == sentence.count(")"), sentence
 
 

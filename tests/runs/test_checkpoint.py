@@ -2,8 +2,8 @@ import errno
 import itertools
 import math
 import os
-import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,6 @@ def test_tensors_come_back_bit_for_bit(tmp_path):
         "the largest, -0, the smallest": odd.view(torch.float32),
         "scalar": torch.tensor(2**40 + 1),
         "empty": torch.empty(0, 3),
-        "bits": torch.tensor([True, False]),
         "learnt": torch.nn.Parameter(base.double()),
     }
     read = read_tensors(save(tmp_path, 1, {"model": group}, {}), "model")
@@ -48,10 +47,9 @@ def test_tensors_come_back_bit_for_bit(tmp_path):
         assert torch.equal(there, here), name
 
 
-@pytest.mark.parametrize("group", ["model", "ema/default", "optimizer"])
-def test_tensors_that_are_not_finite_are_refused_and_the_last_checkpoint_stays(group, tmp_path):
+def test_tensors_that_are_not_finite_are_refused_and_the_last_checkpoint_stays(tmp_path):
     before = crash.put(tmp_path, 1)
-    for value in (math.nan, math.inf):
+    for group, value in (("model", math.nan), ("ema/default", math.inf), ("optimizer", math.nan)):
         tensors, documents = crash.content(2)
         name, tensor = next(iter(tensors[group].items()))
         tensor.view(-1)[-1] = value
@@ -61,8 +59,7 @@ def test_tensors_that_are_not_finite_are_refused_and_the_last_checkpoint_stays(g
 
 
 def test_documents_come_back_exactly(tmp_path):
-    draw = random.Random(0)
-    floats = [0.1, 5e-324, -0.0, 1.7976931348623157e308] + [draw.gauss(0, 1) * 10**k for k in range(-99, 99)]
+    floats = [0.1, 5e-324, -0.0, 1.7976931348623157e308]
     document = {"floats": floats, "seed": 2**200 + 1, "name": "Blüte\n", "deep": [{"a": [True, None]}]}
     assert repr(read_document(save(tmp_path, 3, {}, {"recipe": document}), "recipe")) == repr(document)
     for wrong in ({"loss": math.nan}, {"path": Path("x")}):
@@ -71,85 +68,40 @@ def test_documents_come_back_exactly(tmp_path):
     assert names(tmp_path) == ["step-000000003"]
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
-        RunState(3, Pixels.fixed(0.5, 0.5, 3), 3, ("a", "none"), Runtime()),
-        RunState(
-            3,
-            Pixels((0.25,), (0.5,)),
-            1,
-            (),
-            Runtime(threads=2),
-            best=0.5,
-            plan=Plan(960, 96, 0.1),
-            images=TrainedOn("ab", 90),
-            stopped="enough",
-            due=True,
-        ),
-    ],
-)
-def test_the_state_of_a_run_comes_back(state, tmp_path):
-    path = save(tmp_path, 3, {}, {"state": state.to_json()})
-    assert RunState.from_json(read_document(path, "state")) == state
-
-
-def test_equal_content_has_an_equal_digest_and_other_content_another(tmp_path):
-    paths = [crash.put(tmp_path / name, 7, version) for name, version in (("a", 0), ("b", 0), ("c", 1))]
-    first, same, other = map(checkpoint.hash_checkpoint, paths)
-    assert first == same != other
+def test_the_state_of_a_run_comes_back(tmp_path):
+    state = RunState(3, Pixels.fixed(0.5, 0.5, 3), 3, ("a", "none"), Runtime(threads=2), sums={"loss": 0.5})
+    more = {"best": 0.5, "plan": Plan(960, 96, 0.1), "images": TrainedOn("ab", 90), "stopped": "enough"}
+    for each in (state, replace(state, **more, due=True)):
+        path = save(tmp_path, 3, {}, {"state": each.to_json()})
+        assert RunState.from_json(read_document(path, "state")) == each
+    lost = replace(state, sums={"loss": math.inf}).to_json()
+    assert math.isnan(RunState.from_json(lost).sums["loss"])
 
 
 def test_a_checkpoint_folder_has_the_documented_files(tmp_path):
     path = crash.put(tmp_path / "run" / "checkpoints", 123)
     assert path == tmp_path / "run" / "checkpoints" / "step-000000123"
-    files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    tensors = [f"{name}.safetensors" for name in ("ema/default", "model", "optimizer")]
-    assert files == ["MANIFEST.json", *tensors, "recipe.json", "state.json"]
-    with pytest.raises(UserError, match=r"no ema/wide\.safetensors; it has .*ema/default") as caught:
-        read_tensors(path, "ema/wide")
-    assert not isinstance(caught.value, Damaged)
+    tensors = ["ema/default.safetensors", "model.safetensors", "optimizer.safetensors"]
+    files = [file.relative_to(path).as_posix() for file in path.rglob("*.*")]
+    assert sorted(files) == ["MANIFEST.json", *tensors, "recipe.json", "state.json"]
 
 
 # Which are kept, which is found
 
 
-def test_the_newest_checkpoint_has_the_highest_step(tmp_path):
-    assert find_newest(tmp_path / "missing") is None
-    for step in (9, 1_000_000_000, 123_456_789):
-        crash.put(tmp_path, step, keep=9)
-    assert crash.label(find_newest(tmp_path)) == (1_000_000_000, 0)
-    assert find_best(tmp_path) is None
-
-
 def test_the_newest_and_the_best_checkpoints_are_kept(tmp_path):
-    marks = {10: True, 20: True, 30: False, 40: False, 50: False}
-    for step, mark in marks.items():
-        crash.put(tmp_path, step, keep=2, best=mark)
-    assert names(tmp_path) == [f"step-{step:09d}" for step in (20, 40, 50)]
+    assert find_newest(tmp_path / "missing") is None
+    for step in (10, 20, 300_000_000, 4_000_000_000):
+        crash.put(tmp_path, step, keep=2, best=step <= 20)
+    assert names(tmp_path) == ["step-000000020", "step-300000000", "step-4000000000"]
+    assert crash.label(find_newest(tmp_path)) == (4_000_000_000, 0)
     assert crash.label(find_best(tmp_path)) == (20, 0)
     assert checkpoint.find_best_step(tmp_path) == 20
-    crash.put(tmp_path, 60, keep=1, best=True)
-    assert names(tmp_path) == ["step-000000060"]
-    checkpoint.remove_later(tmp_path, 59)
-    assert names(tmp_path) == []
-
-
-def test_a_damaged_checkpoint_does_not_count_as_kept(tmp_path):
-    for step in (10, 20):
-        crash.put(tmp_path, step)
-    (tmp_path / "step-000000020" / "state.json").write_text("{}")
-    crash.put(tmp_path, 30, keep=2)
-    assert "step-000000010" in names(tmp_path)
-
-
-def test_a_checkpoint_of_the_same_step_is_replaced_even_if_it_is_damaged(tmp_path):
-    for version in (0, 1):
-        path = crash.put(tmp_path, 5, version)
-        assert crash.label(path) == crash.label(find_newest(tmp_path)) == (5, version)
-        (path / "model.safetensors").unlink()
-    crash.put(tmp_path, 5, 2)
-    assert names(tmp_path) == ["step-000000005"]
+    checkpoint.remove_later(tmp_path, 20)
+    assert names(tmp_path) == ["step-000000020"]
+    crash.put(tmp_path, 60, keep=1)
+    crash.put(tmp_path, 70, keep=1, best=True)
+    assert names(tmp_path) == ["step-000000070"]
 
 
 # Crashes and full disks
@@ -168,7 +120,7 @@ def test_a_power_cut_before_any_change_leaves_the_old_or_the_new(tmp_path):
     assert sum(states.values()) > 300
 
 
-@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, NoSpace), (errno.EIO, OSError)])
+@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, NoSpace), (errno.EIO, UserError)])
 def test_a_failure_of_any_system_call_leaves_the_old_or_the_new(code, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
     for n in itertools.count(1):
@@ -178,7 +130,7 @@ def test_a_failure_of_any_system_call_leaves_the_old_or_the_new(code, kind, tmp_
         with crash.failing(n, code) as failed:
             try:
                 crash.put(run, 20)
-            except OSError as caught:
+            except (OSError, UserError) as caught:
                 error = caught
         if not failed:
             break
@@ -201,12 +153,15 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_read_again(tmp_path):
             changes.pop()()
         return state, read_document(path, "recipe")
 
-    state, recipe = checkpoint.read_steadily(lambda: find_newest(tmp_path), read)
+    state, recipe = checkpoint.read_newest(tmp_path, read)
     assert (state["step"], recipe["name"]) == (30, "30-0")
-    # A checkpoint that is damaged itself is not read for ever.
-    damage_file(find_newest(tmp_path) / "state.json", flip_bit)
-    with pytest.raises(Damaged):
-        checkpoint.read_steadily(lambda: tmp_path / "step-000000030", verify)
+
+
+def test_what_a_checkpoint_lacks_is_no_damage(tmp_path):
+    path = crash.put(tmp_path, 20)
+    with pytest.raises(UserError, match=r"no ema/wide\.safetensors; it has .*ema/default"):
+        checkpoint.read_newest(tmp_path, lambda path: read_tensors(path, "ema/wide"))
+    assert find_newest(tmp_path) == path
 
 
 # Damage; more of it in test_damages.py
@@ -220,12 +175,6 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def swap(path):
-    os.rename(path / "model.safetensors", path / "x")
-    os.rename(path / "ema" / "default.safetensors", path / "model.safetensors")
-    os.rename(path / "x", path / "ema" / "default.safetensors")
-
-
 def copy_other_step(path):
     shutil.rmtree(path)
     shutil.copytree(path.with_name("step-000000010"), path)
@@ -235,15 +184,12 @@ def copy_other_step(path):
     ("change", "word"),
     [
         (lambda path: damage_file(path / "model.safetensors", flip_bit), "model.safetensors: its bytes have"),
-        (lambda path: os.truncate(path / "recipe.json", 3), "recipe.json: its bytes have changed"),
         (lambda path: (path / "state.json").unlink(), "state.json is missing"),
-        (lambda path: (path / "MANIFEST.json").unlink(), "MANIFEST.json is missing"),
+        (lambda path: damage_file(path / "MANIFEST.json", flip_bit), "MANIFEST.json is missing or has"),
         (
-            lambda path: damage_file(path / "MANIFEST.json", flip_bit),
-            "MANIFEST.json is missing or has changed",
+            lambda path: (path / "ema" / "wide.safetensors").touch(),
+            "wide.safetensors is missing or does not belong",
         ),
-        (lambda path: (path / "ema" / "wide.safetensors").touch(), "wide.safetensors' does not belong to it"),
-        (swap, "safetensors: its bytes have changed"),
         (copy_other_step, "step 10"),
     ],
 )
@@ -251,9 +197,9 @@ def test_damage_is_named_and_the_checkpoint_is_set_aside(change, word, run):
     change(run / "step-000000020")
     with pytest.raises(Damaged, match=word):
         verify(run / "step-000000020")
-    with pytest.warns(Notice, match="skipped") as said:
+    with pytest.warns(Notice, match="skipped") as notices:
         assert crash.label(find_newest(run)) == (10, 0)
-    assert len(said) == 1
+    assert len(notices) == 1
     assert names(run) == ["damaged-step-000000020-1", "step-000000010"]
 
 
@@ -263,42 +209,27 @@ def test_reading_finds_damage_by_itself(run):
         damage_file(path / name, flip_bit)
         with pytest.raises(Damaged, match=name):
             read(path, name.split(".")[0])
-    assert checkpoint.read_newest_document(run, "recipe") == {"name": "10-0"}
+    with pytest.warns(Notice, match="skipped"):
+        assert checkpoint.read_newest(run, lambda path: read_document(path, "recipe")) == {"name": "10-0"}
 
 
 def test_hashed_files_of_a_wrong_format_are_damage(tmp_path):
     path = forge_checkpoint(tmp_path / "a", {"state.json": b"[1", "model.safetensors": b"x"})
-    with pytest.raises(Damaged, match=r"state.json is not JSON"):
-        read_document(path, "state")
-    with pytest.raises(Damaged, match=r"model.safetensors is not a safetensors file"):
-        read_tensors(path, "model")
+    for name, read in (("state", read_document), ("model", read_tensors)):
+        with pytest.raises(Damaged, match=rf"{name}\.\w+ is not"):
+            read(path, name)
     with pytest.raises(Damaged, match=r"state.json is missing"):
         verify(forge_checkpoint(tmp_path / "b", {}, files={"../a/state.json": "0" * 64}))
 
 
-def test_none_is_returned_if_all_are_damaged(tmp_path):
-    for number in (1, 2):
-        (crash.put(tmp_path, 1) / "state.json").unlink()
-        with pytest.warns(Notice, match=r"state\.json is missing"):
-            assert find_newest(tmp_path) is None
-        assert len(names(tmp_path)) == number
-
-
-def test_a_damaged_checkpoint_that_cannot_be_renamed_is_still_skipped(run, monkeypatch):
-    (run / "step-000000020" / "state.json").unlink()
-
-    def refuse(*_):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(os, "rename", refuse)
-    with pytest.warns(Notice, match=r"skipped"):
-        assert crash.label(find_newest(run)) == (10, 0)
-
-
-def test_a_damaged_best_checkpoint_is_skipped_too(tmp_path):
+def test_damaged_checkpoints_are_skipped_until_none_is_left(tmp_path):
     for step in (10, 20, 30):
         crash.put(tmp_path, step, keep=9, best=step < 30)
     (tmp_path / "step-000000020" / "model.safetensors").write_bytes(b"")
     with pytest.warns(Notice):
         assert crash.label(find_best(tmp_path)) == (10, 0)
-    assert crash.label(find_newest(tmp_path)) == (30, 0)
+    for step in (30, 10):
+        (tmp_path / f"step-{step:09d}" / "state.json").unlink()
+    with pytest.warns(Notice, match=r"state\.json is missing"):
+        assert find_newest(tmp_path) is None
+    assert len(names(tmp_path)) == 3

@@ -17,7 +17,6 @@ from ddim.recipe.codec import dump
 from ddim.recipe.recipe import Recipe
 from ddim.runs.checkpoint import write_checkpoint
 from ddim.runs.names import PUBLISHED
-from ddim.runs.state import RunState
 from ddim.sampling.guidance_name import name_guide
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, LoadedRun
 from ddim.sampling.searched import FILE as SEARCHED
@@ -47,16 +46,8 @@ def write_published(run: LoadedRun, folder: Path) -> Published:
         tensors[VECTORS] = run.vectors.to_tensors()
         notes.append("the vectors of all images, also of the validation images, are part of the run")
     old = found.state
-    state = RunState(
-        old.step,
-        old.pixels,
-        old.channels,
-        old.classes,
-        old.runtime,
-        plan=old.plan,
-        images=old.images,
-        values=old.values,
-    )
+    # What only a resume needs is left out.
+    state = replace(old, not_finite=0, best=None, sums={}, stopped=None, due=False)
     searched, left = _list_searched(run)
     if left:
         notes.append("guidance by another checkpoint that ddim search found is left out")

@@ -56,9 +56,8 @@ def check_steps(recipe: Recipe, steps: int) -> None:
     """
     times = recipe.grid(steps, recipe.sampling_schedule)
     if times.shape != (steps,) or (times.diff() >= 0).any() or not 0 < times[-1] <= times[0] <= 1:
-        raise UserError(
-            f"grid {kind_name(recipe.grid)} must return {steps} decreasing times in (0, 1], got {times}"
-        )
+        name = kind_name(recipe.grid)
+        raise UserError(f"grid {name} must return {steps} decreasing times in (0, 1], got {times}")
     if recipe.sampled_on:
         check_reach(recipe.schedule, recipe.sampling_schedule(times))
 
@@ -74,10 +73,8 @@ def check_unconditional(recipe: Recipe, what: str) -> None:
         UserError: if the run was trained with a class or a vector for every image.
     """
     if not recipe.data.unconditional:
-        raise UserError(
-            f"{what} evaluates the network without a label, but this run was trained with a label for every "
-            "image (data.unlabelled 0)"
-        )
+        why = "but this run was trained with a label for every image (data.unlabelled 0)"
+        raise UserError(f"{what} evaluates the network without a label, {why}")
 
 
 def check_diffusion_model(recipe: Recipe, demand: str, run: str = "this run") -> None:
@@ -119,65 +116,31 @@ def _find_misfits(recipe: Recipe) -> Iterator[str]:
     if data.vectors is not None and not net.takes_vector:
         yield f"data.vectors needs a network that takes vectors, such as unet or dit, got net {name}"
     if net.outputs != 2 and (recipe.objective.needs_variance or recipe.sampler.needs_variance):
-        yield (
-            "objective hybrid and sampler.variance learned need a network that predicts a variance: "
-            "--net ddpm_unet --net.outputs 2"
-        )
+        yield "objective hybrid and sampler.variance learned need --net ddpm_unet --net.outputs 2"
 
 
 def _find_contradictions(recipe: Recipe, source: Recipe | None) -> Iterator[str]:
-    # Pixels are checked first, because the other messages assume that they are the same.
+    loss, schedule, conditioning = recipe.objective, recipe.schedule, recipe.conditioning
     if source is not None and recipe.pixels != source.pixels:
-        yield (
-            f"pixels must be the same as in the run of --from, {source.pixels}, got {recipe.pixels}: leave "
-            "--pixels out, or --from"
-        )
-    yield from _find_unequal_numbers(recipe)
+        yield f"pixels must be the same as in the run of --from, {source.pixels}, got {recipe.pixels}"
     t = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
-    if len(set(recipe.conditioning(t, recipe.schedule(t)).tolist())) == 1:
-        yield (
-            f"conditioning {kind_name(recipe.conditioning)} is the same number at all noise levels of "
-            f"schedule {kind_name(recipe.schedule)}, so the network would not know the noise: set "
-            "--conditioning log_snr"
-        )
-    if recipe.net.outputs == 2 and not recipe.objective.needs_variance:
-        yield "net.outputs 2 predicts a variance, and only the loss hybrid trains it: set --objective hybrid"
-    # The weights of a network with classes or vectors can be trained further without labels.
-    if source is None and not recipe.data.conditional and (recipe.net.classes or recipe.net.vector):
-        yield (
-            "net.classes and net.vector must be 0 without data.labels and data.vectors: the network would "
-            "never be trained on a label"
-        )
-    yield from _find_unfit_losses(recipe, source)
-
-
-def _find_unfit_losses(recipe: Recipe, source: Recipe | None) -> Iterator[str]:
-    loss, noisiest = recipe.objective, recipe.schedule(1.0)
+    if len(set(conditioning(t, schedule(t)).tolist())) == 1:
+        name = kind_name(conditioning)
+        yield f"conditioning {name} is the same number at all noise levels: set --conditioning log_snr"
+    noisiest = schedule(1.0)
     explodes = noisiest.alpha**2 + noisiest.sigma**2 > 2
     if isinstance(loss, Objective) and loss.finish and isinstance(loss.weight, Unweighted) and explodes:
-        yield (
-            f"objective.finish {loss.finish:g} is the squared error of the velocity, which grows with the "
-            f"noise of schedule {kind_name(recipe.schedule)}: set --objective.finish 0"
-        )
-    if not isinstance(loss, Consistency):
-        return
-    if recipe.schedule.entries:
+        yield f"objective.finish grows with the noise of {kind_name(schedule)}: set --objective.finish 0"
+    if isinstance(loss, Consistency) and schedule.entries:
         yield "objective consistency needs a continuous schedule: set --schedule cosine"
-    if loss.guidance == 1:
-        return
-    asked = f"objective.guidance {loss.guidance:g}"
-    unguided = loss.guide is None and not recipe.data.conditional
-    if source is None or source.is_student or unguided:
-        yield f"{asked} trains a student of a run with labels or a guide: use `ddim distill`"
-    elif other := find_other_meaning(source, recipe):
-        yield f"{asked} needs the {other} of the run of --from, got another {other}: leave out --{other}"
-
-
-def _find_unequal_numbers(recipe: Recipe) -> Iterator[str]:
-    """Yield each number of a part that differs from that of the schedule or the pixels."""
-    for name, numbers in recipe.shared_numbers.items():
-        schedule = recipe.sampling_schedule if name == "grid" else recipe.schedule
-        for path, _, value in list_fields(getattr(recipe, name), name):
-            wanted = numbers.get(path.rpartition(".")[2], value)
-            if value != wanted and (getattr(schedule, "entries", None) or not path.endswith(".entries")):
-                yield f"{path} must be {wanted}, as in the schedule or the pixels, got {value}: leave it out"
+    if isinstance(loss, Consistency) and loss.guidance != 1:
+        unguided = loss.guide is None and not recipe.data.conditional
+        if unguided or source is None or source.is_student or find_other_meaning(source, recipe):
+            yield f"objective.guidance {loss.guidance:g} trains a student of a run: use `ddim distill`"
+    tables = {"grid": recipe.sampling_schedule}
+    for part, numbers in recipe.shared_numbers.items():
+        free = tables.get(part, schedule).entries is None
+        for path, _, value in list_fields(getattr(recipe, part), part):
+            number = path.rpartition(".")[2]
+            if value != numbers.get(number, value) and not (free and number == "entries"):
+                yield f"{path} must be {numbers[number]}, as in the schedule or the pixels, got {value}"

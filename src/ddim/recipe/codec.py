@@ -9,7 +9,6 @@ the user gave in this process (see `user_parts`).
 from __future__ import annotations
 
 import math
-import re
 import types
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,43 +22,28 @@ import yaml
 
 from ddim.data import parse_size
 from ddim.data.clusters import Clusters
-from ddim.diffusion.grids import GRIDS, Grid
-from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Loss, Weighting
-from ddim.diffusion.parameterisation import CONDITIONINGS, PARAMETERISATIONS, Conditioning, Parameterisation
-from ddim.diffusion.samplers import SAMPLERS, Sampler
-from ddim.diffusion.schedules import SCHEDULES, Schedule
-from ddim.diffusion.times import TIME_SAMPLINGS, TimeSampling
 from ddim.errors import UserError, suggest
-from ddim.nn.base import NetworkSpec
-from ddim.nn.ema import AVERAGES, Averaging
-from ddim.nn.networks import NETWORKS, UserNetwork
+from ddim.nn.networks import UserNetwork
 from ddim.recipe.options import SAMPLING_FIELDS
-from ddim.recipe.recipe import PIXELS, PixelRule, Recipe
+from ddim.recipe.recipe import FAMILIES, Recipe
 from ddim.recipe.user_parts import find_part, identify_part, is_user_part
-
-FAMILIES: dict[Any, Mapping[str, type]] = {
-    Averaging: AVERAGES,
-    Conditioning: CONDITIONINGS,
-    Grid: GRIDS,
-    Loss: LOSSES,
-    NetworkSpec: NETWORKS,
-    Parameterisation: PARAMETERISATIONS,
-    PixelRule: PIXELS,
-    Sampler: SAMPLERS,
-    Schedule: SCHEDULES,
-    TimeSampling: TIME_SAMPLINGS,
-    Weighting: WEIGHTINGS,
-}
-"""The registry of classes for each protocol. A field annotated with the protocol can hold these classes."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A field of a recipe or of one of its parts: name, type (`wanted`) and default."""
+    """A field of a recipe or of one of its parts.
+
+    Attributes:
+        name: the name of the field.
+        wanted: its type.
+        default: its default or, for a slot of an object, its value.
+        owner: the class that has the field.
+    """
 
     name: str
     wanted: Any
     default: Any
+    owner: type = Recipe
 
     @cached_property
     def kinds(self) -> dict[str, type]:
@@ -70,18 +54,22 @@ class Slot:
                 kinds |= FAMILIES[option]
             elif isinstance(option, type) and is_dataclass(option) and option is not Clusters:
                 kinds[option.__name__.lower()] = option
-        usual = {name: kind for name, kind in kinds.items() if kind is type(self.default)}
-        return usual | kinds
-
-    @property
-    def optional(self) -> bool:
-        """Whether the field may be None."""
-        return types.NoneType in _list_options(self.wanted)
+        return {name: kind for name, kind in kinds.items() if kind is type(self.default)} | kinds
 
     @property
     def names(self) -> list[str]:
         """The names of the kinds, the usual kind first; "none" is last, if the field may be None."""
-        return [*self.kinds, *["none"] * self.optional]
+        return [*self.kinds, *["none"] * (types.NoneType in _list_options(self.wanted))]
+
+    @property
+    def possible(self) -> str:
+        """The valid values in words."""
+        return " | ".join(self.names) if self.kinds else describe_type(self.wanted)
+
+    @property
+    def value(self) -> Any:  # noqa: ANN401
+        """The default; for a part, the name of its kind."""
+        return kind_name(self.default) if self.kinds and self.default is not MISSING else self.default
 
 
 def list_slots(part: Any) -> list[Slot]:  # noqa: ANN401
@@ -90,23 +78,33 @@ def list_slots(part: Any) -> list[Slot]:  # noqa: ANN401
         return []
     kind = part if isinstance(part, type) else type(part)
     hints = get_type_hints(kind)
-    values = {} if part is kind else {field.name: getattr(part, field.name) for field in fields(kind)}
-    return [Slot(f.name, hints[f.name], values.get(f.name, f.default)) for f in fields(kind)]
+    return [Slot(f.name, hints[f.name], getattr(part, f.name, f.default), kind) for f in fields(kind)]
+
+
+def walk_slots(value: Any, path: str = "") -> list[tuple[str, Slot]]:  # noqa: ANN401
+    """Return the path and the slot of each field of a recipe, or of a part with this path, in order.
+
+    A part that can only be of one kind, such as `optim`, has no entry; its fields have.
+    """
+    slots = []
+    for slot in list_slots(value):
+        name = f"{path}.{slot.name}".lstrip(".")
+        slots += [(name, slot)] if len(slot.kinds) != 1 else []
+        slots += walk_slots(slot.default, name) if slot.kinds else []
+    return slots
 
 
 def kind_name(value: object) -> str:
     """Return the name under which the class of an object is registered, such as "cosine" for `Cosine()`.
 
-    For a part that the user wrote, this is the name of its class or function. For any other class that is not
-    registered, such as `Optim`, it is the name of the class in lower case.
+    For a part that the user wrote, this is the name of its class or function; for None it is "none". For any
+    other class that is not registered, such as `Optim`, it is the name of the class in lower case.
     """
-    for family in FAMILIES.values():
-        for name, kind in family.items():
-            if type(value) is kind:
-                return name
-    if is_user_part(value):
-        return value.name if isinstance(value, UserNetwork) else type(value).__name__
-    return type(value).__name__.lower()
+    if value is None:
+        return "none"
+    names = [name for family in FAMILIES.values() for name, kind in family.items() if kind is type(value)]
+    name = value.name if isinstance(value, UserNetwork) else type(value).__name__
+    return names[0] if names else name if is_user_part(value) else name.lower()
 
 
 def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # noqa: ANN401
@@ -114,16 +112,7 @@ def list_fields(value: Any, path: str = "") -> list[tuple[str, str, Any]]:  # no
 
     `value` may also be a part of a recipe; `path` is then the path of that part.
     """
-    rows = []
-    for slot in list_slots(value):
-        name, inner = f"{path}.{slot.name}".lstrip("."), slot.default
-        if not slot.kinds:
-            rows.append((name, describe_type(slot.wanted), inner))
-            continue
-        if len(slot.kinds) > 1:
-            rows.append((name, " | ".join(slot.names), "none" if inner is None else kind_name(inner)))
-        rows += list_fields(inner, name)
-    return rows
+    return [(name, slot.possible, slot.value) for name, slot in walk_slots(value, path)]
 
 
 def list_paths(kind: Any = Recipe, above: str = "") -> list[str]:  # noqa: ANN401 (a class)
@@ -168,10 +157,9 @@ def dump(value: Any, named: bool = False) -> Any:  # noqa: ANN401  (any value of
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, str | int | float):
         return value
-    if isinstance(value, type) or not (isinstance(value, UserNetwork) or is_dataclass(value)):
+    if isinstance(value, type) or not (is_user_part(value) or is_dataclass(value)):
         raise UserError(
-            "a recipe holds numbers, texts, tuples of these and instances of frozen dataclasses of these, "
-            f"got {value!r:.100}"
+            f"a recipe holds plain values, their tuples and frozen dataclasses, got {value!r:.100}"
         )
     tree = {slot.name: dump(slot.default, len(slot.kinds) > 1) for slot in list_slots(value)}
     if isinstance(value, Recipe):
@@ -187,7 +175,7 @@ def _leave_out(tree: Any, numbers: Mapping[str, float]) -> Any:  # noqa: ANN401 
     if not isinstance(tree, Mapping):
         return tree
     inner = {name: _leave_out(value, numbers) for name, value in tree.items()}
-    return {name: None if numbers.get(name, None) == value else value for name, value in inner.items()}
+    return {name: None if numbers.get(name) == value else value for name, value in inner.items()}
 
 
 def write_recipe(recipe: Recipe) -> str:
@@ -224,28 +212,27 @@ def load_value(data: Any, wanted: Any, path: str = "") -> Any:  # noqa: ANN401
 def _load(data: Any, slot: Slot, path: str) -> Any:  # noqa: ANN401
     if not slot.kinds:
         return parse_plain(data, slot.wanted, path)
-    if slot.optional and data in (None, "none", {"kind": "none"}):
+    if "none" in slot.names and data in (None, "none", "null", {"kind": "none"}):
         return None
     data = {"kind": data} if isinstance(data, str) else data
     if not isinstance(data, Mapping):
         raise UserError(f"{path or 'a recipe'} must be a table of fields, got {data!r:.200}")
     kind = _find_kind(data, slot, path)
     # Without a kind, the fields change the usual part; with a kind, they change a part with default fields.
-    usual = slot.default if "kind" not in data and type(slot.default) is kind else None
-    slots = {inner.name: inner for inner in list_slots(usual or kind)}
-    values = {}
+    usual = slot.default if "kind" not in data and type(slot.default) is kind else kind
+    slots, values = {inner.name: inner for inner in list_slots(usual)}, {}
     for name, value in data.items():
         whole = f"{path}.{name}".lstrip(".")
         if name in slots:
             values[name] = _load(value, slots[name], whole)
         elif name not in ("kind", "sha256"):
-            raise UserError(_explain_unknown(whole, slot))
-    for inner in slots.values():
-        if inner.default is MISSING and inner.name not in values:
-            raise UserError(f"{path}.{inner.name} must be given".lstrip("."))
+            raise UserError(_explain_unknown(whole))
     if isinstance(kind, UserNetwork):
         return kind
-    return replace(usual, **values) if usual else kind(**values)
+    for name, inner in slots.items():
+        if inner.default is MISSING and name not in values:
+            raise UserError(f"{path}.{name} must be given".lstrip("."))
+    return kind(**values) if usual is kind else replace(usual, **values)
 
 
 def _find_kind(data: Mapping[str, Any], slot: Slot, path: str) -> Any:  # noqa: ANN401 (a class or UserNetwork)
@@ -260,13 +247,12 @@ def _find_kind(data: Mapping[str, Any], slot: Slot, path: str) -> Any:  # noqa: 
     raise UserError(f"{path or 'kind'} must be one of {', '.join(slot.names)}, got {name!r:.100}{hint}")
 
 
-def _explain_unknown(path: str, slot: Slot) -> str:
-    """Return the message about an unknown field: other kinds that have it, or the most similar path."""
-    name = path.rpartition(".")[2]
-    if others := [kind for kind, each in slot.kinds.items() if name in {f.name for f in fields(each)}]:
-        return f"{path} is not a field of this kind; it is a field of {' and '.join(others)}"
-    known = list_paths()
-    same_end = [other for other in known if other.rpartition(".")[2] == name]
+def _explain_unknown(path: str) -> str:
+    """Return the message about an unknown field, with the most similar path."""
+    known, name = list_paths(), path.rpartition(".")[2]
+    if path in known:
+        return f"{path} is not a field of this kind, but of another one"
+    same_end = [other for other in known if other.endswith(f".{name}")]
     hint = f"; perhaps you meant {same_end[0]}" if same_end else suggest(path, known)
     return f"{path} is not a field of a recipe{hint}"
 
@@ -322,28 +308,12 @@ def choose_value(kind: type, name: str, value: Any, now: Any = None) -> Any:  # 
         now: the present value of the field. If `value` names the class of `now`, `now` is returned unchanged.
 
     Raises:
-        UserError: if there is no such field, or no part has this name.
+        UserError: if no part has this name.
     """
-    slots = {slot.name: slot for slot in list_slots(kind)}
-    if name not in slots:
-        raise UserError(f"{name} is not a field of a recipe{suggest(name, slots)}")
-    if not (slots[name].kinds and isinstance(value, str)):
-        return value
-    return now if kind_name(now) == value else _load(value, slots[name], name)
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that reads `on`, a field of the objective, and dates as text."""
-
-    yaml_implicit_resolvers = {
-        first: [rule for rule in rules if not rule[0].endswith((":bool", ":timestamp"))]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|false|True|False)$"), list("tTfF")
-)
+    for slot in list_slots(kind):
+        if slot.name == name and slot.kinds and isinstance(value, str):
+            return now if kind_name(now) == value else _load(value, slot, name)
+    return value
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -353,9 +323,10 @@ def read_recipe(path: str | Path) -> Recipe:
         UserError: if the file cannot be read or is not a recipe.
     """
     try:
-        data = yaml.load(Path(path).read_bytes().decode(), _Loader)
-    # PyYAML raises almost any error for values that do not fit their tags.
-    except Exception as error:  # noqa: BLE001
+        # This loader reads all values as text and ignores tags. `load_recipe` converts text, as it does for
+        # options. So YAML's own rules, which read the field `on` as true, do not apply.
+        data = yaml.load(Path(path).read_bytes().decode(), yaml.BaseLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UserError(f"recipe {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     return load_recipe(data)
 
@@ -395,30 +366,31 @@ def _parse(data: Any, wanted: Any) -> Any:  # noqa: ANN401, PLR0911
         ValueError, TypeError, OverflowError, LookupError, AttributeError: if `data` is not such a value.
     """
     args = get_args(wanted)
+    if get_origin(wanted) is Literal:
+        return args[args.index(data)]
+    if get_origin(wanted) is dict:
+        # JSON has no NaN; null stands for it.
+        return {str(name): math.nan if value is None else args[1](value) for name, value in data.items()}
     if get_origin(wanted) is tuple:
         if isinstance(data, str):
             inside = data.strip("()[] ")
-            # "[]" is an empty list, and an empty text is an error.
-            data = [item.strip() for item in inside.split(",")] if inside or not data.strip() else []
+            data = [item.strip() for item in inside.split(",")] if inside else []
         if isinstance(data, list | tuple) and (args[-1] is ... or len(data) == len(args)):
             return tuple(parse_plain(item, args[0], "item") for item in data)
-    elif get_origin(wanted) is dict:
-        # JSON has no NaN; null stands for it.
-        return {str(name): math.nan if value is None else args[1](value) for name, value in data.items()}
-    elif get_origin(wanted) is Literal:
-        return args[args.index(data)]
-    elif wanted is types.NoneType and data in (None, "none"):
+    if wanted is types.NoneType and data in (None, "none", "null"):
         return None
-    elif wanted is Clusters:
+    if wanted is Clusters:
         return data if isinstance(data, Clusters) else Clusters.parse(data)
-    elif wanted is bool and isinstance(data, str | bool):
+    if wanted is bool:
         return _TRUTH[str(data).lower()]
-    elif wanted in (str, int, float) and isinstance(data, str | int | float) and str(data).strip():
-        if isinstance(data, bool):
-            raise TypeError(data)
-        number = 0.0 if wanted is str else float(data)
-        if math.isfinite(number) and (wanted is not int or number == int(number)):
-            return str(data) if wanted is str else wanted(number)
+    if isinstance(data, bool) or not isinstance(data, str | int | float) or not str(data).strip():
+        raise TypeError(data)
+    if wanted is str:
+        return str(data)
+    if wanted is int and float(data) != int(float(data)):
+        raise ValueError(data)
+    if wanted in (int, float) and math.isfinite(float(data)):
+        return wanted(float(data))
     raise ValueError(data)
 
 
@@ -438,5 +410,4 @@ def describe_type(wanted: Any) -> str:  # noqa: ANN401
         length = "" if args[-1] is ... else f"{len(args)} "
         return f"a list of {length}{describe_type(args[0]).removeprefix('a ').replace('number', 'numbers')}"
     names: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-    names[Clusters] = "clusters:K"
-    return names.get(wanted) or getattr(wanted, "__name__", str(wanted))
+    return "clusters:K" if wanted is Clusters else names.get(wanted) or str(wanted)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING
 from typing import Any
 
-from ddim.recipe.codec import Slot, describe_type, kind_name, list_fields, list_slots
+from ddim.recipe.codec import Slot, list_slots, walk_slots
 from ddim.recipe.options import option_text
 from ddim.recipe.recipe import Recipe
 
@@ -21,14 +21,12 @@ def explain_fields(value: Any, path: str = "") -> list[Row]:  # noqa: ANN401
 
     `value` may also be a part of a recipe; `path` is then the path of this part.
     """
-    rows = []
-    for name, possible, current in list_fields(value, path):
-        *parents, last = name.removeprefix(path).lstrip(".").split(".")
-        owner = value
-        for parent in parents:
-            owner = getattr(owner, parent)
-        rows.append((name, option_text(current), possible, read_field_help(type(owner)).get(last, "")))
-    return rows
+    return [_explain(name, slot) for name, slot in walk_slots(value, path)]
+
+
+def _explain(path: str, slot: Slot) -> Row:
+    value = "required" if slot.default is MISSING else option_text(slot.value)
+    return path, value, slot.possible, read_field_help(slot.owner).get(slot.name, "")
 
 
 def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
@@ -38,11 +36,8 @@ def explain_kinds(path: str) -> Iterator[tuple[str, str, list[Row]]]:
     plain value or does not exist.
     """
     for name, kind in _find_kinds(path).items():
-        help_of, rows = read_field_help(kind), []
-        for slot in list_slots(kind):
-            possible = " | ".join(slot.names) if slot.kinds else describe_type(slot.wanted)
-            rows.append((f"{path}.{slot.name}", _format_default(slot), possible, help_of.get(slot.name, "")))
         first = (inspect.getdoc(kind) or "").partition("\n\n")[0]
+        rows = [_explain(f"{path}.{slot.name}", slot) for slot in list_slots(kind)]
         yield name, " ".join(first.split()), rows
 
 
@@ -74,10 +69,3 @@ def _find_kinds(path: str) -> dict[str, type]:
         slots = [slot for kind in kinds.values() for slot in list_slots(kind) if slot.name == name]
         kinds = {name: kind for slot in slots for name, kind in slot.kinds.items()}
     return kinds
-
-
-def _format_default(slot: Slot) -> str:
-    """Return the default of a field in the form of an option, or "required" if the field has no default."""
-    if slot.default is MISSING:
-        return "required"
-    return kind_name(slot.default) if slot.kinds and slot.default is not None else option_text(slot.default)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -55,18 +56,15 @@ def build_on_meta(recipe: Recipe, channels: int, source: Path) -> nn.Module:
     Raises:
         UserError: if the network is too large.
     """
-    fields = {name: value for name, _, value in list_fields(recipe.net)}
-    rows = [value if isinstance(value, tuple) else (value,) for value in fields.values()]
-    numbers = [number for row in rows for number in row if isinstance(number, int | float)]
-    lengths = [*map(len, rows), *(fields.get(name, 0) for name in ("depth", "blocks"))]
-    try:
-        if max(lengths) <= LONGEST and max(numbers, default=0) <= LARGEST:
-            with torch.device("meta"):
-                return recipe.net.network(channels)
-    # Huge numbers raise these errors, and a number of channels of a wrong type raises TypeError.
-    except (RuntimeError, OverflowError, MemoryError, TypeError):
-        pass
-    raise UserError(f"{source} cannot be used: its network is far larger than its weights") from None
+    with suppress(RuntimeError, OverflowError, MemoryError):  # the errors of huge numbers
+        for name, _, value in list_fields(recipe.net):
+            values = value if isinstance(value, tuple) else (value,)
+            largest = LONGEST if name in ("depth", "blocks") else LARGEST
+            if len(values) > LONGEST or any(isinstance(v, int | float) and v > largest for v in values):
+                raise OverflowError
+        with torch.device("meta"):
+            return recipe.net.network(channels)
+    raise UserError(f"{source} cannot be used: its network is far larger than its weights")
 
 
 def find_misfit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str | None:
@@ -74,9 +72,8 @@ def find_misfit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> s
 
     Return None if there is no such weight.
     """
-    wrong = [name for name in state if name not in tensors or tensors[name].shape != state[name].shape]
-    wrong += [name for name in tensors if name not in state]
-    return wrong[0] if wrong else None
+    shapes, held = ({name: value.shape for name, value in each.items()} for each in (state, tensors))
+    return next((name for name in shapes | held if shapes.get(name) != held.get(name)), None)
 
 
 def _check_fit(source: Path, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

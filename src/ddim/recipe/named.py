@@ -81,18 +81,16 @@ def clear() -> Recipe:
     million parameters. On a laptop, use `--net.widths 32,64,96,128 --net.attention no,no,no,no --optim.lr
     1e-3`, with 2.0 million parameters.
     """
-    return Recipe(
+    return replace(
+        luz(),
         name="clear",
+        data=Data(),
         net=ClearUNetSpec(),
         # At log-SNR 13.8 and -13.8, the noise power sigma^2 is 1e-6 and 1 - 1e-6.
         schedule=LinearIn("noise_power", 13.8, -13.8),
         predicts=PredictsVelocity(),
-        conditioning=NoiseVariance(),
         objective=Objective("velocity", "mse"),
         optim=Optim(lr=2e-4, weight_decay=1e-4, batch=64, clip=0.0),
-        ema=Exponential(0.999),
-        grid=Uniform(),
-        sampler=DDIM(),
         sampled_on=LinearIn("signal_step", 3.0, -10.0),
     )
 
@@ -129,10 +127,10 @@ def iddpm() -> Recipe:
     paper does this for L_vlb alone. On a laptop, use `--net.width 32 --net.groups 8`, with 3.3 million
     parameters.
     """
-    return Recipe(
+    return replace(
+        ddpm(),
         name="iddpm",
         data=Data(source="cifar10", size=(32, 32), flip=False),
-        pixels=Fixed(0.5, 0.5),
         net=DDPMUNetSpec(
             blocks=3,
             attention=(False, True, True, False),
@@ -145,11 +143,9 @@ def iddpm() -> Recipe:
             outputs=2,
         ),
         schedule=BetaTable(4000, clip="none", read="log_snr"),
-        predicts=PredictsNoise(),
         conditioning=Timestep(scale=0.25),
         objective=Hybrid("noise", "mse", TableTimes(), vlb=0.001),
         optim=Optim(lr=1e-4, weight_decay=0.0, batch=128, clip=0.0),
-        ema=Exponential(0.9999),
         grid=Sections(),
         sampler=DDPM("learned"),
         clip=True,
@@ -368,5 +364,5 @@ def find_recipe(name: str, size: tuple[int, int] | None = None) -> Recipe:
         return read_recipe(Path(name))
     hint = suggest(name, RECIPES)
     raise UserError(
-        f"recipe must be one of {', '.join(RECIPES)} or a .yaml, .yml or .json file, got {name!r}{hint}"
+        f"recipe must be one of {', '.join(RECIPES)} or a .yaml or .json file, got {name!r}{hint}"
     )

@@ -23,12 +23,8 @@ def flatten(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        whole = f"{path}.{name}".lstrip(".")
-        if isinstance(value, Mapping):
-            flat |= {whole: value["kind"]} if "kind" in value else {}
-            flat |= flatten({key: inner for key, inner in value.items() if key != "kind"}, whole)
-        else:
-            flat[whole] = value
+        whole = path if name == "kind" else f"{path}.{name}".lstrip(".")
+        flat |= flatten(value, whole) if isinstance(value, Mapping) else {whole: value}
     return flat
 
 

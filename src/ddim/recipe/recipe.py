@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 from ddim.data.augment import Augment
 from ddim.data.clusters import Clusters
 from ddim.data.images import check_size
-from ddim.data.values import Reading, Values
+from ddim.data.values import Reading
 from ddim.diffusion.denoiser import Model, Shape, choose_part, complete
 from ddim.diffusion.grids import GRIDS, Grid, UniformLogSNR
-from ddim.diffusion.loss import Consistency, Loss, Objective
-from ddim.diffusion.parameterisation import Conditioning, LogSNR, Parameterisation, PredictsVelocity
+from ddim.diffusion.loss import LOSSES, WEIGHTINGS, Consistency, Loss, Objective, Weighting
+from ddim.diffusion.parameterisation import (
+    CONDITIONINGS,
+    PARAMETERISATIONS,
+    Conditioning,
+    LogSNR,
+    Parameterisation,
+    PredictsVelocity,
+)
 from ddim.diffusion.pixels import Pixels
 from ddim.diffusion.samplers import SAMPLERS, DPMSolver, Sampler
 from ddim.diffusion.schedules import SCHEDULES, Cosine, Schedule
-from ddim.diffusion.times import NormalLogSNR
+from ddim.diffusion.times import TIME_SAMPLINGS, NormalLogSNR, TimeSampling
 from ddim.errors import UserError, check_count, check_part_values, check_positive, to_float
 from ddim.metrics.catalogue import LEAST
 from ddim.nn.base import NetworkSpec
-from ddim.nn.ema import Averaging, Power
-from ddim.nn.networks import UserNetwork
+from ddim.nn.ema import AVERAGES, Averaging, Power
+from ddim.nn.networks import NETWORKS, UserNetwork
 from ddim.nn.unet import UNetSpec
 
 
@@ -77,18 +84,10 @@ class Data:
         check_size(self.size)
         if isinstance(self.labels, str):
             object.__setattr__(self, "labels", Clusters.parse(self.labels))
-        if self.channels not in (None, 1, 3, 4):
-            raise UserError(f"data.channels must be 1 (gray), 3 (RGB), 4 (RGBA) or none, got {self.channels}")
-        for name, share in (("validation", self.validation), ("unlabelled", self.unlabelled)):
-            if not 0 <= share < 1:
-                raise UserError(f"data.{name} must be at least 0 and less than 1, got {share}")
+        if not 0 <= self.unlabelled < 1:
+            raise UserError(f"data.unlabelled must be at least 0 and less than 1, got {self.unlabelled}")
         if self.labels and self.vectors is not None:
-            raise UserError(
-                f"data.vectors {self.vectors} and data.labels exclude each other: add the class to the "
-                "vectors as numbers, or leave one of them out"
-            )
-        if self.range is not None:
-            Values("float32", *self.range)
+            raise UserError("data.vectors and data.labels exclude each other: add the class to the vectors")
 
     @property
     def conditional(self) -> bool:
@@ -110,25 +109,6 @@ class Data:
         return pixels.dequantised if self.dequantise else pixels
 
 
-class PixelRule(Protocol):
-    """A method that maps images in [0, 1] to model units; a frozen dataclass, listed in `PIXELS`."""
-
-    @property
-    def deviation(self) -> float | None:
-        """The standard deviation of the training images in model units; None if it is not known."""
-        ...
-
-    def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
-        """Return the map between images and model units.
-
-        Args:
-            channels: number of channels of the images.
-            measure: a function of a standard deviation. It returns the map under which each channel of the
-                training set has mean 0 and this standard deviation.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class Measured:
     """Normalise each channel of the training set to mean 0 and standard deviation `std`.
@@ -139,16 +119,19 @@ class Measured:
 
     std: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_positive("pixels", std=self.std)
-
     @property
     def deviation(self) -> float:
-        """Return `std`."""
+        """The standard deviation of the training images in model units."""
         return self.std
 
     def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
-        """Return the map that `measure` finds for `std`; see `PixelRule`."""
+        """Return the map between images and model units.
+
+        Args:
+            channels: number of channels of the images.
+            measure: a function of a standard deviation. It returns the map under which each channel of the
+                training set has mean 0 and this standard deviation.
+        """
         return measure(self.std)
 
 
@@ -165,16 +148,9 @@ class Fixed:
     std: float = 0.5
     deviation = None  # depends on the images, which are not measured
 
-    def __post_init__(self) -> None:
-        check_positive("pixels", std=self.std)
-
     def find_pixels(self, channels: int, measure: Callable[[float], Pixels]) -> Pixels:
-        """Return the same map for every channel; see `PixelRule`."""
+        """Return the same map for every channel; see `Measured`."""
         return Pixels.fixed(self.mean, self.std, channels)
-
-
-PIXELS: dict[str, type[PixelRule]] = {"measured": Measured, "fixed": Fixed}
-"""All methods that map pixels to model units, keyed by their names in a recipe."""
 
 
 @dataclass(frozen=True)
@@ -208,11 +184,7 @@ class Optim:
         check_part_values("optim", self)
         check_positive("optim", lr=self.lr, batch=self.batch, accumulate=self.accumulate)
         if self.batch % self.accumulate:
-            raise UserError(
-                f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}"
-            )
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"optim.betas must be at least 0 and less than 1, got {self.betas}")
+            raise UserError(f"optim.batch {self.batch} must be a multiple of optim.accumulate {self.accumulate}")
         if min(self.weight_decay, self.clip, self.warmup) < 0:
             raise UserError("optim.weight_decay, optim.clip and optim.warmup must be at least 0")
 
@@ -249,22 +221,25 @@ class Report:
 
     def __post_init__(self) -> None:
         check_part_values("report", self)
-        counts = {name: getattr(self, name) for name in ("events", "grid", "log", "validation_images")}
-        check_positive("report", **counts)
-        if not 0 <= self.guide < 1:
-            raise UserError(f"report.guide must be at least 0 and less than 1, got {self.guide}")
+        check_positive("report", events=self.events, grid=self.grid, log=self.log)
+        check_positive("report", validation_images=self.validation_images)
         if self.kid < LEAST and (self.kid or self.best == "kid"):
-            none = "" if self.best == "kid" else "0 or "
-            raise UserError(f"report.kid must be {none}at least {LEAST} samples, got {self.kid}")
+            raise UserError(f"report.kid must be at least {LEAST} samples, got {self.kid}; 0 measures no KID")
 
 
-_NAMED: dict[str, Mapping[str, type]] = {
-    "schedule": SCHEDULES,
-    "sampled_on": SCHEDULES,
-    "grid": GRIDS,
-    "sampler": SAMPLERS,
+FAMILIES: dict[Any, Mapping[str, type]] = {
+    Averaging: AVERAGES,
+    Conditioning: CONDITIONINGS,
+    Grid: GRIDS,
+    Loss: LOSSES,
+    NetworkSpec: NETWORKS,
+    Parameterisation: PARAMETERISATIONS,
+    Sampler: SAMPLERS,
+    Schedule: SCHEDULES,
+    TimeSampling: TIME_SAMPLINGS,
+    Weighting: WEIGHTINGS,
 }
-"""The fields that `Recipe(...)` also takes as a name, with the registries of these names."""
+"""The registry of classes for each protocol. A field annotated with the protocol can hold these classes."""
 
 
 LOSS = Objective("noise", "l1", NormalLogSNR(-1.0, 2.5), finish=0.3, finish_after=50_000)
@@ -313,7 +288,7 @@ class Recipe:
 
     name: str = "custom"
     data: Data = Data()
-    pixels: PixelRule = Measured()
+    pixels: Measured | Fixed = Measured()
     net: NetworkSpec = UNetSpec()
     schedule: Schedule = Cosine(0.014, 0.99995)
     predicts: Parameterisation = PredictsVelocity()
@@ -338,9 +313,10 @@ class Recipe:
         # A callable is a module, or a class or function that makes a module; specs are not callable.
         if callable(self.net):
             object.__setattr__(self, "net", UserNetwork(self.net))
-        for name, registry in _NAMED.items():
+        named = {"schedule": Schedule, "sampled_on": Schedule, "grid": Grid, "sampler": Sampler}
+        for name, family in named.items():
             if (part := getattr(self, name)) is not None:
-                object.__setattr__(self, name, choose_part(name, part, registry))
+                object.__setattr__(self, name, choose_part(name, part, FAMILIES[family]))
         for name, numbers in self.shared_numbers.items():
             object.__setattr__(self, name, complete(getattr(self, name), **numbers))
         check_count("steps", self.steps)
@@ -388,10 +364,9 @@ class Recipe:
         Raises:
             UserError: if the number is not allowed.
         """
-        if steps is None:
-            return self.steps
-        check_count("steps", steps)
-        return steps
+        if steps is not None:
+            check_count("steps", steps)
+        return steps or self.steps
 
 
 def may_leave_weights_unused(recipe: Recipe) -> bool:

@@ -18,6 +18,9 @@ from typing import Any
 from ddim.errors import UserError, warn_user
 from ddim.nn.networks import UserNetwork
 
+_NOT_USERS = ("ddim", "torch", "builtins", "typing", "abc")
+"""The packages whose classes are not hashed."""
+
 _GIVEN: dict[str, dict[str | None, Any]] = {}
 """The parts that were given in this process, keyed by name and then by hash; the newest part is last."""
 
@@ -29,20 +32,30 @@ def is_user_part(value: object) -> bool:
     return is_dataclass(value) and type(value).__module__.split(".")[0] != "ddim"
 
 
-def identify_part(value: object) -> dict[str, str | None]:
+def identify_part(part: Any) -> dict[str, str | None]:  # noqa: ANN401
     """Return the name and the hash of a user's part, as a recipe records them; remember the part.
 
     The hash is None if no source code is found.
 
+    Args:
+        part: a network, or a frozen dataclass or an instance of one.
+
     Raises:
-        UserError: if the part is not a frozen dataclass.
+        UserError: if the part is a dataclass that is not frozen.
     """
-    if isinstance(value, UserNetwork):
-        return _remember(value.name, _hash_network(value), value)
-    if not type(value).__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        name = type(value).__name__
-        raise UserError(f"{name} must be a frozen dataclass: write @dataclass(frozen=True) above it")
-    return _remember(type(value).__name__, _hash_class(type(value)), type(value))
+    if isinstance(part, UserNetwork):
+        maker = part.given.func if isinstance(part.given, partial) else part.given
+        makers = [maker] if isinstance(maker, FunctionType) else []
+        name, digest = part.name, _hash_source((*part.kinds, *makers), part.layers)
+    else:
+        part = part if isinstance(part, type) else type(part)
+        name, digest = part.__name__, _hash_source((part,))
+        if not part.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise UserError(f"{name} must be a frozen dataclass: write @dataclass(frozen=True) above it")
+    known = _GIVEN.setdefault(name, {})
+    known.pop(digest, None)  # the newest part is last
+    known[digest] = part
+    return {"kind": name, "sha256": digest}
 
 
 def give_parts(parts: Iterable[Any]) -> str:
@@ -58,16 +71,14 @@ def give_parts(parts: Iterable[Any]) -> str:
     Raises:
         UserError: if a part is none of these.
     """
-    name: str | None = ""
-    for part in parts:
-        if isinstance(part, type) and is_dataclass(part):
-            name = _remember(part.__name__, _hash_class(part), part)["kind"]
-        elif is_user_part(part):
-            name = identify_part(part)["kind"]
-        elif callable(part):
-            name = identify_part(UserNetwork(part))["kind"]
-        else:
-            raise UserError(f"a part must be a frozen dataclass or a network, got {type(part).__name__}")
+    name = None
+    for given in parts:
+        part = given
+        if not (is_user_part(part) or (isinstance(part, type) and is_dataclass(part))):
+            if not callable(part):
+                raise UserError(f"a part must be a frozen dataclass or a network, got {type(part).__name__}")
+            part = UserNetwork(part)
+        name = identify_part(part)["kind"]
     return name or ""
 
 
@@ -85,10 +96,8 @@ def find_part(name: str, path: str, recorded: Mapping[str, Any]) -> Any:  # noqa
     """
     known = _GIVEN.get(name, {})
     if not known and "sha256" in recorded:
-        raise UserError(
-            f"{path} is {name}, which was written by the user of the run and is not stored in it: give it "
-            f"again, with own=[{name}] to ddim.load or ddim.resume, or with --own FILE.py on the command line"
-        )
+        advice = f"give it again, with own=[{name}] to ddim.load or ddim.resume, or with --own FILE.py"
+        raise UserError(f"{path} is {name}, which was written by the user of the run: {advice}")
     digest = recorded.get("sha256")
     if digest and digest not in known:
         warn_user(f"{path} {name} has other source code than in the run: its results may differ")
@@ -110,42 +119,21 @@ def find_changed_parts(recorded: Any, now: Any, path: str = "") -> Iterator[str]
             yield from find_changed_parts(recorded[name], now[name], f"{path}.{name}".lstrip("."))
 
 
-def _remember(name: str, digest: str | None, part: object) -> dict[str, str | None]:
-    known = _GIVEN.setdefault(name, {})
-    known.pop(digest, None)  # the newest part is last
-    known[digest] = part
-    return {"kind": name, "sha256": digest}
-
-
 @lru_cache(maxsize=256)
-def _hash_class(kind: type) -> str | None:
-    """Return a SHA-256 of the source of all functions of a class and of its bases that the user wrote."""
-    return _hash_texts(_list_sources([kind]))
-
-
-def _hash_network(net: UserNetwork) -> str | None:
-    """Return a SHA-256 of the sources of a network's layers and function, and of a list of all layers."""
-    function = net.given.func if isinstance(net.given, partial) else net.given
-    makers = [function] if isinstance(function, FunctionType) else []
-    return _hash_texts([*_list_sources([*net.kinds, *makers]), net.layers])
+def _hash_source(things: tuple[object, ...], *more: str) -> str | None:
+    """Return a SHA-256 of the sources of functions, of classes and of their bases, and of more texts."""
+    text = "\n\n".join([*_list_sources(things), *more])
+    return hashlib.sha256(text.encode()).hexdigest() if text else None
 
 
 def _list_sources(things: Iterable[object]) -> Iterator[str]:
     """Yield the sources of functions, and of the functions of classes; what is typed at a prompt has none."""
     bases = [base for thing in things if isinstance(thing, type) for base in thing.__mro__]
-    members = [value for base in bases if _is_written_by_user(base) for value in vars(base).values()]
+    written = [base for base in bases if base.__module__.split(".")[0] not in _NOT_USERS]
+    members = [value for base in written for value in vars(base).values()]
     for member in [*members, *things]:
         function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
         if isinstance(function, FunctionType):
             # The functions that @dataclass writes have no source.
             with suppress(OSError, TypeError):
                 yield inspect.getsource(function)
-
-
-def _is_written_by_user(kind: type) -> bool:
-    return kind.__module__.split(".")[0] not in ("ddim", "torch", "builtins", "typing", "abc")
-
-
-def _hash_texts(texts: Iterable[str]) -> str | None:
-    text = "\n\n".join(texts)
-    return hashlib.sha256(text.encode()).hexdigest() if text else None

@@ -9,14 +9,12 @@ files ``average.safetensors`` and ``average.json``. Each folder has a manifest, 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddim.errors import UserError, warn_user
-from ddim.files import publish_folder, temporary_folder
 from ddim.runs import checkpoint
 from ddim.runs.checkpoint import Damaged
 from ddim.runs.folder import list_checkpoints
@@ -99,20 +97,14 @@ def list_snapshots(run: Path, before: int) -> list[Snapshot]:
     snapshots = []
     for step, path in checkpoint.list_steps(run / FOLDER / SNAPSHOTS):
         if step < before:
-            with _skip_damaged():
-                names = checkpoint.verify(path).files
-                gammas = tuple(float(name.removesuffix(".safetensors")) for name in names)
-                snapshots.append(Snapshot(path, step, gammas))
+            try:
+                names = checkpoint.read_manifest(checkpoint.verify(path)).files
+            except Damaged as damage:
+                warn_user(f"{damage}; it is not used")
+                continue
+            gammas = tuple(float(name.removesuffix(".safetensors")) for name in names)
+            snapshots.append(Snapshot(path, step, gammas))
     return snapshots
-
-
-@contextmanager
-def _skip_damaged() -> Generator[None]:
-    """Warn in place of the error `Damaged` in a block."""
-    try:
-        yield
-    except Damaged as damage:
-        warn_user(f"{damage}; it is not used")
 
 
 # Stored averages
@@ -125,11 +117,7 @@ def store_average(run: Path, name: str, average: Mapping[str, Tensor], facts: St
         NotFinite: if the average contains NaN or an infinity.
     """
     target = run / FOLDER / name
-    with temporary_folder(target) as temporary:
-        checkpoint.write_checkpoint(temporary, facts.step, {AVERAGE: average}, {AVERAGE: asdict(facts)})
-        if target.exists():
-            checkpoint.remove_folder(target)
-        publish_folder(temporary, target)
+    checkpoint.replace_checkpoint(target, facts.step, {AVERAGE: average}, {AVERAGE: asdict(facts)})
     return target
 
 
@@ -143,8 +131,10 @@ def list_stored(run: Path) -> dict[str, StoredAverage]:
     """Return the stored averages of a run, keyed by name; a damaged one is left out with a warning."""
     averages = {}
     for name, path in find_stored(run).items():
-        with _skip_damaged():
+        try:
             averages[name] = read_stored(path)
+        except Damaged as damage:
+            warn_user(f"{damage}; it is not used")
     return averages
 
 
@@ -169,22 +159,19 @@ def find_stored_average(path: Path, weights: str) -> Path | None:
         UserError: if there are no such weights, or the stored average belongs to another checkpoint.
     """
     files = [Path(name) for name in checkpoint.read_manifest(path).files]
-    more = (file.stem for file in files if file.parent.name == "ema" and file.stem != "default")
-    possible = ["ema", "raw", *more]
-    if weights in possible:
+    names = ["ema", "raw", *(file.stem for file in files if file.match("ema/*") and file.stem != "default")]
+    if weights in names:
         return None
     run = find_run_folder(path)
     stored = {} if run == path else find_stored(run)
     if weights not in stored:
         steps = ", ".join(str(step) for step, _ in list_checkpoints(run))
-        names = ", ".join([*possible, *stored])
-        raise UserError(f"weights must be one of {names}, or a step ({steps}), got {weights!r}")
+        known = ", ".join([*names, *stored])
+        raise UserError(f"weights must be one of {known}, or a step ({steps}), got {weights!r}")
     facts = read_stored(stored[weights])
     if facts.weights != hash_weights(path):
-        raise UserError(
-            f"average {weights} belongs to its checkpoint of step {facts.step}, not to {path}: make it again "
-            "with `ddim ema`"
-        )
+        advice = "make it again with `ddim ema`"
+        raise UserError(f"average {weights} belongs to its checkpoint of step {facts.step}: {advice}")
     return stored[weights]
 
 
@@ -196,9 +183,7 @@ def check_average_name(name: str) -> str:
     """
     reserved = ("ema", "raw", SNAPSHOTS, BEST, GUIDE)
     if not re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) or name in reserved or name.startswith("power-"):
-        raise UserError(
-            f"the name of an average must be a plain word, not {', '.join(reserved)}, got {name!r}"
-        )
+        raise UserError(f"the name of an average must be a plain word, not {reserved}, got {name!r}")
     return name
 
 

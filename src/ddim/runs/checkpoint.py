@@ -22,16 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ddim.errors import NoSpace, NotFinite, UserError, is_full_disk, warn_user
-from ddim.files import (
-    hash_file,
-    publish_folder,
-    read_sealed,
-    remove_leftovers,
-    seal,
-    temporary_folder,
-    temporary_name,
-)
+from ddim.errors import NotFinite, UserError, explain_error, warn_user
+from ddim.files import publish_folder, read_sealed, remove_leftovers, seal, temporary_folder, temporary_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Tensors = Mapping[str, Mapping[str, "Tensor"]]
 """Groups of tensors with names such as "model" or "ema/default"; each group is keyed by tensor name."""
+
 Documents = Mapping[str, object]
 """Values that JSON can express, without NaN, keyed by name."""
 
@@ -74,8 +67,7 @@ def save(
         step: training steps so far.
         tensors: groups of tensors of any shape and device.
         documents: JSON documents.
-        keep: number of newest undamaged checkpoints to keep. The newest checkpoint saved with `best` is kept
-            too.
+        keep: number of newest checkpoints to keep. The newest checkpoint saved with `best` is kept too.
         best: whether this is the best checkpoint so far.
 
     Returns:
@@ -83,25 +75,31 @@ def save(
 
     Raises:
         NoSpace: if the disk is full; no checkpoint is changed.
+        UserError: if the system refuses to write for another reason; no checkpoint is changed.
         NotFinite: if a tensor contains NaN or an infinity; no checkpoint is changed.
         ValueError, TypeError: if a document is not JSON; no checkpoint is changed.
     """
     target = folder / f"step-{step:09d}"
     remove_leftovers(folder)
     try:
-        with temporary_folder(target) as temporary:
-            write_checkpoint(temporary, step, tensors, documents, best)
-            if target.exists():
-                remove_folder(target)
-            publish_folder(temporary, target)
+        replace_checkpoint(target, step, tensors, documents, best)
     except NotFinite as error:
         raise NotFinite(f"{target.name} was not written, because {error}") from None
     except OSError as error:
-        if is_full_disk(error):
-            raise NoSpace(f"{folder} is full: {target.name} was not written") from error
-        raise
-    _remove_older(folder, target, keep)
+        raise explain_error(error, f"{target} was not written") from error
+    _remove_older(folder, keep)
     return target
+
+
+def replace_checkpoint(
+    target: Path, step: int, tensors: Tensors, documents: Documents, best: bool = False
+) -> None:
+    """Write a checkpoint as the folder `target`, in place of an older one; see `save`."""
+    with temporary_folder(target) as temporary:
+        write_checkpoint(temporary, step, tensors, documents, best)
+        if target.exists():
+            _remove_folder(target)
+        publish_folder(temporary, target)
 
 
 def write_checkpoint(
@@ -127,10 +125,10 @@ def remove_later(folder: Path, step: int) -> None:
     """Remove the checkpoints of steps after `step` from `folder`."""
     for later, path in list_steps(folder):
         if later > step:
-            remove_folder(path)
+            _remove_folder(path)
 
 
-def remove_folder(path: Path) -> None:
+def _remove_folder(path: Path) -> None:
     """Remove a folder so that a crash leaves it complete or absent."""
     # The folder is renamed first, because a partly deleted one would look like a damaged one.
     rubbish = temporary_name(path)
@@ -138,18 +136,11 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(rubbish, ignore_errors=True)
 
 
-def _remove_older(folder: Path, written: Path, keep: int) -> None:
-    kept, marked = 0, False
-    for _, path in reversed(list_steps(folder)):
-        spared = kept < keep
-        # A damaged checkpoint does not count towards `keep`. `find_newest` renames damaged checkpoints.
-        with suppress(Damaged):
-            manifest = read_manifest(path) if path == written or not spared else verify(path)
-            kept += 1
-            spared |= manifest.best and not marked
-            marked |= manifest.best
-        if not spared:
-            remove_folder(path)
+def _remove_older(folder: Path, keep: int) -> None:
+    best = read_newest(folder, lambda path: path, best=True)
+    for _, path in list_steps(folder)[:-keep]:
+        if path != best:
+            _remove_folder(path)
 
 
 def _render_json(value: object) -> bytes:
@@ -185,27 +176,49 @@ def list_steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted((step, path) for step, path in steps if step is not None)
 
 
-def find_newest(folder: Path, best: bool = False) -> Path | None:
-    """Return the newest undamaged checkpoint in `folder`, or the newest marked as best; None without one.
+def read_newest(folder: Path, read: Callable[[Path], T], best: bool = False) -> T | None:
+    """Return `read(path)` for the newest undamaged checkpoint in a folder; None without one.
 
-    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped, with a warning.
+    A damaged checkpoint is renamed to ``damaged-step-...-k`` and skipped, with a warning. A checkpoint that a
+    training removes meanwhile is skipped too.
+
+    Args:
+        folder: the folder of a run's checkpoints.
+        read: a function of the folder of a checkpoint. It raises `Damaged` for damaged files, as
+            `read_tensors`, `read_document` and `verify` do, so that each file is read once.
+        best: whether only checkpoints that are marked as best count.
     """
     passed: set[Path] = set()
     # The folder is listed again each time, because a training may write and remove checkpoints meanwhile.
     while paths := [path for _, path in list_steps(folder) if path not in passed]:
-        path = paths[-1]
-        passed.add(path)
+        passed.add(path := paths[-1])
         try:
-            if verify(path).best or not best:
-                return path
-        except Damaged as damage:
-            if path.exists():
-                number = len([*folder.glob(f"damaged-{path.name}-*")]) + 1
-                aside = path.with_name(f"damaged-{path.name}-{number}")
-                with suppress(OSError):
-                    os.rename(path, aside)
-                warn_user(f"{damage}; it is skipped, as {aside.name}")
+            if not best or read_manifest(path).best:
+                return read(path)
+        except UserError:
+            if not _set_aside(path):
+                raise
     return None
+
+
+def _set_aside(path: Path) -> bool:
+    """Return whether a checkpoint is damaged or absent; rename a damaged one, with a warning."""
+    try:
+        verify(path)
+    except Damaged as damage:
+        if path.exists():
+            number = len([*path.parent.glob(f"damaged-{path.name}-*")]) + 1
+            aside = path.with_name(f"damaged-{path.name}-{number}")
+            with suppress(OSError):
+                os.rename(path, aside)
+            warn_user(f"{damage}; it is skipped, as {aside.name}")
+        return True
+    return False
+
+
+def find_newest(folder: Path, best: bool = False) -> Path | None:
+    """Return the newest undamaged checkpoint in a folder, or the newest marked as best; see `read_newest`."""
+    return read_newest(folder, verify, best)
 
 
 def find_best(folder: Path) -> Path | None:
@@ -216,14 +229,14 @@ def find_best(folder: Path) -> Path | None:
 def find_best_step(folder: Path) -> int:
     """Return the step of the checkpoint that `find_best` finds; -1 if there is none."""
     best = find_best(folder)
-    return -1 if best is None else int(best.name.removeprefix("step-"))
+    return -1 if best is None else read_manifest(best).step
 
 
 # Reading
 
 
-def verify(path: Path) -> Manifest:
-    """Compare every file of the checkpoint `path` with its manifest, and return the manifest.
+def verify(path: Path) -> Path:
+    """Compare every file of the checkpoint `path` with its manifest, and return `path`.
 
     Raises:
         Damaged: if a file is missing, unknown or changed (the message names the first such file), or the
@@ -232,13 +245,12 @@ def verify(path: Path) -> Manifest:
     manifest = read_manifest(path)
     present = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
     for name in sorted(present ^ {MANIFEST, *manifest.files}):
-        what = f"{name!r} does not belong to it" if name in present else f"{name} is missing"
-        raise Damaged(f"{path} is damaged: {what}")
+        raise Damaged(f"{path} is damaged: {name} is missing or does not belong to it")
     for name in manifest.files:
         _read(path, name, manifest)
     if parse_step(path.name) not in (None, manifest.step):
         raise Damaged(f"{path} is damaged: {MANIFEST} belongs to step {manifest.step}")
-    return manifest
+    return path
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -249,13 +261,13 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         return Manifest(**read_sealed(path / MANIFEST))
-    except (UserError, TypeError, RecursionError) as error:
+    except (UserError, TypeError) as error:
         raise Damaged(f"{path} is damaged: {MANIFEST} is missing or has changed ({error})") from None
 
 
 def hash_checkpoint(path: Path) -> str:
     """Return the SHA-256 (hex) of a checkpoint's manifest, which depends on every byte of the checkpoint."""
-    return hash_file(path / MANIFEST)
+    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
 
 
 def read_tensors(path: Path, name: str) -> dict[str, Tensor]:
@@ -290,34 +302,13 @@ def read_document(path: Path, name: str) -> Any:  # noqa: ANN401 (JSON)
         raise Damaged(f"{path} is damaged: {name}.json is not JSON ({error})") from error
 
 
-def read_newest_document(folder: Path, name: str) -> Any:  # noqa: ANN401 (JSON)
-    """Return a JSON document of the newest checkpoint in `folder`, or None without a checkpoint.
-
-    Only this document is verified, so this is fast, and no damaged checkpoint is renamed.
-    """
-    for _, path in reversed(list_steps(folder)):
-        with suppress(Damaged):
-            return read_document(path, name)
-    return None
-
-
-def read_steadily(find: Callable[[], Path], read: Callable[[Path], T]) -> T:
-    """Return `read(find())`; find and read again if a training has removed the checkpoint meanwhile."""
-    while True:
-        path = find()
-        try:
-            return read(path)
-        except UserError:
-            if path.exists():
-                raise
-
-
 def _read(path: Path, name: str, manifest: Manifest) -> bytes:
     if name not in manifest.files:
         raise UserError(f"{path} has no {name}; it has {', '.join(sorted(manifest.files))}")
-    if not (path / name).is_file():
-        raise Damaged(f"{path} is damaged: {name} is missing")
-    content = (path / name).read_bytes()
+    try:
+        content = (path / name).read_bytes()
+    except FileNotFoundError:
+        raise Damaged(f"{path} is damaged: {name} is missing") from None
     if hashlib.sha256(content).hexdigest() != manifest.files[name]:
         raise Damaged(f"{path} is damaged: {name}: its bytes have changed")
     return content

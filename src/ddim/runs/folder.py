@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from ddim.errors import UserError
 from ddim.files import LOCK, TEMPORARY, make_folder, publish_folder, read_sealed, write_sealed
-from ddim.runs.checkpoint import list_steps
+from ddim.runs.checkpoint import list_steps, parse_step
 
 RUN = "run.json"
 """The file that makes a folder a run. It describes the recipe, images, runtime and start of the run."""
@@ -51,14 +53,12 @@ def make_numbered_folder(parent: Path, stem: str = "") -> Path:
     No two processes get the same folder.
     """
     make_folder(parent)
-    n = max((int(path.name.removeprefix(stem)) for path in list_numbered_folders(parent, stem)), default=0)
-    while True:
-        n += 1
-        try:
+    numbered = list_numbered_folders(parent, stem)
+    for n in count(int(numbered[-1].name.removeprefix(stem)) + 1 if numbered else 1):
+        with suppress(FileExistsError):
             (parent / f"{stem}{n}").mkdir()
-        except FileExistsError:
-            continue
-        return parent / f"{stem}{n}"
+            break
+    return parent / f"{stem}{n}"
 
 
 def publish_output(filled: Path, out: Path | None, parent: Path, stem: str = "") -> Path:
@@ -74,14 +74,11 @@ def parse_out(out: str | Path | None) -> Path | None:
 
 
 def check_unused(out: Path, more: str = "") -> None:
-    """Check that `out` is an empty folder, or new and not below a file.
+    """Check that `out` is an empty folder or a new one.
 
     Raises:
         UserError: if it is not. The message ends with `more`, another suggestion.
     """
-    above = next(path for path in out.absolute().parents if path.exists())
-    if not above.is_dir():
-        raise UserError(f"{out} cannot be created: {above} is a file")
     if out.exists() and not (out.is_dir() and is_unused(out)):
         raise UserError(f"{out} is not a new or empty folder; give a new or empty folder{more}")
 
@@ -128,15 +125,14 @@ def sheet_path(run: Path, step: int) -> Path:
 
 def list_sheets(run: Path) -> list[tuple[int, Path]]:
     """Return the training step and the path of each sheet of samples of a run, sorted by step."""
-    files = (run / "samples").glob("step-*.png")
-    return sorted((int(file.stem[5:]), file) for file in files if file.stem[5:].isdecimal())
+    sheets = ((parse_step(file.stem), file) for file in (run / "samples").glob("step-*.png"))
+    return sorted((step, file) for step, file in sheets if step is not None)
 
 
 def list_numbered_folders(parent: Path, stem: str = "") -> list[Path]:
     """Return the folders in `parent` that `make_numbered_folder` named with `stem`, by ascending number."""
-    numbers = {path: path.name.removeprefix(stem) for path in parent.glob("*") if path.name.startswith(stem)}
-    numbered = [path for path, number in numbers.items() if number.isdecimal()]
-    return sorted(numbered, key=lambda path: int(numbers[path]))
+    numbered = [path for path in parent.glob("*") if re.fullmatch(rf"{re.escape(stem)}\d+", path.name)]
+    return sorted(numbered, key=lambda path: int(path.name.removeprefix(stem)))
 
 
 def find_newest_folder(parent: Path) -> Path | None:

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddim.errors import UserError, escape
-from ddim.files import make_folder, write_atomic
+from ddim.errors import escape
+from ddim.files import write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,18 +26,9 @@ SHOWN_EVERY = 10.0
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """Return the lines of a run's log, in order; numbers that were not finite are None.
 
-    A last line without a line break, which a killed process leaves, is left out.
-
-    Raises:
-        UserError: if another line is not a JSON object with a step.
+    What is not a complete line of a log, which a kill or a power cut may leave, is left out.
     """
-    metrics = []
-    for number, line in enumerate(_read_lines(Path(folder)), 1):
-        if (entry := _parse_line(line)) is None:
-            file = Path(folder) / METRICS
-            raise UserError(f"{file}, line {number} is damaged: {line[:40]!r}; remove it")
-        metrics.append(entry)
-    return metrics
+    return [entry for _, entry in _read_lines(Path(folder))]
 
 
 class RunLog(AbstractContextManager):
@@ -55,8 +46,10 @@ class RunLog(AbstractContextManager):
         # tensorboardX.SummaryWriter would lose events when the process is killed: it has a queue and threads.
         from tensorboardX.event_file_writer import EventsWriter
 
-        kept = [] if resumed is None else _keep_lines(folder, resumed, due)
-        write_atomic(folder / METRICS, b"".join(kept))
+        lines = [] if resumed is None else _read_lines(folder, resumed)
+        # A line without a loss is the line of a validation.
+        old = [line for line, entry in lines if not due or entry["step"] < resumed or "loss" in entry]
+        write_atomic(folder / METRICS, b"".join(old))
         self._file = (folder / METRICS).open("ab")
         first = 0 if resumed is None else resumed + 1
         # Without this suffix, a run that is resumed within a second would overwrite its own events.
@@ -67,7 +60,8 @@ class RunLog(AbstractContextManager):
 
     def __exit__(self, *error: object) -> None:
         """Close both files."""
-        self.close()
+        self._events.close()
+        self._file.close()
 
     def write(self, step: int, images: int, values: Mapping[str, float]) -> None:
         """Add one line: the step, the images seen so far, the time (Unix, s) and `values`, keyed by name.
@@ -95,8 +89,7 @@ class RunLog(AbstractContextManager):
         from tensorboardX.summary import hparams
 
         shown = {name: escape(value) for name, value in fields.items()}
-        experiment, session, _ = hparams(shown, dict.fromkeys(metrics, 0.0))
-        for summary in (experiment, session):
+        for summary in hparams(shown, dict.fromkeys(metrics, 0.0))[:2]:
             self._show(0, summary=summary)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
@@ -110,13 +103,11 @@ class RunLog(AbstractContextManager):
         self._events.flush()
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        """Close both files."""
-        self._events.close()
-        self._file.close()
-
     def _show(self, step: int, **what: object) -> None:
-        self._events.write_event(_make_event(step, **what))
+        # pyrefly: ignore[missing-module-attribute] protobuf makes the class at import
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._events.write_event(Event(wall_time=time.time(), step=step, **what))
         # A flush at each event would be slow, because tensorboardX waits for the disk.
         if time.monotonic() > self._shown + SHOWN_EVERY:
             self._events.flush()
@@ -138,50 +129,22 @@ def show_in_tensorboard(
         pixels: the image, (H, W, C) uint8.
         values: numbers, keyed by name.
     """
-    from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.summary import image, scalar
+    from tensorboardX import SummaryWriter
 
     # The random suffix keeps two calls within one second from writing to the same file.
-    home = folder / "events" / name
-    make_folder(home)
-    events = EventsWriter(str(home / "events"), f".{uuid.uuid4().hex}")
-    shown = [scalar(f"{name}/{key}", value) for key, value in (values or {}).items()]
-    for summary in [image(name, pixels, dataformats="HWC"), *shown]:
-        events.write_event(_make_event(step, summary=summary))
-    events.close()
+    home, suffix = folder / "events" / name, f".{uuid.uuid4().hex}"
+    with SummaryWriter(str(home), filename_suffix=suffix) as writer:
+        writer.add_image(name, pixels, step, dataformats="HWC")
+        for key, value in (values or {}).items():
+            writer.add_scalar(f"{name}/{key}", value, step)
 
 
-def _read_lines(folder: Path) -> list[bytes]:
-    """Return the whole lines of a log, with their line breaks."""
-    file = folder / METRICS
-    lines = file.read_bytes().split(b"\n") if file.exists() else [b""]
-    return [line + b"\n" for line in lines[:-1]]
-
-
-def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """Return a line of a log as a mapping, or None if it is no JSON object with a step."""
-    with suppress(ValueError, RecursionError):
-        entry = json.loads(line)
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            return entry
-    return None
-
-
-def _keep_lines(folder: Path, resumed: int, due: bool) -> list[bytes]:
-    """Return the lines up to step `resumed`; see `RunLog`."""
-    kept = []
-    for line in _read_lines(folder):
-        # The log is flushed before each checkpoint. Only after this, a power cut can leave anything.
-        if (entry := _parse_line(line)) is None:
-            break
-        # A line without a loss is the line of a validation.
-        if entry["step"] <= resumed and not (due and entry["step"] == resumed and "loss" not in entry):
-            kept.append(line)
-    return kept
-
-
-def _make_event(step: int, **what: object) -> Any:  # noqa: ANN401 (a class that protobuf makes at import)
-    # pyrefly: ignore[missing-module-attribute] protobuf makes the class at import
-    from tensorboardX.proto.event_pb2 import Event
-
-    return Event(wall_time=time.time(), step=step, **what)
+def _read_lines(folder: Path, last: float = math.inf) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return each complete line up to step `last`, with its line break, and its content."""
+    file, lines = folder / METRICS, []
+    for line in file.read_bytes().split(b"\n")[:-1] if file.exists() else []:
+        with suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and entry.get("step", math.inf) <= last:
+                lines.append((line + b"\n", entry))
+    return lines

@@ -6,8 +6,9 @@ needs. Only files of known names are downloaded, and they are used only if all b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ddim.data.remote import fetch, names_repository, parse_repository
 from ddim.errors import UserError, describe_given, quote, suggest
@@ -15,17 +16,15 @@ from ddim.runs import checkpoint
 from ddim.runs.checkpoint import MANIFEST
 from ddim.runs.folder import CHECKPOINTS, RUN, list_checkpoints
 
+T = TypeVar("T")
 BEST = "best"
 """The last part of the path RUN/best. No such folder exists: the path means the best checkpoint of a run."""
 GUIDE = "guide"
 """The name of the folder, inside a run folder, with the early checkpoint that is kept to guide samples."""
 PUBLISHED = "published"
 """The name of the JSON document, which names the weights, that only a published checkpoint has."""
-FILES = (
-    MANIFEST,
-    *("model.safetensors", "clusters.safetensors", "vectors.safetensors"),
-    *("state.json", "recipe.json", f"{PUBLISHED}.json", "searched.json"),
-)
+_TENSORS, _DOCUMENTS = ("model", "clusters", "vectors"), ("state", "recipe", PUBLISHED, "searched")
+FILES = [MANIFEST, *(f"{name}.safetensors" for name in _TENSORS), *(f"{name}.json" for name in _DOCUMENTS)]
 """The files of a published checkpoint."""
 
 
@@ -50,7 +49,7 @@ def resolve(name: str | Path, weights: str = "ema", within: Path | None = None) 
     Raises:
         UserError: if there is no such checkpoint, it is damaged, or it cannot be downloaded.
     """
-    path, named = parse_place(str(name), within) if isinstance(name, str | Path) else (name, "ema")
+    path, named = parse_place(str(name), within)
     path = locate_run(path)
     return Place(find_run_folder(path), find_checkpoint(path), weights if named == "ema" else named)
 
@@ -60,22 +59,15 @@ def parse_place(text: str, within: Path | None = None) -> tuple[Path, str]:
 
     In hub:OWNER/NAME@REVISION, the part after "@" is a revision, never weights: a run on the Hub holds one
     set of weights. See `resolve` for the arguments.
-
-    Raises:
-        UserError: if the path is left out and `within` is None, or two weights are named.
     """
-    if names_repository(text) or (text and Path(text).exists()) or "@" not in text:
-        if text or within:
-            return Path(text or within or ""), "ema"
-        raise UserError("a name that begins with @ means a run's own checkpoint, and this model has no run")
+    if "@" not in text or names_repository(text) or Path(text).exists():
+        return Path(text or within or ""), "ema"
     before, _, name = text.rpartition("@")
     path, weights = parse_place(before, within)
     if name in (BEST, GUIDE):
         return path / name, weights
     if name.isdecimal() and int(name) in (steps := dict(list_checkpoints(path))):
         return steps[int(name)], weights
-    if weights != "ema":
-        raise UserError(f"{text} names two weights, {weights} and {name}: leave one out")
     return path, name
 
 
@@ -98,23 +90,34 @@ def locate_run(run: str | Path) -> Path:
     return fetch(parse_repository(run), "model", choose)
 
 
-def find_checkpoint(run: str | Path) -> Path:
-    """Return the folder of the checkpoint that a path means; see `resolve`.
+def read_checkpoint(run: str | Path, read: Callable[[Path], T]) -> T:
+    """Return `read(path)` for the checkpoint that a path means; see `resolve`.
+
+    Args:
+        run: the path.
+        read: a function of the checkpoint folder that verifies what it reads; see `checkpoint.read_newest`.
 
     Raises:
-        UserError: if there is no such checkpoint, or the checkpoint folder is damaged.
+        UserError: if there is no such checkpoint, or a checkpoint folder that is named itself is damaged.
     """
     run = locate_run(run)
-    if named := find_named_checkpoint(run):
-        return named
     if (run / MANIFEST).is_file():
         checkpoint.verify(run)
-        return run
-    if newest := checkpoint.find_newest(run / CHECKPOINTS):
-        return newest
-    if not run.is_dir():
+        return read(run)
+    named = names_checkpoint(run)
+    best = named and run.name == BEST
+    home = run.parent if best else run
+    content = checkpoint.read_newest(run if named and not best else home / CHECKPOINTS, read, best)
+    if content is not None:
+        return content
+    if not (named or run.is_dir()):
         raise UserError(f"run {run} is not a folder{suggest_run(run)}")
-    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(run)}` lists the runs below it")
+    raise UserError(f"{run} holds no undamaged checkpoint: `ddim runs {quote(home)}` lists the runs below it")
+
+
+def find_checkpoint(run: str | Path) -> Path:
+    """Return the folder of the checkpoint that a path means; its files are verified. See `resolve`."""
+    return read_checkpoint(run, checkpoint.verify)
 
 
 def find_named_checkpoint(run: str | Path) -> Path | None:
@@ -123,14 +126,7 @@ def find_named_checkpoint(run: str | Path) -> Path | None:
     Raises:
         UserError: if the run has no such checkpoint.
     """
-    run = Path(run)
-    if not names_checkpoint(run):
-        return None
-    best = run.name == BEST
-    named = checkpoint.find_newest(run.parent / CHECKPOINTS if best else run, best)
-    if named is None:
-        raise UserError(f"run {run.parent} has no {run.name} checkpoint: see report.{run.name} of its recipe")
-    return named
+    return find_checkpoint(run) if names_checkpoint(run) else None
 
 
 def find_run_folder(path: str | Path) -> Path:
@@ -175,14 +171,12 @@ def check_no_run(source: str) -> None:
 
 
 def suggest_run(run: Path) -> str:
-    """Return "; perhaps you meant RUN" for a path that does not exist, or "" if no run has a similar name.
+    """Return "; perhaps you meant NAME" for a path that does not exist, or "" if no run has a similar name.
 
     The name is compared with the names of the runs beside the path and in runs/.
     """
     files = [file for folder in (run.parent, Path("runs")) for file in folder.glob(f"*/{RUN}")]
-    runs = {file.parent.name: file.parent for file in files}
-    name = suggest(run.name, runs).removeprefix(meant := "; perhaps you meant ")
-    return f"{meant}{runs[name]}" if name else ""
+    return suggest(run.name, [file.parent.name for file in files])
 
 
 def pin_place(text: str) -> str:

@@ -23,7 +23,7 @@ from ddim.recipe.codec import load_recipe
 from ddim.recipe.recipe import Data, Recipe
 from ddim.runs import checkpoint
 from ddim.runs.folder import RUN
-from ddim.runs.names import find_checkpoint, find_run_folder, is_published
+from ddim.runs.names import find_run_folder, is_published, read_checkpoint
 from ddim.runs.state import RunState, TrainedOn
 from ddim.sampling.pipeline import LoadedRun, load_state
 
@@ -114,7 +114,7 @@ def read_parent_recipe(run: str | Path, *, own_images: bool) -> Recipe:
         state = None if own_images else load_state(path)
         return path, load_recipe(checkpoint.read_document(path, "recipe")), state
 
-    path, recipe, state = checkpoint.read_steadily(lambda: find_checkpoint(run), read)
+    path, recipe, state = read_checkpoint(run, read)
     if state is None:
         return recipe
     source = recipe.data.source

@@ -31,7 +31,7 @@ from ddim.recipe.recipe import Data, Fixed, Recipe
 from ddim.recipe.user_parts import give_parts
 from ddim.runs import checkpoint
 from ddim.runs.averages import AVERAGE, find_stored_average
-from ddim.runs.names import choose_published, find_checkpoint, locate_run, parse_place
+from ddim.runs.names import choose_published, locate_run, parse_place, read_checkpoint
 from ddim.runs.state import RunState
 from ddim.sampling.labels import GivenVectors, Label, count_images, find_label, find_vectors
 from ddim.sampling.searched import find_saved_grid
@@ -237,7 +237,7 @@ def load(
         weights = named if weights == "ema" else weights
     run = locate_run(run)
     read = partial(_load, run=run, weights=weights, compiling=compiling, device=device, threads=threads)
-    return checkpoint.read_steadily(lambda: find_checkpoint(run), read)
+    return read_checkpoint(run, read)
 
 
 def _load(
@@ -311,9 +311,7 @@ def read_run_recipe(run: str | Path) -> Recipe:
     Raises:
         UserError: if there is no checkpoint.
     """
-    found = checkpoint.read_steadily(
-        lambda: find_checkpoint(run), lambda path: checkpoint.read_document(path, "recipe")
-    )
+    found = read_checkpoint(run, lambda path: checkpoint.read_document(path, "recipe"))
     return load_recipe(found)
 
 
