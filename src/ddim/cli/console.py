@@ -203,14 +203,11 @@ class Console(Display):
         if self.bar:
             say(text)
 
-    def _conclude(self, training: Trainer, seen: str, advice: str) -> None:
+    def _conclude(self, training: Trainer, seen: str) -> None:
         """Prepare the lines about the ended training that `done` prints."""
+        longer = f"ddim train --resume --out {quote(self.folder)} --more 20{self.own}"
         short = training.complete and not self.resumed and time.monotonic() - self.created < LONG
-        noisy = f"samples still noisy? train longer: {self._name_longer(20)}" if short else ""
-        self.shown, self.advice = seen, advice or noisy
-
-    def _name_longer(self, minutes: float) -> str:
-        return f"`ddim train --resume --out {quote(self.folder)} --more {minutes:g}{self.own}`"
+        self.shown, self.advice = seen, f"samples still noisy? train longer: `{longer}`" if short else ""
 
     def done(self, folder: Path) -> None:
         """Print the last lines about a run: images seen, advice, best checkpoint and next commands."""

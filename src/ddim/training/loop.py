@@ -7,12 +7,11 @@ the others follow its decisions.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ddim.errors import Interrupted, NotFinite, format_count
+from ddim.errors import Interrupted, format_count
 from ddim.machine.runtime import CoreMeter, choose_threads, count_cores
 from ddim.machine.signals import Noted, note_signals
 from ddim.training.budget import TimeBudget
@@ -62,7 +61,7 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         OutOfMemory: if the memory is full, and a batch cannot be trained in smaller parts.
     """
     alone = trainer.processes.count == 1
-    with _advise_if_not_finite(), note_signals(twice=alone) as flag:
+    with note_signals(twice=alone) as flag:
         if alone:
             # Several processes end a validation together.
             trainer.check_signals = flag.check
@@ -71,20 +70,20 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         signal, check = _agree(trainer, lead, flag.number)
         with suppress(Noted):
             while not (trainer.complete or trainer.stopped or signal):
-                # If a signal stopped the validation of the last step, only this validation is made again.
+                # If a signal stopped the validation of a step, only this validation is made again.
                 if not trainer.due:
                     values, news = advance_within_memory(trainer)
                     trainer.due = trainer.step in trainer.validation_steps()
                     if trainer.due or check:
-                        _raise_if_not_finite(trainer, lead)
+                        trainer.raise_if_not_finite()
                     if lead:
                         lead.writer.finish_step(values, news)
-                if trainer.due or _agree_on_end_of_measurement(trainer, lead):
+                if trainer.due:
                     _validate(trainer, measure_kid, lead)
                 elif lead:
                     lead.writer.save_if_due()
                 signal, check = _agree(trainer, lead, flag.number)
-        _raise_if_not_finite(trainer, lead)
+        trainer.raise_if_not_finite()
         if lead:
             lead.writer.finish()
     (signal,) = trainer.processes.highest(flag.number or 0)
@@ -92,48 +91,29 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         raise Interrupted(signal, folder)
 
 
-@contextmanager
-def _advise_if_not_finite() -> Generator[None]:
-    """Add to the message of `NotFinite` what a user can do."""
-    try:
-        yield
-    except NotFinite as error:
-        advice = "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
-        raise NotFinite(f"{error}: {advice}") from None
+def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> tuple[int, bool]:
+    """Tell all processes what process 0 has decided, and whether a signal arrived in any process.
 
-
-def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> tuple[int, int]:
-    """Tell all processes the decisions of process 0, and whether a signal arrived in any process.
-
-    Process 0 decides the number of planned images, whether to stop, and when to check the losses.
+    Process 0 decides the number of planned images, whether to stop, whether to validate because the speed is
+    known now, and when to check the losses.
 
     Returns:
         The number of the signal, or 0; and whether the losses are checked after the next step.
     """
     planned = trainer.plan.total or 0
-    check = lead is not None and time.monotonic() - lead.checked > CHECKED_EVERY
-    signal, stopped, total, check = trainer.processes.highest(
-        signal or 0, lead is not None and trainer.stopped is not None, planned if lead else 0, check
-    )
-    if stopped and lead is None:
+    decisions = [0, 0, 0, 0]
+    if lead:
+        measured = not planned and lead.budget.is_measured()
+        check = time.monotonic() - lead.checked > CHECKED_EVERY
+        decisions = [trainer.stopped is not None, planned, measured, check]
+        lead.checked = time.monotonic() if check else lead.checked
+    signal, stopped, total, measured, check = trainer.processes.highest(signal or 0, *decisions)
+    if stopped and not lead:
         trainer.stop()
     if total != planned:
         trainer.fix_total(total)
-    return signal, check
-
-
-def _agree_on_end_of_measurement(trainer: Trainer, lead: Lead | None) -> bool:
-    """Return whether process 0 has measured the speed, so that it can convert the minutes to images."""
-    if trainer.plan.total is not None:
-        return False
-    return bool(trainer.processes.highest(lead is not None and lead.budget.is_measured())[0])
-
-
-def _raise_if_not_finite(trainer: Trainer, lead: Lead | None) -> None:
-    """Raise `NotFinite` if too many steps in a row were not finite; this waits for the device."""
-    if lead:
-        lead.checked = time.monotonic()
-    trainer.finite.raise_if_failed()
+    trainer.due |= bool(measured)
+    return signal, bool(check)
 
 
 def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> None:
@@ -144,15 +124,12 @@ def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> N
     values = validate(trainer) | measure_kid()
     trainer.samples = sample_preview(trainer)
     trainer.due = False
-    if not lead:
-        return
-    lead.writer.finish_validation(values)
-    lead.budget.spend(time.monotonic() - began)
-    if trainer.plan.total is None:
-        lead.budget.fix_total()
-    elif news := lead.budget.replan():
-        lead.writer.announce(news)
-    lead.writer.save()
+    if lead:
+        lead.writer.finish_validation(values)
+        lead.budget.spend(time.monotonic() - began)
+        if news := lead.budget.plan():
+            lead.writer.announce(news)
+        lead.writer.save()
 
 
 def _adapt_threads(trainer: Trainer, lead: Lead) -> None:

@@ -12,7 +12,6 @@ from ddim.plots.charts import COLOURS, draw_curves, new_figure, save_figure
 from ddim.recipe.checks import check_training
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
-from ddim.sampling.pipeline import read_run_recipe
 from ddim.training.callbacks import Callback
 from ddim.training.memory import advance_within_memory, fit_memory
 from ddim.training.parent import hold_out_alike, load_parent
@@ -111,9 +110,10 @@ def find_learning_rate(
         source: the run whose weights the new run starts from, if there is one.
         progress: called while images are decoded and before each update.
     """
-    known = None if source is None else read_run_recipe(source)
+    parent = load_parent(source)
+    known = parent and parent.recipe
     check_training(recipe, known)
-    recipe = recipe if known is None else hold_out_alike(recipe, known)
+    recipe = hold_out_alike(recipe, known)
     parts = open_split(recipe, progress)
     with machine.choose(recipe) as runtime:
-        return range_test(start_training(recipe, parts, runtime, load_parent(source)), progress=progress)
+        return range_test(start_training(recipe, parts, runtime, parent), progress=progress)

@@ -12,11 +12,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.errors import OutOfMemory, UserError
 from ddim.nn.power_averages import track_averages
-from ddim.recipe.user_parts import is_user_part
 from ddim.sampling.pipeline import evaluating
-from ddim.training.finite import StepValues
+from ddim.training.budget import blank_loss, reduce_size
 from ddim.training.optim import divide_parameters
-from ddim.training.trainer import Trainer
+from ddim.training.trainer import StepValues, Trainer
 
 SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
 """What a user can do if a training does not fit into the memory."""
@@ -38,8 +37,7 @@ def estimate_memory(training: Trainer) -> int:
     of one image are counted at a small size, or at full size if the user wrote the network.
     """
     model, recipe, runtime = training.model, training.recipe, training.runtime
-    side = max(recipe.data.size) if is_user_part(recipe.net) else max(SMALL, recipe.net.multiple)
-    small = [min(full, side) for full in recipe.data.size]
+    small = reduce_size(recipe, SMALL)
     # Tensors that no image needs, such as weights in bf16, are in both counts.
     image = _count_kept(training, small, 2) - _count_kept(training, small, 1)
     image *= prod(recipe.data.size) / prod(small)
@@ -53,9 +51,9 @@ def estimate_memory(training: Trainer) -> int:
     return round(copies * weights - moments + TEMPORARY * image * images)
 
 
-def _count_kept(training: Trainer, size: list[int], n: int) -> int:
+def _count_kept(training: Trainer, size: tuple[int, int], n: int) -> int:
     """Return the bytes that autograd keeps for the backward pass of n blank images of this size."""
-    model, runtime = training.model, training.runtime
+    model = training.model
     kept: dict[int, int] = {weight.untyped_storage().data_ptr(): 0 for weight in model.parameters()}
     alive: list[Tensor] = []
 
@@ -65,11 +63,9 @@ def _count_kept(training: Trainer, size: list[int], n: int) -> int:
         alive.append(x)
         return x
 
-    x0, t = model.blank(n)[..., : size[0], : size[1]], torch.full((n,), 0.5)
-    objective = training.recipe.objective.at(0.5, 0)
     # In eval mode no statistics of batch norm change, and no random numbers are drawn.
-    with evaluating(model), runtime.precise(), saved_tensors_hooks(keep, lambda x: x):
-        objective(model.with_blank_labels(n), runtime.images(x0), t, torch.ones_like(x0), training.pixels)
+    with evaluating(model), saved_tensors_hooks(keep, lambda x: x):
+        blank_loss(model, training.recipe, training.runtime, size, n)
     return sum(kept.values())
 
 

@@ -1,4 +1,4 @@
-"""The pace of a training: its speed, the time left, and a line that says both."""
+"""The pace of a training: its speed, the time left, and lines of text about them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Mapping
 
 from ddim.training.budget import WARM_UP
 from ddim.training.trainer import Trainer
-
-USED = 0.8
-"""A run that used less than this fraction of its time budget says so at its end."""
 
 
 def format_duration(seconds: float) -> str:
@@ -23,58 +20,33 @@ def format_minutes(minutes: float) -> str:
     return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
 
 
-def find_unused_minutes(training: Trainer, seconds: float) -> float:
-    """Return the minutes of the time budget that a finished run did not use.
-
-    The result is 0 if the run used most of its budget (`USED`), is not finished or has a budget in images.
+class Pace:
+    """The speed of a run, validations included, from the times at which its updates end.
 
     Args:
-        training: the training at its end.
-        seconds: how long the whole run took.
+        now: the time at the start, in seconds.
+        batch: images per update.
     """
-    minutes = training.recipe.minutes
-    if not training.complete or training.recipe.images is not None or seconds >= USED * minutes * 60:
-        return 0.0
-    left = minutes - seconds / 60
-    return round(left) if left >= 10 else max(0.1, round(left, 1))
-
-
-class Pace:
-    """Estimates the speed of a run and the time left, from the times at which updates and events end."""
 
     def __init__(self, now: float, batch: int) -> None:
-        self.batch, self.last = batch, now
-        self.updates, self.seconds = 0, 0.0
-        self.events, self.aside = 0, 0.0
+        self.batch, self.updates, self.began, self.last = batch, 0, now, now
 
     def update(self, now: float) -> None:
         """Record the end of an update; the first `WARM_UP` updates are not timed."""
-        self.updates += 1
-        self.seconds += now - self.last if self.updates > WARM_UP else 0.0
-        self.last = now
-
-    def event(self, now: float) -> None:
-        """Record the end of an event, which is a validation with its sample sheet and checkpoint."""
-        self.events, self.aside = self.events + 1, self.aside + now - self.last
-        self.last = now
+        self.updates, self.last = self.updates + 1, now
+        if self.updates <= WARM_UP:
+            self.began = now
 
     @property
     def speed(self) -> float:
-        """Images per second of training, without events; 0 while unknown."""
-        return self.batch * (self.updates - WARM_UP) / self.seconds if self.seconds > 0 else 0.0
+        """Images per second; 0 while unknown."""
+        seconds = self.last - self.began
+        return self.batch * (self.updates - WARM_UP) / seconds if seconds > 0 else 0.0
 
     def left(self, training: Trainer) -> float | None:
-        """Return the seconds until the end, with the remaining events (see `event`); None while unknown."""
-        total, report, steps = training.plan.total, training.recipe.report, training.recipe.steps
-        if total is None or not self.speed:
-            return None
-        # `>=` and not `>`: the event of this step comes after its update, so it still remains.
-        coming = sum(step >= training.step for step in training.validation_steps())
-        # Before the first event, its duration is guessed: a network evaluation costs about a third of a
-        # training image.
-        guess = (report.validation_images + (report.grid + report.kid) * steps) / 3 / self.speed
-        each = self.aside / self.events if self.events else guess
-        return max(0, total - training.seen) / self.speed + coming * each
+        """Return the seconds until the end; None while unknown."""
+        total = training.plan.total
+        return max(0, total - training.seen) / self.speed if total and self.speed else None
 
 
 def describe_pace(pace: Pace, training: Trainer, values: Mapping[str, float]) -> str:

@@ -19,17 +19,17 @@ from ddim.sampling.images import check_same_split, fingerprint_source
 from ddim.sampling.pipeline import LoadedRun, load
 
 
-def load_parent(source: Path | None) -> LoadedRun | None:
+def load_parent(source: str | Path | None) -> LoadedRun | None:
     """Return the run whose weights a new run starts from, loaded on the CPU; None if there is no such run."""
     return None if source is None else load(source, device="cpu")
 
 
-def hold_out_alike(recipe: Recipe, parent: Recipe) -> Recipe:
+def hold_out_alike(recipe: Recipe, parent: Recipe | None) -> Recipe:
     """Return a recipe that holds out the images which `parent` holds out, whatever its own seed is.
 
     A `data.split_seed` that the user gives is kept.
     """
-    if recipe.data.split_seed is not None or recipe.seed == parent.split_seed:
+    if parent is None or recipe.data.split_seed is not None or recipe.seed == parent.split_seed:
         return recipe
     return replace(recipe, data=replace(recipe.data, split_seed=parent.split_seed))
 
@@ -88,37 +88,33 @@ def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
         UserError: if a class of the network would become another class, or the errors on held-out images
             would be too low. Also if the images of `parent` are now split in another way.
     """
-    before, data = parent.recipe, recipe.data
+    before, data, classes = parent.recipe, recipe.data, parts.images.classes
     if data.labels and before.data.labels:
-        names = zip(parent.classes, parts.images.classes, strict=False)
-        places = {name: place for place, name in enumerate(parent.classes)}
-        moved = [new for old, new in names if old != new and new in places]
-        if data.labels != before.data.labels or moved:
+        moved = [new for old, new in zip(parent.classes, classes, strict=False) if old != new]
+        if data.labels != before.data.labels or {*moved} & {*parent.classes}:
             raise UserError(
                 f"the classes of --from, {', '.join(parent.classes)}, are not those of these images, "
-                f"{', '.join(parts.images.classes)}: give images with the same classes in the same order, "
-                "train without labels (--data.labels no), or without --from"
+                f"{', '.join(classes)}: give images with the same classes in the same order, or train "
+                "without labels (--data.labels no)"
             )
     known = parent.checkpoint.state.images
-    if len(parts.validation) and known is not None and _has_images_of(parent, recipe, parts):
+    if known is not None and len(parts.validation) and _has_images_of(parent, recipe, parts):
         split = split_images(parts.images, before.data.validation, before.split_seed)
         check_same_split(split, known.train)
         if not np.isin(parts.validation, split.validation).all():
             raise UserError(
                 "images on which the run of --from was trained would be held out, and their errors would be "
-                f"too low: use at most its --data.validation {before.data.validation:g} and no other "
-                f"--data.split_seed than {before.split_seed}, got data.validation {data.validation:g} "
-                f"and data.split_seed {recipe.split_seed}"
+                f"too low: use --data.validation {before.data.validation:g} and --data.split_seed "
+                f"{before.split_seed} as in that run"
             )
 
 
 def _has_images_of(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> bool:
     """Return whether the images of a recipe, `parts`, are those of another run, perhaps at another size."""
-    known = parent.checkpoint.state.images
-    if known is None or known.fingerprint == parts.images.fingerprint:
-        return known is not None
-    data = replace(parent.recipe.data, channels=choose_channels(parent.checkpoint.state.channels))
-    return fingerprint_source(recipe.data.source, data) == known.fingerprint
+    state = parent.checkpoint.state
+    known = state.images and state.images.fingerprint
+    data = replace(parent.recipe.data, channels=choose_channels(state.channels))
+    return known == parts.images.fingerprint or known == fingerprint_source(recipe.data.source, data)
 
 
 def warn_of_other_meaning(parent: Recipe, recipe: Recipe) -> None:

@@ -18,14 +18,7 @@ from ddim.machine.progress import Cell, Progress, ignore_progress, in_notebook
 from ddim.metrics.neighbours import FEWEST
 from ddim.runs.folder import sheet_path
 from ddim.training.callbacks import Callback
-from ddim.training.pace import (
-    Pace,
-    describe_errors,
-    describe_pace,
-    find_unused_minutes,
-    format_duration,
-    format_minutes,
-)
+from ddim.training.pace import Pace, describe_errors, describe_pace, format_duration
 from ddim.training.trainer import Trainer
 
 EVERY = 15.0
@@ -74,7 +67,6 @@ class Display(Callback):
         """See `Callback`."""
         sheet = sheet_path(self.folder, training.step)
         self._show_validation(training, describe_errors(training, values), sheet)
-        self.pace.event(time.monotonic())
 
     def on_change(self, training: Trainer, text: str) -> None:
         """Show the sentence, and measure the speed anew; see `Callback`."""
@@ -84,11 +76,7 @@ class Display(Callback):
     def on_end(self, training: Trainer) -> None:
         """See `Callback`."""
         took = format_duration(time.monotonic() - self.began)
-        seconds = time.monotonic() - self.created
-        more = 0.0 if self.resumed else find_unused_minutes(training, seconds)
-        used = f"{format_duration(seconds)} of {format_minutes(training.recipe.minutes)} used"
-        advice = f"{used}; {self._name_longer(more)} trains on" if more else ""
-        self._conclude(training, f"{training.seen:,} images seen in {took}", advice)
+        self._conclude(training, f"{training.seen:,} images seen in {took}")
 
     def _is_due(self, every: float) -> bool:
         """Return whether to show progress again: after `every` seconds, or 0.5 seconds if it is a bar."""
@@ -116,16 +104,10 @@ class Display(Callback):
     def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
         _write(f"{errors}, at {training.seen:,} images; samples {sheet}" if errors else f"samples {sheet}")
 
-    def _conclude(self, training: Trainer, seen: str, advice: str) -> None:
+    def _conclude(self, training: Trainer, seen: str) -> None:
         ended = f"stopped, {training.stopped}" if training.stopped else "finished"
         ended = ended if training.finished or training.stopped else "stopped"
         self._show(f"run {self.folder}: {ended}; {seen}", training.seen, training.plan.total)
-        if advice:
-            _write(advice)
-
-    def _name_longer(self, minutes: float) -> str:
-        """Return the call that trains on for so many minutes."""
-        return f"ddim.resume({str(self.folder)!r}, more={minutes:g})"
 
 
 class NotebookDisplay(Display):
