@@ -25,7 +25,7 @@ from ddim.runs import checkpoint
 from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load
 from ddim.training.budget import WARM_UP
-from ddim.training.pace import Pace, format_duration
+from ddim.training.progress import Pace, format_duration
 from ddim.training.request import change_recipe, choose_recipe
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]

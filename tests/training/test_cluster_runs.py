@@ -75,7 +75,7 @@ def test_a_run_that_crashed_keeps_its_labels_and_ends_like_an_uninterrupted_one(
     recipe = tiny.recipe(**CHANGES, report__checkpoint=0.0)
     folder = tiny.train_until_crash(recipe, tmp_path / "run", tiny.At(7, tiny.crash))
     # On another machine, k-means could give other labels, so a resumed run must not use it.
-    monkeypatch.setattr("ddim.training.parent.group_images", None)
+    monkeypatch.setattr("ddim.training.start.group_images", None)
     resume(folder)
     assert tiny.metrics(folder) == tiny.metrics(run)
     assert tiny.digests(folder, 4) == tiny.digests(run, 4)

@@ -24,7 +24,7 @@ from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
 from ddim.training.distill import make_student
-from ddim.training.pace import describe_errors
+from ddim.training.progress import describe_errors
 
 FIELDS = {"optim.warmup": 0, "report.checkpoint": "0"}
 TABLES = {"ddpm": "a table of 1000 levels", "iddpm": "predicts a variance"}

@@ -16,8 +16,8 @@ from ddim.recipe.named import find_recipe
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
-from ddim.training.parent import hold_out_alike
 from ddim.training.request import choose_recipe
+from ddim.training.start import hold_out_alike
 
 FIELDS = {"optim.warmup": 0, "images": 16}
 

@@ -32,8 +32,7 @@ from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import read_metrics
 from ddim.sampling.guidance_name import name_guidance
 from ddim.sampling.pipeline import read_run_recipe
-from ddim.training.pace import format_duration, format_minutes
-from ddim.training.progress import EVERY, Display, list_cautions
+from ddim.training.progress import EVERY, Display, format_duration, format_minutes, list_cautions
 from ddim.training.trainer import Trainer
 
 LONG = 30 * 60.0

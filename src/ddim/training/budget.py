@@ -1,7 +1,5 @@
 """Convert a time budget to a training length in images, and estimate how long a run will take."""
 
-from __future__ import annotations
-
 import time
 from math import prod
 

@@ -1,18 +1,14 @@
 """Callbacks: what a user's code can do while a training runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ddim.errors import UserError
 from ddim.recipe.codec import dump
 from ddim.recipe.options import flatten_as_text
 from ddim.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class Callback:

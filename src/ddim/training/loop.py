@@ -4,8 +4,6 @@ With several processes, all take the same steps. Process 0 alone has the clock, 
 the others follow its decisions.
 """
 
-from __future__ import annotations
-
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field

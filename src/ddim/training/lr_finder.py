@@ -1,7 +1,5 @@
 """The learning-rate range test (Smith 2017, section 3.3): a short training with increasing learning rate."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +12,7 @@ from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.callbacks import Callback
 from ddim.training.memory import advance_within_memory, fit_memory
-from ddim.training.parent import hold_out_alike, load_parent
-from ddim.training.start import Machine, open_split, start_training
+from ddim.training.start import Machine, hold_out_alike, load_parent, open_split, start_training
 from ddim.training.trainer import Trainer
 
 
@@ -111,7 +108,7 @@ def find_learning_rate(
         progress: called while images are decoded and before each update.
     """
     parent = load_parent(source)
-    known = parent and parent.recipe
+    known = parent.recipe if parent else None
     check_training(recipe, known)
     recipe = hold_out_alike(recipe, known)
     parts = open_split(recipe, progress)

@@ -1,7 +1,6 @@
 """Estimate the memory that a training needs, and train with less memory if there is too little."""
 
-from __future__ import annotations
-
+import re
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -16,9 +15,6 @@ from ddim.sampling.pipeline import evaluating
 from ddim.training.budget import blank_loss, reduce_size
 from ddim.training.optim import divide_parameters
 from ddim.training.trainer import StepValues, Trainer
-
-SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
-"""What a user can do if a training does not fit into the memory."""
 
 SMALL = 32
 """Side in pixels of the image for which activations are counted; larger for networks with many stages."""
@@ -71,12 +67,9 @@ def _count_kept(training: Trainer, size: tuple[int, int], n: int) -> int:
 
 def find_free_memory(device: str) -> int | None:
     """Return the bytes of memory that are free for a CPU; None if not known, and for an accelerator."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    free = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(free[0]) * 1024 if device == "cpu" and free else None
+    file = Path("/proc/meminfo")
+    known = re.search(r"MemAvailable: *(\d+)", file.read_text(encoding="ascii")) if file.exists() else None
+    return int(known[1]) * 1024 if known and device == "cpu" else None
 
 
 def fit_memory(training: Trainer) -> str:
@@ -91,17 +84,19 @@ def fit_memory(training: Trainer) -> str:
     Raises:
         UserError: if parts that cannot be halved do not fit.
     """
-    free, before = find_free_memory(training.runtime.device), training.recipe.optim.accumulate
+    free, news = find_free_memory(training.runtime.device), ""
     if free is None:
         return ""
     free //= training.processes.local_count
     while (needed := estimate_memory(training)) > free:
-        if not _halve(training):
+        news = _halve(training, f"{free / 2**30:.1f} GiB of memory are free")
+        if not news:
             raise UserError(
                 f"this training needs about {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB "
-                f"are free: {SMALLER}"
+                "are free: use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, "
+                "or --recompute"
             )
-    return _describe(training, before, f"{free / 2**30:.1f} GiB of memory are free")
+    return news
 
 
 def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:
@@ -117,29 +112,25 @@ def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:
         OutOfMemory: if the parts cannot be halved: their number of images is odd, several processes would
             have to agree, or the network has batch norm, whose statistics depend on the parts.
     """
-    before = training.recipe.optim.accumulate
+    news = ""
     while True:
         try:
-            return training.advance(), _describe(training, before, "the memory was full")
+            return training.advance(), news
         except OutOfMemory:
-            if not _halve(training):
+            news = _halve(training, "the memory was full")
+            if not news:
                 raise
         # Here the error is gone, and with it the tensors of the failed step.
         if training.runtime.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
 
-def _halve(training: Trainer) -> bool:
-    """Halve the parts of a batch, and return whether that is possible."""
+def _halve(training: Trainer, why: str) -> str:
+    """Halve the parts of a batch, and return a sentence about it, or "" if that is not possible."""
     optim = training.recipe.optim
     batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in training.model.modules())
     if training.processes.count > 1 or batch_norm or optim.batch % (2 * optim.accumulate):
-        return False
-    training.recipe = replace(training.recipe, optim=replace(optim, accumulate=2 * optim.accumulate))
-    return True
-
-
-def _describe(training: Trainer, before: int, why: str) -> str:
-    parts = training.recipe.optim.accumulate
-    changed = f"{why}: batches are trained in {parts} parts now (optim.accumulate {parts})"
-    return changed if parts != before else ""
+        return ""
+    optim = replace(optim, accumulate=2 * optim.accumulate)
+    training.recipe = replace(training.recipe, optim=optim)
+    return f"{why}: batches are trained in {optim.accumulate} parts now (optim.accumulate {optim.accumulate})"

@@ -1,7 +1,5 @@
 """The optimiser Muon (Jordan et al. 2024) for the weights that are matrices, with AdamW for the others."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

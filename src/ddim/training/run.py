@@ -1,7 +1,5 @@
 """Train a new run into a run folder, and resume a run."""
 
-from __future__ import annotations
-
 import math
 import time
 import warnings
@@ -20,6 +18,7 @@ from ddim.errors import UserError, warn_user
 from ddim.files import lock_folder, read_sealed
 from ddim.machine.distributed import Processes, current_processes, join_processes
 from ddim.machine.progress import Progress
+from ddim.machine.startup import read_rank
 from ddim.recipe.checks import check_training
 from ddim.recipe.codec import dump, load_recipe
 from ddim.recipe.recipe import Recipe
@@ -35,10 +34,16 @@ from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback, check_callbacks
 from ddim.training.loop import Lead, fit
 from ddim.training.memory import fit_memory
-from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.progress import split_progress
 from ddim.training.request import choose_recipe, describe_request
-from ddim.training.start import Machine, check_machine, open_split, start_training
+from ddim.training.start import (
+    Machine,
+    check_machine,
+    hold_out_alike,
+    load_parent,
+    open_split,
+    start_training,
+)
 from ddim.training.trainer import Trainer
 from ddim.training.validation import MeasureKID, prepare_kid
 from ddim.training.writer import RunWriter, create_run
@@ -92,41 +97,13 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         >>> run = ddim.train("photos/", minutes=10, size=64)
         >>> ddim.sheet(ddim.sample(run, n=16))
     """
-    began, out = time.monotonic(), parse_out(out)
-    check_callbacks(callbacks)
-    check_machine(machine)
+    session = _Session(machine, callbacks, progress)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
     requested = choose_recipe(recipe, data, fields, source)
-    with join_processes() as processes:
-        shown, decoding = split_progress(processes.leads and progress)
-        parent = load_parent(source)
-        # These checks come before the images are decoded, because decoding may take long.
-        known = parent and parent.recipe
-        check_training(requested, known)
-        chosen = hold_out_alike(requested, known)
-        check_outside(out or Path("runs"), chosen.data.source)
-        if out is not None and processes.leads:
-            check_unused(out, ", or continue the run with resume")
-        split = processes.local_first(lambda: open_split(chosen, decoding))
-        with machine.choose_for_all(chosen, split.images.pixels.shape[-1], processes) as runtime:
-            trainer = start_training(chosen, split, runtime, parent)
-            if news := fit_memory(trainer):
-                warn_user(news)
-            measure_kid = prepare_kid(trainer)
-            facts = {
-                "requested": describe_request(requested),
-                "asked": vars(machine),
-                "source": source and pin_place(str(source)),
-                # The hash identifies the weights, because a source that is trained further has other weights.
-                "source_sha256": parent and parent.checkpoint.sha256,
-            }
-            parent = None  # frees the memory of its network
-            folder = processes.broadcast(create_run(trainer, out, **facts) if processes.leads else None)
-            with _lock(folder):
-                _fit(trainer, folder, measure_kid, [*shown, *callbacks], began, adapt=machine.threads is None)
-    return folder
+    with join_processes():
+        return _start(requested, parse_out(out), source, session)
 
 
 @with_gradients
@@ -167,65 +144,97 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     Example:
         >>> ddim.resume("runs/photos-fast-1", more=20)
     """
-    began, folder = time.monotonic(), Path(folder)
-    check_callbacks(callbacks)
-    check_machine(machine)
+    session, folder = _Session(machine, callbacks, progress), Path(folder)
     give_parts(own)
-    facts = read_sealed(folder / RUN)
+    values = read_sealed(folder / RUN)["recipe"]["data"]["values"]
     # The images given from Python can be opened as long as this variable refers to their source.
-    data = (
-        data if isinstance(data, str | Path | None) else give_images(data, facts["recipe"]["data"]["values"])
-    )
+    data = data if isinstance(data, str | Path | None) else give_images(data, values)
     with join_processes() as processes, _lock(folder):
-        shown, decoding = split_progress(processes.leads and progress)
         _record_place(folder, data, processes)
-        path = processes.broadcast(find_checkpoint(folder) if processes.leads else None)
-        recipe, state = _read_exactly(path), load_state(path)
-
-        def reopen() -> SplitImages:
-            pixels = reopen_images(folder, recipe.data, facts["data"]["fingerprint"], decoding)
-            return split_images(pixels, recipe.data.validation, recipe.split_seed)
-
-        split = processes.local_first(reopen)
-        split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
-        threads = machine.threads or facts["asked"]["threads"]
-        with machine.change(state.runtime, threads, processes) as runtime:
-            trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
-            trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
-            if processes.leads:
-                trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), more, images)
-            trainer.plan = processes.broadcast(trainer.plan)
-            if not trainer.complete:
-                if processes.leads:
-                    record_in_run(folder, asked={**facts["asked"], "threads": threads})
-                hooks, measure_kid = [*shown, *callbacks], prepare_kid(trainer)
-                _fit(trainer, folder, measure_kid, hooks, began, adapt=threads is None)
+        _continue(folder, more, images, session)
     return folder
+
+
+class _Session:
+    """A call of `train` or `resume`: how it uses the machine, what it tells, and when it began."""
+
+    def __init__(self, machine: Machine, callbacks: Sequence[Callback], progress: bool | Progress) -> None:
+        check_callbacks(callbacks)
+        check_machine(machine)
+        shown, self.decoding = split_progress(read_rank() == 0 and progress)
+        self.machine, self.hooks, self.began = machine, [*shown, *callbacks], time.monotonic()
+
+    def fit(self, trainer: Trainer, folder: Path, measure_kid: MeasureKID, *, adapt: bool) -> None:
+        """Train to the end; process 0 alone has the log, the clock and the callbacks. See `fit`."""
+        if not trainer.processes.leads:
+            fit(trainer, folder, measure_kid, None)
+            return
+        with RunLog(folder, trainer.step or None, trainer.due) as log:
+            # The other processes of a training would count as other programs.
+            adapt = adapt and trainer.runtime.device == "cpu" and trainer.processes.count == 1
+            writer = RunWriter(trainer, folder, log, self.hooks)
+            fit(trainer, folder, measure_kid, Lead(writer, TimeBudget(trainer, self.began), adapt))
+
+
+def _start(requested: Recipe, out: Path | None, source: str | Path | None, session: _Session) -> Path:
+    """Train a new run and return its folder; see `train`."""
+    processes, parent = current_processes(), load_parent(source)
+    known = parent.recipe if parent else None
+    # These checks come before the images are decoded, because decoding may take long.
+    check_training(requested, known)
+    recipe = hold_out_alike(requested, known)
+    check_outside(out or Path("runs"), recipe.data.source)
+    if out is not None and processes.leads:
+        check_unused(out, ", or continue the run with resume")
+    split = processes.local_first(lambda: open_split(recipe, session.decoding))
+    with session.machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
+        trainer = start_training(recipe, split, runtime, parent)
+        if news := fit_memory(trainer):
+            warn_user(news)
+        measure_kid = prepare_kid(trainer)
+        facts = {
+            "requested": describe_request(requested),
+            "asked": vars(session.machine),
+            "source": source and pin_place(str(source)),
+            # The hash identifies the weights, because a source that is trained further has other weights.
+            "source_sha256": parent and parent.checkpoint.sha256,
+        }
+        parent = None  # frees the memory of its network
+        folder = processes.broadcast(create_run(trainer, out, **facts) if processes.leads else None)
+        with _lock(folder):
+            session.fit(trainer, folder, measure_kid, adapt=session.machine.threads is None)
+    return folder
+
+
+def _continue(folder: Path, more: float | None, images: int | None, session: _Session) -> None:
+    """Continue a run from its newest checkpoint; see `resume`."""
+    processes, facts, machine = current_processes(), read_sealed(folder / RUN), session.machine
+    path = processes.broadcast(find_checkpoint(folder) if processes.leads else None)
+    recipe, state = _read_exactly(path), load_state(path)
+
+    def reopen() -> SplitImages:
+        found = reopen_images(folder, recipe.data, facts["data"]["fingerprint"], session.decoding)
+        return split_images(found, recipe.data.validation, recipe.split_seed)
+
+    split = processes.local_first(reopen)
+    split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
+    threads = machine.threads or facts["asked"]["threads"]
+    with machine.change(state.runtime, threads, processes) as runtime:
+        trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
+        trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
+        if processes.leads:
+            trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), more, images)
+        trainer.plan = processes.broadcast(trainer.plan)
+        if trainer.complete:
+            return
+        if processes.leads:
+            record_in_run(folder, asked={**facts["asked"], "threads": threads})
+        session.fit(trainer, folder, prepare_kid(trainer), adapt=threads is None)
 
 
 def _lock(folder: Path) -> AbstractContextManager[None]:
     """Lock a run folder in process 0, which alone writes to it."""
     return lock_folder(folder) if current_processes().leads else nullcontext()
-
-
-def _fit(
-    trainer: Trainer,
-    folder: Path,
-    measure_kid: MeasureKID,
-    hooks: Sequence[Callback],
-    began: float,
-    *,
-    adapt: bool,
-) -> None:
-    """Train to the end; process 0 alone has the log, the clock and the callbacks. See `fit`."""
-    if not trainer.processes.leads:
-        fit(trainer, folder, measure_kid, None)
-        return
-    with RunLog(folder, trainer.step or None, trainer.due) as log:
-        # The other processes of a training would count as other programs.
-        adapt = adapt and trainer.runtime.device == "cpu" and trainer.processes.count == 1
-        lead = Lead(RunWriter(trainer, folder, log, hooks), TimeBudget(trainer, began), adapt)
-        fit(trainer, folder, measure_kid, lead)
 
 
 def _record_place(folder: Path, data: object, processes: Processes) -> None:

@@ -1,16 +1,11 @@
 """Measure how fast this machine trains a recipe, and forecast what a run will do with its budget."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time
 from dataclasses import dataclass, replace
 
-import torch
-
 from ddim.data import SplitImages
-from ddim.diffusion.loss import denoising_error
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
@@ -65,8 +60,8 @@ class Speed:
 def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: float) -> Speed:
     """Train for `SECONDS` after `WARM_UP` steps, and return the speed.
 
-    No validation is run: its duration is the number of its network evaluations times the measured time of
-    one. The time that `report.kid` takes for features, and the time to save a checkpoint, are not included.
+    No validation is run: a network evaluation is expected to take a third of the time of a training image.
+    The time that `report.kid` takes for features, and the time to save a checkpoint, are not included.
 
     Args:
         recipe: the recipe of the run.
@@ -77,7 +72,7 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
     Raises:
         UserError: if the memory of this machine is too small.
     """
-    optim = recipe.optim
+    optim, report = recipe.optim, recipe.report
     most = LONGEST / (cost / runtime.threads) if runtime.device == "cpu" else optim.batch
     batch = min(optim.batch, max(1, int(most) // optim.accumulate) * optim.accumulate)
     with runtime:
@@ -93,9 +88,10 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
             _finish_steps(training, 1)
             steps += 1
         seconds = time.monotonic() - warm
-        validation = _estimate_validation(training)
     # The compilation takes as long for a smaller batch, and the steps themselves do not.
     usual = WARM_UP * seconds / steps
+    samples = (report.grid + report.kid) * recipe.sampler.evaluations(recipe.steps)
+    evaluations = min(report.validation_images, len(parts.validation)) + samples
     return Speed(
         runtime=runtime,
         batch=batch,
@@ -103,7 +99,7 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
         seconds=seconds,
         start=started - began,
         warm_up=max(0.0, warm - started - usual) + usual * optim.batch / batch,
-        validation=validation,
+        validation=evaluations / 3 * seconds / (steps * batch),
         parameters=sum(weight.numel() for weight in training.model.parameters()),
         recipe=replace(training.recipe, optim=optim),
     )
@@ -114,25 +110,6 @@ def _finish_steps(training: Trainer, count: int) -> None:
     for _ in range(count):
         values, _ = advance_within_memory(training)
         float(values["loss"])
-
-
-def _estimate_validation(training: Trainer) -> float:
-    """Return the estimated seconds of the network evaluations of one validation."""
-    recipe, runtime, report = training.recipe, training.runtime, training.recipe.report
-    errors = min(report.validation_images, len(training.split.validation))
-    # The last micro-batch is filled up if samples are made, but not for errors.
-    samples = sum(math.ceil(n / runtime.micro_batch) for n in (report.grid, report.kid))
-    evaluations = errors / runtime.micro_batch + samples * recipe.sampler.evaluations(recipe.steps)
-    with training.averaged() as pipeline, runtime.precise():
-        x = runtime.images(pipeline.model.blank(runtime.micro_batch))
-        t, denoise = torch.full((len(x),), 0.5), pipeline.model.with_blank_labels(len(x))
-
-        def evaluate() -> float:
-            begin = time.monotonic()
-            denoising_error(denoise, x, t, torch.ones_like(x))
-            return time.monotonic() - begin
-
-        return evaluations * min(evaluate() for _ in range(2))
 
 
 @dataclass(frozen=True)

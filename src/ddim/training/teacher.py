@@ -4,8 +4,6 @@ The recipe of the student names the checkpoint of its teacher, and the guide. So
 where they are while the student is trained.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -119,8 +117,6 @@ def open_teacher_guidance(run: LoadedRun, asked: Guidance | None) -> Guidance:
     Raises:
         UserError: if the run cannot be guided in this way, or the guide has no name or another network.
     """
-    if asked is not None and asked.run is not None:
-        raise UserError("guide_with must be the name of a run for a student, got a loaded run")
     guidance = open_guidance(run, choose_label(run.recipe), run.recipe.steps, asked)
     if guidance.run and (other := find_other_meaning(run.recipe, guidance.run.recipe)):
         raise UserError(

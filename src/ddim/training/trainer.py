@@ -1,7 +1,5 @@
 """The state of a training in memory, and the update that advances it by one step."""
 
-from __future__ import annotations
-
 import math
 from collections import UserDict
 from collections.abc import Generator, Iterator
@@ -41,16 +39,16 @@ IN_A_ROW = 3
 """Training stops after this number of steps in a row whose loss or gradient is not finite."""
 
 
-class StepValues(UserDict[str, float]):
+class StepValues(UserDict[str, Any]):
     """The loss, gradient norm and learning rate of a step, keyed "loss", "gradient_norm" and "lr".
 
     Each value is read from the device only when it is asked for. On an accelerator, reading waits for the
     step, so a callback that reads values at every step slows training down.
     """
 
-    def __getitem__(self, name: str) -> float:
+    def __getitem__(self, key: str) -> float:
         """Return one of the values."""
-        return float(self.data[name])
+        return float(self.data[key])
 
 
 class Trainer:
@@ -76,7 +74,7 @@ class Trainer:
         due: whether the validation of `step` must still be made.
         best: the lowest value so far of the metric `report.best`.
         stopped: the reason for which a callback stopped the run; None if no callback did.
-        in_a_row: the number of steps in a row, up to now, whose loss or gradient is not finite, on the device.
+        in_a_row: the number of steps in a row, up to now, that were not finite, on the device.
         sums: sums of loss, gradient norm and learning rate since the last line of the log.
         samples: the samples (n, C, H, W) of the newest validation of this process.
         check_signals: called between the sampling steps of a validation; it may end the validation.

@@ -1,7 +1,5 @@
 """Validate a run: denoising errors on held-out images, a sheet of samples, and the KID of samples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 

@@ -1,7 +1,5 @@
 """Write the files of a run: run.json, log, sheets of samples, checkpoints, guide and snapshots."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time
