@@ -7,12 +7,11 @@ from pathlib import Path
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.plots.charts import COLOURS, draw_curves, new_figure, save_figure
-from ddim.recipe.checks import check_training
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.callbacks import Callback
 from ddim.training.memory import advance_within_memory, fit_memory
-from ddim.training.start import Machine, hold_out_alike, load_parent, open_split, start_training
+from ddim.training.start import Machine, prepare_training
 from ddim.training.trainer import Trainer
 
 
@@ -107,10 +106,6 @@ def find_learning_rate(
         source: the run whose weights the new run starts from, if there is one.
         progress: called while images are decoded and before each update.
     """
-    parent = load_parent(source)
-    known = parent.recipe if parent else None
-    check_training(recipe, known)
-    recipe = hold_out_alike(recipe, known)
-    parts = open_split(recipe, progress)
-    with machine.choose(recipe) as runtime:
-        return range_test(start_training(recipe, parts, runtime, parent), progress=progress)
+    machine = replace(machine, compiling=bool(machine.compiling))  # the test is too short to gain from it
+    with prepare_training(recipe, source, machine, progress) as (trainer, _):
+        return range_test(trainer, progress=progress)

@@ -99,16 +99,16 @@ def describe_errors(training: Trainer, values: Mapping[str, float]) -> str:
 
 
 class Display(Callback):
-    """Prints the progress of a training and its validation errors: lines on standard error.
+    """Shows the progress of a training and its validation errors: lines on standard error.
 
-    A line is printed every `EVERY` seconds, and at each validation. Subclasses change the looks, and set
-    `live` if they show a bar.
+    A line is printed every `EVERY` seconds, and at each validation. A notebook cell shows a bar and a sheet
+    of samples instead. Subclasses change the looks, and set `live` if they show a bar.
     """
-
-    live = False
 
     def __init__(self) -> None:
         self.created = self.tick = time.monotonic()
+        self.cell, self.errors = Cell() if in_notebook() else None, ""
+        self.live = self.cell is not None
 
     def prepare(self, what: str, done: float, total: int) -> None:
         """Show the progress before the training starts; see `Progress`."""
@@ -155,43 +155,29 @@ class Display(Callback):
     def _introduce(self, training: Trainer) -> None:
         split, runtime = training.split, training.runtime
         slow = "; the first steps are slow while the network is compiled" if runtime.compile else ""
-        self._show(
-            f"run {self.folder}: {len(split.train):,} training and {len(split.validation):,} validation "
-            f"images on {runtime.device}, {runtime.precision}{slow}",
-            training.seen,
-            training.plan.total,
-        )
+        counts = f"{len(split.train):,} training and {len(split.validation):,} validation images"
+        line = f"run {self.folder}: {counts} on {runtime.device}, {runtime.precision}{slow}"
+        self._show(line, training.seen, training.plan.total)
         for caution in () if self.resumed else list_cautions(split.images, len(split.train)):
             _write(caution)
 
     def _show(self, line: str, done: float, total: int | None) -> None:
-        _write(line)
+        if self.cell:
+            self.cell.show_bar(line, self.errors, done, total)
+        else:
+            _write(line)
 
     def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
-        _write(f"{errors}, at {training.seen:,} images; samples {sheet}" if errors else f"samples {sheet}")
+        self.errors = f"{errors}, at {training.seen:,} images" if errors else ""
+        if self.cell:
+            self.cell.show_sheet(sheet, f"samples after {training.seen:,} images")
+        else:
+            _write(f"{self.errors}{'; ' if errors else ''}samples {sheet}")
 
     def _conclude(self, training: Trainer, seen: str) -> None:
-        ended = f"stopped, {training.stopped}" if training.stopped else "finished"
-        ended = ended if training.finished or training.stopped else "stopped"
+        ended = "finished" if training.finished else "stopped"
+        ended = f"stopped, {training.stopped}" if training.stopped else ended
         self._show(f"run {self.folder}: {ended}; {seen}", training.seen, training.plan.total)
-
-
-class NotebookDisplay(Display):
-    """Shows a bar and a sheet of samples in a notebook cell; both are replaced as the training goes on."""
-
-    live = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._cell, self._error = Cell(), ""
-
-    def _show(self, line: str, done: float, total: int | None) -> None:
-        self._cell.show_bar(line, self._error, done, total)
-
-    def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
-        if errors:
-            self._error = f"{errors}, at {training.seen:,} images"
-        self._cell.show_sheet(sheet, f"samples after {training.seen:,} images")
 
 
 def _write(line: str) -> None:
@@ -206,7 +192,7 @@ def split_progress(progress: bool | Progress) -> tuple[list[Callback], Progress]
         return [], progress
     if not progress:
         return [], ignore_progress
-    display = NotebookDisplay() if in_notebook() else Display()
+    display = Display()
     return [display], display.prepare
 
 
@@ -215,12 +201,12 @@ def list_cautions(images: Images, train: int) -> list[str]:
 
     They are about files that were left out, and about so few training images that copies are likely.
     """
-    cautions, rejects = [], images.rejects
-    if rejects:
-        common = Counter(reject.reason for reject in rejects).most_common(1)[0][0]
-        name = next(reject.name for reject in rejects if reject.reason == common)
+    cautions = []
+    if rejects := images.rejects:
+        reason = Counter(reject.reason for reject in rejects).most_common(1)[0][0]
+        name = next(reject.name for reject in rejects if reject.reason == reason)
         files = "1 file was" if len(rejects) == 1 else f"{len(rejects):,} files were"
-        cautions.append(f"{files} left out, such as {name!r}: {common}")
+        cautions.append(f"{files} left out, such as {name!r}: {reason}")
     if train < FEW:
         repeats = "may repeat them" if train >= FEWEST else "will repeat them instead of making new ones"
         cautions.append(f"few training images ({train}): the network {repeats}")

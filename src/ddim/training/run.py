@@ -19,7 +19,6 @@ from ddim.files import lock_folder, read_sealed
 from ddim.machine.distributed import Processes, current_processes, join_processes
 from ddim.machine.progress import Progress
 from ddim.machine.startup import read_rank
-from ddim.recipe.checks import check_training
 from ddim.recipe.codec import dump, load_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.recipe.user_parts import find_changed_parts, give_parts
@@ -36,14 +35,7 @@ from ddim.training.loop import Lead, fit
 from ddim.training.memory import fit_memory
 from ddim.training.progress import split_progress
 from ddim.training.request import choose_recipe, describe_request
-from ddim.training.start import (
-    Machine,
-    check_machine,
-    hold_out_alike,
-    load_parent,
-    open_split,
-    start_training,
-)
+from ddim.training.start import Machine, check_machine, prepare_training
 from ddim.training.trainer import Trainer
 from ddim.training.validation import MeasureKID, prepare_kid
 from ddim.training.writer import RunWriter, create_run
@@ -178,31 +170,23 @@ class _Session:
 
 def _start(requested: Recipe, out: Path | None, source: str | Path | None, session: _Session) -> Path:
     """Train a new run and return its folder; see `train`."""
-    processes, parent = current_processes(), load_parent(source)
-    known = parent.recipe if parent else None
-    # These checks come before the images are decoded, because decoding may take long.
-    check_training(requested, known)
-    recipe = hold_out_alike(requested, known)
-    check_outside(out or Path("runs"), recipe.data.source)
+    processes, machine = current_processes(), session.machine
+    check_outside(out or Path("runs"), requested.data.source)
     if out is not None and processes.leads:
         check_unused(out, ", or continue the run with resume")
-    split = processes.local_first(lambda: open_split(recipe, session.decoding))
-    with session.machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
-        trainer = start_training(recipe, split, runtime, parent)
+    with prepare_training(requested, source, machine, session.decoding) as (trainer, sha256):
         if news := fit_memory(trainer):
             warn_user(news)
         measure_kid = prepare_kid(trainer)
         facts = {
             "requested": describe_request(requested),
-            "asked": vars(session.machine),
-            "source": source and pin_place(str(source)),
-            # The hash identifies the weights, because a source that is trained further has other weights.
-            "source_sha256": parent and parent.checkpoint.sha256,
+            "asked": vars(machine),
+            "source": None if source is None else pin_place(str(source)),
+            "source_sha256": sha256,
         }
-        parent = None  # frees the memory of its network
         folder = processes.broadcast(create_run(trainer, out, **facts) if processes.leads else None)
         with _lock(folder):
-            session.fit(trainer, folder, measure_kid, adapt=session.machine.threads is None)
+            session.fit(trainer, folder, measure_kid, adapt=machine.threads is None)
     return folder
 
 

@@ -3,6 +3,8 @@
 A new run may start from the weights of another run, its parent.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from ddim.machine.runtime import (
     count_cores,
     find_device,
 )
-from ddim.recipe.checks import find_other_meaning
+from ddim.recipe.checks import check_training, find_other_meaning
 from ddim.recipe.recipe import Recipe
 from ddim.runs.names import check_no_run
 from ddim.runs.state import Plan
@@ -128,6 +130,34 @@ def measure_pixels(recipe: Recipe, parts: SplitImages) -> Pixels:
     return recipe.pixels.find_pixels(parts.images.pixels.shape[-1], measure)
 
 
+@contextmanager
+def prepare_training(
+    recipe: Recipe, source: str | Path | None, machine: Machine, progress: Progress = ignore_progress
+) -> Generator[tuple[Trainer, str | None]]:
+    """Open the images, choose the runtime, and yield a training at step 0; the runtime is left at the end.
+
+    Args:
+        recipe: the recipe of the run.
+        source: the run whose EMA weights and pixels are used; None for random weights.
+        machine: how the training uses the machine.
+        progress: called while images are decoded.
+
+    Yields:
+        The training, and the SHA-256 of the checkpoint of `source`. It identifies the weights, because a
+        source that is trained further has other weights.
+    """
+    parent, processes = None if source is None else load(source, device="cpu"), current_processes()
+    # This check comes before the images are decoded, because decoding may take long.
+    check_training(recipe, parent.recipe if parent else None)
+    recipe = hold_out_alike(recipe, parent.recipe) if parent else recipe
+    split = processes.local_first(lambda: open_split(recipe, progress))
+    with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
+        trainer = start_training(recipe, split, runtime, parent)
+        sha256 = parent.checkpoint.sha256 if parent else None
+        parent = None  # frees the memory of its network
+        yield trainer, sha256
+
+
 def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent: LoadedRun | None) -> Trainer:
     """Return a training at step 0.
 
@@ -142,32 +172,27 @@ def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent:
             clusters. Also if the new run does not fit `parent`.
     """
     parts = take_vectors(recipe, label_clusters(recipe, parts, parent), parent)
-    if parent:
-        check_parent(parent, recipe, parts)
     recipe = count_vectors(count_classes(recipe, parts.images), parts.vectors)
-    recipe = name_teacher(recipe, parent, parts) if parent else recipe
-    pixels = parent.pixels if parent else measure_pixels(recipe, parts)
-    trainer = Trainer(recipe, parts, pixels, runtime, Plan(recipe.images))
-    if parent:
-        trainer.start_from(parent.model.state_dict())
-        warn_of_other_meaning(parent.recipe, recipe)
+    if parent is None:
+        return Trainer(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(recipe.images))
+    check_held_out(parent, recipe, parts)
+    recipe = name_teacher(recipe, parent, parts)
+    trainer = Trainer(recipe, parts, parent.pixels, runtime, Plan(recipe.images))
+    trainer.start_from(parent.model.state_dict())
+    if other := find_other_meaning(parent.recipe, recipe):
+        warn_user(
+            f"the weights of --from were trained with another {other}, so they must learn a new task; "
+            f"without --recipe and --{other}, the new run has the {other} of that run"
+        )
     return trainer
 
 
-# The parent
-
-
-def load_parent(source: str | Path | None) -> LoadedRun | None:
-    """Return the run whose weights a new run starts from, loaded on the CPU; None if there is no such run."""
-    return None if source is None else load(source, device="cpu")
-
-
-def hold_out_alike(recipe: Recipe, parent: Recipe | None) -> Recipe:
+def hold_out_alike(recipe: Recipe, parent: Recipe) -> Recipe:
     """Return a recipe that holds out the images which `parent` holds out, whatever its own seed is.
 
     A `data.split_seed` that the user gives is kept.
     """
-    if parent is None or recipe.data.split_seed is not None or recipe.seed == parent.split_seed:
+    if recipe.data.split_seed is not None or recipe.seed == parent.split_seed:
         return recipe
     return replace(recipe, data=replace(recipe.data, split_seed=parent.split_seed))
 
@@ -185,7 +210,7 @@ def label_clusters(recipe: Recipe, split: SplitImages, parent: LoadedRun | None)
     if not isinstance(wanted, Clusters):
         return split
     if processes.leads:
-        images, known = split.images, None if parent is None else parent.checkpoint.clusters
+        images, known = split.images, parent.checkpoint.clusters if parent else None
         cells = average_cells(images.pixels, images.values, np.arange(len(images)))
         if known is None:
             clusters = group_images(cells, split.train, wanted.count, recipe.data.flip, recipe.seed)
@@ -207,58 +232,37 @@ def take_vectors(recipe: Recipe, split: SplitImages, parent: LoadedRun | None) -
     if path is None:
         return split
     if processes.leads:
-        vectors = match_vectors(path, split.images.names, split.train)
-        known = None if parent is None else parent.vectors
-        if known is not None and known.columns == vectors.columns:
+        vectors, known = match_vectors(path, split.images.names, split.train), parent and parent.vectors
+        if known and known.columns == vectors.columns:
             vectors = replace(vectors, mean=known.mean, deviation=known.deviation)
     return split.with_vectors(processes.broadcast(vectors))
 
 
-def check_parent(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
-    """Check that the classes keep their meaning, and that no image on which `parent` was trained is held out.
+def check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> None:
+    """Check that no image on which `parent` was trained is held out in a new run from its weights.
 
     Args:
         parent: the run whose weights the new run starts from.
         recipe: the recipe of the new run.
-        parts: the images of the new run, with their labels.
+        parts: the images of the new run.
 
     Raises:
-        UserError: if a class of the network would become another class, or the errors on held-out images
-            would be too low. Also if the images of `parent` are now split in another way.
+        UserError: if the errors on held-out images would be too low, or the images of `parent` are now split
+            in another way.
     """
-    before, data, classes = parent.recipe, recipe.data, parts.images.classes
-    if data.labels and before.data.labels:
-        moved = [new for old, new in zip(parent.classes, classes, strict=False) if old != new]
-        if data.labels != before.data.labels or {*moved} & {*parent.classes}:
-            raise UserError(
-                f"the classes of --from, {', '.join(parent.classes)}, are not those of these images, "
-                f"{', '.join(classes)}: give images with the same classes in the same order, or train "
-                "without labels (--data.labels no)"
-            )
-    known = parent.checkpoint.state.images
-    if known is not None and len(parts.validation) and _has_images_of(parent, recipe, parts):
-        split = split_images(parts.images, before.data.validation, before.split_seed)
-        check_same_split(split, known.train)
-        if not np.isin(parts.validation, split.validation).all():
-            raise UserError(
-                "images on which the run of --from was trained would be held out, and their errors would be "
-                f"too low: use --data.validation {before.data.validation:g} and --data.split_seed "
-                f"{before.split_seed} as in that run"
-            )
-
-
-def _has_images_of(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> bool:
-    """Return whether the images of a recipe, `parts`, are those of another run, perhaps at another size."""
-    state = parent.checkpoint.state
-    known = state.images and state.images.fingerprint
-    data = replace(parent.recipe.data, channels=choose_channels(state.channels))
-    return known == parts.images.fingerprint or known == fingerprint_source(recipe.data.source, data)
-
-
-def warn_of_other_meaning(parent: Recipe, recipe: Recipe) -> None:
-    """Warn if a new run gives the weights of another run, `parent`, another meaning."""
-    if other := find_other_meaning(parent, recipe):
-        warn_user(
-            f"the weights of --from were trained with another {other}, so they must learn a new task; "
-            f"without --recipe and --{other}, the new run has the {other} of that run"
+    before, state = parent.recipe, parent.checkpoint.state
+    if state.images is None or not len(parts.validation):
+        return
+    if state.images.fingerprint != parts.images.fingerprint:
+        # The same images may have another size in the new run.
+        data = replace(before.data, channels=choose_channels(state.channels))
+        if state.images.fingerprint != fingerprint_source(recipe.data.source, data):
+            return
+    split = split_images(parts.images, before.data.validation, before.split_seed)
+    check_same_split(split, state.images.train)
+    if not np.isin(parts.validation, split.validation).all():
+        raise UserError(
+            "images on which the run of --from was trained would be held out, and their errors would be too "
+            f"low: use at most --data.validation {before.data.validation:g}, and --data.split_seed "
+            f"{before.split_seed}, as in that run"
         )
