@@ -181,13 +181,6 @@ def test_a_guide_knows_the_clusters_of_its_run_and_one_with_other_clusters_is_re
         ddim.sample(pipeline, n=2, steps=2, guidance=2.0, guide_with=changed)
 
 
-@pytest.mark.parametrize("labels", ["clusters:4", "yes"])
-def test_a_run_from_weights_of_other_classes_is_refused(labels, run, tmp_path):
-    with pytest.raises(UserError, match="the classes of --from"):
-        tiny.train(tiny.recipe(data__labels=labels), tmp_path / "child", source=run)
-    assert not (tmp_path / "child").exists()
-
-
 def test_more_clusters_than_half_the_training_images_are_refused(tmp_path):
     with pytest.raises(UserError, match="give at most clusters:16"):
         tiny.train(tiny.recipe(data__labels="clusters:17"), tmp_path / "run")
