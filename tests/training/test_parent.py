@@ -125,19 +125,6 @@ def test_a_teacher_without_labels_takes_labelled_images(tmp_path):
     assert not found.recipe.data.labels
 
 
-def test_a_class_keeps_its_place_in_the_network(tmp_path):
-    def write(folder, names):
-        for k, name in enumerate(names):
-            tiny.write_grays(tmp_path / folder / name, range(20 * k, 20 * k + 12))
-        return str(tmp_path / folder)
-
-    recipe = tiny.recipe("group norm", data__labels=True, images=16)
-    first = tiny.train(recipe, tmp_path / "first", write("photos", ["cat", "dog"]))
-    with pytest.raises(UserError, match="bird, cat"):
-        tiny.train(recipe, tmp_path / "second", write("renamed", ["bird", "cat"]), source=first)
-    tiny.train(recipe, tmp_path / "third", write("others", ["lion", "tiger"]), source=first)
-
-
 @pytest.mark.parametrize("columns", ["a,b", "a,c"])
 def test_vectors_of_the_same_columns_are_scaled_as_in_the_run_whose_weights_are_used(columns, tmp_path):
     rows = np.random.default_rng(0).normal(size=(24, 2))

@@ -32,7 +32,7 @@ from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import read_metrics
 from ddim.sampling.guidance_name import name_guidance
 from ddim.sampling.pipeline import read_run_recipe
-from ddim.training.progress import EVERY, Display, format_duration, format_minutes, list_cautions
+from ddim.training.progress import EVERY, Display, format_duration, list_cautions
 from ddim.training.trainer import Trainer
 
 LONG = 30 * 60.0
@@ -150,7 +150,8 @@ class Console(Display):
         count = sum(p.numel() for p in training.model.parameters())
         slow = "; the first steps are slow while it compiles" if runtime.compile else ""
         budget = training.plan.total or training.recipe.images
-        goal = f"{budget:,} images" if budget else format_minutes(training.recipe.minutes)
+        minutes = training.recipe.minutes
+        goal = f"{budget:,} images" if budget else f"{minutes:g} minute{'' if minutes == 1 else 's'}"
         parts = training.split
         held_out = len(parts.validation)
         aside = f", and {held_out:,} held out to measure the error" if held_out else ", none held out"

@@ -18,9 +18,6 @@ from ddim.training.trainer import Trainer
 from ddim.training.validation import MeasureKID, sample_preview, validate
 from ddim.training.writer import RunWriter
 
-CHECKED_EVERY = 1.0
-"""Seconds between two checks that the losses are finite; each check waits until an accelerator is done."""
-
 MEASURED = 10.0
 """The least time, in seconds, for which the cores that other programs use are measured."""
 
@@ -34,14 +31,12 @@ class Lead:
         budget: converts the minutes of the recipe to images.
         adapt: whether the number of threads may change.
         meter: measures the cores that other programs use, since the last validation.
-        checked: when it was last checked that the losses are finite.
     """
 
     writer: RunWriter
     budget: TimeBudget
     adapt: bool
     meter: CoreMeter = field(default_factory=CoreMeter)
-    checked: float = field(default_factory=time.monotonic)
 
 
 def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | None) -> None:
@@ -65,14 +60,15 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
             trainer.check_signals = flag.check
         if lead:
             lead.writer.start()
-        signal, check = _agree(trainer, lead, flag.number)
+        signal = _agree(trainer, lead, flag.number)
         with suppress(Noted):
             while not (trainer.complete or trainer.stopped or signal):
                 # If a signal stopped the validation of a step, only this validation is made again.
                 if not trainer.due:
                     values, news = advance_within_memory(trainer)
                     trainer.due = trainer.step in trainer.validation_steps()
-                    if trainer.due or check:
+                    # The line of the log waits for an accelerator, so this check costs nothing more.
+                    if trainer.due or trainer.step % trainer.recipe.report.log == 0:
                         trainer.raise_if_not_finite()
                     if lead:
                         lead.writer.finish_step(values, news)
@@ -80,7 +76,7 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
                     _validate(trainer, measure_kid, lead)
                 elif lead:
                     lead.writer.save_if_due()
-                signal, check = _agree(trainer, lead, flag.number)
+                signal = _agree(trainer, lead, flag.number)
         trainer.raise_if_not_finite()
         if lead:
             lead.writer.finish()
@@ -89,29 +85,23 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         raise Interrupted(signal, folder)
 
 
-def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> tuple[int, bool]:
-    """Tell all processes what process 0 has decided, and whether a signal arrived in any process.
+def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:
+    """Tell all processes what process 0 has decided; return the number of a signal in any process, or 0.
 
-    Process 0 decides the number of planned images, whether to stop, whether to validate because the speed is
-    known now, and when to check the losses.
-
-    Returns:
-        The number of the signal, or 0; and whether the losses are checked after the next step.
+    Process 0 decides the number of planned images, whether to stop, and whether to validate because the speed
+    is known now.
     """
-    planned = trainer.plan.total or 0
-    decisions = [0, 0, 0, 0]
+    planned, decisions = trainer.plan.total or 0, [0, 0, 0]
     if lead:
         measured = not planned and lead.budget.is_measured()
-        check = time.monotonic() - lead.checked > CHECKED_EVERY
-        decisions = [trainer.stopped is not None, planned, measured, check]
-        lead.checked = time.monotonic() if check else lead.checked
-    signal, stopped, total, measured, check = trainer.processes.highest(signal or 0, *decisions)
-    if stopped and not lead:
-        trainer.stop()
+        decisions = [planned, trainer.stopped is not None, measured]
+    signal, total, stopped, measured = trainer.processes.highest(signal or 0, *decisions)
     if total != planned:
         trainer.fix_total(total)
+    if stopped and not lead:
+        trainer.stop()
     trainer.due |= bool(measured)
-    return signal, bool(check)
+    return signal
 
 
 def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> None:

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.errors import OutOfMemory, UserError
-from ddim.nn.power_averages import track_averages
 from ddim.sampling.pipeline import evaluating
 from ddim.training.budget import blank_loss, reduce_size
-from ddim.training.optim import divide_parameters
 from ddim.training.trainer import StepValues, Trainer
 
 SMALL = 32
@@ -38,13 +36,10 @@ def estimate_memory(training: Trainer) -> int:
     image = _count_kept(training, small, 2) - _count_kept(training, small, 1)
     image *= prod(recipe.data.size) / prod(small)
     weights = sum(weight.nbytes for weight in model.parameters())
-    _, matrices = divide_parameters(model, recipe.optim)
     # Tensors of the size of the weights: weights, gradients, two moments of the optimiser, and each average.
-    # Muon has only one moment.
-    copies = 4 + len(track_averages(recipe.ema, recipe.report.snapshots))
-    moments = sum(weight.nbytes for weight in matrices.values())
+    copies = 4 + len(training.rules)
     images = max(recipe.optim.batch / recipe.optim.accumulate, SAMPLED * runtime.micro_batch)
-    return round(copies * weights - moments + TEMPORARY * image * images)
+    return round(copies * weights + TEMPORARY * image * images)
 
 
 def _count_kept(training: Trainer, size: tuple[int, int], n: int) -> int:

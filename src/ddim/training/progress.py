@@ -37,11 +37,6 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def format_minutes(minutes: float) -> str:
-    """Return a number of minutes as text: 1 as "1 minute" and 2.5 as "2.5 minutes"."""
-    return f"{minutes:g} minute{'' if minutes == 1 else 's'}"
-
-
 class Pace:
     """The speed of a run, validations included, from the times at which its updates end.
 

@@ -263,6 +263,6 @@ def check_held_out(parent: LoadedRun, recipe: Recipe, parts: SplitImages) -> Non
     if not np.isin(parts.validation, split.validation).all():
         raise UserError(
             "images on which the run of --from was trained would be held out, and their errors would be too "
-            f"low: use at most --data.validation {before.data.validation:g}, and --data.split_seed "
-            f"{before.split_seed}, as in that run"
+            f"low: use at most its --data.validation {before.data.validation:g} and no other "
+            f"--data.split_seed than {before.split_seed}"
         )

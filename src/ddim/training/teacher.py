@@ -71,7 +71,10 @@ def name_teacher(recipe: Recipe, run: LoadedRun, parts: SplitImages) -> Recipe:
     # With equal columns, both runs have the same mean and deviation: see `take_vectors`.
     other_vectors = vectors and run.vectors and vectors.columns != run.vectors.columns
     if other_vectors or (recipe.data.labels and tuple(parts.images.classes) != tuple(run.classes)):
-        raise UserError("objective.guidance needs images with the classes or vectors of the run of --from")
+        raise UserError(
+            "objective.guidance needs images with the classes or vectors of the run of --from, in the same "
+            "order"
+        )
     guide = loss.guide and pin_place(loss.guide)
     teacher = str(run.checkpoint.path.absolute())
     return replace(recipe, objective=replace(loss, teacher=teacher, guide=guide))

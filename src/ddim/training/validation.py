@@ -11,7 +11,7 @@ from ddim.data import SplitImages
 from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.loss import DenoisingError, denoising_error
 from ddim.diffusion.noise import VALIDATION, stream
-from ddim.diffusion.times import log_snr_bins
+from ddim.diffusion.times import log_snr_bins, midpoints
 from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST
 from ddim.metrics.features import Extractor, load_extractor
@@ -49,8 +49,7 @@ def validate(training: Trainer) -> dict[str, float]:
 
 def choose_times(recipe: Recipe, split: SplitImages) -> Tensor:
     """Return the evenly spaced timesteps (N,) of a validation, one for each image; N is 0 without images."""
-    count = min(recipe.report.validation_images, len(split.validation))
-    return (torch.arange(count, dtype=torch.float64) + 0.5) / max(1, count)
+    return midpoints(min(recipe.report.validation_images, len(split.validation)))
 
 
 @torch.no_grad()

@@ -254,9 +254,8 @@ class RunWriter:
         If `objective.finish` changes the loss to the squared error, the error of the image rises, which is an
         absolute error. KID keeps its meaning.
         """
-        recipe, plan = self.trainer.recipe, self.trainer.plan
+        recipe, plan, batch = self.trainer.recipe, self.trainer.plan, self.trainer.recipe.optim.batch
         # The images seen before the update of this step, and before the last update of the run.
-        seen = (step - 1) * recipe.optim.batch
-        last = sys.maxsize if plan.total is None else plan.total - recipe.optim.batch
+        seen, last = (step - 1) * batch, math.ceil((plan.total or sys.maxsize) / batch - 1) * batch
         same = recipe.objective.at(plan.part(seen), seen) == recipe.objective.at(1.0, last)
         return same or recipe.report.best == "kid"
