@@ -110,8 +110,6 @@ def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
             "a label for each image",
         ),
         ((PIXELS, LABELS), {}, "image 0 must have the shape"),
-        (PIXELS, {"callbacks": [ddim.Callback]}, "must be a list of instances"),
-        (PIXELS, {"callbacks": ddim.Callback()}, "must be a list of instances"),
     ],
 )
 def test_invalid_images_are_refused_before_a_folder_is_made(data, options, message, tmp_path):

@@ -24,7 +24,7 @@ from ddim.sampling.pipeline import load
 from ddim.training.callbacks import Callback
 from ddim.training.request import load_parent_recipe, use_data
 from ddim.training.run import train
-from ddim.training.start import Machine, check_machine
+from ddim.training.start import Machine
 from ddim.training.teacher import open_teacher_guidance
 
 MIDDLE = 10.0
@@ -83,7 +83,6 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.sheet(ddim.sample(student, n=16))
     """
     give_parts(own)
-    check_machine(machine)
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
     asked = collect_guidance(guidance, guidance_interval, guide_with)

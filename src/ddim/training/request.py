@@ -131,8 +131,8 @@ def use_data(recipe: Recipe, data: object, fields: Mapping[str, Any], *, keep_si
 
 def describe_request(recipe: Recipe) -> dict[str, Any]:
     """Return a requested recipe as run.json records it; the path of the images is absolute."""
-    source = absolute_source(recipe.data.source) or recipe.data.source
-    return dump(replace(recipe, data=replace(recipe.data, source=os.path.normpath(source))))
+    source = os.path.normpath(absolute_source(recipe.data.source))
+    return dump(replace(recipe, data=replace(recipe.data, source=source)))
 
 
 def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = False) -> Path | None:

@@ -30,7 +30,7 @@ from ddim.runs.state import Plan
 from ddim.sampling.images import record_new_place, reopen_images
 from ddim.sampling.pipeline import load_state, load_vectors, read_clusters
 from ddim.training.budget import TimeBudget
-from ddim.training.callbacks import Callback, check_callbacks
+from ddim.training.callbacks import Callback
 from ddim.training.loop import Lead, fit
 from ddim.training.memory import fit_memory
 from ddim.training.progress import split_progress
@@ -151,7 +151,6 @@ class _Session:
     """A call of `train` or `resume`: how it uses the machine, what it tells, and when it began."""
 
     def __init__(self, machine: Machine, callbacks: Sequence[Callback], progress: bool | Progress) -> None:
-        check_callbacks(callbacks)
         check_machine(machine)
         shown, self.decoding = split_progress(read_rank() == 0 and progress)
         self.machine, self.hooks, self.began = machine, [*shown, *callbacks], time.monotonic()

@@ -82,10 +82,11 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
         # At progress 0, a step of a student evaluates the network once; all later steps evaluate it twice.
         training.plan = Plan(sys.maxsize, decayed=0.5) if recipe.is_student else training.plan
         started = time.monotonic()
-        _finish_steps(training, WARM_UP)
+        for _ in range(WARM_UP):
+            _finish_step(training)
         warm, steps = time.monotonic(), 0
         while steps < FEWEST or time.monotonic() - warm < SECONDS:
-            _finish_steps(training, 1)
+            _finish_step(training)
             steps += 1
         seconds = time.monotonic() - warm
     # The compilation takes as long for a smaller batch, and the steps themselves do not.
@@ -105,11 +106,9 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
     )
 
 
-def _finish_steps(training: Trainer, count: int) -> None:
-    """Train for `count` steps as in a run, and wait until an accelerator has computed them."""
-    for _ in range(count):
-        values, _ = advance_within_memory(training)
-        float(values["loss"])
+def _finish_step(training: Trainer) -> None:
+    """Train for one step as in a run, and wait until an accelerator has computed it."""
+    float(advance_within_memory(training)[0]["loss"])
 
 
 @dataclass(frozen=True)

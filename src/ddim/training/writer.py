@@ -4,7 +4,6 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +41,13 @@ def create_run(trainer: Trainer, out: Path | None, **facts: object) -> Path:
         facts: more that run.json says about the run, such as what the user asked for.
     """
     recipe = trainer.recipe
-    folder = make_run_folder(out, _name_images(recipe.data.source), recipe.name)
-    try:
-        with temporary_folder(folder.resolve()) as temporary:
-            # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
-            write_atomic(temporary / "recipe.yaml", write_recipe(recipe).encode())
-            write_sealed(temporary / RUN, _describe_run(trainer) | facts)
-            checkpoint.save(temporary / CHECKPOINTS, 0, trainer.tensors(), trainer.documents())
-            publish_folder(temporary, folder.resolve())
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise
+    with temporary_folder((out or Path("runs") / "new").resolve()) as temporary:
+        # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
+        write_atomic(temporary / "recipe.yaml", write_recipe(recipe).encode())
+        write_sealed(temporary / RUN, _describe_run(trainer) | facts)
+        checkpoint.save(temporary / CHECKPOINTS, 0, trainer.tensors(), trainer.documents())
+        folder = make_run_folder(out, _name_images(recipe.data.source), recipe.name)
+        publish_folder(temporary, folder.resolve())
     return folder
 
 
