@@ -13,7 +13,6 @@ from pathlib import Path
 from ddim.data import Images
 from ddim.errors import escape
 from ddim.machine.progress import Cell, Progress, ignore_progress, in_notebook
-from ddim.metrics.neighbours import FEWEST
 from ddim.runs.folder import sheet_path
 from ddim.training.budget import WARM_UP
 from ddim.training.callbacks import Callback
@@ -203,6 +202,5 @@ def list_cautions(images: Images, train: int) -> list[str]:
         files = "1 file was" if len(rejects) == 1 else f"{len(rejects):,} files were"
         cautions.append(f"{files} left out, such as {name!r}: {reason}")
     if train < FEW:
-        repeats = "may repeat them" if train >= FEWEST else "will repeat them instead of making new ones"
-        cautions.append(f"few training images ({train}): the network {repeats}")
+        cautions.append(f"few training images ({train}): the network may repeat them")
     return cautions
