@@ -10,7 +10,7 @@ from ddim.plots.charts import COLOURS, draw_curves, new_figure, save_figure
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.callbacks import Callback
-from ddim.training.memory import advance_within_memory, fit_memory
+from ddim.training.memory import advance_within_memory
 from ddim.training.start import Machine, prepare_training
 from ddim.training.trainer import Trainer
 
@@ -56,7 +56,6 @@ def range_test(
     """
     # A later part of a budget may have another loss, and past losses would draw other times.
     training.plan, training.memory = Plan(None), None
-    fit_memory(training)
     curve, mean = Curve([], []), 0.0
     for k in range(updates):
         progress("learning rates", k, updates)

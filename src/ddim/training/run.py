@@ -14,7 +14,7 @@ from ddim.data import SplitImages, split_images
 from ddim.data.arrays import give_images
 from ddim.data.open import source_exists
 from ddim.diffusion.denoiser import with_gradients
-from ddim.errors import UserError, warn_user
+from ddim.errors import UserError
 from ddim.files import lock_folder, read_sealed
 from ddim.machine.distributed import Processes, current_processes, join_processes
 from ddim.machine.progress import Progress
@@ -32,7 +32,6 @@ from ddim.sampling.pipeline import load_state, load_vectors, read_clusters
 from ddim.training.budget import TimeBudget
 from ddim.training.callbacks import Callback
 from ddim.training.loop import Lead, fit
-from ddim.training.memory import fit_memory
 from ddim.training.progress import split_progress
 from ddim.training.request import choose_recipe, describe_request
 from ddim.training.start import Machine, check_machine, prepare_training
@@ -174,8 +173,6 @@ def _start(requested: Recipe, out: Path | None, source: str | Path | None, sessi
     if out is not None and processes.leads:
         check_unused(out, ", or continue the run with resume")
     with prepare_training(requested, source, machine, session.decoding) as (trainer, sha256):
-        if news := fit_memory(trainer):
-            warn_user(news)
         measure_kid = prepare_kid(trainer)
         facts = {
             "requested": describe_request(requested),
@@ -196,8 +193,8 @@ def _continue(folder: Path, more: float | None, images: int | None, session: _Se
     recipe, state = _read_exactly(path), load_state(path)
 
     def reopen() -> SplitImages:
-        found = reopen_images(folder, recipe.data, facts["data"]["fingerprint"], session.decoding)
-        return split_images(found, recipe.data.validation, recipe.split_seed)
+        reopened = reopen_images(folder, recipe.data, facts["data"]["fingerprint"], session.decoding)
+        return split_images(reopened, recipe.data.validation, recipe.split_seed)
 
     split = processes.local_first(reopen)
     split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))

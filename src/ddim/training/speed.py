@@ -10,7 +10,7 @@ from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.budget import TRAINED, WARM_UP
-from ddim.training.memory import advance_within_memory, fit_memory
+from ddim.training.memory import advance_within_memory
 from ddim.training.start import start_training
 from ddim.training.trainer import Trainer
 
@@ -78,7 +78,6 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
     with runtime:
         began = time.monotonic()
         training = start_training(replace(recipe, optim=replace(optim, batch=batch)), parts, runtime, None)
-        fit_memory(training)
         # At progress 0, a step of a student evaluates the network once; all later steps evaluate it twice.
         training.plan = Plan(sys.maxsize, decayed=0.5) if recipe.is_student else training.plan
         started = time.monotonic()

@@ -35,6 +35,7 @@ from ddim.sampling.images import check_same_split, fingerprint_source
 from ddim.sampling.labels import count_classes, count_vectors
 from ddim.sampling.pipeline import LoadedRun, load
 from ddim.training.budget import estimate_seconds
+from ddim.training.memory import fit_memory
 from ddim.training.teacher import name_teacher
 from ddim.training.trainer import Trainer
 
@@ -159,7 +160,7 @@ def prepare_training(
 
 
 def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent: LoadedRun | None) -> Trainer:
-    """Return a training at step 0.
+    """Return a training at step 0, in parts of a batch that fit into the memory.
 
     Args:
         recipe: the recipe of the run.
@@ -169,21 +170,24 @@ def start_training(recipe: Recipe, parts: SplitImages, runtime: Runtime, parent:
 
     Raises:
         UserError: if the images lack the labels or vectors that the recipe needs, or are too few for its
-            clusters. Also if the new run does not fit `parent`.
+            clusters. Also if the new run does not fit `parent`, or the memory.
     """
     parts = take_vectors(recipe, label_clusters(recipe, parts, parent), parent)
     recipe = count_vectors(count_classes(recipe, parts.images), parts.vectors)
-    if parent is None:
-        return Trainer(recipe, parts, measure_pixels(recipe, parts), runtime, Plan(recipe.images))
-    check_held_out(parent, recipe, parts)
-    recipe = name_teacher(recipe, parent, parts)
-    trainer = Trainer(recipe, parts, parent.pixels, runtime, Plan(recipe.images))
-    trainer.start_from(parent.model.state_dict())
-    if other := find_other_meaning(parent.recipe, recipe):
-        warn_user(
-            f"the weights of --from were trained with another {other}, so they must learn a new task; "
-            f"without --recipe and --{other}, the new run has the {other} of that run"
-        )
+    pixels = parent.pixels if parent else measure_pixels(recipe, parts)
+    if parent:
+        check_held_out(parent, recipe, parts)
+        recipe = name_teacher(recipe, parent, parts)
+    trainer = Trainer(recipe, parts, pixels, runtime, Plan(recipe.images))
+    if parent:
+        trainer.start_from(parent.model.state_dict())
+        if other := find_other_meaning(parent.recipe, recipe):
+            warn_user(
+                f"the weights of --from were trained with another {other}, so they must learn a new task; "
+                f"without --recipe and --{other}, the new run has the {other} of that run"
+            )
+    if news := fit_memory(trainer):
+        warn_user(news)
     return trainer
 
 
