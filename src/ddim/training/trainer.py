@@ -245,9 +245,7 @@ class Trainer:
         self.step += 1
         self._average_weights()
         values = {"loss": loss, "gradient_norm": norm, "lr": rate}
-        for name, value in {**values, "steps": 1.0}.items():
-            added = value.to(exact).double() if isinstance(value, Tensor) else value
-            self.sums[name] = self.sums.get(name, 0.0) + added
+        self._add_to_sums({**values, "steps": 1.0})
         return StepValues(values)
 
     def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
@@ -281,6 +279,11 @@ class Trainer:
                 torch.cuda.set_rng_state(stream(name, seed, DROPOUT, self.step).get_state(), name)
             with net.no_sync() if isinstance(net, Replica) and not last else nullcontext():
                 yield
+
+    def _add_to_sums(self, values: dict[str, Tensor | float]) -> None:
+        for name, value in values.items():
+            added = value.to(self.runtime.exact_device).double() if isinstance(value, Tensor) else value
+            self.sums[name] = self.sums.get(name, 0.0) + added
 
     def _start_averages(self) -> None:
         """Begin all averages with the newest weights."""
