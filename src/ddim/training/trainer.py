@@ -244,9 +244,7 @@ class Trainer:
         self.in_a_row = torch.where(finite, 0, self.in_a_row + 1)
         self.step += 1
         self._average_weights()
-        values = {"loss": loss, "gradient_norm": norm, "lr": rate}
-        self._add_to_sums({**values, "steps": 1.0})
-        return StepValues(values)
+        return self._sum_up({"loss": loss, "gradient_norm": norm, "lr": rate})
 
     def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
         """Return, on the device, whether a step with this loss and gradient norm may change the weights.
@@ -280,10 +278,12 @@ class Trainer:
             with net.no_sync() if isinstance(net, Replica) and not last else nullcontext():
                 yield
 
-    def _add_to_sums(self, values: dict[str, Tensor | float]) -> None:
-        for name, value in values.items():
+    def _sum_up(self, values: dict[str, Tensor | float]) -> StepValues:
+        """Add the values of a step to `sums`, and return them."""
+        for name, value in {**values, "steps": 1.0}.items():
             added = value.to(self.runtime.exact_device).double() if isinstance(value, Tensor) else value
             self.sums[name] = self.sums.get(name, 0.0) + added
+        return StepValues(values)
 
     def _start_averages(self) -> None:
         """Begin all averages with the newest weights."""
