@@ -4,7 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_high
@@ -16,7 +16,7 @@ from ddim.data.open import source_exists
 from ddim.diffusion.denoiser import with_gradients
 from ddim.errors import UserError
 from ddim.files import lock_folder, read_sealed
-from ddim.machine.distributed import Processes, current_processes, join_processes
+from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress
 from ddim.machine.startup import read_rank
 from ddim.recipe.codec import dump, load_recipe
@@ -140,8 +140,12 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     values = read_sealed(folder / RUN)["recipe"]["data"]["values"]
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data, values)
-    with join_processes() as processes, _lock(folder):
-        _record_place(folder, data, processes)
+    with join_processes() as processes, lock_folder(folder) if processes.leads else nullcontext():
+        source = str(getattr(data, "text", data))
+        # A repeated command may give the old path of images that have moved. This path no longer exists.
+        if data is not None and processes.leads and source_exists(source):
+            record_new_place(folder, source)
+        processes.highest(0)  # all processes read the new place
         _continue(folder, more, images, session)
     return folder
 
@@ -181,7 +185,7 @@ def _start(requested: Recipe, out: Path | None, source: str | Path | None, sessi
             "source_sha256": sha256,
         }
         folder = processes.broadcast(create_run(trainer, out, **facts) if processes.leads else None)
-        with _lock(folder):
+        with lock_folder(folder) if processes.leads else nullcontext():
             session.fit(trainer, folder, measure_kid, adapt=machine.threads is None)
     return folder
 
@@ -210,24 +214,6 @@ def _continue(folder: Path, more: float | None, images: int | None, session: _Se
         if processes.leads:
             record_in_run(folder, asked={**facts["asked"], "threads": threads})
         session.fit(trainer, folder, prepare_kid(trainer), adapt=threads is None)
-
-
-def _lock(folder: Path) -> AbstractContextManager[None]:
-    """Lock a run folder in process 0, which alone writes to it."""
-    return lock_folder(folder) if current_processes().leads else nullcontext()
-
-
-def _record_place(folder: Path, data: object, processes: Processes) -> None:
-    """Record where the images of a run are that is resumed, in process 0, if the user gives them.
-
-    Raises:
-        UserError: if the given images are not the training images of the run.
-    """
-    source = str(getattr(data, "text", data))
-    # A repeated command may give the old path of images that have moved. This path no longer exists.
-    if data is not None and processes.leads and source_exists(source):
-        record_new_place(folder, source)
-    processes.highest(0)
 
 
 def _read_exactly(path: Path) -> Recipe:

@@ -314,10 +314,13 @@ class Trainer:
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return raw and EMA weights, clusters and vectors, which sampling needs, keyed as in `tensors`."""
-        averages = {f"ema/{profile}": average for profile, average in self.averages.items()}
-        held = {"model": self.model.state_dict(), **averages}
-        held |= {CLUSTERS: found.to_tensors()} if (found := self.split.clusters) else {}
-        return held | ({VECTORS: vectors.to_tensors()} if (vectors := self.split.vectors) else {})
+        held = {f"ema/{profile}": average for profile, average in self.averages.items()}
+        held["model"] = self.model.state_dict()
+        if self.split.clusters:
+            held[CLUSTERS] = self.split.clusters.to_tensors()
+        if self.split.vectors:
+            held[VECTORS] = self.split.vectors.to_tensors()
+        return held
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
