@@ -25,7 +25,7 @@ from ddim.runs import checkpoint
 from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load
 from ddim.training.budget import WARM_UP
-from ddim.training.pace import Pace, format_duration
+from ddim.training.progress import Pace, format_duration
 from ddim.training.request import change_recipe, choose_recipe
 
 FAST = ["--threads", "1", "--precision", "fp32", "--no-compile"]
@@ -126,22 +126,6 @@ def test_a_run_shows_its_progress_and_the_next_command(here, train_command):
     assert re.search(r"80 of 80 images, [\d.]+ images/s, loss 0\.\d{4}, 0:\d\d left", text)
     assert "\x1b" not in text
     assert checkpoint.find_newest(folder / "checkpoints").name == "step-000000010"
-
-
-def test_a_run_that_ends_too_early_says_how_to_train_on(here, train_command):
-    (here / "own.py").write_text(
-        "import ddim\n"
-        "class Short(ddim.Callback):\n"
-        "    def on_step(self, training, values):\n"
-        "        if training.step == 3:\n"
-        "            training.fix_total(32)\n"
-    )
-    words = ["--recipe", "tiny.yaml", "--minutes", "3", "--callback", "own.py:Short", "--out", "my run"]
-    lines = train_command([*words, *FAST])
-    advice = r"0:0\d of 3 minutes used; `ddim train --resume --out 'my run' --more (2\.9|3)` trains on"
-    assert re.fullmatch(advice, lines[-3])
-    assert not any("noisy" in line for line in lines)
-    assert any(re.fullmatch(r"32 of 32 images, loss 0\.\d+|32 of 32 .* left", line) for line in lines)
 
 
 def test_a_run_of_one_step_does_not_measure_at_its_end(here, train_command):
@@ -426,36 +410,15 @@ def test_durations_are_formatted_in_minutes_and_hours():
     ]
 
 
-def simulated(update, event, first=60.0, images=8000, events=10):
-    """Return (estimate, truth) of the seconds left after each update of a run with these durations."""
-    run = tiny.training(tiny.recipe(images=images, report__events=events))
-    pace, now, shown, times = Pace(0.0, 8), 0.0, [], []
-    while not run.finished:
-        run.step += 1
-        now += first if run.step == 1 else update
+def test_the_time_left_is_that_of_the_remaining_images_at_the_speed_after_the_warm_up():
+    """Validations are part of the speed: two of 5 s each among 100 updates of 0.1 s."""
+    run, pace, now = tiny.training(tiny.recipe(images=8000)), Pace(0.0, 8), 0.0
+    for run.step in range(1, WARM_UP + 101):
+        now += 60.0 if run.step == 1 else 5.1 if run.step in (20, 70) else 0.1
         pace.update(now)
-        shown.append(pace.left(run))
-        times.append(now)
-        if run.step in run.validation_steps():
-            now += event
-            pace.event(now)
-    return [(left, now - at) for left, at in zip(shown, times, strict=True)]
-
-
-@pytest.mark.parametrize(("update", "event"), [(0.1, 5.0), (0.5, 20.0), (1.0, 0.0)])
-def test_the_time_left_is_right_after_the_first_event(update, event):
-    """Compilation and events are not part of the speed; the remaining events are part of the time left."""
-    rows = simulated(update, event)
-    assert [left is None for left, _ in rows[: WARM_UP + 1]] == [True] * WARM_UP + [False]
-    assert rows[100:]
-    for left, truth in rows[100:]:
-        assert left == pytest.approx(truth, rel=1e-6, abs=1e-6)
-
-
-def test_before_the_first_event_its_duration_is_estimated_from_the_speed():
-    rows = simulated(0.1, 5.0)
-    # 8 validation images and 2 samples of 2 steps: 12 evaluations, each a third of 1/80 s, ten times.
-    assert rows[10][0] == pytest.approx(989 * 0.1 + 10 * 12 / 3 / 80, rel=1e-6)
+        assert (pace.left(run) is None) == (run.step <= WARM_UP)
+    assert pace.speed == pytest.approx(800 / 20)
+    assert pace.left(run) == pytest.approx((8000 - run.seen) / 40)
 
 
 def test_the_time_left_of_a_run_of_unknown_length_is_none():

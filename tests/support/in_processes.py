@@ -26,8 +26,7 @@ from ddim.sampling.labels import count_classes
 from ddim.training import batches
 from ddim.training.batches import draw_times
 from ddim.training.distill import make_student
-from ddim.training.parent import label_clusters
-from ddim.training.start import measure_pixels
+from ddim.training.start import label_clusters, measure_pixels
 from ddim.training.trainer import Trainer
 from quick_net import QuickNet
 from small_recipes import make_small

@@ -138,11 +138,11 @@ def gradients(run):
     """Return the gradients and the loss of the next update, without making the update."""
     found = {}
 
-    def judge(step, loss, norm):
+    def judge(loss, norm):
         found.update({name: p.grad.clone() for name, p in run.parameters.items()})
         raise StopIteration(loss.detach().clone())
 
-    clip, run.finite.judge = nn.utils.clip_grad_norm_, judge
+    clip, run.judge = nn.utils.clip_grad_norm_, judge
     try:
         nn.utils.clip_grad_norm_ = lambda *_: torch.zeros(())
         run.advance()
@@ -150,7 +150,7 @@ def gradients(run):
         return found, stopped.value
     finally:
         nn.utils.clip_grad_norm_ = clip
-        del run.finite.judge
+        del run.judge
 
 
 def digests(folder, files=3):

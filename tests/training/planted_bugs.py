@@ -4,12 +4,6 @@ from planted import bug
 
 BUGS = [
     bug(
-        "a run by time keeps no early checkpoint if its budget is known too late",
-        "training/writer.py",
-        "(trainer.step == due or late) => (trainer.step == due)",
-        "training/test_guide.py::test_a_run_by_time_keeps_the_guide_once_its_budget_is_known",
-    ),
-    bug(
         "gradients are not clipped",
         "training/trainer.py",
         "o.clip or math.inf => math.inf",

@@ -93,7 +93,7 @@ def test_no_step_waits_for_a_gpu(name):
             run.advance()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    run.finite.raise_if_failed()
+    run.raise_if_not_finite()
 
 
 @pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)

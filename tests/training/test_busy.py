@@ -9,8 +9,7 @@ import tiny
 from ddim.machine.runtime import CoreMeter
 from ddim.runs import checkpoint
 from ddim.training import Callback, loop, resume
-from ddim.training.pace import Pace, describe_pace
-from ddim.training.progress import Display
+from ddim.training.progress import Display, Pace, describe_pace
 
 MACHINE = replace(tiny.MACHINE, threads=None)
 

@@ -75,7 +75,7 @@ def test_a_run_that_crashed_keeps_its_labels_and_ends_like_an_uninterrupted_one(
     recipe = tiny.recipe(**CHANGES, report__checkpoint=0.0)
     folder = tiny.train_until_crash(recipe, tmp_path / "run", tiny.At(7, tiny.crash))
     # On another machine, k-means could give other labels, so a resumed run must not use it.
-    monkeypatch.setattr("ddim.training.parent.group_images", None)
+    monkeypatch.setattr("ddim.training.start.group_images", None)
     resume(folder)
     assert tiny.metrics(folder) == tiny.metrics(run)
     assert tiny.digests(folder, 4) == tiny.digests(run, 4)
@@ -179,13 +179,6 @@ def test_a_guide_knows_the_clusters_of_its_run_and_one_with_other_clusters_is_re
     changed = replace(ddim.load(other), pixels=pipeline.pixels)
     with pytest.raises(UserError, match="classes, clusters or vectors of the model"):
         ddim.sample(pipeline, n=2, steps=2, guidance=2.0, guide_with=changed)
-
-
-@pytest.mark.parametrize("labels", ["clusters:4", "yes"])
-def test_a_run_from_weights_of_other_classes_is_refused(labels, run, tmp_path):
-    with pytest.raises(UserError, match="the classes of --from"):
-        tiny.train(tiny.recipe(data__labels=labels), tmp_path / "child", source=run)
-    assert not (tmp_path / "child").exists()
 
 
 def test_more_clusters_than_half_the_training_images_are_refused(tmp_path):

@@ -24,7 +24,7 @@ from ddim.sampling.guidance import Guidance, save_guidance
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
 from ddim.training.distill import make_student
-from ddim.training.pace import describe_errors
+from ddim.training.progress import describe_errors
 
 FIELDS = {"optim.warmup": 0, "report.checkpoint": "0"}
 TABLES = {"ddpm": "a table of 1000 levels", "iddpm": "predicts a variance"}
@@ -102,9 +102,9 @@ def test_a_teacher_that_samples_from_little_noise_has_a_second_step_with_less():
     assert make_student(recipe).grid.sigma_min == pytest.approx(4.0)
 
 
-@pytest.mark.parametrize(("name", "said"), TABLES.items())
-def test_runs_that_cannot_be_distilled_are_refused(name, said):
-    with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize("name", TABLES)
+def test_runs_that_cannot_be_distilled_are_refused(name):
+    with pytest.raises(UserError, match="cannot be distilled"):
         make_student(find_recipe(name))
 
 
@@ -112,10 +112,8 @@ def test_runs_that_cannot_be_distilled_are_refused(name, said):
     ("options", "said"),
     [
         ({"minutes": 1}, "not both"),
-        ({"fields": {"objective": "objective"}}, "objective consistency"),
         ({"guidance": 2.0, "fields": {"data.labels": "no"}}, "with labels"),
         ({"guidance": 2.0, "fields": {"schedule": "linear_path"}}, "schedule"),
-        ({"guidance": 2.0, "fields": {"objective.guidance": 3.0}}, "one of them"),
         ({"guidance": 2.0, "data": "blossoms:40", "fields": {"data.labels": "clusters:3"}}, "class"),
     ],
 )
@@ -126,7 +124,7 @@ def test_options_that_contradict_each_other_or_the_teacher_are_refused(options, 
 
 
 def test_a_student_is_no_teacher_no_guide_and_no_diffusion_model(early, teacher, student, guided):
-    with pytest.raises(UserError, match="student already"):
+    with pytest.raises(UserError, match="no student itself"):
         distill(student)
     with pytest.raises(UserError, match="use `ddim distill`"):
         check_training(read_run_recipe(guided), read_run_recipe(guided))
@@ -283,7 +281,7 @@ def test_guidance_needs_a_guide_or_labels_and_the_network_of_the_teacher(early, 
     with pytest.raises(UserError, match="guidance needs a label"):
         distil(early, tmp_path / "run", guidance=2.0)
     other = tiny.train(override(tiny.BASE, {"net.widths": "16,16"}), tmp_path / "other")
-    with pytest.raises(UserError, match="only from a guide with the net of its teacher"):
+    with pytest.raises(UserError, match="must have the net of its teacher"):
         distil(early, tmp_path / "run", guidance=2.0, guide_with=other)
 
 

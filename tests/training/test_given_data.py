@@ -29,7 +29,7 @@ def test_a_run_on_a_tensor_has_its_size_and_resumes_exactly_when_it_is_given_aga
     folder = tiny.train_until_crash(
         often, tmp_path / "run", tiny.At(7, tiny.crash), data=PIXELS.numpy() / 255
     )
-    with pytest.raises(UserError, match=r"are not the training images of run .*random transforms"):
+    with pytest.raises(UserError, match="does not hold the images on which"):
         resume(folder, data=PIXELS.flip(3))
     resume(folder, data=PIXELS.numpy() / 255)
     assert tiny.metrics(folder) == tiny.metrics(whole)
@@ -97,7 +97,7 @@ def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
 
     noisy = Noisy()
     run = tiny.train(replace(RECIPE, images=16), tmp_path / "run", noisy)
-    with pytest.raises(UserError, match="random transforms returns other images each time"):
+    with pytest.raises(UserError, match="does not hold the images on which"):
         resume(run, data=noisy)
 
 
@@ -110,8 +110,6 @@ def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
             "a label for each image",
         ),
         ((PIXELS, LABELS), {}, "image 0 must have the shape"),
-        (PIXELS, {"callbacks": [ddim.Callback]}, "must be a list of instances"),
-        (PIXELS, {"callbacks": ddim.Callback()}, "must be a list of instances"),
     ],
 )
 def test_invalid_images_are_refused_before_a_folder_is_made(data, options, message, tmp_path):

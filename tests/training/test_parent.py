@@ -16,8 +16,8 @@ from ddim.recipe.named import find_recipe
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
-from ddim.training.parent import hold_out_alike
 from ddim.training.request import choose_recipe
+from ddim.training.start import hold_out_alike
 
 FIELDS = {"optim.warmup": 0, "images": 16}
 
@@ -123,19 +123,6 @@ def test_a_teacher_without_labels_takes_labelled_images(tmp_path):
     first = tiny.train(tiny.recipe("group norm", images=16), tmp_path / "first", pairs, labels=False)
     found = load(distill(first, pairs, images=16, out=tmp_path / "student", machine=tiny.MACHINE))
     assert not found.recipe.data.labels
-
-
-def test_a_class_keeps_its_place_in_the_network(tmp_path):
-    def write(folder, names):
-        for k, name in enumerate(names):
-            tiny.write_grays(tmp_path / folder / name, range(20 * k, 20 * k + 12))
-        return str(tmp_path / folder)
-
-    recipe = tiny.recipe("group norm", data__labels=True, images=16)
-    first = tiny.train(recipe, tmp_path / "first", write("photos", ["cat", "dog"]))
-    with pytest.raises(UserError, match="bird, cat"):
-        tiny.train(recipe, tmp_path / "second", write("renamed", ["bird", "cat"]), source=first)
-    tiny.train(recipe, tmp_path / "third", write("others", ["lion", "tiger"]), source=first)
 
 
 @pytest.mark.parametrize("columns", ["a,b", "a,c"])

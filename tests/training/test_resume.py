@@ -20,7 +20,7 @@ from ddim.files import read_sealed
 from ddim.nn.ema import Exponential
 from ddim.recipe.codec import override
 from ddim.runs import checkpoint
-from ddim.runs.state import Plan, RunState
+from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load_state
 from ddim.training import Callback, Machine, resume
 from ddim.training.request import choose_recipe, find_run
@@ -234,14 +234,6 @@ def test_a_resume_that_is_stopped_at_once_keeps_the_best_checkpoint(tmp_path):
     assert checkpoint.find_best(folder / "checkpoints") == best
 
 
-def test_a_run_whose_images_changed_is_not_resumed(tmp_path):
-    first = tiny.training(updates=1)
-    other = tiny.training(source=tiny.images(41))
-    with pytest.raises(UserError, match="data has changed since the run began"):
-        other.load(first.tensors(), RunState.from_json(first.documents()["state"]))
-    assert other.step == 0
-
-
 # A larger budget
 
 
@@ -263,10 +255,10 @@ def test_a_finished_run_trains_longer_and_records_it(whole, tmp_path):
     optim = tiny.recipe().optim
     assert rates == [Plan(120).rate(optim, seen) for seen in range(80, 120, 8)]
     assert read_run(folder).total == 120
-    # The same request again changes nothing, and a smaller one is refused.
-    resume(folder, images=120)
-    with pytest.raises(UserError, match="a budget of 120 images"):
-        resume(folder, images=96)
+    # The same request again changes nothing, and neither does a smaller one.
+    for images in (120, 96):
+        resume(folder, images=images)
+    assert read_run(folder).total == 120
 
 
 def test_a_larger_budget_survives_crashes_and_the_loss_of_the_newest_checkpoint(whole, tmp_path):
@@ -317,7 +309,7 @@ def test_more_minutes_are_planned_by_the_speed_without_validations(whole, tmp_pa
 
 def test_a_folder_that_is_no_run_is_not_resumed(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UserError, match="is not a run folder"):
+        with pytest.raises(UserError, match="cannot be read"):
             resume(folder)
     assert list(tmp_path.iterdir()) == []
 

@@ -32,8 +32,7 @@ from ddim.runs.folder import CHECKPOINTS, RUN
 from ddim.runs.log import read_metrics
 from ddim.sampling.guidance_name import name_guidance
 from ddim.sampling.pipeline import read_run_recipe
-from ddim.training.pace import format_duration, format_minutes
-from ddim.training.progress import EVERY, Display, list_cautions
+from ddim.training.progress import EVERY, Display, format_duration, list_cautions
 from ddim.training.trainer import Trainer
 
 LONG = 30 * 60.0
@@ -151,7 +150,8 @@ class Console(Display):
         count = sum(p.numel() for p in training.model.parameters())
         slow = "; the first steps are slow while it compiles" if runtime.compile else ""
         budget = training.plan.total or training.recipe.images
-        goal = f"{budget:,} images" if budget else format_minutes(training.recipe.minutes)
+        minutes = training.recipe.minutes
+        goal = f"{budget:,} images" if budget else f"{minutes:g} minute{'' if minutes == 1 else 's'}"
         parts = training.split
         held_out = len(parts.validation)
         aside = f", and {held_out:,} held out to measure the error" if held_out else ", none held out"
@@ -203,14 +203,11 @@ class Console(Display):
         if self.bar:
             say(text)
 
-    def _conclude(self, training: Trainer, seen: str, advice: str) -> None:
+    def _conclude(self, training: Trainer, seen: str) -> None:
         """Prepare the lines about the ended training that `done` prints."""
+        longer = f"ddim train --resume --out {quote(self.folder)} --more 20{self.own}"
         short = training.complete and not self.resumed and time.monotonic() - self.created < LONG
-        noisy = f"samples still noisy? train longer: {self._name_longer(20)}" if short else ""
-        self.shown, self.advice = seen, advice or noisy
-
-    def _name_longer(self, minutes: float) -> str:
-        return f"`ddim train --resume --out {quote(self.folder)} --more {minutes:g}{self.own}`"
+        self.shown, self.advice = seen, f"samples still noisy? train longer: `{longer}`" if short else ""
 
     def done(self, folder: Path) -> None:
         """Print the last lines about a run: images seen, advice, best checkpoint and next commands."""

@@ -12,7 +12,7 @@ from ddim.errors import format_count
 from ddim.experiments.learning_curves import LearningCurve
 from ddim.plots.table import Tabular
 from ddim.recipe.recipe import Recipe
-from ddim.training.pace import format_duration
+from ddim.training.progress import format_duration
 from ddim.training.speed import Forecast, Speed
 
 NOT_MEASURED = "not measured"

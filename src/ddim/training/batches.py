@@ -1,7 +1,5 @@
 """The batches of a training: `batches[step]` has the images, times, noise and labels of a step."""
 
-from __future__ import annotations
-
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass

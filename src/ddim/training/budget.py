@@ -1,12 +1,12 @@
 """Convert a time budget to a training length in images, and estimate how long a run will take."""
 
-from __future__ import annotations
-
 import time
 from math import prod
 
 import torch
+from torch import Tensor
 
+from ddim.diffusion.denoiser import Model
 from ddim.diffusion.pixels import Pixels
 from ddim.machine.runtime import Precision, Runtime, count_cores
 from ddim.recipe.recipe import Recipe, build_model
@@ -51,7 +51,6 @@ class TimeBudget:
         self.training, self.active = training, training.plan.total is None
         self.seconds = training.recipe.minutes * 60
         self.deadline = began + self.seconds
-        self.window = min(MEASURED, self.seconds / 10)
         self.first, self.validations = training.step, list[float]()
         # The time and the images seen when the measurement of the speed began.
         self.mark: tuple[float, int] | None = None
@@ -61,13 +60,13 @@ class TimeBudget:
         self.mark = time.monotonic(), self.training.seen
 
     def is_measured(self) -> bool:
-        """Return whether the speed is known, so that a length which is still unknown can be planned."""
+        """Return whether the speed is known, so that a training length can be planned."""
         if not self.active or self.training.step - self.first < WARM_UP:
             return False
         if self.mark is None:
             self.restart()
         images, seconds = self._measure()
-        return images > 0 and seconds >= self.window
+        return images > 0 and seconds >= min(MEASURED, self.seconds / 10)
 
     def spend(self, validation: float) -> None:
         """Record how many seconds a validation took, which do not count as training time."""
@@ -75,32 +74,29 @@ class TimeBudget:
         if self.mark is not None:
             self.mark = self.mark[0] + validation, self.mark[1]
 
-    def fix_total(self) -> None:
-        """Set the training length after the first validation."""
-        images, seconds = self._measure()
-        self._plan(images / seconds, self._left(self.training.recipe.report.events), 0)
-
-    def replan(self) -> str | None:
-        """Change the training length after a validation if the run would end far too early or too late.
+    def plan(self) -> str:
+        """Set the training length after the first validation; change it if the run would not end in time.
 
         Returns:
-            A sentence about the change; None if nothing changes.
+            A sentence about a change; "" if there was no length before, or it stays.
         """
         training, total = self.training, self.training.plan.total
-        if total is None or training.finished or not self.is_measured():
-            return None
+        if training.finished or not self.is_measured():
+            return ""
         images, seconds = self._measure()
-        speed, coming = images / seconds, sum(step > training.step for step in training.validation_steps())
-        left = self._left(coming)
+        speed = images / seconds
+        if total is None:
+            left, least = self._left(training.recipe.report.events), 0
+        else:
+            left = self._left(sum(step > training.step for step in training.validation_steps()))
+            # The run validates after its last step, and this step is validated already.
+            least = training.recipe.optim.batch
         self.restart()
-        if abs(left - (total - training.seen) / speed) <= TOLERATED * self.seconds:
-            return None
-        # At least one more step is planned, because the run validates after its last step.
-        self._plan(speed, left, training.recipe.optim.batch)
-        return (
-            f"{speed:.1f} images/s now: {training.plan.total:,} images are planned instead of {total:,}, "
-            "to end in time"
-        )
+        if total and abs(left - (total - training.seen) / speed) <= TOLERATED * self.seconds:
+            return ""
+        training.fix_total(training.seen + max(least, round(speed * left)))
+        planned = f"{training.plan.total:,} images are planned instead of {total or 0:,}, to end in time"
+        return f"{speed:.1f} images/s now: {planned}" if total else ""
 
     def _measure(self) -> tuple[int, float]:
         """Return the images and the seconds of training since the measurement began."""
@@ -115,10 +111,6 @@ class TimeBudget:
         left = max(0.0, self.deadline - time.monotonic())
         least = TRAINED if len(self.validations) > 1 else TRAINED_AT_FIRST
         return max(least * left, left - validations * min(self.validations, default=0.0))
-
-    def _plan(self, speed: float, left: float, least: int) -> None:
-        self.training.fix_total(self.training.seen + max(least, round(speed * left)))
-        self.restart()
 
 
 def estimate_seconds(
@@ -155,26 +147,37 @@ def time_image(recipe: Recipe, channels: int, precision: Precision = "fp32", dev
     """
     runtime, cpu = Runtime(device, precision), device == "cpu"
     clock = time.thread_time if cpu else time.monotonic
-    # Large images might not fit into the memory. A network that the user wrote may take no other size.
-    side = max(recipe.data.size) if is_user_part(recipe.net) else max(SMALL, recipe.net.multiple)
-    height, width = (min(full, side) for full in recipe.data.size)
-    # An accelerator is hardly slower with more images.
-    few = 4 if cpu else min(16, recipe.optim.batch // recipe.optim.accumulate)
+    size = reduce_size(recipe, SMALL)
     # Initial weights and dropout must not change the caller's random state.
     with torch.random.fork_rng([device] if device.startswith("cuda") else []), runtime:
         model = runtime.place(build_model(recipe, channels))
-        pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
 
         def update(count: int) -> float:
-            x0 = runtime.images(torch.ones_like(model.blank(count)[..., :height, :width]))
             begin = clock()
-            with runtime.precise():
-                denoise = model.with_blank_labels(count)
-                loss = measure(denoise, x0, torch.full((count,), 0.5), x0, pixels).mean()
-            loss.backward()
+            blank_loss(model, recipe, runtime, size, count).mean().backward()
             # An accelerator computes after the call; reading a number waits until it is done.
             next(model.parameters()).sum().item()
-            return (clock() - begin) / count * prod(recipe.data.size) / (height * width)
+            return (clock() - begin) / count * prod(recipe.data.size) / prod(size)
 
         first = update(2)
+        # An accelerator is hardly slower with more images.
+        few = 4 if cpu else min(16, recipe.optim.batch // recipe.optim.accumulate)
         return first if cpu and first > 1 else min(update(few) for _ in range(3))
+
+
+def reduce_size(recipe: Recipe, side: int) -> tuple[int, int]:
+    """Return the height and width of images of a recipe, each at most `side` if the network allows it.
+
+    A network that the user wrote may take no other size than that of the recipe.
+    """
+    side = max(recipe.data.size) if is_user_part(recipe.net) else max(side, recipe.net.multiple)
+    height, width = recipe.data.size
+    return min(height, side), min(width, side)
+
+
+def blank_loss(model: Model, recipe: Recipe, runtime: Runtime, size: tuple[int, int], count: int) -> Tensor:
+    """Return the loss (count,) of blank images of this size, in the middle of the training."""
+    x0 = runtime.images(torch.ones_like(model.blank(count)[..., : size[0], : size[1]]))
+    pixels, measure = Pixels.fixed(0.5, 0.5, model.shape.channels), recipe.objective.at(0.5, 0)
+    with runtime.precise():
+        return measure(model.with_blank_labels(count), x0, torch.full((count,), 0.5), x0, pixels)

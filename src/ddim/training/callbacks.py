@@ -1,18 +1,13 @@
 """Callbacks: what a user's code can do while a training runs."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ddim.errors import UserError
+import numpy as np
+
 from ddim.recipe.codec import dump
 from ddim.recipe.options import flatten_as_text
 from ddim.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class Callback:
@@ -57,16 +52,6 @@ class Callback:
 
     def on_end(self, training: Trainer) -> None:
         """Called after the last step of this process, whether the run is finished or stopped."""
-
-
-def check_callbacks(callbacks: Sequence[Callback]) -> None:
-    """Check the callbacks that a user gives.
-
-    Raises:
-        UserError: if `callbacks` is not a list of instances of `Callback`.
-    """
-    if not isinstance(callbacks, Sequence) or not all(isinstance(each, Callback) for each in callbacks):
-        raise UserError(f"callbacks must be a list of instances, such as [MyCallback()], got {callbacks!r}")
 
 
 def describe_choices(training: Trainer) -> dict[str, str]:

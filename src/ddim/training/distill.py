@@ -3,8 +3,6 @@
 The student starts from the weights of the run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from ddim.sampling.pipeline import load
 from ddim.training.callbacks import Callback
 from ddim.training.request import load_parent_recipe, use_data
 from ddim.training.run import train
-from ddim.training.start import Machine, check_machine
+from ddim.training.start import Machine
 from ddim.training.teacher import open_teacher_guidance
 
 MIDDLE = 10.0
@@ -85,7 +83,6 @@ def distill(  # noqa: PLR0913 (the choices of a notebook)
         >>> ddim.sheet(ddim.sample(student, n=16))
     """
     give_parts(own)
-    check_machine(machine)
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
     asked = collect_guidance(guidance, guidance_interval, guide_with)
@@ -100,17 +97,12 @@ def _plan_student(
 ) -> Recipe:
     """Return the recipe of a student; `changes` are new values of its fields, see `distill`."""
     if any(name.startswith(("objective.guid", "objective.interval")) for name in changes):
-        if asked is not None:
-            raise UserError("guidance (--guidance) sets fields of objective too: give one of them")
         # Saved guidance would be mixed with these fields.
-        asked = OFF
+        asked = asked or OFF
     learned = open_teacher_guidance(load(run, device="cpu"), asked)
     parent = load_parent_recipe(run, own_images=data is not None or "data.source" in changes)
     recipe = make_student(parent, learned)
-    recipe = use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
-    if not recipe.is_student:
-        raise UserError("a student is trained with objective consistency: leave out objective")
-    return recipe
+    return use_data(recipe, data, {"data.labels": recipe.data.labels, **changes}, keep_size=False)
 
 
 def make_student(recipe: Recipe, guidance: Guidance = OFF) -> Recipe:
@@ -123,15 +115,11 @@ def make_student(recipe: Recipe, guidance: Guidance = OFF) -> Recipe:
     Raises:
         UserError: if the run cannot be distilled.
     """
-    problem = ""
-    if recipe.is_student:
-        problem = "it is a student already; train it longer with `ddim train --resume --out RUN --more M`"
-    elif recipe.net.outputs != 1:
-        problem = "it predicts a variance (net.outputs 2), and only runs with net.outputs 1 can be"
-    elif recipe.schedule.entries is not None:
-        problem = f"its noise schedule is a table of {recipe.schedule.entries} levels, and not continuous"
-    if problem:
-        raise UserError(f"this run cannot be distilled: {problem}")
+    if recipe.is_student or recipe.net.outputs != 1 or recipe.schedule.entries is not None:
+        raise UserError(
+            "this run cannot be distilled: a teacher must be no student itself, have a continuous noise "
+            "schedule (no table of levels) and predict no variance (net.outputs 1)"
+        )
     # In EDM the deviation of the images is 0.5, the default if none is recorded.
     edm = recipe.predicts.sigma_data if isinstance(recipe.predicts, PredictsEDM) else None
     deviation = edm or recipe.pixels.deviation or 0.5

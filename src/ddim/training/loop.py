@@ -4,15 +4,12 @@ With several processes, all take the same steps. Process 0 alone has the clock, 
 the others follow its decisions.
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ddim.errors import Interrupted, NotFinite, format_count
+from ddim.errors import Interrupted, format_count
 from ddim.machine.runtime import CoreMeter, choose_threads, count_cores
 from ddim.machine.signals import Noted, note_signals
 from ddim.training.budget import TimeBudget
@@ -20,9 +17,6 @@ from ddim.training.memory import advance_within_memory
 from ddim.training.trainer import Trainer
 from ddim.training.validation import MeasureKID, sample_preview, validate
 from ddim.training.writer import RunWriter
-
-CHECKED_EVERY = 1.0
-"""Seconds between two checks that the losses are finite; each check waits until an accelerator is done."""
 
 MEASURED = 10.0
 """The least time, in seconds, for which the cores that other programs use are measured."""
@@ -37,14 +31,12 @@ class Lead:
         budget: converts the minutes of the recipe to images.
         adapt: whether the number of threads may change.
         meter: measures the cores that other programs use, since the last validation.
-        checked: when it was last checked that the losses are finite.
     """
 
     writer: RunWriter
     budget: TimeBudget
     adapt: bool
     meter: CoreMeter = field(default_factory=CoreMeter)
-    checked: float = field(default_factory=time.monotonic)
 
 
 def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | None) -> None:
@@ -62,29 +54,30 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         OutOfMemory: if the memory is full, and a batch cannot be trained in smaller parts.
     """
     alone = trainer.processes.count == 1
-    with _advise_if_not_finite(), note_signals(twice=alone) as flag:
+    with note_signals(twice=alone) as flag:
         if alone:
             # Several processes end a validation together.
             trainer.check_signals = flag.check
         if lead:
             lead.writer.start()
-        signal, check = _agree(trainer, lead, flag.number)
+        signal = _agree(trainer, lead, flag.number)
         with suppress(Noted):
             while not (trainer.complete or trainer.stopped or signal):
-                # If a signal stopped the validation of the last step, only this validation is made again.
+                # If a signal stopped the validation of a step, only this validation is made again.
                 if not trainer.due:
                     values, news = advance_within_memory(trainer)
                     trainer.due = trainer.step in trainer.validation_steps()
-                    if trainer.due or check:
-                        _raise_if_not_finite(trainer, lead)
+                    # The line of the log waits for an accelerator, so this check costs nothing more.
+                    if trainer.due or trainer.step % trainer.recipe.report.log == 0:
+                        trainer.raise_if_not_finite()
                     if lead:
                         lead.writer.finish_step(values, news)
-                if trainer.due or _agree_on_end_of_measurement(trainer, lead):
+                if trainer.due:
                     _validate(trainer, measure_kid, lead)
                 elif lead:
                     lead.writer.save_if_due()
-                signal, check = _agree(trainer, lead, flag.number)
-        _raise_if_not_finite(trainer, lead)
+                signal = _agree(trainer, lead, flag.number)
+        trainer.raise_if_not_finite()
         if lead:
             lead.writer.finish()
     (signal,) = trainer.processes.highest(flag.number or 0)
@@ -92,48 +85,23 @@ def fit(trainer: Trainer, folder: Path, measure_kid: MeasureKID, lead: Lead | No
         raise Interrupted(signal, folder)
 
 
-@contextmanager
-def _advise_if_not_finite() -> Generator[None]:
-    """Add to the message of `NotFinite` what a user can do."""
-    try:
-        yield
-    except NotFinite as error:
-        advice = "the last good checkpoint is kept; a lower optim.lr or --precision fp32 may help"
-        raise NotFinite(f"{error}: {advice}") from None
+def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> int:
+    """Tell all processes what process 0 has decided; return the number of a signal in any process, or 0.
 
-
-def _agree(trainer: Trainer, lead: Lead | None, signal: int | None) -> tuple[int, int]:
-    """Tell all processes the decisions of process 0, and whether a signal arrived in any process.
-
-    Process 0 decides the number of planned images, whether to stop, and when to check the losses.
-
-    Returns:
-        The number of the signal, or 0; and whether the losses are checked after the next step.
+    Process 0 decides the number of planned images, whether to stop, and whether to validate because the speed
+    is known now.
     """
-    planned = trainer.plan.total or 0
-    check = lead is not None and time.monotonic() - lead.checked > CHECKED_EVERY
-    signal, stopped, total, check = trainer.processes.highest(
-        signal or 0, lead is not None and trainer.stopped is not None, planned if lead else 0, check
-    )
-    if stopped and lead is None:
-        trainer.stop()
+    planned, decisions = trainer.plan.total or 0, [0, 0, 0]
+    if lead:
+        measured = not planned and lead.budget.is_measured()
+        decisions = [planned, trainer.stopped is not None, measured]
+    signal, total, stopped, measured = trainer.processes.highest(signal or 0, *decisions)
     if total != planned:
         trainer.fix_total(total)
-    return signal, check
-
-
-def _agree_on_end_of_measurement(trainer: Trainer, lead: Lead | None) -> bool:
-    """Return whether process 0 has measured the speed, so that it can convert the minutes to images."""
-    if trainer.plan.total is not None:
-        return False
-    return bool(trainer.processes.highest(lead is not None and lead.budget.is_measured())[0])
-
-
-def _raise_if_not_finite(trainer: Trainer, lead: Lead | None) -> None:
-    """Raise `NotFinite` if too many steps in a row were not finite; this waits for the device."""
-    if lead:
-        lead.checked = time.monotonic()
-    trainer.finite.raise_if_failed()
+    if stopped and not lead:
+        trainer.stop()
+    trainer.due |= bool(measured)
+    return signal
 
 
 def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> None:
@@ -144,15 +112,12 @@ def _validate(trainer: Trainer, measure_kid: MeasureKID, lead: Lead | None) -> N
     values = validate(trainer) | measure_kid()
     trainer.samples = sample_preview(trainer)
     trainer.due = False
-    if not lead:
-        return
-    lead.writer.finish_validation(values)
-    lead.budget.spend(time.monotonic() - began)
-    if trainer.plan.total is None:
-        lead.budget.fix_total()
-    elif news := lead.budget.replan():
-        lead.writer.announce(news)
-    lead.writer.save()
+    if lead:
+        lead.writer.finish_validation(values)
+        lead.budget.spend(time.monotonic() - began)
+        if news := lead.budget.plan():
+            lead.writer.announce(news)
+        lead.writer.save()
 
 
 def _adapt_threads(trainer: Trainer, lead: Lead) -> None:

@@ -1,7 +1,5 @@
 """The learning-rate range test (Smith 2017, section 3.3): a short training with increasing learning rate."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,14 +7,11 @@ from pathlib import Path
 from ddim.errors import UserError
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.plots.charts import COLOURS, draw_curves, new_figure, save_figure
-from ddim.recipe.checks import check_training
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
-from ddim.sampling.pipeline import read_run_recipe
 from ddim.training.callbacks import Callback
-from ddim.training.memory import advance_within_memory, fit_memory
-from ddim.training.parent import hold_out_alike, load_parent
-from ddim.training.start import Machine, open_split, start_training
+from ddim.training.memory import advance_within_memory
+from ddim.training.start import Machine, prepare_training
 from ddim.training.trainer import Trainer
 
 
@@ -61,7 +56,6 @@ def range_test(
     """
     # A later part of a budget may have another loss, and past losses would draw other times.
     training.plan, training.memory = Plan(None), None
-    fit_memory(training)
     curve, mean = Curve([], []), 0.0
     for k in range(updates):
         progress("learning rates", k, updates)
@@ -111,9 +105,6 @@ def find_learning_rate(
         source: the run whose weights the new run starts from, if there is one.
         progress: called while images are decoded and before each update.
     """
-    known = None if source is None else read_run_recipe(source)
-    check_training(recipe, known)
-    recipe = recipe if known is None else hold_out_alike(recipe, known)
-    parts = open_split(recipe, progress)
-    with machine.choose(recipe) as runtime:
-        return range_test(start_training(recipe, parts, runtime, load_parent(source)), progress=progress)
+    machine = replace(machine, compiling=bool(machine.compiling))  # the test is too short to gain from it
+    with prepare_training(recipe, source, machine, progress) as (trainer, _):
+        return range_test(trainer, progress=progress)

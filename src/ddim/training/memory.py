@@ -1,7 +1,6 @@
 """Estimate the memory that a training needs, and train with less memory if there is too little."""
 
-from __future__ import annotations
-
+import re
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -11,15 +10,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ddim.errors import OutOfMemory, UserError
-from ddim.nn.power_averages import track_averages
-from ddim.recipe.user_parts import is_user_part
 from ddim.sampling.pipeline import evaluating
-from ddim.training.finite import StepValues
-from ddim.training.optim import divide_parameters
-from ddim.training.trainer import Trainer
-
-SMALLER = "use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, or --recompute"
-"""What a user can do if a training does not fit into the memory."""
+from ddim.training.budget import blank_loss, reduce_size
+from ddim.training.trainer import StepValues, Trainer
 
 SMALL = 32
 """Side in pixels of the image for which activations are counted; larger for networks with many stages."""
@@ -38,24 +31,20 @@ def estimate_memory(training: Trainer) -> int:
     of one image are counted at a small size, or at full size if the user wrote the network.
     """
     model, recipe, runtime = training.model, training.recipe, training.runtime
-    side = max(recipe.data.size) if is_user_part(recipe.net) else max(SMALL, recipe.net.multiple)
-    small = [min(full, side) for full in recipe.data.size]
+    small = reduce_size(recipe, SMALL)
     # Tensors that no image needs, such as weights in bf16, are in both counts.
     image = _count_kept(training, small, 2) - _count_kept(training, small, 1)
     image *= prod(recipe.data.size) / prod(small)
     weights = sum(weight.nbytes for weight in model.parameters())
-    _, matrices = divide_parameters(model, recipe.optim)
     # Tensors of the size of the weights: weights, gradients, two moments of the optimiser, and each average.
-    # Muon has only one moment.
-    copies = 4 + len(track_averages(recipe.ema, recipe.report.snapshots))
-    moments = sum(weight.nbytes for weight in matrices.values())
+    copies = 4 + len(training.rules)
     images = max(recipe.optim.batch / recipe.optim.accumulate, SAMPLED * runtime.micro_batch)
-    return round(copies * weights - moments + TEMPORARY * image * images)
+    return round(copies * weights + TEMPORARY * image * images)
 
 
-def _count_kept(training: Trainer, size: list[int], n: int) -> int:
+def _count_kept(training: Trainer, size: tuple[int, int], n: int) -> int:
     """Return the bytes that autograd keeps for the backward pass of n blank images of this size."""
-    model, runtime = training.model, training.runtime
+    model = training.model
     kept: dict[int, int] = {weight.untyped_storage().data_ptr(): 0 for weight in model.parameters()}
     alive: list[Tensor] = []
 
@@ -65,22 +54,17 @@ def _count_kept(training: Trainer, size: list[int], n: int) -> int:
         alive.append(x)
         return x
 
-    x0, t = model.blank(n)[..., : size[0], : size[1]], torch.full((n,), 0.5)
-    objective = training.recipe.objective.at(0.5, 0)
     # In eval mode no statistics of batch norm change, and no random numbers are drawn.
-    with evaluating(model), runtime.precise(), saved_tensors_hooks(keep, lambda x: x):
-        objective(model.with_blank_labels(n), runtime.images(x0), t, torch.ones_like(x0), training.pixels)
+    with evaluating(model), saved_tensors_hooks(keep, lambda x: x):
+        blank_loss(model, training.recipe, training.runtime, size, n)
     return sum(kept.values())
 
 
 def find_free_memory(device: str) -> int | None:
     """Return the bytes of memory that are free for a CPU; None if not known, and for an accelerator."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    free = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(free[0]) * 1024 if device == "cpu" and free else None
+    file = Path("/proc/meminfo")
+    known = re.search(r"MemAvailable: *(\d+)", file.read_text(encoding="ascii")) if file.exists() else None
+    return int(known[1]) * 1024 if known and device == "cpu" else None
 
 
 def fit_memory(training: Trainer) -> str:
@@ -95,17 +79,19 @@ def fit_memory(training: Trainer) -> str:
     Raises:
         UserError: if parts that cannot be halved do not fit.
     """
-    free, before = find_free_memory(training.runtime.device), training.recipe.optim.accumulate
+    free, news = find_free_memory(training.runtime.device), ""
     if free is None:
         return ""
     free //= training.processes.local_count
     while (needed := estimate_memory(training)) > free:
-        if not _halve(training):
+        news = _halve(training, f"{free / 2**30:.1f} GiB of memory are free")
+        if not news:
             raise UserError(
                 f"this training needs about {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB "
-                f"are free: {SMALLER}"
+                "are free: use a smaller --size or --optim.batch, a narrower network, --optim.accumulate 4, "
+                "or --recompute"
             )
-    return _describe(training, before, f"{free / 2**30:.1f} GiB of memory are free")
+    return news
 
 
 def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:
@@ -121,29 +107,25 @@ def advance_within_memory(training: Trainer) -> tuple[StepValues, str]:
         OutOfMemory: if the parts cannot be halved: their number of images is odd, several processes would
             have to agree, or the network has batch norm, whose statistics depend on the parts.
     """
-    before = training.recipe.optim.accumulate
+    news = ""
     while True:
         try:
-            return training.advance(), _describe(training, before, "the memory was full")
+            return training.advance(), news
         except OutOfMemory:
-            if not _halve(training):
+            news = _halve(training, "the memory was full")
+            if not news:
                 raise
         # Here the error is gone, and with it the tensors of the failed step.
         if training.runtime.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
 
-def _halve(training: Trainer) -> bool:
-    """Halve the parts of a batch, and return whether that is possible."""
+def _halve(training: Trainer, why: str) -> str:
+    """Halve the parts of a batch, and return a sentence about it, or "" if that is not possible."""
     optim = training.recipe.optim
     batch_norm = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in training.model.modules())
     if training.processes.count > 1 or batch_norm or optim.batch % (2 * optim.accumulate):
-        return False
-    training.recipe = replace(training.recipe, optim=replace(optim, accumulate=2 * optim.accumulate))
-    return True
-
-
-def _describe(training: Trainer, before: int, why: str) -> str:
-    parts = training.recipe.optim.accumulate
-    changed = f"{why}: batches are trained in {parts} parts now (optim.accumulate {parts})"
-    return changed if parts != before else ""
+        return ""
+    optim = replace(optim, accumulate=2 * optim.accumulate)
+    training.recipe = replace(training.recipe, optim=optim)
+    return f"{why}: batches are trained in {optim.accumulate} parts now (optim.accumulate {optim.accumulate})"

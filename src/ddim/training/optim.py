@@ -1,10 +1,8 @@
 """The optimiser Muon (Jordan et al. 2024) for the weights that are matrices, with AdamW for the others."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -59,15 +57,14 @@ def build_optimizer(
         precision: the precision of the network; with "bf16", Muon computes its matrix products in bf16.
     """
     if optim.method == "adamw":
-        return _build_adamw(others.values(), optim)
+        return _build_adamw([*others.values()], optim)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return Muon([*others.values()], [*matrices.values()], dtype, optim)
 
 
-def _build_adamw(parameters: Iterable[Tensor], optim: Optim) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, fused=True
-    )
+def _build_adamw(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.AdamW:
+    options = {"betas": optim.betas, "weight_decay": optim.weight_decay}
+    return torch.optim.AdamW(parameters, optim.lr, **options, fused=True)
 
 
 class Muon(torch.optim.Optimizer):
@@ -90,7 +87,7 @@ class Muon(torch.optim.Optimizer):
         self, others: list[nn.Parameter], matrices: list[nn.Parameter], dtype: torch.dtype, optim: Optim
     ) -> None:
         # PyTorch's AdamW refuses an empty list; `step` gives it the group of `others`, which may be empty.
-        self.adamw = _build_adamw(others or [torch.zeros(1)], optim)
+        self.adamw = _build_adamw(others or [nn.Parameter(torch.zeros(1))], optim)
         super().__init__([{"params": others}, {"params": matrices}], self.adamw.defaults)
         self.dtype = dtype
         self.found_inf: Tensor | None = None

@@ -3,8 +3,6 @@
 A notebook cell shows a progress bar and a sheet of samples. Elsewhere lines of text are printed.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections import Counter
@@ -15,17 +13,9 @@ from pathlib import Path
 from ddim.data import Images
 from ddim.errors import escape
 from ddim.machine.progress import Cell, Progress, ignore_progress, in_notebook
-from ddim.metrics.neighbours import FEWEST
 from ddim.runs.folder import sheet_path
+from ddim.training.budget import WARM_UP
 from ddim.training.callbacks import Callback
-from ddim.training.pace import (
-    Pace,
-    describe_errors,
-    describe_pace,
-    find_unused_minutes,
-    format_duration,
-    format_minutes,
-)
 from ddim.training.trainer import Trainer
 
 EVERY = 15.0
@@ -39,17 +29,80 @@ Two runs were measured (docs/results/memorisation.md). On 64 images, 95.5 % of t
 """
 
 
-class Display(Callback):
-    """Prints the progress of a training and its validation errors: lines on standard error.
+def format_duration(seconds: float) -> str:
+    """Return a number of seconds as text: 90 as "1:30" and 3700 as "1:01:40"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
-    A line is printed every `EVERY` seconds, and at each validation. Subclasses change the looks, and set
-    `live` if they show a bar.
+
+class Pace:
+    """The speed of a run, validations included, from the times at which its updates end.
+
+    Args:
+        now: the time at the start, in seconds.
+        batch: images per update.
     """
 
-    live = False
+    def __init__(self, now: float, batch: int) -> None:
+        self.batch, self.updates, self.began, self.last = batch, 0, now, now
+
+    def update(self, now: float) -> None:
+        """Record the end of an update; the first `WARM_UP` updates are not timed."""
+        self.updates, self.last = self.updates + 1, now
+        if self.updates <= WARM_UP:
+            self.began = now
+
+    @property
+    def speed(self) -> float:
+        """Images per second; 0 while unknown."""
+        seconds = self.last - self.began
+        return self.batch * (self.updates - WARM_UP) / seconds if seconds > 0 else 0.0
+
+    def left(self, training: Trainer) -> float | None:
+        """Return the seconds until the end; None while unknown."""
+        total = training.plan.total
+        return max(0, total - training.seen) / self.speed if total and self.speed else None
+
+
+def describe_pace(pace: Pace, training: Trainer, values: Mapping[str, float]) -> str:
+    """Return a line with the images seen, the speed, the loss of this step and the time left."""
+    total, left = training.plan.total, pace.left(training)
+    # The last batch may go beyond the budget.
+    seen = f"{min(training.seen, total):,} of {total:,}" if total else f"{training.seen:,}"
+    parts = [f"{seen} images", f"{pace.speed:.1f} images/s" if pace.speed else "warming up"]
+    parts += [f"loss {values['loss']:.4f}"]
+    parts += ["measuring the speed" if left is None else f"{format_duration(left)} left"]
+    # A short run can end before its speed is known. Its last line has no speed and no time left.
+    shown = parts[::2] if training.finished and left is None else parts
+    return ", ".join(shown)
+
+
+def describe_errors(training: Trainer, values: Mapping[str, float]) -> str:
+    """Return the validation error, and KID if known, as text: "validation error 0.484, lower is better".
+
+    The validation error of a student rises while it learns to give sharp images, so it comes last.
+    """
+    student, error, kid = training.recipe.is_student, values.get("image_mae"), values.get("kid")
+    errors = {"validation error": None if student else error, "KID": kid}
+    shown = [f"{name} {value:.3f}" for name, value in errors.items() if value is not None]
+    shown += ["lower is better"] if shown else []
+    if student and error is not None:
+        shown.append(f"validation error {error:.3f}, which rises while a student learns")
+    return ", ".join(shown)
+
+
+class Display(Callback):
+    """Shows the progress of a training and its validation errors: lines on standard error.
+
+    A line is printed every `EVERY` seconds, and at each validation. A notebook cell shows a bar and a sheet
+    of samples instead. Subclasses change the looks, and set `live` if they show a bar.
+    """
 
     def __init__(self) -> None:
         self.created = self.tick = time.monotonic()
+        self.cell, self.errors = Cell() if in_notebook() else None, ""
+        self.live = self.cell is not None
 
     def prepare(self, what: str, done: float, total: int) -> None:
         """Show the progress before the training starts; see `Progress`."""
@@ -74,7 +127,6 @@ class Display(Callback):
         """See `Callback`."""
         sheet = sheet_path(self.folder, training.step)
         self._show_validation(training, describe_errors(training, values), sheet)
-        self.pace.event(time.monotonic())
 
     def on_change(self, training: Trainer, text: str) -> None:
         """Show the sentence, and measure the speed anew; see `Callback`."""
@@ -84,11 +136,7 @@ class Display(Callback):
     def on_end(self, training: Trainer) -> None:
         """See `Callback`."""
         took = format_duration(time.monotonic() - self.began)
-        seconds = time.monotonic() - self.created
-        more = 0.0 if self.resumed else find_unused_minutes(training, seconds)
-        used = f"{format_duration(seconds)} of {format_minutes(training.recipe.minutes)} used"
-        advice = f"{used}; {self._name_longer(more)} trains on" if more else ""
-        self._conclude(training, f"{training.seen:,} images seen in {took}", advice)
+        self._conclude(training, f"{training.seen:,} images seen in {took}")
 
     def _is_due(self, every: float) -> bool:
         """Return whether to show progress again: after `every` seconds, or 0.5 seconds if it is a bar."""
@@ -101,49 +149,29 @@ class Display(Callback):
     def _introduce(self, training: Trainer) -> None:
         split, runtime = training.split, training.runtime
         slow = "; the first steps are slow while the network is compiled" if runtime.compile else ""
-        self._show(
-            f"run {self.folder}: {len(split.train):,} training and {len(split.validation):,} validation "
-            f"images on {runtime.device}, {runtime.precision}{slow}",
-            training.seen,
-            training.plan.total,
-        )
+        counts = f"{len(split.train):,} training and {len(split.validation):,} validation images"
+        line = f"run {self.folder}: {counts} on {runtime.device}, {runtime.precision}{slow}"
+        self._show(line, training.seen, training.plan.total)
         for caution in () if self.resumed else list_cautions(split.images, len(split.train)):
             _write(caution)
 
     def _show(self, line: str, done: float, total: int | None) -> None:
-        _write(line)
+        if self.cell:
+            self.cell.show_bar(line, self.errors, done, total)
+        else:
+            _write(line)
 
     def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
-        _write(f"{errors}, at {training.seen:,} images; samples {sheet}" if errors else f"samples {sheet}")
+        self.errors = f"{errors}, at {training.seen:,} images" if errors else ""
+        if self.cell:
+            self.cell.show_sheet(sheet, f"samples after {training.seen:,} images")
+        else:
+            _write(f"{self.errors}{'; ' if errors else ''}samples {sheet}")
 
-    def _conclude(self, training: Trainer, seen: str, advice: str) -> None:
-        ended = f"stopped, {training.stopped}" if training.stopped else "finished"
-        ended = ended if training.finished or training.stopped else "stopped"
+    def _conclude(self, training: Trainer, seen: str) -> None:
+        ended = "finished" if training.finished else "stopped"
+        ended = f"stopped, {training.stopped}" if training.stopped else ended
         self._show(f"run {self.folder}: {ended}; {seen}", training.seen, training.plan.total)
-        if advice:
-            _write(advice)
-
-    def _name_longer(self, minutes: float) -> str:
-        """Return the call that trains on for so many minutes."""
-        return f"ddim.resume({str(self.folder)!r}, more={minutes:g})"
-
-
-class NotebookDisplay(Display):
-    """Shows a bar and a sheet of samples in a notebook cell; both are replaced as the training goes on."""
-
-    live = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._cell, self._error = Cell(), ""
-
-    def _show(self, line: str, done: float, total: int | None) -> None:
-        self._cell.show_bar(line, self._error, done, total)
-
-    def _show_validation(self, training: Trainer, errors: str, sheet: Path) -> None:
-        if errors:
-            self._error = f"{errors}, at {training.seen:,} images"
-        self._cell.show_sheet(sheet, f"samples after {training.seen:,} images")
 
 
 def _write(line: str) -> None:
@@ -158,7 +186,7 @@ def split_progress(progress: bool | Progress) -> tuple[list[Callback], Progress]
         return [], progress
     if not progress:
         return [], ignore_progress
-    display = NotebookDisplay() if in_notebook() else Display()
+    display = Display()
     return [display], display.prepare
 
 
@@ -167,13 +195,12 @@ def list_cautions(images: Images, train: int) -> list[str]:
 
     They are about files that were left out, and about so few training images that copies are likely.
     """
-    cautions, rejects = [], images.rejects
-    if rejects:
-        common = Counter(reject.reason for reject in rejects).most_common(1)[0][0]
-        name = next(reject.name for reject in rejects if reject.reason == common)
+    cautions = []
+    if rejects := images.rejects:
+        reason = Counter(reject.reason for reject in rejects).most_common(1)[0][0]
+        name = next(reject.name for reject in rejects if reject.reason == reason)
         files = "1 file was" if len(rejects) == 1 else f"{len(rejects):,} files were"
-        cautions.append(f"{files} left out, such as {name!r}: {common}")
+        cautions.append(f"{files} left out, such as {name!r}: {reason}")
     if train < FEW:
-        repeats = "may repeat them" if train >= FEWEST else "will repeat them instead of making new ones"
-        cautions.append(f"few training images ({train}): the network {repeats}")
+        cautions.append(f"few training images ({train}): the network may repeat them")
     return cautions

@@ -1,7 +1,5 @@
 """What a user asks for: the recipe of a new run, or a run to resume."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,7 +18,6 @@ from ddim.recipe.named import RECIPES, find_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.runs.folder import RUN
 from ddim.sampling.images import read_parent_recipe
-from ddim.sampling.pipeline import read_run_recipe
 
 
 def choose_recipe(
@@ -43,18 +40,17 @@ def choose_recipe(
     if isinstance(recipe, Recipe):
         # A `Recipe` has a size for its images; only images that are given from Python keep their own size.
         return use_data(recipe, data, fields, keep_size=isinstance(data, GivenImages))
-    if recipe is None and source is not None:
-        # The weights fit only the network of their own recipe, so this recipe is the default.
-        return use_data(load_parent_recipe(source, own_images=data is not None), data, fields)
     name, size = "fast" if recipe is None else str(recipe), find_size(fields, data)
     if source is None:
-        chosen = find_recipe(name, size)
-    elif data is not None or name not in RECIPES:
-        chosen = replace(find_recipe(name, size), pixels=read_run_recipe(source).pixels)
-    else:
-        parent = load_parent_recipe(source, own_images=False)
-        chosen = find_recipe(name, size or parent.data.size)
-        chosen = replace(chosen, pixels=parent.pixels, data=replace(parent.data, flip=chosen.data.flip))
+        return use_data(find_recipe(name, size), data, fields)
+    own_images = data is not None or name not in RECIPES
+    parent = load_parent_recipe(source, own_images=own_images)
+    # The weights fit only the network of their own recipe, so this recipe is the default.
+    chosen = parent
+    if recipe is not None:
+        chosen = find_recipe(name, size if own_images else size or parent.data.size)
+        images = chosen.data if own_images else replace(parent.data, flip=chosen.data.flip)
+        chosen = replace(chosen, pixels=parent.pixels, data=images)
     return use_data(chosen, data, fields)
 
 
@@ -89,7 +85,7 @@ def change_recipe(recipe: Recipe, fields: Mapping[str, Any]) -> Recipe:
     return override(recipe, fields)
 
 
-def find_size(fields: Mapping[str, Any], data: object) -> tuple[int, int] | None:
+def find_size(fields: Mapping[str, Any], data: str | Path | GivenImages | None) -> tuple[int, int] | None:
     """Return the (height, width) that a user gives, or else that of the given images; None if unknown.
 
     Args:
@@ -103,9 +99,9 @@ def find_size(fields: Mapping[str, Any], data: object) -> tuple[int, int] | None
     asked = override(Recipe(), read).data
     if "data.size" in read:
         return asked.size
-    if isinstance(data, str | Path):
-        return find_array_size(data, asked.reading)
-    return data.size if isinstance(data, GivenImages) else None
+    if isinstance(data, GivenImages):
+        return data.size
+    return None if data is None else find_array_size(data, asked.reading)
 
 
 def use_data(recipe: Recipe, data: object, fields: Mapping[str, Any], *, keep_size: bool = True) -> Recipe:
@@ -135,8 +131,8 @@ def use_data(recipe: Recipe, data: object, fields: Mapping[str, Any], *, keep_si
 
 def describe_request(recipe: Recipe) -> dict[str, Any]:
     """Return a requested recipe as run.json records it; the path of the images is absolute."""
-    source = absolute_source(recipe.data.source) or recipe.data.source
-    return dump(replace(recipe, data=replace(recipe.data, source=os.path.normpath(source))))
+    source = os.path.normpath(absolute_source(recipe.data.source))
+    return dump(replace(recipe, data=replace(recipe.data, source=source)))
 
 
 def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = False) -> Path | None:
@@ -147,15 +143,14 @@ def find_run(recipe: Recipe, runs: str | Path = "runs", *, any_rate: bool = Fals
         runs: the folder.
         any_rate: whether runs with another learning rate fit too, because a range test chose it.
     """
-
-    def comparable(document: dict[str, Any]) -> dict[str, Any]:
-        return document | ({"optim": document["optim"] | {"lr": None}} if any_rate else {})
-
-    wanted = comparable(describe_request(recipe))
+    wanted = describe_request(recipe)
     for path in sorted(Path(runs).glob(f"*/{RUN}"), key=os.path.getmtime, reverse=True):
         # A run that cannot be read, or was started elsewhere, does not fit.
         with suppress(UserError, KeyError):
-            if comparable(read_sealed(path)["requested"]) == wanted:
+            known = read_sealed(path)["requested"]
+            if any_rate:
+                known["optim"]["lr"] = wanted["optim"]["lr"]
+            if known == wanted:
                 return path.parent
     return None
 

@@ -1,13 +1,10 @@
 """Train a new run into a run folder, and resume a run."""
 
-from __future__ import annotations
-
 import math
 import time
 import warnings
-from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_high
@@ -17,36 +14,29 @@ from ddim.data import SplitImages, split_images
 from ddim.data.arrays import give_images
 from ddim.data.open import source_exists
 from ddim.diffusion.denoiser import with_gradients
-from ddim.errors import UserError, warn_user
+from ddim.errors import UserError
 from ddim.files import lock_folder, read_sealed
-from ddim.machine.distributed import Processes, current_processes, join_processes
+from ddim.machine.distributed import current_processes, join_processes
 from ddim.machine.progress import Progress
-from ddim.recipe.checks import check_training
+from ddim.machine.startup import read_rank
 from ddim.recipe.codec import dump, load_recipe
 from ddim.recipe.recipe import Recipe
 from ddim.recipe.user_parts import find_changed_parts, give_parts
 from ddim.runs import checkpoint
-from ddim.runs.folder import CHECKPOINTS, RUN, check_outside, check_unused, parse_out, record_in_run
+from ddim.runs.folder import RUN, check_outside, check_unused, parse_out, record_in_run
 from ddim.runs.log import RunLog, read_metrics
-from ddim.runs.names import pin_place
+from ddim.runs.names import find_checkpoint, pin_place
 from ddim.runs.state import Plan
 from ddim.sampling.images import record_new_place, reopen_images
-from ddim.sampling.pipeline import load_state, load_vectors, read_clusters, read_run_recipe
+from ddim.sampling.pipeline import load_state, load_vectors, read_clusters
 from ddim.training.budget import TimeBudget
-from ddim.training.callbacks import Callback, check_callbacks
+from ddim.training.callbacks import Callback
 from ddim.training.loop import Lead, fit
-from ddim.training.memory import fit_memory
-from ddim.training.parent import hold_out_alike, load_parent
 from ddim.training.progress import split_progress
 from ddim.training.request import choose_recipe, describe_request
-from ddim.training.start import (
-    Machine,
-    check_machine,
-    open_split,
-    start_training,
-)
+from ddim.training.start import Machine, check_machine, prepare_training
 from ddim.training.trainer import Trainer
-from ddim.training.validation import prepare_kid
+from ddim.training.validation import MeasureKID, prepare_kid
 from ddim.training.writer import RunWriter, create_run
 
 
@@ -98,55 +88,13 @@ def train(  # noqa: PLR0913 (the choices of a notebook)
         >>> run = ddim.train("photos/", minutes=10, size=64)
         >>> ddim.sheet(ddim.sample(run, n=16))
     """
-    began, out = time.monotonic(), parse_out(out)
-    check_callbacks(callbacks)
-    check_machine(machine)
-    source = None if source is None else Path(source)
+    session = _Session(machine, callbacks, progress)
     fields = {"images": images, "minutes": minutes, "seed": seed, "data.size": size, "data.labels": labels}
     # The images given from Python can be opened as long as this variable refers to their source.
     data = data if isinstance(data, str | Path | None) else give_images(data)
-    recipe = choose_recipe(recipe, data, fields, source)
-    with join_processes() as processes:
-        shown, decoding = split_progress(processes.leads and progress)
-        return _start(recipe, out, source, machine, [*shown, *callbacks], decoding, began)
-
-
-def _start(
-    requested: Recipe,
-    out: Path | None,
-    source: Path | None,
-    machine: Machine,
-    hooks: Sequence[Callback],
-    decoding: Progress,
-    began: float,
-) -> Path:
-    """Train a new run and return its folder; see `train`."""
-    processes, known = current_processes(), None if source is None else read_run_recipe(source)
-    # These checks come before the images are decoded, because decoding may take long.
-    check_training(requested, known)
-    recipe = requested if known is None else hold_out_alike(requested, known)
-    check_outside(out or Path("runs"), recipe.data.source)
-    if out is not None and processes.leads:
-        check_unused(out, ", or continue the run with resume")
-    split = processes.local_first(lambda: open_split(recipe, decoding))
-    with machine.choose_for_all(recipe, split.images.pixels.shape[-1], processes) as runtime:
-        parent = load_parent(source)
-        trainer = start_training(recipe, split, runtime, parent)
-        if news := fit_memory(trainer):
-            warn_user(news)
-        measure_kid = prepare_kid(trainer)
-        origin = {
-            "source": None if source is None else pin_place(str(source)),
-            # The hash identifies the weights, because a source that is trained further has other weights.
-            "source_sha256": None if parent is None else parent.checkpoint.sha256,
-        }
-        parent = None  # frees the memory of its network
-        wishes = {"requested": describe_request(requested), "asked": vars(machine)}
-        folder = create_run(trainer, out, **wishes, **origin) if processes.leads else None
-        folder = processes.broadcast(folder)
-        with _lock(folder), _open_lead(trainer, folder, hooks, began, machine.threads is None) as lead:
-            fit(trainer, folder, measure_kid, lead)
-    return folder
+    requested = choose_recipe(recipe, data, fields, source)
+    with join_processes():
+        return _start(requested, parse_out(out), source, session)
 
 
 @with_gradients
@@ -169,7 +117,7 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     Args:
         folder: the run folder.
         more: minutes to train longer than planned, at the speed in the log of the run.
-        images: a larger budget of training images, in place of `more`.
+        images: a larger budget of training images; a smaller one changes nothing.
         data: the new path of the images, if they have moved; the run records this path. If the images were
             given from Python in another process, give the images themselves.
         own: the components of the run that you wrote, such as [MySchedule, MyNetwork]. A run folder stores
@@ -187,101 +135,85 @@ def resume(  # noqa: PLR0913 (the choices of a notebook)
     Example:
         >>> ddim.resume("runs/photos-fast-1", more=20)
     """
-    began, folder = time.monotonic(), Path(folder)
-    check_callbacks(callbacks)
-    check_machine(machine)
+    session, folder = _Session(machine, callbacks, progress), Path(folder)
     give_parts(own)
-    if not (folder / RUN).is_file():
-        raise UserError(f"run {folder} cannot be resumed: it is not a run folder, because it holds no {RUN}")
+    values = read_sealed(folder / RUN)["recipe"]["data"]["values"]
     # The images given from Python can be opened as long as this variable refers to their source.
-    data = data if isinstance(data, str | Path | None) else give_images(data)
-    with join_processes() as processes, _lock(folder):
-        shown, decoding = split_progress(processes.leads and progress)
-        _accept_images(folder, data, processes)
-        _continue(folder, (more, images), machine, [*shown, *callbacks], decoding, began)
+    data = data if isinstance(data, str | Path | None) else give_images(data, values)
+    with join_processes() as processes, lock_folder(folder) if processes.leads else nullcontext():
+        source = str(getattr(data, "text", data))
+        # A repeated command may give the old path of images that have moved. This path no longer exists.
+        if data is not None and processes.leads and source_exists(source):
+            record_new_place(folder, source)
+        processes.highest(0)  # all processes read the new place
+        _continue(folder, more, images, session)
     return folder
 
 
-def _continue(
-    folder: Path,
-    larger: tuple[float | None, int | None],
-    machine: Machine,
-    hooks: Sequence[Callback],
-    decoding: Progress,
-    began: float,
-) -> None:
-    """Continue a run from its newest checkpoint; `larger` has `more` and `images`, see `resume`."""
-    processes, facts = current_processes(), read_sealed(folder / RUN)
-    path = processes.broadcast(_find_checkpoint(folder) if processes.leads else None)
+class _Session:
+    """A call of `train` or `resume`: how it uses the machine, what it tells, and when it began."""
+
+    def __init__(self, machine: Machine, callbacks: Sequence[Callback], progress: bool | Progress) -> None:
+        check_machine(machine)
+        shown, self.decoding = split_progress(read_rank() == 0 and progress)
+        self.machine, self.hooks, self.began = machine, [*shown, *callbacks], time.monotonic()
+
+    def fit(self, trainer: Trainer, folder: Path, measure_kid: MeasureKID, *, adapt: bool) -> None:
+        """Train to the end; process 0 alone has the log, the clock and the callbacks. See `fit`."""
+        if not trainer.processes.leads:
+            fit(trainer, folder, measure_kid, None)
+            return
+        with RunLog(folder, trainer.step or None, trainer.due) as log:
+            # The other processes of a training would count as other programs.
+            adapt = adapt and trainer.runtime.device == "cpu" and trainer.processes.count == 1
+            writer = RunWriter(trainer, folder, log, self.hooks)
+            fit(trainer, folder, measure_kid, Lead(writer, TimeBudget(trainer, self.began), adapt))
+
+
+def _start(requested: Recipe, out: Path | None, source: str | Path | None, session: _Session) -> Path:
+    """Train a new run and return its folder; see `train`."""
+    processes, machine = current_processes(), session.machine
+    check_outside(out or Path("runs"), requested.data.source)
+    if out is not None and processes.leads:
+        check_unused(out, ", or continue the run with resume")
+    with prepare_training(requested, source, machine, session.decoding) as (trainer, sha256):
+        measure_kid = prepare_kid(trainer)
+        facts = {
+            "requested": describe_request(requested),
+            "asked": vars(machine),
+            "source": None if source is None else pin_place(str(source)),
+            "source_sha256": sha256,
+        }
+        folder = processes.broadcast(create_run(trainer, out, **facts) if processes.leads else None)
+        with lock_folder(folder) if processes.leads else nullcontext():
+            session.fit(trainer, folder, measure_kid, adapt=machine.threads is None)
+    return folder
+
+
+def _continue(folder: Path, more: float | None, images: int | None, session: _Session) -> None:
+    """Continue a run from its newest checkpoint; see `resume`."""
+    processes, facts, machine = current_processes(), read_sealed(folder / RUN), session.machine
+    path = processes.broadcast(find_checkpoint(folder) if processes.leads else None)
     recipe, state = _read_exactly(path), load_state(path)
+
+    def reopen() -> SplitImages:
+        reopened = reopen_images(folder, recipe.data, facts["data"]["fingerprint"], session.decoding)
+        return split_images(reopened, recipe.data.validation, recipe.split_seed)
+
+    split = processes.local_first(reopen)
+    split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
     threads = machine.threads or facts["asked"]["threads"]
     with machine.change(state.runtime, threads, processes) as runtime:
-        reopen = partial(_reopen_split, folder, recipe, facts["data"]["fingerprint"], decoding)
-        split = processes.local_first(reopen)
-        split = split.with_clusters(read_clusters(path, recipe)).with_vectors(load_vectors(path, recipe))
         trainer = Trainer(recipe, split, state.pixels, runtime, Plan(None))
         trainer.load({name: checkpoint.read_tensors(path, name) for name in trainer.tensors()}, state)
         if processes.leads:
-            trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), *larger)
+            trainer.plan = _extend_budget(trainer, folder, facts.get("extended", 0), more, images)
         trainer.plan = processes.broadcast(trainer.plan)
         if trainer.complete:
             return
         if processes.leads:
             record_in_run(folder, asked={**facts["asked"], "threads": threads})
-        measure_kid = prepare_kid(trainer)
-        with _open_lead(trainer, folder, hooks, began, threads is None) as lead:
-            fit(trainer, folder, measure_kid, lead)
-
-
-def _lock(folder: Path) -> AbstractContextManager[None]:
-    """Lock a run folder in process 0, which alone writes to it."""
-    return lock_folder(folder) if current_processes().leads else nullcontext()
-
-
-@contextmanager
-def _open_lead(
-    trainer: Trainer, folder: Path, callbacks: Sequence[Callback], began: float, adapt: bool
-) -> Generator[Lead | None]:
-    """Open the log of a run and yield what only process 0 has; yield None in the other processes."""
-    if not trainer.processes.leads:
-        yield None
-        return
-    with RunLog(folder, trainer.step or None, trainer.due) as log:
-        writer = RunWriter(trainer, folder, log, callbacks)
-        # The other processes of a training would count as other programs.
-        adapt = adapt and trainer.runtime.device == "cpu" and trainer.processes.count == 1
-        yield Lead(writer, TimeBudget(trainer, began), adapt)
-
-
-def _accept_images(folder: Path, data: object, processes: Processes) -> None:
-    """Check the images that are given to a run when it is resumed; process 0 records their new path.
-
-    Raises:
-        UserError: if the given images are not the training images of the run.
-    """
-    known = read_sealed(folder / RUN)["recipe"]["data"]
-    if isinstance(data, str | Path):
-        # A repeated command may give the old path of images that have moved. This path no longer exists, and
-        # must not be recorded.
-        if processes.leads and source_exists(str(data)):
-            record_new_place(folder, str(data))
-    elif data is not None and give_images(data, known["values"]).text != known["source"]:
-        raise UserError(
-            f"the given images are not the training images of run {folder}, so it cannot be resumed exactly: "
-            "give the same images (a data set with random transforms returns other images each time), or "
-            "start a new run from its weights with source="
-        )
-    processes.highest(0)
-
-
-def _find_checkpoint(folder: Path) -> Path:
-    path = checkpoint.find_newest(folder / CHECKPOINTS)
-    if path is None:
-        raise UserError(
-            f"run {folder} cannot be resumed: it has no undamaged checkpoint in {folder / CHECKPOINTS}; put "
-            "one back, or start a new run"
-        )
-    return path
+        session.fit(trainer, folder, prepare_kid(trainer), adapt=threads is None)
 
 
 def _read_exactly(path: Path) -> Recipe:
@@ -301,12 +233,6 @@ def _read_exactly(path: Path) -> Recipe:
     return recipe
 
 
-def _reopen_split(folder: Path, recipe: Recipe, fingerprint: str, progress: Progress) -> SplitImages:
-    """Return the split images of a run that is resumed; see `ddim.sampling.images.reopen_images`."""
-    images = reopen_images(folder, recipe.data, fingerprint, progress)
-    return split_images(images, recipe.data.validation, recipe.split_seed)
-
-
 def _extend_budget(
     trainer: Trainer, folder: Path, recorded: int, more: float | None, images: int | None
 ) -> Plan:
@@ -321,28 +247,18 @@ def _extend_budget(
         images: see `resume`.
 
     Raises:
-        UserError: if both are given, `images` is below the present budget, or the speed is not known yet.
+        UserError: if the speed is not known yet.
     """
     plan, batch = trainer.plan, trainer.recipe.optim.batch
-    if more is not None and images is not None:
-        raise UserError("give more or images, not both")
-    if more is not None and not 0 < more < math.inf:
-        raise UserError(f"more (--more) must be a number of minutes above 0, got {more}")
     if plan.total is None:
-        if more is not None or images is not None:
+        if more or images:
             raise UserError(f"run {folder} is still measuring its speed: resume it without a larger budget")
         return plan
     before = math.ceil(plan.total / batch) * batch
-    wanted = max(recorded, before)
-    if more is not None:
-        wanted += max(batch, round(more * 60 * _read_speed(folder)))
-    # A repeated command may give the first budget of a run again.
-    elif images is not None and images != trainer.recipe.images:
-        if images < wanted - batch:
-            raise UserError(f"run {folder} has a budget of {wanted} images: give a larger one, got {images}")
-        wanted = max(wanted, images)
-    wanted = math.ceil(wanted / batch) * batch
-    if wanted > max(recorded, before):
+    known = max(recorded, before)
+    added = max(batch, round(more * 60 * _read_speed(folder))) if more else 0
+    wanted = math.ceil(max(known + added, images or 0) / batch) * batch
+    if wanted > known:
         record_in_run(folder, extended=wanted)
     # A new plan forgets earlier changes of the budget, in which the learning rate went on from its value.
     return Plan(wanted) if wanted > before else plan
@@ -351,11 +267,8 @@ def _extend_budget(
 def _read_speed(folder: Path) -> float:
     """Return the median of the images per second between two lines with losses in the log of a run."""
     lines = [line for line in read_metrics(folder) if "loss" in line]
-    speeds = [
-        (new["images"] - old["images"]) / (new["time"] - old["time"])
-        for old, new in pairwise(lines)
-        if new["time"] > old["time"]
-    ]
+    times = [(new["images"] - old["images"], new["time"] - old["time"]) for old, new in pairwise(lines)]
+    speeds = [images / seconds for images, seconds in times if seconds > 0]
     if not speeds:
         raise UserError(f"run {folder} is too short to know its speed: give the new budget in images")
     return median_high(speeds)

@@ -1,21 +1,16 @@
 """Measure how fast this machine trains a recipe, and forecast what a run will do with its budget."""
 
-from __future__ import annotations
-
 import math
 import sys
 import time
 from dataclasses import dataclass, replace
 
-import torch
-
 from ddim.data import SplitImages
-from ddim.diffusion.loss import denoising_error
 from ddim.machine.runtime import Runtime
 from ddim.recipe.recipe import Recipe
 from ddim.runs.state import Plan
 from ddim.training.budget import TRAINED, WARM_UP
-from ddim.training.memory import advance_within_memory, fit_memory
+from ddim.training.memory import advance_within_memory
 from ddim.training.start import start_training
 from ddim.training.trainer import Trainer
 
@@ -65,8 +60,8 @@ class Speed:
 def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: float) -> Speed:
     """Train for `SECONDS` after `WARM_UP` steps, and return the speed.
 
-    No validation is run: its duration is the number of its network evaluations times the measured time of
-    one. The time that `report.kid` takes for features, and the time to save a checkpoint, are not included.
+    No validation is run: a network evaluation is expected to take a third of the time of a training image.
+    The time that `report.kid` takes for features, and the time to save a checkpoint, are not included.
 
     Args:
         recipe: the recipe of the run.
@@ -77,25 +72,26 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
     Raises:
         UserError: if the memory of this machine is too small.
     """
-    optim = recipe.optim
+    optim, report = recipe.optim, recipe.report
     most = LONGEST / (cost / runtime.threads) if runtime.device == "cpu" else optim.batch
     batch = min(optim.batch, max(1, int(most) // optim.accumulate) * optim.accumulate)
     with runtime:
         began = time.monotonic()
         training = start_training(replace(recipe, optim=replace(optim, batch=batch)), parts, runtime, None)
-        fit_memory(training)
         # At progress 0, a step of a student evaluates the network once; all later steps evaluate it twice.
         training.plan = Plan(sys.maxsize, decayed=0.5) if recipe.is_student else training.plan
         started = time.monotonic()
-        _finish_steps(training, WARM_UP)
+        for _ in range(WARM_UP):
+            _finish_step(training)
         warm, steps = time.monotonic(), 0
         while steps < FEWEST or time.monotonic() - warm < SECONDS:
-            _finish_steps(training, 1)
+            _finish_step(training)
             steps += 1
         seconds = time.monotonic() - warm
-        validation = _estimate_validation(training)
     # The compilation takes as long for a smaller batch, and the steps themselves do not.
     usual = WARM_UP * seconds / steps
+    samples = (report.grid + report.kid) * recipe.sampler.evaluations(recipe.steps)
+    evaluations = min(report.validation_images, len(parts.validation)) + samples
     return Speed(
         runtime=runtime,
         batch=batch,
@@ -103,36 +99,15 @@ def measure_speed(recipe: Recipe, parts: SplitImages, runtime: Runtime, cost: fl
         seconds=seconds,
         start=started - began,
         warm_up=max(0.0, warm - started - usual) + usual * optim.batch / batch,
-        validation=validation,
+        validation=evaluations / 3 * seconds / (steps * batch),
         parameters=sum(weight.numel() for weight in training.model.parameters()),
         recipe=replace(training.recipe, optim=optim),
     )
 
 
-def _finish_steps(training: Trainer, count: int) -> None:
-    """Train for `count` steps as in a run, and wait until an accelerator has computed them."""
-    for _ in range(count):
-        values, _ = advance_within_memory(training)
-        float(values["loss"])
-
-
-def _estimate_validation(training: Trainer) -> float:
-    """Return the estimated seconds of the network evaluations of one validation."""
-    recipe, runtime, report = training.recipe, training.runtime, training.recipe.report
-    errors = min(report.validation_images, len(training.split.validation))
-    # The last micro-batch is filled up if samples are made, but not for errors.
-    samples = sum(math.ceil(n / runtime.micro_batch) for n in (report.grid, report.kid))
-    evaluations = errors / runtime.micro_batch + samples * recipe.sampler.evaluations(recipe.steps)
-    with training.averaged() as pipeline, runtime.precise():
-        x = runtime.images(pipeline.model.blank(runtime.micro_batch))
-        t, denoise = torch.full((len(x),), 0.5), pipeline.model.with_blank_labels(len(x))
-
-        def evaluate() -> float:
-            begin = time.monotonic()
-            denoising_error(denoise, x, t, torch.ones_like(x))
-            return time.monotonic() - begin
-
-        return evaluations * min(evaluate() for _ in range(2))
+def _finish_step(training: Trainer) -> None:
+    """Train for one step as in a run, and wait until an accelerator has computed it."""
+    float(advance_within_memory(training)[0]["loss"])
 
 
 @dataclass(frozen=True)

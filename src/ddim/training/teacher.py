@@ -4,8 +4,6 @@ The recipe of the student names the checkpoint of its teacher, and the guide. So
 where they are while the student is trained.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,28 +39,19 @@ class Teacher:
     loss: Consistency
 
     def guide_loss(self, loss: LossFunction) -> LossFunction:
-        """Return the loss of a student on the images and the noise of `move`."""
+        """Return the loss of a student on images and noise that the teacher moves; see `Guided.move`."""
 
         def guided(denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, pixels: Pixels) -> Tensor:
-            moved, noise = self.move(denoise, x0, t, eps)
+            strong = Labelled(self.strong, None)
+            if isinstance(denoise, Labelled):
+                strong = replace(denoise, model=self.strong)
+            weak = replace(strong, label=None) if self.guide is None else replace(strong, model=self.guide)
+            with torch.no_grad():
+                guide = Guided(strong, weak, self.loss.guidance, *self.loss.limits)
+                moved, noise = guide.move(x0, t, eps)
             return loss(denoise, moved, t, noise, pixels)
 
         return guided
-
-    def move(self, denoise: Denoiser, x0: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images and the noise on which the student is trained; see `Guided.move`.
-
-        Args:
-            denoise: the student, conditioned on the labels of the images.
-            x0: training images (B, C, H, W) in model units.
-            t: times (B,).
-            eps: noise (B, C, H, W).
-        """
-        label, augment = (denoise.label, denoise.augment) if isinstance(denoise, Labelled) else (None, None)
-        strong = Labelled(self.strong, label, augment)
-        weak = replace(strong, label=None) if self.guide is None else replace(strong, model=self.guide)
-        with torch.no_grad():
-            return Guided(strong, weak, self.loss.guidance, *self.loss.limits).move(x0, t, eps)
 
 
 def name_teacher(recipe: Recipe, run: LoadedRun, parts: SplitImages) -> Recipe:
@@ -84,7 +73,7 @@ def name_teacher(recipe: Recipe, run: LoadedRun, parts: SplitImages) -> Recipe:
     if other_vectors or (recipe.data.labels and tuple(parts.images.classes) != tuple(run.classes)):
         raise UserError(
             "objective.guidance needs images with the classes or vectors of the run of --from, in the same "
-            "order: give the images of that run"
+            "order"
         )
     guide = loss.guide and pin_place(loss.guide)
     teacher = str(run.checkpoint.path.absolute())
@@ -119,12 +108,7 @@ def open_teacher_guidance(run: LoadedRun, asked: Guidance | None) -> Guidance:
     Raises:
         UserError: if the run cannot be guided in this way, or the guide has no name or another network.
     """
-    if asked is not None and asked.run is not None:
-        raise UserError("guide_with must be the name of a run for a student, got a loaded run")
     guidance = open_guidance(run, choose_label(run.recipe), run.recipe.steps, asked)
     if guidance.run and (other := find_other_meaning(run.recipe, guidance.run.recipe)):
-        raise UserError(
-            f"a student can learn only from a guide with the {other} of its teacher, such as @guide, got "
-            f"{guidance.guide}: give another guide, or guidance 1 (--guidance 1) to do without"
-        )
+        raise UserError(f"the guide of a student must have the {other} of its teacher, as @guide has")
     return guidance

@@ -4,17 +4,15 @@ Example:
     >>> ddim.train("photos/", callbacks=[WandB(project="flowers")])
 """
 
-from __future__ import annotations
-
 import math
 import time
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from ddim.errors import UserError, suggest, warn_user
 from ddim.files import read_sealed
@@ -23,11 +21,8 @@ from ddim.runs.folder import RUN, record_in_run
 from ddim.training.callbacks import Callback, describe_choices
 from ddim.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    import numpy as np
 
-
-class Tracker(Callback, ABC):
+class Tracker(Callback):
     """Base class: reports each line of the log, the fields of the recipe and the sheets of samples.
 
     The run folder records the id of the run in the tracker, and a resumed run continues under this id.
@@ -45,12 +40,11 @@ class Tracker(Callback, ABC):
     def __init__(self, project: str = "ddim") -> None:
         self.project, self.works = project, True
         try:
-            self.api: ModuleType = import_module(self.package)
+            self.api: Any = import_module(self.package)
         except ImportError as error:
             advice = f'pip install "ddim[{self.package}]"'
             raise UserError(f"{self.package} cannot be imported ({error}): {advice}") from error
 
-    @abstractmethod
     def open(self, folder: Path, fields: Mapping[str, str], known: str | None) -> str:
         """Begin a run in the tracker, or continue the run with the id `known`; return its id there.
 
@@ -59,6 +53,7 @@ class Tracker(Callback, ABC):
             fields: the recipe as text, keyed by field path.
             known: the id of the run that is continued; None for a new one.
         """
+        raise NotImplementedError
 
     def on_start(self, training: Trainer, folder: Path) -> None:
         """See `Callback`."""
@@ -135,16 +130,16 @@ class MLflow(Tracker):
         """See `Tracker`."""
         # A client changes neither the active run nor the tracking server of the caller.
         self.client = self.api.MlflowClient()
-        if known is not None:
+        if known is None:
+            experiment = self.client.get_experiment_by_name(self.project)
+            place = experiment.experiment_id if experiment else self.client.create_experiment(self.project)
+            known = self.client.create_run(place, run_name=folder.name).info.run_id
+            for name, value in fields.items():
+                self.client.log_param(known, name, value)
+        else:
             self.client.update_run(known, status="RUNNING")
-            self.id = known
-            return known
-        experiment = self.client.get_experiment_by_name(self.project)
-        place = experiment.experiment_id if experiment else self.client.create_experiment(self.project)
-        self.id = self.client.create_run(place, run_name=folder.name).info.run_id
-        for name, value in fields.items():
-            self.client.log_param(self.id, name, value)
-        return self.id
+        self.id = known
+        return known
 
     def on_log(self, training: Trainer, values: Mapping[str, float]) -> None:
         """See `Callback`."""
@@ -164,16 +159,13 @@ class MLflow(Tracker):
         self.report(lambda: self.client.set_terminated(self.id, status))
 
 
-TRACKERS: dict[str, type[Tracker]] = {kind.package: kind for kind in (WandB, MLflow)}
-"""The trackers, keyed by the name that `ddim train --track` takes."""
-
-
 def make_tracker(name: str) -> Tracker:
     """Return a new tracker of the kind `name`, such as "wandb".
 
     Raises:
         UserError: if there is no such tracker, or its package is not installed.
     """
-    if name not in TRACKERS:
-        raise UserError(f"--track must be {', '.join(TRACKERS)}, got {name!r}{suggest(name, list(TRACKERS))}")
-    return TRACKERS[name]()
+    kinds = {kind.package: kind for kind in (WandB, MLflow)}
+    if name not in kinds:
+        raise UserError(f"--track must be {', '.join(kinds)}, got {name!r}{suggest(name, kinds)}")
+    return kinds[name]()

@@ -1,8 +1,7 @@
 """The state of a training in memory, and the update that advances it by one step."""
 
-from __future__ import annotations
-
 import math
+from collections import UserDict
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -15,7 +14,7 @@ from ddim.data import SplitImages
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.noise import DROPOUT, WEIGHTS, stream
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError, explain_error, is_full_memory
+from ddim.errors import NotFinite, UserError, explain_error, is_full_memory
 from ddim.machine.distributed import Replica, current_processes, replicate
 from ddim.machine.progress import Progress, ignore_progress
 from ddim.machine.runtime import Runtime
@@ -32,9 +31,23 @@ from ddim.sampling.images import check_same_split
 from ddim.sampling.labels import count_images
 from ddim.sampling.pipeline import CLUSTERS, VECTORS, Pipeline
 from ddim.training.batches import Batches, draw_times
-from ddim.training.finite import FiniteCheck, StepValues
 from ddim.training.optim import build_optimizer, divide_parameters
 from ddim.training.teacher import load_teacher
+
+IN_A_ROW = 3
+"""Training stops after this number of steps in a row whose loss or gradient is not finite."""
+
+
+class StepValues(UserDict[str, Any]):
+    """The loss, gradient norm and learning rate of a step, keyed "loss", "gradient_norm" and "lr".
+
+    Each value is read from the device only when it is asked for. On an accelerator, reading waits for the
+    step, so a callback that reads values at every step slows training down.
+    """
+
+    def __getitem__(self, key: str) -> float:
+        """Return one of the values."""
+        return float(self.data[key])
 
 
 class Trainer:
@@ -60,6 +73,7 @@ class Trainer:
         due: whether the validation of `step` must still be made.
         best: the lowest value so far of the metric `report.best`.
         stopped: the reason for which a callback stopped the run; None if no callback did.
+        in_a_row: the number of steps in a row, up to now, that were not finite, on the device.
         sums: sums of loss, gradient norm and learning rate since the last line of the log.
         samples: the samples (n, C, H, W) of the newest validation of this process.
         check_signals: called between the sampling steps of a validation; it may end the validation.
@@ -81,7 +95,7 @@ class Trainer:
         self.best: float | None = None
         self.stopped: str | None = None
         self.sums: dict[str, Tensor | float] = {}
-        self.finite = FiniteCheck(runtime.device)
+        self.in_a_row = torch.tensor(0, device=runtime.device)
         self.check_signals: Progress = ignore_progress
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(stream("cpu", recipe.seed, WEIGHTS, 0).get_state())
@@ -99,11 +113,8 @@ class Trainer:
         others, matrices = divide_parameters(self.model, recipe.optim)
         self.parameters = others | matrices
         self.optimizer = build_optimizer(others, matrices, recipe.optim, runtime.precision)
-        newest = ema.select_averaged(self.model)
         self.rules = track_averages(recipe.ema, recipe.report.snapshots)
-        self.averages = {
-            profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
-        }
+        self._start_averages()
         # What each step needs of the model is listed once, so that no step walks over its layers. A network
         # may replace its buffers in a step, so their places are kept and not the tensors.
         self._dropouts = [layer for layer in self.model.modules() if isinstance(layer, Dropout)]
@@ -136,9 +147,23 @@ class Trainer:
         return self.finished and not self.due
 
     @property
-    def weights_finite(self) -> bool:
-        """Whether every weight and buffer is finite; otherwise a checkpoint would be useless."""
-        return all(bool(value.isfinite().all()) for value in ema.select_averaged(self.model).values())
+    def savable(self) -> bool:
+        """Whether all weights and the newest losses are finite; otherwise a checkpoint would be useless."""
+        weights = ema.select_averaged(self.model).values()
+        return int(self.in_a_row) < IN_A_ROW and all(bool(value.isfinite().all()) for value in weights)
+
+    def raise_if_not_finite(self) -> None:
+        """Raise an error if too many steps in a row were not finite; this waits for the device.
+
+        Raises:
+            NotFinite: after `IN_A_ROW` such steps; the message names the last of them.
+        """
+        if (count := int(self.in_a_row)) >= IN_A_ROW:
+            raise NotFinite(
+                f"loss or gradient was not finite {IN_A_ROW} times in a row, at step "
+                f"{self.step - count + IN_A_ROW}: the last good checkpoint is kept; a lower optim.lr or "
+                "--precision fp32 may help"
+            )
 
     def stop(self, reason: str = "by a callback") -> None:
         """End the training after this step, and save a checkpoint; no last validation is made.
@@ -157,9 +182,8 @@ class Trainer:
         steps, total = plan.validation_steps(events, batch), plan.total or 0
         if not plan.settled:
             return steps
-        return {
-            k for k in steps if k * batch >= total or not 0 < k * batch - plan.settled < total / events / 2
-        }
+        first = plan.settled + total / events / 2
+        return {k for k in steps if not plan.settled < k * batch < min(first, total)}
 
     def advance(self) -> StepValues:
         """Train for one step, and return its loss, gradient norm and learning rate.
@@ -169,10 +193,10 @@ class Trainer:
         a larger `optim.accumulate`.
 
         On an accelerator the call does not wait until the step is computed. A loss is read only when it is
-        asked for, and `finite.raise_if_failed` raises an error if too many losses were not finite.
+        asked for, and `raise_if_not_finite` raises an error if too many losses were not finite.
         """
-        o, exact = self.recipe.optim, self.runtime.exact_device
-        rate = self.plan.rate(o, self.seen)
+        o, processes, runtime = self.recipe.optim, self.processes, self.runtime
+        exact, rate = runtime.exact_device, self.plan.rate(o, self.seen)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # The forward pass changes the statistics of batch norm. If the loss is not finite, they are restored.
@@ -183,22 +207,24 @@ class Trainer:
             times, weights = draw_times(self.recipe, batch.uniform, self.memory)
             measure = self.recipe.objective.at(self.plan.part(self.seen), self.seen)
             measure = self.teacher.guide_loss(measure) if self.teacher else measure
-            losses = torch.zeros(o.batch, device=self.runtime.device)
-            for part, last in self._divide_batch():
-                with self._prepare_part(part, last=last):
-                    denoise, x0, eps = batch.part(part, self.compiled, self.pixels, self.runtime)
-                    with self.runtime.precise():
+            losses = torch.zeros(o.batch, device=runtime.device)
+            for k in range(o.accumulate):
+                # In all processes together, part k has the images k, k + accumulate, ..., as in one process.
+                part = slice(k + o.accumulate * processes.rank, None, o.accumulate * processes.count)
+                with self._prepare_part(part, last=k == o.accumulate - 1):
+                    denoise, x0, eps = batch.part(part, self.compiled, self.pixels, runtime)
+                    with runtime.precise():
                         each = measure(denoise, x0, times[part], eps, self.recipe.data.bins(self.pixels))
                         loss = (each * weights[part].to(each)).mean() / o.accumulate
                     loss.backward()
                 losses[part] = each.detach()
-            losses = self.processes.add(losses)
+            losses = processes.add(losses)
             loss = (losses * weights.to(losses)).mean()
             norm = nn.utils.clip_grad_norm_(self.parameters.values(), o.clip or math.inf)
-            finite, count = self.finite.judge(self.step + 1, loss, norm)
+            finite = self.judge(loss, norm)
             # The fused optimiser changes nothing if this is 1. Apple's GPUs ignore it, so it is not called.
             self.optimizer.found_inf = (~finite).float()  # pyrefly: ignore[missing-attribute]
-            if exact == self.runtime.device or finite.item():
+            if exact == runtime.device or finite.item():
                 self.optimizer.step()
         except BaseException as error:
             for buffer, old in zip(self._read_buffers(), before, strict=True):
@@ -214,22 +240,20 @@ class Trainer:
         if self.memory:
             self.memory.update(times, losses.to(exact), finite.to(exact))
         self.optimizer.zero_grad(set_to_none=True)
-        self.finite.count = count
+        self.in_a_row = torch.where(finite, 0, self.in_a_row + 1)
         self.step += 1
         self._average_weights()
         return self._sum_up({"loss": loss, "gradient_norm": norm, "lr": rate})
 
+    def judge(self, loss: Tensor, norm: Tensor) -> Tensor:
+        """Return, on the device, whether a step with this loss and gradient norm may change the weights.
+
+        After `IN_A_ROW` steps that are not finite, no step may, until `raise_if_not_finite` raises its error.
+        """
+        return loss.isfinite() & norm.isfinite() & (self.in_a_row < IN_A_ROW)
+
     def _read_buffers(self) -> Iterator[Tensor]:
         return (getattr(layer, name) for layer, name in self._buffers.values())
-
-    def _divide_batch(self) -> Iterator[tuple[slice, bool]]:
-        """Yield the parts of a batch that this process trains on, and whether it is the last part.
-
-        In all processes together, a part has the images part, part + accumulate, ..., as in one process.
-        """
-        parts, processes = self.recipe.optim.accumulate, self.processes
-        for part in range(parts):
-            yield slice(part + parts * processes.rank, None, parts * processes.count), part == parts - 1
 
     @contextmanager
     def _prepare_part(self, part: slice, *, last: bool) -> Generator[None]:
@@ -253,6 +277,20 @@ class Trainer:
             with net.no_sync() if isinstance(net, Replica) and not last else nullcontext():
                 yield
 
+    def _sum_up(self, values: dict[str, Tensor | float]) -> StepValues:
+        """Add the values of a step to `sums`, and return them."""
+        for name, value in {**values, "steps": 1.0}.items():
+            added = value.to(self.runtime.exact_device).double() if isinstance(value, Tensor) else value
+            self.sums[name] = self.sums.get(name, 0.0) + added
+        return StepValues(values)
+
+    def _start_averages(self) -> None:
+        """Begin all averages with the newest weights."""
+        newest = ema.select_averaged(self.model)
+        self.averages = {
+            profile: {name: value.float().clone() for name, value in newest.items()} for profile in self.rules
+        }
+
     def _average_weights(self) -> None:
         """Update all averages by the newest weights."""
         newest = self._weights | dict(zip(self._buffers, self._read_buffers(), strict=True))
@@ -260,14 +298,6 @@ class Trainer:
         for profile, rule in self.rules.items():
             factor = rule(self.step, self.recipe.optim.batch)
             ema.update_average(list(self.averages[profile].values()), weights, factor)
-
-    def _sum_up(self, values: dict[str, Tensor | float]) -> StepValues:
-        """Add the values of a step to `sums`, and return them."""
-        exact = self.runtime.exact_device
-        for name, value in {**values, "steps": 1.0}.items():
-            added = value.to(exact).double() if isinstance(value, Tensor) else value
-            self.sums[name] = self.sums.get(name, 0.0) + added
-        return StepValues(values)
 
     @contextmanager
     def averaged(self) -> Generator[Pipeline]:
@@ -283,15 +313,18 @@ class Trainer:
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return raw and EMA weights, clusters and vectors, which sampling needs, keyed as in `tensors`."""
-        averages = {f"ema/{profile}": average for profile, average in self.averages.items()}
-        held = {"model": self.model.state_dict(), **averages}
-        held |= {CLUSTERS: found.to_tensors()} if (found := self.split.clusters) else {}
-        return held | ({VECTORS: vectors.to_tensors()} if (vectors := self.split.vectors) else {})
+        held = {f"ema/{profile}": average for profile, average in self.averages.items()}
+        held["model"] = self.model.state_dict()
+        if self.split.clusters:
+            held[CLUSTERS] = self.split.clusters.to_tensors()
+        if self.split.vectors:
+            held[VECTORS] = self.split.vectors.to_tensors()
+        return held
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of a checkpoint, keyed by file name and then by tensor name."""
-        slots, names = self.optimizer.state_dict()["state"], list(self.parameters)
-        kept = {f"{names[i]}/{key}": value for i, slot in slots.items() for key, value in slot.items()}
+        slots = {name: self.optimizer.state.get(p, {}) for name, p in self.parameters.items()}
+        kept = {f"{name}/{key}": value for name, slot in slots.items() for key, value in slot.items()}
         held = {**self.weights(), "optimizer": kept}
         return held | ({"times": self.memory.state()} if self.memory else {})
 
@@ -301,7 +334,7 @@ class Trainer:
         fixed = self.pixels, self.model.shape.channels, tuple(images.classes), self.runtime
         sums = {name: float(value) for name, value in self.sums.items()}
         trained = TrainedOn(images.fingerprint, len(self.split.train))
-        changing = self.finite.in_a_row, self.best, sums, self.plan, trained, self.stopped, self.due
+        changing = int(self.in_a_row), self.best, sums, self.plan, trained, self.stopped, self.due
         state = RunState(self.step, *fixed, *changing, images.values)
         return {"state": state.to_json(), "recipe": dump(self.recipe)}
 
@@ -313,36 +346,27 @@ class Trainer:
             state: the document "state" of the checkpoint.
 
         Raises:
-            UserError: if the images or their split differ from those of the checkpoint.
+            UserError: if the images are not split as in the checkpoint.
         """
-        if state.images is None or state.images.fingerprint != self.split.images.fingerprint:
-            raise UserError(
-                "data has changed since the run began, so it cannot be resumed exactly; "
-                "start a new run from its weights with --from"
-            )
-        check_same_split(self.split, state.images.train)
-        self.step, self.finite = state.step, FiniteCheck(self.runtime.device, state.not_finite)
-        self.best, self.plan, self.due = state.best, state.plan, state.due
+        if state.images:
+            check_same_split(self.split, state.images.train)
+        self.step, self.best, self.plan, self.due = state.step, state.best, state.plan, state.due
         self.sums = {**state.sums}
+        self.in_a_row.fill_(state.not_finite)
         self.model.load_state_dict(tensors["model"])
         for profile, average in self.averages.items():
             for name, value in average.items():
                 value.copy_(tensors[f"ema/{profile}"][name])
         if self.memory:
             self.memory.restore(tensors["times"])
-        slots: dict[int, dict[str, Tensor]] = {}
-        names = {name: i for i, name in enumerate(self.parameters)}
         for key, value in tensors["optimizer"].items():
             name, _, slot = key.rpartition("/")
-            slots.setdefault(names[name], {})[slot] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        for parameter, slot in self.optimizer.state.items():
-            for key, value in slot.items():
-                if value.shape == parameter.shape:
-                    # The fused kernel reads memory in order, so a moment needs the memory format of its
-                    # parameter. Moments in files are contiguous, but weights may be channels_last.
-                    slot[key] = torch.empty_like(parameter).copy_(value)
+            parameter = self.parameters[name]
+            # The fused kernel reads memory in order, so a moment needs the memory format of its parameter.
+            # Moments in files are contiguous, but weights may be channels_last.
+            same = value.shape == parameter.shape
+            moved = torch.empty_like(parameter).copy_(value) if same else value.to(parameter.device)
+            self.optimizer.state[parameter][slot] = moved
 
     def start_from(self, tensors: dict[str, Tensor]) -> None:
         """Set the weights and all EMAs to another run's weights.
@@ -356,10 +380,7 @@ class Trainer:
                 "missing or has another shape; leave out --recipe and --net to use the network of the weights"
             )
         self.model.load_state_dict(tensors)
-        newest = ema.select_averaged(self.model)
-        for average in self.averages.values():
-            for name, value in average.items():
-                value.copy_(newest[name])
+        self._start_averages()
 
     def fix_total(self, total: int) -> None:
         """Set the training budget to about `total` images; see `Plan.fixed`."""

@@ -1,7 +1,5 @@
 """Validate a run: denoising errors on held-out images, a sheet of samples, and the KID of samples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 
@@ -13,10 +11,10 @@ from ddim.data import SplitImages
 from ddim.data.images import gather_batch, to_unit
 from ddim.diffusion.loss import denoising_error
 from ddim.diffusion.noise import VALIDATION, stream
-from ddim.diffusion.times import log_snr_bins
+from ddim.diffusion.times import log_snr_bins, midpoints
 from ddim.errors import UserError
 from ddim.metrics.catalogue import LEAST
-from ddim.metrics.features import Extractor, load_extractor
+from ddim.metrics.features import load_extractor
 from ddim.metrics.kid import kid
 from ddim.metrics.statistics import estimate_mean
 from ddim.recipe.recipe import Recipe
@@ -51,8 +49,7 @@ def validate(training: Trainer) -> dict[str, float]:
 
 def choose_times(recipe: Recipe, split: SplitImages) -> Tensor:
     """Return the evenly spaced timesteps (N,) of a validation, one for each image; N is 0 without images."""
-    count = min(recipe.report.validation_images, len(split.validation))
-    return (torch.arange(count, dtype=torch.float64) + 0.5) / max(1, count)
+    return midpoints(min(recipe.report.validation_images, len(split.validation)))
 
 
 @torch.no_grad()
@@ -141,12 +138,8 @@ def prepare_kid(training: Trainer) -> MeasureKID:
             "raise data.validation"
         )
     held_out = ImageSet(split.images, split.validation, recipe.data.source, "valid")
-
-    def prepare() -> tuple[Extractor, np.ndarray]:
-        extractor = load_extractor().to(training.runtime.exact_device)
-        return extractor, compute_features(held_out, extractor)
-
-    extractor, reference = processes.local_first(prepare)
+    extractor = processes.local_first(load_extractor).to(training.runtime.exact_device)
+    reference = processes.local_first(lambda: compute_features(held_out, extractor))
 
     def measure() -> dict[str, float]:
         with training.averaged() as pipeline:
@@ -157,7 +150,7 @@ def prepare_kid(training: Trainer) -> MeasureKID:
                 # A training goes on with bad samples, whose NaN become black.
                 for batch, _ in sample_uint8(setup, seeds, finite=False, progress=training.check_signals)
             ]
-        found = kid(np.concatenate(processes.interleave(features)), reference, subsets=1)
-        return {"kid": found.value, "kid_low": found.low, "kid_high": found.high}
+        estimate = kid(np.concatenate(processes.interleave(features)), reference, subsets=1)
+        return {"kid": estimate.value, "kid_low": estimate.low, "kid_high": estimate.high}
 
     return measure

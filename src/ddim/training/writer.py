@@ -1,11 +1,9 @@
 """Write the files of a run: run.json, log, sheets of samples, checkpoints, guide and snapshots."""
 
-from __future__ import annotations
-
 import math
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from ddim.data.arrays import PREFIX
 from ddim.data.images import gather_batch
 from ddim.data.open import absolute_source
 from ddim.data.remote import names_repository, parse_repository
-from ddim.diffusion.loss import Objective
 from ddim.errors import NotFinite
 from ddim.files import publish_folder, temporary_folder, write_atomic, write_sealed
 from ddim.machine.distributed import Processes, act_as
@@ -30,7 +27,6 @@ from ddim.runs.log import RunLog
 from ddim.runs.names import GUIDE
 from ddim.sampling.record import list_versions
 from ddim.training.callbacks import Callback, describe_choices
-from ddim.training.finite import IN_A_ROW
 from ddim.training.trainer import Trainer
 
 
@@ -45,18 +41,13 @@ def create_run(trainer: Trainer, out: Path | None, **facts: object) -> Path:
         facts: more that run.json says about the run, such as what the user asked for.
     """
     recipe = trainer.recipe
-    folder = make_run_folder(out, _name_images(recipe.data.source), recipe.name)
-    try:
-        with temporary_folder(folder.resolve()) as temporary:
-            # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
-            write_atomic(temporary / "recipe.yaml", write_recipe(recipe).encode())
-            write_sealed(temporary / RUN, _describe_run(trainer) | facts)
-            checkpoint.save(temporary / CHECKPOINTS, 0, trainer.tensors(), trainer.documents())
-            publish_folder(temporary, folder.resolve())
-    except BaseException:
-        with suppress(OSError):
-            folder.rmdir()
-        raise
+    with temporary_folder((out or Path("runs") / "new").resolve()) as temporary:
+        # This file is for readers and for --recipe; `resume` reads the recipe in the checkpoint instead.
+        write_atomic(temporary / "recipe.yaml", write_recipe(recipe).encode())
+        write_sealed(temporary / RUN, _describe_run(trainer) | facts)
+        checkpoint.save(temporary / CHECKPOINTS, 0, trainer.tensors(), trainer.documents())
+        folder = make_run_folder(out, _name_images(recipe.data.source), recipe.name)
+        publish_folder(temporary, folder.resolve())
     return folder
 
 
@@ -88,11 +79,12 @@ def _describe_run(trainer: Trainer) -> dict[str, Any]:
 
 def _name_images(source: str) -> str:
     """Return a name for the run folder, such as "flowers64" for path/to/flowers64.zip."""
-    if names_repository(source):
-        return parse_repository(source).id.partition("/")[2]
     source = source.removeprefix(PREFIX)
-    named = ":" in source and not Path(source).exists()
-    return Path(source.split(":")[0] if named else source).name.split(".")[0] or "images"
+    if names_repository(source):
+        source = parse_repository(source).id
+    elif not Path(source).exists():
+        source = source.partition(":")[0]
+    return Path(source).name.partition(".")[0] or "images"
 
 
 class RunWriter:
@@ -115,7 +107,6 @@ class RunWriter:
         self._changed = False
         # If the best checkpoint is saved again at the same step, it keeps its mark.
         self._best = checkpoint.find_best_step(self.checkpoints)
-        self._guided = checkpoint.find_newest(folder / GUIDE) is not None
 
     def start(self) -> None:
         """Write what a run shows from its beginning, and call `on_start` of the callbacks."""
@@ -124,7 +115,7 @@ class RunWriter:
         if not trainer.step:
             self.log.hyperparameters(describe_choices(trainer), [*ERRORS, "kid"])
             self._write_real_images()
-        self._tell(lambda hook: hook.on_start(trainer, self.folder))
+        self._tell("on_start", self.folder)
 
     def finish_step(self, values: Mapping[str, float], news: str) -> None:
         """Write what is due after a step, and call `on_step`: a line of the log, a snapshot, the guide.
@@ -139,7 +130,7 @@ class RunWriter:
             trainer.sums.clear()
         self._keep_snapshot()
         self._keep_guide()
-        self._tell(lambda hook: hook.on_step(trainer, values))
+        self._tell("on_step", values)
         if news:
             self.announce(news)
 
@@ -148,15 +139,15 @@ class RunWriter:
         trainer, sheet = self.trainer, make_sheet(self.trainer.samples)
         save_png(sheet_path(self.folder, trainer.step), enlarge(sheet))
         self.log.image(trainer.step, "samples", sheet)
-        self._tell(lambda hook: hook.on_sheet(trainer, sheet))
+        self._tell("on_sheet", sheet)
         if values:
             self._write_line(values)
         error = values.get(trainer.recipe.report.best)
-        if error is not None and math.isfinite(error) and _is_comparable(trainer, trainer.step):
-            known = trainer.best if _is_comparable(trainer, self._best) else None
+        if error is not None and math.isfinite(error) and self._has_last_loss(trainer.step):
+            known = trainer.best if self._has_last_loss(self._best) else None
             if known is None or error < known:
                 trainer.best, self._best = error, trainer.step
-        self._tell(lambda hook: hook.on_validation(trainer, values))
+        self._tell("on_validation", values)
 
     def announce(self, text: str) -> None:
         """Log a change of threads, planned images or parts of a batch, and call `on_change` with a sentence.
@@ -166,7 +157,7 @@ class RunWriter:
         self._changed = True
         values = {"threads": self.trainer.runtime.threads, "planned_images": self.trainer.plan.total}
         self._write_line({name: value for name, value in values.items() if value is not None})
-        self._tell(lambda hook: hook.on_change(self.trainer, text))
+        self._tell("on_change", text)
 
     def save_if_due(self) -> None:
         """Save if something was announced, or the newest checkpoint is older than `report.checkpoint`.
@@ -185,15 +176,15 @@ class RunWriter:
             NotFinite: if EMA weights or the state of the optimiser are not finite.
             NoSpace: if the disk has too little space.
         """
-        if self._is_broken():
+        trainer = self.trainer
+        if not trainer.savable:
             return
-        trainer, best = self.trainer, self._best == self.trainer.step
         self.log.sync()
-        tensors, documents = trainer.tensors(), trainer.documents()
+        tensors, documents, best = trainer.tensors(), trainer.documents(), self._best == trainer.step
         path = checkpoint.save(self.checkpoints, trainer.step, tensors, documents, best=best)
         self._saved, self._saved_at = (trainer.step, trainer.due, trainer.stopped), time.monotonic()
         self._changed = False
-        self._tell(lambda hook: hook.on_checkpoint(trainer, path))
+        self._tell("on_checkpoint", path)
 
     def finish(self) -> None:
         """Save the last step if it is not saved yet, and call `on_end`.
@@ -203,20 +194,24 @@ class RunWriter:
         """
         trainer = self.trainer
         if (trainer.step, trainer.due, trainer.stopped) != self._saved:
-            if not trainer.weights_finite:
-                raise NotFinite(f"the weights are not finite at the last step, {trainer.step}")
+            if not trainer.savable:
+                raise NotFinite(
+                    f"the weights are not finite at the last step, {trainer.step}: the last good checkpoint "
+                    "is kept"
+                )
             self.save()
-        self._tell(lambda hook: hook.on_end(trainer))
+        self._tell("on_end")
 
-    def _tell(self, call: Callable[[Callback], None]) -> None:
+    def _tell(self, event: str, *values: object) -> None:
+        """Call the method `event` of each callback."""
         # A callback that samples or evaluates must not wait for the other processes.
         with act_as(Processes()):
             for hook in self.callbacks:
-                call(hook)
+                getattr(hook, event)(self.trainer, *values)
 
     def _write_line(self, values: Mapping[str, float]) -> None:
         self.log.write(self.trainer.step, self.trainer.seen, values)
-        self._tell(lambda hook: hook.on_log(self.trainer, values))
+        self._tell("on_log", values)
 
     def _write_real_images(self) -> None:
         """Write samples/real.png: held-out images for comparison, or training images if none are held out."""
@@ -234,42 +229,27 @@ class RunWriter:
         """
         trainer, count = self.trainer, self.trainer.recipe.report.snapshots
         # Averages of weights that are not finite are useless, and they would replace an older snapshot.
-        if is_snapshot_step(trainer.step, count) and trainer.weights_finite:
+        if is_snapshot_step(trainer.step, count) and trainer.savable:
             powers = list_powers(trainer.rules)
             averages = {gamma: trainer.averages[powers[gamma]] for gamma in GAMMAS}
             save_snapshot(self.folder, trainer.step, averages, count)
 
     def _keep_guide(self) -> None:
         """Keep the weights in RUN/guide, in place of an older guide, at the share of the budget."""
-        trainer = self.trainer
-        share, total, batch = trainer.recipe.report.guide, trainer.plan.total or 0, trainer.recipe.optim.batch
-        due = trainer.plan.step_at(share, batch)
-        if due is None or not share:
-            return
-        # A time budget may be converted to images, or be shortened, after this step has passed. The guide is
-        # then saved late, but not in the second half of the budget: it would hardly be weaker than the run.
-        late = not self._guided and due < trainer.step and trainer.seen <= total / 2
-        if (trainer.step == due or late) and not self._is_broken():
+        trainer, share = self.trainer, self.trainer.recipe.report.guide
+        due = trainer.plan.step_at(share, trainer.recipe.optim.batch)
+        if share and trainer.step == due and trainer.savable:
             weights, documents = trainer.weights(), trainer.documents()
             checkpoint.save(self.folder / GUIDE, trainer.step, weights, documents, keep=1)
-            self._guided = True
 
-    def _is_broken(self) -> bool:
-        """Return whether a weight or too many losses are not finite, so a checkpoint would be useless."""
-        return self.trainer.finite.in_a_row >= IN_A_ROW or not self.trainer.weights_finite
+    def _has_last_loss(self, step: int) -> bool:
+        """Return whether `report.best` of a step can be compared with its value at the end of the run.
 
-
-def _is_comparable(trainer: Trainer, step: int) -> bool:
-    """Return whether `report.best` of a step can be compared with its value at the end of the run.
-
-    If `objective.finish` changes the loss to the squared error, the error of the image rises, which is an
-    absolute error. KID keeps its meaning.
-    """
-    loss, plan, batch = trainer.recipe.objective, trainer.plan, trainer.recipe.optim.batch
-    if not isinstance(loss, Objective) or not loss.finish or trainer.recipe.report.best == "kid":
-        return True
-    if plan.total is None:
-        return False
-    # The images seen before the update of this step, and before the last update of the run.
-    now, last = (step - 1) * batch, (math.ceil(plan.total / batch) - 1) * batch
-    return loss.at(plan.part(now), now) == loss.at(plan.part(last), last)
+        If `objective.finish` changes the loss to the squared error, the error of the image rises, which is an
+        absolute error. KID keeps its meaning.
+        """
+        recipe, plan, batch = self.trainer.recipe, self.trainer.plan, self.trainer.recipe.optim.batch
+        # The images seen before the update of this step, and before the last update of the run.
+        seen, last = (step - 1) * batch, math.ceil((plan.total or sys.maxsize) / batch - 1) * batch
+        same = recipe.objective.at(plan.part(seen), seen) == recipe.objective.at(1.0, last)
+        return same or recipe.report.best == "kid"
