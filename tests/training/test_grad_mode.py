@@ -32,7 +32,7 @@ def test_a_function_records_gradients_in_any_mode_of_its_caller_and_restores_it(
 
 def test_runs_are_trained_planned_and_measured_in_inference_mode(tmp_path, monkeypatch):
     monkeypatch.setattr(ddim.training.speed, "SECONDS", 0.1)
-    recipe = tiny.recipe(images=16, schedule="linear_beta")
+    recipe = tiny.recipe(images=16, schedule="linear_beta", data__size=8)
     with torch.inference_mode():
         ddim.plan(None, recipe, minutes=1, machine=tiny.MACHINE)
         run = tiny.train(recipe, tmp_path / "run")
