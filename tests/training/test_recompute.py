@@ -41,27 +41,23 @@ def test_a_training_that_recomputes_is_the_same_bits(name):
     assert tiny.different(plain, again) == []
 
 
-def test_a_run_records_that_it_recomputes_and_keeps_it_when_it_is_resumed(tmp_path):
+def test_a_run_records_that_it_recomputes_and_keeps_it_when_it_is_resumed(whole, tmp_path):
     machine = replace(tiny.MACHINE, recompute=True)
-    whole = tiny.train(tiny.recipe(), tmp_path / "whole")
-    run = tmp_path / "run"
     stop = tiny.At(4, lambda training: training.stop())
-    tiny.train(tiny.recipe(), run, machine=machine, callbacks=[stop])
-    document = json.loads((run / "run.json").read_text())
-    assert document["runtime"]["recompute"] is document["asked"]["recompute"] is True
-    seen = []
-    resume(run, callbacks=[tiny.At(5, lambda training: seen.append(training.runtime.recompute))])
-    assert seen == [True]
+    run = tiny.train(tiny.recipe(), tmp_path / "run", machine=machine, callbacks=[stop])
+    assert json.loads((run / "run.json").read_text())["runtime"]["recompute"] is True
+    resume(run)
     assert load_state(checkpoint.find_newest(run / "checkpoints")).runtime.recompute
-    assert tiny.digests(run) == tiny.digests(whole)
+    tiny.check_same_run(run, whole)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is")  # of the compiler itself
 def test_a_compiled_training_that_recomputes_uses_the_same_masks_in_both_passes():
+    """So it learns what a training learns that is not compiled and computes each mask once."""
     (losses, plain), (others, again) = (
-        train(replace(tiny.BASE, net=QuickNet), Runtime(compile=True, recompute=choice))
+        train(replace(tiny.BASE, net=QuickNet), Runtime(compile=choice, recompute=choice))
         for choice in (False, True)
     )
     assert others == pytest.approx(losses, rel=1e-5)
