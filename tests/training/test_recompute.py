@@ -55,9 +55,8 @@ def test_a_run_records_that_it_recomputes_and_keeps_it_when_it_is_resumed(whole,
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is")  # of the compiler itself
 def test_a_compiled_training_that_recomputes_uses_the_same_masks_in_both_passes():
-    """So it learns what a training learns that is not compiled and computes each mask once."""
     (losses, plain), (others, again) = (
-        train(replace(tiny.BASE, net=QuickNet), Runtime(compile=choice, recompute=choice))
+        train(replace(tiny.BASE, net=QuickNet), Runtime(compile=True, recompute=choice))
         for choice in (False, True)
     )
     assert others == pytest.approx(losses, rel=1e-5)
