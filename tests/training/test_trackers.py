@@ -10,7 +10,6 @@ import pytest
 
 import tiny
 from ddim.errors import UserError
-from ddim.runs.checkpoint import find_newest
 from ddim.runs.log import read_metrics
 from ddim.training import MLflow, WandB, resume
 from ddim.training.trackers import Tracker, make_tracker, select_finite
@@ -23,28 +22,26 @@ class Book(Tracker):
 
     def __init__(self, fails=()):
         super().__init__()
-        self.fails, self.calls, self.lines, self.sheets, self.opened = fails, [], [], [], []
+        self.fails, self.calls = fails, []
 
-    def _call(self, name, kept=None, value=None):
-        self.calls.append(name)
+    def _call(self, name, *values):
+        self.calls.append((name, *values))
         if name in self.fails:
             raise OSError(f"no network in {name}")
-        if kept is not None:
-            kept.append(value)
 
     def open(self, folder, fields, known):
-        self._call("open", self.opened, (folder.name, fields["optim.batch"], known))
+        self._call("open", folder.name, fields["optim.batch"], known)
         return "id-1"
 
     def on_log(self, training, values):
         line = {"step": training.step, **select_finite(training, values)}
-        self.report(lambda: self._call("log", self.lines, line))
+        self.report(lambda: self._call("log", line))
 
     def on_sheet(self, training, sheet):
-        self.report(lambda: self._call("sheet", self.sheets, (training.step, sheet)))
+        self.report(lambda: self._call("sheet", training.step))
 
     def on_end(self, training):
-        self.report(lambda: self._call(f"end {training.complete}"))
+        self.report(lambda: self._call("end", training.complete))
 
 
 def logged(folder):
@@ -55,26 +52,23 @@ def logged(folder):
 
 def test_a_tracker_gets_each_line_of_the_log_also_of_a_resumed_run(tmp_path):
     book, more = Book(), Book()
-    with pytest.raises(tiny.PowerCutError):
-        tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[book, tiny.At(7, tiny.crash)])
-    resume(tmp_path / "run", callbacks=[more])
-    assert book.opened == [("run", "8", None)]
-    assert more.opened == [("run", "8", "id-1")]
-    lines = {line["step"]: line for line in [*book.lines, *more.lines] if "loss" in line}
-    assert list(lines.values()) == [line for line in logged(tmp_path / "run") if "loss" in line]
-    assert [step for step, _ in book.sheets + more.sheets] == [5, 10]
-    assert more.calls[-1] == "end True"
+    folder = tiny.train_until_crash(tiny.recipe(), tmp_path / "run", book, tiny.At(7, tiny.crash))
+    resume(folder, callbacks=[more])
+    assert book.calls[0] == ("open", "run", "8", None)
+    assert (more.calls[0], more.calls[-1]) == (("open", "run", "8", "id-1"), ("end", True))
+    calls = [*book.calls, *more.calls]
+    lines = {call[1]["step"]: call[1] for call in calls if call[0] == "log" and "loss" in call[1]}
+    assert list(lines.values()) == [line for line in logged(folder) if "loss" in line]
+    assert [call[1] for call in calls if call[0] == "sheet"] == [5, 10]
 
 
-def test_a_tracker_that_fails_warns_once_and_changes_nothing(tmp_path):
+def test_a_tracker_that_fails_warns_once_and_changes_nothing(whole, tmp_path):
     broken = Book(fails=("log",))
-    tiny.train(tiny.recipe(), tmp_path / "plain")
     with pytest.warns(UserWarning, match="no network in log") as warned:
         tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[broken])
     assert len(warned) == 1
-    assert broken.calls == ["open", "log"]
-    one, other = (find_newest(tmp_path / name / "checkpoints") for name in ("plain", "run"))
-    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    assert [call[0] for call in broken.calls] == ["open", "log"]
+    tiny.check_same_run(tmp_path / "run", whole)
 
 
 def test_trackers_that_cannot_start_are_refused(tmp_path, monkeypatch):
@@ -149,15 +143,16 @@ def test_mlflow_holds_the_log_and_the_recipe_in_one_run_after_a_crash(tmp_path, 
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(tiny.PowerCutError):
-        tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[MLflow("flowers"), tiny.At(7, tiny.crash)])
-    resume(tmp_path / "run", callbacks=[MLflow("flowers")])
+    folder = tiny.train_until_crash(
+        tiny.recipe(), tmp_path / "run", MLflow("flowers"), tiny.At(7, tiny.crash)
+    )
+    resume(folder, callbacks=[MLflow("flowers")])
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("flowers")
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.status, run.data.params["optim.batch"]) == ("FINISHED", "8")
     history = client.get_metric_history(run.info.run_id, "loss")
-    expected = {line["step"]: line["loss"] for line in logged(tmp_path / "run") if "loss" in line}
+    expected = {line["step"]: line["loss"] for line in logged(folder) if "loss" in line}
     assert {entry.step: entry.value for entry in history} == expected
     names = [entry.path for entry in client.list_artifacts(run.info.run_id, "samples")]
     assert names == ["samples/step-000000005.png", "samples/step-000000010.png"]
