@@ -41,12 +41,3 @@ def test_threads_follow_the_other_programs_at_each_validation_and_survive_a_resu
     assert checkpoint.read_document(path, "state")["runtime"]["threads"] == 2
     resume(folder)
     tiny.check_same_run(folder, whole)
-
-
-@pytest.mark.parametrize(("machine", "least"), [(tiny.MACHINE, 0.0), (MACHINE, 1000.0)])
-def test_threads_that_were_given_and_short_measurements_change_nothing(
-    machine, least, busy, tmp_path, monkeypatch
-):
-    busy()  # to ask how many cores the others use would be an error
-    monkeypatch.setattr(loop, "MEASURED", least)
-    tiny.train(tiny.recipe(images=40), tmp_path / "run", machine=machine)

@@ -13,7 +13,7 @@ from ddim.errors import UserError
 from ddim.evaluation.likelihood import bits_per_dim
 from ddim.recipe.codec import override
 from ddim.sampling.images import open_run_images
-from ddim.sampling.pictures import show_image, to_pixels
+from ddim.sampling.pictures import to_pixels
 from ddim.sampling.pipeline import load
 from ddim.sampling.samples import write_samples
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -75,22 +75,8 @@ def test_samples_are_saved_without_loss(name, runs, tmp_path):
         assert array.min() - 1e-5 <= stack.min() < stack.max() <= array.max() + 1e-5
 
 
-def test_an_interrupted_folder_is_completed(runs, tmp_path):
-    setup, out = SamplingSetup(load(runs["eight"]), 2), tmp_path / "out"
-    write_samples(setup, range(2), out)
-    (out / "00001.npy").unlink()
-    before = (out / "00000.npy").stat().st_mtime_ns
-    assert write_samples(setup, range(4), out).made == 3
-    assert (out / "00000.npy").stat().st_mtime_ns == before
-    whole = write_samples(setup, range(4), tmp_path / "whole").folder
-    for name in ("samples.npy", "grid.png", "00001.npy"):
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
-
-
 def test_a_run_of_16_bits_resumes_exactly(runs, tmp_path):
-    cut = tiny.train_until_crash(
-        RECIPE, tmp_path / "cut", tiny.CrashAtSave(1), data=saved(tmp_path, "eight")
-    )
+    cut = tiny.train_until_crash(RECIPE, tmp_path / "cut", tiny.CrashAtSave(1), data=saved(tmp_path, "eight"))
     (tmp_path / "eight.npy").rename(tmp_path / "moved.npy")
     ddim.resume(cut, data=str(tmp_path / "moved.npy"), progress=False)
     tiny.check_same_run(cut, runs["eight"])
@@ -116,15 +102,6 @@ def test_edits_keep_16_bits_and_values_outside_the_range_of_the_run(runs):
     large = torch.full((1, 2, 16, 16), 1.2)
     edit = ddim.vary(load(runs["floats"]), large, seeds=[0], steps=2, progress=False)
     assert edit.rows["input"].max() == large.max()
-
-
-def test_more_channels_are_shown_as_red_green_and_blue(runs):
-    values = load(runs["eight"]).values
-    shown = show_image(SMOOTH[0], values)
-    assert np.abs(shown / 255 - SMOOTH[0, ..., :3] / 65535).max() <= 0.5 / 255 + 1e-9
-    two = show_image(SMOOTH[0, ..., :2], values)
-    assert (two[..., 2] == 0).all()
-    assert (two[..., :2] == shown[..., :2]).all()
 
 
 def test_measures_of_8_bits_are_refused_and_a_diagnosis_of_floats_names_no_rounding(runs):

@@ -13,7 +13,7 @@ from ddim.diffusion.loss import Consistency
 from ddim.diffusion.samplers import Multistep
 from ddim.errors import UserError
 from ddim.exchange.publishing import hide_folders
-from ddim.recipe.checks import check_training, find_other_meaning
+from ddim.recipe.checks import check_training
 from ddim.recipe.codec import override
 from ddim.recipe.named import RECIPES, find_recipe
 from ddim.runs import checkpoint
@@ -25,7 +25,6 @@ from ddim.training import distill, resume
 from ddim.training.distill import make_student
 
 FIELDS = {"optim.warmup": 0, "report.checkpoint": "0"}
-TABLES = {"ddpm": "a table of 1000 levels", "iddpm": "predicts a variance"}
 GUIDED = {"guidance": 3.0, "guide_with": "@guide", "guidance_interval": (-6.0, 2.0)}
 
 
@@ -80,7 +79,7 @@ def begin(teacher, folder, **options):
     return start
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in TABLES])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("ddpm", "iddpm")])
 def test_every_recipe_with_a_continuous_schedule_has_a_student_that_starts_where_it_samples(name):
     recipe = find_recipe(name)
     student = make_student(recipe)
@@ -95,20 +94,11 @@ def test_every_recipe_with_a_continuous_schedule_has_a_student_that_starts_where
     assert student.schedule(middle).noise_to_signal / student.objective.sigma_data == pytest.approx(10.0)
 
 
-def test_a_teacher_that_samples_from_little_noise_has_a_second_step_with_less():
-    recipe = override(find_recipe("fast"), {"grid": "karras", "grid.sigma_max": 8.0})
-    assert make_student(recipe).grid.sigma_min == pytest.approx(4.0)
-
-
-@pytest.mark.parametrize(("name", "said"), TABLES.items())
-def test_runs_that_cannot_be_distilled_are_refused(name, said):
-    with pytest.raises(UserError, match=said):
-        make_student(find_recipe(name))
-
-
 def test_a_student_is_no_teacher_and_no_guide(teacher, student):
     with pytest.raises(UserError, match="student already"):
         distill(student)
+    with pytest.raises(UserError, match="a table of 1000 levels"):
+        make_student(find_recipe("ddpm"))
     with pytest.raises(UserError, match="a guide must be a diffusion model"):
         ddim.sample(load(teacher), n=1, guidance=2, guide_with=str(student), progress=False)
 
@@ -179,19 +169,6 @@ def test_parts_of_a_batch_have_the_gradient_of_the_whole(guidance):
         assert torch.allclose(one[name], other[name], rtol=1e-2, atol=1e-5), name
 
 
-@pytest.mark.parametrize(
-    ("recipe", "changes", "said"),
-    [
-        (tiny.BASE, {"objective": "consistency", "schedule": "linear"}, "continuous schedule"),
-        (make_student(find_recipe("edm")), {"objective.sigma_data": 1.0}, "sigma_data must be"),
-        (tiny.BASE, {"objective": "consistency", "objective.guidance": 2.0}, "use `ddim distill`"),
-    ],
-)
-def test_recipes_that_no_student_can_have_are_refused(recipe, changes, said):
-    with pytest.raises(UserError, match=said):
-        check_training(override(recipe, changes))
-
-
 def test_guidance_changes_the_student_and_an_interval_that_is_never_entered_does_not(early, tmp_path):
     def learn(name, **options):
         return average(distil(early, tmp_path / name, images=24, **options))
@@ -238,16 +215,6 @@ def test_the_guidance_that_a_search_saved_is_learned_by_default(early, tmp_path)
     save_guidance(run, recipe.sampler, recipe.steps, "ema", saved, labelled=False)
     loss = begin(run, tmp_path / "student").loss
     assert (loss.guidance, loss.interval, loss.guide) == (2.0, (-2.0, None), "@guide")
-    assert begin(run, tmp_path / "plain", guidance=1.0).loss.guidance == 1.0
-
-
-def test_the_same_weights_mean_something_else_in_another_recipe():
-    """Another number of groups, or another prediction, changes no shape of the weights."""
-    recipe = tiny.recipe("group norm")
-    assert find_other_meaning(recipe, replace(recipe, net=replace(recipe.net, groups=2))) == "net"
-    assert find_other_meaning(recipe, replace(recipe, net=replace(recipe.net, dropout=0.5))) is None
-    for field, value in {"predicts": "noise", "schedule": "linear_path"}.items():
-        assert find_other_meaning(recipe, override(recipe, {field: value})) == field
 
 
 def test_the_paths_of_teacher_and_guide_do_not_depend_on_the_working_folder(early, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 import tiny
-from ddim.errors import UserError
 from ddim.nn.unet import UNetSpec
 from ddim.training.lr_finder import Curve, CurvePlot, find_learning_rate, range_test
 
@@ -70,13 +69,6 @@ def test_a_range_test_ends_when_the_loss_explodes():
 
 def test_the_suggestion_is_a_tenth_of_the_rate_of_least_loss():
     assert Curve([1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.0, 1.0, 9.0]).suggested == pytest.approx(1e-3)
-
-
-def test_losses_that_are_never_finite_are_reported_in_one_sentence():
-    run = quick_training()
-    next(run.model.parameters()).data.fill_(math.nan)
-    with pytest.raises(UserError, match="the loss was not finite even at"):
-        range_test(run)
 
 
 def test_a_run_after_a_range_test_starts_from_untouched_weights_and_keeps_the_plot(tmp_path):

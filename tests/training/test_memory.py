@@ -15,7 +15,7 @@ from ddim.runs.state import Plan
 from ddim.sampling.pipeline import load
 from ddim.training import Callback, resume
 from ddim.training.batches import Batch
-from ddim.training.memory import advance_within_memory, estimate_memory, find_free_memory, fit_memory
+from ddim.training.memory import advance_within_memory, estimate_memory, fit_memory
 from ddim.training.start import measure_pixels
 from ddim.training.trainer import Trainer
 
@@ -83,11 +83,6 @@ def test_a_training_starts_in_parts_that_fit_or_is_refused_before_it_has_a_folde
     # Where the free memory is not known, nothing is refused.
     free[0] = None
     assert fit_memory(tiny.training()) == ""
-
-
-def test_the_free_memory_of_this_machine_is_known():
-    assert 2**20 < find_free_memory("cpu") < 2**50
-    assert find_free_memory("mps") is find_free_memory("cuda") is None
 
 
 # A full memory
@@ -166,16 +161,6 @@ def test_a_memory_that_is_full_in_any_part_of_an_update_is_answered(place, monke
     # The two halves of the first batch have the gradient of the whole up to rounding.
     for _ in range(2):
         assert float(run.advance()["loss"]) == pytest.approx(float(whole.advance()["loss"]), rel=1e-4)
-
-
-def test_an_image_has_the_same_dropout_masks_in_each_part():
-    """The rate is so high that the branches, which begin at zero, soon decide what the network predicts."""
-    losses = {}
-    for parts in (1, 4):
-        fields = {"net.dropout": 0.5, "optim.accumulate": parts, "optim.lr": 0.02, "optim.warmup": 0}
-        run = tiny.training(override(tiny.recipe("group norm"), fields))
-        losses[parts] = [float(run.advance()["loss"]) for _ in range(6)]
-    assert losses[4] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_a_run_keeps_its_smaller_parts_when_it_is_resumed(tmp_path, monkeypatch):

@@ -107,12 +107,3 @@ def test_a_run_that_crashed_ends_like_an_uninterrupted_one(tmp_path):
     whole = tiny.train(recipe, tmp_path / "whole")
     folder = resume(tiny.train_until_crash(recipe, tmp_path / "run", tiny.At(6, tiny.crash)))
     tiny.check_same_run(folder, whole)
-
-
-def test_an_embedding_is_trained_by_adamw():
-    with torch.random.fork_rng(devices=[]):
-        model = nn.ModuleDict({"classes": nn.Embedding(16, 64), "linear": nn.Linear(16, 64)})
-    assert [set(part) for part in divide_parameters(model, MUON)] == [
-        {"classes.weight", "linear.bias"},
-        {"linear.weight"},
-    ]

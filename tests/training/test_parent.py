@@ -12,12 +12,10 @@ import ddim
 import tiny
 from ddim.cli import main
 from ddim.errors import Notice, UserError
-from ddim.recipe.named import find_recipe
 from ddim.sampling.images import open_run_images
 from ddim.sampling.pipeline import load, read_run_recipe
 from ddim.training import distill, resume
 from ddim.training.parent import hold_out_alike
-from ddim.training.request import choose_recipe
 
 
 def short(**changes):
@@ -55,13 +53,6 @@ def test_a_run_from_weights_has_the_recipe_of_these_weights_by_default(tmp_path)
     parent = tiny.train(chosen, tmp_path / "one")
     child = ddim.train(source=parent, images=16, out=tmp_path / "two", machine=tiny.MACHINE, progress=False)
     assert read_run_recipe(child) == replace(hold_out_alike(chosen, chosen), images=16)
-
-
-def test_a_named_recipe_trains_on_the_images_of_the_run_it_starts_from(parent):
-    recipe = choose_recipe("smoke", None, {"images": 16}, parent)
-    assert recipe.data == read_run_recipe(parent).data
-    assert recipe.net == find_recipe("smoke", recipe.data.size).net
-    assert choose_recipe("smoke", "photos", {}, parent).data != recipe.data
 
 
 def test_weights_that_get_another_meaning_are_named(parent, tmp_path):

@@ -13,7 +13,7 @@ from cases import mark_slow
 from ddim.errors import Interrupted
 from ddim.recipe.codec import write_recipe
 from ddim.runs import checkpoint
-from ddim.training import Callback, resume
+from ddim.training import resume
 from ending import KINDS
 
 pytestmark = pytest.mark.usefixtures("foreground")
@@ -26,7 +26,9 @@ def send(number):
 
 @pytest.mark.parametrize(
     ("number", "step"),
-    mark_slow([*((kind, 3) for kind in KINDS), (signal.SIGINT, 10)], lambda case: case == (signal.SIGTERM, 3)),
+    mark_slow(
+        [*((kind, 3) for kind in KINDS), (signal.SIGINT, 10)], lambda case: case == (signal.SIGTERM, 3)
+    ),
 )
 def test_a_signal_ends_a_run_within_a_step_and_a_save(number, step, whole, tmp_path):
     """In the last step, it leaves the last validation to the resumed run."""
@@ -39,22 +41,6 @@ def test_a_signal_ends_a_run_within_a_step_and_a_save(number, step, whole, tmp_p
     assert checkpoint.find_newest(folder / "checkpoints").name == f"step-{step:09d}"
     resume(folder)
     tiny.check_same_run(folder, whole)
-
-
-class InEvent(Callback):
-    """A signal after the first validation."""
-
-    def on_validation(self, training, values):
-        """See `Callback`."""
-        if training.step == 5:
-            signal.raise_signal(signal.SIGTERM)
-
-
-def test_a_signal_during_a_validation_loses_nothing(whole, tmp_path):
-    with pytest.raises(Interrupted):
-        tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[InEvent()])
-    resume(tmp_path / "run")
-    tiny.check_same_run(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize("step", mark_slow([5, 10], lambda step: step == 5))

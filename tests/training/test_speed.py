@@ -86,14 +86,6 @@ def test_a_budget_in_images_is_seen_whole_with_its_validations():
     assert forecast.seconds == pytest.approx(3.4 + 10 * 0.2 + 3 * 0.5)
 
 
-def test_preparation_takes_its_part_of_the_minutes_and_validations_at_most_three_quarters():
-    recipe = clocks.quick_recipe(images="none", minutes="1")
-    images = forecast_run(recipe, speed_of(recipe)).images
-    assert images - forecast_run(recipe, speed_of(recipe, start=6.0), reading=4.0).images == 10 / 0.2 * 8
-    slow = forecast_run(recipe, speed_of(recipe, aside=1e5)).images
-    assert slow == pytest.approx(24 + (60 - 3.4) / 4 / 0.2 * 8, abs=8)
-
-
 def test_processes_share_the_images_of_a_run_and_not_its_minutes(monkeypatch):
     """The trial step runs on the device of the run; a machine with an accelerator has no use for threads."""
     monkeypatch.setattr(budget, "time_image", lambda *_, device: 0.5)

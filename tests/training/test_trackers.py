@@ -1,10 +1,8 @@
 """Trainings that are reported to an experiment tracker."""
 
 import json
-import struct
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -81,60 +79,21 @@ def test_trackers_that_cannot_start_are_refused(tmp_path, monkeypatch):
         make_tracker("wandb")
 
 
-def read_wandb(folder, seconds=60) -> list[tuple[str, object]]:
-    """The records of the wandb file of a run that has ended.
-
-    The process of wandb writes the last of them after the training: wait for the record of the end.
-    """
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    until = time.monotonic() + seconds
-    while not (records := list(parse_wandb(file.read_bytes()))) or records[-1][0] != "exit":
-        assert time.monotonic() < until, f"no record of the end after {[name for name, _ in records]}"
-        time.sleep(0.05)
-    return records
-
-
-def parse_wandb(data: bytes) -> Iterator[tuple[str, object]]:
-    """The whole records of a wandb file: a log of LevelDB with blocks of 32 KiB and records of protobuf."""
-    pb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
-    place, whole = 7, b""
-    while place + 7 <= len(data):
-        if 32768 - place % 32768 < 7:
-            place += 32768 - place % 32768
-            continue
-        _, size, kind = struct.unpack("<IHB", data[place : place + 7])
-        if place + 7 + size > len(data):
-            return
-        whole += data[place + 7 : place + 7 + size]
-        place += 7 + size
-        if kind in (1, 4):  # a whole record, or the last part of one
-            record = pb.Record()
-            record.ParseFromString(whole)
-            name = record.WhichOneof("record_type")
-            yield name, getattr(record, name)
-            whole = b""
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_wandb_offline_holds_the_log_and_the_recipe(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[WandB(project="flowers")])
-    records = read_wandb(folder)
-    (run,) = (value for name, value in records if name == "run")
-    assert (run.project, run.display_name) == ("flowers", "run")
-    assert run.run_id == json.loads((folder / "run.json").read_text())["trackers"]["wandb"]
-    fields = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert fields["optim.batch"] == "8"
-    rows = [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in value.item}
-        for name, value in records
-        if name == "history"
-    ]
-    rows = [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
-    assert [row for row in rows if "samples/path" not in row] == logged(folder)
-    assert [row["step"] for row in rows if "samples/path" in row] == [5, 10]
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    id = json.loads((folder / "run.json").read_text())["trackers"]["wandb"]
+    numbers = {json.dumps(value) for line in logged(folder) for value in line.values()}
+    wanted = {"flowers", id, "optim.batch", "samples/path", "image_mae", *numbers}
+    # The file has these texts uncompressed. The process of wandb writes the last after the training.
+    until = time.monotonic() + 60
+    while missing := {text for text in wanted if text.encode() not in file.read_bytes()}:
+        assert time.monotonic() < until, missing
+        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -1,14 +1,12 @@
 """Runs that are conditioned on vectors: training, resume, samples, guidance, and what is refused."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import ddim
-import small_recipes
 import tiny
 from ddim.cli import main
 from ddim.errors import UserError
@@ -54,26 +52,6 @@ def test_the_run_knows_its_vectors(run):
     assert json.loads((run / "run.json").read_text())["data"]["vectors"]["columns"] == ["level", "other"]
 
 
-@pytest.mark.parametrize("name", ["fast", "dit", "ddpm", "edm-vp"])
-def test_every_network_with_classes_takes_vectors_and_nan_is_no_vector(name):
-    spec = replace(small_recipes.make_small(name).net, vector=3, classes=0)
-    with torch.random.fork_rng():
-        net = spec.network(1).eval()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
-    x, t = torch.linspace(-1, 1, 2 * 16 * 16).reshape(2, 1, 16, 16), torch.tensor([0.3, 0.6])
-    vectors = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.0, -0.5]])
-    kwargs = {"augment": torch.zeros(2, spec.augment)} if spec.augment else {}
-    with_vectors, without = net(x, t, vectors, **kwargs), net(x, t, None, **kwargs)
-    half = net(x, t, torch.stack([vectors[0], torch.full((3,), torch.nan)]), **kwargs)
-    assert not torch.allclose(with_vectors, without)
-    assert torch.allclose(half[0], with_vectors[0], atol=1e-5)
-    assert torch.allclose(half[1], without[1], atol=1e-5)
-    half.sum().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
-
-
 def test_a_guided_student_with_other_columns_than_its_teacher_is_refused(given, run, tmp_path):
     text = (given / "grays.csv").read_text()
     (tmp_path / "other.csv").write_text(text.replace("level,other", "other,level"))
@@ -111,8 +89,7 @@ def test_by_default_vectors_are_those_of_training_images(run):
     drawn = draw_rows_of_training(range(2000), pipeline.vectors).numpy()
     known = pipeline.vectors.standardise(VECTORS[pipeline.vectors.train])
     counts = [(drawn == row).all(1).sum() for row in known]
-    assert sum(counts) == 2000
-    assert max(counts) - min(counts) < 0.1 * 2000 / len(known)
+    assert (sum(counts), max(counts) - min(counts) < 200 / len(known)) == (2000, True)
     default = ddim.sample(pipeline, seeds=[7], progress=False)
     row = drawn[7] * pipeline.vectors.deviation + pipeline.vectors.mean
     assert torch.allclose(ddim.sample(pipeline, seeds=[7], vector=row, progress=False), default, atol=1e-4)
@@ -141,19 +118,6 @@ def test_a_file_of_vectors_for_samples_has_the_columns_of_the_run(text, run, tmp
         find_vectors(path, [4], load(run).vectors)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"vector": [1.0]}, r"must hold 2 finite numbers \(level, other\)"),
-        ({"vector": [[1.0, 2.0]] * 3}, "a row of them for each of the 2 samples"),
-        ({"label": 1}, "trained with vectors: give vector"),
-    ],
-)
-def test_vectors_that_do_not_fit_are_refused(run, options, message):
-    with pytest.raises(UserError, match=message):
-        ddim.sample(run, 2, progress=False, **options)
-
-
 def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_path):
     chosen = recipe(given, schedule__max_signal=0.9999, images=8)
     run = load(tiny.train(chosen, tmp_path / "run", str(given / "grays.npy")))
@@ -162,12 +126,6 @@ def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_
     assert np.allclose(found["labels"], vectors[found["images"]])
     found = bits_per_dim(run, str(given / "grays.npy"), n=3, steps=2, progress=False).record["reference"]
     assert found["labels"] == [None] * 3
-
-
-def test_a_network_without_vectors_is_refused(given, tmp_path):
-    chosen = replace(recipe(given), net=tiny.NETS["batch norm"])
-    with pytest.raises(UserError, match="data.vectors needs a network that takes vectors"):
-        tiny.train(chosen, tmp_path / "run", str(given / "grays.npy"))
 
 
 def test_the_command_takes_a_vector_that_begins_with_a_minus(run, tmp_path, monkeypatch):
