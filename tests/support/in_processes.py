@@ -82,8 +82,9 @@ def choose_case(name):
 
 
 def open_training(name):
-    """The training of a case."""
-    runtime = Runtime(compile=name.startswith("compiled"), recompute="recomputed" in name)
+    """The training of a case; if it is compiled, several processes recompute what one process keeps."""
+    compiled, several = name.startswith("compiled"), current_processes().count > 1
+    runtime = Runtime(compile=compiled, recompute="recomputed" in name or (compiled and several))
     chosen, *data = choose_case(name)
     return tiny.give_teacher(Trainer(chosen, *data, runtime, Plan(chosen.images)))
 

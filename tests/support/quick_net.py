@@ -23,13 +23,13 @@ class Block(Recomputable):
 
 
 class QuickNet(nn.Module):
-    """Two convolutions around two blocks, conditioned on the noise level."""
+    """Two convolutions around a block, conditioned on the noise level."""
 
     def __init__(self, width=8):
         super().__init__()
         self.level = nn.Linear(1, width)
         self.first, self.last = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
-        self.blocks = nn.Sequential(Block(width), Block(width))
+        self.blocks = nn.Sequential(Block(width))
 
     def forward(self, x, noise_level):
         """Return the output for noisy images x (B, 3, H, W)."""

@@ -5,14 +5,12 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from cases import mark_slow
-from counted_pixels import CountedPixels
 from ddim.data import split_images
 from ddim.data.values import Values
 from ddim.diffusion.denoiser import Shape
@@ -68,10 +66,8 @@ QUICK = [*PAIRS[:2], *((name, "images read ahead") for name in EAGER if name not
 
 @pytest.mark.parametrize(("name", "place"), mark_slow(PAIRS, lambda pair: pair in QUICK))
 def test_no_step_reads_a_value_of_the_device(name, place, meta, monkeypatch):
-    memory = MEMORY[place]
-    monkeypatch.setattr(batches, "_device_memory", lambda _: memory)
+    monkeypatch.setattr(batches, "_device_memory", lambda _: MEMORY[place])
     run = tiny.give_teacher(Trainer(*choose_case(name), meta, Plan(320)))
-    assert (run.batches._on_device is not None) == (memory > 0)
     # The first step copies what all steps share, such as the table of a schedule.
     run.advance()
     with NoWaiting(), OneDevice():
@@ -93,32 +89,18 @@ def test_no_step_waits_for_a_gpu(name):
             run.advance()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    run.raise_if_not_finite()
 
 
 @pytest.mark.parametrize("memory", MEMORY.values(), ids=MEMORY)
-@pytest.mark.parametrize("flip", [True, False])
-def test_an_accelerator_gets_the_same_images_as_a_cpu(flip, memory, monkeypatch):
+@pytest.mark.parametrize("values", [Values(), Values("uint16", 0.0, 999.0)], ids=["uint8", "uint16"])
+def test_an_accelerator_gets_the_same_images_as_a_cpu(values, memory, monkeypatch):
     monkeypatch.setattr(batches, "_device_memory", lambda _: memory)
     source = tiny.images()
+    source = replace(source, pixels=source.pixels.astype(values.type), values=values)
     split, shape = split_images(source, 0.2, 0), Shape(3, 32, 32)
-    recipe = tiny.recipe(data__flip=flip)
     # Other than "cpu", this device is treated as an accelerator.
-    ours, theirs = (Batches(recipe, split, shape, Runtime(device)) for device in ("cpu:0", "cpu"))
+    ours, theirs = (Batches(tiny.recipe(), split, shape, Runtime(device)) for device in ("cpu:0", "cpu"))
     for step in (0, 1, 5, 6, 2):
         images = ours[step].images
         assert torch.equal(images, theirs[step].images)
         assert images.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("values", [Values(), Values("uint16", 0.0, 999.0)], ids=["uint8", "uint16"])
-def test_images_are_copied_to_an_accelerator_in_parts(values, monkeypatch):
-    monkeypatch.setattr(batches, "_device_memory", lambda _: 2**40)
-    monkeypatch.setattr(batches, "_PART", 7)
-    images = tiny.images()
-    pixels = images.pixels.astype(values.type)
-    counted = CountedPixels(pixels)
-    split = split_images(replace(images, pixels=counted, values=values), 0.2, 0)
-    copied = batches._copy_if_small(split, "cpu:0")
-    assert counted.largest == 7
-    assert np.array_equal(copied.numpy(), pixels if values.eight_bits else values.to_unit(pixels))

@@ -6,31 +6,19 @@ from types import SimpleNamespace
 import pytest
 
 import tiny
-from ddim.errors import UserError
 from ddim.experiments.index import read_run
-from ddim.runs import checkpoint
 from ddim.sampling.pipeline import load, read_run_recipe
-from ddim.training import Callback, resume, train
-
-
-class Shown:
-    """One output of a notebook cell."""
-
-    def __init__(self, data):
-        self.data = [data]
-
-    def update(self, data, raw):
-        self.data.append(data)
+from ddim.training import Callback, resume
 
 
 @pytest.fixture
 def cell(monkeypatch):
-    """The outputs of the cell of a notebook, which this process seems to be."""
+    """What each output of the cell of a notebook, in which this process seems to be, shows in turn."""
     outputs = []
 
     def display(data, raw, display_id):
-        outputs.append(Shown(data))
-        return outputs[-1]
+        outputs.append([data])
+        return SimpleNamespace(update=lambda data, raw, seen=outputs[-1]: seen.append(data))
 
     python = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=True))
     monkeypatch.setitem(sys.modules, "IPython", python)
@@ -38,17 +26,19 @@ def cell(monkeypatch):
     return outputs
 
 
-def test_a_notebook_cell_shows_one_bar_and_one_sheet(cell, tmp_path, capsys):
+def test_a_notebook_cell_shows_one_bar_and_one_sheet(cell, tmp_path):
     tiny.train(tiny.recipe(images=32), tmp_path / "run", progress=True)
     bar, sheet = cell
-    assert any("training and" in data["text/plain"] for data in bar.data)
-    assert 'value="32" max="32"' in bar.data[-1]["text/html"]
-    assert "finished; 32 images seen in 0:0" in bar.data[-1]["text/plain"]
-    assert "validation error 0." in bar.data[-1]["text/html"]
-    assert len(sheet.data) > 1
-    assert all("data:image/png;base64,iVBOR" in data["text/html"] for data in sheet.data)
-    lines = capsys.readouterr().err.splitlines()
-    assert all(line.startswith("few training images") for line in lines)
+    assert 'value="32" max="32"' in bar[-1]["text/html"]
+    assert "finished; 32 images seen" in bar[-1]["text/plain"]
+    assert len(sheet) > 1
+    assert all("data:image/png;base64,iVBOR" in data["text/html"] for data in sheet)
+
+
+def test_a_run_that_ends_too_early_says_how_to_train_on(tmp_path, capsys):
+    stop = tiny.At(3, lambda training: training.fix_total(32))
+    tiny.train(tiny.recipe(images="none", minutes="3"), tmp_path / "run", progress=True, callbacks=[stop])
+    assert f"ddim.resume('{tmp_path}/run', more=" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_script_prints_lines_or_nothing(tmp_path, capsys):
@@ -79,31 +69,22 @@ class Stop(Callback):
         self.events.append("end")
 
 
-@pytest.mark.parametrize("step", [3, None])
-def test_a_callback_stops_a_run_which_is_saved_recorded_and_resumed_exactly(step, tmp_path):
-    recipe = tiny.recipe(images=40)
+@pytest.mark.parametrize(("step", "reason"), [(3, "enough"), (None, "good enough")])
+def test_a_callback_stops_a_run_which_is_saved_recorded_and_resumed_exactly(step, reason, whole, tmp_path):
     stop = Stop(step)
-    folder = tiny.train(recipe, tmp_path / "run", callbacks=[stop], progress=False)
+    folder = tiny.train(tiny.recipe(), tmp_path / "run", callbacks=[stop])
     saved = load(folder).checkpoint.state
-    assert saved.stopped == ("enough" if step else "good enough")
+    assert (saved.step, saved.stopped) == (step or 5, reason)
     assert stop.events == ["step"] * saved.step + ["end"]
     assert read_run(folder).state == "stopped"
-    resume(folder, progress=False)
+    resume(folder)
     assert read_run(folder).state == "finished"
     assert load(folder).checkpoint.state.stopped is None
-    whole = tiny.train(recipe, tmp_path / "whole", progress=False)
-    paths = [checkpoint.find_newest(run / "checkpoints") for run in (folder, whole)]
-    one, other = (checkpoint.read_tensors(path, "model") for path in paths)
-    assert tiny.different(one, other) == []
+    tiny.check_same_run(folder, whole)
 
 
-def test_plain_values_of_train_change_its_recipe(tmp_path, capsys):
-    given = {"size": (32, 40), "images": 8, "seed": 4, "labels": False, "progress": False}
-    folder = tiny.train(tiny.recipe(), tmp_path / "run", data="blossoms:41", **given)
-    recipe = read_run_recipe(folder)
-    assert (recipe.data.size, recipe.images, recipe.seed) == ((32, 40), 8, 4)
+def test_plain_values_of_train_change_its_recipe(tmp_path):
+    given = {"size": (16, 24), "images": 8, "seed": 4, "labels": False, "progress": False}
+    recipe = read_run_recipe(tiny.train(tiny.recipe(), tmp_path / "run", data="blossoms:41", **given))
+    assert (recipe.data.size, recipe.images, recipe.seed) == ((16, 24), 8, 4)
     assert recipe.data.source == "blossoms:41"
-    with pytest.raises(UserError, match="give minutes or images, not both"):
-        train("blossoms:40", minutes=1, images=8)
-    with pytest.raises(UserError, match=r"data\.size \(--size\) must be"):
-        train("blossoms:40", size="big")

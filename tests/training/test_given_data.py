@@ -1,10 +1,11 @@
-"""Runs on images that are given from Python."""
+"""Runs on images that are given from Python, and of networks that the user wrote."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import ddim
@@ -14,74 +15,41 @@ from ddim.errors import UserError
 from ddim.recipe.recipe import Data
 from ddim.sampling.images import open_run_images
 from ddim.training import resume
-from ddim.training.request import check_resumed_recipe, choose_recipe
+from ddim.training.budget import time_image
+from ddim.training.memory import estimate_memory
 
-PIXELS = torch.from_numpy(tiny.images().pixels).permute(0, 3, 1, 2)
-LABELS = torch.arange(40) % 4
-RECIPE = replace(tiny.BASE, data=Data(size=(64, 64), validation=0.2))
+PIXELS = torch.from_numpy(tiny.images(size=(16, 16)).pixels).permute(0, 3, 1, 2)
+PAIRS = TensorDataset(PIXELS, torch.arange(40) % 4)
+RECIPE = replace(tiny.BASE, data=Data(size=(16, 16), validation=0.2), images=32)
+OFTEN = replace(RECIPE, report=replace(RECIPE.report, checkpoint=0.0))
 
 
-def test_a_run_on_a_tensor_has_its_size_and_resumes_exactly_when_it_is_given_again(tmp_path):
-    whole = tiny.train(RECIPE, tmp_path / "whole", PIXELS)
-    assert ddim.load(whole).recipe.data.size == (32, 32)
+@pytest.mark.parametrize("values", ["uint8", "float32"])
+def test_a_run_on_given_images_resumes_exactly_when_they_are_given_again(values, tmp_path):
+    recipe, often = (replace(r, data=replace(r.data, values=values)) for r in (RECIPE, OFTEN))
+    given = again = PIXELS.numpy() / np.float32(50)
+    if values == "uint8":
+        given, again = PIXELS, PIXELS.numpy() / 255
+    whole = tiny.train(replace(recipe, data=replace(recipe.data, size=(64, 64))), tmp_path / "whole", given)
+    assert ddim.load(whole).recipe.data.size == (16, 16)
     assert not ddim.load(whole).recipe.data.labels
-    often = replace(RECIPE, report=replace(RECIPE.report, checkpoint=0.0))
-    folder = tiny.train_until_crash(
-        often, tmp_path / "run", tiny.At(7, tiny.crash), data=PIXELS.numpy() / 255
-    )
-    with pytest.raises(UserError, match="does not hold the images on which"):
+    images = open_run_images(ddim.load(whole)).images.pixels
+    assert images.dtype == values
+    assert np.array_equal(images, np.asarray(given).transpose(0, 2, 3, 1))
+    folder = tiny.train_until_crash(often, tmp_path / "run", tiny.At(3, tiny.crash), data=again)
+    with pytest.raises(UserError, match=r"are not the training images of run .*random transforms"):
         resume(folder, data=PIXELS.flip(3))
-    resume(folder, data=PIXELS.numpy() / 255)
-    assert tiny.metrics(folder) == tiny.metrics(whole)
-    assert tiny.digests(folder) == tiny.digests(whole)
-
-
-def test_floats_of_any_range_are_kept_if_the_recipe_says_so(tmp_path):
-    array = PIXELS.numpy() / np.float32(50)
-    run = tiny.train(replace(RECIPE, data=replace(RECIPE.data, values="float32")), tmp_path / "run", array)
-    images = open_run_images(ddim.load(run)).images.pixels
-    assert images.dtype == np.float32
-    assert np.array_equal(images, array.transpose(0, 2, 3, 1))
-    # `ddim.plan` takes them too.
-    assert choose_recipe(ddim.load(run).recipe, array, {}).data.source == ddim.load(run).recipe.data.source
+    resume(folder, data=again)
+    tiny.check_same_run(folder, whole)
 
 
 def test_a_run_on_pairs_is_conditioned_on_their_labels(tmp_path):
-    pairs = TensorDataset(PIXELS, LABELS)
-    run = tiny.train(RECIPE, tmp_path / "run", pairs, size=16)
+    run = tiny.train(RECIPE, tmp_path / "run", PAIRS, size=8)
     pipeline = ddim.load(run)
     assert (pipeline.recipe.net.classes, pipeline.classes) == (4, ("0", "1", "2", "3"))
-    assert pipeline.recipe.data.size == (16, 16)
-    assert ddim.sample(pipeline, n=2, steps=2, label="3").shape == (2, 3, 16, 16)
-    plain = ddim.load(tiny.train(RECIPE, tmp_path / "plain", pairs, labels=False))
+    assert ddim.sample(pipeline, n=2, steps=2, label="3").shape == (2, 3, 8, 8)
+    plain = ddim.load(tiny.train(RECIPE, tmp_path / "plain", PAIRS, labels=False))
     assert not plain.recipe.data.labels
-
-
-def test_an_own_network_takes_the_labels_that_it_has_classes_for(tmp_path):
-    class Labelled(mine.Net):
-        classes = 4
-
-        def forward(self, x, noise_level, label):
-            seen = -1 if label is None else label
-            return super().forward(x, noise_level) + 0.01 * torch.as_tensor(seen).view(-1, 1, 1, 1)
-
-    pairs = TensorDataset(PIXELS, LABELS)
-    run = tiny.train(replace(RECIPE, net=Labelled), tmp_path / "run", pairs)
-    assert ddim.sample(run, n=2, steps=2, label=3).shape == (2, 3, 32, 32)
-    assert not ddim.load(
-        tiny.train(replace(RECIPE, net=mine.Net), tmp_path / "two", pairs)
-    ).recipe.data.labels
-
-
-def test_floats_that_are_kept_are_given_again_with_the_values_of_the_run(tmp_path):
-    images = PIXELS.numpy() / np.float32(255)
-    recipe = replace(RECIPE, data=replace(RECIPE.data, values="float32"))
-    whole = tiny.train(recipe, tmp_path / "whole", images)
-    often = replace(recipe, report=replace(recipe.report, checkpoint=0.0))
-    cut = tiny.train_until_crash(often, tmp_path / "cut", tiny.At(7, tiny.crash), data=images)
-    check_resumed_recipe(cut, None, {"data.values": "float32"})
-    resume(cut, data=images)
-    assert tiny.digests(cut) == tiny.digests(whole)
 
 
 def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
@@ -101,18 +69,61 @@ def test_a_run_on_a_random_data_set_cannot_be_resumed_exactly(tmp_path):
         resume(run, data=noisy)
 
 
-@pytest.mark.parametrize(
-    ("data", "options", "message"),
-    [
-        (
-            PIXELS,
-            {"labels": True},
-            "a label for each image",
-        ),
-        ((PIXELS, LABELS), {}, "image 0 must have the shape"),
-    ],
-)
-def test_invalid_images_are_refused_before_a_folder_is_made(data, options, message, tmp_path):
-    with pytest.raises(UserError, match=message):
-        tiny.train(RECIPE, tmp_path / "run", data, **options)
-    assert not list(tmp_path.iterdir())
+class OfVectors(mine.Net):
+    """A network for vectors of two numbers."""
+
+    vector = 2
+
+    def forward(self, x, noise_level, vector):
+        given = torch.zeros(len(x), 2) if vector is None else vector.nan_to_num()
+        return super().forward(x, noise_level) + 0.01 * given.sum(1).view(-1, 1, 1, 1)
+
+
+class OfClasses(mine.Net):
+    """A network for four classes; -1 is no class, and None means that no image has one."""
+
+    classes = 4
+
+    def forward(self, x, noise_level, label):
+        label = torch.full((len(x),), -1) if label is None else label
+        return super().forward(x, noise_level) + 0.01 * label.view(-1, 1, 1, 1)
+
+
+class NeverWithoutClass(mine.Net):
+    """A network that takes a class for each image, and fails without."""
+
+    classes = 4
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(4, 1)
+
+    def forward(self, x, noise_level, label):
+        return super().forward(x, noise_level) + self.embed(label).view(-1, 1, 1, 1)
+
+
+def test_an_own_network_is_trained_on_vectors_and_sampled(tmp_path):
+    np.savetxt(tmp_path / "v.csv", np.random.default_rng(0).normal(size=(40, 2)), delimiter=",")
+    data = replace(RECIPE.data, vectors=str(tmp_path / "v.csv"))
+    run = tiny.train(replace(RECIPE, net=OfVectors, data=data), tmp_path / "run", PIXELS)
+    vector = [[0.5, 1.0], [0.0, 2.0]]
+    samples = ddim.sample(run, n=2, steps=2, vector=vector, guidance=2, progress=False)
+    assert not torch.equal(samples, ddim.sample(run, n=2, steps=2, label="none", progress=False))
+
+
+@pytest.mark.parametrize("net", [OfClasses, NeverWithoutClass])
+def test_an_own_network_takes_the_labels_that_it_has_classes_for(net, tmp_path):
+    """A network that always needs a class is trained on images that all have one."""
+    data = replace(RECIPE.data, labels=True, unlabelled=0)
+    run = tiny.train(replace(RECIPE, net=net, data=data), tmp_path / "run", PAIRS)
+    one, other = (ddim.sample(run, n=2, steps=2, label=label, progress=False) for label in (0, 3))
+    assert not torch.equal(one, other)
+    plain = tiny.train(replace(RECIPE, net=mine.Net, images=8), tmp_path / "plain", PAIRS)
+    assert not ddim.load(plain).recipe.data.labels
+
+
+@pytest.mark.parametrize("net", [OfVectors, OfClasses])
+def test_time_and_memory_of_an_own_network_are_estimated(net):
+    recipe = replace(RECIPE, net=net)
+    assert time_image(recipe, 3) > 0
+    assert estimate_memory(tiny.training(recipe)) > 0

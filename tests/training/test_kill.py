@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "support" / "kill.py"
-RUN = ["blossoms:200", "--recipe", "smoke", "--threads", "1"]
+RUN = ["blossoms:40", "--recipe", "smoke", "--threads", "1"]
+# A network of one stage, which is compiled in a few kernels.
+SMALL = ["--net.widths=8", "--net.down=0", "--net.up=0", "--net.attention=no", "--net.embedding=8"]
 
 
 def torture(folder, kills, saving, longest, *options):
@@ -30,15 +32,13 @@ def test_a_run_killed_in_a_save_ends_with_the_same_bits(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_eight_times_ends_with_the_same_bits(tmp_path):
-    options = ["--images", "4800", "--report.checkpoint", "0.3", "--report.snapshots", "4"]
-    torture(tmp_path / "runs", 8, 3, 1, *options)
+    options = ["--images", "3200", "--report.checkpoint", "0.3", "--report.snapshots", "4"]
+    torture(tmp_path / "runs", 8, 3, 0.4, *options)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_compiled_run_killed_twice_ends_with_the_same_bits(tmp_path):
     """In bf16 on processors that compute in it; elsewhere bf16 is emulated and takes minutes."""
-    # A U-Net of two stages has fewer kernels to compile than that of the recipe.
-    small = "--net.widths 8,16 --net.down 0,1 --net.up 1,1 --net.attention no,yes"
-    options = ["--images", "3200", "--report.checkpoint", "0.3", "--compile", *small.split()]
+    options = ["--images", "3200", "--report.checkpoint", "0.3", "--compile", *SMALL]
     torture(tmp_path / "runs", 2, 1, 1, *options)

@@ -12,9 +12,8 @@ import tiny
 from ddim.data.augment import apply_transformations, prepare_transformations
 from ddim.diffusion.denoiser import Model
 from ddim.diffusion.loss import Objective
-from ddim.diffusion.parameterisation import PredictsImage, PredictsNoise
+from ddim.diffusion.parameterisation import PredictsNoise
 from ddim.diffusion.pixels import Pixels
-from ddim.errors import UserError
 from ddim.nn import blocks, ema
 from ddim.nn.ema import Exponential, HalfLife, Power
 from ddim.recipe.codec import override
@@ -30,15 +29,6 @@ def watch_losses(patch):
     return seen
 
 
-def silenced(predicts):
-    """A training whose averaged network says 0, with 400 validation images."""
-    recipe = replace(tiny.recipe(report__validation_images="400"), predicts=predicts)
-    run = tiny.training(recipe, tiny.images(500))
-    for value in run.average.values():
-        value.zero_()
-    return run
-
-
 def recorded(run, monkeypatch):
     """Times and noise that the next update draws, by the image that they meet."""
     with monkeypatch.context() as patch:
@@ -52,12 +42,13 @@ def recorded(run, monkeypatch):
     return len(seen), rows, found, loss
 
 
-@pytest.mark.parametrize("parts", [2, 4, 8])
-def test_accumulation_changes_neither_draws_nor_gradients(parts, monkeypatch):
-    one, rows, whole, loss = recorded(tiny.training(warm_recipe()), monkeypatch)
-    many, rows_in_parts, summed, mean = recorded(
-        tiny.training(warm_recipe(optim__accumulate=parts)), monkeypatch
-    )
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("parts", [2, 8])
+def test_accumulation_changes_neither_draws_nor_gradients(parts, augmented, monkeypatch):
+    recipe = override(tiny.AUGMENTED, {"predicts": "noise"}) if augmented else warm_recipe()
+    one, rows, whole, loss = recorded(tiny.training(recipe), monkeypatch)
+    recipe = override(recipe, {"optim.accumulate": parts})
+    many, rows_in_parts, summed, mean = recorded(tiny.training(recipe), monkeypatch)
     assert (one, many) == (1, parts)
     assert rows_in_parts == rows
     torch.testing.assert_close(mean, loss, rtol=1e-6, atol=1e-6)
@@ -106,40 +97,24 @@ def test_each_image_of_an_epoch_is_seen_once_and_no_other(monkeypatch):
 
 @pytest.mark.parametrize("net", tiny.NETS)
 def test_the_same_recipe_gives_the_same_bits_and_another_seed_others(net):
-    runs = [tiny.training(tiny.recipe(net, seed=seed)) for seed in (3, 3, 4)]
-    start = [tiny.bits(run) for run in runs]
-    assert tiny.different(start[0], start[1]) == []
-    assert tiny.different(start[0], start[2])
-    for run in runs:
-        for _ in range(3):
-            run.advance()
-    end = [tiny.bits(run) for run in runs]
-    assert tiny.different(end[0], end[1]) == []
-    assert set(tiny.different(end[0], end[2])) >= {f"model/{name}" for name in runs[0].parameters}
-
-
-def test_the_callers_random_state_changes_nothing():
-    first = tiny.bits(tiny.training())
-    with torch.random.fork_rng(devices=[]):
-        torch.rand(7)
-        second = tiny.bits(tiny.training())
-    assert tiny.different(first, second) == []
+    one, same, other = (
+        tiny.bits(tiny.training(tiny.recipe(net, seed=seed), updates=3)) for seed in (3, 3, 4)
+    )
+    assert tiny.different(one, same) == []
+    assert set(tiny.different(one, other)) >= {name for name in one if name.endswith("exp_avg")}
 
 
 def test_dropout_is_a_function_of_seed_and_step():
     """It draws from the global generator alone, which the caller has wherever it may be, and keeps there."""
     chosen = tiny.recipe("group norm")
-    runs = [tiny.training(chosen), tiny.training(chosen)]
-    runs.append(tiny.training(replace(chosen, net=replace(chosen.net, dropout=0.0))))
-    for run in runs:
+    ends = []
+    for k, recipe in enumerate([chosen, chosen, replace(chosen, net=replace(chosen.net, dropout=0.0))]):
         with torch.random.fork_rng(devices=[]):
-            torch.rand(7 + runs.index(run))
-            # In the first the branches with dropout are still zero.
-            run.advance()
-            run.advance()
-    end = [tiny.bits(run) for run in runs]
-    assert tiny.different(end[0], end[1]) == []
-    assert tiny.different(end[0], end[2]) != []
+            torch.rand(7 + k)
+            # In the first update the branches with dropout are still zero.
+            ends.append(tiny.bits(tiny.training(recipe, updates=2)))
+    assert tiny.different(ends[0], ends[1]) == []
+    assert tiny.different(ends[0], ends[2]) != []
 
 
 def test_the_dropout_of_a_step_is_not_that_of_another(monkeypatch):
@@ -156,9 +131,8 @@ def test_the_dropout_of_a_step_is_not_that_of_another(monkeypatch):
     run.advance()
     assert a == len(masks) // 2 > 1
     assert not any(torch.equal(one, two) for one, two in zip(masks[:a], masks[a:], strict=True))
-    # Nor is it the same in every layer and every part of a batch.
-    alike = [mask for mask in masks[:a] if mask.shape == masks[0].shape]
-    assert not torch.equal(alike[0], alike[1])
+    # Nor is it the same in every layer.
+    assert not torch.equal(*[mask for mask in masks[:a] if mask.shape == masks[0].shape][:2])
 
 
 @pytest.mark.parametrize(("layer", "shared"), [(blocks.Dropout, True), (nn.Dropout, False)])
@@ -199,18 +173,6 @@ def test_dequantisation_noise_is_new_at_each_update_and_absent_in_validation(mon
     assert not torch.equal(grain, next_)
 
 
-@pytest.mark.parametrize("dequantise", ["true", "false"])
-def test_a_loss_gets_the_8_bit_bins_of_its_images(dequantise, monkeypatch):
-    run = tiny.training(tiny.recipe(data__dequantise=dequantise, data__flip="false"))
-    given = watch_losses(monkeypatch)
-    tiny.gradients(run)
-    seen = [image for _, x0, *_, pixels in given for image in pixels.values(x0).round()]
-    everything = torch.from_numpy(run.split.images.pixels).permute(0, 3, 1, 2).float()
-    assert len(seen) == 8
-    # But where a grain lies on the edge of its bin.
-    assert all(((everything - image).abs() > 0).float().mean((1, 2, 3)).min() < 1e-3 for image in seen)
-
-
 def test_gradients_are_clipped_to_the_norm_of_the_recipe():
     run = tiny.training(warm_recipe(optim__clip="1e-4"))
     kept = {}
@@ -220,19 +182,6 @@ def test_gradients_are_clipped_to_the_norm_of_the_recipe():
     assert run.advance()["gradient_norm"] > 1e-3
     norm = torch.stack([gradient.norm() for gradient in kept.values()]).norm()
     assert norm.item() == pytest.approx(1e-4, rel=1e-3)
-
-
-@pytest.mark.parametrize("net", tiny.NETS)
-def test_the_average_follows_its_rule_with_the_statistics_of_batch_norm(net):
-    run = tiny.training(tiny.recipe(net))
-    expected = {name: value.double().clone() for name, value in ema.select_averaged(run.model).items()}
-    for k in range(1, 5):
-        run.advance()
-        for name, value in ema.select_averaged(run.model).items():
-            expected[name] += run.recipe.ema(k, 8) * (value.double() - expected[name])
-    assert any("running_var" in name for name in expected) == (net in ("batch norm", "keras"))
-    for name, value in run.average.items():
-        torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -259,10 +208,8 @@ def test_each_profile_is_the_weighted_mean_of_the_weights_seen(rule):
         for name, value in average.items():
             mean = sum(w * weights_seen[name] for w, weights_seen in zip(weights, seen, strict=True))
             torch.testing.assert_close(value.double(), mean, rtol=1e-5, atol=1e-6)
-    first = list(run.average.values())
-    for profile, average in run.averages.items():
-        same = all(torch.equal(a, b) for a, b in zip(first, average.values(), strict=True))
-        assert same == (profile == "default")
+    assert any("running_var" in name for name in run.average)
+    assert all(tiny.different(run.average, run.averages[name]) for name in run.averages if name != "default")
 
 
 def test_further_averages_change_nothing_else_of_a_run():
@@ -274,23 +221,13 @@ def test_further_averages_change_nothing_else_of_a_run():
     plain, more = tiny.bits(one), tiny.bits(several)
     assert tiny.different(plain, {name: more[name] for name in plain}) == []
     assert {name.rpartition("/")[0] for name in more if name not in plain} >= {"ema/1", "ema/2"}
-    assert list(one.tensors()) == ["model", "ema/default", "optimizer"]
-    assert list(several.tensors()) == ["model", "ema/default", "ema/1", "ema/2", "optimizer"]
 
 
-@pytest.mark.parametrize("net", tiny.NETS)
-def test_a_validation_leaves_the_training_untouched(net):
+@pytest.mark.parametrize("net", ["batch norm", "group norm"])
+def test_a_validation_leaves_the_training_untouched_even_when_it_fails(net):
     run = tiny.training(tiny.recipe(net), updates=3)
     before = tiny.bits(run)
     assert {"noise_mae", "image_mae"} < set(validate(run))
-    assert tiny.different(before, tiny.bits(run)) == []
-    assert all(module.training for module in run.model.modules())
-
-
-@pytest.mark.parametrize("net", tiny.NETS)
-def test_the_weights_come_back_even_when_a_validation_fails(net):
-    run = tiny.training(tiny.recipe(net), updates=3)
-    before = tiny.bits(run)
     with contextlib.suppress(KeyboardInterrupt), run.averaged() as pipeline:
         assert tiny.different(ema.select_averaged(pipeline.model), run.average) == []
         assert not pipeline.model.training
@@ -303,26 +240,24 @@ def test_a_validation_uses_the_ema_weights_and_is_always_the_same():
     run = tiny.training(tiny.recipe(report__validation_images="7"), updates=6)
     found = validate(run)
     assert validate(run) == found
+    run.runtime = replace(run.runtime, micro_batch=3)
+    assert validate(run) == pytest.approx(found, rel=1e-4)
     with torch.no_grad():
         for name, value in ema.select_averaged(run.model).items():
             value.copy_(run.average[name])
-    assert validate(run) == found
+    assert validate(run) == pytest.approx(found, rel=1e-4)
     for value in run.average.values():
         value.add_(0.1)
-    assert validate(run) != found
-
-
-def test_a_validation_does_not_depend_on_the_micro_batch():
-    run = tiny.training(tiny.recipe(report__validation_images="7"), updates=1)
-    found = validate(run)
-    run.runtime = replace(run.runtime, micro_batch=3)
-    for name, value in validate(run).items():
-        assert value == pytest.approx(found[name], rel=1e-5)
+    assert validate(run)["image_mae"] != pytest.approx(found["image_mae"], rel=1e-2)
 
 
 def test_a_network_that_predicts_zero_has_the_mean_noise_as_its_error():
     """The error of a prediction of zero noise is E|eps| = sqrt(2 / pi), whatever the images."""
-    assert validate(silenced(PredictsNoise()))["noise_mae"] == pytest.approx(math.sqrt(2 / math.pi), rel=5e-3)
+    recipe = replace(tiny.recipe(report__validation_images="400"), predicts=PredictsNoise())
+    run = tiny.training(recipe, tiny.images(500))
+    for value in run.average.values():
+        value.zero_()
+    assert validate(run)["noise_mae"] == pytest.approx(math.sqrt(2 / math.pi), rel=5e-3)
 
 
 def test_the_errors_by_log_snr_add_up_to_the_whole():
@@ -332,8 +267,7 @@ def test_the_errors_by_log_snr_add_up_to_the_whole():
     bins = (run.recipe.schedule(times).log_snr / 2).floor() * 2
     for name in ("noise_mae", "image_mae"):
         parts = {int(b): found[f"{name}/log_snr_{int(b)}"] for b in bins.unique()}
-        whole = sum(parts[int(b)] for b in bins) / 100
-        assert whole == pytest.approx(found[name], rel=1e-5)
+        assert sum(parts[int(b)] for b in bins) / 100 == pytest.approx(found[name], rel=1e-5)
         assert sum(key.startswith(f"{name}/") for key in found) == len(parts)
         for b, part in parts.items():
             if f"{name}_low/log_snr_{b}" in found:
@@ -341,23 +275,6 @@ def test_the_errors_by_log_snr_add_up_to_the_whole():
     # Noise hides the image and not itself.
     assert found["image_mae/log_snr_-6"] > found["image_mae/log_snr_0"]
     assert found["noise_mae/log_snr_-6"] < found["noise_mae/log_snr_0"]
-
-
-def test_the_errors_by_log_snr_are_those_of_each_image_alone():
-    """Who says x0 = 0 errs by the image in the image, and by alpha / sigma times it in the noise."""
-    run = silenced(PredictsImage())
-    found = validate(run)
-    times = (torch.arange(100, dtype=torch.float64) + 0.5) / 100
-    at = run.recipe.schedule(times)
-    size = (at.alpha / at.sigma) * found["image_mae"]
-    for b in (-6, -2, 0):
-        inside = (at.log_snr >= b) & (at.log_snr < b + 2)
-        assert found[f"noise_mae/log_snr_{b}"] == pytest.approx(size[inside].mean().item(), rel=0.1)
-
-
-def test_without_validation_images_there_is_no_validation():
-    run = tiny.training(tiny.recipe(data__validation="0"))
-    assert validate(run) == {}
 
 
 def test_a_training_from_another_run_starts_all_emas_with_its_weights():
@@ -370,16 +287,6 @@ def test_a_training_from_another_run_starts_all_emas_with_its_weights():
         assert tiny.different({name: state[name] for name in average}, average) == []
     assert child.step == 0
     assert child.optimizer.state_dict()["state"] == {}
-
-
-@pytest.mark.parametrize("net", ["batch norm", "keras"])
-def test_weights_that_do_not_fit_are_refused_and_change_nothing(net):
-    child = tiny.training()
-    before = tiny.bits(child)
-    with pytest.raises(UserError, match="do not fit the network of recipe") as error:
-        child.start_from(tiny.training(tiny.recipe(net)).model.state_dict())
-    assert "\n" not in str(error.value)
-    assert tiny.different(before, tiny.bits(child)) == []
 
 
 def test_a_budget_is_spent_in_whole_batches_and_ends_with_a_validation():
@@ -419,15 +326,3 @@ def test_images_are_augmented_by_the_labels_that_the_network_gets(monkeypatch):
         assert torch.equal(eps, wanted[2])
     assert not torch.equal(told[0], told[1])
     assert sum(labels.any(1).sum().item() for labels in told) > 16
-
-
-def test_how_a_batch_is_divided_changes_no_augmentation():
-    whole = tiny.gradients(tiny.training(tiny.AUGMENTED))[0]
-    parts = tiny.gradients(tiny.training(override(tiny.AUGMENTED, {"optim.accumulate": 4})))[0]
-    for name, gradient in whole.items():
-        assert torch.allclose(parts[name], gradient, atol=1e-5), name
-
-
-def test_a_validation_uses_images_without_augmentation():
-    """An untrained network gives zero: its error is that of its skip, whatever training does to images."""
-    assert validate(tiny.training(tiny.AUGMENTED)) == validate(tiny.training())

@@ -8,7 +8,7 @@ from clocks import quick_recipe
 from ddim.recipe.recipe import Optim
 from ddim.runs import checkpoint
 from ddim.runs.state import Plan
-from ddim.training import Callback, resume
+from ddim.training import resume
 
 
 def rates(optim, plan, images):
@@ -25,8 +25,7 @@ def test_the_rate_rises_linearly_and_reaches_its_height_with_the_warm_up():
 def test_the_cosine_is_half_way_down_half_way_through_and_almost_zero_at_the_end():
     found = rates(Optim(lr=1.0, batch=1, decay="cosine"), Plan(1000), 1000)
     assert found == sorted(found, reverse=True)
-    assert found[0] == 1.0
-    assert found[500] == pytest.approx(0.5)
+    assert (found[0], found[500]) == (1.0, pytest.approx(0.5))
     assert 0 < found[999] < 1e-5
     # Odd about its middle, as a cosine is.
     assert [a + b for a, b in zip(found[1:], reversed(found[1:]), strict=True)] == pytest.approx([1.0] * 999)
@@ -41,16 +40,14 @@ def test_the_rate_depends_on_images_and_not_on_the_batch():
 def test_the_cosine_decay_starts_where_the_length_was_fixed():
     optim = Optim(lr=1.0, batch=10, decay="cosine")
     assert Plan(None).rate(optim, 500) == 1.0
-    assert Plan(1500, settled=500).rate(optim, 500) == 1.0
-    assert Plan(1500, settled=500).rate(optim, 1000) == pytest.approx(0.5)
-    assert Plan(1500, settled=500).rate(optim, 1500) == pytest.approx(0.0, abs=1e-12)
+    found = [Plan(1500, settled=500).rate(optim, seen) for seen in (500, 1000, 1500)]
+    assert found == pytest.approx([1.0, 0.5, 0.0], abs=1e-12)
 
 
 def test_the_rates_of_a_run_are_those_of_its_plan():
     run = tiny.training(quick_recipe(optim__warmup=24))
     found = [run.advance()["lr"] for _ in range(10)]
     assert found == [Plan(80).rate(run.recipe.optim, 8 * k) for k in range(10)]
-    assert max(found) == pytest.approx(found[2], rel=0.2)
     assert found[0] < found[1] < found[2] > found[9] > 0
 
 
@@ -60,7 +57,8 @@ def clock(monkeypatch):
 
 
 def timed(minutes, **changes):
-    return quick_recipe(images="none", minutes=minutes, report__validation_images="1", **changes)
+    changes = {"images": "none", "report__validation_images": "1", "data__size": 8, **changes}
+    return quick_recipe(minutes=minutes, **changes)
 
 
 def read_plan(folder):
@@ -78,16 +76,9 @@ def test_a_time_budget_includes_compilation_measurement_and_validations(minutes,
     assert "image_mae" in last
 
 
-class Slower(Callback):
-    """Another speed from a step on."""
-
-    def __init__(self, clock, step, update):
-        self.clock, self.step, self.update = clock, step, update
-
-    def on_step(self, training, values):
-        """See `Callback`."""
-        if training.step == self.step:
-            self.clock.update = self.update
+def slow_down(clock, step, update):
+    """Return a callback that changes the seconds of an update from a step on."""
+    return tiny.At(step, lambda training: setattr(clock, "update", update))
 
 
 def test_the_total_of_a_time_budget_survives_a_resume(clock, tmp_path):
@@ -102,9 +93,9 @@ def test_the_total_of_a_time_budget_survives_a_resume(clock, tmp_path):
 
 @pytest.mark.parametrize("update", [0.1, 0.8])
 def test_a_time_budget_is_planned_anew_when_the_speed_changes(update, clock, tmp_path):
-    recipe = timed(1, report__events="10", optim__decay="cosine")
-    folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock, Slower(clock, 50, update)])
-    assert clock.now - 1000 == pytest.approx(60, rel=0.1)
+    recipe = timed(0.5, report__events="6", optim__decay="cosine")
+    folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock, slow_down(clock, 30, update)])
+    assert clock.now - 1000 == pytest.approx(30, rel=0.1)
     plan, lines = read_plan(folder), tiny.metrics(folder)
     planned = [line["planned_images"] for line in lines if "planned_images" in line]
     assert planned[-1] == plan["total"] == lines[-1]["images"]
@@ -114,42 +105,32 @@ def test_a_time_budget_is_planned_anew_when_the_speed_changes(update, clock, tmp
 
 def test_a_new_plan_survives_a_resume(clock, tmp_path):
     recipe = timed(0.5, report__events="6", optim__decay="cosine")
-    whole = tiny.train(recipe, tmp_path / "whole", callbacks=[clock, Slower(clock, 30, 0.8)])
-    step = next(line["step"] for line in tiny.metrics(whole) if "planned_images" in line)
-    clock.now, clock.update = 1000.0, 0.2
-    slower, crash = Slower(clock, 30, 0.8), tiny.At(step + 1, tiny.crash)
-    tiny.train_until_crash(recipe, tmp_path / "run", clock, slower, crash)
+    crash = tiny.Callback()
     # What is planned after the crash depends on the time, so the oracle is the same plan.
-    plan = read_plan(tmp_path / "run")
-    resume(tmp_path / "run", callbacks=[clock])
-    assert read_plan(tmp_path / "run") == plan
-    assert tiny.metrics(tmp_path / "run")[-1]["images"] == plan["total"]
+    crash.on_change = lambda training, text: setattr(crash, "on_step", tiny.crash)
+    folder = tiny.train_until_crash(recipe, tmp_path / "run", clock, slow_down(clock, 30, 0.8), crash)
+    plan = read_plan(folder)
+    assert plan["decayed"] > 0
+    resume(folder, callbacks=[clock])
+    assert read_plan(folder) == plan
+    assert tiny.metrics(folder)[-1]["images"] == plan["total"]
 
 
 @pytest.mark.parametrize("later", [1.0, 5.0])
 def test_validations_neither_shorten_nor_lengthen_a_time_budget(later, clock, tmp_path):
     """The first validation takes half of the budget and the others a second each, or all five seconds."""
     clock.aside = 30.0 if later == 1.0 else later
-    quick = tiny.At(1, lambda _: None)
+    quick = tiny.Callback()
     quick.on_validation = lambda training, values: setattr(clock, "aside", later)
     tiny.train(timed(1, report__events="5"), tmp_path / "run", callbacks=[clock, quick])
     assert clock.now - 1000 == pytest.approx(60, rel=0.1)
 
 
-class Disturbed(Callback):
-    """Updates that are quick for six seconds, and slow for the next six."""
-
-    def __init__(self, clock):
-        self.clock = clock
-
-    def on_step(self, training, values):
-        """See `Callback`."""
-        self.clock.update = 0.1 if (self.clock.now - 1000) % 12 < 6 else 0.3
-
-
 def test_a_speed_that_goes_up_and_down_still_ends_in_time(clock, tmp_path):
-    recipe = timed(1, report__events="4")
-    tiny.train(recipe, tmp_path / "run", callbacks=[clock, Disturbed(clock)])
+    """Updates are quick for six seconds, and slow for the next six."""
+    disturbed = tiny.Callback()
+    disturbed.on_step = lambda *_: setattr(clock, "update", 0.1 if (clock.now - 1000) % 12 < 6 else 0.3)
+    tiny.train(timed(1, report__events="4"), tmp_path / "run", callbacks=[clock, disturbed])
     assert clock.now - 1000 == pytest.approx(60, rel=0.2)
 
 

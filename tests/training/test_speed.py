@@ -31,7 +31,6 @@ def test_the_speed_is_that_of_the_steps_after_the_warm_up():
     recipe, threads, state = tiny.recipe(), torch.get_num_threads(), torch.get_rng_state()
     speed = measure(recipe, threads=2)
     assert speed.images % recipe.optim.batch == 0
-    assert speed.images >= ddim.training.speed.FEWEST * recipe.optim.batch
     assert speed.seconds >= 0.3
     assert speed.images_per_second == speed.images / speed.seconds
     assert speed.parameters == sum(p.numel() for p in tiny.training(recipe).parameters.values())
@@ -48,28 +47,15 @@ def test_the_steps_of_a_student_are_timed_as_they_are_after_its_start(monkeypatc
     assert set(seen) == {0.5}
 
 
-def test_a_validation_costs_a_third_of_a_training_image_for_each_evaluation(monkeypatch):
-    """The clock stands still but for updates of 8 images, of one second each."""
-    now = [0.0]
-    monkeypatch.setattr(ddim.training.speed.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(ddim.training.speed, "SECONDS", 0)
-    monkeypatch.setattr(Trainer, "advance", lambda run: now.__setitem__(0, now[0] + 1) or {"loss": 0.0})
-    # 4 of 8 validation images, and 16 + 21 samples with 5 steps.
-    recipe = tiny.recipe(report__validation_images=4, report__grid=16, report__kid=21, steps=5)
-    assert measure(recipe).validation == pytest.approx((4 + (16 + 21) * 5) / 3 / 8)
-
-
 def test_long_steps_are_timed_with_fewer_images_and_the_compilation_counts_once(monkeypatch):
     now, steps = [0.0], iter([30.0] + [1.0] * 99)
     monkeypatch.setattr(ddim.training.speed.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(
         Trainer, "advance", lambda _: now.__setitem__(0, now[0] + next(steps)) or {"loss": 0.0}
     )
-    recipe = tiny.recipe(optim__batch=16, optim__accumulate=2)
     # Of 10 seconds, an image takes 2.4: four of them fit, two in each part. Their step takes one second.
-    speed = measure(recipe, cost=2.4)
+    speed = measure(tiny.recipe(optim__batch=16, optim__accumulate=2), cost=2.4)
     assert speed.batch == 4
-    assert speed.recipe == recipe
     assert speed.warm_up == pytest.approx(29 + WARM_UP * 4)
 
 
@@ -79,11 +65,11 @@ def speed_of(recipe, first=3.0, update=0.2, aside=0.5, start=0.0):
     return Speed(Runtime(), batch, batch, update, start, first + 2 * update, aside, 1, recipe)
 
 
-@pytest.mark.parametrize("minutes", [0.6, 1.0])
-def test_a_run_sees_about_the_images_of_its_forecast(minutes, monkeypatch, tmp_path):
+def test_a_run_sees_about_the_images_of_its_forecast(monkeypatch, tmp_path):
     """The oracle is a training by the same clock."""
     clock = clocks.install(monkeypatch)
-    recipe = clocks.quick_recipe(images="none", minutes=minutes, report__validation_images="1")
+    changes = {"report__validation_images": "1", "data__size": 8}
+    recipe = clocks.quick_recipe(images="none", minutes=0.6, **changes)
     forecast = forecast_run(recipe, speed_of(recipe))
     folder = tiny.train(recipe, tmp_path / "run", callbacks=[clock])
     assert forecast.images == pytest.approx(tiny.metrics(folder)[-1]["images"], rel=0.05)
@@ -98,23 +84,13 @@ def test_a_budget_in_images_is_seen_whole_with_its_validations():
     assert forecast.seconds == pytest.approx(3.4 + 10 * 0.2 + 3 * 0.5)
 
 
-def test_preparation_takes_its_part_of_the_minutes_and_validations_at_most_three_quarters():
-    recipe = clocks.quick_recipe(images="none", minutes="1")
-    images = forecast_run(recipe, speed_of(recipe)).images
-    assert images - forecast_run(recipe, speed_of(recipe, start=6.0), reading=4.0).images == 10 / 0.2 * 8
-    slow = forecast_run(recipe, speed_of(recipe, aside=1e5)).images
-    assert slow == pytest.approx(24 + (60 - 3.4) / 4 / 0.2 * 8, abs=8)
-
-
 def test_processes_share_the_images_of_a_run_and_not_its_minutes(monkeypatch):
     """The trial step runs on the device of the run; a machine with an accelerator has no use for threads."""
-    devices = []
-    monkeypatch.setattr(budget, "time_image", lambda *_, device: devices.append(device) or 0.5)
+    monkeypatch.setattr(budget, "time_image", lambda *_, device: 0.5)
     recipe = tiny.recipe(images="1000")
     assert estimate_seconds(recipe, 3, "cpu", 2) == 250
     assert estimate_seconds(recipe, 3, "cpu", 2, processes=5) == 50
     assert estimate_seconds(recipe, 3, "cuda", 2, processes=5) == 100
-    assert devices == ["cpu", "cpu", "cuda"]
     recipe = tiny.recipe(images="none", minutes="10")
     assert estimate_seconds(recipe, 3, "cpu", 2, processes=5) == 600
 

@@ -1,57 +1,110 @@
-"""Means of errors by level of noise, and which errors choose the best checkpoint."""
+"""Validations: errors by level of noise, KID, and which errors choose the best checkpoint."""
 
+import numpy as np
 import pytest
 import torch
 
 import tiny
+from ddim.metrics.kid import kid
 from ddim.runs import checkpoint
+from ddim.sampling.generate import generate
+from ddim.sampling.pipeline import load
+from ddim.sampling.sampling_setup import SamplingSetup
 from ddim.training import resume
+from ddim.training.start import open_split
 from ddim.training.validation import mean_by_level
+from stubs import stub
+
+KID = {"data__source": "blossoms:60", "data__size": 16, "data__validation": "0.5", "report__kid": "32"}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr("ddim.training.validation.load_extractor", stub)
+
+
+def values(folder, name):
+    return {line["step"]: line[name] for line in tiny.metrics(folder) if name in line}
+
+
+def best_step(folder):
+    return int(checkpoint.find_best(folder / "checkpoints").name[5:])
 
 
 def test_means_by_log_snr_use_the_values_in_each_bin():
     log_snr = torch.tensor([-3.9, -2.1, -2.0, 0.5])
     found = mean_by_level(log_snr, {"a": torch.tensor([1.0, 3.0, 5.0, 7.0])})
-    values = {name: value for name, value in found.items() if name.startswith("a/")}
-    assert values == {"a/log_snr_-4": 2.0, "a/log_snr_-2": 5.0, "a/log_snr_0": 7.0}
+    means = {name: value for name, value in found.items() if name.startswith("a/")}
+    assert means == {"a/log_snr_-4": 2.0, "a/log_snr_-2": 5.0, "a/log_snr_0": 7.0}
     # Of 1 and 3 the deviation is the root of 2, and of their mean 1. One value tells nothing of its own.
     # Student's table has 12.706 for one degree of freedom.
     ends = {"a_low/log_snr_-4": 2 - 12.706, "a_high/log_snr_-4": 2 + 12.706}
-    assert {name: found[name] for name in found if name not in values} == pytest.approx(ends, rel=1e-4)
+    assert {name: found[name] for name in found if name not in means} == pytest.approx(ends, rel=1e-4)
 
 
-def test_only_errors_in_the_finish_choose_the_best_checkpoint(tmp_path):
-    """The last 4 of 10 updates are the finish. A rate this high lets the error rise before it."""
-    folder = tiny.train(
-        tiny.recipe(objective__finish="0.4", objective__finish_after="0", **tiny.DIVERGING), tmp_path / "run"
-    )
-    errors = {line["step"]: line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line}
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        # The last 4 of 10 updates are the finish.
+        ({"objective__finish": "0.4", "objective__finish_after": "0"}, 7),
+        # Of 74 images in batches of 8, the tenth update begins after 72.
+        ({"objective__finish": "0.5", "objective__finish_after": "72", "images": "74"}, 10),
+    ],
+)
+def test_only_errors_in_the_finish_choose_the_best_checkpoint(changes, first, tmp_path):
+    """A rate this high lets the error rise before it."""
+    folder = tiny.train(tiny.recipe(**changes, **tiny.DIVERGING, data__size=16), tmp_path / "run")
+    errors = values(folder, "image_mae")
     assert list(errors) == list(range(1, 11))
-    finish = {step: error for step, error in errors.items() if step > 6}
-    least = min(finish, key=finish.get)
-    assert least != min(errors, key=errors.get), "the test must tell one from the other"
-    assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"
-
-
-def test_the_last_update_may_be_the_whole_finish(tmp_path):
-    """Of 74 images in batches of 8, the tenth update begins after 72."""
-    changes = {"objective__finish": "0.5", "objective__finish_after": "72", "images": "74"}
-    folder = tiny.train(tiny.recipe(**changes, **tiny.DIVERGING), tmp_path / "run")
-    assert checkpoint.find_best(folder / "checkpoints").name == "step-000000010"
+    finish = {step: error for step, error in errors.items() if step >= first}
+    assert min(errors, key=errors.get) < first, "the test must tell one from the other"
+    assert best_step(folder) == min(finish, key=finish.get)
 
 
 def test_a_run_too_short_for_the_finish_forgets_its_best_error_if_a_raised_budget_has_one(tmp_path):
-    """At a rate this high the error rises, so that the lowest error is one of the first."""
     changes = {"objective__finish": "0.5", "objective__finish_after": str(tiny.BASE.images)}
-    recipe = tiny.recipe(**changes, **tiny.DIVERGING)
+    recipe = tiny.recipe(**changes, **tiny.DIVERGING, data__size=16)
     folder = tiny.train(recipe, tmp_path / "run")
-    errors = {line["step"]: line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line}
+    errors = values(folder, "image_mae")
     least = min(errors, key=errors.get)
-    assert least <= 5, "the test must tell one from the other"
-    assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"
+    assert best_step(folder) == least
     resume(folder, images=2 * recipe.images)
-    later = {line["step"]: line["image_mae"] for line in tiny.metrics(folder) if "image_mae" in line}
-    finish = {step: error for step, error in later.items() if step > 10}
+    finish = {step: error for step, error in values(folder, "image_mae").items() if step > 10}
     assert min(finish.values()) > errors[least], "the test must tell one from the other"
-    least = min(finish, key=finish.get)
-    assert checkpoint.find_best(folder / "checkpoints").name == f"step-{least:09d}"
+    assert best_step(folder) == min(finish, key=finish.get)
+
+
+@pytest.mark.parametrize("labels", ["no", "clusters:3"])
+def test_each_validation_logs_the_kid_of_the_ema_weights(labels, quick, tmp_path):
+    """With classes, it is measured on samples with the frequencies of training."""
+    folder = tiny.train(tiny.recipe(**KID, data__labels=labels), tmp_path / "run")
+    logged = [values(folder, name) for name in ("kid", "kid_low", "kid_high")]
+    assert list(logged[0]) == [5, 10]
+    trained = load(folder)
+    images, _ = generate(SamplingSetup(trained, 2, None if labels == "no" else "natural"), range(32))
+    split = open_split(trained.recipe)
+    real = torch.from_numpy(np.array(split.images.pixels[split.validation])).permute(0, 3, 1, 2)
+    found = kid(stub()((images * 255).round().byte()).numpy(), stub()(real).numpy())
+    assert [each[10] for each in logged] == pytest.approx([found.value, found.low, found.high], abs=1e-7)
+
+
+@pytest.mark.parametrize("saves", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_the_best_checkpoint_by_kid_is_kept_and_a_resumed_run_logs_and_keeps_the_same(saves, quick, tmp_path):
+    recipe = tiny.recipe(**KID, **tiny.DIVERGING, report__best="kid")
+    whole = tiny.train(recipe, tmp_path / "whole")
+    found, errors = values(whole, "kid"), values(whole, "image_mae")
+    assert best_step(whole) == min(found, key=found.get)
+    assert best_step(whole) != min(errors, key=errors.get), "the test must tell one from the other"
+    folder = tiny.train_until_crash(recipe, tmp_path / "run", tiny.CrashAtSave(saves))
+    resume(folder)
+    tiny.check_same_run(folder, whole)
+    assert best_step(folder) == best_step(whole)
+
+
+def test_the_features_of_the_reference_are_computed_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDIM_CACHE", str(tmp_path / "cache"))
+    seen = []
+    monkeypatch.setattr("ddim.training.validation.load_extractor", lambda: stub(seen))
+    for runs, name in enumerate(("one", "two"), 1):
+        tiny.train(tiny.recipe(**KID, images=8), tmp_path / name)
+        assert sum(seen) == 30 + runs * 32

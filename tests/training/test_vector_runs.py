@@ -1,23 +1,18 @@
 """Runs that are conditioned on vectors: training, resume, samples, guidance, and what is refused."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import ddim
-import small_recipes
 import tiny
 from ddim.cli import main
-from ddim.data.vectors import ImageVectors
 from ddim.errors import UserError
-from ddim.evaluation.likelihood import bits_per_dim, write_likelihood
-from ddim.nn.conditioning import VectorEmbedding
-from ddim.nn.residual_unet import ResidualUNetSpec
+from ddim.evaluation.likelihood import bits_per_dim
 from ddim.sampling.images import open_run_images
-from ddim.sampling.labels import VectorLabel, draw_rows_of_training, drop_labels, find_vectors
+from ddim.sampling.labels import VectorLabel, draw_rows_of_training, find_vectors
 from ddim.sampling.pipeline import load
 from ddim.sampling.samples import write_samples
 from ddim.sampling.sampling_setup import SamplingSetup
@@ -57,50 +52,9 @@ def test_the_run_knows_its_vectors(run):
     assert json.loads((run / "run.json").read_text())["data"]["vectors"]["columns"] == ["level", "other"]
 
 
-@pytest.mark.parametrize("name", ["fast", "dit", "ddpm", "edm-vp"])
-def test_every_network_with_classes_takes_vectors_and_nan_is_no_vector(name):
-    spec = replace(small_recipes.make_small(name).net, vector=3, classes=0)
-    with torch.random.fork_rng():
-        net = spec.network(1).eval()
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
-    x, t = torch.linspace(-1, 1, 2 * 16 * 16).reshape(2, 1, 16, 16), torch.tensor([0.3, 0.6])
-    vectors = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.0, -0.5]])
-    kwargs = {"augment": torch.zeros(2, spec.augment)} if spec.augment else {}
-    with_vectors, without = net(x, t, vectors, **kwargs), net(x, t, None, **kwargs)
-    half = net(x, t, torch.stack([vectors[0], torch.full((3,), torch.nan)]), **kwargs)
-    assert not torch.allclose(with_vectors, without)
-    assert torch.allclose(half[0], with_vectors[0], atol=1e-5)
-    assert torch.allclose(half[1], without[1], atol=1e-5)
-    half.sum().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
-
-
-def test_vectors_are_withheld_as_labels_are():
-    labels = torch.arange(4000.0).reshape(2000, 2)
-    kept, classes = (
-        drop_labels(each, 0.3, torch.Generator().manual_seed(1)) for each in (labels, torch.arange(2000))
-    )
-    withheld = kept.isnan()
-    assert torch.equal(withheld[:, 0], withheld[:, 1])
-    assert torch.equal(withheld[:, 0], classes == -1)
-    assert abs(withheld[:, 0].float().mean() - 0.3) < 0.05
-    assert torch.equal(kept[~withheld], labels[~withheld])
-
-
-def test_an_embedding_of_no_vector_is_zero_and_a_batch_is_independent():
-    with torch.random.fork_rng():
-        embedding = VectorEmbedding(2, 8)
-    batch = torch.tensor([[1.0, 2.0], [torch.nan, torch.nan]])
-    assert (embedding(batch)[1] == 0).all()
-    assert torch.allclose(embedding(batch)[:1], embedding(batch[:1]), atol=1e-6)
-
-
-@pytest.mark.parametrize("columns", ["red,blue", "other,level"])
-def test_a_guided_student_with_other_columns_than_its_teacher_is_refused(columns, given, run, tmp_path):
+def test_a_guided_student_with_other_columns_than_its_teacher_is_refused(given, run, tmp_path):
     text = (given / "grays.csv").read_text()
-    (tmp_path / "other.csv").write_text(text.replace("level,other", columns))
+    (tmp_path / "other.csv").write_text(text.replace("level,other", "other,level"))
     fields = {"optim.warmup": 0, "data.vectors": str(tmp_path / "other.csv")}
     with pytest.raises(UserError, match="vectors of the run of --from, in the same order"):
         ddim.distill(run, images=16, guidance=2.0, fields=fields, out=tmp_path / "run", machine=tiny.MACHINE)
@@ -135,8 +89,7 @@ def test_by_default_vectors_are_those_of_training_images(run):
     drawn = draw_rows_of_training(range(2000), pipeline.vectors).numpy()
     known = pipeline.vectors.standardise(VECTORS[pipeline.vectors.train])
     counts = [(drawn == row).all(1).sum() for row in known]
-    assert sum(counts) == 2000
-    assert max(counts) - min(counts) < 0.1 * 2000 / len(known)
+    assert (sum(counts), max(counts) - min(counts) < 200 / len(known)) == (2000, True)
     default = ddim.sample(pipeline, seeds=[7], progress=False)
     row = drawn[7] * pipeline.vectors.deviation + pipeline.vectors.mean
     assert torch.allclose(ddim.sample(pipeline, seeds=[7], vector=row, progress=False), default, atol=1e-4)
@@ -155,93 +108,28 @@ def test_folders_of_samples_record_their_vectors(run, given, tmp_path):
         write_samples(SamplingSetup(pipeline, 2, other), range(3), tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("text", "rows"),
-    [
-        ("other,level\n0.2,150\n", [[150, 0.2]]),
-        ("150,0.2\n", [[150, 0.2]]),
-        ("Level,Other\n150,0.2\n", "must have the columns of this run"),
-        ("level\n150\n", "must have the columns of this run"),
-    ],
-)
-def test_a_file_of_vectors_for_samples_has_the_columns_of_the_run(tmp_path, text, rows):
+@pytest.mark.parametrize("text", ["other,level\n0.2,150\n", "150,0.2\n"])
+def test_a_file_of_vectors_for_samples_has_the_columns_of_the_run(text, run, tmp_path):
     path = tmp_path / "wanted.csv"
     path.write_text(text)
-    known = ImageVectors(("level", "other"), VECTORS, np.arange(24), VECTORS.mean(0), VECTORS.std(0))
-    if isinstance(rows, str):
-        with pytest.raises(UserError, match=rows):
-            find_vectors(path, [4], known)
-    else:
-        assert np.array_equal(find_vectors(path, [4], known).rows, rows)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"vector": [1.0]}, r"must hold 2 finite numbers \(level, other\)"),
-        ({"vector": [[1.0, 2.0]] * 3}, "a row of them for each of the 2 samples"),
-        ({"vector": [1.0, float("nan")]}, "finite numbers"),
-        ({"vector": [1.0, 2.0], "label": "none"}, "give label or vector, not both"),
-        ({"label": 1}, "trained with vectors: give vector"),
-        ({"label": "all"}, "trained with vectors: give vector"),
-    ],
-)
-def test_vectors_that_do_not_fit_are_refused(run, options, message):
-    with pytest.raises(UserError, match=message):
-        ddim.sample(run, 2, progress=False, **options)
+    assert np.array_equal(find_vectors(path, [4], load(run).vectors).rows, [[150, 0.2]])
+    path.write_text("Level,Other\n150,0.2\n")
+    with pytest.raises(UserError, match="must have the columns of this run"):
+        find_vectors(path, [4], load(run).vectors)
 
 
 def test_likelihoods_condition_only_the_images_of_the_run_on_vectors(given, tmp_path):
-    chosen = recipe(given, schedule__max_signal=0.9999, data__unlabelled=0.0)
+    chosen = recipe(given, schedule__max_signal=0.9999, images=8)
     run = load(tiny.train(chosen, tmp_path / "run", str(given / "grays.npy")))
-    own = open_run_images(run).images
-    found = bits_per_dim(run, n=3, steps=2, progress=False)
-    record = json.loads((write_likelihood(found, run) / "record.json").read_text())["reference"]
-    assert np.allclose(record["labels"], own.vectors[record["images"]])
-    with pytest.raises(UserError, match="grays.npy without a vector .* for every image"):
-        bits_per_dim(run, str(given / "grays.npy"), n=3, steps=2, progress=False)
-    data = replace(run.recipe.data, unlabelled=0.1)
-    run = replace(run, recipe=replace(run.recipe, data=data))
-    found = bits_per_dim(run, str(given / "grays.npy"), n=3, steps=2, progress=False)
-    record = json.loads((write_likelihood(found, run) / "record.json").read_text())["reference"]
-    assert record["labels"] == [None] * 3
+    vectors = open_run_images(run).images.vectors
+    found = bits_per_dim(run, n=3, steps=2, progress=False).record["reference"]
+    assert np.allclose(found["labels"], vectors[found["images"]])
+    found = bits_per_dim(run, str(given / "grays.npy"), n=3, steps=2, progress=False).record["reference"]
+    assert found["labels"] == [None] * 3
 
 
-def dotted(fields):
-    return {name.replace("__", "."): value for name, value in fields.items()}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"data__labels": "yes"}, "data.vectors .* and data.labels exclude each other"),
-        ({"net__vector": 3}, "net.vector must be 2"),
-        ({"net__vector": 2, "net__classes": 4}, "0 if there are classes"),
-        ({"data__vectors": "none", "net__vector": 2}, "0 without data.labels and data.vectors"),
-    ],
-)
-def test_recipes_that_contradict_themselves_are_refused(given, tmp_path, changes, message):
-    fields = {"data__size": 16, "data__vectors": str(given / "grays.csv"), **changes}
-    with pytest.raises(UserError, match=message):
-        tiny.train(tiny.override(tiny.BASE, dotted(fields)), tmp_path / "run", str(given / "grays.npy"))
-
-
-def test_a_network_without_vectors_is_refused(given, tmp_path):
-    chosen = replace(recipe(given), net=ResidualUNetSpec(widths=(8, 16), middle=(16,), depth=1, embedding=8))
-    with pytest.raises(UserError, match="data.vectors needs a network that takes vectors"):
-        tiny.train(chosen, tmp_path / "run", str(given / "grays.npy"))
-
-
-def test_a_run_without_vectors_takes_none(tmp_path):
-    with pytest.raises(UserError, match="trained with vectors"):
-        ddim.sample(tiny.train(tiny.BASE, tmp_path / "run"), 2, vector=[1.0], progress=False)
-
-
-def test_the_command_takes_a_vector_that_begins_with_a_minus(run, tmp_path, monkeypatch, capsys):
+def test_the_command_takes_a_vector_that_begins_with_a_minus(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["sample", str(run), "-n", "1", "--steps", "2", "--json", "--out", "out"]
+    words = ["sample", str(run), "-n", "1", "--steps", "2", "--out", "out"]
     assert main([*words, "--vector", "-3.5,1"]) == 0
     assert json.loads((tmp_path / "out" / "record.json").read_text())["label"] == [-3.5, 1.0]
-    capsys.readouterr()
-    assert main([*words, "--vector", "1,2", "--label", "1"]) == 2
-    assert "give --label or --vector, not both" in capsys.readouterr().err
