@@ -39,7 +39,7 @@ def kept(said):
     return json.loads(Path(said.rstrip().rpartition(": ")[2]).read_text())
 
 
-@pytest.mark.parametrize(("method", "steps", "nfe"), [("vlb", 20, 20), ("ode", 3, 12)])
+@pytest.mark.parametrize(("method", "steps", "nfe"), [("vlb", 8, 8), ("ode", 3, 12)])
 def test_the_record_has_the_bits_of_each_image_and_the_settings(method, steps, nfe, run, command):
     words = ["likelihood", run, "--method", method, "-n", 3, "--steps", steps]
     said = command(*words).out.splitlines()[-1]

@@ -27,9 +27,6 @@ def test_the_options_of_a_training_are_taken_and_nothing_is_written(command, her
 
 
 def test_fields_of_the_recipe_are_options(command):
-    found = command("plan", *SMALL, "--minutes", "0.1", "--net.widths", "8,8,8")
-    assert found.out.startswith("36 training images of 32 x 32 pixels; recipe smoke, ")
-    assert "0.1      " in found.out
     narrow = json.loads(command("plan", *SMALL, "--images", "160", "--net.widths", "8,8,8", "--json").out)
     wide = json.loads(command("plan", *SMALL, "--images", "160", "--json").out)
     assert narrow["parameters"] < wide["parameters"]

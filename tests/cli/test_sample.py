@@ -69,7 +69,7 @@ def test_the_record_says_what_the_samples_depend_on(run, tmp_path):
         "--grid",
         "quadratic",
     ]
-    record = json.loads(sample_files(run, tmp_path, *words)["record.json"])
+    record = json.loads(sample_files(run, tmp_path, "--seed", 3, *words)["record.json"])
     newest = checkpoint.find_newest(run / "checkpoints")
     assert record["checkpoint"] == {"path": str(newest), "sha256": checkpoint.hash_checkpoint(newest)}
     assert record["seeds"] == [3, 4]

@@ -194,6 +194,7 @@ def test_a_named_recipe_takes_the_pixels_of_the_run_it_starts_from(here, finishe
     assert line.startswith("ddim: pixels must be the same as in the run of --from")
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_the_range_test_is_used_and_drawn(here, train_command):
     lines = train_command(["--recipe", "tiny.yaml", "--find-lr", "--images", "8", "--out", "run", *FAST])
     found = float(re.search(r"learning rate (\S+);", "\n".join(lines))[1])
