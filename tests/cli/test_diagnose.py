@@ -34,6 +34,7 @@ def run(tmp_path_factory):
     return tiny.train(recipe, tmp_path_factory.mktemp("run") / "one")
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_diagnosis_is_a_table_a_figure_and_a_record_and_leaves_the_log(run, command):
     log = (run / "metrics.jsonl").read_bytes()
     said = command("diagnose", run, "--images", "4", "--levels", "5").out

@@ -16,6 +16,8 @@ from ddim.machine.distributed import Processes
 from ddim.metrics import catalogue, features
 from stubs import stub, written
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 def found(name=features.DEFAULT, weights=None):
     """A stub for every name."""

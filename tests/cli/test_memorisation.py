@@ -12,6 +12,8 @@ from ddim.sampling import guidance as sampling_guidance
 from ddim.sampling import searched
 from shown_events import read_events
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -18,6 +18,8 @@ from ddim.runs.checkpoint import find_newest
 from run_folders import make
 from terminal import run_in_terminal
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

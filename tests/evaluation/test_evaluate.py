@@ -43,6 +43,8 @@ from ddim.sampling.sampling_setup import SamplingSetup
 from shown_events import read_events
 from stubs import stub
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 FEW = Samples(n=40, steps=2)
 
 

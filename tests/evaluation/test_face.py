@@ -14,6 +14,8 @@ from ddim.sampling.searched import SearchedGrid
 from oracles import made
 from stubs import stub, written
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
