@@ -153,11 +153,7 @@ def at_the_start(recipe, folder):
 
 @pytest.mark.parametrize(
     "recipe",
-    [
-        tiny.AUGMENTED,
-        pytest.param(AWARE, marks=pytest.mark.slow),
-        override(AWARE, {"data.dequantise": True}),
-    ],
+    [tiny.AUGMENTED, pytest.param(AWARE, marks=pytest.mark.slow), override(AWARE, {"data.dequantise": True})],
     ids=["augmented", "times drawn by their losses", "both"],
 )
 def test_the_gradients_of_a_diagnosis_are_those_of_updates_of_training(recipe, tmp_path):

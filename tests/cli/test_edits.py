@@ -159,9 +159,6 @@ def test_a_refused_edit_leaves_no_folder(run, photo, tmp_path, monkeypatch, refu
     monkeypatch.chdir(tmp_path)
     Image.new("L", (90, 48)).save("black.png")
     before = sorted(tmp_path.iterdir())
-    for words in (
-        ["invert", run, "none.png"],
-        ["inpaint", run, photo, "--mask", "black.png"],
-    ):
+    for words in (["invert", run, "none.png"], ["inpaint", run, photo, "--mask", "black.png"]):
         refused(*words)
     assert sorted(tmp_path.iterdir()) == before

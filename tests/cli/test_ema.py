@@ -80,13 +80,7 @@ def test_mistakes_are_explained(words, said, run, refused):
     assert said in refused("ema", run, *words)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--pick"],
-    ],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("words", [["--pick"]], ids=" ".join)
 def test_a_run_that_is_still_training_is_refused(words, run, refused):
     with lock_folder(run):
         assert "is still training" in refused("ema", run, *words)

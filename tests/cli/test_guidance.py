@@ -92,10 +92,7 @@ def test_a_run_of_another_network_guides(home, tmp_path, command):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (
-            ["--guidance", "2"],
-            "guidance needs a label",
-        ),
+        (["--guidance", "2"], "guidance needs a label"),
         (["--guidance", "2", "--guide-with", "nowhere"], "run nowhere is not a folder"),
         (
             ["--guidance", "2", "--guidance-interval", "5,-2"],

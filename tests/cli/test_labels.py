@@ -92,10 +92,7 @@ def test_the_record_names_label_and_guidance_and_a_folder_holds_one_of_each(home
             ["--label", "dasiy"],
             """label must be one of the run's 12 classes or "all", got 'dasiy'; perhaps you meant daisy""",
         ),
-        (
-            ["--guidance", "2"],
-            "guidance needs a label",
-        ),
+        (["--guidance", "2"], "guidance needs a label"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(words, said, home, tmp_path, monkeypatch, refused):

@@ -75,10 +75,7 @@ def test_every_command_explains_each_option(name, capsys):
         (["frobnicate"], "'frobnicate' is not a command; `ddim` lists the commands"),
         (["plot", "foward"], ", losses, got 'foward'; perhaps you meant forward; see `ddim plot --help`"),
         (["/"], "'/' is not a command; perhaps you meant `ddim train /`"),
-        (
-            ["sample", "run", "--eta", "1"],
-            "--eta is not an option of ddim sample; the recipe fields",
-        ),
+        (["sample", "run", "--eta", "1"], "--eta is not an option of ddim sample; the recipe fields"),
         (["train", "--order", "3"], "order is not a field of a recipe; perhaps you meant sampler.order"),
         (["train", "--minutes", "1", "--images", "2"], "give --minutes or --images, not both"),
         (["train", "--optim.lr", "--recipe", "fast"], "--optim.lr needs a value"),

@@ -133,10 +133,7 @@ def test_no_name_of_a_run_controls_the_terminal(tmp_path):
     broken = folder / os.fsdecode(b"lat\xe9\x1b[31m")
     make(broken)
     (broken / "run.json").write_text('{"recipe": "\\u001b[31m"}')
-    for words in (
-        ["runs", "runs"],
-        ["runs", HOSTILE],
-    ):
+    for words in (["runs", "runs"], ["runs", HOSTILE]):
         _, said = run_in_terminal([*tiny.COMMAND[1:], *words], tmp_path)
         assert "\x1b" not in said.replace("\x1b[0m", ""), words
         assert "\x07" not in said

@@ -206,12 +206,7 @@ def test_the_learning_rate_of_the_range_test_is_used_and_drawn(here, train_comma
 # Resuming
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["blossoms:40", "--recipe", "tiny.yaml"],
-    ],
-)
+@pytest.mark.parametrize("words", [["blossoms:40", "--recipe", "tiny.yaml"]])
 def test_resuming_a_finished_run_changes_nothing(words, here, finished, train_command):
     before = contents(finished)
     lines = train_command([*words, "--resume", "--out", finished])

@@ -87,9 +87,7 @@ def test_features_are_computed_on_the_device_of_the_run(run):
 
 @pytest.mark.parametrize(
     ("fields", "how"),
-    [
-        ({"sampler": "edm", "grid": "karras"}, "edm, karras grid, 2 steps, 3 network evaluations each"),
-    ],
+    [({"sampler": "edm", "grid": "karras"}, "edm, karras grid, 2 steps, 3 network evaluations each")],
 )
 def test_the_work_is_announced_with_the_network_evaluations_that_it_takes(run, fields, how):
     said, seen = [], []
@@ -374,12 +372,7 @@ def test_an_evaluation_that_fails_leaves_no_folder(run):
     assert [path.name for path in (run / "evaluations").iterdir()] == ["1"]
 
 
-@pytest.mark.parametrize(
-    "channels",
-    [
-        4,
-    ],
-)
+@pytest.mark.parametrize("channels", [4])
 def test_gray_and_transparent_runs_are_evaluated(channels, tmp_path):
     recipe = tiny.recipe(
         data__source="blossoms:60", data__validation="0.5", data__channels=str(channels), images="8"

@@ -115,14 +115,7 @@ def test_runs_are_found_at_any_depth(tmp_path):
     assert find_runs(tmp_path / "run")[0].path == tmp_path / "run"
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "{}",
-        '{"recipe": {"images": 9}}',
-    ],
-)
+@pytest.mark.parametrize("text", ["{", "{}", '{"recipe": {"images": 9}}'])
 def test_a_damaged_run_is_listed_beside_the_others(tmp_path, text):
     make(tmp_path / "whole")
     make(tmp_path / "torn")
@@ -132,13 +125,7 @@ def test_a_damaged_run_is_listed_beside_the_others(tmp_path, text):
     assert torn.why
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        '{"schema": 1, "kind": "evaluation"}',
-    ],
-)
+@pytest.mark.parametrize("text", ["{", '{"schema": 1, "kind": "evaluation"}'])
 def test_an_unreadable_record_is_left_out_and_named(tmp_path, text):
     folder = make(tmp_path / "run", seen=(160, 480))
     write_evaluation(folder, 1, kid=0.1)
@@ -149,12 +136,7 @@ def test_an_unreadable_record_is_left_out_and_named(tmp_path, text):
     assert run.why.startswith("evaluations/2/record.json is ")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"program": "train.py", "method": "grid"}',
-    ],
-)
+@pytest.mark.parametrize("text", ['{"program": "train.py", "method": "grid"}'])
 def test_a_sweep_file_of_another_program_is_ignored(tmp_path, text):
     make(tmp_path / "theirs" / "run")
     (tmp_path / "theirs" / "sweep.json").write_text(text)
@@ -181,12 +163,7 @@ def test_an_unreadable_sweep_is_listed_beside_the_runs(tmp_path, change, said):
     assert find_runs(tmp_path)[0].why.startswith(said)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-    ],
-)
+@pytest.mark.parametrize("text", ["{"])
 def test_an_unreadable_outcome_is_named(tmp_path, text):
     planned = sweeping.plan_sweep(tmp_path, ["a", "b"])
     make(planned.run_folder(planned.trials[0]))

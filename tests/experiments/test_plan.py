@@ -44,12 +44,7 @@ def test_a_plan_has_a_row_for_each_budget():
     assert (plan.train, plan.held_out) == (32, 8)
 
 
-@pytest.mark.parametrize(
-    "minutes",
-    [
-        np.array([1, 0.2]),
-    ],
-)
+@pytest.mark.parametrize("minutes", [np.array([1, 0.2])])
 def test_budgets_can_be_numbers_of_numpy(minutes):
     assert [row["minutes"] for row in make(minutes=minutes).to_records()] == np.ravel(minutes).tolist()
 

@@ -14,13 +14,7 @@ from ddim.errors import UserError
 from ddim.evaluation.run_figures import plot_logs
 from ddim.experiments.index import find_runs, read_run
 from ddim.experiments.measurements import Measurements, read_measurements
-from ddim.experiments.report import (
-    _loss_curves,
-    _tails,
-    build_report,
-    mean_log,
-    write_report,
-)
+from ddim.experiments.report import _loss_curves, _tails, build_report, mean_log, write_report
 from ddim.experiments.run_pictures import growth, last_samples, real_images
 from ddim.experiments.summary import group_runs
 from ddim.plots.page import Picture, Strips, Text
@@ -99,12 +93,7 @@ def test_the_table_has_a_row_for_each_configuration_and_columns_where_they_diffe
             "Image MAE ↓": "0.3000 ± 0.0707",
             "Noise MAE ↓": "0.5000 ± 0.0000",
         },
-        {
-            "optim.lr": "0.0001",
-            "finished": "0 of 1",
-            "Image MAE ↓": "0.2000",
-            "Noise MAE ↓": "–",
-        },
+        {"optim.lr": "0.0001", "finished": "0 of 1", "Image MAE ↓": "0.2000", "Noise MAE ↓": "–"},
     ]
     assert any("standard deviation over repeats" in note for note in notes)
     assert any("are the latest so far" in note for note in notes)
@@ -157,12 +146,7 @@ def test_metrics_with_too_few_images_are_not_ranked(tmp_path):
     assert "Too few images to rank by FID, FID-infinity." in notes
 
 
-@pytest.mark.parametrize(
-    "field, value",
-    [
-        ("schedule", "linear"),
-    ],
-)
+@pytest.mark.parametrize("field, value", [("schedule", "linear")])
 def test_errors_in_different_units_are_not_ranked(tmp_path, field, value):
     make(tmp_path / "a", errors={"image_mae": 0.1})
     make(tmp_path / "b", errors={"image_mae": 0.2}, **{field: value})
@@ -247,11 +231,7 @@ def test_other_measurements_of_a_run_are_shown_and_damaged_ones_are_named(traine
     assert found.pairs == home / "memorisation" / "10" / "pairs.png"
     blocks, files = build_report(find_runs(trained))
     (shown,) = [each for each in blocks if isinstance(each, Table) and "bits" in " ".join(each.columns)]
-    assert shown.rows[0] == [
-        "a0",
-        "3.0 % [1.0, 6.0]",
-        "3.250 ± 0.062 (vlb, 8 images, 1,000 steps)",
-    ]
+    assert shown.rows[0] == ["a0", "3.0 % [1.0, 6.0]", "3.250 ± 0.062 (vlb, 8 images, 1,000 steps)"]
     assert shown.notes[1:] == [
         f"a0: {verdict} Samples: guidance 2.5.",
         "a1: likelihoods/1/record.json cannot be read.",
@@ -289,10 +269,7 @@ def test_an_extended_run_is_no_repeat_of_a_shorter_run(tmp_path):
     facts = json.loads((tmp_path / "2" / "run.json").read_text())
     (tmp_path / "2" / "run.json").write_text(json.dumps({**facts, "extended": 3696}))
     rows, _ = table(find_runs(tmp_path))
-    assert [(row["images"], row["finished"]) for row in rows] == [
-        ("400", "2 of 2"),
-        ("3696", "0 of 1"),
-    ]
+    assert [(row["images"], row["finished"]) for row in rows] == [("400", "2 of 2"), ("3696", "0 of 1")]
     assert [row["Image MAE ↓"] for row in rows] == ["0.1500 ± 0.0707", "0.3000"]
 
 
@@ -366,12 +343,7 @@ def test_a_damaged_run_leaves_the_rest_of_a_report_as_it_was(trained):
     assert [blocks[-1].rows[k] for k in (0, 2)] == [whole[-1].rows[k] for k in (0, 2)]
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        "half",
-    ],
-)
+@pytest.mark.parametrize("part", ["half"])
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_a_run_with_an_unreadable_sheet_has_no_strip(trained, part):
     path = trained / "a1" / "samples" / "step-000000060.png"

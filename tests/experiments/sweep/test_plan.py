@@ -55,12 +55,7 @@ def test_a_recipe_file_does_not_follow_the_size(tmp_path):
     assert load_recipe(trial.recipe) == override(fast(), {"data.size": "128x64"})
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        "fast",
-    ],
-)
+@pytest.mark.parametrize("recipe", ["fast"])
 def test_a_file_of_arrays_keeps_its_size(recipe, tmp_path):
     np.save(tmp_path / "big.npy", np.zeros((30, 48, 40, 3), np.uint8))
     fields = {"data.source": str(tmp_path / "big.npy"), "optim.lr": "[1e-3,2e-3]"}
@@ -119,12 +114,7 @@ def test_random_combinations_depend_on_the_seed_alone():
         (
             {
                 "evaluate": 20,
-                "fields": {
-                    "grid": "sections",
-                    "grid.entries": "300",
-                    "grid.shares": "1,2",
-                    "steps": "20",
-                },
+                "fields": {"grid": "sections", "grid.entries": "300", "grid.shares": "1,2", "steps": "20"},
             },
             "steps must be a multiple of 3, the sum of grid.shares, got 20",
         ),
@@ -266,13 +256,7 @@ def test_a_damaged_or_foreign_sweep_file_is_refused(document, said, tmp_path):
         read_sweep(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "study.db",
-        "trials",
-    ],
-)
+@pytest.mark.parametrize("name", ["study.db", "trials"])
 def test_a_sweep_from_other_people_with_a_link_is_refused(name, tmp_path):
     """A worker would write to the file or folder of the user that the link leads to."""
     planned = begin_sweep(request(), tmp_path / "sweep")

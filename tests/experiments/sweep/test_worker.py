@@ -190,12 +190,7 @@ def test_the_second_command_runs_only_if_the_first_succeeded(tmp_path):
     assert not (tmp_path / "bad").exists()
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda path: path.symlink_to(path.parents[2] / "mine"),
-    ],
-)
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to(path.parents[2] / "mine")])
 def test_a_log_that_is_a_link_or_a_pipe_is_not_written_to(make, tmp_path):
     """Lines of a trial would be added to any file of the user, such as the start file of the shell."""
     (tmp_path / "mine").write_text("mine")
