@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import ddim
-from cases import mark_slow
 from ddim.data.values import Values
 from ddim.diffusion.loss import Consistency
 from ddim.diffusion.noise import Noise
@@ -176,8 +175,8 @@ def test_every_network_can_be_exported(name, tmp_path):
     assert (tmp_path / "model").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("there", mark_slow([True], lambda there: there))
-def test_a_program_that_differs_leaves_nothing_behind(run, tmp_path, monkeypatch, there):
+@pytest.mark.slow
+def test_a_program_that_differs_leaves_nothing_behind(run, tmp_path, monkeypatch):
     trace = onnx_export.trace_network
 
     def changed(model):
@@ -188,7 +187,7 @@ def test_a_program_that_differs_leaves_nothing_behind(run, tmp_path, monkeypatch
     monkeypatch.setattr(onnx_export, "trace_network", changed)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="gives other outputs than the network, so nothing was written"):
-        export_run(run, tmp_path / "out" if there else None, "onnx")
+        export_run(run, tmp_path / "out", "onnx")
     assert not [path for path in tmp_path.rglob("*") if path.name != "exports"]
 
 
